@@ -1,0 +1,17 @@
+//! The replicated index of Piccolo: which holder has which key, replicated by openraft onto redb.
+//!
+//! Knows no discovery route and no containerd. The shape of the house:
+//!
+//! - [`command`]: what may be replicated; versioned bytes.
+//! - [`index`]: postings in memory, inventories in redb, the pure `apply`.
+//! - [`log`]: raft log and vote on redb.
+//! - [`snapshot`]: the state as a stream.
+//! - [`network`]: raft RPC over HTTP, client and server.
+//! - [`cluster`]: one node's life: bootstrap, proposals, leadership, status.
+//! - [`disk`]: every byte that must survive a power cut goes through this trait.
+
+pub mod command;
+pub mod disk;
+pub mod fingerprint;
+pub mod format;
+pub mod types;

@@ -1,0 +1,84 @@
+//! The agent of one node: containerd's mirror, blob server for its peers, and the watcher that
+//! keeps the index true to what the node holds.
+
+pub mod store;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Everything that an agent can be told.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Base URLs of discovery servers, asked in this order; a path prefix is kept.
+    pub servers: Vec<String>,
+    /// Who sees whom.
+    pub group: String,
+    /// Where containerd asks.
+    pub mirror_listen: SocketAddr,
+    /// Where peers ask.
+    pub peer_listen: SocketAddr,
+    /// What peers are told; found out when absent.
+    pub advertise: Option<SocketAddr>,
+    /// Where Prometheus and probes ask.
+    pub metrics_listen: SocketAddr,
+    /// Where this node's images are.
+    pub store: StoreConfig,
+    /// Zone label, empty if none.
+    pub zone: String,
+    /// How long the mirror holds a request until its headers.
+    pub resolve_timeout: Duration,
+    /// Concurrent uploads to peers; 0: no limit.
+    pub uploads_max: usize,
+    /// Bytes per second to all peers together; 0: no limit.
+    pub upload_bytes_per_second: u64,
+    /// Time between heartbeats; the lease is three of them.
+    pub heartbeat_interval: Duration,
+    /// Policy per registry, by `host[:port]`; `_default` holds for the others.
+    pub registries: BTreeMap<String, RegistryPolicy>,
+}
+
+/// Which store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreConfig {
+    /// A containerd daemon.
+    Containerd {
+        /// Its gRPC socket.
+        socket: PathBuf,
+        /// Whose images.
+        namespace: String,
+        /// Its content folder; found by introspection when absent.
+        content_path: Option<PathBuf>,
+    },
+    /// An OCI image layout folder.
+    Layout {
+        /// The folder with `oci-layout`, `index.json` and `blobs/`.
+        folder: PathBuf,
+    },
+}
+
+/// What is done with one registry.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RegistryPolicy {
+    /// Who answers tags.
+    pub tags: TagPolicy,
+    /// Base URL of the registry where `https://<name>` is wrong.
+    pub origin: Option<String>,
+    /// PEM file with the CA of that registry.
+    pub ca: Option<PathBuf>,
+}
+
+/// Who answers a tag. A tag is mutable, and whoever answers it decides what runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TagPolicy {
+    /// Peers only while the origin does not answer.
+    #[default]
+    OriginFirst,
+    /// Peers, if those asked agree.
+    Peers,
+    /// Never we: 404 at once.
+    Origin,
+    /// Never we, and tags are not advertised.
+    Off,
+}

@@ -1,0 +1,153 @@
+//! Where a node keeps its images. A trait with three implementations: `containerd`, `layout` (any
+//! OCI image layout folder) and `memory` (tests); `conformance` runs on all.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::File;
+use std::io;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+use tokio::sync::mpsc;
+
+use crate::oci::Digest;
+
+/// What a store can fail with.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The daemon behind the store does not answer; it may come back.
+    #[error("could not reach {store}: {reason}")]
+    Unreachable {
+        /// Socket or folder.
+        store: String,
+        /// What the transport said.
+        reason: String,
+    },
+    /// An answer that is not what was asked for.
+    #[error("could not {action}: {reason}")]
+    Failed {
+        /// What was tried.
+        action: &'static str,
+        /// Why it did not work.
+        reason: String,
+    },
+    /// A file system error.
+    #[error("could not {action}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// The system's error.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Complete content, ready to be read. An opened file goes on even if it is removed meanwhile.
+pub enum Content {
+    /// Straight from the file system.
+    File {
+        /// Open for reading, at its start.
+        file: File,
+        /// Its length.
+        size_bytes: u64,
+    },
+    /// The content path is not visible here: read over the store's protocol.
+    Remote {
+        /// Length of the content.
+        size_bytes: u64,
+        /// Reads from an offset to the end.
+        reader: Box<dyn RemoteReader>,
+    },
+}
+
+/// Reads content that is not a visible file.
+pub trait RemoteReader: Send + Sync {
+    /// The bytes `offset .. offset + length`, in pieces.
+    fn read(&self, offset: u64, length: u64) -> BoxStream<'static, Result<Bytes, StoreError>>;
+}
+
+impl Content {
+    /// Length, bytes.
+    pub fn size_bytes(&self) -> u64 {
+        match self {
+            Content::File { size_bytes, .. } | Content::Remote { size_bytes, .. } => *size_bytes,
+        }
+    }
+}
+
+impl fmt::Debug for Content {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = if matches!(self, Content::File { .. }) { "file" } else { "remote" };
+        write!(f, "Content({kind}, {} bytes)", self.size_bytes())
+    }
+}
+
+/// What one *complete* scan found. A scan that could not read everything is an error, never a
+/// shorter inventory (I3).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Scan {
+    /// Content that is really present and known to the namespace, with its size in bytes.
+    pub content: BTreeMap<Digest, u64>,
+    /// Image names as `registry/repository:tag`, with the digest that they point to; only those
+    /// whose target is present.
+    pub tags: BTreeMap<String, Digest>,
+}
+
+/// What changed in a store after its watches were set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreEvent {
+    /// Content was committed (and the namespace knows it).
+    Added {
+        /// Which.
+        digest: Digest,
+        /// Its length.
+        size_bytes: u64,
+    },
+    /// Content is gone.
+    Removed {
+        /// Which.
+        digest: Digest,
+    },
+    /// A name points here now.
+    Tagged {
+        /// `registry/repository:tag`.
+        name: String,
+        /// Where to.
+        digest: Digest,
+    },
+    /// A name is gone.
+    Untagged {
+        /// `registry/repository:tag`.
+        name: String,
+    },
+}
+
+/// A node's images.
+pub trait Store: Send + Sync + 'static {
+    /// Name for logs: `containerd /run/containerd/containerd.sock`.
+    fn name(&self) -> String;
+
+    /// Opens content that is present and that the namespace knows; `None`: not here for us.
+    fn open<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<Content>, StoreError>>;
+
+    /// Where `registry/repository:tag` points to, if the name is known and its target is present.
+    fn resolve<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Digest>, StoreError>>;
+
+    /// One complete scan.
+    fn scan(&self) -> BoxFuture<'_, Result<Scan, StoreError>>;
+
+    /// Sets watches and sends what changes into `events`, until it can no longer vouch for having
+    /// seen everything (the daemon restarted, a queue overflowed): then it returns the reason, and
+    /// the caller watches and scans anew. `ready` is sent once, when all watches are set: only then
+    /// may the caller scan.
+    fn watch<'a>(
+        &'a self,
+        events: mpsc::Sender<StoreEvent>,
+        ready: tokio::sync::oneshot::Sender<()>,
+    ) -> BoxFuture<'a, StoreError>;
+
+    /// Aborts every ingest of `digest`, complete or not; returns how many there were. Bad bytes that
+    /// arrived whole would else fail each later pull of that image on this node.
+    fn abort_ingests<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<usize, StoreError>>;
+}

@@ -1,0 +1,274 @@
+//! The discovery API as both sides see it: wire types here, the client in [`client`]. Paths, fields
+//! and status codes are those of the Go Piccolo v0.0.36; what we add is optional for a client.
+//!
+//! Unknown JSON fields are ignored. Golden JSON of every type is in `tests/golden`.
+
+pub mod client;
+pub mod fingerprint;
+
+use serde::{Deserialize, Serialize};
+
+/// Paths of the API, below the base URL of a server.
+pub mod path {
+    /// POST [`super::WriteRequest`].
+    pub const ADVERTISE: &str = "/api/v1/distribution/advertise";
+    /// POST [`super::WriteRequest`]. Ours.
+    pub const WITHDRAW: &str = "/api/v1/distribution/withdraw";
+    /// POST [`super::WriteRequest`].
+    pub const SYNC: &str = "/api/v1/distribution/sync";
+    /// GET with [`super::FindQuery`].
+    pub const FINDKEY: &str = "/api/v1/distribution/findkey";
+    /// POST [`super::KeepaliveRequest`].
+    pub const KEEPALIVE: &str = "/api/v1/keepalive";
+    /// GET. Ours.
+    pub const CAPABILITIES: &str = "/api/v1/capabilities";
+    /// GET [`super::StatusResponse`]. Ours.
+    pub const STATUS: &str = "/api/v1/status";
+    /// GET [`super::HostsResponse`], `?group=` narrows. Ours.
+    pub const HOSTS: &str = "/api/v1/hosts";
+    /// GET, the Go Piccolo's static health.
+    pub const HEALTHZ: &str = "/healthz";
+    /// GET, 200 while the process runs.
+    pub const LIVEZ: &str = "/livez";
+    /// GET, 503 while the index is loading; reasons in the body.
+    pub const READYZ: &str = "/readyz";
+    /// GET, Prometheus text.
+    pub const METRICS: &str = "/metrics";
+}
+
+/// Header names of ours.
+pub mod header {
+    /// `1` on a request that a server has forwarded: it is never forwarded again.
+    pub const FORWARDED: &str = "piccolo-forwarded";
+    /// API address of the leader, on a 503 of a server that is not.
+    pub const LEADER: &str = "piccolo-leader";
+    /// Log index that the answering server has applied.
+    pub const APPLIED_INDEX: &str = "piccolo-applied-index";
+}
+
+/// Body of advertise, withdraw and sync.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WriteRequest {
+    /// `ip:port` of the holder's blob server.
+    pub holder: String,
+    /// Who may see it.
+    pub group: String,
+    /// Keys: `sha256:<hex>` or `registry/repository:tag`.
+    pub keys: Vec<String>,
+    /// Unix milliseconds of the agent's start; given together with `seq` or not at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u64>,
+    /// Counts the writes of one epoch; a retry keeps its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seq: Option<u64>,
+}
+
+/// Answer to a write: 201, or 409 with `stale`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WriteResponse {
+    /// True on 201.
+    pub success: bool,
+    /// The Go Piccolo's text, or what is wrong.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    /// True on 409: the pair was lower than the stored one, nothing changed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stale: bool,
+    /// The stored epoch, echoed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u64>,
+    /// The stored seq, echoed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seq: Option<u64>,
+    /// Keys of a request without a pair that were skipped because they are none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub skipped: u64,
+}
+
+/// Query of findkey.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FindQuery {
+    /// The key.
+    pub key: String,
+    /// The asker's group.
+    pub group: String,
+    /// How many holders; 0 or absent: 100; at most 2,000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<i64>,
+    /// Who asks: `ip:port` (excludes that holder, ranks by tiers and spread) or a bare IP (the Go
+    /// `pi`: excludes all holders on it, strict prefix order).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_host: Option<String>,
+    /// Answer from a state that has applied this log index: waits up to 2 s, then 504.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_index: Option<u64>,
+    /// `prefix`: the Go Piccolo's strict order, whatever `request_host` looks like.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rank: Option<String>,
+}
+
+/// 200 of findkey. 404 is [`Message`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FindResponse {
+    /// The key asked for.
+    pub key: String,
+    /// The group asked for. Capital G: the Go Piccolo's field has no tag.
+    #[serde(rename = "Group")]
+    pub group: String,
+    /// `ip:port` of holders, nearest first.
+    pub holders: Vec<String>,
+    /// Always 0, as in the Go Piccolo.
+    pub total: u64,
+}
+
+/// Body of keepalive. All but `host` and `group` are ours.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeepaliveRequest {
+    /// `ip:port` of the holder.
+    pub host: String,
+    /// Its group. Go decodes field names without regard to case, and its `pi` sends `Group`.
+    #[serde(rename = "Group", alias = "group", alias = "GROUP")]
+    pub group: String,
+    /// Length of the lease, 3 to 86,400.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_seconds: Option<u32>,
+    /// Zone label, for ranking.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
+    /// [`fingerprint`] of what the agent believes the index holds for it, 32 hex digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
+    /// Number of keys under that fingerprint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<u64>,
+    /// Epoch of the last acknowledged write.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u64>,
+    /// Seq of the last acknowledged write.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seq: Option<u64>,
+    /// Bytes that this agent's mirror has had from peers, since its start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_from_peers: Option<u64>,
+    /// Bytes that this agent has served to peers, since its start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_served: Option<u64>,
+    /// Requests of containerd that no peer could answer, since its start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub misses: Option<u64>,
+}
+
+/// 201 of keepalive.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeepaliveResponse {
+    /// True.
+    pub success: bool,
+    /// The Go Piccolo's text.
+    pub message: String,
+    /// The index does not hold what the agent believes: sync, please.
+    #[serde(default)]
+    pub resync: bool,
+}
+
+/// 200 of capabilities.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capabilities {
+    /// Version of this API.
+    pub api: u32,
+    /// Cluster id, 32 hex digits; empty while none has formed.
+    pub cluster: String,
+    /// What a client may use beyond the Go Piccolo's API.
+    pub features: Vec<String>,
+}
+
+/// Any answer that is only a text: errors, health.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// False on errors of the write endpoints; absent elsewhere, as in the Go Piccolo.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub success: Option<bool>,
+    /// What happened.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    /// What is wrong, where the Go Piccolo uses this field (findkey's 400 and 500).
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub error: String,
+}
+
+/// 200 of status: the cluster as the answering server sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusResponse {
+    /// Version of the answering server.
+    pub version: String,
+    /// Cluster id, 32 hex digits; empty while none has formed.
+    pub cluster: String,
+    /// Node id of the answering server, 16 hex digits.
+    pub node: String,
+    /// Node id of the leader that it knows, 16 hex digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader: Option<String>,
+    /// Whether the answering server knows a leader with a recent quorum.
+    pub quorum: bool,
+    /// Raft term.
+    pub term: u64,
+    /// Log index applied here.
+    pub applied_index: u64,
+    /// State checksum at that index, 32 hex digits (I2).
+    pub checksum: String,
+    /// All members.
+    pub members: Vec<MemberStatus>,
+    /// Holders known.
+    pub hosts: u64,
+    /// Of those, hidden: their lease ended.
+    pub hosts_hidden: u64,
+    /// Distinct keys.
+    pub keys: u64,
+    /// Pairs of key and holder.
+    pub pairs: u64,
+    /// Reasons why this server is not as it should be; empty if all is well.
+    #[serde(default)]
+    pub reasons: Vec<String>,
+}
+
+/// One server in [`StatusResponse`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberStatus {
+    /// Node id, 16 hex digits.
+    pub node: String,
+    /// `host:port` of its raft RPC.
+    pub raft_address: String,
+    /// `host:port` of its API.
+    pub api_address: String,
+    /// `leader`, `voter` or `learner`.
+    pub role: String,
+    /// Log entries it lacks; only the leader knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lag: Option<u64>,
+}
+
+/// 200 of hosts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostsResponse {
+    /// All holders, by group and address.
+    pub hosts: Vec<HostStatus>,
+}
+
+/// One holder in [`HostsResponse`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostStatus {
+    /// Its group.
+    pub group: String,
+    /// `ip:port` of its blob server.
+    pub holder: String,
+    /// Zone label, empty if none.
+    pub zone: String,
+    /// Number of keys it holds.
+    pub keys: u64,
+    /// Unix milliseconds at which its lease ended; absent: alive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hidden_unix_ms: Option<u64>,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}

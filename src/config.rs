@@ -1,0 +1,1 @@
+//! Layered configuration: flags over environment over file.

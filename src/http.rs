@@ -1,0 +1,1 @@
+//! HTTP for both roles: listener, errors.

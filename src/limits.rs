@@ -1,0 +1,73 @@
+//! Every limit by name, with its unit (I7). Relations between limits are asserted at compile time.
+
+use std::time::Duration;
+
+/// Keys in one advertise, withdraw or sync of a native client.
+pub const REQUEST_KEYS_MAX: usize = 100_000;
+/// Body of one request to the discovery API, bytes.
+pub const API_BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Writes that wait for their turn at one server.
+pub const WRITES_WAITING_MAX: usize = 4_096;
+/// Holders in one findkey answer; the Go Piccolo's limit.
+pub const FINDKEY_COUNT_MAX: usize = 2_000;
+/// Holders in a findkey answer whose request names no count.
+pub const FINDKEY_COUNT_DEFAULT: usize = 100;
+/// How long findkey waits for `min_index`.
+pub const MIN_INDEX_WAIT_MAX: Duration = Duration::from_secs(2);
+/// How long a write waits for a leader.
+pub const LEADER_WAIT_MAX: Duration = Duration::from_secs(3);
+/// `Retry-After` of a 503, seconds.
+pub const RETRY_AFTER_SECONDS: u64 = 1;
+
+/// Shortest lease that a client may ask for, seconds.
+pub const LEASE_SECONDS_MIN: u32 = 3;
+/// Longest lease that a client may ask for, seconds.
+pub const LEASE_SECONDS_MAX: u32 = 86_400;
+/// Lease of a native agent, seconds.
+pub const LEASE_SECONDS_AGENT: u32 = 90;
+/// Lease of a client that names none: the Go `pi` beats every 10 minutes.
+pub const LEASE_DEFAULT: Duration = Duration::from_secs(31 * 60);
+/// How long a hidden holder's inventory is kept.
+pub const FORGET_AFTER_DEFAULT: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Connections on one listener.
+pub const CONNECTIONS_MAX: usize = 10_240;
+/// Time for a request's headers to arrive.
+pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(10);
+/// Headers of one request, bytes.
+pub const HEADER_BYTES_MAX: usize = 64 * 1024;
+/// How long a stopping listener waits for requests in flight.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long the mirror holds one request until its headers.
+pub const RESOLVE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(2);
+/// Part of it that a lookup may take.
+pub const LOOKUP_TIMEOUT_MAX: Duration = Duration::from_secs(1);
+/// Candidates that an agent asks discovery for.
+pub const CANDIDATES: usize = 16;
+/// Time for one connection to a peer.
+pub const PEER_CONNECT_TIMEOUT: Duration = Duration::from_millis(250);
+/// A source that sends nothing for so long is stalled.
+pub const SOURCE_STALL_TIMEOUT: Duration = Duration::from_secs(3);
+/// Blobs up to this size are verified whole before their first byte goes to containerd.
+pub const VERIFIED_WHOLE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Of those, what is kept in memory; larger ones are spooled to an unlinked file.
+pub const SPOOL_MEMORY_BYTES_MAX: u64 = 1024 * 1024;
+/// Largest manifest or index read, bytes.
+pub const MANIFEST_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// Concurrent uploads of one agent.
+pub const UPLOADS_MAX_DEFAULT: usize = 64;
+/// Advertises are collected for so long before they are sent.
+pub const ADVERTISE_COALESCE: Duration = Duration::from_millis(50);
+/// Time between two heartbeats of an agent; a little more or less, so that a fleet spreads.
+pub const HEARTBEAT_INTERVAL_DEFAULT: Duration = Duration::from_secs(30);
+/// How long an answer about the origin is remembered.
+pub const ORIGIN_PROBE_TTL: Duration = Duration::from_secs(10);
+/// How long the origin may take to answer.
+pub const ORIGIN_PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+
+const _: () = assert!(LOOKUP_TIMEOUT_MAX.as_millis() < RESOLVE_TIMEOUT_DEFAULT.as_millis());
+const _: () = assert!(SPOOL_MEMORY_BYTES_MAX < VERIFIED_WHOLE_BYTES_MAX);
+const _: () = assert!(MANIFEST_BYTES_MAX <= VERIFIED_WHOLE_BYTES_MAX);
+const _: () = assert!(HEARTBEAT_INTERVAL_DEFAULT.as_secs() * 3 <= LEASE_SECONDS_AGENT as u64);
+const _: () = assert!(REQUEST_KEYS_MAX * (piccolo_raft::command::KEY_BYTES_MAX + 3) > API_BODY_BYTES_MAX);
