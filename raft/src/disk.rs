@@ -9,13 +9,14 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use redb::StorageBackend;
 use redb::backends::{FileBackend, InMemoryBackend};
+use redb::{Builder, Database, DatabaseError};
 
 /// A data folder.
 pub trait Disk: Debug + Send + Sync + 'static {
-    /// Opens or creates the redb file `name`. redb locks it: a second database on it is refused.
-    fn database(&self, name: &str) -> io::Result<Box<dyn StorageBackend>>;
+    /// Opens or creates the redb file `name` with the settings of `builder`. redb locks it: a second
+    /// opener is refused.
+    fn database(&self, name: &str, builder: Builder) -> Result<Database, DatabaseError>;
     /// The small file `name`, `None` if there is none.
     fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>>;
     /// Replaces the small file `name`: after it returns, a power cut shows the new bytes; before,
@@ -38,16 +39,15 @@ impl FolderDisk {
 }
 
 impl Disk for FolderDisk {
-    fn database(&self, name: &str) -> io::Result<Box<dyn StorageBackend>> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(self.folder.join(name))?;
-        File::open(&self.folder)?.sync_all()?;
-        let backend = FileBackend::new(file).map_err(io::Error::other)?;
-        Ok(Box::new(backend))
+    fn database(&self, name: &str, builder: Builder) -> Result<Database, DatabaseError> {
+        let open = || {
+            let path = self.folder.join(name);
+            let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+            File::open(&self.folder)?.sync_all()?;
+            Ok(file)
+        };
+        let file = open().map_err(|error: io::Error| redb::StorageError::Io(error.into()))?;
+        builder.create_with_backend(FileBackend::new(file)?)
     }
 
     fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
@@ -76,8 +76,8 @@ pub struct MemoryDisk {
 }
 
 impl Disk for MemoryDisk {
-    fn database(&self, _name: &str) -> io::Result<Box<dyn StorageBackend>> {
-        Ok(Box::new(InMemoryBackend::new()))
+    fn database(&self, _name: &str, builder: Builder) -> Result<Database, DatabaseError> {
+        builder.create_with_backend(InMemoryBackend::new())
     }
 
     fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
@@ -108,7 +108,7 @@ mod tests {
     fn a_database_has_one_opener() {
         let folder = tempfile::tempdir().unwrap();
         let disk = FolderDisk::open(folder.path()).unwrap();
-        let open = || redb::Builder::new().create_with_backend(disk.database("state.redb").unwrap());
+        let open = || disk.database("state.redb", Builder::new());
         let _held = open().unwrap();
         assert!(open().is_err());
     }
