@@ -14,4 +14,6 @@ pub mod command;
 pub mod disk;
 pub mod fingerprint;
 pub mod format;
+pub mod index;
+pub mod snapshot;
 pub mod types;
