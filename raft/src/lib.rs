@@ -16,4 +16,6 @@ pub mod fingerprint;
 pub mod format;
 pub mod index;
 pub mod snapshot;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod types;
