@@ -14,4 +14,5 @@ pub mod command;
 pub mod disk;
 pub mod fingerprint;
 pub mod format;
+pub mod log;
 pub mod types;
