@@ -15,6 +15,7 @@ pub mod disk;
 pub mod fingerprint;
 pub mod format;
 pub mod index;
+pub mod log;
 pub mod snapshot;
 #[cfg(test)]
 pub(crate) mod testing;
