@@ -130,9 +130,9 @@ impl Index {
         let database = database.map_err(|source| IndexError::Open { source: Box::new(source) })?;
         let state = tables::read_state(&database)?;
         let inner = Inner {
-            turn: Arc::new(tokio::sync::Mutex::new(Turn { committed: state.applied.clone(), broken: false })),
+            turn: Arc::new(tokio::sync::Mutex::new(Turn { committed: state.applied, broken: false })),
             applied: watch::Sender::new(state.applied_index()),
-            durable: Mutex::new(state.applied.clone()),
+            durable: Mutex::new(state.applied),
             state: RwLock::new(state),
             database,
         };
@@ -232,7 +232,7 @@ impl Index {
 
     /// The last applied entry that a power cut leaves applied. A log must not purge past it.
     pub fn durable_applied(&self) -> Option<LogId> {
-        self.inner.durable.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        *self.inner.durable.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Applies entries in one non-durable transaction; one reply each, in order. Not to be called
@@ -280,7 +280,7 @@ impl Index {
             EntryPayload::Blank => Reply::None,
             EntryPayload::Normal(command) => state.apply(batch, log_id.index, command),
             EntryPayload::Membership(membership) => {
-                state.membership = StoredMembership::new(Some(log_id.clone()), membership.clone());
+                state.membership = StoredMembership::new(Some(log_id), membership.clone());
                 batch.membership = true;
                 Reply::None
             }
@@ -305,7 +305,7 @@ impl Index {
         blocking(move || {
             let transaction = index.begin_write(Durability::Immediate)?;
             transaction.commit().map_err(IndexError::storage("commit"))?;
-            index.set_durable(turn.committed.clone());
+            index.set_durable(turn.committed);
             Ok(turn)
         })
         .await
@@ -347,10 +347,10 @@ impl Index {
             let transaction = index.begin_write(Durability::Immediate)?;
             tables::write_whole(&transaction, &state, |id| inventories.remove(&id).unwrap_or_default())?;
             transaction.commit().map_err(IndexError::storage("commit"))?;
-            let (applied, applied_index) = (state.applied.clone(), state.applied_index());
+            let (applied, applied_index) = (state.applied, state.applied_index());
             // The old state is dropped after the lock: that takes a while for millions of pairs.
             let _old = std::mem::replace(&mut *index.state_mut(), state);
-            turn.committed = applied.clone();
+            turn.committed = applied;
             index.set_durable(applied);
             index.inner.applied.send_replace(applied_index);
             Ok(())
@@ -391,3 +391,7 @@ async fn blocking<T: Send + 'static>(
 #[cfg(test)]
 #[path = "index/index_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "index/golden_tests.rs"]
+mod golden_tests;

@@ -336,49 +336,38 @@ fn ids_go_lowest_free_first_and_do_not_count_in_the_checksum() {
 /// What the index should hold, kept the naive way.
 #[derive(Default)]
 struct Model {
-    hosts: BTreeMap<Holder, (BTreeSet<Key>, Option<Pair>, u64, Option<u64>, String)>,
+    hosts: BTreeMap<Holder, ModelHost>,
+}
+
+#[derive(Default)]
+struct ModelHost {
+    keys: BTreeSet<Key>,
+    stored: Option<Pair>,
+    written: u64,
+    hidden: Option<u64>,
+    zone: String,
 }
 
 impl Model {
     fn apply(&mut self, index: u64, command: &Command) -> Reply {
         let Some(holder) = holder_of(command) else { return DONE };
         if let (Command::Advertise(write), None) = (command, self.hosts.get(holder)) {
-            self.hosts.insert(write.holder.clone(), Default::default());
+            self.hosts.insert(write.holder.clone(), ModelHost::default());
         }
-        let Some((keys, stored, written, hidden, zone)) = self.hosts.get_mut(holder) else { return UNKNOWN };
+        let Some(host) = self.hosts.get_mut(holder) else { return UNKNOWN };
         match command {
-            Command::Advertise(write) | Command::Withdraw(write) => {
-                if let (Some(pair), Some(stored)) = (write.pair, *stored)
-                    && pair < stored
-                {
-                    return Reply::Stale { stored };
-                }
-                let before = keys.len();
-                for key in &write.keys {
-                    match command {
-                        Command::Advertise(_) => drop(keys.insert(key.clone())),
-                        _ => drop(keys.remove(key)),
-                    }
-                }
-                if write.stores_pair {
-                    *stored = write.pair.or(*stored);
-                }
-                (*written, *hidden) = (index, None);
-                return applied(keys.len().abs_diff(before) as u32);
+            Command::Advertise(write) | Command::Withdraw(write) => return host.write(index, command, write),
+            Command::SetHost { zone, .. } => (host.written, host.zone) = (index, zone.clone()),
+            Command::Unhide { .. } => (host.written, host.hidden) = (index, None),
+            Command::Hide { last_write_index, .. } if host.written > *last_write_index => {
+                return NOT_APPLICABLE;
             }
-            Command::SetHost { zone: new, .. } => (*written, *zone) = (index, new.clone()),
-            Command::Unhide { .. } => (*written, *hidden) = (index, None),
-            Command::Hide { last_write_index, unix_ms, .. } => {
-                if *written > *last_write_index {
-                    return NOT_APPLICABLE;
-                }
-                *hidden = hidden.or(Some(*unix_ms));
+            Command::Hide { unix_ms, .. } => host.hidden = host.hidden.or(Some(*unix_ms)),
+            Command::Forget { hidden_unix_ms, .. } if host.hidden != Some(*hidden_unix_ms) => {
+                return NOT_APPLICABLE;
             }
-            Command::Forget { hidden_unix_ms, .. } => {
-                if *hidden != Some(*hidden_unix_ms) {
-                    return NOT_APPLICABLE;
-                }
-                let changed = keys.len() as u32;
+            Command::Forget { .. } => {
+                let changed = host.keys.len() as u32;
                 self.hosts.remove(&holder.clone());
                 return applied(changed);
             }
@@ -392,13 +381,35 @@ impl Model {
         let mut found: Vec<_> = self
             .hosts
             .iter()
-            .filter(|(holder, (keys, _, _, hidden, _))| {
-                holder.group == group && hidden.is_none() && keys.contains(key)
+            .filter(|(holder, host)| {
+                holder.group == group && host.hidden.is_none() && host.keys.contains(key)
             })
-            .map(|(holder, (.., zone))| (zone.clone(), holder.address))
+            .map(|(holder, host)| (host.zone.clone(), holder.address))
             .collect();
         found.sort();
         found.into_iter().map(|(_, address)| address.to_string()).collect()
+    }
+}
+
+impl ModelHost {
+    fn write(&mut self, index: u64, command: &Command, write: &Write) -> Reply {
+        if let (Some(pair), Some(stored)) = (write.pair, self.stored)
+            && pair < stored
+        {
+            return Reply::Stale { stored };
+        }
+        let before = self.keys.len();
+        for key in &write.keys {
+            match command {
+                Command::Advertise(_) => self.keys.insert(key.clone()),
+                _ => self.keys.remove(key),
+            };
+        }
+        if write.stores_pair {
+            self.stored = write.pair.or(self.stored);
+        }
+        (self.written, self.hidden) = (index, None);
+        applied(self.keys.len().abs_diff(before) as u32)
     }
 }
 
