@@ -55,8 +55,8 @@ pub const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
 /// Why the index cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum IndexError {
-    /// The file cannot be opened, or another process has it.
-    #[error("could not open {STATE_FILE}")]
+    /// The file cannot be opened or closed, or another process has it.
+    #[error("could not open or close {STATE_FILE}")]
     Open {
         /// What redb says.
         #[source]
@@ -83,6 +83,9 @@ pub enum IndexError {
     /// An earlier batch failed half-way; only a restart leads back to a state that is whole.
     #[error("could not apply, an earlier commit to {STATE_FILE} failed")]
     Broken,
+    /// After [`Index::close`].
+    #[error("could not use {STATE_FILE}, it is closed")]
+    Closed,
     /// The task that waited for the disk was aborted.
     #[error("could not commit to {STATE_FILE}, the process is stopping")]
     Stopping,
@@ -104,7 +107,8 @@ pub struct Index {
 }
 
 struct Inner {
-    database: Database,
+    /// `None` after [`Index::close`].
+    database: RwLock<Option<Arc<Database>>>,
     state: RwLock<State>,
     /// Held by whoever commits.
     turn: Arc<tokio::sync::Mutex<Turn>>,
@@ -134,13 +138,13 @@ impl Index {
             applied: watch::Sender::new(state.applied_index()),
             durable: Mutex::new(state.applied),
             state: RwLock::new(state),
-            database,
+            database: RwLock::new(Some(Arc::new(database))),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
 
     /// Calls `read` with the visible holders of `key` in `group`; `None` if there are none. Keep it
-    /// short: it runs under the lock that `apply` waits for.
+    /// short, and do not call the index from it: it runs under the lock that `apply` waits for.
     pub fn find<R>(&self, group: &str, key: &Key, read: impl FnOnce(&Postings<'_>) -> R) -> Option<R> {
         self.state().postings(group, key).map(|postings| read(&postings))
     }
@@ -159,7 +163,7 @@ impl Index {
     /// seen the reply to a command sees its effect here.
     pub fn inventory(&self, holder: &Holder) -> Result<Option<BTreeSet<Key>>, IndexError> {
         let Some(id) = self.state().host_id(holder) else { return Ok(None) };
-        let transaction = self.inner.database.begin_read().map_err(IndexError::storage("begin a read"))?;
+        let transaction = self.database()?.begin_read().map_err(IndexError::storage("begin a read"))?;
         let open = IndexError::storage("open a table");
         let hosts = transaction.open_table(tables::HOSTS).map_err(open)?;
         let read = IndexError::storage("read an inventory");
@@ -330,7 +334,7 @@ impl Index {
     pub async fn snapshot(&self) -> Result<(SnapshotMeta, SnapshotData), IndexError> {
         let turn = self.inner.turn.clone().lock_owned().await;
         let turn = self.flush_in_turn(turn).await?;
-        let transaction = self.inner.database.begin_read().map_err(IndexError::storage("begin a read"))?;
+        let transaction = self.database()?.begin_read().map_err(IndexError::storage("begin a read"))?;
         drop(turn);
         SnapshotData::view(&transaction)
     }
@@ -362,9 +366,27 @@ impl Index {
         *self.inner.durable.lock().unwrap_or_else(PoisonError::into_inner) = log_id;
     }
 
+    /// Flushes and closes `state.redb`, so that it can be opened again; the file's lock is gone even
+    /// if clones or views are left. Lookups in memory go on, everything else fails from now on.
+    pub async fn close(&self) -> Result<(), IndexError> {
+        let turn = self.inner.turn.clone().lock_owned().await;
+        let turn = self.flush_in_turn(turn).await?;
+        let database = self.inner.database.write().unwrap_or_else(PoisonError::into_inner).take();
+        // Somebody who reads an inventory just now closes it with his own drop.
+        let Some(database) = database.and_then(Arc::into_inner) else { return Ok(()) };
+        blocking(move || {
+            let _turn = turn;
+            database.close().map_err(|source| IndexError::Open { source: Box::new(source) })
+        })
+        .await
+    }
+
+    fn database(&self) -> Result<Arc<Database>, IndexError> {
+        self.inner.database.read().unwrap_or_else(PoisonError::into_inner).clone().ok_or(IndexError::Closed)
+    }
+
     fn begin_write(&self, durability: Durability) -> Result<WriteTransaction, IndexError> {
-        let mut transaction =
-            self.inner.database.begin_write().map_err(IndexError::storage("begin a write"))?;
+        let mut transaction = self.database()?.begin_write().map_err(IndexError::storage("begin a write"))?;
         transaction.set_durability(durability).map_err(IndexError::storage("set durability"))?;
         // Saves the allocator's state with the commit: reopening after a kill takes milliseconds.
         transaction.set_quick_repair(matches!(durability, Durability::Immediate));
