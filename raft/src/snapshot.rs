@@ -1,8 +1,8 @@
 //! The state as a stream.
 //!
 //! Two bytes of format version, then records: a `u32` little endian length and that many bytes of
-//! postcard. One [`Record::Header`], the keys, each host followed by its inventory, and a
-//! [`Record::End`] with the SHA-256 of everything before it. Ids are those of the sender, so the
+//! postcard. One `Record::Header`, the keys, each host followed by its inventory, and a
+//! `Record::End` with the SHA-256 of everything before it. Ids are those of the sender, so the
 //! receiver's next allocations are the same.
 //!
 //! The sender reads records from a redb transaction while it sends: writes go on, nothing is held in
