@@ -26,8 +26,6 @@ pub(super) fn settings() -> Result<Arc<Config>, ConfigError> {
         election_timeout_max: ELECTION_MS.1,
         install_snapshot_timeout: SNAPSHOT_IDLE_TIMEOUT.as_millis() as u64,
         max_payload_entries: APPEND_ENTRIES_MAX,
-        // Followers write while the leader's own sync runs.
-        broadcast_submitted_on_append: Some(true),
         // When to purge is decided in `compaction`, by time and bytes; openraft counts entries.
         snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: u64::MAX,

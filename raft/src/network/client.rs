@@ -19,6 +19,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioTimer;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::{CONNECT_TIMEOUT, RAFT_PREFIX, SMALL_BODY_BYTES_MAX, WHOAMI_TIMEOUT, Whoami};
@@ -109,14 +110,18 @@ impl Body for Pieces {
 
 /// Lets hyper's connection tasks be ours.
 #[derive(Clone)]
-struct Tracked(TaskTracker);
+struct Tracked {
+    tracker: TaskTracker,
+    stop: CancellationToken,
+}
 
 impl<F> hyper::rt::Executor<F> for Tracked
 where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, connection: F) {
-        self.0.spawn(connection);
+        let stop = self.stop.clone();
+        self.tracker.spawn(async move { stop.run_until_cancelled(connection).await });
     }
 }
 
@@ -127,12 +132,12 @@ pub(crate) struct RpcClient {
 }
 
 impl RpcClient {
-    /// Its connections are tasks of `tracker`.
-    pub(crate) fn new(tracker: TaskTracker) -> Self {
+    /// Its connections are tasks of `tracker`, cut by `stop`.
+    pub(crate) fn new(tracker: TaskTracker, stop: CancellationToken) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        let http = Client::builder(Tracked(tracker))
+        let http = Client::builder(Tracked { tracker, stop })
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_CONNECTION_TIMEOUT)
             .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
@@ -183,8 +188,7 @@ impl RpcClient {
         body: RpcBody,
         progress: &Progress,
     ) -> Result<Bytes, CallError> {
-        let unreachable =
-            |reason: String| CallError::Unreachable { address: address.to_owned(), reason };
+        let unreachable = |reason: String| CallError::Unreachable { address: address.to_owned(), reason };
         let request = Request::builder()
             .method(Method::POST)
             .uri(format!("http://{address}{RAFT_PREFIX}/{route}"))
@@ -224,7 +228,7 @@ mod tests {
     async fn a_silent_server_costs_the_idle_deadline_and_its_connection() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let client = RpcClient::new(TaskTracker::new());
+        let client = RpcClient::new(TaskTracker::new(), CancellationToken::new());
         let start = Instant::now();
         let call = client.call(&address, "vote", vec![0; 10], Duration::from_millis(200));
         let (answer, accepted) = tokio::join!(call, listener.accept());
@@ -240,7 +244,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         drop(listener);
-        let answer = RpcClient::new(TaskTracker::new()).whoami(&address).await;
+        let answer = RpcClient::new(TaskTracker::new(), CancellationToken::new()).whoami(&address).await;
         assert!(matches!(answer, Err(CallError::Unreachable { .. })), "{answer:?}");
     }
 }

@@ -51,7 +51,9 @@ pub enum IdentityError {
     #[error(transparent)]
     Format(#[from] FormatError),
     /// The file is gone, but the raft log is there.
-    #[error("the data folder has a raft log but no file {NODE_FILE}: restore it, or start with an empty folder")]
+    #[error(
+        "the data folder has a raft log but no file {NODE_FILE}: restore it, or start with an empty folder"
+    )]
     Lost,
 }
 
@@ -132,10 +134,6 @@ impl Identity {
 
     pub(crate) fn cluster_id(&self) -> Option<ClusterId> {
         self.known().cluster_id
-    }
-
-    pub(crate) fn raft_address(&self) -> Option<String> {
-        self.known().raft_address.clone()
     }
 
     pub(crate) fn set_raft_address(&self, address: &str) {
@@ -229,9 +227,13 @@ mod tests {
     #[test]
     fn only_messages_to_this_node_of_this_cluster_pass() {
         let node = load(&MemoryDisk::default(), &["a:1", "b:1"]);
-        let header = Header { cluster_id: ClusterId(7), list_hash: node.list_hash, sender: 1, target: node.node_id };
+        let header =
+            Header { cluster_id: ClusterId(7), list_hash: node.list_hash, sender: 1, target: node.node_id };
         assert_eq!(node.check(&header), Ok(true));
-        assert!(matches!(node.check(&Header { target: 5, ..header }), Err(Misdirected::Target { asked: 5, .. })));
+        assert!(matches!(
+            node.check(&Header { target: 5, ..header }),
+            Err(Misdirected::Target { asked: 5, .. })
+        ));
         let other_list = Header { list_hash: ListHash::of(&[]), ..header };
         assert!(matches!(node.check(&other_list), Err(Misdirected::List { .. })));
         node.adopt(ClusterId(7)).unwrap();

@@ -4,16 +4,14 @@ use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::post;
-use axum::Router;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest,
-};
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
@@ -172,7 +170,8 @@ async fn pre_vote(State(state): State<RpcState>, body: Body) -> Result<Response,
 }
 
 async fn transfer(State(state): State<RpcState>, body: Body) -> Result<Response, RpcError> {
-    let handle = async |request: TransferLeaderRequest<TypeConfig>| state.raft.handle_transfer_leader(request).await;
+    let handle =
+        async |request: TransferLeaderRequest<TypeConfig>| state.raft.handle_transfer_leader(request).await;
     state.handle(body, SMALL_BODY_BYTES_MAX, handle).await
 }
 

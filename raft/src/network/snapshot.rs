@@ -30,7 +30,10 @@ pub(super) async fn send(
     snapshot: Snapshot,
 ) -> Result<Bytes, CallError> {
     let chunks = snapshot.snapshot.into_stream();
-    let chunks = chunks.map_err(|error| CallError::Unreadable { address: "this node".to_owned(), reason: error.to_string() })?;
+    let chunks = chunks.map_err(|error| CallError::Unreadable {
+        address: "this node".to_owned(),
+        reason: error.to_string(),
+    })?;
     let progress = Progress::new();
     let touched = progress.clone();
     let first = stream::iter([Ok(preface(&header, &vote))]);
@@ -101,7 +104,8 @@ impl Pieces {
     async fn exactly(&mut self, length: usize) -> Result<Bytes, RpcError> {
         let mut taken = Vec::with_capacity(length);
         while taken.len() < length {
-            let piece = self.next().await?.ok_or_else(|| RpcError::Body { reason: "it is cut".to_owned() })?;
+            let piece =
+                self.next().await?.ok_or_else(|| RpcError::Body { reason: "it is cut".to_owned() })?;
             self.first = piece;
             let missing = (length - taken.len()).min(self.first.len());
             taken.extend_from_slice(&self.first.split_to(missing));
