@@ -72,7 +72,7 @@ pub enum IndexError {
         source: Box<redb::Error>,
     },
     /// A stored value is of a newer format or unreadable.
-    #[error("could not read a stored value of the index")]
+    #[error(transparent)]
     Format(#[from] FormatError),
     /// The rows do not fit together.
     #[error("could not load the index, it is damaged: {reason}")]

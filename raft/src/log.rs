@@ -100,6 +100,12 @@ impl LogStore {
         Ok(Self { shared, jobs })
     }
 
+    /// False for a log that nothing was ever written to.
+    pub fn is_used(&self) -> bool {
+        let (purged, last) = self.shared.state();
+        purged.or(last).is_some() || self.shared.vote().is_some()
+    }
+
     /// From now on a purge past `durable_applied()` is refused: it would drop entries that a crash
     /// makes the state machine need again.
     pub fn guard_purge(&self, durable_applied: impl Fn() -> u64 + Send + Sync + 'static) {

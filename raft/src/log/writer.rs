@@ -145,7 +145,10 @@ impl Writer {
 
     /// True after a close.
     fn answer(&self, batch: Vec<Job>, result: io::Result<()>) -> bool {
-        let result = || result.as_ref().map(|()| ()).map_err(|error| io::Error::other(error.to_string()));
+        let result = || match &result {
+            Ok(()) => Ok(()),
+            Err(error) => Err(io::Error::other(error.to_string())),
+        };
         let mut close = None;
         for job in batch {
             match job {
