@@ -19,4 +19,6 @@ pub mod index;
 pub mod log;
 pub mod network;
 pub mod snapshot;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod types;
