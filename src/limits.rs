@@ -30,6 +30,15 @@ pub const LEASE_DEFAULT: Duration = Duration::from_secs(31 * 60);
 /// How long a hidden holder's inventory is kept.
 pub const FORGET_AFTER_DEFAULT: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// Time for one connection to a discovery server.
+pub const API_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Idle connections to discovery servers are closed after this: 50,000 agents must not hold theirs.
+pub const API_IDLE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The least that one server gets of a call's deadline.
+pub const API_ATTEMPT_TIMEOUT_MIN: Duration = Duration::from_millis(250);
+/// Largest answer of a discovery server that a client reads, bytes.
+pub const API_ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+
 /// Connections on one listener.
 pub const CONNECTIONS_MAX: usize = 10_240;
 /// Time for a request's headers to arrive.
