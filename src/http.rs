@@ -1,1 +1,305 @@
-//! HTTP for both roles: listener, errors.
+//! HTTP for both roles: an accept loop of our own, because limits belong in front of hyper
+//! (connection cap, header timeout) and because only who owns the socket can reset it.
+
+mod socket;
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::Request;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
+
+use crate::limits;
+use crate::task::Stop;
+use socket::Socket;
+
+/// Connections that wait in the kernel for `accept`.
+const BACKLOG: u32 = 4096;
+/// Pause after an `accept` that failed for want of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// A listener that could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("could not listen on {address} for {what}: {source}{}", hint(source))]
+pub struct BindError {
+    /// What would have been served there.
+    pub what: &'static str,
+    /// The address asked for.
+    pub address: SocketAddr,
+    /// The system's error.
+    #[source]
+    pub source: io::Error,
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "; another process holds this port: stop it or choose another",
+        io::ErrorKind::AddrNotAvailable => "; this host does not have that address",
+        _ => "",
+    }
+}
+
+/// What one listener allows (I7).
+#[derive(Clone, Copy, Debug)]
+pub struct ConnectionLimits {
+    /// Connections at once; further ones wait in the kernel's backlog.
+    pub connections_max: usize,
+    /// Time for a request's headers, and for an idle connection.
+    pub header_timeout: Duration,
+    /// How long a stopping listener waits for requests in flight.
+    pub drain_timeout: Duration,
+}
+
+impl Default for ConnectionLimits {
+    fn default() -> Self {
+        Self {
+            connections_max: limits::CONNECTIONS_MAX,
+            header_timeout: limits::HEADER_READ_TIMEOUT,
+            drain_timeout: limits::DRAIN_TIMEOUT,
+        }
+    }
+}
+
+/// The connection that a request came on; every request carries it as an extension.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    /// The client.
+    pub peer: SocketAddr,
+    /// Our end.
+    pub local: SocketAddr,
+    reset: Arc<AtomicBool>,
+}
+
+impl Connection {
+    /// When this connection closes, it does so with a reset (RST) instead of a clean end (FIN):
+    /// containerd resumes after the one and fails after the other.
+    pub fn reset_on_close(&self) {
+        self.reset.store(true, Ordering::Release);
+    }
+}
+
+/// Listens on `address`; `what` names the use in errors.
+pub async fn bind(address: SocketAddr, what: &'static str) -> Result<TcpListener, BindError> {
+    let open = || {
+        let socket = if address.is_ipv4() {
+            tokio::net::TcpSocket::new_v4()
+        } else {
+            tokio::net::TcpSocket::new_v6()
+        }?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    open().map_err(|source| BindError { what, address, source })
+}
+
+/// Serves `router` until `stop`, then lets requests in flight end, within the drain timeout.
+pub async fn serve(listener: TcpListener, router: Router, limits: ConnectionLimits, stop: Stop) {
+    let connections = TaskTracker::new();
+    let slots = Arc::new(Semaphore::new(limits.connections_max));
+    let abandon = Stop::new();
+    while let Some((stream, peer, slot)) = accept(&listener, &slots, &stop).await {
+        let one = serve_connection(stream, peer, router.clone(), limits, stop.clone());
+        let abandon = abandon.clone();
+        connections.spawn(async move {
+            abandon.run_until_cancelled(one).await;
+            drop(slot);
+        });
+    }
+    drop(listener);
+    connections.close();
+    if tokio::time::timeout(limits.drain_timeout, connections.wait()).await.is_err() {
+        tracing::warn!(left = connections.len(), "requests did not end in time, cutting them");
+        abandon.cancel();
+        connections.wait().await;
+    }
+}
+
+/// The next connection with its slot; `None` once stopped.
+async fn accept(
+    listener: &TcpListener,
+    slots: &Arc<Semaphore>,
+    stop: &Stop,
+) -> Option<(TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
+    loop {
+        let next = async {
+            let slot = Arc::clone(slots).acquire_owned().await.expect("the semaphore is never closed");
+            listener.accept().await.map(|(stream, peer)| (stream, peer, slot))
+        };
+        match stop.run_until_cancelled(next).await? {
+            Ok(accepted) => return Some(accepted),
+            Err(error) => {
+                // A client that has gone is no news; anything else (no descriptors) needs a pause.
+                if error.kind() != io::ErrorKind::ConnectionAborted {
+                    tracing::warn!(%error, "could not accept a connection");
+                    stop.run_until_cancelled(tokio::time::sleep(ACCEPT_PAUSE)).await?;
+                }
+            }
+        }
+    }
+}
+
+async fn serve_connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    router: Router,
+    limits: ConnectionLimits,
+    stop: Stop,
+) {
+    let Ok(local) = stream.local_addr() else { return };
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%peer, %error, "client gone before its first byte");
+        return;
+    }
+    let connection = Connection { peer, local, reset: Arc::new(AtomicBool::new(false)) };
+    let io = TokioIo::new(Socket::new(stream, Arc::clone(&connection.reset)));
+    let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(connection.clone());
+        let router = router.clone();
+        async move {
+            let response = router.oneshot(request.map(Body::new)).await;
+            Ok::<_, Infallible>(response.unwrap_or_else(|never| match never {}))
+        }
+    });
+    let http = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_timeout)
+        .max_buf_size(limits::HEADER_BYTES_MAX)
+        .half_close(false)
+        .serve_connection(io, service);
+    let mut http = std::pin::pin!(http);
+    let ended = tokio::select! {
+        ended = http.as_mut() => ended,
+        () = stop.cancelled() => {
+            http.as_mut().graceful_shutdown();
+            http.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%peer, %error, "connection ended");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::routing::get;
+    use futures_util::stream;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    async fn start(router: Router, limits: ConnectionLimits) -> (SocketAddr, Stop, TaskTracker) {
+        let listener = bind("127.0.0.1:0".parse().unwrap(), "a test").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stop = Stop::new();
+        let tracker = TaskTracker::new();
+        tracker.spawn(serve(listener, router, limits, stop.clone()));
+        (address, stop, tracker)
+    }
+
+    async fn exchange(address: SocketAddr) -> io::Result<Vec<u8>> {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.map(|_| answer)
+    }
+
+    /// A body that breaks after five of its ten bytes.
+    fn broken_body(connection: &Connection, reset: bool) -> axum::response::Response {
+        if reset {
+            connection.reset_on_close();
+        }
+        let pieces = [Ok(bytes::Bytes::from_static(b"12345")), Err(io::Error::other("broken"))];
+        let body = Body::from_stream(stream::iter(pieces));
+        axum::http::Response::builder().header("content-length", "10").body(body).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_broken_body_ends_with_a_reset_where_asked_for_and_cleanly_otherwise() {
+        for reset in [true, false] {
+            let handler =
+                move |axum::Extension(c): axum::Extension<Connection>| async move { broken_body(&c, reset) };
+            let (address, _stop, _tasks) =
+                start(Router::new().route("/", get(handler)), ConnectionLimits::default()).await;
+            let ended = exchange(address).await;
+            match ended {
+                Err(error) => {
+                    assert!(reset, "no reset was asked for, got {error}");
+                    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+                }
+                Ok(_) => assert!(!reset, "a clean end where a reset was asked for"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn headers_that_never_come_end_the_connection() {
+        let limits =
+            ConnectionLimits { header_timeout: Duration::from_millis(100), ..ConnectionLimits::default() };
+        let (address, _stop, _tasks) = start(Router::new(), limits).await;
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET / HT").await.unwrap();
+        let mut answer = Vec::new();
+        let ended = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut answer)).await;
+        assert!(ended.is_ok(), "the connection is still open");
+    }
+
+    #[tokio::test]
+    async fn connections_over_the_cap_wait_until_one_ends() {
+        let limits = ConnectionLimits { connections_max: 1, ..ConnectionLimits::default() };
+        let router = Router::new().route("/", get(|| async { "ok" }));
+        let (address, _stop, _tasks) = start(router, limits).await;
+        let mut first = TcpStream::connect(address).await.unwrap();
+        first.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        let mut byte = [0];
+        first.read_exact(&mut byte).await.unwrap();
+
+        let mut second = TcpStream::connect(address).await.unwrap();
+        second.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        let early = tokio::time::timeout(Duration::from_millis(200), second.read_exact(&mut byte)).await;
+        assert!(early.is_err(), "the second connection was served beside the first");
+        drop(first);
+        let later = tokio::time::timeout(Duration::from_secs(5), second.read_exact(&mut byte)).await;
+        assert!(later.is_ok(), "the second connection was never served");
+    }
+
+    #[tokio::test]
+    async fn stopping_lets_a_request_in_flight_end() {
+        let (entered, mut has_entered) = tokio::sync::mpsc::channel(1);
+        let (release, released) = tokio::sync::watch::channel(false);
+        let handler = move || {
+            let (entered, mut released) = (entered.clone(), released.clone());
+            async move {
+                entered.send(()).await.unwrap();
+                released.wait_for(|is| *is).await.unwrap();
+                "done"
+            }
+        };
+        let (address, stop, tasks) =
+            start(Router::new().route("/", get(handler)), ConnectionLimits::default()).await;
+        let request = tasks.spawn(exchange(address));
+        has_entered.recv().await.unwrap();
+        stop.cancel();
+        release.send(true).unwrap();
+        let answer = request.await.unwrap().unwrap();
+        assert!(String::from_utf8_lossy(&answer).ends_with("done"));
+    }
+
+    #[tokio::test]
+    async fn a_port_in_use_is_named() {
+        let held = bind("127.0.0.1:0".parse().unwrap(), "a test").await.unwrap();
+        let address = held.local_addr().unwrap();
+        let message = bind(address, "the mirror").await.unwrap_err().to_string();
+        assert!(message.contains(&address.to_string()) && message.contains("the mirror"), "{message}");
+    }
+}

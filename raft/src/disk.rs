@@ -46,7 +46,7 @@ impl Disk for FolderDisk {
             File::open(&self.folder)?.sync_all()?;
             Ok(file)
         };
-        let file = open().map_err(|error: io::Error| redb::StorageError::Io(error.into()))?;
+        let file = open().map_err(|error: io::Error| redb::StorageError::Io(error))?;
         builder.create_with_backend(FileBackend::new(file)?)
     }
 

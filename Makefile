@@ -1,0 +1,30 @@
+# demo and test do all the set-up on a fresh Debian 12 that has git, Rust, Python and apt.
+
+CARGO ?= cargo
+
+.PHONY: help demo test check build clean
+
+help: ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: build ## installs, builds, and does the main job before your eyes (as root, 2 minutes after the build)
+	@.ci/install run
+	python3 deploy/demo.py --binary target/release/piccolo
+
+build: ## the release binary: target/release/piccolo
+	@.ci/install build
+	$(CARGO) build --release --locked
+
+test: ## all tests, those with a real containerd included (as root)
+	@.ci/install build run
+	$(CARGO) test --workspace --locked
+
+check: ## format, clippy with warnings as errors, licences and sources of dependencies, docs
+	@.ci/install build check
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(CARGO) deny --locked --log-level error check bans licenses sources
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
+
+clean: ## what the build left
+	$(CARGO) clean
