@@ -1,5 +1,8 @@
 //! A discovery server: the API over the replicated index.
 
+pub mod leases;
+pub mod ranking;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
