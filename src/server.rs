@@ -1,7 +1,11 @@
 //! A discovery server: the API over the replicated index.
 
+pub mod body;
+pub mod entries;
 pub mod leases;
+pub mod locks;
 pub mod ranking;
+pub mod request;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
