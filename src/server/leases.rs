@@ -7,14 +7,15 @@
 //! |---|---|
 //! | keepalive: unknown host, lower pair, other fingerprint, hidden, changed zone or ttl | [`judge`] |
 //! | lease ended, hidden for `forget_after` | [`Leases::sweep`] |
-//! | any applied write, any accepted keepalive | [`Leases::renew`] |
+//! | any applied write | [`Leases::follow`] |
+//! | any accepted keepalive | [`Leases::renew`] |
 //! | new term, or start of the process | [`Leases::begin_term`] |
 //! | the sweep was late; no quorum | [`Leases::sweep`], [`Leases::pause`] |
 //!
 //! Expiries are in *lease time*: monotonic time without the stretches in which nobody could have
 //! renewed (the process was stopped, there was no quorum). Extending all leases is one addition.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,6 +51,17 @@ pub struct Beat {
     pub pair: Option<Pair>,
     /// Of what it believes the index holds.
     pub fingerprint: Option<Fingerprint>,
+}
+
+/// What the log says of a host, as far as its lease is concerned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostState {
+    /// Which.
+    pub holder: Holder,
+    /// Length of its lease, 0: the default.
+    pub ttl_seconds: u32,
+    /// Since which wall clock it is hidden.
+    pub hidden_unix_ms: Option<u64>,
 }
 
 /// What follows from a keepalive.
@@ -139,38 +151,45 @@ impl Leases {
         }
     }
 
-    /// This node has become leader: what it knew is void, every host gets a full lease. Hosts are
-    /// (holder, ttl, hidden since).
-    pub fn begin_term(&mut self, hosts: impl IntoIterator<Item = (Holder, u32, Option<u64>)>, now: Duration) {
+    /// This node has become leader: what it knew is void, every host of `all` gets a full lease.
+    pub fn begin_term(&mut self, all: impl IntoIterator<Item = HostState>, now: Duration) {
         *self = Self { swept: now, ..Self::new(self.lease_default, self.forget_after) };
-        self.reconcile(hosts, now);
+        self.follow(all, now);
     }
 
-    /// Hosts that it has missed get a full lease, leases of unknown hosts go.
-    pub fn reconcile(&mut self, hosts: impl IntoIterator<Item = (Holder, u32, Option<u64>)>, now: Duration) {
-        let mut gone: BTreeSet<Arc<Holder>> =
-            self.ends.keys().chain(self.hidden.keys()).map(Arc::clone).collect();
-        for (holder, ttl_seconds, hidden) in hosts {
-            gone.remove(&holder);
-            match hidden {
-                // Whoever has a lease keeps it: if the index still says hidden, an `Unhide` is under way.
-                _ if self.ends.contains_key(&holder) => {}
+    /// Hosts that the log has changed: who is visible has just written, beaten or been set, and gets
+    /// a full lease. Returns hosts that were hidden although they have been heard of meanwhile: they
+    /// are to be shown again.
+    pub fn follow(&mut self, changed: impl IntoIterator<Item = HostState>, now: Duration) -> Vec<Holder> {
+        let mut heard_of = Vec::new();
+        for HostState { holder, ttl_seconds, hidden_unix_ms } in changed {
+            match hidden_unix_ms {
                 None => self.renew(&holder, ttl_seconds, now),
+                Some(_) if self.ends.contains_key(&holder) => heard_of.push(holder),
                 Some(unix_ms) => self.hide(holder, unix_ms),
             }
         }
+        heard_of
+    }
+
+    /// Drops whatever is not in `all`: the log forgot more hosts than it could name.
+    pub fn retain(&mut self, all: &HashSet<Holder>) {
+        let known = self.ends.keys().chain(self.hidden.keys());
+        let gone: Vec<_> = known.filter(|holder| !all.contains(&***holder)).map(Arc::clone).collect();
         gone.iter().for_each(|holder| self.remove(holder));
     }
 
-    /// A write of this host was applied, or its keepalive accepted: a full lease from now.
+    /// A full lease from now.
     pub fn renew(&mut self, holder: &Holder, ttl_seconds: u32, now: Duration) {
         self.set(holder, now, self.length(ttl_seconds));
     }
 
-    /// A `Hide` could not be proposed: due again after `delay`, unless the host was heard of.
-    pub fn postpone(&mut self, holder: &Holder, now: Duration, delay: Duration) {
-        if !self.ends.contains_key(holder) {
-            self.set(holder, now, delay);
+    /// A command could not be proposed: due again after `delay`, unless the host was heard of.
+    pub fn postpone(&mut self, due: Due, now: Duration, delay: Duration) {
+        match due {
+            Due::Hide(holder) if !self.ends.contains_key(&holder) => self.set(&holder, now, delay),
+            Due::Forget(holder, unix_ms) if !self.ends.contains_key(&holder) => self.hide(holder, unix_ms),
+            Due::Hide(_) | Due::Forget(..) => {}
         }
     }
 
@@ -185,16 +204,7 @@ impl Leases {
         self.by_end.insert((end, name));
     }
 
-    /// A `Hide` was applied. True if the host was heard of meanwhile: it is to be shown again.
-    pub fn hidden(&mut self, holder: &Holder, unix_ms: u64) -> bool {
-        if self.ends.contains_key(holder) {
-            return true;
-        }
-        self.hide(holder.clone(), unix_ms);
-        false
-    }
-
-    /// A `Forget` was applied, or the host turned out to be unknown.
+    /// The host is forgotten.
     pub fn remove(&mut self, holder: &Holder) {
         if let Some((name, end)) = self.ends.remove_entry(holder) {
             self.by_end.remove(&(end, name));
@@ -220,8 +230,8 @@ impl Leases {
     /// Takes out what is due. A sweep that is late itself (the process was stopped) first extends
     /// all leases by what it missed: their renewals were waiting in the sockets.
     ///
-    /// A host that is taken out has no lease until [`Leases::renew`], [`Leases::hidden`] or
-    /// [`Leases::postpone`]; a `Forget` that failed comes back with the next [`Leases::reconcile`].
+    /// What is taken out comes back by [`Leases::follow`] when its command was applied, or else by
+    /// [`Leases::postpone`].
     pub fn sweep(&mut self, now: Duration, unix_ms: u64) -> Vec<Due> {
         if now.saturating_sub(self.swept) > SWEEP_LATE_AFTER {
             self.pause(now);

@@ -22,6 +22,10 @@ fn known() -> Known {
     }
 }
 
+fn host(holder: Holder, ttl_seconds: u32, hidden_unix_ms: Option<u64>) -> HostState {
+    HostState { holder, ttl_seconds, hidden_unix_ms }
+}
+
 /// The keepalive of a native agent that agrees with [`known`].
 fn beat() -> Beat {
     Beat {
@@ -110,7 +114,7 @@ struct Scene {
 const STEP: Duration = Duration::from_millis(500);
 
 impl Scene {
-    fn new(hosts: &[(Holder, u32, Option<u64>)]) -> Self {
+    fn new(hosts: &[HostState]) -> Self {
         let (now, unix_ms) = (Duration::from_secs(1_000), 1_000_000_000);
         let mut leases = Leases::new(LEASE_DEFAULT, FORGET_AFTER);
         leases.begin_term(hosts.to_vec(), now);
@@ -136,6 +140,10 @@ impl Scene {
             .collect()
     }
 
+    fn follow(&mut self, host: HostState) -> Vec<Holder> {
+        self.leases.follow([host], self.now)
+    }
+
     fn renew(&mut self, holder: &Holder, ttl: u32) {
         self.leases.renew(holder, ttl, self.now);
     }
@@ -143,7 +151,7 @@ impl Scene {
 
 #[test]
 fn a_host_is_hidden_when_its_lease_has_ended_and_not_before() {
-    let mut scene = Scene::new(&[(holder(1), NATIVE, None), (holder(2), 0, None)]);
+    let mut scene = Scene::new(&[host(holder(1), NATIVE, None), host(holder(2), 0, None)]);
     assert_eq!(scene.pass(89), []);
     assert_eq!(scene.pass(1), [Due::Hide(holder(1))]);
     assert_eq!(scene.pass(1_860 - 91), []);
@@ -152,7 +160,7 @@ fn a_host_is_hidden_when_its_lease_has_ended_and_not_before() {
 
 #[test]
 fn renewals_keep_a_host_whatever_the_length() {
-    let mut scene = Scene::new(&[(holder(1), NATIVE, None)]);
+    let mut scene = Scene::new(&[host(holder(1), NATIVE, None)]);
     for _ in 0..10 {
         assert_eq!(scene.pass(60), []);
         scene.renew(&holder(1), NATIVE);
@@ -163,7 +171,7 @@ fn renewals_keep_a_host_whatever_the_length() {
 
 #[test]
 fn a_new_term_gives_every_host_a_full_lease() {
-    let hosts = [(holder(1), NATIVE, None)];
+    let hosts = [host(holder(1), NATIVE, None)];
     let mut scene = Scene::new(&hosts);
     scene.pass(80);
     scene.leases.begin_term(hosts.to_vec(), scene.now);
@@ -173,7 +181,7 @@ fn a_new_term_gives_every_host_a_full_lease() {
 
 #[test]
 fn a_sweep_that_is_late_extends_all_leases_by_that() {
-    let mut scene = Scene::new(&[(holder(1), NATIVE, None)]);
+    let mut scene = Scene::new(&[host(holder(1), NATIVE, None)]);
     scene.pass(80);
     scene.skip(Duration::from_secs(600));
     assert_eq!(scene.sweep(), []);
@@ -183,7 +191,7 @@ fn a_sweep_that_is_late_extends_all_leases_by_that() {
 
 #[test]
 fn time_without_a_quorum_does_not_count() {
-    let mut scene = Scene::new(&[(holder(1), NATIVE, None)]);
+    let mut scene = Scene::new(&[host(holder(1), NATIVE, None)]);
     scene.pass(80);
     for _ in 0..600 {
         scene.skip(STEP);
@@ -195,13 +203,13 @@ fn time_without_a_quorum_does_not_count() {
 
 #[test]
 fn a_hidden_host_is_forgotten_by_the_wall_clock_and_a_new_leader_goes_on_counting() {
-    let mut scene = Scene::new(&[(holder(1), NATIVE, None)]);
+    let mut scene = Scene::new(&[host(holder(1), NATIVE, None)]);
     assert_eq!(scene.pass(90).len(), 1);
     let since = scene.unix_ms;
-    assert!(!scene.leases.hidden(&holder(1), since));
+    assert_eq!(scene.follow(host(holder(1), NATIVE, Some(since))), []);
     scene.unix_ms += 86_400_000 - 60_000;
     assert_eq!(scene.pass(30), []);
-    let hosts = [(holder(1), NATIVE, Some(since))];
+    let hosts = [host(holder(1), NATIVE, Some(since))];
     scene.leases.begin_term(hosts, scene.now);
     assert_eq!(scene.pass(29), []);
     assert_eq!(scene.pass(1), [Due::Forget(holder(1), since)]);
@@ -210,7 +218,7 @@ fn a_hidden_host_is_forgotten_by_the_wall_clock_and_a_new_leader_goes_on_countin
 
 #[test]
 fn a_hidden_host_that_is_back_is_not_forgotten() {
-    let mut scene = Scene::new(&[(holder(1), NATIVE, Some(0))]);
+    let mut scene = Scene::new(&[host(holder(1), NATIVE, Some(0))]);
     scene.unix_ms = 1_000;
     scene.renew(&holder(1), NATIVE);
     scene.unix_ms += 86_400_000;
@@ -220,41 +228,43 @@ fn a_hidden_host_that_is_back_is_not_forgotten() {
 /// B24: the Go Piccolo's evictor deletes what it has selected, whatever came in between.
 #[test]
 fn a_host_heard_of_while_its_hide_is_proposed_is_shown_again() {
-    let mut scene = Scene::new(&[(holder(1), NATIVE, None)]);
+    let mut scene = Scene::new(&[host(holder(1), NATIVE, None)]);
     assert_eq!(scene.pass(90), [Due::Hide(holder(1))]);
     scene.renew(&holder(1), NATIVE);
-    assert!(scene.leases.hidden(&holder(1), scene.unix_ms), "the caller must propose Unhide");
+    let hidden = host(holder(1), NATIVE, Some(scene.unix_ms));
+    assert_eq!(scene.follow(hidden), [holder(1)], "the caller must propose Unhide");
     assert_eq!(scene.pass(89), []);
     assert_eq!(scene.pass(1), [Due::Hide(holder(1))]);
 }
 
 #[test]
-fn reconciling_finds_hosts_that_were_missed_and_drops_those_that_are_gone() {
-    let mut scene = Scene::new(&[(holder(1), NATIVE, None), (holder(2), NATIVE, None)]);
+fn what_the_log_changes_renews_and_what_it_forgets_goes() {
+    let mut scene = Scene::new(&[host(holder(1), NATIVE, None), host(holder(2), NATIVE, None)]);
     scene.pass(80);
-    scene.leases.reconcile([(holder(1), NATIVE, None), (holder(3), NATIVE, None)], scene.now);
-    assert_eq!(scene.pass(10), [Due::Hide(holder(1))], "a lease that runs is not touched");
-    assert_eq!(scene.pass(80), [Due::Hide(holder(3))]);
+    assert_eq!(scene.follow(host(holder(2), NATIVE, None)), []);
+    assert_eq!(scene.follow(host(holder(3), NATIVE, None)), []);
+    scene.leases.retain(&HashSet::from([holder(1), holder(2)]));
+    assert_eq!(scene.pass(10), [Due::Hide(holder(1))]);
+    assert_eq!(scene.pass(80), [Due::Hide(holder(2))]);
     assert_eq!(scene.pass(3_600), []);
 }
 
 #[test]
-fn a_hide_that_failed_is_due_again_unless_the_host_was_heard_of() {
-    let mut scene = Scene::new(&[(holder(1), NATIVE, None), (holder(2), NATIVE, None)]);
-    assert_eq!(scene.pass(90).len(), 2);
+fn a_command_that_failed_is_due_again_unless_the_host_was_heard_of() {
+    let mut scene = Scene::new(&[host(holder(1), NATIVE, None), host(holder(2), NATIVE, None)]);
+    let due = scene.pass(90);
+    assert_eq!(due.len(), 2);
     scene.renew(&holder(2), NATIVE);
-    for n in [1, 2] {
-        scene.leases.postpone(&holder(n), scene.now, Duration::from_secs(1));
+    for due in due {
+        scene.leases.postpone(due, scene.now, Duration::from_secs(1));
     }
     assert_eq!(scene.pass(2), [Due::Hide(holder(1))]);
     assert_eq!(scene.pass(88), [Due::Hide(holder(2))]);
-}
 
-#[test]
-fn a_host_that_is_being_shown_again_keeps_its_lease_while_the_index_still_says_hidden() {
-    let mut scene = Scene::new(&[(holder(1), NATIVE, Some(7))]);
+    let forget = Due::Forget(holder(1), 0);
+    scene.leases.postpone(forget.clone(), scene.now, Duration::from_secs(1));
+    assert_eq!(scene.sweep(), [forget.clone()]);
     scene.renew(&holder(1), NATIVE);
-    scene.leases.reconcile([(holder(1), NATIVE, Some(7))], scene.now);
-    assert_eq!(scene.pass(89), []);
-    assert_eq!(scene.pass(1), [Due::Hide(holder(1))]);
+    scene.leases.postpone(forget, scene.now, Duration::from_secs(1));
+    assert_eq!(scene.sweep(), []);
 }
