@@ -14,4 +14,8 @@ pub mod command;
 pub mod disk;
 pub mod fingerprint;
 pub mod format;
+pub mod index;
+pub mod snapshot;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod types;
