@@ -34,9 +34,7 @@ pub const LEASE_SECONDS_AGENT: u32 = 90;
 /// Lease of a client that names none: the Go `pi` beats every 10 minutes.
 pub const LEASE_DEFAULT: Duration = Duration::from_secs(31 * 60);
 /// How often the leader looks for leases that have ended.
-pub const LEASE_SWEEP_INTERVAL: Duration = Duration::from_millis(250);
-/// How often the leader compares its leases with the index.
-pub const LEASE_RECONCILE_INTERVAL: Duration = Duration::from_secs(30);
+pub const LEASE_SWEEP_INTERVAL: Duration = Duration::from_millis(100);
 /// `Hide` and `Forget` proposals on their way at once.
 pub const LEASE_PROPOSALS_MAX: usize = 64;
 /// How long a hidden holder's inventory is kept.
@@ -59,6 +57,9 @@ pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(10);
 pub const HEADER_BYTES_MAX: usize = 64 * 1024;
 /// How long a stopping listener waits for requests in flight.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The same for the raft listener, whose clients repeat what they lose.
+pub const RAFT_DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long the mirror holds one request until its headers.
 pub const RESOLVE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(2);
