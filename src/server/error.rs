@@ -151,7 +151,7 @@ impl IntoResponse for ApiError {
             ApiError::Stale { stored } => {
                 let body = WriteResponse {
                     success: false,
-                    message: text,
+                    message: String::new(),
                     stale: true,
                     epoch: Some(stored.epoch),
                     seq: Some(stored.seq),
