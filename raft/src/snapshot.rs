@@ -106,7 +106,7 @@ impl SnapshotData {
     /// A view of the state that `transaction` sees.
     pub(crate) fn view(transaction: &ReadTransaction) -> Result<(SnapshotMeta, Self), IndexError> {
         let Meta { applied, membership, tombstones } = tables::read_meta(transaction)?;
-        let meta = SnapshotMeta { last_log_id: applied.log_id.clone(), last_membership: membership.clone() };
+        let meta = SnapshotMeta { last_log_id: applied.log_id, last_membership: membership.clone() };
         let header = Header { applied, membership, tombstones };
         let rows = Rows::open(transaction)?;
         let chunks = Chunks { next: Stage::Header(Box::new(header)), rows, hash: Sha256::new() };
@@ -146,7 +146,7 @@ impl SnapshotData {
                 }
             }
         };
-        if received.state.applied_state() != (meta.last_log_id.clone(), meta.last_membership.clone()) {
+        if received.state.applied_state() != (meta.last_log_id, meta.last_membership.clone()) {
             return Err(SnapshotError::damaged("its header and openraft's metadata differ"));
         }
         Ok(received)
