@@ -84,6 +84,17 @@ impl Node {
             Ok(Err(_)) | Err(_) => Err(ProposeError::OutcomeUnknown),
         }
     }
+
+    /// On the leader: waits until every entry that was committed before is applied here, those of
+    /// earlier terms included (ReadIndex). Then it may judge by its index.
+    pub async fn catch_up(&self) -> Result<(), ProposeError> {
+        let caught_up = self.inner.raft.ensure_linearizable(openraft::raft::ReadPolicy::ReadIndex);
+        match tokio::time::timeout(PROPOSE_TIMEOUT, caught_up).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(RaftError::Fatal(fatal))) => Err(ProposeError::Stopped { reason: fatal.to_string() }),
+            Ok(Err(RaftError::APIError(_))) | Err(_) => Err(ProposeError::NotLeader { leader: None }),
+        }
+    }
 }
 
 impl Inner {
