@@ -10,6 +10,7 @@ mod watch;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -31,7 +32,8 @@ pub struct ContainerdStore {
     content_path: Option<PathBuf>,
     /// Where bytes are read, as the last look found it; asked for when there was none yet.
     view: Mutex<Option<View>>,
-    notified: bool,
+    /// Between two looks at the namespace, where no file notifications are wanted.
+    poll_interval: Option<Duration>,
 }
 
 /// Where bytes are read.
@@ -50,13 +52,13 @@ impl ContainerdStore {
     /// If `namespace` is not a valid name of one.
     pub fn new(socket: &Path, namespace: &str, content_path: Option<PathBuf>) -> Result<Self, StoreError> {
         let client = Client::new(socket, namespace)?;
-        Ok(Self { client, content_path, view: Mutex::new(None), notified: true })
+        Ok(Self { client, content_path, view: Mutex::new(None), poll_interval: None })
     }
 
-    /// The same without file notifications: it asks containerd every few seconds.
+    /// The same without file notifications: it asks containerd `every` so often.
     #[must_use]
-    pub fn polled(mut self) -> Self {
-        self.notified = false;
+    pub fn polled(mut self, every: Duration) -> Self {
+        self.poll_interval = Some(every);
         self
     }
 

@@ -32,19 +32,20 @@ const POLL_INTERVAL: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct LayoutStore {
     folder: BlobFolder,
-    notified: bool,
+    /// Between two looks, where nothing notifies.
+    poll_interval: Option<Duration>,
 }
 
 impl LayoutStore {
     /// A layout that may not exist yet.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
-        Self { folder: BlobFolder::new(folder), notified: true }
+        Self { folder: BlobFolder::new(folder), poll_interval: None }
     }
 
     /// A layout on a file system that does not notify (network file systems, for changes made
-    /// elsewhere): it is looked at every few seconds.
-    pub fn polled(folder: impl Into<PathBuf>) -> Self {
-        Self { folder: BlobFolder::new(folder), notified: false }
+    /// elsewhere): it is looked at `every` so often.
+    pub fn polled(folder: impl Into<PathBuf>, every: Duration) -> Self {
+        Self { folder: BlobFolder::new(folder), poll_interval: Some(every) }
     }
 
     /// Names in `index.json`, whether or not their targets are present.
@@ -92,7 +93,7 @@ impl LayoutStore {
         ready: oneshot::Sender<()>,
     ) -> StoreError {
         let mut watch = None;
-        if self.notified {
+        if self.poll_interval.is_none() {
             watch = FolderWatch::set(&self.folder)
                 .inspect_err(|error| {
                     tracing::warn!(%error, store = self.name(), "could not watch, looking every few seconds");
@@ -111,7 +112,7 @@ impl LayoutStore {
                     Change::Lost(reason) => Err(StoreError::Failed { action: "go on watching", reason }),
                 },
                 None => {
-                    tokio::time::sleep(POLL_INTERVAL).await;
+                    tokio::time::sleep(self.poll_interval.unwrap_or(POLL_INTERVAL)).await;
                     following.all().await
                 }
             };

@@ -74,7 +74,7 @@ pub(super) async fn run(
 
 fn set_file_watch(store: &ContainerdStore, view: &View) -> Option<FolderWatch> {
     let View::Folder(folder) = view else { return None };
-    if !store.notified {
+    if store.poll_interval.is_some() {
         return None;
     }
     let refused = |error: &notify::Error| {
@@ -129,7 +129,7 @@ impl Watch<'_> {
 
     fn schedule_poll(&mut self) {
         if self.polled {
-            self.compare_late = Some(Instant::now() + POLL_INTERVAL);
+            self.compare_late = Some(Instant::now() + self.store.poll_interval.unwrap_or(POLL_INTERVAL));
         }
     }
 

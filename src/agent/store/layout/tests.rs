@@ -83,7 +83,7 @@ async fn conforms() {
 #[tokio::test]
 async fn conforms_where_the_system_does_not_notify() {
     let mut layout = Layout::new();
-    layout.store = Arc::new(LayoutStore::polled(layout.root.path()));
+    layout.store = Arc::new(LayoutStore::polled(layout.root.path(), Duration::from_millis(200)));
     conformance::run(&layout).await;
 }
 
