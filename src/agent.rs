@@ -1,6 +1,8 @@
 //! The agent of one node: containerd's mirror, blob server for its peers, and the watcher that
 //! keeps the index true to what the node holds.
 
+pub mod counters;
+pub mod inventory;
 pub mod store;
 
 use std::collections::BTreeMap;

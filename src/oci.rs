@@ -2,5 +2,6 @@
 //! manifests, error bodies.
 
 pub mod digest;
+pub mod manifest;
 
 pub use digest::{Algorithm, Digest, DigestError, Hasher};
