@@ -11,7 +11,7 @@ mod mirror;
 mod output;
 mod parent;
 mod process;
-// mod server;
+mod server;
 mod signals;
 mod status;
 mod up;
@@ -43,10 +43,11 @@ On every node:
   piccolo agent --servers http://a:7789,http://b:7789,http://c:7789
   piccolo mirror install --certs-dir /etc/containerd/certs.d --registry docker.io
 
-Each flag has a variable, PICCOLO_ and its name in capitals (--data-dir: PICCOLO_DATA_DIR), and a key
-in the TOML file of --config (data-dir = \"…\"). Flags win over variables, variables over the file.
+Each flag has a variable, PICCOLO_ and its name in capitals (--data-dir: PICCOLO_DATA_DIR), and a \
+key in the TOML file of --config (data-dir = \"…\"). Flags win over variables, variables over the file.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 not found (find), 4 no server reachable.";
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 not found (find), 4 no server \
+reachable.";
 
 /// One subcommand: how it is called, and what it does.
 struct Subcommand {
@@ -54,8 +55,9 @@ struct Subcommand {
     about: &'static str,
     /// Shown below its flags.
     examples: &'static str,
-    /// What it reads, apart from [`LOGGING`].
-    settings: &'static [&'static [Setting]],
+    /// What it reads, apart from [`LOGGING`]; each part with its heading in the help, empty for
+    /// clap's own.
+    settings: &'static [(&'static str, &'static [Setting])],
     /// Its positional argument, if it has one: name and help.
     word: Option<(&'static str, &'static str)>,
     /// Whether it reads tables of registries from the file.
@@ -63,7 +65,7 @@ struct Subcommand {
     run: fn(&Invocation) -> Result<Exit, CliError>,
 }
 
-const SUBCOMMANDS: &[&Subcommand] = &[&up::UP, &status::STATUS, &find::FIND, &hosts::HOSTS];
+const SUBCOMMANDS: &[&Subcommand] = &[&up::UP, &server::SERVER, &status::STATUS, &find::FIND, &hosts::HOSTS];
 const MIRROR: &[&Subcommand] = &[&mirror::INSTALL, &mirror::REMOVE];
 
 /// One call of a subcommand.
@@ -77,8 +79,8 @@ impl Invocation {
     /// Reads the configuration by `build`, together with how to log; starts logging, and warns of
     /// variables that nobody knows.
     fn configure<T>(&self, build: impl FnOnce(&mut Layers) -> Option<T>) -> Result<(T, Logging), Problems> {
-        let settings: Vec<&[Setting]> = self.subcommand.settings.iter().copied().chain([LOGGING]).collect();
-        let mut layers = Layers::open(&settings, &self.given, self.subcommand.registries);
+        let settings = [self.subcommand.settings(), LOGGING.to_vec()].concat();
+        let mut layers = Layers::open(settings, &self.given, self.subcommand.registries);
         let logging = config::logging(&mut layers);
         let built = build(&mut layers);
         let (built, logging) = layers.finish(built.zip(logging))?;
@@ -144,7 +146,15 @@ impl Subcommand {
         if let Some((name, help)) = self.word {
             command = command.arg(Arg::new(name).required(true).help(help));
         }
-        command.args(self.settings.concat().iter().map(argument))
+        for (heading, settings) in self.settings {
+            let heading = (!heading.is_empty()).then_some(*heading);
+            command = command.args(settings.iter().map(|setting| argument(setting).help_heading(heading)));
+        }
+        command
+    }
+
+    fn settings(&self) -> Vec<Setting> {
+        self.settings.iter().flat_map(|(_, settings)| settings.iter().copied()).collect()
     }
 }
 
@@ -173,7 +183,7 @@ fn invocation(matches: &ArgMatches, environment: BTreeMap<String, String>) -> In
         }
         name => (named(SUBCOMMANDS, name), matches),
     };
-    let settings = subcommand.settings.concat();
+    let settings = subcommand.settings();
     let flags = settings.iter().chain(LOGGING).filter_map(|setting| {
         let value = if setting.is_switch() {
             matches.get_flag(setting.flag).then(|| "true".to_owned())
@@ -193,7 +203,7 @@ fn named(subcommands: &[&'static Subcommand], name: &str) -> &'static Subcommand
 
 fn all_settings() -> Vec<Setting> {
     let subcommands = SUBCOMMANDS.iter().chain(MIRROR);
-    subcommands.flat_map(|subcommand| subcommand.settings.concat()).chain(LOGGING.iter().copied()).collect()
+    subcommands.flat_map(|subcommand| subcommand.settings()).chain(LOGGING.iter().copied()).collect()
 }
 
 #[cfg(test)]
@@ -208,7 +218,7 @@ mod tests {
     #[test]
     fn a_flag_has_one_meaning_per_command() {
         for subcommand in SUBCOMMANDS.iter().chain(MIRROR) {
-            let settings = subcommand.settings.concat();
+            let settings = subcommand.settings();
             let mut flags: Vec<&str> = settings.iter().chain(LOGGING).map(|setting| setting.flag).collect();
             flags.sort_unstable();
             let before = flags.len();

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use super::{mirror, up};
 use crate::api::client::ClientError;
 use crate::config::Problems;
+use crate::server;
 
 /// Exit codes; `--help` lists them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +39,9 @@ pub enum CliError {
     /// A server, or none, said no.
     #[error(transparent)]
     Client(#[from] ClientError),
+    /// `piccolo server`.
+    #[error(transparent)]
+    Server(#[from] server::Error),
     /// `piccolo up`.
     #[error(transparent)]
     Up(#[from] up::UpError),
@@ -80,6 +84,8 @@ impl CliError {
                 ClientError::Unreachable { .. } | ClientError::Unavailable { .. } => Exit::Unreachable,
                 ClientError::Refused { .. } | ClientError::Malformed { .. } => Exit::Failed,
             },
+            CliError::Server(server::Error::Addresses(_)) => Exit::Usage,
+            CliError::Server(_) => Exit::Failed,
             CliError::Up(error) => error.exit(),
             CliError::Mirror(error) => error.exit(),
             CliError::Process { .. } | CliError::ParentGone { .. } | CliError::StoppedTwice => Exit::Failed,

@@ -23,7 +23,7 @@ Examples:
   piccolo find ghcr.io/org/app@sha256:1f0c…             the same
 
 Exit code 3: nobody has it.",
-    settings: &[CLIENT, GROUP],
+    settings: &[("", CLIENT), ("", GROUP)],
     word: Some(("REF", "An image, as docker and containerd write it, or a digest")),
     registries: false,
     run,

@@ -20,7 +20,7 @@ Example:
   piccolo hosts --server http://10.0.0.1:7789 --group default
 
 A node whose lease has ended is `gone`: no answer names it, and it is back with its next heartbeat.",
-    settings: &[CLIENT, GROUP],
+    settings: &[("", CLIENT), ("", GROUP)],
     word: None,
     registries: false,
     run,

@@ -13,9 +13,9 @@ pub(super) const STATUS: Subcommand = Subcommand {
 Example:
   piccolo status --server http://10.0.0.1:7789,http://10.0.0.2:7789
 
-LAG is the number of log entries that a server has not yet confirmed; only the leader knows it. Exit
+LAG is the number of log entries that a server has not yet confirmed; only the leader knows it. Exit \
 code 0 says that a server answered, not that all is well: the lines with ! tell what is not.",
-    settings: &[CLIENT],
+    settings: &[("", CLIENT)],
     word: None,
     registries: false,
     run,

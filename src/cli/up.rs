@@ -23,11 +23,11 @@ Examples:
   piccolo up
   piccolo up --data-dir /var/lib/piccolo --agent --zone rack-7
 
-Each server is a process of its own with its own folder in --data-dir; one that dies is started again.
-Their log lines come out here, behind their names. Ctrl-C stops everything in order; started again, the
-servers find their data and their ports. The flags of `piccolo agent` are taken with --agent, those of
+Each server is a process of its own with its own folder in --data-dir; one that dies is started again. \
+Their log lines come out here, behind their names. Ctrl-C stops everything in order; started again, the \
+servers find their data and their ports. The flags of `piccolo agent` are taken with --agent, those of \
 `piccolo server` from the environment (PICCOLO_LEASE_DEFAULT, PICCOLO_FORGET_AFTER).",
-    settings: &[SETTINGS, AGENT_WITHOUT_SERVERS],
+    settings: &[("", SETTINGS), ("With --agent", AGENT_WITHOUT_SERVERS)],
     word: None,
     registries: false,
     run,

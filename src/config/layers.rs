@@ -29,8 +29,7 @@ pub struct Layers {
 impl Layers {
     /// Reads the file of `--config` if one is named. `registries`: its tables of registries are read
     /// by this command.
-    pub fn open(settings: &[&[Setting]], given: &Given, registries: bool) -> Self {
-        let settings = settings.concat();
+    pub fn open(settings: Vec<Setting>, given: &Given, registries: bool) -> Self {
         let given = given.clone();
         let mut layers = Self {
             settings,

@@ -18,14 +18,14 @@ fn given(flags: &[(&'static str, &str)], environment: &[(&str, &str)]) -> Given 
 }
 
 fn read_server(given: &Given) -> Result<crate::server::Config, Problems> {
-    let mut layers = Layers::open(&[SERVER, LOGGING], given, false);
+    let mut layers = Layers::open([SERVER, LOGGING].concat(), given, false);
     let logging = logging(&mut layers);
     let config = server(&mut layers);
     layers.finish(config.zip(logging)).map(|(config, _)| config)
 }
 
 fn read_agent(given: &Given) -> Result<crate::agent::Config, Problems> {
-    let mut layers = Layers::open(&[AGENT, LOGGING], given, true);
+    let mut layers = Layers::open([AGENT, LOGGING].concat(), given, true);
     let logging = logging(&mut layers);
     let config = agent(&mut layers);
     layers.finish(config.zip(logging)).map(|(config, _)| config)

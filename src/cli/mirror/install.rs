@@ -22,10 +22,10 @@ Examples:
   piccolo mirror install --certs-dir /etc/containerd/certs.d --registry _default
   piccolo mirror install --certs-dir /etc/containerd/certs.d --registry http://10.0.0.9:5000
 
-What is in hosts.toml stays behind our entry, and `piccolo mirror remove` gives it back. containerd reads
-the file at each pull: no restart. It must be told once where the folder is (config_path of its registry
+What is in hosts.toml stays behind our entry, and `piccolo mirror remove` gives it back. containerd reads \
+the file at each pull: no restart. It must be told once where the folder is (config_path of its registry \
 settings). A registry that speaks plain http is given with http://.",
-    settings: &[CERTS_DIR, SETTINGS],
+    settings: &[("", CERTS_DIR), ("", SETTINGS)],
     word: None,
     registries: false,
     run,

@@ -21,7 +21,7 @@ Example:
   piccolo mirror remove --certs-dir /etc/containerd/certs.d
 
 A file that somebody edited since keeps these edits and loses only our entry.",
-    settings: &[CERTS_DIR],
+    settings: &[("", CERTS_DIR)],
     word: None,
     registries: false,
     run,
