@@ -1,7 +1,24 @@
 //! The agent of one node: containerd's mirror, blob server for its peers, and the watcher that
 //! keeps the index true to what the node holds.
 
+mod answer;
+mod blob_server;
+mod body;
+mod buffers;
+pub mod counters;
+mod discovery;
+mod fetch;
+mod give;
+mod local;
+mod mirror;
+mod origin;
+mod peer;
+mod policy;
+mod recent;
+mod record;
 pub mod store;
+mod uploads;
+mod verified;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -42,6 +42,10 @@ pub fn of_manifest(content: &[u8]) -> Option<&'static str> {
         return None;
     }
     let shape: Shape = serde_json::from_slice(content).ok()?;
+    if shape.manifests.is_some() && shape.layers.is_some() {
+        // Two readings of one digest could be played against each other (CVE-2021-41190).
+        return None;
+    }
     match shape.media_type.as_deref() {
         Some(named) => {
             [OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_LIST].into_iter().find(|t| *t == named)
@@ -72,6 +76,7 @@ mod tests {
         assert_eq!(of_manifest(b"\x1f\x8b\x08 gzip"), None);
         assert_eq!(of_manifest(br#"{"architecture":"amd64","os":"linux","config":{}}"#), None);
         assert_eq!(of_manifest(br#"{"schemaVersion":2,"layers":["#), None);
+        assert_eq!(of_manifest(br#"{"manifests":[],"config":{},"layers":[]}"#), None);
         assert_eq!(of_manifest(br#"{"mediaType":"text/html","layers":[],"config":{}}"#), None);
     }
 }
