@@ -41,6 +41,8 @@ pub const API_ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Connections on one listener.
 pub const CONNECTIONS_MAX: usize = 10_240;
+/// Connections on a port that only Prometheus and probes ask.
+pub const PROBE_CONNECTIONS_MAX: usize = 256;
 /// Time for a request's headers to arrive.
 pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// Headers of one request, bytes.

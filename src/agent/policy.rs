@@ -33,6 +33,12 @@ impl Policies {
         }
     }
 
+    /// Whether `registry/repository:tag` is made known to discovery.
+    pub(crate) fn advertises_tag(&self, name: &str) -> bool {
+        let registry = name.split('/').next();
+        self.of(registry).tags != TagPolicy::Off
+    }
+
     /// The tables by name, the one of all others among them.
     pub(crate) fn tables(&self) -> impl Iterator<Item = (&str, &RegistryPolicy)> {
         let named = self.registries.iter().map(|(name, policy)| (name.as_str(), policy));
@@ -50,6 +56,7 @@ mod tests {
         let tables = [("a.b:5000", tags(TagPolicy::Off)), (DEFAULT, tags(TagPolicy::Peers))];
         let policies = Policies::new(tables.map(|(name, policy)| (name.to_owned(), policy)).into());
         assert!(!policies.serves_tags(Some("a.b:5000")));
+        assert!(!policies.advertises_tag("a.b:5000/c:d") && policies.advertises_tag("a.b/c:d"));
         assert_eq!(policies.of(Some("a.b")).tags, TagPolicy::Peers);
         assert_eq!(policies.of(None).tags, TagPolicy::Peers);
         assert_eq!(Policies::default().of(Some("x.y")).tags, TagPolicy::OriginFirst);
