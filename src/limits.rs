@@ -51,6 +51,8 @@ pub const API_ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Connections on one listener.
 pub const CONNECTIONS_MAX: usize = 10_240;
+/// Connections on a port that only Prometheus and probes ask.
+pub const PROBE_CONNECTIONS_MAX: usize = 256;
 /// Time for a request's headers to arrive.
 pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// Headers of one request, bytes.
@@ -75,6 +77,39 @@ pub const SOURCE_STALL_TIMEOUT: Duration = Duration::from_secs(3);
 pub const VERIFIED_WHOLE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Of those, what is kept in memory; larger ones are spooled to an unlinked file.
 pub const SPOOL_MEMORY_BYTES_MAX: u64 = 1024 * 1024;
+/// One read from a file, and the read buffer of one connection to a peer, bytes.
+pub const FILE_CHUNK_BYTES: usize = 256 * 1024;
+/// Time for the headers of one peer, so that a silent one does not use up the resolve timeout.
+pub const PEER_HEADER_TIMEOUT: Duration = Duration::from_millis(500);
+/// A source slower than this over [`SOURCE_RATE_WINDOW`] is stalled, bytes per second.
+pub const SOURCE_BYTES_PER_SECOND_MIN: u64 = 64 * 1024;
+/// Over how much waiting the rate of a source is judged.
+pub const SOURCE_RATE_WINDOW: Duration = Duration::from_secs(5);
+/// How long a peer is avoided for a digest of which it sent bad bytes, or a broken stream.
+pub const PEER_AVOID_TTL: Duration = Duration::from_secs(60);
+/// Pairs of peer and digest that are avoided at once; digests whose last answer was cut.
+pub const TROUBLES_REMEMBERED_MAX: usize = 4_096;
+/// Holders that are asked for the same tag.
+pub const TAG_VOTES: usize = 3;
+/// How long a source holds its headers for its own check of the content; less than
+/// [`PEER_HEADER_TIMEOUT`], so that a peer knows what comes before it goes on to the next.
+pub const VERIFY_BEFORE_HEADERS: Duration = Duration::from_millis(250);
+/// How long it holds the first byte; less than [`SOURCE_STALL_TIMEOUT`].
+pub const VERIFY_BEFORE_BYTES: Duration = Duration::from_secs(2);
+/// Files that are known to be as their digest says.
+pub const VERIFIED_FILES_MAX: usize = 8_192;
+/// Files that a source hashes at once.
+pub const VERIFICATIONS_MAX: usize = 4;
+/// Memory for manifests that are being read or sent, bytes.
+pub const MANIFEST_MEMORY_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// How long a manifest waits for that memory.
+pub const MANIFEST_MEMORY_WAIT: Duration = Duration::from_secs(1);
+/// Registries whose reachability is remembered.
+pub const ORIGINS_MAX: usize = 256;
+/// Time between two looks of the breaker for a server that answers.
+pub const BREAKER_PROBE_INTERVAL: Duration = Duration::from_millis(500);
+/// Second try to abort the ingest of bad bytes: containerd may still have been writing.
+pub const ABORT_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Largest manifest or index read, bytes.
 pub const MANIFEST_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// Concurrent uploads of one agent.
@@ -89,6 +124,9 @@ pub const ORIGIN_PROBE_TTL: Duration = Duration::from_secs(10);
 pub const ORIGIN_PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
 const _: () = assert!(LOOKUP_TIMEOUT_MAX.as_millis() < RESOLVE_TIMEOUT_DEFAULT.as_millis());
+const _: () = assert!(VERIFY_BEFORE_HEADERS.as_millis() < PEER_HEADER_TIMEOUT.as_millis());
+const _: () = assert!(VERIFY_BEFORE_BYTES.as_millis() < SOURCE_STALL_TIMEOUT.as_millis());
+const _: () = assert!(MANIFEST_BYTES_MAX <= MANIFEST_MEMORY_BYTES_MAX as u64);
 const _: () = assert!(SPOOL_MEMORY_BYTES_MAX < VERIFIED_WHOLE_BYTES_MAX);
 const _: () = assert!(MANIFEST_BYTES_MAX <= VERIFIED_WHOLE_BYTES_MAX);
 const _: () = assert!(HEARTBEAT_INTERVAL_DEFAULT.as_secs() * 3 <= LEASE_SECONDS_AGENT as u64);
