@@ -1,0 +1,8 @@
+//! The real binary with real containerds and a real registry, as an operator runs them. Needs root
+//! and what `.ci/install run` installs; a missing part is a failure, not a skip.
+
+mod bad_input;
+mod cluster;
+mod harness;
+mod hosts;
+mod pulls;
