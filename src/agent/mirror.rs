@@ -6,6 +6,8 @@
 
 mod late;
 mod tag;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
