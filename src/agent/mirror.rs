@@ -7,6 +7,8 @@
 mod late;
 mod tag;
 #[cfg(test)]
+mod tag_tests;
+#[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
