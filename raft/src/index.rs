@@ -55,8 +55,8 @@ pub const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
 /// Why the index cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum IndexError {
-    /// The file cannot be opened, or another process has it.
-    #[error("could not open {STATE_FILE}")]
+    /// The file cannot be opened or closed, or another process has it.
+    #[error("could not open or close {STATE_FILE}")]
     Open {
         /// What redb says.
         #[source]
@@ -72,7 +72,7 @@ pub enum IndexError {
         source: Box<redb::Error>,
     },
     /// A stored value is of a newer format or unreadable.
-    #[error("could not read a stored value of the index")]
+    #[error(transparent)]
     Format(#[from] FormatError),
     /// The rows do not fit together.
     #[error("could not load the index, it is damaged: {reason}")]
@@ -80,6 +80,12 @@ pub enum IndexError {
         /// What does not fit.
         reason: String,
     },
+    /// An earlier batch failed half-way; only a restart leads back to a state that is whole.
+    #[error("could not apply, an earlier commit to {STATE_FILE} failed")]
+    Broken,
+    /// After [`Index::close`].
+    #[error("could not use {STATE_FILE}, it is closed")]
+    Closed,
     /// The task that waited for the disk was aborted.
     #[error("could not commit to {STATE_FILE}, the process is stopping")]
     Stopping,
@@ -92,6 +98,8 @@ impl IndexError {
     }
 }
 
+type OwnedTurn = tokio::sync::OwnedMutexGuard<Turn>;
+
 /// The index of one server. Clones share it.
 #[derive(Clone)]
 pub struct Index {
@@ -99,12 +107,21 @@ pub struct Index {
 }
 
 struct Inner {
-    database: Database,
+    /// `None` after [`Index::close`].
+    database: RwLock<Option<Arc<Database>>>,
     state: RwLock<State>,
     /// Held by whoever commits.
-    turn: tokio::sync::Mutex<()>,
+    turn: Arc<tokio::sync::Mutex<Turn>>,
     applied: watch::Sender<u64>,
     durable: Mutex<Option<LogId>>,
+}
+
+/// The right to commit, and what the last commits came to.
+struct Turn {
+    /// The last applied entry that redb has, durable or not.
+    committed: Option<LogId>,
+    /// A batch failed half-way: memory is ahead of redb, nothing more may be applied.
+    broken: bool,
 }
 
 impl Index {
@@ -117,17 +134,17 @@ impl Index {
         let database = database.map_err(|source| IndexError::Open { source: Box::new(source) })?;
         let state = tables::read_state(&database)?;
         let inner = Inner {
-            turn: tokio::sync::Mutex::new(()),
+            turn: Arc::new(tokio::sync::Mutex::new(Turn { committed: state.applied, broken: false })),
             applied: watch::Sender::new(state.applied_index()),
-            durable: Mutex::new(state.applied.clone()),
+            durable: Mutex::new(state.applied),
             state: RwLock::new(state),
-            database,
+            database: RwLock::new(Some(Arc::new(database))),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
 
     /// Calls `read` with the visible holders of `key` in `group`; `None` if there are none. Keep it
-    /// short: it runs under the lock that `apply` waits for.
+    /// short, and do not call the index from it: it runs under the lock that `apply` waits for.
     pub fn find<R>(&self, group: &str, key: &Key, read: impl FnOnce(&Postings<'_>) -> R) -> Option<R> {
         self.state().postings(group, key).map(|postings| read(&postings))
     }
@@ -146,7 +163,7 @@ impl Index {
     /// seen the reply to a command sees its effect here.
     pub fn inventory(&self, holder: &Holder) -> Result<Option<BTreeSet<Key>>, IndexError> {
         let Some(id) = self.state().host_id(holder) else { return Ok(None) };
-        let transaction = self.inner.database.begin_read().map_err(IndexError::storage("begin a read"))?;
+        let transaction = self.database()?.begin_read().map_err(IndexError::storage("begin a read"))?;
         let open = IndexError::storage("open a table");
         let hosts = transaction.open_table(tables::HOSTS).map_err(open)?;
         let read = IndexError::storage("read an inventory");
@@ -219,16 +236,18 @@ impl Index {
 
     /// The last applied entry that a power cut leaves applied. A log must not purge past it.
     pub fn durable_applied(&self) -> Option<LogId> {
-        self.inner.durable.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        *self.inner.durable.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Applies entries in one non-durable transaction; one reply each, in order. Not to be called
     /// beside a running [`StateMachine`] of the same index.
     pub async fn apply(&self, entries: &[Entry]) -> Result<Vec<Reply>, IndexError> {
-        let _turn = self.inner.turn.lock().await;
-        if entries.is_empty() {
-            return Ok(Vec::new());
+        let mut turn = self.inner.turn.lock().await;
+        if turn.broken {
+            return Err(IndexError::Broken);
         }
+        let Some(last) = entries.last() else { return Ok(Vec::new()) };
+        turn.broken = true;
         let transaction = self.begin_write(Durability::None)?;
         let mut batch = Batch::default();
         let mut replies = Vec::with_capacity(entries.len());
@@ -237,7 +256,8 @@ impl Index {
         }
         tables::write_batch(&transaction, &self.state(), &batch)?;
         transaction.commit().map_err(IndexError::storage("commit"))?;
-        self.inner.applied.send_replace(self.state().applied_index());
+        *turn = Turn { committed: Some(last.log_id()), broken: false };
+        self.inner.applied.send_replace(last.log_id().index);
         Ok(replies)
     }
 
@@ -264,7 +284,7 @@ impl Index {
             EntryPayload::Blank => Reply::None,
             EntryPayload::Normal(command) => state.apply(batch, log_id.index, command),
             EntryPayload::Membership(membership) => {
-                state.membership = StoredMembership::new(Some(log_id.clone()), membership.clone());
+                state.membership = StoredMembership::new(Some(log_id), membership.clone());
                 batch.membership = true;
                 Reply::None
             }
@@ -276,23 +296,23 @@ impl Index {
     /// Makes everything applied so far durable. Returns at once, without touching the disk, if it is
     /// already.
     pub async fn flush_durable(&self) -> Result<(), IndexError> {
-        let turn = self.inner.turn.lock().await;
-        self.flush_in_turn(&turn).await
+        let turn = self.inner.turn.clone().lock_owned().await;
+        self.flush_in_turn(turn).await.map(drop)
     }
 
-    async fn flush_in_turn(&self, _turn: &tokio::sync::MutexGuard<'_, ()>) -> Result<(), IndexError> {
-        let applied = self.state().applied.clone();
-        if applied == self.durable_applied() {
-            return Ok(());
+    /// The turn goes along with the work: it is not given up when the caller is.
+    async fn flush_in_turn(&self, turn: OwnedTurn) -> Result<OwnedTurn, IndexError> {
+        if turn.committed == self.durable_applied() {
+            return Ok(turn);
         }
         let index = self.clone();
         blocking(move || {
             let transaction = index.begin_write(Durability::Immediate)?;
-            transaction.commit().map_err(IndexError::storage("commit"))
+            transaction.commit().map_err(IndexError::storage("commit"))?;
+            index.set_durable(turn.committed);
+            Ok(turn)
         })
-        .await?;
-        *self.inner.durable.lock().unwrap_or_else(PoisonError::into_inner) = applied;
-        Ok(())
+        .await
     }
 
     /// Flushes within [`FLUSH_INTERVAL`] of news, and a last time after `stop`; sleeps while there
@@ -312,34 +332,61 @@ impl Index {
 
     /// A durable and consistent view of the state, to be streamed.
     pub async fn snapshot(&self) -> Result<(SnapshotMeta, SnapshotData), IndexError> {
-        let turn = self.inner.turn.lock().await;
-        self.flush_in_turn(&turn).await?;
-        let transaction = self.inner.database.begin_read().map_err(IndexError::storage("begin a read"))?;
+        let turn = self.inner.turn.clone().lock_owned().await;
+        let turn = self.flush_in_turn(turn).await?;
+        let transaction = self.database()?.begin_read().map_err(IndexError::storage("begin a read"))?;
         drop(turn);
         SnapshotData::view(&transaction)
     }
 
     /// Replaces the state by a received one, in one durable transaction.
     pub async fn install(&self, received: Received) -> Result<(), IndexError> {
-        let _turn = self.inner.turn.lock().await;
+        let mut turn = self.inner.turn.clone().lock_owned().await;
+        if turn.broken {
+            return Err(IndexError::Broken);
+        }
         let index = self.clone();
         blocking(move || {
             let Received { state, mut inventories } = received;
             let transaction = index.begin_write(Durability::Immediate)?;
             tables::write_whole(&transaction, &state, |id| inventories.remove(&id).unwrap_or_default())?;
             transaction.commit().map_err(IndexError::storage("commit"))?;
-            let (applied, applied_index) = (state.applied.clone(), state.applied_index());
-            *index.state_mut() = state;
-            *index.inner.durable.lock().unwrap_or_else(PoisonError::into_inner) = applied;
+            let (applied, applied_index) = (state.applied, state.applied_index());
+            // The old state is dropped after the lock: that takes a while for millions of pairs.
+            let _old = std::mem::replace(&mut *index.state_mut(), state);
+            turn.committed = applied;
+            index.set_durable(applied);
             index.inner.applied.send_replace(applied_index);
             Ok(())
         })
         .await
     }
 
+    fn set_durable(&self, log_id: Option<LogId>) {
+        *self.inner.durable.lock().unwrap_or_else(PoisonError::into_inner) = log_id;
+    }
+
+    /// Flushes and closes `state.redb`, so that it can be opened again; the file's lock is gone even
+    /// if clones or views are left. Lookups in memory go on, everything else fails from now on.
+    pub async fn close(&self) -> Result<(), IndexError> {
+        let turn = self.inner.turn.clone().lock_owned().await;
+        let turn = self.flush_in_turn(turn).await?;
+        let database = self.inner.database.write().unwrap_or_else(PoisonError::into_inner).take();
+        // Somebody who reads an inventory just now closes it with his own drop.
+        let Some(database) = database.and_then(Arc::into_inner) else { return Ok(()) };
+        blocking(move || {
+            let _turn = turn;
+            database.close().map_err(|source| IndexError::Open { source: Box::new(source) })
+        })
+        .await
+    }
+
+    fn database(&self) -> Result<Arc<Database>, IndexError> {
+        self.inner.database.read().unwrap_or_else(PoisonError::into_inner).clone().ok_or(IndexError::Closed)
+    }
+
     fn begin_write(&self, durability: Durability) -> Result<WriteTransaction, IndexError> {
-        let mut transaction =
-            self.inner.database.begin_write().map_err(IndexError::storage("begin a write"))?;
+        let mut transaction = self.database()?.begin_write().map_err(IndexError::storage("begin a write"))?;
         transaction.set_durability(durability).map_err(IndexError::storage("set durability"))?;
         // Saves the allocator's state with the commit: reopening after a kill takes milliseconds.
         transaction.set_quick_repair(matches!(durability, Durability::Immediate));
@@ -366,3 +413,7 @@ async fn blocking<T: Send + 'static>(
 #[cfg(test)]
 #[path = "index/index_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "index/golden_tests.rs"]
+mod golden_tests;

@@ -52,14 +52,19 @@ mod tests {
     struct Dead;
 
     impl Lookup for Dead {
-        fn find<'a>(&'a self, _: &'a str, _: Duration) -> BoxFuture<'a, Result<Vec<SocketAddr>, LookupError>> {
+        fn find<'a>(
+            &'a self,
+            _: &'a str,
+            _: Duration,
+        ) -> BoxFuture<'a, Result<Vec<SocketAddr>, LookupError>> {
             Box::pin(async { Err(LookupError::NoServer("dead".to_owned())) })
         }
     }
 
     #[tokio::test]
     async fn readiness_follows_the_inventory_and_names_reasons() {
-        let (state, inventory) = watch::channel(InventoryState::Waiting { reason: "containerd is away".into() });
+        let (state, inventory) =
+            watch::channel(InventoryState::Waiting { reason: "containerd is away".into() });
         let discovery = Arc::new(Discovery::new(Arc::new(Dead)));
         let health = Health { inventory, discovery: Arc::clone(&discovery) };
         let (status, reasons) = readyz(State(health.clone())).await;

@@ -110,7 +110,8 @@ pub async fn run(config: Config, stop: Stop, ready: impl FnOnce(Addresses) + Sen
     let discovery = Arc::new(Discovery::new(lookup));
     let fetcher = Arc::new(Fetcher::new(Arc::clone(&discovery), Arc::clone(&store), stop.clone()));
     let local = Local::new(Arc::clone(&store), Verifier::new(pool.clone(), stop.clone()), pool.clone());
-    let inventory = inventory(&store, client, (advertise, group, zone), heartbeat_interval, &policies, &counters);
+    let inventory =
+        inventory(&store, client, (advertise, group, zone), heartbeat_interval, &policies, &counters);
     let blob_server = BlobServer {
         local: local.clone(),
         uploads: Uploads::new(uploads_max, upload_bytes_per_second),

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use tokio::runtime::Runtime;
 
 use super::*;
-use crate::command::{Holder, Key, Write};
+use crate::command::{COMMAND_BYTES_MAX, Command, Holder, Key, Reply, Write};
 use crate::disk::FolderDisk;
+use crate::format;
 use crate::network::client::{CallError, RpcClient};
 use crate::network::{Header, ListHash};
 use crate::types::{ClusterId, LogId, Vote};

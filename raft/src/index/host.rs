@@ -32,7 +32,7 @@ pub struct HostRecord {
 
 impl HostRecord {
     /// A host at its first advertise, with nothing yet.
-    pub(super) fn new(holder: Holder) -> Self {
+    pub(crate) fn new(holder: Holder) -> Self {
         Self {
             holder,
             zone: String::new(),

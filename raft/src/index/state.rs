@@ -201,7 +201,7 @@ impl State {
     }
 
     pub(crate) fn applied_state(&self) -> (Option<LogId>, StoredMembership) {
-        (self.applied.clone(), self.membership.clone())
+        (self.applied, self.membership.clone())
     }
 
     /// 0 before the first entry.

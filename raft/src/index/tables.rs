@@ -47,7 +47,7 @@ pub(crate) struct Applied {
 impl Applied {
     pub(crate) fn of(state: &State) -> Self {
         let Counts { hosts, keys, pairs, hosts_hidden: _ } = state.counts();
-        Self { log_id: state.applied.clone(), checksum: state.checksum, hosts, keys, pairs }
+        Self { log_id: state.applied, checksum: state.checksum, hosts, keys, pairs }
     }
 }
 
@@ -93,7 +93,7 @@ pub(super) fn read_state(database: &Database) -> Result<State, IndexError> {
         return Ok(State::default());
     }
     let Meta { applied, membership, tombstones } = read_meta(&transaction)?;
-    let mut parts = Parts { applied: applied.log_id.clone(), membership, tombstones, ..Parts::default() };
+    let mut parts = Parts { applied: applied.log_id, membership, tombstones, ..Parts::default() };
     for row in rows(&transaction, KEYS)? {
         let (id, bytes) = row.map_err(IndexError::storage("read keys"))?;
         parts.keys.push((id.value(), decode::<Key>("key", bytes.value())?));

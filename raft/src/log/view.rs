@@ -152,7 +152,7 @@ impl Shared {
     pub(super) fn truncate(&self, last: Option<LogId>) {
         let mut view = self.view();
         view.tail.split_off(&last.map_or(0, |id| id.index + 1));
-        view.last = last.max(view.purged);
+        view.last = view.last.min(last).max(view.purged);
     }
 
     pub(super) fn purge(&self, upto: LogId) {

@@ -117,8 +117,8 @@ impl Receiver {
             return Err(SnapshotError::damaged("it is cut"));
         };
         let Header { applied, membership, tombstones } = header;
-        let meta = SnapshotMeta { last_log_id: applied.log_id.clone(), last_membership: membership.clone() };
-        parts.applied = applied.log_id.clone();
+        let meta = SnapshotMeta { last_log_id: applied.log_id, last_membership: membership.clone() };
+        parts.applied = applied.log_id;
         parts.membership = membership;
         parts.tombstones = tombstones;
         let state = State::build(parts, |id| {
