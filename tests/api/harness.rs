@@ -31,6 +31,7 @@ pub struct Server {
     stop: Stop,
     task: JoinSet<Result<(), server::Error>>,
     folder: Option<TempDir>,
+    config: Config,
 }
 
 /// An answer.
@@ -101,9 +102,9 @@ impl Server {
         let stop = Stop::new();
         let (ready, addresses) = mpsc::channel::<Addresses>();
         let mut task = JoinSet::new();
-        let inner = stop.clone();
+        let (inner, given) = (stop.clone(), config.clone());
         task.spawn(async move {
-            server::run(config, inner, move |addresses| ready.send(addresses).unwrap()).await
+            server::run(given, inner, move |addresses| ready.send(addresses).unwrap()).await
         });
         let addresses = within(PATIENCE, async || addresses.try_recv().ok()).await;
         let ip = if addresses.api.ip().is_unspecified() {
@@ -111,7 +112,7 @@ impl Server {
         } else {
             addresses.api.ip()
         };
-        Self { address: SocketAddr::new(ip, addresses.api.port()), stop, task, folder: None }
+        Self { address: SocketAddr::new(ip, addresses.api.port()), stop, task, folder: None, config }
     }
 
     pub async fn wait_leader(&self) {
@@ -119,6 +120,11 @@ impl Server {
             (self.get("/api/v1/status").await.json()["quorum"] == json!(true)).then_some(())
         })
         .await;
+    }
+
+    /// What it was started with.
+    pub fn config(&self) -> &Config {
+        &self.config
     }
 
     /// As SIGTERM does.
@@ -209,11 +215,8 @@ pub async fn three() -> Vec<Server> {
     let mut servers = Vec::new();
     for raft_listen in raft {
         let folder = tempfile::tempdir().unwrap();
-        let config = Config {
-            cluster: cluster.clone(),
-            raft_listen: Some(raft_listen),
-            ..config(folder.path())
-        };
+        let config =
+            Config { cluster: cluster.clone(), raft_listen: Some(raft_listen), ..config(folder.path()) };
         let mut server = Server::start(config).await;
         server.folder = Some(folder);
         servers.push(server);
