@@ -1,8 +1,8 @@
 //! The state as a stream.
 //!
 //! Two bytes of format version, then records: a `u32` little endian length and that many bytes of
-//! postcard. One [`Record::Header`], the keys, each host followed by its inventory, and a
-//! [`Record::End`] with the SHA-256 of everything before it. Ids are those of the sender, so the
+//! postcard. One `Record::Header`, the keys, each host followed by its inventory, and a
+//! `Record::End` with the SHA-256 of everything before it. Ids are those of the sender, so the
 //! receiver's next allocations are the same.
 //!
 //! The sender reads records from a redb transaction while it sends: writes go on, nothing is held in
@@ -42,7 +42,7 @@ const IDS_IN_RECORD: usize = 8 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
     /// Of a newer format, or bytes that are no record.
-    #[error("could not read the snapshot")]
+    #[error(transparent)]
     Format(#[from] FormatError),
     /// Cut, changed or put together wrongly.
     #[error("could not accept the snapshot: {reason}")]
@@ -51,7 +51,7 @@ pub enum SnapshotError {
         reason: String,
     },
     /// The state that it is read from, or built into, does not hold.
-    #[error("could not use the snapshot")]
+    #[error(transparent)]
     Index(#[from] IndexError),
     /// Only a view of one's own state can be sent.
     #[error("could not send a snapshot that was received to be installed")]

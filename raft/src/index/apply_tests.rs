@@ -8,7 +8,7 @@ use rand::{Rng, SeedableRng};
 use super::super::state::Parts;
 use super::*;
 use crate::command::Pair;
-use crate::testing::{holder, key, write};
+use crate::testing::{holder, key, random_command, write};
 
 const UNKNOWN: Reply = Reply::UnknownHost;
 const NOT_APPLICABLE: Reply = Reply::NotApplicable;
@@ -410,32 +410,6 @@ impl ModelHost {
         }
         (self.written, self.hidden) = (index, None);
         applied(self.keys.len().abs_diff(before) as u32)
-    }
-}
-
-fn random_command(random: &mut StdRng, index: u64) -> Command {
-    let group = ["g", "other"][random.random_range(0..2)].to_owned();
-    let holder = Holder { group, address: ([10, 0, 0, random.random_range(0..12)], 7781).into() };
-    let mut keys = |max| {
-        (0..random.random_range(0..max))
-            .map(|_| key(&format!("r/k:{}", random.random_range(0..40))))
-            .collect()
-    };
-    let keys: Vec<Key> = keys(12);
-    let pair = random.random_bool(0.6).then(|| pair(index / 100, random.random_range(0..4)));
-    let write = Write { holder: holder.clone(), pair, stores_pair: random.random_bool(0.7), keys };
-    match random.random_range(0..16) {
-        0..=5 => Command::Advertise(write),
-        6..=9 => Command::Withdraw(write),
-        10 => Command::SetHost {
-            holder,
-            zone: ["", "a", "b"][random.random_range(0..3)].into(),
-            ttl_seconds: 9,
-        },
-        11 | 12 => Command::Hide { holder, last_write_index: index - random.random_range(0..40), unix_ms: 1 },
-        13 => Command::Unhide { holder },
-        14 => Command::Forget { holder, hidden_unix_ms: random.random_range(0..2) },
-        _ => Command::Tombstone { node_id: random.random_range(0..9) },
     }
 }
 
