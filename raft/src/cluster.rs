@@ -1,7 +1,7 @@
 //! One node's life in its cluster: birth, proposals, leadership, status, stop.
 //!
 //! - [`bootstrap`]: how a cluster is born.
-//! - [`proposals`]: bounds what is proposed and not yet applied.
+//! - [`proposals`]: writes, and what bounds them.
 //! - [`compaction`]: which part of the log may go.
 //! - [`settings`]: how openraft runs here.
 //! - [`stop`]: handing leadership over, and the orderly end.
@@ -18,26 +18,23 @@ use std::time::Duration;
 
 use axum::Router;
 use openraft::async_runtime::WatchReceiver;
-use openraft::errors::{ClientWriteError, ForwardReason, RaftError};
 use openraft::metrics::RaftMetrics;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::command::{COMMAND_BYTES_MAX, Command, Reply};
 use crate::disk::Disk;
-use crate::format;
 use crate::index::{Index, IndexError, StateMachine};
 use crate::log::{LogError, LogStore};
-use crate::network::IdentityError;
 use crate::network::client::RpcClient;
 use crate::network::identity::Identity;
 use crate::network::peer::{Peers, Streams};
 use crate::network::server::{self, Heard, RpcState};
+use crate::network::{IdentityError, MESSAGES_MAX};
 use crate::types::{Member, NodeId, TypeConfig};
 
-pub use proposals::{PROPOSALS_MAX, PROPOSED_BYTES_MAX};
+pub use proposals::{PROPOSALS_MAX, PROPOSE_TIMEOUT, PROPOSED_BYTES_MAX, ProposeError, Proposed};
 pub use status::{ClusterStatus, MemberInfo, Role};
 
 use proposals::Budget;
@@ -48,10 +45,6 @@ pub(crate) type Raft = openraft::Raft<TypeConfig, StateMachine>;
 
 /// A quorum, or a leader, that was heard so long ago counts as lost.
 pub const QUORUM_HEARD_MAX: Duration = Duration::from_millis(1500);
-/// How long a proposal waits for its result; then its outcome is unknown.
-pub const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
-/// A leader whose lease ended (nothing was proposed) is asked again for so long.
-const LEASE_WAIT_MAX: Duration = Duration::from_secs(1);
 /// Between two looks at something that has no event.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -93,44 +86,6 @@ impl StartError {
     fn raft(error: impl std::fmt::Display) -> Self {
         StartError::Raft { reason: error.to_string() }
     }
-}
-
-/// What became of a proposal.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Proposed {
-    /// Its log index.
-    pub index: u64,
-    /// What `apply` answered.
-    pub reply: Reply,
-}
-
-/// Why a proposal has no result.
-#[derive(Debug, thiserror::Error)]
-pub enum ProposeError {
-    /// Not proposed: another node leads, or nobody with a quorum.
-    #[error("this node does not lead")]
-    NotLeader {
-        /// Who does, if that is known.
-        leader: Option<Member>,
-    },
-    /// Not proposed: too much waits already.
-    #[error("too many proposals wait")]
-    Overloaded,
-    /// Proposed, but not known to be applied in time; it may still be.
-    #[error("the outcome of the proposal is unknown")]
-    OutcomeUnknown,
-    /// Not proposed: the node has stopped.
-    #[error("raft has stopped: {reason}")]
-    Stopped {
-        /// What it said.
-        reason: String,
-    },
-    /// Not proposed: the encoded command is larger than an entry may be.
-    #[error("the command has {bytes} bytes, the limit is {COMMAND_BYTES_MAX}")]
-    TooLarge {
-        /// How large.
-        bytes: usize,
-    },
 }
 
 /// A handle on the node; clones share it.
@@ -229,32 +184,13 @@ impl Node {
             raft: self.inner.raft.clone(),
             heard: self.inner.heard.clone(),
             receiving: Arc::new(Semaphore::new(1)),
+            messages: Arc::new(Semaphore::new(MESSAGES_MAX)),
         })
     }
 
     /// The index of this node.
     pub fn index(&self) -> &Index {
         &self.inner.index
-    }
-
-    /// Proposes on the leader and waits until the entry is applied here; elsewhere, says who leads.
-    pub async fn propose(&self, command: Command) -> Result<Proposed, ProposeError> {
-        let bytes = format::encode(&command).len();
-        if bytes > COMMAND_BYTES_MAX {
-            return Err(ProposeError::TooLarge { bytes });
-        }
-        let permit = self.inner.budget.take(bytes).ok_or(ProposeError::Overloaded)?;
-        let inner = self.inner.clone();
-        // A task of its own: the permit is held until the entry is applied, also if the caller goes.
-        let write = self.inner.tasks.spawn(async move {
-            let result = inner.write(command).await;
-            drop(permit);
-            result
-        });
-        match tokio::time::timeout(PROPOSE_TIMEOUT, write).await {
-            Ok(Ok(result)) => result,
-            Ok(Err(_)) | Err(_) => Err(ProposeError::OutcomeUnknown),
-        }
     }
 
     /// Whether this node leads.
@@ -343,27 +279,6 @@ impl Inner {
         {
             tracing::error!(%error, "the node cannot go on");
             self.failure.send_replace(Some(error.to_string()));
-        }
-    }
-
-    async fn write(&self, command: Command) -> Result<Proposed, ProposeError> {
-        let deadline = Instant::now() + LEASE_WAIT_MAX;
-        loop {
-            let error = match self.raft.client_write(command.clone()).await {
-                Ok(written) => return Ok(Proposed { index: written.log_id.index, reply: written.data }),
-                Err(error) => error,
-            };
-            let forward = match error {
-                RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => forward,
-                RaftError::APIError(_) => return Err(ProposeError::OutcomeUnknown),
-                RaftError::Fatal(fatal) => return Err(ProposeError::Stopped { reason: fatal.to_string() }),
-            };
-            // Nothing was proposed: a leader that has just been elected gets its lease with the
-            // first answers.
-            if forward.reason != ForwardReason::LeaseExpired || Instant::now() >= deadline {
-                return Err(ProposeError::NotLeader { leader: forward.leader_node });
-            }
-            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 

@@ -31,6 +31,9 @@ pub const RAFT_PREFIX: &str = "/raft/v1";
 pub const APPEND_BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Body of a vote, pre-vote, transfer or whoami, and of every answer, bytes.
 pub const SMALL_BODY_BYTES_MAX: usize = 64 * 1024;
+/// Messages that are handled at once. Each may have a body of [`APPEND_BODY_BYTES_MAX`]; members send a
+/// handful.
+pub(crate) const MESSAGES_MAX: usize = 32;
 /// Time for one connection to another server.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// An append that makes no progress for so long is dropped. Longer than a heartbeat interval: 4 MiB

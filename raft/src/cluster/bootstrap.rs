@@ -74,6 +74,9 @@ fn objection(me: &Whoami, entry: &str, other: &Whoami) -> Option<String> {
     if other.boot_nonce == me.boot_nonce {
         return None;
     }
+    if other.cluster_id.is_some() && other.cluster_id == me.cluster_id {
+        return Some(format!("{entry} belongs to the same cluster; waits to hear of its leader"));
+    }
     if let Some(cluster) = &other.cluster_id {
         return Some(format!(
             "{entry} belongs to cluster {cluster} already; this node is not a member of it and waits"

@@ -11,10 +11,11 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::post;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use openraft::async_runtime::WatchReceiver;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 use crate::cluster::Raft;
@@ -50,6 +51,8 @@ pub(crate) struct RpcState {
     pub(crate) heard: Arc<Heard>,
     /// One snapshot is taken in at a time: it is built in memory.
     pub(crate) receiving: Arc<Semaphore>,
+    /// [`super::MESSAGES_MAX`] other messages.
+    pub(crate) messages: Arc<Semaphore>,
 }
 
 /// Why a message was not handed to openraft.
@@ -65,7 +68,7 @@ pub(crate) enum RpcError {
     Body { reason: String },
     #[error(transparent)]
     Identity(#[from] IdentityError),
-    #[error("another snapshot is being received")]
+    #[error("too many messages, or another snapshot, are being received")]
     Busy,
     #[error("raft has stopped: {reason}")]
     Stopped { reason: String },
@@ -126,11 +129,21 @@ impl RpcState {
         A: Serialize,
         E: std::fmt::Display,
     {
-        let bytes = read_body(body, limit).await?;
-        let (header, request): (Header, M) = format::decode("raft message", &bytes)?;
+        let (_one, request) = self.read(body, limit).await?;
+        let (header, request): (Header, M) = request;
         self.admit(&header).await?;
         let answer = message(request).await.map_err(stopped)?;
         Ok(format::encode(&answer).into_response())
+    }
+
+    async fn read<M: DeserializeOwned>(
+        &self,
+        body: Body,
+        limit: usize,
+    ) -> Result<(SemaphorePermit<'_>, (Header, M)), RpcError> {
+        let one = self.messages.try_acquire().map_err(|_| RpcError::Busy)?;
+        let bytes = read_body(body, limit).await?;
+        Ok((one, format::decode("raft message", &bytes)?))
     }
 }
 
@@ -164,9 +177,13 @@ async fn vote(State(state): State<RpcState>, body: Body) -> Result<Response, Rpc
     state.handle(body, SMALL_BODY_BYTES_MAX, handle).await
 }
 
+/// Nothing is stored by a pre-vote, here or there: a pristine node answers, and joins with the vote.
+/// (A founder that loses its power between the two has told nobody of its cluster.)
 async fn pre_vote(State(state): State<RpcState>, body: Body) -> Result<Response, RpcError> {
-    let handle = async |request: VoteRequest<TypeConfig>| state.raft.pre_vote(request).await;
-    state.handle(body, SMALL_BODY_BYTES_MAX, handle).await
+    let (_one, (header, request)) = state.read(body, SMALL_BODY_BYTES_MAX).await?;
+    state.identity.check(&header)?;
+    let answer = state.raft.pre_vote(request).await.map_err(stopped)?;
+    Ok(format::encode(&answer).into_response())
 }
 
 async fn transfer(State(state): State<RpcState>, body: Body) -> Result<Response, RpcError> {
@@ -180,6 +197,13 @@ async fn receive_snapshot(State(state): State<RpcState>, body: Body) -> Result<R
     Ok(format::encode(&answer).into_response())
 }
 
+/// The address that the membership knows, if there is one, wins over what bootstrap found.
 async fn whoami(State(state): State<RpcState>) -> Json<Whoami> {
-    Json(state.identity.whoami())
+    let mut whoami = state.identity.whoami();
+    let metrics = state.raft.metrics();
+    let metrics = metrics.borrow_watched();
+    if let Some(member) = metrics.membership_config.membership().get_node(&whoami.node_id) {
+        whoami.raft_address = Some(member.raft_address.clone());
+    }
+    Json(whoami)
 }
