@@ -357,7 +357,6 @@ fn a_stopping_leader_hands_over_first() {
     let leading = leader(&servers);
     let node = servers[leading].node().clone();
     servers[leading].run(node.shutdown());
-    drop(node);
     let start = std::time::Instant::now();
     let others: Vec<&Server> = servers.iter().filter(|s| !s.node().inner.stop.is_cancelled()).collect();
     assert_eq!(others.len(), 2);
@@ -365,6 +364,8 @@ fn a_stopping_leader_hands_over_first() {
         others.iter().find_map(|s| s.propose(advertise(1..2)).ok())
     });
     println!("hand-over {:?}", start.elapsed());
+    assert!(matches!(servers[leading].propose(advertise(2..3)), Err(ProposeError::Stopped { .. })));
+    drop(node);
     servers[leading].kill();
     servers[leading].start(None);
     expect_on_all(&servers, 0..2);
