@@ -91,7 +91,7 @@ async fn who_is_unknown_or_has_drifted_is_asked_to_sync() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_that_never_beats_has_the_default_lease_and_any_write_shows_it_again() {
-    let server = Server::with(|config| config.lease_default = Duration::from_secs(1)).await;
+    let server = Server::with(|config| config.lease_default = Duration::from_secs(3)).await;
     server.advertise(plain(HOLDER, &[digest(1)])).await.expect(201);
     let gone = async || server.holders(&digest(1)).await.is_empty().then_some(());
     within(PATIENCE, gone).await;

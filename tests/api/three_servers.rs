@@ -70,6 +70,8 @@ async fn an_index_that_never_comes_is_504() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_forwarded_request_is_not_forwarded_again() {
     let servers = three().await;
+    // A leader that has just been elected takes writes a moment later: this one waits for it.
+    servers[0].advertise(plain("10.0.0.1:7781", &[digest(0)])).await.expect(201);
     let leader = leader(&servers).await;
     let follower = &servers[(leader + 1) % 3];
     let body = plain("10.0.0.1:7781", &[digest(1)]).to_string();
