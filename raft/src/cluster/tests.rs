@@ -232,7 +232,9 @@ fn writes_go_on_within_two_seconds_after_the_leader_is_killed() {
 #[test]
 fn a_restart_of_all_in_any_order_keeps_everything() {
     let mut servers = servers(3);
-    (0..10).for_each(|number| drop(write(&servers, number)));
+    for number in 0..10 {
+        write(&servers, number);
+    }
     let cluster_id = servers[0].node().status().cluster_id;
     let ids: Vec<NodeId> = servers.iter().map(|s| s.node().status().node_id).collect();
     servers.iter_mut().for_each(Server::kill);
@@ -306,7 +308,9 @@ fn a_follower_behind_the_purged_log_catches_up_by_snapshot() {
     let leading = leader(&servers);
     let follower = (leading + 1) % 3;
     servers[follower].kill();
-    (1..40).for_each(|number| drop(write(&servers, number)));
+    for number in 1..40 {
+        write(&servers, number);
+    }
     let upto = servers[leading].node().index().applied_index();
     for at in [leading, (leading + 2) % 3] {
         let node = servers[at].node().clone();
@@ -353,7 +357,6 @@ fn a_stopping_leader_hands_over_first() {
     let leading = leader(&servers);
     let node = servers[leading].node().clone();
     servers[leading].run(node.shutdown());
-    drop(node);
     let start = std::time::Instant::now();
     let others: Vec<&Server> = servers.iter().filter(|s| !s.node().inner.stop.is_cancelled()).collect();
     assert_eq!(others.len(), 2);
@@ -361,6 +364,8 @@ fn a_stopping_leader_hands_over_first() {
         others.iter().find_map(|s| s.propose(advertise(1..2)).ok())
     });
     println!("hand-over {:?}", start.elapsed());
+    assert!(matches!(servers[leading].propose(advertise(2..3)), Err(ProposeError::Stopped { .. })));
+    drop(node);
     servers[leading].kill();
     servers[leading].start(None);
     expect_on_all(&servers, 0..2);
@@ -410,6 +415,29 @@ fn concurrent_proposals_share_commits() {
     let commits = node.inner.log.commits() - commits;
     println!("500 writes: {commits} commits, {:?}", start.elapsed());
     assert!(commits < 100, "{commits} commits for 500 concurrent writes");
+}
+
+/// One append of all that it lacks would be larger than the receiver takes.
+#[test]
+fn a_follower_far_behind_catches_up_in_appends_of_bounded_size() {
+    let mut servers = servers(3);
+    write(&servers, 0);
+    let follower = (leader(&servers) + 1) % 3;
+    servers[follower].kill();
+    let large = |number: usize| {
+        let keys = (0..900).map(|at| format!("{number}-{at}-{}", "k".repeat(230)).parse().unwrap()).collect();
+        let holder = crate::testing::holder(number as u8);
+        Command::Advertise(Write { holder, pair: None, stores_pair: false, keys })
+    };
+    let count = crate::network::APPEND_BODY_BYTES_MAX / COMMAND_BYTES_MAX * 7 / 4;
+    for number in 0..count {
+        within(SOON, "a large write", || servers[leader(&servers)].propose(large(number)).ok());
+    }
+    servers[follower].start(None);
+    expect_on_all(&servers, 0..1);
+    assert_eq!(servers[follower].node().index().counts().hosts, 1 + count as u64);
+    let snapshot = servers[follower].node().inner.raft.metrics().borrow_watched().snapshot;
+    assert_eq!(snapshot, None, "it did not come by the log");
 }
 
 #[test]
