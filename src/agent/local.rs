@@ -17,7 +17,7 @@ use super::uploads::TokenBucket;
 use super::verified::{Verdict, Verifier};
 use crate::limits::{
     FILE_CHUNK_BYTES, MANIFEST_BYTES_MAX, MANIFEST_MEMORY_BYTES_MAX, MANIFEST_MEMORY_WAIT,
-    VERIFY_BEFORE_BYTES,
+    VERIFY_BEFORE_BYTES, VERIFY_BEFORE_CHUNK,
 };
 use crate::oci::{ByteRange, Digest, Hasher, media_type};
 
@@ -210,8 +210,9 @@ pub(crate) fn file_stream(file: Arc<File>, range: ByteRange, pool: BufferPool) -
     .boxed()
 }
 
-/// A part of a file whose check may still run. The first byte waits for it, not forever, because who
-/// asks takes a silent source for a stalled one; the last chunk waits as long as it takes.
+/// A part of a file whose check may still run. The first byte waits for the check to end, each chunk
+/// for the check to have come so far; neither forever, because who asks takes a silent source for a
+/// stalled one. Only the last chunk waits as long as it takes.
 fn checked_file(
     file: Arc<File>,
     range: ByteRange,
@@ -224,6 +225,10 @@ fn checked_file(
     stream::try_unfold((reader, verdict, true), |(mut reader, mut verdict, first)| async move {
         if first && verdict.now().is_none() {
             _ = timeout(VERIFY_BEFORE_BYTES, verdict.wait()).await;
+        }
+        if verdict.now().is_none() {
+            let so_far = reader.range.end.min(reader.range.start + reader.chunk_bytes as u64);
+            _ = timeout(VERIFY_BEFORE_CHUNK, verdict.wait_hashed(so_far)).await;
         }
         if verdict.now() == Some(false) {
             return Err(Cut::Damaged);
