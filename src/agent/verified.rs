@@ -178,6 +178,29 @@ fn hash(
     Ok(hasher.finish())
 }
 
+/// A check that ends when a test says so.
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::{Progress, Verdict, watch};
+
+    pub(crate) struct ManualCheck(watch::Sender<Progress>);
+
+    pub(crate) fn manual() -> (ManualCheck, Verdict) {
+        let (sender, receiver) = watch::channel(Progress::default());
+        (ManualCheck(sender), Verdict(receiver))
+    }
+
+    impl ManualCheck {
+        pub(crate) fn hashed(&self, bytes: u64) {
+            self.0.send_modify(|progress| progress.hashed_bytes = bytes);
+        }
+
+        pub(crate) fn ended(&self, right: bool) {
+            self.0.send_modify(|progress| progress.right = Some(right));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
