@@ -12,6 +12,12 @@ pub const WRITES_WAITING_MAX: usize = 4_096;
 pub const FINDKEY_COUNT_MAX: usize = 2_000;
 /// Holders in a findkey answer whose request names no count.
 pub const FINDKEY_COUNT_DEFAULT: usize = 100;
+/// Time for a request's body to arrive.
+pub const API_BODY_READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a server waits for the leader's answer to a write that it has forwarded.
+pub const FORWARD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Largest entry that a write is cut into, bytes of its keys: the rest is for holder and framing.
+pub const ENTRY_KEY_BYTES_MAX: usize = piccolo_raft::command::COMMAND_BYTES_MAX - 1024;
 /// How long findkey waits for `min_index`.
 pub const MIN_INDEX_WAIT_MAX: Duration = Duration::from_secs(2);
 /// How long a write waits for a leader.
@@ -27,6 +33,10 @@ pub const LEASE_SECONDS_MAX: u32 = 86_400;
 pub const LEASE_SECONDS_AGENT: u32 = 90;
 /// Lease of a client that names none: the Go `pi` beats every 10 minutes.
 pub const LEASE_DEFAULT: Duration = Duration::from_secs(31 * 60);
+/// How often the leader looks for leases that have ended.
+pub const LEASE_SWEEP_INTERVAL: Duration = Duration::from_millis(100);
+/// `Hide` and `Forget` proposals on their way at once.
+pub const LEASE_PROPOSALS_MAX: usize = 64;
 /// How long a hidden holder's inventory is kept.
 pub const FORGET_AFTER_DEFAULT: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -49,6 +59,9 @@ pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(10);
 pub const HEADER_BYTES_MAX: usize = 64 * 1024;
 /// How long a stopping listener waits for requests in flight.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The same for the raft listener, whose clients repeat what they lose.
+pub const RAFT_DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long the mirror holds one request until its headers.
 pub const RESOLVE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(2);

@@ -24,7 +24,7 @@ const NAMESPACE: &str = "k8s.io";
 const SOON: Duration = Duration::from_secs(20);
 
 fn store(containerd: &Containerd) -> ContainerdStore {
-    ContainerdStore::new(&containerd.socket(), NAMESPACE, None).unwrap()
+    ContainerdStore::new(&containerd.socket(), NAMESPACE, None).expect("a valid namespace")
 }
 
 /// Content of the namespace, changed as another client of containerd would.
@@ -35,12 +35,12 @@ struct Daemon {
 
 fn in_namespace<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
-    request.metadata_mut().insert("containerd-namespace", NAMESPACE.parse().unwrap());
+    request.metadata_mut().insert("containerd-namespace", NAMESPACE.parse().expect("a header value"));
     request
 }
 
 async fn connect(socket: &Path) -> containerd_client::Client {
-    containerd_client::Client::from_path(socket).await.unwrap()
+    containerd_client::Client::from_path(socket).await.expect("containerd serves")
 }
 
 /// Writes content, the last step too if `commit`.
@@ -57,8 +57,14 @@ async fn write(socket: &Path, reference: &str, bytes: &[u8], commit: bool) -> Di
         labels: [("containerd.io/gc.root".to_owned(), "test".to_owned())].into(),
     };
     let stream = futures_util::stream::iter([message]);
-    let mut answers = connect(socket).await.content().write(in_namespace(stream)).await.unwrap().into_inner();
-    while answers.message().await.unwrap().is_some() {}
+    let mut answers = connect(socket)
+        .await
+        .content()
+        .write(in_namespace(stream))
+        .await
+        .expect("containerd does it")
+        .into_inner();
+    while answers.message().await.expect("containerd does it").is_some() {}
     digest
 }
 
@@ -75,7 +81,12 @@ impl Subject for Daemon {
     fn remove<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, ()> {
         async move {
             let request = in_namespace(api::DeleteContentRequest { digest: digest.to_string() });
-            connect(&self.containerd.socket()).await.content().delete(request).await.unwrap();
+            connect(&self.containerd.socket())
+                .await
+                .content()
+                .delete(request)
+                .await
+                .expect("containerd does it");
         }
         .boxed()
     }
@@ -93,7 +104,7 @@ impl Subject for Daemon {
             let create = api::CreateImageRequest { image: Some(image.clone()), ..Default::default() };
             if images.create(in_namespace(create)).await.is_err() {
                 let update = api::UpdateImageRequest { image: Some(image), ..Default::default() };
-                images.update(in_namespace(update)).await.unwrap();
+                images.update(in_namespace(update)).await.expect("containerd does it");
             }
         }
         .boxed()
@@ -102,7 +113,12 @@ impl Subject for Daemon {
     fn untag<'a>(&'a self, name: &'a str) -> BoxFuture<'a, ()> {
         async move {
             let request = api::DeleteImageRequest { name: name.to_owned(), sync: true, ..Default::default() };
-            connect(&self.containerd.socket()).await.images().delete(in_namespace(request)).await.unwrap();
+            connect(&self.containerd.socket())
+                .await
+                .images()
+                .delete(in_namespace(request))
+                .await
+                .expect("containerd does it");
         }
         .boxed()
     }
@@ -283,6 +299,31 @@ async fn over_grpc_the_bytes_are_those_of_the_file() {
     assert!(read_all(file).await == layer);
     assert!(read_all(remote).await == layer);
     assert_eq!(near.scan().await.unwrap(), far.scan().await.unwrap());
+}
+
+#[tokio::test]
+async fn in_a_folder_that_is_not_containerds_nothing_is_looked_for() {
+    let containerd = Containerd::start();
+    let image = containerd.import(NAMESPACE, "registry.example/app:1", &[b"layer"]);
+    let other = containerd.scratch().join("other");
+    std::fs::create_dir_all(other.join("blobs/sha256")).unwrap();
+    let store = ContainerdStore::new(&containerd.socket(), NAMESPACE, Some(other)).unwrap();
+    let scan = store.scan().await.unwrap();
+    assert!(image.content().iter().all(|digest| scan.content.contains_key(digest)), "{scan:?}");
+    let content = store.open(&image.layers[0]).await.unwrap().unwrap();
+    assert!(matches!(content, Content::Remote { .. }));
+}
+
+/// Regression: an image event and the collection after it could find all content known and no file,
+/// which was taken for a folder of somebody else; now containerd is asked for a byte.
+#[tokio::test]
+async fn blobs_whose_files_are_lost_are_neither_scanned_nor_opened() {
+    let containerd = Containerd::start();
+    let image = containerd.import(NAMESPACE, "registry.example/app:1", &[b"layer"]);
+    let store = store(&containerd);
+    std::fs::remove_dir_all(containerd.content_path().join("blobs/sha256")).unwrap();
+    assert_eq!(store.scan().await.unwrap(), Default::default());
+    assert!(store.open(&image.layers[0]).await.unwrap().is_none());
 }
 
 #[tokio::test]

@@ -1,6 +1,8 @@
 //! A containerd of our own: its folders and socket in a temporary folder, ended with the test. Needs
 //! root, and the packages `containerd` and `tar`.
 
+#![allow(dead_code, reason = "each test binary uses its part")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -11,30 +13,30 @@ use serde_json::json;
 /// How long containerd may take to serve.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
-pub struct Containerd {
+pub(crate) struct Containerd {
     folder: tempfile::TempDir,
     child: Option<Child>,
 }
 
 /// What an image consists of.
 #[derive(Clone, Debug)]
-pub struct Image {
-    pub name: String,
-    pub manifest: Digest,
-    pub config: Digest,
-    pub layers: Vec<Digest>,
+pub(crate) struct Image {
+    pub(crate) name: String,
+    pub(crate) manifest: Digest,
+    pub(crate) config: Digest,
+    pub(crate) layers: Vec<Digest>,
 }
 
 impl Image {
     /// Everything that is content.
-    pub fn content(&self) -> Vec<Digest> {
+    pub(crate) fn content(&self) -> Vec<Digest> {
         [&self.manifest, &self.config].into_iter().chain(&self.layers).cloned().collect()
     }
 }
 
 impl Containerd {
     /// Its folders exist, it does not run.
-    pub fn prepare() -> Self {
+    pub(crate) fn prepare() -> Self {
         let folder = tempfile::Builder::new().prefix("piccolo-ctd").tempdir().expect("a temporary folder");
         let path = folder.path().display();
         let config = format!(
@@ -55,14 +57,14 @@ path = "{path}/opt"
     }
 
     /// Runs, and serves.
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let mut containerd = Self::prepare();
         containerd.run();
         containerd
     }
 
     /// Starts the daemon and waits until it serves.
-    pub fn run(&mut self) {
+    pub(crate) fn run(&mut self) {
         assert!(self.child.is_none(), "runs already");
         let log = std::fs::File::create(self.folder.path().join("log")).expect("a log file");
         let child = Command::new("containerd")
@@ -82,23 +84,23 @@ path = "{path}/opt"
     }
 
     /// Ends the daemon at once. Its content stays.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().expect("a child of ours");
             child.wait().expect("a child of ours");
         }
     }
 
-    pub fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.folder.path().join("c.sock")
     }
 
-    pub fn content_path(&self) -> PathBuf {
+    pub(crate) fn content_path(&self) -> PathBuf {
         self.folder.path().join("root/io.containerd.content.v1.content")
     }
 
     /// A folder for a test's own files, removed with the rest.
-    pub fn scratch(&self) -> &Path {
+    pub(crate) fn scratch(&self) -> &Path {
         self.folder.path()
     }
 
@@ -107,7 +109,7 @@ path = "{path}/opt"
     }
 
     /// Runs `ctr` on this daemon; its output.
-    pub fn ctr(&self, arguments: &[&str]) -> String {
+    pub(crate) fn ctr(&self, arguments: &[&str]) -> String {
         let output = self.try_ctr(arguments).expect("ctr is installed");
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "ctr {arguments:?}: {errors}");
@@ -115,7 +117,7 @@ path = "{path}/opt"
     }
 
     /// Makes an image of these layers and imports it.
-    pub fn import(&self, namespace: &str, name: &str, layers: &[&[u8]]) -> Image {
+    pub(crate) fn import(&self, namespace: &str, name: &str, layers: &[&[u8]]) -> Image {
         let layout = tempfile::tempdir_in(self.scratch()).expect("a temporary folder");
         let image = write_layout(layout.path(), name, layers);
         let archive = layout.path().join("image.tar");
@@ -140,7 +142,7 @@ impl Drop for Containerd {
 }
 
 /// Writes an image layout of one image.
-pub fn write_layout(folder: &Path, name: &str, layers: &[&[u8]]) -> Image {
+pub(crate) fn write_layout(folder: &Path, name: &str, layers: &[&[u8]]) -> Image {
     let blobs = folder.join("blobs/sha256");
     std::fs::create_dir_all(&blobs).expect("a folder for blobs");
     let put = |bytes: &[u8]| {

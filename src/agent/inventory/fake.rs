@@ -20,7 +20,7 @@ pub(super) enum Answer {
     /// Not applied, no answer.
     Lost,
     /// Applied, but the answer is lost.
-    AnswerLost,
+    TakenUnheard,
     /// Refused for good.
     Refused,
 }
@@ -96,7 +96,7 @@ impl FakeDiscovery {
         let answer = state.script.pop_front().unwrap_or(Answer::Taken);
         let pair = (request.epoch.unwrap(), request.seq.unwrap());
         let stale = pair < state.pair;
-        if matches!(answer, Answer::Taken | Answer::AnswerLost) && !stale {
+        if matches!(answer, Answer::Taken | Answer::TakenUnheard) && !stale {
             state.pair = pair;
             match kind {
                 Write::Sync => state.keys = request.keys.iter().cloned().collect(),
@@ -115,7 +115,7 @@ impl FakeDiscovery {
         };
         match answer {
             Answer::Taken => Ok(response),
-            Answer::Lost | Answer::AnswerLost => Err(ClientError::Unreachable { servers: Vec::new() }),
+            Answer::Lost | Answer::TakenUnheard => Err(ClientError::Unreachable { servers: Vec::new() }),
             Answer::Refused => Err(ClientError::Refused {
                 server: "fake".into(),
                 status: hyper::StatusCode::BAD_REQUEST,

@@ -1,6 +1,5 @@
 use std::collections::BTreeSet;
 
-use super::discovery::Write;
 use super::fake::{Answer, FakeDiscovery};
 use super::*;
 use crate::agent::store::MemoryStore;
@@ -200,7 +199,7 @@ async fn a_retry_keeps_its_pair_and_its_keys_and_nothing_is_lost() {
     let mut node = Node::new();
     node.start();
     node.synced().await;
-    node.discovery.script(&[Answer::Lost, Answer::AnswerLost]);
+    node.discovery.script(&[Answer::Lost, Answer::TakenUnheard]);
     let first = node.store.add("first");
     node.discovery.written(2).await;
     let second = node.store.add("second"); // while the first is retried

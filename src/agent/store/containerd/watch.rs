@@ -5,14 +5,15 @@
 //! content that only our namespace gave up (no file goes). Both come with an image event, so one is
 //! followed by a comparison, and by another when garbage collection has had its time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::time::Duration;
 
 use containerd_client::events::ContentCreate;
 use containerd_client::services::v1::ImageDelete;
 use containerd_client::types::Envelope;
-use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, StreamExt};
 use prost::Message;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -56,18 +57,25 @@ pub(super) async fn run(
         asks: Vec::new(),
         compare_soon: None,
         compare_late: None,
+        comparing: None,
+        touched: BTreeSet::new(),
         polled: files.is_none(),
     };
     watch.schedule_poll();
     _ = ready.send(());
     loop {
+        let deadline = watch.next_deadline();
         tokio::select! {
             change = next_change(&mut files) => watch.changed(change).await?,
             envelope = envelopes.next() => match envelope {
                 Some(envelope) => watch.heard(envelope?).await?,
                 None => return Err(lost("containerd ended the event stream")),
             },
-            () = until(watch.next_deadline()) => watch.due().await?,
+            looked = next_looked(&mut watch.comparing) => {
+                watch.comparing = None;
+                watch.apply(looked?).await?;
+            }
+            () = until(deadline) => watch.due().await?,
         }
     }
 }
@@ -86,6 +94,13 @@ fn set_file_watch(store: &ContainerdStore, view: &View) -> Option<FolderWatch> {
 async fn next_change(files: &mut Option<FolderWatch>) -> Change {
     match files {
         Some(files) => files.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn next_looked(comparing: &mut Option<Comparing<'_>>) -> Result<Looked, StoreError> {
+    match comparing {
+        Some(comparing) => comparing.await,
         None => std::future::pending().await,
     }
 }
@@ -109,6 +124,13 @@ struct Ask {
     until: Instant,
 }
 
+impl Ask {
+    fn now(digest: Digest) -> Self {
+        let now = Instant::now();
+        Self { digest, at: now, pause: ASK_AGAIN_FIRST, until: now + ASK_AGAIN_MAX }
+    }
+}
+
 struct Watch<'a> {
     store: &'a ContainerdStore,
     view: View,
@@ -118,13 +140,22 @@ struct Watch<'a> {
     asks: Vec<Ask>,
     compare_soon: Option<Instant>,
     compare_late: Option<Instant>,
+    /// A running comparison; file notifications go on meanwhile.
+    comparing: Option<Comparing<'a>>,
+    /// What was reported since it began: there it is out of date.
+    touched: BTreeSet<Digest>,
     polled: bool,
 }
 
+type Looked = (View, BTreeMap<Digest, u64>);
+type Comparing<'a> = BoxFuture<'a, Result<Looked, StoreError>>;
+
 impl Watch<'_> {
     fn next_deadline(&self) -> Option<Instant> {
-        let asks = self.asks.iter().map(|ask| ask.at).min();
-        [asks, self.compare_soon, self.compare_late].into_iter().flatten().min()
+        let ask = self.asks.iter().map(|ask| ask.at).min();
+        let comparisons = [self.compare_soon, self.compare_late].into_iter().flatten().min();
+        // One comparison at a time.
+        [ask, comparisons.filter(|_| self.comparing.is_none())].into_iter().flatten().min()
     }
 
     fn schedule_poll(&mut self) {
@@ -147,10 +178,7 @@ impl Watch<'_> {
         let View::Folder(folder) = &self.view else { return Ok(()) };
         let present = folder.size_bytes(&digest).await?.is_some();
         match (present, self.seen.contains_key(&digest)) {
-            (true, false) => {
-                let now = Instant::now();
-                self.ask(Ask { digest, at: now, pause: ASK_AGAIN_FIRST, until: now + ASK_AGAIN_MAX }).await
-            }
+            (true, false) => self.ask(Ask::now(digest)).await,
             (false, true) => {
                 // A collection took it; it may have taken records without files too.
                 self.compare_late = Some(Instant::now() + COMPARE_LATE);
@@ -200,7 +228,7 @@ impl Watch<'_> {
                 let created =
                     ContentCreate::decode(value.as_slice()).map_err(|error| lost(error.to_string()))?;
                 match created.digest.parse() {
-                    Ok(digest) => self.look_at(digest).await,
+                    Ok(digest) => self.ask(Ask::now(digest)).await,
                     Err(_) => Ok(()),
                 }
             }
@@ -229,28 +257,28 @@ impl Watch<'_> {
             self.ask(ask).await?;
         }
         let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
-        if is_due(self.compare_soon) || is_due(self.compare_late) {
+        if self.comparing.is_none() && (is_due(self.compare_soon) || is_due(self.compare_late)) {
             self.compare_soon = self.compare_soon.filter(|at| *at > now);
             self.compare_late = self.compare_late.filter(|at| *at > now);
             self.schedule_poll();
-            self.compare().await?;
+            self.touched.clear();
+            self.comparing = Some(self.store.look().boxed());
         }
         Ok(())
     }
 
     /// Reports the difference between what was seen and what the namespace knows.
-    async fn compare(&mut self) -> Result<(), StoreError> {
-        let (view, now) = self.store.look().await?;
+    async fn apply(&mut self, (view, now): Looked) -> Result<(), StoreError> {
+        let touched = std::mem::take(&mut self.touched);
         if view != self.view {
             return Err(lost("the content folder is another now"));
         }
-        let gone: Vec<Digest> =
-            self.seen.keys().filter(|digest| !now.contains_key(*digest)).cloned().collect();
-        for digest in gone {
+        let gone = self.seen.keys().filter(|digest| !now.contains_key(*digest) && !touched.contains(*digest));
+        for digest in gone.cloned().collect::<Vec<_>>() {
             self.removed(digest).await?;
         }
         for (digest, size_bytes) in now {
-            if !self.seen.contains_key(&digest) {
+            if !self.seen.contains_key(&digest) && !touched.contains(&digest) {
                 self.added(digest, size_bytes).await?;
             }
         }
@@ -258,16 +286,24 @@ impl Watch<'_> {
     }
 
     async fn added(&mut self, digest: Digest, size_bytes: u64) -> Result<(), StoreError> {
+        self.touch(&digest);
         self.seen.insert(digest.clone(), size_bytes);
         self.send(StoreEvent::Added { digest, size_bytes }).await
     }
 
     async fn removed(&mut self, digest: Digest) -> Result<(), StoreError> {
+        self.touch(&digest);
         self.seen.remove(&digest);
         self.send(StoreEvent::Removed { digest }).await
     }
 
-    async fn send(&self, event: StoreEvent) -> Result<(), StoreError> {
+    fn touch(&mut self, digest: &Digest) {
+        if self.comparing.is_some() {
+            self.touched.insert(digest.clone());
+        }
+    }
+
+    async fn send(&mut self, event: StoreEvent) -> Result<(), StoreError> {
         self.events.send(event).await.map_err(|_| lost("nobody listens"))
     }
 }

@@ -36,6 +36,8 @@ pub(in crate::agent::store) struct FolderWatch {
     watcher: notify::RecommendedWatcher,
     changes: mpsc::Receiver<Change>,
     overflowed: Arc<AtomicBool>,
+    /// A folder was made that is not watched yet.
+    folder_made: bool,
     found: VecDeque<Change>,
 }
 
@@ -53,12 +55,13 @@ impl FolderWatch {
                 }
             }
         })?;
-        let mut watch = Self { folder: folder.clone(), watcher, changes, overflowed, found: VecDeque::new() };
+        let (folder, found) = (folder.clone(), VecDeque::new());
+        let mut watch = Self { folder, watcher, changes, overflowed, folder_made: false, found };
         watch.arm()?;
         Ok(watch)
     }
 
-    /// Waits for the next change.
+    /// Waits for the next change. Nothing is lost if the future is dropped before it is ready.
     pub(in crate::agent::store) async fn next(&mut self) -> Change {
         loop {
             if self.overflowed.load(Ordering::Relaxed) {
@@ -67,21 +70,28 @@ impl FolderWatch {
             if let Some(change) = self.found.pop_front() {
                 return change;
             }
-            match self.changes.recv().await {
-                Some(Change::FolderMade) => {
-                    if let Err(error) = self.arm() {
-                        return Change::Lost(format!("could not watch a new folder: {error}"));
-                    }
-                    match self.folder.list().await {
-                        Ok(blobs) => self.found.extend(blobs.into_keys().map(Change::Blob)),
-                        Err(error) => return Change::Lost(error.to_string()),
-                    }
-                    self.found.push_back(Change::RootFile(self.folder.root().to_owned()));
+            if self.folder_made {
+                if let Err(reason) = self.look_into_new_folders().await {
+                    return Change::Lost(reason);
                 }
+                self.folder_made = false;
+                continue;
+            }
+            match self.changes.recv().await {
+                Some(Change::FolderMade) => self.folder_made = true,
                 Some(change) => return change,
                 None => return Change::Lost("the file notifications ended".into()),
             }
         }
+    }
+
+    /// Watches what was made, and takes what is in it already for made just now.
+    async fn look_into_new_folders(&mut self) -> Result<(), String> {
+        self.arm().map_err(|error| format!("could not watch a new folder: {error}"))?;
+        let blobs = self.folder.list().await.map_err(|error| error.to_string())?;
+        self.found.extend(blobs.into_keys().map(Change::Blob));
+        self.found.push_back(Change::RootFile(self.folder.root().to_owned()));
+        Ok(())
     }
 
     /// Watches whatever exists on the way to the blobs. A parent is watched before its child is

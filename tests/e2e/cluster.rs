@@ -1,0 +1,162 @@
+//! Three servers by `piccolo up`: killed, restarted, and never forgetting what they acknowledged.
+
+use std::time::{Duration, Instant};
+
+use piccolo::api::client::Client;
+use rustix::process::Signal;
+
+use crate::harness::{Agent, Image, SOON, Servers, find, http, keys_of, never_for, within};
+
+/// "Writes go on within 2 s" of a killed leader.
+const WRITES_AGAIN: Duration = Duration::from_secs(2);
+const HOLDER: &str = "127.0.0.1:4001";
+
+fn key(number: usize) -> String {
+    format!("registry.example/app:v{number}")
+}
+
+/// Advertises one key, on any server, with a retry on the next ones until the deadline.
+async fn advertise(client: &Client, seq: u64, key: String, deadline: Duration) {
+    let request = keys_of(HOLDER, Some((1, seq)), &[key]);
+    within("the write is acknowledged", deadline, || async {
+        client.advertise(&request, Duration::from_secs(1)).await.ok().filter(|answer| answer.success)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_kill_loses_what_was_acknowledged_and_writes_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let servers = Servers::up(folder.path()).await;
+    let everyone = Client::new(servers.urls()).unwrap();
+    let mut written = 0;
+    for round in 0..4 {
+        for _ in 0..20 {
+            written += 1;
+            advertise(&everyone, written as u64, key(written), SOON).await;
+        }
+        // Twice the leader, otherwise a follower: any server can be killed at any time.
+        let leader = servers.leader().await;
+        let victim = if round % 2 == 0 { leader } else { leader % 3 + 1 };
+        servers.signal(victim, Signal::KILL);
+        let killed = Instant::now();
+        written += 1;
+        let others: Vec<String> =
+            (1..=3).filter(|number| *number != victim).map(|n| servers.urls()[n - 1].clone()).collect();
+        advertise(&Client::new(others).unwrap(), written as u64, key(written), WRITES_AGAIN).await;
+        assert!(killed.elapsed() <= WRITES_AGAIN, "writes went on after {:?}", killed.elapsed());
+    }
+    for number in 1..=3 {
+        let client = servers.client(number);
+        for written in 1..=written {
+            within(&format!("key {written} on server {number}"), SOON, || async {
+                let query = piccolo::api::FindQuery {
+                    key: key(written),
+                    group: "default".into(),
+                    ..Default::default()
+                };
+                let found = client.find(&query, Duration::from_secs(1)).await.ok()??;
+                (found.holders == [HOLDER]).then_some(())
+            })
+            .await;
+        }
+    }
+    same_state(&servers).await;
+}
+
+/// I2: equal checksums at equal log indices, on all three.
+async fn same_state(servers: &Servers) {
+    within("three equal checksums at one log index", SOON, || async {
+        let mut seen = Vec::new();
+        for number in 1..=3 {
+            let status = servers.client(number).status(Duration::from_secs(1)).await.ok()?;
+            seen.push((status.applied_index, status.checksum));
+        }
+        let same_index = seen.iter().all(|(index, _)| *index == seen[0].0);
+        assert!(!same_index || seen.iter().all(|(_, sum)| *sum == seen[0].1), "states differ: {seen:?}");
+        same_index.then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn started_again_it_finds_its_data() {
+    let folder = tempfile::tempdir().unwrap();
+    let servers = Servers::up(folder.path()).await;
+    let base_port = servers.base_port;
+    let cluster = servers.client(1).status(SOON).await.unwrap().cluster;
+    advertise(&servers.client(1), 1, key(1), SOON).await;
+    assert!(servers.up.stop().success(), "SIGTERM ends `up` with success");
+
+    let servers = Servers::up_at(folder.path(), base_port).await;
+    assert_eq!(servers.client(2).status(SOON).await.unwrap().cluster, cluster);
+    for number in 1..=3 {
+        let client = servers.client(number);
+        within("the key is there again", SOON, || async {
+            (find(&client, &key(1)).await == [HOLDER]).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_quorum_writes_are_refused_clearly_and_reads_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let servers = Servers::up(folder.path()).await;
+    advertise(&servers.client(1), 1, key(1), SOON).await;
+    let survivor = servers.leader().await;
+    let client = servers.client(survivor);
+    let others: Vec<usize> = (1..=3).filter(|number| *number != survivor).collect();
+    // Stopped, not killed: `up` would start a killed one again.
+    others.iter().for_each(|number| servers.signal(*number, Signal::STOP));
+
+    let url = format!("{}/api/v1/distribution/advertise", servers.urls()[survivor - 1]);
+    let body = serde_json::to_string(&keys_of(HOLDER, Some((1, 2)), &[key(2)])).unwrap();
+    let http = http();
+    let refused = within("a write is refused with 503", SOON, || async {
+        let answer = http.post(&url).body(body.clone()).send().await.unwrap();
+        (answer.status() == 503).then_some(answer)
+    })
+    .await;
+    assert!(refused.headers().contains_key("retry-after"), "{:?}", refused.headers());
+    assert_eq!(find(&client, &key(1)).await, [HOLDER]);
+
+    others.iter().for_each(|number| servers.signal(*number, Signal::CONT));
+    advertise(&client, 3, key(3), SOON).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_dies_leaves_all_answers_after_its_lease_and_comes_back_within_seconds() {
+    let folder = tempfile::tempdir().unwrap();
+    let servers = Servers::up(folder.path()).await;
+    let image = Image::make(&folder.path().join("image"), 20, &[1000]);
+    let layout = ["--layout", image.folder.to_str().unwrap()];
+    let agent = Agent::start(folder.path(), &servers.urls(), &layout);
+    agent.ready().await;
+    let (holder, digest) = (agent.holder(), image.layers[0].to_string());
+    let held_by = |number: usize| {
+        let client = servers.client(number);
+        let (holder, digest) = (holder.clone(), digest.clone());
+        async move { find(&client, &digest).await.contains(&holder) }
+    };
+    for number in 1..=3 {
+        within("the layer is findable", SOON, || async { held_by(number).await.then_some(()) }).await;
+    }
+
+    // The heartbeat is 2 s, so the lease 6 s: alive, nothing happens for longer than that.
+    never_for("a living holder is hidden", Duration::from_secs(8), || async { !held_by(1).await }).await;
+    agent.process.signal(Signal::STOP);
+    for number in 1..=3 {
+        within("a dead holder is hidden", Duration::from_secs(6 + 3), || async {
+            (!held_by(number).await).then_some(())
+        })
+        .await;
+    }
+    agent.process.signal(Signal::CONT);
+    for number in 1..=3 {
+        within("it is findable again", Duration::from_secs(5), || async {
+            held_by(number).await.then_some(())
+        })
+        .await;
+    }
+}

@@ -1,0 +1,76 @@
+//! Images made on the spot, as OCI layouts.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use piccolo::oci::Digest;
+use rand::{RngCore, SeedableRng, rngs::StdRng};
+use serde_json::{Value, json};
+
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+
+/// An image in a layout folder.
+pub struct Image {
+    pub folder: PathBuf,
+    pub manifest: Digest,
+    pub config: Digest,
+    pub layers: Vec<Digest>,
+}
+
+impl Image {
+    /// One layer of random bytes for each size; the same seed makes the same image.
+    pub fn make(folder: &Path, seed: u64, layer_bytes: &[usize]) -> Self {
+        fs::create_dir_all(folder.join("blobs/sha256")).unwrap();
+        let mut random = StdRng::seed_from_u64(seed);
+        let layers: Vec<(Digest, usize)> =
+            layer_bytes.iter().map(|size| put(folder, &layer(&mut random, *size))).collect();
+        let diff_ids: Vec<String> = layers.iter().map(|(digest, _)| digest.to_string()).collect();
+        let config = json!({"architecture": "amd64", "os": "linux", "config": {},
+            "rootfs": {"type": "layers", "diff_ids": diff_ids}});
+        let config = put(folder, config.to_string().as_bytes());
+        let described: Vec<Value> = layers.iter().map(|layer| describe(LAYER, layer)).collect();
+        let manifest = json!({"schemaVersion": 2, "mediaType": MANIFEST,
+            "config": describe(CONFIG, &config), "layers": described});
+        let manifest = put(folder, manifest.to_string().as_bytes());
+        let mut entry = describe(MANIFEST, &manifest);
+        entry["annotations"] = json!({"org.opencontainers.image.ref.name": "latest"});
+        let index = json!({"schemaVersion": 2, "manifests": [entry]});
+        fs::write(folder.join("index.json"), index.to_string()).unwrap();
+        fs::write(folder.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+        Self {
+            folder: folder.to_owned(),
+            manifest: manifest.0,
+            config: config.0,
+            layers: layers.into_iter().map(|(digest, _)| digest).collect(),
+        }
+    }
+
+    /// Manifest, config and layers.
+    pub fn digests(&self) -> Vec<Digest> {
+        [&self.manifest, &self.config].into_iter().chain(&self.layers).cloned().collect()
+    }
+}
+
+fn describe(media_type: &str, (digest, size): &(Digest, usize)) -> Value {
+    json!({"mediaType": media_type, "digest": digest.to_string(), "size": size})
+}
+
+/// A tar with one file of random bytes.
+fn layer(random: &mut StdRng, size: usize) -> Vec<u8> {
+    let mut content = vec![0; size];
+    random.fill_bytes(&mut content);
+    let mut header = tar::Header::new_gnu();
+    header.set_size(size as u64);
+    header.set_mode(0o644);
+    let mut archive = tar::Builder::new(Vec::with_capacity(size + 4096));
+    archive.append_data(&mut header, "data", content.as_slice()).unwrap();
+    archive.into_inner().unwrap()
+}
+
+fn put(folder: &Path, bytes: &[u8]) -> (Digest, usize) {
+    let digest = Digest::of(bytes);
+    fs::write(folder.join("blobs/sha256").join(digest.hex()), bytes).unwrap();
+    (digest, bytes.len())
+}

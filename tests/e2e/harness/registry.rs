@@ -1,0 +1,74 @@
+//! Debian's docker-registry on a free loopback port.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::process::run;
+use super::{Image, Process, SOON, free_port, status_of, within};
+
+/// A registry, running or stopped.
+pub struct Registry {
+    pub name: String,
+    process: Option<Process>,
+    folder: PathBuf,
+}
+
+impl Registry {
+    pub async fn start(folder: &Path) -> Self {
+        let name = format!("127.0.0.1:{}", free_port());
+        let text = format!(
+            "version: 0.1\nlog: {{level: info, formatter: json, accesslog: {{disabled: true}}}}\n\
+             storage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '{name}'}}\n",
+            folder.join("registry").display()
+        );
+        fs::write(folder.join("registry.yml"), text).unwrap();
+        let mut registry = Self { name, process: None, folder: folder.to_owned() };
+        registry.start_again().await;
+        registry
+    }
+
+    /// The same registry on the same port, after [`Registry::stop`].
+    pub async fn start_again(&mut self) {
+        let mut command = Command::new("docker-registry");
+        command.arg("serve").arg(self.folder.join("registry.yml"));
+        self.process = Some(Process::start(&self.folder, "registry", command));
+        let url = format!("{}/v2/", self.url());
+        within("the registry answers", SOON, || async { status_of(&url).await.filter(|s| *s == 200) }).await;
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.name)
+    }
+
+    /// Pushes `image` as `name` (`repository:tag`); returns the whole reference.
+    pub fn push(&self, image: &Image, name: &str) -> String {
+        let target = format!("docker://{}/{name}", self.name);
+        let source = format!("oci:{}:latest", image.folder.display());
+        run(Command::new("skopeo").args([
+            "copy",
+            "--quiet",
+            "--preserve-digests",
+            "--dest-tls-verify=false",
+            &source,
+            &target,
+        ]));
+        format!("{}/{name}", self.name)
+    }
+
+    pub fn stop(&mut self) {
+        self.process.take().expect("the registry runs").kill();
+    }
+
+    /// How many requests of `method` it has answered whose path contains `part`.
+    pub fn requests(&self, method: &str, part: &str) -> usize {
+        let log = fs::read_to_string(self.folder.join("registry.log")).unwrap();
+        let is_one = |line: &str| {
+            let Ok(event) = serde_json::from_str::<serde_json::Value>(line) else { return false };
+            event["msg"] == "response completed"
+                && event["http.request.method"] == method
+                && event["http.request.uri"].as_str().is_some_and(|uri| uri.contains(part))
+        };
+        log.lines().filter(|line| is_one(line)).count()
+    }
+}

@@ -1,0 +1,71 @@
+//! Dependencies point one way. Every `use` of the product is read as text, and a forbidden arrow is
+//! named with its file and line.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Who (folder or file below the root, without `.rs`) must not name what.
+const FORBIDDEN: &[(&str, &[&str])] = &[
+    (
+        "src/oci",
+        &["crate::api", "crate::server", "crate::agent", "crate::cli", "crate::http", "piccolo_raft"],
+    ),
+    ("src/api", &["crate::server", "crate::agent", "crate::cli", "crate::http", "crate::oci"]),
+    ("src/http", &["crate::server", "crate::agent", "crate::cli", "piccolo_raft"]),
+    ("src/server", &["crate::agent", "crate::cli", "containerd_client"]),
+    ("src/agent", &["crate::server", "crate::cli"]),
+    ("raft/src", &["piccolo::", "containerd_client", "reqwest"]),
+];
+
+fn sources(root: &Path, place: &str) -> Vec<PathBuf> {
+    fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(&path, found);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push(path);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    let folder = root.join(place);
+    if folder.is_dir() {
+        walk(&folder, &mut found);
+    }
+    let file = folder.with_extension("rs");
+    if file.is_file() {
+        found.push(file);
+    }
+    found
+}
+
+fn violations(text: &str, forbidden: &[&str]) -> Vec<(usize, String)> {
+    let code = text.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with("//"));
+    code.filter(|(_, line)| forbidden.iter().any(|name| line.contains(name)))
+        .map(|(number, line)| (number + 1, line.trim().to_owned()))
+        .collect()
+}
+
+#[test]
+fn dependencies_point_one_way() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut wrong = Vec::new();
+    for (place, forbidden) in FORBIDDEN {
+        let files = sources(root, place);
+        assert!(!files.is_empty(), "{place} does not exist: mend the table of this test");
+        for file in files {
+            let text = fs::read_to_string(&file).unwrap();
+            for (line, code) in violations(&text, forbidden) {
+                wrong.push(format!("{}:{line}: {code}", file.strip_prefix(root).unwrap().display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "forbidden arrows:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_forbidden_arrow_is_found_and_a_comment_is_none() {
+    let text = "// crate::server\nuse crate::server::Config;\n";
+    assert_eq!(violations(text, &["crate::server"]), [(2, "use crate::server::Config;".to_owned())]);
+}
