@@ -1,5 +1,7 @@
 //! `piccolo up` as a user sees it: three processes that live, die and come back together.
 
+#![allow(clippy::unwrap_used, reason = "clippy.toml exempts #[test] functions, not the helpers beside them")]
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
