@@ -67,8 +67,8 @@ impl Servers {
     pub fn pid(&self, number: usize) -> u32 {
         let log = self.up.log();
         let of_server = log.lines().filter(|line| line.contains(&format!("server-{number}")));
-        let pids = of_server.filter_map(|line| line.split("started pid=").nth(1));
-        let last = pids.last().unwrap_or_else(|| panic!("no pid of server-{number} in:\n{log}"));
+        let mut pids = of_server.filter_map(|line| line.split("started pid=").nth(1));
+        let last = pids.next_back().unwrap_or_else(|| panic!("no pid of server-{number} in:\n{log}"));
         last.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap()
     }
 
