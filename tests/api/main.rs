@@ -1,0 +1,12 @@
+//! The discovery API from outside: real servers in this process, on loopback ports, asked over HTTP.
+
+#![allow(clippy::unwrap_used, reason = "clippy.toml exempts #[test] functions, not the helpers beside them")]
+
+mod bad_input;
+mod go_pi;
+mod golden;
+mod harness;
+mod holders;
+mod leases;
+mod order;
+mod three_servers;
