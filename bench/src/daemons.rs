@@ -49,7 +49,14 @@ impl Registry {
         let reference = format!("{}/{name}", self.address);
         let source = format!("oci:{}:latest", layout.folder.display());
         let target = format!("docker://{reference}");
-        run(Command::new("skopeo").args(["copy", "--quiet", "--dest-tls-verify=false", &source, &target]))?;
+        run(Command::new("skopeo").args([
+            "copy",
+            "--quiet",
+            "--preserve-digests",
+            "--dest-tls-verify=false",
+            &source,
+            &target,
+        ]))?;
         Ok(reference)
     }
 

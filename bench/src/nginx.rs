@@ -85,7 +85,8 @@ pub(crate) const RELAYS: &[Variant] = &[
     Variant {
         name: "proxy_buffering off, 256k",
         workers: "auto",
-        http: "access_log off; keepalive_requests 1000000; proxy_buffering off; proxy_buffer_size 256k;",
+        http: "access_log off; keepalive_requests 1000000; proxy_buffering off; proxy_buffer_size 256k; \
+               proxy_buffers 4 256k; proxy_busy_buffers_size 256k;",
     },
     Variant {
         name: "buffers 8×256k, no file",
