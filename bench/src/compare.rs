@@ -173,7 +173,12 @@ impl Comparison {
             }
             text.push('\n');
         }
-        text.push_str("\nConfigurations:\n\n");
+        let samples = self.cells.iter().flat_map(|cell| cell.samples.iter().flatten());
+        let idle = Spread::of(samples.clone().map(|sample| sample.idle * 100.0));
+        let others = Spread::of(samples.map(|sample| sample.others * 100.0));
+        text.push_str(&format!(
+            "\nOver all samples: idle {idle:.0} %, others {others:.0} %.\n\nConfigurations:\n\n"
+        ));
         for (name, what) in &self.sides {
             text.push_str(&format!(
                 "- {name}: `{}`\n",

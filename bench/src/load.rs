@@ -17,6 +17,8 @@ use crate::usage::{Machine, cpu_seconds_of_tree};
 const GIB: f64 = (1u64 << 30) as f64;
 /// CPU time stops growing within this time after the load, or the side works for nobody.
 const SETTLE_MAX: Duration = Duration::from_secs(10);
+/// A side that sends nothing for so long has failed.
+const FIRST_BYTE_MAX: Duration = Duration::from_secs(10);
 const SETTLE_STEP: Duration = Duration::from_millis(40);
 
 /// How one sample is taken.
@@ -90,7 +92,7 @@ pub(crate) fn sample(load: Load, network: &Network, side: &Side, blob: &Blob) ->
         }
         thread::sleep(load.warm_up);
         let start = Clock::read(&shared, side);
-        thread::sleep(load.window);
+        wait_for_window(load, &shared);
         let end = Clock::read(&shared, side);
         shared.stop.store(true, Ordering::Relaxed);
         start.and_then(|start| Ok((start, end?)))
@@ -101,7 +103,7 @@ pub(crate) fn sample(load: Load, network: &Network, side: &Side, blob: &Blob) ->
     let (start, end) = clocks?;
     settle(side)?;
     let gib = (end.bytes - start.bytes) as f64 / GIB;
-    ensure!(gib > 0.0, "{}: no byte within {:?}", side.name, load.window);
+    ensure!(gib > 0.0, "{}: no byte within {FIRST_BYTE_MAX:?}", side.name);
     let total = end.machine.total - start.machine.total;
     let idle = end.machine.idle - start.machine.idle;
     // All sides are children of ours, so this tree holds both.
@@ -112,6 +114,18 @@ pub(crate) fn sample(load: Load, network: &Network, side: &Side, blob: &Blob) ->
         idle: idle / total,
         others: ((total - idle - known) / total).max(0.0),
     })
+}
+
+/// The window, and longer while nothing has arrived: a busy machine is slow, but not an error.
+fn wait_for_window(load: Load, shared: &Shared) {
+    let (started, before) = (Instant::now(), shared.bytes.load(Ordering::Relaxed));
+    thread::sleep(load.window);
+    while shared.bytes.load(Ordering::Relaxed) == before
+        && started.elapsed() < FIRST_BYTE_MAX
+        && !shared.stop.load(Ordering::Relaxed)
+    {
+        thread::sleep(SETTLE_STEP);
+    }
 }
 
 fn fetch_until_stop(

@@ -21,7 +21,7 @@ fn piccolo() -> PathBuf {
 
 /// Runs one scenario; returns RESULTS.md and the names of the plots.
 fn run(scenario: &str, arguments: &[&str]) -> (String, Vec<String>) {
-    let out = tempfile::tempdir().unwrap();
+    let out = tempfile::tempdir().expect("a temporary folder");
     let output = Command::new(BENCH)
         .arg(scenario)
         .arg("--out")
@@ -29,18 +29,19 @@ fn run(scenario: &str, arguments: &[&str]) -> (String, Vec<String>) {
         .args(["--rounds", "2", "--window", "60", "--connections", "1,4"])
         .args(arguments)
         .output()
-        .unwrap();
+        .expect("the bench starts");
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{scenario}: {error}");
-    let plots = fs::read_dir(out.path().join("plots")).unwrap();
-    let mut plots: Vec<String> = plots.map(|plot| plot.unwrap().file_name().into_string().unwrap()).collect();
+    let plots = fs::read_dir(out.path().join("plots")).expect("a folder of plots");
+    let mut plots: Vec<String> =
+        plots.map(|plot| plot.expect("a plot").file_name().into_string().expect("a plain name")).collect();
     plots.sort();
-    (fs::read_to_string(out.path().join("RESULTS.md")).unwrap(), plots)
+    (fs::read_to_string(out.path().join("RESULTS.md")).expect("results"), plots)
 }
 
 fn with_piccolo(scenario: &str, arguments: &[&str]) -> (String, Vec<String>) {
     let binary = piccolo();
-    run(scenario, &[&["--binary", binary.to_str().unwrap()], arguments].concat())
+    run(scenario, &[&["--binary", binary.to_str().expect("a path that is text")], arguments].concat())
 }
 
 const SMALL: [&str; 4] = ["--sizes", "100KiB,2MiB", "--only", "1 worker"];
