@@ -1,5 +1,7 @@
 //! `piccolo up` as a user sees it: three processes that live, die and come back together.
 
+#![allow(clippy::unwrap_used, reason = "clippy.toml exempts #[test] functions, not the helpers beside them")]
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
@@ -162,7 +164,11 @@ fn a_killed_server_is_started_again_and_ctrl_c_stops_all() {
     let mut up = Up::start(folder.path(), &["--base-port", &base_port().to_string()]);
     let rows = up.ready();
     assert_eq!(rows.len(), 3);
-    assert_eq!(rows.iter().filter(|row| row.get(4).is_some_and(|role| role == "leader")).count(), 1, "{rows:?}");
+    assert_eq!(
+        rows.iter().filter(|row| row.get(4).is_some_and(|role| role == "leader")).count(),
+        1,
+        "{rows:?}"
+    );
     let before = pids(&rows);
     for row in &rows {
         let status = ask(&["status", "--server", &row[1]]);
@@ -174,7 +180,9 @@ fn a_killed_server_is_started_again_and_ctrl_c_stops_all() {
     kill_process(pid(before[1]), Signal::KILL).unwrap();
     up.log_line("server-2 ended: killed by signal 9");
     up.log_line("server-2 started");
-    until("server-2 answers again", || ask(&["status", "--server", &rows[1][1]]).status.success().then_some(()));
+    until("server-2 answers again", || {
+        ask(&["status", "--server", &rows[1][1]]).status.success().then_some(())
+    });
 
     up.signal(Signal::INT);
     assert_eq!(up.ended().code(), Some(0));
@@ -199,7 +207,10 @@ fn started_again_it_finds_its_data_and_its_ports() {
 
     let up = Up::start(folder.path(), &[]);
     let second = up.ready();
-    assert_eq!(first.iter().map(|row| &row[1..3]).collect::<Vec<_>>(), second.iter().map(|row| &row[1..3]).collect::<Vec<_>>());
+    assert_eq!(
+        first.iter().map(|row| &row[1..3]).collect::<Vec<_>>(),
+        second.iter().map(|row| &row[1..3]).collect::<Vec<_>>()
+    );
     for row in &second {
         let found = until("the key is found", || {
             Some(ask(&["find", "nginx", "--server", &row[1]])).filter(|found| found.status.success())
@@ -273,5 +284,49 @@ fn a_child_that_cannot_use_its_configuration_ends_everything() {
 fn flags_of_the_agent_need_the_agent() {
     let output = ask(&["up", "--zone", "a"]);
     assert_eq!(output.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("--zone: has a meaning only together with --agent"));
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("--zone: has a meaning only together with --agent")
+    );
+}
+
+#[test]
+fn an_agent_comes_along_and_is_known_to_the_servers() {
+    let folder = tempfile::tempdir().unwrap();
+    let layout = folder.path().join("layout");
+    std::fs::create_dir_all(layout.join("blobs/sha256")).unwrap();
+    std::fs::write(layout.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+    std::fs::write(layout.join("index.json"), r#"{"schemaVersion":2,"manifests":[]}"#).unwrap();
+    let base = base_port();
+    let peer = format!("127.0.0.1:{}", base_port());
+    let mut up = Up::start(
+        &folder.path().join("data"),
+        &[
+            &[
+                "--base-port",
+                &base.to_string(),
+                "--agent",
+                "--zone",
+                "rack-7",
+                "--layout",
+                layout.to_str().unwrap(),
+            ][..],
+            &["--mirror-listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"],
+            &["--peer-listen", &peer, "--advertise", &peer, "--heartbeat-interval", "1s"],
+        ]
+        .concat(),
+    );
+    let rows = up.ready();
+    // The zone comes with the first heartbeat, a moment after the first sync.
+    until("the agent is known with its zone", || {
+        let answer = ask(&["hosts", "--server", &rows[1][1], "--json"]);
+        let answer: serde_json::Value = serde_json::from_slice(&answer.stdout).ok()?;
+        let host = answer["hosts"].get(0)?;
+        (host["holder"] == peer.as_str() && host["zone"] == "rack-7").then_some(())
+    });
+
+    up.signal(Signal::TERM);
+    let agent = up.log_line("agent stopped");
+    assert!(agent.contains("exit code 0"), "{agent}");
+    up.log_line("everything is stopped");
+    assert_eq!(up.ended().code(), Some(0));
 }

@@ -21,7 +21,9 @@ use super::request::{self, AcceptedWrite};
 use crate::api::{WriteResponse, header, path};
 use crate::limits::{API_BODY_BYTES_MAX, API_BODY_READ_TIMEOUT};
 
-/// How long the rest of a body over the limit is read.
+/// How much of a body over the limit is read on.
+const DISCARD_BYTES_MAX: usize = 2 * API_BODY_BYTES_MAX;
+/// For how long.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Which of the three.
@@ -101,12 +103,14 @@ pub fn applied_index(index: u64) -> HeaderMap {
     HeaderMap::from_iter([(HeaderName::from_static(header::APPLIED_INDEX), HeaderValue::from(index))])
 }
 
-/// Proposes the entries of one request in order; the log index of the last.
+/// Proposes the entries of one request in order; the log index of the last. Once one is applied, a
+/// failure of the next is no longer "nothing was done".
 pub async fn propose(app: &App, commands: Vec<Command>) -> Result<u64, ApiError> {
-    let mut index = 0;
+    let mut index = None;
     for command in commands {
-        let proposed = app.node.propose(command).await?;
-        index = proposed.index;
+        let proposed = app.node.propose(command).await;
+        let proposed = proposed.map_err(|error| after_a_part(index.is_some(), error.into()))?;
+        index = Some(proposed.index);
         match proposed.reply {
             Reply::Applied { .. } => {}
             // A withdraw of a host that is not there: what is to be gone is gone.
@@ -117,7 +121,12 @@ pub async fn propose(app: &App, commands: Vec<Command>) -> Result<u64, ApiError>
             }
         }
     }
-    Ok(index)
+    index.ok_or(ApiError::Internal { reason: "a write without entries" })
+}
+
+/// What to say of an error when a part of the write may have been applied before it.
+pub fn after_a_part(applied: bool, error: ApiError) -> ApiError {
+    if applied && !matches!(error, ApiError::Stale { .. }) { ApiError::OutcomeUnknown } else { error }
 }
 
 /// The whole body, within limits of size and time.
@@ -150,9 +159,9 @@ async fn collect(body: &mut Body) -> Result<Bytes, ApiError> {
     Ok(collected.freeze())
 }
 
-/// Reads on without keeping it, as much again at most.
+/// Reads on without keeping it.
 async fn discard(body: &mut Body) {
-    let mut left = API_BODY_BYTES_MAX;
+    let mut left = DISCARD_BYTES_MAX;
     while let Some(Ok(frame)) = body.frame().await {
         left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
         if left == 0 {

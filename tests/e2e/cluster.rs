@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use piccolo::api::client::Client;
 use rustix::process::Signal;
 
-use crate::harness::{Agent, Image, SOON, Servers, find, keys_of, never_for, within};
+use crate::harness::{Agent, Image, SOON, Servers, find, find_if_up, http, keys_of, never_for, within};
 
 /// "Writes go on within 2 s" of a killed leader.
 const WRITES_AGAIN: Duration = Duration::from_secs(2);
@@ -50,13 +50,8 @@ async fn no_kill_loses_what_was_acknowledged_and_writes_go_on() {
         let client = servers.client(number);
         for written in 1..=written {
             within(&format!("key {written} on server {number}"), SOON, || async {
-                let query = piccolo::api::FindQuery {
-                    key: key(written),
-                    group: "default".into(),
-                    ..Default::default()
-                };
-                let found = client.find(&query, Duration::from_secs(1)).await.ok()??;
-                (found.holders == [HOLDER]).then_some(())
+                let found = find_if_up(&client, &key(written)).await?;
+                (found == [HOLDER]).then_some(())
             })
             .await;
         }
@@ -112,7 +107,7 @@ async fn without_a_quorum_writes_are_refused_clearly_and_reads_go_on() {
 
     let url = format!("{}/api/v1/distribution/advertise", servers.urls()[survivor - 1]);
     let body = serde_json::to_string(&keys_of(HOLDER, Some((1, 2)), &[key(2)])).unwrap();
-    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let http = http();
     let refused = within("a write is refused with 503", SOON, || async {
         let answer = http.post(&url).body(body.clone()).send().await.unwrap();
         (answer.status() == 503).then_some(answer)
