@@ -8,6 +8,9 @@ use crate::net::Network;
 use crate::side::Side;
 use crate::stats::{Spread, size_text};
 
+/// Larger ones are never counted in whole requests.
+const WHOLE_BLOB_BYTES_MAX: u64 = 16 << 20;
+
 /// How much is measured.
 #[derive(Clone, Debug)]
 pub(crate) struct Grid {
@@ -58,7 +61,9 @@ pub(crate) fn compare(
     let mut cells = Vec::new();
     for blob in blobs {
         for &connections in &grid.connections {
-            let load = Load { connections, ..grid.load };
+            // A window sees only a few of the largest, but those flow evenly.
+            let whole_bytes = grid.load.whole_bytes.filter(|_| blob.bytes <= WHOLE_BLOB_BYTES_MAX);
+            let load = Load { connections, whole_bytes, ..grid.load };
             let mut samples = vec![Vec::with_capacity(grid.rounds); sides.len()];
             for round in 0..grid.rounds {
                 for turn in 0..sides.len() {

@@ -28,6 +28,8 @@ pub(crate) struct Load {
     /// Not counted: connections open, buffers grow.
     pub(crate) warm_up: Duration,
     pub(crate) window: Duration,
+    /// Instead of a window: so many bytes in whole requests, every connection the same number.
+    pub(crate) whole_bytes: Option<u64>,
     /// What all connections together read at most.
     pub(crate) sink_bytes_per_second: Option<u64>,
 }
@@ -81,18 +83,24 @@ pub(crate) fn sample(load: Load, network: &Network, side: &Side, blob: &Blob) ->
         error: Mutex::new(None),
         started: Instant::now(),
     };
+    let before = Clock::read(&shared, side);
     let clocks = thread::scope(|scope| {
-        for _ in 0..load.connections {
-            scope.spawn(|| {
-                if let Err(error) = fetch_until_stop(load, network, side.address, blob, &shared) {
-                    shared.stop.store(true, Ordering::Relaxed);
-                    shared.error.lock().expect("nobody panics with the lock").get_or_insert(error);
-                }
-            });
-        }
-        thread::sleep(load.warm_up);
-        let start = Clock::read(&shared, side);
-        wait_for_window(load, &shared);
+        let connection = || {
+            if let Err(error) = fetch_blobs(load, network, side.address, blob, &shared) {
+                shared.stop.store(true, Ordering::Relaxed);
+                shared.error.lock().expect("nobody panics with the lock").get_or_insert(error);
+            }
+        };
+        let threads: Vec<_> = (0..load.connections).map(|_| scope.spawn(connection)).collect();
+        let start = if load.whole_bytes.is_some() {
+            threads.into_iter().for_each(|thread| thread.join().expect("a connection does not panic"));
+            before
+        } else {
+            thread::sleep(load.warm_up);
+            let start = Clock::read(&shared, side);
+            wait_for_window(load, &shared);
+            start
+        };
         let end = Clock::read(&shared, side);
         shared.stop.store(true, Ordering::Relaxed);
         start.and_then(|start| Ok((start, end?)))
@@ -128,7 +136,8 @@ fn wait_for_window(load: Load, shared: &Shared) {
     }
 }
 
-fn fetch_until_stop(
+/// Until all are stopped, or as many blobs as the load says.
+fn fetch_blobs(
     load: Load,
     network: &Network,
     address: SocketAddr,
@@ -138,7 +147,10 @@ fn fetch_until_stop(
     network.enter()?;
     let mut client = Client::new(address);
     let path = blob.path();
-    while !shared.stop.load(Ordering::Relaxed) {
+    let share = load.whole_bytes.map(|bytes| bytes.div_ceil(blob.bytes * load.connections as u64));
+    let mut done = 0;
+    while !shared.stop.load(Ordering::Relaxed) && share.is_none_or(|share| done < share) {
+        done += 1;
         let (status, whole) = client.get(&path, |piece| {
             let bytes = shared.bytes.fetch_add(piece.len() as u64, Ordering::Relaxed);
             if let Some(rate) = load.sink_bytes_per_second {

@@ -110,6 +110,7 @@ impl Settings {
             connections: 1,
             warm_up: self.window / 4,
             window: self.window,
+            whole_bytes: None,
             sink_bytes_per_second: None,
         };
         Grid { connections: self.connections.clone(), rounds: self.rounds as usize, load }

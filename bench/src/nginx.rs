@@ -60,17 +60,10 @@ pub(crate) const FILES: &[Variant] = &[
     Variant { name: "read, 2×32k", workers: "auto", http: tuned!("sendfile off; output_buffers 2 32k;") },
     Variant { name: "read, 2×128k", workers: "auto", http: tuned!("sendfile off; output_buffers 2 128k;") },
     Variant { name: "read, 1×256k", workers: "auto", http: tuned!("sendfile off; output_buffers 1 256k;") },
-    Variant { name: "read, 1×512k", workers: "auto", http: tuned!("sendfile off; output_buffers 1 512k;") },
-    Variant { name: "read, 2×1m", workers: "auto", http: tuned!("sendfile off; output_buffers 2 1m;") },
     Variant {
         name: "read, 1×256k, 1 worker",
         workers: "1",
         http: tuned!("sendfile off; output_buffers 1 256k;"),
-    },
-    Variant {
-        name: "read, 1×256k, aio threads",
-        workers: "auto",
-        http: tuned!("sendfile off; output_buffers 1 256k; aio threads;"),
     },
 ];
 
