@@ -19,7 +19,7 @@ test: ## all tests, those with a real containerd included (as root)
 	@.ci/install build run
 	$(CARGO) test --workspace --locked
 
-bench: ## rates, CPU and pull times beside nginx and a registry, into bench/RESULTS.md (as root, 15 minutes)
+bench: ## rates, CPU and pull times beside nginx and a registry, into bench/RESULTS.md (as root, 20 minutes)
 	@.ci/install build run
 	$(CARGO) build --release --locked --workspace
 	target/release/piccolo-bench all

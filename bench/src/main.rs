@@ -81,7 +81,7 @@ struct Settings {
     #[arg(long, global = true, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// Length of one sample.
-    #[arg(long, global = true, default_value = "400", value_parser = milliseconds, value_name = "MS")]
+    #[arg(long, global = true, default_value = "250", value_parser = milliseconds, value_name = "MS")]
     window: Duration,
     /// Layers of the image that `pull` pulls.
     #[arg(long, global = true, value_delimiter = ',', value_parser = stats::parse_size,

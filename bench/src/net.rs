@@ -4,6 +4,7 @@ use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::os::fd::AsFd;
 use std::process::Command;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 
 use anyhow::{Context, Result, anyhow};
@@ -13,6 +14,9 @@ use crate::process::run;
 
 const SERVER_IP: Ipv4Addr = Ipv4Addr::new(10, 213, 0, 1);
 const CLIENT_IP: Ipv4Addr = Ipv4Addr::new(10, 213, 0, 2);
+
+/// Below Linux's ephemeral ports.
+const PORTS: std::ops::Range<u16> = 12_000..32_000;
 
 /// A network that commands and threads can be put into.
 #[derive(Clone, Debug)]
@@ -53,14 +57,17 @@ impl Network {
         thread::scope(|scope| scope.spawn(thread).join()).map_err(|_| anyhow!("a thread panicked"))?
     }
 
-    /// `count` ports that were free a moment ago; from the first on in a row.
+    /// The first of `count` ports in a row that nobody listens on. They lie below the range from which
+    /// the system gives ports to outgoing connections, and no two calls give the same one.
     pub(crate) fn free_ports(&self, count: u16) -> Result<u16> {
+        static GIVEN: AtomicU16 = AtomicU16::new(0);
         self.run(|| {
-            for _ in 0..100 {
-                let first = TcpListener::bind((self.ip, 0)).context("could not find a free port")?;
-                let base = first.local_addr().context("could not read a port")?.port();
-                let rest = (1..count).map_while(|n| TcpListener::bind((self.ip, base.checked_add(n)?)).ok());
-                if rest.collect::<Vec<_>>().len() + 1 == usize::from(count) {
+            let start = u16::try_from(std::process::id() % 97).expect("below 97") * (PORTS.len() as u16 / 97);
+            for _ in 0..PORTS.len() {
+                let given = GIVEN.fetch_add(count, Ordering::Relaxed).wrapping_add(start);
+                let base = PORTS.start + given % (PORTS.len() as u16 - count);
+                let held = (base..base + count).map_while(|port| TcpListener::bind((self.ip, port)).ok());
+                if held.collect::<Vec<_>>().len() == usize::from(count) {
                     return Ok(base);
                 }
             }

@@ -100,7 +100,7 @@ fn mirror(piccolo: &Piccolo, host: &Network, server: &Server, folder: &Path) -> 
     let agent = piccolo.layout_agent(host, server, &empty, &[])?;
     Ok(Side {
         name: "Piccolo".to_owned(),
-        what: "piccolo agent --layout EMPTY, its mirror port".to_owned(),
+        what: "piccolo agent --layout EMPTY --log-level warn, its mirror port".to_owned(),
         address: agent.mirror,
         pid: agent.process.pid(),
         _running: vec![agent.process],

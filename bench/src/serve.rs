@@ -63,7 +63,7 @@ fn serve(
         wait_findable(server_network, server.api, &layout.layers)?;
         sides.push(Side {
             name: "Piccolo".to_owned(),
-            what: "piccolo agent --layout DIR --uploads-max 0, its peer port".to_owned(),
+            what: "piccolo agent --layout DIR --uploads-max 0 --log-level warn, its peer port".to_owned(),
             address: agent.peer,
             pid: agent.process.pid(),
             _running: vec![agent.process, server.process],
