@@ -25,8 +25,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::disk::Disk;
-use crate::index::{Index, IndexError, StateMachine};
-use crate::log::{LogError, LogStore};
+use crate::index::{Index, IndexError, STATE_FILE, StateMachine};
+use crate::log::{LOG_FILE, LogError, LogStore};
 use crate::network::client::RpcClient;
 use crate::network::identity::Identity;
 use crate::network::peer::{Peers, Streams};
@@ -74,6 +74,27 @@ pub enum StartError {
     /// The identity.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// The raft log is gone beside the state: this node may have forgotten its vote, and could vote
+    /// a second time in one term.
+    #[error(
+        "the data folder has a state up to log index {applied} but no raft log: {LOG_FILE} with the \
+         vote and the entries is lost; restore it, or start with an empty folder"
+    )]
+    LogLost {
+        /// Log index of the state.
+        applied: u64,
+    },
+    /// The state is gone, or is an older one than the raft log goes on from.
+    #[error(
+        "the raft log begins after log index {purged} but the state ends at {applied}: {STATE_FILE} \
+         is lost or was replaced by an older one; restore it, or start with an empty folder"
+    )]
+    StateLost {
+        /// The last entry that the log has no longer.
+        purged: u64,
+        /// Log index of the state, 0 for none.
+        applied: u64,
+    },
     /// openraft.
     #[error("could not start raft: {reason}")]
     Raft {
@@ -128,6 +149,7 @@ impl Node {
         let open = move || {
             let log = LogStore::open(disk.as_ref())?;
             let index = Index::open(disk.as_ref())?;
+            check_stores(&log, &index)?;
             let identity = Identity::load(disk, members, raft_address, api_address, log.is_used())?;
             Ok::<_, StartError>((log, index, Arc::new(identity)))
         };
@@ -269,6 +291,19 @@ impl Node {
                 },
             }
         }
+    }
+}
+
+/// Whether log and state are of one node's life: openraft takes a lost one for a new node.
+fn check_stores(log: &LogStore, index: &Index) -> Result<(), StartError> {
+    let applied = index.durable_applied().map(|id| id.index);
+    let purged = log.purged().map(|id| id.index);
+    match (applied, purged) {
+        (Some(applied), _) if !log.is_used() => Err(StartError::LogLost { applied }),
+        (_, Some(purged)) if applied.is_none_or(|applied| applied < purged) => {
+            Err(StartError::StateLost { purged, applied: applied.unwrap_or(0) })
+        }
+        _ => Ok(()),
     }
 }
 
