@@ -253,12 +253,7 @@ impl Node {
         let leader = self.inner.leader(&metrics).map(|(id, _)| id);
         let identity = &self.inner.identity;
         let mut reasons = self.inner.reasons.get();
-        if let Some(member) = metrics.membership_config.membership().get_node(&identity.node_id)
-            && member.api_address != identity.api_address
-        {
-            let (is, was) = (&identity.api_address, &member.api_address);
-            reasons.push(format!("the discovery API is at {is}, but the membership says {was}"));
-        }
+        reasons.extend(status::objections(identity, metrics.membership_config.membership()));
         if identity.cluster_id().is_some() && leader.is_none() {
             reasons.push("no leader with a quorum is known".to_owned());
         }
