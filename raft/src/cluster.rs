@@ -123,6 +123,9 @@ struct Inner {
     client: RpcClient,
     streams: Streams,
     heard: Arc<Heard>,
+    /// See [`RpcState`].
+    receiving: Arc<Semaphore>,
+    messages: Arc<Semaphore>,
     reasons: Reasons,
     budget: Budget,
     /// Bootstrap, flusher, compaction, proposals in flight, connections to other servers.
@@ -136,7 +139,8 @@ struct Inner {
 
 impl Node {
     /// Opens the stores and starts raft. The cluster forms, or is found again, in the background:
-    /// serve [`Node::router`] on the raft listener now.
+    /// serve [`Node::router`] on the raft listener now. After `stop` no cluster is founded; the node goes
+    /// on until [`Node::shutdown`].
     pub async fn start(
         config: NodeConfig,
         disk: Arc<dyn Disk>,
@@ -171,6 +175,8 @@ impl Node {
             client,
             streams,
             heard: Arc::default(),
+            receiving: Arc::new(Semaphore::new(1)),
+            messages: Arc::new(Semaphore::new(MESSAGES_MAX)),
             reasons: Reasons::default(),
             budget: Budget::new(PROPOSED_BYTES_MAX, PROPOSALS_MAX),
             tasks,
@@ -205,8 +211,8 @@ impl Node {
             identity: self.inner.identity.clone(),
             raft: self.inner.raft.clone(),
             heard: self.inner.heard.clone(),
-            receiving: Arc::new(Semaphore::new(1)),
-            messages: Arc::new(Semaphore::new(MESSAGES_MAX)),
+            receiving: self.inner.receiving.clone(),
+            messages: self.inner.messages.clone(),
         })
     }
 

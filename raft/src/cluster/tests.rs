@@ -2,6 +2,7 @@
 //! runtime with everything in it.
 
 mod crashes;
+mod stopping;
 mod wire;
 
 use std::net::{SocketAddr, TcpListener};
@@ -357,6 +358,7 @@ fn a_stopping_leader_hands_over_first() {
     write(&servers, 0);
     let leading = leader(&servers);
     let node = servers[leading].node().clone();
+    assert!(servers[leading].run(node.transfer_leader()));
     servers[leading].run(node.shutdown());
     let start = std::time::Instant::now();
     let others: Vec<&Server> = servers.iter().filter(|s| !s.node().inner.stop.is_cancelled()).collect();
