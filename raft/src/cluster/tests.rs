@@ -474,5 +474,5 @@ fn a_changed_list_and_raft_address_are_reasons_and_the_data_counts() {
     assert!(list.contains("elsewhere:1") && list.contains(&own), "{reasons:?}");
     let address = format!("raft is at elsewhere:1, but the membership says {own}");
     assert!(reasons.iter().any(|reason| reason.contains(&address)), "{reasons:?}");
-    assert_eq!(servers[1].node().status().reasons, Vec::<String>::new());
+    within(SOON, "no reason on the others", || servers[1].node().status().reasons.is_empty().then_some(()));
 }
