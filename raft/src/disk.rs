@@ -46,7 +46,8 @@ impl Disk for FolderDisk {
         let io = |error: io::Error| DatabaseError::Storage(redb::StorageError::Io(error));
         if !path.try_exists().map_err(io)? {
             let temporary = self.folder.join(format!("{name}.new"));
-            let empty = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&temporary);
+            let empty =
+                OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&temporary);
             drop(builder.create_with_backend(FileBackend::new(empty.map_err(io)?)?)?);
             fs::rename(&temporary, &path).map_err(io)?;
             File::open(&self.folder).and_then(|folder| folder.sync_all()).map_err(io)?;

@@ -36,7 +36,9 @@ pub enum IndexError {
 
 #[derive(Deserialize)]
 struct RawIndex {
-    manifests: Vec<RawDescriptor>,
+    /// Must be there; `null` is what umoci writes into a new layout.
+    #[serde(deserialize_with = "Option::deserialize")]
+    manifests: Option<Vec<RawDescriptor>>,
 }
 
 #[derive(Deserialize)]
@@ -49,7 +51,8 @@ impl Index {
     /// Reads an index. Unknown fields are ignored.
     pub fn parse(bytes: &[u8]) -> Result<Self, IndexError> {
         let raw: RawIndex = serde_json::from_slice(bytes)?;
-        let manifests = raw.manifests.into_iter().map(Descriptor::from_raw).collect::<Result<_, _>>()?;
+        let manifests =
+            raw.manifests.into_iter().flatten().map(Descriptor::from_raw).collect::<Result<_, _>>()?;
         Ok(Self { manifests })
     }
 }
@@ -63,6 +66,12 @@ impl Descriptor {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_index_without_manifests_is_empty_only_if_it_says_so() {
+        assert_eq!(Index::parse(br#"{"schemaVersion":2,"manifests":null}"#).unwrap().manifests, []);
+        assert!(Index::parse(br#"{"schemaVersion":2}"#).is_err());
+    }
 
     #[test]
     fn an_index_names_its_manifests() {

@@ -73,6 +73,25 @@ async fn an_image_reaches_the_neighbour_without_the_registry_and_without_the_lea
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pull_beside_a_running_registry_asks_it_for_the_tag_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let servers = Servers::up(folder.path()).await;
+    let registry = Registry::start(folder.path()).await;
+    let image = Image::make(&folder.path().join("image"), 14, &[MIB, 2000]);
+    let name = registry.push(&image, "app:v1");
+    let a = Node::start(&folder.path().join("a"), &servers.urls(), &registry.url()).await;
+    let b = Node::start(&folder.path().join("b"), &servers.urls(), &registry.url()).await;
+    a.pull(&name).await;
+    findable(&servers, &[1, 2, 3], &image.digests(), &a.agent.holder()).await;
+
+    let count = || ["HEAD", "GET"].map(|method| registry.requests(method, "/v2/app/"));
+    let [heads, gets] = count();
+    assert!(gets >= 4, "the first pull has asked for manifest, config and layers");
+    b.pull(&name).await;
+    assert_eq!(count(), [heads + 1, gets], "one HEAD for the tag, and nothing else");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_layer_is_findable_while_the_rest_of_its_image_is_still_arriving() {
     let folder = tempfile::tempdir().unwrap();
     let servers = Servers::up(folder.path()).await;

@@ -199,6 +199,7 @@ fn three_nodes_form_one_cluster_and_a_write_is_on_all() {
 #[test]
 fn a_follower_names_the_leader_and_proposes_nothing() {
     let servers = servers(3);
+    write(&servers, 0);
     let leading = leader(&servers);
     let follower = &servers[(leading + 1) % 3];
     within(SOON, "a follower that knows the leader", || follower.node().leader());
