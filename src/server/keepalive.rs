@@ -21,7 +21,7 @@ use crate::api::{KeepaliveResponse, path};
 pub async fn handle(app: &Arc<App>, incoming: Request) -> Result<Response, ApiError> {
     let forwarded = ForLeader::is_forwarded(incoming.headers());
     let body = read_body(incoming).await?;
-    let accepted = request::keepalive(&body, app.holders)?;
+    let accepted = request::keepalive(&body, app.rules())?;
     let _place = app.place_for_write()?;
     let request = ForLeader { path: path::KEEPALIVE, body, forwarded, repeatable: true };
     to_leader(app, request, || decide(app, &accepted)).await
