@@ -96,7 +96,8 @@ pub struct FindQuery {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub count: Option<i64>,
     /// Who asks: `ip:port` (excludes that holder, ranks by tiers and spread) or a bare IP (the Go
-    /// `pi`: excludes all holders on it, strict prefix order).
+    /// `pi`: excludes all holders on it, strict prefix order). What is neither counts as absent: a
+    /// Go `pi` on IPv6 sends `[fd00`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_host: Option<String>,
     /// Answer from a state that has applied this log index: waits up to 2 s, then 504.

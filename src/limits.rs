@@ -8,6 +8,8 @@ pub const REQUEST_KEYS_MAX: usize = 100_000;
 pub const API_BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Writes that wait for their turn at one server.
 pub const WRITES_WAITING_MAX: usize = 4_096;
+/// How far the epoch of a request may be ahead of the server's wall clock.
+pub const EPOCH_AHEAD_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// Holders in one findkey answer; the Go Piccolo's limit.
 pub const FINDKEY_COUNT_MAX: usize = 2_000;
 /// Holders in a findkey answer whose request names no count.

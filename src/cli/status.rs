@@ -26,9 +26,9 @@ fn run(invocation: &Invocation) -> Result<Exit, CliError> {
     let client = asked.client()?;
     let status = process::block_on_this_thread(async { Ok(client.status(DEADLINE).await?) })?;
     if asked.json {
-        print_json(&status);
+        print_json(&status)?;
     } else {
-        print(&text(&status, Paint::stdout()));
+        print(&text(&status, Paint::stdout()))?;
     }
     Ok(Exit::Done)
 }

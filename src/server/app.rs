@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 use super::error::ApiError;
 use super::leases::Leases;
 use super::locks::HolderLocks;
-use super::request::HolderPolicy;
+use super::request::{HolderPolicy, Rules};
 use crate::api::client::{HttpClient, http_client};
 use crate::clock::SharedClock;
 use crate::limits::WRITES_WAITING_MAX;
@@ -69,6 +69,11 @@ impl App {
     /// A place among the writes that wait, or 503.
     pub fn place_for_write(&self) -> Result<OwnedSemaphorePermit, ApiError> {
         Arc::clone(&self.writes_waiting).try_acquire_owned().map_err(|_| ApiError::Overloaded)
+    }
+
+    /// What requests are held to now.
+    pub fn rules(&self) -> Rules {
+        Rules { holders: self.holders, unix_ms: self.clock.unix_ms() }
     }
 
     /// Since the process's start.

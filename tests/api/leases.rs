@@ -73,6 +73,24 @@ async fn a_node_that_beats_stays_and_writes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_hidden_node_that_believes_something_else_stays_hidden_until_its_write() {
+    let server = Server::one().await;
+    let keys = [digest(1)];
+    server.advertise(paired(HOLDER, &keys, 5, 1)).await.expect(201);
+    server.keepalive(beat(&keys, 5, 1)).await.expect(201);
+    within(PATIENCE, async || server.holders(&keys[0]).await.is_empty().then_some(())).await;
+    // Another lease changes the record: no reason to show it.
+    let mut drifted = beat(&[digest(2)], 5, 1);
+    drifted["ttl_seconds"] = json!(60);
+    let answer = server.keepalive(drifted).await.expect(201);
+    assert_eq!(answer.json()["resync"], json!(true));
+    always_for(Duration::from_secs(1), async || server.holders(&keys[0]).await.is_empty()).await;
+    server.sync(paired(HOLDER, &keys, 5, 2)).await.expect(201);
+    assert_eq!(server.holders(&keys[0]).await, [HOLDER]);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_is_unknown_or_has_drifted_is_asked_to_sync() {
     let server = Server::one().await;
     let keys = [digest(1)];

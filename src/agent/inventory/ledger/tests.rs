@@ -110,6 +110,14 @@ fn a_failed_scan_changes_nothing_and_skips_no_change() {
 }
 
 #[test]
+fn an_epoch_at_its_end_goes_no_further() {
+    let mut ledger = synced([1]);
+    ledger.stale(Some(u64::MAX));
+    add(&mut ledger, 2);
+    assert_eq!(ledger.next_request().unwrap().pair, Pair { epoch: u64::MAX, seq: 1 });
+}
+
+#[test]
 fn after_a_stale_answer_the_epoch_is_above_the_stored_one() {
     let mut ledger = synced([1]);
     add(&mut ledger, 2);
