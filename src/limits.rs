@@ -105,7 +105,8 @@ pub const VERIFY_BEFORE_CHUNK: Duration = Duration::from_secs(1);
 pub const PEER_UNREACHABLE_TTL: Duration = Duration::from_secs(10);
 /// Files that are known to be as their digest says.
 pub const VERIFIED_FILES_MAX: usize = 8_192;
-/// Files that a source hashes at once.
+/// Files up to [`VERIFIED_WHOLE_BYTES_MAX`] that a source hashes at once, and as many larger ones: a
+/// small one never waits for those.
 pub const VERIFICATIONS_MAX: usize = 4;
 /// Memory for manifests that are being read or sent, bytes.
 pub const MANIFEST_MEMORY_BYTES_MAX: usize = 16 * 1024 * 1024;
