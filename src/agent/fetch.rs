@@ -147,6 +147,7 @@ impl Fetcher {
         let mut again: VecDeque<SocketAddr> = VecDeque::new();
         let mut waiting = VecDeque::from(holders);
         let mut attempts = 0;
+        let mut unsatisfiable = None;
         // A peer whose headers were late is asked once more, after all others, if there is time.
         while let Some((holder, is_first)) =
             waiting.pop_front().map(|holder| (holder, true)).or_else(|| again.pop_front().map(|h| (h, false)))
@@ -154,6 +155,11 @@ impl Fetcher {
             attempts += 1;
             let patience = patience(1 + waiting.len() + again.len(), deadline);
             match self.attempt(holder, &wanted, &offer, patience).await {
+                // One that lies about the length must not have the last word.
+                Ok(fetched @ Fetched::Unsatisfiable { .. }) => {
+                    count("unsatisfiable");
+                    unsatisfiable.get_or_insert(fetched);
+                }
                 Ok(fetched) => {
                     count("ok");
                     return Ok(fetched);
@@ -167,7 +173,7 @@ impl Fetcher {
                 }
             }
         }
-        Err(Missed::NoSource { attempts })
+        unsatisfiable.ok_or(Missed::NoSource { attempts })
     }
 
     /// The answer to `digest` was cut before its first byte.

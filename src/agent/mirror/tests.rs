@@ -225,6 +225,22 @@ async fn a_peer_that_ignores_or_bends_the_range_of_a_large_blob_is_not_passed_on
     assert_eq!((ignores.asked(), bends.asked()), (1, 1));
 }
 
+#[tokio::test]
+async fn one_peer_that_says_416_does_not_keep_the_others_from_giving_the_range() {
+    let bytes = noise(100);
+    let digest = Digest::of(&bytes);
+    let (node, holder) = (Node::start().await, Node::with(&bytes).await);
+    let head = "HTTP/1.1 416 R\r\nContent-Range: bytes */5\r\nContent-Length: 0\r\n\r\n";
+    let short = RawPeer::start(head, End::Close).await;
+    let target = blob_target(&digest);
+    node.servers.hold(&digest, &[short.address, holder.peer]);
+    let got = get_range(node.mirror, &target, "bytes=50-").await;
+    assert_eq!((got.status, got.body == bytes[50..]), (206, true));
+    node.servers.hold(&digest, &[short.address, nobody().await]);
+    let got = get_range(node.mirror, &target, "bytes=50-").await;
+    assert_eq!((got.status, got.header("content-range")), (416, Some("bytes */5")));
+}
+
 /// I5. The bytes were on their way already, so the connection is reset, what containerd has of them
 /// is aborted, and the liar is not asked again.
 #[tokio::test]
