@@ -92,6 +92,10 @@ pub const SOURCE_RATE_WINDOW: Duration = Duration::from_secs(5);
 pub const PEER_AVOID_TTL: Duration = Duration::from_secs(60);
 /// Pairs of peer and digest that are avoided at once; digests whose last answer was cut.
 pub const TROUBLES_REMEMBERED_MAX: usize = 4_096;
+/// How long the hash of a blob that broke off is kept for containerd to resume.
+pub const PREFIX_TTL: Duration = Duration::from_secs(60);
+/// Such hashes at once.
+pub const PREFIXES_REMEMBERED_MAX: usize = 256;
 /// Holders that are asked for the same tag.
 pub const TAG_VOTES: usize = 3;
 /// How long a source holds its headers for its own check of the content; less than

@@ -6,6 +6,7 @@
 //! ([`relay`]) (I5).
 
 mod offer;
+mod prefix;
 mod relay;
 mod spool;
 mod tag;
@@ -34,6 +35,7 @@ use crate::oci::{ByteRange, ContentPath, Digest, RangeHeader, media_type};
 use crate::task::Stop;
 
 pub(crate) use offer::{Head, Offer};
+use prefix::Prefixes;
 use relay::Relay;
 pub(crate) use spool::Whole;
 pub(crate) use tag::TagManifest;
@@ -50,6 +52,8 @@ pub(crate) struct Fetcher {
     silent: Recent<SocketAddr>,
     /// Digests whose answer was cut before its first byte: the next request gets 404 at once.
     cut: Recent<Digest>,
+    /// Hashes of large blobs that broke off.
+    prefixes: Prefixes,
     tasks: TaskTracker,
     stop: Stop,
 }
@@ -116,6 +120,7 @@ impl Fetcher {
             shaky: Recent::new(PEER_AVOID_TTL, TROUBLES_REMEMBERED_MAX),
             silent: Recent::new(PEER_UNREACHABLE_TTL, TROUBLES_REMEMBERED_MAX),
             cut: Recent::new(PEER_AVOID_TTL, TROUBLES_REMEMBERED_MAX),
+            prefixes: Prefixes::default(),
             tasks: TaskTracker::new(),
             stop,
         }

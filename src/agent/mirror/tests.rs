@@ -295,6 +295,31 @@ async fn a_source_that_breaks_off_is_a_clean_close_and_the_rest_comes_from_anoth
     }
 }
 
+/// I5, over two requests: containerd itself would fail at its commit, and again on every later pull.
+#[tokio::test]
+async fn a_bad_prefix_is_found_out_before_a_good_rest_completes_it() {
+    let bytes = noise(LARGE);
+    let digest = Digest::of(&bytes);
+    let half = LARGE / 2;
+    let mut wrong = bytes[..half].to_vec();
+    wrong[1_000] ^= 1;
+    let (node, holder) = (Node::start().await, Node::with(&bytes).await);
+    let liar = RawPeer::ok(LARGE, &wrong, End::Close).await;
+    node.servers.hold(&digest, &[liar.address, holder.peer]);
+    node.store.add_ingest(&digest);
+    let target = blob_target(&digest);
+    let got = get(node.mirror, &target).await;
+    assert_eq!((got.body.len(), got.end), (half, Ok(())));
+
+    let rest = get_range(node.mirror, &target, &format!("bytes={half}-")).await;
+    assert_eq!((rest.status, rest.end), (206, Err(std::io::ErrorKind::ConnectionReset)));
+    until("the ingest is aborted", || left(&node, &digest) == 0).await;
+
+    let got = get(node.mirror, &target).await;
+    assert!(got.status == 200 && got.is_complete() && got.body == bytes);
+    assert_eq!(liar.asked(), 1);
+}
+
 #[tokio::test]
 async fn a_source_that_stalls_is_a_clean_close_and_its_bytes_have_arrived() {
     let bytes = noise(LARGE);
