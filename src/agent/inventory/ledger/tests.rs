@@ -1,3 +1,5 @@
+//! Table tests of the ledger: what is sent, and in which order.
+
 use super::*;
 use crate::api::WriteRequest;
 
