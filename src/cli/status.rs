@@ -60,5 +60,12 @@ fn text(status: &StatusResponse, paint: Paint) -> String {
         "{} hosts ({} hidden, their lease ended), {} keys, {} pairs of key and holder\n",
         status.hosts, status.hosts_hidden, status.keys, status.pairs
     ));
+    if let (Some(had), Some(served), Some(misses)) =
+        (status.bytes_from_peers, status.bytes_served, status.misses)
+    {
+        text.push_str(&format!(
+            "{had} bytes had from peers, {served} bytes served to them, {misses} requests that none could answer\n"
+        ));
+    }
     text
 }
