@@ -69,3 +69,18 @@ fn text(status: &StatusResponse, paint: Paint) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_agents_counted_is_told_where_it_is_known() {
+        let of_leader = include_str!("../../tests/golden/status_response.json");
+        let mut status: StatusResponse = serde_json::from_str(of_leader).unwrap();
+        let told = "5 bytes had from peers, 6 bytes served to them, 7 requests that none could answer\n";
+        assert!(text(&status, Paint::stdout()).ends_with(told));
+        status.misses = None;
+        assert!(!text(&status, Paint::stdout()).contains("from peers"));
+    }
+}
