@@ -14,6 +14,7 @@ pub mod capabilities;
 pub mod entries;
 pub mod error;
 pub mod findkey;
+pub mod fleet;
 pub mod forward;
 pub mod health;
 pub mod hosts;

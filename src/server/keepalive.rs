@@ -29,9 +29,12 @@ pub async fn handle(app: &Arc<App>, incoming: Request) -> Result<Response, ApiEr
 
 /// On the leader.
 async fn decide(app: &App, accepted: &AcceptedBeat) -> Result<Response, ApiError> {
-    let AcceptedBeat { holder, beat } = accepted;
+    let AcceptedBeat { holder, beat, usage } = accepted;
     let record = app.index.host(holder);
     let Verdict { mut resync, commands } = judge(holder, record.as_ref().map(known).as_ref(), beat);
+    if let Some(usage) = usage.filter(|_| record.is_some()) {
+        app.fleet().hear(holder, usage);
+    }
     let visible = record.as_ref().is_some_and(HostRecord::is_visible);
     let shown = commands.iter().any(|command| matches!(command, Command::Unhide { .. }));
     // A hidden host that stays hidden has no lease: any later change of its record would look as if

@@ -9,6 +9,7 @@ use piccolo_raft::command::{GROUP_BYTES_MAX, Holder, Key, Pair, ZONE_BYTES_MAX};
 use piccolo_raft::fingerprint::Fingerprint;
 
 use super::body::{Fields, FormatError};
+use super::fleet::Usage;
 use super::leases::Beat;
 use crate::limits::{EPOCH_AHEAD_MAX, LEASE_SECONDS_MAX, LEASE_SECONDS_MIN, REQUEST_KEYS_MAX};
 
@@ -50,6 +51,8 @@ pub struct AcceptedBeat {
     pub holder: Holder,
     /// What it says.
     pub beat: Beat,
+    /// What it has done since its start, if it tells.
+    pub usage: Option<Usage>,
 }
 
 /// Reads the body of advertise, withdraw and sync.
@@ -96,11 +99,17 @@ pub fn keepalive(body: &[u8], rules: Rules) -> Result<AcceptedBeat, FormatError>
     let zone = fields.text("zone")?.map(|zone| name("zone", zone, ZONE_BYTES_MAX)).transpose()?;
     let ttl_seconds = fields.unsigned("ttl_seconds")?.map(ttl).transpose()?;
     let fingerprint = fields.text("fingerprint")?.map(fingerprint).transpose()?;
-    for counter in ["count", "bytes_from_peers", "bytes_served", "misses"] {
-        fields.unsigned(counter)?;
-    }
+    fields.unsigned("count")?;
+    let counters =
+        (fields.unsigned("bytes_from_peers")?, fields.unsigned("bytes_served")?, fields.unsigned("misses")?);
+    let usage = match counters {
+        (Some(bytes_from_peers), Some(bytes_served), Some(misses)) => {
+            Some(Usage { bytes_from_peers, bytes_served, misses })
+        }
+        _ => None,
+    };
     let beat = Beat { zone, ttl_seconds, pair: pair(&mut fields, rules.unix_ms)?, fingerprint };
-    Ok(AcceptedBeat { holder, beat })
+    Ok(AcceptedBeat { holder, beat, usage })
 }
 
 fn ttl(seconds: u64) -> Result<u32, FormatError> {

@@ -91,6 +91,32 @@ async fn a_hidden_node_that_believes_something_else_stays_hidden_until_its_write
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_leader_sums_what_agents_count() {
+    let server = Server::one().await;
+    let keys = [digest(1)];
+    let beat_of = |bytes_from_peers: u64| {
+        let mut beat = beat(&keys, 5, 1);
+        beat["bytes_from_peers"] = json!(bytes_from_peers);
+        beat["bytes_served"] = json!(20);
+        beat["misses"] = json!(3);
+        beat
+    };
+    server.keepalive(beat_of(1)).await.expect(201);
+    let status = server.get("/api/v1/status").await.json();
+    assert_eq!(status["bytes_from_peers"], json!(0), "an unknown host leaves nothing");
+    server.advertise(paired(HOLDER, &keys, 5, 1)).await.expect(201);
+    // The last one has started again.
+    for bytes in [100, 150, 30] {
+        server.keepalive(beat_of(bytes)).await.expect(201);
+    }
+    let status = server.get("/api/v1/status").await.json();
+    assert_eq!([&status["bytes_from_peers"], &status["bytes_served"], &status["misses"]], [180, 20, 3]);
+    let metrics = server.get("/metrics").await.text;
+    assert!(metrics.contains("piccolo_fleet_bytes_from_peers"), "{metrics}");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_is_unknown_or_has_drifted_is_asked_to_sync() {
     let server = Server::one().await;
     let keys = [digest(1)];
