@@ -57,9 +57,9 @@ impl Node {
         voters.into_iter().filter_map(address).collect()
     }
 
-    /// Ends raft and the tasks, makes everything durable and closes the log. A leader should call
-    /// [`Node::transfer_leader`] before. The state's file is free when the last clone of the index is
-    /// gone.
+    /// Ends raft and the tasks, makes everything durable and closes both files: they can be opened
+    /// again at once, whoever still holds a clone of the index. A leader should call
+    /// [`Node::transfer_leader`] before.
     pub async fn shutdown(&self) {
         let inner = &self.inner;
         inner.stop.cancel();
@@ -74,7 +74,7 @@ impl Node {
         if timeout(DRAIN_TIMEOUT, inner.tasks.wait()).await.is_err() {
             tracing::warn!(tasks = inner.tasks.len(), "tasks of the node did not end");
         }
-        if let Err(error) = inner.index.flush_durable().await {
+        if let Err(error) = inner.index.close().await {
             tracing::warn!(%error, "could not make the state durable");
         }
         inner.log.close().await;
