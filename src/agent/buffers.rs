@@ -2,11 +2,12 @@
 //! no fresh pages from the kernel for each chunk.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
 use crate::limits::FILE_CHUNK_BYTES;
 
@@ -44,12 +45,34 @@ impl Drop for Pooled {
 impl BufferPool {
     /// Reads `length` bytes, at most [`FILE_CHUNK_BYTES`], at `offset`. Blocks.
     pub(crate) fn read_at(&self, file: &File, offset: u64, length: usize) -> io::Result<Bytes> {
+        let mut buffer = self.take(length);
+        file.read_exact_at(&mut buffer.bytes[..length], offset)?;
+        Ok(Bytes::from_owner(buffer))
+    }
+
+    /// The same if all of it is in the page cache; `None` where the disk would have to be asked, or
+    /// the file system cannot tell. Never blocks: a copy, for which a change of threads would cost
+    /// more than it saves.
+    pub(crate) fn read_cached_at(
+        &self,
+        file: &File,
+        offset: u64,
+        length: usize,
+    ) -> io::Result<Option<Bytes>> {
+        let mut buffer = self.take(length);
+        let mut target = [IoSliceMut::new(&mut buffer.bytes[..length])];
+        match preadv2(file, &mut target, offset, ReadWriteFlags::NOWAIT) {
+            Ok(read) if read == length => Ok(Some(Bytes::from_owner(buffer))),
+            Ok(_) | Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn take(&self, length: usize) -> Pooled {
         debug_assert!(length <= FILE_CHUNK_BYTES);
         let taken = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let bytes = taken.unwrap_or_else(|| vec![0; FILE_CHUNK_BYTES]);
-        let mut buffer = Pooled { bytes, used: length, idle: Arc::clone(&self.idle) };
-        file.read_exact_at(&mut buffer.bytes[..length], offset)?;
-        Ok(Bytes::from_owner(buffer))
+        Pooled { bytes, used: length, idle: Arc::clone(&self.idle) }
     }
 }
 
@@ -69,6 +92,19 @@ mod tests {
         drop(bytes);
         assert_eq!(pool.idle.lock().unwrap().len(), 1);
         assert_eq!(&pool.read_at(&file, 0, 10).unwrap()[..], b"0123456789");
+        assert_eq!(pool.idle.lock().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn what_was_just_written_is_in_the_page_cache() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"0123456789").unwrap();
+        let pool = BufferPool::default();
+        // A file system that cannot tell answers None: the caller reads another way.
+        if let Some(bytes) = pool.read_cached_at(&file, 2, 3).unwrap() {
+            assert_eq!(&bytes[..], b"234");
+        }
+        assert_eq!(pool.read_cached_at(&file, 8, 3).unwrap(), None, "past the end");
         assert_eq!(pool.idle.lock().unwrap().len(), 1);
     }
 

@@ -192,11 +192,24 @@ impl FileReader {
         if left == length as u64 {
             before_last.await?;
         }
-        let (file, pool, offset) = (Arc::clone(&self.file), self.pool.clone(), self.range.start);
-        let read = tokio::task::spawn_blocking(move || pool.read_at(&file, offset, length));
-        let bytes = read.await.map_err(io::Error::other).and_then(|read| read).map_err(Cut::Read)?;
+        let bytes = self.read(length).await.map_err(Cut::Read)?;
         self.range.start += length as u64;
         Ok(Some(bytes))
+    }
+}
+
+impl FileReader {
+    /// Cold pages are read on the blocking pool: they must not stall the other connections of this
+    /// thread.
+    async fn read(&self, length: usize) -> io::Result<Bytes> {
+        let offset = self.range.start;
+        if let Some(bytes) = self.pool.read_cached_at(&self.file, offset, length)? {
+            tokio::task::consume_budget().await;
+            return Ok(bytes);
+        }
+        let (file, pool) = (Arc::clone(&self.file), self.pool.clone());
+        let read = tokio::task::spawn_blocking(move || pool.read_at(&file, offset, length));
+        read.await.map_err(io::Error::other)?
     }
 }
 
