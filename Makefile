@@ -17,7 +17,7 @@ build: ## the release binary: target/release/piccolo
 
 test: ## all tests, those with a real containerd included (as root)
 	@.ci/install build run
-	$(CARGO) test --workspace --locked
+	$(CARGO) test --workspace --locked --lib --bins --tests
 
 bench: ## rates, CPU and pull times beside nginx and a registry, into bench/RESULTS.md (as root, 20 minutes)
 	@.ci/install build run
