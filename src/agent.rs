@@ -1,12 +1,35 @@
 //! The agent of one node: containerd's mirror, blob server for its peers, and the watcher that
 //! keeps the index true to what the node holds.
 
+mod advertise;
+mod answer;
+mod blob_server;
+mod body;
+mod buffers;
+pub mod counters;
+mod discovery;
+mod fetch;
+mod give;
+mod health;
+pub mod inventory;
+mod local;
+mod mirror;
+mod origin;
+mod peer;
+mod policy;
+mod recent;
+mod record;
+mod run;
 pub mod store;
+mod uploads;
+mod verified;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+
+pub use run::{Addresses, Error, run};
 
 /// Everything that an agent can be told.
 #[derive(Clone, Debug)]

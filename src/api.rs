@@ -195,6 +195,15 @@ pub struct Message {
     pub error: String,
 }
 
+/// 200 or 503 of readyz.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Readiness {
+    /// Whether lookups are answered.
+    pub ready: bool,
+    /// Why not, or what is not as it should be.
+    pub reasons: Vec<String>,
+}
+
 /// 200 of status: the cluster as the answering server sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusResponse {

@@ -1,1 +1,229 @@
-//! The command line: one file per subcommand.
+//! The command line: one file per subcommand. Flags, variables and keys of the file follow from the
+//! settings in `config`; clap parses words and writes the help, everything else is decided there, so
+//! that all mistakes are reported together.
+
+// mod agent;
+mod client;
+mod exit;
+mod find;
+mod hosts;
+mod mirror;
+mod output;
+mod parent;
+mod process;
+mod server;
+mod signals;
+mod status;
+mod up;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::sync::LazyLock;
+
+use clap::{Arg, ArgAction, ArgMatches, Command};
+
+pub use exit::{CliError, Exit};
+
+use crate::config::{self, Given, LOGGING, Layers, Logging, Problems, Setting};
+
+/// Version, and the commit where the build names one in `PICCOLO_COMMIT`.
+static VERSION: LazyLock<String> = LazyLock::new(|| match option_env!("PICCOLO_COMMIT") {
+    Some(commit) => format!("{} ({commit})", env!("CARGO_PKG_VERSION")),
+    None => env!("CARGO_PKG_VERSION").to_owned(),
+});
+
+const AFTER_HELP: &str = "\
+Start three discovery servers here, and see what they know:
+  piccolo up
+  piccolo status
+
+Three hosts, the same command on each:
+  piccolo server --data-dir /var/lib/piccolo --cluster a:7790,b:7790,c:7790 --insecure
+On every node:
+  piccolo agent --servers http://a:7789,http://b:7789,http://c:7789
+  piccolo mirror install --certs-dir /etc/containerd/certs.d --registry docker.io
+
+Each flag has a variable, PICCOLO_ and its name in capitals (--data-dir: PICCOLO_DATA_DIR), and a \
+key in the TOML file of --config (data-dir = \"…\"). Flags win over variables, variables over the file.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 not found (find), 4 no server \
+reachable.";
+
+/// One subcommand: how it is called, and what it does.
+struct Subcommand {
+    name: &'static str,
+    about: &'static str,
+    /// Shown below its flags.
+    examples: &'static str,
+    /// What it reads, apart from [`LOGGING`]; each part with its heading in the help, empty for
+    /// clap's own.
+    settings: &'static [(&'static str, &'static [Setting])],
+    /// Its positional argument, if it has one: name and help.
+    word: Option<(&'static str, &'static str)>,
+    /// Whether it reads tables of registries from the file.
+    registries: bool,
+    run: fn(&Invocation) -> Result<Exit, CliError>,
+}
+
+const SUBCOMMANDS: &[&Subcommand] = &[&up::UP, &server::SERVER, &status::STATUS, &find::FIND, &hosts::HOSTS];
+const MIRROR: &[&Subcommand] = &[&mirror::INSTALL, &mirror::REMOVE];
+
+/// One call of a subcommand.
+struct Invocation {
+    subcommand: &'static Subcommand,
+    given: Given,
+    word: Option<String>,
+}
+
+impl Invocation {
+    /// Reads the configuration by `build`, together with how to log; starts logging, and warns of
+    /// variables that nobody knows.
+    fn configure<T>(&self, build: impl FnOnce(&mut Layers) -> Option<T>) -> Result<(T, Logging), Problems> {
+        let settings = [self.subcommand.settings(), LOGGING.to_vec()].concat();
+        let mut layers = Layers::open(settings, &self.given, self.subcommand.registries);
+        let logging = config::logging(&mut layers);
+        let built = build(&mut layers);
+        let (built, logging) = layers.finish(built.zip(logging))?;
+        process::start_logging(&logging);
+        let unknown = config::unknown_environment(&self.given.environment, &all_settings());
+        if !unknown.is_empty() {
+            tracing::warn!(variables = unknown.join(" "), "ignored variables that no command knows");
+        }
+        Ok((built, logging))
+    }
+}
+
+/// Runs one command line to its end.
+pub fn main(
+    arguments: impl IntoIterator<Item = OsString>,
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Exit {
+    let matches = match command().try_get_matches_from(arguments) {
+        Ok(matches) => matches,
+        Err(error) => {
+            // A closed pipe is no reason to fail: there is nobody left to tell.
+            let _ = error.print();
+            return if error.exit_code() == 0 { Exit::Done } else { Exit::Usage };
+        }
+    };
+    // Variables that are no UTF-8 cannot be ours.
+    let environment = environment
+        .into_iter()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    let invocation = invocation(&matches, environment);
+    match (invocation.subcommand.run)(&invocation) {
+        Ok(exit) => exit,
+        Err(error) => {
+            output::complain(&error);
+            error.exit()
+        }
+    }
+}
+
+fn command() -> Command {
+    let mirror = Command::new("mirror")
+        .about("Tell containerd to ask us first, or take that back")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommands(MIRROR.iter().map(|subcommand| subcommand.command()));
+    Command::new("piccolo")
+        .about("Nodes of a cluster pull container images from each other instead of from the registry.")
+        .version(VERSION.as_str())
+        .propagate_version(true)
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .max_term_width(100)
+        .after_help(AFTER_HELP)
+        .args(LOGGING.iter().map(|setting| argument(setting).global(true).help_heading("Everywhere")))
+        .subcommands(SUBCOMMANDS.iter().map(|subcommand| subcommand.command()))
+        .subcommand(mirror)
+}
+
+impl Subcommand {
+    fn command(&self) -> Command {
+        let mut command = Command::new(self.name).about(self.about).after_help(self.examples);
+        if let Some((name, help)) = self.word {
+            command = command.arg(Arg::new(name).required(true).help(help));
+        }
+        for (heading, settings) in self.settings {
+            let heading = (!heading.is_empty()).then_some(*heading);
+            command = command.args(settings.iter().map(|setting| argument(setting).help_heading(heading)));
+        }
+        command
+    }
+
+    fn settings(&self) -> Vec<Setting> {
+        self.settings.iter().flat_map(|(_, settings)| settings.iter().copied()).collect()
+    }
+}
+
+fn argument(setting: &Setting) -> Arg {
+    let mut help = setting.help.to_owned();
+    if let Some(default) = setting.fallback.text() {
+        help.push_str(&format!(" [default: {default}]"));
+    }
+    if !setting.aliases.is_empty() {
+        help.push_str(&format!(" [also: {}]", setting.aliases.join(", ")));
+    }
+    let argument = Arg::new(setting.flag).long(setting.flag).help(help).hide(setting.hidden);
+    if setting.is_switch() {
+        argument.action(ArgAction::SetTrue)
+    } else {
+        argument.value_name(setting.value_name).action(ArgAction::Set)
+    }
+}
+
+fn invocation(matches: &ArgMatches, environment: BTreeMap<String, String>) -> Invocation {
+    let (name, matches) = matches.subcommand().expect("clap requires a subcommand");
+    let (subcommand, matches) = match name {
+        "mirror" => {
+            let (name, matches) = matches.subcommand().expect("clap requires a subcommand of mirror");
+            (named(MIRROR, name), matches)
+        }
+        name => (named(SUBCOMMANDS, name), matches),
+    };
+    let settings = subcommand.settings();
+    let flags = settings.iter().chain(LOGGING).filter_map(|setting| {
+        let value = if setting.is_switch() {
+            matches.get_flag(setting.flag).then(|| "true".to_owned())
+        } else {
+            matches.get_one::<String>(setting.flag).cloned()
+        };
+        Some((setting.flag, value?))
+    });
+    let given = Given { flags: flags.collect(), environment };
+    let word = subcommand.word.and_then(|(name, _)| matches.get_one::<String>(name).cloned());
+    Invocation { subcommand, given, word }
+}
+
+fn named(subcommands: &[&'static Subcommand], name: &str) -> &'static Subcommand {
+    subcommands.iter().find(|subcommand| subcommand.name == name).expect("clap knows the same subcommands")
+}
+
+fn all_settings() -> Vec<Setting> {
+    let subcommands = SUBCOMMANDS.iter().chain(MIRROR);
+    subcommands.flat_map(|subcommand| subcommand.settings()).chain(LOGGING.iter().copied()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn a_flag_has_one_meaning_per_command() {
+        for subcommand in SUBCOMMANDS.iter().chain(MIRROR) {
+            let settings = subcommand.settings();
+            let mut flags: Vec<&str> = settings.iter().chain(LOGGING).map(|setting| setting.flag).collect();
+            flags.sort_unstable();
+            let before = flags.len();
+            flags.dedup();
+            assert_eq!(flags.len(), before, "{}", subcommand.name);
+        }
+    }
+}

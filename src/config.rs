@@ -1,1 +1,62 @@
-//! Layered configuration: flags over environment over file.
+//! Layered configuration: a flag over its environment variable over the file of `--config` over the
+//! default. A setting has one name: `--listen`, `PICCOLO_LISTEN` and `listen = …` are the same. All
+//! mistakes are reported together.
+
+mod agent;
+mod file;
+mod layers;
+mod logging;
+mod registry;
+mod server;
+mod setting;
+pub mod value;
+
+pub(crate) use agent::WITHOUT_COUNTERPART;
+pub use agent::{AGENT, agent, agent_of};
+pub use layers::{Given, Layers, unknown_environment};
+pub use logging::{LOGGING, LogFormat, Logging, logging};
+pub use server::{SERVER, server};
+pub use setting::{Fallback, Setting};
+
+use std::fmt;
+
+/// One thing that is wrong with the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Where it stands: `--listen`, `PICCOLO_LISTEN` or `listen in /etc/piccolo.toml`.
+    pub place: String,
+    /// What stands there; `None` if nothing does.
+    pub value: Option<String>,
+    /// What is expected instead.
+    pub expected: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.value {
+            Some(value) => write!(f, "{}: {value:?} is not right: expected {}", self.place, self.expected),
+            None => write!(f, "{}: {}", self.place, self.expected),
+        }
+    }
+}
+
+/// Everything that is wrong with the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problems(pub Vec<Problem>);
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.as_slice() {
+            [only] => write!(f, "{only}"),
+            all => {
+                write!(f, "{} mistakes in the configuration:", all.len())?;
+                all.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
+            }
+        }
+    }
+}
+
+impl std::error::Error for Problems {}
+
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,7 @@ pub mod api;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod hosts_toml;
 pub mod http;
 pub mod limits;
 pub mod metrics;

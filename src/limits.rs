@@ -12,6 +12,12 @@ pub const WRITES_WAITING_MAX: usize = 4_096;
 pub const FINDKEY_COUNT_MAX: usize = 2_000;
 /// Holders in a findkey answer whose request names no count.
 pub const FINDKEY_COUNT_DEFAULT: usize = 100;
+/// Time for a request's body to arrive.
+pub const API_BODY_READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a server waits for the leader's answer to a write that it has forwarded.
+pub const FORWARD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Largest entry that a write is cut into, bytes of its keys: the rest is for holder and framing.
+pub const ENTRY_KEY_BYTES_MAX: usize = piccolo_raft::command::COMMAND_BYTES_MAX - 1024;
 /// How long findkey waits for `min_index`.
 pub const MIN_INDEX_WAIT_MAX: Duration = Duration::from_secs(2);
 /// How long a write waits for a leader.
@@ -27,17 +33,35 @@ pub const LEASE_SECONDS_MAX: u32 = 86_400;
 pub const LEASE_SECONDS_AGENT: u32 = 90;
 /// Lease of a client that names none: the Go `pi` beats every 10 minutes.
 pub const LEASE_DEFAULT: Duration = Duration::from_secs(31 * 60);
+/// How often the leader looks for leases that have ended.
+pub const LEASE_SWEEP_INTERVAL: Duration = Duration::from_millis(100);
+/// `Hide` and `Forget` proposals on their way at once.
+pub const LEASE_PROPOSALS_MAX: usize = 64;
 /// How long a hidden holder's inventory is kept.
 pub const FORGET_AFTER_DEFAULT: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// Time for one connection to a discovery server.
+pub const API_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Idle connections to discovery servers are closed after this: 50,000 agents must not hold theirs.
+pub const API_IDLE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The least that one server gets of a call's deadline.
+pub const API_ATTEMPT_TIMEOUT_MIN: Duration = Duration::from_millis(250);
+/// Largest answer of a discovery server that a client reads, bytes.
+pub const API_ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+
 /// Connections on one listener.
 pub const CONNECTIONS_MAX: usize = 10_240;
+/// Connections on a port that only Prometheus and probes ask.
+pub const PROBE_CONNECTIONS_MAX: usize = 256;
 /// Time for a request's headers to arrive.
 pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// Headers of one request, bytes.
 pub const HEADER_BYTES_MAX: usize = 64 * 1024;
 /// How long a stopping listener waits for requests in flight.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The same for the raft listener, whose clients repeat what they lose.
+pub const RAFT_DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long the mirror holds one request until its headers.
 pub const RESOLVE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(2);
@@ -53,6 +77,39 @@ pub const SOURCE_STALL_TIMEOUT: Duration = Duration::from_secs(3);
 pub const VERIFIED_WHOLE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Of those, what is kept in memory; larger ones are spooled to an unlinked file.
 pub const SPOOL_MEMORY_BYTES_MAX: u64 = 1024 * 1024;
+/// One read from a file, and the read buffer of one connection to a peer, bytes.
+pub const FILE_CHUNK_BYTES: usize = 256 * 1024;
+/// Time for the headers of one peer, so that a silent one does not use up the resolve timeout.
+pub const PEER_HEADER_TIMEOUT: Duration = Duration::from_millis(500);
+/// A source slower than this over [`SOURCE_RATE_WINDOW`] is stalled, bytes per second.
+pub const SOURCE_BYTES_PER_SECOND_MIN: u64 = 64 * 1024;
+/// Over how much waiting the rate of a source is judged.
+pub const SOURCE_RATE_WINDOW: Duration = Duration::from_secs(5);
+/// How long a peer is avoided for a digest of which it sent bad bytes, or a broken stream.
+pub const PEER_AVOID_TTL: Duration = Duration::from_secs(60);
+/// Pairs of peer and digest that are avoided at once; digests whose last answer was cut.
+pub const TROUBLES_REMEMBERED_MAX: usize = 4_096;
+/// Holders that are asked for the same tag.
+pub const TAG_VOTES: usize = 3;
+/// How long a source holds its headers for its own check of the content; less than
+/// [`PEER_HEADER_TIMEOUT`], so that a peer knows what comes before it goes on to the next.
+pub const VERIFY_BEFORE_HEADERS: Duration = Duration::from_millis(250);
+/// How long it holds the first byte; less than [`SOURCE_STALL_TIMEOUT`].
+pub const VERIFY_BEFORE_BYTES: Duration = Duration::from_secs(2);
+/// Files that are known to be as their digest says.
+pub const VERIFIED_FILES_MAX: usize = 8_192;
+/// Files that a source hashes at once.
+pub const VERIFICATIONS_MAX: usize = 4;
+/// Memory for manifests that are being read or sent, bytes.
+pub const MANIFEST_MEMORY_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// How long a manifest waits for that memory.
+pub const MANIFEST_MEMORY_WAIT: Duration = Duration::from_secs(1);
+/// Registries whose reachability is remembered.
+pub const ORIGINS_MAX: usize = 256;
+/// Time between two looks of the breaker for a server that answers.
+pub const BREAKER_PROBE_INTERVAL: Duration = Duration::from_millis(500);
+/// Second try to abort the ingest of bad bytes: containerd may still have been writing.
+pub const ABORT_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Largest manifest or index read, bytes.
 pub const MANIFEST_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// Concurrent uploads of one agent.
@@ -67,6 +124,9 @@ pub const ORIGIN_PROBE_TTL: Duration = Duration::from_secs(10);
 pub const ORIGIN_PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
 const _: () = assert!(LOOKUP_TIMEOUT_MAX.as_millis() < RESOLVE_TIMEOUT_DEFAULT.as_millis());
+const _: () = assert!(VERIFY_BEFORE_HEADERS.as_millis() < PEER_HEADER_TIMEOUT.as_millis());
+const _: () = assert!(VERIFY_BEFORE_BYTES.as_millis() < SOURCE_STALL_TIMEOUT.as_millis());
+const _: () = assert!(MANIFEST_BYTES_MAX <= MANIFEST_MEMORY_BYTES_MAX as u64);
 const _: () = assert!(SPOOL_MEMORY_BYTES_MAX < VERIFIED_WHOLE_BYTES_MAX);
 const _: () = assert!(MANIFEST_BYTES_MAX <= VERIFIED_WHOLE_BYTES_MAX);
 const _: () = assert!(HEARTBEAT_INTERVAL_DEFAULT.as_secs() * 3 <= LEASE_SECONDS_AGENT as u64);

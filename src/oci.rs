@@ -1,6 +1,16 @@
 //! OCI distribution, as far as it can be decided without I/O: digests, references, request paths,
-//! manifests, error bodies.
+//! ranges, manifests, error bodies.
 
 pub mod digest;
+pub mod error;
+pub mod manifest;
+pub mod media_type;
+pub mod path;
+pub mod range;
+pub mod reference;
 
 pub use digest::{Algorithm, Digest, DigestError, Hasher};
+pub use error::ErrorCode;
+pub use path::{ApiPath, ContentPath, Item, PathError};
+pub use range::{ByteRange, RangeHeader};
+pub use reference::{Reference, ReferenceError};

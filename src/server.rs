@@ -1,8 +1,59 @@
 //! A discovery server: the API over the replicated index.
+//!
+//! A request goes through [`routes`] to the file of its endpoint. Lookups are answered from the
+//! index at once ([`findkey`], [`ranking`]). Writes ([`advertise`], [`withdraw`], [`sync`]) are read
+//! by [`request`], brought to the leader by [`forward`], one at a time for each holder ([`locks`]),
+//! cut into log [`entries`] and proposed ([`write`]). Keepalives ([`keepalive`]) renew [`leases`] in
+//! the leader's memory; [`lease_task`] proposes what follows when one ends.
 
+pub mod addresses;
+pub mod advertise;
+pub mod app;
+pub mod body;
+pub mod capabilities;
+pub mod entries;
+pub mod error;
+pub mod findkey;
+pub mod forward;
+pub mod health;
+pub mod hosts;
+pub mod keepalive;
+pub mod lease_task;
+pub mod leases;
+pub mod locks;
+pub mod metrics;
+pub mod query;
+pub mod ranking;
+pub mod request;
+pub mod routes;
+pub mod status;
+pub mod sync;
+pub mod withdraw;
+pub mod write;
+
+use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
+
+use axum::Router;
+use piccolo_raft::cluster::{Node, NodeConfig, StartError};
+use piccolo_raft::disk::FolderDisk;
+use tokio::net::TcpListener;
+
+use crate::clock::SystemClock;
+use crate::http::{self, BindError, ConnectionLimits};
+use crate::limits::{DRAIN_TIMEOUT, RAFT_DRAIN_TIMEOUT};
+use crate::task::{Stop, TaskError, Tasks};
+use addresses::AddressError;
+use app::{App, Shared};
+use leases::Leases;
+use request::HolderPolicy;
+
+/// Time that tasks have to end once everything is drained.
+const TASKS_STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Everything that a server can be told.
 #[derive(Clone, Debug)]
@@ -24,4 +75,189 @@ pub struct Config {
     pub lease_default: Duration,
     /// How long a hidden holder's inventory is kept.
     pub forget_after: Duration,
+}
+
+/// Where a server listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// Discovery API.
+    pub api: SocketAddr,
+    /// Raft RPC.
+    pub raft: SocketAddr,
+}
+
+/// Why a server did not start, or did not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Its addresses do not fit together.
+    #[error(transparent)]
+    Addresses(#[from] AddressError),
+    /// A port cannot be had.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// A listener has no address.
+    #[error("could not read the address of a listener")]
+    Listener(#[source] io::Error),
+    /// The data folder cannot be had.
+    #[error("could not open data folder {}", folder.display())]
+    Folder {
+        /// Which.
+        folder: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The node did not start.
+    #[error("could not start in data folder {}", folder.display())]
+    Start {
+        /// Its data.
+        folder: PathBuf,
+        /// Why.
+        #[source]
+        source: StartError,
+    },
+    /// Raft or the storage failed: a supervisor starts the process again.
+    #[error("the replicated index failed: {reason}")]
+    Failed {
+        /// What it said.
+        reason: String,
+    },
+    /// A task ended that should have gone on.
+    #[error(transparent)]
+    Task(#[from] TaskError),
+}
+
+/// Runs a server until `stop`; `ready` is called once lookups are answered.
+pub async fn run(config: Config, stop: Stop, ready: impl FnOnce(Addresses) + Send) -> Result<(), Error> {
+    let Config { data_dir, listen, raft_listen, advertise, cluster, insecure, lease_default, forget_after } =
+        config;
+    let raft_listen = addresses::raft_listen(raft_listen, &cluster, insecure)?;
+    let api_listener = http::bind(listen, "the discovery API").await?;
+    let raft_listener = http::bind(raft_listen, "raft").await?;
+    let addresses = Addresses {
+        api: api_listener.local_addr().map_err(Error::Listener)?,
+        raft: raft_listener.local_addr().map_err(Error::Listener)?,
+    };
+    let names = addresses::names(&cluster, advertise.as_deref(), addresses.api, addresses.raft).await?;
+    warn_in_the_clear(addresses);
+
+    // The API answers while the index loads: /livez with 200, the rest with 503.
+    let mut phases = Phases::new();
+    let shared = Shared::default();
+    phases.serve_api(api_listener, routes::router(shared.clone()));
+    let disk =
+        FolderDisk::open(&data_dir).map_err(|source| Error::Folder { folder: data_dir.clone(), source })?;
+    let node_config = NodeConfig {
+        members: names.members,
+        raft_address: names.raft_address,
+        api_address: names.api_address,
+    };
+    let node = Node::start(node_config, Arc::new(disk), Stop::new())
+        .await
+        .map_err(|source| Error::Start { folder: data_dir, source })?;
+    phases.serve_raft(raft_listener, node.router());
+    let app = Arc::new(App::new(
+        node.clone(),
+        HolderPolicy { loopback: listen.ip().is_loopback() },
+        SystemClock::shared(),
+        Leases::new(lease_default, forget_after),
+        stop.clone(),
+    ));
+    phases.tasks.spawn("leases", lease_task::run(Arc::clone(&app), phases.end.clone()));
+    let upkeep = crate::metrics::upkeep(crate::metrics::install(), phases.end.clone());
+    phases.tasks.spawn("metrics upkeep", upkeep);
+    shared.set(Arc::clone(&app));
+    tracing::info!(api = %addresses.api, raft = %addresses.raft, "serves");
+    ready(addresses);
+    phases.run(&app, stop).await
+}
+
+fn warn_in_the_clear(addresses: Addresses) {
+    for (what, address) in [("the discovery API", addresses.api), ("raft", addresses.raft)] {
+        if !address.ip().is_loopback() {
+            tracing::warn!(%address, "{what} is served in the clear: whoever reaches it is trusted");
+        }
+    }
+}
+
+/// The tasks of a server with the signals that stop them one after the other.
+struct Phases {
+    tasks: Tasks,
+    /// Stops the API listener.
+    api: Stop,
+    /// The last request has been answered.
+    api_drained: Stop,
+    /// Stops the raft listener.
+    raft: Stop,
+    /// Its last request has been answered.
+    raft_drained: Stop,
+    /// Stops everything else.
+    end: Stop,
+}
+
+impl Phases {
+    fn new() -> Self {
+        let end = Stop::new();
+        Self {
+            tasks: Tasks::new(end.clone()),
+            api: Stop::new(),
+            api_drained: Stop::new(),
+            raft: Stop::new(),
+            raft_drained: Stop::new(),
+            end,
+        }
+    }
+
+    fn serve_api(&mut self, listener: TcpListener, router: Router) {
+        let limits = ConnectionLimits { drain_timeout: DRAIN_TIMEOUT, ..ConnectionLimits::default() };
+        let (stop, drained) = (self.api.clone(), self.api_drained.clone());
+        self.serve("api", listener, router, limits, stop, drained);
+    }
+
+    fn serve_raft(&mut self, listener: TcpListener, router: Router) {
+        let limits = ConnectionLimits { drain_timeout: RAFT_DRAIN_TIMEOUT, ..ConnectionLimits::default() };
+        let (stop, drained) = (self.raft.clone(), self.raft_drained.clone());
+        self.serve("raft", listener, router, limits, stop, drained);
+    }
+
+    fn serve(
+        &mut self,
+        name: &'static str,
+        listener: TcpListener,
+        router: Router,
+        limits: ConnectionLimits,
+        stop: Stop,
+        drained: Stop,
+    ) {
+        let end = self.end.clone();
+        self.tasks.spawn(name, async move {
+            http::serve(listener, router, limits, stop).await;
+            drained.cancel();
+            end.cancelled().await;
+            Ok::<(), Infallible>(())
+        });
+    }
+
+    /// Until `stop` or a failure; then stops in order.
+    async fn run(self, app: &App, stop: Stop) -> Result<(), Error> {
+        let Self { tasks, api, api_drained, raft, raft_drained, end } = self;
+        let mut running = std::pin::pin!(tasks.run(TASKS_STOP_TIMEOUT));
+        tokio::select! {
+            () = stop.cancelled() => {}
+            reason = app.node.failed() => return Err(Error::Failed { reason }),
+            ended = &mut running => return ended.map_err(Error::Task),
+        }
+        let handed_over = app.node.transfer_leader().await;
+        tracing::info!(handed_over, "stopping: drains the discovery API");
+        api.cancel();
+        api_drained.cancelled().await;
+        app.writes.close();
+        app.writes.wait().await;
+        tracing::info!("stopping: closes the index");
+        app.node.shutdown().await;
+        raft.cancel();
+        raft_drained.cancelled().await;
+        end.cancel();
+        running.await.map_err(Error::Task)
+    }
 }

@@ -10,8 +10,15 @@
 //! - [`cluster`]: one node's life: bootstrap, proposals, leadership, status.
 //! - [`disk`]: every byte that must survive a power cut goes through this trait.
 
+pub mod cluster;
 pub mod command;
 pub mod disk;
 pub mod fingerprint;
 pub mod format;
+pub mod index;
+pub mod log;
+pub mod network;
+pub mod snapshot;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod types;

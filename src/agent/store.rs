@@ -1,6 +1,13 @@
 //! Where a node keeps its images. A trait with three implementations: `containerd`, `layout` (any
 //! OCI image layout folder) and `memory` (tests); `conformance` runs on all.
 
+pub mod conformance;
+pub mod containerd;
+mod folder;
+pub mod layout;
+pub mod memory;
+pub mod name;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
@@ -12,6 +19,10 @@ use futures_util::stream::BoxStream;
 use tokio::sync::mpsc;
 
 use crate::oci::Digest;
+
+pub use containerd::ContainerdStore;
+pub use layout::LayoutStore;
+pub use memory::MemoryStore;
 
 /// What a store can fail with.
 #[derive(Debug, thiserror::Error)]

@@ -1,0 +1,336 @@
+//! One node's life in its cluster: birth, proposals, leadership, status, stop.
+//!
+//! - [`bootstrap`]: how a cluster is born.
+//! - [`proposals`]: writes, and what bounds them.
+//! - [`compaction`]: which part of the log may go.
+//! - [`settings`]: how openraft runs here.
+//! - [`stop`]: handing leadership over, and the orderly end.
+
+mod bootstrap;
+mod compaction;
+mod proposals;
+mod settings;
+mod status;
+mod stop;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use openraft::async_runtime::WatchReceiver;
+use openraft::metrics::RaftMetrics;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::disk::Disk;
+use crate::index::{Index, IndexError, StateMachine};
+use crate::log::{LogError, LogStore};
+use crate::network::client::RpcClient;
+use crate::network::identity::Identity;
+use crate::network::peer::{Peers, Streams};
+use crate::network::server::{self, Heard, RpcState};
+use crate::network::{IdentityError, MESSAGES_MAX};
+use crate::types::{Member, NodeId, TypeConfig};
+
+pub use proposals::{PROPOSALS_MAX, PROPOSE_TIMEOUT, PROPOSED_BYTES_MAX, ProposeError, Proposed};
+pub use status::{ClusterStatus, MemberInfo, Role};
+
+use proposals::Budget;
+use status::Reasons;
+
+/// openraft over our state machine.
+pub(crate) type Raft = openraft::Raft<TypeConfig, StateMachine>;
+
+/// A quorum, or a leader, that was heard so long ago counts as lost.
+pub const QUORUM_HEARD_MAX: Duration = Duration::from_millis(1500);
+/// Between two looks at something that has no event.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// What a node is started with.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// Raft addresses of all servers, `host:port`; one entry: a cluster of one.
+    pub members: Vec<String>,
+    /// This node's own entry, if it is known.
+    pub raft_address: Option<String>,
+    /// `host:port` of this node's discovery API, for the membership.
+    pub api_address: String,
+}
+
+/// Why a node did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// There must be one server at least.
+    #[error("the list of servers is empty")]
+    NoMembers,
+    /// The log.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The state.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    /// The identity.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// openraft.
+    #[error("could not start raft: {reason}")]
+    Raft {
+        /// What it said.
+        reason: String,
+    },
+}
+
+impl StartError {
+    fn raft(error: impl std::fmt::Display) -> Self {
+        StartError::Raft { reason: error.to_string() }
+    }
+}
+
+/// A handle on the node; clones share it.
+#[derive(Clone)]
+pub struct Node {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    identity: Arc<Identity>,
+    raft: Raft,
+    log: LogStore,
+    index: Index,
+    client: RpcClient,
+    streams: Streams,
+    heard: Arc<Heard>,
+    reasons: Reasons,
+    budget: Budget,
+    /// Bootstrap, flusher, compaction, proposals in flight, connections to other servers.
+    tasks: TaskTracker,
+    /// The background tasks stop; proposals and connections go on, to hand leadership over.
+    stop: CancellationToken,
+    /// Connections are cut.
+    ended: CancellationToken,
+    failure: watch::Sender<Option<String>>,
+}
+
+impl Node {
+    /// Opens the stores and starts raft. The cluster forms, or is found again, in the background:
+    /// serve [`Node::router`] on the raft listener now.
+    pub async fn start(
+        config: NodeConfig,
+        disk: Arc<dyn Disk>,
+        stop: CancellationToken,
+    ) -> Result<Node, StartError> {
+        let NodeConfig { members, raft_address, api_address } = config;
+        if members.is_empty() {
+            return Err(StartError::NoMembers);
+        }
+        let open = move || {
+            let log = LogStore::open(disk.as_ref())?;
+            let index = Index::open(disk.as_ref())?;
+            let identity = Identity::load(disk, members, raft_address, api_address, log.is_used())?;
+            Ok::<_, StartError>((log, index, Arc::new(identity)))
+        };
+        let (log, index, identity) = tokio::task::spawn_blocking(open).await.map_err(StartError::raft)??;
+        let durable = index.clone();
+        log.guard_purge(move || durable.durable_applied().map_or(0, |id| id.index));
+        let (tasks, ended) = (TaskTracker::new(), CancellationToken::new());
+        let client = RpcClient::new(tasks.clone(), ended.clone());
+        let streams = Streams::default();
+        let peers = Peers { identity: identity.clone(), client: client.clone(), streams: streams.clone() };
+        let settings = settings::settings().map_err(StartError::raft)?;
+        let state_machine = StateMachine::new(index.clone());
+        let raft = Raft::new(identity.node_id, settings, peers, log.clone(), state_machine).await;
+        let inner = Arc::new(Inner {
+            raft: raft.map_err(StartError::raft)?,
+            identity,
+            log,
+            index,
+            client,
+            streams,
+            heard: Arc::default(),
+            reasons: Reasons::default(),
+            budget: Budget::new(PROPOSED_BYTES_MAX, PROPOSALS_MAX),
+            tasks,
+            stop: stop.child_token(),
+            ended,
+            failure: watch::Sender::new(None),
+        });
+        let node = Node { inner };
+        node.spawn_tasks();
+        Ok(node)
+    }
+
+    /// Their errors end the node: see [`Node::failed`].
+    fn spawn_tasks(&self) {
+        let inner = self.inner.clone();
+        self.inner.tasks.spawn(async move {
+            let result = bootstrap::run(&inner).await;
+            inner.report(result);
+        });
+        let inner = self.inner.clone();
+        self.inner.tasks.spawn(async move {
+            let result = inner.index.run_flusher(inner.stop.clone()).await;
+            inner.report(result);
+        });
+        let inner = self.inner.clone();
+        self.inner.tasks.spawn(async move { inner.run_compaction().await });
+    }
+
+    /// The routes that other servers call, to be served on the raft listener.
+    pub fn router(&self) -> Router {
+        server::router(RpcState {
+            identity: self.inner.identity.clone(),
+            raft: self.inner.raft.clone(),
+            heard: self.inner.heard.clone(),
+            receiving: Arc::new(Semaphore::new(1)),
+            messages: Arc::new(Semaphore::new(MESSAGES_MAX)),
+        })
+    }
+
+    /// The index of this node.
+    pub fn index(&self) -> &Index {
+        &self.inner.index
+    }
+
+    /// Whether this node leads.
+    pub fn is_leader(&self) -> bool {
+        self.inner.raft.is_leader()
+    }
+
+    /// The leader, if one is known and was heard lately (of this node: by a quorum).
+    pub fn leader(&self) -> Option<(NodeId, Member)> {
+        self.inner.leader(&self.inner.raft.metrics().borrow_watched())
+    }
+
+    /// On the leader: a majority answered lately; elsewhere: a leader was heard lately.
+    pub fn has_quorum(&self) -> bool {
+        self.leader().is_some()
+    }
+
+    /// The raft term.
+    pub fn term(&self) -> u64 {
+        self.inner.raft.metrics().borrow_watched().current_term
+    }
+
+    /// The leader, as soon as there is one.
+    pub async fn wait_leader(&self, timeout: Duration) -> Option<(NodeId, Member)> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let leader = self.leader();
+            if leader.is_some() || Instant::now() >= deadline {
+                return leader;
+            }
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    }
+
+    /// The cluster as this node sees it.
+    pub fn status(&self) -> ClusterStatus {
+        let metrics = self.inner.raft.metrics().borrow_watched().clone();
+        let leader = self.inner.leader(&metrics).map(|(id, _)| id);
+        let identity = &self.inner.identity;
+        let mut reasons = self.inner.reasons.get();
+        if let Some(member) = metrics.membership_config.membership().get_node(&identity.node_id)
+            && member.api_address != identity.api_address
+        {
+            let (is, was) = (&identity.api_address, &member.api_address);
+            reasons.push(format!("the discovery API is at {is}, but the membership says {was}"));
+        }
+        if identity.cluster_id().is_some() && leader.is_none() {
+            reasons.push("no leader with a quorum is known".to_owned());
+        }
+        ClusterStatus {
+            node_id: identity.node_id,
+            cluster_id: identity.cluster_id(),
+            leader,
+            term: metrics.current_term,
+            quorum: leader.is_some(),
+            members: status::members(&metrics, leader),
+            reasons,
+        }
+    }
+
+    /// Resolves when the node has ended without being asked, with the reason.
+    pub async fn failed(&self) -> String {
+        let mut metrics = self.inner.raft.metrics();
+        let mut failure = self.inner.failure.subscribe();
+        loop {
+            if let Some(reason) = failure.borrow_and_update().clone() {
+                return reason;
+            }
+            if let Err(fatal) = &metrics.borrow_and_update().running_state {
+                return fatal.to_string();
+            }
+            tokio::select! {
+                _ = failure.changed() => {}
+                changed = metrics.changed() => if changed.is_err() {
+                    return "raft ended".to_owned();
+                },
+            }
+        }
+    }
+}
+
+impl Inner {
+    fn report<E: std::fmt::Display>(&self, result: Result<(), E>) {
+        if let Err(error) = result
+            && !self.stop.is_cancelled()
+        {
+            tracing::error!(%error, "the node cannot go on");
+            self.failure.send_replace(Some(error.to_string()));
+        }
+    }
+
+    fn leader(&self, metrics: &RaftMetrics<TypeConfig>) -> Option<(NodeId, Member)> {
+        let leader = metrics.current_leader?;
+        let membership = metrics.membership_config.membership();
+        let heard = if leader != self.identity.node_id {
+            self.heard.within(QUORUM_HEARD_MAX)
+        } else if !metrics.state.is_leader() {
+            false
+        } else if membership.voter_ids().eq([leader]) {
+            true
+        } else {
+            let acked =
+                metrics.last_quorum_acked.map(|acked| openraft::Instant::elapsed(&acked.into_inner()));
+            acked.is_some_and(|age| age <= QUORUM_HEARD_MAX)
+        };
+        if !heard {
+            return None;
+        }
+        Some((leader, membership.get_node(&leader)?.clone()))
+    }
+
+    async fn run_compaction(&self) {
+        let mut compaction = compaction::Compaction::default();
+        let mut ticks = tokio::time::interval(compaction::COMPACTION_INTERVAL);
+        while self.stop.run_until_cancelled(ticks.tick()).await.is_some() {
+            let due = compaction.due(Instant::now(), self.index.applied_index(), self.log.appended_bytes());
+            if let Some(upto) = due {
+                self.compact(upto).await;
+            }
+        }
+    }
+
+    /// Makes the state durable, tells openraft so, and lets the log go up to `upto`.
+    async fn compact(&self, upto: u64) {
+        let upto = upto.min(self.streams.lowest().unwrap_or(u64::MAX));
+        let trigger = self.raft.trigger();
+        if trigger.snapshot().await.is_err() {
+            return;
+        }
+        let covers = |metrics: &RaftMetrics<TypeConfig>| metrics.snapshot.is_some_and(|id| id.index >= upto);
+        let wait = self.raft.wait(Some(compaction::COMPACTION_INTERVAL));
+        match wait.metrics(covers, "a snapshot that covers the purge").await {
+            Ok(_) => {
+                tracing::info!(upto, "purges the raft log");
+                trigger.purge_log(upto).await.ok();
+            }
+            Err(error) => tracing::warn!(%error, upto, "could not purge the raft log"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,89 @@
+//! What a node says of its cluster.
+
+use std::sync::Mutex;
+
+use openraft::metrics::RaftMetrics;
+
+use crate::types::{ClusterId, Member, NodeId, TypeConfig};
+
+/// What a member does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Takes the writes.
+    Leader,
+    /// Votes.
+    Follower,
+    /// Gets the log, does not vote.
+    Learner,
+}
+
+/// One member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberInfo {
+    /// Its id.
+    pub node_id: NodeId,
+    /// Its addresses.
+    pub member: Member,
+    /// What it does, as far as the answering node knows.
+    pub role: Role,
+    /// Log entries that it does not have yet; only the leader knows.
+    pub lag: Option<u64>,
+}
+
+/// The cluster as one node sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterStatus {
+    /// The answering node.
+    pub node_id: NodeId,
+    /// `None` while the node is pristine.
+    pub cluster_id: Option<ClusterId>,
+    /// The leader, if one is known and heard.
+    pub leader: Option<NodeId>,
+    /// The raft term.
+    pub term: u64,
+    /// Whether a majority was heard of lately.
+    pub quorum: bool,
+    /// Members by node id.
+    pub members: Vec<MemberInfo>,
+    /// What keeps the node from being a healthy member; empty when all is well.
+    pub reasons: Vec<String>,
+}
+
+/// Members with roles and, on the leader, lags.
+pub(super) fn members(metrics: &RaftMetrics<TypeConfig>, leader: Option<NodeId>) -> Vec<MemberInfo> {
+    let membership = metrics.membership_config.membership();
+    let voters: Vec<NodeId> = membership.voter_ids().collect();
+    let last = metrics.last_log_index.map_or(0, |index| index + 1);
+    let info = |(id, member): (&NodeId, &Member)| {
+        let role = match () {
+            () if leader == Some(*id) => Role::Leader,
+            () if voters.contains(id) => Role::Follower,
+            () => Role::Learner,
+        };
+        let matched = metrics.replication.as_ref().and_then(|all| all.get(id));
+        let lag = matched.map(|matched| last.saturating_sub(matched.map_or(0, |matched| matched.index + 1)));
+        let lag = if *id == metrics.id && metrics.replication.is_some() { Some(0) } else { lag };
+        MemberInfo { node_id: *id, member: member.clone(), role, lag }
+    };
+    membership.nodes().map(info).collect()
+}
+
+/// Why the cluster has not formed; each change is logged once.
+#[derive(Debug, Default)]
+pub(super) struct Reasons(Mutex<Vec<String>>);
+
+impl Reasons {
+    pub(super) fn get(&self) -> Vec<String> {
+        self.0.lock().expect("nothing panics while it holds the reasons").clone()
+    }
+
+    pub(super) fn set(&self, reasons: Vec<String>) {
+        let mut current = self.0.lock().expect("nothing panics while it holds the reasons");
+        if *current != reasons {
+            for reason in reasons.iter().filter(|reason| !current.contains(reason)) {
+                tracing::warn!(reason, "the cluster has not formed");
+            }
+            *current = reasons;
+        }
+    }
+}

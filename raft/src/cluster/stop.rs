@@ -1,0 +1,79 @@
+//! Handing leadership over, and the orderly end.
+
+use std::time::Duration;
+
+use openraft::async_runtime::WatchReceiver;
+use tokio::time::timeout;
+
+use crate::types::NodeId;
+
+use super::{Node, POLL_INTERVAL};
+
+/// Time to find a voter that answers and to see it lead.
+const TRANSFER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time for proposals and connections to end.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+
+impl Node {
+    /// Hands leadership to the voter that is furthest and answers; true if another node leads then.
+    /// Best effort: a transfer cannot be taken back, so the target is asked first.
+    pub async fn transfer_leader(&self) -> bool {
+        timeout(TRANSFER_TIMEOUT, self.transfer()).await.unwrap_or(false)
+    }
+
+    async fn transfer(&self) -> bool {
+        if !self.is_leader() {
+            return false;
+        }
+        for (target, address) in self.candidates() {
+            let answer = self.inner.client.whoami(&address).await;
+            if !answer.is_ok_and(|whoami| whoami.node_id == target) {
+                continue;
+            }
+            tracing::info!(target, "hands leadership over");
+            if self.inner.raft.trigger().transfer_leader(target).await.is_err() {
+                return false;
+            }
+            while self.is_leader() || self.leader().is_none() {
+                tokio::time::sleep(POLL_INTERVAL).await;
+            }
+            return true;
+        }
+        false
+    }
+
+    /// The other voters with their raft addresses, the furthest first.
+    fn candidates(&self) -> Vec<(NodeId, String)> {
+        let metrics = self.inner.raft.metrics().borrow_watched().clone();
+        let membership = metrics.membership_config.membership();
+        let matched =
+            |id: &NodeId| metrics.replication.as_ref().and_then(|all| all.get(id).copied().flatten());
+        let mut voters: Vec<NodeId> = membership.voter_ids().filter(|id| *id != metrics.id).collect();
+        voters.sort_by_key(|id| std::cmp::Reverse(matched(id)));
+        let address = |id: NodeId| Some((id, membership.get_node(&id)?.raft_address.clone()));
+        voters.into_iter().filter_map(address).collect()
+    }
+
+    /// Hands leadership over, ends raft and the tasks, makes everything durable and closes the log.
+    /// The state's file is free when the last clone of the index is gone.
+    pub async fn shutdown(&self) {
+        if self.is_leader() {
+            let handed_over = self.transfer_leader().await;
+            tracing::info!(handed_over, "stops as leader");
+        }
+        let inner = &self.inner;
+        inner.stop.cancel();
+        if let Err(error) = inner.raft.shutdown().await {
+            tracing::warn!(%error, "raft did not end cleanly");
+        }
+        inner.ended.cancel();
+        inner.tasks.close();
+        if timeout(DRAIN_TIMEOUT, inner.tasks.wait()).await.is_err() {
+            tracing::warn!(tasks = inner.tasks.len(), "tasks of the node did not end");
+        }
+        if let Err(error) = inner.index.flush_durable().await {
+            tracing::warn!(%error, "could not make the state durable");
+        }
+        inner.log.close().await;
+    }
+}

@@ -1,0 +1,433 @@
+//! Nodes on real sockets of loopback, each with a runtime of its own: to kill a node is to drop its
+//! runtime with everything in it.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+
+use tokio::runtime::Runtime;
+
+use super::*;
+use crate::command::{COMMAND_BYTES_MAX, Command, Holder, Key, Reply, Write};
+use crate::disk::FolderDisk;
+use crate::format;
+use crate::network::client::{CallError, RpcClient};
+use crate::network::{Header, ListHash};
+use crate::types::{ClusterId, LogId, Vote};
+
+/// For anything that has no deadline of its own.
+const SOON: Duration = Duration::from_secs(20);
+
+struct Server {
+    address: SocketAddr,
+    config: NodeConfig,
+    folder: tempfile::TempDir,
+    running: Option<(Runtime, Node)>,
+}
+
+impl Server {
+    fn start(&mut self, listener: Option<TcpListener>) {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let disk = FolderDisk::open(self.folder.path()).unwrap();
+        let node = self.open(&runtime, Arc::new(disk));
+        let router = node.router();
+        let listener = listener.unwrap_or_else(|| TcpListener::bind(self.address).unwrap());
+        listener.set_nonblocking(true).unwrap();
+        runtime.spawn(async move {
+            axum::serve(tokio::net::TcpListener::from_std(listener).unwrap(), router).await.unwrap();
+        });
+        self.running = Some((runtime, node));
+    }
+
+    /// A killed node's files are free a moment after it is gone.
+    fn open(&self, runtime: &Runtime, disk: Arc<FolderDisk>) -> Node {
+        let deadline = std::time::Instant::now() + SOON;
+        loop {
+            let start = Node::start(self.config.clone(), disk.clone(), CancellationToken::new());
+            match runtime.block_on(start) {
+                Ok(node) => return node,
+                Err(error) => assert!(std::time::Instant::now() < deadline, "{error:?}"),
+            }
+            std::thread::sleep(POLL_INTERVAL);
+        }
+    }
+
+    fn kill(&mut self) {
+        let (runtime, node) = self.running.take().unwrap();
+        drop(node);
+        runtime.shutdown_timeout(Duration::from_millis(10));
+    }
+
+    fn wipe(&mut self) {
+        self.folder = tempfile::tempdir().unwrap();
+    }
+
+    fn node(&self) -> &Node {
+        &self.running.as_ref().unwrap().1
+    }
+
+    fn propose(&self, command: Command) -> Result<Proposed, ProposeError> {
+        let (runtime, node) = self.running.as_ref().unwrap();
+        runtime.block_on(node.propose(command))
+    }
+
+    fn run<T>(&self, work: impl Future<Output = T>) -> T {
+        self.running.as_ref().unwrap().0.block_on(work)
+    }
+
+    fn log_file(&self) -> Vec<u8> {
+        std::fs::read(self.folder.path().join(crate::log::LOG_FILE)).unwrap()
+    }
+
+    fn state_file(&self) -> Vec<u8> {
+        std::fs::read(self.folder.path().join(crate::index::STATE_FILE)).unwrap()
+    }
+}
+
+/// Servers with bound listeners; `lists` maps all their addresses and a position to that one's list.
+fn servers_with(count: usize, lists: impl Fn(&[String], usize) -> Vec<String>) -> Vec<Server> {
+    let listeners: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let addresses: Vec<String> = listeners.iter().map(|l| l.local_addr().unwrap().to_string()).collect();
+    let start = |(at, listener): (usize, TcpListener)| {
+        let config = NodeConfig {
+            members: lists(&addresses, at),
+            raft_address: None,
+            api_address: format!("api-{at}:7789"),
+        };
+        let address = listener.local_addr().unwrap();
+        let mut server = Server { address, config, folder: tempfile::tempdir().unwrap(), running: None };
+        server.start(Some(listener));
+        server
+    };
+    listeners.into_iter().enumerate().map(start).collect()
+}
+
+fn servers(count: usize) -> Vec<Server> {
+    servers_with(count, |all, _| all.to_vec())
+}
+
+#[track_caller]
+fn within<T>(deadline: Duration, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let start = std::time::Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(start.elapsed() < deadline, "{what}: not within {deadline:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[track_caller]
+fn leader(servers: &[Server]) -> usize {
+    within(SOON, "a leader", || {
+        servers.iter().position(|s| s.running.is_some() && s.node().is_leader() && s.node().has_quorum())
+    })
+}
+
+fn holder() -> Holder {
+    Holder { group: "default".to_owned(), address: "10.0.0.1:7781".parse().unwrap() }
+}
+
+fn key(number: usize) -> Key {
+    format!("registry.local/app:{number}").parse().unwrap()
+}
+
+fn advertise(numbers: impl Iterator<Item = usize>) -> Command {
+    let keys = numbers.map(key).collect();
+    Command::Advertise(Write { holder: holder(), pair: None, stores_pair: false, keys })
+}
+
+/// Writes through whoever leads, until somebody takes it.
+#[track_caller]
+fn write(servers: &[Server], number: usize) -> Proposed {
+    within(SOON, "a write", || servers[leader(servers)].propose(advertise(number..number + 1)).ok())
+}
+
+#[track_caller]
+fn expect_on_all(servers: &[Server], numbers: impl Iterator<Item = usize> + Clone) {
+    for server in servers {
+        within(SOON, "keys on all servers", || {
+            let held = server.node().index().inventory(&holder()).unwrap()?;
+            numbers.clone().all(|number| held.contains(&key(number))).then_some(())
+        });
+    }
+    within(SOON, "equal checksums", || {
+        let sums: Vec<_> = servers.iter().map(|s| s.node().index().checksum()).collect();
+        sums.windows(2).all(|pair| pair[0] == pair[1]).then_some(())
+    });
+}
+
+#[test]
+fn three_nodes_form_one_cluster_and_a_write_is_on_all() {
+    let servers = servers(3);
+    let leading = leader(&servers);
+    for number in 0..20 {
+        write(&servers, number);
+    }
+    expect_on_all(&servers, 0..20);
+    let status = servers[leading].node().status();
+    assert_eq!((status.members.len(), status.quorum, status.reasons.len()), (3, true, 0), "{status:?}");
+    let mut apis: Vec<_> = status.members.iter().map(|m| m.member.api_address.as_str()).collect();
+    apis.sort();
+    assert_eq!(apis, ["api-0:7789", "api-1:7789", "api-2:7789"]);
+    for server in &servers {
+        within(SOON, "the same view everywhere", || {
+            let seen = server.node().status();
+            (seen.cluster_id == status.cluster_id && seen.leader == status.leader && seen.reasons.is_empty())
+                .then_some(())
+        });
+    }
+    within(SOON, "followers without lag", || {
+        servers[leading].node().status().members.iter().all(|m| m.lag == Some(0)).then_some(())
+    });
+}
+
+#[test]
+fn a_follower_names_the_leader_and_proposes_nothing() {
+    let servers = servers(3);
+    let leading = leader(&servers);
+    let follower = &servers[(leading + 1) % 3];
+    within(SOON, "a follower that knows the leader", || follower.node().leader());
+    let before = servers[leading].node().index().applied_index();
+    match follower.propose(advertise(0..1)) {
+        Err(ProposeError::NotLeader { leader: Some(member) }) => {
+            assert_eq!(member.api_address, format!("api-{leading}:7789"));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(servers[leading].node().index().applied_index(), before);
+}
+
+#[test]
+fn writes_go_on_within_two_seconds_after_the_leader_is_killed() {
+    let mut servers = servers(3);
+    for round in 0..3 {
+        write(&servers, round);
+        let leading = leader(&servers);
+        servers[leading].kill();
+        let start = std::time::Instant::now();
+        let taken = within(Duration::from_secs(2), "a write after the leader was killed", || {
+            servers.iter().filter(|s| s.running.is_some()).find_map(|s| s.propose(advertise(100..101)).ok())
+        });
+        println!("failover {:?}, index {}", start.elapsed(), taken.index);
+        servers[leading].start(None);
+        expect_on_all(&servers, 0..=round);
+    }
+}
+
+#[test]
+fn a_restart_of_all_in_any_order_keeps_everything() {
+    let mut servers = servers(3);
+    (0..10).for_each(|number| drop(write(&servers, number)));
+    let cluster_id = servers[0].node().status().cluster_id;
+    let ids: Vec<NodeId> = servers.iter().map(|s| s.node().status().node_id).collect();
+    servers.iter_mut().for_each(Server::kill);
+    for at in [2, 0, 1] {
+        servers[at].start(None);
+    }
+    write(&servers, 10);
+    expect_on_all(&servers, 0..=10);
+    assert_eq!(servers[1].node().status().cluster_id, cluster_id);
+    assert_eq!(servers.iter().map(|s| s.node().status().node_id).collect::<Vec<_>>(), ids);
+}
+
+#[test]
+fn different_lists_do_not_form_a_cluster_and_say_why() {
+    let servers = servers_with(3, |all, at| if at == 2 { all[1..].to_vec() } else { all.to_vec() });
+    for server in &servers {
+        within(SOON, "a reason that names the lists", || {
+            let reasons = server.node().status().reasons;
+            reasons.iter().any(|reason| reason.contains("the lists differ")).then_some(())
+        });
+    }
+    let never = std::time::Instant::now() + Duration::from_secs(2);
+    while std::time::Instant::now() < never {
+        assert!(
+            servers.iter().all(|s| s.node().leader().is_none() && s.node().status().cluster_id.is_none())
+        );
+        std::thread::sleep(POLL_INTERVAL);
+    }
+}
+
+#[test]
+fn a_cluster_of_one_needs_no_network_and_survives_a_restart() {
+    let mut servers = servers(1);
+    let taken = write(&servers, 0);
+    assert_eq!(taken.reply, Reply::Applied { changed: 1 });
+    servers[0].kill();
+    servers[0].start(None);
+    write(&servers, 1);
+    expect_on_all(&servers, 0..=1);
+    assert_eq!(servers[0].node().status().members[0].role, Role::Leader);
+}
+
+#[test]
+fn a_message_for_another_node_or_cluster_is_answered_421() {
+    let servers = servers(1);
+    write(&servers, 0);
+    let status = servers[0].node().status();
+    let term = status.term;
+    let ask = |cluster_id, target| {
+        let header = Header { cluster_id, list_hash: ListHash::of(&[]), sender: 1, target };
+        let request = openraft::raft::VoteRequest::<TypeConfig>::new(Vote::new(term + 50, 1), None);
+        let client = RpcClient::new(TaskTracker::new(), CancellationToken::new());
+        let (address, frame) = (servers[0].address.to_string(), format::encode(&(header, request)));
+        servers[0].run(async { client.call(&address, "vote", frame, SOON).await })
+    };
+    let misdirected =
+        |answer| matches!(answer, Err(CallError::Refused { status, .. }) if status.as_u16() == 421);
+    let cluster = status.cluster_id.unwrap();
+    assert!(misdirected(ask(cluster, status.node_id ^ 1)));
+    assert!(misdirected(ask(ClusterId(cluster.0 ^ 1), status.node_id)));
+    assert_eq!(servers[0].node().term(), term, "openraft saw a message that was not for it");
+    assert!(ask(cluster, status.node_id).is_ok());
+}
+
+#[test]
+fn a_wiped_follower_is_not_taken_for_the_old_one() {
+    let mut servers = servers(3);
+    write(&servers, 0);
+    let follower = (leader(&servers) + 1) % 3;
+    let old = servers[follower].node().status().node_id;
+    servers[follower].kill();
+    servers[follower].wipe();
+    servers[follower].start(None);
+    write(&servers, 1);
+    let reason = within(SOON, "the wiped node's reason", || {
+        let reasons = servers[follower].node().status().reasons;
+        reasons.into_iter().find(|reason| reason.contains("belongs to cluster"))
+    });
+    assert!(reason.contains("not a member"), "{reason}");
+    let never = std::time::Instant::now() + Duration::from_secs(2);
+    while std::time::Instant::now() < never {
+        let status = servers[follower].node().status();
+        assert!(status.cluster_id.is_none() && status.node_id != old);
+        assert_eq!(servers[follower].node().index().applied_index(), 0);
+        std::thread::sleep(POLL_INTERVAL);
+    }
+}
+
+#[test]
+fn a_follower_behind_the_purged_log_catches_up_by_snapshot() {
+    let mut servers = servers(3);
+    write(&servers, 0);
+    let leading = leader(&servers);
+    let follower = (leading + 1) % 3;
+    servers[follower].kill();
+    (1..40).for_each(|number| drop(write(&servers, number)));
+    let upto = servers[leading].node().index().applied_index();
+    for at in [leading, (leading + 2) % 3] {
+        let node = servers[at].node().clone();
+        servers[at].run(node.inner.compact(upto.min(node.index().applied_index())));
+        within(SOON, "the purge", || {
+            let purged = node.inner.raft.metrics().borrow_watched().purged;
+            purged.is_some_and(|id: LogId| id.index > 30).then_some(())
+        });
+    }
+    servers[follower].start(None);
+    expect_on_all(&servers, 0..40);
+    let snapshot = servers[follower].node().inner.raft.metrics().borrow_watched().snapshot;
+    assert!(snapshot.is_some_and(|id| id.index > 30), "it came by {snapshot:?}");
+    write(&servers, 40);
+    expect_on_all(&servers, 0..=40);
+    servers[follower].kill();
+    servers[follower].start(None);
+    expect_on_all(&servers, 0..=40);
+}
+
+#[test]
+fn at_rest_nothing_is_written() {
+    let servers = servers(3);
+    write(&servers, 0);
+    expect_on_all(&servers, 0..1);
+    let durable = |s: &Server| {
+        let index = s.node().index();
+        index.durable_applied().is_some_and(|id| id.index == index.applied_index()).then_some(())
+    };
+    servers.iter().for_each(|server| within(SOON, "a durable state", || durable(server)));
+    let files = |s: &Server| (s.log_file(), s.state_file(), s.node().inner.log.commits(), s.node().term());
+    let before: Vec<_> = servers.iter().map(files).collect();
+    std::thread::sleep(Duration::from_secs(3));
+    let after: Vec<_> = servers.iter().map(files).collect();
+    assert!(before == after, "somebody wrote while nothing happened");
+}
+
+#[test]
+fn a_stopping_leader_hands_over_first() {
+    let mut servers = servers(3);
+    write(&servers, 0);
+    let leading = leader(&servers);
+    let node = servers[leading].node().clone();
+    servers[leading].run(node.shutdown());
+    drop(node);
+    let start = std::time::Instant::now();
+    let others: Vec<&Server> = servers.iter().filter(|s| !s.node().inner.stop.is_cancelled()).collect();
+    assert_eq!(others.len(), 2);
+    within(Duration::from_millis(300), "a write after an orderly stop", || {
+        others.iter().find_map(|s| s.propose(advertise(1..2)).ok())
+    });
+    println!("hand-over {:?}", start.elapsed());
+    servers[leading].kill();
+    servers[leading].start(None);
+    expect_on_all(&servers, 0..2);
+}
+
+#[test]
+fn a_leader_without_a_quorum_refuses_writes_and_answers_reads() {
+    let mut servers = servers(3);
+    write(&servers, 0);
+    let leading = leader(&servers);
+    for other in [(leading + 1) % 3, (leading + 2) % 3] {
+        servers[other].kill();
+    }
+    within(SOON, "the loss of the quorum", || (!servers[leading].node().has_quorum()).then_some(()));
+    match servers[leading].propose(advertise(1..2)) {
+        Err(ProposeError::NotLeader { leader: None }) => {}
+        other => panic!("{other:?}"),
+    }
+    let status = servers[leading].node().status();
+    assert!(!status.quorum && status.reasons.iter().any(|reason| reason.contains("no leader")), "{status:?}");
+    assert!(servers[leading].node().index().find("default", &key(0), |holders| holders.len()).is_some());
+    servers[(leading + 1) % 3].start(None);
+    write(&servers.split_off(0)[..], 1);
+}
+
+#[test]
+fn a_command_over_the_limit_is_refused_before_it_is_proposed() {
+    let servers = servers(1);
+    write(&servers, 0);
+    let before = servers[0].node().index().applied_index();
+    match servers[0].propose(advertise(0..20_000)) {
+        Err(ProposeError::TooLarge { bytes }) => assert!(bytes > COMMAND_BYTES_MAX),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(servers[0].node().index().applied_index(), before);
+}
+
+#[test]
+fn concurrent_proposals_share_commits() {
+    let servers = servers(1);
+    write(&servers, 0);
+    let node = servers[0].node().clone();
+    let (commits, start) = (node.inner.log.commits(), std::time::Instant::now());
+    let all = (0..500).map(|number| node.propose(advertise(number..number + 1)));
+    let results = servers[0].run(futures_util::future::join_all(all));
+    assert!(results.iter().all(Result::is_ok));
+    let commits = node.inner.log.commits() - commits;
+    println!("500 writes: {commits} commits, {:?}", start.elapsed());
+    assert!(commits < 100, "{commits} commits for 500 concurrent writes");
+}
+
+#[test]
+fn a_changed_api_address_is_a_reason_and_no_new_member() {
+    let mut servers = servers(1);
+    write(&servers, 0);
+    servers[0].kill();
+    servers[0].config.api_address = "elsewhere:1".to_owned();
+    servers[0].start(None);
+    write(&servers, 1);
+    let status = servers[0].node().status();
+    assert_eq!(status.members[0].member.api_address, "api-0:7789");
+    assert!(status.reasons.iter().any(|reason| reason.contains("elsewhere:1")), "{status:?}");
+}

@@ -1,0 +1,419 @@
+//! The replicated index: which holder has which key.
+//!
+//! On disk (`state.redb`): what each host holds. In memory: who holds each key, derived from it. One
+//! writer (openraft's state machine task) applies entries to both; readers take the in-memory lock
+//! for a moment and never touch the disk, except [`Index::inventory`].
+//!
+//! Commits of applied entries are not durable: the log has them. [`Index::run_flusher`] makes them
+//! durable within a second, [`Index::flush_durable`] at once. redb has one writer: whoever commits
+//! holds `turn`, an async lock, so that `apply` never blocks a thread on somebody's fsync. The
+//! non-durable commit itself is a few hundred microseconds of work in memory and runs inline, as a
+//! simulation needs it; an fsync runs on the blocking pool.
+
+mod apply;
+mod changes;
+mod host;
+pub(crate) mod inventory;
+mod keys;
+mod postings;
+mod slots;
+pub(crate) mod state;
+mod state_machine;
+pub(crate) mod tables;
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+use openraft::EntryPayload;
+use openraft::entry::RaftEntry;
+use redb::{Builder, Database, Durability, ReadableDatabase, WriteTransaction};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+pub use changes::HostChanges;
+pub use host::{HostRecord, address_key};
+pub use postings::{ByAddress, Postings};
+pub use state::Counts;
+pub use state_machine::{SnapshotBuilder, StateMachine};
+
+use crate::command::{Holder, Key, Reply};
+use crate::disk::Disk;
+use crate::format::FormatError;
+use crate::snapshot::{Received, SnapshotData};
+use crate::types::{Entry, LogId, SnapshotMeta, StoredMembership};
+use apply::Batch;
+use state::State;
+
+/// File of the state in a data folder.
+pub const STATE_FILE: &str = "state.redb";
+/// redb's page cache of that file, bytes; its own default is 1 GiB.
+pub const STATE_CACHE_BYTES: usize = 32 * 1024 * 1024;
+/// Longest time between an applied entry and the durable commit that has it.
+pub const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Why the index cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum IndexError {
+    /// The file cannot be opened or closed, or another process has it.
+    #[error("could not open or close {STATE_FILE}")]
+    Open {
+        /// What redb says.
+        #[source]
+        source: Box<redb::DatabaseError>,
+    },
+    /// redb failed; the state on disk is that of its last commit.
+    #[error("could not {action} in {STATE_FILE}")]
+    Storage {
+        /// What was tried.
+        action: &'static str,
+        /// What redb says.
+        #[source]
+        source: Box<redb::Error>,
+    },
+    /// A stored value is of a newer format or unreadable.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// The rows do not fit together.
+    #[error("could not load the index, it is damaged: {reason}")]
+    Damaged {
+        /// What does not fit.
+        reason: String,
+    },
+    /// An earlier batch failed half-way; only a restart leads back to a state that is whole.
+    #[error("could not apply, an earlier commit to {STATE_FILE} failed")]
+    Broken,
+    /// After [`Index::close`].
+    #[error("could not use {STATE_FILE}, it is closed")]
+    Closed,
+    /// The task that waited for the disk was aborted.
+    #[error("could not commit to {STATE_FILE}, the process is stopping")]
+    Stopping,
+}
+
+impl IndexError {
+    /// For `map_err` on a redb call.
+    pub(crate) fn storage<E: Into<redb::Error>>(action: &'static str) -> impl Fn(E) -> Self + Copy {
+        move |error| Self::Storage { action, source: Box::new(error.into()) }
+    }
+}
+
+type OwnedTurn = tokio::sync::OwnedMutexGuard<Turn>;
+
+/// The index of one server. Clones share it.
+#[derive(Clone)]
+pub struct Index {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    /// `None` after [`Index::close`].
+    database: RwLock<Option<Arc<Database>>>,
+    state: RwLock<State>,
+    /// Held by whoever commits.
+    turn: Arc<tokio::sync::Mutex<Turn>>,
+    applied: watch::Sender<u64>,
+    durable: Mutex<Option<LogId>>,
+}
+
+/// The right to commit, and what the last commits came to.
+struct Turn {
+    /// The last applied entry that redb has, durable or not.
+    committed: Option<LogId>,
+    /// A batch failed half-way: memory is ahead of redb, nothing more may be applied.
+    broken: bool,
+}
+
+impl Index {
+    /// Opens `state.redb` and builds the in-memory side from it. Blocks; seconds for millions of
+    /// pairs.
+    pub fn open(disk: &dyn Disk) -> Result<Self, IndexError> {
+        let mut builder = Builder::new();
+        builder.set_cache_size(STATE_CACHE_BYTES);
+        let database = disk.database(STATE_FILE, builder);
+        let database = database.map_err(|source| IndexError::Open { source: Box::new(source) })?;
+        let state = tables::read_state(&database)?;
+        let inner = Inner {
+            turn: Arc::new(tokio::sync::Mutex::new(Turn { committed: state.applied, broken: false })),
+            applied: watch::Sender::new(state.applied_index()),
+            durable: Mutex::new(state.applied),
+            state: RwLock::new(state),
+            database: RwLock::new(Some(Arc::new(database))),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Calls `read` with the visible holders of `key` in `group`; `None` if there are none. Keep it
+    /// short, and do not call the index from it: it runs under the lock that `apply` waits for.
+    pub fn find<R>(&self, group: &str, key: &Key, read: impl FnOnce(&Postings<'_>) -> R) -> Option<R> {
+        self.state().postings(group, key).map(|postings| read(&postings))
+    }
+
+    /// The record of `holder`, hidden or not.
+    pub fn host(&self, holder: &Holder) -> Option<HostRecord> {
+        self.state().host(holder).cloned()
+    }
+
+    /// All hosts of `group`, or of all groups, sorted by group and address, hidden ones included.
+    pub fn hosts(&self, group: Option<&str>) -> Vec<HostRecord> {
+        self.state().hosts_of(group)
+    }
+
+    /// The inventory of `holder` at the last commit, `None` for an unknown one. Reads the disk. Who has
+    /// seen the reply to a command sees its effect here.
+    pub fn inventory(&self, holder: &Holder) -> Result<Option<BTreeSet<Key>>, IndexError> {
+        let Some(id) = self.state().host_id(holder) else { return Ok(None) };
+        let transaction = self.database()?.begin_read().map_err(IndexError::storage("begin a read"))?;
+        let open = IndexError::storage("open a table");
+        let hosts = transaction.open_table(tables::HOSTS).map_err(open)?;
+        let read = IndexError::storage("read an inventory");
+        let Some(record) = hosts.get(id).map_err(read)? else { return Ok(None) };
+        let record: HostRecord = crate::format::decode("host record", record.value())?;
+        if record.holder != *holder {
+            return Ok(None);
+        }
+        let inventories =
+            transaction.open_table(tables::INVENTORIES).map_err(IndexError::storage("open inventories"))?;
+        let Some(bytes) = inventories.get(id).map_err(read)? else { return Ok(None) };
+        let ids = inventory::decode(bytes.value())?;
+        let table = transaction.open_table(tables::KEYS).map_err(IndexError::storage("open keys"))?;
+        let mut keys = BTreeSet::new();
+        for id in ids {
+            let Some(bytes) = table.get(id).map_err(read)? else {
+                return Err(IndexError::Damaged { reason: format!("{} has no key {id}", holder.address) });
+            };
+            keys.insert(crate::format::decode::<Key>("key", bytes.value())?);
+        }
+        Ok(Some(keys))
+    }
+
+    /// How much the index holds.
+    pub fn counts(&self) -> Counts {
+        self.state().counts()
+    }
+
+    /// Log index of the last applied entry, 0 before the first.
+    pub fn applied_index(&self) -> u64 {
+        *self.inner.applied.borrow()
+    }
+
+    /// Follows [`Index::applied_index`].
+    pub fn applied_watch(&self) -> watch::Receiver<u64> {
+        self.inner.applied.subscribe()
+    }
+
+    /// Waits until the entry at `index` is applied. Without a limit: the caller brings the timeout.
+    pub async fn wait_applied(&self, index: u64) {
+        let mut applied = self.applied_watch();
+        let seen = applied.wait_for(|&applied| applied >= index).await;
+        seen.expect("the sender lives as long as self");
+    }
+
+    /// Hosts that changed after log index `index`. A leader's leases call it with 0 first, then with
+    /// the answer's `index` whenever [`Index::applied_watch`] has news: nothing is missed, nothing
+    /// queues up.
+    pub fn hosts_changed_since(&self, index: u64) -> HostChanges {
+        self.state().changes_since(index)
+    }
+
+    /// The state checksum (I2) and the log index that it belongs to: a sum over the hosts of a hash
+    /// of each record, whose fingerprint stands for its keys, and over the tombstones. Ids do not
+    /// count.
+    pub fn checksum(&self) -> (u64, u128) {
+        let state = self.state();
+        (state.applied_index(), state.checksum)
+    }
+
+    /// True if `node_id` is a removed server's.
+    pub fn is_tombstone(&self, node_id: u64) -> bool {
+        self.state().tombstones.contains(&node_id)
+    }
+
+    /// The last applied entry and membership.
+    pub fn applied_state(&self) -> (Option<LogId>, StoredMembership) {
+        self.state().applied_state()
+    }
+
+    /// The last applied entry that a power cut leaves applied. A log must not purge past it.
+    pub fn durable_applied(&self) -> Option<LogId> {
+        *self.inner.durable.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Applies entries in one non-durable transaction; one reply each, in order. Not to be called
+    /// beside a running [`StateMachine`] of the same index.
+    pub async fn apply(&self, entries: &[Entry]) -> Result<Vec<Reply>, IndexError> {
+        let mut turn = self.inner.turn.lock().await;
+        if turn.broken {
+            return Err(IndexError::Broken);
+        }
+        let Some(last) = entries.last() else { return Ok(Vec::new()) };
+        turn.broken = true;
+        let transaction = self.begin_write(Durability::None)?;
+        let mut batch = Batch::default();
+        let mut replies = Vec::with_capacity(entries.len());
+        for entry in entries {
+            replies.push(self.apply_entry(&transaction, &mut batch, entry)?);
+        }
+        tables::write_batch(&transaction, &self.state(), &batch)?;
+        transaction.commit().map_err(IndexError::storage("commit"))?;
+        *turn = Turn { committed: Some(last.log_id()), broken: false };
+        self.inner.applied.send_replace(last.log_id().index);
+        Ok(replies)
+    }
+
+    fn apply_entry(
+        &self,
+        transaction: &WriteTransaction,
+        batch: &mut Batch,
+        entry: &Entry,
+    ) -> Result<Reply, IndexError> {
+        let log_id = entry.log_id();
+        let host = match &entry.payload {
+            EntryPayload::Normal(command) => {
+                apply::holder_of(command).and_then(|holder| self.state().host_id(holder))
+            }
+            _ => None,
+        };
+        if let Some(host) = host
+            && !batch.has_inventory(host)
+        {
+            batch.load(host, tables::read_inventory(transaction, host)?);
+        }
+        let mut state = self.state_mut();
+        let reply = match &entry.payload {
+            EntryPayload::Blank => Reply::None,
+            EntryPayload::Normal(command) => state.apply(batch, log_id.index, command),
+            EntryPayload::Membership(membership) => {
+                state.membership = StoredMembership::new(Some(log_id), membership.clone());
+                batch.membership = true;
+                Reply::None
+            }
+        };
+        state.applied = Some(log_id);
+        Ok(reply)
+    }
+
+    /// Makes everything applied so far durable. Returns at once, without touching the disk, if it is
+    /// already.
+    pub async fn flush_durable(&self) -> Result<(), IndexError> {
+        let turn = self.inner.turn.clone().lock_owned().await;
+        self.flush_in_turn(turn).await.map(drop)
+    }
+
+    /// The turn goes along with the work: it is not given up when the caller is.
+    async fn flush_in_turn(&self, turn: OwnedTurn) -> Result<OwnedTurn, IndexError> {
+        if turn.committed == self.durable_applied() {
+            return Ok(turn);
+        }
+        let index = self.clone();
+        blocking(move || {
+            let transaction = index.begin_write(Durability::Immediate)?;
+            transaction.commit().map_err(IndexError::storage("commit"))?;
+            index.set_durable(turn.committed);
+            Ok(turn)
+        })
+        .await
+    }
+
+    /// Flushes within [`FLUSH_INTERVAL`] of news, and a last time after `stop`; sleeps while there
+    /// is none, so that an idle site writes nothing.
+    pub async fn run_flusher(&self, stop: CancellationToken) -> Result<(), IndexError> {
+        let mut applied = self.applied_watch();
+        applied.mark_changed();
+        while stop.run_until_cancelled(applied.changed()).await.is_some() {
+            if stop.run_until_cancelled(tokio::time::sleep(FLUSH_INTERVAL)).await.is_none() {
+                break;
+            }
+            applied.mark_unchanged();
+            self.flush_durable().await?;
+        }
+        self.flush_durable().await
+    }
+
+    /// A durable and consistent view of the state, to be streamed.
+    pub async fn snapshot(&self) -> Result<(SnapshotMeta, SnapshotData), IndexError> {
+        let turn = self.inner.turn.clone().lock_owned().await;
+        let turn = self.flush_in_turn(turn).await?;
+        let transaction = self.database()?.begin_read().map_err(IndexError::storage("begin a read"))?;
+        drop(turn);
+        SnapshotData::view(&transaction)
+    }
+
+    /// Replaces the state by a received one, in one durable transaction.
+    pub async fn install(&self, received: Received) -> Result<(), IndexError> {
+        let mut turn = self.inner.turn.clone().lock_owned().await;
+        if turn.broken {
+            return Err(IndexError::Broken);
+        }
+        let index = self.clone();
+        blocking(move || {
+            let Received { state, mut inventories } = received;
+            let transaction = index.begin_write(Durability::Immediate)?;
+            tables::write_whole(&transaction, &state, |id| inventories.remove(&id).unwrap_or_default())?;
+            transaction.commit().map_err(IndexError::storage("commit"))?;
+            let (applied, applied_index) = (state.applied, state.applied_index());
+            // The old state is dropped after the lock: that takes a while for millions of pairs.
+            let _old = std::mem::replace(&mut *index.state_mut(), state);
+            turn.committed = applied;
+            index.set_durable(applied);
+            index.inner.applied.send_replace(applied_index);
+            Ok(())
+        })
+        .await
+    }
+
+    fn set_durable(&self, log_id: Option<LogId>) {
+        *self.inner.durable.lock().unwrap_or_else(PoisonError::into_inner) = log_id;
+    }
+
+    /// Flushes and closes `state.redb`, so that it can be opened again; the file's lock is gone even
+    /// if clones or views are left. Lookups in memory go on, everything else fails from now on.
+    pub async fn close(&self) -> Result<(), IndexError> {
+        let turn = self.inner.turn.clone().lock_owned().await;
+        let turn = self.flush_in_turn(turn).await?;
+        let database = self.inner.database.write().unwrap_or_else(PoisonError::into_inner).take();
+        // Somebody who reads an inventory just now closes it with his own drop.
+        let Some(database) = database.and_then(Arc::into_inner) else { return Ok(()) };
+        blocking(move || {
+            let _turn = turn;
+            database.close().map_err(|source| IndexError::Open { source: Box::new(source) })
+        })
+        .await
+    }
+
+    fn database(&self) -> Result<Arc<Database>, IndexError> {
+        self.inner.database.read().unwrap_or_else(PoisonError::into_inner).clone().ok_or(IndexError::Closed)
+    }
+
+    fn begin_write(&self, durability: Durability) -> Result<WriteTransaction, IndexError> {
+        let mut transaction = self.database()?.begin_write().map_err(IndexError::storage("begin a write"))?;
+        transaction.set_durability(durability).map_err(IndexError::storage("set durability"))?;
+        // Saves the allocator's state with the commit: reopening after a kill takes milliseconds.
+        transaction.set_quick_repair(matches!(durability, Durability::Immediate));
+        Ok(transaction)
+    }
+
+    fn state(&self) -> RwLockReadGuard<'_, State> {
+        self.inner.state.read().expect("apply does not panic while it holds the state")
+    }
+
+    fn state_mut(&self) -> RwLockWriteGuard<'_, State> {
+        self.inner.state.write().expect("apply does not panic while it holds the state")
+    }
+}
+
+/// Runs `work`, which waits for the disk, off the runtime's threads. The one place to run it inline
+/// in a simulation.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, IndexError> + Send + 'static,
+) -> Result<T, IndexError> {
+    tokio::task::spawn_blocking(work).await.unwrap_or(Err(IndexError::Stopping))
+}
+
+#[cfg(test)]
+#[path = "index/index_tests.rs"]
+mod tests;
+
+#[cfg(test)]
+#[path = "index/golden_tests.rs"]
+mod golden_tests;

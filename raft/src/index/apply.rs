@@ -1,0 +1,324 @@
+//! `apply`: what a command does to the state. A pure function of (state, command, log index): no
+//! clock, no randomness, no order of a hash map, no panic on data, because a poisonous entry would
+//! crash every replica at every restart.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::host::{HostRecord, HostSlot};
+use super::state::State;
+use crate::command::{Command, Holder, Key, Reply, Write};
+use crate::fingerprint::{Fingerprint, key_fingerprint};
+
+/// What one write transaction must bring to disk: ids of changed rows, whose values are read from
+/// the state when the batch ends, so that disk and memory cannot differ.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    pub(super) hosts: BTreeSet<u32>,
+    pub(super) keys: BTreeSet<u32>,
+    /// Inventories read from disk or changed since; sorted key ids.
+    pub(super) inventories: BTreeMap<u32, Vec<u32>>,
+    pub(super) inventories_changed: BTreeSet<u32>,
+    pub(super) tombstones: bool,
+    pub(super) membership: bool,
+}
+
+impl Batch {
+    /// True once the inventory of `host` need not be read from disk.
+    pub(super) fn has_inventory(&self, host: u32) -> bool {
+        self.inventories.contains_key(&host)
+    }
+
+    /// The inventory of `host` as read from disk.
+    pub(super) fn load(&mut self, host: u32, inventory: Vec<u32>) {
+        self.inventories.insert(host, inventory);
+    }
+
+    /// The inventory of `host`, loaded before.
+    pub(super) fn inventory(&self, host: u32) -> &[u32] {
+        self.inventories.get(&host).map_or(&[], Vec::as_slice)
+    }
+
+    fn store(&mut self, host: u32, inventory: Vec<u32>) {
+        self.inventories.insert(host, inventory);
+        self.inventories_changed.insert(host);
+    }
+
+    fn take(&mut self, host: u32) -> Vec<u32> {
+        self.inventories.remove(&host).unwrap_or_default()
+    }
+}
+
+/// The host that a command speaks of.
+pub(super) fn holder_of(command: &Command) -> Option<&Holder> {
+    match command {
+        Command::Advertise(write) | Command::Withdraw(write) => Some(&write.holder),
+        Command::SetHost { holder, .. }
+        | Command::Hide { holder, .. }
+        | Command::Unhide { holder }
+        | Command::Forget { holder, .. } => Some(holder),
+        Command::Tombstone { .. } => None,
+    }
+}
+
+const DONE: Reply = Reply::Applied { changed: 0 };
+
+impl State {
+    /// Applies `command`, which is at `index` of the log. `batch` holds the inventory of its host.
+    pub(super) fn apply(&mut self, batch: &mut Batch, index: u64, command: &Command) -> Reply {
+        let known = holder_of(command).map(|holder| self.host_id(holder));
+        match (command, known.flatten()) {
+            (Command::Tombstone { node_id }, _) => {
+                batch.tombstones |= self.add_tombstone(*node_id);
+                DONE
+            }
+            (Command::Advertise(write), known) => self.advertise(batch, index, write, known),
+            (_, None) => Reply::UnknownHost,
+            (Command::Withdraw(write), Some(id)) => self.withdraw(batch, index, write, id),
+            (Command::SetHost { zone, ttl_seconds, .. }, Some(id)) => {
+                self.set_host(batch, index, id, zone, *ttl_seconds)
+            }
+            (Command::Hide { last_write_index, unix_ms, .. }, Some(id)) => {
+                self.hide(batch, index, id, *last_write_index, *unix_ms)
+            }
+            (Command::Unhide { .. }, Some(id)) => self.unhide(batch, index, id),
+            (Command::Forget { hidden_unix_ms, .. }, Some(id)) => {
+                self.forget(batch, index, id, *hidden_unix_ms)
+            }
+        }
+    }
+
+    fn advertise(&mut self, batch: &mut Batch, index: u64, write: &Write, known: Option<u32>) -> Reply {
+        let id = match known {
+            Some(id) => id,
+            None => self.create_host(batch, write.holder.clone()),
+        };
+        if let Some(stale) = self.stale(id, write) {
+            return stale;
+        }
+        let mut inventory = batch.take(id);
+        let mut added = BTreeSet::new();
+        let mut sum = Fingerprint::default();
+        for key in &write.keys {
+            let known = self.keys.find(key);
+            if known.is_some_and(|key| inventory.binary_search(&key).is_ok() || added.contains(&key)) {
+                continue;
+            }
+            let key_id = self.keys.acquire(key);
+            if known.is_none() {
+                batch.keys.insert(key_id);
+            }
+            added.insert(key_id);
+            sum.0 = sum.0.wrapping_add(key_fingerprint(key));
+        }
+        let changed = added.len();
+        if changed > 0 {
+            inventory.extend(&added);
+            inventory.sort();
+        }
+        if self.host_slot(id).record.is_visible() {
+            self.post(id, added.into_iter());
+        } else {
+            self.post(id, inventory.iter().copied());
+        }
+        if changed > 0 {
+            batch.store(id, inventory);
+        } else {
+            batch.load(id, inventory);
+        }
+        self.finish_write(batch, index, write, id, |record| {
+            record.fingerprint.0 = record.fingerprint.0.wrapping_add(sum.0);
+            record.count += changed as u64;
+        });
+        self.pairs += changed as u64;
+        Reply::Applied { changed: changed as u32 }
+    }
+
+    fn withdraw(&mut self, batch: &mut Batch, index: u64, write: &Write, id: u32) -> Reply {
+        if let Some(stale) = self.stale(id, write) {
+            return stale;
+        }
+        let mut inventory = batch.take(id);
+        let mut removed = BTreeSet::new();
+        let mut sum = Fingerprint::default();
+        for key in &write.keys {
+            let Some(key_id) = self.keys.find(key) else { continue };
+            if inventory.binary_search(&key_id).is_ok() && removed.insert(key_id) {
+                sum.add(key);
+            }
+        }
+        inventory.retain(|key| !removed.contains(key));
+        if self.host_slot(id).record.is_visible() {
+            self.unpost(id, removed.iter().copied());
+        } else {
+            self.post(id, inventory.iter().copied());
+        }
+        self.release_keys(batch, removed.iter().copied());
+        if removed.is_empty() {
+            batch.load(id, inventory);
+        } else {
+            batch.store(id, inventory);
+        }
+        let changed = removed.len();
+        self.finish_write(batch, index, write, id, |record| {
+            record.fingerprint.0 = record.fingerprint.0.wrapping_sub(sum.0);
+            record.count -= changed as u64;
+        });
+        self.pairs -= changed as u64;
+        Reply::Applied { changed: changed as u32 }
+    }
+
+    fn stale(&self, id: u32, write: &Write) -> Option<Reply> {
+        let stored = self.host_slot(id).record.pair?;
+        (write.pair? < stored).then_some(Reply::Stale { stored })
+    }
+
+    /// What every applied write does to the record, besides its keys.
+    fn finish_write(
+        &mut self,
+        batch: &mut Batch,
+        index: u64,
+        write: &Write,
+        id: u32,
+        change: impl FnOnce(&mut HostRecord),
+    ) {
+        self.update_host(batch, index, id, |record| {
+            change(record);
+            record.hidden_unix_ms = None;
+            record.last_write_index = index;
+            if write.stores_pair && write.pair.is_some() {
+                record.pair = write.pair;
+            }
+        });
+    }
+
+    fn set_host(&mut self, batch: &mut Batch, index: u64, id: u32, zone: &str, ttl_seconds: u32) -> Reply {
+        let record = &self.host_slot(id).record;
+        let moves = record.is_visible() && record.zone != zone;
+        let inventory = batch.take(id);
+        if moves {
+            self.unpost(id, inventory.iter().copied());
+        }
+        self.update_host(batch, index, id, |record| {
+            zone.clone_into(&mut record.zone);
+            record.ttl_seconds = ttl_seconds;
+            record.last_write_index = index;
+        });
+        if moves {
+            self.post(id, inventory.iter().copied());
+        }
+        batch.load(id, inventory);
+        DONE
+    }
+
+    fn hide(&mut self, batch: &mut Batch, index: u64, id: u32, last_write_index: u64, unix_ms: u64) -> Reply {
+        let record = &self.host_slot(id).record;
+        if record.last_write_index > last_write_index {
+            return Reply::NotApplicable;
+        }
+        // Hidden before: `forget_after` counts from the first time.
+        if record.is_visible() {
+            self.unpost(id, batch.inventory(id).iter().copied());
+            self.update_host(batch, index, id, |record| record.hidden_unix_ms = Some(unix_ms));
+        }
+        DONE
+    }
+
+    fn unhide(&mut self, batch: &mut Batch, index: u64, id: u32) -> Reply {
+        if !self.host_slot(id).record.is_visible() {
+            self.post(id, batch.inventory(id).iter().copied());
+        }
+        self.update_host(batch, index, id, |record| {
+            record.hidden_unix_ms = None;
+            record.last_write_index = index;
+        });
+        DONE
+    }
+
+    fn forget(&mut self, batch: &mut Batch, index: u64, id: u32, hidden_unix_ms: u64) -> Reply {
+        if self.host_slot(id).record.hidden_unix_ms != Some(hidden_unix_ms) {
+            return Reply::NotApplicable;
+        }
+        let inventory = batch.take(id);
+        self.release_keys(batch, inventory.iter().copied());
+        batch.store(id, Vec::new());
+        batch.hosts.insert(id);
+        let slot = self.hosts.remove(id).expect("found by its holder");
+        let Holder { group, address } = &slot.record.holder;
+        if let Some(members) = self.groups.get_mut(group) {
+            members.hosts.remove(address);
+            if members.hosts.is_empty() {
+                self.groups.remove(group);
+            }
+        }
+        self.checksum = self.checksum.wrapping_sub(slot.hash);
+        self.hosts_hidden -= 1;
+        self.pairs -= inventory.len() as u64;
+        self.changes.forget(id, slot.changed, index, slot.record.holder);
+        Reply::Applied { changed: inventory.len() as u32 }
+    }
+
+    fn create_host(&mut self, batch: &mut Batch, holder: Holder) -> u32 {
+        let slot = HostSlot::new(HostRecord::new(holder.clone()));
+        self.checksum = self.checksum.wrapping_add(slot.hash);
+        let id = self.hosts.insert(slot);
+        self.groups.entry(holder.group).or_default().hosts.insert(holder.address, id);
+        batch.store(id, Vec::new());
+        id
+    }
+
+    /// Changes a record, and with it the checksum, the count of hidden hosts and the changes.
+    fn update_host(&mut self, batch: &mut Batch, index: u64, id: u32, change: impl FnOnce(&mut HostRecord)) {
+        let slot = self.hosts.get_mut(id).expect("ids come from this state");
+        let hidden_before = !slot.record.is_visible();
+        change(&mut slot.record);
+        let hidden = !slot.record.is_visible();
+        let hash = slot.record.state_hash();
+        self.checksum = self.checksum.wrapping_sub(slot.hash).wrapping_add(hash);
+        self.hosts_hidden = self.hosts_hidden + u64::from(hidden) - u64::from(hidden_before);
+        self.changes.touch(id, slot.changed, index);
+        slot.hash = hash;
+        slot.changed = index;
+        batch.hosts.insert(id);
+    }
+
+    /// Puts the host into the postings of `keys`.
+    fn post(&mut self, id: u32, keys: impl Iterator<Item = u32>) {
+        let slot = self.hosts.get(id).expect("ids come from this state");
+        let group = self.groups.get_mut(&slot.record.holder.group).expect("a host is in its group");
+        for key in keys {
+            group.postings.entry(key).or_default().insert(&self.hosts, id);
+        }
+    }
+
+    /// Takes the host out of the postings of `keys`.
+    fn unpost(&mut self, id: u32, keys: impl Iterator<Item = u32>) {
+        let slot = self.hosts.get(id).expect("ids come from this state");
+        let group = self.groups.get_mut(&slot.record.holder.group).expect("a host is in its group");
+        for key in keys {
+            if let Some(list) = group.postings.get_mut(&key) {
+                list.remove(&self.hosts, id);
+                if list.len() == 0 {
+                    group.postings.remove(&key);
+                }
+            }
+        }
+    }
+
+    fn release_keys(&mut self, batch: &mut Batch, keys: impl Iterator<Item = u32>) {
+        for key in keys {
+            if self.keys.release(key) {
+                batch.keys.insert(key);
+            }
+        }
+    }
+
+    /// The visible holders of `key` in `group`.
+    pub(super) fn postings(&self, group: &str, key: &Key) -> Option<super::postings::Postings<'_>> {
+        let list = self.groups.get(group)?.postings.get(&self.keys.find(key)?)?;
+        Some(super::postings::Postings { list, hosts: &self.hosts })
+    }
+}
+
+#[cfg(test)]
+#[path = "apply_tests.rs"]
+mod tests;

@@ -1,0 +1,108 @@
+//! The index as openraft's state machine.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use futures_util::{Stream, TryStreamExt};
+use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
+use openraft::{OptionalSend, type_config::alias::SnapshotOf};
+
+use super::{Index, IndexError};
+use crate::snapshot::SnapshotData;
+use crate::types::{Entry, LogId, SnapshotMeta, StoredMembership, TypeConfig};
+
+/// Entries in one write transaction: bounds its memory when a server catches up.
+const BATCH_ENTRIES_MAX: usize = 1_024;
+
+type Snapshot = SnapshotOf<TypeConfig, SnapshotData>;
+
+/// What openraft applies to. All data is in the [`Index`], which outlives it.
+pub struct StateMachine {
+    index: Index,
+    /// A snapshot was built or installed by this process. None is kept: the state is durable, and a
+    /// snapshot is read from it when somebody asks.
+    snapshot_exists: Arc<AtomicBool>,
+}
+
+/// Builds a snapshot of what is applied when it is asked.
+pub struct SnapshotBuilder {
+    index: Index,
+    snapshot_exists: Arc<AtomicBool>,
+}
+
+impl StateMachine {
+    /// The state machine over `index`; one per index.
+    pub fn new(index: Index) -> Self {
+        Self { index, snapshot_exists: Arc::default() }
+    }
+
+    async fn apply_batch(
+        &self,
+        entries: &mut Vec<Entry>,
+        responders: &mut Vec<Option<ApplyResponder<TypeConfig>>>,
+    ) -> Result<(), IndexError> {
+        let replies = self.index.apply(entries).await?;
+        for (responder, reply) in responders.drain(..).zip(replies) {
+            if let Some(responder) = responder {
+                responder.send(reply);
+            }
+        }
+        entries.clear();
+        Ok(())
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for StateMachine {
+    type SnapshotData = SnapshotData;
+    type SnapshotBuilder = SnapshotBuilder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        Ok(self.index.applied_state())
+    }
+
+    async fn apply<S>(&mut self, mut stream: S) -> Result<(), io::Error>
+    where
+        S: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
+    {
+        let (mut entries, mut responders) = (Vec::new(), Vec::new());
+        while let Some((entry, responder)) = stream.try_next().await? {
+            entries.push(entry);
+            responders.push(responder);
+            if entries.len() == BATCH_ENTRIES_MAX {
+                self.apply_batch(&mut entries, &mut responders).await.map_err(io::Error::other)?;
+            }
+        }
+        self.apply_batch(&mut entries, &mut responders).await.map_err(io::Error::other)
+    }
+
+    async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
+        SnapshotBuilder { index: self.index.clone(), snapshot_exists: self.snapshot_exists.clone() }
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, data: SnapshotData) -> Result<(), io::Error> {
+        let received = data.into_received(meta).map_err(io::Error::other)?;
+        self.index.install(received).await.map_err(io::Error::other)?;
+        self.snapshot_exists.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Read anew from the state: as new as the last one that was built, or newer.
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
+        if !self.snapshot_exists.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        let (meta, snapshot) = self.index.snapshot().await.map_err(io::Error::other)?;
+        Ok(Some(Snapshot { meta, snapshot }))
+    }
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
+    type SnapshotData = SnapshotData;
+
+    async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
+        let (meta, snapshot) = self.index.snapshot().await.map_err(io::Error::other)?;
+        self.snapshot_exists.store(true, Ordering::Relaxed);
+        Ok(Snapshot { meta, snapshot })
+    }
+}

@@ -1,0 +1,272 @@
+//! The raft log and vote on redb, in a file of their own: redb has one writer per file, and an append
+//! must not wait for a commit of the state.
+//!
+//! One thread writes ([`writer`]): an append returns as soon as its entries are readable, and its
+//! callback comes when they are durable, so that the leader's sync and its followers' overlap, and
+//! appends that wait together share one commit. Entries that are not on disk yet are read from
+//! memory ([`view`]). At rest nothing is written: `committed` goes with the next append, and what a
+//! purge leaves behind goes in small steps with later appends.
+
+mod tables;
+mod view;
+mod writer;
+
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, RangeBounds};
+use std::sync::Arc;
+
+use futures_util::Stream;
+use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
+use openraft::{OptionalSend, RaftLogReader};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::disk::Disk;
+use crate::format::{self, FormatError};
+use crate::types::{Entry, LogId, TypeConfig, Vote};
+
+use view::Shared;
+use writer::Job;
+
+/// Name of the log's file on the disk.
+pub const LOG_FILE: &str = "log.redb";
+/// redb's cache for the log, bytes. Its default is 1 GiB.
+pub const LOG_CACHE_BYTES: usize = 32 * 1024 * 1024;
+/// Encoded entries that one read hands to replication or to apply, bytes; one entry always goes.
+pub const LOG_READ_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Jobs that wait for the writer. openraft awaits most of them, so a handful is the rule.
+const JOBS_MAX: usize = 1024;
+
+const _: () = assert!(crate::command::COMMAND_BYTES_MAX < LOG_READ_BYTES_MAX);
+
+/// Why the log could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The file itself.
+    #[error("could not open {LOG_FILE}")]
+    Open {
+        /// redb's reason: locked by another process, damaged, no space.
+        #[source]
+        source: redb::DatabaseError,
+    },
+    /// Its tables.
+    #[error("could not read {LOG_FILE}")]
+    Read {
+        /// redb's reason.
+        #[source]
+        source: Box<redb::Error>,
+    },
+    /// What is in them.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// The thread that writes.
+    #[error("could not start the thread of the raft log")]
+    Thread {
+        /// The system's reason.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl<E: Into<redb::Error>> From<E> for LogError {
+    fn from(error: E) -> Self {
+        LogError::Read { source: Box::new(error.into()) }
+    }
+}
+
+/// A handle on the log; clones share it.
+#[derive(Clone)]
+pub struct LogStore {
+    shared: Arc<Shared>,
+    jobs: mpsc::Sender<Job>,
+}
+
+/// Reads the log beside its writer; one for each follower and one for apply.
+#[derive(Clone)]
+pub struct LogReader {
+    shared: Arc<Shared>,
+}
+
+impl LogStore {
+    /// Opens or creates `log.redb`. A file of a newer format is refused.
+    pub fn open(disk: &dyn Disk) -> Result<Self, LogError> {
+        let mut builder = redb::Database::builder();
+        builder.set_cache_size(LOG_CACHE_BYTES);
+        let database = disk.database(LOG_FILE, builder).map_err(|source| LogError::Open { source })?;
+        let view = tables::load(&database)?;
+        let shared = Arc::new(Shared::new(database, view));
+        let (jobs, queue) = mpsc::channel(JOBS_MAX);
+        writer::start(shared.clone(), queue).map_err(|source| LogError::Thread { source })?;
+        Ok(Self { shared, jobs })
+    }
+
+    /// False for a log that nothing was ever written to.
+    pub fn is_used(&self) -> bool {
+        let (purged, last) = self.shared.state();
+        purged.or(last).is_some() || self.shared.vote().is_some()
+    }
+
+    /// From now on a purge past `durable_applied()` is refused: it would drop entries that a crash
+    /// makes the state machine need again.
+    pub fn guard_purge(&self, durable_applied: impl Fn() -> u64 + Send + Sync + 'static) {
+        self.shared.guard_purge(Box::new(durable_applied));
+    }
+
+    /// Bytes of entries appended since the start of this process.
+    pub fn appended_bytes(&self) -> u64 {
+        self.shared.appended_bytes()
+    }
+
+    /// Commits to the file since the start of this process.
+    pub fn commits(&self) -> u64 {
+        self.shared.commits()
+    }
+
+    /// Writes what waits, then closes the file; every later call fails. Waits for the writer.
+    pub async fn close(&self) {
+        let (done, closed) = oneshot::channel();
+        if self.jobs.send(Job::Close { done }).await.is_ok() {
+            closed.await.ok();
+        }
+    }
+
+    async fn submit(&self, job: Job) -> io::Result<()> {
+        self.jobs.send(job).await.map_err(|_| view::closed())
+    }
+
+    async fn perform(&self, job: impl FnOnce(writer::Done) -> Job) -> io::Result<()> {
+        let (done, result) = oneshot::channel();
+        self.submit(job(done)).await?;
+        result.await.map_err(|_| view::closed())?
+    }
+}
+
+impl RaftLogStorage<TypeConfig> for LogStore {
+    type LogReader = LogReader;
+
+    async fn get_log_state(&mut self) -> io::Result<LogState<TypeConfig>> {
+        let (last_purged_log_id, last_log_id) = self.shared.state();
+        Ok(LogState { last_purged_log_id, last_log_id })
+    }
+
+    async fn get_log_reader(&mut self) -> LogReader {
+        LogReader { shared: self.shared.clone() }
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        let vote = *vote;
+        self.perform(|done| Job::Vote { vote, done }).await?;
+        self.shared.set_vote(vote);
+        Ok(())
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
+        self.shared.set_committed(committed);
+        Ok(())
+    }
+
+    async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
+        Ok(self.shared.committed())
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> io::Result<()>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let entries: Vec<view::Encoded> =
+            entries.into_iter().map(|entry| view::Encoded::new(&entry)).collect();
+        self.shared.extend_tail(&entries);
+        self.submit(Job::Append { entries, callback }).await
+    }
+
+    async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> io::Result<()> {
+        let first = last_log_id.map_or(0, |id| id.index + 1);
+        self.shared.truncate(last_log_id);
+        self.perform(|done| Job::Truncate { first, done }).await
+    }
+
+    async fn purge(&mut self, log_id: LogId) -> io::Result<()> {
+        self.shared.check_purge(log_id.index)?;
+        self.shared.purge(log_id);
+        self.perform(|done| Job::Purge { upto: log_id, done }).await
+    }
+}
+
+impl RaftLogReader<TypeConfig> for LogStore {
+    async fn try_get_log_entries<RB>(&mut self, range: RB) -> io::Result<Vec<Entry>>
+    where
+        RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
+    {
+        let (start, end) = half_open(&range);
+        self.shared.read(start, end, usize::MAX)
+    }
+
+    async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
+        Ok(self.shared.vote())
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
+        self.shared.read(start, end, LOG_READ_BYTES_MAX)
+    }
+}
+
+impl RaftLogReader<TypeConfig> for LogReader {
+    async fn try_get_log_entries<RB>(&mut self, range: RB) -> io::Result<Vec<Entry>>
+    where
+        RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
+    {
+        let (start, end) = half_open(&range);
+        self.shared.read(start, end, usize::MAX)
+    }
+
+    async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
+        Ok(self.shared.vote())
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
+        self.shared.read(start, end, LOG_READ_BYTES_MAX)
+    }
+
+    /// In pieces: at a restart, apply reads all that the state machine lacks in one stream.
+    async fn entries_stream<RB>(&mut self, range: RB) -> impl Stream<Item = io::Result<Entry>> + OptionalSend
+    where
+        RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
+    {
+        let (start, end) = half_open(&range);
+        let pieces = futures_util::stream::try_unfold(start, {
+            let shared = self.shared.clone();
+            move |start| {
+                let piece = shared.read(start, end, LOG_READ_BYTES_MAX);
+                std::future::ready(piece.map(|piece| {
+                    let next = piece.last()?.log_id.index + 1;
+                    Some((futures_util::stream::iter(piece.into_iter().map(Ok)), next))
+                }))
+            }
+        });
+        Box::pin(futures_util::TryStreamExt::try_flatten(pieces))
+    }
+}
+
+/// `range` as first index and the index after the last.
+fn half_open(range: &impl RangeBounds<u64>) -> (u64, u64) {
+    let start = match range.start_bound() {
+        Bound::Included(first) => *first,
+        Bound::Excluded(before) => before.saturating_add(1),
+        Bound::Unbounded => 0,
+    };
+    let end = match range.end_bound() {
+        Bound::Included(last) => last.saturating_add(1),
+        Bound::Excluded(end) => *end,
+        Bound::Unbounded => u64::MAX,
+    };
+    (start, end)
+}
+
+/// Reads one stored entry.
+fn decode_entry(bytes: &[u8]) -> io::Result<Entry> {
+    format::decode("raft log entry", bytes).map_err(io::Error::other)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,210 @@
+use std::path::Path;
+
+use openraft::entry::{EntryPayload, RaftEntry};
+use openraft::storage::RaftLogStorageExt;
+
+use super::*;
+use crate::command::{Command, Holder, Key, Write};
+use crate::disk::FolderDisk;
+
+fn log_id(term: u64, index: u64) -> LogId {
+    LogId::new(openraft::impls::leader_id_adv::LeaderId { term, node_id: 1 }, index)
+}
+
+fn blank(index: u64) -> Entry {
+    Entry::new_blank(log_id(1, index))
+}
+
+fn entry_of_bytes(index: u64, size: usize) -> Entry {
+    let group = "g".repeat(size);
+    let holder = Holder { group, address: "10.0.0.1:7781".parse().unwrap() };
+    Entry::new(log_id(1, index), EntryPayload::Normal(Command::Unhide { holder }))
+}
+
+fn open(folder: &Path) -> LogStore {
+    LogStore::open(&FolderDisk::open(folder).unwrap()).unwrap()
+}
+
+/// What a machine shows that lost its power now: the file as it is, never closed.
+fn cut_power(folder: &Path) -> tempfile::TempDir {
+    let after = tempfile::tempdir().unwrap();
+    std::fs::copy(folder.join(LOG_FILE), after.path().join(LOG_FILE)).unwrap();
+    after
+}
+
+async fn indices(log: &mut LogStore) -> Vec<u64> {
+    log.try_get_log_entries(..).await.unwrap().iter().map(|entry| entry.log_id.index).collect()
+}
+
+#[tokio::test]
+async fn acknowledged_entries_vote_and_committed_survive_a_power_cut() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = open(folder.path());
+    log.save_vote(&Vote::new_committed(3, 7)).await.unwrap();
+    log.blocking_append((0..5).map(blank)).await.unwrap();
+    log.save_committed(Some(log_id(1, 3))).await.unwrap();
+    log.blocking_append((5..6).map(blank)).await.unwrap();
+
+    let after = cut_power(folder.path());
+    let mut log = open(after.path());
+    assert_eq!(indices(&mut log).await, [0, 1, 2, 3, 4, 5]);
+    assert_eq!(log.read_vote().await.unwrap(), Some(Vote::new_committed(3, 7)));
+    assert_eq!(log.read_committed().await.unwrap(), Some(log_id(1, 3)));
+    assert_eq!(log.get_log_state().await.unwrap().last_log_id, Some(log_id(1, 5)));
+}
+
+#[tokio::test]
+async fn committed_ahead_of_the_disk_is_not_stored() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = open(folder.path());
+    log.save_committed(Some(log_id(1, 9))).await.unwrap();
+    log.blocking_append((0..2).map(blank)).await.unwrap();
+    log.close().await;
+    assert_eq!(open(folder.path()).read_committed().await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn saving_committed_writes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = open(folder.path());
+    log.blocking_append((0..2).map(blank)).await.unwrap();
+    let before = (log.commits(), std::fs::read(folder.path().join(LOG_FILE)).unwrap());
+    log.save_committed(Some(log_id(1, 1))).await.unwrap();
+    assert!(before == (log.commits(), std::fs::read(folder.path().join(LOG_FILE)).unwrap()));
+}
+
+#[tokio::test]
+async fn entries_are_readable_as_soon_as_append_returns() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = open(folder.path());
+    for index in 0..50 {
+        log.append([blank(index)], IOFlushed::noop()).await.unwrap();
+        assert_eq!(indices(&mut log).await, (0..=index).collect::<Vec<_>>());
+    }
+}
+
+#[tokio::test]
+async fn appends_that_wait_together_share_commits() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = open(folder.path());
+    for index in 0..500 {
+        log.append([blank(index)], IOFlushed::noop()).await.unwrap();
+    }
+    log.blocking_append([blank(500)]).await.unwrap();
+    assert!(log.commits() < 400, "{} commits for 501 appends", log.commits());
+    log.close().await;
+    assert_eq!(indices(&mut open(folder.path())).await.len(), 501);
+}
+
+#[tokio::test]
+async fn a_truncated_tail_is_gone_and_can_be_written_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = open(folder.path());
+    log.append((0..8).map(blank), IOFlushed::noop()).await.unwrap();
+    log.truncate_after(Some(log_id(1, 4))).await.unwrap();
+    assert_eq!(indices(&mut log).await, [0, 1, 2, 3, 4]);
+    log.blocking_append([Entry::new_blank(log_id(2, 5))]).await.unwrap();
+
+    let mut log = open(cut_power(folder.path()).path());
+    assert_eq!(indices(&mut log).await, [0, 1, 2, 3, 4, 5]);
+    assert_eq!(log.get_log_state().await.unwrap().last_log_id, Some(log_id(2, 5)));
+}
+
+#[tokio::test]
+async fn purged_entries_are_unreadable_at_once_and_deleted_in_steps() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = open(folder.path());
+    log.blocking_append((0..5000).map(blank)).await.unwrap();
+    log.purge(log_id(1, 4000)).await.unwrap();
+    assert_eq!(indices(&mut log).await, (4001..5000).collect::<Vec<_>>());
+    let stored = || log.shared.with_database(|database| Ok(tables::count(database))).unwrap();
+    assert_eq!(stored(), 5000 - 1024);
+    for index in 5000..5003 {
+        log.clone().blocking_append([blank(index)]).await.unwrap();
+    }
+    assert_eq!(stored(), 1002);
+    let state = open(cut_power(folder.path()).path()).get_log_state().await.unwrap();
+    assert_eq!(state.last_purged_log_id, Some(log_id(1, 4000)));
+}
+
+#[tokio::test]
+async fn a_purge_past_the_end_leaves_a_log_that_goes_on_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = open(folder.path());
+    log.blocking_append((0..5).map(blank)).await.unwrap();
+    log.purge(log_id(1, 90)).await.unwrap();
+    log.blocking_append([blank(91)]).await.unwrap();
+    log.close().await;
+    let mut log = open(folder.path());
+    assert_eq!(indices(&mut log).await, [91]);
+    assert_eq!(log.get_log_state().await.unwrap().last_log_id, Some(log_id(1, 91)));
+}
+
+#[tokio::test]
+async fn a_purge_past_the_durable_state_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = open(folder.path());
+    log.guard_purge(|| 3);
+    log.blocking_append((0..9).map(blank)).await.unwrap();
+    let message = log.purge(log_id(1, 4)).await.unwrap_err().to_string();
+    assert!(message.contains("durable state ends at 3"), "{message}");
+    assert_eq!(indices(&mut log).await.len(), 9);
+    log.purge(log_id(1, 3)).await.unwrap();
+}
+
+#[tokio::test]
+async fn one_read_is_bounded_by_bytes_and_never_empty() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = open(folder.path());
+    log.blocking_append((0..30).map(|index| entry_of_bytes(index, 256 * 1024))).await.unwrap();
+    let piece = log.limited_get_log_entries(0, 30).await.unwrap();
+    let bytes: usize = piece.iter().map(|entry| format::encode(entry).len()).sum();
+    assert!(bytes <= LOG_READ_BYTES_MAX && bytes > LOG_READ_BYTES_MAX / 2, "{bytes}");
+
+    log.blocking_append([entry_of_bytes(30, LOG_READ_BYTES_MAX + 1)]).await.unwrap();
+    assert_eq!(log.limited_get_log_entries(30, 31).await.unwrap().len(), 1);
+
+    let mut reader = log.get_log_reader().await;
+    let stream = reader.entries_stream(2..31).await;
+    let all: Vec<Entry> = futures_util::TryStreamExt::try_collect(stream).await.unwrap();
+    assert_eq!(all.iter().map(|e| e.log_id.index).collect::<Vec<_>>(), (2..31).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_file_of_a_newer_format_is_refused_and_named() {
+    let folder = tempfile::tempdir().unwrap();
+    open(folder.path()).close().await;
+    let database = redb::Database::open(folder.path().join(LOG_FILE)).unwrap();
+    tables::set_format(&database, &[9, 0]);
+    drop(database);
+    let disk = FolderDisk::open(folder.path()).unwrap();
+    let message = LogStore::open(&disk).err().unwrap().to_string();
+    assert!(message.contains("raft log has format 9"), "{message}");
+}
+
+#[tokio::test]
+async fn after_close_the_file_is_free_and_calls_fail() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = open(folder.path());
+    log.append([blank(0)], IOFlushed::noop()).await.unwrap();
+    log.close().await;
+    assert!(log.blocking_append([blank(1)]).await.is_err());
+    assert_eq!(indices(&mut open(folder.path())).await, [0]);
+}
+
+#[test]
+fn entries_of_the_first_format_are_read() {
+    let write = Write {
+        holder: Holder { group: "default".to_owned(), address: "10.0.0.1:7781".parse().unwrap() },
+        pair: Some(crate::command::Pair { epoch: 1_700_000_000_000, seq: 9 }),
+        stores_pair: true,
+        keys: vec![Key::Sha256([7; 32]), "registry.local/app:1".parse().unwrap()],
+    };
+    let entry = Entry::new(log_id(2, 300), EntryPayload::Normal(Command::Advertise(write)));
+    let golden = include_str!("../../tests/golden/log_entry_advertise.hex").trim();
+    let hex: String = format::encode(&entry).iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(hex, golden);
+    let bytes: Vec<u8> =
+        (0..golden.len()).step_by(2).map(|at| u8::from_str_radix(&golden[at..at + 2], 16).unwrap()).collect();
+    assert_eq!(decode_entry(&bytes).unwrap(), entry);
+}

@@ -1,0 +1,231 @@
+//! What readers see: entries that the writer has not put on disk yet, in front of those it has.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+
+use bytes::Bytes;
+use redb::{Database, ReadableDatabase};
+
+use crate::format;
+use crate::types::{Entry, LogId, Vote};
+
+use super::decode_entry;
+use super::tables::ENTRIES;
+
+type DurableApplied = Box<dyn Fn() -> u64 + Send + Sync>;
+
+/// An entry as it is stored.
+#[derive(Clone, Debug)]
+pub(super) struct Encoded {
+    pub id: LogId,
+    pub bytes: Bytes,
+}
+
+impl Encoded {
+    pub(super) fn new(entry: &Entry) -> Self {
+        Self { id: entry.log_id, bytes: format::encode(entry).into() }
+    }
+}
+
+/// The log as openraft has ordered it, which may be ahead of the disk.
+#[derive(Debug, Default)]
+pub(super) struct View {
+    pub vote: Option<Vote>,
+    pub committed: Option<LogId>,
+    pub purged: Option<LogId>,
+    /// Of the last entry, or `purged` if there is none.
+    pub last: Option<LogId>,
+    /// Appended, not yet durable: a suffix of the log.
+    pub tail: BTreeMap<u64, Bytes>,
+}
+
+/// Shared by the handles, the readers and the writer.
+pub(super) struct Shared {
+    /// `None` once closed.
+    database: RwLock<Option<Database>>,
+    view: Mutex<View>,
+    durable_applied: OnceLock<DurableApplied>,
+    appended_bytes: AtomicU64,
+    commits: AtomicU64,
+}
+
+/// The error of every call after [`Shared::close`].
+pub(super) fn closed() -> io::Error {
+    io::Error::other("the raft log is closed")
+}
+
+impl Shared {
+    pub(super) fn new(database: Database, view: View) -> Self {
+        Self {
+            database: RwLock::new(Some(database)),
+            view: Mutex::new(view),
+            durable_applied: OnceLock::new(),
+            appended_bytes: AtomicU64::new(0),
+            commits: AtomicU64::new(0),
+        }
+    }
+
+    fn view(&self) -> MutexGuard<'_, View> {
+        self.view.lock().expect("nothing panics while it holds the view")
+    }
+
+    /// Runs `work` on the open database.
+    pub(super) fn with_database<T>(&self, work: impl FnOnce(&Database) -> io::Result<T>) -> io::Result<T> {
+        let guard = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        work(guard.as_ref().ok_or_else(closed)?)
+    }
+
+    pub(super) fn close(&self) {
+        let database = self.database.write().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(Err(error)) = database.map(Database::close) {
+            tracing::warn!(%error, "could not close the raft log cleanly");
+        }
+    }
+
+    pub(super) fn guard_purge(&self, durable_applied: DurableApplied) {
+        if self.durable_applied.set(durable_applied).is_err() {
+            tracing::warn!("the purge guard of the raft log was set twice; the first one stays");
+        }
+    }
+
+    pub(super) fn check_purge(&self, index: u64) -> io::Result<()> {
+        match self.durable_applied.get().map(|durable| durable()) {
+            Some(durable) if durable < index => Err(io::Error::other(format!(
+                "refused to purge the raft log up to {index}: the durable state ends at {durable}"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn appended_bytes(&self) -> u64 {
+        self.appended_bytes.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn commits(&self) -> u64 {
+        self.commits.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn count_commit(&self) {
+        self.commits.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Purged id and last id.
+    pub(super) fn state(&self) -> (Option<LogId>, Option<LogId>) {
+        let view = self.view();
+        (view.purged, view.last)
+    }
+
+    pub(super) fn vote(&self) -> Option<Vote> {
+        self.view().vote
+    }
+
+    pub(super) fn set_vote(&self, vote: Vote) {
+        self.view().vote = Some(vote);
+    }
+
+    pub(super) fn committed(&self) -> Option<LogId> {
+        self.view().committed
+    }
+
+    pub(super) fn set_committed(&self, committed: Option<LogId>) {
+        self.view().committed = committed;
+    }
+
+    pub(super) fn extend_tail(&self, entries: &[Encoded]) {
+        let bytes: usize = entries.iter().map(|entry| entry.bytes.len()).sum();
+        self.appended_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        let mut view = self.view();
+        view.last = entries.last().map(|entry| entry.id).or(view.last);
+        view.tail.extend(entries.iter().map(|entry| (entry.id.index, entry.bytes.clone())));
+    }
+
+    /// These are on disk now.
+    pub(super) fn release_tail(&self, indices: impl Iterator<Item = u64>) {
+        let mut view = self.view();
+        for index in indices {
+            view.tail.remove(&index);
+        }
+    }
+
+    pub(super) fn truncate(&self, last: Option<LogId>) {
+        let mut view = self.view();
+        view.tail.split_off(&last.map_or(0, |id| id.index + 1));
+        view.last = view.last.min(last).max(view.purged);
+    }
+
+    pub(super) fn purge(&self, upto: LogId) {
+        let mut view = self.view();
+        view.purged = view.purged.max(Some(upto));
+        view.last = view.last.max(view.purged);
+        view.tail = view.tail.split_off(&(upto.index + 1));
+    }
+
+    /// Entries from `start`, before `end`, at least one and then no more than `bytes_max`.
+    pub(super) fn read(&self, start: u64, end: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
+        loop {
+            let (tail, start, tail_start, purged) = {
+                let view = self.view();
+                let start = view.purged.map_or(start, |purged| start.max(purged.index + 1));
+                let end = view.last.map_or(0, |last| end.min(last.index + 1));
+                if start >= end {
+                    return Ok(Vec::new());
+                }
+                let tail: Vec<Bytes> = view.tail.range(start..end).map(|(_, bytes)| bytes.clone()).collect();
+                let tail_start = view.tail.range(start..end).next().map_or(end, |(index, _)| *index);
+                (tail, start, tail_start, view.purged)
+            };
+            let mut piece = Piece { entries: Vec::new(), bytes_left: bytes_max };
+            if self.read_disk(start, tail_start, &mut piece)? {
+                for bytes in &tail {
+                    if !piece.push(bytes)? {
+                        break;
+                    }
+                }
+            }
+            // A purge during the read may have taken entries away from the middle.
+            if self.view().purged == purged {
+                return Ok(piece.entries);
+            }
+        }
+    }
+
+    /// False if the piece is full.
+    fn read_disk(&self, start: u64, end: u64, piece: &mut Piece) -> io::Result<bool> {
+        if start >= end {
+            return Ok(true);
+        }
+        self.with_database(|database| {
+            let read = || {
+                let table = database.begin_read()?.open_table(ENTRIES)?;
+                Ok(table.range(start..end)?)
+            };
+            for stored in read().map_err(|error: redb::Error| io::Error::other(error))? {
+                let (_, bytes) = stored.map_err(io::Error::other)?;
+                if !piece.push(bytes.value())? {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        })
+    }
+}
+
+/// Entries read so far.
+struct Piece {
+    entries: Vec<Entry>,
+    bytes_left: usize,
+}
+
+impl Piece {
+    /// False, and nothing taken, if it is full.
+    fn push(&mut self, bytes: &[u8]) -> io::Result<bool> {
+        if !self.entries.is_empty() && bytes.len() > self.bytes_left {
+            return Ok(false);
+        }
+        self.bytes_left = self.bytes_left.saturating_sub(bytes.len());
+        self.entries.push(decode_entry(bytes)?);
+        Ok(true)
+    }
+}

@@ -1,0 +1,184 @@
+//! The one thread that writes the log: takes every job that waits, performs them in order in one
+//! transaction, commits, then answers them all.
+
+use std::io;
+use std::sync::Arc;
+
+use openraft::storage::IOFlushed;
+use redb::{Durability, ReadableTable, Table, WriteTransaction};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::format;
+use crate::types::{LogId, TypeConfig, Vote};
+
+use super::tables::{ENTRIES, META, META_COMMITTED, META_PURGED, META_VOTE};
+use super::view::{Encoded, Shared, closed};
+
+/// Jobs of one commit are at most so many bytes of entries, or one job.
+const COMMIT_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Purged entries that one commit deletes at least, if there are any; a commit that appends more
+/// deletes twice as many as it appends, so that the backlog shrinks.
+const PURGE_STEP: usize = 1024;
+
+pub(super) type Done = oneshot::Sender<io::Result<()>>;
+
+/// What openraft asks of the disk.
+pub(super) enum Job {
+    Append {
+        entries: Vec<Encoded>,
+        callback: IOFlushed<TypeConfig>,
+    },
+    Vote {
+        vote: Vote,
+        done: Done,
+    },
+    /// Deletes the entries from `first` on.
+    Truncate {
+        first: u64,
+        done: Done,
+    },
+    Purge {
+        upto: LogId,
+        done: Done,
+    },
+    Close {
+        done: oneshot::Sender<()>,
+    },
+}
+
+impl Job {
+    fn bytes(&self) -> usize {
+        match self {
+            Job::Append { entries, .. } => entries.iter().map(|entry| entry.bytes.len()).sum(),
+            _ => 0,
+        }
+    }
+
+    /// A purge that is lost in a crash is done again; all else must be on disk before the answer.
+    fn must_be_durable(&self) -> bool {
+        !matches!(self, Job::Purge { .. } | Job::Close { .. })
+    }
+}
+
+/// The thread ends with [`Job::Close`], or when all handles are gone.
+pub(super) fn start(shared: Arc<Shared>, queue: mpsc::Receiver<Job>) -> io::Result<()> {
+    let writer = Writer { shared, queue };
+    std::thread::Builder::new().name("raft-log".to_owned()).spawn(move || writer.run()).map(drop)
+}
+
+struct Writer {
+    shared: Arc<Shared>,
+    queue: mpsc::Receiver<Job>,
+}
+
+impl Writer {
+    fn run(mut self) {
+        while let Some(first) = self.queue.blocking_recv() {
+            let mut batch = vec![first];
+            let mut bytes = batch[0].bytes();
+            while bytes < COMMIT_BYTES_MAX
+                && let Ok(job) = self.queue.try_recv()
+            {
+                bytes += job.bytes();
+                batch.push(job);
+            }
+            let result = self.commit(&batch);
+            if self.answer(batch, result) {
+                return;
+            }
+        }
+        self.shared.close();
+    }
+
+    fn commit(&self, batch: &[Job]) -> io::Result<()> {
+        if batch.iter().all(|job| matches!(job, Job::Close { .. })) {
+            return Ok(());
+        }
+        self.shared.with_database(|database| {
+            let work = || {
+                let mut transaction = database.begin_write()?;
+                let durable = batch.iter().any(Job::must_be_durable);
+                transaction.set_quick_repair(durable);
+                transaction.set_durability(if durable { Durability::Immediate } else { Durability::None })?;
+                self.perform(&transaction, batch)?;
+                Ok(transaction.commit()?)
+            };
+            work().map_err(|error: redb::Error| io::Error::other(error))
+        })?;
+        self.shared.count_commit();
+        Ok(())
+    }
+
+    fn perform(&self, transaction: &WriteTransaction, batch: &[Job]) -> Result<(), redb::Error> {
+        let mut entries = transaction.open_table(ENTRIES)?;
+        let mut meta = transaction.open_table(META)?;
+        let mut appended = 0;
+        for job in batch {
+            match job {
+                Job::Append { entries: new, .. } => {
+                    for entry in new {
+                        entries.insert(entry.id.index, entry.bytes.as_ref())?;
+                    }
+                    appended += new.len();
+                }
+                Job::Vote { vote, .. } => {
+                    meta.insert(META_VOTE, format::encode(vote).as_slice())?;
+                }
+                Job::Truncate { first, .. } => entries.retain_in::<u64, _>(*first.., |_, _| false)?,
+                Job::Purge { upto, .. } => {
+                    meta.insert(META_PURGED, format::encode(upto).as_slice())?;
+                }
+                Job::Close { .. } => {}
+            }
+        }
+        let (purged, _) = self.shared.state();
+        let last = entries.last()?.map(|(index, _)| index.value()).max(purged.map(|id| id.index));
+        // A majority of others can commit what this disk does not have yet.
+        if let Some(committed) = self.shared.committed().filter(|id| Some(id.index) <= last) {
+            meta.insert(META_COMMITTED, format::encode(&committed).as_slice())?;
+        }
+        match purged {
+            Some(purged) => delete_purged(&mut entries, purged.index, PURGE_STEP.max(2 * appended)),
+            None => Ok(()),
+        }
+    }
+
+    /// True after a close.
+    fn answer(&self, batch: Vec<Job>, result: io::Result<()>) -> bool {
+        let result = || match &result {
+            Ok(()) => Ok(()),
+            Err(error) => Err(io::Error::other(error.to_string())),
+        };
+        let mut close = None;
+        for job in batch {
+            match job {
+                Job::Append { entries, callback } => {
+                    if result().is_ok() {
+                        self.shared.release_tail(entries.iter().map(|entry| entry.id.index));
+                    }
+                    callback.io_completed(result());
+                }
+                Job::Vote { done, .. } | Job::Truncate { done, .. } | Job::Purge { done, .. } => {
+                    done.send(if close.is_none() { result() } else { Err(closed()) }).ok();
+                }
+                Job::Close { done } => close = Some(done),
+            }
+        }
+        let Some(done) = close else { return false };
+        self.shared.close();
+        done.send(()).ok();
+        true
+    }
+}
+
+fn delete_purged(entries: &mut Table<'_, u64, &[u8]>, upto: u64, count: usize) -> Result<(), redb::Error> {
+    let doomed: Vec<u64> = entries
+        .range(..=upto)?
+        .take(count)
+        .map(|e| e.map(|(key, _)| key.value()))
+        .collect::<Result<_, _>>()?;
+    for index in doomed {
+        entries.remove(index)?;
+    }
+    Ok(())
+}

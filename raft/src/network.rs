@@ -1,0 +1,86 @@
+//! Raft RPC over HTTP/1.1: `POST /raft/v1/{append,vote,pre-vote,transfer,snapshot,whoami}`.
+//!
+//! Every body but `whoami` is a versioned frame ([`crate::format`]) that begins with a [`Header`]:
+//! which cluster, from whom, to whom. Who is not the target, or belongs to another cluster, answers
+//! 421 and openraft never sees the message: an address is not an identity. `whoami` is JSON, because
+//! nodes of different formats must be able to read each other's.
+//!
+//! - [`client`]: connections, deadlines.
+//! - [`peer`]: what openraft calls to reach another node.
+//! - [`server`]: the routes.
+//! - [`identity`]: who this node is, kept in the file `node`.
+//! - [`snapshot`]: a snapshot in a request body.
+
+pub(crate) mod client;
+pub(crate) mod identity;
+pub(crate) mod peer;
+pub(crate) mod server;
+pub(crate) mod snapshot;
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::types::{ClusterId, NodeId};
+
+pub use identity::{IdentityError, ListHash};
+
+/// Prefix of the routes.
+pub const RAFT_PREFIX: &str = "/raft/v1";
+/// Body of an append, bytes. Ours are at most [`crate::log::LOG_READ_BYTES_MAX`] of entries.
+pub const APPEND_BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Body of a vote, pre-vote, transfer or whoami, and of every answer, bytes.
+pub const SMALL_BODY_BYTES_MAX: usize = 64 * 1024;
+/// Messages that are handled at once. Each may have a body of [`APPEND_BODY_BYTES_MAX`]; members send a
+/// handful.
+pub(crate) const MESSAGES_MAX: usize = 32;
+/// Time for one connection to another server.
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// An append that makes no progress for so long is dropped. Longer than a heartbeat interval: 4 MiB
+/// and a sync must fit.
+pub(crate) const APPEND_IDLE_TIMEOUT: Duration = Duration::from_secs(2);
+/// A vote that is not answered within so long is dropped: the election is over by then.
+pub(crate) const VOTE_TIMEOUT: Duration = Duration::from_millis(500);
+/// A whoami that is not answered within so long is dropped.
+pub(crate) const WHOAMI_TIMEOUT: Duration = Duration::from_secs(1);
+/// A snapshot that makes no progress for so long is dropped; its installation counts as one step.
+pub(crate) const SNAPSHOT_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// A body that does not arrive within so long (a snapshot: its next piece) is given up.
+pub(crate) const BODY_READ_TIMEOUT: Duration = Duration::from_secs(30);
+
+const _: () = assert!(crate::log::LOG_READ_BYTES_MAX + SMALL_BODY_BYTES_MAX <= APPEND_BODY_BYTES_MAX);
+
+/// In front of every message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Header {
+    /// The sender's cluster.
+    pub cluster_id: ClusterId,
+    /// Of the list that the sender was started with; only pristine receivers compare it.
+    pub list_hash: ListHash,
+    pub sender: NodeId,
+    /// Whom the sender means. A wiped node has another id at the same address.
+    pub target: NodeId,
+}
+
+/// What a node says of itself, before and after it belongs to a cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Whoami {
+    /// Random, made at the first start.
+    pub node_id: NodeId,
+    /// Random, made at every start: a node finds itself in the list by it.
+    pub boot_nonce: u64,
+    /// 32 hex digits, or none while the node is pristine.
+    pub cluster_id: Option<String>,
+    /// Of `list`, 32 hex digits.
+    pub list_hash: String,
+    /// The sorted list that the node was started with.
+    pub list: Vec<String>,
+    /// Its own entry in the list, once it knows.
+    pub raft_address: Option<String>,
+    /// `host:port` of its discovery API.
+    pub api_address: String,
+    /// Lowest format version that it reads and writes.
+    pub format_lowest: u16,
+    /// Highest format version that it reads and writes.
+    pub format_highest: u16,
+}

@@ -1,0 +1,272 @@
+//! Who this node is: its id and its cluster, in the small file `node`.
+
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::disk::Disk;
+use crate::format::{self, FormatError};
+use crate::types::{ClusterId, NodeId};
+
+use super::{Header, Whoami};
+
+/// Name of the file on the disk.
+pub(crate) const NODE_FILE: &str = "node";
+
+/// First 16 bytes of SHA-256 over the sorted list, one entry a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListHash(pub u128);
+
+impl ListHash {
+    /// Of a sorted list.
+    pub fn of(list: &[String]) -> Self {
+        let digest = Sha256::digest(list.join("\n").as_bytes());
+        let (first, _) = digest.split_first_chunk::<16>().expect("SHA-256 has 32 bytes");
+        Self(u128::from_be_bytes(*first))
+    }
+}
+
+impl fmt::Display for ListHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+/// Why the node does not know who it is.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// The file.
+    #[error("could not {verb} the file {NODE_FILE}")]
+    File {
+        /// Read or write.
+        verb: &'static str,
+        /// The disk's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// What is in it.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// The file is gone, but the raft log is there.
+    #[error(
+        "the data folder has a raft log but no file {NODE_FILE}: restore it, or start with an empty folder"
+    )]
+    Lost,
+}
+
+/// Why a message is not for this node; answered with 421.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Misdirected {
+    #[error("this is node {is}, not {asked}")]
+    Target { is: NodeId, asked: NodeId },
+    #[error("this node belongs to cluster {is}, not {asked}")]
+    Cluster { is: ClusterId, asked: ClusterId },
+    #[error("this node was started with another list: {list}")]
+    List { list: String },
+}
+
+/// Format of the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct NodeFile {
+    pub node_id: NodeId,
+    pub cluster_id: Option<ClusterId>,
+}
+
+/// Shared by client, server and bootstrap.
+#[derive(Debug)]
+pub(crate) struct Identity {
+    pub node_id: NodeId,
+    pub boot_nonce: u64,
+    /// Sorted.
+    pub list: Vec<String>,
+    pub list_hash: ListHash,
+    pub api_address: String,
+    disk: Arc<dyn Disk>,
+    known: Mutex<Known>,
+}
+
+/// What a node learns while it runs.
+#[derive(Debug)]
+struct Known {
+    cluster_id: Option<ClusterId>,
+    raft_address: Option<String>,
+}
+
+impl Identity {
+    /// Reads the file, or makes a node id and writes it. `has_log`: there is a raft log, so there
+    /// must be an identity.
+    pub(crate) fn load(
+        disk: Arc<dyn Disk>,
+        mut list: Vec<String>,
+        raft_address: Option<String>,
+        api_address: String,
+        has_log: bool,
+    ) -> Result<Self, IdentityError> {
+        list.sort();
+        list.dedup();
+        let stored = disk.read(NODE_FILE).map_err(|source| IdentityError::File { verb: "read", source })?;
+        let file = match stored {
+            Some(bytes) => format::decode("node identity", &bytes)?,
+            None if has_log => return Err(IdentityError::Lost),
+            None => {
+                let file = NodeFile { node_id: random_nonzero(), cluster_id: None };
+                write(disk.as_ref(), file)?;
+                file
+            }
+        };
+        Ok(Self {
+            node_id: file.node_id,
+            boot_nonce: random_nonzero(),
+            list_hash: ListHash::of(&list),
+            list,
+            api_address,
+            disk,
+            known: Mutex::new(Known { cluster_id: file.cluster_id, raft_address }),
+        })
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().expect("nothing panics while it holds the identity")
+    }
+
+    pub(crate) fn cluster_id(&self) -> Option<ClusterId> {
+        self.known().cluster_id
+    }
+
+    pub(crate) fn set_raft_address(&self, address: &str) {
+        self.known().raft_address = Some(address.to_owned());
+    }
+
+    /// Joins the cluster: durable when this returns. A node never changes its cluster.
+    pub(crate) fn adopt(&self, cluster_id: ClusterId) -> Result<(), IdentityError> {
+        let mut known = self.known();
+        if known.cluster_id.is_none() {
+            write(self.disk.as_ref(), NodeFile { node_id: self.node_id, cluster_id: Some(cluster_id) })?;
+            known.cluster_id = Some(cluster_id);
+            tracing::info!(node_id = self.node_id, %cluster_id, "joined the cluster");
+        }
+        Ok(())
+    }
+
+    /// Whether a message with this header is for this node; true if the node must adopt its
+    /// cluster first.
+    pub(crate) fn check(&self, header: &Header) -> Result<bool, Misdirected> {
+        if header.target != self.node_id {
+            return Err(Misdirected::Target { is: self.node_id, asked: header.target });
+        }
+        match self.cluster_id() {
+            Some(is) if is == header.cluster_id => Ok(false),
+            Some(is) => Err(Misdirected::Cluster { is, asked: header.cluster_id }),
+            None if header.list_hash == self.list_hash => Ok(true),
+            None => Err(Misdirected::List { list: self.list.join(",") }),
+        }
+    }
+
+    pub(crate) fn header(&self, target: NodeId) -> Option<Header> {
+        let cluster_id = self.cluster_id()?;
+        Some(Header { cluster_id, list_hash: self.list_hash, sender: self.node_id, target })
+    }
+
+    pub(crate) fn whoami(&self) -> Whoami {
+        let known = self.known();
+        Whoami {
+            node_id: self.node_id,
+            boot_nonce: self.boot_nonce,
+            cluster_id: known.cluster_id.map(|id| id.to_string()),
+            list_hash: self.list_hash.to_string(),
+            list: self.list.clone(),
+            raft_address: known.raft_address.clone(),
+            api_address: self.api_address.clone(),
+            format_lowest: format::FORMAT_LOWEST,
+            format_highest: format::FORMAT,
+        }
+    }
+}
+
+fn write(disk: &dyn Disk, file: NodeFile) -> Result<(), IdentityError> {
+    let bytes = format::encode(&file);
+    disk.write(NODE_FILE, &bytes).map_err(|source| IdentityError::File { verb: "write", source })
+}
+
+fn random_nonzero() -> u64 {
+    rand::random_range(1..=u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::MemoryDisk;
+
+    fn load(disk: &MemoryDisk, list: &[&str]) -> Identity {
+        let list = list.iter().map(|entry| (*entry).to_owned()).collect();
+        Identity::load(Arc::new(disk.clone()), list, None, "a:7789".to_owned(), false).unwrap()
+    }
+
+    #[test]
+    fn an_identity_survives_a_restart_with_another_nonce() {
+        let disk = MemoryDisk::default();
+        let first = load(&disk, &["b:1", "a:1"]);
+        first.adopt(ClusterId(7)).unwrap();
+        first.adopt(ClusterId(8)).unwrap();
+        let second = load(&disk, &["a:1", "b:1"]);
+        assert_eq!((second.node_id, second.cluster_id()), (first.node_id, Some(ClusterId(7))));
+        assert_eq!(second.list_hash, first.list_hash);
+        assert_ne!(second.boot_nonce, first.boot_nonce);
+    }
+
+    #[test]
+    fn a_log_without_an_identity_is_refused() {
+        let disk = Arc::new(MemoryDisk::default());
+        let error = Identity::load(disk, vec![], None, String::new(), true).unwrap_err();
+        assert!(error.to_string().contains("raft log but no file node"), "{error}");
+    }
+
+    #[test]
+    fn only_messages_to_this_node_of_this_cluster_pass() {
+        let node = load(&MemoryDisk::default(), &["a:1", "b:1"]);
+        let header =
+            Header { cluster_id: ClusterId(7), list_hash: node.list_hash, sender: 1, target: node.node_id };
+        assert_eq!(node.check(&header), Ok(true));
+        assert!(matches!(
+            node.check(&Header { target: 5, ..header }),
+            Err(Misdirected::Target { asked: 5, .. })
+        ));
+        let other_list = Header { list_hash: ListHash::of(&[]), ..header };
+        assert!(matches!(node.check(&other_list), Err(Misdirected::List { .. })));
+        node.adopt(ClusterId(7)).unwrap();
+        assert_eq!(node.check(&header), Ok(false));
+        assert_eq!(node.check(&other_list), Ok(false), "the list is compared between pristine nodes only");
+        let other = Header { cluster_id: ClusterId(8), ..header };
+        assert!(matches!(node.check(&other), Err(Misdirected::Cluster { .. })));
+    }
+
+    #[test]
+    fn the_first_format_of_the_node_file_is_read() {
+        let file = NodeFile { node_id: 0x1234_5678_9abc, cluster_id: Some(ClusterId(0xfeed)) };
+        let golden = include_str!("../../tests/golden/node_file.hex").trim();
+        let hex: String = format::encode(&file).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, golden);
+    }
+
+    #[test]
+    fn whoami_keeps_its_json() {
+        let whoami = Whoami {
+            node_id: u64::MAX,
+            boot_nonce: 2,
+            cluster_id: Some(ClusterId(0xfeed).to_string()),
+            list_hash: ListHash(1).to_string(),
+            list: vec!["a:7790".to_owned(), "b:7790".to_owned()],
+            raft_address: Some("a:7790".to_owned()),
+            api_address: "a:7789".to_owned(),
+            format_lowest: 1,
+            format_highest: 1,
+        };
+        let golden = include_str!("../../tests/golden/whoami.json").trim();
+        assert_eq!(serde_json::to_string(&whoami).unwrap(), golden);
+        let newer = golden.replacen('{', "{\"of_a_newer_build\":true,", 1);
+        assert_eq!(serde_json::from_str::<Whoami>(&newer).unwrap(), whoami);
+    }
+}

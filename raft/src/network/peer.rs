@@ -1,0 +1,176 @@
+//! What openraft calls to reach another node.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
+use openraft::network::{RPCOption, RPCTypes, RaftNetworkFactory, v2::RaftNetworkV2};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::format;
+use crate::snapshot::SnapshotData;
+use crate::types::{Member, NodeId, TypeConfig, Vote};
+
+use super::client::{CallError, RpcClient};
+use super::identity::Identity;
+use super::{APPEND_IDLE_TIMEOUT, VOTE_TIMEOUT, snapshot};
+
+type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotData>;
+
+/// Snapshots on their way, by log index: the log must keep what comes after them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Streams(Arc<Mutex<BTreeMap<u64, usize>>>);
+
+impl Streams {
+    /// The lowest log index of a snapshot that is being sent.
+    pub(crate) fn lowest(&self) -> Option<u64> {
+        self.0.lock().expect("nothing panics while it holds the streams").keys().next().copied()
+    }
+
+    /// Counts until it is dropped.
+    pub(super) fn begin(&self, index: u64) -> Streaming {
+        *self.0.lock().expect("nothing panics while it holds the streams").entry(index).or_default() += 1;
+        Streaming { streams: self.clone(), index }
+    }
+}
+
+/// One snapshot on its way.
+pub(super) struct Streaming {
+    streams: Streams,
+    index: u64,
+}
+
+impl Drop for Streaming {
+    fn drop(&mut self) {
+        let mut streams = self.streams.0.lock().expect("nothing panics while it holds the streams");
+        if let Some(count) = streams.get_mut(&self.index) {
+            *count -= 1;
+            if *count == 0 {
+                streams.remove(&self.index);
+            }
+        }
+    }
+}
+
+/// Makes a [`Peer`] for each member.
+#[derive(Clone)]
+pub(crate) struct Peers {
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) client: RpcClient,
+    pub(crate) streams: Streams,
+}
+
+impl RaftNetworkFactory<TypeConfig> for Peers {
+    type Network = Peer;
+
+    async fn new_client(&mut self, target: NodeId, node: &Member) -> Peer {
+        Peer { peers: self.clone(), target, address: node.raft_address.clone() }
+    }
+}
+
+/// One other node.
+pub(crate) struct Peer {
+    peers: Peers,
+    target: NodeId,
+    address: String,
+}
+
+impl Peer {
+    async fn call<M: Serialize, A: DeserializeOwned>(
+        &self,
+        action: RPCTypes,
+        route: &str,
+        message: &M,
+        idle: Duration,
+    ) -> Result<A, RPCError<TypeConfig>> {
+        let header = self.peers.identity.header(self.target).ok_or_else(no_cluster)?;
+        let frame = format::encode(&(header, message));
+        let answer = self.peers.client.call(&self.address, route, frame, idle).await;
+        let answer = answer.map_err(|error| self.rpc_error(action, error))?;
+        format::decode("raft answer", &answer).map_err(|error| RPCError::Network(NetworkError::new(&error)))
+    }
+
+    /// Unreachable makes openraft wait before it tries again.
+    fn rpc_error(&self, action: RPCTypes, error: CallError) -> RPCError<TypeConfig> {
+        match error {
+            CallError::Idle { idle, .. } => RPCError::Timeout(Timeout {
+                action,
+                id: self.peers.identity.node_id,
+                target: self.target,
+                timeout: idle,
+            }),
+            CallError::Unreadable { .. } => RPCError::Network(NetworkError::new(&error)),
+            CallError::Unreachable { .. } | CallError::Refused { .. } => {
+                RPCError::Unreachable(Unreachable::new(&error))
+            }
+        }
+    }
+}
+
+/// openraft does not speak before it is initialised, and it is initialised with a cluster id.
+fn no_cluster() -> RPCError<TypeConfig> {
+    RPCError::Unreachable(Unreachable::from_string("this node belongs to no cluster yet"))
+}
+
+impl RaftNetworkV2<TypeConfig> for Peer {
+    type SnapshotData = SnapshotData;
+
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<TypeConfig>,
+        _: RPCOption,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.call(RPCTypes::AppendEntries, "append", &rpc, APPEND_IDLE_TIMEOUT).await
+    }
+
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        _: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.call(RPCTypes::Vote, "vote", &rpc, VOTE_TIMEOUT).await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        _: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.call(RPCTypes::Vote, "pre-vote", &rpc, VOTE_TIMEOUT).await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
+        _: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let header = self.peers.identity.header(self.target).ok_or_else(no_cluster)?;
+        let _streaming = self.peers.streams.begin(snapshot.meta.last_log_id.map_or(0, |id| id.index));
+        let sent = snapshot::send(&self.peers.client, &self.address, header, vote, snapshot);
+        tokio::select! {
+            answer = sent => {
+                let answer = answer.map_err(|error| self.rpc_error(RPCTypes::InstallSnapshot, error))?;
+                format::decode("raft answer", &answer)
+                    .map_err(|error| StreamingError::Network(NetworkError::new(&error)))
+            }
+            closed = cancel => Err(StreamingError::Closed(closed)),
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        rpc: TransferLeaderRequest<TypeConfig>,
+        _: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.call(RPCTypes::TransferLeader, "transfer", &rpc, VOTE_TIMEOUT).await
+    }
+}

@@ -1,0 +1,209 @@
+//! The routes that other servers call.
+
+use std::future::Future;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::post;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use openraft::async_runtime::WatchReceiver;
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::Instant;
+
+use crate::cluster::Raft;
+use crate::format::{self, FormatError};
+use crate::types::TypeConfig;
+
+use super::identity::{Identity, IdentityError, Misdirected};
+use super::{
+    APPEND_BODY_BYTES_MAX, BODY_READ_TIMEOUT, Header, RAFT_PREFIX, SMALL_BODY_BYTES_MAX, Whoami, snapshot,
+};
+
+/// When the leader was last heard.
+#[derive(Debug, Default)]
+pub(crate) struct Heard(Mutex<Option<Instant>>);
+
+impl Heard {
+    pub(crate) fn now(&self) {
+        *self.0.lock().expect("nothing panics while it holds the time") = Some(Instant::now());
+    }
+
+    /// True if the leader was heard no longer ago than `age`.
+    pub(crate) fn within(&self, age: Duration) -> bool {
+        let heard = *self.0.lock().expect("nothing panics while it holds the time");
+        heard.is_some_and(|heard| heard.elapsed() <= age)
+    }
+}
+
+/// What the routes need.
+#[derive(Clone)]
+pub(crate) struct RpcState {
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) raft: Raft,
+    pub(crate) heard: Arc<Heard>,
+    /// One snapshot is taken in at a time: it is built in memory.
+    pub(crate) receiving: Arc<Semaphore>,
+    /// [`super::MESSAGES_MAX`] other messages.
+    pub(crate) messages: Arc<Semaphore>,
+}
+
+/// Why a message was not handed to openraft.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RpcError {
+    #[error(transparent)]
+    Misdirected(#[from] Misdirected),
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    #[error("the body is larger than {limit} bytes")]
+    TooLarge { limit: usize },
+    #[error("could not read the body: {reason}")]
+    Body { reason: String },
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error("too many messages, or another snapshot, are being received")]
+    Busy,
+    #[error("raft has stopped: {reason}")]
+    Stopped { reason: String },
+}
+
+impl IntoResponse for RpcError {
+    fn into_response(self) -> Response {
+        let status = match self {
+            RpcError::Misdirected(_) => StatusCode::MISDIRECTED_REQUEST,
+            RpcError::Format(_) | RpcError::Body { .. } => StatusCode::BAD_REQUEST,
+            RpcError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            RpcError::Identity(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            RpcError::Busy | RpcError::Stopped { .. } => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        (status, self.to_string()).into_response()
+    }
+}
+
+pub(super) fn stopped(error: impl std::fmt::Display) -> RpcError {
+    RpcError::Stopped { reason: error.to_string() }
+}
+
+/// The routes below [`RAFT_PREFIX`].
+pub(crate) fn router(state: RpcState) -> Router {
+    Router::new()
+        .route(&route("append"), post(append))
+        .route(&route("vote"), post(vote))
+        .route(&route("pre-vote"), post(pre_vote))
+        .route(&route("transfer"), post(transfer))
+        .route(&route("snapshot"), post(receive_snapshot))
+        .route(&route("whoami"), post(whoami))
+        .with_state(state)
+}
+
+fn route(name: &str) -> String {
+    format!("{RAFT_PREFIX}/{name}")
+}
+
+impl RpcState {
+    /// Lets a message pass that is for this node; a pristine node joins the sender's cluster first.
+    pub(super) async fn admit(&self, header: &Header) -> Result<(), RpcError> {
+        if self.identity.check(header)? {
+            let (identity, cluster_id) = (self.identity.clone(), header.cluster_id);
+            tokio::task::spawn_blocking(move || identity.adopt(cluster_id)).await.map_err(stopped)??;
+            self.identity.check(header)?;
+        }
+        Ok(())
+    }
+
+    async fn handle<M, A, E>(
+        &self,
+        body: Body,
+        limit: usize,
+        message: impl AsyncFnOnce(M) -> Result<A, E>,
+    ) -> Result<Response, RpcError>
+    where
+        M: DeserializeOwned,
+        A: Serialize,
+        E: std::fmt::Display,
+    {
+        let (_one, request) = self.read(body, limit).await?;
+        let (header, request): (Header, M) = request;
+        self.admit(&header).await?;
+        let answer = message(request).await.map_err(stopped)?;
+        Ok(format::encode(&answer).into_response())
+    }
+
+    async fn read<M: DeserializeOwned>(
+        &self,
+        body: Body,
+        limit: usize,
+    ) -> Result<(SemaphorePermit<'_>, (Header, M)), RpcError> {
+        let one = self.messages.try_acquire().map_err(|_| RpcError::Busy)?;
+        let bytes = read_body(body, limit).await?;
+        Ok((one, format::decode("raft message", &bytes)?))
+    }
+}
+
+async fn read_body(body: Body, limit: usize) -> Result<Bytes, RpcError> {
+    let read = Limited::new(body, limit).collect();
+    match within(BODY_READ_TIMEOUT, read).await? {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(RpcError::TooLarge { limit }),
+        Err(error) => Err(RpcError::Body { reason: error.to_string() }),
+    }
+}
+
+pub(super) async fn within<T>(deadline: Duration, work: impl Future<Output = T>) -> Result<T, RpcError> {
+    let late = |_| RpcError::Body { reason: format!("nothing for {} s", deadline.as_secs()) };
+    tokio::time::timeout(deadline, work).await.map_err(late)
+}
+
+async fn append(State(state): State<RpcState>, body: Body) -> Result<Response, RpcError> {
+    let handle = async |request: AppendEntriesRequest<TypeConfig>| {
+        let answer = state.raft.append_entries(request).await;
+        if answer.as_ref().is_ok_and(|answer| !matches!(answer, AppendEntriesResponse::HigherVote(_))) {
+            state.heard.now();
+        }
+        answer
+    };
+    state.handle(body, APPEND_BODY_BYTES_MAX, handle).await
+}
+
+async fn vote(State(state): State<RpcState>, body: Body) -> Result<Response, RpcError> {
+    let handle = async |request: VoteRequest<TypeConfig>| state.raft.vote(request).await;
+    state.handle(body, SMALL_BODY_BYTES_MAX, handle).await
+}
+
+/// Nothing is stored by a pre-vote, here or there: a pristine node answers, and joins with the vote.
+/// (A founder that loses its power between the two has told nobody of its cluster.)
+async fn pre_vote(State(state): State<RpcState>, body: Body) -> Result<Response, RpcError> {
+    let (_one, (header, request)) = state.read(body, SMALL_BODY_BYTES_MAX).await?;
+    state.identity.check(&header)?;
+    let answer = state.raft.pre_vote(request).await.map_err(stopped)?;
+    Ok(format::encode(&answer).into_response())
+}
+
+async fn transfer(State(state): State<RpcState>, body: Body) -> Result<Response, RpcError> {
+    let handle =
+        async |request: TransferLeaderRequest<TypeConfig>| state.raft.handle_transfer_leader(request).await;
+    state.handle(body, SMALL_BODY_BYTES_MAX, handle).await
+}
+
+async fn receive_snapshot(State(state): State<RpcState>, body: Body) -> Result<Response, RpcError> {
+    let answer = snapshot::receive(&state, body).await?;
+    Ok(format::encode(&answer).into_response())
+}
+
+/// The address that the membership knows, if there is one, wins over what bootstrap found.
+async fn whoami(State(state): State<RpcState>) -> Json<Whoami> {
+    let mut whoami = state.identity.whoami();
+    let metrics = state.raft.metrics();
+    let metrics = metrics.borrow_watched();
+    if let Some(member) = metrics.membership_config.membership().get_node(&whoami.node_id) {
+        whoami.raft_address = Some(member.raft_address.clone());
+    }
+    Json(whoami)
+}

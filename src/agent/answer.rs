@@ -1,0 +1,137 @@
+//! Answers of both ports: heads of content, and errors in the words of the OCI spec. A `HEAD` gets
+//! the headers of its `GET` and no body.
+
+use axum::body::Body;
+use axum::http::header::{
+    ACCEPT_RANGES, ALLOW, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_NONE_MATCH, RETRY_AFTER,
+};
+use axum::http::response::Builder;
+use axum::http::{HeaderMap, Method, Response, StatusCode};
+
+use crate::limits::RETRY_AFTER_SECONDS;
+use crate::oci::{ByteRange, Digest, ErrorCode};
+
+/// The digest of what is sent.
+pub(crate) const CONTENT_DIGEST: &str = "docker-content-digest";
+/// The registry that the content is of.
+const NAMESPACE: &str = "oci-namespace";
+
+/// An error that a client sees.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub(crate) status: StatusCode,
+    pub(crate) code: ErrorCode,
+    pub(crate) message: String,
+    /// Sources asked in vain.
+    pub(crate) attempts: usize,
+}
+
+impl Refusal {
+    pub(crate) fn new(status: StatusCode, code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into(), attempts: 0 }
+    }
+
+    /// Content that cannot be had here.
+    pub(crate) fn unknown(is_manifest: bool, message: impl Into<String>) -> Self {
+        let code = if is_manifest { ErrorCode::ManifestUnknown } else { ErrorCode::BlobUnknown };
+        Self::new(StatusCode::NOT_FOUND, code, message)
+    }
+
+    /// The answer with an OCI error body.
+    pub(crate) fn response(&self, method: &Method) -> Response<Body> {
+        let body = self.code.body(&self.message, self.attempts);
+        let mut head = Response::builder()
+            .status(self.status)
+            .header(CONTENT_TYPE, "application/json")
+            .header(CONTENT_LENGTH, body.len());
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            head = head.header(RETRY_AFTER, RETRY_AFTER_SECONDS);
+        }
+        if self.status == StatusCode::METHOD_NOT_ALLOWED {
+            head = head.header(ALLOW, "GET, HEAD");
+        }
+        finish(head, if method == Method::HEAD { Body::empty() } else { Body::from(body) })
+    }
+}
+
+/// 416, with the length that the content has.
+pub(crate) fn unsatisfiable(method: &Method, total: u64) -> Response<Body> {
+    let message = format!("the content has {total} bytes");
+    let refusal = Refusal::new(StatusCode::RANGE_NOT_SATISFIABLE, ErrorCode::RangeInvalid, message);
+    let mut response = refusal.response(method);
+    let range = format!("bytes */{total}").parse().expect("digits are a header value");
+    response.headers_mut().insert(CONTENT_RANGE, range);
+    response
+}
+
+/// `/v2/`
+pub(crate) fn base() -> Response<Body> {
+    let head = Response::builder()
+        .header("docker-distribution-api-version", "registry/2.0")
+        .header(CONTENT_TYPE, "application/json")
+        .header(CONTENT_LENGTH, 0);
+    finish(head, Body::empty())
+}
+
+/// What is said about content before its bytes.
+pub(crate) struct ContentHead<'a> {
+    pub(crate) digest: &'a Digest,
+    pub(crate) media_type: &'a str,
+    pub(crate) registry: Option<&'a str>,
+    /// Length of the whole, bytes.
+    pub(crate) total: u64,
+    /// The part that is sent, if not the whole was asked for.
+    pub(crate) range: Option<ByteRange>,
+}
+
+impl ContentHead<'_> {
+    /// 200 or 206.
+    pub(crate) fn status(&self) -> StatusCode {
+        if self.range.is_some() { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK }
+    }
+
+    /// Bytes of the body.
+    pub(crate) fn length(&self) -> u64 {
+        self.range.map_or(self.total, |range| range.len())
+    }
+
+    /// The response with this head.
+    pub(crate) fn response(&self, body: Body) -> Response<Body> {
+        let mut head = Response::builder()
+            .status(self.status())
+            .header(CONTENT_TYPE, self.media_type)
+            .header(CONTENT_LENGTH, self.length())
+            .header(ACCEPT_RANGES, "bytes")
+            .header(CONTENT_DIGEST, self.digest.as_str())
+            .header(ETAG, etag(self.digest));
+        if let Some(range) = self.range {
+            head = head.header(CONTENT_RANGE, range.to_string());
+        }
+        if let Some(registry) = self.registry {
+            head = head.header(NAMESPACE, registry);
+        }
+        finish(head, body)
+    }
+}
+
+/// Whether the client has it already; if so, the 304.
+pub(crate) fn not_modified(headers: &HeaderMap, digest: &Digest) -> Option<Response<Body>> {
+    let etag = etag(digest);
+    let known = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+    let matches = known
+        .flat_map(|value| value.split(','))
+        .map(|tag| tag.trim().trim_start_matches("W/"))
+        .any(|tag| tag == "*" || tag == etag);
+    matches.then(|| {
+        let head = Response::builder().status(StatusCode::NOT_MODIFIED).header(ETAG, etag);
+        finish(head.header(CONTENT_DIGEST, digest.as_str()), Body::empty())
+    })
+}
+
+fn etag(digest: &Digest) -> String {
+    format!("\"{digest}\"")
+}
+
+fn finish(head: Builder, body: Body) -> Response<Body> {
+    head.body(body).expect("every header value was parsed or made by us, so it is plain ASCII")
+}

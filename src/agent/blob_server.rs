@@ -1,0 +1,161 @@
+//! What other agents ask this one for: content of its store, never anything that it would have to
+//! fetch itself.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::request::Parts;
+use axum::http::{Method, Response, StatusCode};
+use tokio::time::Instant;
+
+use super::answer::{self, Refusal};
+use super::counters::Counters;
+use super::give::{self, Asked};
+use super::local::{Local, LocalBlob, LocalError, LocalManifest};
+use super::policy::Policies;
+use super::record::{Origin, Record, Side};
+use super::uploads::{Upload, Uploads};
+use crate::http::Connection;
+use crate::limits::VERIFY_BEFORE_HEADERS;
+use crate::oci::{ApiPath, ContentPath, Digest, ErrorCode, Item};
+
+/// The peer port.
+pub(crate) struct BlobServer {
+    pub(crate) local: Local,
+    pub(crate) uploads: Uploads,
+    pub(crate) policies: Arc<Policies>,
+    pub(crate) counters: Arc<Counters>,
+}
+
+/// Its routes.
+pub(crate) fn router(server: Arc<BlobServer>) -> Router {
+    Router::new().fallback(handle).with_state(server)
+}
+
+async fn handle(State(server): State<Arc<BlobServer>>, request: Request) -> Response<Body> {
+    let (request, _no_body) = request.into_parts();
+    let answered = server.answer(&request).await;
+    answered.unwrap_or_else(|refusal| refusal.response(&request.method))
+}
+
+impl BlobServer {
+    async fn answer(&self, request: &Parts) -> Result<Response<Body>, Refusal> {
+        let (method, uri) = (&request.method, &request.uri);
+        if method != Method::GET && method != Method::HEAD {
+            let (status, code) = (StatusCode::METHOD_NOT_ALLOWED, ErrorCode::Unsupported);
+            return Err(Refusal::new(status, code, "only GET and HEAD are served here"));
+        }
+        if uri.path() == crate::api::path::HEALTHZ {
+            return Ok(Response::new(Body::empty()));
+        }
+        match ApiPath::parse(uri.path(), uri.query()) {
+            Ok(ApiPath::Base) => Ok(answer::base()),
+            Ok(ApiPath::Content(path)) => self.content(request, &path).await,
+            Err(error) => Err(Refusal::new(StatusCode::NOT_FOUND, ErrorCode::NameInvalid, error.to_string())),
+        }
+    }
+
+    async fn content(&self, request: &Parts, path: &ContentPath) -> Result<Response<Body>, Refusal> {
+        let connection = request.extensions.get::<Connection>().cloned();
+        let client = connection.as_ref().map(|connection| connection.peer);
+        let mut record = Record::new(Side::Peer, &request.method, path, client, Arc::clone(&self.counters));
+        let asked = Asked {
+            method: &request.method,
+            range: give::range_of(&request.headers),
+            registry: path.registry.as_deref(),
+            connection,
+        };
+        match self.find(request, path).await {
+            Ok(found) => Ok(self.give(asked, found, record)),
+            Err(error) => {
+                let refusal = refusal(path, &error);
+                record.refused(&refusal);
+                Err(refusal)
+            }
+        }
+    }
+
+    async fn find(&self, request: &Parts, path: &ContentPath) -> Result<Found, NotGiven> {
+        let digest = self.digest(path).await?;
+        if let Some(response) = answer::not_modified(&request.headers, &digest)
+            && self.local.size(&digest).await?.is_some()
+        {
+            return Ok(Found::NotModified(response));
+        }
+        if path.is_manifest() {
+            let manifest = self.local.manifest(&digest).await?.ok_or(NotGiven::Unknown)?;
+            return Ok(Found::Manifest(digest, manifest));
+        }
+        if request.method == Method::HEAD {
+            let size_bytes = self.local.size(&digest).await?.ok_or(NotGiven::Unknown)?;
+            return Ok(Found::Size(digest, size_bytes));
+        }
+        let upload = self.uploads.start().ok_or(NotGiven::Full)?;
+        let verdict_by = Instant::now() + VERIFY_BEFORE_HEADERS;
+        let blob = self.local.blob(&digest, verdict_by).await?.ok_or(NotGiven::Unknown)?;
+        Ok(Found::Blob(digest, blob, upload))
+    }
+
+    async fn digest(&self, path: &ContentPath) -> Result<Digest, NotGiven> {
+        match (&path.item, path.tag_name()) {
+            (Item::Manifest(digest) | Item::Blob(digest), _) => Ok(digest.clone()),
+            (Item::Tag(_), Some(name)) if self.policies.serves_tags(path.registry.as_deref()) => {
+                self.local.resolve(&name).await?.ok_or(NotGiven::Unknown)
+            }
+            (Item::Tag(_), _) => Err(NotGiven::Unknown),
+        }
+    }
+
+    fn give(&self, asked: Asked<'_>, found: Found, mut record: Record) -> Response<Body> {
+        match found {
+            Found::NotModified(response) => {
+                record.answered(response.status(), Origin::Local, 0);
+                response
+            }
+            Found::Manifest(digest, manifest) => give::local_manifest(&asked, &digest, manifest, record),
+            Found::Size(digest, size) => give::blob_head(&asked, &digest, size, Origin::Local, record),
+            Found::Blob(digest, blob, upload) => {
+                give::blob(asked, &digest, blob, self.uploads.rate(), upload, record)
+            }
+        }
+    }
+}
+
+/// What can be given.
+enum Found {
+    NotModified(Response<Body>),
+    Manifest(Digest, LocalManifest),
+    Size(Digest, u64),
+    Blob(Digest, LocalBlob, Upload),
+}
+
+/// Why nothing is given.
+#[derive(Debug, thiserror::Error)]
+enum NotGiven {
+    #[error("this node does not hold it")]
+    Unknown,
+    #[error("all upload slots are taken")]
+    Full,
+    #[error(transparent)]
+    Local(#[from] LocalError),
+}
+
+/// The only place where an error of this port becomes an answer. Content that is damaged is, for a
+/// peer, not there; what the store said stays in our log.
+fn refusal(path: &ContentPath, error: &NotGiven) -> Refusal {
+    match error {
+        NotGiven::Unknown | NotGiven::Local(LocalError::Damaged { .. }) => {
+            Refusal::unknown(path.is_manifest(), NotGiven::Unknown.to_string())
+        }
+        NotGiven::Full | NotGiven::Local(LocalError::Busy) => {
+            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TooManyRequests, error.to_string())
+        }
+        NotGiven::Local(LocalError::Store(_) | LocalError::Read(_)) => {
+            tracing::warn!(error = crate::api::client::chain(error), "could not serve a peer");
+            let (status, code) = (StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Unknown);
+            Refusal::new(status, code, "this node could not read it")
+        }
+    }
+}

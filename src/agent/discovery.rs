@@ -1,0 +1,226 @@
+//! Who holds a key. Behind a breaker: once no server answered, nobody waits for the servers again
+//! until one of them is seen to answer (I4).
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use crate::api::FindQuery;
+use crate::api::client::{Client, ClientError};
+use crate::limits::{BREAKER_PROBE_INTERVAL, CANDIDATES, LOOKUP_TIMEOUT_MAX};
+use crate::oci::Digest;
+use crate::task::Stop;
+
+/// Finds holders; a trait, so that tests answer for the servers.
+pub(crate) trait Lookup: Send + Sync + 'static {
+    /// Holders of `key`, nearest first; none if nobody holds it.
+    fn find<'a>(
+        &'a self,
+        key: &'a str,
+        deadline: Duration,
+    ) -> BoxFuture<'a, Result<Vec<SocketAddr>, LookupError>>;
+}
+
+/// Why there is no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum LookupError {
+    /// Not one server answered.
+    #[error("no server answered: {0}")]
+    NoServer(String),
+    /// A server answered, but not with holders.
+    #[error("could not find holders: {0}")]
+    Failed(String),
+}
+
+/// The servers, asked on behalf of one agent.
+pub(crate) struct Servers {
+    pub(crate) client: Client,
+    pub(crate) group: String,
+    /// Where this agent's own blob server is: never in its own answer.
+    pub(crate) advertise: SocketAddr,
+}
+
+impl Lookup for Servers {
+    fn find<'a>(
+        &'a self,
+        key: &'a str,
+        deadline: Duration,
+    ) -> BoxFuture<'a, Result<Vec<SocketAddr>, LookupError>> {
+        Box::pin(async move {
+            let query = FindQuery {
+                key: key.to_owned(),
+                group: self.group.clone(),
+                count: Some(CANDIDATES as i64),
+                request_host: Some(self.advertise.to_string()),
+                ..FindQuery::default()
+            };
+            match self.client.find(&query, deadline).await {
+                Ok(found) => Ok(found.map_or_else(Vec::new, |found| self.usable(&found.holders))),
+                Err(error @ ClientError::Unreachable { .. }) => Err(LookupError::NoServer(error.to_string())),
+                Err(error) => Err(LookupError::Failed(error.to_string())),
+            }
+        })
+    }
+}
+
+impl Servers {
+    /// One bad holder spoils only itself (B8).
+    fn usable(&self, holders: &[String]) -> Vec<SocketAddr> {
+        let parsed = holders.iter().filter_map(|holder| holder.parse::<SocketAddr>().ok());
+        let usable = |holder: &SocketAddr| {
+            holder.port() != 0 && !holder.ip().is_unspecified() && *holder != self.advertise
+        };
+        parsed.filter(usable).take(CANDIDATES).collect()
+    }
+}
+
+/// See the module.
+pub(crate) struct Discovery {
+    lookup: Arc<dyn Lookup>,
+    open: AtomicBool,
+    opened: Notify,
+}
+
+impl Discovery {
+    pub(crate) fn new(lookup: Arc<dyn Lookup>) -> Self {
+        Self { lookup, open: AtomicBool::new(false), opened: Notify::new() }
+    }
+
+    /// Holders of `key`, within `deadline` and [`LOOKUP_TIMEOUT_MAX`]. While the breaker is open the
+    /// answer comes at once.
+    pub(crate) async fn find(&self, key: &str, deadline: Duration) -> Result<Vec<SocketAddr>, LookupError> {
+        if self.is_open() {
+            return Err(LookupError::NoServer("none has answered since the last lookup".to_owned()));
+        }
+        let found = self.ask(key, deadline.min(LOOKUP_TIMEOUT_MAX)).await;
+        if let Err(LookupError::NoServer(reason)) = &found
+            && !self.open.swap(true, Ordering::AcqRel)
+        {
+            tracing::warn!(reason, "no discovery server answers, going without");
+            ::metrics::gauge!("piccolo_discovery_reachable").set(0.0);
+            self.opened.notify_one();
+        }
+        found
+    }
+
+    /// Whether the servers are taken for dead.
+    pub(crate) fn is_open(&self) -> bool {
+        self.open.load(Ordering::Acquire)
+    }
+
+    async fn ask(&self, key: &str, deadline: Duration) -> Result<Vec<SocketAddr>, LookupError> {
+        match timeout(deadline, self.lookup.find(key, deadline)).await {
+            Ok(found) => found,
+            Err(_) => Err(LookupError::NoServer(format!("nothing within {} ms", deadline.as_millis()))),
+        }
+    }
+
+    /// The breaker's own task: while it is open, looks for a server that answers.
+    pub(crate) async fn watch(&self, stop: Stop) -> Result<(), LookupError> {
+        ::metrics::gauge!("piccolo_discovery_reachable").set(1.0);
+        // A key that nobody holds: any answer at all is what matters.
+        let nobody_has = Digest::of(b"piccolo breaker probe").to_string();
+        loop {
+            if stop.run_until_cancelled(self.opened.notified()).await.is_none() {
+                return Ok(());
+            }
+            while self.is_open() {
+                let pause = stop.run_until_cancelled(tokio::time::sleep(BREAKER_PROBE_INTERVAL));
+                if pause.await.is_none() {
+                    return Ok(());
+                }
+                if !matches!(self.ask(&nobody_has, LOOKUP_TIMEOUT_MAX).await, Err(LookupError::NoServer(_))) {
+                    self.open.store(false, Ordering::Release);
+                    tracing::info!("a discovery server answers again");
+                    ::metrics::gauge!("piccolo_discovery_reachable").set(1.0);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicUsize;
+    use tokio::time::Instant;
+
+    /// Answers nothing until told to.
+    #[derive(Default)]
+    struct Silent {
+        answers: AtomicBool,
+        asked: AtomicUsize,
+    }
+
+    impl Lookup for Silent {
+        fn find<'a>(
+            &'a self,
+            _: &'a str,
+            _: Duration,
+        ) -> BoxFuture<'a, Result<Vec<SocketAddr>, LookupError>> {
+            Box::pin(async {
+                self.asked.fetch_add(1, Ordering::Relaxed);
+                if !self.answers.load(Ordering::Relaxed) {
+                    std::future::pending::<()>().await;
+                }
+                Ok(Vec::new())
+            })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_one_silent_lookup_nobody_waits_until_a_server_answers_again() {
+        let servers = Arc::new(Silent::default());
+        let discovery = Arc::new(Discovery::new(Arc::clone(&servers) as Arc<dyn Lookup>));
+        let stop = Stop::new();
+        let tasks = tokio_util::task::TaskTracker::new();
+        let (watched, stopped) = (Arc::clone(&discovery), stop.clone());
+        tasks.spawn(async move { watched.watch(stopped).await });
+
+        let start = Instant::now();
+        assert!(matches!(discovery.find("k", Duration::from_secs(9)).await, Err(LookupError::NoServer(_))));
+        assert_eq!(start.elapsed(), LOOKUP_TIMEOUT_MAX);
+        let asked = servers.asked.load(Ordering::Relaxed);
+        let start = Instant::now();
+        for _ in 0..100 {
+            assert!(discovery.find("k", Duration::from_secs(9)).await.is_err());
+        }
+        assert_eq!(start.elapsed(), Duration::ZERO);
+        assert_eq!(servers.asked.load(Ordering::Relaxed), asked);
+
+        servers.answers.store(true, Ordering::Relaxed);
+        tokio::time::timeout(Duration::from_secs(3), async {
+            while discovery.find("k", Duration::from_secs(1)).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await
+        .expect("the breaker closes by itself");
+        stop.cancel();
+        tasks.close();
+        tasks.wait().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_short_deadline_bounds_the_lookup() {
+        let discovery = Discovery::new(Arc::<Silent>::default());
+        let start = Instant::now();
+        assert!(discovery.find("k", Duration::from_millis(30)).await.is_err());
+        assert_eq!(start.elapsed(), Duration::from_millis(30));
+    }
+
+    #[test]
+    fn one_bad_holder_spoils_only_itself_and_oneself_is_none() {
+        let advertise = "10.0.0.1:7781".parse().unwrap();
+        let client = Client::new(vec!["http://127.0.0.1:1".to_owned()]).unwrap();
+        let servers = Servers { client, group: "g".to_owned(), advertise };
+        let holders = ["nonsense", "10.0.0.1:7781", "0.0.0.0:1", "10.0.0.2:0", "[fd00::2]:1", "10.0.0.2:1"];
+        let usable = servers.usable(&holders.map(str::to_owned));
+        assert_eq!(usable, ["[fd00::2]:1".parse().unwrap(), "10.0.0.2:1".parse().unwrap()]);
+    }
+}

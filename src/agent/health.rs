@@ -1,0 +1,81 @@
+//! The port for Prometheus and probes: `/metrics`, `/livez`, `/readyz` with reasons.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::get;
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::sync::watch;
+
+use super::discovery::Discovery;
+use super::inventory::InventoryState;
+use crate::api::path;
+
+/// What readiness is made of.
+#[derive(Clone)]
+pub(crate) struct Health {
+    pub(crate) inventory: watch::Receiver<InventoryState>,
+    pub(crate) discovery: Arc<Discovery>,
+}
+
+/// Its routes.
+pub(crate) fn router(health: Health, metrics: PrometheusHandle) -> Router {
+    Router::new()
+        .route(path::LIVEZ, get(|| async { "ok\n" }))
+        .route(path::READYZ, get(readyz))
+        .with_state(health)
+        .merge(crate::metrics::router(metrics))
+}
+
+/// Ready: the index is true to what this node holds. Servers that do not answer just now are a
+/// reason to look, not to take the node out: its peers still find and reach it.
+async fn readyz(State(health): State<Health>) -> (StatusCode, String) {
+    let inventory = health.inventory.borrow().clone();
+    let mut reasons = vec![inventory.to_string()];
+    if health.discovery.is_open() {
+        reasons.push("no discovery server answers".to_owned());
+    }
+    let status = if inventory.is_synced() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, reasons.join("\n") + "\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::discovery::{Lookup, LookupError};
+    use futures_util::future::BoxFuture;
+    use std::net::SocketAddr;
+    use std::time::Duration;
+
+    struct Dead;
+
+    impl Lookup for Dead {
+        fn find<'a>(
+            &'a self,
+            _: &'a str,
+            _: Duration,
+        ) -> BoxFuture<'a, Result<Vec<SocketAddr>, LookupError>> {
+            Box::pin(async { Err(LookupError::NoServer("dead".to_owned())) })
+        }
+    }
+
+    #[tokio::test]
+    async fn readiness_follows_the_inventory_and_names_reasons() {
+        let (state, inventory) =
+            watch::channel(InventoryState::Waiting { reason: "containerd is away".into() });
+        let discovery = Arc::new(Discovery::new(Arc::new(Dead)));
+        let health = Health { inventory, discovery: Arc::clone(&discovery) };
+        let (status, reasons) = readyz(State(health.clone())).await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(reasons.contains("containerd is away"), "{reasons}");
+
+        state.send_replace(InventoryState::Synced);
+        assert_eq!(readyz(State(health.clone())).await.0, StatusCode::OK);
+        assert!(discovery.find("k", Duration::from_secs(1)).await.is_err());
+        let (status, reasons) = readyz(State(health)).await;
+        assert_eq!(status, StatusCode::OK);
+        assert!(reasons.contains("no discovery server"), "{reasons}");
+    }
+}

@@ -1,0 +1,278 @@
+//! Keeps the index true to what this node holds.
+//!
+//! Three tasks share a [`Ledger`], which decides everything without I/O: one watches and scans the
+//! store, one writes to discovery, one beats. Watches are set before a scan, a sync takes its place
+//! in the order when its scan starts, and what changes meanwhile is sent after it. What the store
+//! cannot vouch for leads to a new watch and a new scan; a scan that fails deletes nothing (I3).
+
+mod backoff;
+mod discovery;
+#[cfg(test)]
+mod fake;
+mod heartbeat;
+mod ledger;
+mod writer;
+
+use std::convert::Infallible;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+
+use super::counters::Counters;
+use super::store::{Store, StoreError};
+use crate::clock::SharedClock;
+use crate::task::{Stop, TaskError, Tasks};
+use backoff::Backoff;
+pub use discovery::Discovery;
+use ledger::{Ledger, Pair};
+
+/// Events of the store that wait for us; more than that, and the store waits.
+const EVENTS_WAITING_MAX: usize = 4_096;
+/// First and longest pause before the store is watched or scanned again.
+const STORE_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// How long the three tasks may take to stop.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Which tags (`registry/repository:tag`) are advertised.
+pub type TagFilter = Box<dyn Fn(&str) -> bool + Send + Sync>;
+
+/// Who this node is to discovery.
+pub struct Config {
+    /// Where peers reach this node's blob server.
+    pub holder: SocketAddr,
+    /// Who may see it.
+    pub group: String,
+    /// Zone label, empty if none.
+    pub zone: String,
+    /// Time between two heartbeats; the lease is three of them.
+    pub heartbeat_interval: Duration,
+    /// Which tags are advertised.
+    pub advertises_tag: TagFilter,
+    /// What the heartbeat tells of this agent's use.
+    pub counters: Arc<Counters>,
+}
+
+/// How far the index is true to this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum InventoryState {
+    /// The store cannot be read; what was advertised stays.
+    Waiting {
+        /// What it said.
+        reason: String,
+    },
+    /// The store is being read.
+    Scanning,
+    /// The store was read, and discovery has not acknowledged it yet.
+    Unsent {
+        /// Why not.
+        reason: String,
+    },
+    /// Discovery has acknowledged a complete scan of the watched store; changes follow within
+    /// milliseconds.
+    Synced,
+}
+
+impl InventoryState {
+    /// Whether the index is true to this node.
+    pub fn is_synced(&self) -> bool {
+        *self == Self::Synced
+    }
+}
+
+impl fmt::Display for InventoryState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Waiting { reason } => write!(f, "waiting for the image store: {reason}"),
+            Self::Scanning => f.write_str("scanning the image store"),
+            Self::Unsent { reason } => write!(f, "not yet known to discovery: {reason}"),
+            Self::Synced => f.write_str("synced"),
+        }
+    }
+}
+
+/// See the module. Cheap to clone.
+#[derive(Clone)]
+pub struct Inventory {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    store: Arc<dyn Store>,
+    discovery: Arc<dyn Discovery>,
+    config: Config,
+    ledger: Mutex<Ledger>,
+    /// There may be something to write.
+    write_wanted: Notify,
+    /// Somebody wants a new complete scan.
+    scan_wanted: Notify,
+    state: watch::Sender<InventoryState>,
+    /// Turns true with the first acknowledged sync.
+    known: watch::Sender<bool>,
+}
+
+impl Inventory {
+    /// Nothing happens before [`Inventory::run`].
+    pub fn new(
+        store: Arc<dyn Store>,
+        discovery: Arc<dyn Discovery>,
+        clock: &SharedClock,
+        config: Config,
+    ) -> Self {
+        let shared = Shared {
+            store,
+            discovery,
+            config,
+            ledger: Mutex::new(Ledger::new(clock.unix_ms())),
+            write_wanted: Notify::new(),
+            scan_wanted: Notify::new(),
+            state: watch::Sender::new(InventoryState::Waiting { reason: "not asked yet".into() }),
+            known: watch::Sender::new(false),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// How far it is now, and when that changes.
+    pub fn state(&self) -> watch::Receiver<InventoryState> {
+        self.shared.state.subscribe()
+    }
+
+    /// Runs until `stop`.
+    ///
+    /// # Errors
+    /// Only for a defect: whatever the store or discovery do, it goes on.
+    pub async fn run(&self, stop: Stop) -> Result<(), TaskError> {
+        ::metrics::describe_gauge!("piccolo_advertised_keys", "Keys that discovery has acknowledged.");
+        ::metrics::describe_counter!("piccolo_keepalive_total", "Heartbeats by their outcome.");
+        ::metrics::describe_counter!(
+            "piccolo_inventory_scans_total",
+            "Scans of the image store by their outcome."
+        );
+        let mut tasks = Tasks::new(stop.child_token());
+        let (shared, stop) = (Arc::clone(&self.shared), tasks.stop().clone());
+        tasks.spawn("inventory watch", async move { until_stopped(stop, shared.watch()).await });
+        let (shared, stop) = (Arc::clone(&self.shared), tasks.stop().clone());
+        tasks.spawn("inventory writer", async move { until_stopped(stop, writer::run(&shared)).await });
+        let (shared, stop) = (Arc::clone(&self.shared), tasks.stop().clone());
+        tasks.spawn("heartbeat", async move { until_stopped(stop, heartbeat::run(&shared)).await });
+        tasks.run(STOP_TIMEOUT).await
+    }
+}
+
+async fn until_stopped(stop: Stop, endless: impl Future<Output = Infallible>) -> Result<(), Infallible> {
+    match stop.run_until_cancelled(endless).await {
+        None => Ok(()),
+        Some(never) => match never {},
+    }
+}
+
+impl Shared {
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_state(&self, state: InventoryState) {
+        self.state.send_if_modified(|before| {
+            let changed = *before != state;
+            if changed {
+                tracing::info!(%state, "inventory");
+                *before = state;
+            }
+            changed
+        });
+    }
+
+    /// How sending went; says nothing while the store is not read.
+    fn set_sent(&self, state: InventoryState) {
+        let was_read = matches!(*self.state.borrow(), InventoryState::Unsent { .. } | InventoryState::Synced);
+        if was_read {
+            self.set_state(state);
+        }
+    }
+
+    /// A new complete scan, unless one or its sync is on its way.
+    fn want_scan(&self, why: &str) {
+        if !self.ledger().is_syncing() {
+            tracing::info!(why, "scanning anew");
+            self.scan_wanted.notify_one();
+        }
+    }
+
+    /// Watches the store, again whenever a watch ends.
+    async fn watch(&self) -> Infallible {
+        let mut backoff = Backoff::new(STORE_PAUSE.0, STORE_PAUSE.1);
+        loop {
+            let ended = self.watch_once(&mut backoff).await;
+            self.ledger().scan_failed();
+            let store = self.store.name();
+            tracing::warn!(store, error = %ended, "the watch ended, watching and scanning anew");
+            self.set_state(InventoryState::Waiting { reason: ended.to_string() });
+            tokio::time::sleep(backoff.next_pause()).await;
+        }
+    }
+
+    /// Watch, scan, follow; returns why the watch ended.
+    async fn watch_once(&self, backoff: &mut Backoff) -> StoreError {
+        let (sender, mut events) = mpsc::channel(EVENTS_WAITING_MAX);
+        let (ready, is_ready) = oneshot::channel();
+        let mut watch = self.store.watch(sender, ready);
+        tokio::select! {
+            ended = &mut watch => return ended,
+            Ok(()) = is_ready => {}
+        }
+        let follow = async {
+            while let Some(event) = events.recv().await {
+                self.ledger().changed(&event, &self.config.advertises_tag);
+                self.write_wanted.notify_one();
+            }
+            // The watch has dropped its sender: it returns its reason.
+            std::future::pending::<Infallible>().await
+        };
+        tokio::select! {
+            ended = watch => ended,
+            never = follow => match never {},
+            never = self.scan_whenever_wanted(backoff) => match never {},
+        }
+    }
+
+    async fn scan_whenever_wanted(&self, backoff: &mut Backoff) -> Infallible {
+        loop {
+            while let Err(error) = self.scan().await {
+                tracing::warn!(store = self.store.name(), %error, "a scan failed, what was advertised stays");
+                self.set_state(InventoryState::Waiting { reason: error.to_string() });
+                tokio::time::sleep(backoff.next_pause()).await;
+            }
+            backoff.reset();
+            self.scan_wanted.notified().await;
+        }
+    }
+
+    async fn scan(&self) -> Result<(), StoreError> {
+        if !self.state.borrow().is_synced() {
+            self.set_state(InventoryState::Scanning);
+        }
+        let pair: Pair = self.ledger().begin_scan();
+        let scanned = self.store.scan().await;
+        let result = if scanned.is_ok() { "success" } else { "error" };
+        ::metrics::counter!("piccolo_inventory_scans_total", "result" => result).increment(1);
+        let mut ledger = self.ledger();
+        match scanned {
+            Ok(scan) => ledger.scanned(pair, &scan, &self.config.advertises_tag),
+            Err(error) => {
+                ledger.scan_failed();
+                return Err(error);
+            }
+        }
+        drop(ledger);
+        if !self.state.borrow().is_synced() {
+            self.set_state(InventoryState::Unsent { reason: "the first sync is on its way".into() });
+        }
+        self.write_wanted.notify_one();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,64 @@
+//! What the inventory needs of discovery; a trait, so that tests answer for the servers.
+
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+
+use crate::api::client::{Client, ClientError};
+use crate::api::{KeepaliveRequest, KeepaliveResponse, WriteRequest, WriteResponse};
+
+/// The three writes: what a request says of its keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// The holder has these.
+    Advertise,
+    /// The holder has these no longer.
+    Withdraw,
+    /// The holder has exactly these.
+    Sync,
+}
+
+/// The servers, as one holder sees them.
+pub trait Discovery: Send + Sync + 'static {
+    /// Sends one write. A stale pair is an `Ok` with `stale`.
+    fn write<'a>(
+        &'a self,
+        kind: Write,
+        request: &'a WriteRequest,
+        deadline: Duration,
+    ) -> BoxFuture<'a, Result<WriteResponse, ClientError>>;
+
+    /// Sends one heartbeat.
+    fn keepalive<'a>(
+        &'a self,
+        request: &'a KeepaliveRequest,
+        deadline: Duration,
+    ) -> BoxFuture<'a, Result<KeepaliveResponse, ClientError>>;
+}
+
+impl Discovery for Client {
+    fn write<'a>(
+        &'a self,
+        kind: Write,
+        request: &'a WriteRequest,
+        deadline: Duration,
+    ) -> BoxFuture<'a, Result<WriteResponse, ClientError>> {
+        async move {
+            match kind {
+                Write::Advertise => self.advertise(request, deadline).await,
+                Write::Withdraw => self.withdraw(request, deadline).await,
+                Write::Sync => self.sync(request, deadline).await,
+            }
+        }
+        .boxed()
+    }
+
+    fn keepalive<'a>(
+        &'a self,
+        request: &'a KeepaliveRequest,
+        deadline: Duration,
+    ) -> BoxFuture<'a, Result<KeepaliveResponse, ClientError>> {
+        Client::keepalive(self, request, deadline).boxed()
+    }
+}

@@ -1,0 +1,160 @@
+//! Discovery as one holder sees it, in memory: applies writes in their order, and fails on demand.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::sync::watch;
+
+use super::discovery::{Discovery, Write};
+use crate::api::client::ClientError;
+use crate::api::{KeepaliveRequest, KeepaliveResponse, WriteRequest, WriteResponse};
+
+/// What becomes of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// Applied and acknowledged.
+    Taken,
+    /// Not applied, no answer.
+    Lost,
+    /// Applied, but the answer is lost.
+    TakenUnheard,
+    /// Refused for good.
+    Refused,
+}
+
+#[derive(Default)]
+pub(super) struct FakeDiscovery {
+    state: Mutex<State>,
+    calls: watch::Sender<usize>,
+    beats: watch::Sender<usize>,
+}
+
+#[derive(Default)]
+struct State {
+    script: VecDeque<Answer>,
+    writes: Vec<(Write, WriteRequest)>,
+    beats: Vec<KeepaliveRequest>,
+    keys: BTreeSet<String>,
+    pair: (u64, u64),
+    resync: bool,
+    /// Answers wait for this many milliseconds.
+    slow: Duration,
+}
+
+impl FakeDiscovery {
+    /// What becomes of the next writes; those after them are taken.
+    pub(super) fn script(&self, answers: &[Answer]) {
+        self.state.lock().unwrap().script.extend(answers);
+    }
+
+    /// Somebody else wrote for this holder.
+    pub(super) fn set_pair(&self, epoch: u64, seq: u64) {
+        self.state.lock().unwrap().pair = (epoch, seq);
+    }
+
+    /// The next heartbeat is answered with `resync`.
+    pub(super) fn ask_for_resync(&self) {
+        self.state.lock().unwrap().resync = true;
+    }
+
+    /// Every write takes so long.
+    pub(super) fn slow_down(&self, time: Duration) {
+        self.state.lock().unwrap().slow = time;
+    }
+
+    /// All writes so far.
+    pub(super) fn writes(&self) -> Vec<(Write, WriteRequest)> {
+        self.state.lock().unwrap().writes.clone()
+    }
+
+    /// All heartbeats so far.
+    pub(super) fn beats(&self) -> Vec<KeepaliveRequest> {
+        self.state.lock().unwrap().beats.clone()
+    }
+
+    /// What is in the index.
+    pub(super) fn keys(&self) -> BTreeSet<String> {
+        self.state.lock().unwrap().keys.clone()
+    }
+
+    /// Waits for so many writes.
+    pub(super) async fn written(&self, count: usize) {
+        self.calls.subscribe().wait_for(|calls| *calls >= count).await.unwrap();
+    }
+
+    /// Waits for so many heartbeats.
+    pub(super) async fn beaten(&self, count: usize) {
+        self.beats.subscribe().wait_for(|beats| *beats >= count).await.unwrap();
+    }
+
+    fn take(&self, kind: Write, request: &WriteRequest) -> Result<WriteResponse, ClientError> {
+        let mut state = self.state.lock().unwrap();
+        state.writes.push((kind, request.clone()));
+        let answer = state.script.pop_front().unwrap_or(Answer::Taken);
+        let pair = (request.epoch.unwrap(), request.seq.unwrap());
+        let stale = pair < state.pair;
+        if matches!(answer, Answer::Taken | Answer::TakenUnheard) && !stale {
+            state.pair = pair;
+            match kind {
+                Write::Sync => state.keys = request.keys.iter().cloned().collect(),
+                Write::Advertise => state.keys.extend(request.keys.iter().cloned()),
+                Write::Withdraw => state.keys.retain(|key| !request.keys.contains(key)),
+            }
+        }
+        let (epoch, seq) = state.pair;
+        let response = WriteResponse {
+            success: !stale,
+            message: String::new(),
+            stale,
+            epoch: Some(epoch),
+            seq: Some(seq),
+            skipped: 0,
+        };
+        match answer {
+            Answer::Taken => Ok(response),
+            Answer::Lost | Answer::TakenUnheard => Err(ClientError::Unreachable { servers: Vec::new() }),
+            Answer::Refused => Err(ClientError::Refused {
+                server: "fake".into(),
+                status: hyper::StatusCode::BAD_REQUEST,
+                message: "scripted".into(),
+            }),
+        }
+    }
+}
+
+impl Discovery for FakeDiscovery {
+    fn write<'a>(
+        &'a self,
+        kind: Write,
+        request: &'a WriteRequest,
+        _deadline: Duration,
+    ) -> BoxFuture<'a, Result<WriteResponse, ClientError>> {
+        async move {
+            let slow = self.state.lock().unwrap().slow;
+            tokio::time::sleep(slow).await;
+            let result = self.take(kind, request);
+            self.calls.send_modify(|calls| *calls += 1);
+            result
+        }
+        .boxed()
+    }
+
+    fn keepalive<'a>(
+        &'a self,
+        request: &'a KeepaliveRequest,
+        _deadline: Duration,
+    ) -> BoxFuture<'a, Result<KeepaliveResponse, ClientError>> {
+        async move {
+            let mut state = self.state.lock().unwrap();
+            state.beats.push(request.clone());
+            let resync = std::mem::take(&mut state.resync);
+            drop(state);
+            self.beats.send_modify(|beats| *beats += 1);
+            Ok(KeepaliveResponse { success: true, message: String::new(), resync })
+        }
+        .boxed()
+    }
+}

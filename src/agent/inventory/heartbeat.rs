@@ -1,0 +1,87 @@
+//! Tells discovery that this node is alive, for how long that holds, and what it is believed to hold.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use super::Shared;
+use super::backoff::{Backoff, jittered, within};
+use crate::api::client::ClientError;
+use crate::api::{KeepaliveRequest, KeepaliveResponse};
+use crate::limits::{LEASE_SECONDS_MAX, LEASE_SECONDS_MIN};
+
+/// One attempt.
+const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(5);
+/// First pause after one that failed; the longest is the interval.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
+
+/// Beats from the first acknowledged sync on: at once, because the servers do not know zone and lease
+/// yet; then at a random time within the interval, so that a fleet started together spreads; then
+/// once an interval.
+pub(super) async fn run(shared: &Shared) -> Infallible {
+    let interval = shared.config.heartbeat_interval;
+    // The sender is in `shared`, so there is no error.
+    _ = shared.known.subscribe().wait_for(|known| *known).await;
+    beat_until_heard(shared).await;
+    tokio::time::sleep(within(interval)).await;
+    loop {
+        beat_until_heard(shared).await;
+        tokio::time::sleep(jittered(interval)).await;
+    }
+}
+
+async fn beat_until_heard(shared: &Shared) {
+    let mut backoff = Backoff::new(RETRY_PAUSE, shared.config.heartbeat_interval);
+    loop {
+        let result = beat(shared).await;
+        let status = if result.is_ok() { "success" } else { "error" };
+        ::metrics::counter!("piccolo_keepalive_total", "status" => status).increment(1);
+        match result {
+            Ok(response) => {
+                if response.resync {
+                    shared.want_scan("discovery asks for a sync");
+                }
+                return;
+            }
+            Err(error) => tracing::warn!(%error, "a heartbeat failed"),
+        }
+        tokio::time::sleep(backoff.next_pause()).await;
+    }
+}
+
+async fn beat(shared: &Shared) -> Result<KeepaliveResponse, ClientError> {
+    let config = &shared.config;
+    let acknowledged = shared.ledger().acknowledged();
+    let request = KeepaliveRequest {
+        host: config.holder.to_string(),
+        group: config.group.clone(),
+        ttl_seconds: Some(lease_seconds(config.heartbeat_interval)),
+        zone: Some(config.zone.clone()),
+        fingerprint: acknowledged.map(|acknowledged| acknowledged.fingerprint.to_string()),
+        count: acknowledged.map(|acknowledged| acknowledged.count),
+        epoch: acknowledged.map(|acknowledged| acknowledged.pair.epoch),
+        seq: acknowledged.map(|acknowledged| acknowledged.pair.seq),
+        bytes_from_peers: Some(config.counters.bytes_from_peers()),
+        bytes_served: Some(config.counters.bytes_served()),
+        misses: Some(config.counters.misses()),
+    };
+    shared.discovery.keepalive(&request, HEARTBEAT_TIMEOUT).await
+}
+
+/// Three heartbeats: two may be lost.
+fn lease_seconds(interval: Duration) -> u32 {
+    let seconds = (interval * 3).as_secs_f64().ceil();
+    (seconds as u32).clamp(LEASE_SECONDS_MIN, LEASE_SECONDS_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_is_three_heartbeats_within_its_limits() {
+        assert_eq!(lease_seconds(Duration::from_secs(30)), 90);
+        assert_eq!(lease_seconds(Duration::from_millis(1_100)), 4);
+        assert_eq!(lease_seconds(Duration::from_millis(10)), LEASE_SECONDS_MIN);
+        assert_eq!(lease_seconds(Duration::from_secs(1_000_000)), LEASE_SECONDS_MAX);
+    }
+}

@@ -1,0 +1,277 @@
+//! What this node holds, what discovery has acknowledged, and which request comes next. Pure: no I/O,
+//! no time.
+//!
+//! Each key is compared, not queued: whether it is held and whether it is acknowledged. So opposite
+//! changes cancel, nothing that failed is lost, and what is pending is never more than what is or
+//! was held. One request is outstanding at a time and keeps its pair until its outcome is known.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use piccolo_raft::command::Key;
+
+use super::discovery::Write;
+use crate::agent::store::{Scan, StoreEvent};
+use crate::api::fingerprint::Fingerprint;
+use crate::limits::{API_BODY_BYTES_MAX, REQUEST_KEYS_MAX};
+use crate::oci::Digest;
+
+/// Keys in one advertise or withdraw.
+const BATCH_KEYS_MAX: usize = 10_000;
+/// Room for the other fields of a request, bytes.
+const ENVELOPE_BYTES_MAX: usize = 4_096;
+/// A key in JSON has two quotes and a comma.
+const KEY_OVERHEAD_BYTES: usize = 3;
+
+/// Order among this holder's writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Pair {
+    pub(super) epoch: u64,
+    pub(super) seq: u64,
+}
+
+/// One write, sent as often as it takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Request {
+    pub(super) kind: Write,
+    pub(super) pair: Pair,
+    pub(super) keys: Vec<Key>,
+}
+
+/// What discovery is believed to hold for this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Acknowledged {
+    pub(super) pair: Pair,
+    pub(super) fingerprint: Fingerprint,
+    pub(super) count: u64,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct Entry {
+    held: bool,
+    acknowledged: bool,
+}
+
+/// See the module.
+pub(super) struct Ledger {
+    epoch: u64,
+    seq: u64,
+    entries: BTreeMap<Key, Entry>,
+    /// Keys whose two sides may differ.
+    differing: BTreeSet<Key>,
+    /// Advertised tags and their targets: a tag goes with its target.
+    tags: BTreeMap<String, Digest>,
+    acknowledged: Option<Acknowledged>,
+    outstanding: Option<Arc<Request>>,
+    /// The sync of a complete scan, waiting for its turn.
+    sync: Option<Request>,
+    /// What changed since the running scan began; it wins over what the scan says.
+    meanwhile: Option<BTreeMap<Key, bool>>,
+}
+
+impl Ledger {
+    pub(super) fn new(epoch: u64) -> Self {
+        Self {
+            epoch,
+            seq: 0,
+            entries: BTreeMap::new(),
+            differing: BTreeSet::new(),
+            tags: BTreeMap::new(),
+            acknowledged: None,
+            outstanding: None,
+            sync: None,
+            meanwhile: None,
+        }
+    }
+
+    fn next_pair(&mut self) -> Pair {
+        self.seq += 1;
+        Pair { epoch: self.epoch, seq: self.seq }
+    }
+
+    /// What discovery has acknowledged; `None` before the first sync.
+    pub(super) fn acknowledged(&self) -> Option<Acknowledged> {
+        self.acknowledged
+    }
+
+    /// Whether a scan, or the sync of one, is on its way.
+    pub(super) fn is_syncing(&self) -> bool {
+        self.meanwhile.is_some() || self.sync_is_next()
+    }
+
+    /// Whether a sync waits for its turn or for its outcome.
+    pub(super) fn sync_is_next(&self) -> bool {
+        self.sync.is_some() || self.outstanding.as_ref().is_some_and(|request| request.kind == Write::Sync)
+    }
+
+    /// The store changed.
+    pub(super) fn changed(&mut self, event: &StoreEvent, advertises_tag: &dyn Fn(&str) -> bool) {
+        match event {
+            StoreEvent::Added { digest, .. } => self.set_held(key_of(digest), true),
+            StoreEvent::Removed { digest } => {
+                self.set_held(key_of(digest), false);
+                let pointing = self.tags.iter().filter(|(_, target)| *target == digest);
+                let pointing: Vec<String> = pointing.map(|(name, _)| name.clone()).collect();
+                pointing.iter().for_each(|name| self.untag(name));
+            }
+            StoreEvent::Tagged { name, digest } if advertises_tag(name) => {
+                if let Ok(key) = name.parse() {
+                    self.tags.insert(name.clone(), digest.clone());
+                    self.set_held(key, true);
+                }
+            }
+            StoreEvent::Tagged { .. } => {}
+            StoreEvent::Untagged { name } => self.untag(name),
+        }
+    }
+
+    fn untag(&mut self, name: &str) {
+        self.tags.remove(name);
+        if let Ok(key) = name.parse() {
+            self.set_held(key, false);
+        }
+    }
+
+    fn set_held(&mut self, key: Key, held: bool) {
+        if let Some(meanwhile) = &mut self.meanwhile {
+            meanwhile.insert(key.clone(), held);
+        }
+        self.update(key, |entry| entry.held = held);
+    }
+
+    fn update(&mut self, key: Key, change: impl FnOnce(&mut Entry)) {
+        let mut entry = self.entries.get(&key).copied().unwrap_or_default();
+        change(&mut entry);
+        if entry.held == entry.acknowledged {
+            self.differing.remove(&key);
+        } else {
+            self.differing.insert(key.clone());
+        }
+        if entry == Entry::default() {
+            self.entries.remove(&key);
+        } else {
+            self.entries.insert(key, entry);
+        }
+    }
+
+    /// A scan starts, and takes its place in the order. Until it ends no new request is begun.
+    pub(super) fn begin_scan(&mut self) -> Pair {
+        self.sync = None;
+        self.meanwhile = Some(BTreeMap::new());
+        self.next_pair()
+    }
+
+    /// The scan failed or was given up: everything stays (I3).
+    pub(super) fn scan_failed(&mut self) {
+        self.meanwhile = None;
+    }
+
+    /// The scan is complete. Its keys are synced as they are; what changed meanwhile comes after.
+    pub(super) fn scanned(&mut self, pair: Pair, scan: &Scan, advertises_tag: &dyn Fn(&str) -> bool) {
+        let meanwhile = self.meanwhile.take().unwrap_or_default();
+        let advertised = scan.tags.iter().filter(|(name, _)| advertises_tag(name));
+        self.tags = advertised.map(|(name, target)| (name.clone(), target.clone())).collect();
+        let tags = self.tags.keys().filter_map(|name| name.parse::<Key>().ok());
+        let found: BTreeSet<Key> = scan.content.keys().map(key_of).chain(tags).collect();
+        // The order was begun anew since the scan started: any later pair is right, as none of our
+        // writes came in between.
+        let pair = if pair.epoch == self.epoch { pair } else { self.next_pair() };
+        let gone: Vec<Key> = self.entries.keys().filter(|key| !found.contains(*key)).cloned().collect();
+        gone.into_iter().for_each(|key| self.update(key, |entry| entry.held = false));
+        found.iter().for_each(|key| self.update(key.clone(), |entry| entry.held = true));
+        meanwhile.into_iter().for_each(|(key, held)| self.update(key, |entry| entry.held = held));
+        // More than one request may carry is advertised after it.
+        let keys = bounded(found.into_iter(), REQUEST_KEYS_MAX);
+        self.sync = Some(Request { kind: Write::Sync, pair, keys });
+    }
+
+    /// The request to send now: the outstanding one again, a sync, or what differs. `None` while
+    /// there is nothing, while a scan runs, and before the first sync.
+    pub(super) fn next_request(&mut self) -> Option<Arc<Request>> {
+        if self.outstanding.is_none() {
+            self.outstanding = self.choose().map(Arc::new);
+        }
+        self.outstanding.clone()
+    }
+
+    fn choose(&mut self) -> Option<Request> {
+        if self.meanwhile.is_some() {
+            return None;
+        }
+        if self.sync.is_some() {
+            return self.sync.take();
+        }
+        self.acknowledged?;
+        for (kind, held) in [(Write::Advertise, true), (Write::Withdraw, false)] {
+            let differing = self.differing.iter();
+            let of_kind =
+                differing.filter(|key| self.entries.get(*key).is_some_and(|entry| entry.held == held));
+            let keys = bounded(of_kind.cloned(), BATCH_KEYS_MAX);
+            if !keys.is_empty() {
+                return Some(Request { kind, pair: self.next_pair(), keys });
+            }
+        }
+        None
+    }
+
+    /// Discovery has durably taken the outstanding request.
+    pub(super) fn succeeded(&mut self) {
+        let Some(request) = self.outstanding.take() else { return };
+        let before = self.acknowledged.map_or(Fingerprint::default(), |before| before.fingerprint);
+        let mut fingerprint = before;
+        if request.kind == Write::Sync {
+            fingerprint = Fingerprint::default();
+            let all: Vec<Key> = self.entries.keys().cloned().collect();
+            all.into_iter().for_each(|key| self.update(key, |entry| entry.acknowledged = false));
+        }
+        let acknowledged = request.kind != Write::Withdraw;
+        for key in &request.keys {
+            let was = self.entries.get(key).is_some_and(|entry| entry.acknowledged);
+            match (was, acknowledged) {
+                (false, true) => fingerprint.add(key),
+                (true, false) => fingerprint.remove(key),
+                _ => {}
+            }
+            self.update(key.clone(), |entry| entry.acknowledged = acknowledged);
+        }
+        let count = self.entries.values().filter(|entry| entry.acknowledged).count() as u64;
+        self.acknowledged = Some(Acknowledged { pair: request.pair, fingerprint, count });
+    }
+
+    /// Discovery knows a later pair of this holder: go on behind it. A scan is needed, for whoever
+    /// wrote that pair wrote other keys.
+    pub(super) fn stale(&mut self, stored_epoch: Option<u64>) {
+        self.outstanding = None;
+        self.epoch = stored_epoch.unwrap_or(0).max(self.epoch) + 1;
+        self.seq = 0;
+        if self.sync.is_some() {
+            let pair = self.next_pair();
+            self.sync.iter_mut().for_each(|sync| sync.pair = pair);
+        }
+    }
+
+    /// Discovery will never take the outstanding request. A scan is needed.
+    pub(super) fn refused(&mut self) {
+        self.outstanding = None;
+    }
+}
+
+fn key_of(digest: &Digest) -> Key {
+    digest.as_str().parse().expect("a well-formed digest is a key")
+}
+
+/// As many as one request may carry.
+fn bounded(keys: impl Iterator<Item = Key>, count_max: usize) -> Vec<Key> {
+    let mut room = API_BODY_BYTES_MAX - ENVELOPE_BYTES_MAX;
+    keys.take(count_max)
+        .take_while(|key| {
+            let size = key.to_string().len() + KEY_OVERHEAD_BYTES;
+            let fits = size <= room;
+            room = room.saturating_sub(size);
+            fits
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,316 @@
+use std::collections::BTreeSet;
+
+use super::discovery::Write;
+use super::fake::{Answer, FakeDiscovery};
+use super::*;
+use crate::agent::store::MemoryStore;
+use crate::clock::Clock;
+use crate::oci::Digest;
+
+/// What must happen, happens within this (of paused time).
+const SOON: Duration = Duration::from_secs(60);
+const INTERVAL: Duration = Duration::from_secs(30);
+
+struct FixedClock;
+
+impl Clock for FixedClock {
+    fn monotonic(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn unix_ms(&self) -> u64 {
+        1_000
+    }
+}
+
+/// A running inventory between a store and a discovery, both in memory.
+struct Node {
+    store: Arc<MemoryStore>,
+    discovery: Arc<FakeDiscovery>,
+    inventory: Inventory,
+    stop: Stop,
+    tasks: tokio::task::JoinSet<Result<(), TaskError>>,
+}
+
+impl Node {
+    fn new() -> Self {
+        let (store, discovery) = (Arc::new(MemoryStore::new()), Arc::new(FakeDiscovery::default()));
+        let config = Config {
+            holder: "10.0.0.1:7781".parse().unwrap(),
+            group: "default".into(),
+            zone: "z1".into(),
+            heartbeat_interval: INTERVAL,
+            advertises_tag: Box::new(|name| !name.starts_with("off.example/")),
+            counters: Arc::new(Counters::default()),
+        };
+        let clock: SharedClock = Arc::new(FixedClock);
+        let inventory = Inventory::new(store.clone(), discovery.clone(), &clock, config);
+        Self { store, discovery, inventory, stop: Stop::new(), tasks: tokio::task::JoinSet::new() }
+    }
+
+    fn start(&mut self) {
+        let (inventory, stop) = (self.inventory.clone(), self.stop.clone());
+        self.tasks.spawn(async move { inventory.run(stop).await });
+    }
+
+    async fn state_is(&self, what: &str, is: impl FnMut(&InventoryState) -> bool) {
+        let mut state = self.inventory.state();
+        let reached = within(state.wait_for(is)).await;
+        reached.unwrap_or_else(|_| panic!("not {what}")).unwrap();
+    }
+
+    async fn synced(&self) {
+        self.state_is("synced", InventoryState::is_synced).await;
+    }
+
+    /// Waits until the index holds exactly these.
+    async fn index_is(&self, expected: &[&str]) {
+        let expected: BTreeSet<String> = expected.iter().map(|key| (*key).to_owned()).collect();
+        let reached = within(async {
+            let mut writes = 0;
+            while self.discovery.keys() != expected {
+                writes = self.discovery.writes().len().max(writes + 1);
+                self.discovery.written(writes).await;
+            }
+        });
+        assert!(reached.await.is_ok(), "expected {expected:?}, is {:?}", self.discovery.keys());
+    }
+
+    fn kinds(&self) -> Vec<Write> {
+        self.discovery.writes().into_iter().map(|(kind, _)| kind).collect()
+    }
+
+    async fn end(mut self) {
+        self.stop.cancel();
+        within(self.tasks.join_next()).await.expect("stops").unwrap().unwrap().unwrap();
+    }
+}
+
+async fn within<T>(future: impl Future<Output = T>) -> Result<T, tokio::time::error::Elapsed> {
+    tokio::time::timeout(SOON, future).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_store_holds_is_synced_and_what_changes_follows_without_a_sync() {
+    let mut node = Node::new();
+    let layer = node.store.add("layer");
+    let manifest = node.store.add("manifest");
+    node.store.tag("a.example/app:1", &manifest);
+    node.store.tag("off.example/app:1", &manifest);
+    node.start();
+    node.synced().await;
+    node.index_is(&[layer.as_str(), manifest.as_str(), "a.example/app:1"]).await;
+    let (_, sync) = &node.discovery.writes()[0];
+    assert_eq!((sync.epoch, sync.seq), (Some(1_000), Some(1)));
+    let late = node.store.add("late");
+    node.index_is(&[layer.as_str(), manifest.as_str(), "a.example/app:1", late.as_str()]).await;
+    node.store.remove(&manifest);
+    node.index_is(&[layer.as_str(), late.as_str()]).await;
+    assert_eq!(node.kinds().iter().filter(|kind| **kind == Write::Sync).count(), 1, "{:?}", node.kinds());
+    node.end().await;
+}
+
+/// In real time: the promise is 100 ms from the commit, of which the store has its part.
+#[tokio::test]
+async fn a_new_layer_is_advertised_within_100_ms_of_its_event() {
+    let mut node = Node::new();
+    node.start();
+    node.synced().await;
+    let mut times = Vec::new();
+    for i in 0..9_u8 {
+        let start = tokio::time::Instant::now();
+        let digest = node.store.add(vec![i]);
+        let before = node.discovery.writes().len();
+        node.discovery.written(before + 1).await;
+        times.push(start.elapsed());
+        assert!(node.discovery.keys().contains(digest.as_str()));
+    }
+    times.sort();
+    assert!(times[4] < Duration::from_millis(100), "{times:?}");
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_changes_are_one_request() {
+    let mut node = Node::new();
+    node.start();
+    node.synced().await;
+    let digests: Vec<Digest> = (0..500_u32).map(|i| node.store.add(i.to_string())).collect();
+    node.discovery.written(2).await;
+    assert_eq!(node.kinds(), [Write::Sync, Write::Advertise]);
+    assert_eq!(node.discovery.keys().len(), digests.len());
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_scan_that_fails_deletes_nothing() {
+    let mut node = Node::new();
+    let layer = node.store.add("layer");
+    node.start();
+    node.synced().await;
+    node.store.fail_scans(Some("an unreadable image"));
+    node.store.break_watch("containerd restarted");
+    let why = |state: &InventoryState| matches!(state, InventoryState::Waiting { reason } if reason.contains("unreadable"));
+    node.state_is("waiting", why).await;
+    let late = node.store.add("late");
+    node.index_is(&[layer.as_str(), late.as_str()]).await; // events go on
+    node.store.scans_begun(node.store.scans() + 3).await; // and so do the attempts
+    assert_eq!(node.kinds(), [Write::Sync, Write::Advertise], "(I3)");
+    node.store.fail_scans(None);
+    node.synced().await;
+    node.index_is(&[layer.as_str(), late.as_str()]).await;
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_lost_with_a_broken_watch_is_found_by_the_scan_after_it() {
+    let mut node = Node::new();
+    let layer = node.store.add("layer");
+    node.start();
+    node.synced().await;
+    node.store.break_watch("overflow");
+    let unseen = node.store.add("unseen");
+    node.store.remove(&layer);
+    node.index_is(&[unseen.as_str()]).await;
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_changes_during_a_scan_is_sent_after_its_sync() {
+    let mut node = Node::new();
+    let layer = node.store.add("layer");
+    node.store.pause_scans(true);
+    node.start();
+    node.store.scans_begun(1).await;
+    let late = node.store.add("late");
+    node.store.remove(&layer);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(node.kinds(), [], "nothing overtakes the sync");
+    node.store.pause_scans(false);
+    node.index_is(&[late.as_str()]).await;
+    let writes = node.discovery.writes();
+    assert_eq!(node.kinds(), [Write::Sync, Write::Advertise, Write::Withdraw]);
+    assert_eq!(writes[0].1.keys, [layer.to_string()]);
+    assert!(writes.is_sorted_by_key(|(_, request)| (request.epoch, request.seq)));
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_keeps_its_pair_and_its_keys_and_nothing_is_lost() {
+    let mut node = Node::new();
+    node.start();
+    node.synced().await;
+    node.discovery.script(&[Answer::Lost, Answer::TakenUnheard]);
+    let first = node.store.add("first");
+    node.discovery.written(2).await;
+    let second = node.store.add("second"); // while the first is retried
+    node.index_is(&[first.as_str(), second.as_str()]).await;
+    let writes = node.discovery.writes();
+    assert_eq!(writes[1], writes[2]);
+    assert_eq!(writes[1], writes[3]);
+    assert_eq!(writes[1].1.keys, [first.to_string()]);
+    assert_eq!(writes[4].1.seq, writes[1].1.seq.map(|seq| seq + 1));
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_request_is_outstanding_at_a_time() {
+    let mut node = Node::new();
+    node.start();
+    node.synced().await;
+    node.discovery.slow_down(Duration::from_secs(3));
+    let layer = node.store.add("layer");
+    tokio::time::sleep(Duration::from_secs(1)).await; // its advertise is on the way
+    node.store.remove(&layer);
+    node.discovery.written(3).await;
+    assert_eq!(node.kinds(), [Write::Sync, Write::Advertise, Write::Withdraw]);
+    assert!(node.discovery.keys().is_empty());
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stale_answer_leads_to_a_later_epoch_and_a_sync() {
+    let mut node = Node::new();
+    let layer = node.store.add("layer");
+    node.start();
+    node.synced().await;
+    node.discovery.set_pair(5_000, 3);
+    let late = node.store.add("late");
+    node.index_is(&[layer.as_str(), late.as_str()]).await;
+    within(async {
+        while node.kinds().iter().filter(|kind| **kind == Write::Sync).count() < 2 {
+            node.discovery.written(node.discovery.writes().len() + 1).await;
+        }
+    })
+    .await
+    .expect("a second sync");
+    let (_, last) = node.discovery.writes().pop().unwrap();
+    assert_eq!(last.epoch, Some(5_001));
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_first_sync_that_is_stale_is_sent_again() {
+    let mut node = Node::new();
+    let layer = node.store.add("layer");
+    node.discovery.set_pair(2_000_000, 9); // this machine's clock went back
+    node.start();
+    node.synced().await;
+    node.index_is(&[layer.as_str()]).await;
+    assert_eq!(node.discovery.writes()[1].1.epoch, Some(2_000_001));
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_is_shown_and_tried_again_with_a_new_scan() {
+    let mut node = Node::new();
+    let layer = node.store.add("layer");
+    node.discovery.script(&[Answer::Refused]);
+    node.start();
+    let why = |state: &InventoryState| matches!(state, InventoryState::Unsent { reason } if reason.contains("scripted"));
+    node.state_is("refused", why).await;
+    node.synced().await;
+    node.index_is(&[layer.as_str()]).await;
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_heartbeat_follows_the_first_sync_and_the_others_keep_their_interval() {
+    let mut node = Node::new();
+    let layer = node.store.add("layer");
+    node.discovery.script(&[Answer::Lost]);
+    node.start();
+    node.synced().await;
+    let start = tokio::time::Instant::now();
+    within(node.discovery.beaten(1)).await.expect("at once");
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    let beat = node.discovery.beats().pop().unwrap();
+    let key = layer.as_str().parse().unwrap();
+    let fingerprint: crate::api::fingerprint::Fingerprint = [&key].into_iter().collect();
+    assert_eq!((beat.ttl_seconds, beat.zone.as_deref()), (Some(90), Some("z1")));
+    assert_eq!((beat.epoch, beat.seq, beat.count), (Some(1_000), Some(1), Some(1)));
+    assert_eq!(beat.fingerprint, Some(fingerprint.to_string()));
+    node.discovery.beaten(2).await;
+    assert!(start.elapsed() <= INTERVAL + Duration::from_secs(1));
+    let second = tokio::time::Instant::now();
+    node.discovery.beaten(12).await;
+    let mean = second.elapsed() / 10;
+    assert!(mean > INTERVAL.mul_f64(0.89) && mean < INTERVAL.mul_f64(1.11), "{mean:?}");
+    assert_eq!(node.kinds(), [Write::Sync, Write::Sync], "at rest nothing is written");
+    assert_eq!(node.store.scans(), 1, "and nothing is scanned");
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn resync_leads_to_a_new_scan_and_a_sync() {
+    let mut node = Node::new();
+    let layer = node.store.add("layer");
+    node.start();
+    node.synced().await;
+    node.discovery.ask_for_resync();
+    tokio::time::timeout(INTERVAL * 3, node.discovery.written(2)).await.expect("a sync follows");
+    assert_eq!(node.kinds(), [Write::Sync, Write::Sync]);
+    assert_eq!(node.store.scans(), 2);
+    node.index_is(&[layer.as_str()]).await;
+    node.end().await;
+}

@@ -1,0 +1,271 @@
+//! Content of this node's own store, on its way out: to peers and to containerd.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, BoxStream, StreamExt};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::body::{ByteStream, Cut};
+use super::buffers::BufferPool;
+use super::store::{Content, RemoteReader, Store, StoreError};
+use super::uploads::TokenBucket;
+use super::verified::{Verdict, Verifier};
+use crate::limits::{
+    FILE_CHUNK_BYTES, MANIFEST_BYTES_MAX, MANIFEST_MEMORY_BYTES_MAX, MANIFEST_MEMORY_WAIT,
+    VERIFY_BEFORE_BYTES,
+};
+use crate::oci::{ByteRange, Digest, Hasher, media_type};
+
+/// What this node holds, checked before it is given away.
+#[derive(Clone)]
+pub(crate) struct Local {
+    store: Arc<dyn Store>,
+    verifier: Verifier,
+    pool: BufferPool,
+    manifest_memory: Arc<Semaphore>,
+}
+
+/// Content that is open and has not been found damaged.
+pub(crate) struct LocalBlob {
+    digest: Digest,
+    size_bytes: u64,
+    bytes: BlobBytes,
+    pool: BufferPool,
+}
+
+enum BlobBytes {
+    File { file: Arc<File>, verdict: Verdict },
+    Remote(Box<dyn RemoteReader>),
+}
+
+/// A manifest, whole and right.
+pub(crate) struct LocalManifest {
+    pub(crate) bytes: Bytes,
+    pub(crate) media_type: &'static str,
+    /// Held until the bytes have been sent.
+    pub(crate) memory: OwnedSemaphorePermit,
+}
+
+/// Why content that is there cannot be given away.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LocalError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("could not read content")]
+    Read(#[from] io::Error),
+    #[error("content {digest} is damaged")]
+    Damaged { digest: Digest },
+    #[error("too many manifests at once")]
+    Busy,
+}
+
+impl Local {
+    pub(crate) fn new(store: Arc<dyn Store>, verifier: Verifier, pool: BufferPool) -> Self {
+        let manifest_memory = Arc::new(Semaphore::new(MANIFEST_MEMORY_BYTES_MAX));
+        Self { store, verifier, pool, manifest_memory }
+    }
+
+    /// Where `registry/repository:tag` points to.
+    pub(crate) async fn resolve(&self, name: &str) -> Result<Option<Digest>, LocalError> {
+        Ok(self.store.resolve(name).await?)
+    }
+
+    /// Opens a blob for sending, waiting until `verdict_by` for a check that is not done yet: content
+    /// known to be damaged is an error, content whose check still runs is opened.
+    pub(crate) async fn blob(
+        &self,
+        digest: &Digest,
+        verdict_by: Instant,
+    ) -> Result<Option<LocalBlob>, LocalError> {
+        let Some(content) = self.store.open(digest).await? else { return Ok(None) };
+        let size_bytes = content.size_bytes();
+        let bytes = match content {
+            Content::Remote { reader, .. } => BlobBytes::Remote(reader),
+            Content::File { file, .. } => {
+                let file = Arc::new(file);
+                let mut verdict = self.verifier.verdict(&file, digest)?;
+                if timeout_at(verdict_by, verdict.wait()).await == Ok(false) {
+                    return Err(LocalError::Damaged { digest: digest.clone() });
+                }
+                BlobBytes::File { file, verdict }
+            }
+        };
+        Ok(Some(LocalBlob { digest: digest.clone(), size_bytes, bytes, pool: self.pool.clone() }))
+    }
+
+    /// The size of content, without reading it.
+    pub(crate) async fn size(&self, digest: &Digest) -> Result<Option<u64>, LocalError> {
+        Ok(self.store.open(digest).await?.map(|content| content.size_bytes()))
+    }
+
+    /// Reads and checks a manifest; `None` if there is no such content, or if it is no manifest. What
+    /// is too large for one is not read at all (B13b).
+    pub(crate) async fn manifest(&self, digest: &Digest) -> Result<Option<LocalManifest>, LocalError> {
+        let Some(content) = self.store.open(digest).await? else { return Ok(None) };
+        let size_bytes = content.size_bytes();
+        if size_bytes > MANIFEST_BYTES_MAX {
+            return Ok(None);
+        }
+        let permits = u32::try_from(size_bytes.max(1)).expect("a manifest's size fits");
+        let memory = Arc::clone(&self.manifest_memory).acquire_many_owned(permits);
+        let Ok(memory) = timeout(MANIFEST_MEMORY_WAIT, memory).await else { return Err(LocalError::Busy) };
+        let memory = memory.expect("the semaphore is never closed");
+        let bytes = read_whole(content).await?;
+        let Some(media_type) = media_type::of_manifest(&bytes) else { return Ok(None) };
+        let mut hasher = Hasher::new(digest.algorithm());
+        hasher.update(&bytes);
+        if hasher.finish() != *digest {
+            return Err(LocalError::Damaged { digest: digest.clone() });
+        }
+        Ok(Some(LocalManifest { bytes, media_type, memory }))
+    }
+}
+
+async fn read_whole(content: Content) -> Result<Bytes, LocalError> {
+    match content {
+        Content::File { file, size_bytes } => {
+            let read = tokio::task::spawn_blocking(move || {
+                let mut bytes = vec![0; usize::try_from(size_bytes).expect("a manifest's size fits")];
+                std::os::unix::fs::FileExt::read_exact_at(&file, &mut bytes, 0).map(|()| bytes.into())
+            });
+            Ok(read.await.map_err(io::Error::other)??)
+        }
+        Content::Remote { size_bytes, reader } => {
+            let mut pieces = reader.read(0, size_bytes);
+            let mut bytes = Vec::with_capacity(usize::try_from(size_bytes).expect("a manifest's size fits"));
+            while let Some(piece) = pieces.next().await {
+                bytes.extend_from_slice(&piece?);
+            }
+            if bytes.len() as u64 != size_bytes {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+            }
+            Ok(bytes.into())
+        }
+    }
+}
+
+impl LocalBlob {
+    /// Length of the whole, bytes.
+    pub(crate) fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
+    /// The bytes of `range`, at `rate` if there is one. Content found damaged on the way breaks off
+    /// before its end, with [`Cut::Damaged`].
+    pub(crate) fn stream(self, range: ByteRange, rate: Option<Arc<TokenBucket>>) -> ByteStream {
+        match self.bytes {
+            BlobBytes::File { file, verdict } => checked_file(file, range, self.pool, rate, verdict),
+            BlobBytes::Remote(reader) => {
+                // Without a file there is no knowing whether it changed: a whole is hashed each time.
+                let pieces = reader.read(range.start, range.len()).map(|piece| piece.map_err(Cut::Store));
+                let paced = paced(pieces.boxed(), rate);
+                if range.is_whole() { hashed(paced, self.digest, range.len()) } else { paced }
+            }
+        }
+    }
+}
+
+struct FileReader {
+    file: Arc<File>,
+    range: ByteRange,
+    pool: BufferPool,
+    rate: Option<Arc<TokenBucket>>,
+    chunk_bytes: usize,
+}
+
+impl FileReader {
+    /// The next chunk. `before_last` is awaited before the last one.
+    async fn next(&mut self, before_last: BoxFuture<'_, Result<(), Cut>>) -> Result<Option<Bytes>, Cut> {
+        let left = self.range.end - self.range.start;
+        if left == 0 {
+            return Ok(None);
+        }
+        let length = usize::try_from(left).unwrap_or(usize::MAX).min(self.chunk_bytes);
+        if let Some(rate) = &self.rate {
+            rate.take(length).await;
+        }
+        if left == length as u64 {
+            before_last.await?;
+        }
+        let (file, pool, offset) = (Arc::clone(&self.file), self.pool.clone(), self.range.start);
+        let read = tokio::task::spawn_blocking(move || pool.read_at(&file, offset, length));
+        let bytes = read.await.map_err(io::Error::other).and_then(|read| read).map_err(Cut::Read)?;
+        self.range.start += length as u64;
+        Ok(Some(bytes))
+    }
+}
+
+/// A part of a file that is right already.
+pub(crate) fn file_stream(file: Arc<File>, range: ByteRange, pool: BufferPool) -> ByteStream {
+    let reader = FileReader { file, range, pool, rate: None, chunk_bytes: FILE_CHUNK_BYTES };
+    stream::try_unfold(reader, |mut reader| async move {
+        let bytes = reader.next(Box::pin(async { Ok(()) })).await?;
+        Ok(bytes.map(|bytes| (bytes, reader)))
+    })
+    .boxed()
+}
+
+/// A part of a file whose check may still run. The first byte waits for it, not forever, because who
+/// asks takes a silent source for a stalled one; the last chunk waits as long as it takes.
+fn checked_file(
+    file: Arc<File>,
+    range: ByteRange,
+    pool: BufferPool,
+    rate: Option<Arc<TokenBucket>>,
+    verdict: Verdict,
+) -> ByteStream {
+    let chunk_bytes = rate.as_ref().map_or(FILE_CHUNK_BYTES, |rate| rate.chunk_bytes());
+    let reader = FileReader { file, range, pool, rate, chunk_bytes };
+    stream::try_unfold((reader, verdict, true), |(mut reader, mut verdict, first)| async move {
+        if first && verdict.now().is_none() {
+            _ = timeout(VERIFY_BEFORE_BYTES, verdict.wait()).await;
+        }
+        if verdict.now() == Some(false) {
+            return Err(Cut::Damaged);
+        }
+        let right = async { if verdict.wait().await { Ok(()) } else { Err(Cut::Damaged) } };
+        let bytes = reader.next(Box::pin(right)).await?;
+        Ok(bytes.map(|bytes| (bytes, (reader, verdict, false))))
+    })
+    .boxed()
+}
+
+fn paced(pieces: ByteStream, rate: Option<Arc<TokenBucket>>) -> ByteStream {
+    let Some(rate) = rate else { return pieces };
+    pieces
+        .then(move |piece| {
+            let rate = Arc::clone(&rate);
+            async move {
+                if let Ok(bytes) = &piece {
+                    rate.take(bytes.len()).await;
+                }
+                piece
+            }
+        })
+        .boxed()
+}
+
+/// Passes `length` bytes on; the piece with the last one only if all of them have the digest.
+fn hashed(pieces: BoxStream<'static, Result<Bytes, Cut>>, digest: Digest, length: u64) -> ByteStream {
+    let hasher = Some(Hasher::new(digest.algorithm()));
+    stream::try_unfold((pieces, hasher, length), move |(mut pieces, mut hasher, left)| {
+        let digest = digest.clone();
+        async move {
+            let Some(bytes) = pieces.next().await.transpose()? else { return Ok(None) };
+            let left = left.checked_sub(bytes.len() as u64).ok_or(Cut::Damaged)?;
+            if let Some(running) = &mut hasher {
+                running.update(&bytes);
+            }
+            if left == 0 && hasher.take().is_some_and(|hasher| hasher.finish() != digest) {
+                return Err(Cut::Damaged);
+            }
+            Ok(Some((bytes, (pieces, hasher, left))))
+        }
+    })
+    .boxed()
+}

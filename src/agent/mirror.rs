@@ -1,0 +1,199 @@
+//! The registry mirror that containerd asks: local content first, then peers, then 404.
+//!
+//! Fixed answers: 200, 206, 404, 416 and 5xx, never a status that containerd retries or acts on
+//! (401, 408, 429, redirects). Nothing of the request but its path, its registry and its range goes
+//! to a peer (B11).
+
+mod late;
+mod tag;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::request::Parts;
+use axum::http::{Method, Response, StatusCode};
+use tokio::time::{Instant, timeout_at};
+
+use super::answer::{self, ContentHead, Refusal};
+use super::body::Served;
+use super::buffers::BufferPool;
+use super::counters::Counters;
+use super::discovery::Discovery;
+use super::fetch::{Fetched, Fetcher, Offer, Wanted};
+use super::give::{self, Asked};
+use super::local::{Local, LocalBlob, LocalError, LocalManifest};
+use super::origin::Origins;
+use super::policy::Policies;
+use super::record::{Origin, Record, Side};
+use crate::http::Connection;
+use crate::oci::{ApiPath, ContentPath, Digest, ErrorCode, media_type};
+
+/// The mirror port.
+pub(crate) struct Mirror {
+    pub(crate) local: Local,
+    pub(crate) fetcher: Arc<Fetcher>,
+    pub(crate) discovery: Arc<Discovery>,
+    pub(crate) origins: Origins,
+    pub(crate) policies: Arc<Policies>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) pool: BufferPool,
+    /// How long a request is held until its headers.
+    pub(crate) resolve_timeout: Duration,
+}
+
+/// Its routes.
+pub(crate) fn router(mirror: Arc<Mirror>) -> Router {
+    Router::new().fallback(handle).with_state(mirror)
+}
+
+async fn handle(State(mirror): State<Arc<Mirror>>, request: Request) -> Response<Body> {
+    let (request, _no_body) = request.into_parts();
+    let answered = mirror.answer(&request).await;
+    answered.unwrap_or_else(|refusal| refusal.response(&request.method))
+}
+
+/// This node's own content.
+enum Own {
+    Manifest(LocalManifest),
+    Blob(LocalBlob),
+    Size(u64),
+}
+
+impl Mirror {
+    async fn answer(&self, request: &Parts) -> Result<Response<Body>, Refusal> {
+        let (method, uri) = (&request.method, &request.uri);
+        if method != Method::GET && method != Method::HEAD {
+            // 404, not 405: see the fixed answers.
+            let (status, code) = (StatusCode::NOT_FOUND, ErrorCode::Unsupported);
+            return Err(Refusal::new(status, code, "a mirror knows only GET and HEAD"));
+        }
+        match ApiPath::parse(uri.path(), uri.query()) {
+            Ok(ApiPath::Base) => Ok(answer::base()),
+            Ok(ApiPath::Content(path)) => self.content(request, path).await,
+            Err(error) => Err(Refusal::new(StatusCode::NOT_FOUND, ErrorCode::NameInvalid, error.to_string())),
+        }
+    }
+
+    async fn content(&self, request: &Parts, path: ContentPath) -> Result<Response<Body>, Refusal> {
+        let connection = request.extensions.get::<Connection>().cloned();
+        let client = connection.as_ref().map(|connection| connection.peer);
+        let record = Record::new(Side::Mirror, &request.method, &path, client, Arc::clone(&self.counters));
+        let asked = Asked {
+            method: &request.method,
+            range: give::range_of(&request.headers),
+            registry: path.registry.as_deref(),
+            connection,
+        };
+        let deadline = Instant::now() + self.resolve_timeout;
+        match path.digest() {
+            Some(digest) => self.by_digest(asked, &path, digest, deadline, record).await,
+            None => self.by_tag(asked, &path, deadline, record).await,
+        }
+    }
+
+    async fn by_digest(
+        &self,
+        asked: Asked<'_>,
+        path: &ContentPath,
+        digest: &Digest,
+        deadline: Instant,
+        mut record: Record,
+    ) -> Result<Response<Body>, Refusal> {
+        match self.own(asked.method, path, digest).await {
+            Some(Own::Manifest(found)) => return Ok(give::local_manifest(&asked, digest, found, record)),
+            Some(Own::Size(size)) => return Ok(give::blob_head(&asked, digest, size, Origin::Local, record)),
+            Some(Own::Blob(blob)) => return Ok(give::blob(asked, digest, blob, None, (), record)),
+            None => {}
+        }
+        let wanted = Wanted {
+            path: path.clone(),
+            digest: digest.clone(),
+            range: asked.range,
+            head_only: asked.method == Method::HEAD,
+        };
+        let offer = Arc::<Offer>::default();
+        let mut fetching = Box::pin(Arc::clone(&self.fetcher).fetch(wanted, Arc::clone(&offer), deadline));
+        let refusal = match timeout_at(deadline, &mut fetching).await {
+            Ok(Ok(fetched)) => return Ok(self.give(asked, digest, fetched, record)),
+            Ok(Err(missed)) => {
+                let mut refusal = Refusal::unknown(path.is_manifest(), missed.to_string());
+                refusal.attempts = missed.attempts();
+                refusal
+            }
+            Err(_) => match offer.take() {
+                Some(head) => return Ok(self.give_late(asked, digest, head, fetching, record)),
+                None => Refusal::unknown(path.is_manifest(), "no peer answered properly in time"),
+            },
+        };
+        record.refused(&refusal);
+        Err(refusal)
+    }
+
+    /// Content of this node, within half of the resolve timeout: a store that is slow, fails, or
+    /// holds damaged content is no reason not to ask the peers.
+    async fn own(&self, method: &Method, path: &ContentPath, digest: &Digest) -> Option<Own> {
+        let until = Instant::now() + self.resolve_timeout / 2;
+        let find = async {
+            Ok::<_, LocalError>(if path.is_manifest() {
+                self.local.manifest(digest).await?.map(Own::Manifest)
+            } else if method == Method::HEAD {
+                self.local.size(digest).await?.map(Own::Size)
+            } else {
+                self.local.blob(digest, until).await?.map(Own::Blob)
+            })
+        };
+        match timeout_at(until + GRACE, find).await {
+            Ok(Ok(found)) => found,
+            Ok(Err(error)) => {
+                tracing::warn!(%digest, error = crate::api::client::chain(&error), "own content is of no use");
+                None
+            }
+            Err(_) => {
+                tracing::warn!(%digest, "the store did not answer in time");
+                None
+            }
+        }
+    }
+
+    fn give(
+        &self,
+        asked: Asked<'_>,
+        digest: &Digest,
+        fetched: Fetched,
+        mut record: Record,
+    ) -> Response<Body> {
+        let source = Origin::Peer(fetched.source());
+        let (head, stream) = match fetched {
+            Fetched::Manifest { bytes, media_type, .. } => {
+                return give::manifest(&asked, digest, (bytes, media_type), source, (), record);
+            }
+            Fetched::Size { total, .. } => return give::blob_head(&asked, digest, total, source, record),
+            Fetched::Unsatisfiable { total, .. } => {
+                let response = answer::unsatisfiable(asked.method, total);
+                record.answered(response.status(), source, 0);
+                return response;
+            }
+            Fetched::Whole { whole, head, .. } => (head, whole.stream(head.part(), self.pool.clone())),
+            Fetched::Stream { head, stream, .. } => (head, stream),
+        };
+        let head = content_head(&asked, digest, head);
+        record.answered(head.status(), source, head.length());
+        head.response(Served::body(stream, head.length(), record, asked.connection.clone()))
+    }
+}
+
+/// What the store may take longer than the check of its content.
+const GRACE: Duration = Duration::from_millis(50);
+
+fn content_head<'a>(asked: &Asked<'a>, digest: &'a Digest, head: super::fetch::Head) -> ContentHead<'a> {
+    ContentHead {
+        digest,
+        media_type: media_type::OCTET_STREAM,
+        registry: asked.registry,
+        total: head.total,
+        range: head.range,
+    }
+}

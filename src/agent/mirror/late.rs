@@ -1,0 +1,53 @@
+//! Headers first: a source has answered properly, but its bytes are not verified by the time that
+//! containerd must have headers. They go out, and the bytes follow when they are right.
+
+use std::pin::Pin;
+
+use axum::body::Body;
+use axum::http::Response;
+use futures_util::StreamExt;
+use futures_util::TryStreamExt;
+use futures_util::stream;
+
+use super::{Asked, Mirror, content_head};
+use crate::agent::body::{ByteStream, Cut, Served};
+use crate::agent::fetch::{Fetched, Head, Missed};
+use crate::agent::record::Record;
+use crate::oci::Digest;
+
+type Fetching = Pin<Box<dyn Future<Output = Result<Fetched, Missed>> + Send>>;
+
+impl Mirror {
+    /// The answer that `head` promises; `fetching` may only end with the same. If no source has the
+    /// right bytes it is a clean close without any, and the next request is answered 404.
+    pub(super) fn give_late(
+        &self,
+        asked: Asked<'_>,
+        digest: &Digest,
+        head: Head,
+        fetching: Fetching,
+        mut record: Record,
+    ) -> Response<Body> {
+        let promised = content_head(&asked, digest, head);
+        let source = record.answered_early(promised.status(), promised.length());
+        let (fetcher, pool, digest) = (self.fetcher.clone(), self.pool.clone(), digest.clone());
+        let bytes = async move {
+            let fetched = fetching.await;
+            if let Ok(fetched) = &fetched {
+                // The first to be set is the only one.
+                _ = source.set(fetched.source());
+            }
+            match fetched {
+                Ok(Fetched::Whole { whole, .. }) => Ok::<ByteStream, Cut>(whole.stream(head.part(), pool)),
+                Ok(Fetched::Stream { stream, .. }) => Ok(stream),
+                Ok(Fetched::Manifest { .. } | Fetched::Size { .. } | Fetched::Unsatisfiable { .. })
+                | Err(_) => {
+                    fetcher.was_cut(&digest);
+                    Err(Cut::NoSource)
+                }
+            }
+        };
+        let stream = stream::once(bytes).try_flatten().boxed();
+        promised.response(Served::body(stream, promised.length(), record, asked.connection.clone()))
+    }
+}

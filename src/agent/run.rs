@@ -1,0 +1,233 @@
+//! Puts an agent together, serves its three ports, and takes it down in order.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+
+use super::advertise::{self, AdvertiseError};
+use super::blob_server::{self, BlobServer};
+use super::buffers::BufferPool;
+use super::counters::Counters;
+use super::discovery::{Discovery, Lookup, Servers};
+use super::fetch::Fetcher;
+use super::health::{self, Health};
+use super::inventory::{self, Inventory};
+use super::local::Local;
+use super::mirror::{self, Mirror};
+use super::origin::{OriginError, Origins};
+use super::policy::Policies;
+use super::store::containerd::ContainerdStore;
+use super::store::layout::LayoutStore;
+use super::store::{Store, StoreError};
+use super::uploads::Uploads;
+use super::verified::Verifier;
+use super::{Config, StoreConfig};
+use crate::api::client::{Client, ClientError};
+use crate::clock::SystemClock;
+use crate::http::{self, BindError, ConnectionLimits};
+use crate::limits::{DRAIN_TIMEOUT, PROBE_CONNECTIONS_MAX};
+use crate::task::{Stop, TaskError, Tasks};
+
+/// Beyond the time that requests in flight have, for everything else to stop.
+const STOP_MARGIN: Duration = Duration::from_secs(5);
+
+/// Where a started agent can be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// By containerd.
+    pub mirror: SocketAddr,
+    /// By peers, as the socket sees it.
+    pub peer: SocketAddr,
+    /// By Prometheus and probes.
+    pub metrics: SocketAddr,
+    /// By peers, as they are told.
+    pub advertise: SocketAddr,
+}
+
+/// Why an agent could not start, or did not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A port.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// A listener without a local address.
+    #[error("could not read the address of a listener")]
+    Listener(#[source] std::io::Error),
+    /// The list of servers.
+    #[error(transparent)]
+    Servers(#[from] ClientError),
+    /// The image store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A table of a registry.
+    #[error(transparent)]
+    Origin(#[from] OriginError),
+    /// The own address.
+    #[error(transparent)]
+    Advertise(#[from] AdvertiseError),
+    /// Something that should have gone on.
+    #[error(transparent)]
+    Task(#[from] TaskError),
+}
+
+/// Runs an agent until `stop`, then lets requests in flight end for up to [`DRAIN_TIMEOUT`].
+/// `ready` is called once, when all three ports are open.
+///
+/// # Errors
+/// What is wrong with the configuration or the ports; later only a defect.
+pub async fn run(config: Config, stop: Stop, ready: impl FnOnce(Addresses) + Send) -> Result<(), Error> {
+    let Config {
+        servers,
+        group,
+        mirror_listen,
+        peer_listen,
+        advertise,
+        metrics_listen,
+        store,
+        zone,
+        resolve_timeout,
+        uploads_max,
+        upload_bytes_per_second,
+        heartbeat_interval,
+        registries,
+    } = config;
+    let client = Client::new(servers)?;
+    let policies = Arc::new(Policies::new(registries));
+    let origins = Origins::new(Arc::clone(&policies))?;
+    let store = open(&store)?;
+
+    let listeners = Listeners::bind(mirror_listen, peer_listen, metrics_listen).await?;
+    let advertise = advertise::address(advertise, listeners.peer_address()?, client.servers()).await?;
+    let addresses = listeners.addresses(advertise)?;
+
+    let counters = Arc::<Counters>::default();
+    let pool = BufferPool::default();
+    let lookup: Arc<dyn Lookup> =
+        Arc::new(Servers { client: client.clone(), group: group.clone(), advertise });
+    let discovery = Arc::new(Discovery::new(lookup));
+    let fetcher = Arc::new(Fetcher::new(Arc::clone(&discovery), Arc::clone(&store), stop.clone()));
+    let local = Local::new(Arc::clone(&store), Verifier::new(pool.clone(), stop.clone()), pool.clone());
+    let inventory =
+        inventory(&store, client, (advertise, group, zone), heartbeat_interval, &policies, &counters);
+    let blob_server = BlobServer {
+        local: local.clone(),
+        uploads: Uploads::new(uploads_max, upload_bytes_per_second),
+        policies: Arc::clone(&policies),
+        counters: Arc::clone(&counters),
+    };
+    let health = Health { inventory: inventory.state(), discovery: Arc::clone(&discovery) };
+    let mirror = Mirror {
+        local,
+        fetcher: Arc::clone(&fetcher),
+        discovery: Arc::clone(&discovery),
+        origins,
+        policies,
+        counters,
+        pool,
+        resolve_timeout,
+    };
+
+    describe_metrics();
+    let metrics = crate::metrics::install();
+    let mut tasks = Tasks::new(stop);
+    let stop = tasks.stop().clone();
+    let limits = ConnectionLimits::default();
+    let probes = ConnectionLimits { connections_max: PROBE_CONNECTIONS_MAX, ..limits };
+    serve(&mut tasks, "mirror", listeners.mirror, mirror::router(Arc::new(mirror)), limits);
+    serve(&mut tasks, "blob server", listeners.peer, blob_server::router(Arc::new(blob_server)), limits);
+    serve(&mut tasks, "probes", listeners.metrics, health::router(health, metrics.clone()), probes);
+    tasks.spawn("metrics upkeep", crate::metrics::upkeep(metrics, stop.clone()));
+    let breaker_stop = stop.clone();
+    tasks.spawn("breaker", async move { discovery.watch(breaker_stop).await });
+    tasks.spawn("inventory", async move { inventory.run(stop).await });
+    ready(addresses);
+    let ended = tasks.run(DRAIN_TIMEOUT + STOP_MARGIN).await;
+    fetcher.finish().await;
+    Ok(ended?)
+}
+
+fn open(store: &StoreConfig) -> Result<Arc<dyn Store>, StoreError> {
+    Ok(match store {
+        StoreConfig::Containerd { socket, namespace, content_path } => {
+            Arc::new(ContainerdStore::new(socket, namespace, content_path.clone())?)
+        }
+        StoreConfig::Layout { folder } => Arc::new(LayoutStore::new(folder)),
+    })
+}
+
+fn inventory(
+    store: &Arc<dyn Store>,
+    client: Client,
+    (holder, group, zone): (SocketAddr, String, String),
+    heartbeat_interval: Duration,
+    policies: &Arc<Policies>,
+    counters: &Arc<Counters>,
+) -> Inventory {
+    let policies = Arc::clone(policies);
+    let config = inventory::Config {
+        holder,
+        group,
+        zone,
+        heartbeat_interval,
+        advertises_tag: Box::new(move |name| policies.advertises_tag(name)),
+        counters: Arc::clone(counters),
+    };
+    Inventory::new(Arc::clone(store), Arc::new(client), &SystemClock::shared(), config)
+}
+
+struct Listeners {
+    mirror: TcpListener,
+    peer: TcpListener,
+    metrics: TcpListener,
+}
+
+impl Listeners {
+    async fn bind(mirror: SocketAddr, peer: SocketAddr, metrics: SocketAddr) -> Result<Self, BindError> {
+        Ok(Self {
+            mirror: http::bind(mirror, "the mirror (--mirror-listen)").await?,
+            peer: http::bind(peer, "peers (--peer-listen)").await?,
+            metrics: http::bind(metrics, "metrics and probes (--metrics-listen)").await?,
+        })
+    }
+
+    fn peer_address(&self) -> Result<SocketAddr, Error> {
+        self.peer.local_addr().map_err(Error::Listener)
+    }
+
+    fn addresses(&self, advertise: SocketAddr) -> Result<Addresses, Error> {
+        Ok(Addresses {
+            mirror: self.mirror.local_addr().map_err(Error::Listener)?,
+            peer: self.peer_address()?,
+            metrics: self.metrics.local_addr().map_err(Error::Listener)?,
+            advertise,
+        })
+    }
+}
+
+fn serve(
+    tasks: &mut Tasks,
+    name: &'static str,
+    listener: TcpListener,
+    router: axum::Router,
+    limits: ConnectionLimits,
+) {
+    let stop = tasks.stop().clone();
+    tasks.spawn(name, async move {
+        http::serve(listener, router, limits, stop).await;
+        Ok::<(), Infallible>(())
+    });
+}
+
+fn describe_metrics() {
+    use ::metrics::{describe_counter, describe_gauge, describe_histogram};
+    describe_counter!("piccolo_mirror_requests_total", "Requests of containerd by their outcome.");
+    describe_counter!("piccolo_bytes_from_peers_total", "Bytes that containerd had from peers.");
+    describe_counter!("piccolo_bytes_served_total", "Bytes that peers had from this node.");
+    describe_counter!("piccolo_peer_attempts_total", "Requests to peers by their outcome.");
+    describe_gauge!("http_requests_blob_inflight", "Uploads to peers that are running.");
+    describe_gauge!("piccolo_discovery_reachable", "1 while the mirror asks the discovery servers.");
+    describe_histogram!("piccolo_resolve_duration_seconds", "Time until the headers of the mirror's answer.");
+}

@@ -1,0 +1,212 @@
+//! What every store must do. Each implementation runs [`run`] on itself; the assertions cite what a
+//! caller relies on.
+
+use std::collections::BTreeSet;
+use std::io::Read;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Content, Store, StoreError, StoreEvent};
+use crate::oci::Digest;
+
+/// How long an event may take here. The promise of 100 ms is measured where the machine is not
+/// shared by other tests; this is the deadline of "it comes at all".
+const EVENT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A store and the means to change what it holds, as another program would.
+pub trait Subject: Send + Sync {
+    /// The store under test.
+    fn store(&self) -> Arc<dyn Store>;
+    /// Commits content.
+    fn put<'a>(&'a self, bytes: &'a [u8]) -> BoxFuture<'a, Digest>;
+    /// Removes content that no name points to.
+    fn remove<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, ()>;
+    /// Makes a name point to content, or elsewhere than before.
+    fn tag<'a>(&'a self, name: &'a str, digest: &'a Digest) -> BoxFuture<'a, ()>;
+    /// Removes a name; its content stays.
+    fn untag<'a>(&'a self, name: &'a str) -> BoxFuture<'a, ()>;
+}
+
+/// Runs every check, one after the other, on one store that begins empty.
+///
+/// # Panics
+/// If the store does not conform.
+pub async fn run(subject: &dyn Subject) {
+    content_is_opened_as_it_was_put(subject).await;
+    absent_content_is_none_and_no_error(subject).await;
+    a_name_resolves_while_its_target_is_present(subject).await;
+    changes_are_reported(subject).await;
+    what_is_put_between_watch_and_scan_is_missed_by_neither(subject).await;
+    an_opened_blob_is_read_to_its_end_after_its_removal(subject).await;
+}
+
+async fn content_is_opened_as_it_was_put(subject: &dyn Subject) {
+    let store = subject.store();
+    let bytes: Vec<u8> = (0..200_000_u32).map(|i| (i % 251) as u8).collect();
+    let digest = subject.put(&bytes).await;
+    let content = open(&*store, &digest).await.expect("content that was put is there");
+    assert_eq!(content.size_bytes(), bytes.len() as u64);
+    assert!(read_all(content).await == bytes, "the bytes read are those put");
+    let scan = store.scan().await.expect("a scan of a sound store succeeds");
+    assert_eq!(scan.content.get(&digest), Some(&(bytes.len() as u64)));
+    if let Some(Content::Remote { reader, .. }) = open(&*store, &digest).await {
+        let middle = collect(reader.read(70_000, 60_001)).await;
+        assert!(middle == bytes[70_000..130_001], "a part is read at its offset");
+        assert!(collect(reader.read(5, 0)).await.is_empty(), "no bytes asked, none given");
+    }
+    subject.remove(&digest).await;
+}
+
+async fn absent_content_is_none_and_no_error(subject: &dyn Subject) {
+    let store = subject.store();
+    let absent = Digest::of(b"never put");
+    assert!(open(&*store, &absent).await.is_none());
+    assert_eq!(store.abort_ingests(&absent).await.expect("no ingest is no error"), 0);
+    assert_eq!(resolve(&*store, "registry.example/never/put:1").await, None);
+}
+
+async fn a_name_resolves_while_its_target_is_present(subject: &dyn Subject) {
+    let store = subject.store();
+    let (first, second) = (subject.put(b"{\"first\":1}").await, subject.put(b"{\"second\":2}").await);
+    let name = "registry.example:5000/team/app:v1";
+    subject.tag(name, &first).await;
+    assert_eq!(resolve(&*store, name).await, Some(first.clone()));
+    subject.tag(name, &second).await;
+    assert_eq!(resolve(&*store, name).await, Some(second.clone()), "a moved tag");
+    let scan = store.scan().await.expect("a scan of a sound store succeeds");
+    assert_eq!(scan.tags.get(name), Some(&second));
+    subject.untag(name).await;
+    assert_eq!(resolve(&*store, name).await, None);
+    let scan = store.scan().await.expect("a scan of a sound store succeeds");
+    assert!(!scan.tags.contains_key(name), "{scan:?}");
+    subject.remove(&first).await;
+    subject.remove(&second).await;
+}
+
+async fn changes_are_reported(subject: &dyn Subject) {
+    let store = subject.store();
+    let mut watch = Watch::set(&*store).await;
+    let digest = subject.put(b"{\"layer\":3}").await;
+    let size_bytes = b"{\"layer\":3}".len() as u64;
+    watch.expect(&StoreEvent::Added { digest: digest.clone(), size_bytes }).await;
+    let name = "registry.example/team/app:v2".to_owned();
+    subject.tag(&name, &digest).await;
+    watch.expect(&StoreEvent::Tagged { name: name.clone(), digest: digest.clone() }).await;
+    subject.untag(&name).await;
+    watch.expect(&StoreEvent::Untagged { name }).await;
+    subject.remove(&digest).await;
+    watch.expect(&StoreEvent::Removed { digest }).await;
+}
+
+async fn what_is_put_between_watch_and_scan_is_missed_by_neither(subject: &dyn Subject) {
+    let store = subject.store();
+    let mut watch = Watch::set(&*store).await;
+    let mut put = BTreeSet::new();
+    for i in 0..5_u8 {
+        put.insert(subject.put(format!("{{\"n\":{i}}}").as_bytes()).await);
+    }
+    let scan = watch.beside(store.scan()).await.expect("a scan of a sound store succeeds");
+    let mut missing: BTreeSet<Digest> =
+        put.iter().filter(|digest| !scan.content.contains_key(digest)).cloned().collect();
+    while !missing.is_empty() {
+        if let StoreEvent::Added { digest, .. } = watch.next().await {
+            missing.remove(&digest);
+        }
+    }
+    for digest in &put {
+        subject.remove(digest).await;
+    }
+}
+
+async fn an_opened_blob_is_read_to_its_end_after_its_removal(subject: &dyn Subject) {
+    let store = subject.store();
+    let digest = subject.put(b"{\"still\":\"here\"}").await;
+    let content = open(&*store, &digest).await.expect("content that was put is there");
+    subject.remove(&digest).await;
+    if let Content::File { .. } = content {
+        assert_eq!(read_all(content).await, b"{\"still\":\"here\"}");
+    }
+    assert!(open(&*store, &digest).await.is_none(), "removed content is not opened");
+}
+
+/// A watch and its events, driven together.
+struct Watch<'a> {
+    watching: BoxFuture<'a, StoreError>,
+    events: mpsc::Receiver<StoreEvent>,
+}
+
+impl<'a> Watch<'a> {
+    async fn set(store: &'a dyn Store) -> Self {
+        let (sender, events) = mpsc::channel(1024);
+        let (ready, is_ready) = oneshot::channel();
+        let mut watch = Self { watching: store.watch(sender, ready), events };
+        watch.beside(is_ready).await.expect("a watch says when it is set");
+        watch
+    }
+
+    /// Waits for something else while the watch runs.
+    async fn beside<T>(&mut self, other: impl Future<Output = T>) -> T {
+        tokio::select! {
+            reason = &mut self.watching => panic!("the watch ended: {reason}"),
+            done = tokio::time::timeout(EVENT_TIMEOUT, other) => done.expect("done in time"),
+        }
+    }
+
+    async fn next(&mut self) -> StoreEvent {
+        tokio::select! {
+            reason = &mut self.watching => panic!("the watch ended: {reason}"),
+            event = tokio::time::timeout(EVENT_TIMEOUT, self.events.recv()) => {
+                event.expect("an event in time").expect("the watch holds its sender")
+            }
+        }
+    }
+
+    async fn expect(&mut self, expected: &StoreEvent) {
+        let mut seen = Vec::new();
+        let wait = async {
+            while seen.last() != Some(expected) {
+                seen.push(self.next().await);
+            }
+        };
+        let came = tokio::time::timeout(EVENT_TIMEOUT, wait).await;
+        assert!(came.is_ok(), "expected {expected:?}, saw {seen:?}");
+    }
+}
+
+async fn open(store: &dyn Store, digest: &Digest) -> Option<Content> {
+    store.open(digest).await.expect("a sound store opens without an error")
+}
+
+async fn resolve(store: &dyn Store, name: &str) -> Option<Digest> {
+    store.resolve(name).await.expect("a sound store resolves without an error")
+}
+
+/// The bytes of opened content, whichever kind it is.
+///
+/// # Panics
+/// If it cannot be read.
+pub async fn read_all(content: Content) -> Vec<u8> {
+    match content {
+        Content::File { mut file, size_bytes } => {
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes).expect("an opened file is read");
+            assert_eq!(bytes.len() as u64, size_bytes, "a file has the size that it was opened with");
+            bytes
+        }
+        Content::Remote { reader, size_bytes } => collect(reader.read(0, size_bytes)).await,
+    }
+}
+
+async fn collect(
+    mut stream: impl futures_util::Stream<Item = Result<bytes::Bytes, StoreError>> + Unpin,
+) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while let Some(piece) = stream.next().await {
+        bytes.extend_from_slice(&piece.expect("content is read without an error"));
+    }
+    bytes
+}

@@ -1,0 +1,234 @@
+//! A containerd daemon, 1.6 and later: names, events and what a namespace knows over gRPC; bytes from
+//! its blob folder where that is visible from here, else over gRPC too.
+//!
+//! The blob folder knows no namespaces: other tenants' content and builds of other tools lie beside
+//! ours. So nothing is reported or opened unless the configured namespace knows it, asked each time.
+
+mod client;
+mod watch;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+use futures_util::{FutureExt, StreamExt};
+use tokio::sync::{mpsc, oneshot};
+
+use super::folder::BlobFolder;
+use super::name::ImageName;
+use super::{Content, RemoteReader, Scan, Store, StoreError, StoreEvent};
+use crate::oci::Digest;
+use client::Client;
+
+/// See the module.
+#[derive(Debug)]
+pub struct ContainerdStore {
+    client: Client,
+    /// From the configuration; wins over what containerd says.
+    content_path: Option<PathBuf>,
+    /// Where bytes are read, as the last look found it; asked for when there was none yet.
+    view: Mutex<Option<View>>,
+    /// Between two looks at the namespace, where no file notifications are wanted.
+    poll_interval: Option<Duration>,
+}
+
+/// Where bytes are read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum View {
+    Folder(BlobFolder),
+    /// The folder is not visible from here.
+    Remote,
+}
+
+impl ContainerdStore {
+    /// The images of `namespace` at the daemon behind `socket`, which may not be there yet.
+    /// `content_path` is asked for when it is not given. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// If `namespace` is not a valid name of one.
+    pub fn new(socket: &Path, namespace: &str, content_path: Option<PathBuf>) -> Result<Self, StoreError> {
+        let client = Client::new(socket, namespace)?;
+        Ok(Self { client, content_path, view: Mutex::new(None), poll_interval: None })
+    }
+
+    /// The same without file notifications: it asks containerd `every` so often.
+    #[must_use]
+    pub fn polled(mut self, every: Duration) -> Self {
+        self.poll_interval = Some(every);
+        self
+    }
+
+    /// Finds out anew where bytes are read.
+    async fn find_view(&self) -> Result<View, StoreError> {
+        let root = match &self.content_path {
+            Some(path) => Some(path.clone()),
+            None => self.client.content_root().await?,
+        };
+        let folder = root.map(BlobFolder::new).filter(BlobFolder::is_visible);
+        Ok(self.remember(folder.map_or(View::Remote, View::Folder)))
+    }
+
+    fn remember(&self, view: View) -> View {
+        let before = self.view.lock().unwrap_or_else(PoisonError::into_inner).replace(view.clone());
+        if before.as_ref() != Some(&view) {
+            match &view {
+                View::Folder(folder) => {
+                    tracing::info!(path = %folder.root().display(), "reading blobs from files")
+                }
+                View::Remote => {
+                    tracing::warn!("containerd's content folder is not visible here: reading over gRPC")
+                }
+            }
+        }
+        view
+    }
+
+    async fn view(&self) -> Result<View, StoreError> {
+        let known = self.view.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match known {
+            Some(view) => Ok(view),
+            None => self.find_view().await,
+        }
+    }
+
+    /// What the namespace knows and is really there.
+    async fn look(&self) -> Result<(View, BTreeMap<Digest, u64>), StoreError> {
+        let view = self.find_view().await?;
+        let mut listed = self.client.list_content().await?;
+        let View::Folder(folder) = &view else { return Ok((view, listed)) };
+        // After the list: what is removed in between is missing in the files.
+        let files = folder.list().await?;
+        if !listed.is_empty() && !listed.keys().any(|digest| files.contains_key(digest)) {
+            tracing::warn!(path = %folder.root().display(), "none of containerd's content is in this folder");
+            return Ok((self.remember(View::Remote), listed));
+        }
+        listed.retain(|digest, size_bytes| files.get(digest) == Some(size_bytes));
+        Ok((view, listed))
+    }
+
+    async fn scan_all(&self) -> Result<Scan, StoreError> {
+        let (_, content) = self.look().await?;
+        let images = self.client.list_images().await?;
+        let (total, mut skipped) = (images.len(), 0);
+        let mut tags = BTreeMap::new();
+        for image in images {
+            let (name, target) = (ImageName::parse(&image.name), image.target.parse::<Digest>());
+            match (name, target) {
+                (ImageName::Tag(name), Ok(target)) => {
+                    if content.contains_key(&target) {
+                        tags.insert(name.to_owned(), target);
+                    }
+                }
+                (ImageName::Pinned, Ok(_)) => {}
+                _ => skipped += 1,
+            }
+        }
+        tracing::debug!(
+            images = total,
+            skipped,
+            tags = tags.len(),
+            blobs = content.len(),
+            "scanned containerd"
+        );
+        Ok(Scan { content, tags })
+    }
+
+    async fn open_known(&self, digest: &Digest) -> Result<Option<Content>, StoreError> {
+        let Some(size_bytes) = self.client.info(digest).await? else { return Ok(None) };
+        let folder = match self.view().await? {
+            View::Folder(folder) => folder,
+            View::Remote => {
+                let reader = GrpcReader { client: self.client.clone(), digest: digest.clone() };
+                return Ok(Some(Content::Remote { size_bytes, reader: Box::new(reader) }));
+            }
+        };
+        match folder.open(digest).await? {
+            Some((file, length)) if length == size_bytes => Ok(Some(Content::File { file, size_bytes })),
+            Some((_, length)) => Err(StoreError::Failed {
+                action: "open a blob",
+                reason: format!("its file has {length} bytes, containerd says {size_bytes}"),
+            }),
+            None => Ok(None),
+        }
+    }
+
+    /// Where a name points, if that is present.
+    async fn target(&self, name: &str) -> Result<Option<Digest>, StoreError> {
+        let Some(image) = self.client.image(name).await? else { return Ok(None) };
+        let Ok(digest) = image.target.parse::<Digest>() else { return Ok(None) };
+        if self.client.info(&digest).await?.is_none() {
+            return Ok(None);
+        }
+        let present = match self.view().await? {
+            View::Folder(folder) => folder.size_bytes(&digest).await?.is_some(),
+            View::Remote => true,
+        };
+        Ok(present.then_some(digest))
+    }
+
+    async fn abort_all(&self, digest: &Digest) -> Result<usize, StoreError> {
+        let mut aborted = 0;
+        for ingest in self.client.ingests().await? {
+            // `layer-sha256:<hex>`, `manifest-sha256:<hex>`, or the bare digest
+            if ingest.ends_with(digest.as_str()) && self.client.abort(&ingest).await? {
+                aborted += 1;
+            }
+        }
+        Ok(aborted)
+    }
+}
+
+impl Store for ContainerdStore {
+    fn name(&self) -> String {
+        format!("containerd {}", self.client.socket().display())
+    }
+
+    fn open<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<Content>, StoreError>> {
+        self.open_known(digest).boxed()
+    }
+
+    fn resolve<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Digest>, StoreError>> {
+        self.target(name).boxed()
+    }
+
+    fn scan(&self) -> BoxFuture<'_, Result<Scan, StoreError>> {
+        self.scan_all().boxed()
+    }
+
+    fn watch<'a>(
+        &'a self,
+        events: mpsc::Sender<StoreEvent>,
+        ready: oneshot::Sender<()>,
+    ) -> BoxFuture<'a, StoreError> {
+        async move {
+            match watch::run(self, events, ready).await {
+                Ok(never) => match never {},
+                Err(error) => error,
+            }
+        }
+        .boxed()
+    }
+
+    fn abort_ingests<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<usize, StoreError>> {
+        self.abort_all(digest).boxed()
+    }
+}
+
+/// Content over gRPC.
+struct GrpcReader {
+    client: Client,
+    digest: Digest,
+}
+
+impl RemoteReader for GrpcReader {
+    fn read(&self, offset: u64, length: u64) -> BoxStream<'static, Result<Bytes, StoreError>> {
+        if length == 0 {
+            return futures_util::stream::empty().boxed(); // containerd reads 0 as "to the end"
+        }
+        self.client.read(&self.digest, offset, length)
+    }
+}

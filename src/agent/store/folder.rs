@@ -1,0 +1,137 @@
+//! A folder of blobs, `<root>/blobs/<algorithm>/<hex>`, as OCI image layouts and containerd's content
+//! store lay it out. Only well-formed digests become paths.
+
+mod watch;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::StoreError;
+use crate::oci::{Algorithm, Digest};
+
+pub(super) use watch::{Change, FolderWatch};
+
+/// Algorithms that have a folder below `blobs`.
+const ALGORITHMS: [Algorithm; 2] = [Algorithm::Sha256, Algorithm::Sha512];
+
+/// Cheap to clone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct BlobFolder {
+    root: PathBuf,
+}
+
+impl BlobFolder {
+    pub(super) fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    fn blobs(&self) -> PathBuf {
+        self.root.join("blobs")
+    }
+
+    fn of(&self, algorithm: Algorithm) -> PathBuf {
+        self.blobs().join(algorithm.name())
+    }
+
+    fn path(&self, digest: &Digest) -> PathBuf {
+        self.of(digest.algorithm()).join(digest.hex())
+    }
+
+    /// Whether this process can look into the folder. It may belong to a daemon in another mount
+    /// namespace, or to another user.
+    pub(super) fn is_visible(&self) -> bool {
+        std::fs::read_dir(&self.root).is_ok()
+    }
+
+    /// The blob at its start, with its length; `None` if there is none.
+    pub(super) async fn open(&self, digest: &Digest) -> Result<Option<(File, u64)>, StoreError> {
+        let opened = match tokio::fs::File::open(self.path(digest)).await {
+            Ok(file) => file.metadata().await.map(|metadata| (file, metadata)),
+            Err(error) => Err(error),
+        };
+        match opened {
+            Ok((file, metadata)) if metadata.is_file() => Ok(Some((file.into_std().await, metadata.len()))),
+            Ok(_) => Ok(None),
+            Err(error) if is_absent(&error) => Ok(None),
+            Err(source) => Err(StoreError::Io { action: "open a blob", source }),
+        }
+    }
+
+    /// Length of a blob; `None` if there is none.
+    pub(super) async fn size_bytes(&self, digest: &Digest) -> Result<Option<u64>, StoreError> {
+        match tokio::fs::metadata(self.path(digest)).await {
+            Ok(metadata) => Ok(metadata.is_file().then_some(metadata.len())),
+            Err(error) if is_absent(&error) => Ok(None),
+            Err(source) => Err(StoreError::Io { action: "look at a blob", source }),
+        }
+    }
+
+    /// Every blob with its length. A folder that does not exist yet holds none; anything else that
+    /// cannot be read is an error (I3).
+    pub(super) async fn list(&self) -> Result<BTreeMap<Digest, u64>, StoreError> {
+        let folder = self.clone();
+        let listed = tokio::task::spawn_blocking(move || folder.list_blocking()).await;
+        listed
+            .unwrap_or_else(|ended| Err(io::Error::other(ended)))
+            .map_err(|source| StoreError::Io { action: "list the blob folder", source })
+    }
+
+    fn list_blocking(&self) -> io::Result<BTreeMap<Digest, u64>> {
+        let mut found = BTreeMap::new();
+        for algorithm in ALGORITHMS {
+            let entries = match std::fs::read_dir(self.of(algorithm)) {
+                Ok(entries) => entries,
+                Err(error) if is_absent(&error) => continue,
+                Err(error) => return Err(error),
+            };
+            for entry in entries {
+                let entry = entry?;
+                let Some(digest) = digest_of(algorithm, &entry.file_name()) else { continue };
+                match std::fs::metadata(entry.path()) {
+                    Ok(metadata) if metadata.is_file() => _ = found.insert(digest, metadata.len()),
+                    Ok(_) => {}
+                    Err(error) if is_absent(&error) => {} // removed while we looked
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// The digest that a file of this name below `blobs/<algorithm>` has.
+fn digest_of(algorithm: Algorithm, file_name: &std::ffi::OsStr) -> Option<Digest> {
+    format!("{}:{}", algorithm.name(), file_name.to_str()?).parse().ok()
+}
+
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_files_named_by_a_digest_are_blobs() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = BlobFolder::new(root.path());
+        assert_eq!(folder.list().await.unwrap(), BTreeMap::new(), "nothing there yet");
+        let blobs = root.path().join("blobs/sha256");
+        std::fs::create_dir_all(&blobs).unwrap();
+        let digest = Digest::of(b"layer");
+        std::fs::write(blobs.join(digest.hex()), b"layer").unwrap();
+        std::fs::write(blobs.join("oci-put-blob123"), b"half").unwrap();
+        std::fs::create_dir(blobs.join(Digest::of(b"folder").hex())).unwrap();
+        assert_eq!(folder.list().await.unwrap(), BTreeMap::from([(digest.clone(), 5)]));
+        assert_eq!(folder.open(&digest).await.unwrap().unwrap().1, 5);
+        assert!(folder.open(&Digest::of(b"folder")).await.unwrap().is_none());
+        assert!(folder.open(&Digest::of(b"absent")).await.unwrap().is_none());
+    }
+}

@@ -1,0 +1,314 @@
+//! A store in memory, for tests: content and names change at run time, scans fail or wait, watches
+//! break and bytes are wrong on demand.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{Seek, Write};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, BoxStream, StreamExt};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+
+use super::{Content, RemoteReader, Scan, Store, StoreError, StoreEvent};
+use crate::oci::Digest;
+
+/// Pieces that a remote reader hands out, bytes.
+const PIECE_BYTES: usize = 64 * 1024;
+
+/// See the module.
+pub struct MemoryStore {
+    state: Mutex<State>,
+    changed: Notify,
+    scans_paused: watch::Sender<bool>,
+    scans_begun: watch::Sender<u64>,
+    remote: bool,
+}
+
+#[derive(Default)]
+struct State {
+    blobs: BTreeMap<Digest, Bytes>,
+    tags: BTreeMap<String, Digest>,
+    ingests: Vec<Digest>,
+    scan_error: Option<String>,
+    watched: bool,
+    events: VecDeque<StoreEvent>,
+    broken: Option<String>,
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl MemoryStore {
+    /// Empty; opens content as files.
+    pub fn new() -> Self {
+        Self {
+            state: Mutex::default(),
+            changed: Notify::new(),
+            scans_paused: watch::Sender::new(false),
+            scans_begun: watch::Sender::new(0),
+            remote: false,
+        }
+    }
+
+    /// Empty; opens content through a [`RemoteReader`].
+    pub fn remote() -> Self {
+        Self { remote: true, ..Self::new() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, event: StoreEvent, act: impl FnOnce(&mut State)) {
+        let mut state = self.state();
+        act(&mut state);
+        if state.watched {
+            state.events.push_back(event);
+        }
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    /// Commits content.
+    pub fn add(&self, bytes: impl Into<Bytes>) -> Digest {
+        let bytes = bytes.into();
+        let digest = Digest::of(&bytes);
+        self.add_as(digest.clone(), bytes);
+        digest
+    }
+
+    /// Commits bytes under a digest that they may not hash to.
+    pub fn add_as(&self, digest: Digest, bytes: impl Into<Bytes>) {
+        let bytes = bytes.into();
+        let event = StoreEvent::Added { digest: digest.clone(), size_bytes: bytes.len() as u64 };
+        self.change(event, |state| _ = state.blobs.insert(digest, bytes));
+    }
+
+    /// Removes content, and the names that point to it.
+    pub fn remove(&self, digest: &Digest) {
+        let pointing: Vec<String> =
+            self.state().tags.iter().filter(|(_, to)| *to == digest).map(|(name, _)| name.clone()).collect();
+        pointing.iter().for_each(|name| self.untag(name));
+        self.change(StoreEvent::Removed { digest: digest.clone() }, |state| _ = state.blobs.remove(digest));
+    }
+
+    /// Makes a name point to content.
+    pub fn tag(&self, name: &str, digest: &Digest) {
+        let event = StoreEvent::Tagged { name: name.to_owned(), digest: digest.clone() };
+        self.change(event, |state| _ = state.tags.insert(name.to_owned(), digest.clone()));
+    }
+
+    /// Removes a name.
+    pub fn untag(&self, name: &str) {
+        self.change(StoreEvent::Untagged { name: name.to_owned() }, |state| _ = state.tags.remove(name));
+    }
+
+    /// Leaves an ingest behind, for [`Store::abort_ingests`] to find.
+    pub fn add_ingest(&self, digest: &Digest) {
+        self.state().ingests.push(digest.clone());
+    }
+
+    /// Every scan fails with this reason from now on; `None`: no more.
+    pub fn fail_scans(&self, reason: Option<&str>) {
+        self.state().scan_error = reason.map(str::to_owned);
+    }
+
+    /// Scans look at the store when they begin, and then wait until this is called with `false`.
+    pub fn pause_scans(&self, paused: bool) {
+        self.scans_paused.send_replace(paused);
+    }
+
+    /// Waits until so many scans have begun since the store was made.
+    pub async fn scans_begun(&self, count: u64) {
+        let mut begun = self.scans_begun.subscribe();
+        _ = begun.wait_for(|begun| *begun >= count).await;
+    }
+
+    /// How many scans have begun.
+    pub fn scans(&self) -> u64 {
+        *self.scans_begun.borrow()
+    }
+
+    /// Ends the running watch with this reason. What it has not yet sent is lost.
+    pub fn break_watch(&self, reason: &str) {
+        let mut state = self.state();
+        state.watched = false;
+        state.broken = Some(reason.to_owned());
+        state.events.clear();
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    async fn scan_once(&self) -> Result<Scan, StoreError> {
+        let (scan, error) = {
+            let state = self.state();
+            let content =
+                state.blobs.iter().map(|(digest, bytes)| (digest.clone(), bytes.len() as u64)).collect();
+            let present = state.tags.iter().filter(|(_, digest)| state.blobs.contains_key(digest));
+            let tags = present.map(|(name, digest)| (name.clone(), digest.clone())).collect();
+            (Scan { content, tags }, state.scan_error.clone())
+        };
+        self.scans_begun.send_modify(|count| *count += 1);
+        let mut paused = self.scans_paused.subscribe();
+        _ = paused.wait_for(|paused| !paused).await;
+        error.map_or(Ok(scan), |reason| Err(StoreError::Failed { action: "scan", reason }))
+    }
+
+    async fn watch_until_broken(
+        &self,
+        events: mpsc::Sender<StoreEvent>,
+        ready: oneshot::Sender<()>,
+    ) -> StoreError {
+        {
+            let mut state = self.state();
+            state.watched = true;
+            state.broken = None;
+            state.events.clear();
+        }
+        _ = ready.send(());
+        loop {
+            let (event, broken) = {
+                let mut state = self.state();
+                (state.events.pop_front(), state.broken.take())
+            };
+            if let Some(reason) = broken {
+                return StoreError::Failed { action: "go on watching", reason };
+            }
+            let Some(event) = event else {
+                self.changed.notified().await;
+                continue;
+            };
+            if events.send(event).await.is_err() {
+                return StoreError::Failed { action: "go on watching", reason: "nobody listens".into() };
+            }
+        }
+    }
+}
+
+impl Store for MemoryStore {
+    fn name(&self) -> String {
+        "memory".into()
+    }
+
+    fn open<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<Content>, StoreError>> {
+        let bytes = self.state().blobs.get(digest).cloned();
+        let remote = self.remote;
+        async move {
+            let Some(bytes) = bytes else { return Ok(None) };
+            let size_bytes = bytes.len() as u64;
+            if remote {
+                return Ok(Some(Content::Remote { size_bytes, reader: Box::new(MemoryReader { bytes }) }));
+            }
+            let file = spool(&bytes).map_err(|source| StoreError::Io { action: "spool a blob", source })?;
+            Ok(Some(Content::File { file, size_bytes }))
+        }
+        .boxed()
+    }
+
+    fn resolve<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Digest>, StoreError>> {
+        let state = self.state();
+        let digest = state.tags.get(name).filter(|digest| state.blobs.contains_key(digest)).cloned();
+        std::future::ready(Ok(digest)).boxed()
+    }
+
+    fn scan(&self) -> BoxFuture<'_, Result<Scan, StoreError>> {
+        self.scan_once().boxed()
+    }
+
+    fn watch<'a>(
+        &'a self,
+        events: mpsc::Sender<StoreEvent>,
+        ready: oneshot::Sender<()>,
+    ) -> BoxFuture<'a, StoreError> {
+        self.watch_until_broken(events, ready).boxed()
+    }
+
+    fn abort_ingests<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<usize, StoreError>> {
+        let mut state = self.state();
+        let before = state.ingests.len();
+        state.ingests.retain(|ingest| ingest != digest);
+        std::future::ready(Ok(before - state.ingests.len())).boxed()
+    }
+}
+
+fn spool(bytes: &[u8]) -> std::io::Result<std::fs::File> {
+    let mut file = tempfile::tempfile()?;
+    file.write_all(bytes)?;
+    file.rewind()?;
+    Ok(file)
+}
+
+struct MemoryReader {
+    bytes: Bytes,
+}
+
+impl RemoteReader for MemoryReader {
+    fn read(&self, offset: u64, length: u64) -> BoxStream<'static, Result<Bytes, StoreError>> {
+        let end = (offset.saturating_add(length) as usize).min(self.bytes.len());
+        let mut rest = self.bytes.slice((offset as usize).min(end)..end);
+        let pieces = std::iter::from_fn(move || {
+            let length = rest.len().min(PIECE_BYTES);
+            (length > 0).then(|| Ok(rest.split_to(length)))
+        });
+        stream::iter(pieces).boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::agent::store::conformance::{self, Subject};
+
+    struct Memory(Arc<MemoryStore>);
+
+    impl Subject for Memory {
+        fn store(&self) -> Arc<dyn Store> {
+            self.0.clone()
+        }
+
+        fn put<'a>(&'a self, bytes: &'a [u8]) -> BoxFuture<'a, Digest> {
+            std::future::ready(self.0.add(bytes.to_vec())).boxed()
+        }
+
+        fn remove<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, ()> {
+            self.0.remove(digest);
+            std::future::ready(()).boxed()
+        }
+
+        fn tag<'a>(&'a self, name: &'a str, digest: &'a Digest) -> BoxFuture<'a, ()> {
+            self.0.tag(name, digest);
+            std::future::ready(()).boxed()
+        }
+
+        fn untag<'a>(&'a self, name: &'a str) -> BoxFuture<'a, ()> {
+            self.0.untag(name);
+            std::future::ready(()).boxed()
+        }
+    }
+
+    #[tokio::test]
+    async fn conforms_with_files() {
+        conformance::run(&Memory(Arc::new(MemoryStore::new()))).await;
+    }
+
+    #[tokio::test]
+    async fn conforms_with_remote_content() {
+        conformance::run(&Memory(Arc::new(MemoryStore::remote()))).await;
+    }
+
+    #[tokio::test]
+    async fn ingests_are_aborted_once() {
+        let store = MemoryStore::new();
+        let digest = Digest::of(b"half");
+        store.add_ingest(&digest);
+        assert_eq!(store.abort_ingests(&digest).await.unwrap(), 1);
+        assert_eq!(store.abort_ingests(&digest).await.unwrap(), 0);
+    }
+}

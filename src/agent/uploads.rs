@@ -1,0 +1,132 @@
+//! What this node gives to its peers: a number of uploads at once, and bytes per second over all of
+//! them, in turns of one chunk, so that no upload starves.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+
+use crate::limits::FILE_CHUNK_BYTES;
+
+/// How far the bucket may run ahead after idle time.
+const BURST: Duration = Duration::from_millis(100);
+/// Smallest chunk under a low rate, bytes.
+const CHUNK_BYTES_MIN: usize = 4 * 1024;
+
+/// Slots and rate.
+#[derive(Clone, Debug)]
+pub(crate) struct Uploads {
+    slots: Option<Arc<Semaphore>>,
+    rate: Option<Arc<TokenBucket>>,
+}
+
+/// One upload; the slot is free again when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Upload {
+    _slot: Option<OwnedSemaphorePermit>,
+}
+
+impl Uploads {
+    /// 0 means no limit, for both.
+    pub(crate) fn new(uploads_max: usize, bytes_per_second: u64) -> Self {
+        let slots =
+            (uploads_max > 0).then(|| Arc::new(Semaphore::new(uploads_max.min(Semaphore::MAX_PERMITS))));
+        let rate = (bytes_per_second > 0).then(|| Arc::new(TokenBucket::new(bytes_per_second)));
+        Self { slots, rate }
+    }
+
+    /// A slot, if one is free.
+    pub(crate) fn start(&self) -> Option<Upload> {
+        let slot = match &self.slots {
+            Some(slots) => Some(Arc::clone(slots).try_acquire_owned().ok()?),
+            None => None,
+        };
+        ::metrics::gauge!("http_requests_blob_inflight").increment(1.0);
+        Some(Upload { _slot: slot })
+    }
+
+    /// The rate of all uploads together.
+    pub(crate) fn rate(&self) -> Option<Arc<TokenBucket>> {
+        self.rate.clone()
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        ::metrics::gauge!("http_requests_blob_inflight").decrement(1.0);
+    }
+}
+
+/// Bytes per second, handed out in the order of asking.
+#[derive(Debug)]
+pub(crate) struct TokenBucket {
+    bytes_per_second: u64,
+    /// When all that was handed out is paid for.
+    paid_at: Mutex<Instant>,
+}
+
+impl TokenBucket {
+    pub(crate) fn new(bytes_per_second: u64) -> Self {
+        Self { bytes_per_second, paid_at: Mutex::new(Instant::now()) }
+    }
+
+    /// How much to ask for at a time: about twenty turns a second.
+    pub(crate) fn chunk_bytes(&self) -> usize {
+        let turn = usize::try_from(self.bytes_per_second / 20).unwrap_or(FILE_CHUNK_BYTES);
+        turn.clamp(CHUNK_BYTES_MIN, FILE_CHUNK_BYTES)
+    }
+
+    /// Waits until `bytes` may be sent. A caller that goes away while it waits has paid for them.
+    pub(crate) async fn take(&self, bytes: usize) {
+        let cost = Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64);
+        let turn = {
+            let now = Instant::now();
+            let mut paid_at = self.paid_at.lock().unwrap_or_else(PoisonError::into_inner);
+            let start = (*paid_at).max(now.checked_sub(BURST).unwrap_or(now));
+            *paid_at = start + cost;
+            *paid_at
+        };
+        tokio::time::sleep_until(turn).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_rate_holds_over_all_uploads_together() {
+        let bucket = Arc::new(TokenBucket::new(1_000_000));
+        let start = Instant::now();
+        let both = (0..2).map(|_| async {
+            for _ in 0..50 {
+                bucket.take(20_000).await;
+            }
+        });
+        futures_util::future::join_all(both).await;
+        let seconds = start.elapsed().as_secs_f64();
+        assert!((1.89..2.01).contains(&seconds), "2 MB at 1 MB/s took {seconds} s");
+    }
+
+    /// B13c: speeds below the read size were no limit at all.
+    #[tokio::test(start_paused = true)]
+    async fn a_rate_below_one_chunk_limits_too() {
+        let bucket = TokenBucket::new(1_000);
+        assert_eq!(bucket.chunk_bytes(), CHUNK_BYTES_MIN);
+        let start = Instant::now();
+        bucket.take(bucket.chunk_bytes()).await;
+        assert!(start.elapsed() >= Duration::from_secs(3));
+    }
+
+    #[test]
+    fn a_slot_is_free_again_when_its_upload_ends() {
+        let uploads = Uploads::new(1, 0);
+        let first = uploads.start();
+        assert!(first.is_some() && uploads.start().is_none());
+        drop(first);
+        assert!(uploads.start().is_some());
+        let unlimited = Uploads::new(0, 0);
+        assert!((0..1000).map(|_| unlimited.start()).collect::<Vec<_>>().iter().all(Option::is_some));
+    }
+}

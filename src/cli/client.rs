@@ -1,0 +1,48 @@
+//! What the commands that ask a server share.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::{CliError, output};
+use crate::api::client::Client;
+use crate::config::{Fallback, Layers, Setting, value};
+
+/// Settings of all of them.
+pub(super) const CLIENT: &[Setting] = &[
+    Setting::new("server", "URL,…", "Discovery servers; the first that answers is asked")
+        .or(Fallback::Text("http://127.0.0.1:7789"))
+        .alias(&["PICCOLO_SERVERS"]),
+    Setting::switch("json", "Print the server's answer as JSON"),
+];
+
+/// A person waits no longer for an answer.
+pub(super) const DEADLINE: Duration = Duration::from_secs(10);
+
+/// What [`CLIENT`] says.
+#[derive(Debug)]
+pub(super) struct Asked {
+    servers: Vec<String>,
+    pub(super) json: bool,
+}
+
+impl Asked {
+    /// Reads it.
+    pub(super) fn read(layers: &mut Layers) -> Option<Self> {
+        let servers = layers.required("server", |text| value::list(text, value::server_url));
+        let json = layers.switch("json");
+        Some(Self { servers: servers?, json })
+    }
+
+    /// A client of these servers.
+    pub(super) fn client(&self) -> Result<Client, CliError> {
+        Ok(Client::new(self.servers.clone())?)
+    }
+}
+
+/// Prints an answer as it came, indented.
+pub(super) fn print_json(answer: &impl Serialize) {
+    let text =
+        serde_json::to_string_pretty(answer).expect("wire types have string keys and no failing parts");
+    output::print(&(text + "\n"));
+}

@@ -1,0 +1,94 @@
+//! How a command ends.
+
+use std::io;
+use std::process::ExitCode;
+
+use super::{mirror, up};
+use crate::api::client::ClientError;
+use crate::config::Problems;
+use crate::server;
+
+/// Exit codes; `--help` lists them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Did what was asked.
+    Done = 0,
+    /// Failed.
+    Failed = 1,
+    /// Wrong usage or configuration: trying again is senseless.
+    Usage = 2,
+    /// `find`: nobody has it.
+    NotFound = 3,
+    /// No server could be reached, or none could serve.
+    Unreachable = 4,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        ExitCode::from(exit as u8)
+    }
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// What it was told makes no sense.
+    #[error(transparent)]
+    Config(#[from] Problems),
+    /// A server, or none, said no.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// `piccolo server`.
+    #[error(transparent)]
+    Server(#[from] server::Error),
+    /// `piccolo up`.
+    #[error(transparent)]
+    Up(#[from] up::UpError),
+    /// `piccolo mirror`.
+    #[error(transparent)]
+    Mirror(#[from] mirror::MirrorError),
+    /// `find` was given something that is no image.
+    #[error("{reference:?} is neither a digest nor the name of an image")]
+    BadReference {
+        /// What was given.
+        reference: String,
+    },
+    /// The system refused something that every process needs.
+    #[error("could not {action}")]
+    Process {
+        /// What was tried.
+        action: &'static str,
+        /// The system's error.
+        #[source]
+        source: io::Error,
+    },
+    /// The parent that this process was to end with is gone already.
+    #[error("the parent process {parent} is gone")]
+    ParentGone {
+        /// Its pid.
+        parent: u32,
+    },
+    /// A second signal came while the process was stopping.
+    #[error("told to stop twice: ended without waiting for what was running")]
+    StoppedTwice,
+}
+
+impl CliError {
+    /// Its exit code.
+    pub fn exit(&self) -> Exit {
+        match self {
+            CliError::Config(_) | CliError::BadReference { .. } => Exit::Usage,
+            CliError::Client(error) => match error {
+                ClientError::NoServer | ClientError::BadServer { .. } => Exit::Usage,
+                ClientError::Unreachable { .. } | ClientError::Unavailable { .. } => Exit::Unreachable,
+                ClientError::Refused { .. } | ClientError::Malformed { .. } => Exit::Failed,
+            },
+            CliError::Server(server::Error::Addresses(_)) => Exit::Usage,
+            CliError::Server(_) => Exit::Failed,
+            CliError::Up(error) => error.exit(),
+            CliError::Mirror(error) => error.exit(),
+            CliError::Process { .. } | CliError::ParentGone { .. } | CliError::StoppedTwice => Exit::Failed,
+        }
+    }
+}

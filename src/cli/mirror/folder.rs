@@ -1,0 +1,170 @@
+//! One registry's folder in `certs.d`: `hosts.toml`, the backup of what was there before us, and a
+//! note by which remove knows what install did.
+//!
+//! containerd reads none but `hosts.toml` (and certificates, by the ends of their names).
+
+use std::fs::{self, File, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::FileError;
+use crate::oci::Digest;
+
+const HOSTS: &str = "hosts.toml";
+const BACKUP: &str = "hosts.toml.piccolo-backup";
+const NOTE: &str = "hosts.toml.piccolo";
+const NOTE_FORMAT: u32 = 1;
+const FILE_MODE: u32 = 0o644;
+
+/// What install did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(super) struct Note {
+    /// Version of this note.
+    format: u32,
+    /// URL of our entry.
+    pub(super) mirror: String,
+    /// Digest of `hosts.toml` as we wrote it: another one means that somebody edited it since.
+    pub(super) written: String,
+    /// How many folders install made for it, from the innermost.
+    pub(super) folders_made: usize,
+}
+
+impl Note {
+    pub(super) fn new(mirror: &str, text: &str, folders_made: usize) -> Self {
+        let written = Digest::of(text.as_bytes()).to_string();
+        Self { format: NOTE_FORMAT, mirror: mirror.to_owned(), written, folders_made }
+    }
+
+    /// Whether `text` is what install wrote.
+    pub(super) fn wrote(&self, text: &str) -> bool {
+        Digest::of(text.as_bytes()).as_str() == self.written
+    }
+}
+
+/// A registry's folder, which may not exist yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Folder {
+    path: PathBuf,
+}
+
+impl Folder {
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn hosts_path(&self) -> PathBuf {
+        self.path.join(HOSTS)
+    }
+
+    /// `hosts.toml`, if there is one.
+    pub(super) fn hosts(&self) -> Result<Option<String>, FileError> {
+        read(&self.hosts_path(), "read it")
+    }
+
+    /// What was there before us, if there was something.
+    pub(super) fn backup(&self) -> Result<Option<String>, FileError> {
+        read(&self.path.join(BACKUP), "read its backup")
+    }
+
+    /// What install did, if it did something.
+    pub(super) fn note(&self) -> Result<Option<Note>, FileError> {
+        let Some(text) = read(&self.path.join(NOTE), "read what install left")? else { return Ok(None) };
+        let note: Note =
+            toml::from_str(&text).map_err(|error| FileError::BadState { reason: error.to_string() })?;
+        if note.format != NOTE_FORMAT {
+            let reason = format!("format {} is newer than this version's {NOTE_FORMAT}", note.format);
+            return Err(FileError::BadState { reason });
+        }
+        Ok(Some(note))
+    }
+
+    /// Keeps `hosts.toml` itself as the backup, with its mode, owner and times.
+    pub(super) fn back_up(&self) -> Result<(), FileError> {
+        let (hosts, backup) = (self.hosts_path(), self.path.join(BACKUP));
+        self.forget_backup()?;
+        // Not every file system has hard links.
+        fs::hard_link(&hosts, &backup)
+            .or_else(|_| fs::copy(&hosts, &backup).map(drop))
+            .map_err(FileError::io("back it up"))
+    }
+
+    /// Replaces the backup by `text`.
+    pub(super) fn write_backup(&self, text: &str) -> Result<(), FileError> {
+        self.replace(BACKUP, text, self.mode()).map_err(FileError::io("back it up"))
+    }
+
+    pub(super) fn forget_backup(&self) -> Result<(), FileError> {
+        remove(&self.path.join(BACKUP)).map_err(FileError::io("remove its backup"))
+    }
+
+    pub(super) fn write_note(&self, note: &Note) -> Result<(), FileError> {
+        let body = toml::to_string(note).expect("a note is a flat table");
+        let text = format!("# What `piccolo mirror install` did, for `piccolo mirror remove`.\n{body}");
+        self.replace(NOTE, &text, FILE_MODE).map_err(FileError::io("note what install does"))
+    }
+
+    pub(super) fn forget_note(&self) -> Result<(), FileError> {
+        remove(&self.path.join(NOTE)).map_err(FileError::io("remove what install left"))
+    }
+
+    /// Replaces `hosts.toml`; its mode stays.
+    pub(super) fn write_hosts(&self, text: &str) -> Result<(), FileError> {
+        self.replace(HOSTS, text, self.mode()).map_err(FileError::io("write it"))
+    }
+
+    /// Puts the backup back as it was, or removes `hosts.toml` where there was none before us.
+    pub(super) fn restore(&self) -> Result<(), FileError> {
+        match fs::rename(self.path.join(BACKUP), self.hosts_path()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                remove(&self.hosts_path()).map_err(FileError::io("remove it"))
+            }
+            result => result.map_err(FileError::io("restore it")),
+        }
+    }
+
+    /// Makes the folder and what is missing above it; answers how many that were.
+    pub(super) fn make(&self) -> Result<usize, FileError> {
+        let missing =
+            self.path.ancestors().take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists());
+        let missing = missing.count();
+        fs::create_dir_all(&self.path).map_err(FileError::io("make its folder"))?;
+        Ok(missing)
+    }
+
+    fn mode(&self) -> u32 {
+        fs::metadata(self.hosts_path()).map_or(FILE_MODE, |metadata| metadata.permissions().mode() & 0o7777)
+    }
+
+    /// All of the new bytes or all of the old ones, also after a power cut.
+    fn replace(&self, name: &str, text: &str, mode: u32) -> io::Result<()> {
+        let mut file = tempfile::NamedTempFile::new_in(&self.path)?;
+        file.write_all(text.as_bytes())?;
+        file.as_file().set_permissions(Permissions::from_mode(mode))?;
+        file.as_file().sync_all()?;
+        file.persist(self.path.join(name))?;
+        File::open(&self.path)?.sync_all()
+    }
+}
+
+fn read(path: &Path, action: &'static str) -> Result<Option<String>, FileError> {
+    match fs::read(path) {
+        Ok(bytes) => String::from_utf8(bytes).map(Some).map_err(|_| FileError::NotText),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(FileError::Io { action, source: error }),
+    }
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}

@@ -1,0 +1,113 @@
+//! What people read: aligned tables, colours on a terminal only, errors with their causes.
+
+use std::error::Error;
+use std::io::{self, IsTerminal, Write};
+
+/// Text for stdout. A closed pipe (`piccolo hosts | head`) is no error: nobody reads on.
+pub(super) fn print(text: &str) {
+    let _ = io::stdout().lock().write_all(text.as_bytes());
+}
+
+/// An error with all its causes, on stderr.
+pub(super) fn complain(error: &dyn Error) {
+    let mut text = format!("piccolo: {error}");
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        text.push_str(&format!(": {source}"));
+        cause = source.source();
+    }
+    text.push('\n');
+    let _ = io::stderr().lock().write_all(text.as_bytes());
+}
+
+/// Colours, if stdout is a terminal and `NO_COLOR` (no-color.org) does not forbid them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Paint {
+    on: bool,
+}
+
+impl Paint {
+    /// For stdout as it is.
+    pub(super) fn stdout() -> Self {
+        let forbidden = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        Self { on: io::stdout().is_terminal() && !forbidden }
+    }
+
+    /// As it should be.
+    pub(super) fn good(self, text: &str) -> String {
+        self.wrap("32", text)
+    }
+
+    /// To be looked at.
+    pub(super) fn bad(self, text: &str) -> String {
+        self.wrap("31", text)
+    }
+
+    /// A heading.
+    pub(super) fn bold(self, text: &str) -> String {
+        self.wrap("1", text)
+    }
+
+    fn wrap(self, code: &str, text: &str) -> String {
+        if self.on { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+}
+
+/// Columns wide enough for their cells, two spaces apart. Columns whose cells are all numbers stand
+/// to the right.
+pub(super) fn table(heading: &[&str], rows: &[Vec<String>], paint: Paint) -> String {
+    let cells = |column: usize| rows.iter().map(move |row| row[column].as_str());
+    let widths: Vec<usize> = (0..heading.len())
+        .map(|column| {
+            cells(column).map(|cell| cell.chars().count()).fold(heading[column].chars().count(), usize::max)
+        })
+        .collect();
+    let is_number = |cell: &str| !cell.is_empty() && cell.bytes().all(|c| c.is_ascii_digit());
+    let numeric: Vec<bool> = (0..heading.len())
+        .map(|column| {
+            cells(column).any(is_number) && cells(column).all(|cell| cell == "-" || is_number(cell))
+        })
+        .collect();
+    let line = |cells: &mut dyn Iterator<Item = &str>| {
+        let padded: Vec<String> = cells
+            .zip(widths.iter().zip(&numeric))
+            .map(
+                |(cell, (&width, &right))| {
+                    if right { format!("{cell:>width$}") } else { format!("{cell:<width$}") }
+                },
+            )
+            .collect();
+        padded.join("  ").trim_end().to_owned()
+    };
+    let mut text = paint.bold(&line(&mut heading.iter().copied()));
+    text.push('\n');
+    for row in rows {
+        text.push_str(&line(&mut row.iter().map(String::as_str)));
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell_and_numbers_stand_right() {
+        let rows =
+            [["10.0.0.1:7781", "a", "7"], ["x", "", "1200"]].map(|row| row.map(str::to_owned).to_vec());
+        let text = table(&["HOLDER", "ZONE", "KEYS"], &rows, Paint { on: false });
+        assert_eq!(
+            text,
+            "HOLDER         ZONE  KEYS\n\
+             10.0.0.1:7781  a        7\n\
+             x                    1200\n"
+        );
+    }
+
+    #[test]
+    fn colours_only_where_they_are_on() {
+        assert_eq!(Paint { on: false }.bad("x"), "x");
+        assert_eq!(Paint { on: true }.bad("x"), "\x1b[31mx\x1b[0m");
+    }
+}

@@ -1,0 +1,56 @@
+//! What a process of ours needs before it works: logs, a runtime, a panic hook.
+
+use std::future::Future;
+use std::panic;
+use std::sync::Once;
+
+use tokio::runtime::{Builder, Runtime};
+use tracing_subscriber::EnvFilter;
+
+use super::CliError;
+use crate::config::{LogFormat, Logging};
+
+/// Log lines go to stderr from here on; a panic is one, with its place.
+pub(super) fn start_logging(logging: &Logging) {
+    let filter = EnvFilter::new(&logging.filter);
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let started = match logging.format {
+        LogFormat::Text => {
+            let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+            lines.with_ansi(terminal).with_target(false).try_init()
+        }
+        LogFormat::Json => lines.json().flatten_event(true).try_init(),
+    };
+    started.expect("a process starts its logs once");
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let default = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            let place = info.location().map(ToString::to_string).unwrap_or_default();
+            tracing::error!(place, "panicked: {}", info.payload_as_str().unwrap_or("without a text"));
+            default(info);
+        }));
+    });
+}
+
+/// A role's runtime: all cores. What still runs when `work` is over is left behind.
+pub(super) fn block_on_all_cores<T>(work: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
+    finish(Builder::new_multi_thread(), work)
+}
+
+/// The runtime of a command that mostly waits: this thread.
+pub(super) fn block_on_this_thread<T>(
+    work: impl Future<Output = Result<T, CliError>>,
+) -> Result<T, CliError> {
+    finish(Builder::new_current_thread(), work)
+}
+
+fn finish<T>(mut builder: Builder, work: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
+    let runtime: Runtime = builder
+        .enable_all()
+        .build()
+        .map_err(|source| CliError::Process { action: "start the async runtime", source })?;
+    let result = runtime.block_on(work);
+    runtime.shutdown_background();
+    result
+}

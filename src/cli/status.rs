@@ -1,0 +1,64 @@
+//! `piccolo status`: members, leader, lag, hosts, keys.
+
+use super::client::{Asked, CLIENT, DEADLINE, print_json};
+use super::output::{Paint, print, table};
+use super::{CliError, Exit, Invocation, Subcommand, process};
+use crate::api::StatusResponse;
+
+/// The subcommand.
+pub(super) const STATUS: Subcommand = Subcommand {
+    name: "status",
+    about: "Show the servers, who leads, and how much they know",
+    examples: "\
+Example:
+  piccolo status --server http://10.0.0.1:7789,http://10.0.0.2:7789
+
+LAG is the number of log entries that a server has not yet confirmed; only the leader knows it. Exit \
+code 0 says that a server answered, not that all is well: the lines with ! tell what is not.",
+    settings: &[("", CLIENT)],
+    word: None,
+    registries: false,
+    run,
+};
+
+fn run(invocation: &Invocation) -> Result<Exit, CliError> {
+    let (asked, _) = invocation.configure(Asked::read)?;
+    let client = asked.client()?;
+    let status = process::block_on_this_thread(async { Ok(client.status(DEADLINE).await?) })?;
+    if asked.json {
+        print_json(&status);
+    } else {
+        print(&text(&status, Paint::stdout()));
+    }
+    Ok(Exit::Done)
+}
+
+fn text(status: &StatusResponse, paint: Paint) -> String {
+    let cluster = if status.cluster.is_empty() { "none yet" } else { &status.cluster };
+    let quorum = if status.quorum { paint.good("quorum") } else { paint.bad("no quorum") };
+    let mut text = format!(
+        "cluster {cluster}: {quorum}, term {}, applied {}, version {}\n",
+        status.term, status.applied_index, status.version
+    );
+    for reason in &status.reasons {
+        text.push_str(&format!("{} {reason}\n", paint.bad("!")));
+    }
+    let rows: Vec<Vec<String>> = status
+        .members
+        .iter()
+        .map(|member| {
+            let here = if member.node == status.node { "*" } else { "" };
+            let lag = member.lag.map_or_else(|| "-".to_owned(), |lag| lag.to_string());
+            let api = member.api_address.clone();
+            vec![format!("{}{here}", member.node), member.role.clone(), api, member.raft_address.clone(), lag]
+        })
+        .collect();
+    text.push('\n');
+    text.push_str(&table(&["NODE", "ROLE", "API", "RAFT", "LAG"], &rows, paint));
+    text.push_str("* answered\n\n");
+    text.push_str(&format!(
+        "{} hosts ({} hidden, their lease ended), {} keys, {} pairs of key and holder\n",
+        status.hosts, status.hosts_hidden, status.keys, status.pairs
+    ));
+    text
+}

@@ -1,0 +1,137 @@
+//! The whole of `piccolo up`: children kept, readiness told, everything stopped in order.
+
+use std::path::Path;
+
+use futures_util::future::join_all;
+
+use super::child::Child;
+use super::ports::{Addresses, DataFolder, server_name};
+use super::{Options, UpError, ready};
+use crate::cli::CliError;
+use crate::cli::output::{Paint, print, table};
+use crate::cli::signals::Signals;
+use crate::config::Logging;
+use crate::task::Stop;
+
+/// Runs until a signal, or until a child cannot go on.
+pub(super) async fn run(options: Options, logging: Logging) -> Result<(), CliError> {
+    let mut signals = Signals::catch()?;
+    let Options { data_dir, base_port, agent } = options;
+    let folder = DataFolder::open(&data_dir)?;
+    let addresses = folder.addresses(base_port)?;
+    let binary = std::env::current_exe()
+        .map_err(|source| CliError::Process { action: "find the path of this program", source })?;
+    let child = |name: String, arguments: Vec<String>| Child::new(name, binary.clone(), arguments);
+    let servers: Vec<Child> = (0..addresses.len())
+        .map(|place| child(server_name(place), server_arguments(folder.path(), &addresses, place, &logging)))
+        .collect();
+    let agent = agent.map(|flags| child("agent".to_owned(), agent_arguments(&addresses, flags, &logging)));
+
+    let stop = Stop::new();
+    tokio::select! {
+        result = keep(&servers, agent.as_ref(), &addresses, folder.path(), &stop) => Ok(result?),
+        () = signals.stop_then_give_up(&stop) => Err(CliError::StoppedTwice),
+    }
+}
+
+/// Keeps all children until `stop`; then the agent goes first, because it still has something to say
+/// to the servers.
+async fn keep(
+    servers: &[Child],
+    agent: Option<&Child>,
+    addresses: &[Addresses],
+    folder: &Path,
+    stop: &Stop,
+) -> Result<(), UpError> {
+    let stop_servers = Stop::new();
+    let keep_server = async |child: &Child| {
+        let result = child.keep(&stop_servers).await;
+        if result.is_err() {
+            stop.cancel();
+        }
+        result
+    };
+    let beside = async {
+        let leader = tokio::select! {
+            leader = ready::wait(addresses) => Some(leader),
+            () = stop.cancelled() => None,
+        };
+        if let Some(leader) = leader {
+            print(&announcement(servers, addresses, &leader, folder));
+        }
+        let result = match agent {
+            Some(agent) => agent.keep(stop).await,
+            None => Ok(()),
+        };
+        if result.is_ok() {
+            stop.cancelled().await;
+        }
+        stop_servers.cancel();
+        result
+    };
+    let (servers, beside) = tokio::join!(join_all(servers.iter().map(keep_server)), beside);
+    tracing::info!("everything is stopped");
+    servers.into_iter().chain([beside]).collect()
+}
+
+fn server_arguments(folder: &Path, addresses: &[Addresses], place: usize, logging: &Logging) -> Vec<String> {
+    let own = addresses[place];
+    let cluster: Vec<String> = addresses.iter().map(|server| server.raft.to_string()).collect();
+    let mut arguments = vec!["server".to_owned()];
+    let mut flag = |name: &str, value: String| arguments.extend([format!("--{name}"), value]);
+    flag("data-dir", folder.join(server_name(place)).display().to_string());
+    flag("listen", own.api.to_string());
+    flag("raft-listen", own.raft.to_string());
+    flag("advertise", own.api.ip().to_string());
+    flag("cluster", cluster.join(","));
+    arguments.extend(common_arguments(logging));
+    arguments
+}
+
+fn agent_arguments(addresses: &[Addresses], flags: Vec<String>, logging: &Logging) -> Vec<String> {
+    let mut arguments = vec!["agent".to_owned(), "--servers".to_owned(), urls(addresses).join(",")];
+    arguments.extend(flags);
+    arguments.extend(common_arguments(logging));
+    arguments
+}
+
+fn common_arguments(logging: &Logging) -> Vec<String> {
+    let pid = std::process::id().to_string();
+    let pairs = [
+        ("--exit-with-parent", pid.as_str()),
+        ("--log-format", logging.format.name()),
+        ("--log-level", logging.level.as_str()),
+    ];
+    pairs.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value.to_owned()]).collect()
+}
+
+fn urls(addresses: &[Addresses]) -> Vec<String> {
+    addresses.iter().map(|server| format!("http://{}", server.api)).collect()
+}
+
+fn announcement(servers: &[Child], addresses: &[Addresses], leader: &str, folder: &Path) -> String {
+    let paint = Paint::stdout();
+    let urls = urls(addresses);
+    let rows: Vec<Vec<String>> = servers
+        .iter()
+        .zip(addresses)
+        .zip(&urls)
+        .map(|((child, addresses), url)| {
+            let role = if addresses.api.to_string() == leader { "leader" } else { "" };
+            let pid = child.pid().map_or_else(|| "-".to_owned(), |pid| pid.to_string());
+            vec![child.name().to_owned(), url.clone(), addresses.raft.to_string(), pid, role.to_owned()]
+        })
+        .collect();
+    let (first, all) = (&urls[0], urls.join(","));
+    format!(
+        "\n{}\n\n{}\ndata in {}\n\n\
+         Next:\n  \
+         piccolo status --server {first}\n  \
+         piccolo agent --servers {all}\n  \
+         piccolo mirror install --certs-dir /etc/containerd/certs.d --registry docker.io\n\n\
+         Ctrl-C stops everything in order.\n",
+        paint.good("Three discovery servers are ready."),
+        table(&["NAME", "API", "RAFT", "PID", ""], &rows, paint),
+        folder.display(),
+    )
+}

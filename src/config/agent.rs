@@ -1,0 +1,125 @@
+//! Settings of `piccolo agent`.
+
+use std::time::Duration;
+
+use piccolo_raft::command::{GROUP_BYTES_MAX, ZONE_BYTES_MAX};
+
+use super::{Fallback, Layers, Setting, value};
+use crate::agent::{self, StoreConfig};
+use crate::limits;
+
+/// They.
+pub const AGENT: &[Setting] = &[
+    Setting::new("servers", "URL,…", "Discovery servers, asked in this order").alias(&["PICCOLO_ADDRESS"]),
+    Setting::new("group", "NAME", "Only nodes of the same group see each other")
+        .or(Fallback::Text("default"))
+        .alias(&["PI_GROUP"]),
+    Setting::new("mirror-listen", "ADDRESS", "Where containerd asks; keep it on loopback")
+        .or(Fallback::Text("127.0.0.1:7780"))
+        .alias(&["REGISTRY_ADDR"]),
+    Setting::new("peer-listen", "ADDRESS", "Where the other nodes fetch from")
+        .or(Fallback::Text("0.0.0.0:7781"))
+        .alias(&["PI_ADDR"]),
+    Setting::new(
+        "advertise",
+        "IP:PORT",
+        "What other nodes are told [default: the local address of the connection to the first server, with \
+         the port of --peer-listen]",
+    ),
+    Setting::new("metrics-listen", "ADDRESS", "Where /metrics, /livez and /readyz are")
+        .or(Fallback::Text("127.0.0.1:7782"))
+        .alias(&["METRICS_ADDR"]),
+    Setting::new("containerd-sock", "PATH", "containerd's socket; waited for if it is not there yet")
+        .or(Fallback::Text("/run/containerd/containerd.sock"))
+        .alias(&["CONTAINERD_SOCK"]),
+    Setting::new("containerd-namespace", "NAME", "Whose images are shared; those of others stay private")
+        .or(Fallback::Text("k8s.io"))
+        .alias(&["CONTAINERD_NAMESPACE"]),
+    Setting::new(
+        "containerd-content-path",
+        "DIR",
+        "containerd's content folder [default: what containerd says]",
+    )
+    .alias(&["CONTAINERD_CONTENT_PATH"]),
+    Setting::new("layout", "DIR", "Share the images of this OCI image layout instead of a containerd's"),
+    Setting::new("zone", "NAME", "Zone of this node: peers of the same zone are asked first"),
+    Setting::new("resolve-timeout", "TIME", "How long containerd waits at most before it goes on without us")
+        .or(Fallback::Duration(limits::RESOLVE_TIMEOUT_DEFAULT))
+        .alias(&["MIRROR_RESOLVE_TIMEOUT"]),
+    Setting::new("uploads-max", "COUNT", "Uploads to other nodes at a time; 0: no limit")
+        .or(Fallback::Number(limits::UPLOADS_MAX_DEFAULT))
+        .alias(&["MAX_UPLOAD_CONNECTIONS"]),
+    Setting::new("upload-bytes-per-second", "BYTES", "All uploads together; 0: no limit")
+        .or(Fallback::Number(0))
+        .alias(&["PI_MAX_UPLOAD_BLOB_BYTES_PER_SECOND"]),
+    Setting::new("heartbeat-interval", "TIME", "Time between heartbeats; the lease is three of them")
+        .or(Fallback::Duration(limits::HEARTBEAT_INTERVAL_DEFAULT)),
+];
+
+/// Variables of the Go `pi` that have no counterpart here.
+pub(crate) const WITHOUT_COUNTERPART: &[&str] =
+    &["REGISTRIES", "RESOLVE_LATEST_TAG", "PI_REFRESH_MINUTES", "MIRROR_RESOLVE_RETRIES"];
+
+const CONTAINERD_ONLY: [&str; 3] = ["containerd-sock", "containerd-namespace", "containerd-content-path"];
+const RESOLVE_LEAST: Duration = Duration::from_millis(100);
+const RESOLVE_MOST: Duration = Duration::from_secs(60);
+const HEARTBEATS_PER_LEASE: u32 = 3;
+const HEARTBEAT_LEAST: Duration =
+    Duration::from_secs(limits::LEASE_SECONDS_MIN.div_ceil(HEARTBEATS_PER_LEASE) as u64);
+const HEARTBEAT_MOST: Duration =
+    Duration::from_secs((limits::LEASE_SECONDS_MAX / HEARTBEATS_PER_LEASE) as u64);
+const UPLOADS_MOST: usize = limits::CONNECTIONS_MAX;
+
+/// Reads them.
+pub fn agent(layers: &mut Layers) -> Option<agent::Config> {
+    let servers = layers.required("servers", |text| value::list(text, value::server_url));
+    agent_of(layers, servers)
+}
+
+/// Reads all but `--servers`.
+pub fn agent_of(layers: &mut Layers, servers: Option<Vec<String>>) -> Option<agent::Config> {
+    let group = layers.required("group", |text| value::name(text, GROUP_BYTES_MAX, false));
+    let mirror_listen = layers.required("mirror-listen", value::listen_address);
+    let peer_listen = layers.required("peer-listen", value::listen_address);
+    let advertise = layers.optional("advertise", value::told_address);
+    let metrics_listen = layers.required("metrics-listen", value::listen_address);
+    let store = store(layers);
+    let zone = layers.optional("zone", |text| value::name(text, ZONE_BYTES_MAX, true)).unwrap_or_default();
+    let resolve_timeout =
+        layers.required("resolve-timeout", |text| value::duration(text, RESOLVE_LEAST, RESOLVE_MOST));
+    let uploads_max = layers.required("uploads-max", |text| value::number(text, 0, UPLOADS_MOST));
+    let upload_bytes_per_second = layers.required("upload-bytes-per-second", value::bytes_per_second);
+    let heartbeat_interval =
+        layers.required("heartbeat-interval", |text| value::duration(text, HEARTBEAT_LEAST, HEARTBEAT_MOST));
+    let registries = layers.registries();
+    Some(agent::Config {
+        servers: servers?,
+        group: group?,
+        mirror_listen: mirror_listen?,
+        peer_listen: peer_listen?,
+        advertise,
+        metrics_listen: metrics_listen?,
+        store: store?,
+        zone,
+        resolve_timeout: resolve_timeout?,
+        uploads_max: uploads_max?,
+        upload_bytes_per_second: upload_bytes_per_second?,
+        heartbeat_interval: heartbeat_interval?,
+        registries,
+    })
+}
+
+fn store(layers: &mut Layers) -> Option<StoreConfig> {
+    let socket = layers.required("containerd-sock", value::path);
+    let namespace = layers.required("containerd-namespace", value::text);
+    let content_path = layers.optional("containerd-content-path", value::path);
+    let Some(folder) = layers.optional("layout", value::path) else {
+        return Some(StoreConfig::Containerd { socket: socket?, namespace: namespace?, content_path });
+    };
+    for flag in CONTAINERD_ONLY {
+        if layers.given(flag).is_some() {
+            layers.problem(flag, None, "has no meaning together with --layout");
+        }
+    }
+    Some(StoreConfig::Layout { folder })
+}

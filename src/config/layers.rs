@@ -1,0 +1,157 @@
+//! One look-up through all layers, which collects what is wrong instead of stopping at it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use super::file::ConfigFile;
+use super::value::Parsed;
+use super::{Problem, Problems, Setting, value};
+
+/// What a command was given.
+#[derive(Clone, Debug, Default)]
+pub struct Given {
+    /// Flags of the command line, by name; a switch has the value `true`.
+    pub flags: BTreeMap<&'static str, String>,
+    /// The process's environment.
+    pub environment: BTreeMap<String, String>,
+}
+
+/// The layers of one command.
+#[derive(Debug)]
+pub struct Layers {
+    settings: Vec<Setting>,
+    given: Given,
+    file: ConfigFile,
+    problems: Vec<Problem>,
+    read: BTreeSet<&'static str>,
+}
+
+impl Layers {
+    /// Reads the file of `--config` if one is named. `registries`: its tables of registries are read
+    /// by this command.
+    pub fn open(settings: Vec<Setting>, given: &Given, registries: bool) -> Self {
+        let given = given.clone();
+        let mut layers = Self {
+            settings,
+            given,
+            file: ConfigFile::default(),
+            problems: Vec::new(),
+            read: BTreeSet::new(),
+        };
+        if let Some(path) = layers.optional("config", value::path) {
+            layers.file = ConfigFile::read(Path::new(&path), &mut layers.problems);
+            layers.file.check_keys(&layers.settings, registries, &mut layers.problems);
+        }
+        layers
+    }
+
+    /// A setting that may be absent. `None` also if it is wrong.
+    pub fn optional<T>(&mut self, flag: &'static str, parse: impl Fn(&str) -> Parsed<T>) -> Option<T> {
+        let (place, text) = self.look_up(flag)?;
+        match parse(&text) {
+            Ok(value) => Some(value),
+            Err(expected) => {
+                self.problems.push(Problem { place, value: Some(text), expected });
+                None
+            }
+        }
+    }
+
+    /// A setting that must be there, by its default at least. `None` only beside a problem.
+    pub fn required<T>(&mut self, flag: &'static str, parse: impl Fn(&str) -> Parsed<T>) -> Option<T> {
+        let before = self.problems.len();
+        let value = self.optional(flag, parse);
+        if value.is_none() && self.problems.len() == before {
+            let setting = self.setting(flag);
+            let expected =
+                format!("is required ({} in the environment, or {flag} in the file)", setting.variable());
+            self.problems.push(Problem { place: format!("--{flag}"), value: None, expected });
+        }
+        value
+    }
+
+    /// A switch; off if it is wrong.
+    pub fn switch(&mut self, flag: &'static str) -> bool {
+        self.optional(flag, value::switch).unwrap_or(false)
+    }
+
+    /// What anybody set, beyond the default; as text.
+    pub fn given(&self, flag: &'static str) -> Option<String> {
+        let set = self.from_flag_or_environment(self.setting(flag));
+        set.or_else(|| self.file.get(flag, &mut Vec::new())).map(|(_, text)| text)
+    }
+
+    /// Whether the command line has this flag.
+    pub fn is_flagged(&self, flag: &'static str) -> bool {
+        self.given.flags.contains_key(flag)
+    }
+
+    /// Adds a mistake that only two settings together make.
+    pub fn problem(&mut self, flag: &'static str, value: Option<String>, expected: impl Into<String>) {
+        let place = self.look_up(flag).map_or_else(|| format!("--{flag}"), |(place, _)| place);
+        self.problems.push(Problem { place, value, expected: expected.into() });
+    }
+
+    /// The result, or all mistakes. `built` is `None` only beside a problem.
+    pub fn finish<T>(self, built: Option<T>) -> Result<T, Problems> {
+        debug_assert!(
+            self.settings.iter().all(|setting| self.read.contains(setting.flag)),
+            "a setting nobody reads: {:?}",
+            self.settings.iter().map(|setting| setting.flag).collect::<BTreeSet<_>>().difference(&self.read)
+        );
+        if self.problems.is_empty() {
+            Ok(built.expect("a missing value has left a problem"))
+        } else {
+            Err(Problems(self.problems))
+        }
+    }
+
+    pub(super) fn file(&self) -> &ConfigFile {
+        &self.file
+    }
+
+    pub(super) fn push(&mut self, problem: Problem) {
+        self.problems.push(problem);
+    }
+
+    /// Where a setting stands, and what stands there.
+    fn look_up(&mut self, flag: &'static str) -> Option<(String, String)> {
+        self.read.insert(flag);
+        let setting = *self.setting(flag);
+        self.from_flag_or_environment(&setting)
+            .or_else(|| self.file.get(flag, &mut self.problems))
+            .or_else(|| setting.fallback.text().map(|text| (format!("--{flag}"), text)))
+    }
+
+    fn from_flag_or_environment(&self, setting: &Setting) -> Option<(String, String)> {
+        if let Some(text) = self.given.flags.get(setting.flag) {
+            return Some((format!("--{}", setting.flag), text.clone()));
+        }
+        // An empty variable is an unset one: that is how compose files and charts leave things out.
+        let variable = setting.variable();
+        std::iter::once(variable.as_str()).chain(setting.aliases.iter().copied()).find_map(|name| {
+            let text = self.given.environment.get(name).filter(|text| !text.is_empty())?;
+            Some((name.to_owned(), text.clone()))
+        })
+    }
+
+    fn setting(&self, flag: &str) -> &Setting {
+        self.settings.iter().find(|setting| setting.flag == flag).expect("only declared settings are read")
+    }
+}
+
+/// Variables that look like ours but that no command knows. Kubernetes makes such for every Service
+/// whose name starts with `piccolo`, so that they can only be warned about.
+pub fn unknown_environment(environment: &BTreeMap<String, String>, settings: &[Setting]) -> Vec<String> {
+    let known: BTreeSet<String> = settings
+        .iter()
+        .flat_map(|setting| {
+            setting.aliases.iter().map(|alias| (*alias).to_owned()).chain([setting.variable()])
+        })
+        .collect();
+    environment
+        .keys()
+        .filter(|name| name.starts_with("PICCOLO_") && !known.contains(*name))
+        .cloned()
+        .collect()
+}

@@ -1,0 +1,121 @@
+//! Settings that every command has: where its file is, and how it logs.
+
+use super::value::Parsed;
+use super::{Fallback, Layers, Setting};
+
+/// Settings of every command.
+pub const LOGGING: &[Setting] = &[
+    Setting::new("config", "FILE", "TOML file with settings; its keys are the names of the flags"),
+    Setting::new("log-format", "FORMAT", "How log lines on stderr look: text or json")
+        .or(Fallback::Text("text")),
+    Setting::new(
+        "log-level",
+        "LEVEL",
+        "What is logged: error, warn, info, debug, trace or off; or per module, like info,openraft=debug",
+    )
+    .or(Fallback::Text("info"))
+    .alias(&["LOG_LEVEL"]),
+];
+
+/// How a process logs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Logging {
+    /// Text for people or JSON for machines.
+    pub format: LogFormat,
+    /// The level as it was given.
+    pub level: String,
+    /// Filter directives for `tracing-subscriber`.
+    pub filter: String,
+}
+
+/// What a log line looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One line for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl LogFormat {
+    /// As `--log-format` has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            LogFormat::Text => "text",
+            LogFormat::Json => "json",
+        }
+    }
+}
+
+/// Reads them.
+pub fn logging(layers: &mut Layers) -> Option<Logging> {
+    let format = layers.required("log-format", log_format);
+    let level = layers.required("log-level", |text| filter(text).map(|filter| (text.to_owned(), filter)));
+    let (level, filter) = level?;
+    Some(Logging { format: format?, level, filter })
+}
+
+fn log_format(given: &str) -> Parsed<LogFormat> {
+    match given {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err("text or json".to_owned()),
+    }
+}
+
+/// Levels in any case, as the Go Piccolo has them. A level for everything keeps libraries one or two
+/// steps quieter: openraft at `info` has a line for every heartbeat.
+fn filter(given: &str) -> Parsed<String> {
+    let expected = || "error, warn, info, debug, trace, off, or a list like info,openraft=debug".to_owned();
+    let mut directives = Vec::new();
+    for part in given.split(',').map(str::trim) {
+        let (module, level) =
+            part.split_once('=').map_or((None, part), |(module, level)| (Some(module), level));
+        let level = level.to_ascii_lowercase();
+        if !["error", "warn", "info", "debug", "trace", "off"].contains(&level.as_str()) {
+            return Err(expected());
+        }
+        match module {
+            None => {
+                directives.push(level.clone());
+                let quiet = match level.as_str() {
+                    "info" => "warn",
+                    "debug" | "trace" => "info",
+                    other => other,
+                };
+                directives.extend(["openraft", "hyper", "h2", "tower"].map(|name| format!("{name}={quiet}")));
+            }
+            Some(module)
+                if !module.is_empty()
+                    && module.bytes().all(|c| c.is_ascii_alphanumeric() || b"_:".contains(&c)) =>
+            {
+                directives.push(format!("{module}={level}"));
+            }
+            Some(_) => return Err(expected()),
+        }
+    }
+    Ok(directives.join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_is_read_in_any_case() {
+        assert!(filter("INFO").unwrap().starts_with("info,openraft=warn,"));
+        assert!(filter("off").unwrap().starts_with("off,openraft=off,"));
+    }
+
+    #[test]
+    fn a_module_can_have_its_own_level() {
+        assert!(filter("info,openraft=debug").unwrap().ends_with(",openraft=debug"));
+    }
+
+    #[test]
+    fn what_is_no_level_is_refused() {
+        for given in ["inof", "", "info,", "openraft=", "=debug", "a b=debug"] {
+            assert!(filter(given).is_err(), "{given}");
+        }
+    }
+}

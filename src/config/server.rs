@@ -1,0 +1,74 @@
+//! Settings of `piccolo server`.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::{Fallback, Layers, Setting, value};
+use crate::{limits, server};
+
+/// They.
+pub const SERVER: &[Setting] = &[
+    Setting::new("data-dir", "DIR", "Folder of the index and the raft log; made where it is missing"),
+    Setting::new("listen", "ADDRESS", "Where agents ask: discovery API, /metrics, /livez, /readyz")
+        .or(Fallback::Text("0.0.0.0:7789")),
+    Setting::new(
+        "raft-listen",
+        "ADDRESS",
+        "Where the other servers ask [default: 127.0.0.1:7790 for a cluster of one; with --cluster all \
+         addresses, with the port of this server's entry]",
+    ),
+    Setting::new(
+        "advertise",
+        "HOST",
+        "Host under which other servers and clients reach this API [default: the host of this server's \
+         entry in --cluster]",
+    ),
+    Setting::new(
+        "cluster",
+        "HOST:PORT,…",
+        "The raft addresses of all servers, this one too, the same text on each of them; leave it out for a \
+         cluster of one",
+    ),
+    Setting::switch(
+        "insecure",
+        "Allow raft in the clear on other than loopback: anyone who reaches it can write",
+    ),
+    Setting::new("lease-default", "TIME", "Lease of clients that name none of their own, like the Go pi")
+        .or(Fallback::Duration(limits::LEASE_DEFAULT)),
+    Setting::new("forget-after", "TIME", "How long the index keeps what a vanished node had, for its return")
+        .or(Fallback::Duration(limits::FORGET_AFTER_DEFAULT)),
+];
+
+const LEASE_LEAST: Duration = Duration::from_secs(limits::LEASE_SECONDS_MIN as u64);
+const LEASE_MOST: Duration = Duration::from_secs(limits::LEASE_SECONDS_MAX as u64);
+const FORGET_LEAST: Duration = Duration::from_secs(1);
+const FORGET_MOST: Duration = Duration::from_secs(365 * 86_400);
+
+/// Reads them.
+pub fn server(layers: &mut Layers) -> Option<server::Config> {
+    let data_dir = layers.required("data-dir", value::path);
+    let listen = layers.required("listen", value::listen_address);
+    let raft_listen = layers.optional("raft-listen", value::listen_address);
+    let advertise = layers.optional("advertise", value::host);
+    let cluster = layers.optional("cluster", |text| value::list(text, value::host_port)).unwrap_or_default();
+    let insecure = layers.switch("insecure");
+    let lease_default =
+        layers.required("lease-default", |text| value::duration(text, LEASE_LEAST, LEASE_MOST));
+    let forget_after =
+        layers.required("forget-after", |text| value::duration(text, FORGET_LEAST, FORGET_MOST));
+
+    let distinct: BTreeSet<&String> = cluster.iter().collect();
+    if distinct.len() < cluster.len() {
+        layers.problem("cluster", Some(cluster.join(",")), "every server once");
+    }
+    Some(server::Config {
+        data_dir: data_dir?,
+        listen: listen?,
+        raft_listen,
+        advertise,
+        cluster,
+        insecure,
+        lease_default: lease_default?,
+        forget_after: forget_after?,
+    })
+}

@@ -1,0 +1,82 @@
+//! What a manifest is, decided by its content: a peer's `Content-Type` is hearsay.
+
+use serde::Deserialize;
+
+/// `application/vnd.oci.image.manifest.v1+json`
+pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+/// `application/vnd.oci.image.index.v1+json`
+pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+/// `application/vnd.docker.distribution.manifest.v2+json`
+pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+/// `application/vnd.docker.distribution.manifest.list.v2+json`
+pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+/// `application/vnd.docker.distribution.manifest.v1+prettyjws`
+pub const DOCKER_SCHEMA_1: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";
+/// Anything that is only bytes.
+pub const OCTET_STREAM: &str = "application/octet-stream";
+
+/// All manifest types, as a value for `Accept`.
+pub const ACCEPT_MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, \
+    application/vnd.oci.image.manifest.v1+json, \
+    application/vnd.docker.distribution.manifest.list.v2+json, \
+    application/vnd.docker.distribution.manifest.v2+json, */*";
+
+/// The fields by which manifests are told apart; their values do not matter here.
+#[derive(Deserialize)]
+struct Shape {
+    #[serde(rename = "mediaType")]
+    media_type: Option<String>,
+    #[serde(rename = "schemaVersion")]
+    schema_version: Option<u64>,
+    config: Option<serde::de::IgnoredAny>,
+    layers: Option<serde::de::IgnoredAny>,
+    manifests: Option<serde::de::IgnoredAny>,
+    #[serde(rename = "fsLayers")]
+    fs_layers: Option<serde::de::IgnoredAny>,
+}
+
+/// Media type of a manifest or index by its content; `None` if it is neither.
+pub fn of_manifest(content: &[u8]) -> Option<&'static str> {
+    let first = content.iter().find(|byte| !byte.is_ascii_whitespace());
+    if first != Some(&b'{') {
+        return None;
+    }
+    let shape: Shape = serde_json::from_slice(content).ok()?;
+    if shape.manifests.is_some() && shape.layers.is_some() {
+        // Two readings of one digest could be played against each other (CVE-2021-41190).
+        return None;
+    }
+    match shape.media_type.as_deref() {
+        Some(named) => {
+            [OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_LIST].into_iter().find(|t| *t == named)
+        }
+        None if shape.manifests.is_some() => Some(OCI_INDEX),
+        None if shape.layers.is_some() && shape.config.is_some() => Some(OCI_MANIFEST),
+        None if shape.schema_version == Some(1) && shape.fs_layers.is_some() => Some(DOCKER_SCHEMA_1),
+        None => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn manifests_are_told_by_their_own_words_or_by_their_shape() {
+        let named = format!(r#"{{"schemaVersion":2,"mediaType":"{DOCKER_LIST}","manifests":[]}}"#);
+        assert_eq!(of_manifest(named.as_bytes()), Some(DOCKER_LIST));
+        assert_eq!(of_manifest(br#"{"schemaVersion":2,"manifests":[]}"#), Some(OCI_INDEX));
+        assert_eq!(of_manifest(br#" {"schemaVersion":2,"config":{},"layers":[]}"#), Some(OCI_MANIFEST));
+        assert_eq!(of_manifest(br#"{"schemaVersion":1,"fsLayers":[]}"#), Some(DOCKER_SCHEMA_1));
+    }
+
+    #[test]
+    fn layers_and_configs_are_no_manifests() {
+        assert_eq!(of_manifest(b""), None);
+        assert_eq!(of_manifest(b"\x1f\x8b\x08 gzip"), None);
+        assert_eq!(of_manifest(br#"{"architecture":"amd64","os":"linux","config":{}}"#), None);
+        assert_eq!(of_manifest(br#"{"schemaVersion":2,"layers":["#), None);
+        assert_eq!(of_manifest(br#"{"manifests":[],"config":{},"layers":[]}"#), None);
+        assert_eq!(of_manifest(br#"{"mediaType":"text/html","layers":[],"config":{}}"#), None);
+    }
+}

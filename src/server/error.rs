@@ -1,0 +1,200 @@
+//! Errors of the API, and the one place where they become HTTP.
+
+use axum::Json;
+use axum::http::header::RETRY_AFTER;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use piccolo_raft::cluster::ProposeError;
+use piccolo_raft::command::Pair;
+use piccolo_raft::index::IndexError;
+
+use super::body::FormatError;
+use crate::api::{Message, WriteResponse, header};
+use crate::limits::{API_BODY_BYTES_MAX, API_BODY_READ_TIMEOUT, MIN_INDEX_WAIT_MAX, RETRY_AFTER_SECONDS};
+
+/// Why a request has no good answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// The request is not of the form it has to be.
+    #[error("Wrong request format: {0}")]
+    Format(#[from] FormatError),
+    /// An advertise or withdraw without keys.
+    #[error("No operation needed")]
+    NothingToDo,
+    /// The body is too long.
+    #[error("request body is over the limit of {API_BODY_BYTES_MAX} bytes")]
+    BodyTooLarge,
+    /// The body did not arrive in time.
+    #[error("request body did not arrive within {} s", API_BODY_READ_TIMEOUT.as_secs())]
+    BodyTooSlow,
+    /// The body ended early.
+    #[error("could not read the request body: {reason}")]
+    BodyBroken {
+        /// hyper's words.
+        reason: String,
+    },
+    /// Nobody that the asker may see holds the key. The Go Piccolo's text.
+    #[error("Didn't find the key {key} in piccolo")]
+    KeyNotFound {
+        /// As asked.
+        key: String,
+    },
+    /// There is no such route.
+    #[error("404 page not found")]
+    UnknownRoute,
+    /// The pair is lower than the stored one.
+    #[error("stale: epoch {} seq {} is stored", stored.epoch, stored.seq)]
+    Stale {
+        /// What is stored.
+        stored: Pair,
+    },
+    /// A forwarded request reached a server that does not lead. Nothing was done.
+    #[error("this server is not the leader")]
+    NotLeader {
+        /// API address of the leader, empty if unknown.
+        leader: String,
+    },
+    /// No leader with a quorum in time. Nothing was done.
+    #[error("there is no leader with a quorum")]
+    NoLeader,
+    /// Too much waits already. Nothing was done.
+    #[error("overloaded, try again later")]
+    Overloaded,
+    /// This server cannot serve yet, or no longer. Nothing was done.
+    #[error("{reason}")]
+    NotServing {
+        /// Why.
+        reason: String,
+    },
+    /// Proposed or forwarded, but without an answer in time. A retry with the same pair is safe.
+    #[error("outcome unknown: the write may or may not have happened")]
+    OutcomeUnknown,
+    /// `min_index` was not applied in time.
+    #[error("log index {wanted} was not applied within {} s, at {applied}", MIN_INDEX_WAIT_MAX.as_secs())]
+    MinIndexTimeout {
+        /// Asked for.
+        wanted: u64,
+        /// Where this server is.
+        applied: u64,
+    },
+    /// The index could not be read.
+    #[error("could not read the index: {0}")]
+    Index(#[from] IndexError),
+    /// A broken promise between our own parts; the log says more.
+    #[error("internal error: {reason}")]
+    Internal {
+        /// Which promise.
+        reason: &'static str,
+    },
+}
+
+impl From<ProposeError> for ApiError {
+    fn from(error: ProposeError) -> Self {
+        match error {
+            ProposeError::NotLeader { leader } => {
+                ApiError::NotLeader { leader: leader.map(|member| member.api_address).unwrap_or_default() }
+            }
+            ProposeError::Overloaded => ApiError::Overloaded,
+            ProposeError::OutcomeUnknown => ApiError::OutcomeUnknown,
+            // Raft may have stopped with our proposal in its log.
+            ProposeError::Stopped { .. } => ApiError::OutcomeUnknown,
+            ProposeError::TooLarge { .. } => ApiError::Internal { reason: "a log entry is too large" },
+        }
+    }
+}
+
+impl ApiError {
+    fn status(&self) -> StatusCode {
+        match self {
+            ApiError::Format(_) | ApiError::NothingToDo | ApiError::BodyBroken { .. } => {
+                StatusCode::BAD_REQUEST
+            }
+            ApiError::KeyNotFound { .. } | ApiError::UnknownRoute => StatusCode::NOT_FOUND,
+            ApiError::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
+            ApiError::Stale { .. } => StatusCode::CONFLICT,
+            ApiError::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            ApiError::Index(_) | ApiError::Internal { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+            ApiError::NotLeader { .. }
+            | ApiError::NoLeader
+            | ApiError::Overloaded
+            | ApiError::NotServing { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            ApiError::OutcomeUnknown | ApiError::MinIndexTimeout { .. } => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+
+    fn headers(&self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        if self.status() == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
+        }
+        if let ApiError::NotLeader { leader } = self {
+            let leader = HeaderValue::from_str(leader).unwrap_or(HeaderValue::from_static(""));
+            headers.insert(HeaderName::from_static(header::LEADER), leader);
+        }
+        headers
+    }
+
+    fn log(&self) {
+        if self.status() == StatusCode::INTERNAL_SERVER_ERROR {
+            tracing::error!(error = %self, "request failed");
+        }
+    }
+}
+
+/// In the shape of the write endpoints: `{"success":false,"message":…}`.
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        self.log();
+        let text = self.to_string();
+        let (status, headers) = (self.status(), self.headers());
+        match self {
+            ApiError::Stale { stored } => {
+                let body = WriteResponse {
+                    success: false,
+                    message: String::new(),
+                    stale: true,
+                    epoch: Some(stored.epoch),
+                    seq: Some(stored.seq),
+                    skipped: 0,
+                };
+                (status, headers, Json(body)).into_response()
+            }
+            ApiError::UnknownRoute => {
+                let body = Message { success: None, message: text, error: String::new() };
+                (status, headers, Json(body)).into_response()
+            }
+            _ => {
+                let body = Message { success: Some(false), message: text, error: String::new() };
+                (status, headers, Json(body)).into_response()
+            }
+        }
+    }
+}
+
+/// The same in the shape of findkey, which the Go Piccolo answers with `error`, except a 404.
+#[derive(Debug)]
+pub struct QueryError(pub ApiError);
+
+impl<E: Into<ApiError>> From<E> for QueryError {
+    fn from(error: E) -> Self {
+        Self(error.into())
+    }
+}
+
+impl IntoResponse for QueryError {
+    fn into_response(self) -> Response {
+        let Self(error) = self;
+        error.log();
+        let text = error.to_string();
+        let body = match &error {
+            ApiError::KeyNotFound { .. } => Message { success: None, message: text, error: String::new() },
+            ApiError::Index(_) | ApiError::Internal { .. } => Message {
+                success: None,
+                message: String::new(),
+                error: format!("Error when finding holders: {text}"),
+            },
+            _ => Message { success: None, message: String::new(), error: text },
+        };
+        (error.status(), error.headers(), Json(body)).into_response()
+    }
+}

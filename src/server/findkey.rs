@@ -1,0 +1,174 @@
+//! `GET /api/v1/distribution/findkey`: who holds a key, best for the asker first. Answered from this
+//! server's own state, with or without a quorum.
+
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
+
+use axum::Json;
+use axum::response::{IntoResponse, Response};
+use piccolo_raft::command::{Holder, Key};
+use piccolo_raft::index::Postings;
+
+use super::app::App;
+use super::body::FormatError;
+use super::error::{ApiError, QueryError};
+use super::query::Query;
+use super::ranking::{Asker, Holders, rank};
+use super::request::{group, socket_address};
+use crate::api::FindResponse;
+use crate::limits::{FINDKEY_COUNT_DEFAULT, FINDKEY_COUNT_MAX, MIN_INDEX_WAIT_MAX};
+
+/// A findkey that can be answered.
+#[derive(Debug, PartialEq, Eq)]
+struct Question {
+    key: String,
+    group: String,
+    count: usize,
+    who: Who,
+    prefix_order: bool,
+    min_index: u64,
+}
+
+/// `request_host`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Who {
+    Unknown,
+    Holder(SocketAddr),
+    Host(IpAddr),
+}
+
+/// Answers one findkey.
+pub async fn handle(app: &App, query: &Query) -> Result<Response, QueryError> {
+    let question = question(query)?;
+    wait_applied(app, question.min_index).await?;
+    let asker = asker(app, &question);
+    let found = question.key.parse::<Key>().ok().and_then(|key| {
+        app.index.find(&question.group, &key, |postings| rank(postings, &key, &asker, question.count))
+    });
+    let found = found.unwrap_or_default();
+    metrics::histogram!("piccolo_api_findkey_db_result_count").record(found.len() as f64);
+    if found.is_empty() {
+        return Err(ApiError::KeyNotFound { key: question.key }.into());
+    }
+    let holders = found.iter().map(SocketAddr::to_string).collect();
+    let body = FindResponse { key: question.key, group: question.group, holders, total: 0 };
+    Ok(Json(body).into_response())
+}
+
+fn question(query: &Query) -> Result<Question, FormatError> {
+    let count = match query.integer::<i64>("count")? {
+        None | Some(i64::MIN..=0) => FINDKEY_COUNT_DEFAULT,
+        Some(count) => usize::try_from(count).unwrap_or(usize::MAX).min(FINDKEY_COUNT_MAX),
+    };
+    let prefix_order = match query.text("rank") {
+        None => false,
+        Some("prefix") => true,
+        Some(other) => return Err(FormatError::value("rank", format!("must be prefix, not {other:?}"))),
+    };
+    Ok(Question {
+        key: query.required("key")?.to_owned(),
+        group: group(query.required("group")?.to_owned())?,
+        count,
+        who: query.text("request_host").map_or(Ok(Who::Unknown), who)?,
+        prefix_order,
+        min_index: query.integer("min_index")?.unwrap_or(0),
+    })
+}
+
+fn who(text: &str) -> Result<Who, FormatError> {
+    if let Some(address) = socket_address(text) {
+        return Ok(Who::Holder(address));
+    }
+    match text.parse::<IpAddr>() {
+        Ok(ip) => Ok(Who::Host(ip.to_canonical())),
+        Err(_) => Err(FormatError::value("request_host", format!("is neither ip:port nor an IP: {text:?}"))),
+    }
+}
+
+fn asker(app: &App, question: &Question) -> Asker {
+    match question.who {
+        Who::Unknown => Asker::Unknown,
+        Who::Host(ip) => Asker::Host(ip),
+        Who::Holder(address) => {
+            let holder = Holder { group: question.group.clone(), address };
+            let zone = app.index.host(&holder).map(|record| record.zone).unwrap_or_default();
+            Asker::Holder { address, zone, prefix_order: question.prefix_order }
+        }
+    }
+}
+
+async fn wait_applied(app: &App, wanted: u64) -> Result<(), ApiError> {
+    if app.index.applied_index() >= wanted {
+        return Ok(());
+    }
+    let waited = tokio::time::timeout(MIN_INDEX_WAIT_MAX, app.index.wait_applied(wanted)).await;
+    waited.map_err(|_| ApiError::MinIndexTimeout { wanted, applied: app.index.applied_index() })
+}
+
+impl Holders for Postings<'_> {
+    fn len(&self) -> usize {
+        Postings::len(self)
+    }
+
+    fn get(&self, position: usize) -> (SocketAddr, &str) {
+        Postings::get(self, position)
+    }
+
+    fn range(&self, zone: &str, low: u128, high: u128) -> Range<usize> {
+        Postings::range(self, zone, low, high)
+    }
+
+    fn zone_range(&self, zone: &str) -> Range<usize> {
+        Postings::zone_range(self, zone)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask(query: &str) -> Result<Question, String> {
+        question(&Query::parse(Some(query))).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn counts_follow_the_rules_of_the_go_piccolo() {
+        for (count, expected) in
+            [("", 100), ("0", 100), ("-3", 100), ("7", 7), ("2000", 2000), ("2001", 2000), ("+5", 5)]
+        {
+            let question = ask(&format!("key=k&group=g&count={}", count.replace('+', "%2B"))).unwrap();
+            assert_eq!(question.count, expected, "{count}");
+        }
+        assert_eq!(ask("key=k&group=g").unwrap().count, 100);
+        for count in ["x", "1.5", "99999999999999999999"] {
+            let error = ask(&format!("key=k&group=g&count={count}")).unwrap_err();
+            assert!(error.contains("field count must be an integer"), "{error}");
+        }
+    }
+
+    #[test]
+    fn who_asks_is_a_holder_a_host_or_nobody() {
+        let who = |text: &str| ask(&format!("key=k&group=g&request_host={text}")).map(|q| q.who);
+        assert_eq!(who("").unwrap(), Who::Unknown);
+        assert_eq!(who("10.0.0.1:7781").unwrap(), Who::Holder("10.0.0.1:7781".parse().unwrap()));
+        assert_eq!(who("10.0.0.1").unwrap(), Who::Host("10.0.0.1".parse().unwrap()));
+        assert_eq!(who("fd00::1").unwrap(), Who::Host("fd00::1".parse().unwrap()));
+        assert_eq!(who("[::ffff:10.0.0.1]:1").unwrap(), Who::Holder("10.0.0.1:1".parse().unwrap()));
+        for bad in ["node-1", "10.0.0.256", "[fd00", "../x"] {
+            assert!(who(bad).unwrap_err().starts_with("field request_host"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_or_wrong_is_named() {
+        for (query, reason) in [
+            ("group=g", "field key is required"),
+            ("key=k", "field group is required"),
+            ("key=k&group=", "field group is required"),
+            ("key=k&group=g&min_index=-1", "field min_index must be an integer"),
+            ("key=k&group=g&rank=random", "field rank must be prefix"),
+        ] {
+            assert!(ask(query).unwrap_err().starts_with(reason), "{query}");
+        }
+    }
+}

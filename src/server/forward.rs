@@ -1,0 +1,149 @@
+//! Brings a write or keepalive to the leader: decides here if this node leads, otherwise forwards,
+//! once. While there is no leader it waits, at most [`LEADER_WAIT_MAX`].
+//!
+//! A forward that failed before it was sent, or that met a server which does not lead, has changed
+//! nothing and is repeated. One whose answer was lost is repeated only if the request may be: with a
+//! pair it may, and so may a keepalive. Otherwise the client is told that the outcome is unknown: a
+//! 503 would claim that nothing happened.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
+use axum::response::Response;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use tokio::time::Instant;
+
+use super::app::App;
+use super::error::ApiError;
+use crate::api::client::chain;
+use crate::api::header;
+use crate::limits::{API_BODY_BYTES_MAX, FORWARD_TIMEOUT, LEADER_WAIT_MAX};
+
+/// Pause between two looks for a leader.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(50);
+
+/// A request that only the leader can answer.
+pub struct ForLeader {
+    /// Its path.
+    pub path: &'static str,
+    /// Its body, as it came.
+    pub body: Bytes,
+    /// Whether another server has forwarded it.
+    pub forwarded: bool,
+    /// Whether a repetition does no harm.
+    pub repeatable: bool,
+}
+
+impl ForLeader {
+    /// Reads the mark of a forwarded request.
+    pub fn is_forwarded(headers: &HeaderMap) -> bool {
+        headers.get(header::FORWARDED).is_some_and(|value| value == "1")
+    }
+}
+
+/// How a forward ended.
+enum Forwarded {
+    /// The leader's answer.
+    Answer(Response),
+    /// Nothing was done: look for a leader again.
+    NotDone,
+    /// It may have been done.
+    Lost,
+}
+
+/// Answers `request` by `decide` on the leader, here or there.
+pub async fn to_leader<F>(
+    app: &Arc<App>,
+    request: ForLeader,
+    decide: impl Fn() -> F,
+) -> Result<Response, ApiError>
+where
+    F: Future<Output = Result<Response, ApiError>>,
+{
+    if request.forwarded {
+        return if app.leads() { decide().await } else { Err(not_leader(app)) };
+    }
+    let end = Instant::now() + LEADER_WAIT_MAX;
+    let mut lost = false;
+    loop {
+        if app.leads() {
+            match decide().await {
+                Err(ApiError::NotLeader { .. }) => {}
+                decided => return decided,
+            }
+        } else if let Some(leader) = other_leader(app) {
+            match forward(app, &leader, &request).await {
+                Forwarded::Answer(answer) => return Ok(answer),
+                Forwarded::NotDone => {}
+                Forwarded::Lost if request.repeatable => lost = true,
+                Forwarded::Lost => return Err(ApiError::OutcomeUnknown),
+            }
+        }
+        if Instant::now() >= end {
+            return Err(if lost { ApiError::OutcomeUnknown } else { ApiError::NoLeader });
+        }
+        tokio::time::sleep(LOOK_AGAIN_AFTER).await;
+    }
+}
+
+/// API address of the leader, if another node leads and has been heard of lately.
+fn other_leader(app: &App) -> Option<String> {
+    if app.node.is_leader() || !app.node.has_quorum() {
+        return None;
+    }
+    app.node.leader().map(|(_, member)| member.api_address)
+}
+
+fn not_leader(app: &App) -> ApiError {
+    ApiError::NotLeader { leader: other_leader(app).unwrap_or_default() }
+}
+
+async fn forward(app: &App, leader: &str, request: &ForLeader) -> Forwarded {
+    let outgoing = Request::builder()
+        .method(Method::POST)
+        .uri(format!("http://{leader}{}", request.path))
+        .header(CONTENT_TYPE, "application/json")
+        .header(header::FORWARDED, "1")
+        .body(Full::new(request.body.clone()));
+    let outgoing = match outgoing {
+        Ok(outgoing) => outgoing,
+        Err(error) => {
+            tracing::error!(leader, %error, "could not use the leader's API address");
+            return Forwarded::NotDone;
+        }
+    };
+    let exchange = async {
+        let answer = app.http.request(outgoing).await;
+        let answer = answer.map_err(|error| (!error.is_connect(), chain(&error)))?;
+        let (head, body) = answer.into_parts();
+        let body = Limited::new(body, API_BODY_BYTES_MAX).collect().await;
+        let body = body.map_err(|error| (true, error.to_string()))?.to_bytes();
+        Ok::<_, (bool, String)>((head, body))
+    };
+    let failure = match tokio::time::timeout(FORWARD_TIMEOUT, exchange).await {
+        Ok(Ok((head, body))) => return read(head.status, &head.headers, body),
+        Ok(Err((sent, reason))) => (sent, reason),
+        Err(_) => (true, format!("no answer within {} s", FORWARD_TIMEOUT.as_secs())),
+    };
+    let (sent, reason) = failure;
+    tracing::warn!(leader, reason, sent, "could not forward a write to the leader");
+    if sent { Forwarded::Lost } else { Forwarded::NotDone }
+}
+
+fn read(status: StatusCode, headers: &HeaderMap, body: Bytes) -> Forwarded {
+    if status == StatusCode::SERVICE_UNAVAILABLE && headers.contains_key(header::LEADER) {
+        return Forwarded::NotDone;
+    }
+    let mut answer = Response::new(Body::from(body));
+    *answer.status_mut() = status;
+    for name in [CONTENT_TYPE, RETRY_AFTER, HeaderName::from_static(header::APPLIED_INDEX)] {
+        if let Some(value) = headers.get(&name) {
+            answer.headers_mut().insert(name, HeaderValue::clone(value));
+        }
+    }
+    Forwarded::Answer(answer)
+}

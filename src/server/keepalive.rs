@@ -1,0 +1,55 @@
+//! `POST /api/v1/keepalive`: the holder is alive. Stays out of the log unless something changed.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::Request;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use piccolo_raft::command::Reply;
+use piccolo_raft::index::HostRecord;
+
+use super::app::App;
+use super::error::ApiError;
+use super::forward::{ForLeader, to_leader};
+use super::leases::{Known, Verdict, judge};
+use super::request::{self, AcceptedBeat};
+use super::write::read_body;
+use crate::api::{KeepaliveResponse, path};
+
+/// Answers one keepalive.
+pub async fn handle(app: &Arc<App>, incoming: Request) -> Result<Response, ApiError> {
+    let forwarded = ForLeader::is_forwarded(incoming.headers());
+    let body = read_body(incoming).await?;
+    let accepted = request::keepalive(&body, app.holders)?;
+    let _place = app.place_for_write()?;
+    let request = ForLeader { path: path::KEEPALIVE, body, forwarded, repeatable: true };
+    to_leader(app, request, || decide(app, &accepted)).await
+}
+
+/// On the leader.
+async fn decide(app: &App, accepted: &AcceptedBeat) -> Result<Response, ApiError> {
+    let AcceptedBeat { holder, beat } = accepted;
+    let record = app.index.host(holder);
+    let Verdict { mut resync, commands } = judge(holder, record.as_ref().map(known).as_ref(), beat);
+    if record.is_some() {
+        app.leases().renew(holder, beat.ttl_seconds.unwrap_or(0), app.now());
+    }
+    for command in commands {
+        // Forgotten since we looked.
+        resync |= app.node.propose(command).await?.reply == Reply::UnknownHost;
+    }
+    let message = "keep alive success".to_owned();
+    let body = KeepaliveResponse { success: true, message, resync };
+    Ok((StatusCode::CREATED, Json(body)).into_response())
+}
+
+fn known(record: &HostRecord) -> Known {
+    Known {
+        zone: record.zone.clone(),
+        ttl_seconds: record.ttl_seconds,
+        pair: record.pair,
+        fingerprint: record.fingerprint,
+        hidden: record.hidden_unix_ms.is_some(),
+    }
+}

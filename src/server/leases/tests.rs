@@ -1,0 +1,270 @@
+use super::*;
+
+const LEASE_DEFAULT: Duration = Duration::from_secs(1_860);
+const FORGET_AFTER: Duration = Duration::from_secs(86_400);
+const NATIVE: u32 = 90;
+
+fn holder(n: u8) -> Holder {
+    Holder { group: "default".into(), address: ([10, 0, 0, n], 7781).into() }
+}
+
+fn pair(epoch: u64, seq: u64) -> Option<Pair> {
+    Some(Pair { epoch, seq })
+}
+
+fn known() -> Known {
+    Known {
+        zone: "a".into(),
+        ttl_seconds: NATIVE,
+        pair: pair(5, 7),
+        fingerprint: Fingerprint(42),
+        hidden: false,
+    }
+}
+
+fn host(holder: Holder, ttl_seconds: u32, hidden_unix_ms: Option<u64>) -> HostState {
+    HostState { holder, ttl_seconds, hidden_unix_ms }
+}
+
+/// The keepalive of a native agent that agrees with [`known`].
+fn beat() -> Beat {
+    Beat {
+        zone: Some("a".into()),
+        ttl_seconds: Some(NATIVE),
+        pair: pair(5, 7),
+        fingerprint: Some(Fingerprint(42)),
+    }
+}
+
+/// The keepalive of a Go `pi`.
+fn go() -> Beat {
+    Beat::default()
+}
+
+fn unhide() -> Command {
+    Command::Unhide { holder: holder(1) }
+}
+
+fn set_host(zone: &str, ttl_seconds: u32) -> Command {
+    Command::SetHost { holder: holder(1), zone: zone.into(), ttl_seconds }
+}
+
+#[test]
+fn every_row_of_keepalive() {
+    let hidden = || Known { hidden: true, ..known() };
+    let go_known = || Known { ttl_seconds: 0, pair: None, ..known() };
+    let other = Some(Fingerprint(43));
+    let rows: Vec<(&str, Option<Known>, Beat, bool, Vec<Command>)> = vec![
+        ("nothing changed: nothing is written", Some(known()), beat(), false, vec![]),
+        ("unknown host", None, beat(), true, vec![]),
+        ("unknown host of the Go pi", None, go(), true, vec![]),
+        ("lost a write", Some(known()), Beat { pair: pair(5, 8), ..beat() }, true, vec![]),
+        ("lost an epoch", Some(known()), Beat { pair: pair(6, 0), ..beat() }, true, vec![]),
+        ("lost every pair", Some(Known { pair: None, ..known() }), beat(), true, vec![]),
+        ("an answer is under way", Some(known()), Beat { pair: pair(5, 6), ..beat() }, false, vec![]),
+        (
+            "an answer is under way, so the fingerprint differs",
+            Some(known()),
+            Beat { pair: pair(5, 6), fingerprint: other, ..beat() },
+            false,
+            vec![],
+        ),
+        ("drifted", Some(known()), Beat { fingerprint: other, ..beat() }, true, vec![]),
+        ("Go pi, nothing changed", Some(go_known()), go(), false, vec![]),
+        ("hidden, same fingerprint", Some(hidden()), beat(), false, vec![unhide()]),
+        ("hidden, no fingerprint", Some(Known { hidden: true, ..go_known() }), go(), false, vec![unhide()]),
+        ("hidden, drifted", Some(hidden()), Beat { fingerprint: other, ..beat() }, true, vec![]),
+        (
+            "hidden, drifted, an answer is under way",
+            Some(hidden()),
+            Beat { pair: pair(5, 6), fingerprint: other, ..beat() },
+            true,
+            vec![],
+        ),
+        (
+            "new zone",
+            Some(known()),
+            Beat { zone: Some("b".into()), ..beat() },
+            false,
+            vec![set_host("b", 90)],
+        ),
+        ("no zone told", Some(known()), Beat { zone: None, ..beat() }, false, vec![]),
+        ("new ttl", Some(known()), Beat { ttl_seconds: Some(30), ..beat() }, false, vec![set_host("a", 30)]),
+        ("a Go pi took over", Some(known()), go(), false, vec![set_host("a", 0)]),
+        (
+            "hidden and moved",
+            Some(hidden()),
+            Beat { zone: Some("b".into()), ..beat() },
+            false,
+            vec![set_host("b", 90), unhide()],
+        ),
+    ];
+    for (row, known, beat, resync, commands) in rows {
+        assert_eq!(judge(&holder(1), known.as_ref(), &beat), Verdict { resync, commands }, "{row}");
+    }
+}
+
+/// A script: time passes in sweeps of half a second, as the leader's task does them.
+struct Scene {
+    leases: Leases,
+    now: Duration,
+    unix_ms: u64,
+}
+
+const STEP: Duration = Duration::from_millis(500);
+
+impl Scene {
+    fn new(hosts: &[HostState]) -> Self {
+        let (now, unix_ms) = (Duration::from_secs(1_000), 1_000_000_000);
+        let mut leases = Leases::new(LEASE_DEFAULT, FORGET_AFTER);
+        leases.begin_term(hosts.to_vec(), now);
+        Self { leases, now, unix_ms }
+    }
+
+    fn skip(&mut self, time: Duration) {
+        self.now += time;
+        self.unix_ms += time.as_millis() as u64;
+    }
+
+    fn sweep(&mut self) -> Vec<Due> {
+        self.leases.sweep(self.now, self.unix_ms)
+    }
+
+    /// Sweeps for so long and returns what was due.
+    fn pass(&mut self, seconds: u64) -> Vec<Due> {
+        (0..seconds * 2)
+            .flat_map(|_| {
+                self.skip(STEP);
+                self.sweep()
+            })
+            .collect()
+    }
+
+    fn follow(&mut self, host: HostState) -> Vec<Holder> {
+        self.leases.follow([host], self.now)
+    }
+
+    fn renew(&mut self, holder: &Holder, ttl: u32) {
+        self.leases.renew(holder, ttl, self.now);
+    }
+}
+
+#[test]
+fn a_host_is_hidden_when_its_lease_has_ended_and_not_before() {
+    let mut scene = Scene::new(&[host(holder(1), NATIVE, None), host(holder(2), 0, None)]);
+    assert_eq!(scene.pass(89), []);
+    assert_eq!(scene.pass(1), [Due::Hide(holder(1))]);
+    assert_eq!(scene.pass(1_860 - 91), []);
+    assert_eq!(scene.pass(1), [Due::Hide(holder(2))], "the default lease");
+}
+
+#[test]
+fn renewals_keep_a_host_whatever_the_length() {
+    let mut scene = Scene::new(&[host(holder(1), NATIVE, None)]);
+    for _ in 0..10 {
+        assert_eq!(scene.pass(60), []);
+        scene.renew(&holder(1), NATIVE);
+    }
+    scene.renew(&holder(1), 3);
+    assert_eq!(scene.pass(3), [Due::Hide(holder(1))], "a shorter lease counts at once");
+}
+
+#[test]
+fn a_new_term_gives_every_host_a_full_lease() {
+    let hosts = [host(holder(1), NATIVE, None)];
+    let mut scene = Scene::new(&hosts);
+    scene.pass(80);
+    scene.leases.begin_term(hosts.to_vec(), scene.now);
+    assert_eq!(scene.pass(89), []);
+    assert_eq!(scene.pass(1), [Due::Hide(holder(1))]);
+}
+
+#[test]
+fn a_sweep_that_is_late_extends_all_leases_by_that() {
+    let mut scene = Scene::new(&[host(holder(1), NATIVE, None)]);
+    scene.pass(80);
+    scene.skip(Duration::from_secs(600));
+    assert_eq!(scene.sweep(), []);
+    assert_eq!(scene.pass(9), []);
+    assert_eq!(scene.pass(1), [Due::Hide(holder(1))]);
+}
+
+#[test]
+fn time_without_a_quorum_does_not_count() {
+    let mut scene = Scene::new(&[host(holder(1), NATIVE, None)]);
+    scene.pass(80);
+    for _ in 0..600 {
+        scene.skip(STEP);
+        scene.leases.pause(scene.now);
+    }
+    assert_eq!(scene.pass(9), []);
+    assert_eq!(scene.pass(1), [Due::Hide(holder(1))]);
+}
+
+#[test]
+fn a_hidden_host_is_forgotten_by_the_wall_clock_and_a_new_leader_goes_on_counting() {
+    let mut scene = Scene::new(&[host(holder(1), NATIVE, None)]);
+    assert_eq!(scene.pass(90).len(), 1);
+    let since = scene.unix_ms;
+    assert_eq!(scene.follow(host(holder(1), NATIVE, Some(since))), []);
+    scene.unix_ms += 86_400_000 - 60_000;
+    assert_eq!(scene.pass(30), []);
+    let hosts = [host(holder(1), NATIVE, Some(since))];
+    scene.leases.begin_term(hosts, scene.now);
+    assert_eq!(scene.pass(29), []);
+    assert_eq!(scene.pass(1), [Due::Forget(holder(1), since)]);
+    assert_eq!(scene.pass(3_600), []);
+}
+
+#[test]
+fn a_hidden_host_that_is_back_is_not_forgotten() {
+    let mut scene = Scene::new(&[host(holder(1), NATIVE, Some(0))]);
+    scene.unix_ms = 1_000;
+    scene.renew(&holder(1), NATIVE);
+    scene.unix_ms += 86_400_000;
+    assert_eq!(scene.pass(90), [Due::Hide(holder(1))]);
+}
+
+/// B24: the Go Piccolo's evictor deletes what it has selected, whatever came in between.
+#[test]
+fn a_host_heard_of_while_its_hide_is_proposed_is_shown_again() {
+    let mut scene = Scene::new(&[host(holder(1), NATIVE, None)]);
+    assert_eq!(scene.pass(90), [Due::Hide(holder(1))]);
+    scene.renew(&holder(1), NATIVE);
+    let hidden = host(holder(1), NATIVE, Some(scene.unix_ms));
+    assert_eq!(scene.follow(hidden), [holder(1)], "the caller must propose Unhide");
+    assert_eq!(scene.pass(89), []);
+    assert_eq!(scene.pass(1), [Due::Hide(holder(1))]);
+}
+
+#[test]
+fn what_the_log_changes_renews_and_what_it_forgets_goes() {
+    let mut scene = Scene::new(&[host(holder(1), NATIVE, None), host(holder(2), NATIVE, None)]);
+    scene.pass(80);
+    assert_eq!(scene.follow(host(holder(2), NATIVE, None)), []);
+    assert_eq!(scene.follow(host(holder(3), NATIVE, None)), []);
+    scene.leases.retain(&HashSet::from([holder(1), holder(2)]));
+    assert_eq!(scene.pass(10), [Due::Hide(holder(1))]);
+    assert_eq!(scene.pass(80), [Due::Hide(holder(2))]);
+    assert_eq!(scene.pass(3_600), []);
+}
+
+#[test]
+fn a_command_that_failed_is_due_again_unless_the_host_was_heard_of() {
+    let mut scene = Scene::new(&[host(holder(1), NATIVE, None), host(holder(2), NATIVE, None)]);
+    let due = scene.pass(90);
+    assert_eq!(due.len(), 2);
+    scene.renew(&holder(2), NATIVE);
+    for due in due {
+        scene.leases.postpone(due, scene.now, Duration::from_secs(1));
+    }
+    assert_eq!(scene.pass(2), [Due::Hide(holder(1))]);
+    assert_eq!(scene.pass(88), [Due::Hide(holder(2))]);
+
+    let forget = Due::Forget(holder(1), 0);
+    scene.leases.postpone(forget.clone(), scene.now, Duration::from_secs(1));
+    assert_eq!(scene.sweep(), [forget.clone()]);
+    scene.renew(&holder(1), NATIVE);
+    scene.leases.postpone(forget, scene.now, Duration::from_secs(1));
+    assert_eq!(scene.sweep(), []);
+}

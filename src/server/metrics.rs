@@ -1,0 +1,95 @@
+//! `/metrics`: the Go Piccolo's names where the meaning is the same, and gauges of our own, read
+//! when they are asked for.
+
+use std::time::Instant;
+
+use axum::Router;
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::Method;
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use metrics::{counter, describe_gauge, gauge, histogram};
+
+use super::app::{App, Shared};
+
+/// Label of requests that match no route: a path would be an unbounded label.
+const UNMATCHED: &str = "unmatched";
+/// The part of the checksum that a float holds exactly.
+const CHECKSUM_MASK: u128 = (1 << 52) - 1;
+
+/// `GET /metrics`.
+pub fn router(shared: Shared) -> Router<Shared> {
+    describe();
+    crate::metrics::router(crate::metrics::install()).layer(middleware::from_fn_with_state(shared, refresh))
+}
+
+fn describe() {
+    describe_gauge!("piccolo_raft_term", "raft term");
+    describe_gauge!("piccolo_raft_is_leader", "1 on the leader");
+    describe_gauge!("piccolo_raft_has_quorum", "1 if a leader with a quorum is known");
+    describe_gauge!("piccolo_index_hosts", "holders known, hidden ones included");
+    describe_gauge!("piccolo_index_hosts_hidden", "holders whose lease has ended");
+    describe_gauge!("piccolo_index_keys", "distinct keys");
+    describe_gauge!("piccolo_index_pairs", "pairs of key and holder");
+    describe_gauge!("piccolo_index_applied_index", "log index applied");
+    describe_gauge!("piccolo_index_checksum", "lower 52 bits of the state checksum");
+    describe_gauge!("piccolo_index_checksum_log_index", "log index that the checksum belongs to");
+    let version = [
+        ("version", env!("CARGO_PKG_VERSION")),
+        ("commit", option_env!("PICCOLO_COMMIT").unwrap_or("unknown")),
+        ("date", option_env!("PICCOLO_DATE").unwrap_or("unknown")),
+    ];
+    gauge!("piccolo_api_version", &version).set(1);
+}
+
+async fn refresh(State(shared): State<Shared>, request: Request, next: Next) -> Response {
+    if let Ok(app) = shared.get() {
+        set_gauges(app);
+    }
+    next.run(request).await
+}
+
+fn set_gauges(app: &App) {
+    let counts = app.index.counts();
+    let (checksum_index, checksum) = app.index.checksum();
+    let flag = |set: bool| if set { 1.0 } else { 0.0 };
+    gauge!("piccolo_raft_term").set(app.node.term() as f64);
+    gauge!("piccolo_raft_is_leader").set(flag(app.node.is_leader()));
+    gauge!("piccolo_raft_has_quorum").set(flag(app.node.has_quorum()));
+    gauge!("piccolo_index_hosts").set(counts.hosts as f64);
+    gauge!("piccolo_index_hosts_hidden").set(counts.hosts_hidden as f64);
+    gauge!("piccolo_index_keys").set(counts.keys as f64);
+    gauge!("piccolo_index_pairs").set(counts.pairs as f64);
+    gauge!("piccolo_index_applied_index").set(app.index.applied_index() as f64);
+    gauge!("piccolo_index_checksum").set((checksum & CHECKSUM_MASK) as f64);
+    gauge!("piccolo_index_checksum_log_index").set(checksum_index as f64);
+}
+
+/// Counts every request, after its outcome is known.
+pub async fn count(request: Request, next: Next) -> Response {
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let route = route.as_ref().map_or(UNMATCHED, MatchedPath::as_str).to_owned();
+    let method = method(request.method());
+    let start = Instant::now();
+    let response = next.run(request).await;
+    let seconds = start.elapsed().as_secs_f64();
+    let status = response.status().as_u16().to_string();
+    counter!("http_requests_total", "route" => route.clone(), "method" => method, "status" => status)
+        .increment(1);
+    histogram!("http_request_duration_seconds", "route" => route, "method" => method).record(seconds);
+    response
+}
+
+/// A client can make up methods: those that we do not know share a label.
+fn method(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        Method::PATCH => "PATCH",
+        _ => "other",
+    }
+}

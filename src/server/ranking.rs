@@ -1,0 +1,256 @@
+//! Which holders an asker is told, and in which order. Pure: positions in, addresses out.
+//!
+//! Two orders. **Tiers and spread** for native agents: zone + /24, zone + /16, zone, the rest (IPv6:
+//! /64, what one link has, and /48, what one site has); inside a tier every asker starts elsewhere,
+//! so that a new layer's first holder is not everybody's first choice. **Prefix** for the Go `pi`:
+//! longest common prefix first, then address, then text; deterministic, as in the Go Piccolo.
+//!
+//! The holders of a key come sorted by (zone, address), so that every tier is a contiguous range
+//! found by binary search: a key with 50,000 holders costs hardly more than one with 40.
+
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
+
+use piccolo_raft::command::Key;
+use sha2::{Digest, Sha256};
+
+/// The visible holders of one key in one group, sorted by (zone, [`address_key`], port).
+pub trait Holders {
+    /// How many.
+    fn len(&self) -> usize;
+    /// True if nobody visible holds the key.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// Address and zone at a position below [`Holders::len`].
+    fn get(&self, position: usize) -> (SocketAddr, &str);
+    /// Positions of the holders of `zone` with `low <= address_key <= high`.
+    fn range(&self, zone: &str, low: u128, high: u128) -> Range<usize>;
+    /// Positions of all holders of `zone`.
+    fn zone_range(&self, zone: &str) -> Range<usize>;
+}
+
+/// An address as a number: IPv4 is mapped into `::ffff:0:0/96`.
+pub fn address_key(ip: IpAddr) -> u128 {
+    match ip {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
+        IpAddr::V6(v6) => v6.to_bits(),
+    }
+}
+
+/// Who asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Asker {
+    /// Nobody said: the holders in a stable order.
+    Unknown,
+    /// A native agent, by the address of its own blob server: only that is left out.
+    Holder {
+        /// Its blob server.
+        address: SocketAddr,
+        /// Its zone as the index knows it.
+        zone: String,
+        /// Whether it wants the prefix order.
+        prefix_order: bool,
+    },
+    /// A Go `pi`, which tells its IP only: all holders on it are left out, prefix order.
+    Host(IpAddr),
+}
+
+/// At most `count` holders of `key`, the best for `asker` first, never the asker itself.
+pub fn rank(holders: &impl Holders, key: &Key, asker: &Asker, count: usize) -> Vec<SocketAddr> {
+    match asker {
+        Asker::Unknown => (0..holders.len().min(count)).map(|position| holders.get(position).0).collect(),
+        Asker::Holder { address, zone, prefix_order: false } => by_tiers(holders, key, *address, zone, count),
+        Asker::Holder { address, .. } => by_prefix(holders, address.ip(), Some(*address), count),
+        Asker::Host(ip) => by_prefix(holders, *ip, None, count),
+    }
+}
+
+/// Prefix lengths of the two inner tiers, in [`address_key`] space.
+fn tier_prefixes(ip: IpAddr) -> [u32; 2] {
+    match ip {
+        IpAddr::V4(_) => [96 + 24, 96 + 16],
+        IpAddr::V6(_) => [64, 48],
+    }
+}
+
+/// Lowest and highest number that share the first `prefix` bits with `address`.
+fn prefix_bounds(address: u128, prefix: u32) -> (u128, u128) {
+    let host_bits = u128::MAX.checked_shr(prefix).unwrap_or(0);
+    (address & !host_bits, address | host_bits)
+}
+
+fn by_tiers(
+    holders: &impl Holders,
+    key: &Key,
+    asker: SocketAddr,
+    zone: &str,
+    count: usize,
+) -> Vec<SocketAddr> {
+    let address = address_key(asker.ip());
+    let [near, nearby] = tier_prefixes(asker.ip()).map(|prefix| {
+        let (low, high) = prefix_bounds(address, prefix);
+        holders.range(zone, low, high)
+    });
+    let tiers = [near, nearby, holders.zone_range(zone), 0..holders.len()];
+    let spread = Spread::new(asker, key);
+    let mut chosen = Vec::with_capacity(count.min(holders.len()));
+    let mut inner = 0..0;
+    for tier in tiers {
+        let ring = Ring { outer: tier.clone(), inner };
+        for position in spread.over(ring.len()).map(|offset| ring.position(offset)) {
+            if chosen.len() == count {
+                return chosen;
+            }
+            let (holder, _) = holders.get(position);
+            if holder != asker {
+                chosen.push(holder);
+            }
+        }
+        inner = tier;
+    }
+    chosen
+}
+
+/// A tier without the tier inside it: the positions of `outer` that are not in `inner`.
+struct Ring {
+    outer: Range<usize>,
+    /// Empty, or a part of `outer`.
+    inner: Range<usize>,
+}
+
+impl Ring {
+    fn len(&self) -> usize {
+        self.outer.len() - self.inner.len()
+    }
+
+    fn position(&self, offset: usize) -> usize {
+        let position = self.outer.start + offset;
+        if self.inner.is_empty() || position < self.inner.start {
+            position
+        } else {
+            position + self.inner.len()
+        }
+    }
+}
+
+/// Where an asker begins in a tier and how it goes on, from a hash of asker and key.
+struct Spread {
+    start: u64,
+    step: u64,
+}
+
+impl Spread {
+    fn new(asker: SocketAddr, key: &Key) -> Self {
+        let mut hash = Sha256::new();
+        hash.update(address_key(asker.ip()).to_be_bytes());
+        hash.update(asker.port().to_be_bytes());
+        match key {
+            Key::Sha256(digest) => hash.update(digest),
+            Key::Text(text) => hash.update(text),
+        }
+        let hash = hash.finalize();
+        let word = |at: usize| u64::from_be_bytes(hash[at..at + 8].try_into().expect("eight bytes"));
+        Self { start: word(0), step: word(8) }
+    }
+
+    /// Every number below `n` once: `start + i * step mod n`, with `step` coprime to `n`.
+    fn over(&self, n: usize) -> impl Iterator<Item = usize> + use<> {
+        let n = n as u64;
+        let (start, step) = match n {
+            0 | 1 => (0, 0),
+            _ => (self.start % n, coprime(n, 1 + self.step % (n - 1))),
+        };
+        (0..n).map(move |i| {
+            let offset = (u128::from(start) + u128::from(i) * u128::from(step)) % u128::from(n);
+            offset as usize
+        })
+    }
+}
+
+/// The first number from `candidate` on, below `n`, that has no divisor in common with it; `n - 1`
+/// has none, so there is one.
+fn coprime(n: u64, candidate: u64) -> u64 {
+    debug_assert!(0 < candidate && candidate < n);
+    (candidate..n).find(|step| gcd(*step, n) == 1).unwrap_or(1)
+}
+
+fn gcd(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+/// Strict order: common prefix with `asker` descending, then address, then text of `ip:port`.
+/// Leaves out `except`, or everything on the asker's address.
+fn by_prefix(
+    holders: &impl Holders,
+    asker: IpAddr,
+    except: Option<SocketAddr>,
+    count: usize,
+) -> Vec<SocketAddr> {
+    let asker = address_key(asker);
+    let zones = zones(holders);
+    let longest = if except.is_some() { u128::BITS } else { u128::BITS - 1 };
+    let mut chosen = Vec::with_capacity(count.min(holders.len()));
+    for prefix in (0..=longest).rev() {
+        if chosen.len() >= count.min(holders.len()) {
+            break;
+        }
+        let (low, high) = common_prefix_exactly(asker, prefix);
+        let wanted = count - chosen.len();
+        let mut ring = Vec::new();
+        for zone in &zones {
+            take_lowest(holders, holders.range(zone, low, high), except, wanted, &mut ring);
+        }
+        ring.sort_unstable_by(|a, b| {
+            let by_address = address_key(a.ip()).cmp(&address_key(b.ip()));
+            by_address.then_with(|| a.port().to_string().cmp(&b.port().to_string()))
+        });
+        chosen.extend(ring.into_iter().take(wanted));
+    }
+    chosen
+}
+
+/// The names of all zones that occur, by jumping from one to the next.
+fn zones(holders: &impl Holders) -> Vec<&str> {
+    let mut zones = Vec::new();
+    let mut position = 0;
+    while position < holders.len() {
+        let (_, zone) = holders.get(position);
+        zones.push(zone);
+        position = holders.zone_range(zone).end.max(position + 1);
+    }
+    zones
+}
+
+/// Bounds of the numbers whose common prefix with `address` has exactly `prefix` bits.
+fn common_prefix_exactly(address: u128, prefix: u32) -> (u128, u128) {
+    if prefix == u128::BITS {
+        return (address, address);
+    }
+    let first_other_bit = 1 << (u128::BITS - 1 - prefix);
+    prefix_bounds(address ^ first_other_bit, prefix + 1)
+}
+
+/// The first `wanted` of a range, and those on the same address as the last of them: among these
+/// the text decides, and the range is in the order of the port number.
+fn take_lowest(
+    holders: &impl Holders,
+    range: Range<usize>,
+    except: Option<SocketAddr>,
+    wanted: usize,
+    into: &mut Vec<SocketAddr>,
+) {
+    let mut taken = 0;
+    let mut last = None;
+    for holder in range.map(|position| holders.get(position).0).filter(|holder| Some(*holder) != except) {
+        if taken >= wanted && last != Some(holder.ip()) {
+            break;
+        }
+        last = Some(holder.ip());
+        taken += 1;
+        into.push(holder);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,226 @@
+use std::cell::Cell;
+use std::collections::{BTreeSet, HashMap};
+
+use super::*;
+
+/// Holders in a sorted vector, counting how many were looked at.
+struct Sorted {
+    entries: Vec<(String, u128, SocketAddr)>,
+    looked_at: Cell<usize>,
+}
+
+impl Sorted {
+    fn new<'a>(holders: impl IntoIterator<Item = (&'a str, SocketAddr)>) -> Self {
+        let mut entries: Vec<_> = holders
+            .into_iter()
+            .map(|(zone, address)| (zone.to_owned(), address_key(address.ip()), address))
+            .collect();
+        entries.sort_by_key(|(zone, key, address)| (zone.clone(), *key, address.port()));
+        Self { entries, looked_at: Cell::new(0) }
+    }
+}
+
+impl Holders for Sorted {
+    fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    fn get(&self, position: usize) -> (SocketAddr, &str) {
+        self.looked_at.set(self.looked_at.get() + 1);
+        let (zone, _, address) = &self.entries[position];
+        (*address, zone)
+    }
+
+    fn range(&self, zone: &str, low: u128, high: u128) -> Range<usize> {
+        let start = self.entries.partition_point(|(z, key, _)| (z.as_str(), *key) < (zone, low));
+        let end = self.entries.partition_point(|(z, key, _)| (z.as_str(), *key) <= (zone, high));
+        start..end
+    }
+
+    fn zone_range(&self, zone: &str) -> Range<usize> {
+        self.range(zone, 0, u128::MAX)
+    }
+}
+
+fn address(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+fn holders(list: &[(&str, &str)]) -> Sorted {
+    Sorted::new(list.iter().map(|(zone, text)| (*zone, address(text))))
+}
+
+fn native(text: &str, zone: &str) -> Asker {
+    Asker::Holder { address: address(text), zone: zone.into(), prefix_order: false }
+}
+
+fn key() -> Key {
+    "docker.io/library/a:1".parse().unwrap()
+}
+
+fn numbered(n: u32) -> SocketAddr {
+    SocketAddr::new(IpAddr::from((0x0a00_0000 + n).to_be_bytes()), 7781)
+}
+
+#[test]
+fn tiers_come_in_order_for_both_families() {
+    let v4 = holders(&[
+        ("a", "10.0.0.9:1"),
+        ("a", "10.0.7.9:1"),
+        ("a", "10.9.0.9:1"),
+        ("b", "10.0.0.8:1"),
+        ("a", "[fd00::1]:1"),
+    ]);
+    let ranked = rank(&v4, &key(), &native("10.0.0.1:1", "a"), 10);
+    assert_eq!(ranked[..2], [address("10.0.0.9:1"), address("10.0.7.9:1")]);
+    assert_eq!(
+        BTreeSet::from([ranked[2], ranked[3]]),
+        BTreeSet::from([address("10.9.0.9:1"), address("[fd00::1]:1")])
+    );
+    assert_eq!(ranked[4], address("10.0.0.8:1"));
+
+    let v6 = holders(&[
+        ("", "[fd00:1:2:3::9]:1"),
+        ("", "[fd00:1:2:4::9]:1"),
+        ("", "[fd00:9::9]:1"),
+        ("x", "[fd00:1:2:3::8]:1"),
+    ]);
+    let ranked = rank(&v6, &key(), &native("[fd00:1:2:3::1]:1", ""), 10);
+    let expected =
+        ["[fd00:1:2:3::9]:1", "[fd00:1:2:4::9]:1", "[fd00:9::9]:1", "[fd00:1:2:3::8]:1"].map(address);
+    assert_eq!(ranked, expected);
+}
+
+#[test]
+fn a_native_asker_is_left_out_but_not_its_neighbour_on_the_same_host() {
+    let both = holders(&[("", "10.0.0.1:7781"), ("", "10.0.0.1:7791"), ("", "10.0.0.2:7781")]);
+    for prefix_order in [false, true] {
+        let asker = Asker::Holder { address: address("10.0.0.1:7781"), zone: String::new(), prefix_order };
+        let ranked = rank(&both, &key(), &asker, 10);
+        assert!(!ranked.contains(&address("10.0.0.1:7781")), "{ranked:?}");
+        assert_eq!(ranked.len(), 2);
+    }
+}
+
+#[test]
+fn a_bare_ip_leaves_out_all_on_it() {
+    let both = holders(&[("", "10.0.0.1:7781"), ("", "10.0.0.1:7791"), ("", "10.0.0.2:7781")]);
+    let ranked = rank(&both, &key(), &Asker::Host("10.0.0.1".parse().unwrap()), 10);
+    assert_eq!(ranked, [address("10.0.0.2:7781")]);
+}
+
+#[test]
+fn an_asker_that_alone_holds_the_key_is_told_nobody() {
+    let own = holders(&[("", "10.0.0.1:7781")]);
+    assert_eq!(rank(&own, &key(), &native("10.0.0.1:7781", ""), 10), []);
+    assert_eq!(rank(&own, &key(), &Asker::Host("10.0.0.1".parse().unwrap()), 10), []);
+    assert_eq!(rank(&holders(&[]), &key(), &native("10.0.0.1:7781", ""), 10), []);
+}
+
+#[test]
+fn equal_prefixes_go_by_address_then_by_text() {
+    let list = holders(&[
+        ("z", "10.0.0.3:9999"),
+        ("a", "10.0.0.3:10000"),
+        ("a", "10.0.0.2:1"),
+        ("", "10.0.0.0:1"),
+        ("", "192.168.0.1:1"),
+        ("", "[fd00::1]:1"),
+    ]);
+    let ranked = rank(&list, &key(), &Asker::Host("10.0.0.1".parse().unwrap()), 10);
+    let expected =
+        ["10.0.0.0:1", "10.0.0.2:1", "10.0.0.3:10000", "10.0.0.3:9999", "192.168.0.1:1", "[fd00::1]:1"];
+    assert_eq!(ranked, expected.map(address));
+    let first = rank(&list, &key(), &Asker::Host("10.0.0.1".parse().unwrap()), 3);
+    assert_eq!(first, expected[..3].iter().map(|text| address(text)).collect::<Vec<_>>());
+}
+
+/// A small deterministic generator: tests print no seed because it never changes.
+fn numbers(mut state: u64) -> impl FnMut() -> u64 {
+    move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state >> 33
+    }
+}
+
+#[test]
+fn the_prefix_order_is_that_of_sorting_everything() {
+    let mut next = numbers(7);
+    for round in 0..200 {
+        let count = 1 + next() as usize % 60;
+        let list: BTreeSet<(&str, SocketAddr)> = (0..count)
+            .map(|_| {
+                let zone = ["", "a", "b"][next() as usize % 3];
+                let port = [80, 7781, 10_000][next() as usize % 3];
+                let ip = match next() % 4 {
+                    0 => IpAddr::from((0xfd00_u128 << 112 | u128::from(next() % 9)).to_be_bytes()),
+                    _ => IpAddr::from((0x0a00_0000 + (next() % 1_000) as u32).to_be_bytes()),
+                };
+                (zone, SocketAddr::new(ip, port))
+            })
+            .collect();
+        let asker = numbered(next() as u32 % 1_000).ip();
+        let mut naive: Vec<SocketAddr> =
+            list.iter().map(|(_, holder)| *holder).filter(|holder| holder.ip() != asker).collect();
+        naive.sort_by_key(|holder| {
+            let common = (address_key(holder.ip()) ^ address_key(asker)).leading_zeros();
+            (std::cmp::Reverse(common), address_key(holder.ip()), holder.to_string())
+        });
+        let wanted = 1 + next() as usize % 70;
+        naive.truncate(wanted);
+        let ranked = rank(&Sorted::new(list), &key(), &Asker::Host(asker), wanted);
+        assert_eq!(ranked, naive, "round {round}");
+    }
+}
+
+#[test]
+fn every_holder_is_told_once_when_all_are_asked_for() {
+    let mut next = numbers(11);
+    for n in 1..200 {
+        let list: Vec<_> =
+            (0..n).map(|i| (["", "a"][next() as usize % 2], numbered(i * 37 % 70_000))).collect();
+        let all: BTreeSet<_> = list.iter().map(|(_, holder)| *holder).collect();
+        let ranked = rank(&Sorted::new(list), &key(), &native("10.0.0.200:1", "a"), 2_000);
+        assert_eq!(ranked.len(), n as usize);
+        assert_eq!(ranked.into_iter().collect::<BTreeSet<_>>(), all);
+    }
+}
+
+#[test]
+fn the_busiest_of_many_holders_is_given_at_most_three_times_the_mean() {
+    const ASKERS: u32 = 10_000;
+    for (n, count) in [(2, 1), (7, 1), (64, 1), (250, 1), (360, 3), (1_000, 16), (5_000, 16)] {
+        // One /8, so that all but a few askers see the same tier.
+        let list = Sorted::new((0..n).map(|i| ("", numbered(i * 256))));
+        let mut load: HashMap<SocketAddr, u32> = HashMap::new();
+        for asker in 0..ASKERS {
+            let asker = SocketAddr::new(IpAddr::from((0xac10_0000 + asker).to_be_bytes()), 7781);
+            let asker = Asker::Holder { address: asker, zone: String::new(), prefix_order: false };
+            for holder in rank(&list, &key(), &asker, count) {
+                *load.entry(holder).or_default() += 1;
+            }
+        }
+        let mean = f64::from(ASKERS) * count as f64 / f64::from(n);
+        let busiest = f64::from(*load.values().max().unwrap());
+        assert!(busiest <= 3.0 * mean, "{n} holders, {count} told: busiest {busiest}, mean {mean}");
+        assert_eq!(load.len(), n as usize, "every holder has its share");
+    }
+}
+
+#[test]
+fn fifty_thousand_holders_are_not_looked_at_one_by_one() {
+    let list = Sorted::new((0..50_000).map(|i| ("", numbered(i))));
+    for asker in [native("10.0.77.1:7781", ""), Asker::Host("10.0.77.1".parse().unwrap())] {
+        list.looked_at.set(0);
+        assert_eq!(rank(&list, &key(), &asker, 16).len(), 16);
+        assert!(list.looked_at.get() < 200, "{} looked at", list.looked_at.get());
+    }
+}
+
+#[test]
+fn the_same_question_has_the_same_answer() {
+    let list = Sorted::new((0..500).map(|i| ("", numbered(i * 256))));
+    let asker = native("10.0.0.1:7781", "");
+    assert_eq!(rank(&list, &key(), &asker, 16), rank(&list, &key(), &asker, 16));
+    assert_eq!(rank(&list, &key(), &Asker::Unknown, 2), [numbered(0), numbered(256)]);
+}

@@ -1,0 +1,296 @@
+//! What a request must be before anything is proposed: `apply` never sees bad client data.
+//!
+//! Requests with a pair come from native agents, which are told what is wrong. Requests without one
+//! come from the Go `pi`, which does not retry a 4xx: one bad key must not make its node invisible.
+
+use std::net::{IpAddr, SocketAddr};
+
+use piccolo_raft::command::{GROUP_BYTES_MAX, Holder, Key, Pair, ZONE_BYTES_MAX};
+use piccolo_raft::fingerprint::Fingerprint;
+
+use super::body::{Fields, FormatError};
+use super::leases::Beat;
+use crate::limits::{LEASE_SECONDS_MAX, LEASE_SECONDS_MIN, REQUEST_KEYS_MAX};
+
+/// Which addresses are taken for holders.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HolderPolicy {
+    /// Loopback, too: the server itself listens only there.
+    pub loopback: bool,
+}
+
+/// An accepted advertise, withdraw or sync.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AcceptedWrite {
+    /// Whose keys.
+    pub holder: Holder,
+    /// `None`: a client without pairs.
+    pub pair: Option<Pair>,
+    /// Sorted, without duplicates.
+    pub keys: Vec<Key>,
+    /// Keys that were skipped because they are none.
+    pub skipped: u64,
+    /// Whether the list had nothing but empty strings, or nothing at all.
+    pub named_nothing: bool,
+}
+
+/// An accepted keepalive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AcceptedBeat {
+    /// Who.
+    pub holder: Holder,
+    /// What it says.
+    pub beat: Beat,
+}
+
+/// Reads the body of advertise, withdraw and sync.
+pub fn write(body: &[u8], policy: HolderPolicy) -> Result<AcceptedWrite, FormatError> {
+    let mut fields = Fields::parse(body)?;
+    let address = fields.required_text("holder")?;
+    let texts = fields.required_texts("keys")?;
+    let group = group(fields.required_text("group")?)?;
+    let pair = pair(&mut fields)?;
+    let holder = Holder { group, address: holder_address("holder", &address, policy)? };
+    let named_nothing = texts.iter().all(String::is_empty);
+    let offered = texts.len() as u64;
+    let mut keys = match pair {
+        Some(_) => native_keys(&texts)?,
+        None => texts.iter().filter_map(|text| text.parse().ok()).collect(),
+    };
+    let skipped = offered - keys.len() as u64;
+    if keys.is_empty() && !named_nothing {
+        return Err(FormatError::value("keys", format!("has no valid key among {offered}")));
+    }
+    keys.sort_unstable();
+    keys.dedup();
+    Ok(AcceptedWrite { holder, pair, keys, skipped, named_nothing })
+}
+
+fn native_keys(texts: &[String]) -> Result<Vec<Key>, FormatError> {
+    if texts.len() > REQUEST_KEYS_MAX {
+        let reason = format!("has {} entries, the limit is {REQUEST_KEYS_MAX}", texts.len());
+        return Err(FormatError::value("keys", reason));
+    }
+    let key = |(position, text): (usize, &String)| {
+        text.parse::<Key>()
+            .map_err(|error| FormatError::value(format!("keys[{position}]"), error.to_string()))
+    };
+    texts.iter().enumerate().map(key).collect()
+}
+
+/// Reads the body of keepalive.
+pub fn keepalive(body: &[u8], policy: HolderPolicy) -> Result<AcceptedBeat, FormatError> {
+    let mut fields = Fields::parse(body)?;
+    let address = fields.required_text("host")?;
+    let group = group(fields.required_text("group")?)?;
+    let holder = Holder { group, address: holder_address("host", &address, policy)? };
+    let zone = fields.text("zone")?;
+    if zone.as_ref().is_some_and(|zone| zone.len() > ZONE_BYTES_MAX) {
+        return Err(FormatError::value("zone", format!("is longer than {ZONE_BYTES_MAX} bytes")));
+    }
+    let ttl_seconds = fields.unsigned("ttl_seconds")?.map(ttl).transpose()?;
+    let fingerprint = fields.text("fingerprint")?.map(fingerprint).transpose()?;
+    for counter in ["count", "bytes_from_peers", "bytes_served", "misses"] {
+        fields.unsigned(counter)?;
+    }
+    let beat = Beat { zone, ttl_seconds, pair: pair(&mut fields)?, fingerprint };
+    Ok(AcceptedBeat { holder, beat })
+}
+
+fn ttl(seconds: u64) -> Result<u32, FormatError> {
+    let range = LEASE_SECONDS_MIN..=LEASE_SECONDS_MAX;
+    u32::try_from(seconds).ok().filter(|seconds| range.contains(seconds)).ok_or_else(|| {
+        let reason = format!("must be {LEASE_SECONDS_MIN} to {LEASE_SECONDS_MAX}");
+        FormatError::value("ttl_seconds", reason)
+    })
+}
+
+fn fingerprint(hex: String) -> Result<Fingerprint, FormatError> {
+    let well_formed = hex.len() == 32 && hex.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let error = || FormatError::value("fingerprint", "is not 32 hex digits");
+    if well_formed { hex.parse().map_err(|_| error()) } else { Err(error()) }
+}
+
+fn pair(fields: &mut Fields) -> Result<Option<Pair>, FormatError> {
+    match (fields.unsigned("epoch")?, fields.unsigned("seq")?) {
+        (Some(epoch), Some(seq)) => Ok(Some(Pair { epoch, seq })),
+        (None, None) => Ok(None),
+        (Some(_), None) => Err(FormatError::value("epoch", "needs field seq beside it")),
+        (None, Some(_)) => Err(FormatError::value("seq", "needs field epoch beside it")),
+    }
+}
+
+/// A group's name.
+pub fn group(name: String) -> Result<String, FormatError> {
+    if name.len() > GROUP_BYTES_MAX {
+        return Err(FormatError::value("group", format!("is longer than {GROUP_BYTES_MAX} bytes")));
+    }
+    Ok(name)
+}
+
+/// The address of a blob server that other nodes can reach.
+fn holder_address(field: &str, text: &str, policy: HolderPolicy) -> Result<SocketAddr, FormatError> {
+    let address =
+        socket_address(text).ok_or_else(|| FormatError::value(field, format!("is not ip:port: {text:?}")))?;
+    let ip = address.ip();
+    let link_local = match ip {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    let fault = match ip {
+        _ if address.port() == 0 => Some("has port 0"),
+        ip if ip.is_unspecified() => Some("is not an address that others can reach"),
+        ip if ip.is_multicast() => Some("is a multicast address"),
+        ip if ip.is_loopback() && !policy.loopback => Some("is a loopback address, others cannot reach it"),
+        _ if link_local && !policy.loopback => Some("is a link-local address, others cannot reach it"),
+        _ => None,
+    };
+    match fault {
+        Some(fault) => Err(FormatError::value(field, format!("{fault}: {text:?}"))),
+        None => Ok(address),
+    }
+}
+
+/// `ip:port` with IPv4-mapped addresses as IPv4 and without a scope, so that one host has one name.
+pub fn socket_address(text: &str) -> Option<SocketAddr> {
+    let address: SocketAddr = text.parse().ok()?;
+    Some(SocketAddr::new(address.ip().to_canonical(), address.port()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DIGEST: &str = "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+    const PUBLIC: HolderPolicy = HolderPolicy { loopback: false };
+
+    fn refused(json: &str) -> String {
+        write(json.as_bytes(), PUBLIC).unwrap_err().to_string()
+    }
+
+    fn with_holder(holder: &str) -> String {
+        format!(r#"{{"holder":"{holder}","group":"g","keys":["a/b:1"]}}"#)
+    }
+
+    #[test]
+    fn a_native_request_is_told_which_key_is_bad() {
+        let request = |keys: &str| {
+            refused(&format!(
+                r#"{{"holder":"10.0.0.1:1","group":"g","epoch":1,"seq":1,"keys":["a/b:1",{keys}]}}"#
+            ))
+        };
+        assert_eq!(request(r#""sha256:xyz""#), "field keys[1] is not sha256: and 64 lower-case hex digits");
+        assert_eq!(request(r#""""#), "field keys[1] is empty");
+        let long = format!(r#""{}""#, "k".repeat(256));
+        assert_eq!(request(&long), "field keys[1] has 256 bytes, the limit is 255");
+        let many = vec![r#""a/b:1""#; REQUEST_KEYS_MAX].join(",");
+        assert_eq!(request(&many), "field keys has 100001 entries, the limit is 100000");
+    }
+
+    #[test]
+    fn the_largest_native_request_is_taken() {
+        let many = vec![r#""a/b:1""#; REQUEST_KEYS_MAX].join(",");
+        let json = format!(r#"{{"holder":"10.0.0.1:1","group":"g","epoch":1,"seq":1,"keys":[{many}]}}"#);
+        assert_eq!(write(json.as_bytes(), PUBLIC).unwrap().keys.len(), 1);
+    }
+
+    /// B25: the Go server cuts a long key to its column and stores something else.
+    #[test]
+    fn without_a_pair_bad_keys_are_skipped_and_counted_and_the_rest_counts() {
+        let long = "k".repeat(256);
+        let json = format!(
+            r#"{{"holder":"10.0.0.1:1","group":"g","keys":["{DIGEST}","sha256:xyz","{long}","","{DIGEST}"]}}"#
+        );
+        let accepted = write(json.as_bytes(), PUBLIC).unwrap();
+        assert_eq!(accepted.keys, [DIGEST.parse().unwrap()]);
+        assert_eq!((accepted.skipped, accepted.named_nothing), (3, false));
+        assert!(
+            refused(r#"{"holder":"10.0.0.1:1","group":"g","keys":["sha256:x","a b"]}"#)
+                .contains("no valid key among 2")
+        );
+    }
+
+    #[test]
+    fn lists_without_a_name_are_marked() {
+        for keys in ["[]", r#"["",""]"#] {
+            let json = format!(r#"{{"holder":"10.0.0.1:1","group":"g","keys":{keys}}}"#);
+            assert!(write(json.as_bytes(), PUBLIC).unwrap().named_nothing, "{keys}");
+        }
+    }
+
+    #[test]
+    fn an_epoch_needs_a_seq_and_the_other_way_round() {
+        let json = |extra: &str| {
+            refused(&format!(r#"{{"holder":"10.0.0.1:1","group":"g","keys":["a/b:1"],{extra}}}"#))
+        };
+        assert_eq!(json(r#""epoch":1"#), "field epoch needs field seq beside it");
+        assert_eq!(json(r#""seq":1"#), "field seq needs field epoch beside it");
+    }
+
+    #[test]
+    fn holders_that_nobody_could_reach_are_refused_with_the_reason() {
+        for (holder, reason) in [
+            ("127.0.0.1:7781", "loopback"),
+            ("[::1]:7781", "loopback"),
+            ("[::ffff:127.0.0.1]:7781", "loopback"),
+            ("169.254.1.1:7781", "link-local"),
+            ("[fe80::1]:7781", "link-local"),
+            ("0.0.0.0:7781", "reach"),
+            ("[::]:7781", "reach"),
+            ("224.0.0.1:7781", "multicast"),
+            ("10.0.0.1:0", "port 0"),
+            (":7781", "ip:port"),
+            ("10.0.0.1", "ip:port"),
+            ("node-1:7781", "ip:port"),
+            ("10.0.0.1:99999", "ip:port"),
+            ("[fd00::1:7781", "ip:port"),
+            ("../..:1", "ip:port"),
+        ] {
+            let message = refused(&with_holder(holder));
+            assert!(message.starts_with("field holder") && message.contains(reason), "{holder}: {message}");
+        }
+    }
+
+    #[test]
+    fn a_loopback_server_takes_loopback_holders_but_not_unspecified_ones() {
+        let policy = HolderPolicy { loopback: true };
+        assert!(write(with_holder("127.0.0.1:7781").as_bytes(), policy).is_ok());
+        assert!(write(with_holder("0.0.0.0:7781").as_bytes(), policy).is_err());
+    }
+
+    #[test]
+    fn one_host_has_one_name() {
+        for holder in ["10.0.0.1:7781", "[::ffff:10.0.0.1]:7781", "[::ffff:a00:1]:7781"] {
+            let accepted = write(with_holder(holder).as_bytes(), PUBLIC).unwrap();
+            assert_eq!(accepted.holder.address.to_string(), "10.0.0.1:7781");
+        }
+        let accepted = write(with_holder("[FD00:0:0::1]:7781").as_bytes(), PUBLIC).unwrap();
+        assert_eq!(accepted.holder.address.to_string(), "[fd00::1]:7781");
+    }
+
+    #[test]
+    fn groups_have_a_limit() {
+        let json = |n: usize| format!(r#"{{"host":"10.0.0.1:1","Group":"{}"}}"#, "g".repeat(n));
+        assert!(keepalive(json(GROUP_BYTES_MAX).as_bytes(), PUBLIC).is_ok());
+        let error = keepalive(json(GROUP_BYTES_MAX + 1).as_bytes(), PUBLIC).unwrap_err();
+        assert_eq!(error.to_string(), "field group is longer than 64 bytes");
+    }
+
+    #[test]
+    fn a_keepalive_says_what_is_wrong_with_it() {
+        for (extra, reason) in [
+            (r#""ttl_seconds":2"#, "ttl_seconds must be 3 to 86400"),
+            (r#""ttl_seconds":86401"#, "ttl_seconds must be 3 to 86400"),
+            (r#""ttl_seconds":"90""#, "ttl_seconds must be an integer"),
+            (r#""fingerprint":"abc""#, "fingerprint is not 32 hex digits"),
+            (r#""fingerprint":"+0000000000000000000000000000000""#, "fingerprint is not 32 hex digits"),
+            (r#""zone":7"#, "zone must be a string"),
+            (r#""misses":"x""#, "misses must be an integer"),
+            (r#""epoch":1"#, "epoch needs field seq"),
+        ] {
+            let json = format!(r#"{{"host":"10.0.0.1:1","group":"g",{extra}}}"#);
+            let message = keepalive(json.as_bytes(), PUBLIC).unwrap_err().to_string();
+            assert!(message.contains(reason), "{extra}: {message}");
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! All routes of a server, and what holds for each of them.
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderName, HeaderValue};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+
+use super::app::Shared;
+use super::error::{ApiError, QueryError};
+use super::query::Query;
+use super::write::Kind;
+use super::{capabilities, findkey, health, hosts, keepalive, metrics, status, write};
+use crate::api::{Capabilities, HostsResponse, StatusResponse, header, path};
+
+/// The router of the API port.
+pub fn router(shared: Shared) -> Router {
+    Router::new()
+        .route(path::ADVERTISE, post(advertise))
+        .route(path::WITHDRAW, post(withdraw))
+        .route(path::SYNC, post(sync))
+        .route(path::KEEPALIVE, post(keep_alive))
+        .route(path::FINDKEY, get(find_key))
+        .route(path::CAPABILITIES, get(show_capabilities))
+        .route(path::STATUS, get(show_status))
+        .route(path::HOSTS, get(show_hosts))
+        .route(path::HEALTHZ, get(async || health::live()))
+        .route(path::LIVEZ, get(async || health::live()))
+        .route(path::READYZ, get(async |State(shared): State<Shared>| health::ready(&shared)))
+        .merge(metrics::router(shared.clone()))
+        .fallback(unknown_route)
+        .method_not_allowed_fallback(unknown_route)
+        .layer(middleware::from_fn_with_state(shared.clone(), tell_applied_index))
+        .layer(middleware::from_fn(metrics::count))
+        .with_state(shared)
+}
+
+async fn advertise(State(shared): State<Shared>, request: Request) -> Result<Response, ApiError> {
+    write::handle(shared.get()?, Kind::Advertise, request).await
+}
+
+async fn withdraw(State(shared): State<Shared>, request: Request) -> Result<Response, ApiError> {
+    write::handle(shared.get()?, Kind::Withdraw, request).await
+}
+
+async fn sync(State(shared): State<Shared>, request: Request) -> Result<Response, ApiError> {
+    write::handle(shared.get()?, Kind::Sync, request).await
+}
+
+async fn keep_alive(State(shared): State<Shared>, request: Request) -> Result<Response, ApiError> {
+    keepalive::handle(shared.get()?, request).await
+}
+
+async fn find_key(State(shared): State<Shared>, request: Request) -> Result<Response, QueryError> {
+    findkey::handle(shared.get()?, &Query::parse(request.uri().query())).await
+}
+
+async fn show_capabilities(State(shared): State<Shared>) -> Result<Json<Capabilities>, ApiError> {
+    Ok(Json(capabilities::answer(shared.get()?)))
+}
+
+async fn show_status(State(shared): State<Shared>) -> Result<Json<StatusResponse>, ApiError> {
+    Ok(Json(status::answer(shared.get()?)))
+}
+
+async fn show_hosts(State(shared): State<Shared>, request: Request) -> Result<Json<HostsResponse>, ApiError> {
+    Ok(Json(hosts::answer(shared.get()?, &Query::parse(request.uri().query()))))
+}
+
+/// Also for a known path with another method, as gin does.
+async fn unknown_route() -> ApiError {
+    ApiError::UnknownRoute
+}
+
+/// Every answer says what this server has applied, unless it tells of a write of its own.
+async fn tell_applied_index(State(shared): State<Shared>, request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await.into_response();
+    if let Ok(app) = shared.get() {
+        let index = HeaderValue::from(app.index.applied_index());
+        response.headers_mut().entry(HeaderName::from_static(header::APPLIED_INDEX)).or_insert(index);
+    }
+    response
+}

@@ -1,0 +1,48 @@
+//! `GET /api/v1/status`: the cluster as this server sees it.
+
+use piccolo_raft::cluster::Role;
+
+use super::app::App;
+use crate::api::{MemberStatus, StatusResponse};
+
+/// The answer.
+pub fn answer(app: &App) -> StatusResponse {
+    let cluster = app.node.status();
+    let counts = app.index.counts();
+    let (applied_index, checksum) = app.index.checksum();
+    let members = cluster.members.into_iter().map(|info| MemberStatus {
+        node: node_id(info.node_id),
+        raft_address: info.member.raft_address,
+        api_address: info.member.api_address,
+        role: role(info.role).to_owned(),
+        lag: info.lag,
+    });
+    StatusResponse {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        cluster: cluster.cluster_id.map(|id| id.to_string()).unwrap_or_default(),
+        node: node_id(cluster.node_id),
+        leader: cluster.leader.map(node_id),
+        quorum: cluster.quorum,
+        term: cluster.term,
+        applied_index,
+        checksum: format!("{checksum:032x}"),
+        members: members.collect(),
+        hosts: counts.hosts,
+        hosts_hidden: counts.hosts_hidden,
+        keys: counts.keys,
+        pairs: counts.pairs,
+        reasons: cluster.reasons,
+    }
+}
+
+fn role(role: Role) -> &'static str {
+    match role {
+        Role::Leader => "leader",
+        Role::Follower => "voter",
+        Role::Learner => "learner",
+    }
+}
+
+fn node_id(id: u64) -> String {
+    format!("{id:016x}")
+}

@@ -1,0 +1,132 @@
+//! What advertise, withdraw and sync have in common: from the body to the leader, one write of a
+//! holder at a time, and the answer.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::header::CONTENT_LENGTH;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use piccolo_raft::command::{Command, Reply};
+
+use super::app::App;
+use super::error::ApiError;
+use super::forward::{ForLeader, to_leader};
+use super::request::{self, AcceptedWrite};
+use crate::api::{WriteResponse, header, path};
+use crate::limits::{API_BODY_BYTES_MAX, API_BODY_READ_TIMEOUT};
+
+/// Which of the three.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Keys come.
+    Advertise,
+    /// Keys go.
+    Withdraw,
+    /// The whole set.
+    Sync,
+}
+
+impl Kind {
+    fn path(self) -> &'static str {
+        match self {
+            Kind::Advertise => path::ADVERTISE,
+            Kind::Withdraw => path::WITHDRAW,
+            Kind::Sync => path::SYNC,
+        }
+    }
+
+    fn message(self) -> &'static str {
+        match self {
+            Kind::Advertise | Kind::Sync => "Distribution created!",
+            Kind::Withdraw => "Distribution withdrawn!",
+        }
+    }
+}
+
+/// Answers one write.
+pub async fn handle(app: &Arc<App>, kind: Kind, incoming: Request) -> Result<Response, ApiError> {
+    let forwarded = ForLeader::is_forwarded(incoming.headers());
+    let body = read_body(incoming).await?;
+    let write = request::write(&body, app.holders)?;
+    if kind != Kind::Sync && write.keys.is_empty() {
+        return Err(ApiError::NothingToDo);
+    }
+    let _place = app.place_for_write()?;
+    let repeatable = write.pair.is_some();
+    let request = ForLeader { path: kind.path(), body, forwarded, repeatable };
+    let write = Arc::new(write);
+    to_leader(app, request, || decide(app, kind, Arc::clone(&write))).await
+}
+
+/// On the leader. Runs to its end even if the client leaves.
+async fn decide(app: &Arc<App>, kind: Kind, write: Arc<AcceptedWrite>) -> Result<Response, ApiError> {
+    let task = {
+        let app = Arc::clone(app);
+        async move {
+            let _turn = app.locks.lock(&write.holder).await;
+            let index = match kind {
+                Kind::Advertise => super::advertise::apply(&app, &write).await,
+                Kind::Withdraw => super::withdraw::apply(&app, &write).await,
+                Kind::Sync => super::sync::apply(&app, &write).await,
+            }?;
+            Ok(answer(kind, &write, index))
+        }
+    };
+    app.writes.spawn(task).await.unwrap_or(Err(ApiError::Internal { reason: "a write panicked" }))
+}
+
+fn answer(kind: Kind, write: &AcceptedWrite, index: u64) -> Response {
+    let body = WriteResponse {
+        success: true,
+        message: kind.message().to_owned(),
+        stale: false,
+        epoch: write.pair.map(|pair| pair.epoch),
+        seq: write.pair.map(|pair| pair.seq),
+        skipped: write.skipped,
+    };
+    (StatusCode::CREATED, applied_index(index), Json(body)).into_response()
+}
+
+/// The header that tells which log index an answer shows.
+pub fn applied_index(index: u64) -> HeaderMap {
+    HeaderMap::from_iter([(HeaderName::from_static(header::APPLIED_INDEX), HeaderValue::from(index))])
+}
+
+/// Proposes the entries of one request in order; the log index of the last.
+pub async fn propose(app: &App, commands: Vec<Command>) -> Result<u64, ApiError> {
+    let mut index = 0;
+    for command in commands {
+        let proposed = app.node.propose(command).await?;
+        index = proposed.index;
+        match proposed.reply {
+            Reply::Applied { .. } => {}
+            // A withdraw of a host that is not there: what is to be gone is gone.
+            Reply::UnknownHost => {}
+            Reply::Stale { stored } => return Err(ApiError::Stale { stored }),
+            Reply::None | Reply::NotApplicable => {
+                return Err(ApiError::Internal { reason: "a write had the reply of another command" });
+            }
+        }
+    }
+    Ok(index)
+}
+
+/// The whole body, within limits of size and time.
+pub async fn read_body(request: Request<Body>) -> Result<Bytes, ApiError> {
+    let declared = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    if declared.is_some_and(|bytes: u64| bytes > API_BODY_BYTES_MAX as u64) {
+        return Err(ApiError::BodyTooLarge);
+    }
+    let read = Limited::new(request.into_body(), API_BODY_BYTES_MAX).collect();
+    match tokio::time::timeout(API_BODY_READ_TIMEOUT, read).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiError::BodyTooLarge),
+        Ok(Err(error)) => Err(ApiError::BodyBroken { reason: error.to_string() }),
+        Err(_) => Err(ApiError::BodyTooSlow),
+    }
+}

@@ -1,0 +1,158 @@
+//! The bytes of every wire type, compared both ways with `tests/golden/*.json`.
+
+use std::fmt::Debug;
+use std::path::Path;
+
+use piccolo::api::{
+    Capabilities, FindQuery, FindResponse, HostStatus, HostsResponse, KeepaliveRequest, KeepaliveResponse,
+    MemberStatus, Message, Readiness, StatusResponse, WriteRequest, WriteResponse,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+#[track_caller]
+fn golden<T: Serialize + DeserializeOwned + PartialEq + Debug>(name: &str, value: T) {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(format!("{name}.json"));
+    let stored = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    let stored = stored.trim_end();
+    assert_eq!(serde_json::to_string(&value).unwrap(), stored, "{name} as written");
+    assert_eq!(serde_json::from_str::<T>(stored).unwrap(), value, "{name} as read");
+    let with_more = format!("{},\"of_a_later_version\":[1]}}", stored.strip_suffix('}').unwrap());
+    assert_eq!(serde_json::from_str::<T>(&with_more).unwrap(), value, "{name} with an unknown field");
+}
+
+const DIGEST: &str = "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+const TAG: &str = "docker.io/library/alpine:3.20";
+
+#[test]
+fn writes() {
+    let go = WriteRequest {
+        holder: "10.0.0.1:7781".into(),
+        group: "default".into(),
+        keys: vec![DIGEST.into(), TAG.into()],
+        epoch: None,
+        seq: None,
+    };
+    golden("write_request_go", go.clone());
+    golden("write_request", WriteRequest { epoch: Some(1_700_000_000_000), seq: Some(7), ..go });
+    let plain = WriteResponse {
+        success: true,
+        message: "Distribution created!".into(),
+        stale: false,
+        epoch: None,
+        seq: None,
+        skipped: 0,
+    };
+    golden("write_response_go", plain.clone());
+    golden("write_response_skipped", WriteResponse { skipped: 1, ..plain.clone() });
+    let paired = WriteResponse { epoch: Some(1_700_000_000_000), seq: Some(7), ..plain };
+    golden("write_response", paired.clone());
+    golden("write_response_stale", WriteResponse { success: false, stale: true, message: String::new(), ..paired });
+}
+
+#[test]
+fn lookups() {
+    let query = FindQuery { key: DIGEST.into(), group: "default".into(), ..FindQuery::default() };
+    golden("find_query_least", query.clone());
+    golden(
+        "find_query",
+        FindQuery {
+            count: Some(16),
+            request_host: Some("10.0.0.1:7781".into()),
+            min_index: Some(42),
+            rank: Some("prefix".into()),
+            ..query
+        },
+    );
+    golden(
+        "find_response",
+        FindResponse {
+            key: DIGEST.into(),
+            group: "default".into(),
+            holders: vec!["10.0.0.2:7781".into(), "[fd00::3]:7781".into()],
+            total: 0,
+        },
+    );
+}
+
+#[test]
+fn keepalives() {
+    let go = KeepaliveRequest {
+        host: "10.0.0.1:7781".into(),
+        group: "default".into(),
+        ..KeepaliveRequest::default()
+    };
+    golden("keepalive_request_go", go.clone());
+    golden(
+        "keepalive_request",
+        KeepaliveRequest {
+            ttl_seconds: Some(90),
+            zone: Some("rack-1".into()),
+            fingerprint: Some("000102030405060708090a0b0c0d0e0f".into()),
+            count: Some(400),
+            epoch: Some(1_700_000_000_000),
+            seq: Some(7),
+            bytes_from_peers: Some(1),
+            bytes_served: Some(2),
+            misses: Some(3),
+            ..go
+        },
+    );
+    let answer = KeepaliveResponse { success: true, message: "keep alive success".into(), resync: false };
+    golden("keepalive_response", answer.clone());
+    golden("keepalive_response_resync", KeepaliveResponse { resync: true, ..answer });
+}
+
+#[test]
+fn messages() {
+    let none = Message { success: None, message: String::new(), error: String::new() };
+    golden("message_ok", Message { message: "ok".into(), ..none.clone() });
+    let wrong = "Wrong request format: field key is required";
+    golden("message_refused", Message { success: Some(false), message: wrong.into(), ..none.clone() });
+    golden("message_error", Message { error: wrong.into(), ..none });
+    let reasons = vec!["the index is loading".into()];
+    golden("readiness", Readiness { ready: false, reasons });
+}
+
+#[test]
+fn views() {
+    golden(
+        "capabilities",
+        Capabilities { api: 1, cluster: "0f".repeat(16), features: vec!["withdraw".into()] },
+    );
+    golden(
+        "status_response",
+        StatusResponse {
+            version: "0.1.0".into(),
+            cluster: "0f".repeat(16),
+            node: "00000000000000aa".into(),
+            leader: Some("00000000000000bb".into()),
+            quorum: true,
+            term: 3,
+            applied_index: 42,
+            checksum: "01".repeat(16),
+            members: vec![MemberStatus {
+                node: "00000000000000bb".into(),
+                raft_address: "10.0.1.2:7790".into(),
+                api_address: "10.0.1.2:7789".into(),
+                role: "leader".into(),
+                lag: Some(0),
+            }],
+            hosts: 2,
+            hosts_hidden: 1,
+            keys: 30,
+            pairs: 40,
+            reasons: vec!["no leader with a quorum is known".into()],
+        },
+    );
+    let host = HostStatus {
+        group: "default".into(),
+        holder: "10.0.0.1:7781".into(),
+        zone: "rack-1".into(),
+        keys: 30,
+        hidden_unix_ms: None,
+    };
+    let hidden =
+        HostStatus { holder: "10.0.0.2:7781".into(), hidden_unix_ms: Some(1_700_000_000_000), ..host.clone() };
+    golden("hosts_response", HostsResponse { hosts: vec![host, hidden] });
+}

@@ -1,0 +1,10 @@
+//! The discovery API from outside: real servers in this process, on loopback ports, asked over HTTP.
+
+mod bad_input;
+mod go_pi;
+mod golden;
+mod harness;
+mod holders;
+mod leases;
+mod order;
+mod three_servers;

@@ -1,0 +1,164 @@
+//! The real binary: help, versions, exit codes, and what it says to mistakes.
+
+use std::fs;
+use std::net::TcpListener;
+use std::process::{Command, Output};
+
+fn piccolo(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    let inherited = std::env::vars().filter(|(name, _)| !name.starts_with("PICCOLO_"));
+    Command::new(env!("CARGO_BIN_EXE_piccolo"))
+        .args(arguments)
+        .env_clear()
+        .envs(inherited)
+        .envs(environment.iter().copied())
+        .output()
+        .expect("the binary starts")
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().expect("ended by itself")
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+const COMMANDS: [&[&str]; 9] = [
+    &[],
+    &["up"],
+    &["server"],
+    &["agent"],
+    &["mirror", "install"],
+    &["mirror", "remove"],
+    &["status"],
+    &["find"],
+    &["hosts"],
+];
+
+#[test]
+fn help_and_version_succeed_for_every_command() {
+    for command in COMMANDS {
+        let help = piccolo(&[command, &["--help"]].concat(), &[]);
+        assert_eq!(code(&help), 0, "{command:?}");
+        assert!(stdout(&help).contains("piccolo "), "{command:?} shows an example");
+        assert!(stdout(&help).contains("--log-level"), "{command:?}");
+        let version = piccolo(&[command, &["--version"]].concat(), &[]);
+        assert_eq!(code(&version), 0, "{command:?}");
+        assert!(stdout(&version).contains(env!("CARGO_PKG_VERSION")), "{command:?}");
+    }
+    assert!(stdout(&piccolo(&["--help"], &[])).contains("Exit codes: 0 done, 1 failed, 2 wrong usage"));
+    let hidden = stdout(&piccolo(&["server", "--help"], &[]));
+    assert!(!hidden.contains("exit-with-parent"), "{hidden}");
+}
+
+#[test]
+fn wrong_usage_has_exit_code_2() {
+    let cases: [&[&str]; 7] = [
+        &[],
+        &["mirror"],
+        &["serve"],
+        &["server", "--nonsense", "1"],
+        &["find"],
+        &["server", "--listen", "127.0.0.1:1", "--listen", "127.0.0.1:2"],
+        &["status", "--json=yes"],
+    ];
+    for arguments in cases {
+        assert_eq!(code(&piccolo(arguments, &[])), 2, "{arguments:?}");
+    }
+}
+
+#[test]
+fn all_mistakes_come_at_once_with_exit_code_2() {
+    let output = piccolo(
+        &["agent", "--mirror-listen", "here", "--uploads-max", "-1"],
+        &[("PICCOLO_SERVERS", "node-1:7789"), ("MIRROR_RESOLVE_TIMEOUT", "2"), ("PICCOLO_LOG_FORMAT", "xml")],
+    );
+    assert_eq!(code(&output), 2);
+    let text = stderr(&output);
+    for part in [
+        "5 mistakes",
+        "--mirror-listen: \"here\"",
+        "--uploads-max: \"-1\"",
+        "PICCOLO_SERVERS: \"node-1:7789\"",
+        "MIRROR_RESOLVE_TIMEOUT: \"2\"",
+        "PICCOLO_LOG_FORMAT: \"xml\"",
+    ] {
+        assert!(text.contains(part), "{part} is missing in\n{text}");
+    }
+}
+
+#[test]
+fn an_unreachable_server_has_exit_code_4() {
+    // A port that was just free: nobody answers there.
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let server = format!("http://127.0.0.1:{port}");
+    for command in [&["status"][..], &["hosts"], &["find", "nginx"]] {
+        let output = piccolo(&[command, &["--server", &server]].concat(), &[]);
+        assert_eq!(code(&output), 4, "{command:?}: {}", stderr(&output));
+        assert!(stderr(&output).contains(&format!("127.0.0.1:{port}")), "{}", stderr(&output));
+        assert_eq!(stdout(&output), "", "{command:?}");
+    }
+}
+
+#[test]
+fn what_is_no_image_has_exit_code_2() {
+    let output = piccolo(&["find", "No Image"], &[]);
+    assert_eq!(code(&output), 2);
+    assert!(stderr(&output).contains("\"No Image\" is neither a digest nor the name of an image"));
+}
+
+#[test]
+fn variables_that_nobody_knows_are_warned_about_and_ignored() {
+    let folder = tempfile::tempdir().unwrap();
+    let certs = folder.path().to_str().unwrap();
+    let output =
+        piccolo(&["mirror", "remove", "--certs-dir", certs], &[("PICCOLO_PORT", "tcp://10.0.0.1:7789")]);
+    assert_eq!(code(&output), 0);
+    assert!(stderr(&output).contains("PICCOLO_PORT"), "{}", stderr(&output));
+}
+
+#[test]
+fn mirror_install_and_remove_leave_a_folder_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let certs = folder.path().to_str().unwrap();
+    let file = folder.path().join("ghcr.io/hosts.toml");
+    fs::create_dir(folder.path().join("ghcr.io")).unwrap();
+    fs::write(&file, "server = \"https://ghcr.io\" # ours\n").unwrap();
+
+    let registries = ["--registry", "ghcr.io,docker.io"];
+    let install = piccolo(&[&["mirror", "install", "--certs-dir", certs][..], &registries].concat(), &[]);
+    assert_eq!(code(&install), 0, "{}", stderr(&install));
+    assert!(fs::read_to_string(&file).unwrap().contains("[host.\"http://127.0.0.1:7780\"]"));
+    assert!(folder.path().join("docker.io/hosts.toml").exists());
+
+    let remove = piccolo(&["mirror", "remove", "--certs-dir", certs], &[]);
+    assert_eq!(code(&remove), 0, "{}", stderr(&remove));
+    assert_eq!(fs::read_to_string(&file).unwrap(), "server = \"https://ghcr.io\" # ours\n");
+    assert!(!folder.path().join("docker.io").exists());
+    assert_eq!(fs::read_dir(folder.path().join("ghcr.io")).unwrap().count(), 1);
+}
+
+#[test]
+fn a_hosts_toml_that_cannot_be_changed_has_exit_code_1() {
+    let folder = tempfile::tempdir().unwrap();
+    let certs = folder.path().to_str().unwrap();
+    fs::create_dir(folder.path().join("ghcr.io")).unwrap();
+    fs::write(folder.path().join("ghcr.io/hosts.toml"), "server = ").unwrap();
+    let output = piccolo(&["mirror", "install", "--certs-dir", certs, "--registry", "ghcr.io"], &[]);
+    assert_eq!(code(&output), 1);
+    assert!(stderr(&output).contains("ghcr.io/hosts.toml"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_process_whose_parent_is_gone_ends() {
+    // Any pid but ours: we are its parent.
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().to_str().unwrap();
+    let output = piccolo(&["server", "--data-dir", data, "--exit-with-parent", "1"], &[]);
+    assert_eq!(code(&output), 1);
+    assert!(stderr(&output).contains("the parent process 1 is gone"), "{}", stderr(&output));
+}

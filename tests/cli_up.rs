@@ -1,0 +1,277 @@
+//! `piccolo up` as a user sees it: three processes that live, die and come back together.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+
+/// Starting, electing and stopping take a second each; the rest is for a busy machine.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+fn binary() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_piccolo"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("PICCOLO_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// Six ports in a row below the ephemeral ones, not used by another test of this process.
+fn base_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = 12_000 + (std::process::id() % 1_000) as u16 * 12;
+    loop {
+        let base = first + NEXT.fetch_add(6, Ordering::Relaxed);
+        if (base..base + 6).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
+            return base;
+        }
+    }
+}
+
+fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + DEADLINE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < end, "{what}: not within {DEADLINE:?}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn pid(number: u32) -> Pid {
+    Pid::from_raw(i32::try_from(number).unwrap()).unwrap()
+}
+
+/// Zombies count as alive: somebody has still to see them end.
+fn alive(number: u32) -> bool {
+    test_kill_process(pid(number)).is_ok()
+}
+
+/// A running `piccolo up`.
+struct Up {
+    process: Child,
+    stdout: Receiver<String>,
+    stderr: Receiver<String>,
+}
+
+impl Up {
+    fn start(folder: &Path, arguments: &[&str]) -> Self {
+        let mut process = binary()
+            .args(["up", "--data-dir"])
+            .arg(folder)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stdout = lines(process.stdout.take().unwrap());
+        let stderr = lines(process.stderr.take().unwrap());
+        Self { process, stdout, stderr }
+    }
+
+    /// The rows of the servers, once they are ready: name, URL, raft address, pid.
+    fn ready(&self) -> Vec<Vec<String>> {
+        let mut rows = Vec::new();
+        loop {
+            let line = self.stdout.recv_timeout(DEADLINE).expect("it gets ready");
+            if line.starts_with("server-") {
+                rows.push(line.split_whitespace().map(str::to_owned).collect());
+            }
+            if line.starts_with("Ctrl-C stops") {
+                return rows;
+            }
+        }
+    }
+
+    fn log_line(&self, part: &str) -> String {
+        let end = Instant::now() + DEADLINE;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let line = self.stderr.recv_timeout(left).unwrap_or_else(|_| panic!("no line with {part:?}"));
+            if line.contains(part) {
+                return line;
+            }
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(pid(self.process.id()), signal).unwrap();
+    }
+
+    fn ended(&mut self) -> ExitStatus {
+        until("it ends", || self.process.try_wait().unwrap())
+    }
+}
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        // Its children go with it.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn lines(from: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, receiver) = channel();
+    thread::spawn(move || {
+        for line in BufReader::new(from).lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+fn pids(rows: &[Vec<String>]) -> Vec<u32> {
+    rows.iter().map(|row| row[3].parse().unwrap()).collect()
+}
+
+fn ask(arguments: &[&str]) -> Output {
+    binary().args(arguments).output().unwrap()
+}
+
+fn advertise(url: &str, key: &str) {
+    let address = url.strip_prefix("http://").unwrap();
+    let body = format!(r#"{{"holder":"127.0.0.1:7781","group":"default","keys":["{key}"]}}"#);
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    write!(
+        stream,
+        "POST /api/v1/distribution/advertise HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
+}
+
+#[test]
+fn a_killed_server_is_started_again_and_ctrl_c_stops_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut up = Up::start(folder.path(), &["--base-port", &base_port().to_string()]);
+    let rows = up.ready();
+    assert_eq!(rows.len(), 3);
+    assert_eq!(rows.iter().filter(|row| row.get(4).is_some_and(|role| role == "leader")).count(), 1, "{rows:?}");
+    let before = pids(&rows);
+    for row in &rows {
+        let status = ask(&["status", "--server", &row[1]]);
+        assert!(status.status.success());
+        let text = String::from_utf8_lossy(&status.stdout).into_owned();
+        assert_eq!(text.matches(" voter ").count() + text.matches(" leader ").count(), 3, "{text}");
+    }
+
+    kill_process(pid(before[1]), Signal::KILL).unwrap();
+    up.log_line("server-2 ended: killed by signal 9");
+    up.log_line("server-2 started");
+    until("server-2 answers again", || ask(&["status", "--server", &rows[1][1]]).status.success().then_some(()));
+
+    up.signal(Signal::INT);
+    assert_eq!(up.ended().code(), Some(0));
+    assert!(before.iter().all(|pid| !alive(*pid)));
+    // All ports are free again: the restarted one has ended too.
+    for row in &rows {
+        TcpListener::bind(row[1].strip_prefix("http://").unwrap()).unwrap();
+    }
+}
+
+#[test]
+fn started_again_it_finds_its_data_and_its_ports() {
+    const KEY: &str = "docker.io/library/nginx:latest";
+    let folder = tempfile::tempdir().unwrap();
+    let base = base_port().to_string();
+    let mut up = Up::start(folder.path(), &["--base-port", &base]);
+    let first = up.ready();
+    assert_eq!(ask(&["find", "nginx", "--server", &first[0][1]]).status.code(), Some(3));
+    advertise(&first[2][1], KEY);
+    up.signal(Signal::TERM);
+    assert_eq!(up.ended().code(), Some(0));
+
+    let up = Up::start(folder.path(), &[]);
+    let second = up.ready();
+    assert_eq!(first.iter().map(|row| &row[1..3]).collect::<Vec<_>>(), second.iter().map(|row| &row[1..3]).collect::<Vec<_>>());
+    for row in &second {
+        let found = until("the key is found", || {
+            Some(ask(&["find", "nginx", "--server", &row[1]])).filter(|found| found.status.success())
+        });
+        let text = String::from_utf8_lossy(&found.stdout).into_owned();
+        assert_eq!(text, format!("{KEY} in group default: 1 node\n127.0.0.1:7781\n"));
+    }
+    let hosts = ask(&["hosts", "--server", &second[0][1], "--json"]);
+    let hosts: serde_json::Value = serde_json::from_slice(&hosts.stdout).unwrap();
+    assert_eq!(hosts["hosts"][0]["holder"], "127.0.0.1:7781");
+    drop(up);
+}
+
+#[test]
+fn children_do_not_outlive_a_killed_parent() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut up = Up::start(folder.path(), &["--base-port", &base_port().to_string()]);
+    let children = pids(&up.ready());
+    up.signal(Signal::KILL);
+    up.ended();
+    until("the children are gone", || children.iter().all(|child| !alive(*child)).then_some(()));
+}
+
+#[test]
+fn a_folder_in_use_is_refused_and_so_are_other_ports() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = base_port();
+    let up = Up::start(folder.path(), &["--base-port", &base.to_string()]);
+    // The lock is the first thing that it takes.
+    up.log_line("server-1 started");
+    let mut second = Up::start(folder.path(), &[]);
+    assert_eq!(second.ended().code(), Some(1));
+    second.log_line(&format!("in use by another `piccolo up` (pid {})", up.process.id()));
+    drop(up);
+
+    let other = (base + 6).to_string();
+    let mut third = until("the lock is free", || {
+        let mut up = Up::start(folder.path(), &["--base-port", &other]);
+        (up.ended().code() != Some(1)).then_some(up)
+    });
+    assert_eq!(third.ended().code(), Some(2));
+    third.log_line(&format!("its servers were started on {base}"));
+}
+
+#[test]
+fn an_occupied_port_is_named_before_anything_is_started() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = base_port();
+    let held = TcpListener::bind(("127.0.0.1", base + 4)).unwrap();
+    let mut up = Up::start(folder.path(), &["--base-port", &base.to_string()]);
+    assert_eq!(up.ended().code(), Some(1));
+    up.log_line(&format!("127.0.0.1:{} (API of server-3) is in use", held.local_addr().unwrap().port()));
+    assert!(!folder.path().join("server-1").exists());
+}
+
+#[test]
+fn a_child_that_cannot_use_its_configuration_ends_everything() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = binary()
+        .args(["up", "--base-port", &base_port().to_string(), "--data-dir"])
+        .arg(folder.path())
+        .env("PICCOLO_LEASE_DEFAULT", "soon")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(text.contains("PICCOLO_LEASE_DEFAULT: \"soon\" is not right"), "{text}");
+}
+
+#[test]
+fn flags_of_the_agent_need_the_agent() {
+    let output = ask(&["up", "--zone", "a"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--zone: has a meaning only together with --agent"));
+}
