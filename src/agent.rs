@@ -21,6 +21,8 @@ mod recent;
 mod record;
 mod run;
 pub mod store;
+#[cfg(test)]
+mod testing;
 mod uploads;
 mod verified;
 

@@ -2,7 +2,7 @@
 //! settings in `config`; clap parses words and writes the help, everything else is decided there, so
 //! that all mistakes are reported together.
 
-// mod agent;
+mod agent;
 mod client;
 mod exit;
 mod find;
@@ -65,7 +65,7 @@ struct Subcommand {
     run: fn(&Invocation) -> Result<Exit, CliError>,
 }
 
-const SUBCOMMANDS: &[&Subcommand] = &[&up::UP, &server::SERVER, &status::STATUS, &find::FIND, &hosts::HOSTS];
+const SUBCOMMANDS: &[&Subcommand] = &[&up::UP, &server::SERVER, &agent::AGENT, &status::STATUS, &find::FIND, &hosts::HOSTS];
 const MIRROR: &[&Subcommand] = &[&mirror::INSTALL, &mirror::REMOVE];
 
 /// One call of a subcommand.
@@ -170,7 +170,7 @@ fn argument(setting: &Setting) -> Arg {
     if setting.is_switch() {
         argument.action(ArgAction::SetTrue)
     } else {
-        argument.value_name(setting.value_name).action(ArgAction::Set)
+        argument.value_name(setting.value_name).allow_negative_numbers(true).action(ArgAction::Set)
     }
 }
 

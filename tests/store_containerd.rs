@@ -302,6 +302,31 @@ async fn over_grpc_the_bytes_are_those_of_the_file() {
 }
 
 #[tokio::test]
+async fn in_a_folder_that_is_not_containerds_nothing_is_looked_for() {
+    let containerd = Containerd::start();
+    let image = containerd.import(NAMESPACE, "registry.example/app:1", &[b"layer"]);
+    let other = containerd.scratch().join("other");
+    std::fs::create_dir_all(other.join("blobs/sha256")).unwrap();
+    let store = ContainerdStore::new(&containerd.socket(), NAMESPACE, Some(other)).unwrap();
+    let scan = store.scan().await.unwrap();
+    assert!(image.content().iter().all(|digest| scan.content.contains_key(digest)), "{scan:?}");
+    let content = store.open(&image.layers[0]).await.unwrap().unwrap();
+    assert!(matches!(content, Content::Remote { .. }));
+}
+
+/// Regression: an image event and the collection after it could find all content known and no file,
+/// which was taken for a folder of somebody else; now containerd is asked for a byte.
+#[tokio::test]
+async fn blobs_whose_files_are_lost_are_neither_scanned_nor_opened() {
+    let containerd = Containerd::start();
+    let image = containerd.import(NAMESPACE, "registry.example/app:1", &[b"layer"]);
+    let store = store(&containerd);
+    std::fs::remove_dir_all(containerd.content_path().join("blobs/sha256")).unwrap();
+    assert_eq!(store.scan().await.unwrap(), Default::default());
+    assert!(store.open(&image.layers[0]).await.unwrap().is_none());
+}
+
+#[tokio::test]
 async fn a_half_written_ingest_is_aborted() {
     let containerd = Containerd::start();
     let store = store(&containerd);

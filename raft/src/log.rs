@@ -2,7 +2,7 @@
 //! must not wait for a commit of the state.
 //!
 //! One thread writes ([`writer`]): an append returns as soon as its entries are readable, and its
-//! callback comes when they are durable, so that the leader's sync and its followers' overlap, and
+//! callback comes when they are durable (encoding is the writer's work, not openraft's), so that the leader's sync and its followers' overlap, and
 //! appends that wait together share one commit. Entries that are not on disk yet are read from
 //! memory ([`view`]). At rest nothing is written: `committed` goes with the next append, and what a
 //! purge leaves behind goes in small steps with later appends.
@@ -174,8 +174,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let entries: Vec<view::Encoded> =
-            entries.into_iter().map(|entry| view::Encoded::new(&entry)).collect();
+        let entries: Vec<Arc<Entry>> = entries.into_iter().map(Arc::new).collect();
         self.shared.extend_tail(&entries);
         self.submit(Job::Append { entries, callback }).await
     }

@@ -1,6 +1,9 @@
 //! What other agents ask this one for: content of its store, never anything that it would have to
 //! fetch itself.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use axum::Router;

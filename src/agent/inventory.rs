@@ -26,7 +26,7 @@ use super::store::{Store, StoreError};
 use crate::clock::SharedClock;
 use crate::task::{Stop, TaskError, Tasks};
 use backoff::Backoff;
-pub use discovery::Discovery;
+pub use discovery::{Discovery, Write};
 use ledger::{Ledger, Pair};
 
 /// Events of the store that wait for us; more than that, and the store waits.

@@ -6,6 +6,10 @@
 
 mod late;
 mod tag;
+#[cfg(test)]
+mod tag_tests;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;

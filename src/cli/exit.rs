@@ -4,6 +4,7 @@ use std::io;
 use std::process::ExitCode;
 
 use super::{mirror, up};
+use crate::agent;
 use crate::api::client::ClientError;
 use crate::config::Problems;
 use crate::server;
@@ -42,6 +43,9 @@ pub enum CliError {
     /// `piccolo server`.
     #[error(transparent)]
     Server(#[from] server::Error),
+    /// `piccolo agent`.
+    #[error(transparent)]
+    Agent(#[from] agent::Error),
     /// `piccolo up`.
     #[error(transparent)]
     Up(#[from] up::UpError),
@@ -85,7 +89,7 @@ impl CliError {
                 ClientError::Refused { .. } | ClientError::Malformed { .. } => Exit::Failed,
             },
             CliError::Server(server::Error::Addresses(_)) => Exit::Usage,
-            CliError::Server(_) => Exit::Failed,
+            CliError::Server(_) | CliError::Agent(_) => Exit::Failed,
             CliError::Up(error) => error.exit(),
             CliError::Mirror(error) => error.exit(),
             CliError::Process { .. } | CliError::ParentGone { .. } | CliError::StoppedTwice => Exit::Failed,

@@ -240,14 +240,13 @@ fn take_lowest(
     wanted: usize,
     into: &mut Vec<SocketAddr>,
 ) {
-    let mut taken = 0;
     let mut last = None;
-    for holder in range.map(|position| holders.get(position).0).filter(|holder| Some(*holder) != except) {
+    let others = range.map(|position| holders.get(position).0).filter(|holder| Some(*holder) != except);
+    for (taken, holder) in others.enumerate() {
         if taken >= wanted && last != Some(holder.ip()) {
             break;
         }
         last = Some(holder.ip());
-        taken += 1;
         into.push(holder);
     }
 }

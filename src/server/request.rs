@@ -139,7 +139,7 @@ fn holder_address(field: &str, text: &str, policy: HolderPolicy) -> Result<Socke
     };
     let fault = match ip {
         _ if address.port() == 0 => Some("has port 0"),
-        ip if ip.is_unspecified() => Some("is not an address that others can reach"),
+        ip if ip.is_unspecified() => Some("is an unspecified address, others cannot reach it"),
         ip if ip.is_multicast() => Some("is a multicast address"),
         ip if ip.is_loopback() && !policy.loopback => Some("is a loopback address, others cannot reach it"),
         _ if link_local && !policy.loopback => Some("is a link-local address, others cannot reach it"),
@@ -235,8 +235,8 @@ mod tests {
             ("[::ffff:127.0.0.1]:7781", "loopback"),
             ("169.254.1.1:7781", "link-local"),
             ("[fe80::1]:7781", "link-local"),
-            ("0.0.0.0:7781", "reach"),
-            ("[::]:7781", "reach"),
+            ("0.0.0.0:7781", "unspecified"),
+            ("[::]:7781", "unspecified"),
             ("224.0.0.1:7781", "multicast"),
             ("10.0.0.1:0", "port 0"),
             (":7781", "ip:port"),

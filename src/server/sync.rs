@@ -6,6 +6,7 @@
 //! in front of ours. Entries carry the pair and are refused if stale, so a repetition is safe.
 
 use piccolo_raft::command::Pair;
+use piccolo_raft::index::HostRecord;
 
 use super::app::App;
 use super::entries::Difference;
@@ -26,7 +27,10 @@ pub async fn apply(app: &App, write: &AcceptedWrite) -> Result<u64, ApiError> {
         refuse_stale(write.pair, stored)?;
         let difference = difference(app, write)?;
         let pair_is_stored = write.pair.is_none() || stored == write.pair;
-        if record.is_some() && pair_is_stored && difference.is_empty() {
+        // A hidden host is shown again by an entry, whether or not its keys have changed.
+        let visible = record.filter(HostRecord::is_visible);
+        if let Some(record) = visible.filter(|_| pair_is_stored && difference.is_empty()) {
+            app.leases().renew(&write.holder, record.ttl_seconds, app.now());
             return Ok(index.unwrap_or_else(|| app.index.applied_index()));
         }
         index = Some(propose(app, difference.entries(&write.holder, write.pair)).await?);

@@ -2,15 +2,16 @@
 //! holder at a time, and the answer.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::header::CONTENT_LENGTH;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use bytes::{Bytes, BytesMut};
+use http_body::Body as _;
+use http_body_util::BodyExt;
 use piccolo_raft::command::{Command, Reply};
 
 use super::app::App;
@@ -19,6 +20,9 @@ use super::forward::{ForLeader, to_leader};
 use super::request::{self, AcceptedWrite};
 use crate::api::{WriteResponse, header, path};
 use crate::limits::{API_BODY_BYTES_MAX, API_BODY_READ_TIMEOUT};
+
+/// How long the rest of a body over the limit is read.
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Which of the three.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,15 +122,41 @@ pub async fn propose(app: &App, commands: Vec<Command>) -> Result<u64, ApiError>
 
 /// The whole body, within limits of size and time.
 pub async fn read_body(request: Request<Body>) -> Result<Bytes, ApiError> {
-    let declared = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-    if declared.is_some_and(|bytes: u64| bytes > API_BODY_BYTES_MAX as u64) {
+    let mut body = request.into_body();
+    match tokio::time::timeout(API_BODY_READ_TIMEOUT, collect(&mut body)).await {
+        Ok(Err(ApiError::BodyTooLarge)) => {
+            // A client that still sends would lose the answer to a reset.
+            tokio::time::timeout(DISCARD_TIMEOUT, discard(&mut body)).await.ok();
+            Err(ApiError::BodyTooLarge)
+        }
+        Ok(collected) => collected,
+        Err(_) => Err(ApiError::BodyTooSlow),
+    }
+}
+
+async fn collect(body: &mut Body) -> Result<Bytes, ApiError> {
+    if body.size_hint().lower() > API_BODY_BYTES_MAX as u64 {
         return Err(ApiError::BodyTooLarge);
     }
-    let read = Limited::new(request.into_body(), API_BODY_BYTES_MAX).collect();
-    match tokio::time::timeout(API_BODY_READ_TIMEOUT, read).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiError::BodyTooLarge),
-        Ok(Err(error)) => Err(ApiError::BodyBroken { reason: error.to_string() }),
-        Err(_) => Err(ApiError::BodyTooSlow),
+    let mut collected = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| ApiError::BodyBroken { reason: error.to_string() })?;
+        let Ok(data) = frame.into_data() else { continue };
+        if collected.len() + data.len() > API_BODY_BYTES_MAX {
+            return Err(ApiError::BodyTooLarge);
+        }
+        collected.extend_from_slice(&data);
+    }
+    Ok(collected.freeze())
+}
+
+/// Reads on without keeping it, as much again at most.
+async fn discard(body: &mut Body) {
+    let mut left = API_BODY_BYTES_MAX;
+    while let Some(Ok(frame)) = body.frame().await {
+        left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+        if left == 0 {
+            return;
+        }
     }
 }

@@ -47,7 +47,10 @@ fn writes() {
     golden("write_response_skipped", WriteResponse { skipped: 1, ..plain.clone() });
     let paired = WriteResponse { epoch: Some(1_700_000_000_000), seq: Some(7), ..plain };
     golden("write_response", paired.clone());
-    golden("write_response_stale", WriteResponse { success: false, stale: true, message: String::new(), ..paired });
+    golden(
+        "write_response_stale",
+        WriteResponse { success: false, stale: true, message: String::new(), ..paired },
+    );
 }
 
 #[test]
@@ -152,7 +155,10 @@ fn views() {
         keys: 30,
         hidden_unix_ms: None,
     };
-    let hidden =
-        HostStatus { holder: "10.0.0.2:7781".into(), hidden_unix_ms: Some(1_700_000_000_000), ..host.clone() };
+    let hidden = HostStatus {
+        holder: "10.0.0.2:7781".into(),
+        hidden_unix_ms: Some(1_700_000_000_000),
+        ..host.clone()
+    };
     golden("hosts_response", HostsResponse { hosts: vec![host, hidden] });
 }

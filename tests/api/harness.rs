@@ -18,56 +18,57 @@ use tempfile::TempDir;
 use tokio::task::JoinSet;
 
 /// Far more than anything here takes; a test that waits so long has failed.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A digest that differs by `n`.
-pub fn digest(n: u32) -> String {
+pub(crate) fn digest(n: u32) -> String {
     format!("sha256:{n:064x}")
 }
 
 /// One server.
-pub struct Server {
-    pub address: SocketAddr,
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
     stop: Stop,
     task: JoinSet<Result<(), server::Error>>,
     folder: Option<TempDir>,
+    config: Config,
 }
 
 /// An answer.
 #[derive(Debug)]
-pub struct Answer {
-    pub status: u16,
-    pub headers: HeaderMap,
-    pub text: String,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) text: String,
 }
 
 impl Answer {
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(|value| value.to_str().unwrap())
     }
 
-    pub fn applied_index(&self) -> u64 {
+    pub(crate) fn applied_index(&self) -> u64 {
         self.header("piccolo-applied-index").unwrap().parse().unwrap()
     }
 
-    pub fn holders(&self) -> Vec<String> {
+    pub(crate) fn holders(&self) -> Vec<String> {
         assert_eq!(self.status, 200, "{self:?}");
         serde_json::from_value(self.json()["holders"].clone()).unwrap()
     }
 
     #[track_caller]
-    pub fn expect(self, status: u16) -> Self {
+    pub(crate) fn expect(self, status: u16) -> Self {
         assert_eq!(self.status, status, "{self:?}");
         self
     }
 }
 
 /// The configuration of a cluster of one on loopback.
-pub fn config(folder: &Path) -> Config {
+pub(crate) fn config(folder: &Path) -> Config {
     Config {
         data_dir: folder.to_owned(),
         listen: "127.0.0.1:0".parse().unwrap(),
@@ -82,12 +83,12 @@ pub fn config(folder: &Path) -> Config {
 
 impl Server {
     /// A cluster of one that takes writes.
-    pub async fn one() -> Self {
+    pub(crate) async fn one() -> Self {
         Self::with(|_| {}).await
     }
 
     /// The same with other settings.
-    pub async fn with(change: impl FnOnce(&mut Config)) -> Self {
+    pub(crate) async fn with(change: impl FnOnce(&mut Config)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut config = config(folder.path());
         change(&mut config);
@@ -97,42 +98,53 @@ impl Server {
         server
     }
 
-    pub async fn start(config: Config) -> Self {
+    pub(crate) async fn start(config: Config) -> Self {
         let stop = Stop::new();
         let (ready, addresses) = mpsc::channel::<Addresses>();
         let mut task = JoinSet::new();
-        let inner = stop.clone();
+        let (inner, given) = (stop.clone(), config.clone());
         task.spawn(async move {
-            server::run(config, inner, move |addresses| ready.send(addresses).unwrap()).await
+            server::run(given, inner, move |addresses| ready.send(addresses).unwrap()).await
         });
-        let addresses = within(PATIENCE, async || addresses.try_recv().ok()).await;
+        let addresses = within(PATIENCE, async || {
+            if let Some(ended) = task.try_join_next() {
+                panic!("the server ended at its start: {ended:?}");
+            }
+            addresses.try_recv().ok()
+        })
+        .await;
         let ip = if addresses.api.ip().is_unspecified() {
             "127.0.0.1".parse().unwrap()
         } else {
             addresses.api.ip()
         };
-        Self { address: SocketAddr::new(ip, addresses.api.port()), stop, task, folder: None }
+        Self { address: SocketAddr::new(ip, addresses.api.port()), stop, task, folder: None, config }
     }
 
-    pub async fn wait_leader(&self) {
+    pub(crate) async fn wait_leader(&self) {
         within(PATIENCE, async || {
             (self.get("/api/v1/status").await.json()["quorum"] == json!(true)).then_some(())
         })
         .await;
     }
 
+    /// What it was started with.
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+
     /// As SIGTERM does.
-    pub async fn stop(mut self) -> Option<TempDir> {
+    pub(crate) async fn stop(mut self) -> Option<TempDir> {
         self.stop.cancel();
         self.task.join_next().await.unwrap().unwrap().unwrap();
         self.folder.take()
     }
 
-    pub async fn send(&self, method: &str, target: &str, body: impl Into<Bytes>) -> Answer {
+    pub(crate) async fn send(&self, method: &str, target: &str, body: impl Into<Bytes>) -> Answer {
         self.send_with(method, target, body, &[]).await
     }
 
-    pub async fn send_with(
+    pub(crate) async fn send_with(
         &self,
         method: &str,
         target: &str,
@@ -156,64 +168,61 @@ impl Server {
         Answer { status: head.status.as_u16(), headers: head.headers, text }
     }
 
-    pub async fn get(&self, target: &str) -> Answer {
+    pub(crate) async fn get(&self, target: &str) -> Answer {
         self.send("GET", target, "").await
     }
 
-    pub async fn post(&self, target: &str, body: Value) -> Answer {
+    pub(crate) async fn post(&self, target: &str, body: Value) -> Answer {
         self.send("POST", target, body.to_string()).await
     }
 
-    pub async fn advertise(&self, body: Value) -> Answer {
+    pub(crate) async fn advertise(&self, body: Value) -> Answer {
         self.post("/api/v1/distribution/advertise", body).await
     }
 
-    pub async fn withdraw(&self, body: Value) -> Answer {
+    pub(crate) async fn withdraw(&self, body: Value) -> Answer {
         self.post("/api/v1/distribution/withdraw", body).await
     }
 
-    pub async fn sync(&self, body: Value) -> Answer {
+    pub(crate) async fn sync(&self, body: Value) -> Answer {
         self.post("/api/v1/distribution/sync", body).await
     }
 
-    pub async fn keepalive(&self, body: Value) -> Answer {
+    pub(crate) async fn keepalive(&self, body: Value) -> Answer {
         self.post("/api/v1/keepalive", body).await
     }
 
     /// findkey in group `default`, with more of the query behind it.
-    pub async fn find(&self, key: &str, more: &str) -> Answer {
+    pub(crate) async fn find(&self, key: &str, more: &str) -> Answer {
         self.get(&format!("/api/v1/distribution/findkey?key={key}&group=default{more}")).await
     }
 
     /// The holders of a key, none if the answer is 404.
-    pub async fn holders(&self, key: &str) -> Vec<String> {
+    pub(crate) async fn holders(&self, key: &str) -> Vec<String> {
         let answer = self.find(key, "").await;
         if answer.status == 404 { vec![] } else { answer.holders() }
     }
 }
 
 /// A write of `holder` in group `default` without a pair.
-pub fn plain(holder: &str, keys: &[String]) -> Value {
+pub(crate) fn plain(holder: &str, keys: &[String]) -> Value {
     json!({"holder": holder, "group": "default", "keys": keys})
 }
 
 /// The same with a pair.
-pub fn paired(holder: &str, keys: &[String], epoch: u64, seq: u64) -> Value {
+pub(crate) fn paired(holder: &str, keys: &[String], epoch: u64, seq: u64) -> Value {
     json!({"holder": holder, "group": "default", "keys": keys, "epoch": epoch, "seq": seq})
 }
 
 /// Three servers on loopback that found each other.
-pub async fn three() -> Vec<Server> {
+pub(crate) async fn three() -> Vec<Server> {
     let raft: Vec<SocketAddr> = free_ports(3);
     let cluster: Vec<String> = raft.iter().map(SocketAddr::to_string).collect();
     let mut servers = Vec::new();
     for raft_listen in raft {
         let folder = tempfile::tempdir().unwrap();
-        let config = Config {
-            cluster: cluster.clone(),
-            raft_listen: Some(raft_listen),
-            ..config(folder.path())
-        };
+        let config =
+            Config { cluster: cluster.clone(), raft_listen: Some(raft_listen), ..config(folder.path()) };
         let mut server = Server::start(config).await;
         server.folder = Some(folder);
         servers.push(server);
@@ -231,7 +240,7 @@ fn free_ports(count: usize) -> Vec<SocketAddr> {
 }
 
 /// Polls until there is something.
-pub async fn within<T>(deadline: Duration, mut poll: impl AsyncFnMut() -> Option<T>) -> T {
+pub(crate) async fn within<T>(deadline: Duration, mut poll: impl AsyncFnMut() -> Option<T>) -> T {
     let end = Instant::now() + deadline;
     loop {
         if let Some(value) = poll().await {
@@ -243,7 +252,7 @@ pub async fn within<T>(deadline: Duration, mut poll: impl AsyncFnMut() -> Option
 }
 
 /// Asserts that something holds all the time.
-pub async fn always_for(time: Duration, mut holds: impl AsyncFnMut() -> bool) {
+pub(crate) async fn always_for(time: Duration, mut holds: impl AsyncFnMut() -> bool) {
     let end = Instant::now() + time;
     while Instant::now() < end {
         assert!(holds().await, "did not hold for {time:?}");

@@ -1,5 +1,7 @@
 //! The discovery API from outside: real servers in this process, on loopback ports, asked over HTTP.
 
+#![allow(clippy::unwrap_used, reason = "clippy.toml exempts #[test] functions, not the helpers beside them")]
+
 mod bad_input;
 mod go_pi;
 mod golden;

@@ -9,7 +9,7 @@ use openraft::Membership;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::*;
-use crate::command::{Command, Pair, Write};
+use crate::command::{Command, Pair, Reply, Write};
 use crate::disk::MemoryDisk;
 use crate::fingerprint::Fingerprint;
 use crate::format::{decode, encode};

@@ -7,10 +7,12 @@ use rand::{Rng, SeedableRng};
 use redb::ReadableTable;
 
 use super::*;
-use crate::command::{Command, Pair, Write};
+use crate::command::{Command, Pair, Reply, Write};
 use crate::disk::{FolderDisk, MemoryDisk};
 use crate::testing::sim_disk::SimDisk;
 use crate::testing::{entry, holder, key, random_command, write};
+use crate::types::Entry;
+use tokio_util::sync::CancellationToken;
 
 fn open(folder: &Path) -> Index {
     Index::open(&FolderDisk::open(folder).unwrap()).unwrap()

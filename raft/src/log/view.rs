@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
-use bytes::Bytes;
+use openraft::EntryPayload;
 use redb::{Database, ReadableDatabase};
 
-use crate::format;
+use crate::command::{Command, Key};
 use crate::types::{Entry, LogId, Vote};
 
 use super::decode_entry;
@@ -16,17 +16,18 @@ use super::tables::ENTRIES;
 
 type DurableApplied = Box<dyn Fn() -> u64 + Send + Sync>;
 
-/// An entry as it is stored.
-#[derive(Clone, Debug)]
-pub(super) struct Encoded {
-    pub id: LogId,
-    pub bytes: Bytes,
-}
-
-impl Encoded {
-    pub(super) fn new(entry: &Entry) -> Self {
-        Self { id: entry.log_id, bytes: format::encode(entry).into() }
-    }
+/// About how many bytes the entry has when it is stored, without storing it.
+pub(super) fn approximate_bytes(entry: &Entry) -> usize {
+    const FIXED_BYTES: usize = 256;
+    let keys = match &entry.payload {
+        EntryPayload::Normal(Command::Advertise(write) | Command::Withdraw(write)) => write.keys.as_slice(),
+        EntryPayload::Normal(_) | EntryPayload::Blank | EntryPayload::Membership(_) => &[],
+    };
+    let key_bytes = |key: &Key| match key {
+        Key::Sha256(digest) => 1 + digest.len(),
+        Key::Text(text) => 3 + text.len(),
+    };
+    FIXED_BYTES + keys.iter().map(key_bytes).sum::<usize>()
 }
 
 /// The log as openraft has ordered it, which may be ahead of the disk.
@@ -38,7 +39,7 @@ pub(super) struct View {
     /// Of the last entry, or `purged` if there is none.
     pub last: Option<LogId>,
     /// Appended, not yet durable: a suffix of the log.
-    pub tail: BTreeMap<u64, Bytes>,
+    pub tail: BTreeMap<u64, Arc<Entry>>,
 }
 
 /// Shared by the handles, the readers and the writer.
@@ -107,7 +108,8 @@ impl Shared {
         self.commits.load(Ordering::Relaxed)
     }
 
-    pub(super) fn count_commit(&self) {
+    pub(super) fn count_commit(&self, appended_bytes: usize) {
+        self.appended_bytes.fetch_add(appended_bytes as u64, Ordering::Relaxed);
         self.commits.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -133,12 +135,10 @@ impl Shared {
         self.view().committed = committed;
     }
 
-    pub(super) fn extend_tail(&self, entries: &[Encoded]) {
-        let bytes: usize = entries.iter().map(|entry| entry.bytes.len()).sum();
-        self.appended_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    pub(super) fn extend_tail(&self, entries: &[Arc<Entry>]) {
         let mut view = self.view();
-        view.last = entries.last().map(|entry| entry.id).or(view.last);
-        view.tail.extend(entries.iter().map(|entry| (entry.id.index, entry.bytes.clone())));
+        view.last = entries.last().map(|entry| entry.log_id).or(view.last);
+        view.tail.extend(entries.iter().map(|entry| (entry.log_id.index, entry.clone())));
     }
 
     /// These are on disk now.
@@ -172,16 +172,18 @@ impl Shared {
                 if start >= end {
                     return Ok(Vec::new());
                 }
-                let tail: Vec<Bytes> = view.tail.range(start..end).map(|(_, bytes)| bytes.clone()).collect();
+                let tail: Vec<Arc<Entry>> =
+                    view.tail.range(start..end).map(|(_, entry)| entry.clone()).collect();
                 let tail_start = view.tail.range(start..end).next().map_or(end, |(index, _)| *index);
                 (tail, start, tail_start, view.purged)
             };
             let mut piece = Piece { entries: Vec::new(), bytes_left: bytes_max };
             if self.read_disk(start, tail_start, &mut piece)? {
-                for bytes in &tail {
-                    if !piece.push(bytes)? {
+                for entry in &tail {
+                    if !piece.take(approximate_bytes(entry)) {
                         break;
                     }
+                    piece.entries.push(Entry::clone(entry));
                 }
             }
             // A purge during the read may have taken entries away from the middle.
@@ -203,9 +205,10 @@ impl Shared {
             };
             for stored in read().map_err(|error: redb::Error| io::Error::other(error))? {
                 let (_, bytes) = stored.map_err(io::Error::other)?;
-                if !piece.push(bytes.value())? {
+                if !piece.take(bytes.value().len()) {
                     return Ok(false);
                 }
+                piece.entries.push(decode_entry(bytes.value())?);
             }
             Ok(true)
         })
@@ -219,13 +222,12 @@ struct Piece {
 }
 
 impl Piece {
-    /// False, and nothing taken, if it is full.
-    fn push(&mut self, bytes: &[u8]) -> io::Result<bool> {
-        if !self.entries.is_empty() && bytes.len() > self.bytes_left {
-            return Ok(false);
+    /// Makes room for one more entry; false if the piece is full.
+    fn take(&mut self, bytes: usize) -> bool {
+        if !self.entries.is_empty() && bytes > self.bytes_left {
+            return false;
         }
-        self.bytes_left = self.bytes_left.saturating_sub(bytes.len());
-        self.entries.push(decode_entry(bytes)?);
-        Ok(true)
+        self.bytes_left = self.bytes_left.saturating_sub(bytes);
+        true
     }
 }

@@ -9,10 +9,10 @@ use redb::{Durability, ReadableTable, Table, WriteTransaction};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::format;
-use crate::types::{LogId, TypeConfig, Vote};
+use crate::types::{Entry, LogId, TypeConfig, Vote};
 
 use super::tables::{ENTRIES, META, META_COMMITTED, META_PURGED, META_VOTE};
-use super::view::{Encoded, Shared, closed};
+use super::view::{Shared, approximate_bytes, closed};
 
 /// Jobs of one commit are at most so many bytes of entries, or one job.
 const COMMIT_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -25,7 +25,7 @@ pub(super) type Done = oneshot::Sender<io::Result<()>>;
 /// What openraft asks of the disk.
 pub(super) enum Job {
     Append {
-        entries: Vec<Encoded>,
+        entries: Vec<Arc<Entry>>,
         callback: IOFlushed<TypeConfig>,
     },
     Vote {
@@ -49,7 +49,7 @@ pub(super) enum Job {
 impl Job {
     fn bytes(&self) -> usize {
         match self {
-            Job::Append { entries, .. } => entries.iter().map(|entry| entry.bytes.len()).sum(),
+            Job::Append { entries, .. } => entries.iter().map(|entry| approximate_bytes(entry)).sum(),
             _ => 0,
         }
     }
@@ -105,7 +105,7 @@ impl Writer {
             };
             work().map_err(|error: redb::Error| io::Error::other(error))
         })?;
-        self.shared.count_commit();
+        self.shared.count_commit(batch.iter().map(Job::bytes).sum());
         Ok(())
     }
 
@@ -117,7 +117,8 @@ impl Writer {
             match job {
                 Job::Append { entries: new, .. } => {
                     for entry in new {
-                        entries.insert(entry.id.index, entry.bytes.as_ref())?;
+                        let bytes = format::encode(entry.as_ref());
+                        entries.insert(entry.log_id.index, bytes.as_slice())?;
                     }
                     appended += new.len();
                 }
@@ -154,7 +155,7 @@ impl Writer {
             match job {
                 Job::Append { entries, callback } => {
                     if result().is_ok() {
-                        self.shared.release_tail(entries.iter().map(|entry| entry.id.index));
+                        self.shared.release_tail(entries.iter().map(|entry| entry.log_id.index));
                     }
                     callback.io_completed(result());
                 }

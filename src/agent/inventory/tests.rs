@@ -1,6 +1,5 @@
 use std::collections::BTreeSet;
 
-use super::discovery::Write;
 use super::fake::{Answer, FakeDiscovery};
 use super::*;
 use crate::agent::store::MemoryStore;

@@ -102,12 +102,20 @@ impl ContainerdStore {
         let View::Folder(folder) = &view else { return Ok((view, listed)) };
         // After the list: what is removed in between is missing in the files.
         let files = folder.list().await?;
-        if !listed.is_empty() && !listed.keys().any(|digest| files.contains_key(digest)) {
+        let none_has_a_file = !listed.keys().any(|digest| files.contains_key(digest));
+        if none_has_a_file && self.can_read_any(&listed).await {
             tracing::warn!(path = %folder.root().display(), "none of containerd's content is in this folder");
             return Ok((self.remember(View::Remote), listed));
         }
         listed.retain(|digest, size_bytes| files.get(digest) == Some(size_bytes));
         Ok((view, listed))
+    }
+
+    /// Whether containerd itself still has these files: tells a wrong folder from one whose last
+    /// files were collected, or lost.
+    async fn can_read_any(&self, listed: &BTreeMap<Digest, u64>) -> bool {
+        let Some((digest, _)) = listed.iter().find(|(_, size_bytes)| **size_bytes > 0) else { return false };
+        matches!(self.client.read(digest, 0, 1).next().await, Some(Ok(_)))
     }
 
     async fn scan_all(&self) -> Result<Scan, StoreError> {

@@ -113,6 +113,11 @@ impl MemoryStore {
         self.state().ingests.push(digest.clone());
     }
 
+    /// Ingests of `digest` that have not been aborted.
+    pub fn ingests_of(&self, digest: &Digest) -> usize {
+        self.state().ingests.iter().filter(|ingest| *ingest == digest).count()
+    }
+
     /// Every scan fails with this reason from now on; `None`: no more.
     pub fn fail_scans(&self, reason: Option<&str>) {
         self.state().scan_error = reason.map(str::to_owned);

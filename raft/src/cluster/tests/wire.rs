@@ -1,0 +1,132 @@
+//! What arrives at the raft port and is not what a member sends.
+
+use openraft::raft::{AppendEntriesRequest, VoteRequest};
+
+use super::*;
+use crate::format::FORMAT;
+use crate::network::APPEND_BODY_BYTES_MAX;
+use crate::testing::{entry, log_id};
+
+impl Server {
+    fn post(&self, route: &str, body: Vec<u8>) -> Result<bytes::Bytes, CallError> {
+        let client = RpcClient::new(TaskTracker::new(), CancellationToken::new());
+        let address = self.address.to_string();
+        self.run(async { client.call(&address, route, body, SOON).await })
+    }
+
+    fn whoami(&self) -> crate::network::Whoami {
+        serde_json::from_slice(&self.post("whoami", Vec::new()).unwrap()).unwrap()
+    }
+
+    /// In front of a message of another member to this one.
+    fn header(&self) -> Header {
+        let status = self.node().status();
+        let list_hash = self.node().inner.identity.list_hash;
+        let cluster_id = status.cluster_id.unwrap_or(ClusterId(7));
+        Header { cluster_id, list_hash, sender: 1, target: status.node_id }
+    }
+}
+
+#[track_caller]
+fn refused(answer: Result<bytes::Bytes, CallError>) -> (u16, String) {
+    match answer {
+        Err(CallError::Refused { status, reason, .. }) => (status.as_u16(), reason),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn vote() -> VoteRequest<TypeConfig> {
+    VoteRequest::new(Vote::new(1, 1), None)
+}
+
+#[test]
+fn a_message_for_another_node_or_cluster_is_answered_421() {
+    let servers = servers(1);
+    write(&servers, 0);
+    let server = &servers[0];
+    let (term, header) = (server.node().term(), server.header());
+    let message =
+        |header| format::encode(&(header, VoteRequest::<TypeConfig>::new(Vote::new(term + 50, 1), None)));
+    let other_node = Header { target: header.target ^ 1, ..header };
+    let other_cluster = Header { cluster_id: ClusterId(header.cluster_id.0 ^ 1), ..header };
+    for route in ["vote", "pre-vote"] {
+        assert_eq!(refused(server.post(route, message(other_node))).0, 421);
+        assert_eq!(refused(server.post(route, message(other_cluster))).0, 421);
+    }
+    assert_eq!(server.node().term(), term, "openraft saw a message that was not for it");
+    server.post("vote", message(header)).unwrap();
+}
+
+#[test]
+fn a_pristine_node_joins_with_a_vote_of_its_list_and_with_nothing_less() {
+    let servers = servers_with(1, |all, _| vec![all[0].clone(), "127.0.0.1:1".to_owned()]);
+    let server = &servers[0];
+    let header = server.header();
+    let other_list = Header { list_hash: ListHash::of(&[]), ..header };
+    assert_eq!(refused(server.post("vote", format::encode(&(other_list, vote())))).0, 421);
+    server.post("pre-vote", format::encode(&(header, vote()))).unwrap();
+    assert_eq!(server.whoami().cluster_id, None);
+    server.post("vote", format::encode(&(header, vote()))).unwrap();
+    assert_eq!(server.whoami().cluster_id, Some(ClusterId(7).to_string()));
+}
+
+#[test]
+fn garbage_newer_formats_and_large_bodies_are_refused_and_the_node_goes_on() {
+    let servers = servers(1);
+    write(&servers, 0);
+    let server = &servers[0];
+    let mut newer = format::encode(&(server.header(), vote()));
+    newer[..2].copy_from_slice(&(FORMAT + 1).to_le_bytes());
+    let (status, reason) = refused(server.post("vote", newer));
+    assert!(status == 400 && reason.contains("newer piccolo"), "{status} {reason}");
+    assert_eq!(refused(server.post("append", b"garbage".to_vec())).0, 400);
+    assert_eq!(refused(server.post("append", Vec::new())).0, 400);
+    match server.post("append", vec![0; APPEND_BODY_BYTES_MAX + 1]) {
+        Err(CallError::Refused { status, .. }) => assert_eq!(status.as_u16(), 413),
+        // The connection may be cut before all is sent.
+        Err(CallError::Unreachable { .. }) => {}
+        other => panic!("{other:?}"),
+    }
+    write(&servers, 1);
+}
+
+#[test]
+fn a_cut_or_changed_snapshot_is_refused_and_the_node_goes_on() {
+    let servers = servers(1);
+    write(&servers, 0);
+    let server = &servers[0];
+    let (_, snapshot) = server.run(server.node().index().snapshot()).unwrap();
+    let chunks: Vec<u8> = snapshot.into_chunks().unwrap().flat_map(|chunk| chunk.unwrap()).collect();
+    let frame = format::encode(&(server.header(), Vote::new_committed(1000, 1)));
+    let whole = [&(frame.len() as u32).to_le_bytes()[..], &frame, &chunks].concat();
+    let checksum = server.node().index().checksum();
+
+    let mut changed = whole.clone();
+    *changed.last_mut().unwrap() ^= 1;
+    for bad in [&whole[..3], &whole[..frame.len()], &whole[..whole.len() - 1], &changed, &[0xff; 9][..]] {
+        let (status, reason) = refused(server.post("snapshot", bad.to_vec()));
+        assert!(status == 400 || status == 413, "{status} {reason}");
+    }
+    assert_eq!(server.node().index().checksum(), checksum);
+    write(&servers, 1);
+}
+
+#[test]
+fn frames_of_the_first_format_are_read() {
+    let header = Header { cluster_id: ClusterId(0xfeed), list_hash: ListHash(0xbee), sender: 1, target: 2 };
+    let append = AppendEntriesRequest::<TypeConfig> {
+        vote: Vote::new_committed(3, 1),
+        prev_log_id: Some(log_id(8)),
+        entries: vec![entry(9, Command::Tombstone { node_id: 4 })],
+        leader_commit: Some(log_id(8)),
+    };
+    let frame = hex(&format::encode(&(header, &append)));
+    assert_eq!(frame, include_str!("../../../tests/golden/rpc_append.hex").trim());
+    let frame =
+        hex(&format::encode(&(header, VoteRequest::<TypeConfig>::new(Vote::new(3, 1), Some(log_id(8))))));
+    assert_eq!(frame, include_str!("../../../tests/golden/rpc_vote.hex").trim());
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,359 @@
+//! Agents and peers in this process, for tests: real sockets, servers that are a map, and peers that
+//! misbehave on demand.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use super::RegistryPolicy;
+use super::blob_server::{self, BlobServer};
+use super::buffers::BufferPool;
+use super::counters::Counters;
+use super::discovery::{Discovery, Lookup, LookupError};
+use super::fetch::Fetcher;
+use super::local::Local;
+use super::mirror::{self, Mirror};
+use super::origin::Origins;
+use super::policy::Policies;
+use super::store::Store;
+use super::store::memory::MemoryStore;
+use super::uploads::Uploads;
+use super::verified::Verifier;
+use crate::http::{self, ConnectionLimits};
+use crate::oci::Digest;
+use crate::task::Stop;
+
+/// How long anything may take that should happen soon.
+pub(crate) const SOON: Duration = Duration::from_secs(10);
+
+/// The discovery servers.
+#[derive(Default)]
+pub(crate) struct FakeServers {
+    holders: Mutex<BTreeMap<String, Vec<SocketAddr>>>,
+    pub(crate) down: AtomicBool,
+    pub(crate) asked: AtomicUsize,
+}
+
+impl FakeServers {
+    pub(crate) fn hold(&self, key: impl ToString, holders: &[SocketAddr]) {
+        self.holders.lock().unwrap().insert(key.to_string(), holders.to_vec());
+    }
+}
+
+impl Lookup for FakeServers {
+    fn find<'a>(&'a self, key: &'a str, _: Duration) -> BoxFuture<'a, Result<Vec<SocketAddr>, LookupError>> {
+        Box::pin(async move {
+            self.asked.fetch_add(1, Ordering::Relaxed);
+            if self.down.load(Ordering::Relaxed) {
+                return Err(LookupError::NoServer("down".to_owned()));
+            }
+            Ok(self.holders.lock().unwrap().get(key).cloned().unwrap_or_default())
+        })
+    }
+}
+
+/// A node: its store, its two ports, and the servers that it asks.
+pub(crate) struct Node {
+    pub(crate) store: Arc<MemoryStore>,
+    pub(crate) servers: Arc<FakeServers>,
+    pub(crate) mirror: SocketAddr,
+    pub(crate) peer: SocketAddr,
+    pub(crate) counters: Arc<Counters>,
+    stop: Stop,
+    _tasks: TaskTracker,
+}
+
+/// What a test wants to be different.
+pub(crate) struct Wish {
+    pub(crate) store: MemoryStore,
+    pub(crate) registries: BTreeMap<String, RegistryPolicy>,
+    pub(crate) uploads_max: usize,
+    pub(crate) upload_bytes_per_second: u64,
+    pub(crate) resolve_timeout: Duration,
+}
+
+impl Default for Wish {
+    fn default() -> Self {
+        Self {
+            store: MemoryStore::new(),
+            registries: BTreeMap::new(),
+            uploads_max: 0,
+            upload_bytes_per_second: 0,
+            resolve_timeout: crate::limits::RESOLVE_TIMEOUT_DEFAULT,
+        }
+    }
+}
+
+impl Node {
+    pub(crate) async fn start() -> Self {
+        Self::wish(Wish::default()).await
+    }
+
+    pub(crate) async fn wish(wish: Wish) -> Self {
+        let store = Arc::new(wish.store);
+        let servers = Arc::<FakeServers>::default();
+        let (stop, tasks, counters) = (Stop::new(), TaskTracker::new(), Arc::<Counters>::default());
+        let policies = Arc::new(Policies::new(wish.registries));
+        let pool = BufferPool::default();
+        let discovery = Arc::new(Discovery::new(Arc::clone(&servers) as Arc<dyn Lookup>));
+        let dyn_store = Arc::clone(&store) as Arc<dyn Store>;
+        let local =
+            Local::new(Arc::clone(&dyn_store), Verifier::new(pool.clone(), stop.clone()), pool.clone());
+        let blob_server = BlobServer {
+            local: local.clone(),
+            uploads: Uploads::new(wish.uploads_max, wish.upload_bytes_per_second),
+            policies: Arc::clone(&policies),
+            counters: Arc::clone(&counters),
+        };
+        let mirror = Mirror {
+            local,
+            fetcher: Arc::new(Fetcher::new(Arc::clone(&discovery), dyn_store, stop.clone())),
+            discovery: Arc::clone(&discovery),
+            origins: Origins::new(Arc::clone(&policies)).unwrap(),
+            policies,
+            counters: Arc::clone(&counters),
+            pool,
+            resolve_timeout: wish.resolve_timeout,
+        };
+        let watch_stop = stop.clone();
+        tasks.spawn(async move { discovery.watch(watch_stop).await });
+        let mirror = serve(mirror::router(Arc::new(mirror)), &tasks, &stop).await;
+        let peer = serve(blob_server::router(Arc::new(blob_server)), &tasks, &stop).await;
+        Self { store, servers, mirror, peer, counters, stop, _tasks: tasks }
+    }
+
+    /// A node that holds `bytes`.
+    pub(crate) async fn with(bytes: &[u8]) -> Self {
+        let node = Self::start().await;
+        node.store.add(bytes.to_vec());
+        node
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+async fn serve(router: axum::Router, tasks: &TaskTracker, stop: &Stop) -> SocketAddr {
+    let listener = http::bind("127.0.0.1:0".parse().unwrap(), "a test").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tasks.spawn(http::serve(listener, router, ConnectionLimits::default(), stop.clone()));
+    address
+}
+
+/// An address at which nobody listens.
+pub(crate) async fn nobody() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    listener.local_addr().unwrap()
+}
+
+/// What a raw peer does after its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    Close,
+    Reset,
+    /// Says nothing more, until the other side closes.
+    Hang,
+}
+
+/// A peer that answers whatever it is asked with the same bytes.
+pub(crate) struct RawPeer {
+    pub(crate) address: SocketAddr,
+    /// The requests that it has had, as text.
+    pub(crate) requests: Arc<Mutex<Vec<String>>>,
+    /// Connections that the other side has not closed.
+    pub(crate) open: Arc<AtomicUsize>,
+    stop: Stop,
+}
+
+impl Drop for RawPeer {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl RawPeer {
+    pub(crate) async fn start(answer: impl Into<Vec<u8>>, end: End) -> Self {
+        Self::by(answer.into(), None, end).await
+    }
+
+    /// Answers with `200`, a `Content-Length`, and a body that may be of another length.
+    pub(crate) async fn ok(length: usize, body: &[u8], end: End) -> Self {
+        Self::by(with_head(&format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n"), body), None, end)
+            .await
+    }
+
+    /// Answers with `first`, and with `second` if a range is asked for.
+    pub(crate) async fn by(first: Vec<u8>, second: Option<Vec<u8>>, end: End) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (requests, open, stop) = (Arc::<Mutex<Vec<String>>>::default(), Arc::default(), Stop::new());
+        let peer =
+            Self { address, requests: Arc::clone(&requests), open: Arc::clone(&open), stop: stop.clone() };
+        let (first, second) = (Arc::new(first), second.map(Arc::new));
+        let tasks = TaskTracker::new();
+        let connections = tasks.clone();
+        tasks.spawn(async move {
+            while let Some(Ok((stream, _))) = stop.run_until_cancelled(listener.accept()).await {
+                let (requests, open) = (Arc::clone(&requests), Arc::clone(&open));
+                let (first, second) = (Arc::clone(&first), second.clone());
+                let token = connections.token();
+                connections.spawn(async move {
+                    open.fetch_add(1, Ordering::SeqCst);
+                    _ = converse(
+                        stream,
+                        &requests,
+                        &first,
+                        second.as_ref().map(|bytes| bytes.as_slice()),
+                        end,
+                        token,
+                    )
+                    .await;
+                    open.fetch_sub(1, Ordering::SeqCst);
+                });
+            }
+        });
+        peer
+    }
+
+    pub(crate) fn asked(&self) -> usize {
+        self.requests.lock().unwrap().len()
+    }
+}
+
+pub(crate) fn with_head(head: &str, body: &[u8]) -> Vec<u8> {
+    [head.as_bytes(), body].concat()
+}
+
+async fn converse(
+    mut stream: TcpStream,
+    requests: &Mutex<Vec<String>>,
+    first: &[u8],
+    second: Option<&[u8]>,
+    end: End,
+    _token: TaskTrackerToken,
+) -> io::Result<()> {
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") {
+        request.push(stream.read_u8().await?);
+    }
+    let request = String::from_utf8_lossy(&request).into_owned();
+    let ranged = request.to_ascii_lowercase().contains("\r\nrange:");
+    requests.lock().unwrap().push(request);
+    stream.write_all(second.filter(|_| ranged).unwrap_or(first)).await?;
+    match end {
+        End::Close => stream.shutdown().await?,
+        End::Reset => {
+            // What was sent should arrive before the reset throws it away.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
+        }
+        End::Hang => _ = stream.read_u8().await,
+    }
+    Ok(())
+}
+
+/// An answer as a client saw it.
+#[derive(Debug)]
+pub(crate) struct Got {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: Vec<u8>,
+    /// How the connection ended.
+    pub(crate) end: Result<(), io::ErrorKind>,
+}
+
+impl Got {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().find_map(|line| {
+            let (key, value) = line.split_once(": ")?;
+            key.eq_ignore_ascii_case(name).then_some(value)
+        })
+    }
+
+    /// All of the body that the head promises has come, and the connection ended cleanly.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.end.is_ok() && self.header("content-length") == Some(&self.body.len().to_string())
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+}
+
+pub(crate) async fn get(address: SocketAddr, target: &str) -> Got {
+    request(address, "GET", target, "").await
+}
+
+pub(crate) async fn get_range(address: SocketAddr, target: &str, range: &str) -> Got {
+    request(address, "GET", target, &format!("Range: {range}\r\n")).await
+}
+
+/// One request on a connection of its own.
+pub(crate) async fn request(address: SocketAddr, method: &str, target: &str, headers: &str) -> Got {
+    let exchange = async {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!("{method} {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut bytes = Vec::new();
+        let end = stream.read_to_end(&mut bytes).await.map(|_| ()).map_err(|error| error.kind());
+        (bytes, end)
+    };
+    let (bytes, end) = tokio::time::timeout(SOON, exchange).await.expect("an answer that ends");
+    let split = bytes.windows(4).position(|four| four == b"\r\n\r\n").map_or(bytes.len(), |at| at + 4);
+    let head = String::from_utf8_lossy(&bytes[..split]).into_owned();
+    let status = head.get(9..12).and_then(|status| status.parse().ok()).unwrap_or(0);
+    Got { status, head, body: bytes[split..].to_vec(), end }
+}
+
+/// Bytes that look random and are the same every time.
+pub(crate) fn noise(length: usize) -> Vec<u8> {
+    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(length);
+    bytes
+}
+
+pub(crate) fn blob_target(digest: &Digest) -> String {
+    format!("/v2/library/test/blobs/{digest}?ns=registry.test")
+}
+
+pub(crate) fn manifest_target(reference: impl ToString, registry: &str) -> String {
+    format!("/v2/library/test/manifests/{}?ns={registry}", reference.to_string())
+}
+
+/// A manifest that differs by its layer.
+pub(crate) fn manifest(layer: &str) -> Vec<u8> {
+    let (config, layer) = (Digest::of(b"config"), Digest::of(layer.as_bytes()));
+    format!(
+        r#"{{"schemaVersion":2,"config":{{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"{config}","size":6}},"layers":[{{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":"{layer}","size":1}}]}}"#
+    )
+    .into_bytes()
+}
+
+/// Polls until `condition` holds.
+pub(crate) async fn until(what: &str, condition: impl Fn() -> bool) {
+    let poll = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    assert!(tokio::time::timeout(SOON, poll).await.is_ok(), "never: {what}");
+}

@@ -1,0 +1,59 @@
+//! `piccolo agent`: the agent of one node.
+
+use super::parent::{self, EXIT_WITH_PARENT};
+use super::signals::Signals;
+use super::{CliError, Exit, Invocation, Subcommand, process};
+use crate::agent;
+use crate::config::{self, Layers, WITHOUT_COUNTERPART};
+use crate::task::Stop;
+
+/// The subcommand.
+pub(super) const AGENT: Subcommand = Subcommand {
+    name: "agent",
+    about: "Run the agent of this node: containerd's mirror, and blob server for the other nodes",
+    examples: "\
+Examples:
+  piccolo agent --servers http://node-1:7789,http://node-2:7789,http://node-3:7789
+  piccolo agent --servers http://node-1:7789 --layout /media/images     seed a site from a disk
+
+Who answers tags is decided for each registry in the file of --config; the default is origin-first:
+  [registry.\"registry.example.com:5000\"]
+  tags = \"peers\"                          origin-first, peers, origin or off
+  origin = \"http://10.0.0.9:5000\"         where https://<name> is wrong
+  ca = \"/etc/ssl/registry.pem\"
+  [registry._default]
+  tags = \"origin-first\"
+
+TIME is like 500ms, 2s, 31m, 24h or 1m30s. Variables of the Go pi are understood ([also: …]).",
+    settings: &[("", config::AGENT), ("", EXIT_WITH_PARENT)],
+    word: None,
+    registries: true,
+    run,
+};
+
+fn run(invocation: &Invocation) -> Result<Exit, CliError> {
+    let ((config, parent), _) = invocation.configure(read)?;
+    parent::exit_with(parent)?;
+    for name in WITHOUT_COUNTERPART.iter().filter(|name| invocation.given.environment.contains_key(**name)) {
+        tracing::warn!(variable = name, "ignored: this setting of the Go pi has no counterpart here");
+    }
+    process::block_on_all_cores(async {
+        let mut signals = Signals::catch()?;
+        let stop = Stop::new();
+        let ready = |addresses: agent::Addresses| {
+            let agent::Addresses { mirror, peer, metrics, advertise } = addresses;
+            tracing::info!(%mirror, %peer, %metrics, %advertise, "serving");
+        };
+        tokio::select! {
+            result = agent::run(config, stop.clone(), ready) => Ok(result?),
+            () = signals.stop_then_give_up(&stop) => Err(CliError::StoppedTwice),
+        }
+    })?;
+    Ok(Exit::Done)
+}
+
+fn read(layers: &mut Layers) -> Option<(agent::Config, Option<u32>)> {
+    let config = config::agent(layers);
+    let parent = layers.optional("exit-with-parent", parent::pid);
+    Some((config?, parent))
+}
