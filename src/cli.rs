@@ -65,7 +65,8 @@ struct Subcommand {
     run: fn(&Invocation) -> Result<Exit, CliError>,
 }
 
-const SUBCOMMANDS: &[&Subcommand] = &[&up::UP, &server::SERVER, &agent::AGENT, &status::STATUS, &find::FIND, &hosts::HOSTS];
+const SUBCOMMANDS: &[&Subcommand] =
+    &[&up::UP, &server::SERVER, &agent::AGENT, &status::STATUS, &find::FIND, &hosts::HOSTS];
 const MIRROR: &[&Subcommand] = &[&mirror::INSTALL, &mirror::REMOVE];
 
 /// One call of a subcommand.

@@ -162,7 +162,11 @@ fn a_killed_server_is_started_again_and_ctrl_c_stops_all() {
     let mut up = Up::start(folder.path(), &["--base-port", &base_port().to_string()]);
     let rows = up.ready();
     assert_eq!(rows.len(), 3);
-    assert_eq!(rows.iter().filter(|row| row.get(4).is_some_and(|role| role == "leader")).count(), 1, "{rows:?}");
+    assert_eq!(
+        rows.iter().filter(|row| row.get(4).is_some_and(|role| role == "leader")).count(),
+        1,
+        "{rows:?}"
+    );
     let before = pids(&rows);
     for row in &rows {
         let status = ask(&["status", "--server", &row[1]]);
@@ -174,7 +178,9 @@ fn a_killed_server_is_started_again_and_ctrl_c_stops_all() {
     kill_process(pid(before[1]), Signal::KILL).unwrap();
     up.log_line("server-2 ended: killed by signal 9");
     up.log_line("server-2 started");
-    until("server-2 answers again", || ask(&["status", "--server", &rows[1][1]]).status.success().then_some(()));
+    until("server-2 answers again", || {
+        ask(&["status", "--server", &rows[1][1]]).status.success().then_some(())
+    });
 
     up.signal(Signal::INT);
     assert_eq!(up.ended().code(), Some(0));
@@ -199,7 +205,10 @@ fn started_again_it_finds_its_data_and_its_ports() {
 
     let up = Up::start(folder.path(), &[]);
     let second = up.ready();
-    assert_eq!(first.iter().map(|row| &row[1..3]).collect::<Vec<_>>(), second.iter().map(|row| &row[1..3]).collect::<Vec<_>>());
+    assert_eq!(
+        first.iter().map(|row| &row[1..3]).collect::<Vec<_>>(),
+        second.iter().map(|row| &row[1..3]).collect::<Vec<_>>()
+    );
     for row in &second {
         let found = until("the key is found", || {
             Some(ask(&["find", "nginx", "--server", &row[1]])).filter(|found| found.status.success())
@@ -273,5 +282,7 @@ fn a_child_that_cannot_use_its_configuration_ends_everything() {
 fn flags_of_the_agent_need_the_agent() {
     let output = ask(&["up", "--zone", "a"]);
     assert_eq!(output.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("--zone: has a meaning only together with --agent"));
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("--zone: has a meaning only together with --agent")
+    );
 }

@@ -6,5 +6,7 @@
 mod blob;
 mod containerd;
 mod fault;
+mod matrix;
+mod product;
 mod rules;
 mod scripted;

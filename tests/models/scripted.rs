@@ -28,7 +28,6 @@ pub struct Asked {
     pub range: Option<(u64, Option<u64>)>,
     /// Names in lower case.
     pub headers: Vec<(String, String)>,
-    pub at: Instant,
 }
 
 impl Asked {
@@ -157,7 +156,7 @@ async fn read_request(stream: &mut TcpStream, state: &State) -> Option<Asked> {
         Some((from.parse().ok()?, to.parse().ok()))
     });
     let number = state.count.fetch_add(1, Ordering::Relaxed);
-    Some(Asked { number, method, target, range, headers, at: Instant::now() })
+    Some(Asked { number, method, target, range, headers })
 }
 
 impl State {
