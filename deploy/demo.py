@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -41,26 +42,17 @@ def say(text):
     print(f"\n\033[1m== {text}\033[0m" if sys.stdout.isatty() else f"\n== {text}", flush=True)
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def free_ports_in_a_row(count):
-    for _ in range(100):
-        base = free_port()
-        sockets = []
+def free_ports(count=1):
+    """The first of `count` free ports in a row, below those that the kernel gives to outgoing connections."""
+    for _ in range(1000):
+        base = random.randrange(15_000, 30_000)
         try:
             for port in range(base, base + count):
-                sockets.append(socket.socket())
-                sockets[-1].bind(("127.0.0.1", port))
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", port))
             return base
-        except (OSError, OverflowError):
+        except OSError:
             continue
-        finally:
-            for one in sockets:
-                one.close()
     raise DemoError(f"found no {count} free ports in a row")
 
 
@@ -170,7 +162,7 @@ class Demo:
     # ---- what runs ----
 
     def start_servers(self):
-        self.base_port = free_ports_in_a_row(6)
+        self.base_port = free_ports(6)
         self.up = self.processes.start(
             "up", self.binary, "up", "--data-dir", self.folder / "servers", "--base-port", self.base_port)
         self.servers = [f"http://127.0.0.1:{self.base_port + offset}" for offset in (0, 2, 4)]
@@ -191,7 +183,7 @@ class Demo:
         return None
 
     def start_registry(self):
-        port = free_port()
+        port = free_ports()
         self.registry = f"127.0.0.1:{port}"
         config = self.folder / "registry.yml"
         config.write_text(
@@ -206,7 +198,7 @@ class Demo:
             layout = self.folder / "image"
             self.images[name] = ImageMaker(layout).image(layers)
             size = sum(blob["size"] for blob in self.images[name])
-            run("skopeo", "copy", "--quiet", "--dest-tls-verify=false", f"oci:{layout}:latest",
+            run("skopeo", "copy", "--quiet", "--preserve-digests", "--dest-tls-verify=false", f"oci:{layout}:latest",
                 f"docker://{self.registry}/{name}")
             shutil.rmtree(layout)
             print(f"pushed {name}: {len(layers)} layers, {size / 1e6:.0f} MB")
@@ -223,7 +215,7 @@ class Demo:
             " 'io.containerd.snapshotter.v1.devmapper', 'io.containerd.internal.v1.opt']\n"
             f"[grpc]\n  address = '{sock}'\n")
         self.processes.start(f"containerd-{number}", "containerd", "--config", config)
-        mirror, peer, metrics = free_port(), free_port(), free_port()
+        mirror, peer, metrics = free_ports(), free_ports(), free_ports()
         self.processes.start(
             f"agent-{number}", self.binary, "agent", "--servers", ",".join(self.servers),
             "--mirror-listen", f"127.0.0.1:{mirror}", "--peer-listen", f"127.0.0.1:{peer}",

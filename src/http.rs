@@ -31,7 +31,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// A listener that could not be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("could not listen on {address} for {what}: {source}{}", hint(source))]
+#[error("could not listen on {address} for {what}{}", hint(source))]
 pub struct BindError {
     /// What would have been served there.
     pub what: &'static str,
@@ -44,8 +44,8 @@ pub struct BindError {
 
 fn hint(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::AddrInUse => "; another process holds this port: stop it or choose another",
-        io::ErrorKind::AddrNotAvailable => "; this host does not have that address",
+        io::ErrorKind::AddrInUse => ", which another process holds: stop it or choose another port",
+        io::ErrorKind::AddrNotAvailable => ", which this host does not have",
         _ => "",
     }
 }

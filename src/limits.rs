@@ -96,6 +96,10 @@ pub const TAG_VOTES: usize = 3;
 pub const VERIFY_BEFORE_HEADERS: Duration = Duration::from_millis(250);
 /// How long it holds the first byte; less than [`SOURCE_STALL_TIMEOUT`].
 pub const VERIFY_BEFORE_BYTES: Duration = Duration::from_secs(2);
+/// How long each chunk waits for the check to have come so far.
+pub const VERIFY_BEFORE_CHUNK: Duration = Duration::from_secs(1);
+/// How long a peer that could not be reached, or stayed silent, is asked after all others.
+pub const PEER_UNREACHABLE_TTL: Duration = Duration::from_secs(10);
 /// Files that are known to be as their digest says.
 pub const VERIFIED_FILES_MAX: usize = 8_192;
 /// Files that a source hashes at once.
@@ -126,6 +130,8 @@ pub const ORIGIN_PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 const _: () = assert!(LOOKUP_TIMEOUT_MAX.as_millis() < RESOLVE_TIMEOUT_DEFAULT.as_millis());
 const _: () = assert!(VERIFY_BEFORE_HEADERS.as_millis() < PEER_HEADER_TIMEOUT.as_millis());
 const _: () = assert!(VERIFY_BEFORE_BYTES.as_millis() < SOURCE_STALL_TIMEOUT.as_millis());
+const _: () = assert!(VERIFY_BEFORE_CHUNK.as_millis() < SOURCE_STALL_TIMEOUT.as_millis());
+const _: () = assert!(FILE_CHUNK_BYTES as u64 >= SOURCE_BYTES_PER_SECOND_MIN * VERIFY_BEFORE_CHUNK.as_secs());
 const _: () = assert!(MANIFEST_BYTES_MAX <= MANIFEST_MEMORY_BYTES_MAX as u64);
 const _: () = assert!(SPOOL_MEMORY_BYTES_MAX < VERIFIED_WHOLE_BYTES_MAX);
 const _: () = assert!(MANIFEST_BYTES_MAX <= VERIFIED_WHOLE_BYTES_MAX);

@@ -3,7 +3,7 @@
 
 pub mod digest;
 pub mod error;
-pub mod manifest;
+pub mod index;
 pub mod media_type;
 pub mod path;
 pub mod range;

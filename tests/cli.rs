@@ -143,6 +143,25 @@ fn mirror_install_and_remove_leave_a_folder_as_it_was() {
 }
 
 #[test]
+fn mirror_install_tells_all_mistakes_at_once() {
+    let output = piccolo(
+        &["mirror", "install", "--registry", "ghcr.io,http://ghcr.io", "--mirror", "127.0.0.1:7780"],
+        &[("PICCOLO_DIAL_TIMEOUT", "1h")],
+    );
+    assert_eq!(code(&output), 2);
+    let text = stderr(&output);
+    for part in [
+        "4 mistakes",
+        "--certs-dir: is required",
+        "every registry once",
+        "--mirror: ",
+        "PICCOLO_DIAL_TIMEOUT: ",
+    ] {
+        assert!(text.contains(part), "{part} is missing in\n{text}");
+    }
+}
+
+#[test]
 fn a_hosts_toml_that_cannot_be_changed_has_exit_code_1() {
     let folder = tempfile::tempdir().unwrap();
     let certs = folder.path().to_str().unwrap();

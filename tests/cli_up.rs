@@ -1,5 +1,7 @@
 //! `piccolo up` as a user sees it: three processes that live, die and come back together.
 
+#![allow(clippy::unwrap_used, reason = "clippy.toml exempts #[test] functions, not the helpers beside them")]
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
@@ -285,4 +287,46 @@ fn flags_of_the_agent_need_the_agent() {
     assert!(
         String::from_utf8_lossy(&output.stderr).contains("--zone: has a meaning only together with --agent")
     );
+}
+
+#[test]
+fn an_agent_comes_along_and_is_known_to_the_servers() {
+    let folder = tempfile::tempdir().unwrap();
+    let layout = folder.path().join("layout");
+    std::fs::create_dir_all(layout.join("blobs/sha256")).unwrap();
+    std::fs::write(layout.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+    std::fs::write(layout.join("index.json"), r#"{"schemaVersion":2,"manifests":[]}"#).unwrap();
+    let base = base_port();
+    let peer = format!("127.0.0.1:{}", base_port());
+    let mut up = Up::start(
+        &folder.path().join("data"),
+        &[
+            &[
+                "--base-port",
+                &base.to_string(),
+                "--agent",
+                "--zone",
+                "rack-7",
+                "--layout",
+                layout.to_str().unwrap(),
+            ][..],
+            &["--mirror-listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"],
+            &["--peer-listen", &peer, "--advertise", &peer, "--heartbeat-interval", "1s"],
+        ]
+        .concat(),
+    );
+    let rows = up.ready();
+    // The zone comes with the first heartbeat, a moment after the first sync.
+    until("the agent is known with its zone", || {
+        let answer = ask(&["hosts", "--server", &rows[1][1], "--json"]);
+        let answer: serde_json::Value = serde_json::from_slice(&answer.stdout).ok()?;
+        let host = answer["hosts"].get(0)?;
+        (host["holder"] == peer.as_str() && host["zone"] == "rack-7").then_some(())
+    });
+
+    up.signal(Signal::TERM);
+    let agent = up.log_line("agent stopped");
+    assert!(agent.contains("exit code 0"), "{agent}");
+    up.log_line("everything is stopped");
+    assert_eq!(up.ended().code(), Some(0));
 }

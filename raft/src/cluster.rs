@@ -1,10 +1,10 @@
 //! One node's life in its cluster: birth, proposals, leadership, status, stop.
 //!
-//! - [`bootstrap`]: how a cluster is born.
-//! - [`proposals`]: writes, and what bounds them.
-//! - [`compaction`]: which part of the log may go.
-//! - [`settings`]: how openraft runs here.
-//! - [`stop`]: handing leadership over, and the orderly end.
+//! - `bootstrap`: how a cluster is born.
+//! - `proposals`: writes, and what bounds them.
+//! - `compaction`: which part of the log may go.
+//! - `settings`: how openraft runs here.
+//! - `stop`: handing leadership over, and the orderly end.
 
 mod bootstrap;
 mod compaction;

@@ -39,14 +39,20 @@ impl FolderDisk {
 }
 
 impl Disk for FolderDisk {
+    /// A new file is made under another name and renamed when redb has laid it out: a power cut in
+    /// between would leave a file that redb cannot open.
     fn database(&self, name: &str, builder: Builder) -> Result<Database, DatabaseError> {
-        let open = || {
-            let path = self.folder.join(name);
-            let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-            File::open(&self.folder)?.sync_all()?;
-            Ok(file)
-        };
-        let file = open().map_err(|error: io::Error| redb::StorageError::Io(error))?;
+        let path = self.folder.join(name);
+        let io = |error: io::Error| DatabaseError::Storage(redb::StorageError::Io(error));
+        if !path.try_exists().map_err(io)? {
+            let temporary = self.folder.join(format!("{name}.new"));
+            let empty =
+                OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&temporary);
+            drop(builder.create_with_backend(FileBackend::new(empty.map_err(io)?)?)?);
+            fs::rename(&temporary, &path).map_err(io)?;
+            File::open(&self.folder).and_then(|folder| folder.sync_all()).map_err(io)?;
+        }
+        let file = OpenOptions::new().read(true).write(true).open(&path).map_err(io)?;
         builder.create_with_backend(FileBackend::new(file)?)
     }
 

@@ -1,10 +1,10 @@
 //! The raft log and vote on redb, in a file of their own: redb has one writer per file, and an append
 //! must not wait for a commit of the state.
 //!
-//! One thread writes ([`writer`]): an append returns as soon as its entries are readable, and its
+//! One thread writes (`writer`): an append returns as soon as its entries are readable, and its
 //! callback comes when they are durable (encoding is the writer's work, not openraft's), so that the leader's sync and its followers' overlap, and
 //! appends that wait together share one commit. Entries that are not on disk yet are read from
-//! memory ([`view`]). At rest nothing is written: `committed` goes with the next append, and what a
+//! memory (`view`). At rest nothing is written: `committed` goes with the next append, and what a
 //! purge leaves behind goes in small steps with later appends.
 
 mod tables;

@@ -1,15 +1,15 @@
 //! Raft RPC over HTTP/1.1: `POST /raft/v1/{append,vote,pre-vote,transfer,snapshot,whoami}`.
 //!
-//! Every body but `whoami` is a versioned frame ([`crate::format`]) that begins with a [`Header`]:
+//! Every body but `whoami` is a versioned frame ([`crate::format`]) that begins with a `Header`:
 //! which cluster, from whom, to whom. Who is not the target, or belongs to another cluster, answers
 //! 421 and openraft never sees the message: an address is not an identity. `whoami` is JSON, because
 //! nodes of different formats must be able to read each other's.
 //!
-//! - [`client`]: connections, deadlines.
-//! - [`peer`]: what openraft calls to reach another node.
-//! - [`server`]: the routes.
-//! - [`identity`]: who this node is, kept in the file `node`.
-//! - [`snapshot`]: a snapshot in a request body.
+//! - `client`: connections, deadlines.
+//! - `peer`: what openraft calls to reach another node.
+//! - `server`: the routes.
+//! - `identity`: who this node is, kept in the file `node`.
+//! - `snapshot`: a snapshot in a request body.
 
 pub(crate) mod client;
 pub(crate) mod identity;

@@ -39,10 +39,10 @@ pub(crate) fn entry(index: u64, command: Command) -> Entry {
 /// Any command about a few hosts and keys, as it could be proposed when the log has `index` entries.
 pub(crate) fn random_command(random: &mut StdRng, index: u64) -> Command {
     let group = ["g", "other"][random.random_range(0..2)].to_owned();
-    let holder = Holder { group, address: ([10, 0, 0, random.random_range(0..12)], 7781).into() };
+    let holder = Holder { group, address: ([10, 0, 0, random.random_range(0..6)], 7781).into() };
     let mut keys = |max| {
         (0..random.random_range(0..max))
-            .map(|_| key(&format!("r/k:{}", random.random_range(0..40))))
+            .map(|_| key(&format!("r/k:{}", random.random_range(0..120))))
             .collect()
     };
     let keys: Vec<Key> = keys(12);

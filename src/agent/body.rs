@@ -110,3 +110,75 @@ impl http_body::Body for Served {
         SizeHint::with_exact(self.left)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::counters::Counters;
+    use crate::agent::record::Side;
+    use crate::agent::testing::{SOON, get};
+    use crate::http::{self, Connection, ConnectionLimits};
+    use crate::oci::{ApiPath, Digest};
+    use crate::task::Stop;
+    use axum::Router;
+    use axum::http::{Method, Response};
+    use futures_util::{StreamExt, stream};
+    use std::net::SocketAddr;
+    use std::sync::Arc;
+    use tokio_util::task::TaskTracker;
+
+    fn record() -> Record {
+        let path = format!("/v2/a/blobs/{}", Digest::of(b"x"));
+        let Ok(ApiPath::Content(path)) = ApiPath::parse(&path, None) else { panic!("{path}") };
+        Record::new(Side::Mirror, &Method::GET, &path, None, Arc::<Counters>::default())
+    }
+
+    /// Serves ten bytes of which `pieces` come, and then `cut`, all at once.
+    async fn serve(pieces: &'static [&'static [u8]], cut: fn() -> Cut) -> (SocketAddr, Stop, TaskTracker) {
+        let handler = move |axum::Extension(connection): axum::Extension<Connection>| async move {
+            let pieces = pieces.iter().map(|piece| Ok(Bytes::from_static(piece)));
+            let stream = stream::iter(pieces.chain([Err(cut())])).boxed();
+            let body = Served::body(stream, 10, record(), Some(connection));
+            Response::builder().header("content-length", 10).body(body).unwrap()
+        };
+        let listener = http::bind("127.0.0.1:0".parse().unwrap(), "a test").await.unwrap();
+        let (address, stop, tasks) = (listener.local_addr().unwrap(), Stop::new(), TaskTracker::new());
+        let router = Router::new().fallback(handler);
+        tasks.spawn(http::serve(listener, router, ConnectionLimits::default(), stop.clone()));
+        (address, stop, tasks)
+    }
+
+    #[tokio::test]
+    async fn a_clean_cut_loses_nothing_that_was_handed_over() {
+        let (address, stop, tasks) = serve(&[b"123", b"45"], || Cut::SourceBroken).await;
+        let got = get(address, "/").await;
+        assert_eq!((got.status, &got.body[..], got.end), (200, &b"12345"[..], Ok(())));
+        stop.cancel();
+        tasks.close();
+        assert!(tokio::time::timeout(SOON, tasks.wait()).await.is_ok());
+    }
+
+    /// Without a header containerd would see an empty answer, which it does not resume.
+    #[tokio::test]
+    async fn a_clean_cut_before_the_first_byte_still_sends_the_header() {
+        let (address, _stop, _tasks) = serve(&[], || Cut::NoSource).await;
+        let got = get(address, "/").await;
+        assert_eq!((got.status, got.body.len(), got.end), (200, 0, Ok(())));
+        assert_eq!(got.header("content-length"), Some("10"));
+    }
+
+    #[tokio::test]
+    async fn bad_bytes_end_in_a_reset() {
+        for cut in [|| Cut::WrongBytes, || Cut::Damaged] {
+            let (address, _stop, _tasks) = serve(&[b"12345"], cut).await;
+            assert_eq!(get(address, "/").await.end, Err(io::ErrorKind::ConnectionReset));
+        }
+    }
+
+    #[tokio::test]
+    async fn more_bytes_than_promised_are_not_sent() {
+        let (address, _stop, _tasks) = serve(&[b"12345", b"67890X"], || Cut::SourceBroken).await;
+        let got = get(address, "/").await;
+        assert_eq!((&got.body[..], got.end), (&b"12345"[..], Ok(())));
+    }
+}

@@ -10,8 +10,10 @@ mod relay;
 mod spool;
 mod tag;
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::http::header::CONTENT_RANGE;
 use axum::http::{Method, StatusCode};
@@ -25,7 +27,8 @@ use super::peer::{self, Answer, Ask, PeerError};
 use super::recent::Recent;
 use super::store::Store;
 use crate::limits::{
-    ABORT_AGAIN_AFTER, MANIFEST_BYTES_MAX, PEER_AVOID_TTL, TROUBLES_REMEMBERED_MAX, VERIFIED_WHOLE_BYTES_MAX,
+    ABORT_AGAIN_AFTER, MANIFEST_BYTES_MAX, PEER_AVOID_TTL, PEER_HEADER_TIMEOUT, PEER_UNREACHABLE_TTL,
+    TROUBLES_REMEMBERED_MAX, VERIFIED_WHOLE_BYTES_MAX,
 };
 use crate::oci::{ByteRange, ContentPath, Digest, RangeHeader, media_type};
 use crate::task::Stop;
@@ -43,6 +46,8 @@ pub(crate) struct Fetcher {
     bad: Recent<(SocketAddr, Digest)>,
     /// Peers whose stream broke off once: asked last.
     shaky: Recent<(SocketAddr, Digest)>,
+    /// Peers that did not answer at all: asked after all others, whatever is wanted.
+    silent: Recent<SocketAddr>,
     /// Digests whose answer was cut before its first byte: the next request gets 404 at once.
     cut: Recent<Digest>,
     tasks: TaskTracker,
@@ -89,7 +94,7 @@ pub(crate) enum Missed {
     Lookup(#[from] LookupError),
     #[error("no peer holds it")]
     NoHolder,
-    #[error("none of {attempts} peers could deliver it")]
+    #[error("{attempts} attempts at peers, none could deliver it")]
     NoSource { attempts: usize },
     #[error("the answer before this one was cut")]
     JustCut,
@@ -109,6 +114,7 @@ impl Fetcher {
             store,
             bad: Recent::new(PEER_AVOID_TTL, TROUBLES_REMEMBERED_MAX),
             shaky: Recent::new(PEER_AVOID_TTL, TROUBLES_REMEMBERED_MAX),
+            silent: Recent::new(PEER_UNREACHABLE_TTL, TROUBLES_REMEMBERED_MAX),
             cut: Recent::new(PEER_AVOID_TTL, TROUBLES_REMEMBERED_MAX),
             tasks: TaskTracker::new(),
             stop,
@@ -137,10 +143,17 @@ impl Fetcher {
         if holders.is_empty() {
             return Err(Missed::NoHolder);
         }
+        let holders = self.in_order(holders, &wanted.digest);
+        let mut again: VecDeque<SocketAddr> = VecDeque::new();
+        let mut waiting = VecDeque::from(holders);
         let mut attempts = 0;
-        for holder in self.in_order(holders, &wanted.digest) {
+        // A peer whose headers were late is asked once more, after all others, if there is time.
+        while let Some((holder, is_first)) =
+            waiting.pop_front().map(|holder| (holder, true)).or_else(|| again.pop_front().map(|h| (h, false)))
+        {
             attempts += 1;
-            match self.attempt(holder, &wanted, &offer).await {
+            let patience = patience(1 + waiting.len() + again.len(), deadline);
+            match self.attempt(holder, &wanted, &offer, patience).await {
                 Ok(fetched) => {
                     count("ok");
                     return Ok(fetched);
@@ -148,6 +161,9 @@ impl Fetcher {
                 Err(error) => {
                     offer.withdraw();
                     self.failed(holder, &wanted.digest, &error);
+                    if is_first && matches!(error, PeerError::HeaderTimeout) {
+                        again.push_back(holder);
+                    }
                 }
             }
         }
@@ -163,14 +179,18 @@ impl Fetcher {
     fn in_order(&self, holders: Vec<SocketAddr>, digest: &Digest) -> Vec<SocketAddr> {
         let not_bad = holders.into_iter().filter(|holder| !self.bad.contains(&(*holder, digest.clone())));
         let shaky = |holder: &SocketAddr| self.shaky.contains(&(*holder, digest.clone()));
-        let (last, mut first): (Vec<_>, Vec<_>) = not_bad.partition(shaky);
-        first.extend(last);
-        first
+        let mut in_order: Vec<SocketAddr> = not_bad.collect();
+        // Stable: nearest first among equals.
+        in_order.sort_by_cached_key(|holder| (self.silent.contains(holder), shaky(holder)));
+        in_order
     }
 
     fn failed(&self, holder: SocketAddr, digest: &Digest, error: &PeerError) {
         count(error.label());
         tracing::info!(%holder, %digest, %error, "peer did not deliver");
+        if error.is_silent() {
+            self.silent.insert(holder);
+        }
         let pair = (holder, digest.clone());
         if error.is_wrong() || (error.is_broken() && self.shaky.contains(&pair)) {
             self.bad.insert(pair);
@@ -184,19 +204,20 @@ impl Fetcher {
         holder: SocketAddr,
         wanted: &Wanted,
         offer: &Offer,
+        patience: Duration,
     ) -> Result<Fetched, PeerError> {
         if wanted.path.is_manifest() {
-            return self.manifest(holder, wanted).await;
+            return self.manifest(holder, wanted, patience).await;
         }
         if wanted.head_only {
-            let answer = ask(holder, &wanted.path, &Method::HEAD, None).await?;
+            let answer = ask(holder, &wanted.path, &Method::HEAD, None, patience).await?;
             return match (answer.status, answer.length()) {
                 (StatusCode::OK, Some(total)) => Ok(Fetched::Size { total, source: holder }),
                 (StatusCode::OK, None) => Err(PeerError::Length),
                 (status, _) => Err(PeerError::Status(status)),
             };
         }
-        let answer = ask(holder, &wanted.path, &Method::GET, wanted.range).await?;
+        let answer = ask(holder, &wanted.path, &Method::GET, wanted.range, patience).await?;
         let part = match part(&answer, wanted.range)? {
             Part::Bytes(range) => range,
             Part::Unsatisfiable { total } => return Ok(Fetched::Unsatisfiable { total, source: holder }),
@@ -225,8 +246,13 @@ impl Fetcher {
         Ok(Fetched::Stream { head, stream, source: holder })
     }
 
-    async fn manifest(&self, holder: SocketAddr, wanted: &Wanted) -> Result<Fetched, PeerError> {
-        let answer = ask(holder, &wanted.path, &Method::GET, None).await?;
+    async fn manifest(
+        &self,
+        holder: SocketAddr,
+        wanted: &Wanted,
+        patience: Duration,
+    ) -> Result<Fetched, PeerError> {
+        let answer = ask(holder, &wanted.path, &Method::GET, None, patience).await?;
         let bytes = manifest_bytes(answer).await?;
         spool::verify(&bytes, &wanted.digest)?;
         let media_type = media_type::of_manifest(&bytes).ok_or(PeerError::NotManifest)?;
@@ -288,7 +314,7 @@ async fn whole(
         answer.body
     } else {
         drop(answer);
-        let answer = ask(holder, &wanted.path, &Method::GET, None).await?;
+        let answer = ask(holder, &wanted.path, &Method::GET, None, PEER_HEADER_TIMEOUT).await?;
         if answer.status != StatusCode::OK {
             return Err(PeerError::Status(answer.status));
         }
@@ -300,6 +326,14 @@ async fn whole(
     spool::receive(body, part.total, &wanted.digest).await
 }
 
+/// How long the next of so many peers may take for its headers: the last one may use up what is left.
+fn patience(peers_left: usize, deadline: Instant) -> Duration {
+    if peers_left > 1 {
+        return PEER_HEADER_TIMEOUT;
+    }
+    deadline.saturating_duration_since(Instant::now()).max(PEER_HEADER_TIMEOUT)
+}
+
 fn count(result: &'static str) {
     ::metrics::counter!("piccolo_peer_attempts_total", "result" => result).increment(1);
 }
@@ -309,9 +343,10 @@ async fn ask(
     path: &ContentPath,
     method: &Method,
     range: Option<RangeHeader>,
+    patience: Duration,
 ) -> Result<Answer, PeerError> {
     let accept = if path.is_manifest() { media_type::ACCEPT_MANIFESTS } else { "*/*" };
-    peer::ask(holder, Ask { method, target: &path.request_target(), range, accept }).await
+    peer::ask(holder, Ask { method, target: &path.request_target(), range, accept, patience }).await
 }
 
 async fn manifest_bytes(answer: Answer) -> Result<Bytes, PeerError> {

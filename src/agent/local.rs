@@ -17,7 +17,7 @@ use super::uploads::TokenBucket;
 use super::verified::{Verdict, Verifier};
 use crate::limits::{
     FILE_CHUNK_BYTES, MANIFEST_BYTES_MAX, MANIFEST_MEMORY_BYTES_MAX, MANIFEST_MEMORY_WAIT,
-    VERIFY_BEFORE_BYTES,
+    VERIFY_BEFORE_BYTES, VERIFY_BEFORE_CHUNK,
 };
 use crate::oci::{ByteRange, Digest, Hasher, media_type};
 
@@ -210,8 +210,9 @@ pub(crate) fn file_stream(file: Arc<File>, range: ByteRange, pool: BufferPool) -
     .boxed()
 }
 
-/// A part of a file whose check may still run. The first byte waits for it, not forever, because who
-/// asks takes a silent source for a stalled one; the last chunk waits as long as it takes.
+/// A part of a file whose check may still run. The first byte waits for the check to end, each chunk
+/// for the check to have come so far; neither forever, because who asks takes a silent source for a
+/// stalled one. Only the last chunk waits as long as it takes.
 fn checked_file(
     file: Arc<File>,
     range: ByteRange,
@@ -222,8 +223,11 @@ fn checked_file(
     let chunk_bytes = rate.as_ref().map_or(FILE_CHUNK_BYTES, |rate| rate.chunk_bytes());
     let reader = FileReader { file, range, pool, rate, chunk_bytes };
     stream::try_unfold((reader, verdict, true), |(mut reader, mut verdict, first)| async move {
-        if first && verdict.now().is_none() {
-            _ = timeout(VERIFY_BEFORE_BYTES, verdict.wait()).await;
+        let so_far = reader.range.end.min(reader.range.start + reader.chunk_bytes as u64);
+        match (verdict.now(), first) {
+            (Some(_), _) => {}
+            (None, true) => _ = timeout(VERIFY_BEFORE_BYTES, verdict.wait()).await,
+            (None, false) => _ = timeout(VERIFY_BEFORE_CHUNK, verdict.wait_hashed(so_far)).await,
         }
         if verdict.now() == Some(false) {
             return Err(Cut::Damaged);
@@ -268,4 +272,59 @@ fn hashed(pieces: BoxStream<'static, Result<Bytes, Cut>>, digest: Digest, length
         }
     })
     .boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::verified::testing::{ManualCheck, manual};
+    use std::io::Write;
+    use std::time::Duration;
+
+    const CHUNK: u64 = FILE_CHUNK_BYTES as u64;
+
+    /// Four chunks, and a check of them that ends when the test says so.
+    fn unchecked() -> (ByteStream, ManualCheck) {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&vec![7; 4 * FILE_CHUNK_BYTES]).unwrap();
+        let (check, verdict) = manual();
+        let range = ByteRange::whole(4 * CHUNK);
+        (checked_file(Arc::new(file), range, BufferPool::default(), None, verdict), check)
+    }
+
+    /// How long the next chunk took.
+    async fn next(stream: &mut ByteStream) -> Duration {
+        let start = Instant::now();
+        let chunk = stream.next().await.unwrap().unwrap();
+        assert_eq!(chunk.len(), FILE_CHUNK_BYTES);
+        start.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_check_slows_the_bytes_down_but_never_stalls_them() {
+        let (mut stream, check) = unchecked();
+        assert_eq!(next(&mut stream).await.as_millis(), VERIFY_BEFORE_BYTES.as_millis());
+        assert_eq!(next(&mut stream).await.as_millis(), VERIFY_BEFORE_CHUNK.as_millis());
+        check.hashed(3 * CHUNK);
+        assert_eq!(next(&mut stream).await.as_millis(), 0, "the check has come so far");
+        let last = timeout(Duration::from_secs(600), stream.next()).await;
+        assert!(last.is_err(), "the last chunk went out before the verdict");
+        check.ended(true);
+        assert!(stream.next().await.unwrap().is_ok());
+        assert!(stream.next().await.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_check_that_fails_on_the_way_keeps_the_rest_back() {
+        let (mut stream, check) = unchecked();
+        next(&mut stream).await;
+        check.ended(false);
+        assert!(matches!(stream.next().await, Some(Err(Cut::Damaged))));
+        let (mut stream, check) = unchecked();
+        for _ in 0..3 {
+            next(&mut stream).await;
+        }
+        drop(check);
+        assert!(matches!(stream.next().await, Some(Err(Cut::Damaged))), "an unfinished check proves nothing");
+    }
 }

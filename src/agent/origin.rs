@@ -6,6 +6,9 @@
 //! containerd may know CAs that we do not, and taking such an origin for absent would serve those
 //! whom it refuses.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -21,8 +21,8 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use crate::limits::{
-    FILE_CHUNK_BYTES, PEER_CONNECT_TIMEOUT, PEER_HEADER_TIMEOUT, SOURCE_BYTES_PER_SECOND_MIN,
-    SOURCE_RATE_WINDOW, SOURCE_STALL_TIMEOUT,
+    FILE_CHUNK_BYTES, PEER_CONNECT_TIMEOUT, SOURCE_BYTES_PER_SECOND_MIN, SOURCE_RATE_WINDOW,
+    SOURCE_STALL_TIMEOUT,
 };
 use crate::oci::RangeHeader;
 
@@ -80,6 +80,11 @@ impl PeerError {
         matches!(self, PeerError::Length | PeerError::WrongBytes | PeerError::NotManifest)
     }
 
+    /// It did not answer at all.
+    pub(crate) fn is_silent(&self) -> bool {
+        matches!(self, PeerError::Connect(_) | PeerError::ConnectTimeout | PeerError::HeaderTimeout)
+    }
+
     /// Its bytes stopped coming.
     pub(crate) fn is_broken(&self) -> bool {
         matches!(self, PeerError::Broken(_) | PeerError::Short | PeerError::Stalled | PeerError::Slow)
@@ -94,6 +99,8 @@ pub(crate) struct Ask<'a> {
     pub(crate) target: &'a str,
     pub(crate) range: Option<RangeHeader>,
     pub(crate) accept: &'static str,
+    /// How long to wait for the headers.
+    pub(crate) patience: Duration,
 }
 
 type Connection = http1::Connection<TokioIo<TcpStream>, Empty<Bytes>>;
@@ -135,7 +142,7 @@ pub(crate) async fn ask(peer: SocketAddr, ask: Ask<'_>) -> Result<Answer, PeerEr
         Err(_) => return Err(PeerError::ConnectTimeout),
     };
     stream.set_nodelay(true).map_err(PeerError::Connect)?;
-    match timeout(PEER_HEADER_TIMEOUT, exchange(stream, peer, ask)).await {
+    match timeout(ask.patience, exchange(stream, peer, ask)).await {
         Ok(answered) => answered,
         Err(_) => Err(PeerError::HeaderTimeout),
     }

@@ -1,5 +1,8 @@
 //! Puts an agent together, serves its three ports, and takes it down in order.
 
+#[cfg(test)]
+mod tests;
+
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;

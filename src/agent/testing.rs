@@ -12,7 +12,6 @@ use futures_util::future::BoxFuture;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::TaskTracker;
-use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::RegistryPolicy;
 use super::blob_server::{self, BlobServer};
@@ -185,46 +184,41 @@ impl Drop for RawPeer {
 
 impl RawPeer {
     pub(crate) async fn start(answer: impl Into<Vec<u8>>, end: End) -> Self {
-        Self::by(answer.into(), None, end).await
+        Self::paused(answer.into(), end, Duration::ZERO).await
     }
 
     /// Answers with `200`, a `Content-Length`, and a body that may be of another length.
     pub(crate) async fn ok(length: usize, body: &[u8], end: End) -> Self {
-        Self::by(with_head(&format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n"), body), None, end)
+        Self::start(with_head(&format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n"), body), end)
             .await
     }
 
-    /// Answers with `first`, and with `second` if a range is asked for.
-    pub(crate) async fn by(first: Vec<u8>, second: Option<Vec<u8>>, end: End) -> Self {
+    async fn paused(answer: Vec<u8>, end: End, pause: Duration) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (requests, open, stop) = (Arc::<Mutex<Vec<String>>>::default(), Arc::default(), Stop::new());
         let peer =
             Self { address, requests: Arc::clone(&requests), open: Arc::clone(&open), stop: stop.clone() };
-        let (first, second) = (Arc::new(first), second.map(Arc::new));
-        let tasks = TaskTracker::new();
+        let (tasks, answer) = (TaskTracker::new(), Arc::new(answer));
         let connections = tasks.clone();
         tasks.spawn(async move {
             while let Some(Ok((stream, _))) = stop.run_until_cancelled(listener.accept()).await {
-                let (requests, open) = (Arc::clone(&requests), Arc::clone(&open));
-                let (first, second) = (Arc::clone(&first), second.clone());
-                let token = connections.token();
+                let (requests, open, answer) =
+                    (Arc::clone(&requests), Arc::clone(&open), Arc::clone(&answer));
                 connections.spawn(async move {
                     open.fetch_add(1, Ordering::SeqCst);
-                    _ = converse(
-                        stream,
-                        &requests,
-                        &first,
-                        second.as_ref().map(|bytes| bytes.as_slice()),
-                        end,
-                        token,
-                    )
-                    .await;
+                    _ = converse(stream, &requests, &answer, pause, end).await;
                     open.fetch_sub(1, Ordering::SeqCst);
                 });
             }
         });
         peer
+    }
+
+    /// Answers right, but after `pause`.
+    pub(crate) async fn slow(pause: Duration, body: &[u8]) -> Self {
+        let answer = with_head(&format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len()), body);
+        Self::paused(answer, End::Close, pause).await
     }
 
     pub(crate) fn asked(&self) -> usize {
@@ -239,19 +233,17 @@ pub(crate) fn with_head(head: &str, body: &[u8]) -> Vec<u8> {
 async fn converse(
     mut stream: TcpStream,
     requests: &Mutex<Vec<String>>,
-    first: &[u8],
-    second: Option<&[u8]>,
+    answer: &[u8],
+    pause: Duration,
     end: End,
-    _token: TaskTrackerToken,
 ) -> io::Result<()> {
     let mut request = Vec::new();
     while !request.ends_with(b"\r\n\r\n") {
         request.push(stream.read_u8().await?);
     }
-    let request = String::from_utf8_lossy(&request).into_owned();
-    let ranged = request.to_ascii_lowercase().contains("\r\nrange:");
-    requests.lock().unwrap().push(request);
-    stream.write_all(second.filter(|_| ranged).unwrap_or(first)).await?;
+    requests.lock().unwrap().push(String::from_utf8_lossy(&request).into_owned());
+    tokio::time::sleep(pause).await;
+    stream.write_all(answer).await?;
     match end {
         End::Close => stream.shutdown().await?,
         End::Reset => {

@@ -47,19 +47,36 @@ struct FileVersion {
     digest: Digest,
 }
 
-/// Whether the bytes are what their digest says; `None` while that is being found out.
+/// How far a check is.
+#[derive(Clone, Copy, Debug, Default)]
+struct Progress {
+    hashed_bytes: u64,
+    right: Option<bool>,
+}
+
+/// Whether the bytes are what their digest says, now or once that has been found out.
 #[derive(Clone, Debug)]
-pub(crate) struct Verdict(watch::Receiver<Option<bool>>);
+pub(crate) struct Verdict(watch::Receiver<Progress>);
 
 impl Verdict {
     /// The verdict, if it is known already.
     pub(crate) fn now(&self) -> Option<bool> {
-        *self.0.borrow()
+        self.0.borrow().right
     }
 
     /// Waits for the verdict. A check that could not be made proves nothing: false.
     pub(crate) async fn wait(&mut self) -> bool {
-        self.0.wait_for(Option::is_some).await.is_ok_and(|verdict| *verdict == Some(true))
+        self.0
+            .wait_for(|progress| progress.right.is_some())
+            .await
+            .is_ok_and(|progress| progress.right == Some(true))
+    }
+
+    /// Waits until so many bytes have been hashed, or until there is a verdict.
+    pub(crate) async fn wait_hashed(&mut self, bytes: u64) {
+        let far_enough = |progress: &Progress| progress.hashed_bytes >= bytes || progress.right.is_some();
+        // A check that ended without a verdict is found out by `wait`.
+        _ = self.0.wait_for(far_enough).await;
     }
 }
 
@@ -85,7 +102,7 @@ impl Verifier {
         if let Some(verdict) = known.files.get(&version) {
             return Ok(verdict.clone());
         }
-        let (sender, receiver) = watch::channel(None);
+        let (sender, receiver) = watch::channel(Progress::default());
         let verdict = Verdict(receiver);
         known.insert(version.clone(), verdict.clone());
         drop(known);
@@ -93,18 +110,19 @@ impl Verifier {
         Ok(verdict)
     }
 
-    async fn check(self, file: Arc<File>, version: FileVersion, verdict: watch::Sender<Option<bool>>) {
+    async fn check(self, file: Arc<File>, version: FileVersion, verdict: watch::Sender<Progress>) {
         let _slot = self.shared.slots.acquire().await.expect("the semaphore is never closed");
         let (pool, stop) = (self.shared.pool.clone(), self.shared.stop.clone());
-        let (size, digest) = (version.size_bytes, version.digest.clone());
-        let hashed = tokio::task::spawn_blocking(move || hash(&file, size, &digest, &pool, &stop)).await;
+        let (size, digest, progress) = (version.size_bytes, version.digest.clone(), verdict.clone());
+        let hashing = move || hash(&file, size, &digest, &pool, &stop, &progress);
+        let hashed = tokio::task::spawn_blocking(hashing).await;
         match hashed {
             Ok(Ok(found)) => {
                 let right = found == version.digest;
                 if !right {
                     tracing::error!(digest = %version.digest, %found, "content on this node is damaged, not serving it");
                 }
-                verdict.send_replace(Some(right));
+                verdict.send_replace(Progress { hashed_bytes: size, right: Some(right) });
             }
             // Not a verdict: whoever asks next has it checked anew.
             Ok(Err(error)) => {
@@ -138,7 +156,14 @@ impl Known {
     }
 }
 
-fn hash(file: &File, size: u64, digest: &Digest, pool: &BufferPool, stop: &Stop) -> io::Result<Digest> {
+fn hash(
+    file: &File,
+    size: u64,
+    digest: &Digest,
+    pool: &BufferPool,
+    stop: &Stop,
+    progress: &watch::Sender<Progress>,
+) -> io::Result<Digest> {
     let mut hasher = Hasher::new(digest.algorithm());
     let mut offset = 0;
     while offset < size {
@@ -148,8 +173,32 @@ fn hash(file: &File, size: u64, digest: &Digest, pool: &BufferPool, stop: &Stop)
         let length = usize::try_from(size - offset).unwrap_or(FILE_CHUNK_BYTES).min(FILE_CHUNK_BYTES);
         hasher.update(&pool.read_at(file, offset, length)?);
         offset += length as u64;
+        progress.send_modify(|progress| progress.hashed_bytes = offset);
     }
     Ok(hasher.finish())
+}
+
+/// A check that ends when a test says so.
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::{Progress, Verdict, watch};
+
+    pub(crate) struct ManualCheck(watch::Sender<Progress>);
+
+    pub(crate) fn manual() -> (ManualCheck, Verdict) {
+        let (sender, receiver) = watch::channel(Progress::default());
+        (ManualCheck(sender), Verdict(receiver))
+    }
+
+    impl ManualCheck {
+        pub(crate) fn hashed(&self, bytes: u64) {
+            self.0.send_modify(|progress| progress.hashed_bytes = bytes);
+        }
+
+        pub(crate) fn ended(&self, right: bool) {
+            self.0.send_modify(|progress| progress.right = Some(right));
+        }
+    }
 }
 
 #[cfg(test)]

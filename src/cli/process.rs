@@ -27,7 +27,10 @@ pub(super) fn start_logging(logging: &Logging) {
         let default = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
             let place = info.location().map(ToString::to_string).unwrap_or_default();
-            tracing::error!(place, "panicked: {}", info.payload_as_str().unwrap_or("without a text"));
+            let payload = info.payload();
+            let text = payload.downcast_ref::<&str>().copied();
+            let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+            tracing::error!(place, "panicked: {}", text.unwrap_or("without a text"));
             default(info);
         }));
     });

@@ -32,12 +32,8 @@ fn run(invocation: &Invocation) -> Result<Exit, CliError> {
     process::block_on_all_cores(async {
         let mut signals = Signals::catch()?;
         let stop = Stop::new();
-        let ready = |addresses: server::Addresses| {
-            let server::Addresses { api, raft } = addresses;
-            tracing::info!(%api, %raft, "serving");
-        };
         tokio::select! {
-            result = server::run(config, stop.clone(), ready) => Ok(result?),
+            result = server::run(config, stop.clone(), |_| ()) => Ok(result?),
             () = signals.stop_then_give_up(&stop) => Err(CliError::StoppedTwice),
         }
     })?;

@@ -133,8 +133,16 @@ fn occupied(addresses: &[(String, SocketAddr)]) -> String {
 struct Options {
     data_dir: PathBuf,
     base_port: Option<u16>,
-    /// Flags for the agent, if there is to be one.
-    agent: Option<Vec<String>>,
+    /// If there is to be one.
+    agent: Option<AgentOptions>,
+}
+
+/// What its agent is told.
+struct AgentOptions {
+    /// Flags but `--servers`.
+    flags: Vec<String>,
+    /// For the command that points containerd to it.
+    mirror_listen: SocketAddr,
 }
 
 /// Time that a child has to stop in order: a little more than what it takes itself at most.
@@ -161,6 +169,6 @@ fn read(layers: &mut Layers) -> Option<Options> {
             layers.problem(setting.flag, None, "has a meaning only together with --agent");
         }
     }
-    right?;
-    Some(Options { data_dir: data_dir?, base_port, agent: wanted.then_some(flags) })
+    let agent = AgentOptions { flags, mirror_listen: right?.mirror_listen };
+    Some(Options { data_dir: data_dir?, base_port, agent: wanted.then_some(agent) })
 }

@@ -77,7 +77,7 @@ impl Layers {
 
     /// What anybody set, beyond the default; as text.
     pub fn given(&self, flag: &'static str) -> Option<String> {
-        let set = self.from_flag_or_environment(self.setting(flag));
+        let set = self.set_by_user(self.setting(flag));
         set.or_else(|| self.file.get(flag, &mut Vec::new())).map(|(_, text)| text)
     }
 
@@ -118,12 +118,12 @@ impl Layers {
     fn look_up(&mut self, flag: &'static str) -> Option<(String, String)> {
         self.read.insert(flag);
         let setting = *self.setting(flag);
-        self.from_flag_or_environment(&setting)
+        self.set_by_user(&setting)
             .or_else(|| self.file.get(flag, &mut self.problems))
             .or_else(|| setting.fallback.text().map(|text| (format!("--{flag}"), text)))
     }
 
-    fn from_flag_or_environment(&self, setting: &Setting) -> Option<(String, String)> {
+    fn set_by_user(&self, setting: &Setting) -> Option<(String, String)> {
         if let Some(text) = self.given.flags.get(setting.flag) {
             return Some((format!("--{}", setting.flag), text.clone()));
         }

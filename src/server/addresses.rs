@@ -198,8 +198,8 @@ mod tests {
         assert_eq!(raft_listen(None, &[], false).unwrap(), address("127.0.0.1:7790"));
         let different = list(&["a:7790", "b:7792"]);
         assert!(matches!(raft_listen(None, &different, true), Err(AddressError::SeveralPorts)));
-        let given = Some(address("10.0.0.1:7792"));
-        assert_eq!(raft_listen(given, &different, true).unwrap(), given.unwrap());
+        let given = address("10.0.0.1:7792");
+        assert_eq!(raft_listen(Some(given), &different, true).unwrap(), given);
     }
 
     #[test]
@@ -222,7 +222,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_server_finds_itself_in_the_list() {
-        let three = list(&["192.0.2.1:7790", "127.0.0.1:7790", "127.0.0.1:7792"]);
+        let three = list(&["240.0.0.1:7790", "127.0.0.1:7790", "127.0.0.1:7792"]);
         let names = names(&three, None, address("0.0.0.0:7789"), address("0.0.0.0:7790")).await.unwrap();
         assert_eq!(names.raft_address.as_deref(), Some("127.0.0.1:7790"));
         assert_eq!(names.api_address, "127.0.0.1:7789");
@@ -231,12 +231,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_server_that_is_not_in_the_list_needs_a_name() {
-        let far = list(&["192.0.2.1:7790", "192.0.2.2:7790"]);
+        let far = list(&["240.0.0.1:7790", "240.0.0.2:7790"]);
         let (api, raft) = (address("0.0.0.0:7789"), address("0.0.0.0:7790"));
         let error = names(&far, None, api, raft).await.unwrap_err().to_string();
-        assert!(error.contains("192.0.2.1:7790,192.0.2.2:7790") && error.contains("--advertise"), "{error}");
-        let named = names(&far, Some("192.0.2.2"), api, raft).await.unwrap();
-        assert_eq!(named.raft_address.as_deref(), Some("192.0.2.2:7790"));
+        assert!(error.contains("240.0.0.1:7790,240.0.0.2:7790") && error.contains("--advertise"), "{error}");
+        let named = names(&far, Some("240.0.0.2"), api, raft).await.unwrap();
+        assert_eq!(named.raft_address.as_deref(), Some("240.0.0.2:7790"));
         let other = names(&far, Some("fd00::9"), api, raft).await.unwrap();
         assert_eq!((other.raft_address, other.api_address.as_str()), (None, "[fd00::9]:7789"));
     }

@@ -12,6 +12,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 
 use piccolo_raft::command::Key;
+use piccolo_raft::index::address_key;
 use sha2::{Digest, Sha256};
 
 /// The visible holders of one key in one group, sorted by (zone, [`address_key`], port).
@@ -28,14 +29,6 @@ pub trait Holders {
     fn range(&self, zone: &str, low: u128, high: u128) -> Range<usize>;
     /// Positions of all holders of `zone`.
     fn zone_range(&self, zone: &str) -> Range<usize>;
-}
-
-/// An address as a number: IPv4 is mapped into `::ffff:0:0/96`.
-pub fn address_key(ip: IpAddr) -> u128 {
-    match ip {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
-        IpAddr::V6(v6) => v6.to_bits(),
-    }
 }
 
 /// Who asks.

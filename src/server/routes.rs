@@ -82,3 +82,34 @@ async fn tell_applied_index(State(shared): State<Shared>, request: Request, next
     }
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use axum::http::StatusCode;
+    use tower::ServiceExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn while_the_index_loads_the_server_lives_but_is_not_ready() {
+        let router = router(Shared::default());
+        let ask = async |method: &str, target: &str| {
+            let request = Request::builder().method(method).uri(target).body(Body::empty()).unwrap();
+            router.clone().oneshot(request).await.unwrap()
+        };
+        for target in [path::LIVEZ, path::HEALTHZ, path::METRICS] {
+            assert_eq!(ask("GET", target).await.status(), StatusCode::OK, "{target}");
+        }
+        let ready = ask("GET", path::READYZ).await;
+        assert_eq!(ready.status(), StatusCode::SERVICE_UNAVAILABLE);
+        let body = axum::body::to_bytes(ready.into_body(), 1_000).await.unwrap();
+        assert_eq!(body, r#"{"ready":false,"reasons":["the index is loading"]}"#);
+        let lookup = format!("{}?key=k&group=g", path::FINDKEY);
+        for (method, target) in [("GET", lookup.as_str()), ("POST", path::ADVERTISE), ("GET", path::STATUS)] {
+            let answer = ask(method, target).await;
+            assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE, "{target}");
+            assert_eq!(answer.headers()["retry-after"], "1", "{target}");
+        }
+    }
+}

@@ -21,7 +21,9 @@ use super::request::{self, AcceptedWrite};
 use crate::api::{WriteResponse, header, path};
 use crate::limits::{API_BODY_BYTES_MAX, API_BODY_READ_TIMEOUT};
 
-/// How long the rest of a body over the limit is read.
+/// How much of a body over the limit is read on.
+const DISCARD_BYTES_MAX: usize = 2 * API_BODY_BYTES_MAX;
+/// For how long.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Which of the three.
@@ -150,9 +152,9 @@ async fn collect(body: &mut Body) -> Result<Bytes, ApiError> {
     Ok(collected.freeze())
 }
 
-/// Reads on without keeping it, as much again at most.
+/// Reads on without keeping it.
 async fn discard(body: &mut Body) {
-    let mut left = API_BODY_BYTES_MAX;
+    let mut left = DISCARD_BYTES_MAX;
     while let Some(Ok(frame)) = body.frame().await {
         left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
         if left == 0 {

@@ -9,4 +9,5 @@ mod harness;
 mod holders;
 mod leases;
 mod order;
+mod start;
 mod three_servers;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use piccolo::api::client::Client;
 use rustix::process::Signal;
 
-use crate::harness::{Agent, Image, SOON, Servers, find, keys_of, never_for, within};
+use crate::harness::{Agent, Image, SOON, Servers, find, http, keys_of, never_for, within};
 
 /// "Writes go on within 2 s" of a killed leader.
 const WRITES_AGAIN: Duration = Duration::from_secs(2);
@@ -112,7 +112,7 @@ async fn without_a_quorum_writes_are_refused_clearly_and_reads_go_on() {
 
     let url = format!("{}/api/v1/distribution/advertise", servers.urls()[survivor - 1]);
     let body = serde_json::to_string(&keys_of(HOLDER, Some((1, 2)), &[key(2)])).unwrap();
-    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let http = http();
     let refused = within("a write is refused with 503", SOON, || async {
         let answer = http.post(&url).body(body.clone()).send().await.unwrap();
         (answer.status() == 503).then_some(answer)

@@ -10,6 +10,7 @@ pub mod servers;
 
 use std::future::Future;
 use std::net::TcpListener;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 pub use containerd::{Agent, Containerd, Node};
@@ -53,26 +54,35 @@ pub async fn never_for<F: Future<Output = bool>>(
     }
 }
 
-/// A port that was free a moment ago.
+/// Below the range that the kernel gives to outgoing connections: one of those must not take a port
+/// between our look and the start of the daemon that wants it.
+const PORTS: std::ops::Range<u16> = 15_000..30_000;
+static NEXT_PORT: AtomicU16 = AtomicU16::new(0);
+
+/// A port that was free a moment ago, and that no other test of this process is given.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    free_ports_in_a_row(1)
 }
 
 /// The first of `count` free ports in a row.
 pub fn free_ports_in_a_row(count: u16) -> u16 {
-    let all_free = |base: u16| {
-        let held: Vec<_> =
-            (0..count).map_while(|n| TcpListener::bind(("127.0.0.1", base + n)).ok()).collect();
-        held.len() == usize::from(count)
-    };
-    (0..100)
-        .map(|_| free_port())
-        .find(|base| base.checked_add(count).is_some() && all_free(*base))
-        .expect("a hundred tries find free ports")
+    let all_free =
+        |base: u16| (base..base + count).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok());
+    let span = PORTS.end - PORTS.start - count;
+    // Test processes that run side by side start far from each other.
+    let start = (std::process::id() % 89) as u16 * 167;
+    let next = || PORTS.start + (start + NEXT_PORT.fetch_add(count, Ordering::Relaxed)) % span;
+    (0..1000).map(|_| next()).find(|base| all_free(*base)).expect("there are free ports")
+}
+
+/// A client that asks straight.
+pub fn http() -> reqwest::Client {
+    // The first call decides; later ones are told so, which is no error here.
+    rustls::crypto::ring::default_provider().install_default().ok();
+    reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(10)).build().unwrap()
 }
 
 /// Status of a GET, `None` if nobody answers.
 pub async fn status_of(url: &str) -> Option<u16> {
-    let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build().unwrap();
-    client.get(url).send().await.ok().map(|answer| answer.status().as_u16())
+    http().get(url).send().await.ok().map(|answer| answer.status().as_u16())
 }

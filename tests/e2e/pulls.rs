@@ -9,7 +9,8 @@ use piccolo::oci::Digest;
 
 use crate::harness::process::run;
 use crate::harness::{
-    Agent, Containerd, Image, Node, Registry, SOON, Servers, find, keys_of, never_for, status_of, within,
+    Agent, Containerd, Image, Node, Registry, SOON, Servers, find, http, keys_of, never_for, status_of,
+    within,
 };
 
 const MIB: usize = 1 << 20;
@@ -40,8 +41,7 @@ async fn gone(servers: &Servers, digests: &[Digest]) {
 
 /// The value of a metric without labels, or the sum over its labels.
 async fn metric(url: &str, name: &str) -> f64 {
-    let client = reqwest::Client::builder().no_proxy().build().unwrap();
-    let text = client.get(format!("{url}/metrics")).send().await.unwrap().text().await.unwrap();
+    let text = http().get(format!("{url}/metrics")).send().await.unwrap().text().await.unwrap();
     let of_name = |line: &&str| line.starts_with(name) && line[name.len()..].starts_with(['{', ' ']);
     text.lines().filter(of_name).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
 }
@@ -67,9 +67,28 @@ async fn an_image_reaches_the_neighbour_without_the_registry_and_without_the_lea
     let leader = servers.leader().await;
     servers.signal(leader, rustix::process::Signal::KILL);
     b.pull(&second_name).await;
-    let peers_sent =
-        metric(&format!("http://127.0.0.1:{}", b.agent.metrics), "piccolo_bytes_from_peers_total");
-    assert!(peers_sent.await >= (80 * MIB) as f64, "neighbours have sent too little");
+    let agent = format!("http://127.0.0.1:{}", b.agent.metrics);
+    let from_peers = metric(&agent, "piccolo_bytes_from_peers_total").await;
+    assert!(from_peers >= (80 * MIB) as f64, "neighbours have sent {from_peers} bytes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_beside_a_running_registry_asks_it_for_the_tag_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let servers = Servers::up(folder.path()).await;
+    let registry = Registry::start(folder.path()).await;
+    let image = Image::make(&folder.path().join("image"), 14, &[MIB, 2000]);
+    let name = registry.push(&image, "app:v1");
+    let a = Node::start(&folder.path().join("a"), &servers.urls(), &registry.url()).await;
+    let b = Node::start(&folder.path().join("b"), &servers.urls(), &registry.url()).await;
+    a.pull(&name).await;
+    findable(&servers, &[1, 2, 3], &image.digests(), &a.agent.holder()).await;
+
+    let count = || ["HEAD", "GET"].map(|method| registry.requests(method, "/v2/app/"));
+    let [heads, gets] = count();
+    assert!(gets >= 4, "the first pull has asked for manifest, config and layers");
+    b.pull(&name).await;
+    assert_eq!(count(), [heads + 1, gets], "one HEAD for the tag, and nothing else");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -96,7 +115,7 @@ async fn a_layer_is_findable_while_the_rest_of_its_image_is_still_arriving() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_removed_image_is_withdrawn_without_a_sync() {
+async fn a_removed_image_is_withdrawn_without_a_scan_or_sync() {
     let folder = tempfile::tempdir().unwrap();
     let servers = Servers::up(folder.path()).await;
     let registry = Registry::start(folder.path()).await;
@@ -107,13 +126,13 @@ async fn a_removed_image_is_withdrawn_without_a_sync() {
     findable(&servers, &[1], &image.digests(), &node.agent.holder()).await;
 
     let agent = format!("http://127.0.0.1:{}", node.agent.metrics);
-    let syncs_before = metric(&agent, "piccolo_syncs_total").await;
-    assert!(syncs_before >= 1.0, "the agent counts its syncs");
+    let scans_before = metric(&agent, "piccolo_inventory_scans_total").await;
+    assert!(scans_before >= 1.0, "the agent counts its scans");
     run(&mut node.containerd.ctr(&["images", "rm", "--sync", &name]));
     gone(&servers, &image.digests()).await;
     let tag = find(&servers.client(1), &name).await;
     assert!(tag.is_empty(), "the tag is still there: {tag:?}");
-    assert_eq!(metric(&agent, "piccolo_syncs_total").await, syncs_before);
+    assert_eq!(metric(&agent, "piccolo_inventory_scans_total").await, scans_before);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -291,7 +310,7 @@ async fn an_agent_waits_for_a_containerd_that_is_not_there_yet() {
         Agent::start(&containerd.folder, &servers.urls(), &["--containerd-sock", &containerd.socket()]);
     let url = format!("http://127.0.0.1:{}/readyz", agent.metrics);
     let reason = within("readiness tells", SOON, || async {
-        let answer = reqwest::get(&url).await.ok()?;
+        let answer = http().get(&url).send().await.ok()?;
         let status = answer.status().as_u16();
         answer.text().await.ok().filter(|_| status == 503)
     })

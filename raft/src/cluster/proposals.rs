@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, ForwardReason, RaftError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
@@ -99,6 +100,9 @@ impl Node {
 
 impl Inner {
     async fn write(&self, command: Command) -> Result<Proposed, ProposeError> {
+        if let Err(fatal) = &self.raft.metrics().borrow_watched().running_state {
+            return Err(ProposeError::Stopped { reason: fatal.to_string() });
+        }
         let deadline = Instant::now() + LEASE_WAIT_MAX;
         loop {
             let error = match self.raft.client_write(command.clone()).await {
@@ -107,8 +111,8 @@ impl Inner {
             };
             let forward = match error {
                 RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => forward,
-                RaftError::APIError(_) => return Err(ProposeError::OutcomeUnknown),
-                RaftError::Fatal(fatal) => return Err(ProposeError::Stopped { reason: fatal.to_string() }),
+                // Others may commit what this node proposed, also if it stops.
+                RaftError::APIError(_) | RaftError::Fatal(_) => return Err(ProposeError::OutcomeUnknown),
             };
             // Nothing was proposed: a leader that has just been elected gets its lease with the
             // first answers.

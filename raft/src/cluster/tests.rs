@@ -199,6 +199,7 @@ fn three_nodes_form_one_cluster_and_a_write_is_on_all() {
 #[test]
 fn a_follower_names_the_leader_and_proposes_nothing() {
     let servers = servers(3);
+    write(&servers, 0);
     let leading = leader(&servers);
     let follower = &servers[(leading + 1) % 3];
     within(SOON, "a follower that knows the leader", || follower.node().leader());
@@ -357,7 +358,6 @@ fn a_stopping_leader_hands_over_first() {
     let leading = leader(&servers);
     let node = servers[leading].node().clone();
     servers[leading].run(node.shutdown());
-    drop(node);
     let start = std::time::Instant::now();
     let others: Vec<&Server> = servers.iter().filter(|s| !s.node().inner.stop.is_cancelled()).collect();
     assert_eq!(others.len(), 2);
@@ -365,6 +365,8 @@ fn a_stopping_leader_hands_over_first() {
         others.iter().find_map(|s| s.propose(advertise(1..2)).ok())
     });
     println!("hand-over {:?}", start.elapsed());
+    assert!(matches!(servers[leading].propose(advertise(2..3)), Err(ProposeError::Stopped { .. })));
+    drop(node);
     servers[leading].kill();
     servers[leading].start(None);
     expect_on_all(&servers, 0..2);
@@ -428,7 +430,7 @@ fn a_follower_far_behind_catches_up_in_appends_of_bounded_size() {
         let holder = crate::testing::holder(number as u8);
         Command::Advertise(Write { holder, pair: None, stores_pair: false, keys })
     };
-    let count = crate::network::APPEND_BODY_BYTES_MAX / COMMAND_BYTES_MAX * 5 / 4;
+    let count = crate::network::APPEND_BODY_BYTES_MAX / COMMAND_BYTES_MAX * 7 / 4;
     for number in 0..count {
         within(SOON, "a large write", || servers[leader(&servers)].propose(large(number)).ok());
     }

@@ -424,7 +424,7 @@ fn random_commands_do_what_they_do_to_a_naive_model() {
             let command = random_command(&mut random, machine.index);
             let reply = machine.apply(&command);
             assert_eq!(reply, model.apply(machine.index, &command), "{context}: {command:?}");
-            let key = key(&format!("r/k:{}", random.random_range(0..40)));
+            let key = key(&format!("r/k:{}", random.random_range(0..120)));
             for group in ["g", "other"] {
                 let found = machine.state.postings(group, &key);
                 let found =

@@ -48,9 +48,17 @@ fn assert_equal(list: &PostingList, hosts: &Slots<HostSlot>, model: &Model<'_>, 
     }
 }
 
+fn random_address(random: &mut StdRng) -> u128 {
+    address_key(([10, random.random_range(0..4), random.random_range(0..40), 0]).into())
+}
+
 fn assert_ranges_equal(postings: &Postings<'_>, model: &Model<'_>, random: &mut StdRng, seed: u64) {
-    let low = address_key(([10, random.random_range(0..4), random.random_range(0..40), 0]).into());
-    let high = low + random.random_range(0..70_000);
+    let (mut low, mut high) = (random_address(random), random_address(random) + 5_000);
+    // Bounds that are somebody's address: both are inclusive.
+    if let Some(((_, address, _), _)) = model.iter().nth(random.random_range(0..=model.len())) {
+        low = *address;
+        high = if random.random() { low } else { low + 70_000 };
+    }
     for zone in ZONES {
         let inside = |((other, address, _), _): &&(_, _)| *other == zone && (low..=high).contains(address);
         let before = model.iter().take_while(|((other, address, _), _)| (*other, *address) < (zone, low));

@@ -13,8 +13,8 @@
 
 use std::collections::BTreeSet;
 
-use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableHandle};
-use redb::{TableError, WriteTransaction};
+use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata};
+use redb::{TableDefinition, TableError, TableHandle, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
 use super::apply::Batch;
@@ -110,6 +110,10 @@ pub(super) fn read_state(database: &Database) -> Result<State, IndexError> {
             None => Err(IndexError::Damaged { reason: format!("host {id} has no inventory") }),
         }
     })?;
+    let rows = inventories.len().map_err(IndexError::storage("count inventories"))?;
+    if rows != applied.hosts {
+        return Err(IndexError::Damaged { reason: format!("{rows} inventories of {} hosts", applied.hosts) });
+    }
     let found = Applied::of(&state);
     if found != applied {
         return Err(IndexError::Damaged { reason: format!("counted {found:?}, stored {applied:?}") });

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use openraft::entry::{EntryPayload, RaftEntry};
@@ -6,6 +7,7 @@ use openraft::storage::RaftLogStorageExt;
 use super::*;
 use crate::command::{Command, Holder, Key, Write};
 use crate::disk::FolderDisk;
+use crate::testing::sim_disk::SimDisk;
 
 fn log_id(term: u64, index: u64) -> LogId {
     LogId::new(openraft::impls::leader_id_adv::LeaderId { term, node_id: 1 }, index)
@@ -190,6 +192,88 @@ async fn after_close_the_file_is_free_and_calls_fail() {
     log.close().await;
     assert!(log.blocking_append([blank(1)]).await.is_err());
     assert_eq!(indices(&mut open(folder.path())).await, [0]);
+}
+
+/// What the log must show: term by index, the voted term, and up to where it is purged.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Model {
+    entries: BTreeMap<u64, u64>,
+    voted: u64,
+    purged: u64,
+}
+
+/// One step of every kind in turn, each acknowledged before the next; the model after each, and one
+/// more if the power went off: the step that was not acknowledged.
+async fn live_until_the_power_is_cut(disk: &SimDisk) -> Vec<Model> {
+    let mut history = vec![Model::default()];
+    let Ok(mut log) = LogStore::open(disk) else { return history };
+    for step in 1..40u64 {
+        let mut model = history.last().unwrap().clone();
+        let next = model.entries.last_key_value().map_or(model.purged + 1, |(index, _)| index + 1);
+        let result = match step % 8 {
+            3 => {
+                model.voted = step;
+                log.save_vote(&Vote::new(step, 1)).await
+            }
+            5 => {
+                model.entries.split_off(&(next - 1));
+                let last = model.entries.iter().next_back().map(|(index, term)| log_id(*term, *index));
+                log.truncate_after(last).await
+            }
+            7 => {
+                let (index, term) = model.entries.iter().nth(1).map(|(i, t)| (*i, *t)).unwrap();
+                model.purged = index;
+                model.entries = model.entries.split_off(&(index + 1));
+                log.purge(log_id(term, index)).await
+            }
+            _ => {
+                let new: Vec<Entry> =
+                    (next..next + step % 3 + 1).map(|i| Entry::new_blank(log_id(step, i))).collect();
+                model.entries.extend(new.iter().map(|entry| (entry.log_id.index, step)));
+                log.blocking_append(new).await.map_err(io::Error::other)
+            }
+        };
+        history.push(model);
+        if result.is_err() {
+            return history;
+        }
+    }
+    history
+}
+
+async fn shown(log: &mut LogStore, purged: u64) -> Model {
+    let entries = log.try_get_log_entries(purged + 1..).await.unwrap();
+    let term = |entry: &Entry| entry.log_id.committed_leader_id().term;
+    let voted = log.read_vote().await.unwrap().map_or(0, |vote| vote.leader_id.term);
+    Model { entries: entries.iter().map(|entry| (entry.log_id.index, term(entry))).collect(), voted, purged }
+}
+
+#[tokio::test]
+async fn a_power_cut_at_any_sync_shows_every_acknowledged_step_and_no_half_one() {
+    let whole = SimDisk::default();
+    assert_eq!(live_until_the_power_is_cut(&whole).await.len(), 40);
+    let syncs = whole.activity(LOG_FILE).0;
+    let created = SimDisk::default();
+    LogStore::open(&created).unwrap().close().await;
+    for sync in created.activity(LOG_FILE).0..=syncs {
+        let disk = SimDisk::default();
+        disk.cut_power_at(LOG_FILE, sync);
+        let history = live_until_the_power_is_cut(&disk).await;
+        for seed in 0..3 {
+            let mut log = LogStore::open(&disk.after_power_cut(seed)).unwrap();
+            let mut accepted = history.iter().rev().take(2);
+            let mut all = Vec::new();
+            let matches = loop {
+                let Some(model) = accepted.next() else { break false };
+                let shown = shown(&mut log, model.purged).await;
+                if shown == *model {
+                    break true;
+                }
+                all.push((shown, model));
+            };
+            assert!(matches, "cut at sync {sync} of {syncs}, seed {seed}: {all:#?}");
+        }
+    }
 }
 
 #[test]

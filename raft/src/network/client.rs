@@ -26,8 +26,9 @@ use super::{CONNECT_TIMEOUT, RAFT_PREFIX, SMALL_BODY_BYTES_MAX, WHOAMI_TIMEOUT, 
 
 /// Connections to one server that are kept for the next request.
 const IDLE_CONNECTIONS_MAX: usize = 4;
-/// How long they are kept.
-const IDLE_CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long they are kept: less than servers wait for the next request's headers, so that none is sent
+/// into a closing connection.
+const IDLE_CONNECTION_TIMEOUT: Duration = Duration::from_secs(5);
 /// A body is handed to the connection in pieces of so many bytes, each of which is progress.
 const PIECE_BYTES: usize = 64 * 1024;
 

@@ -4,7 +4,7 @@ use super::*;
 use crate::command::Command;
 use crate::disk::MemoryDisk;
 use crate::index::Index;
-use crate::testing::{entry, holder, key, write};
+use crate::testing::{entry, holder, key, log_id, write};
 
 fn index() -> Index {
     Index::open(&MemoryDisk::default()).unwrap()
@@ -87,6 +87,15 @@ async fn a_view_stays_as_it_was_while_writes_go_on() {
     let streamed: Vec<Bytes> = view.into_chunks().unwrap().map(Result::unwrap).collect();
     assert_eq!(streamed.concat(), before);
     assert_eq!(meta.last_log_id.unwrap().index, 10);
+}
+
+#[tokio::test]
+async fn what_a_snapshot_says_is_durable() {
+    let index = filled().await;
+    assert_eq!(index.durable_applied(), None);
+    let (meta, _) = index.snapshot().await.unwrap();
+    assert_eq!(meta.last_log_id, Some(log_id(10)));
+    assert_eq!(index.durable_applied(), meta.last_log_id);
 }
 
 #[tokio::test]

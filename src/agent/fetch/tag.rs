@@ -2,12 +2,14 @@
 //! with bytes that hash to the digest that it names.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use axum::http::Method;
 use bytes::Bytes;
 use futures_util::future::join_all;
+use tokio::time::Instant;
 
-use super::{Fetcher, ask, count, manifest_bytes, spool};
+use super::{Fetcher, ask, count, manifest_bytes, patience, spool};
 use crate::agent::answer::CONTENT_DIGEST;
 use crate::agent::peer::PeerError;
 use crate::limits::TAG_VOTES;
@@ -28,9 +30,12 @@ impl Fetcher {
         &self,
         path: &ContentPath,
         holders: &[SocketAddr],
+        deadline: Instant,
     ) -> (Option<TagManifest>, usize) {
         for (asked, holder) in holders.iter().enumerate() {
-            if let Some(found) = self.logged_tag(path, *holder).await {
+            if let Some(found) =
+                self.logged_tag(path, *holder, patience(holders.len() - asked, deadline)).await
+            {
                 return (Some(found), asked + 1);
             }
         }
@@ -38,13 +43,24 @@ impl Fetcher {
     }
 
     /// The proper answers of up to [`TAG_VOTES`] holders.
-    pub(crate) async fn tag_votes(&self, path: &ContentPath, holders: &[SocketAddr]) -> Vec<TagManifest> {
-        let asked = holders.iter().take(TAG_VOTES).map(|holder| self.logged_tag(path, *holder));
+    pub(crate) async fn tag_votes(
+        &self,
+        path: &ContentPath,
+        holders: &[SocketAddr],
+        deadline: Instant,
+    ) -> Vec<TagManifest> {
+        let patience = patience(holders.len(), deadline);
+        let asked = holders.iter().take(TAG_VOTES).map(|holder| self.logged_tag(path, *holder, patience));
         join_all(asked).await.into_iter().flatten().collect()
     }
 
-    async fn logged_tag(&self, path: &ContentPath, holder: SocketAddr) -> Option<TagManifest> {
-        match tag(path, holder).await {
+    async fn logged_tag(
+        &self,
+        path: &ContentPath,
+        holder: SocketAddr,
+        patience: Duration,
+    ) -> Option<TagManifest> {
+        match tag(path, holder, patience).await {
             Ok(found) => {
                 count("ok");
                 Some(found)
@@ -58,8 +74,8 @@ impl Fetcher {
     }
 }
 
-async fn tag(path: &ContentPath, holder: SocketAddr) -> Result<TagManifest, PeerError> {
-    let answer = ask(holder, path, &Method::GET, None).await?;
+async fn tag(path: &ContentPath, holder: SocketAddr, patience: Duration) -> Result<TagManifest, PeerError> {
+    let answer = ask(holder, path, &Method::GET, None, patience).await?;
     let named = answer.header(CONTENT_DIGEST).and_then(|digest| digest.parse::<Digest>().ok());
     let bytes = manifest_bytes(answer).await?;
     let digest = named.ok_or(PeerError::WrongBytes)?;

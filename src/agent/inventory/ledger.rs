@@ -56,6 +56,8 @@ struct Entry {
 pub(super) struct Ledger {
     epoch: u64,
     seq: u64,
+    /// Keys in one sync.
+    sync_keys_max: usize,
     entries: BTreeMap<Key, Entry>,
     /// Keys whose two sides may differ.
     differing: BTreeSet<Key>,
@@ -74,6 +76,7 @@ impl Ledger {
         Self {
             epoch,
             seq: 0,
+            sync_keys_max: REQUEST_KEYS_MAX,
             entries: BTreeMap::new(),
             differing: BTreeSet::new(),
             tags: BTreeMap::new(),
@@ -181,7 +184,7 @@ impl Ledger {
         found.iter().for_each(|key| self.update(key.clone(), |entry| entry.held = true));
         meanwhile.into_iter().for_each(|(key, held)| self.update(key, |entry| entry.held = held));
         // More than one request may carry is advertised after it.
-        let keys = bounded(found.into_iter(), REQUEST_KEYS_MAX);
+        let keys = bounded(found.into_iter(), self.sync_keys_max);
         self.sync = Some(Request { kind: Write::Sync, pair, keys });
     }
 

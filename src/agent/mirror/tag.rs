@@ -111,7 +111,7 @@ impl Mirror {
         match found {
             OwnOrHolders::Own(digest, manifest) => Ok(Named::Own(digest, manifest)),
             OwnOrHolders::Holders(holders) => {
-                let (found, attempts) = self.fetcher.first_tag(path, &holders).await;
+                let (found, attempts) = self.fetcher.first_tag(path, &holders, deadline).await;
                 found.map(Named::Peers).ok_or(Unnamed::Nobody { attempts })
             }
         }
@@ -120,7 +120,7 @@ impl Mirror {
     /// For air-gapped sites: all that were asked must say the same.
     async fn agreed(&self, path: &ContentPath, name: &str, deadline: Instant) -> Result<Named, Unnamed> {
         let (own, holders) = tokio::join!(self.own_tag(name), self.holders(name, deadline));
-        let votes = self.fetcher.tag_votes(path, &holders).await;
+        let votes = self.fetcher.tag_votes(path, &holders, deadline).await;
         let mut digests: Vec<&Digest> = votes.iter().map(|vote| &vote.digest).collect();
         digests.extend(own.as_ref().map(|(digest, _)| digest));
         digests.sort();

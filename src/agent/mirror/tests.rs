@@ -69,6 +69,43 @@ async fn a_silent_peer_costs_its_own_time_and_not_the_whole_timeout() {
     until("the silent peer is let go", || silent.open.load(Ordering::SeqCst) == 0).await;
 }
 
+/// A lone holder that is slow to answer is better than none: it may use what is left of the time.
+#[tokio::test]
+async fn the_last_peer_has_the_rest_of_the_timeout() {
+    let bytes = noise(100);
+    let digest = Digest::of(&bytes);
+    let node = Node::start().await;
+    let slow = RawPeer::slow(Duration::from_millis(900), &bytes).await;
+    node.servers.hold(&digest, &[slow.address]);
+    assert_eq!(get(node.mirror, &blob_target(&digest)).await.body, bytes);
+}
+
+/// Nodes are overloaded when all pull at once: late headers are no reason to give up.
+#[tokio::test]
+async fn a_late_holder_is_asked_again_when_all_others_have_failed() {
+    let bytes = noise(100);
+    let digest = Digest::of(&bytes);
+    let (node, stale) = (Node::start().await, Node::start().await);
+    let late = RawPeer::slow(Duration::from_millis(700), &bytes).await;
+    node.servers.hold(&digest, &[late.address, stale.peer]);
+    assert_eq!(get(node.mirror, &blob_target(&digest)).await.body, bytes);
+    assert_eq!(late.asked(), 2);
+}
+
+#[tokio::test]
+async fn a_peer_that_did_not_answer_is_asked_last_for_a_while() {
+    let (one, two) = (noise(100), noise(200));
+    let (node, holder) = (Node::start().await, Node::with(&one).await);
+    holder.store.add(two.clone());
+    let silent = RawPeer::start("", End::Hang).await;
+    for bytes in [&one, &two] {
+        node.servers.hold(Digest::of(bytes), &[silent.address, holder.peer]);
+        let got = get(node.mirror, &blob_target(&Digest::of(bytes))).await;
+        assert_eq!((got.status, &got.body), (200, bytes));
+    }
+    assert_eq!(silent.asked(), 1);
+}
+
 #[tokio::test]
 async fn all_peers_dead_is_a_404_in_time() {
     let digest = Digest::of(b"x");

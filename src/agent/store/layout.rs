@@ -19,7 +19,7 @@ use super::name::ImageName;
 use super::{Content, Scan, Store, StoreError, StoreEvent};
 use crate::limits::MANIFEST_BYTES_MAX;
 use crate::oci::Digest;
-use crate::oci::manifest::Document;
+use crate::oci::index::Index;
 
 const MARKER: &str = "oci-layout";
 const INDEX: &str = "index.json";
@@ -51,10 +51,10 @@ impl LayoutStore {
     /// Names in `index.json`, whether or not their targets are present.
     async fn names(&self) -> Result<BTreeMap<String, Digest>, StoreError> {
         let index = self.read(INDEX).await?;
-        let document = Document::parse(&index)
+        let index = Index::parse(&index)
             .map_err(|error| StoreError::Failed { action: "read index.json", reason: error.to_string() })?;
         let mut names = BTreeMap::new();
-        for descriptor in document.descriptors {
+        for descriptor in index.manifests {
             let annotated = NAME_ANNOTATIONS.iter().filter_map(|key| descriptor.annotations.get(*key));
             match annotated.filter_map(|name| ImageName::parse(name).tag()).next() {
                 Some(name) => _ = names.insert(name.to_owned(), descriptor.digest.clone()),

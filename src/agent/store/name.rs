@@ -2,8 +2,8 @@
 
 use piccolo_raft::command::KEY_BYTES_MAX;
 
-/// Longest tag (OCI distribution spec, "Pulling manifests").
-const TAG_BYTES_MAX: usize = 128;
+use crate::oci::Reference;
+use crate::oci::reference::looks_like_registry;
 
 /// What an image name means to the index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,38 +37,11 @@ impl<'a> ImageName<'a> {
     }
 }
 
-/// `registry/repository:tag` with a registry that reads like a host, as Docker's reference grammar
-/// decides it: a dot, a port, or `localhost`.
+/// `registry/repository:tag` with a registry that can be nothing else.
 fn is_full_reference(name: &str) -> bool {
-    let Some((registry, rest)) = name.split_once('/') else { return false };
-    let Some((repository, tag)) = rest.rsplit_once(':') else { return false };
+    let parsed: Option<Reference> = name.parse().ok();
     name.len() <= KEY_BYTES_MAX
-        && is_registry(registry)
-        && repository.split('/').all(is_component)
-        && is_tag(tag)
-}
-
-fn is_registry(text: &str) -> bool {
-    let names_a_host = text == "localhost" || text.contains(['.', ':']);
-    names_a_host
-        && text.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'-' | b':' | b'[' | b']'))
-}
-
-fn is_component(text: &str) -> bool {
-    let edge = |c: Option<&u8>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
-    let bytes = text.as_bytes();
-    edge(bytes.first())
-        && edge(bytes.last())
-        && bytes
-            .iter()
-            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, b'.' | b'_' | b'-'))
-}
-
-fn is_tag(text: &str) -> bool {
-    let word = |c: u8| c.is_ascii_alphanumeric() || c == b'_';
-    text.len() <= TAG_BYTES_MAX
-        && text.bytes().next().is_some_and(word)
-        && text.bytes().all(|c| word(c) || matches!(c, b'.' | b'-'))
+        && parsed.is_some_and(|reference| reference.tag.is_some() && looks_like_registry(&reference.registry))
 }
 
 #[cfg(test)]
@@ -98,7 +71,7 @@ mod tests {
 
     #[test]
     fn what_is_no_full_reference_is_skipped() {
-        let long = format!("a.example/b:{}", "x".repeat(TAG_BYTES_MAX + 1));
+        let long = format!("a.example/b:{}", "x".repeat(129));
         for name in [
             "",
             "latest",

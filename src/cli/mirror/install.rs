@@ -1,6 +1,7 @@
 //! `piccolo mirror install`. First everything is read and planned, then written: a file that cannot be
 //! changed leaves all others as they are.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,7 +11,7 @@ use super::{CERTS_DIR, FileError, MirrorError};
 use crate::cli::output::print;
 use crate::cli::{CliError, Exit, Invocation, Subcommand};
 use crate::config::{Fallback, Layers, Setting, value};
-use crate::hosts_toml::{self, Entry, HostsTomlError, Upstream};
+use crate::hosts_toml::{self, Entry, MARK, Upstream};
 
 /// The subcommand.
 pub(in crate::cli) const INSTALL: Subcommand = Subcommand {
@@ -75,6 +76,10 @@ fn read(layers: &mut Layers) -> Option<Options> {
     let certs_dir = layers.required("certs-dir", folder);
     let registries = layers.required("registry", |text| value::list(text, registry));
     let url = layers.required("mirror", mirror_url);
+    let names = registries.iter().flatten().map(|registry| registry.name.as_str());
+    if names.clone().collect::<BTreeSet<_>>().len() < names.count() {
+        layers.problem("registry", layers.given("registry"), "every registry once");
+    }
     let dial_timeout =
         layers.optional("dial-timeout", |text| value::duration(text, DIAL_TIMEOUT_LEAST, DIAL_TIMEOUT_MOST));
     Some(Options { certs_dir: certs_dir?, registries: registries?, entry: Entry { url: url?, dial_timeout } })
@@ -189,6 +194,11 @@ fn plan(options: &Options, registry: &Registry, folder: Folder) -> Result<Plan, 
             Some(theirs) => (Some(theirs.clone()), Backup::Write(theirs)),
             None => (Some(text), Backup::Take),
         },
+        // Ours, but the note is lost: what is not ours is what others have.
+        (None, Some(text)) if text.contains(MARK) => match hosts_toml::without(&text, &entry.url)? {
+            Some(theirs) => (Some(theirs.clone()), Backup::Write(theirs)),
+            None => (Some(text), Backup::Take),
+        },
         (None, Some(text)) => (Some(text), Backup::Take),
     };
     if base.is_none() && current.is_none() && !folder.path().exists() {
@@ -196,12 +206,7 @@ fn plan(options: &Options, registry: &Registry, folder: Folder) -> Result<Plan, 
     }
     let text = match base {
         // containerd takes an empty file for none.
-        Some(original) if !original.is_empty() => match hosts_toml::in_front(&original, entry) {
-            Err(HostsTomlError::AlreadyThere { url }) if note.is_none() => {
-                return Err(HostsTomlError::AlreadyThere { url }.into());
-            }
-            result => result?,
-        },
+        Some(original) if !original.is_empty() => hosts_toml::in_front(&original, entry)?,
         _ => hosts_toml::fresh(&upstream(registry, &folder)?, entry),
     };
     let unchanged = note.is_some_and(|note| note.wrote(&text)) && current.as_ref() == Some(&text);

@@ -1,12 +1,13 @@
 //! The whole of `piccolo up`: children kept, readiness told, everything stopped in order.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use futures_util::future::join_all;
 
 use super::child::Child;
 use super::ports::{Addresses, DataFolder, server_name};
-use super::{Options, UpError, ready};
+use super::{AgentOptions, Options, UpError, ready};
 use crate::cli::CliError;
 use crate::cli::output::{Paint, print, table};
 use crate::cli::signals::Signals;
@@ -25,11 +26,17 @@ pub(super) async fn run(options: Options, logging: Logging) -> Result<(), CliErr
     let servers: Vec<Child> = (0..addresses.len())
         .map(|place| child(server_name(place), server_arguments(folder.path(), &addresses, place, &logging)))
         .collect();
-    let agent = agent.map(|flags| child("agent".to_owned(), agent_arguments(&addresses, flags, &logging)));
+    let next = next_steps(&addresses, agent.as_ref());
+    let agent =
+        agent.map(|agent| child("agent".to_owned(), agent_arguments(&addresses, agent.flags, &logging)));
 
     let stop = Stop::new();
+    let announce = async {
+        let leader = ready::wait(&addresses).await;
+        print(&announcement(&servers, &addresses, &leader, folder.path(), &next));
+    };
     tokio::select! {
-        result = keep(&servers, agent.as_ref(), &addresses, folder.path(), &stop) => Ok(result?),
+        result = keep(&servers, agent.as_ref(), &stop, announce) => Ok(result?),
         () = signals.stop_then_give_up(&stop) => Err(CliError::StoppedTwice),
     }
 }
@@ -39,9 +46,8 @@ pub(super) async fn run(options: Options, logging: Logging) -> Result<(), CliErr
 async fn keep(
     servers: &[Child],
     agent: Option<&Child>,
-    addresses: &[Addresses],
-    folder: &Path,
     stop: &Stop,
+    announce: impl Future<Output = ()>,
 ) -> Result<(), UpError> {
     let stop_servers = Stop::new();
     let keep_server = async |child: &Child| {
@@ -52,12 +58,9 @@ async fn keep(
         result
     };
     let beside = async {
-        let leader = tokio::select! {
-            leader = ready::wait(addresses) => Some(leader),
-            () = stop.cancelled() => None,
-        };
-        if let Some(leader) = leader {
-            print(&announcement(servers, addresses, &leader, folder));
+        tokio::select! {
+            () = announce => {}
+            () = stop.cancelled() => {}
         }
         let result = match agent {
             Some(agent) => agent.keep(stop).await,
@@ -109,29 +112,73 @@ fn urls(addresses: &[Addresses]) -> Vec<String> {
     addresses.iter().map(|server| format!("http://{}", server.api)).collect()
 }
 
-fn announcement(servers: &[Child], addresses: &[Addresses], leader: &str, folder: &Path) -> String {
-    let paint = Paint::stdout();
+/// Commands to copy.
+fn next_steps(addresses: &[Addresses], agent: Option<&AgentOptions>) -> String {
     let urls = urls(addresses);
+    let mut text = format!("  piccolo status --server {}\n", urls[0]);
+    let mirror = match agent {
+        Some(agent) => format!(" --mirror http://{}", reachable(agent.mirror_listen)),
+        None => {
+            text.push_str(&format!("  piccolo agent --servers {}\n", urls.join(",")));
+            String::new()
+        }
+    };
+    text.push_str("  piccolo mirror install --certs-dir /etc/containerd/certs.d --registry docker.io");
+    text + &mirror + "\n"
+}
+
+/// Where this host reaches its own listener.
+fn reachable(listen: SocketAddr) -> SocketAddr {
+    if listen.ip().is_unspecified() { SocketAddr::from((Ipv4Addr::LOCALHOST, listen.port())) } else { listen }
+}
+
+fn announcement(
+    servers: &[Child],
+    addresses: &[Addresses],
+    leader: &str,
+    folder: &Path,
+    next: &str,
+) -> String {
+    let paint = Paint::stdout();
     let rows: Vec<Vec<String>> = servers
         .iter()
         .zip(addresses)
-        .zip(&urls)
-        .map(|((child, addresses), url)| {
+        .map(|(child, addresses)| {
             let role = if addresses.api.to_string() == leader { "leader" } else { "" };
             let pid = child.pid().map_or_else(|| "-".to_owned(), |pid| pid.to_string());
-            vec![child.name().to_owned(), url.clone(), addresses.raft.to_string(), pid, role.to_owned()]
+            let url = format!("http://{}", addresses.api);
+            vec![child.name().to_owned(), url, addresses.raft.to_string(), pid, role.to_owned()]
         })
         .collect();
-    let (first, all) = (&urls[0], urls.join(","));
     format!(
-        "\n{}\n\n{}\ndata in {}\n\n\
-         Next:\n  \
-         piccolo status --server {first}\n  \
-         piccolo agent --servers {all}\n  \
-         piccolo mirror install --certs-dir /etc/containerd/certs.d --registry docker.io\n\n\
-         Ctrl-C stops everything in order.\n",
+        "\n{}\n\n{}\ndata in {}\n\nNext:\n{next}\nCtrl-C stops everything in order.\n",
         paint.good("Three discovery servers are ready."),
         table(&["NAME", "API", "RAFT", "PID", ""], &rows, paint),
         folder.display(),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addresses() -> Vec<Addresses> {
+        let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        [1, 3].map(|port| Addresses { api: loopback(port), raft: loopback(port + 1) }).to_vec()
+    }
+
+    #[test]
+    fn without_an_agent_the_next_step_is_one() {
+        let text = next_steps(&addresses(), None);
+        assert!(text.contains("piccolo agent --servers http://127.0.0.1:1,http://127.0.0.1:3\n"), "{text}");
+        assert!(text.ends_with("--registry docker.io\n"), "{text}");
+    }
+
+    #[test]
+    fn with_an_agent_containerd_is_pointed_to_its_mirror() {
+        let mirror_listen = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 5000));
+        let text = next_steps(&addresses(), Some(&AgentOptions { flags: Vec::new(), mirror_listen }));
+        assert!(!text.contains("piccolo agent"), "{text}");
+        assert!(text.ends_with("--registry docker.io --mirror http://127.0.0.1:5000\n"), "{text}");
+    }
 }

@@ -54,7 +54,8 @@ fn every_row_of_keepalive() {
     let hidden = || Known { hidden: true, ..known() };
     let go_known = || Known { ttl_seconds: 0, pair: None, ..known() };
     let other = Some(Fingerprint(43));
-    let rows: Vec<(&str, Option<Known>, Beat, bool, Vec<Command>)> = vec![
+    type Row = (&'static str, Option<Known>, Beat, bool, Vec<Command>);
+    let rows: Vec<Row> = vec![
         ("nothing changed: nothing is written", Some(known()), beat(), false, vec![]),
         ("unknown host", None, beat(), true, vec![]),
         ("unknown host of the Go pi", None, go(), true, vec![]),
@@ -263,7 +264,7 @@ fn a_command_that_failed_is_due_again_unless_the_host_was_heard_of() {
 
     let forget = Due::Forget(holder(1), 0);
     scene.leases.postpone(forget.clone(), scene.now, Duration::from_secs(1));
-    assert_eq!(scene.sweep(), [forget.clone()]);
+    assert_eq!(scene.sweep(), std::slice::from_ref(&forget));
     scene.renew(&holder(1), NATIVE);
     scene.leases.postpone(forget, scene.now, Duration::from_secs(1));
     assert_eq!(scene.sweep(), []);

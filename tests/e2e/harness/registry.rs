@@ -45,7 +45,14 @@ impl Registry {
     pub fn push(&self, image: &Image, name: &str) -> String {
         let target = format!("docker://{}/{name}", self.name);
         let source = format!("oci:{}:latest", image.folder.display());
-        run(Command::new("skopeo").args(["copy", "--quiet", "--dest-tls-verify=false", &source, &target]));
+        run(Command::new("skopeo").args([
+            "copy",
+            "--quiet",
+            "--preserve-digests",
+            "--dest-tls-verify=false",
+            &source,
+            &target,
+        ]));
         format!("{}/{name}", self.name)
     }
 

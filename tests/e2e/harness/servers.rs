@@ -43,19 +43,14 @@ impl Servers {
 
     /// Number of the leader, once a server that answers knows one with a quorum.
     pub async fn leader(&self) -> usize {
-        within("a leader with a quorum", SOON, || self.leader_now(None)).await
+        within("a leader with a quorum", SOON, || self.leader_now()).await
     }
 
-    /// Number of a leader other than `former`.
-    pub async fn leader_after(&self, former: usize, time: Duration) -> usize {
-        within("another leader", time, || self.leader_now(Some(former))).await
-    }
-
-    async fn leader_now(&self, not: Option<usize>) -> Option<usize> {
-        for number in (1..=3).filter(|number| Some(*number) != not) {
+    async fn leader_now(&self) -> Option<usize> {
+        for number in 1..=3 {
             let Ok(status) = self.client(number).status(Duration::from_secs(1)).await else { continue };
             let leader = self.number_of_leader(&status);
-            if leader.is_some() && leader != not && status.quorum {
+            if leader.is_some() && status.quorum {
                 return leader;
             }
         }
@@ -72,7 +67,7 @@ impl Servers {
     pub fn pid(&self, number: usize) -> u32 {
         let log = self.up.log();
         let of_server = log.lines().filter(|line| line.contains(&format!("server-{number}")));
-        let pids = of_server.filter_map(|line| line.split("pid ").nth(1));
+        let pids = of_server.filter_map(|line| line.split("started pid=").nth(1));
         let last = pids.last().unwrap_or_else(|| panic!("no pid of server-{number} in:\n{log}"));
         last.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap()
     }

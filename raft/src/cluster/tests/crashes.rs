@@ -4,7 +4,10 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::*;
+use crate::disk::MemoryDisk;
+use crate::log::LOG_FILE;
 use crate::network::identity::Identity;
+use crate::testing::sim_disk::SimDisk;
 
 #[test]
 fn acknowledged_writes_survive_kills_of_any_server_and_all_agree() {
@@ -44,4 +47,43 @@ fn a_founder_that_died_before_it_initialised_founds_the_same_cluster() {
     write(&servers, 0);
     expect_on_all(&servers, 0..1);
     assert!(servers.iter().all(|server| server.node().status().cluster_id == Some(ClusterId(77))));
+}
+
+/// Databases that can fail, beside small files that do not.
+#[derive(Debug, Default)]
+struct FailingDisk {
+    databases: SimDisk,
+    files: MemoryDisk,
+}
+
+impl Disk for FailingDisk {
+    fn database(&self, name: &str, builder: redb::Builder) -> Result<redb::Database, redb::DatabaseError> {
+        self.databases.database(name, builder)
+    }
+
+    fn read(&self, name: &str) -> std::io::Result<Option<Vec<u8>>> {
+        self.files.read(name)
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> std::io::Result<()> {
+        self.files.write(name, bytes)
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_cannot_be_written_acknowledges_nothing_and_ends_the_node() {
+    let disk = Arc::new(FailingDisk::default());
+    let config =
+        NodeConfig { members: vec!["one:1".to_owned()], raft_address: None, api_address: "one:2".to_owned() };
+    let node = Node::start(config, disk.clone(), CancellationToken::new()).await.unwrap();
+    node.wait_leader(SOON).await.unwrap();
+    node.propose(advertise(0..1)).await.unwrap();
+    let syncs = disk.databases.activity(LOG_FILE).0;
+    disk.databases.cut_power_at(LOG_FILE, syncs + 1);
+    let proposed = node.propose(advertise(1..2)).await;
+    assert!(matches!(proposed, Err(ProposeError::OutcomeUnknown)), "{proposed:?}");
+    let reason = tokio::time::timeout(SOON, node.failed()).await.unwrap();
+    assert!(reason.contains("power is off"), "{reason}");
+    let proposed = node.propose(advertise(2..3)).await;
+    assert!(matches!(proposed, Err(ProposeError::Stopped { .. })), "{proposed:?}");
 }

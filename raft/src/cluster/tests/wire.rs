@@ -91,6 +91,27 @@ fn garbage_newer_formats_and_large_bodies_are_refused_and_the_node_goes_on() {
 }
 
 #[test]
+fn messages_that_never_end_are_bounded_in_number() {
+    use std::io::Write as _;
+    let servers = servers(1);
+    write(&servers, 0);
+    let server = &servers[0];
+    let head = b"POST /raft/v1/append HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\n";
+    let slow = |_| {
+        let mut connection = std::net::TcpStream::connect(server.address).unwrap();
+        connection.write_all(head).unwrap();
+        connection
+    };
+    let held: Vec<_> = (0..crate::network::MESSAGES_MAX).map(slow).collect();
+    let ask = || server.post("vote", format::encode(&(server.header(), vote())));
+    within(SOON, "a refusal", || {
+        matches!(ask(), Err(CallError::Refused { status, .. }) if status == 503).then_some(())
+    });
+    drop(held);
+    within(SOON, "an answer", || ask().ok());
+}
+
+#[test]
 fn a_cut_or_changed_snapshot_is_refused_and_the_node_goes_on() {
     let servers = servers(1);
     write(&servers, 0);

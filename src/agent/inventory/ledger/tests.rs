@@ -1,4 +1,5 @@
 use super::*;
+use crate::api::WriteRequest;
 
 fn all(_: &str) -> bool {
     true
@@ -169,14 +170,28 @@ fn a_tag_is_a_key_if_the_filter_lets_it_and_goes_with_its_target() {
 
 #[test]
 fn what_one_sync_cannot_carry_is_advertised_after_it() {
-    let count = REQUEST_KEYS_MAX as u64 + 5;
     let mut ledger = Ledger::new(7);
+    ledger.sync_keys_max = 10;
     let pair = ledger.begin_scan();
-    ledger.scanned(pair, &scan(0..count), &all);
+    ledger.scanned(pair, &scan(0..15), &all);
     let sent = drain(&mut ledger);
     assert_eq!(
         sent.iter().map(|(kind, _, keys)| (*kind, keys.len())).collect::<Vec<_>>(),
-        [(Write::Sync, REQUEST_KEYS_MAX), (Write::Advertise, 5),]
+        [(Write::Sync, 10), (Write::Advertise, 5),]
     );
-    assert_eq!(ledger.acknowledged().unwrap().count, count);
+    assert_eq!(ledger.acknowledged().unwrap().count, 15);
+}
+
+#[test]
+fn a_request_stays_below_the_limit_of_a_body() {
+    let keys = (0..100_000_u32).map(|n| Key::Text(format!("a.example/{n:0>240}:1")));
+    let request = WriteRequest {
+        holder: "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535".into(),
+        group: "g".repeat(64),
+        keys: bounded(keys, REQUEST_KEYS_MAX).iter().map(ToString::to_string).collect(),
+        epoch: Some(u64::MAX),
+        seq: Some(u64::MAX),
+    };
+    let size = serde_json::to_vec(&request).unwrap().len();
+    assert!(size <= API_BODY_BYTES_MAX && size > API_BODY_BYTES_MAX - 2 * ENVELOPE_BYTES_MAX, "{size}");
 }

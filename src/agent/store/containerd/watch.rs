@@ -27,6 +27,8 @@ use crate::oci::Digest;
 /// First pause before the namespace is asked again for a blob whose file is there. containerd moves
 /// the file before it commits its own record, whose fsync may take long on a busy disk.
 const ASK_AGAIN_FIRST: Duration = Duration::from_millis(5);
+/// Longest pause: a blob is reported within 100 ms of the record's commit.
+const ASK_AGAIN_LONGEST: Duration = Duration::from_millis(80);
 /// A blob that the namespace does not know after so long is somebody else's.
 const ASK_AGAIN_MAX: Duration = Duration::from_secs(3);
 /// From an image event to a comparison.
@@ -199,7 +201,7 @@ impl Watch<'_> {
         let now = Instant::now();
         if now < ask.until {
             ask.at = now + ask.pause;
-            ask.pause *= 2;
+            ask.pause = (ask.pause * 2).min(ASK_AGAIN_LONGEST);
             self.asks.push(ask);
         }
         Ok(())

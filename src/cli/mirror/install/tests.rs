@@ -5,7 +5,6 @@ use std::os::unix::fs::PermissionsExt;
 
 use super::super::remove::remove;
 use super::*;
-use crate::hosts_toml::MARK;
 
 const URL: &str = "http://127.0.0.1:7780";
 const ORIGINAL: &str =
@@ -228,4 +227,30 @@ fn registries_and_mirrors_are_checked() {
     for given in ["http://127.0.0.1:7780/v2", "127.0.0.1:7780", "http://u@h", "http://h\"x"] {
         assert!(mirror_url(given).is_err(), "{given}");
     }
+}
+
+#[test]
+fn an_entry_of_ours_whose_note_is_lost_is_taken_over() {
+    let root = tempfile::tempdir().unwrap();
+    let file = root.path().join("ghcr.io/hosts.toml");
+    write(&file, ORIGINAL);
+    let options = options(root.path(), "ghcr.io");
+    install(&options).unwrap();
+    let written = fs::read_to_string(&file).unwrap();
+    fs::remove_file(root.path().join("ghcr.io/hosts.toml.piccolo")).unwrap();
+    fs::remove_file(root.path().join("ghcr.io/hosts.toml.piccolo-backup")).unwrap();
+    install(&options).unwrap();
+    assert_eq!(fs::read_to_string(&file).unwrap(), written);
+    removed(root.path());
+    assert_eq!(fs::read_to_string(&file).unwrap(), ORIGINAL);
+}
+
+#[test]
+fn an_entry_for_our_url_that_is_not_ours_is_refused() {
+    let root = tempfile::tempdir().unwrap();
+    write(&root.path().join("ghcr.io/hosts.toml"), &format!("[host.\"{URL}\"]\ncapabilities = [\"pull\"]\n"));
+    let before = tree(root.path());
+    let error = install(&options(root.path(), "ghcr.io")).unwrap_err().to_string();
+    assert!(error.contains("which is not ours"), "{error}");
+    assert_eq!(tree(root.path()), before);
 }

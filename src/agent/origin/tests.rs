@@ -1,0 +1,76 @@
+//! Origins over TLS, with a certificate made for these tests.
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+use super::*;
+use crate::agent::RegistryPolicy;
+
+const CERTIFICATE: &str = include_str!("server.cert.pem");
+const KEY: &str = include_str!("server.key.pem");
+
+/// Answers one TLS connection with 401, as a registry does; its `host:port`.
+fn registry() -> String {
+    _ = rustls::crypto::ring::default_provider().install_default();
+    let certificate = CertificateDer::from_pem_slice(CERTIFICATE.as_bytes()).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(KEY.as_bytes()).unwrap();
+    let config =
+        rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(vec![certificate], key);
+    let config = Arc::new(config.unwrap());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let (stream, _) = listener.accept()?;
+        let connection = rustls::ServerConnection::new(config).map_err(std::io::Error::other)?;
+        let mut tls = rustls::StreamOwned::new(connection, stream);
+        let mut request = [0; 4096];
+        _ = tls.read(&mut request)?;
+        tls.write_all(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")?;
+        tls.conn.send_close_notify();
+        tls.flush()
+    });
+    address.to_string()
+}
+
+async fn answers(registry: &str, ca: Option<&str>) -> bool {
+    let ca = ca.map(|ca| Path::new(env!("CARGO_MANIFEST_DIR")).join("src/agent/origin").join(ca));
+    let policy = RegistryPolicy { ca, ..RegistryPolicy::default() };
+    let policies = Policies::new([(registry.to_owned(), policy)].into());
+    Origins::new(Arc::new(policies)).unwrap().answers(registry).await
+}
+
+/// I6: containerd may know a CA that we do not; taking its registry for absent would serve those
+/// whom it refuses.
+#[tokio::test]
+async fn an_origin_with_a_certificate_unknown_to_us_answers() {
+    assert!(answers(&registry(), None).await);
+}
+
+#[tokio::test]
+async fn an_origin_with_a_ca_of_its_own_answers_only_with_its_certificate() {
+    assert!(answers(&registry(), Some("server.cert.pem")).await);
+    assert!(!answers(&registry(), Some("other.cert.pem")).await);
+}
+
+#[tokio::test]
+async fn a_ca_file_without_a_certificate_is_refused() {
+    let ca = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
+    let policy = RegistryPolicy { ca: Some(ca), ..RegistryPolicy::default() };
+    let policies = Arc::new(Policies::new([("a.test".to_owned(), policy)].into()));
+    let error = Origins::new(policies).err().unwrap().to_string();
+    assert!(error.contains("a.test") && error.contains("no certificate"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_memory_of_origins_is_bounded() {
+    let origins = Origins::new(Arc::new(Policies::default())).unwrap();
+    for number in 0..ORIGINS_MAX + 10 {
+        origins.known(&format!("registry-{number}.test"));
+    }
+    assert_eq!(origins.known.lock().unwrap().len(), ORIGINS_MAX);
+}
