@@ -110,6 +110,8 @@ pub const MANIFEST_MEMORY_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub const MANIFEST_MEMORY_WAIT: Duration = Duration::from_secs(1);
 /// Registries whose reachability is remembered.
 pub const ORIGINS_MAX: usize = 256;
+/// A lookup that had less time than this says nothing about the servers.
+pub const LOOKUP_CONCLUSIVE_MIN: Duration = Duration::from_millis(250);
 /// Time between two looks of the breaker for a server that answers.
 pub const BREAKER_PROBE_INTERVAL: Duration = Duration::from_millis(500);
 /// Second try to abort the ingest of bad bytes: containerd may still have been writing.

@@ -151,8 +151,11 @@ impl Index {
     pub fn inventory(&self, holder: &Holder) -> Result<Option<BTreeSet<Key>>, IndexError> {
         let Some(id) = self.state().host_id(holder) else { return Ok(None) };
         let transaction = self.database()?.begin_read().map_err(IndexError::storage("begin a read"))?;
-        let open = IndexError::storage("open a table");
-        let hosts = transaction.open_table(tables::HOSTS).map_err(open)?;
+        let hosts = match transaction.open_table(tables::HOSTS) {
+            // The very first host is seen in memory a moment before its commit makes the tables.
+            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
+            hosts => hosts.map_err(IndexError::storage("open a table"))?,
+        };
         let read = IndexError::storage("read an inventory");
         let Some(record) = hosts.get(id).map_err(read)? else { return Ok(None) };
         let record: HostRecord = crate::format::decode("host record", record.value())?;

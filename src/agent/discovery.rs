@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use crate::api::FindQuery;
 use crate::api::client::{Client, ClientError};
-use crate::limits::{BREAKER_PROBE_INTERVAL, CANDIDATES, LOOKUP_TIMEOUT_MAX};
+use crate::limits::{BREAKER_PROBE_INTERVAL, CANDIDATES, LOOKUP_CONCLUSIVE_MIN, LOOKUP_TIMEOUT_MAX};
 use crate::oci::Digest;
 use crate::task::Stop;
 
@@ -97,8 +97,10 @@ impl Discovery {
         if self.is_open() {
             return Err(LookupError::NoServer("none has answered since the last lookup".to_owned()));
         }
-        let found = self.ask(key, deadline.min(LOOKUP_TIMEOUT_MAX)).await;
+        let deadline = deadline.min(LOOKUP_TIMEOUT_MAX);
+        let found = self.ask(key, deadline).await;
         if let Err(LookupError::NoServer(reason)) = &found
+            && deadline >= LOOKUP_CONCLUSIVE_MIN
             && !self.open.swap(true, Ordering::AcqRel)
         {
             tracing::warn!(reason, "no discovery server answers, going without");
@@ -212,6 +214,7 @@ mod tests {
         let start = Instant::now();
         assert!(discovery.find("k", Duration::from_millis(30)).await.is_err());
         assert_eq!(start.elapsed(), Duration::from_millis(30));
+        assert!(!discovery.is_open(), "so little time says nothing about the servers");
     }
 
     #[test]

@@ -187,7 +187,11 @@ impl Fetcher {
 
     fn failed(&self, holder: SocketAddr, digest: &Digest, error: &PeerError) {
         count(error.label());
-        tracing::info!(%holder, %digest, %error, "peer did not deliver");
+        if let PeerError::Spool(_) = error {
+            tracing::error!(%digest, %error, "no room for temporary files on this node: see TMPDIR");
+        } else {
+            tracing::info!(%holder, %digest, %error, "peer did not deliver");
+        }
         if error.is_silent() {
             self.silent.insert(holder);
         }

@@ -35,6 +35,9 @@ use super::record::{Origin, Record, Side};
 use crate::http::Connection;
 use crate::oci::{ApiPath, ContentPath, Digest, ErrorCode, media_type};
 
+/// What the store may take longer than the check of its content.
+const GRACE: Duration = Duration::from_millis(50);
+
 /// The mirror port.
 pub(crate) struct Mirror {
     pub(crate) local: Local,
@@ -188,9 +191,6 @@ impl Mirror {
         head.response(Served::body(stream, head.length(), record, asked.connection.clone()))
     }
 }
-
-/// What the store may take longer than the check of its content.
-const GRACE: Duration = Duration::from_millis(50);
 
 fn content_head<'a>(asked: &Asked<'a>, digest: &'a Digest, head: super::fetch::Head) -> ContentHead<'a> {
     ContentHead {

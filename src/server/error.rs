@@ -96,8 +96,7 @@ impl From<ProposeError> for ApiError {
             }
             ProposeError::Overloaded => ApiError::Overloaded,
             ProposeError::OutcomeUnknown => ApiError::OutcomeUnknown,
-            // Raft may have stopped with our proposal in its log.
-            ProposeError::Stopped { .. } => ApiError::OutcomeUnknown,
+            ProposeError::Stopped { reason } => ApiError::NotServing { reason },
             ProposeError::TooLarge { .. } => ApiError::Internal { reason: "a log entry is too large" },
         }
     }

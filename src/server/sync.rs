@@ -12,7 +12,7 @@ use super::app::App;
 use super::entries::Difference;
 use super::error::ApiError;
 use super::request::AcceptedWrite;
-use super::write::propose;
+use super::write::{after_a_part, propose};
 
 /// Looks at the inventory that a sync gets. The second one finds what an earlier write left under
 /// way; nothing can add to that, because the holder's turn is ours.
@@ -33,10 +33,11 @@ pub async fn apply(app: &App, write: &AcceptedWrite) -> Result<u64, ApiError> {
             app.leases().renew(&write.holder, record.ttl_seconds, app.now());
             return Ok(index.unwrap_or_else(|| app.index.applied_index()));
         }
-        index = Some(propose(app, difference.entries(&write.holder, write.pair)).await?);
+        let proposed = propose(app, difference.entries(&write.holder, write.pair)).await;
+        index = Some(proposed.map_err(|error| after_a_part(index.is_some(), error))?);
     }
     tracing::warn!(holder = %write.holder.address, "a sync did not settle");
-    Err(ApiError::Overloaded)
+    Err(ApiError::OutcomeUnknown)
 }
 
 fn refuse_stale(pair: Option<Pair>, stored: Option<Pair>) -> Result<(), ApiError> {

@@ -103,12 +103,14 @@ pub fn applied_index(index: u64) -> HeaderMap {
     HeaderMap::from_iter([(HeaderName::from_static(header::APPLIED_INDEX), HeaderValue::from(index))])
 }
 
-/// Proposes the entries of one request in order; the log index of the last.
+/// Proposes the entries of one request in order; the log index of the last. Once one is applied, a
+/// failure of the next is no longer "nothing was done".
 pub async fn propose(app: &App, commands: Vec<Command>) -> Result<u64, ApiError> {
-    let mut index = 0;
+    let mut index = None;
     for command in commands {
-        let proposed = app.node.propose(command).await?;
-        index = proposed.index;
+        let proposed = app.node.propose(command).await;
+        let proposed = proposed.map_err(|error| after_a_part(index.is_some(), error.into()))?;
+        index = Some(proposed.index);
         match proposed.reply {
             Reply::Applied { .. } => {}
             // A withdraw of a host that is not there: what is to be gone is gone.
@@ -119,7 +121,12 @@ pub async fn propose(app: &App, commands: Vec<Command>) -> Result<u64, ApiError>
             }
         }
     }
-    Ok(index)
+    index.ok_or(ApiError::Internal { reason: "a write without entries" })
+}
+
+/// What to say of an error when a part of the write may have been applied before it.
+pub fn after_a_part(applied: bool, error: ApiError) -> ApiError {
+    if applied && !matches!(error, ApiError::Stale { .. }) { ApiError::OutcomeUnknown } else { error }
 }
 
 /// The whole body, within limits of size and time.
