@@ -2,10 +2,12 @@
 //! which a peer can misbehave, at every place of its answer, seen through the real mirror.
 
 #![allow(unreachable_pub, reason = "a test crate exports nothing")]
+#![allow(clippy::unwrap_used, reason = "clippy.toml exempts #[test] functions, not the helpers beside them")]
 
 mod blob;
 mod containerd;
 mod fault;
+mod lag;
 mod matrix;
 mod product;
 mod rules;

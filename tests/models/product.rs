@@ -93,7 +93,9 @@ fn free_address() -> SocketAddr {
 fn start(folder: &Path, name: &str, arguments: &[&str], last: &Path) -> Process {
     let log = File::create(folder.join(format!("{name}.log"))).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_piccolo"));
-    command.args(arguments).arg(last).env_clear().env("TMPDIR", folder);
+    // Also when this process is killed, and drops nothing.
+    command.args(arguments).arg(last).args(["--exit-with-parent", &std::process::id().to_string()]);
+    command.env_clear().env("TMPDIR", folder);
     command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
     Process(command.spawn().unwrap())
 }

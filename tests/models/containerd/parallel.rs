@@ -30,6 +30,9 @@ pub struct Parallel {
 /// The first response, its slot, the request to clone, and its host.
 pub type First = (Body, Option<OwnedSemaphorePermit>, Request, usize);
 
+/// The chunk that is taken next, and the first response as long as nobody has taken chunk 0.
+type Next = (usize, Option<(Body, Option<OwnedSemaphorePermit>)>);
+
 struct Chunks {
     fetcher: Arc<Fetcher>,
     trace: Arc<Trace>,
@@ -38,7 +41,7 @@ struct Chunks {
     offset: u64,
     /// Kept for the life of the fetch: a pipe that nobody closes makes the reader wait, see `copy`.
     pipes: Vec<Pipe>,
-    next: std::sync::Mutex<(usize, Option<(Body, Option<OwnedSemaphorePermit>)>)>,
+    next: std::sync::Mutex<Next>,
     cancelled: CancellationToken,
 }
 
