@@ -1,5 +1,5 @@
-//! Blobs for the cells: one common body, and a tail that makes each digest its own, so that a thousand of 64 MiB
-//! cost neither memory nor hashing.
+//! Blobs for the cells: one common body, and a tail that makes each digest its own, so that a thousand
+//! of 64 MiB cost neither memory nor hashing.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,6 +1,6 @@
 //! A model of containerd's fetcher: hosts in order, what is resumed and retried, parallel ranges, the limiter
-//! of downloads, and the ingest. Each rule cites the file, line or function and version of containerd that it was
-//! read from; nothing is copied.
+//! of downloads, and the ingest. Each rule cites the file, line or function and version of containerd
+//! that it was read from; nothing is copied.
 //!
 //! Three families: 1.6 (read at 1.6.20), 2.1–2.2 (read at 2.1.4, the strictest of them) and 2.3+ (read at
 //! 2.3.4; 2.4.0-beta.0 changes none of these rules).
@@ -154,7 +154,7 @@ impl Containerd {
         Ok((resolved, trace.outcome()))
     }
 
-    /// 1.6.20 `remotes/handlers.go:109` `fetch`, 2.1.4 `core/remotes/handlers.go` `Fetch`.
+    /// 1.6.20 `remotes/handlers.go:109` `fetch`, 2.1.4 `core/remotes/handlers.go:114` `Fetch`.
     pub async fn pull_blob(&self, digest: &str, size: u64) -> Result<Outcome, PullError> {
         let trace = Arc::new(Trace::new(self.fetcher.hosts.len()));
         match self.pull(digest, size, &trace).await {

@@ -98,9 +98,10 @@ impl Kind {
     }
 }
 
-/// The script of a peer that says it has `blob`. Every answer that comes to the place goes wrong there: a connection
-/// ends, an answer freezes or goes on with a byte a second. A status, or nobody, is what is met there from then on:
-/// the blob was removed, the peer broke, its process ended. Lies (short, long, corrupt) are well-formed answers.
+/// The script of a peer that says it has `blob`. Every answer that comes to the place goes wrong there:
+/// a connection ends, an answer freezes or goes on with a byte a second. A status, or nobody, is what
+/// is met there from then on: the blob was removed, the peer broke, its process ended. Lies (short,
+/// long, corrupt) are well-formed answers.
 pub fn script(place: Place, kind: Kind, blob: &Blob) -> Script {
     let offset = place.offset(blob.size());
     let lie = lie(place, kind, blob, offset);

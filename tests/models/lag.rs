@@ -8,8 +8,8 @@ const TICK: Duration = Duration::from_millis(10);
 /// A fifth of the shortest time-out that the agent has for a peer (`PEER_CONNECT_TIMEOUT`).
 const STANDSTILL: Duration = Duration::from_millis(50);
 
-/// A thread that does nothing but sleep and look at the clock. It runs beside the product, not in it: a product that
-/// blocks does not hide behind it.
+/// A thread that does nothing but sleep and look at the clock. It runs beside the product, not in it: a
+/// product that blocks does not hide behind it.
 pub struct Lag {
     standstills: Arc<AtomicU64>,
     end: Arc<AtomicBool>,

@@ -1,9 +1,9 @@
-//! The fault matrix (issue 4): {place} × {fault} × {another good peer, only the registry} × {2 MiB, 64 MiB}, pulled
-//! through the real mirror by a model of each version of containerd.
+//! The fault matrix (issue 4): {place} × {fault} × {another good peer, only the registry} × {2 MiB, 64
+//! MiB}, pulled through the real mirror by a model of each version of containerd.
 //!
-//! Every cell succeeds within 20 s, what containerd holds has the right digest, and where a good peer exists the
-//! registry sends none of it (I4, I5). The one exception: corrupt bytes in a blob over 16 MiB, where that pull fails
-//! within 1 s of the detection and an immediate second one succeeds.
+//! Every cell succeeds within 20 s, what containerd holds has the right digest, and where a good peer
+//! exists the registry sends none of it (I4, I5). The one exception: corrupt bytes in a blob over 16
+//! MiB, where that pull fails within 1 s of the detection and an immediate second one succeeds.
 
 mod known;
 
@@ -138,7 +138,8 @@ impl Cell {
         if late > FAIL_WITHIN {
             return Err(format!("failed {late:?} after the detection: {problem}"));
         }
-        // What the agent does over gRPC (tested with a real containerd in tests/e2e): its store here is a layout.
+        // What the agent does over gRPC (tested with a real containerd in tests/e2e): its store here is
+        // a layout.
         daemon.store.abort(&blob.digest);
         pull_once(daemon, blob).await.map_err(|second| format!("second pull: {second}; first: {problem}"))
     }
@@ -212,9 +213,9 @@ async fn run_all(piccolo: &Arc<Piccolo>, cells: Vec<Cell>, at_once: usize, large
     all
 }
 
-/// The cells that fail are exactly those of the table in [`known`]: a new failure breaks the build, and so does a cell
-/// of the table that passes; take it out then. The variable CELLS chooses those whose line contains it, such as
-/// `1.6 | freeze`.
+/// The cells that fail are exactly those of the table in [`known`]: a new failure breaks the build, and
+/// so does a cell of the table that passes; take it out then. The variable CELLS chooses those whose
+/// line contains it, such as `1.6 | freeze`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pull_survives_every_fault_of_a_peer() {
     let wanted = std::env::var("CELLS").unwrap_or_default();

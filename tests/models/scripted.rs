@@ -1,4 +1,5 @@
-//! An HTTP server on a raw socket that does what its script says, and notes what it was asked and what it sent.
+//! An HTTP server on a raw socket that does what its script says, and notes what it was asked and what
+//! it sent.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -219,7 +220,8 @@ pub fn status(status: u16) -> Vec<Part> {
     vec![Part::Head(head(status, 0, &[]))]
 }
 
-/// The head for `blob` as an honest server writes it, and the bytes `from .. to` that it promises; `None`: no body.
+/// The head for `blob` as an honest server writes it, and the bytes `from .. to` that it promises;
+/// `None`: no body.
 pub fn promise(blob: &Blob, asked: &Asked) -> (String, Option<(u64, u64)>) {
     let size = blob.size();
     let kind = ("Content-Type", "application/octet-stream");

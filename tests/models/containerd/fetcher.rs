@@ -14,7 +14,7 @@ use super::{Resolved, Trace, Version};
 
 /// 2.1.4 `core/remotes/docker/fetcher.go:441` `minChunkSize`.
 const CHUNK_BYTES_MIN: u64 = 512;
-/// `max_concurrent_downloads`: 2.1.4 `internal/cri/config/config_unix.go`, 3 by default.
+/// `max_concurrent_downloads`: 2.1.4 `internal/cri/config/config_unix.go:34`, 3 by default.
 pub const SLOTS: usize = 3;
 
 /// One entry of hosts.toml; the registry itself is the last.
@@ -39,7 +39,7 @@ pub struct Fetcher {
     /// The registry's name, as in the image's reference.
     pub registry: String,
     pub repository: String,
-    /// One for the whole daemon (2.1.4 `internal/cri/server/images/service.go`); absent in 1.6, where
+    /// One for the whole daemon (2.1.4 `internal/cri/server/images/service.go:114`); absent in 1.6, where
     /// `max_concurrent_downloads` limits the layers of one image before they are fetched.
     pub slots: Option<Arc<Semaphore>>,
     /// `concurrent_layer_fetch_buffer`; 0 (the default): no parallel fetch.
@@ -90,8 +90,8 @@ impl Fetcher {
         Err(first.unwrap_or_else(|| HostError::Answer("no pull hosts".to_owned())))
     }
 
-    /// 1.6.20 `resolver.go:460` `request` and `:494` `addNamespace`: `ns` wherever the host is not the registry
-    /// itself (`registry.go:79` `isProxy`).
+    /// 1.6.20 `resolver.go:460` `request` and `:494` `addNamespace`: `ns` wherever the host is not the
+    /// registry itself (`registry.go:79` `isProxy`).
     pub fn request(&self, host: usize, method: &'static str, object: &str) -> Request {
         let mut target = format!("/v2/{}/{object}", self.repository);
         if self.hosts[host].name != self.registry {
@@ -194,9 +194,9 @@ impl Fetcher {
         Some(slots.acquire_owned().await.expect("the limiter is never closed"))
     }
 
-    /// A tag or digest resolved by HEAD: 1.6.20 `resolver.go:220` `Resolve`. A digest is asked for under
-    /// `manifests/` at every host first, then under `blobs/` (`:246`). Without `Docker-Content-Digest` a GET of
-    /// the same host follows (`:327`).
+    /// A tag or digest resolved by HEAD: 1.6.20 `resolver.go:221` `Resolve`. A digest is asked for under
+    /// `manifests/` at every host first, then under `blobs/` (`:246`). Without `Docker-Content-Digest`
+    /// a GET of the same host follows (`:327`).
     pub async fn resolve(&self, object: &str, trace: &Trace) -> Result<Resolved, HostError> {
         let is_digest = object.starts_with("sha256:");
         let kinds: &[&str] = if is_digest { &["manifests", "blobs"] } else { &["manifests"] };
@@ -244,8 +244,8 @@ pub fn check_status(response: &Response) -> Result<(), HostError> {
     if response.status > 299 { Err(HostError::Status(response.status)) } else { Ok(()) }
 }
 
-/// What containerd would decode (2.1.4 `fetcher.go:584`), a mirror never sends: the digest is that of the bytes as
-/// they are stored.
+/// What containerd would decode (2.1.4 `fetcher.go:584`), a mirror never sends: the digest is that of
+/// the bytes as they are stored.
 fn check_identity(response: &Response) -> Result<(), HostError> {
     match response.header("content-encoding") {
         None | Some("identity" | "") => Ok(()),

@@ -1,6 +1,6 @@
 //! The parallel fetch of one layer: 2.1.4 `core/remotes/docker/fetcher.go:498`, 2.3.4 `fetcher.go:502`.
-//! Open-ended ranges, one chunk read of each, then closed; chunks after the first go to the same host; read in
-//! order.
+//! Open-ended ranges, one chunk read of each, then closed; chunks after the first go to the same host;
+//! read in order.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ const PIECE_BYTES: usize = 256 << 10;
 /// What comes through the pipe of one chunk: bytes, then how it ended.
 type Pipe = mpsc::UnboundedSender<Result<Vec<u8>, Option<ReadError>>>;
 
-/// A blob being read in chunks. Dropping it cancels what runs (2.3.4 `fetcher.go:579` `BeforeClose`).
+/// A blob being read in chunks. Dropping it cancels what runs (2.3.4 `fetcher.go:580` `BeforeClose`).
 #[derive(Debug)]
 pub struct Parallel {
     pipes: Vec<mpsc::UnboundedReceiver<Result<Vec<u8>, Option<ReadError>>>>,
@@ -89,8 +89,8 @@ impl Parallel {
 
 impl Chunks {
     /// One of the goroutines: takes chunks first in, first out, until one fails. A failure cancels all
-    /// requests but that of chunk 0, which was made with the outer context (2.1.4 `:512` shadows it): chunks before
-    /// the failed one then end with `context canceled`, which is not resumed.
+    /// requests but that of chunk 0, which was made with the outer context (2.1.4 `:512` shadows it):
+    /// chunks before the failed one then end with `context canceled`, which is not resumed.
     async fn work(self: Arc<Self>) {
         while !self.cancelled.is_cancelled() {
             let (index, first) = {
@@ -123,8 +123,8 @@ impl Chunks {
         let slot = tokio::select! {
             biased;
             () = self.cancelled.cancelled() => {
-                // 2.1.4 `:542` returns without closing the pipe, so that the reader of this chunk waits for ever;
-                // 2.3.4 `:551` closes it.
+                // 2.1.4 `:542` returns without closing the pipe, so that the reader of this chunk waits
+                // for ever; 2.3.4 `:551` closes it.
                 if self.fetcher.version == Version::V2_3 {
                     self.end(index, Some(canceled));
                 }
@@ -157,7 +157,8 @@ impl Chunks {
         }
     }
 
-    /// `io.Copy(writers[i], io.LimitReader(body, chunkSize))`, then the body is closed and the slot given back.
+    /// `io.Copy(writers[i], io.LimitReader(body, chunkSize))`, then the body is closed and the slot
+    /// given back.
     async fn copy(&self, index: usize, mut body: Body, slot: Option<OwnedSemaphorePermit>) -> bool {
         let mut left = self.fetcher.chunk_bytes as usize;
         let result = loop {

@@ -138,7 +138,7 @@ impl Fetcher {
         }
     }
 
-    /// 1.6.20 `remotes/docker/authorizer.go:140` `AddResponses`: a bearer challenge is followed without
+    /// 1.6.20 `remotes/docker/authorizer.go:151` `AddResponses`: a bearer challenge is followed without
     /// credentials; a challenge of another kind, or none, is not.
     fn challenged(&self, host: usize, response: &Response, statuses: &[u16]) -> Result<bool, HostError> {
         let challenge = response.header("www-authenticate").unwrap_or_default();
@@ -151,7 +151,7 @@ impl Fetcher {
         Ok(statuses.len() <= RESPONSES_MAX)
     }
 
-    /// 1.6.20 `authorizer.go:94` `Authorize`: fetches the token of a host that has asked for one; if that
+    /// 1.6.20 `authorizer.go:119` `Authorize`: fetches the token of a host that has asked for one; if that
     /// fails, the host is not asked at all.
     async fn authorize(&self, host: usize, request: &mut Request) -> Result<(), HostError> {
         let realm = self.realms.lock().unwrap().get(&host).cloned();

@@ -25,7 +25,7 @@ struct Ingest {
     hasher: Sha256,
 }
 
-/// The one writer of an ingest: 1.6.20 `content/local/store.go` `Writer` takes a lock per ref, and
+/// The one writer of an ingest: 1.6.20 `content/local/store.go:452` `Writer` takes a lock per ref, and
 /// `content/helpers.go:98` `OpenWriter` waits for it.
 #[derive(Debug)]
 pub struct Writer {
@@ -34,7 +34,7 @@ pub struct Writer {
 }
 
 impl Store {
-    /// 1.6.20 `remotes/handlers.go:66` `MakeRefKey`.
+    /// 1.6.20 `remotes/handlers.go:58` `MakeRefKey`.
     pub fn reference(digest: &str) -> String {
         format!("layer-{digest}")
     }

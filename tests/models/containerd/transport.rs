@@ -13,7 +13,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// 1.6.20 `remotes/docker/config/hosts.go:135`, 2.3.4 `core/remotes/docker/registry.go:258`: `Dialer.Timeout`.
+/// 1.6.20 `remotes/docker/config/hosts.go:135`, 2.3.4 `core/remotes/docker/registry.go:258`:
+/// `Dialer.Timeout`.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(30);
 const HEAD_BYTES_MAX: usize = 64 << 10;
 

@@ -5,8 +5,8 @@
 pub enum Known {
     /// Fails every time; the test fails when it passes.
     Fails,
-    /// Depends on timing: which of several requests at once is first, how near a cell is to its limit. Either result is
-    /// accepted.
+    /// Depends on timing: which of several requests at once is first, how near a cell is to its limit.
+    /// Either result is accepted.
     Sometimes,
 }
 
