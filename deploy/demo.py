@@ -158,6 +158,7 @@ class Demo:
         self.processes = Processes(folder)
         self.rows = []
         self.images = {}
+        self.names = {}
 
     # ---- what runs ----
 
@@ -167,7 +168,8 @@ class Demo:
             "up", self.binary, "up", "--data-dir", self.folder / "servers", "--base-port", self.base_port)
         self.servers = [f"http://127.0.0.1:{self.base_port + offset}" for offset in (0, 2, 4)]
         wait_until("a leader", lambda: self.up.poll() is None and self.leader())
-        print(self.processes.log("up").strip())
+        wait_until("what comes next", lambda: "Ctrl-C" in self.processes.log("up"))
+        print(self.processes.log("up").partition("\n\n")[2].strip())
 
     def status(self, server):
         done = subprocess.run([self.binary, "status", "--server", server, "--json"], capture_output=True, text=True,
@@ -223,7 +225,8 @@ class Demo:
         run(self.binary, "mirror", "install", "--certs-dir", root / "certs.d",
             "--registry", f"http://{self.registry}", "--mirror", f"http://127.0.0.1:{mirror}")
         wait_until(f"the agent of node {number}", lambda: http_status(f"http://127.0.0.1:{metrics}/readyz") == 200)
-        return {"number": number, "sock": sock, "certs": root / "certs.d", "log": f"agent-{number}", "read": 0}
+        self.names[f"127.0.0.1:{peer}"] = f"node {number}"
+        return {"number": number, "sock": sock, "certs": root / "certs.d", "log": f"agent-{number}"}
 
     # ---- what is seen ----
 
@@ -244,34 +247,36 @@ class Demo:
                     int(event.get("http.response.written", 0)), seconds
 
     def mirror_answers(self, node):
-        """What this node's mirror has answered since the last look: one event a pull."""
-        text = self.processes.log(node["log"])
-        fresh, node["read"] = text[node["read"]:], len(text)
-        for line in fresh.splitlines():
+        """What this node's mirror has answered: one event a pull."""
+        for line in self.processes.log(node["log"]).splitlines():
             try:
                 event = json.loads(line)
             except ValueError:
                 continue
-            fields = event.get("fields", {})
-            if fields.get("message") == "pull" and fields.get("status") in (200, 206) \
-                    and fields.get("method") == "GET":
-                yield fields
+            if event.get("message") == "pull" and event["side"] == "mirror" and not event["head"] \
+                    and event["status"] in (200, 206):
+                yield event
+
+    def sources(self, node, registry_offset):
+        """Where this node has had each digest from: source, bytes, seconds."""
+        seen = {what: ("registry", size, took) for what, size, took in self.registry_requests(registry_offset)}
+        for answer in self.mirror_answers(node):
+            source = self.names.get(answer["source"], answer["source"])
+            seen[answer["what"]] = (source, answer["bytes"], answer["ms"] / 1000)
+        return seen
 
     def pull(self, node, image):
-        list(self.mirror_answers(node))
         registry_offset = len(self.processes.log("registry"))
         started = time.monotonic()
         run("ctr", "-a", node["sock"], "-n", "k8s.io", "images", "pull", "--snapshotter", "native",
             "--hosts-dir", node["certs"], f"{self.registry}/{image}")
         seconds = time.monotonic() - started
-        seen = {}
-        for what, size, took in self.registry_requests(registry_offset):
-            seen[what] = ("registry", size, took)
-        for answer in self.mirror_answers(node):
-            seen[answer["digest"]] = (answer["source"], int(answer["bytes"]), answer["ms"] / 1000)
+        digests = {blob["digest"] for blob in self.images[image]}
+        wait_until("the logs to say where all of it came from",
+                   lambda: digests <= self.sources(node, registry_offset).keys())
+        sources = self.sources(node, registry_offset)
         for blob in self.images[image]:
-            source, size, took = seen.get(blob["digest"], ("(held already)", 0, 0.0))
-            self.rows.append((f"node {node['number']}", image, blob["name"], source, size, took))
+            self.rows.append((f"node {node['number']}", image, blob["name"], *sources[blob["digest"]]))
         print(f"node {node['number']} pulled {image} in {seconds:.2f} s")
         return seconds
 
@@ -289,7 +294,7 @@ class Demo:
         leader = self.leader()
         port = int(leader.rsplit(":", 1)[1])
         number = (port - self.base_port) // 2 + 1
-        pid = int(re.search(rf"server-{number}\b.*?\bpid (\d+)", self.processes.log("up")).group(1))
+        pid = self.server_pids()[f"server-{number}"]
         os.kill(pid, signal.SIGKILL)
         started = time.monotonic()
         self.servers = [server for server in self.servers if not server.endswith(f":{port}")]
@@ -308,10 +313,13 @@ class Demo:
         print(f"\nregistry sent {total / 1e6:.1f} MB of {pulled / 1e6:.1f} MB pulled; "
               f"neighbours sent {(pulled - total) / 1e6:.1f} MB")
 
+    def server_pids(self):
+        """By name, as `piccolo up` told last."""
+        return {name: int(pid) for name, pid in re.findall(r"(server-\d) started pid=(\d+)", self.processes.log("up"))}
+
     def resident_mib(self):
         pids = {name: process.pid for name, process in self.processes.running if name.startswith("agent")}
-        pids.update((f"server-{n}", int(pid)) for n, pid in
-                    re.findall(r"server-(\d)\b.*?\bpid (\d+)", self.processes.log("up")))
+        pids.update(self.server_pids())
         for name, pid in sorted(pids.items()):
             try:
                 status = Path(f"/proc/{pid}/status").read_text()
@@ -349,7 +357,7 @@ class Demo:
         print(f"{first}: {alone:.2f} s from the registry, {min(beside):.2f} to {max(beside):.2f} s from neighbours")
         print("resident memory: " + ", ".join(f"{name} {mib:.1f} MiB" for name, mib in self.resident_mib()))
         neighbours = [row for row in self.rows if row[0] != "node 1"]
-        strays = [row for row in neighbours if row[3] in ("registry", "(held already)")]
+        strays = [row for row in neighbours if row[3] not in self.names.values()]
         if strays:
             raise DemoError(f"not from a neighbour: {strays}")
 

@@ -158,7 +158,11 @@ async fn serve_connection(
     stop: Stop,
 ) {
     let Ok(local) = stream.local_addr() else { return };
-    if let Err(error) = stream.set_nodelay(true) {
+    let prepared = stream.set_nodelay(true).and_then(|()| {
+        // A client that neither reads nor acknowledges for so long is gone: it must not keep its slot.
+        socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(limits::CLIENT_SILENT_MAX))
+    });
+    if let Err(error) = prepared {
         tracing::debug!(%peer, %error, "client gone before its first byte");
         return;
     }

@@ -57,6 +57,8 @@ pub const PROBE_CONNECTIONS_MAX: usize = 256;
 pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// Headers of one request, bytes.
 pub const HEADER_BYTES_MAX: usize = 64 * 1024;
+/// A client that takes nothing of what is sent for so long is cut (TCP_USER_TIMEOUT).
+pub const CLIENT_SILENT_MAX: Duration = Duration::from_secs(60);
 /// How long a stopping listener waits for requests in flight.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 

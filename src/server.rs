@@ -3,7 +3,7 @@
 //! A request goes through [`routes`] to the file of its endpoint. Lookups are answered from the
 //! index at once ([`findkey`], [`ranking`]). Writes ([`advertise`], [`withdraw`], [`sync`]) are read
 //! by [`request`], brought to the leader by [`forward`], one at a time for each holder ([`locks`]),
-//! cut into log [`entries`] and proposed ([`write`]). Keepalives ([`keepalive`]) renew [`leases`] in
+//! cut into log [`entries`] and proposed ([`mod@write`]). Keepalives ([`keepalive`]) renew [`leases`] in
 //! the leader's memory; [`lease_task`] proposes what follows when one ends.
 
 pub mod addresses;

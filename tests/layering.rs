@@ -1,6 +1,8 @@
 //! Dependencies point one way. Every `use` of the product is read as text, and a forbidden arrow is
 //! named with its file and line.
 
+#![allow(clippy::unwrap_used, reason = "clippy.toml exempts #[test] functions, not the helpers beside them")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

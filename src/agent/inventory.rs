@@ -1,6 +1,6 @@
 //! Keeps the index true to what this node holds.
 //!
-//! Three tasks share a [`Ledger`], which decides everything without I/O: one watches and scans the
+//! Three tasks share a `Ledger`, which decides everything without I/O: one watches and scans the
 //! store, one writes to discovery, one beats. Watches are set before a scan, a sync takes its place
 //! in the order when its scan starts, and what changes meanwhile is sent after it. What the store
 //! cannot vouch for leads to a new watch and a new scan; a scan that fails deletes nothing (I3).

@@ -64,7 +64,8 @@ fn log_format(given: &str) -> Parsed<LogFormat> {
 }
 
 /// Levels in any case, as the Go Piccolo has them. A level for everything keeps libraries one or two
-/// steps quieter: openraft at `info` has a line for every heartbeat.
+/// steps quieter: openraft at `info` has a line for every heartbeat, at `warn` one for each that a
+/// dead member does not answer; we say ourselves who leads and who is missing.
 fn filter(given: &str) -> Parsed<String> {
     let expected = || "error, warn, info, debug, trace, off, or a list like info,openraft=debug".to_owned();
     let mut directives = Vec::new();
@@ -83,7 +84,9 @@ fn filter(given: &str) -> Parsed<String> {
                     "debug" | "trace" => "info",
                     other => other,
                 };
-                directives.extend(["openraft", "hyper", "h2", "tower"].map(|name| format!("{name}={quiet}")));
+                directives.extend(["hyper", "h2", "tower"].map(|name| format!("{name}={quiet}")));
+                let of_raft = if level == "info" || level == "warn" { "error" } else { quiet };
+                directives.push(format!("openraft={of_raft}"));
             }
             Some(module)
                 if !module.is_empty()
@@ -103,8 +106,8 @@ mod tests {
 
     #[test]
     fn a_level_is_read_in_any_case() {
-        assert!(filter("INFO").unwrap().starts_with("info,openraft=warn,"));
-        assert!(filter("off").unwrap().starts_with("off,openraft=off,"));
+        assert!(filter("INFO").unwrap().starts_with("info,hyper=warn,"));
+        assert!(filter("off").unwrap().starts_with("off,hyper=off,"));
     }
 
     #[test]

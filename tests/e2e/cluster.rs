@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use piccolo::api::client::Client;
 use rustix::process::Signal;
 
-use crate::harness::{Agent, Image, SOON, Servers, find, http, keys_of, never_for, within};
+use crate::harness::{Agent, Image, SOON, Servers, find, find_if_up, http, keys_of, never_for, within};
 
 /// "Writes go on within 2 s" of a killed leader.
 const WRITES_AGAIN: Duration = Duration::from_secs(2);
@@ -50,13 +50,8 @@ async fn no_kill_loses_what_was_acknowledged_and_writes_go_on() {
         let client = servers.client(number);
         for written in 1..=written {
             within(&format!("key {written} on server {number}"), SOON, || async {
-                let query = piccolo::api::FindQuery {
-                    key: key(written),
-                    group: "default".into(),
-                    ..Default::default()
-                };
-                let found = client.find(&query, Duration::from_secs(1)).await.ok()??;
-                (found.holders == [HOLDER]).then_some(())
+                let found = find_if_up(&client, &key(written)).await?;
+                (found == [HOLDER]).then_some(())
             })
             .await;
         }

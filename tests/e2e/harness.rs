@@ -17,7 +17,7 @@ pub use containerd::{Agent, Containerd, Node};
 pub use image::Image;
 pub use process::Process;
 pub use registry::Registry;
-pub use servers::{Servers, find, keys_of};
+pub use servers::{Servers, find, find_if_up, keys_of};
 
 /// The binary under test.
 pub const PICCOLO: &str = env!("CARGO_BIN_EXE_piccolo");

@@ -9,7 +9,7 @@ use piccolo::api::StatusResponse;
 use piccolo::api::client::Client;
 
 use crate::harness::process::run;
-use crate::harness::{PICCOLO, Process, SOON, find, keys_of, never_for, within};
+use crate::harness::{PICCOLO, Process, SOON, find_if_up, keys_of, never_for, within};
 
 static NETWORKS: AtomicU8 = AtomicU8::new(0);
 const HOLDER: &str = "192.0.2.7:7781";
@@ -135,7 +135,8 @@ async fn write(client: &Client, seq: u64) {
 
 async fn readable(client: &Client, seq: u64) {
     within("the write is readable", SOON, || async {
-        (find(client, &format!("registry.example/app:v{seq}")).await == [HOLDER]).then_some(())
+        let found = find_if_up(client, &format!("registry.example/app:v{seq}")).await?;
+        (found == [HOLDER]).then_some(())
     })
     .await;
 }

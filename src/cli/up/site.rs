@@ -41,6 +41,13 @@ pub(super) async fn run(options: Options, logging: Logging) -> Result<(), CliErr
     }
 }
 
+/// One server's part in the end.
+#[derive(Default)]
+struct Turn {
+    stop: Stop,
+    ended: Stop,
+}
+
 /// Keeps all children until `stop`; then the agent goes first, because it still has something to say
 /// to the servers.
 async fn keep(
@@ -49,9 +56,10 @@ async fn keep(
     stop: &Stop,
     announce: impl Future<Output = ()>,
 ) -> Result<(), UpError> {
-    let stop_servers = Stop::new();
-    let keep_server = async |child: &Child| {
-        let result = child.keep(&stop_servers).await;
+    let turns: Vec<Turn> = servers.iter().map(|_| Turn::default()).collect();
+    let keep_server = async |(child, turn): (&Child, &Turn)| {
+        let result = child.keep(&turn.stop).await;
+        turn.ended.cancel();
         if result.is_err() {
             stop.cancel();
         }
@@ -69,10 +77,14 @@ async fn keep(
         if result.is_ok() {
             stop.cancelled().await;
         }
-        stop_servers.cancel();
+        // One after the other, so that a leader finds somebody to hand over to.
+        for turn in &turns {
+            turn.stop.cancel();
+            turn.ended.cancelled().await;
+        }
         result
     };
-    let (servers, beside) = tokio::join!(join_all(servers.iter().map(keep_server)), beside);
+    let (servers, beside) = tokio::join!(join_all(servers.iter().zip(&turns).map(keep_server)), beside);
     tracing::info!("everything is stopped");
     servers.into_iter().chain([beside]).collect()
 }

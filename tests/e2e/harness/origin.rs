@@ -97,20 +97,23 @@ async fn answer_as_origin(State(mut state): State<OriginState>, method: Method, 
         .unwrap()
 }
 
-/// A peer that answers every blob with 20 MiB of the wrong bytes, and every manifest with nonsense.
+/// A peer that answers every blob of an image with wrong bytes, as many as there should be.
 pub struct Liar {
     server: Server,
+    state: LiarState,
+}
+
+#[derive(Clone)]
+struct LiarState {
+    blobs: PathBuf,
     asked: Arc<AtomicUsize>,
 }
 
-/// As large as a layer of 20 MiB in a tar: header and two closing blocks.
-const LIE_BYTES: usize = (20 << 20) + 3 * 512;
-
 impl Liar {
-    pub async fn start() -> Self {
-        let asked = Arc::new(AtomicUsize::new(0));
-        let router = Router::new().fallback(answer_as_liar).with_state(Arc::clone(&asked));
-        Self { server: Server::start(router).await, asked }
+    pub async fn start(image: &Image) -> Self {
+        let state = LiarState { blobs: image.folder.join("blobs/sha256"), asked: Arc::default() };
+        let router = Router::new().fallback(answer_as_liar).with_state(state.clone());
+        Self { server: Server::start(router).await, state }
     }
 
     pub fn holder(&self) -> String {
@@ -118,17 +121,22 @@ impl Liar {
     }
 
     pub fn asked(&self) -> usize {
-        self.asked.load(Ordering::Relaxed)
+        self.state.asked.load(Ordering::Relaxed)
     }
 }
 
-async fn answer_as_liar(State(asked): State<Arc<AtomicUsize>>, method: Method, uri: Uri) -> Response<Body> {
-    asked.fetch_add(1, Ordering::Relaxed);
+async fn answer_as_liar(State(state): State<LiarState>, method: Method, uri: Uri) -> Response<Body> {
+    state.asked.fetch_add(1, Ordering::Relaxed);
     let digest = uri.path().rsplit('/').next().unwrap_or_default().to_owned();
-    let body = if method == Method::HEAD { Body::empty() } else { Body::from(vec![b'x'; LIE_BYTES]) };
+    let file = digest.rsplit(':').next().map(|hex| state.blobs.join(hex));
+    let Some(length) = file.and_then(|file| std::fs::metadata(file).ok()).map(|metadata| metadata.len())
+    else {
+        return Response::builder().status(404).body(Body::empty()).unwrap();
+    };
+    let body = if method == Method::HEAD { Body::empty() } else { Body::from(vec![b'x'; length as usize]) };
     Response::builder()
         .header("content-type", "application/octet-stream")
-        .header("content-length", LIE_BYTES)
+        .header("content-length", length)
         .header("docker-content-digest", digest)
         .body(body)
         .unwrap()

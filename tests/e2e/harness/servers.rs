@@ -67,8 +67,8 @@ impl Servers {
     pub fn pid(&self, number: usize) -> u32 {
         let log = self.up.log();
         let of_server = log.lines().filter(|line| line.contains(&format!("server-{number}")));
-        let pids = of_server.filter_map(|line| line.split("started pid=").nth(1));
-        let last = pids.last().unwrap_or_else(|| panic!("no pid of server-{number} in:\n{log}"));
+        let mut pids = of_server.filter_map(|line| line.split("started pid=").nth(1));
+        let last = pids.next_back().unwrap_or_else(|| panic!("no pid of server-{number} in:\n{log}"));
         last.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap()
     }
 
@@ -79,9 +79,14 @@ impl Servers {
 
 /// Holders of `key` in the group `default`, as `client` sees it; empty: nobody.
 pub async fn find(client: &Client, key: &str) -> Vec<String> {
+    find_if_up(client, key).await.expect("the server answers")
+}
+
+/// The same of a server that may be down: `None`.
+pub async fn find_if_up(client: &Client, key: &str) -> Option<Vec<String>> {
     let query = FindQuery { key: key.to_owned(), group: "default".to_owned(), ..FindQuery::default() };
-    let answer = client.find(&query, Duration::from_secs(5)).await.expect("the server answers");
-    answer.map(|found| found.holders).unwrap_or_default()
+    let answer = client.find(&query, Duration::from_secs(5)).await.ok()?;
+    Some(answer.map(|found| found.holders).unwrap_or_default())
 }
 
 /// A write request in the group `default`.
