@@ -46,7 +46,9 @@ impl Piccolo {
         let api = format!("http://{api}");
         // An error says that another test of this process was first.
         _ = rustls::crypto::ring::default_provider().install_default();
-        let client = reqwest::Client::builder().no_proxy().timeout(SOON).build().unwrap();
+        // A pooled connection may be closed by the server just when it is used again.
+        let client =
+            reqwest::Client::builder().pool_max_idle_per_host(0).no_proxy().timeout(SOON).build().unwrap();
         wait_for(&client, &format!("{api}{}", path::STATUS), |text| text.contains("\"quorum\":true")).await;
         let (mirror_text, peer, metrics) = (mirror.to_string(), peer.to_string(), metrics.to_string());
         let agent = [
