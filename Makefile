@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help demo test check build clean
+.PHONY: help demo test bench check build clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -17,7 +17,12 @@ build: ## the release binary: target/release/piccolo
 
 test: ## all tests, those with a real containerd included (as root)
 	@.ci/install build run
-	$(CARGO) test --workspace --locked
+	$(CARGO) test --workspace --locked --lib --bins --tests
+
+bench: ## rates, CPU and pull times beside nginx and a registry, into bench/RESULTS.md (as root, 20 minutes)
+	@.ci/install build run
+	$(CARGO) build --release --locked --workspace
+	target/release/piccolo-bench all
 
 check: ## format, clippy with warnings as errors, licences and sources of dependencies, docs
 	@.ci/install build check

@@ -96,7 +96,8 @@ pub struct FindQuery {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub count: Option<i64>,
     /// Who asks: `ip:port` (excludes that holder, ranks by tiers and spread) or a bare IP (the Go
-    /// `pi`: excludes all holders on it, strict prefix order).
+    /// `pi`: excludes all holders on it, strict prefix order). What is neither counts as absent: a
+    /// Go `pi` on IPv6 sends `[fd00`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_host: Option<String>,
     /// Answer from a state that has applied this log index: waits up to 2 s, then 504.
@@ -234,6 +235,15 @@ pub struct StatusResponse {
     pub keys: u64,
     /// Pairs of key and holder.
     pub pairs: u64,
+    /// Bytes that agents had from peers, as far as they have told this leader; only the leader knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_from_peers: Option<u64>,
+    /// Bytes that agents served to peers; the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_served: Option<u64>,
+    /// Requests of containerd that no peer could answer; the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub misses: Option<u64>,
     /// Reasons why this server is not as it should be; empty if all is well.
     #[serde(default)]
     pub reasons: Vec<String>,

@@ -57,6 +57,8 @@ pub struct ConnectionLimits {
     pub connections_max: usize,
     /// Time for a request's headers, and for an idle connection.
     pub header_timeout: Duration,
+    /// How long a client may take nothing of what is sent to it.
+    pub client_silent_max: Duration,
     /// How long a stopping listener waits for requests in flight.
     pub drain_timeout: Duration,
 }
@@ -66,6 +68,7 @@ impl Default for ConnectionLimits {
         Self {
             connections_max: limits::CONNECTIONS_MAX,
             header_timeout: limits::HEADER_READ_TIMEOUT,
+            client_silent_max: limits::CLIENT_SILENT_MAX,
             drain_timeout: limits::DRAIN_TIMEOUT,
         }
     }
@@ -158,16 +161,12 @@ async fn serve_connection(
     stop: Stop,
 ) {
     let Ok(local) = stream.local_addr() else { return };
-    let prepared = stream.set_nodelay(true).and_then(|()| {
-        // A client that neither reads nor acknowledges for so long is gone: it must not keep its slot.
-        socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(limits::CLIENT_SILENT_MAX))
-    });
-    if let Err(error) = prepared {
+    if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, %error, "client gone before its first byte");
         return;
     }
     let connection = Connection { peer, local, reset: Arc::new(AtomicBool::new(false)) };
-    let io = TokioIo::new(Socket::new(stream, Arc::clone(&connection.reset)));
+    let io = TokioIo::new(Socket::new(stream, Arc::clone(&connection.reset), limits.client_silent_max));
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(connection.clone());
         let router = router.clone();
@@ -256,6 +255,30 @@ mod tests {
         let mut answer = Vec::new();
         let ended = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut answer)).await;
         assert!(ended.is_ok(), "the connection is still open");
+    }
+
+    /// Its kernel acknowledges the probes of the closed window, so TCP alone would wait for good.
+    #[tokio::test]
+    async fn a_client_that_is_alive_and_takes_nothing_does_not_keep_its_slot() {
+        let endless = || async {
+            let zeros = || Ok::<_, Infallible>(bytes::Bytes::from_static(&[0; 65_536]));
+            Body::from_stream(stream::repeat_with(zeros))
+        };
+        let limits = ConnectionLimits {
+            connections_max: 1,
+            client_silent_max: Duration::from_millis(200),
+            ..ConnectionLimits::default()
+        };
+        let router = Router::new().route("/endless", get(endless)).route("/", get(|| async { "ok" }));
+        let (address, _stop, _tasks) = start(router, limits).await;
+        let mut stuck = TcpStream::connect(address).await.unwrap();
+        stuck.write_all(b"GET /endless HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        stuck.read_exact(&mut [0; 1_000]).await.unwrap();
+
+        let mut next = TcpStream::connect(address).await.unwrap();
+        next.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        let served = tokio::time::timeout(Duration::from_secs(5), next.read_exact(&mut [0; 10])).await;
+        assert!(served.is_ok_and(|read| read.is_ok()), "the slot is still taken");
     }
 
     #[tokio::test]

@@ -8,6 +8,8 @@ pub const REQUEST_KEYS_MAX: usize = 100_000;
 pub const API_BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Writes that wait for their turn at one server.
 pub const WRITES_WAITING_MAX: usize = 4_096;
+/// How far the epoch of a request may be ahead of the server's wall clock.
+pub const EPOCH_AHEAD_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// Holders in one findkey answer; the Go Piccolo's limit.
 pub const FINDKEY_COUNT_MAX: usize = 2_000;
 /// Holders in a findkey answer whose request names no count.
@@ -29,8 +31,6 @@ pub const RETRY_AFTER_SECONDS: u64 = 1;
 pub const LEASE_SECONDS_MIN: u32 = 3;
 /// Longest lease that a client may ask for, seconds.
 pub const LEASE_SECONDS_MAX: u32 = 86_400;
-/// Lease of a native agent, seconds.
-pub const LEASE_SECONDS_AGENT: u32 = 90;
 /// Lease of a client that names none: the Go `pi` beats every 10 minutes.
 pub const LEASE_DEFAULT: Duration = Duration::from_secs(31 * 60);
 /// How often the leader looks for leases that have ended.
@@ -57,7 +57,8 @@ pub const PROBE_CONNECTIONS_MAX: usize = 256;
 pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// Headers of one request, bytes.
 pub const HEADER_BYTES_MAX: usize = 64 * 1024;
-/// A client that takes nothing of what is sent for so long is cut (TCP_USER_TIMEOUT).
+/// A client that takes nothing of what is sent for so long is cut, whether or not its kernel still
+/// answers ours.
 pub const CLIENT_SILENT_MAX: Duration = Duration::from_secs(60);
 /// How long a stopping listener waits for requests in flight.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -83,6 +84,8 @@ pub const SPOOL_MEMORY_BYTES_MAX: u64 = 1024 * 1024;
 pub const FILE_CHUNK_BYTES: usize = 256 * 1024;
 /// Time for the headers of one peer, so that a silent one does not use up the resolve timeout.
 pub const PEER_HEADER_TIMEOUT: Duration = Duration::from_millis(500);
+/// Interim answers (1xx) of one peer before its answer; we ask for none.
+pub const PEER_INTERIM_ANSWERS_MAX: usize = 16;
 /// A source slower than this over [`SOURCE_RATE_WINDOW`] is stalled, bytes per second.
 pub const SOURCE_BYTES_PER_SECOND_MIN: u64 = 64 * 1024;
 /// Over how much waiting the rate of a source is judged.
@@ -91,6 +94,10 @@ pub const SOURCE_RATE_WINDOW: Duration = Duration::from_secs(5);
 pub const PEER_AVOID_TTL: Duration = Duration::from_secs(60);
 /// Pairs of peer and digest that are avoided at once; digests whose last answer was cut.
 pub const TROUBLES_REMEMBERED_MAX: usize = 4_096;
+/// How long the hash of a blob that broke off is kept for containerd to resume.
+pub const PREFIX_TTL: Duration = Duration::from_secs(60);
+/// Such hashes at once.
+pub const PREFIXES_REMEMBERED_MAX: usize = 256;
 /// Holders that are asked for the same tag.
 pub const TAG_VOTES: usize = 3;
 /// How long a source holds its headers for its own check of the content; less than
@@ -104,7 +111,8 @@ pub const VERIFY_BEFORE_CHUNK: Duration = Duration::from_secs(1);
 pub const PEER_UNREACHABLE_TTL: Duration = Duration::from_secs(10);
 /// Files that are known to be as their digest says.
 pub const VERIFIED_FILES_MAX: usize = 8_192;
-/// Files that a source hashes at once.
+/// Files up to [`VERIFIED_WHOLE_BYTES_MAX`] that a source hashes at once, and as many larger ones: a
+/// small one never waits for those.
 pub const VERIFICATIONS_MAX: usize = 4;
 /// Memory for manifests that are being read or sent, bytes.
 pub const MANIFEST_MEMORY_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -139,5 +147,4 @@ const _: () = assert!(FILE_CHUNK_BYTES as u64 >= SOURCE_BYTES_PER_SECOND_MIN * V
 const _: () = assert!(MANIFEST_BYTES_MAX <= MANIFEST_MEMORY_BYTES_MAX as u64);
 const _: () = assert!(SPOOL_MEMORY_BYTES_MAX < VERIFIED_WHOLE_BYTES_MAX);
 const _: () = assert!(MANIFEST_BYTES_MAX <= VERIFIED_WHOLE_BYTES_MAX);
-const _: () = assert!(HEARTBEAT_INTERVAL_DEFAULT.as_secs() * 3 <= LEASE_SECONDS_AGENT as u64);
 const _: () = assert!(REQUEST_KEYS_MAX * (piccolo_raft::command::KEY_BYTES_MAX + 3) > API_BODY_BYTES_MAX);

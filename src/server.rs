@@ -14,6 +14,7 @@ pub mod capabilities;
 pub mod entries;
 pub mod error;
 pub mod findkey;
+pub mod fleet;
 pub mod forward;
 pub mod health;
 pub mod hosts;
@@ -152,7 +153,7 @@ pub async fn run(config: Config, stop: Stop, ready: impl FnOnce(Addresses) + Sen
         raft_address: names.raft_address,
         api_address: names.api_address,
     };
-    let node = Node::start(node_config, Arc::new(disk), Stop::new())
+    let node = Node::start(node_config, Arc::new(disk), stop.clone())
         .await
         .map_err(|source| Error::Start { folder: data_dir, source })?;
     phases.serve_raft(raft_listener, node.router());

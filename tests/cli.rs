@@ -143,6 +143,41 @@ fn mirror_install_and_remove_leave_a_folder_as_it_was() {
 }
 
 #[test]
+fn what_cannot_be_printed_is_an_error_but_a_closed_pipe_is_none() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let arguments = ["mirror", "remove", "--certs-dir", folder.path().to_str().expect("a text")];
+    let run = |stdout: std::process::Stdio| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_piccolo"));
+        command
+            .args(arguments)
+            .stdout(stdout)
+            .stderr(std::process::Stdio::piped())
+            .output()
+            .expect("it starts")
+    };
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").expect("there is one");
+    let output = run(full.into());
+    assert_eq!(code(&output), 1);
+    assert!(stderr(&output).contains("could not write to stdout"), "{}", stderr(&output));
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    assert_eq!(code(&run(writer.into())), 0);
+}
+
+#[test]
+fn docker_hub_has_one_folder_whatever_it_is_called() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let certs_dir = folder.path().to_str().expect("a text");
+    let install = |registry: &str| {
+        piccolo(&["mirror", "install", "--certs-dir", certs_dir, "--registry", registry], &[])
+    };
+    assert_eq!(code(&install("index.docker.io")), 0);
+    assert!(folder.path().join("docker.io/hosts.toml").is_file());
+    assert!(!folder.path().join("index.docker.io").exists());
+    assert_eq!(code(&install("docker.io,index.docker.io")), 2, "the same twice");
+}
+
+#[test]
 fn mirror_install_tells_all_mistakes_at_once() {
     let output = piccolo(
         &["mirror", "install", "--registry", "ghcr.io,http://ghcr.io", "--mirror", "127.0.0.1:7780"],

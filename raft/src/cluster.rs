@@ -25,8 +25,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::disk::Disk;
-use crate::index::{Index, IndexError, StateMachine};
-use crate::log::{LogError, LogStore};
+use crate::index::{Index, IndexError, STATE_FILE, StateMachine};
+use crate::log::{LOG_FILE, LogError, LogStore};
 use crate::network::client::RpcClient;
 use crate::network::identity::Identity;
 use crate::network::peer::{Peers, Streams};
@@ -74,6 +74,27 @@ pub enum StartError {
     /// The identity.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// The raft log is gone beside the state: this node may have forgotten its vote, and could vote
+    /// a second time in one term.
+    #[error(
+        "the data folder has a state up to log index {applied} but no raft log: {LOG_FILE} with the \
+         vote and the entries is lost; restore it, or start with an empty folder"
+    )]
+    LogLost {
+        /// Log index of the state.
+        applied: u64,
+    },
+    /// The state is gone, or is an older one than the raft log goes on from.
+    #[error(
+        "the raft log begins after log index {purged} but the state ends at {applied}: {STATE_FILE} \
+         is lost or was replaced by an older one; restore it, or start with an empty folder"
+    )]
+    StateLost {
+        /// The last entry that the log has no longer.
+        purged: u64,
+        /// Log index of the state, 0 for none.
+        applied: u64,
+    },
     /// openraft.
     #[error("could not start raft: {reason}")]
     Raft {
@@ -102,6 +123,9 @@ struct Inner {
     client: RpcClient,
     streams: Streams,
     heard: Arc<Heard>,
+    /// See [`RpcState`].
+    receiving: Arc<Semaphore>,
+    messages: Arc<Semaphore>,
     reasons: Reasons,
     budget: Budget,
     /// Bootstrap, flusher, compaction, proposals in flight, connections to other servers.
@@ -115,7 +139,8 @@ struct Inner {
 
 impl Node {
     /// Opens the stores and starts raft. The cluster forms, or is found again, in the background:
-    /// serve [`Node::router`] on the raft listener now.
+    /// serve [`Node::router`] on the raft listener now. After `stop` no cluster is founded; the node goes
+    /// on until [`Node::shutdown`].
     pub async fn start(
         config: NodeConfig,
         disk: Arc<dyn Disk>,
@@ -128,6 +153,7 @@ impl Node {
         let open = move || {
             let log = LogStore::open(disk.as_ref())?;
             let index = Index::open(disk.as_ref())?;
+            check_stores(&log, &index)?;
             let identity = Identity::load(disk, members, raft_address, api_address, log.is_used())?;
             Ok::<_, StartError>((log, index, Arc::new(identity)))
         };
@@ -149,6 +175,8 @@ impl Node {
             client,
             streams,
             heard: Arc::default(),
+            receiving: Arc::new(Semaphore::new(1)),
+            messages: Arc::new(Semaphore::new(MESSAGES_MAX)),
             reasons: Reasons::default(),
             budget: Budget::new(PROPOSED_BYTES_MAX, PROPOSALS_MAX),
             tasks,
@@ -183,8 +211,8 @@ impl Node {
             identity: self.inner.identity.clone(),
             raft: self.inner.raft.clone(),
             heard: self.inner.heard.clone(),
-            receiving: Arc::new(Semaphore::new(1)),
-            messages: Arc::new(Semaphore::new(MESSAGES_MAX)),
+            receiving: self.inner.receiving.clone(),
+            messages: self.inner.messages.clone(),
         })
     }
 
@@ -231,12 +259,7 @@ impl Node {
         let leader = self.inner.leader(&metrics).map(|(id, _)| id);
         let identity = &self.inner.identity;
         let mut reasons = self.inner.reasons.get();
-        if let Some(member) = metrics.membership_config.membership().get_node(&identity.node_id)
-            && member.api_address != identity.api_address
-        {
-            let (is, was) = (&identity.api_address, &member.api_address);
-            reasons.push(format!("the discovery API is at {is}, but the membership says {was}"));
-        }
+        reasons.extend(status::objections(identity, metrics.membership_config.membership()));
         if identity.cluster_id().is_some() && leader.is_none() {
             reasons.push("no leader with a quorum is known".to_owned());
         }
@@ -269,6 +292,19 @@ impl Node {
                 },
             }
         }
+    }
+}
+
+/// Whether log and state are of one node's life: openraft takes a lost one for a new node.
+fn check_stores(log: &LogStore, index: &Index) -> Result<(), StartError> {
+    let applied = index.durable_applied().map(|id| id.index);
+    let purged = log.purged().map(|id| id.index);
+    match (applied, purged) {
+        (Some(applied), _) if !log.is_used() => Err(StartError::LogLost { applied }),
+        (_, Some(purged)) if applied.is_none_or(|applied| applied < purged) => {
+            Err(StartError::StateLost { purged, applied: applied.unwrap_or(0) })
+        }
+        _ => Ok(()),
     }
 }
 

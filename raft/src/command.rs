@@ -138,7 +138,8 @@ pub struct Write {
 pub enum Command {
     /// The holder has these keys. Creates the host record; empty keys are allowed (an empty sync).
     Advertise(Write),
-    /// The holder has these keys no longer.
+    /// The holder has these keys no longer. With a pair it creates the host record, to keep the pair;
+    /// without one, unknown hosts are left alone.
     Withdraw(Write),
     /// Zone and lease of a known host; unknown hosts are left alone.
     SetHost {

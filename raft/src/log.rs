@@ -106,6 +106,11 @@ impl LogStore {
         purged.or(last).is_some() || self.shared.vote().is_some()
     }
 
+    /// The last entry that was purged: the log goes on after it.
+    pub fn purged(&self) -> Option<LogId> {
+        self.shared.state().0
+    }
+
     /// From now on a purge past `durable_applied()` is refused: it would drop entries that a crash
     /// makes the state machine need again.
     pub fn guard_purge(&self, durable_applied: impl Fn() -> u64 + Send + Sync + 'static) {

@@ -82,14 +82,15 @@ impl BlobServer {
 
     async fn find(&self, request: &Parts, path: &ContentPath) -> Result<Found, NotGiven> {
         let digest = self.digest(path).await?;
-        if let Some(response) = answer::not_modified(&request.headers, &digest)
+        let not_modified = answer::not_modified(&request.headers, &digest);
+        if path.is_manifest() {
+            let manifest = self.local.manifest(&digest).await?.ok_or(NotGiven::Unknown)?;
+            return Ok(not_modified.map_or(Found::Manifest(digest, manifest), Found::NotModified));
+        }
+        if let Some(response) = not_modified
             && self.local.size(&digest).await?.is_some()
         {
             return Ok(Found::NotModified(response));
-        }
-        if path.is_manifest() {
-            let manifest = self.local.manifest(&digest).await?.ok_or(NotGiven::Unknown)?;
-            return Ok(Found::Manifest(digest, manifest));
         }
         if request.method == Method::HEAD {
             let size_bytes = self.local.size(&digest).await?.ok_or(NotGiven::Unknown)?;

@@ -6,6 +6,7 @@
 //! ([`relay`]) (I5).
 
 mod offer;
+mod prefix;
 mod relay;
 mod spool;
 mod tag;
@@ -34,6 +35,7 @@ use crate::oci::{ByteRange, ContentPath, Digest, RangeHeader, media_type};
 use crate::task::Stop;
 
 pub(crate) use offer::{Head, Offer};
+use prefix::Prefixes;
 use relay::Relay;
 pub(crate) use spool::Whole;
 pub(crate) use tag::TagManifest;
@@ -50,6 +52,8 @@ pub(crate) struct Fetcher {
     silent: Recent<SocketAddr>,
     /// Digests whose answer was cut before its first byte: the next request gets 404 at once.
     cut: Recent<Digest>,
+    /// Hashes of large blobs that broke off.
+    prefixes: Prefixes,
     tasks: TaskTracker,
     stop: Stop,
 }
@@ -116,6 +120,7 @@ impl Fetcher {
             shaky: Recent::new(PEER_AVOID_TTL, TROUBLES_REMEMBERED_MAX),
             silent: Recent::new(PEER_UNREACHABLE_TTL, TROUBLES_REMEMBERED_MAX),
             cut: Recent::new(PEER_AVOID_TTL, TROUBLES_REMEMBERED_MAX),
+            prefixes: Prefixes::default(),
             tasks: TaskTracker::new(),
             stop,
         }
@@ -147,6 +152,7 @@ impl Fetcher {
         let mut again: VecDeque<SocketAddr> = VecDeque::new();
         let mut waiting = VecDeque::from(holders);
         let mut attempts = 0;
+        let mut unsatisfiable = None;
         // A peer whose headers were late is asked once more, after all others, if there is time.
         while let Some((holder, is_first)) =
             waiting.pop_front().map(|holder| (holder, true)).or_else(|| again.pop_front().map(|h| (h, false)))
@@ -154,6 +160,11 @@ impl Fetcher {
             attempts += 1;
             let patience = patience(1 + waiting.len() + again.len(), deadline);
             match self.attempt(holder, &wanted, &offer, patience).await {
+                // One that lies about the length must not have the last word.
+                Ok(fetched @ Fetched::Unsatisfiable { .. }) => {
+                    count("unsatisfiable");
+                    unsatisfiable.get_or_insert(fetched);
+                }
                 Ok(fetched) => {
                     count("ok");
                     return Ok(fetched);
@@ -167,7 +178,7 @@ impl Fetcher {
                 }
             }
         }
-        Err(Missed::NoSource { attempts })
+        unsatisfiable.ok_or(Missed::NoSource { attempts })
     }
 
     /// The answer to `digest` was cut before its first byte.

@@ -1,8 +1,9 @@
 //! Whether the origin of a registry answers. While it does, it alone says what a tag is, and whom it
 //! refuses nobody of ours serves (I6).
 //!
-//! `GET /v2/` there, without credentials, over https and then http, through the usual proxy
-//! variables. Any HTTP answer below 500 counts. Without a CA of its own any certificate does, too:
+//! `GET /v2/` there, without credentials, over https and http at once, through the usual proxy
+//! variables. What https answers counts, and what http answers if https says nothing. Any HTTP
+//! answer below 500 counts. Without a CA of its own any certificate does, too:
 //! containerd may know CAs that we do not, and taking such an origin for absent would serve those
 //! whom it refuses.
 
@@ -13,7 +14,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures_util::StreamExt;
+use futures_util::stream;
 use tokio::time::{Instant, timeout};
+use tokio_util::task::TaskTracker;
 
 use super::policy::Policies;
 use crate::limits::{ORIGIN_PROBE_TIMEOUT, ORIGIN_PROBE_TTL, ORIGINS_MAX};
@@ -51,6 +55,12 @@ pub enum OriginError {
 
 /// What is known about the origins of all registries.
 pub(crate) struct Origins {
+    shared: Arc<Shared>,
+    /// Probes. They end by themselves, within [`ORIGIN_PROBE_TIMEOUT`].
+    probes: TaskTracker,
+}
+
+struct Shared {
     policies: Arc<Policies>,
     /// Clients of tables with a CA of their own.
     strict: BTreeMap<String, reqwest::Client>,
@@ -91,11 +101,22 @@ impl Origins {
             registry: super::policy::DEFAULT.to_owned(),
             reason: error.to_string(),
         })?;
-        Ok(Self { policies, strict, any, known: Mutex::default() })
+        let shared = Shared { policies, strict, any, known: Mutex::default() };
+        Ok(Self { shared: Arc::new(shared), probes: TaskTracker::new() })
     }
 
-    /// Whether the origin of `registry` answers, from memory if it was asked lately.
+    /// Whether the origin of `registry` answers, from memory if it was asked lately. A probe goes on
+    /// when the caller has given up, for the next one to know.
     pub(crate) async fn answers(&self, registry: &str) -> bool {
+        let (shared, registry) = (Arc::clone(&self.shared), registry.to_owned());
+        let probe = self.probes.spawn(async move { shared.answers(&registry).await });
+        // Without an answer to go by, nobody is served whom the origin may refuse.
+        probe.await.unwrap_or(true)
+    }
+}
+
+impl Shared {
+    async fn answers(&self, registry: &str) -> bool {
         let known = self.known(registry);
         let mut last = known.last.lock().await;
         if let Some(probed) = *last
@@ -103,7 +124,7 @@ impl Origins {
         {
             return probed.answers;
         }
-        let answers = timeout(ORIGIN_PROBE_TIMEOUT, self.probe(registry)).await.unwrap_or(false);
+        let answers = self.probe(registry).await;
         if last.is_none_or(|before| before.answers != answers) {
             tracing::info!(registry, answers, "probed the origin");
         }
@@ -124,12 +145,23 @@ impl Origins {
             None if table.is_some() => vec![format!("https://{host}")],
             None => vec![format!("https://{host}"), format!("http://{host}")],
         };
-        for base in bases {
-            match client.get(format!("{base}/v2/")).send().await {
-                Ok(answer) => return answer.status().as_u16() < 500,
-                Err(error) => {
-                    tracing::debug!(registry, base, error = crate::api::client::chain(&error), "origin")
+        let together = bases.len();
+        let mut answers = stream::iter(bases)
+            .map(|base| async move {
+                let asked = client.get(format!("{base}/v2/")).send();
+                match timeout(ORIGIN_PROBE_TIMEOUT, asked).await {
+                    Ok(Ok(answer)) => return Some(answer.status().as_u16() < 500),
+                    Ok(Err(error)) => {
+                        tracing::debug!(registry, base, error = crate::api::client::chain(&error), "origin");
+                    }
+                    Err(_) => tracing::debug!(registry, base, "the origin did not answer in time"),
                 }
+                None
+            })
+            .buffered(together);
+        while let Some(answer) = answers.next().await {
+            if let Some(answers) = answer {
+                return answers;
             }
         }
         false

@@ -2,13 +2,16 @@
 //! task, no proxy, and dropping it ends the transfer.
 
 use std::future::poll_fn;
+use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::http::header::{
-    ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, HOST, RANGE, USER_AGENT,
+    ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, HOST, RANGE, TRANSFER_ENCODING, USER_AGENT,
 };
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use bytes::Bytes;
@@ -17,12 +20,13 @@ use http_body_util::Empty;
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use crate::limits::{
-    FILE_CHUNK_BYTES, PEER_CONNECT_TIMEOUT, SOURCE_BYTES_PER_SECOND_MIN, SOURCE_RATE_WINDOW,
-    SOURCE_STALL_TIMEOUT,
+    FILE_CHUNK_BYTES, PEER_CONNECT_TIMEOUT, PEER_INTERIM_ANSWERS_MAX, SOURCE_BYTES_PER_SECOND_MIN,
+    SOURCE_RATE_WINDOW, SOURCE_STALL_TIMEOUT,
 };
 use crate::oci::RangeHeader;
 
@@ -103,7 +107,7 @@ pub(crate) struct Ask<'a> {
     pub(crate) patience: Duration,
 }
 
-type Connection = http1::Connection<TokioIo<TcpStream>, Empty<Bytes>>;
+type Connection = http1::Connection<TokioIo<Interims>, Empty<Bytes>>;
 
 /// A peer's answer: its head, and the body to come.
 pub(crate) struct Answer {
@@ -122,8 +126,12 @@ pub(crate) struct Source {
 }
 
 impl Answer {
-    /// `Content-Length`, unless the body is encoded: only identity is of use.
+    /// `Content-Length`, unless the body is encoded: only identity is of use. Beside chunks it says
+    /// nothing: the body goes by them.
     pub(crate) fn length(&self) -> Option<u64> {
+        if self.headers.contains_key(TRANSFER_ENCODING) {
+            return None;
+        }
         let identity = self.headers.get(CONTENT_ENCODING).is_none_or(|encoding| encoding == "identity");
         let length = self.headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()?;
         identity.then_some(length)
@@ -149,6 +157,8 @@ pub(crate) async fn ask(peer: SocketAddr, ask: Ask<'_>) -> Result<Answer, PeerEr
 }
 
 async fn exchange(stream: TcpStream, peer: SocketAddr, ask: Ask<'_>) -> Result<Answer, PeerError> {
+    let interims = Arc::<AtomicUsize>::default();
+    let stream = Interims { stream, seen: Arc::clone(&interims) };
     let (mut sender, connection) = http1::Builder::new()
         .read_buf_exact_size(Some(FILE_CHUNK_BYTES))
         .handshake::<_, Empty<Bytes>>(TokioIo::new(stream))
@@ -164,7 +174,9 @@ async fn exchange(stream: TcpStream, peer: SocketAddr, ask: Ask<'_>) -> Result<A
     if let Some(range) = ask.range {
         request = request.header(RANGE, range.to_string());
     }
-    let request = request.body(Empty::new()).expect("paths and ranges were parsed, so they are plain ASCII");
+    let mut request =
+        request.body(Empty::new()).expect("paths and ranges were parsed, so they are plain ASCII");
+    hyper::ext::on_informational(&mut request, move |_| _ = interims.fetch_add(1, Ordering::Relaxed));
     let mut connection = Some(connection);
     let mut sent = std::pin::pin!(sender.send_request(request));
     let response = poll_fn(|cx| {
@@ -225,5 +237,63 @@ impl Source {
                 None => return Poll::Ready(Ok(None)),
             }
         }
+    }
+}
+
+/// A stream that ends when the peer sends nothing but interim answers: hyper skips them within one
+/// poll, as long as more are there, and no timeout comes in between.
+struct Interims {
+    stream: TcpStream,
+    seen: Arc<AtomicUsize>,
+}
+
+impl AsyncRead for Interims {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.seen.load(Ordering::Relaxed) > PEER_INTERIM_ANSWERS_MAX {
+            return Poll::Ready(Err(io::Error::other("too many interim answers")));
+        }
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Interims {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::testing::{End, RawPeer, SOON};
+
+    #[tokio::test]
+    async fn a_peer_that_sends_interim_answers_without_end_is_given_up() {
+        let endless = End::Repeat(b"HTTP/1.1 100 Continue\r\n\r\n");
+        let peer = RawPeer::start("", endless).await;
+        let (method, patience) = (&Method::GET, SOON);
+        let asked = ask(peer.address, Ask { method, target: "/", range: None, accept: "*/*", patience });
+        assert!(matches!(asked.await.err(), Some(PeerError::Exchange(_))));
+    }
+
+    #[tokio::test]
+    async fn a_few_interim_answers_do_no_harm() {
+        let head = "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n";
+        let peer = RawPeer::start(head, End::Close).await;
+        let (method, patience) = (&Method::GET, SOON);
+        let asked = ask(peer.address, Ask { method, target: "/", range: None, accept: "*/*", patience });
+        assert_eq!(asked.await.ok().unwrap().status, StatusCode::NO_CONTENT);
     }
 }

@@ -164,6 +164,8 @@ pub(crate) enum End {
     Reset,
     /// Says nothing more, until the other side closes.
     Hang,
+    /// Sends this again and again, until the other side closes.
+    Repeat(&'static [u8]),
 }
 
 /// A peer that answers whatever it is asked with the same bytes.
@@ -252,6 +254,12 @@ async fn converse(
             socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
         }
         End::Hang => _ = stream.read_u8().await,
+        End::Repeat(bytes) => {
+            let many = bytes.repeat(1_000);
+            loop {
+                stream.write_all(&many).await?;
+            }
+        }
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use crate::limits::FILE_CHUNK_BYTES;
+use crate::limits::{FILE_CHUNK_BYTES, SOURCE_BYTES_PER_SECOND_MIN};
 
 /// How far the bucket may run ahead after idle time.
 const BURST: Duration = Duration::from_millis(100);
@@ -28,10 +28,18 @@ pub(crate) struct Upload {
 }
 
 impl Uploads {
-    /// 0 means no limit, for both.
+    /// 0 means no limit, for both. Under a rate there are only as many slots as it can serve fast
+    /// enough for peers not to give up.
     pub(crate) fn new(uploads_max: usize, bytes_per_second: u64) -> Self {
-        let slots =
-            (uploads_max > 0).then(|| Arc::new(Semaphore::new(uploads_max.min(Semaphore::MAX_PERMITS))));
+        let wanted = if uploads_max > 0 { uploads_max } else { usize::MAX };
+        let slots = wanted.min(uploads_at(bytes_per_second));
+        if slots < wanted {
+            tracing::info!(slots, bytes_per_second, "fewer uploads at once, for each to be fast enough");
+        }
+        if (1..SOURCE_BYTES_PER_SECOND_MIN).contains(&bytes_per_second) {
+            tracing::warn!(bytes_per_second, "peers give up on uploads that are as slow as this rate");
+        }
+        let slots = (slots < usize::MAX).then(|| Arc::new(Semaphore::new(slots.min(Semaphore::MAX_PERMITS))));
         let rate = (bytes_per_second > 0).then(|| Arc::new(TokenBucket::new(bytes_per_second)));
         Self { slots, rate }
     }
@@ -50,6 +58,15 @@ impl Uploads {
     pub(crate) fn rate(&self) -> Option<Arc<TokenBucket>> {
         self.rate.clone()
     }
+}
+
+/// How many uploads at once a rate leaves twice the least speed that peers accept.
+fn uploads_at(bytes_per_second: u64) -> usize {
+    if bytes_per_second == 0 {
+        return usize::MAX;
+    }
+    let uploads = bytes_per_second / (2 * SOURCE_BYTES_PER_SECOND_MIN);
+    usize::try_from(uploads).unwrap_or(usize::MAX).max(1)
 }
 
 impl Drop for Upload {
@@ -117,6 +134,20 @@ mod tests {
         let start = Instant::now();
         bucket.take(bucket.chunk_bytes()).await;
         assert!(start.elapsed() >= Duration::from_secs(3));
+    }
+
+    #[test]
+    fn a_rate_leaves_no_more_slots_than_it_can_serve() {
+        let slots = |uploads_max, bytes_per_second| {
+            let uploads = Uploads::new(uploads_max, bytes_per_second);
+            uploads.slots.map(|slots| slots.available_permits())
+        };
+        let least = SOURCE_BYTES_PER_SECOND_MIN;
+        assert_eq!(slots(64, 64 * least), Some(32));
+        assert_eq!(slots(0, 64 * least), Some(32));
+        assert_eq!(slots(64, least), Some(1));
+        assert_eq!((slots(64, 0), slots(0, 0)), (Some(64), None));
+        assert_eq!(slots(64, 1_000 * least), Some(64));
     }
 
     #[test]

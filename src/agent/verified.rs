@@ -1,5 +1,6 @@
 //! A source's own check: a file is hashed once before it is first served, and again when its inode,
-//! size or time of modification change. All who ask meanwhile wait for the same check.
+//! size or time of modification change. All who ask meanwhile wait for the same check; while nobody
+//! does it rests, for the checks that somebody waits for, and goes on from there.
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
@@ -11,7 +12,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
 use super::buffers::BufferPool;
-use crate::limits::{FILE_CHUNK_BYTES, VERIFICATIONS_MAX, VERIFIED_FILES_MAX};
+use crate::limits::{FILE_CHUNK_BYTES, VERIFICATIONS_MAX, VERIFIED_FILES_MAX, VERIFIED_WHOLE_BYTES_MAX};
 use crate::oci::{Digest, Hasher};
 use crate::task::Stop;
 
@@ -24,7 +25,8 @@ pub(crate) struct Verifier {
 #[derive(Debug)]
 struct Shared {
     known: Mutex<Known>,
-    slots: Semaphore,
+    slots_small: Semaphore,
+    slots_large: Semaphore,
     pool: BufferPool,
     tasks: TaskTracker,
     stop: Stop,
@@ -33,8 +35,23 @@ struct Shared {
 /// At most [`VERIFIED_FILES_MAX`]; the one known longest goes first.
 #[derive(Debug, Default)]
 struct Known {
-    files: HashMap<FileVersion, Verdict>,
+    files: HashMap<FileVersion, Check>,
     order: VecDeque<FileVersion>,
+}
+
+/// A check that is done, runs, or rests.
+#[derive(Debug)]
+struct Check {
+    progress: watch::Sender<Progress>,
+    /// What was hashed before nobody waited any more.
+    resting: Option<Hashed>,
+}
+
+/// Everything before `offset`.
+#[derive(Debug)]
+struct Hashed {
+    hasher: Hasher,
+    offset: u64,
 }
 
 /// Content that has not changed as far as the file system can say.
@@ -83,8 +100,14 @@ impl Verdict {
 impl Verifier {
     /// Nothing known yet. Checks end at `stop`.
     pub(crate) fn new(pool: BufferPool, stop: Stop) -> Self {
-        let slots = Semaphore::new(VERIFICATIONS_MAX);
-        let shared = Shared { known: Mutex::default(), slots, pool, tasks: TaskTracker::new(), stop };
+        let shared = Shared {
+            known: Mutex::default(),
+            slots_small: Semaphore::new(VERIFICATIONS_MAX),
+            slots_large: Semaphore::new(VERIFICATIONS_MAX),
+            pool,
+            tasks: TaskTracker::new(),
+            stop,
+        };
         Self { shared: Arc::new(shared) }
     }
 
@@ -99,38 +122,68 @@ impl Verifier {
             digest: digest.clone(),
         };
         let mut known = self.lock();
-        if let Some(verdict) = known.files.get(&version) {
-            return Ok(verdict.clone());
+        let (verdict, hashed) = if let Some(check) = known.files.get_mut(&version) {
+            (Verdict(check.progress.subscribe()), check.resting.take())
+        } else {
+            let (progress, receiver) = watch::channel(Progress::default());
+            known.insert(version.clone(), Check { progress, resting: None });
+            (Verdict(receiver), Some(Hashed { hasher: Hasher::new(digest.algorithm()), offset: 0 }))
+        };
+        if let Some(hashed) = hashed
+            && let Some(check) = known.files.get(&version)
+        {
+            let check = self.clone().check(Arc::clone(file), version, hashed, check.progress.clone());
+            self.shared.tasks.spawn(check);
         }
-        let (sender, receiver) = watch::channel(Progress::default());
-        let verdict = Verdict(receiver);
-        known.insert(version.clone(), verdict.clone());
-        drop(known);
-        self.shared.tasks.spawn(self.clone().check(Arc::clone(file), version, sender));
         Ok(verdict)
     }
 
-    async fn check(self, file: Arc<File>, version: FileVersion, verdict: watch::Sender<Progress>) {
-        let _slot = self.shared.slots.acquire().await.expect("the semaphore is never closed");
-        let (pool, stop) = (self.shared.pool.clone(), self.shared.stop.clone());
-        let (size, digest, progress) = (version.size_bytes, version.digest.clone(), verdict.clone());
-        let hashing = move || hash(&file, size, &digest, &pool, &stop, &progress);
-        let hashed = tokio::task::spawn_blocking(hashing).await;
-        match hashed {
-            Ok(Ok(found)) => {
-                let right = found == version.digest;
-                if !right {
-                    tracing::error!(digest = %version.digest, %found, "content on this node is damaged, not serving it");
+    async fn check(
+        self,
+        file: Arc<File>,
+        version: FileVersion,
+        mut hashed: Hashed,
+        progress: watch::Sender<Progress>,
+    ) {
+        loop {
+            hashed = match self.hash_on(&file, &version, hashed, &progress).await {
+                Ok(hashed) if hashed.offset < version.size_bytes => hashed,
+                Ok(hashed) => return conclude(&version, hashed, &progress),
+                // Not a verdict: whoever asks next has it checked anew.
+                Err(error) => {
+                    tracing::warn!(digest = %version.digest, %error, "could not check content");
+                    return self.lock().forget(&version);
                 }
-                verdict.send_replace(Progress { hashed_bytes: size, right: Some(right) });
+            };
+            let mut known = self.lock();
+            // Whoever asks does so under this lock: either we see him, or he finds the check at rest.
+            if progress.is_closed() {
+                if let Some(check) = known.files.get_mut(&version) {
+                    check.resting = Some(hashed);
+                }
+                return;
             }
-            // Not a verdict: whoever asks next has it checked anew.
-            Ok(Err(error)) => {
-                tracing::warn!(digest = %version.digest, %error, "could not check content");
-                self.lock().forget(&version);
-            }
-            Err(_) => self.lock().forget(&version),
         }
+    }
+
+    /// Hashes to the end, or until nobody waits any more.
+    async fn hash_on(
+        &self,
+        file: &Arc<File>,
+        version: &FileVersion,
+        hashed: Hashed,
+        progress: &watch::Sender<Progress>,
+    ) -> io::Result<Hashed> {
+        let is_small = version.size_bytes <= VERIFIED_WHOLE_BYTES_MAX;
+        let slots = if is_small { &self.shared.slots_small } else { &self.shared.slots_large };
+        let _slot = tokio::select! {
+            slot = slots.acquire() => slot.expect("the semaphore is never closed"),
+            () = progress.closed() => return Ok(hashed),
+        };
+        let (pool, stop) = (self.shared.pool.clone(), self.shared.stop.clone());
+        let (file, size, progress) = (Arc::clone(file), version.size_bytes, progress.clone());
+        let hashing = move || hash(&file, size, hashed, &pool, &stop, &progress);
+        tokio::task::spawn_blocking(hashing).await.map_err(io::Error::other)?
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
@@ -140,14 +193,14 @@ impl Verifier {
 }
 
 impl Known {
-    fn insert(&mut self, version: FileVersion, verdict: Verdict) {
+    fn insert(&mut self, version: FileVersion, check: Check) {
         if self.order.len() >= VERIFIED_FILES_MAX
             && let Some(oldest) = self.order.pop_front()
         {
             self.files.remove(&oldest);
         }
         self.order.push_back(version.clone());
-        self.files.insert(version, verdict);
+        self.files.insert(version, check);
     }
 
     fn forget(&mut self, version: &FileVersion) {
@@ -156,17 +209,25 @@ impl Known {
     }
 }
 
+fn conclude(version: &FileVersion, hashed: Hashed, progress: &watch::Sender<Progress>) {
+    let found = hashed.hasher.finish();
+    let right = found == version.digest;
+    if !right {
+        tracing::error!(digest = %version.digest, %found, "content on this node is damaged, not serving it");
+    }
+    progress.send_replace(Progress { hashed_bytes: version.size_bytes, right: Some(right) });
+}
+
 fn hash(
     file: &File,
     size: u64,
-    digest: &Digest,
+    hashed: Hashed,
     pool: &BufferPool,
     stop: &Stop,
     progress: &watch::Sender<Progress>,
-) -> io::Result<Digest> {
-    let mut hasher = Hasher::new(digest.algorithm());
-    let mut offset = 0;
-    while offset < size {
+) -> io::Result<Hashed> {
+    let Hashed { mut hasher, mut offset } = hashed;
+    while offset < size && !progress.is_closed() {
         if stop.is_cancelled() {
             return Err(io::Error::new(io::ErrorKind::Interrupted, "the agent is stopping"));
         }
@@ -175,7 +236,7 @@ fn hash(
         offset += length as u64;
         progress.send_modify(|progress| progress.hashed_bytes = offset);
     }
-    Ok(hasher.finish())
+    Ok(Hashed { hasher, offset })
 }
 
 /// A check that ends when a test says so.
@@ -204,7 +265,9 @@ pub(crate) mod testing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::testing::{SOON, until};
     use std::io::Write;
+    use std::time::Duration;
 
     fn verifier() -> Verifier {
         Verifier::new(BufferPool::default(), Stop::new())
@@ -233,6 +296,45 @@ mod tests {
         assert!(verifier.verdict(&file, &digest).unwrap().wait().await);
         (&writable).write_all(b", and more").unwrap();
         assert!(!verifier.verdict(&file, &digest).unwrap().wait().await);
+    }
+
+    /// A file of zeros that takes no room.
+    fn zeros(size_bytes: u64) -> Arc<File> {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(size_bytes).unwrap();
+        Arc::new(file)
+    }
+
+    #[tokio::test]
+    async fn small_content_does_not_wait_for_large() {
+        let verifier = verifier();
+        let _all_large = verifier.shared.slots_large.acquire_many(VERIFICATIONS_MAX as u32).await.unwrap();
+        let mut large = verifier.verdict(&zeros(VERIFIED_WHOLE_BYTES_MAX + 1), &Digest::of(b"x")).unwrap();
+        let mut small = verifier.verdict(&zeros(1_000), &Digest::of(&[0; 1_000])).unwrap();
+        assert!(tokio::time::timeout(SOON, small.wait()).await.expect("a verdict on the small one"));
+        assert!(tokio::time::timeout(Duration::from_millis(50), large.wait()).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_check_rests_while_nobody_waits_and_then_goes_on() {
+        let verifier = verifier();
+        let size_bytes = 8 * VERIFIED_WHOLE_BYTES_MAX;
+        let (file, digest) = (zeros(size_bytes), Digest::of(b"x"));
+        let mut first = verifier.verdict(&file, &digest).unwrap();
+        first.wait_hashed(FILE_CHUNK_BYTES as u64).await;
+        drop(first);
+        let resting = || {
+            let known = verifier.lock();
+            known.files.values().find_map(|check| check.resting.as_ref().map(|hashed| hashed.offset))
+        };
+        until("it rests", || resting().is_some()).await;
+        let offset = resting().unwrap();
+        assert!((1..size_bytes).contains(&offset), "{offset}");
+        assert_eq!(verifier.shared.slots_large.available_permits(), VERIFICATIONS_MAX);
+        let mut second = verifier.verdict(&file, &digest).unwrap();
+        assert!(resting().is_none() && second.0.borrow().hashed_bytes >= offset, "it starts anew");
+        second.wait_hashed(offset + 1).await;
+        assert!(second.0.borrow().hashed_bytes > offset);
     }
 
     #[tokio::test]

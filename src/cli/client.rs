@@ -41,8 +41,8 @@ impl Asked {
 }
 
 /// Prints an answer as it came, indented.
-pub(super) fn print_json(answer: &impl Serialize) {
+pub(super) fn print_json(answer: &impl Serialize) -> Result<(), CliError> {
     let text =
         serde_json::to_string_pretty(answer).expect("wire types have string keys and no failing parts");
-    output::print(&(text + "\n"));
+    output::print(&(text + "\n"))
 }

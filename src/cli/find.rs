@@ -47,9 +47,9 @@ fn run(invocation: &Invocation) -> Result<Exit, CliError> {
     let exit = if found.is_some() { Exit::Done } else { Exit::NotFound };
     let answer = found.unwrap_or(FindResponse { key, group, holders: Vec::new(), total: 0 });
     if asked.json {
-        print_json(&answer);
+        print_json(&answer)?;
     } else {
-        print(&text(&answer, Paint::stdout()));
+        print(&text(&answer, Paint::stdout()))?;
     }
     Ok(exit)
 }

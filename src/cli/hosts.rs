@@ -33,9 +33,9 @@ fn run(invocation: &Invocation) -> Result<Exit, CliError> {
     let client = asked.client()?;
     let hosts = process::block_on_this_thread(async { Ok(client.hosts(group.as_deref(), DEADLINE).await?) })?;
     if asked.json {
-        print_json(&hosts);
+        print_json(&hosts)?;
     } else {
-        print(&text(&hosts, SystemClock::shared().unix_ms(), Paint::stdout()));
+        print(&text(&hosts, SystemClock::shared().unix_ms(), Paint::stdout()))?;
     }
     Ok(Exit::Done)
 }

@@ -3,9 +3,17 @@
 use std::error::Error;
 use std::io::{self, IsTerminal, Write};
 
+use super::CliError;
+
 /// Text for stdout. A closed pipe (`piccolo hosts | head`) is no error: nobody reads on.
-pub(super) fn print(text: &str) {
-    let _ = io::stdout().lock().write_all(text.as_bytes());
+pub(super) fn print(text: &str) -> Result<(), CliError> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(CliError::Process { action: "write to stdout", source: error })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// An error with all its causes, on stderr.

@@ -26,9 +26,9 @@ fn run(invocation: &Invocation) -> Result<Exit, CliError> {
     let client = asked.client()?;
     let status = process::block_on_this_thread(async { Ok(client.status(DEADLINE).await?) })?;
     if asked.json {
-        print_json(&status);
+        print_json(&status)?;
     } else {
-        print(&text(&status, Paint::stdout()));
+        print(&text(&status, Paint::stdout()))?;
     }
     Ok(Exit::Done)
 }
@@ -60,5 +60,27 @@ fn text(status: &StatusResponse, paint: Paint) -> String {
         "{} hosts ({} hidden, their lease ended), {} keys, {} pairs of key and holder\n",
         status.hosts, status.hosts_hidden, status.keys, status.pairs
     ));
+    if let (Some(had), Some(served), Some(misses)) =
+        (status.bytes_from_peers, status.bytes_served, status.misses)
+    {
+        text.push_str(&format!(
+            "{had} bytes had from peers, {served} bytes served to them, {misses} requests that none could answer\n"
+        ));
+    }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_agents_counted_is_told_where_it_is_known() {
+        let of_leader = include_str!("../../tests/golden/status_response.json");
+        let mut status: StatusResponse = serde_json::from_str(of_leader).unwrap();
+        let told = "5 bytes had from peers, 6 bytes served to them, 7 requests that none could answer\n";
+        assert!(text(&status, Paint::stdout()).ends_with(told));
+        status.misses = None;
+        assert!(!text(&status, Paint::stdout()).contains("from peers"));
+    }
 }

@@ -1,4 +1,4 @@
-//! A TCP stream that can end with a reset.
+//! A TCP stream that can end with a reset, and that a client which takes nothing cannot hold.
 
 use std::io;
 use std::pin::Pin;
@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::Sleep;
 
 /// Zero linger makes `close` send RST. hyper cannot be asked for that, but it drops the stream when
 /// a body fails: the flag decides then. Until the drop nothing is shut down, because a FIN sent
@@ -17,11 +18,34 @@ use tokio::net::TcpStream;
 pub(super) struct Socket {
     stream: TcpStream,
     reset: Arc<AtomicBool>,
+    /// How long a write may wait.
+    silent_max: Duration,
+    /// When the write that waits now has waited too long.
+    overdue: Option<Pin<Box<Sleep>>>,
 }
 
 impl Socket {
-    pub(super) fn new(stream: TcpStream, reset: Arc<AtomicBool>) -> Self {
-        Self { stream, reset }
+    pub(super) fn new(stream: TcpStream, reset: Arc<AtomicBool>, silent_max: Duration) -> Self {
+        Self { stream, reset, silent_max, overdue: None }
+    }
+
+    /// Ends a write that has waited for too long. The kernel would not: a client that is alive
+    /// acknowledges the probes of its closed window for good.
+    fn bounded(
+        &mut self,
+        written: Poll<io::Result<usize>>,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            self.overdue = None;
+            return written;
+        }
+        let silent_max = self.silent_max;
+        let overdue = self.overdue.get_or_insert_with(|| Box::pin(tokio::time::sleep(silent_max)));
+        std::task::ready!(overdue.as_mut().poll(context));
+        // What the client does not take should not stay in the kernel either.
+        self.reset.store(true, Ordering::Release);
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes nothing")))
     }
 
     fn must_reset(&self) -> bool {
@@ -55,7 +79,8 @@ impl AsyncWrite for Socket {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.bounded(written, context)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -78,6 +103,7 @@ impl AsyncWrite for Socket {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.bounded(written, context)
     }
 }

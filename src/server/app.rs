@@ -9,9 +9,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
 
 use super::error::ApiError;
+use super::fleet::{Fleet, Usage};
 use super::leases::Leases;
 use super::locks::HolderLocks;
-use super::request::HolderPolicy;
+use super::request::{HolderPolicy, Rules};
 use crate::api::client::{HttpClient, http_client};
 use crate::clock::SharedClock;
 use crate::limits::WRITES_WAITING_MAX;
@@ -37,6 +38,7 @@ pub struct App {
     /// Set once stopping begins.
     pub stop: Stop,
     leases: Mutex<Leases>,
+    fleet: Mutex<Fleet>,
     /// The term whose leader this node is with leases at hand and every earlier entry applied;
     /// 0: none.
     leading_term: Mutex<u64>,
@@ -56,6 +58,7 @@ impl App {
             writes: TaskTracker::new(),
             stop,
             leases: Mutex::new(leases),
+            fleet: Mutex::default(),
             leading_term: Mutex::new(0),
             writes_waiting: Arc::new(Semaphore::new(WRITES_WAITING_MAX)),
         }
@@ -66,9 +69,24 @@ impl App {
         self.leases.lock().expect("no lease operation panics")
     }
 
+    /// The agents' counters, for a moment.
+    pub fn fleet(&self) -> MutexGuard<'_, Fleet> {
+        self.fleet.lock().expect("nothing panics with it in hand")
+    }
+
+    /// Sums of the agents' counters, on the leader only.
+    pub fn fleet_sums(&self) -> Option<Usage> {
+        self.leads().then(|| self.fleet().sums())
+    }
+
     /// A place among the writes that wait, or 503.
     pub fn place_for_write(&self) -> Result<OwnedSemaphorePermit, ApiError> {
         Arc::clone(&self.writes_waiting).try_acquire_owned().map_err(|_| ApiError::Overloaded)
+    }
+
+    /// What requests are held to now.
+    pub fn rules(&self) -> Rules {
+        Rules { holders: self.holders, unix_ms: self.clock.unix_ms() }
     }
 
     /// Since the process's start.

@@ -3,7 +3,8 @@
 //!
 //! A forward that failed before it was sent, or that met a server which does not lead, has changed
 //! nothing and is repeated. One whose answer was lost is repeated only if the request may be: with a
-//! pair it may, and so may a keepalive. Otherwise the client is told that the outcome is unknown: a
+//! pair it may, and so may a keepalive; it is repeated as soon as another server leads, for a leader
+//! that froze never answers. Otherwise the client is told that the outcome is unknown: a
 //! 503 would claim that nothing happened.
 
 use std::sync::Arc;
@@ -53,6 +54,8 @@ enum Forwarded {
     NotDone,
     /// It may have been done.
     Lost,
+    /// The same, and another node leads meanwhile. Only of requests that may be repeated.
+    Overtaken,
 }
 
 /// Answers `request` by `decide` on the leader, here or there.
@@ -67,7 +70,7 @@ where
     if request.forwarded {
         return if app.leads() { decide().await } else { Err(not_leader(app)) };
     }
-    let end = Instant::now() + LEADER_WAIT_MAX;
+    let mut end = Instant::now() + LEADER_WAIT_MAX;
     let mut lost = false;
     loop {
         if app.leads() {
@@ -80,6 +83,11 @@ where
                 Forwarded::Answer(answer) => return Ok(answer),
                 Forwarded::NotDone => {}
                 Forwarded::Lost if request.repeatable => lost = true,
+                Forwarded::Overtaken => {
+                    lost = true;
+                    // The new leader is given its own time to begin.
+                    end = Instant::now() + LEADER_WAIT_MAX;
+                }
                 Forwarded::Lost => return Err(ApiError::OutcomeUnknown),
             }
         }
@@ -124,7 +132,15 @@ async fn forward(app: &App, leader: &str, request: &ForLeader) -> Forwarded {
         let body = body.map_err(|error| (true, error.to_string()))?.to_bytes();
         Ok::<_, (bool, String)>((head, body))
     };
-    let failure = match tokio::time::timeout(FORWARD_TIMEOUT, exchange).await {
+    let exchange = tokio::time::timeout(FORWARD_TIMEOUT, exchange);
+    let exchanged = tokio::select! {
+        exchanged = exchange => exchanged,
+        () = overtaken(app, leader), if request.repeatable => {
+            tracing::warn!(leader, "repeats a forwarded write: another server leads");
+            return Forwarded::Overtaken;
+        }
+    };
+    let failure = match exchanged {
         Ok(Ok((head, body))) => return read(head.status, &head.headers, body),
         Ok(Err((sent, reason))) => (sent, reason),
         Err(_) => (true, format!("no answer within {} s", FORWARD_TIMEOUT.as_secs())),
@@ -132,6 +148,15 @@ async fn forward(app: &App, leader: &str, request: &ForLeader) -> Forwarded {
     let (sent, reason) = failure;
     tracing::warn!(leader, reason, sent, "could not forward a write to the leader");
     if sent { Forwarded::Lost } else { Forwarded::NotDone }
+}
+
+/// Until another node than the one at `leader` leads.
+async fn overtaken(app: &App, leader: &str) {
+    let still =
+        || app.node.leader().is_none_or(|(_, member)| !app.node.is_leader() && member.api_address == leader);
+    while still() {
+        tokio::time::sleep(LOOK_AGAIN_AFTER).await;
+    }
 }
 
 fn read(status: StatusCode, headers: &HeaderMap, body: Bytes) -> Forwarded {

@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use piccolo_raft::command::Reply;
+use piccolo_raft::command::{Command, Reply};
 use piccolo_raft::index::HostRecord;
 
 use super::app::App;
@@ -21,7 +21,7 @@ use crate::api::{KeepaliveResponse, path};
 pub async fn handle(app: &Arc<App>, incoming: Request) -> Result<Response, ApiError> {
     let forwarded = ForLeader::is_forwarded(incoming.headers());
     let body = read_body(incoming).await?;
-    let accepted = request::keepalive(&body, app.holders)?;
+    let accepted = request::keepalive(&body, app.rules())?;
     let _place = app.place_for_write()?;
     let request = ForLeader { path: path::KEEPALIVE, body, forwarded, repeatable: true };
     to_leader(app, request, || decide(app, &accepted)).await
@@ -29,10 +29,17 @@ pub async fn handle(app: &Arc<App>, incoming: Request) -> Result<Response, ApiEr
 
 /// On the leader.
 async fn decide(app: &App, accepted: &AcceptedBeat) -> Result<Response, ApiError> {
-    let AcceptedBeat { holder, beat } = accepted;
+    let AcceptedBeat { holder, beat, usage } = accepted;
     let record = app.index.host(holder);
     let Verdict { mut resync, commands } = judge(holder, record.as_ref().map(known).as_ref(), beat);
-    if record.is_some() {
+    if let Some(usage) = usage.filter(|_| record.is_some()) {
+        app.fleet().hear(holder, usage);
+    }
+    let visible = record.as_ref().is_some_and(HostRecord::is_visible);
+    let shown = commands.iter().any(|command| matches!(command, Command::Unhide { .. }));
+    // A hidden host that stays hidden has no lease: any later change of its record would look as if
+    // it had been heard of while it was being hidden.
+    if visible || shown {
         app.leases().renew(holder, beat.ttl_seconds.unwrap_or(0), app.now());
     }
     for command in commands {

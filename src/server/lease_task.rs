@@ -13,6 +13,7 @@ use piccolo_raft::index::{HostChanges, HostRecord};
 use tokio::time::MissedTickBehavior;
 
 use super::app::App;
+use super::fleet::Fleet;
 use super::leases::{Due, HostState};
 use crate::limits::{LEASE_PROPOSALS_MAX, LEASE_SWEEP_INTERVAL};
 use crate::task::Stop;
@@ -61,6 +62,7 @@ async fn begin(app: &App, term: u64) -> Option<Followed> {
     }
     let HostChanges { index, changed, .. } = app.index.hosts_changed_since(0);
     let hosts = changed.len();
+    *app.fleet() = Fleet::default();
     app.leases().begin_term(changed.into_iter().map(state), app.now());
     if app.node.term() != term {
         return None;
@@ -92,10 +94,17 @@ fn follow(app: &App, followed: Followed) -> (Followed, Vec<Holder>) {
     }
     let HostChanges { index, all, changed, gone } = app.index.hosts_changed_since(followed.index);
     let mut leases = app.leases();
+    let mut fleet = app.fleet();
     if all {
-        leases.retain(&changed.iter().map(|record| record.holder.clone()).collect::<HashSet<_>>());
+        let known: HashSet<_> = changed.iter().map(|record| record.holder.clone()).collect();
+        leases.retain(&known);
+        fleet.retain(|holder| known.contains(holder));
     }
-    gone.iter().for_each(|holder| leases.remove(holder));
+    for holder in &gone {
+        leases.remove(holder);
+        fleet.remove(holder);
+    }
+    drop(fleet);
     let heard_of = leases.follow(changed.into_iter().map(state), app.now());
     (Followed { index, ..followed }, heard_of)
 }

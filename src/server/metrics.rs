@@ -34,6 +34,9 @@ fn describe() {
     describe_gauge!("piccolo_index_applied_index", "log index applied");
     describe_gauge!("piccolo_index_checksum", "lower 52 bits of the state checksum");
     describe_gauge!("piccolo_index_checksum_log_index", "log index that the checksum belongs to");
+    describe_gauge!("piccolo_fleet_bytes_from_peers", "bytes that agents had from peers; on the leader");
+    describe_gauge!("piccolo_fleet_bytes_served", "bytes that agents served to peers; on the leader");
+    describe_gauge!("piccolo_fleet_misses", "requests that no peer could answer; on the leader");
     let version = [
         ("version", env!("CARGO_PKG_VERSION")),
         ("commit", option_env!("PICCOLO_COMMIT").unwrap_or("unknown")),
@@ -63,6 +66,11 @@ fn set_gauges(app: &App) {
     gauge!("piccolo_index_applied_index").set(app.index.applied_index() as f64);
     gauge!("piccolo_index_checksum").set((checksum & CHECKSUM_MASK) as f64);
     gauge!("piccolo_index_checksum_log_index").set(checksum_index as f64);
+    // 0 elsewhere, so that the sum over the servers is the leader's.
+    let sums = app.fleet_sums().unwrap_or_default();
+    gauge!("piccolo_fleet_bytes_from_peers").set(sums.bytes_from_peers as f64);
+    gauge!("piccolo_fleet_bytes_served").set(sums.bytes_served as f64);
+    gauge!("piccolo_fleet_misses").set(sums.misses as f64);
 }
 
 /// Counts every request, after its outcome is known.

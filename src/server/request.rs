@@ -9,14 +9,24 @@ use piccolo_raft::command::{GROUP_BYTES_MAX, Holder, Key, Pair, ZONE_BYTES_MAX};
 use piccolo_raft::fingerprint::Fingerprint;
 
 use super::body::{Fields, FormatError};
+use super::fleet::Usage;
 use super::leases::Beat;
-use crate::limits::{LEASE_SECONDS_MAX, LEASE_SECONDS_MIN, REQUEST_KEYS_MAX};
+use crate::limits::{EPOCH_AHEAD_MAX, LEASE_SECONDS_MAX, LEASE_SECONDS_MIN, REQUEST_KEYS_MAX};
 
 /// Which addresses are taken for holders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HolderPolicy {
     /// Loopback, too: the server itself listens only there.
     pub loopback: bool,
+}
+
+/// What a request is held to besides its own form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// Which addresses are taken for holders.
+    pub holders: HolderPolicy,
+    /// This server's wall clock, milliseconds since 1970.
+    pub unix_ms: u64,
 }
 
 /// An accepted advertise, withdraw or sync.
@@ -41,16 +51,18 @@ pub struct AcceptedBeat {
     pub holder: Holder,
     /// What it says.
     pub beat: Beat,
+    /// What it has done since its start, if it tells.
+    pub usage: Option<Usage>,
 }
 
 /// Reads the body of advertise, withdraw and sync.
-pub fn write(body: &[u8], policy: HolderPolicy) -> Result<AcceptedWrite, FormatError> {
+pub fn write(body: &[u8], rules: Rules) -> Result<AcceptedWrite, FormatError> {
     let mut fields = Fields::parse(body)?;
     let address = fields.required_text("holder")?;
     let texts = fields.required_texts("keys")?;
     let group = group(fields.required_text("group")?)?;
-    let pair = pair(&mut fields)?;
-    let holder = Holder { group, address: holder_address("holder", &address, policy)? };
+    let pair = pair(&mut fields, rules.unix_ms)?;
+    let holder = Holder { group, address: holder_address("holder", &address, rules.holders)? };
     let named_nothing = texts.iter().all(String::is_empty);
     let offered = texts.len() as u64;
     let mut keys = match pair {
@@ -79,22 +91,25 @@ fn native_keys(texts: &[String]) -> Result<Vec<Key>, FormatError> {
 }
 
 /// Reads the body of keepalive.
-pub fn keepalive(body: &[u8], policy: HolderPolicy) -> Result<AcceptedBeat, FormatError> {
+pub fn keepalive(body: &[u8], rules: Rules) -> Result<AcceptedBeat, FormatError> {
     let mut fields = Fields::parse(body)?;
     let address = fields.required_text("host")?;
     let group = group(fields.required_text("group")?)?;
-    let holder = Holder { group, address: holder_address("host", &address, policy)? };
-    let zone = fields.text("zone")?;
-    if zone.as_ref().is_some_and(|zone| zone.len() > ZONE_BYTES_MAX) {
-        return Err(FormatError::value("zone", format!("is longer than {ZONE_BYTES_MAX} bytes")));
-    }
+    let holder = Holder { group, address: holder_address("host", &address, rules.holders)? };
+    let zone = fields.text("zone")?.map(|zone| name("zone", zone, ZONE_BYTES_MAX)).transpose()?;
     let ttl_seconds = fields.unsigned("ttl_seconds")?.map(ttl).transpose()?;
     let fingerprint = fields.text("fingerprint")?.map(fingerprint).transpose()?;
-    for counter in ["count", "bytes_from_peers", "bytes_served", "misses"] {
-        fields.unsigned(counter)?;
-    }
-    let beat = Beat { zone, ttl_seconds, pair: pair(&mut fields)?, fingerprint };
-    Ok(AcceptedBeat { holder, beat })
+    fields.unsigned("count")?;
+    let counters =
+        (fields.unsigned("bytes_from_peers")?, fields.unsigned("bytes_served")?, fields.unsigned("misses")?);
+    let usage = match counters {
+        (Some(bytes_from_peers), Some(bytes_served), Some(misses)) => {
+            Some(Usage { bytes_from_peers, bytes_served, misses })
+        }
+        _ => None,
+    };
+    let beat = Beat { zone, ttl_seconds, pair: pair(&mut fields, rules.unix_ms)?, fingerprint };
+    Ok(AcceptedBeat { holder, beat, usage })
 }
 
 fn ttl(seconds: u64) -> Result<u32, FormatError> {
@@ -111,8 +126,16 @@ fn fingerprint(hex: String) -> Result<Fingerprint, FormatError> {
     if well_formed { hex.parse().map_err(|_| error()) } else { Err(error()) }
 }
 
-fn pair(fields: &mut Fields) -> Result<Option<Pair>, FormatError> {
+/// An epoch is a time. One far ahead is a wrong clock or a mistake, and it would stay: each later
+/// write of that holder has to be above it, and above the largest one there is nothing.
+fn pair(fields: &mut Fields, unix_ms: u64) -> Result<Option<Pair>, FormatError> {
+    let epoch_max = unix_ms.saturating_add(EPOCH_AHEAD_MAX.as_millis() as u64);
     match (fields.unsigned("epoch")?, fields.unsigned("seq")?) {
+        (Some(epoch), Some(_)) if epoch > epoch_max => {
+            let hours = EPOCH_AHEAD_MAX.as_secs() / 3600;
+            let reason = format!("{epoch} is more than {hours} h ahead of this server's clock ({unix_ms})");
+            Err(FormatError::value("epoch", reason))
+        }
         (Some(epoch), Some(seq)) => Ok(Some(Pair { epoch, seq })),
         (None, None) => Ok(None),
         (Some(_), None) => Err(FormatError::value("epoch", "needs field seq beside it")),
@@ -121,11 +144,20 @@ fn pair(fields: &mut Fields) -> Result<Option<Pair>, FormatError> {
 }
 
 /// A group's name.
-pub fn group(name: String) -> Result<String, FormatError> {
-    if name.len() > GROUP_BYTES_MAX {
-        return Err(FormatError::value("group", format!("is longer than {GROUP_BYTES_MAX} bytes")));
+pub fn group(given: String) -> Result<String, FormatError> {
+    name("group", given, GROUP_BYTES_MAX)
+}
+
+/// The same rule as for settings and keys: what people see in tables and logs has no characters that
+/// move the cursor.
+fn name(field: &str, given: String, bytes_max: usize) -> Result<String, FormatError> {
+    if given.len() > bytes_max {
+        return Err(FormatError::value(field, format!("is longer than {bytes_max} bytes")));
     }
-    Ok(name)
+    if given.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        return Err(FormatError::value(field, "has white space or a control character"));
+    }
+    Ok(given)
 }
 
 /// The address of a blob server that other nodes can reach.
@@ -162,7 +194,8 @@ mod tests {
     use super::*;
 
     const DIGEST: &str = "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
-    const PUBLIC: HolderPolicy = HolderPolicy { loopback: false };
+    const NOW: u64 = 1_800_000_000_000;
+    const PUBLIC: Rules = Rules { holders: HolderPolicy { loopback: false }, unix_ms: NOW };
 
     fn refused(json: &str) -> String {
         write(json.as_bytes(), PUBLIC).unwrap_err().to_string()
@@ -228,6 +261,41 @@ mod tests {
     }
 
     #[test]
+    fn an_epoch_may_be_a_day_ahead_and_no_more() {
+        let day = 24 * 60 * 60 * 1000;
+        let body = |epoch: u64| {
+            format!(r#"{{"holder":"10.0.0.1:1","group":"g","keys":["a/b:1"],"epoch":{epoch},"seq":1}}"#)
+        };
+        let beat = |epoch: u64| format!(r#"{{"host":"10.0.0.1:1","group":"g","epoch":{epoch},"seq":1}}"#);
+        assert_eq!(write(body(NOW + day).as_bytes(), PUBLIC).unwrap().pair.unwrap().epoch, NOW + day);
+        assert!(keepalive(beat(NOW + day).as_bytes(), PUBLIC).is_ok());
+        for epoch in [NOW + day + 1, u64::MAX] {
+            let message = refused(&body(epoch));
+            assert!(message.starts_with("field epoch") && message.contains("24 h ahead"), "{message}");
+            assert_eq!(keepalive(beat(epoch).as_bytes(), PUBLIC).unwrap_err().to_string(), message);
+        }
+        let at_the_end = Rules { unix_ms: u64::MAX, ..PUBLIC };
+        assert!(write(body(u64::MAX).as_bytes(), at_the_end).is_ok(), "a clock at its end");
+    }
+
+    /// Of the Go `pi`, too: it has no pair, and its operator should see it.
+    #[test]
+    fn names_have_no_white_space_and_no_control_characters() {
+        for bad in [r"a b", r"a\nb", r"\u001b[2J", r"\u0000", r"a\u00a0b", r"\u0085"] {
+            let reason = "has white space or a control character";
+            let json = format!(r#"{{"holder":"10.0.0.1:1","group":"{bad}","keys":["a/b:1"]}}"#);
+            assert_eq!(refused(&json), format!("field group {reason}"), "{bad}");
+            let beat = |group: &str, zone: &str| {
+                let json = format!(r#"{{"host":"10.0.0.1:1","Group":"{group}","zone":"{zone}"}}"#);
+                keepalive(json.as_bytes(), PUBLIC).map_err(|error| error.to_string())
+            };
+            assert_eq!(beat(bad, "z"), Err(format!("field group {reason}")), "{bad}");
+            assert_eq!(beat("g", bad), Err(format!("field zone {reason}")), "{bad}");
+            assert!(beat("g", "").is_ok());
+        }
+    }
+
+    #[test]
     fn holders_that_nobody_could_reach_are_refused_with_the_reason() {
         for (holder, reason) in [
             ("127.0.0.1:7781", "loopback"),
@@ -253,9 +321,9 @@ mod tests {
 
     #[test]
     fn a_loopback_server_takes_loopback_holders_but_not_unspecified_ones() {
-        let policy = HolderPolicy { loopback: true };
-        assert!(write(with_holder("127.0.0.1:7781").as_bytes(), policy).is_ok());
-        assert!(write(with_holder("0.0.0.0:7781").as_bytes(), policy).is_err());
+        let rules = Rules { holders: HolderPolicy { loopback: true }, ..PUBLIC };
+        assert!(write(with_holder("127.0.0.1:7781").as_bytes(), rules).is_ok());
+        assert!(write(with_holder("0.0.0.0:7781").as_bytes(), rules).is_err());
     }
 
     #[test]

@@ -85,11 +85,60 @@ async fn tell_applied_index(State(shared): State<Shared>, request: Request, next
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
     use axum::body::Body;
     use axum::http::StatusCode;
+    use piccolo_raft::cluster::{Node, NodeConfig};
+    use piccolo_raft::disk::MemoryDisk;
     use tower::ServiceExt;
 
+    use super::super::app::App;
+    use super::super::leases::Leases;
+    use super::super::request::HolderPolicy;
     use super::*;
+    use crate::clock::SystemClock;
+    use crate::limits::WRITES_WAITING_MAX;
+    use crate::task::Stop;
+
+    #[tokio::test]
+    async fn when_too_many_writes_wait_the_next_is_503_and_lookups_go_on() {
+        let config = NodeConfig {
+            members: vec!["127.0.0.1:1".to_owned()],
+            raft_address: Some("127.0.0.1:1".to_owned()),
+            api_address: "127.0.0.1:2".to_owned(),
+        };
+        let node = Node::start(config, Arc::new(MemoryDisk::default()), Stop::new()).await.unwrap();
+        let leases = Leases::new(Duration::from_secs(60), Duration::from_secs(60));
+        let holders = HolderPolicy { loopback: true };
+        let app = Arc::new(App::new(node, holders, SystemClock::shared(), leases, Stop::new()));
+        let shared = Shared::default();
+        shared.set(Arc::clone(&app));
+        let router = router(shared);
+        let ask = async |method: &str, target: &str, body: &'static str| {
+            let request = Request::builder().method(method).uri(target).body(Body::from(body)).unwrap();
+            router.clone().oneshot(request).await.unwrap()
+        };
+
+        let waiting: Vec<_> = (0..WRITES_WAITING_MAX).map(|_| app.place_for_write().unwrap()).collect();
+        let write = r#"{"holder":"10.0.0.1:1","group":"g","keys":["a:1"]}"#;
+        for (target, body) in [
+            (path::ADVERTISE, write),
+            (path::SYNC, write),
+            (path::KEEPALIVE, r#"{"host":"10.0.0.1:1","Group":"g"}"#),
+        ] {
+            let answer = ask("POST", target, body).await;
+            assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE, "{target}");
+            assert_eq!(answer.headers()["retry-after"], "1");
+            assert!(!answer.headers().contains_key(header::LEADER), "a client must not ask again at once");
+        }
+        let lookup = format!("{}?key=a:1&group=g", path::FINDKEY);
+        assert_eq!(ask("GET", &lookup, "").await.status(), StatusCode::NOT_FOUND);
+        drop(waiting);
+        assert!(app.place_for_write().is_ok());
+        app.node.shutdown().await;
+    }
 
     #[tokio::test]
     async fn while_the_index_loads_the_server_lives_but_is_not_ready() {

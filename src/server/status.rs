@@ -17,6 +17,7 @@ pub fn answer(app: &App) -> StatusResponse {
         role: role(info.role).to_owned(),
         lag: info.lag,
     });
+    let sums = app.fleet_sums();
     StatusResponse {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         cluster: cluster.cluster_id.map(|id| id.to_string()).unwrap_or_default(),
@@ -31,6 +32,9 @@ pub fn answer(app: &App) -> StatusResponse {
         hosts_hidden: counts.hosts_hidden,
         keys: counts.keys,
         pairs: counts.pairs,
+        bytes_from_peers: sums.map(|sums| sums.bytes_from_peers),
+        bytes_served: sums.map(|sums| sums.bytes_served),
+        misses: sums.map(|sums| sums.misses),
         reasons: cluster.reasons,
     }
 }

@@ -58,7 +58,7 @@ impl Kind {
 pub async fn handle(app: &Arc<App>, kind: Kind, incoming: Request) -> Result<Response, ApiError> {
     let forwarded = ForLeader::is_forwarded(incoming.headers());
     let body = read_body(incoming).await?;
-    let write = request::write(&body, app.holders)?;
+    let write = request::write(&body, app.rules())?;
     if kind != Kind::Sync && write.keys.is_empty() {
         return Err(ApiError::NothingToDo);
     }

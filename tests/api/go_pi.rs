@@ -151,6 +151,13 @@ async fn b8_an_ipv6_holder_poisons_no_key() {
     assert_eq!(found, ["10.0.0.2:7781", "[fd00::1]:7781"]);
     let found = server.find(&digest(1), "&request_host=fd00::2").await.holders();
     assert_eq!(found, ["[fd00::1]:7781", "10.0.0.2:7781"]);
+    let found = server.find(&digest(1), "&request_host=[fd00::1]").await.holders();
+    assert_eq!(found, ["10.0.0.2:7781"], "not the asker itself");
+    // What a Go pi on IPv6 sends, cut at the first colon.
+    let unknown = server.find(&digest(1), "").await.holders();
+    assert_eq!(unknown.len(), 2);
+    assert_eq!(server.find(&digest(1), "&request_host=[fd00").await.holders(), unknown);
+    server.find(&digest(2), "&request_host=[fd00").await.expect(404);
     server.stop().await;
 }
 

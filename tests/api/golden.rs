@@ -145,6 +145,9 @@ fn views() {
             hosts_hidden: 1,
             keys: 30,
             pairs: 40,
+            bytes_from_peers: Some(5),
+            bytes_served: Some(6),
+            misses: Some(7),
             reasons: vec!["no leader with a quorum is known".into()],
         },
     );

@@ -214,6 +214,16 @@ pub(crate) fn paired(holder: &str, keys: &[String], epoch: u64, seq: u64) -> Val
     json!({"holder": holder, "group": "default", "keys": keys, "epoch": epoch, "seq": seq})
 }
 
+/// Sends a write with a pair again as long as its outcome is unknown: on a slow machine an entry, or
+/// an election, takes longer than a server waits.
+pub(crate) async fn settled(mut send: impl AsyncFnMut() -> Answer) -> Answer {
+    within(PATIENCE, async || {
+        let answer = send().await;
+        (answer.status != 504).then_some(answer)
+    })
+    .await
+}
+
 /// Three servers on loopback that found each other.
 pub(crate) async fn three() -> Vec<Server> {
     let raft: Vec<SocketAddr> = free_ports(3);

@@ -73,6 +73,50 @@ async fn a_node_that_beats_stays_and_writes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_hidden_node_that_believes_something_else_stays_hidden_until_its_write() {
+    let server = Server::one().await;
+    let keys = [digest(1)];
+    server.advertise(paired(HOLDER, &keys, 5, 1)).await.expect(201);
+    server.keepalive(beat(&keys, 5, 1)).await.expect(201);
+    within(PATIENCE, async || server.holders(&keys[0]).await.is_empty().then_some(())).await;
+    // Another lease changes the record: no reason to show it.
+    let mut drifted = beat(&[digest(2)], 5, 1);
+    drifted["ttl_seconds"] = json!(60);
+    let answer = server.keepalive(drifted).await.expect(201);
+    assert_eq!(answer.json()["resync"], json!(true));
+    always_for(Duration::from_secs(1), async || server.holders(&keys[0]).await.is_empty()).await;
+    server.sync(paired(HOLDER, &keys, 5, 2)).await.expect(201);
+    assert_eq!(server.holders(&keys[0]).await, [HOLDER]);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_leader_sums_what_agents_count() {
+    let server = Server::one().await;
+    let keys = [digest(1)];
+    let beat_of = |bytes_from_peers: u64| {
+        let mut beat = beat(&keys, 5, 1);
+        beat["bytes_from_peers"] = json!(bytes_from_peers);
+        beat["bytes_served"] = json!(20);
+        beat["misses"] = json!(3);
+        beat
+    };
+    server.keepalive(beat_of(1)).await.expect(201);
+    let status = server.get("/api/v1/status").await.json();
+    assert_eq!(status["bytes_from_peers"], json!(0), "an unknown host leaves nothing");
+    server.advertise(paired(HOLDER, &keys, 5, 1)).await.expect(201);
+    // The last one has started again.
+    for bytes in [100, 150, 30] {
+        server.keepalive(beat_of(bytes)).await.expect(201);
+    }
+    let status = server.get("/api/v1/status").await.json();
+    assert_eq!([&status["bytes_from_peers"], &status["bytes_served"], &status["misses"]], [180, 20, 3]);
+    let metrics = server.get("/metrics").await.text;
+    assert!(metrics.contains("piccolo_fleet_bytes_from_peers"), "{metrics}");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_is_unknown_or_has_drifted_is_asked_to_sync() {
     let server = Server::one().await;
     let keys = [digest(1)];

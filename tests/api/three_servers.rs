@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::harness::{PATIENCE, Server, digest, paired, plain, three, within};
+use crate::harness::{PATIENCE, Server, digest, paired, plain, settled, three, within};
 
 fn leader_of(servers: &[Server], leader: &str, member: &serde_json::Value) -> usize {
     let address = member.as_array().unwrap().iter().find(|member| member["node"] == json!(leader)).unwrap();
@@ -71,16 +71,18 @@ async fn an_index_that_never_comes_is_504() {
 async fn a_forwarded_request_is_not_forwarded_again() {
     let servers = three().await;
     // A leader that has just been elected takes writes a moment later: this one waits for it.
-    servers[0].advertise(plain("10.0.0.1:7781", &[digest(0)])).await.expect(201);
+    let first = paired("10.0.0.1:7781", &[digest(0)], 5, 1);
+    settled(async || servers[0].advertise(first.clone()).await).await.expect(201);
     let leader = leader(&servers).await;
     let follower = &servers[(leader + 1) % 3];
-    let body = plain("10.0.0.1:7781", &[digest(1)]).to_string();
+    let body = paired("10.0.0.1:7781", &[digest(1)], 5, 2).to_string();
     let path = "/api/v1/distribution/advertise";
     let forwarded = [("piccolo-forwarded", "1")];
     let answer = follower.send_with("POST", path, body.clone(), &forwarded).await.expect(503);
     assert_eq!(answer.header("piccolo-leader"), Some(servers[leader].address.to_string().as_str()));
     assert!(answer.header("retry-after").is_some());
-    servers[leader].send_with("POST", path, body, &forwarded).await.expect(201);
+    let send = async || servers[leader].send_with("POST", path, body.clone(), &forwarded).await;
+    settled(send).await.expect(201);
     stop_all(servers).await;
 }
 

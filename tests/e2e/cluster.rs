@@ -9,6 +9,8 @@ use crate::harness::{Agent, Image, SOON, Servers, find, find_if_up, http, keys_o
 
 /// "Writes go on within 2 s" of a killed leader.
 const WRITES_AGAIN: Duration = Duration::from_secs(2);
+/// The same of one that froze: its connections stay open, so only the election tells.
+const OVERTAKEN: Duration = Duration::from_secs(4);
 const HOLDER: &str = "127.0.0.1:4001";
 
 fn key(number: usize) -> String {
@@ -118,6 +120,30 @@ async fn without_a_quorum_writes_are_refused_clearly_and_reads_go_on() {
 
     others.iter().for_each(|number| servers.signal(*number, Signal::CONT));
     advertise(&client, 3, key(3), SOON).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_waits_for_a_frozen_leader_goes_to_the_next_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let servers = Servers::up(folder.path()).await;
+    advertise(&servers.client(1), 1, key(1), SOON).await;
+    let leader = servers.leader().await;
+    let other = servers.client(leader % 3 + 1);
+    servers.signal(leader, Signal::STOP);
+    let frozen = Instant::now();
+    // One request: it is the server that repeats it.
+    let written = other.advertise(&keys_of(HOLDER, Some((1, 2)), &[key(2)]), SOON).await;
+    let took = frozen.elapsed();
+    servers.signal(leader, Signal::CONT);
+    assert!(written.as_ref().is_ok_and(|answer| answer.success), "{written:?} after {took:?}");
+    assert!(took <= OVERTAKEN, "acknowledged after {took:?}");
+    for number in 1..=3 {
+        let client = servers.client(number);
+        within("the write is on every server", SOON, || async {
+            (find_if_up(&client, &key(2)).await? == [HOLDER]).then_some(())
+        })
+        .await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -96,13 +96,23 @@ fn objection(me: &Whoami, entry: &str, other: &Whoami) -> Option<String> {
 /// Asks until this node belongs to a running cluster. Returns early when the node stops.
 pub(super) async fn run(inner: &Inner) -> Result<(), StartError> {
     let mut interval = ROUND_INTERVAL_MIN;
-    while !inner.raft.is_initialized().await.map_err(StartError::raft)? {
+    loop {
+        if inner.stop.is_cancelled() {
+            return Ok(());
+        }
+        if inner.raft.is_initialized().await.map_err(StartError::raft)? {
+            break;
+        }
         let verdict = match inner.identity.list.as_slice() {
             [only] => {
                 inner.identity.set_raft_address(only);
                 judge(&inner.identity.whoami(), &[Ok(inner.identity.whoami())])
             }
-            list => judge(&inner.identity.whoami(), &ask(&inner.client, &inner.identity, list).await),
+            list => {
+                let answers = ask(&inner.client, &inner.identity, list);
+                let Some(seen) = inner.stop.run_until_cancelled(answers).await else { return Ok(()) };
+                judge(&inner.identity.whoami(), &seen)
+            }
         };
         match verdict {
             Verdict::Found(members) => {
@@ -132,11 +142,17 @@ async fn ask(client: &RpcClient, identity: &Identity, list: &[String]) -> Vec<Se
 }
 
 async fn found(inner: &Inner, members: BTreeMap<NodeId, Member>) -> Result<(), StartError> {
+    if inner.stop.is_cancelled() {
+        return Ok(());
+    }
     let cluster_id = inner.identity.cluster_id().unwrap_or_else(|| ClusterId(rand::random()));
     let identity = inner.identity.clone();
     tokio::task::spawn_blocking(move || identity.adopt(cluster_id)).await.map_err(StartError::raft)??;
     if inner.identity.cluster_id() != Some(cluster_id) {
         tracing::warn!("joined another cluster instead of founding one");
+        return Ok(());
+    }
+    if inner.stop.is_cancelled() {
         return Ok(());
     }
     tracing::info!(%cluster_id, members = members.len(), "founds the cluster");

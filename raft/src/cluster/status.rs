@@ -2,8 +2,10 @@
 
 use std::sync::Mutex;
 
+use openraft::Membership;
 use openraft::metrics::RaftMetrics;
 
+use crate::network::identity::Identity;
 use crate::types::{ClusterId, Member, NodeId, TypeConfig};
 
 /// What a member does.
@@ -66,6 +68,29 @@ pub(super) fn members(metrics: &RaftMetrics<TypeConfig>, leader: Option<NodeId>)
         MemberInfo { node_id: *id, member: member.clone(), role, lag }
     };
     membership.nodes().map(info).collect()
+}
+
+/// What this node was started with and its membership says otherwise. It goes by the membership.
+pub(super) fn objections(identity: &Identity, membership: &Membership<NodeId, Member>) -> Vec<String> {
+    let mut members: Vec<&str> = membership.nodes().map(|(_, member)| member.raft_address.as_str()).collect();
+    members.sort();
+    let mut objections = Vec::new();
+    if !members.is_empty() && members != identity.list {
+        let (list, members) = (identity.list.join(","), members.join(","));
+        objections.push(format!("the list of servers is {list}, but the membership says {members}"));
+    }
+    let Some(own) = membership.get_node(&identity.node_id) else { return objections };
+    if let Some(is) = identity.raft_address()
+        && is != own.raft_address
+    {
+        let was = &own.raft_address;
+        objections.push(format!("raft is at {is}, but the membership says {was}: the others look there"));
+    }
+    if identity.api_address != own.api_address {
+        let (is, was) = (&identity.api_address, &own.api_address);
+        objections.push(format!("the discovery API is at {is}, but the membership says {was}"));
+    }
+    objections
 }
 
 /// Why the cluster has not formed; each change is logged once.

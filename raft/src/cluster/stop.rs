@@ -5,12 +5,15 @@ use std::time::Duration;
 use openraft::async_runtime::WatchReceiver;
 use tokio::time::timeout;
 
+use crate::network::MESSAGES_MAX;
 use crate::types::NodeId;
 
-use super::{Node, POLL_INTERVAL};
+use super::{Inner, Node, POLL_INTERVAL};
 
 /// Time to find a voter that answers and to see it lead.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time for messages that openraft has taken in to be answered.
+const MESSAGES_DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 /// Time for proposals and connections to end.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -54,15 +57,15 @@ impl Node {
         voters.into_iter().filter_map(address).collect()
     }
 
-    /// Hands leadership over, ends raft and the tasks, makes everything durable and closes the log.
-    /// The state's file is free when the last clone of the index is gone.
+    /// Ends raft and the tasks, makes everything durable and closes both files: they can be opened
+    /// again at once, whoever still holds a clone of the index. A leader should call
+    /// [`Node::transfer_leader`] before.
     pub async fn shutdown(&self) {
-        if self.is_leader() {
-            let handed_over = self.transfer_leader().await;
-            tracing::info!(handed_over, "stops as leader");
-        }
         let inner = &self.inner;
         inner.stop.cancel();
+        if timeout(MESSAGES_DRAIN_TIMEOUT, inner.refuse_messages()).await.is_err() {
+            tracing::info!("a message of another server is still coming in");
+        }
         if let Err(error) = inner.raft.shutdown().await {
             tracing::warn!(%error, "raft did not end cleanly");
         }
@@ -71,9 +74,19 @@ impl Node {
         if timeout(DRAIN_TIMEOUT, inner.tasks.wait()).await.is_err() {
             tracing::warn!(tasks = inner.tasks.len(), "tasks of the node did not end");
         }
-        if let Err(error) = inner.index.flush_durable().await {
+        if let Err(error) = inner.index.close().await {
             tracing::warn!(%error, "could not make the state durable");
         }
         inner.log.close().await;
+    }
+}
+
+impl Inner {
+    /// From now on other servers get 503; returns when what they sent before is answered.
+    async fn refuse_messages(&self) {
+        self.messages.close();
+        while self.messages.available_permits() < MESSAGES_MAX || self.receiving.available_permits() < 1 {
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
     }
 }

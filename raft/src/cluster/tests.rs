@@ -2,6 +2,7 @@
 //! runtime with everything in it.
 
 mod crashes;
+mod stopping;
 mod wire;
 
 use std::net::{SocketAddr, TcpListener};
@@ -357,6 +358,7 @@ fn a_stopping_leader_hands_over_first() {
     write(&servers, 0);
     let leading = leader(&servers);
     let node = servers[leading].node().clone();
+    assert!(servers[leading].run(node.transfer_leader()));
     servers[leading].run(node.shutdown());
     let start = std::time::Instant::now();
     let others: Vec<&Server> = servers.iter().filter(|s| !s.node().inner.stop.is_cancelled()).collect();
@@ -452,4 +454,25 @@ fn a_changed_api_address_is_a_reason_and_no_new_member() {
     let status = servers[0].node().status();
     assert_eq!(status.members[0].member.api_address, "api-0:7789");
     assert!(status.reasons.iter().any(|reason| reason.contains("elsewhere:1")), "{status:?}");
+}
+
+#[test]
+fn a_changed_list_and_raft_address_are_reasons_and_the_data_counts() {
+    let mut servers = servers(3);
+    write(&servers, 0);
+    expect_on_all(&servers, 0..1);
+    servers[0].kill();
+    let own = servers[0].address.to_string();
+    servers[0].config.members.retain(|entry| *entry != own);
+    servers[0].config.members.push("elsewhere:1".to_owned());
+    servers[0].config.raft_address = Some("elsewhere:1".to_owned());
+    servers[0].start(None);
+    write(&servers, 1);
+    expect_on_all(&servers, 0..=1);
+    let reasons = servers[0].node().status().reasons;
+    let list = reasons.iter().find(|reason| reason.contains("the list of servers is")).expect("a reason");
+    assert!(list.contains("elsewhere:1") && list.contains(&own), "{reasons:?}");
+    let address = format!("raft is at elsewhere:1, but the membership says {own}");
+    assert!(reasons.iter().any(|reason| reason.contains(&address)), "{reasons:?}");
+    within(SOON, "no reason on the others", || servers[1].node().status().reasons.is_empty().then_some(()));
 }

@@ -72,6 +72,11 @@ impl State {
                 DONE
             }
             (Command::Advertise(write), known) => self.advertise(batch, index, write, known),
+            // The pair must be known: a lower one that comes late would be applied otherwise.
+            (Command::Withdraw(write), None) if write.pair.is_some() => {
+                let id = self.create_host(batch, write.holder.clone());
+                self.withdraw(batch, index, write, id)
+            }
             (_, None) => Reply::UnknownHost,
             (Command::Withdraw(write), Some(id)) => self.withdraw(batch, index, write, id),
             (Command::SetHost { zone, ttl_seconds, .. }, Some(id)) => {

@@ -144,7 +144,7 @@ fn writes_change_the_inventory_and_show_the_host() {
             applied(0),
             ONE,
         ),
-        ("withdraw of an unknown host", vec![], withdraw(1, &["r/a:1"]), UNKNOWN, NOBODY),
+        ("withdraw of an unknown host without a pair", vec![], withdraw(1, &["r/a:1"]), UNKNOWN, NOBODY),
         (
             "an advertise shows a hidden host with all it has",
             hidden(),
@@ -214,6 +214,20 @@ fn a_lower_pair_is_stale_and_an_equal_one_is_done_again() {
             ],
             Command::Withdraw(last(1, &["r/a:1"], pair(5, 2))),
             applied(1),
+            NOBODY,
+        ),
+        (
+            "a withdraw of an unknown host",
+            vec![],
+            Command::Withdraw(last(1, &["r/a:1"], pair(5, 3))),
+            applied(0),
+            NOBODY,
+        ),
+        (
+            "a withdraw of an unknown host keeps its pair",
+            vec![Command::Withdraw(last(1, &["r/a:1"], pair(5, 3)))],
+            a(pair(5, 2)),
+            stale(pair(5, 3)),
             NOBODY,
         ),
     ]);
@@ -351,8 +365,13 @@ struct ModelHost {
 impl Model {
     fn apply(&mut self, index: u64, command: &Command) -> Reply {
         let Some(holder) = holder_of(command) else { return DONE };
-        if let (Command::Advertise(write), None) = (command, self.hosts.get(holder)) {
-            self.hosts.insert(write.holder.clone(), ModelHost::default());
+        let creates = match command {
+            Command::Advertise(_) => true,
+            Command::Withdraw(write) => write.pair.is_some(),
+            _ => false,
+        };
+        if creates {
+            self.hosts.entry(holder.clone()).or_default();
         }
         let Some(host) = self.hosts.get_mut(holder) else { return UNKNOWN };
         match command {

@@ -1,3 +1,5 @@
+//! Tests of the raft log, on real files and on a disk that loses its power.
+
 use std::collections::BTreeMap;
 use std::path::Path;
 

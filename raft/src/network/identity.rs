@@ -136,6 +136,10 @@ impl Identity {
         self.known().cluster_id
     }
 
+    pub(crate) fn raft_address(&self) -> Option<String> {
+        self.known().raft_address.clone()
+    }
+
     pub(crate) fn set_raft_address(&self, address: &str) {
         self.known().raft_address = Some(address.to_owned());
     }

@@ -15,7 +15,7 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{Semaphore, SemaphorePermit, TryAcquireError};
 use tokio::time::Instant;
 
 use crate::cluster::Raft;
@@ -51,7 +51,7 @@ pub(crate) struct RpcState {
     pub(crate) heard: Arc<Heard>,
     /// One snapshot is taken in at a time: it is built in memory.
     pub(crate) receiving: Arc<Semaphore>,
-    /// [`super::MESSAGES_MAX`] other messages.
+    /// [`super::MESSAGES_MAX`] other messages. Closed: the node is stopping.
     pub(crate) messages: Arc<Semaphore>,
 }
 
@@ -72,6 +72,8 @@ pub(crate) enum RpcError {
     Busy,
     #[error("raft has stopped: {reason}")]
     Stopped { reason: String },
+    #[error("this node is stopping")]
+    Stopping,
 }
 
 impl IntoResponse for RpcError {
@@ -81,7 +83,7 @@ impl IntoResponse for RpcError {
             RpcError::Format(_) | RpcError::Body { .. } => StatusCode::BAD_REQUEST,
             RpcError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             RpcError::Identity(_) => StatusCode::INTERNAL_SERVER_ERROR,
-            RpcError::Busy | RpcError::Stopped { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            RpcError::Busy | RpcError::Stopped { .. } | RpcError::Stopping => StatusCode::SERVICE_UNAVAILABLE,
         };
         (status, self.to_string()).into_response()
     }
@@ -108,8 +110,14 @@ fn route(name: &str) -> String {
 }
 
 impl RpcState {
+    /// openraft must not hear of a message after its end: it takes that for an error.
+    pub(super) fn check_running(&self) -> Result<(), RpcError> {
+        if self.messages.is_closed() { Err(RpcError::Stopping) } else { Ok(()) }
+    }
+
     /// Lets a message pass that is for this node; a pristine node joins the sender's cluster first.
     pub(super) async fn admit(&self, header: &Header) -> Result<(), RpcError> {
+        self.check_running()?;
         if self.identity.check(header)? {
             let (identity, cluster_id) = (self.identity.clone(), header.cluster_id);
             tokio::task::spawn_blocking(move || identity.adopt(cluster_id)).await.map_err(stopped)??;
@@ -141,8 +149,12 @@ impl RpcState {
         body: Body,
         limit: usize,
     ) -> Result<(SemaphorePermit<'_>, (Header, M)), RpcError> {
-        let one = self.messages.try_acquire().map_err(|_| RpcError::Busy)?;
+        let one = self.messages.try_acquire().map_err(|error| match error {
+            TryAcquireError::NoPermits => RpcError::Busy,
+            TryAcquireError::Closed => RpcError::Stopping,
+        })?;
         let bytes = read_body(body, limit).await?;
+        self.check_running()?;
         Ok((one, format::decode("raft message", &bytes)?))
     }
 }
@@ -198,12 +210,13 @@ async fn receive_snapshot(State(state): State<RpcState>, body: Body) -> Result<R
 }
 
 /// The address that the membership knows, if there is one, wins over what bootstrap found.
-async fn whoami(State(state): State<RpcState>) -> Json<Whoami> {
+async fn whoami(State(state): State<RpcState>) -> Result<Json<Whoami>, RpcError> {
+    state.check_running()?;
     let mut whoami = state.identity.whoami();
     let metrics = state.raft.metrics();
     let metrics = metrics.borrow_watched();
     if let Some(member) = metrics.membership_config.membership().get_node(&whoami.node_id) {
         whoami.raft_address = Some(member.raft_address.clone());
     }
-    Json(whoami)
+    Ok(Json(whoami))
 }

@@ -70,6 +70,7 @@ pub(super) async fn receive(state: &RpcState, body: Body) -> Result<SnapshotResp
     let verified = tokio::task::spawn_blocking(move || receiver.finish()).await.map_err(stopped)?;
     let (meta, snapshot) = verified.map_err(refused)?;
     tracing::info!(%meta, from = header.sender, "received a snapshot");
+    state.check_running()?;
     state.raft.install_full_snapshot(vote, Snapshot { meta, snapshot }).await.map_err(stopped)
 }
 

@@ -127,6 +127,12 @@ async fn who_has_it_already_is_told_so() {
     let gone = Digest::of(b"gone");
     let got = request(node.peer, "GET", &blob_target(&gone), &format!("If-None-Match: \"{gone}\"\r\n")).await;
     assert_eq!(got.status, 404);
+    let got = request(node.peer, "GET", &manifest_target(&digest, "registry.test"), &same).await;
+    assert_eq!(got.status, 404, "a layer is no manifest");
+    let manifest = node.store.add(manifest("a"));
+    let same = format!("If-None-Match: \"{manifest}\"\r\n");
+    let got = request(node.peer, "GET", &manifest_target(&manifest, "registry.test"), &same).await;
+    assert_eq!((got.status, got.body.len()), (304, 0));
 }
 
 /// B13: in the Go version a HEAD took a slot, and 0 meant none at all.

@@ -245,7 +245,7 @@ impl Ledger {
     /// wrote that pair wrote other keys.
     pub(super) fn stale(&mut self, stored_epoch: Option<u64>) {
         self.outstanding = None;
-        self.epoch = stored_epoch.unwrap_or(0).max(self.epoch) + 1;
+        self.epoch = stored_epoch.unwrap_or(0).max(self.epoch).saturating_add(1);
         self.seq = 0;
         if self.sync.is_some() {
             let pair = self.next_pair();

@@ -1,3 +1,5 @@
+//! The whole inventory on a memory store and a fake discovery, in paused time.
+
 use std::collections::BTreeSet;
 
 use super::fake::{Answer, FakeDiscovery};

@@ -90,6 +90,22 @@ async fn an_origin_that_swallows_packets_leaves_time_for_the_peers() {
     assert_eq!(silent.asked(), 1);
 }
 
+/// The probe takes longer than a request may: it ends all the same, and the next request knows.
+#[tokio::test]
+async fn a_short_resolve_timeout_does_not_keep_a_silent_origin_from_being_found_out() {
+    let manifest = manifest("a");
+    let holder = holder(&manifest).await;
+    let silent = RawPeer::start("", End::Hang).await;
+    let origin = Some(format!("http://{}", silent.address));
+    let policy = RegistryPolicy { tags: TagPolicy::OriginFirst, origin, ca: None };
+    let registries = [(REGISTRY.to_owned(), policy)].into();
+    let resolve_timeout = Duration::from_millis(300);
+    let node = Node::wish(Wish { registries, resolve_timeout, ..Wish::default() }).await;
+    node.servers.hold(NAME, &[holder.peer]);
+    let served = async { while get(node.mirror, &target()).await.status != 200 {} };
+    assert!(tokio::time::timeout(SOON, served).await.is_ok(), "never served");
+}
+
 #[tokio::test]
 async fn an_own_tag_is_answered_while_the_origin_is_away() {
     let node = node(TagPolicy::OriginFirst, Some(format!("http://{}", nobody().await))).await;

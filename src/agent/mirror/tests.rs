@@ -225,6 +225,22 @@ async fn a_peer_that_ignores_or_bends_the_range_of_a_large_blob_is_not_passed_on
     assert_eq!((ignores.asked(), bends.asked()), (1, 1));
 }
 
+#[tokio::test]
+async fn one_peer_that_says_416_does_not_keep_the_others_from_giving_the_range() {
+    let bytes = noise(100);
+    let digest = Digest::of(&bytes);
+    let (node, holder) = (Node::start().await, Node::with(&bytes).await);
+    let head = "HTTP/1.1 416 R\r\nContent-Range: bytes */5\r\nContent-Length: 0\r\n\r\n";
+    let short = RawPeer::start(head, End::Close).await;
+    let target = blob_target(&digest);
+    node.servers.hold(&digest, &[short.address, holder.peer]);
+    let got = get_range(node.mirror, &target, "bytes=50-").await;
+    assert_eq!((got.status, got.body == bytes[50..]), (206, true));
+    node.servers.hold(&digest, &[short.address, nobody().await]);
+    let got = get_range(node.mirror, &target, "bytes=50-").await;
+    assert_eq!((got.status, got.header("content-range")), (416, Some("bytes */5")));
+}
+
 /// I5. The bytes were on their way already, so the connection is reset, what containerd has of them
 /// is aborted, and the liar is not asked again.
 #[tokio::test]
@@ -277,6 +293,31 @@ async fn a_source_that_breaks_off_is_a_clean_close_and_the_rest_comes_from_anoth
         let rest = get_range(node.mirror, &blob_target(&digest), &format!("bytes={}-", got.body.len())).await;
         assert!(rest.status == 206 && rest.is_complete() && rest.body == bytes[got.body.len()..], "{end:?}");
     }
+}
+
+/// I5, over two requests: containerd itself would fail at its commit, and again on every later pull.
+#[tokio::test]
+async fn a_bad_prefix_is_found_out_before_a_good_rest_completes_it() {
+    let bytes = noise(LARGE);
+    let digest = Digest::of(&bytes);
+    let half = LARGE / 2;
+    let mut wrong = bytes[..half].to_vec();
+    wrong[1_000] ^= 1;
+    let (node, holder) = (Node::start().await, Node::with(&bytes).await);
+    let liar = RawPeer::ok(LARGE, &wrong, End::Close).await;
+    node.servers.hold(&digest, &[liar.address, holder.peer]);
+    node.store.add_ingest(&digest);
+    let target = blob_target(&digest);
+    let got = get(node.mirror, &target).await;
+    assert_eq!((got.body.len(), got.end), (half, Ok(())));
+
+    let rest = get_range(node.mirror, &target, &format!("bytes={half}-")).await;
+    assert_eq!((rest.status, rest.end), (206, Err(std::io::ErrorKind::ConnectionReset)));
+    until("the ingest is aborted", || left(&node, &digest) == 0).await;
+
+    let got = get(node.mirror, &target).await;
+    assert!(got.status == 200 && got.is_complete() && got.body == bytes);
+    assert_eq!(liar.asked(), 1);
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::*;
 use crate::agent::RegistryPolicy;
+use crate::agent::testing::{End, RawPeer};
 
 const CERTIFICATE: &str = include_str!("server.cert.pem");
 const KEY: &str = include_str!("server.key.pem");
@@ -57,6 +58,14 @@ async fn an_origin_with_a_ca_of_its_own_answers_only_with_its_certificate() {
     assert!(!answers(&registry(), Some("other.cert.pem")).await);
 }
 
+/// I6: a hello that is never answered must not use up the time of http, which refuses.
+#[tokio::test]
+async fn an_origin_whose_tls_hangs_answers_over_http() {
+    let head = "HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n";
+    let origin = RawPeer::start(head, End::Close).await;
+    assert!(answers(&origin.address.to_string(), None).await);
+}
+
 #[tokio::test]
 async fn a_ca_file_without_a_certificate_is_refused() {
     let ca = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
@@ -70,7 +79,7 @@ async fn a_ca_file_without_a_certificate_is_refused() {
 async fn the_memory_of_origins_is_bounded() {
     let origins = Origins::new(Arc::new(Policies::default())).unwrap();
     for number in 0..ORIGINS_MAX + 10 {
-        origins.known(&format!("registry-{number}.test"));
+        origins.shared.known(&format!("registry-{number}.test"));
     }
-    assert_eq!(origins.known.lock().unwrap().len(), ORIGINS_MAX);
+    assert_eq!(origins.shared.known.lock().unwrap().len(), ORIGINS_MAX);
 }

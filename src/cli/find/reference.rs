@@ -11,6 +11,10 @@ pub(super) fn key(word: &str) -> Option<String> {
     if let Some((_, digest)) = word.split_once('@') {
         return digest.parse::<Digest>().ok().map(|digest| digest.to_string());
     }
+    // Nobody means an image with the name of a hash: it is a digest with a mistake in it.
+    if word.split_once(':').is_some_and(|(name, _)| is_algorithm(name)) {
+        return None;
+    }
     let (path, tag) = match word.rsplit_once(':') {
         Some((path, tag)) if !tag.contains('/') => (path, tag),
         _ => (word, "latest"),
@@ -23,6 +27,10 @@ pub(super) fn key(word: &str) -> Option<String> {
     let registry = if registry == "index.docker.io" { "docker.io" } else { registry };
     let right = is_tag(tag) && is_repository(&repository);
     right.then(|| format!("{registry}/{repository}:{tag}"))
+}
+
+fn is_algorithm(name: &str) -> bool {
+    matches!(name, "sha256" | "sha384" | "sha512")
 }
 
 fn is_tag(tag: &str) -> bool {
@@ -83,6 +91,9 @@ mod tests {
             "a//b",
             "app:-x",
             "sha256:12/",
+            "sha256:xyz",
+            "sha256:",
+            "sha512:0123",
         ] {
             assert_eq!(key(word), None, "{word}");
         }

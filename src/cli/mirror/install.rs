@@ -68,7 +68,7 @@ struct Options {
 
 fn run(invocation: &Invocation) -> Result<Exit, CliError> {
     let (options, _) = invocation.configure(read)?;
-    print(&install(&options)?);
+    print(&install(&options)?)?;
     Ok(Exit::Done)
 }
 
@@ -99,6 +99,8 @@ fn registry(given: &str) -> value::Parsed<Registry> {
         None => (None, given),
     };
     let name = rest.strip_suffix('/').unwrap_or(rest).to_ascii_lowercase();
+    // The same registry; containerd looks for the folder of the name that images have.
+    let name = if name == "index.docker.io" { "docker.io".to_owned() } else { name };
     let right = match name.as_str() {
         "_default" => scheme.is_none(),
         name => value::host(name).is_ok() || value::host_port(name).is_ok(),
@@ -252,7 +254,7 @@ fn server(registry: &Registry) -> Option<String> {
         host == "localhost" || host.starts_with("127.") || host == "[::1]" || registry.name == "::1";
     match (registry.scheme, registry.name.as_str()) {
         (None, "_default") => None,
-        (None, "docker.io") => Some("https://registry-1.docker.io".to_owned()),
+        (None | Some("https"), "docker.io") => Some("https://registry-1.docker.io".to_owned()),
         (None, _) if loopback => None,
         (scheme, name) => Some(format!("{}://{name}", scheme.unwrap_or("https"))),
     }

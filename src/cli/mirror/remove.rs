@@ -30,8 +30,11 @@ A file that somebody edited since keeps these edits and loses only our entry.",
 fn run(invocation: &Invocation) -> Result<Exit, CliError> {
     let (certs_dir, _) = invocation.configure(|layers| layers.required("certs-dir", value::path))?;
     let (told, refused) = remove(&certs_dir);
-    print(&told);
-    if refused.is_empty() { Ok(Exit::Done) } else { Err(MirrorError::Refused { refused }.into()) }
+    let printed = print(&told);
+    if !refused.is_empty() {
+        return Err(MirrorError::Refused { refused }.into());
+    }
+    printed.map(|()| Exit::Done)
 }
 
 /// What to tell, and what could not be done; one folder's trouble does not keep the others.

@@ -33,7 +33,10 @@ pub(super) async fn run(options: Options, logging: Logging) -> Result<(), CliErr
     let stop = Stop::new();
     let announce = async {
         let leader = ready::wait(&addresses).await;
-        print(&announcement(&servers, &addresses, &leader, folder.path(), &next));
+        if let Err(error) = print(&announcement(&servers, &addresses, &leader, folder.path(), &next)) {
+            // The servers work; a full disk behind our stdout is no reason to stop them.
+            tracing::warn!(%error, "could not tell what to do next");
+        }
     };
     tokio::select! {
         result = keep(&servers, agent.as_ref(), &stop, announce) => Ok(result?),

@@ -1,3 +1,5 @@
+//! Each row of the state table of leases.
+
 use super::*;
 
 const LEASE_DEFAULT: Duration = Duration::from_secs(1_860);

@@ -1,3 +1,5 @@
+//! Both orders against a naive sort, and the spread.
+
 use std::cell::Cell;
 use std::collections::{BTreeSet, HashMap};
 

@@ -87,3 +87,55 @@ async fn a_log_that_cannot_be_written_acknowledges_nothing_and_ends_the_node() {
     let proposed = node.propose(advertise(2..3)).await;
     assert!(matches!(proposed, Err(ProposeError::Stopped { .. })), "{proposed:?}");
 }
+
+impl Server {
+    /// Kills the node, removes one of its files and says why it does not start.
+    fn refused_without(&mut self, file: &str) -> StartError {
+        self.kill();
+        std::fs::remove_file(self.folder.path().join(file)).unwrap();
+        let runtime = Runtime::new().unwrap();
+        let disk = Arc::new(FolderDisk::open(self.folder.path()).unwrap());
+        within(SOON, "an answer that the files of the killed node do not delay", || {
+            let start = Node::start(self.config.clone(), disk.clone(), CancellationToken::new());
+            match runtime.block_on(start) {
+                Ok(_) => panic!("started without {file}"),
+                Err(StartError::Log(_) | StartError::Index(_)) => None,
+                Err(error) => Some(error),
+            }
+        })
+    }
+}
+
+#[test]
+fn a_node_that_lost_its_log_does_not_vote_again() {
+    for count in [1, 3] {
+        let mut servers = servers(count);
+        write(&servers, 0);
+        expect_on_all(&servers, 0..1);
+        let index = servers[0].node().index();
+        within(SOON, "a durable state", || index.durable_applied());
+        let error = servers[0].refused_without(LOG_FILE);
+        assert!(matches!(error, StartError::LogLost { applied: 1.. }), "{count} servers: {error:?}");
+        assert!(error.to_string().contains("log.redb with the vote and the entries is lost"), "{error}");
+    }
+}
+
+#[test]
+fn a_state_that_ends_before_the_log_begins_is_refused() {
+    let mut servers = servers(1);
+    for number in 0..5 {
+        write(&servers, number);
+    }
+    let node = servers[0].node().clone();
+    let upto = node.index().applied_index();
+    servers[0].run(node.inner.compact(upto));
+    within(SOON, "the purge", || {
+        let purged = node.inner.raft.metrics().borrow_watched().purged;
+        purged.is_some_and(|id: LogId| id.index == upto).then_some(())
+    });
+    // A purge alone is not made durable: the next append is.
+    write(&servers, 5);
+    drop(node);
+    let error = servers[0].refused_without(crate::index::STATE_FILE);
+    assert!(matches!(error, StartError::StateLost { purged, applied: 0 } if purged == upto), "{error:?}");
+}

@@ -1,3 +1,5 @@
+//! Table tests of the ledger: what is sent, and in which order.
+
 use super::*;
 use crate::api::WriteRequest;
 
@@ -107,6 +109,14 @@ fn a_failed_scan_changes_nothing_and_skips_no_change() {
     let sent = drain(&mut ledger);
     assert_eq!(sent.len(), 1);
     assert_eq!((sent[0].0, &sent[0].2), (Write::Advertise, &vec![key(2)]));
+}
+
+#[test]
+fn an_epoch_at_its_end_goes_no_further() {
+    let mut ledger = synced([1]);
+    ledger.stale(Some(u64::MAX));
+    add(&mut ledger, 2);
+    assert_eq!(ledger.next_request().unwrap().pair, Pair { epoch: u64::MAX, seq: 1 });
 }
 
 #[test]

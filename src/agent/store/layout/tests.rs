@@ -1,3 +1,5 @@
+//! The layout store on real folders.
+
 use std::path::Path;
 use std::sync::Arc;
 

@@ -1,0 +1,154 @@
+//! Real containerds and a real registry.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::client::fetch;
+use crate::layout::{Blob, Layout};
+use crate::net::Network;
+use crate::process::{Process, run};
+
+const DISABLED: &str = "'io.containerd.grpc.v1.cri', 'io.containerd.snapshotter.v1.btrfs', \
+     'io.containerd.snapshotter.v1.zfs', 'io.containerd.snapshotter.v1.aufs', \
+     'io.containerd.snapshotter.v1.devmapper', 'io.containerd.internal.v1.opt'";
+
+/// Debian's docker-registry.
+pub(crate) struct Registry {
+    pub(crate) address: SocketAddr,
+    process: Process,
+}
+
+impl Registry {
+    pub(crate) fn start(folder: &Path) -> Result<Self> {
+        let host = Network::host();
+        let address = SocketAddr::new(host.ip, host.free_port()?);
+        let text = format!(
+            "version: 0.1\nlog: {{level: info, formatter: json, accesslog: {{disabled: true}}}}\n\
+             storage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '{address}'}}\n",
+            folder.join("registry").display()
+        );
+        let config = folder.join("registry.yml");
+        fs::write(&config, text).context("could not write registry.yml")?;
+        let mut command = Command::new("docker-registry");
+        command.arg("serve").arg(config);
+        let mut process = Process::start(folder, "registry", command)?;
+        process.wait_until("the registry answers", || {
+            fetch(address, "/v2/").filter(|(status, _)| *status == 200)
+        })?;
+        Ok(Self { address, process })
+    }
+
+    /// Pushes `layout`; returns the whole reference.
+    pub(crate) fn push(&self, layout: &Layout, name: &str) -> Result<String> {
+        let reference = format!("{}/{name}", self.address);
+        let source = format!("oci:{}:latest", layout.folder.display());
+        let target = format!("docker://{reference}");
+        run(Command::new("skopeo").args([
+            "copy",
+            "--quiet",
+            "--preserve-digests",
+            "--dest-tls-verify=false",
+            &source,
+            &target,
+        ]))?;
+        Ok(reference)
+    }
+
+    /// How often it has sent one of `blobs`.
+    pub(crate) fn sent(&self, blobs: &[Blob]) -> usize {
+        let is_one = |line: &&str| {
+            let Ok(event) = serde_json::from_str::<Value>(line) else { return false };
+            let uri = event["http.request.uri"].as_str().unwrap_or_default();
+            event["msg"] == "response completed"
+                && event["http.request.method"] == "GET"
+                && blobs.iter().any(|blob| uri.contains(&blob.hex))
+        };
+        self.process.log().lines().filter(is_one).count()
+    }
+}
+
+/// How an image is fetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// `ctr images pull`: layers are unpacked too.
+    Pull,
+    /// `ctr content fetch`: bytes only.
+    Fetch,
+}
+
+/// A containerd with its own root, state and socket.
+pub(crate) struct Containerd {
+    folder: PathBuf,
+    _process: Process,
+}
+
+impl Containerd {
+    pub(crate) fn start(folder: &Path) -> Result<Self> {
+        fs::create_dir_all(folder.join("certs.d")).context("could not make a folder for containerd")?;
+        let root = folder.display();
+        let text = format!(
+            "version = 2\nroot = '{root}/root'\nstate = '{root}/state'\ndisabled_plugins = [{DISABLED}]\n\
+             [grpc]\n  address = '{root}/containerd.sock'\n"
+        );
+        let config = folder.join("containerd.toml");
+        fs::write(&config, text).context("could not write containerd.toml")?;
+        let mut command = Command::new("containerd");
+        command.arg("--config").arg(config);
+        let mut process = Process::start(folder, "containerd", command)?;
+        let socket = folder.join("containerd.sock");
+        process.wait_until("containerd answers", || {
+            let mut version = Command::new("ctr");
+            version.arg("-a").arg(&socket).arg("version");
+            version.output().ok().filter(|output| output.status.success())
+        })?;
+        Ok(Self { folder: folder.to_owned(), _process: process })
+    }
+
+    pub(crate) fn socket(&self) -> String {
+        self.folder.join("containerd.sock").display().to_string()
+    }
+
+    /// Where its `hosts.toml` files are.
+    pub(crate) fn certs(&self) -> PathBuf {
+        self.folder.join("certs.d")
+    }
+
+    /// Asks `registry` itself, nobody in front of it.
+    pub(crate) fn without_mirror(&self, registry: SocketAddr) -> Result<()> {
+        let folder = self.certs().join(registry.to_string());
+        fs::create_dir_all(&folder).context("could not make a folder in certs.d")?;
+        let text = format!("server = \"http://{registry}\"\n");
+        fs::write(folder.join("hosts.toml"), text).context("could not write hosts.toml")
+    }
+
+    fn ctr(&self) -> Command {
+        let mut command = Command::new("ctr");
+        command.args(["-a", &self.socket(), "-n", "k8s.io"]);
+        command
+    }
+
+    /// Fetches `reference`; returns how long it took.
+    pub(crate) fn fetch(&self, reference: &str, mode: Mode) -> Result<Duration> {
+        let mut command = self.ctr();
+        match mode {
+            Mode::Pull => command.args(["images", "pull", "--snapshotter", "native"]),
+            Mode::Fetch => command.args(["content", "fetch"]),
+        };
+        command.arg("--hosts-dir").arg(self.certs()).arg(reference);
+        let started = Instant::now();
+        run(&mut command)?;
+        Ok(started.elapsed())
+    }
+
+    /// Removes an image, and waits until garbage collection has removed its bytes.
+    pub(crate) fn remove(&self, reference: &str) -> Result<()> {
+        run(self.ctr().args(["images", "rm", "--sync", reference]))?;
+        Ok(())
+    }
+}

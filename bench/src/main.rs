@@ -1,0 +1,147 @@
+//! Black-box benchmarks of the real binary: rates and CPU beside nginx, pull times beside a
+//! registry. Writes RESULTS.md and plots.
+
+mod client;
+mod compare;
+mod daemons;
+mod layout;
+mod load;
+mod net;
+mod nginx;
+mod piccolo;
+mod plot;
+mod process;
+mod pull;
+mod relay;
+mod report;
+mod serve;
+mod side;
+mod stats;
+mod usage;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Parser, Subcommand};
+
+use compare::Grid;
+use load::Load;
+use report::Report;
+
+/// Measures Piccolo beside nginx and a registry, in one run, in turns.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    scenario: Scenario,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+#[derive(Subcommand)]
+enum Scenario {
+    /// Blobs from the page cache over loopback.
+    Loopback,
+    /// Blobs from the page cache over a veth with MTU 1500 (as root).
+    Veth,
+    /// Peer agent → mirror agent → client, as fast as it goes.
+    Relay,
+    /// The same with source and sink capped at 5 Gbit/s.
+    RelayCapped,
+    /// Real containerds: time to findable, pull beside the registry, memory (as root).
+    Pull,
+    /// All of them.
+    All,
+}
+
+/// What all scenarios share.
+#[derive(Args, Clone, Debug)]
+struct Settings {
+    /// The binary to measure.
+    #[arg(long, global = true, default_value = "target/release/piccolo")]
+    binary: PathBuf,
+    /// Only the sides that are not Piccolo (loopback and veth), to find out how to tune those.
+    #[arg(long, global = true)]
+    without_piccolo: bool,
+    /// Only nginx configurations whose name contains one of these; the default always takes part.
+    #[arg(long, global = true, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Folder for RESULTS.md and plots/.
+    #[arg(long, global = true, default_value = "bench")]
+    out: PathBuf,
+    /// Blob sizes.
+    #[arg(long, global = true, value_delimiter = ',', value_parser = stats::parse_size,
+          default_value = "100KiB,1MiB,16MiB,512MiB")]
+    sizes: Vec<u64>,
+    /// Connection counts.
+    #[arg(long, global = true, value_delimiter = ',', default_value = "1,8,64")]
+    connections: Vec<usize>,
+    /// Rounds of each cell.
+    #[arg(long, global = true, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// Length of one sample.
+    #[arg(long, global = true, default_value = "250", value_parser = milliseconds, value_name = "MS")]
+    window: Duration,
+    /// Layers of the image that `pull` pulls.
+    #[arg(long, global = true, value_delimiter = ',', value_parser = stats::parse_size,
+          default_value = "1MiB,15MiB,64MiB,120MiB")]
+    layers: Vec<u64>,
+}
+
+fn milliseconds(text: &str) -> Result<Duration, String> {
+    let number = text.parse().ok().filter(|number| (20..=60_000).contains(number));
+    number.map(Duration::from_millis).ok_or_else(|| format!("{text:?}: expected 20 to 60000 milliseconds"))
+}
+
+impl Settings {
+    fn piccolo(&self) -> Option<PathBuf> {
+        (!self.without_piccolo).then(|| self.binary.clone())
+    }
+
+    fn wants(&self, variant: &str) -> bool {
+        self.only.is_empty()
+            || variant.contains("default")
+            || self.only.iter().any(|part| variant.contains(part))
+    }
+
+    fn grid(&self) -> Grid {
+        let load = Load {
+            connections: 1,
+            warm_up: self.window / 4,
+            window: self.window,
+            whole_bytes: None,
+            sink_bytes_per_second: None,
+        };
+        Grid { connections: self.connections.clone(), rounds: self.rounds as usize, load }
+    }
+}
+
+fn main() -> Result<()> {
+    let Cli { scenario, settings } = Cli::parse();
+    if settings.piccolo().is_some_and(|binary| !binary.is_file()) {
+        bail!(
+            "there is no {}: run `make build` (tests: `cargo test --workspace`)",
+            settings.binary.display()
+        );
+    }
+    let report = Report::new(&settings.out, settings.piccolo().as_deref())?;
+    let scenarios = match scenario {
+        Scenario::All => {
+            vec![Scenario::Loopback, Scenario::Veth, Scenario::Relay, Scenario::RelayCapped, Scenario::Pull]
+        }
+        one => vec![one],
+    };
+    for scenario in scenarios {
+        let folder = tempfile::Builder::new().prefix("piccolo-bench-").tempdir();
+        let folder = folder.context("could not make a temporary folder")?;
+        match scenario {
+            Scenario::Loopback => serve::loopback(&settings, &report, folder.path())?,
+            Scenario::Veth => serve::veth(&settings, &report, folder.path())?,
+            Scenario::Relay => relay::uncapped(&settings, &report, folder.path())?,
+            Scenario::RelayCapped => relay::capped(&settings, &report, folder.path())?,
+            Scenario::Pull | Scenario::All => pull::pull(&settings, &report, folder.path())?,
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,108 @@
+//! Piccolo's real binary: a server of one, and agents on layout folders.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use crate::client::fetch;
+use crate::layout::{Blob, Layout};
+use crate::net::Network;
+use crate::process::{DAEMON_TIMEOUT, Process, within};
+
+/// The binary and where its processes keep their things.
+pub(crate) struct Piccolo {
+    binary: PathBuf,
+    folder: PathBuf,
+}
+
+/// A discovery server.
+pub(crate) struct Server {
+    pub(crate) process: Process,
+    pub(crate) api: SocketAddr,
+}
+
+/// An agent.
+pub(crate) struct Agent {
+    pub(crate) process: Process,
+    pub(crate) mirror: SocketAddr,
+    pub(crate) peer: SocketAddr,
+}
+
+impl Piccolo {
+    pub(crate) fn new(binary: &Path, folder: &Path) -> Result<Self> {
+        let Ok(binary) = binary.canonicalize() else {
+            bail!("there is no {}: run `make build` (tests: `cargo test --workspace`)", binary.display());
+        };
+        Ok(Self { binary, folder: folder.to_owned() })
+    }
+
+    pub(crate) fn binary(&self) -> &Path {
+        &self.binary
+    }
+
+    /// A cluster of one.
+    pub(crate) fn server(&self, network: &Network) -> Result<Server> {
+        let api = SocketAddr::new(network.ip, network.free_port()?);
+        let mut command = network.command(&self.binary);
+        let data = self.folder.join(format!("server-{}", api.port()));
+        command.arg("server").arg("--data-dir").arg(data);
+        command.args(["--listen", &api.to_string(), "--raft-listen", "127.0.0.1:0"]);
+        let mut process = Process::start(&self.folder, &format!("server-{}", api.port()), command)?;
+        wait_ready(&mut process, network, api)?;
+        Ok(Server { process, api })
+    }
+
+    /// An agent with `store` arguments (`--layout DIR`, `--containerd-sock PATH`); waits until it is ready.
+    pub(crate) fn agent(&self, network: &Network, servers: &str, store: &[&str]) -> Result<Agent> {
+        let address = || Ok::<_, anyhow::Error>(SocketAddr::new(network.ip, network.free_port()?));
+        let (mirror, peer, metrics) = (address()?, address()?, address()?);
+        let mut command = network.command(&self.binary);
+        command.args(["agent", "--servers", servers, "--log-level", "warn"]).args(store);
+        for (flag, address) in
+            [("--mirror-listen", mirror), ("--peer-listen", peer), ("--metrics-listen", metrics)]
+        {
+            command.args([flag, &address.to_string()]);
+        }
+        let mut process = Process::start(&self.folder, &format!("agent-{}", peer.port()), command)?;
+        wait_ready(&mut process, network, metrics)?;
+        Ok(Agent { process, mirror, peer })
+    }
+
+    /// An agent that holds `layout`; `extra` arguments limit it.
+    pub(crate) fn layout_agent(
+        &self,
+        network: &Network,
+        server: &Server,
+        layout: &Layout,
+        extra: &[&str],
+    ) -> Result<Agent> {
+        let folder = layout.folder.display().to_string();
+        let arguments = [&["--layout", &folder], extra].concat();
+        self.agent(network, &format!("http://{}", server.api), &arguments)
+    }
+}
+
+fn wait_ready(process: &mut Process, network: &Network, address: SocketAddr) -> Result<()> {
+    process.wait_until("/readyz answers 200", || {
+        let answer = network.run(|| Ok(fetch(address, "/readyz"))).ok().flatten();
+        answer.filter(|(status, _)| *status == 200).map(|_| ())
+    })
+}
+
+/// Whether `server` knows a holder of `blob`.
+pub(crate) fn is_findable(server: SocketAddr, blob: &Blob) -> bool {
+    let path = format!("/api/v1/distribution/findkey?group=default&key={}", blob.digest());
+    fetch(server, &path).is_some_and(|(status, _)| status == 200)
+}
+
+/// Waits until `server` knows a holder of each.
+pub(crate) fn wait_findable(network: &Network, server: SocketAddr, blobs: &[Blob]) -> Result<()> {
+    network.run(|| {
+        for blob in blobs {
+            within("a blob is findable", DAEMON_TIMEOUT, || Ok(is_findable(server, blob).then_some(())))
+                .with_context(|| blob.digest())?;
+        }
+        Ok(())
+    })
+}

@@ -1,0 +1,95 @@
+//! A few megabytes through every scenario, so that the bench cannot rot. Speed is no test: only what
+//! it writes is looked at.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const BENCH: &str = env!("CARGO_BIN_EXE_piccolo-bench");
+
+/// The product's binary of the same profile. Cargo names only binaries of the same package, and
+/// builds the product's only when the whole workspace is tested.
+fn piccolo() -> PathBuf {
+    let binary = Path::new(BENCH).with_file_name("piccolo");
+    assert!(
+        binary.is_file(),
+        "there is no {}: run `cargo test --workspace`, or `cargo build` before `cargo test -p piccolo-bench`",
+        binary.display()
+    );
+    binary
+}
+
+/// Runs one scenario; returns RESULTS.md and the names of the plots.
+fn run(scenario: &str, arguments: &[&str]) -> (String, Vec<String>) {
+    let out = tempfile::tempdir().expect("a temporary folder");
+    let output = Command::new(BENCH)
+        .arg(scenario)
+        .arg("--out")
+        .arg(out.path())
+        .args(["--rounds", "2", "--window", "60", "--connections", "1,4"])
+        .args(arguments)
+        .output()
+        .expect("the bench starts");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{scenario}: {error}");
+    let plots = fs::read_dir(out.path().join("plots")).expect("a folder of plots");
+    let mut plots: Vec<String> =
+        plots.map(|plot| plot.expect("a plot").file_name().into_string().expect("a plain name")).collect();
+    plots.sort();
+    (fs::read_to_string(out.path().join("RESULTS.md")).expect("results"), plots)
+}
+
+fn with_piccolo(scenario: &str, arguments: &[&str]) -> (String, Vec<String>) {
+    let binary = piccolo();
+    run(scenario, &[&["--binary", binary.to_str().expect("a path that is text")], arguments].concat())
+}
+
+const SMALL: [&str; 4] = ["--sizes", "100KiB,2MiB", "--only", "1 worker"];
+
+#[test]
+fn nginx_alone_is_measured_in_every_cell() {
+    let (results, plots) = run("loopback", &[&["--without-piccolo"], &SMALL[..]].concat());
+    for cell in ["100 KiB × 1", "100 KiB × 4", "2 MiB × 1", "2 MiB × 4"] {
+        assert!(results.contains(cell), "{cell} is missing:\n{results}");
+    }
+    assert!(results.contains("| nginx default |") && results.contains("| sendfile, 1 worker |"), "{results}");
+    assert_eq!(plots, ["loopback-cpu.svg", "loopback-rate.svg"]);
+}
+
+#[test]
+fn blobs_on_loopback_are_compared_with_nginx() {
+    let (results, plots) = with_piccolo("loopback", &SMALL);
+    assert!(results.contains("| 2 MiB | 4 |"), "{results}");
+    assert_eq!(plots, ["loopback-cpu.svg", "loopback-rate.svg"]);
+}
+
+#[test]
+fn blobs_over_a_veth_are_compared_with_nginx_and_no_namespace_is_left() {
+    let (results, _) = with_piccolo("veth", &SMALL);
+    assert!(results.contains("| 100 KiB | 1 |"), "{results}");
+    let namespaces = Command::new("ip").args(["netns", "list"]).output().unwrap();
+    let namespaces = String::from_utf8_lossy(&namespaces.stdout).into_owned();
+    for process in namespaces.split_whitespace().filter_map(|name| name.strip_prefix("piccolo-bench-")) {
+        let pid = process.split('-').next().unwrap();
+        assert!(Path::new("/proc").join(pid).exists(), "{process} was left behind");
+    }
+}
+
+#[test]
+fn a_relay_is_compared_with_proxy_pass() {
+    let (results, plots) = with_piccolo("relay", &["--sizes", "100KiB,17MiB", "--only", "off, 256k"]);
+    assert!(results.contains("| 17 MiB | 4 |") && results.contains("SHA-256 of a GiB"), "{results}");
+    assert_eq!(plots, ["relay-cpu.svg", "relay-rate.svg"]);
+}
+
+#[test]
+fn a_capped_relay_is_compared_with_proxy_pass() {
+    let (results, _) = with_piccolo("relay-capped", &["--sizes", "17MiB", "--only", "off, 256k"]);
+    assert!(results.contains("| 17 MiB | 1 |"), "{results}");
+}
+
+#[test]
+fn a_pull_from_a_neighbour_is_timed_beside_the_registry() {
+    let (results, _) = with_piccolo("pull", &["--layers", "1MiB,17MiB"]);
+    assert!(results.contains("| `ctr content fetch` |") && results.contains("| agent 2 |"), "{results}");
+}

@@ -1,0 +1,110 @@
+//! Nodes that are asked to stop, at good and at bad moments.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use openraft::raft::VoteRequest;
+use tokio::task::JoinSet;
+use tracing::span;
+
+use super::*;
+use crate::disk::MemoryDisk;
+
+/// Counts the errors that openraft logs on this thread.
+#[derive(Default)]
+struct RaftErrors(Arc<AtomicUsize>);
+
+impl tracing::Subscriber for RaftErrors {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() == tracing::Level::ERROR && metadata.target().starts_with("openraft")
+    }
+
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        println!("{event:?}");
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn enter(&self, _: &span::Id) {}
+
+    fn exit(&self, _: &span::Id) {}
+}
+
+fn one(raft_address: &str) -> NodeConfig {
+    NodeConfig { members: vec![raft_address.to_owned()], raft_address: None, api_address: "one:2".to_owned() }
+}
+
+#[tokio::test]
+async fn a_stopped_node_refuses_messages_before_openraft_calls_them_errors() {
+    let subscriber = RaftErrors::default();
+    let errors = subscriber.0.clone();
+    let _scope = tracing::subscriber::set_default(subscriber);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let disk = Arc::new(MemoryDisk::default());
+    let node = Node::start(one(&address), disk, CancellationToken::new()).await.unwrap();
+    let mut serving = JoinSet::new();
+    let router = node.router();
+    serving.spawn(async move { axum::serve(listener, router).await });
+    node.wait_leader(SOON).await.unwrap();
+
+    let header = node.inner.identity.header(node.inner.identity.node_id).unwrap();
+    let vote = format::encode(&(header, VoteRequest::<TypeConfig>::new(Vote::new(0, 1), None)));
+    let client = RpcClient::new(TaskTracker::new(), CancellationToken::new());
+    let post = |route| client.call(&address, route, vote.clone(), SOON);
+    for route in ["vote", "pre-vote", "whoami"] {
+        post(route).await.unwrap();
+    }
+    node.shutdown().await;
+    for route in ["append", "vote", "pre-vote", "transfer", "whoami"] {
+        match post(route).await {
+            Err(CallError::Refused { status, reason, .. }) => {
+                assert!(
+                    status.as_u16() == 503 && reason.contains("is stopping"),
+                    "{route}: {status} {reason}"
+                );
+            }
+            other => panic!("{route}: {other:?}"),
+        }
+    }
+    assert_eq!(errors.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn a_node_that_is_stopped_while_it_starts_founds_nothing() {
+    let stop = CancellationToken::new();
+    stop.cancel();
+    let node = Node::start(one("one:1"), Arc::new(MemoryDisk::default()), stop).await.unwrap();
+    node.inner.tasks.close();
+    tokio::time::timeout(SOON, node.inner.tasks.wait()).await.expect("the tasks end");
+    assert_eq!(node.status().cluster_id, None);
+    assert!(!node.inner.raft.is_initialized().await.unwrap());
+    node.shutdown().await;
+}
+
+#[test]
+fn a_leader_that_cannot_hand_over_tries_once() {
+    let mut servers = servers(3);
+    write(&servers, 0);
+    let leading = leader(&servers);
+    let silent: Vec<TcpListener> = [(leading + 1) % 3, (leading + 2) % 3]
+        .into_iter()
+        .map(|other| {
+            servers[other].kill();
+            TcpListener::bind(servers[other].address).unwrap()
+        })
+        .collect();
+    let node = servers[leading].node().clone();
+    assert!(!servers[leading].run(node.transfer_leader()));
+    assert!(node.is_leader());
+    let start = std::time::Instant::now();
+    servers[leading].run(node.shutdown());
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    drop(silent);
+}
