@@ -1,0 +1,101 @@
+//! containerd's content store as far as a pull sees it. An ingest keeps its length and the running
+//! hash, not the bytes.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use sha2::{Digest as _, Sha256};
+use tokio::sync::OwnedMutexGuard;
+
+/// Committed blobs, and ingests by ref.
+#[derive(Debug, Default)]
+pub struct Store {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    blobs: HashMap<String, u64>,
+    ingests: HashMap<String, Arc<tokio::sync::Mutex<Ingest>>>,
+}
+
+#[derive(Debug, Default)]
+struct Ingest {
+    written: u64,
+    hasher: Sha256,
+}
+
+/// The one writer of an ingest: 1.6.20 `content/local/store.go:452` `Writer` takes a lock per ref, and
+/// `content/helpers.go:98` `OpenWriter` waits for it.
+#[derive(Debug)]
+pub struct Writer {
+    reference: String,
+    ingest: OwnedMutexGuard<Ingest>,
+}
+
+impl Store {
+    /// 1.6.20 `remotes/handlers.go:58` `MakeRefKey`.
+    pub fn reference(digest: &str) -> String {
+        format!("layer-{digest}")
+    }
+
+    /// Opens or resumes the ingest of a digest; `None`: the blob is there already
+    /// (2.1.4 `plugins/content/local/store.go:521` `writer`: `ErrAlreadyExists`). A resumed ingest goes on
+    /// after the bytes that it has, hashed anew (2.1.4 `store.go:489` `resumeStatus`).
+    pub async fn writer(&self, digest: &str) -> Option<Writer> {
+        let reference = Self::reference(digest);
+        loop {
+            let ingest = {
+                let mut inner = self.inner.lock().unwrap();
+                if inner.blobs.contains_key(digest) {
+                    return None;
+                }
+                Arc::clone(inner.ingests.entry(reference.clone()).or_default())
+            };
+            let ingest = ingest.lock_owned().await;
+            // Committed or aborted while we waited: look again, as `OpenWriter` does.
+            let inner = self.inner.lock().unwrap();
+            let current = inner.ingests.get(&reference);
+            if current.is_some_and(|current| Arc::ptr_eq(current, OwnedMutexGuard::mutex(&ingest))) {
+                return Some(Writer { reference, ingest });
+            }
+        }
+    }
+
+    /// 1.6.20 `content/local/writer.go:77` `Commit`: a wrong size or digest is an error *and leaves the
+    /// ingest as it is*, so that the next pull commits it again.
+    pub fn commit(&self, writer: Writer, size: u64, digest: &str) -> Result<(), String> {
+        if size != writer.ingest.written {
+            return Err(format!("unexpected commit size {}, expected {size}", writer.ingest.written));
+        }
+        let got = format!("sha256:{:x}", writer.ingest.hasher.clone().finalize());
+        if got != digest {
+            return Err(format!("unexpected commit digest {got}, expected {digest}"));
+        }
+        let mut inner = self.inner.lock().unwrap();
+        inner.ingests.remove(&writer.reference);
+        inner.blobs.insert(digest.to_owned(), size);
+        Ok(())
+    }
+
+    /// 2.1.4 `plugins/content/local/store.go:616` `Abort`: what the agent calls over gRPC.
+    pub fn abort(&self, digest: &str) -> bool {
+        self.inner.lock().unwrap().ingests.remove(&Self::reference(digest)).is_some()
+    }
+
+    /// Whether the blob is committed: its digest was right.
+    pub fn holds(&self, digest: &str) -> bool {
+        self.inner.lock().unwrap().blobs.contains_key(digest)
+    }
+}
+
+impl Writer {
+    pub fn offset(&self) -> u64 {
+        self.ingest.written
+    }
+
+    pub fn write(&mut self, bytes: &[u8]) {
+        self.ingest.hasher.update(bytes);
+        self.ingest.written += bytes.len() as u64;
+    }
+}

@@ -1,0 +1,117 @@
+//! The real binary: one server, a cluster of one, and one agent of a node that holds nothing.
+
+use std::fs::File;
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use piccolo::api::{WriteRequest, path};
+use tempfile::TempDir;
+
+/// For what is no promise: a process starts, a write is taken.
+const SOON: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(20);
+
+/// Killed when dropped.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+/// Server and agent. Both listen on loopback alone, so that loopback holders are accepted.
+pub struct Piccolo {
+    pub mirror: SocketAddr,
+    api: String,
+    client: reqwest::Client,
+    _processes: [Process; 2],
+    folder: TempDir,
+}
+
+impl Piccolo {
+    pub async fn start() -> Self {
+        let folder = in_memory();
+        let [api, raft, mirror, peer, metrics] = [(); 5].map(|()| free_address());
+        let server =
+            ["server", "--listen", &api.to_string(), "--raft-listen", &raft.to_string(), "--data-dir"];
+        let server = start(folder.path(), "server", &server, &folder.path().join("data"));
+        let layout = folder.path().join("layout");
+        std::fs::create_dir_all(layout.join("blobs/sha256")).unwrap();
+        std::fs::write(layout.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+        std::fs::write(layout.join("index.json"), r#"{"schemaVersion":2,"manifests":[]}"#).unwrap();
+        let api = format!("http://{api}");
+        // An error says that another test of this process was first.
+        _ = rustls::crypto::ring::default_provider().install_default();
+        // A pooled connection may be closed by the server just when it is used again.
+        let client =
+            reqwest::Client::builder().pool_max_idle_per_host(0).no_proxy().timeout(SOON).build().unwrap();
+        wait_for(&client, &format!("{api}{}", path::STATUS), |text| text.contains("\"quorum\":true")).await;
+        let (mirror_text, peer, metrics) = (mirror.to_string(), peer.to_string(), metrics.to_string());
+        let agent = [
+            ["agent", "--servers", &api].as_slice(),
+            &["--mirror-listen", &mirror_text, "--peer-listen", &peer, "--metrics-listen", &metrics],
+            &["--advertise", &peer, "--layout"],
+        ]
+        .concat();
+        let agent = start(folder.path(), "agent", &agent, &layout);
+        wait_for(&client, &format!("http://{metrics}{}", path::READYZ), |_| true).await;
+        Self { mirror, api, client, _processes: [server, agent], folder }
+    }
+
+    /// Tells the index that `holder` has `digest`.
+    pub async fn advertise(&self, holder: SocketAddr, digest: &str) {
+        let write = WriteRequest {
+            holder: holder.to_string(),
+            group: "default".to_owned(),
+            keys: vec![digest.to_owned()],
+            epoch: None,
+            seq: None,
+        };
+        let answer = self.client.post(format!("{}{}", self.api, path::ADVERTISE)).json(&write).send().await;
+        let status = answer.unwrap().status();
+        assert_eq!(status, 201, "advertise of {holder}");
+    }
+
+    /// The agent's log lines about a digest.
+    pub fn log_of(&self, digest: &str) -> String {
+        let log = std::fs::read_to_string(self.folder.path().join("agent.log")).unwrap();
+        log.lines().filter(|line| line.contains(digest)).collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// A folder without a disk below it, where there is one: a disk that others keep busy is no fault of a peer.
+fn in_memory() -> TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
+fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+fn start(folder: &Path, name: &str, arguments: &[&str], last: &Path) -> Process {
+    let log = File::create(folder.join(format!("{name}.log"))).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_piccolo"));
+    // Also when this process is killed, and drops nothing.
+    command.args(arguments).arg(last).args(["--exit-with-parent", &std::process::id().to_string()]);
+    command.env_clear().env("TMPDIR", folder);
+    command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+    Process(command.spawn().unwrap())
+}
+
+async fn wait_for(client: &reqwest::Client, url: &str, is_right: impl Fn(&str) -> bool) {
+    let end = Instant::now() + SOON;
+    loop {
+        if let Ok(answer) = client.get(url).send().await
+            && answer.status() == 200
+            && is_right(&answer.text().await.unwrap_or_default())
+        {
+            return;
+        }
+        assert!(Instant::now() < end, "not right within {SOON:?}: {url}");
+        tokio::time::sleep(POLL).await;
+    }
+}
