@@ -26,11 +26,6 @@ const FAILING: &[Row] = &[
     ),
     (
         Known::Fails,
-        ["2.1 parallel/2.3 parallel", "short", "before headers", "peer", "*"],
-        "one peer's 416 (it claims no byte at all) is passed on, though another has the blob",
-    ),
-    (
-        Known::Fails,
         ["2.1 parallel/2.3 parallel", "short", "50 %/99 %/last byte", "*", "64 MiB"],
         "the agent believes the peer's length, and no range is verified",
     ),
