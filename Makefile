@@ -9,7 +9,7 @@ FAULT_MATRIX := a_pull_survives_every_fault_of_a_peer
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-demo: build ## installs, builds, and does the main job before your eyes (as root, 2 minutes after the build)
+demo: build ## installs, builds, and does the main job before your eyes (as root, half a minute after the build)
 	@.ci/install run
 	python3 deploy/demo.py --binary target/release/piccolo
 
