@@ -2,6 +2,7 @@
 //! (connection cap, header timeout) and because only who owns the socket can reset it.
 
 mod socket;
+mod threads;
 
 use std::convert::Infallible;
 use std::io;
@@ -16,13 +17,14 @@ use axum::http::Request;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use crate::limits;
 use crate::task::Stop;
 use socket::Socket;
+use threads::Threads;
 
 /// Connections that wait in the kernel for `accept`.
 const BACKLOG: u32 = 4096;
@@ -109,16 +111,58 @@ pub async fn bind(address: SocketAddr, what: &'static str) -> Result<TcpListener
 
 /// Serves `router` until `stop`, then lets requests in flight end, within the drain timeout.
 pub async fn serve(listener: TcpListener, router: Router, limits: ConnectionLimits, stop: Stop) {
+    let start = |tracker: &TaskTracker, (stream, peer, slot): Accepted, abandon: Stop| {
+        let one = serve_connection(stream, peer, router.clone(), limits, stop.clone());
+        tracker.spawn(unless(abandon, one, slot));
+    };
+    serve_each(listener, limits, &stop, start).await;
+}
+
+/// The same on threads of its own, each with its share of the connections; for a port whose answers
+/// are large. `name` is that of the threads.
+///
+/// # Errors
+/// If the system refuses a thread.
+pub async fn serve_on_threads(
+    listener: TcpListener,
+    name: &str,
+    router: Router,
+    limits: ConnectionLimits,
+    stop: Stop,
+) -> io::Result<()> {
+    let threads = Threads::start(name)?;
+    let start = |tracker: &TaskTracker, (stream, peer, slot): Accepted, abandon: Stop| {
+        let (router, stop) = (router.clone(), stop.clone());
+        match stream.into_std() {
+            Ok(stream) => threads.spawn(tracker, async move {
+                let Ok(stream) = TcpStream::from_std(stream) else { return };
+                unless(abandon, serve_connection(stream, peer, router, limits, stop), slot).await;
+            }),
+            Err(error) => tracing::warn!(%peer, %error, "could not hand a connection to its thread"),
+        }
+    };
+    serve_each(listener, limits, &stop, start).await;
+    Ok(())
+}
+
+type Accepted = (TcpStream, SocketAddr, OwnedSemaphorePermit);
+
+async fn unless(abandon: Stop, connection: impl Future<Output = ()>, slot: OwnedSemaphorePermit) {
+    abandon.run_until_cancelled(connection).await;
+    drop(slot);
+}
+
+async fn serve_each(
+    listener: TcpListener,
+    limits: ConnectionLimits,
+    stop: &Stop,
+    start: impl Fn(&TaskTracker, Accepted, Stop),
+) {
     let connections = TaskTracker::new();
     let slots = Arc::new(Semaphore::new(limits.connections_max));
     let abandon = Stop::new();
-    while let Some((stream, peer, slot)) = accept(&listener, &slots, &stop).await {
-        let one = serve_connection(stream, peer, router.clone(), limits, stop.clone());
-        let abandon = abandon.clone();
-        connections.spawn(async move {
-            abandon.run_until_cancelled(one).await;
-            drop(slot);
-        });
+    while let Some(accepted) = accept(&listener, &slots, stop).await {
+        start(&connections, accepted, abandon.clone());
     }
     drop(listener);
     connections.close();
@@ -130,11 +174,7 @@ pub async fn serve(listener: TcpListener, router: Router, limits: ConnectionLimi
 }
 
 /// The next connection with its slot; `None` once stopped.
-async fn accept(
-    listener: &TcpListener,
-    slots: &Arc<Semaphore>,
-    stop: &Stop,
-) -> Option<(TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
+async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>, stop: &Stop) -> Option<Accepted> {
     loop {
         let next = async {
             let slot = Arc::clone(slots).acquire_owned().await.expect("the semaphore is never closed");

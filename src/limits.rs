@@ -51,6 +51,8 @@ pub const API_ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Connections on one listener.
 pub const CONNECTIONS_MAX: usize = 10_240;
+/// Threads that serve a port whose answers are large; one such thread fills a link of 10 Gbit/s.
+pub const SERVING_THREADS_MAX: usize = 8;
 /// Connections on a port that only Prometheus and probes ask.
 pub const PROBE_CONNECTIONS_MAX: usize = 256;
 /// Time for a request's headers to arrive.

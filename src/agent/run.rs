@@ -140,7 +140,11 @@ pub async fn run(config: Config, stop: Stop, ready: impl FnOnce(Addresses) + Sen
     let limits = ConnectionLimits::default();
     let probes = ConnectionLimits { connections_max: PROBE_CONNECTIONS_MAX, ..limits };
     serve(&mut tasks, "mirror", listeners.mirror, mirror::router(Arc::new(mirror)), limits);
-    serve(&mut tasks, "blob server", listeners.peer, blob_server::router(Arc::new(blob_server)), limits);
+    let (peer_stop, blob_server) = (stop.clone(), blob_server::router(Arc::new(blob_server)));
+    tasks.spawn(
+        "blob server",
+        http::serve_on_threads(listeners.peer, "peers", blob_server, limits, peer_stop),
+    );
     serve(&mut tasks, "probes", listeners.metrics, health::router(health, metrics.clone()), probes);
     tasks.spawn("metrics upkeep", crate::metrics::upkeep(metrics, stop.clone()));
     let breaker_stop = stop.clone();
