@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::Request;
+use axum::http::{Request, Response};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
@@ -76,7 +76,7 @@ impl Default for ConnectionLimits {
     }
 }
 
-/// The connection that a request came on; every request carries it as an extension.
+/// The connection that a request came on.
 #[derive(Clone, Debug)]
 pub struct Connection {
     /// The client.
@@ -109,10 +109,33 @@ pub async fn bind(address: SocketAddr, what: &'static str) -> Result<TcpListener
     open().map_err(|source| BindError { what, address, source })
 }
 
-/// Serves `router` until `stop`, then lets requests in flight end, within the drain timeout.
-pub async fn serve(listener: TcpListener, router: Router, limits: ConnectionLimits, stop: Stop) {
+/// What answers the requests of a listener.
+pub trait Answer: Clone + Send + Sync + 'static {
+    /// The answer to a request that came on `connection`.
+    fn answer(
+        self,
+        request: Request<Incoming>,
+        connection: Connection,
+    ) -> impl Future<Output = Response<Body>> + Send + 'static;
+}
+
+/// Handlers find the [`Connection`] among the request's extensions.
+impl Answer for Router {
+    fn answer(
+        self,
+        mut request: Request<Incoming>,
+        connection: Connection,
+    ) -> impl Future<Output = Response<Body>> + Send + 'static {
+        request.extensions_mut().insert(connection);
+        let answer = self.oneshot(request.map(Body::new));
+        async move { answer.await.unwrap_or_else(|never| match never {}) }
+    }
+}
+
+/// Serves `answers` until `stop`, then lets requests in flight end, within the drain timeout.
+pub async fn serve(listener: TcpListener, answers: impl Answer, limits: ConnectionLimits, stop: Stop) {
     let start = |tracker: &TaskTracker, (stream, peer, slot): Accepted, abandon: Stop| {
-        let one = serve_connection(stream, peer, router.clone(), limits, stop.clone());
+        let one = serve_connection(stream, peer, answers.clone(), limits, stop.clone());
         tracker.spawn(unless(abandon, one, slot));
     };
     serve_each(listener, limits, &stop, start).await;
@@ -126,17 +149,17 @@ pub async fn serve(listener: TcpListener, router: Router, limits: ConnectionLimi
 pub async fn serve_on_threads(
     listener: TcpListener,
     name: &str,
-    router: Router,
+    answers: impl Answer,
     limits: ConnectionLimits,
     stop: Stop,
 ) -> io::Result<()> {
     let threads = Threads::start(name)?;
     let start = |tracker: &TaskTracker, (stream, peer, slot): Accepted, abandon: Stop| {
-        let (router, stop) = (router.clone(), stop.clone());
+        let (answers, stop) = (answers.clone(), stop.clone());
         match stream.into_std() {
             Ok(stream) => threads.spawn(tracker, async move {
                 let Ok(stream) = TcpStream::from_std(stream) else { return };
-                unless(abandon, serve_connection(stream, peer, router, limits, stop), slot).await;
+                unless(abandon, serve_connection(stream, peer, answers, limits, stop), slot).await;
             }),
             Err(error) => tracing::warn!(%peer, %error, "could not hand a connection to its thread"),
         }
@@ -196,7 +219,7 @@ async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>, stop: &Stop) -> 
 async fn serve_connection(
     stream: TcpStream,
     peer: SocketAddr,
-    router: Router,
+    answers: impl Answer,
     limits: ConnectionLimits,
     stop: Stop,
 ) {
@@ -207,13 +230,9 @@ async fn serve_connection(
     }
     let connection = Connection { peer, local, reset: Arc::new(AtomicBool::new(false)) };
     let io = TokioIo::new(Socket::new(stream, Arc::clone(&connection.reset), limits.client_silent_max));
-    let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(connection.clone());
-        let router = router.clone();
-        async move {
-            let response = router.oneshot(request.map(Body::new)).await;
-            Ok::<_, Infallible>(response.unwrap_or_else(|never| match never {}))
-        }
+    let service = hyper::service::service_fn(move |request| {
+        let answer = answers.clone().answer(request, connection.clone());
+        async move { Ok::<_, Infallible>(answer.await) }
     });
     let http = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())

@@ -113,6 +113,10 @@ pub const VERIFY_BEFORE_CHUNK: Duration = Duration::from_secs(1);
 pub const PEER_UNREACHABLE_TTL: Duration = Duration::from_secs(10);
 /// Files that are known to be as their digest says.
 pub const VERIFIED_FILES_MAX: usize = 8_192;
+/// How long a blob is served from the file that its last request opened, without asking the store.
+pub const OPENED_TTL: Duration = Duration::from_secs(1);
+/// Files that are kept open for it.
+pub const OPENED_FILES_MAX: usize = 256;
 /// Files up to [`VERIFIED_WHOLE_BYTES_MAX`] that a source hashes at once, and as many larger ones: a
 /// small one never waits for those.
 pub const VERIFICATIONS_MAX: usize = 4;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 
 use super::advertise::{self, AdvertiseError};
-use super::blob_server::{self, BlobServer};
+use super::blob_server::BlobServer;
 use super::buffers::BufferPool;
 use super::counters::Counters;
 use super::discovery::{Discovery, Lookup, Servers};
@@ -140,7 +140,7 @@ pub async fn run(config: Config, stop: Stop, ready: impl FnOnce(Addresses) + Sen
     let limits = ConnectionLimits::default();
     let probes = ConnectionLimits { connections_max: PROBE_CONNECTIONS_MAX, ..limits };
     serve(&mut tasks, "mirror", listeners.mirror, mirror::router(Arc::new(mirror)), limits);
-    let (peer_stop, blob_server) = (stop.clone(), blob_server::router(Arc::new(blob_server)));
+    let (peer_stop, blob_server) = (stop.clone(), Arc::new(blob_server));
     tasks.spawn(
         "blob server",
         http::serve_on_threads(listeners.peer, "peers", blob_server, limits, peer_stop),
