@@ -32,7 +32,7 @@ pub(in crate::agent::store) enum Change {
 /// Watches set on one folder.
 pub(in crate::agent::store) struct FolderWatch {
     folder: BlobFolder,
-    events: EventStream<[u8; READ_BYTES]>,
+    events: EventStream<Vec<u8>>,
     watched: HashMap<WatchDescriptor, PathBuf>,
     /// A folder was made that is not watched yet.
     folder_made: bool,
@@ -45,7 +45,7 @@ impl FolderWatch {
     pub(in crate::agent::store) fn set(folder: &BlobFolder) -> io::Result<Self> {
         let mut watch = Self {
             folder: folder.clone(),
-            events: Inotify::init()?.into_event_stream([0; READ_BYTES])?,
+            events: Inotify::init()?.into_event_stream(vec![0; READ_BYTES])?,
             watched: HashMap::new(),
             folder_made: false,
             found: VecDeque::new(),
