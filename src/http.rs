@@ -382,6 +382,41 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn threads_of_their_own_share_the_connections_and_stop_as_one_listener() {
+        let (entered, mut has_entered) = tokio::sync::mpsc::channel(64);
+        let (release, released) = tokio::sync::watch::channel(false);
+        let handler = move || {
+            let (entered, mut released) = (entered.clone(), released.clone());
+            async move {
+                entered.send(()).await.unwrap();
+                released.wait_for(|is| *is).await.unwrap();
+                std::thread::current().name().unwrap_or_default().to_owned()
+            }
+        };
+        let listener = bind("127.0.0.1:0".parse().unwrap(), "a test").await.unwrap();
+        let (address, stop, tasks) = (listener.local_addr().unwrap(), Stop::new(), TaskTracker::new());
+        let router = Router::new().route("/", get(handler));
+        let serving = serve_on_threads(listener, "served", router, ConnectionLimits::default(), stop.clone());
+        let serving = tasks.spawn(serving);
+        let requests: Vec<_> = (0..16).map(|_| tasks.spawn(exchange(address))).collect();
+        for _ in &requests {
+            has_entered.recv().await.unwrap();
+        }
+        stop.cancel();
+        release.send(true).unwrap();
+        let mut names = std::collections::BTreeSet::new();
+        for request in requests {
+            let answer = String::from_utf8(request.await.unwrap().unwrap()).unwrap();
+            names.insert(answer.rsplit("\r\n").next().unwrap_or_default().to_owned());
+        }
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        assert_eq!(names.len(), cpus.min(limits::SERVING_THREADS_MAX), "{names:?}");
+        assert!(names.iter().all(|name| name.starts_with("served-")), "{names:?}");
+        let ended = tokio::time::timeout(Duration::from_secs(5), serving).await;
+        assert!(ended.is_ok_and(|ended| ended.is_ok_and(|ended| ended.is_ok())), "it does not end");
+    }
+
+    #[tokio::test]
     async fn a_port_in_use_is_named() {
         let held = bind("127.0.0.1:0".parse().unwrap(), "a test").await.unwrap();
         let address = held.local_addr().unwrap();

@@ -32,16 +32,10 @@ pub(crate) struct BlobServer {
 }
 
 impl Answer for Arc<BlobServer> {
-    fn answer(
-        self,
-        request: Request<Incoming>,
-        connection: Connection,
-    ) -> impl Future<Output = Response<Body>> + Send + 'static {
-        async move {
-            let (request, _no_body) = request.into_parts();
-            let answered = self.respond(&request, connection).await;
-            answered.unwrap_or_else(|refusal| refusal.response(&request.method))
-        }
+    async fn answer(self, request: Request<Incoming>, connection: Connection) -> Response<Body> {
+        let (request, _no_body) = request.into_parts();
+        let answered = self.respond(&request, connection).await;
+        answered.unwrap_or_else(|refusal| refusal.response(&request.method))
     }
 }
 

@@ -5,6 +5,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Semaphore, watch};
@@ -65,11 +66,10 @@ pub(crate) struct FileState {
 impl FileState {
     /// The state of an open file, and how many names it still has.
     pub(crate) fn of(file: &File) -> io::Result<(Self, u64)> {
-        let meta = rustix::fs::fstat(file)?;
-        let size_bytes = meta.st_size.unsigned_abs();
-        let modified = (meta.st_mtime.into(), i64::try_from(meta.st_mtime_nsec).unwrap_or_default());
-        let state = Self { device: meta.st_dev, inode: meta.st_ino, size_bytes, modified };
-        Ok((state, meta.st_nlink.into()))
+        let meta = file.metadata()?;
+        let modified = (meta.mtime(), meta.mtime_nsec());
+        let state = Self { device: meta.dev(), inode: meta.ino(), size_bytes: meta.size(), modified };
+        Ok((state, meta.nlink()))
     }
 
     /// Length, bytes.
