@@ -48,9 +48,9 @@ pub const REPORTERS_WANTED: usize = 3;
 pub const REPORT_TTL: Duration = Duration::from_secs(120);
 /// How long a report of wrong bytes counts: a heartbeat says nothing about bytes.
 pub const REPORT_WRONG_TTL: Duration = Duration::from_secs(600);
-/// Holders that a server remembers reports of; pairs of holder and key with wrong bytes as many.
+/// Holders, and pairs of holder and key with wrong bytes, that a server remembers reports of.
 pub const REPORTED_MAX: usize = 32_768;
-/// Of those, how many one node may fill.
+/// Of those, how many one node may report.
 pub const REPORTS_PER_NODE_MAX: usize = 1_024;
 /// How far findkey looks past holders that are ranked last.
 pub const RANKED_LAST_SKIPPED_MAX: usize = 1_024;
@@ -58,8 +58,6 @@ pub const RANKED_LAST_SKIPPED_MAX: usize = 1_024;
 pub const REPORTS_TO_PASS_ON_MAX: usize = 1_024;
 /// Reports on their way to other servers at once.
 pub const REPORTS_PASSED_ON_AT_ONCE: usize = 32;
-/// Body of one report, bytes.
-pub const REPORT_BODY_BYTES_MAX: usize = 16 * 1024;
 
 /// Time for one connection to a discovery server.
 pub const API_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
