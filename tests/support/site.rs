@@ -357,7 +357,18 @@ impl Wire {
     pub(crate) async fn connect(address: SocketAddr) -> io::Result<Self> {
         let stream =
             tokio::time::timeout(SOON, TcpStream::connect(address)).await.map_err(io::Error::other)??;
-        Ok(Self { stream, unread: Vec::new() })
+        Ok(Self::over(stream))
+    }
+
+    /// On a connection made elsewhere.
+    pub(crate) fn over(stream: TcpStream) -> Self {
+        Self { stream, unread: Vec::new() }
+    }
+
+    /// Nothing more is sent.
+    pub(crate) async fn finish(&mut self) {
+        // An error says that the other side has closed already.
+        self.stream.shutdown().await.ok();
     }
 
     pub(crate) async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
