@@ -26,7 +26,7 @@ use super::body::Served;
 use super::buffers::BufferPool;
 use super::counters::Counters;
 use super::discovery::Discovery;
-use super::fetch::{Fetched, Fetcher, Offer, Wanted};
+use super::fetch::{Fetched, Fetcher, Missed, Offer, Wanted};
 use super::give::{self, Asked};
 use super::local::{Local, LocalBlob, LocalError, LocalManifest};
 use super::origin::Origins;
@@ -122,10 +122,13 @@ impl Mirror {
             head_only: asked.method == Method::HEAD,
         };
         let offer = Arc::<Offer>::default();
-        let mut fetching = Box::pin(Arc::clone(&self.fetcher).fetch(wanted, Arc::clone(&offer), deadline));
+        let fetching = Arc::clone(&self.fetcher).fetch(wanted.clone(), Arc::clone(&offer), deadline);
+        let mut fetching = Box::pin(fetching);
+        let mut may_be_promised = true;
         let refusal = match timeout_at(deadline, &mut fetching).await {
             Ok(Ok(fetched)) => return Ok(self.give(asked, digest, fetched, record)),
             Ok(Err(missed)) => {
+                may_be_promised = missed != Missed::JustCut;
                 let mut refusal = Refusal::unknown(path.is_manifest(), missed.to_string());
                 refusal.attempts = missed.attempts();
                 refusal
@@ -135,6 +138,9 @@ impl Mirror {
                 None => Refusal::unknown(path.is_manifest(), "no peer answered properly in time"),
             },
         };
+        if may_be_promised && let Some(promised) = self.fetcher.promised(&wanted) {
+            return Ok(self.give_none(asked, digest, promised, record));
+        }
         record.refused(&refusal);
         Err(refusal)
     }

@@ -115,7 +115,7 @@ impl Node {
         };
         let mirror = Mirror {
             local,
-            fetcher: Arc::new(Fetcher::new(Arc::clone(&discovery), dyn_store, stop.clone())),
+            fetcher: Arc::new(Fetcher::new(Arc::clone(&discovery), dyn_store, pool.clone(), stop.clone())),
             discovery: Arc::clone(&discovery),
             origins: Origins::new(Arc::clone(&policies)).unwrap(),
             policies,

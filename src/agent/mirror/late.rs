@@ -13,6 +13,7 @@ use super::{Asked, Mirror, content_head};
 use crate::agent::body::{ByteStream, Cut, Served};
 use crate::agent::fetch::{Fetched, Head, Missed};
 use crate::agent::record::Record;
+use crate::agent::fetch::RangeGuard;
 use crate::oci::Digest;
 
 type Fetching = Pin<Box<dyn Future<Output = Result<Fetched, Missed>> + Send>>;
@@ -42,12 +43,33 @@ impl Mirror {
                 Ok(Fetched::Stream { stream, .. }) => Ok(stream),
                 Ok(Fetched::Manifest { .. } | Fetched::Size { .. } | Fetched::Unsatisfiable { .. })
                 | Err(_) => {
-                    fetcher.was_cut(&digest);
+                    fetcher.was_cut(&digest, head.part().start);
                     Err(Cut::NoSource)
                 }
             }
         };
         let stream = stream::once(bytes).try_flatten().boxed();
+        promised.response(Served::body(stream, promised.length(), record, asked.connection.clone()))
+    }
+
+    /// A range that was promised by the answer to another one, but that nobody can send: a clean close
+    /// without bytes, after the ranges before it have ended.
+    pub(super) fn give_none(
+        &self,
+        asked: Asked<'_>,
+        digest: &Digest,
+        (head, range): (Head, RangeGuard),
+        mut record: Record,
+    ) -> Response<Body> {
+        let promised = content_head(&asked, digest, head);
+        record.answered_early(promised.status(), promised.length());
+        let (fetcher, digest) = (self.fetcher.clone(), digest.clone());
+        let nothing = async move {
+            range.is_first().await;
+            fetcher.was_cut(&digest, head.part().start);
+            Err(Cut::NoSource)
+        };
+        let stream = stream::once(nothing).boxed();
         promised.response(Served::body(stream, promised.length(), record, asked.connection.clone()))
     }
 }
