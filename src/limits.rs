@@ -144,6 +144,10 @@ pub const FOLLOW_IDLE_MAX: Duration = Duration::from_secs(3);
 pub const FOLLOW_TAIL_BYTES: u64 = 4 * 1024 * 1024;
 /// How long it is remembered how a transfer of a digest went.
 pub const TRANSFER_MEMORY_TTL: Duration = Duration::from_secs(60);
+/// Offsets of one digest at which answers were cut.
+pub const CUTS_REMEMBERED_MAX: usize = 64;
+/// A blob that several peers sent together, and wrong, is received and verified whole up to this size.
+pub const DOUBTED_WHOLE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 /// Small blobs asked for in parts that are kept for their other parts.
 pub const WHOLES_SHARED_MAX: usize = 8;
 /// Digests of which it is remembered.

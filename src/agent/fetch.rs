@@ -35,19 +35,20 @@ use super::discovery::{Discovery, LookupError};
 use super::peer::{self, Answer, Ask, PeerError, Peers};
 use super::store::{Ingest, Store};
 use crate::limits::{
-    ABORT_AGAIN_AFTER, CUT_ORDER_WAIT, FAILOVER_TIMEOUT, FAN_MEMORY_BYTES_MAX, MANIFEST_BYTES_MAX, OPEN_RANGE_WINDOW_BYTES,
+    ABORT_AGAIN_AFTER, DOUBTED_WHOLE_BYTES_MAX, FAILOVER_TIMEOUT, FAN_MEMORY_BYTES_MAX, MANIFEST_BYTES_MAX, OPEN_RANGE_WINDOW_BYTES,
     VERIFIED_WHOLE_BYTES_MAX,
 };
 use crate::oci::{ByteRange, ContentPath, Digest, RangeHeader, media_type};
 use crate::task::Stop;
 
+pub(crate) use lately::RunningRange;
 pub(crate) use offer::{Head, Offer};
 pub(crate) use spool::Whole;
 pub(crate) use tag::TagManifest;
 
 use delay::Delay;
 use follow::Follower;
-use lately::{Lately, RunningRange};
+use lately::Lately;
 use race::NoSource;
 use relay::Relay;
 use roster::Roster;
@@ -83,6 +84,8 @@ pub(crate) struct Wanted {
     pub(crate) digest: Digest,
     pub(crate) range: Option<RangeHeader>,
     pub(crate) head_only: bool,
+    /// If it is a range; see [`Fetcher::range`].
+    pub(crate) running: Option<Arc<RunningRange>>,
 }
 
 /// What a peer had.
@@ -196,14 +199,18 @@ impl Fetcher {
         self.lately.cut(digest, offset);
     }
 
+    /// A range of `digest` is asked for. It has ended when the last copy of this is dropped.
+    pub(crate) fn range(&self, digest: &Digest, range: RangeHeader) -> Option<Arc<RunningRange>> {
+        let (RangeHeader::From(start) | RangeHeader::Between(start, _)) = range else { return None };
+        Some(Arc::new(self.lately.range(digest, start)))
+    }
+
     /// What a range may be promised although no source has it: once the first range of a blob was
-    /// answered 206, containerd in its parallel mode has no other host for the others. The range is
-    /// being sent as long as the guard lives.
-    pub(crate) fn promised(&self, wanted: &Wanted) -> Option<(Head, RangeGuard)> {
+    /// answered 206, containerd in its parallel mode has no other host for the others.
+    pub(crate) fn promised(&self, wanted: &Wanted) -> Option<(Head, Arc<RunningRange>)> {
         let total = self.lately.ranged(&wanted.digest)?;
         let range = wanted.range?.within(total).filter(|range| range.start > 0)?;
-        let guard = self.lately.range(&wanted.digest, range.start, total);
-        Some((Head { total, range: Some(range) }, RangeGuard(guard)))
+        Some((Head { total, range: Some(range) }, wanted.running.clone()?))
     }
 
     /// Somebody asks for bytes: where we cut before, or anew because those that he had were of no use.
@@ -233,11 +240,14 @@ impl Fetcher {
         deadline: Instant,
     ) -> Result<Fetched, Missed> {
         let total = total.or_else(|| self.lately.ranged(&wanted.digest));
-        let small = total.filter(|total| *total <= VERIFIED_WHOLE_BYTES_MAX);
+        let small = total.filter(|total| self.is_verified_whole(&wanted.digest, *total));
         let Some((range, total)) = wanted.range.and_then(|range| Some((range.within(small?)?, small?))) else {
             return self.from_peers(wanted, wanted.range, roster, total, offer, deadline).await;
         };
-        // A part cannot be verified: all of it, once for all parts.
+        // A part cannot be verified: all of it, once for all parts. The others have been promised theirs.
+        if self.lately.ranged(&wanted.digest) == Some(total) {
+            offer.make(Head { total, range: Some(range) });
+        }
         let shared = self.lately.whole(&wanted.digest);
         let mut shared = shared.lock().await;
         if let Some((source, whole)) = &*shared {
@@ -291,13 +301,13 @@ impl Fetcher {
                 self.troubles.failed(holder, &item.digest, &PeerError::Length);
                 continue;
             }
-            let fetched = if total <= VERIFIED_WHOLE_BYTES_MAX {
-                if range.is_some() {
-                    self.lately.note_ranged(&item.digest, total);
-                }
+            if range.is_some() {
+                self.lately.answered_range(&item.digest, total);
+            }
+            let fetched = if self.is_verified_whole(&item.digest, total) {
                 self.whole(&item, head, &mut roster, opened, mixes_sources).await
             } else {
-                self.stream(&item, head, &mut roster, opened).await
+                self.stream(wanted, &item, head, &mut roster, opened).await
             };
             match fetched {
                 Ok(fetched) => return Ok(fetched),
@@ -306,6 +316,12 @@ impl Fetcher {
             }
             offer.withdraw();
         }
+    }
+
+    /// Whether nothing of it is passed on before all of it is known to be right.
+    fn is_verified_whole(&self, digest: &Digest, total: u64) -> bool {
+        let is_doubted = || total <= DOUBTED_WHOLE_BYTES_MAX && self.troubles.is_doubted(digest);
+        total <= VERIFIED_WHOLE_BYTES_MAX || is_doubted()
     }
 
     /// All of a small blob, also if only a part of it was asked for.
@@ -372,6 +388,7 @@ impl Fetcher {
     /// The part of a large blob that was asked for, on its way.
     async fn stream(
         self: &Arc<Self>,
+        wanted: &Wanted,
         item: &Item,
         head: Head,
         roster: &mut Roster,
@@ -384,7 +401,7 @@ impl Fetcher {
         }
         let window_bytes = head.range.map(|_| OPEN_RANGE_WINDOW_BYTES);
         // Who sent bytes that were wrong together is found out alone.
-        let fans_out = head.range.is_none() && !self.troubles.suspects(&item.digest);
+        let fans_out = head.range.is_none() && !self.troubles.is_doubted(&item.digest);
         let terms = Terms { window_bytes, mixes_sources: true, fans_out };
         let taken = std::mem::take(roster);
         let mut transfer = Transfer::new(Arc::clone(self), item.clone(), taken, part, Some(opened), terms);
@@ -393,8 +410,7 @@ impl Fetcher {
             return Err(Failed::Source);
         };
         let (fetcher, digest) = (Arc::clone(self), item.digest.clone());
-        let is_range = head.range.is_some();
-        let stream = Relay::stream(fetcher, digest, transfer, first, part, is_range).await;
+        let stream = Relay::stream(fetcher, digest, transfer, first, part, wanted.running.clone()).await;
         Ok(Fetched::Stream { head, stream, source })
     }
 
@@ -469,16 +485,6 @@ impl Fetcher {
             Ok(count) => tracing::warn!(%digest, count, "aborted ingests of bad bytes"),
             Err(error) => tracing::error!(%digest, %error, "could not abort ingests of bad bytes"),
         }
-    }
-}
-
-/// A range that is being sent, see [`Fetcher::promised`].
-pub(crate) struct RangeGuard(RunningRange);
-
-impl RangeGuard {
-    /// Waits until the ranges before it have ended, but not for ever.
-    pub(crate) async fn is_first(&self) {
-        self.0.is_first(CUT_ORDER_WAIT).await;
     }
 }
 

@@ -120,6 +120,7 @@ impl Mirror {
             digest: digest.clone(),
             range: asked.range,
             head_only: asked.method == Method::HEAD,
+            running: asked.range.and_then(|range| self.fetcher.range(digest, range)),
         };
         let offer = Arc::<Offer>::default();
         let fetching = Arc::clone(&self.fetcher).fetch(wanted.clone(), Arc::clone(&offer), deadline);

@@ -1,17 +1,16 @@
 //! How the transfers of each digest went lately. containerd comes back: to resume where we cut, for
 //! the next of its parallel ranges, or anew after a failure; and each calls for another answer.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
 use super::follow::Follower;
 use super::spool::Whole;
-use crate::limits::{TRANSFER_MEMORY_TTL, TRANSFERS_REMEMBERED_MAX, WHOLES_SHARED_MAX};
+use crate::limits::{CUT_ORDER_WAIT, CUTS_REMEMBERED_MAX, TRANSFER_MEMORY_TTL, TRANSFERS_REMEMBERED_MAX, WHOLES_SHARED_MAX};
 use crate::oci::{Digest, Hasher};
 
 /// The first bytes of a blob, hashed as they were passed on.
@@ -34,11 +33,11 @@ pub(super) struct Lately {
 #[derive(Debug)]
 struct Memory {
     seen: Instant,
-    /// Where the last answer was cut, until somebody asks there.
-    cut: Option<u64>,
+    /// Where answers were cut, until somebody asks there.
+    cuts: VecDeque<u64>,
     /// A range was answered 206, of content of this length.
     ranged: Option<u64>,
-    /// Starts of the ranges that are being sent.
+    /// Starts of the ranges that were asked for and have not ended.
     running: Vec<u64>,
     /// Whose bytes have been passed on.
     senders: Vec<SocketAddr>,
@@ -47,9 +46,9 @@ struct Memory {
     follower: Option<Arc<Follower>>,
 }
 
-/// A range that is being sent. Dropping it ends that.
+/// A range that was asked for and has not ended. Dropping it ends that.
 #[derive(Debug)]
-pub(super) struct RunningRange {
+pub(crate) struct RunningRange {
     lately: Arc<Lately>,
     digest: Digest,
     start: u64,
@@ -58,25 +57,34 @@ pub(super) struct RunningRange {
 impl Lately {
     /// The answer was cut at `offset`.
     pub(super) fn cut(&self, digest: &Digest, offset: u64) {
-        self.of(digest, |memory| memory.cut = Some(offset));
+        self.of(digest, |memory| {
+            if !memory.cuts.contains(&offset) {
+                memory.cuts.push_back(offset);
+            }
+            if memory.cuts.len() > CUTS_REMEMBERED_MAX {
+                memory.cuts.pop_front();
+            }
+        });
     }
 
     /// Whether an answer was cut at `offset`, which is forgotten.
     pub(super) fn take_cut(&self, digest: &Digest, offset: u64) -> bool {
-        self.known(digest, |memory| memory.cut.take_if(|cut| *cut == offset)).flatten().is_some()
+        let take = |memory: &mut Memory| {
+            let before = memory.cuts.len();
+            memory.cuts.retain(|cut| *cut != offset);
+            memory.cuts.len() < before
+        };
+        self.known(digest, take).unwrap_or(false)
     }
 
-    /// A range from `start` on is answered 206.
-    pub(super) fn range(self: &Arc<Self>, digest: &Digest, start: u64, total: u64) -> RunningRange {
-        self.of(digest, |memory| {
-            memory.ranged = Some(total);
-            memory.running.push(start);
-        });
+    /// A range from `start` on is asked for.
+    pub(super) fn range(self: &Arc<Self>, digest: &Digest, start: u64) -> RunningRange {
+        self.of(digest, |memory| memory.running.push(start));
         RunningRange { lately: Arc::clone(self), digest: digest.clone(), start }
     }
 
-    /// A range of a small blob is answered 206: containerd may ask for others.
-    pub(super) fn note_ranged(&self, digest: &Digest, total: u64) {
+    /// A range is answered 206: containerd may ask for others.
+    pub(super) fn answered_range(&self, digest: &Digest, total: u64) {
         self.of(digest, |memory| memory.ranged = Some(total));
     }
 
@@ -187,7 +195,7 @@ impl Memory {
     fn new() -> Self {
         Self {
             seen: Instant::now(),
-            cut: None,
+            cuts: VecDeque::new(),
             ranged: None,
             running: Vec::new(),
             senders: Vec::new(),
@@ -203,10 +211,10 @@ impl Memory {
 }
 
 impl RunningRange {
-    /// Waits, `at_most` so long, until no range before this one is being sent. containerd in its
+    /// Waits, but not for ever, until no range before this one is being sent. containerd in its
     /// parallel mode reads them in order, and resumes only if the first that ends early is the one
     /// that it reads.
-    pub(super) async fn is_first(&self, at_most: Duration) {
+    pub(crate) async fn is_first(&self) {
         let first = async {
             loop {
                 let ended = self.lately.range_ended.notified();
@@ -220,7 +228,7 @@ impl RunningRange {
                 ended.await;
             }
         };
-        _ = timeout(at_most, first).await;
+        _ = timeout(CUT_ORDER_WAIT, first).await;
     }
 }
 
@@ -239,6 +247,7 @@ impl Drop for RunningRange {
 mod tests {
     use super::*;
     use crate::oci::Algorithm;
+    use std::time::Duration;
 
     fn lately() -> (Arc<Lately>, Digest) {
         (Arc::default(), Digest::of(b"x"))
@@ -249,7 +258,9 @@ mod tests {
         let (lately, digest) = lately();
         lately.cut(&digest, 10);
         assert!(!lately.take_cut(&digest, 9));
+        lately.cut(&digest, 20);
         assert!(lately.take_cut(&digest, 10) && !lately.take_cut(&digest, 10));
+        assert!(lately.take_cut(&digest, 20));
         lately.cut(&digest, 10);
         tokio::time::advance(TRANSFER_MEMORY_TTL).await;
         assert!(!lately.take_cut(&digest, 10));
@@ -282,21 +293,19 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_range_waits_for_those_before_it() {
         let (lately, digest) = lately();
-        let (first, last) = (lately.range(&digest, 0, 30), lately.range(&digest, 20, 30));
-        let _other = lately.range(&Digest::of(b"y"), 0, 30);
-        let wait = Duration::from_secs(5);
+        let (first, last) = (lately.range(&digest, 0), lately.range(&digest, 20));
+        let _other = lately.range(&Digest::of(b"y"), 0);
         let start = Instant::now();
-        first.is_first(wait).await;
+        first.is_first().await;
         assert_eq!(start.elapsed(), Duration::ZERO);
-        last.is_first(wait).await;
-        assert_eq!(start.elapsed(), wait, "bounded");
+        last.is_first().await;
+        assert_eq!(start.elapsed(), CUT_ORDER_WAIT, "bounded");
         let (start, dropped) = (Instant::now(), async {
             tokio::time::sleep(Duration::from_secs(1)).await;
             drop(first);
         });
-        tokio::join!(last.is_first(wait), dropped);
+        tokio::join!(last.is_first(), dropped);
         assert_eq!(start.elapsed(), Duration::from_secs(1));
-        assert_eq!(lately.ranged(&digest), Some(30));
     }
 
     #[tokio::test(start_paused = true)]
@@ -304,7 +313,7 @@ mod tests {
         let (lately, digest) = lately();
         let peer = SocketAddr::from(([10, 0, 0, 1], 1));
         lately.sent(&digest, peer);
-        let running = lately.range(&digest, 5, 30);
+        let running = lately.range(&digest, 5);
         assert!(lately.begins_anew(&digest).is_empty(), "a range still runs");
         drop(running);
         assert_eq!(lately.begins_anew(&digest), [peer]);

@@ -19,7 +19,7 @@ use super::lately::{Prefix, RunningRange};
 use super::transfer::Transfer;
 use crate::agent::body::{ByteStream, Cut};
 use crate::agent::peer::PeerError;
-use crate::limits::{CUT_ORDER_WAIT, FOLLOW_TAIL_BYTES};
+use crate::limits::FOLLOW_TAIL_BYTES;
 use crate::oci::{ByteRange, Digest, Hasher};
 
 /// What is passed on, and how it is verified.
@@ -32,7 +32,7 @@ pub(super) struct Relay {
     left: u64,
     check: Check,
     /// If it was asked for as a range.
-    range: Option<RunningRange>,
+    range: Option<Arc<RunningRange>>,
 }
 
 enum Check {
@@ -51,9 +51,8 @@ impl Relay {
         transfer: Transfer,
         first: Bytes,
         part: ByteRange,
-        is_range: bool,
+        range: Option<Arc<RunningRange>>,
     ) -> ByteStream {
-        let range = is_range.then(|| fetcher.lately.range(&digest, part.start, part.total));
         let check = fetcher.check(&digest, part).await;
         let left = part.len();
         let relay = Self { fetcher, digest, transfer, first: Some(first), left, check, range };
@@ -109,7 +108,7 @@ impl Relay {
     async fn broke_off(&mut self) -> Cut {
         self.remember_senders(true);
         if let Some(range) = &self.range {
-            range.is_first(CUT_ORDER_WAIT).await;
+            range.is_first().await;
         }
         if let Check::Hash(prefix) = std::mem::replace(&mut self.check, Check::Length) {
             self.fetcher.lately.keep_prefix(&self.digest, prefix);
@@ -122,11 +121,10 @@ impl Relay {
         let mut senders = self.fetcher.lately.senders(&self.digest);
         senders.retain(|sender| !self.transfer.senders().contains(sender));
         senders.extend(self.transfer.senders());
-        if self.transfer.fanned_out() {
-            tracing::warn!(digest = %self.digest, ?senders, "the bytes of these peers together are wrong");
-            senders.iter().for_each(|sender| self.fetcher.troubles.suspect(*sender, &self.digest));
-            // The next one, each of them alone, may meet the liar again: the registry first.
-            self.fetcher.lately.cut(&self.digest, 0);
+        // Several at once, or parts that were asked for in any order, do not tell who was first.
+        let at_once = self.transfer.fanned_out() || matches!(self.check, Check::File(..));
+        if at_once && senders.len() > 1 {
+            self.fetcher.troubles.doubt(&senders, &self.digest);
         } else {
             self.fetcher.blame(&senders, &self.digest);
         }

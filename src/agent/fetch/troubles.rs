@@ -24,6 +24,8 @@ pub(super) struct Troubles {
     /// Peers whose stream broke off, or of whom it cannot be told whether their bytes were wrong: asked
     /// last.
     shaky: Recent<(SocketAddr, Digest)>,
+    /// Digests of which several peers together sent wrong bytes.
+    doubted: Recent<Digest>,
     /// Peers that did not answer at all: asked after all others, whatever is wanted.
     silent: Mutex<HashMap<SocketAddr, Silence>>,
 }
@@ -40,6 +42,7 @@ impl Troubles {
         Self {
             bad: Recent::new(PEER_AVOID_TTL, TROUBLES_REMEMBERED_MAX),
             shaky: Recent::new(PEER_AVOID_TTL, TROUBLES_REMEMBERED_MAX),
+            doubted: Recent::new(PEER_AVOID_TTL, TROUBLES_REMEMBERED_MAX),
             silent: Mutex::default(),
         }
     }
@@ -53,9 +56,16 @@ impl Troubles {
         order
     }
 
-    /// Whether it is not known of some peer whether its bytes of `digest` were wrong.
-    pub(super) fn suspects(&self, digest: &Digest) -> bool {
-        self.shaky.any(|(_, suspected)| suspected == digest)
+    /// The bytes of `senders` together were wrong, and it cannot be told whose.
+    pub(super) fn doubt(&self, senders: &[SocketAddr], digest: &Digest) {
+        tracing::warn!(%digest, ?senders, "the bytes of these peers together are wrong");
+        self.doubted.insert(digest.clone());
+        senders.iter().for_each(|sender| self.suspect(*sender, digest));
+    }
+
+    /// Whether that has happened with `digest` lately.
+    pub(super) fn is_doubted(&self, digest: &Digest) -> bool {
+        self.doubted.contains(digest)
     }
 
     /// An attempt failed.

@@ -2,6 +2,7 @@
 //! containerd must have headers. They go out, and the bytes follow when they are right.
 
 use std::pin::Pin;
+use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::Response;
@@ -13,7 +14,7 @@ use super::{Asked, Mirror, content_head};
 use crate::agent::body::{ByteStream, Cut, Served};
 use crate::agent::fetch::{Fetched, Head, Missed};
 use crate::agent::record::Record;
-use crate::agent::fetch::RangeGuard;
+use crate::agent::fetch::RunningRange;
 use crate::oci::Digest;
 
 type Fetching = Pin<Box<dyn Future<Output = Result<Fetched, Missed>> + Send>>;
@@ -58,7 +59,7 @@ impl Mirror {
         &self,
         asked: Asked<'_>,
         digest: &Digest,
-        (head, range): (Head, RangeGuard),
+        (head, range): (Head, Arc<RunningRange>),
         mut record: Record,
     ) -> Response<Body> {
         let promised = content_head(&asked, digest, head);
