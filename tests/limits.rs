@@ -22,7 +22,9 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
-use site::{Agent, Answer, Layout, SOON, Server, Setup, Wire, ask, free_address, get, head, noise, within};
+use site::{
+    Agent, Answer, Layout, SOON, Server, Setup, Swallowing, Wire, ask, free_address, get, head, noise, within,
+};
 
 /// What an agent may hold in memory at its connection limits (design, section 11), bytes.
 const AGENT_MEMORY_MAX: u64 = 64 << 20;
@@ -414,4 +416,92 @@ async fn a_thousand_pulls_at_once_are_all_answered_in_bounded_memory() {
     assert!(held < AGENT_MEMORY_MAX, "{} MiB", held >> 20);
     assert!(by_holder < AGENT_MEMORY_MAX, "holder: {} MiB", by_holder >> 20);
     assert_eq!(get(site.asker.mirror, &blob(&digests[0])).await.unwrap().status, 200, "and it goes on");
+}
+
+/// Who would answer a lookup if he were well.
+enum Broken {
+    /// Nobody listens.
+    Refuses,
+    /// Takes connections and requests, and says nothing; counts lookups.
+    Silent(SocketAddr, Arc<AtomicUsize>, JoinSet<()>),
+    /// Not even the first packet is answered.
+    Swallows(Swallowing),
+}
+
+impl Broken {
+    fn url(&self) -> String {
+        match self {
+            Broken::Refuses => format!("http://{}", free_address()),
+            Broken::Silent(address, ..) => format!("http://{address}"),
+            Broken::Swallows(swallowing) => format!("http://{}", swallowing.address),
+        }
+    }
+
+    async fn silent() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, lookups) = (listener.local_addr().unwrap(), Arc::<AtomicUsize>::default());
+        let (counted, mut accepting) = (Arc::clone(&lookups), JoinSet::new());
+        accepting.spawn(async move {
+            let mut connections = JoinSet::new();
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let lookups = Arc::clone(&counted);
+                connections.spawn(async move {
+                    let mut request = vec![0; 4_096];
+                    while let Ok(read @ 1..) = stream.read(&mut request).await {
+                        if String::from_utf8_lossy(&request[..read]).contains("findkey?key=sha256%3A00") {
+                            lookups.fetch_add(1, Ordering::Relaxed);
+                        }
+                    }
+                });
+            }
+        });
+        Self::Silent(address, lookups, accepting)
+    }
+}
+
+/// containerd asks for a manifest, then for the rest, three at a time.
+async fn pull_of_twenty(mirror: SocketAddr) -> Duration {
+    let digest = |n: usize| format!("sha256:00{n:062x}");
+    let start = Instant::now();
+    let manifest = get(mirror, &format!("/v2/library/app/manifests/{}", digest(0))).await.unwrap();
+    assert_eq!(manifest.status, 404, "{}", manifest.text());
+    let mut blobs = JoinSet::new();
+    for first in 0..3 {
+        blobs.spawn(async move {
+            for n in (1..=20).skip(first).step_by(3) {
+                let answer = get(mirror, &format!("/v2/library/app/blobs/{}", digest(n))).await.unwrap();
+                assert_eq!(answer.status, 404, "{}", answer.text());
+            }
+        });
+    }
+    blobs.join_all().await;
+    start.elapsed()
+}
+
+/// I4. Without us the same requests would go to the registry at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_with_all_servers_and_peers_down_costs_three_seconds_at_most() {
+    const COST_MAX: Duration = Duration::from_secs(3);
+    let cases = [
+        ("refused", vec![Broken::Refuses, Broken::Refuses, Broken::Refuses]),
+        ("silent", vec![Broken::silent().await]),
+        ("three silent", vec![Broken::silent().await, Broken::silent().await, Broken::silent().await]),
+        ("swallowed", vec![Broken::Swallows(Swallowing::start())]),
+        ("one of each", vec![Broken::Swallows(Swallowing::start()), Broken::silent().await, Broken::Refuses]),
+    ];
+    for (name, broken) in cases {
+        let servers = broken.iter().map(Broken::url).collect();
+        let agent = Agent::start(Setup { servers, ..Setup::default() }).await;
+        let first = pull_of_twenty(agent.mirror).await;
+        let second = pull_of_twenty(agent.mirror).await;
+        println!("{name}: {first:?}, and {second:?} for the next");
+        assert!(first < COST_MAX && second < COST_MAX, "{name}: {first:?}, {second:?}");
+        for server in broken {
+            if let Broken::Silent(_, lookups, _) = server {
+                let lookups = lookups.load(Ordering::Relaxed);
+                assert!(lookups <= 1, "{name}: {lookups} lookups at a server that says nothing");
+            }
+        }
+    }
 }

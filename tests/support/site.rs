@@ -108,6 +108,7 @@ impl Drop for Process {
         self.child.wait().ok();
         if std::thread::panicking() {
             let log = self.log();
+            fs::copy(&self.log, format!("report-{}-{}.log", self.child.id(), self.log.file_name().unwrap().display())).ok();
             let tail: Vec<_> = log.lines().rev().take(30).collect();
             eprintln!("--- {}", self.log.display());
             tail.iter().rev().for_each(|line| eprintln!("{line}"));
@@ -431,4 +432,37 @@ pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut bytes = vec![0; length];
     rand::rngs::StdRng::seed_from_u64(seed).fill_bytes(&mut bytes);
     bytes
+}
+
+/// An address that answers no packet: the kernel drops the first packet of each connection to a
+/// listener whose queue is full, as a host does that has lost its power.
+pub(crate) struct Swallowing {
+    pub(crate) address: SocketAddr,
+    _listener: socket2::Socket,
+    _queued: Vec<socket2::Socket>,
+}
+
+impl Swallowing {
+    pub(crate) fn start() -> Self {
+        Self::at(Ipv4Addr::LOCALHOST)
+    }
+
+    pub(crate) fn at(ip: Ipv4Addr) -> Self {
+        use socket2::{Domain, Socket, Type};
+        let socket = || Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        let listener = socket();
+        listener.bind(&SocketAddr::from((ip, 0)).into()).unwrap();
+        listener.listen(0).unwrap();
+        let address = listener.local_addr().unwrap().as_socket().unwrap();
+        let mut queued = Vec::new();
+        // Until one is not answered.
+        while queued.len() < 100 {
+            let client = socket();
+            if client.connect_timeout(&address.into(), Duration::from_millis(100)).is_err() {
+                return Self { address, _listener: listener, _queued: queued };
+            }
+            queued.push(client);
+        }
+        panic!("the queue of a listener is never full");
+    }
 }
