@@ -40,6 +40,25 @@ pub const LEASE_PROPOSALS_MAX: usize = 64;
 /// How long a hidden holder's inventory is kept.
 pub const FORGET_AFTER_DEFAULT: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// Distinct nodes that must report a holder before anybody else is told of it differently: a liar
+/// and its accomplice are not enough.
+pub const REPORTERS_WANTED: usize = 3;
+/// How long a report of a holder that could not be had counts, unless it is repeated. Longer than
+/// [`REPORT_AGAIN_AFTER`], so that lasting trouble stays known.
+pub const REPORT_TTL: Duration = Duration::from_secs(120);
+/// How long a report of wrong bytes counts: a heartbeat says nothing about bytes.
+pub const REPORT_WRONG_TTL: Duration = Duration::from_secs(600);
+/// Holders, and pairs of holder and key with wrong bytes, that a server remembers reports of.
+pub const REPORTED_MAX: usize = 32_768;
+/// Of those, how many one node may report.
+pub const REPORTS_PER_NODE_MAX: usize = 1_024;
+/// How far findkey looks past holders that are ranked last.
+pub const RANKED_LAST_SKIPPED_MAX: usize = 1_024;
+/// Reports that wait to be passed on to the other servers; further ones stay with this one.
+pub const REPORTS_TO_PASS_ON_MAX: usize = 1_024;
+/// Reports on their way to other servers at once.
+pub const REPORTS_PASSED_ON_AT_ONCE: usize = 32;
+
 /// Time for one connection to a discovery server.
 pub const API_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Idle connections to discovery servers are closed after this: 50,000 agents must not hold theirs.
@@ -173,11 +192,21 @@ pub const UPLOADS_MAX_DEFAULT: usize = 64;
 pub const ADVERTISE_COALESCE: Duration = Duration::from_millis(50);
 /// Time between two heartbeats of an agent; a little more or less, so that a fleet spreads.
 pub const HEARTBEAT_INTERVAL_DEFAULT: Duration = Duration::from_secs(30);
+/// Reports of an agent that wait to be sent; further ones are dropped.
+pub const REPORTS_QUEUED_MAX: usize = 256;
+/// The same trouble with the same holder is reported once in this time.
+pub const REPORT_AGAIN_AFTER: Duration = Duration::from_secs(60);
+/// Reports that an agent remembers for that.
+pub const REPORTS_REMEMBERED_MAX: usize = 4_096;
+/// Time for one report to reach a server.
+pub const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long an answer about the origin is remembered.
 pub const ORIGIN_PROBE_TTL: Duration = Duration::from_secs(10);
 /// How long the origin may take to answer.
 pub const ORIGIN_PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
+const _: () = assert!(REPORT_AGAIN_AFTER.as_secs() < REPORT_TTL.as_secs());
+const _: () = assert!(REPORT_TTL.as_secs() < REPORT_WRONG_TTL.as_secs());
 const _: () = assert!(LOOKUP_TIMEOUT_MAX.as_millis() < RESOLVE_TIMEOUT_DEFAULT.as_millis());
 const _: () = assert!(VERIFY_BEFORE_HEADERS.as_millis() < HEDGE_DELAY_MAX.as_millis());
 const _: () = assert!(PEER_IDLE_TIMEOUT.as_millis() < HEADER_READ_TIMEOUT.as_millis());

@@ -53,6 +53,10 @@ impl Fetcher {
                     start_at = later;
                 } else if running.is_empty() {
                     return Err(no_source);
+                } else if now >= deadline {
+                    // Nothing below would be waited for, and this loop would never let go of its thread.
+                    race.none_won();
+                    return Err(no_source);
                 } else {
                     start_at = deadline;
                 }
