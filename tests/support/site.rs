@@ -108,7 +108,11 @@ impl Drop for Process {
         self.child.wait().ok();
         if std::thread::panicking() {
             let log = self.log();
-            fs::copy(&self.log, format!("report-{}-{}.log", self.child.id(), self.log.file_name().unwrap().display())).ok();
+            fs::copy(
+                &self.log,
+                format!("report-{}-{}.log", self.child.id(), self.log.file_name().unwrap().display()),
+            )
+            .ok();
             let tail: Vec<_> = log.lines().rev().take(30).collect();
             eprintln!("--- {}", self.log.display());
             tail.iter().rev().for_each(|line| eprintln!("{line}"));

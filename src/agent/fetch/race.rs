@@ -109,7 +109,7 @@ impl Race<'_> {
         self.fetcher.delay.learn(since.elapsed());
         self.fetcher.troubles.answered(winner);
         for (loser, _) in self.started.iter().filter(|(holder, asked)| *holder != winner && *asked < since) {
-            self.fetcher.troubles.overtaken(*loser);
+            self.fetcher.troubles.overtaken(*loser, self.digest);
         }
     }
 
