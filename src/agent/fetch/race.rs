@@ -69,6 +69,10 @@ impl Fetcher {
             match ended {
                 (holder, since, Ok(won)) => {
                     race.won(holder, since);
+                    // They may be needed later on.
+                    for (loser, _) in race.started.iter().filter(|(started, _)| *started != holder) {
+                        roster.back(*loser);
+                    }
                     return Ok((holder, won));
                 }
                 (holder, _, Err(error)) => {
