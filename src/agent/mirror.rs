@@ -10,6 +10,7 @@ mod tag;
 mod tag_tests;
 #[cfg(test)]
 mod tests;
+mod withheld;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,7 +31,7 @@ use super::fetch::{Fetched, Fetcher, Offer, Wanted};
 use super::give::{self, Asked};
 use super::local::{Local, LocalBlob, LocalError, LocalManifest};
 use super::origin::Origins;
-use super::policy::Policies;
+use super::policy::{NotOurs, Policies};
 use super::record::{Origin, Record, Side};
 use crate::http::Connection;
 use crate::oci::{ApiPath, ContentPath, Digest, ErrorCode, media_type};
@@ -87,7 +88,14 @@ impl Mirror {
     async fn content(&self, request: &Parts, path: ContentPath) -> Result<Response<Body>, Refusal> {
         let connection = request.extensions.get::<Connection>().cloned();
         let client = connection.as_ref().map(|connection| connection.peer);
-        let record = Record::new(Side::Mirror, &request.method, &path, client, Arc::clone(&self.counters));
+        let mut record =
+            Record::new(Side::Mirror, &request.method, &path, client, Arc::clone(&self.counters));
+        self.policies.remember_asked(&path);
+        if let Err(not_ours) = self.policies.admits(&path) {
+            let refusal = Refusal::unknown(path.is_manifest(), not_ours.to_string());
+            record.refused(&refusal);
+            return Err(refusal);
+        }
         let asked = Asked {
             method: &request.method,
             range: give::range_of(&request.headers),
@@ -124,7 +132,13 @@ impl Mirror {
         let offer = Arc::<Offer>::default();
         let mut fetching = Box::pin(Arc::clone(&self.fetcher).fetch(wanted, Arc::clone(&offer), deadline));
         let refusal = match timeout_at(deadline, &mut fetching).await {
-            Ok(Ok(fetched)) => return Ok(self.give(asked, digest, fetched, record)),
+            Ok(Ok(fetched)) => {
+                let is_withheld = self.withholds(asked.registry, &fetched);
+                if !is_withheld.await {
+                    return Ok(self.give(asked, digest, fetched, record));
+                }
+                Refusal::unknown(path.is_manifest(), NotOurs::Manifests.to_string())
+            }
             Ok(Err(missed)) => {
                 let mut refusal = Refusal::unknown(path.is_manifest(), missed.to_string());
                 refusal.attempts = missed.attempts();

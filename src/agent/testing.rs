@@ -22,7 +22,7 @@ use super::fetch::Fetcher;
 use super::local::Local;
 use super::mirror::{self, Mirror};
 use super::origin::Origins;
-use super::policy::Policies;
+use super::policy::{self, Policies};
 use super::store::Store;
 use super::store::memory::MemoryStore;
 use super::uploads::Uploads;
@@ -104,7 +104,7 @@ impl Node {
         let policies = Arc::new(Policies::new(wish.registries));
         let pool = BufferPool::default();
         let discovery = Arc::new(Discovery::new(Arc::clone(&servers) as Arc<dyn Lookup>));
-        let dyn_store = Arc::clone(&store) as Arc<dyn Store>;
+        let dyn_store = policy::guarded(Arc::clone(&store) as Arc<dyn Store>, &policies);
         let local =
             Local::new(Arc::clone(&dyn_store), Verifier::new(pool.clone(), stop.clone()), pool.clone());
         let blob_server = BlobServer {

@@ -18,7 +18,7 @@ use crate::limits::SPOOL_MEMORY_BYTES_MAX;
 use crate::oci::{ByteRange, Digest, Hasher};
 
 /// Verified content.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Whole {
     Memory(Bytes),
     File(Arc<File>),

@@ -12,6 +12,7 @@ use futures_util::stream;
 use super::{Asked, Mirror, content_head};
 use crate::agent::body::{ByteStream, Cut, Served};
 use crate::agent::fetch::{Fetched, Head, Missed};
+use crate::agent::policy::may_be_manifest;
 use crate::agent::record::Record;
 use crate::oci::Digest;
 
@@ -30,6 +31,7 @@ impl Mirror {
     ) -> Response<Body> {
         let promised = content_head(&asked, digest, head);
         let source = record.answered_early(promised.status(), promised.length());
+        let shares_manifests = self.policies.may_give(asked.registry, true);
         let (fetcher, pool, digest) = (self.fetcher.clone(), self.pool.clone(), digest.clone());
         let bytes = async move {
             let fetched = fetching.await;
@@ -38,6 +40,12 @@ impl Mirror {
                 _ = source.set(fetched.source());
             }
             match fetched {
+                Ok(Fetched::Whole { whole, head, .. })
+                    if !shares_manifests && may_be_manifest(&whole, head.total).await.unwrap_or(true) =>
+                {
+                    fetcher.was_cut(&digest);
+                    Err(Cut::NoSource)
+                }
                 Ok(Fetched::Whole { whole, .. }) => Ok::<ByteStream, Cut>(whole.stream(head.part(), pool)),
                 Ok(Fetched::Stream { stream, .. }) => Ok(stream),
                 Ok(Fetched::Manifest { .. } | Fetched::Size { .. } | Fetched::Unsatisfiable { .. })
