@@ -5,6 +5,8 @@
 //! to a peer (B11).
 
 mod late;
+#[cfg(test)]
+mod policy_tests;
 mod tag;
 #[cfg(test)]
 mod tag_tests;

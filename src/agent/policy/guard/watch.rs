@@ -131,6 +131,7 @@ impl Following<'_> {
         if self.look_at.is_some_and(|at| at <= now) {
             self.look_at = None;
             self.look().await?;
+            self.send(StoreEvent::Sourced).await?;
         }
         Ok(())
     }
