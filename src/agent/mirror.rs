@@ -6,6 +6,8 @@
 
 mod late;
 #[cfg(test)]
+mod origin_tests;
+#[cfg(test)]
 mod policy_tests;
 mod tag;
 #[cfg(test)]
