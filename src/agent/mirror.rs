@@ -137,7 +137,7 @@ impl Mirror {
         let mut fetching = Box::pin(Arc::clone(&self.fetcher).fetch(wanted, Arc::clone(&offer), deadline));
         let refusal = match timeout_at(deadline, &mut fetching).await {
             Ok(Ok(fetched)) => {
-                let is_withheld = self.withholds(asked.registry, &fetched);
+                let is_withheld = self.withholds(asked.registry, digest, &fetched);
                 if !is_withheld.await {
                     return Ok(self.give(asked, digest, fetched, record));
                 }

@@ -145,11 +145,15 @@ impl Policies {
         }
     }
 
-    /// Whether content asked for under `registry` may be given, now that it is known what it is.
-    pub(crate) fn may_give(&self, registry: Option<&str>, is_manifest: bool) -> bool {
+    /// Whether content asked for under `registry` may be given, if it is a manifest or is none. The
+    /// other names under which it was asked for lately count, too.
+    pub(crate) fn may_give(&self, registry: Option<&str>, digest: &Digest, is_manifest: bool) -> bool {
+        if !self.restricts {
+            return true;
+        }
         let policy = self.of(registry);
         let sharing = if is_manifest { policy.manifests } else { policy.blobs };
-        sharing == Sharing::Peers
+        sharing == Sharing::Peers && !self.of_asked(digest).forbids(Some(is_manifest))
     }
 
     /// The mirror is asked for this: it is where the content will be from, if it arrives.

@@ -31,7 +31,7 @@ impl Mirror {
     ) -> Response<Body> {
         let promised = content_head(&asked, digest, head);
         let source = record.answered_early(promised.status(), promised.length());
-        let shares_manifests = self.policies.may_give(asked.registry, true);
+        let shares_manifests = self.policies.may_give(asked.registry, digest, true);
         let (fetcher, pool, digest) = (self.fetcher.clone(), self.pool.clone(), digest.clone());
         let bytes = async move {
             let fetched = fetching.await;

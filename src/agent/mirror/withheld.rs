@@ -5,6 +5,7 @@ use super::Mirror;
 use crate::agent::fetch::{Fetched, Whole};
 use crate::agent::policy::may_be_manifest;
 use crate::limits::MANIFEST_BYTES_MAX;
+use crate::oci::Digest;
 
 /// What of a peer's answer has to be looked at.
 enum Doubt {
@@ -15,14 +16,15 @@ enum Doubt {
 
 impl Mirror {
     /// Whether `fetched` is, or may be, a manifest of a registry that gives its manifests itself. The
-    /// future keeps nothing of `fetched` borrowed.
+    /// future keeps nothing of `fetched` borrowed: a stream in it could not be shared.
     pub(super) fn withholds(
         &self,
         registry: Option<&str>,
+        digest: &Digest,
         fetched: &Fetched,
     ) -> impl Future<Output = bool> + Send + use<> {
         let doubt = match fetched {
-            _ if self.policies.may_give(registry, true) => Doubt::None,
+            _ if self.policies.may_give(registry, digest, true) => Doubt::None,
             Fetched::Stream { .. } | Fetched::Unsatisfiable { .. } => Doubt::None,
             Fetched::Manifest { .. } => Doubt::Manifest,
             Fetched::Whole { whole, head, .. } => Doubt::Bytes(whole.clone(), head.total),

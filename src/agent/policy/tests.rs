@@ -107,7 +107,10 @@ fn manifests_and_blobs_are_kept_back_by_route_and_by_kind() {
     assert_eq!(ask(&blob, "?ns=blobs.test"), Some(NotOurs::Blobs));
     assert_eq!(ask(&manifest, "?ns=blobs.test"), None);
     assert_eq!(ask(&manifest, ""), None);
-    assert!(!policies.may_give(Some(PRIVATE), true) && policies.may_give(Some(PRIVATE), false));
+    let may_give = |ns: &str, is_manifest| policies.may_give(Some(ns), &digest, is_manifest);
+    assert!(!may_give(PRIVATE, true) && may_give(PRIVATE, false) && may_give("open.test", true));
+    policies.remember_asked(&path(&format!("/v2/a/{manifest}?ns=private.test:5000")));
+    assert!(!may_give("open.test", true) && may_give("open.test", false), "known from a stricter one");
     assert!(!policies.advertises_tag("private.test:5000/a:1"), "a tag without its manifest is of no use");
 }
 
