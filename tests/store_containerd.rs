@@ -128,8 +128,8 @@ impl Subject for Daemon {
         async move {
             let (registry, repository) = name.split_once('/').expect("registry/repository");
             let label = (format!("containerd.io/distribution.source.{registry}"), repository.to_owned());
+            let update_mask = Some(prost_types::FieldMask { paths: vec![format!("labels.{}", label.0)] });
             let info = api::Info { digest: digest.to_string(), labels: [label].into(), ..Default::default() };
-            let update_mask = Some(prost_types::FieldMask { paths: vec!["labels".into()] });
             let request = in_namespace(api::UpdateRequest { info: Some(info), update_mask });
             connect(&self.containerd.socket())
                 .await
