@@ -130,6 +130,21 @@ async fn no_route_of_the_mirror_passes_on_such_a_manifest_whoever_offers_it() {
     }
 }
 
+/// containerd says where content is from only after it is there.
+#[tokio::test]
+async fn what_the_mirror_was_asked_for_is_kept_back_from_the_moment_it_arrives() {
+    let node = node(manifests_origin()).await;
+    let (asked, other) = (manifest("asked"), manifest("other"));
+    let digest = Digest::of(&asked);
+    assert_eq!(get(node.mirror, &manifest_target(&digest, PRIVATE)).await.status, 404);
+    for bytes in [&asked, &other] {
+        node.store.add(bytes.clone());
+    }
+    let status =
+        async |bytes: &[u8]| get(node.peer, &manifest_target(Digest::of(bytes), "open.test")).await.status;
+    assert_eq!((status(&asked).await, status(&other).await), (404, 200));
+}
+
 /// Its headers are out before its bytes are known.
 #[tokio::test]
 async fn a_manifest_that_comes_late_is_cut_before_its_first_byte() {
@@ -200,6 +215,12 @@ async fn what_a_filter_refuses_is_not_served_mirrored_or_asked_for() {
         latest.servers.hold(&name, &[lax.node.peer]);
     }
     latest.servers.hold(&lax.index.0, &[lax.node.peer]);
+    let own = latest.store.add(manifest("own"));
+    for (tag, status) in [("latest", 404), ("v1", 200)] {
+        latest.store.tag(&format!("{PRIVATE}/library/own:{tag}"), &own);
+        let target = format!("/v2/library/own/manifests/{tag}?ns={PRIVATE}");
+        assert_eq!(get(latest.peer, &target).await.status, status, "{tag} at the peer port");
+    }
     assert_eq!(get(latest.mirror, &manifest_target("latest", PRIVATE)).await.status, 404);
     assert_eq!(get(latest.mirror, &manifest_target("v1", PRIVATE)).await.status, 200);
     assert_eq!(get(latest.mirror, &manifest_target(&lax.index.0, PRIVATE)).await.status, 200);

@@ -328,15 +328,15 @@ impl conformance::Subject for Guarded {
     }
 
     fn remove<'a>(&'a self, digest: &'a Digest) -> futures_util::future::BoxFuture<'a, ()> {
-        Box::pin(std::future::ready(self.0.remove(digest)))
+        Box::pin(async move { self.0.remove(digest) })
     }
 
     fn tag<'a>(&'a self, name: &'a str, digest: &'a Digest) -> futures_util::future::BoxFuture<'a, ()> {
-        Box::pin(std::future::ready(self.0.tag(name, digest)))
+        Box::pin(async move { self.0.tag(name, digest) })
     }
 
     fn untag<'a>(&'a self, name: &'a str) -> futures_util::future::BoxFuture<'a, ()> {
-        Box::pin(std::future::ready(self.0.untag(name)))
+        Box::pin(async move { self.0.untag(name) })
     }
 
     fn fetched<'a>(&'a self, digest: &'a Digest, name: &'a str) -> futures_util::future::BoxFuture<'a, bool> {
