@@ -143,6 +143,17 @@ async fn what_the_mirror_was_asked_for_is_kept_back_from_the_moment_it_arrives()
     let status =
         async |bytes: &[u8]| get(node.peer, &manifest_target(Digest::of(bytes), "open.test")).await.status;
     assert_eq!((status(&asked).await, status(&other).await), (404, 200));
+
+    // Nor is it given as what a tag of another registry is, if that is what peers say.
+    let peers = RegistryPolicy { tags: TagPolicy::Peers, ..RegistryPolicy::default() };
+    let registries = [(PRIVATE.to_owned(), manifests_origin()), ("open.test".to_owned(), peers)].into();
+    let node = Node::wish(Wish { registries, ..Wish::default() }).await;
+    let lax = Node::with(&asked).await;
+    lax.store.tag("open.test/library/test:v1", &digest);
+    node.servers.hold("open.test/library/test:v1", &[lax.peer]);
+    assert_eq!(get(node.mirror, &manifest_target("v1", "open.test")).await.status, 200);
+    assert_eq!(get(node.mirror, &manifest_target(&digest, PRIVATE)).await.status, 404);
+    assert_eq!(get(node.mirror, &manifest_target("v1", "open.test")).await.status, 404);
 }
 
 /// Its headers are out before its bytes are known.

@@ -18,6 +18,9 @@ const EVENTS_WAITING_MAX: usize = 256;
 const ASK_AGAIN: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(80));
 /// From the first sign that sources have changed to a look at all of them.
 const LOOK_AFTER: Duration = Duration::from_millis(50);
+/// After a look there is none for so many times as long as it took: a node that pulls all the time
+/// does not look all the time. What the store itself records of a fetch counts at once all the same.
+const LOOK_PAUSES: u32 = 9;
 
 impl GuardedStore {
     pub(super) async fn watch_given(
@@ -26,11 +29,17 @@ impl GuardedStore {
         ready: oneshot::Sender<()>,
     ) -> StoreError {
         let (sender, receiver) = mpsc::channel(EVENTS_WAITING_MAX);
-        let following =
-            Following { guard: self, events, receiver, unsettled: Vec::new(), look_at: None }.run();
+        let following = Following {
+            guard: self,
+            events,
+            receiver,
+            unsettled: Vec::new(),
+            look_at: None,
+            no_look_before: None,
+        };
         tokio::select! {
             ended = self.inner.watch(sender, ready) => ended,
-            failed = following => match failed {
+            failed = following.run() => match failed {
                 Ok(never) => match never {},
                 Err(error) => error,
             },
@@ -52,6 +61,8 @@ struct Following<'a> {
     receiver: mpsc::Receiver<StoreEvent>,
     unsettled: Vec<Waiting>,
     look_at: Option<Instant>,
+    /// See [`LOOK_PAUSES`].
+    no_look_before: Option<Instant>,
 }
 
 impl Following<'_> {
@@ -97,7 +108,8 @@ impl Following<'_> {
     }
 
     fn look_soon(&mut self) {
-        self.look_at.get_or_insert(Instant::now() + LOOK_AFTER);
+        let soon = Instant::now() + LOOK_AFTER;
+        self.look_at.get_or_insert(self.no_look_before.map_or(soon, |at| soon.max(at)));
     }
 
     async fn added(&mut self, mut waiting: Waiting) -> Result<(), StoreError> {
@@ -140,7 +152,10 @@ impl Following<'_> {
     async fn look(&mut self) -> Result<(), StoreError> {
         let looked = {
             let _one_at_a_time = self.guard.looking.lock().await;
-            self.guard.look_at_all().await
+            let start = Instant::now();
+            let looked = self.guard.look_at_all().await;
+            self.no_look_before = Some(Instant::now() + start.elapsed() * LOOK_PAUSES);
+            looked
         };
         let Look { given, withheld, released, unsettled: _reported_when_they_came } = match looked {
             Ok(look) => look,
