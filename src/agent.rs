@@ -19,6 +19,7 @@ mod peer;
 mod policy;
 mod recent;
 mod record;
+mod report;
 mod run;
 pub mod store;
 #[cfg(test)]

@@ -56,7 +56,7 @@ impl BlobServer {
         match ApiPath::parse(uri.path(), uri.query()) {
             Ok(ApiPath::Base) => Ok(answer::base()),
             Ok(ApiPath::Content(path)) => self.content(request, &path).await,
-            Err(error) => Err(Refusal::new(StatusCode::NOT_FOUND, ErrorCode::NameInvalid, error.to_string())),
+            Err(error) => Err(Refusal::no_content(error)),
         }
     }
 

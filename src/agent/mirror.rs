@@ -31,7 +31,7 @@ use super::body::Served;
 use super::buffers::BufferPool;
 use super::counters::Counters;
 use super::discovery::Discovery;
-use super::fetch::{Fetched, Fetcher, Offer, Wanted};
+use super::fetch::{Fetched, Fetcher, Missed, Offer, Wanted};
 use super::give::{self, Asked};
 use super::local::{Local, LocalBlob, LocalError, LocalManifest};
 use super::origin::Origins;
@@ -85,7 +85,7 @@ impl Mirror {
         match ApiPath::parse(uri.path(), uri.query()) {
             Ok(ApiPath::Base) => Ok(answer::base()),
             Ok(ApiPath::Content(path)) => self.content(request, path).await,
-            Err(error) => Err(Refusal::new(StatusCode::NOT_FOUND, ErrorCode::NameInvalid, error.to_string())),
+            Err(error) => Err(Refusal::no_content(error)),
         }
     }
 
@@ -132,9 +132,12 @@ impl Mirror {
             digest: digest.clone(),
             range: asked.range,
             head_only: asked.method == Method::HEAD,
+            running: asked.range.and_then(|range| self.fetcher.range(digest, range)),
         };
         let offer = Arc::<Offer>::default();
-        let mut fetching = Box::pin(Arc::clone(&self.fetcher).fetch(wanted, Arc::clone(&offer), deadline));
+        let fetching = Arc::clone(&self.fetcher).fetch(wanted.clone(), Arc::clone(&offer), deadline);
+        let mut fetching = Box::pin(fetching);
+        let mut may_be_promised = true;
         let refusal = match timeout_at(deadline, &mut fetching).await {
             Ok(Ok(fetched)) => {
                 let is_withheld = self.withholds(asked.registry, digest, &fetched);
@@ -144,6 +147,7 @@ impl Mirror {
                 Refusal::unknown(path.is_manifest(), NotOurs::Manifests.to_string())
             }
             Ok(Err(missed)) => {
+                may_be_promised = missed != Missed::JustCut;
                 let mut refusal = Refusal::unknown(path.is_manifest(), missed.to_string());
                 refusal.attempts = missed.attempts();
                 refusal
@@ -153,6 +157,9 @@ impl Mirror {
                 None => Refusal::unknown(path.is_manifest(), "no peer answered properly in time"),
             },
         };
+        if may_be_promised && let Some(promised) = self.fetcher.promised(&wanted) {
+            return Ok(self.give_none(asked, digest, promised, record));
+        }
         record.refused(&refusal);
         Err(refusal)
     }

@@ -22,6 +22,7 @@ use super::local::Local;
 use super::mirror::{self, Mirror};
 use super::origin::{OriginError, Origins};
 use super::policy::{self, Policies};
+use super::report;
 use super::store::containerd::ContainerdStore;
 use super::store::layout::LayoutStore;
 use super::store::{Store, StoreError};
@@ -108,10 +109,13 @@ pub async fn run(config: Config, stop: Stop, ready: impl FnOnce(Addresses) + Sen
 
     let counters = Arc::<Counters>::default();
     let pool = BufferPool::default();
+    let (reporter, reports) = report::channel(client.clone(), advertise, group.clone());
     let lookup: Arc<dyn Lookup> =
         Arc::new(Servers { client: client.clone(), group: group.clone(), advertise });
     let discovery = Arc::new(Discovery::new(lookup));
-    let fetcher = Arc::new(Fetcher::new(Arc::clone(&discovery), Arc::clone(&store), stop.clone()));
+    let fetcher =
+        Fetcher::new(Arc::clone(&discovery), Arc::clone(&store), pool.clone(), reporter, stop.clone());
+    let fetcher = Arc::new(fetcher);
     let local = Local::new(Arc::clone(&store), Verifier::new(pool.clone(), stop.clone()), pool.clone());
     let inventory =
         inventory(&store, client, (advertise, group, zone), heartbeat_interval, &policies, &counters);
@@ -145,6 +149,8 @@ pub async fn run(config: Config, stop: Stop, ready: impl FnOnce(Addresses) + Sen
     tasks.spawn("metrics upkeep", crate::metrics::upkeep(metrics, stop.clone()));
     let breaker_stop = stop.clone();
     tasks.spawn("breaker", async move { discovery.watch(breaker_stop).await });
+    let reports_stop = stop.clone();
+    tasks.spawn("reports", async move { reports.run(reports_stop).await });
     tasks.spawn("inventory", async move { inventory.run(stop).await });
     ready(addresses);
     let ended = tasks.run(DRAIN_TIMEOUT + STOP_MARGIN).await;
@@ -230,6 +236,7 @@ fn describe_metrics() {
     describe_counter!("piccolo_bytes_from_peers_total", "Bytes that containerd had from peers.");
     describe_counter!("piccolo_bytes_served_total", "Bytes that peers had from this node.");
     describe_counter!("piccolo_peer_attempts_total", "Requests to peers by their outcome.");
+    describe_counter!("piccolo_reports_total", "Reports of holders by reason and outcome.");
     describe_gauge!("http_requests_blob_inflight", "Uploads to peers that are running.");
     describe_gauge!("piccolo_discovery_reachable", "1 while the mirror asks the discovery servers.");
     describe_histogram!("piccolo_resolve_duration_seconds", "Time until the headers of the mirror's answer.");

@@ -4,6 +4,7 @@
 pub mod conformance;
 pub mod containerd;
 mod folder;
+mod ingest;
 pub mod layout;
 pub mod memory;
 pub mod name;
@@ -92,6 +93,15 @@ impl fmt::Debug for Content {
         let kind = if matches!(self, Content::File { .. }) { "file" } else { "remote" };
         write!(f, "Content({kind}, {} bytes)", self.size_bytes())
     }
+}
+
+/// A transfer into the store that has not been committed.
+#[derive(Debug, Default)]
+pub struct Ingest {
+    /// The length that the blob will have, if that is known.
+    pub total_bytes: Option<u64>,
+    /// What has been written, in order from the first byte on; it grows. `None`: not visible here.
+    pub data: Option<File>,
 }
 
 /// What one *complete* scan found. A scan that could not read everything is an error, never a
@@ -202,6 +212,10 @@ pub trait Store: Send + Sync + 'static {
         events: mpsc::Sender<StoreEvent>,
         ready: tokio::sync::oneshot::Sender<()>,
     ) -> BoxFuture<'a, StoreError>;
+
+    /// The transfers of `digest` into this store that run, or were left behind; the one written to last
+    /// comes first.
+    fn ingests<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Vec<Ingest>, StoreError>>;
 
     /// Aborts every ingest of `digest`, complete or not; returns how many there were. Bad bytes that
     /// arrived whole would else fail each later pull of that image on this node.

@@ -117,6 +117,7 @@ impl Cell {
         let hosts = vec![Host::at(piccolo.mirror), Host::at(registry.address)];
         let chunk_bytes = if self.client.parallel { self.size / CHUNKS } else { 0 };
         let daemon = Containerd::new(self.client.version, hosts, chunk_bytes);
+        let daemon = daemon.with_content_root(&piccolo.content_root());
         let result = self.pull(&daemon, &blob, bad.as_ref()).await;
         let sent = registry.sent();
         let problem = match result {

@@ -2,6 +2,7 @@
 //! containerd must have headers. They go out, and the bytes follow when they are right.
 
 use std::pin::Pin;
+use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::Response;
@@ -11,6 +12,7 @@ use futures_util::stream;
 
 use super::{Asked, Mirror, content_head};
 use crate::agent::body::{ByteStream, Cut, Served};
+use crate::agent::fetch::RunningRange;
 use crate::agent::fetch::{Fetched, Head, Missed};
 use crate::agent::policy::may_be_manifest;
 use crate::agent::record::Record;
@@ -43,19 +45,40 @@ impl Mirror {
                 Ok(Fetched::Whole { whole, head, .. })
                     if !shares_manifests && may_be_manifest(&whole, head.total).await.unwrap_or(true) =>
                 {
-                    fetcher.was_cut(&digest);
+                    fetcher.was_cut(&digest, head.part().start);
                     Err(Cut::NoSource)
                 }
                 Ok(Fetched::Whole { whole, .. }) => Ok::<ByteStream, Cut>(whole.stream(head.part(), pool)),
                 Ok(Fetched::Stream { stream, .. }) => Ok(stream),
                 Ok(Fetched::Manifest { .. } | Fetched::Size { .. } | Fetched::Unsatisfiable { .. })
                 | Err(_) => {
-                    fetcher.was_cut(&digest);
+                    fetcher.was_cut(&digest, head.part().start);
                     Err(Cut::NoSource)
                 }
             }
         };
         let stream = stream::once(bytes).try_flatten().boxed();
+        promised.response(Served::body(stream, promised.length(), record, asked.connection.clone()))
+    }
+
+    /// A range that was promised by the answer to another one, but that nobody can send: a clean close
+    /// without bytes, after the ranges before it have ended.
+    pub(super) fn give_none(
+        &self,
+        asked: Asked<'_>,
+        digest: &Digest,
+        (head, range): (Head, Arc<RunningRange>),
+        mut record: Record,
+    ) -> Response<Body> {
+        let promised = content_head(&asked, digest, head);
+        record.answered_early(promised.status(), promised.length());
+        let (fetcher, digest) = (self.fetcher.clone(), digest.clone());
+        let nothing = async move {
+            range.is_first().await;
+            fetcher.was_cut(&digest, head.part().start);
+            Err(Cut::NoSource)
+        };
+        let stream = stream::once(nothing).boxed();
         promised.response(Served::body(stream, promised.length(), record, asked.connection.clone()))
     }
 }

@@ -119,7 +119,7 @@ impl Mirror {
         match found {
             OwnOrHolders::Own(digest, manifest) => Ok(Named::Own(digest, manifest)),
             OwnOrHolders::Holders(holders) => {
-                let (found, attempts) = self.fetcher.first_tag(path, &holders, deadline).await;
+                let (found, attempts) = self.fetcher.first_tag(path, holders, deadline).await;
                 found.map(Named::Peers).ok_or(Unnamed::Nobody { attempts })
             }
         }

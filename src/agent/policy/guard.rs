@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::Policies;
 use super::kind::file_may_be_manifest;
 use super::restriction::{Key, Restriction};
-use crate::agent::store::{Content, Fetched, Scan, Source, Store, StoreError, StoreEvent};
+use crate::agent::store::{Content, Fetched, Ingest, Scan, Source, Store, StoreError, StoreEvent};
 use crate::limits::MANIFEST_BYTES_MAX;
 use crate::oci::{Digest, media_type};
 use look::Look;
@@ -221,6 +221,10 @@ impl Store for GuardedStore {
         ready: oneshot::Sender<()>,
     ) -> BoxFuture<'a, StoreError> {
         self.watch_given(events, ready).boxed()
+    }
+
+    fn ingests<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Vec<Ingest>, StoreError>> {
+        self.inner.ingests(digest)
     }
 
     fn abort_ingests<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<usize, StoreError>> {

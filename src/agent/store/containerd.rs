@@ -20,8 +20,9 @@ use futures_util::{FutureExt, StreamExt};
 use tokio::sync::{mpsc, oneshot};
 
 use super::folder::BlobFolder;
+use super::ingest;
 use super::name::ImageName;
-use super::{Content, Fetched, RemoteReader, Scan, Source, Store, StoreError, StoreEvent};
+use super::{Content, Fetched, Ingest, RemoteReader, Scan, Source, Store, StoreError, StoreEvent};
 use crate::oci::Digest;
 use client::Client;
 
@@ -189,9 +190,18 @@ impl ContainerdStore {
         Ok(())
     }
 
+    async fn all_ingests(&self, digest: &Digest) -> Result<Vec<Ingest>, StoreError> {
+        if let View::Folder(folder) = self.view().await? {
+            return ingest::find(folder.root(), digest).await;
+        }
+        let ingests = self.client.ingests().await?.into_iter();
+        let ingests = ingests.filter(|(name, _)| name.ends_with(digest.as_str()));
+        Ok(ingests.map(|(_, total_bytes)| Ingest { total_bytes, data: None }).collect())
+    }
+
     async fn abort_all(&self, digest: &Digest) -> Result<usize, StoreError> {
         let mut aborted = 0;
-        for ingest in self.client.ingests().await? {
+        for (ingest, _) in self.client.ingests().await? {
             // `layer-sha256:<hex>`, `manifest-sha256:<hex>`, or the bare digest
             if ingest.ends_with(digest.as_str()) && self.client.abort(&ingest).await? {
                 aborted += 1;
@@ -241,6 +251,10 @@ impl Store for ContainerdStore {
             }
         }
         .boxed()
+    }
+
+    fn ingests<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Vec<Ingest>, StoreError>> {
+        self.all_ingests(digest).boxed()
     }
 
     fn abort_ingests<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<usize, StoreError>> {

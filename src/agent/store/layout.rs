@@ -15,8 +15,9 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
 
 use super::folder::{BlobFolder, Change, FolderWatch};
+use super::ingest;
 use super::name::ImageName;
-use super::{Content, Fetched, Scan, Source, Store, StoreError, StoreEvent};
+use super::{Content, Fetched, Ingest, Scan, Source, Store, StoreError, StoreEvent};
 use crate::limits::MANIFEST_BYTES_MAX;
 use crate::oci::Digest;
 use crate::oci::index::Index;
@@ -258,7 +259,12 @@ impl Store for LayoutStore {
         self.watch_until_lost(events, ready).boxed()
     }
 
-    /// Nothing is ever half there: nobody pulls into a layout.
+    /// A layout that others write to with containerd's own library has them beside its blobs.
+    fn ingests<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Vec<Ingest>, StoreError>> {
+        ingest::find(self.folder.root(), digest).boxed()
+    }
+
+    /// Nothing of ours is ever half there: nobody pulls into a layout through a mirror.
     fn abort_ingests<'a>(&'a self, _digest: &'a Digest) -> BoxFuture<'a, Result<usize, StoreError>> {
         std::future::ready(Ok(0)).boxed()
     }

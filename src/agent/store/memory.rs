@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{Seek, Write};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -11,7 +11,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream, StreamExt};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-use super::{Content, Fetched, RemoteReader, Scan, Source, Store, StoreError, StoreEvent};
+use super::{Content, Fetched, Ingest, RemoteReader, Scan, Source, Store, StoreError, StoreEvent};
 use crate::oci::Digest;
 
 /// Pieces that a remote reader hands out, bytes.
@@ -31,7 +31,8 @@ struct State {
     blobs: BTreeMap<Digest, Bytes>,
     tags: BTreeMap<String, Digest>,
     fetched: BTreeMap<Digest, Fetched>,
-    ingests: Vec<Digest>,
+    /// With length and bytes, where a test gives them.
+    ingests: Vec<(Digest, Option<(u64, Arc<std::fs::File>)>)>,
     scan_error: Option<String>,
     watched: bool,
     events: VecDeque<StoreEvent>,
@@ -132,12 +133,17 @@ impl MemoryStore {
 
     /// Leaves an ingest behind, for [`Store::abort_ingests`] to find.
     pub fn add_ingest(&self, digest: &Digest) {
-        self.state().ingests.push(digest.clone());
+        self.state().ingests.push((digest.clone(), None));
+    }
+
+    /// Leaves an ingest behind of a blob of so many bytes, of which `data` are there.
+    pub fn add_partial(&self, digest: &Digest, total_bytes: u64, data: std::fs::File) {
+        self.state().ingests.push((digest.clone(), Some((total_bytes, Arc::new(data)))));
     }
 
     /// Ingests of `digest` that have not been aborted.
     pub fn ingests_of(&self, digest: &Digest) -> usize {
-        self.state().ingests.iter().filter(|ingest| *ingest == digest).count()
+        self.state().ingests.iter().filter(|(ingest, _)| ingest == digest).count()
     }
 
     /// Every scan fails with this reason from now on; `None`: no more.
@@ -275,10 +281,21 @@ impl Store for MemoryStore {
         self.watch_until_broken(events, ready).boxed()
     }
 
+    fn ingests<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Vec<Ingest>, StoreError>> {
+        let state = self.state();
+        let ingests = state.ingests.iter().filter(|(ingest, _)| ingest == digest);
+        let read = |(total_bytes, data): &(u64, Arc<std::fs::File>)| Ingest {
+            total_bytes: Some(*total_bytes),
+            data: data.try_clone().ok(),
+        };
+        let found = ingests.map(|(_, partial)| partial.as_ref().map(read).unwrap_or_default()).collect();
+        std::future::ready(Ok(found)).boxed()
+    }
+
     fn abort_ingests<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<usize, StoreError>> {
         let mut state = self.state();
         let before = state.ingests.len();
-        state.ingests.retain(|ingest| ingest != digest);
+        state.ingests.retain(|(ingest, _)| ingest != digest);
         std::future::ready(Ok(before - state.ingests.len())).boxed()
     }
 }

@@ -264,12 +264,13 @@ impl Client {
         }
     }
 
-    /// Refs of all ingests of the namespace.
-    pub(super) async fn ingests(&self) -> Result<Vec<String>, StoreError> {
+    /// All ingests of the namespace: ref, and the length that the blob will have, if that is known.
+    pub(super) async fn ingests(&self) -> Result<Vec<(String, Option<u64>)>, StoreError> {
         let request = self.request(api::ListStatusesRequest { filters: Vec::new() });
         let response = self.call("list ingests", self.content().list_statuses(request)).await?;
         let statuses = response.map(|response| response.statuses).unwrap_or_default();
-        Ok(statuses.into_iter().map(|status| status.r#ref).collect())
+        let total = |total| u64::try_from(total).ok().filter(|total| *total > 0);
+        Ok(statuses.into_iter().map(|status| (status.r#ref, total(status.total))).collect())
     }
 
     /// Aborts one ingest; tells whether there was one.
