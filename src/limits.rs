@@ -186,6 +186,13 @@ pub const LOOKUP_CONCLUSIVE_MIN: Duration = Duration::from_millis(250);
 pub const BREAKER_PROBE_INTERVAL: Duration = Duration::from_millis(500);
 /// Second try to abort the ingest of bad bytes: containerd may still have been writing.
 pub const ABORT_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// How long the mirror remembers under which name it was asked for content that may not be shared.
+/// Longer than a fetch takes: then the store knows.
+pub const ASKED_TTL: Duration = Duration::from_secs(3600);
+/// How much of that it remembers; the oldest goes first.
+pub const ASKED_REMEMBERED_MAX: usize = 4_096;
+/// What one compiled filter of a registry may take up, bytes.
+pub const FILTER_BYTES_MAX: usize = 256 * 1024;
 /// Largest manifest or index read, bytes.
 pub const MANIFEST_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// Concurrent uploads of one agent.

@@ -81,6 +81,8 @@ impl BlobServer {
     }
 
     async fn find(&self, request: &Parts, path: &ContentPath) -> Result<Found, NotGiven> {
+        // What the store holds back for its own names is not there either.
+        self.policies.admits(path).map_err(|_| NotGiven::Unknown)?;
         let digest = self.digest(path).await?;
         let not_modified = answer::not_modified(&request.headers, &digest);
         if path.is_manifest() {

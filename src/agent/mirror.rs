@@ -5,11 +5,16 @@
 //! to a peer (B11).
 
 mod late;
+#[cfg(test)]
+mod origin_tests;
+#[cfg(test)]
+mod policy_tests;
 mod tag;
 #[cfg(test)]
 mod tag_tests;
 #[cfg(test)]
 mod tests;
+mod withheld;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +36,7 @@ use super::fetch::{Fetched, Fetcher, Missed, Offer, RunningRange, Wanted};
 use super::give::{self, Asked};
 use super::local::{Local, LocalBlob, LocalError, LocalManifest};
 use super::origin::Origins;
-use super::policy::Policies;
+use super::policy::{NotOurs, Policies};
 use super::record::{Origin, Record, Side};
 use crate::http::Connection;
 use crate::oci::{ApiPath, ContentPath, Digest, ErrorCode, media_type};
@@ -88,7 +93,14 @@ impl Mirror {
     async fn content(&self, request: &Parts, path: ContentPath) -> Result<Response<Body>, Refusal> {
         let connection = request.extensions.get::<Connection>().cloned();
         let client = connection.as_ref().map(|connection| connection.peer);
-        let record = Record::new(Side::Mirror, &request.method, &path, client, Arc::clone(&self.counters));
+        let mut record =
+            Record::new(Side::Mirror, &request.method, &path, client, Arc::clone(&self.counters));
+        self.policies.remember_asked(&path);
+        if let Err(not_ours) = self.policies.admits(&path) {
+            let refusal = Refusal::unknown(path.is_manifest(), not_ours.to_string());
+            record.refused(&refusal);
+            return Err(refusal);
+        }
         let asked = Asked {
             method: &request.method,
             range: give::range_of(&request.headers),
@@ -128,7 +140,14 @@ impl Mirror {
         let mut fetching = Box::pin(fetching);
         let mut may_be_promised = true;
         let refusal = match timeout_at(deadline, &mut fetching).await {
-            Ok(Ok(fetched)) => return Ok(self.give(asked, digest, fetched, wanted.running, record)),
+            Ok(Ok(fetched)) => {
+                let is_withheld = self.withholds(asked.registry, digest, &fetched);
+                if !is_withheld.await {
+                    return Ok(self.give(asked, digest, fetched, wanted.running, record));
+                }
+                may_be_promised = false;
+                Refusal::unknown(path.is_manifest(), NotOurs::Manifests.to_string())
+            }
             Ok(Err(missed)) => {
                 may_be_promised = missed != Missed::JustCut;
                 let mut refusal = Refusal::unknown(path.is_manifest(), missed.to_string());

@@ -22,7 +22,7 @@ use super::inventory::{self, Inventory};
 use super::local::Local;
 use super::mirror::{self, Mirror};
 use super::origin::{OriginError, Origins};
-use super::policy::Policies;
+use super::policy::{self, Policies};
 use super::report;
 use super::store::containerd::ContainerdStore;
 use super::store::layout::LayoutStore;
@@ -102,7 +102,7 @@ pub async fn run(config: Config, stop: Stop, ready: impl FnOnce(Addresses) + Sen
     let client = Client::new(servers)?;
     let policies = Arc::new(Policies::new(registries));
     let origins = Origins::new(Arc::clone(&policies))?;
-    let store = open(&store)?;
+    let store = policy::guarded(open(&store)?, &policies);
 
     let listeners = Listeners::bind(mirror_listen, peer_listen, metrics_listen).await?;
     let advertise = advertise::address(advertise, listeners.peer_address()?, client.servers()).await?;

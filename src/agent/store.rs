@@ -115,6 +115,39 @@ pub struct Scan {
     pub tags: BTreeMap<String, Digest>,
 }
 
+/// One thing that a store knows about where content is from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source<'a> {
+    /// This content was fetched from `registry/repository`.
+    Fetched {
+        /// Which.
+        digest: &'a Digest,
+        /// Where from.
+        name: &'a str,
+    },
+    /// This content is so new that where it was fetched from may not be recorded yet.
+    Unrecorded {
+        /// Which.
+        digest: &'a Digest,
+    },
+    /// An image is this content, and everything below it. It need not be present.
+    Image {
+        /// As the store spells it: with or without tag, by digest, or something else altogether.
+        name: &'a str,
+        /// What it is.
+        target: &'a Digest,
+    },
+}
+
+/// Where one blob was fetched from, by its own record.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fetched {
+    /// `registry/repository`, each once.
+    pub names: Vec<String>,
+    /// It is so new that nothing may be recorded yet.
+    pub is_unrecorded: bool,
+}
+
 /// What changed in a store after its watches were set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreEvent {
@@ -142,6 +175,8 @@ pub enum StoreEvent {
         /// `registry/repository:tag`.
         name: String,
     },
+    /// What [`Store::sources`] tells may be something else now.
+    Sourced,
 }
 
 /// A node's images.
@@ -154,6 +189,16 @@ pub trait Store: Send + Sync + 'static {
 
     /// Where `registry/repository:tag` points to, if the name is known and its target is present.
     fn resolve<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Digest>, StoreError>>;
+
+    /// Tells everything that is known about where content is from. Whoever needs it asks for it:
+    /// nothing of it is kept.
+    fn sources<'a>(
+        &'a self,
+        tell: &'a mut (dyn FnMut(Source<'_>) + Send),
+    ) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// Where one blob was fetched from. Nothing if it is not here.
+    fn fetched_from<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Fetched, StoreError>>;
 
     /// One complete scan.
     fn scan(&self) -> BoxFuture<'_, Result<Scan, StoreError>>;

@@ -14,6 +14,7 @@ use super::{Asked, Mirror, content_head, held};
 use crate::agent::body::{ByteStream, Cut, Served};
 use crate::agent::fetch::RunningRange;
 use crate::agent::fetch::{Fetched, Head, Missed};
+use crate::agent::policy::may_be_manifest;
 use crate::agent::record::Record;
 use crate::oci::Digest;
 
@@ -32,6 +33,7 @@ impl Mirror {
     ) -> Response<Body> {
         let promised = content_head(&asked, digest, head);
         let source = record.answered_early(promised.status(), promised.length());
+        let shares_manifests = self.policies.may_give(asked.registry, digest, true);
         let (fetcher, pool, digest) = (self.fetcher.clone(), self.pool.clone(), digest.clone());
         let range = running.clone();
         let bytes = async move {
@@ -41,6 +43,12 @@ impl Mirror {
                 _ = source.set(fetched.source());
             }
             match fetched {
+                Ok(Fetched::Whole { whole, head, .. })
+                    if !shares_manifests && may_be_manifest(&whole, head.total).await.unwrap_or(true) =>
+                {
+                    fetcher.was_cut(&digest, head.part().start);
+                    Err(Cut::NoSource)
+                }
                 Ok(Fetched::Whole { whole, .. }) => Ok::<ByteStream, Cut>(whole.stream(head.part(), pool)),
                 Ok(Fetched::Stream { stream, .. }) => Ok(stream),
                 Ok(Fetched::Manifest { .. } | Fetched::Size { .. } | Fetched::Unsatisfiable { .. })

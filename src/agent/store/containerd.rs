@@ -5,6 +5,7 @@
 //! ours. So nothing is reported or opened unless the configured namespace knows it, asked each time.
 
 mod client;
+mod fetched;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -22,7 +23,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::folder::BlobFolder;
 use super::ingest;
 use super::name::ImageName;
-use super::{Content, Ingest, RemoteReader, Scan, Store, StoreError, StoreEvent};
+use super::{Content, Fetched, Ingest, RemoteReader, Scan, Source, Store, StoreError, StoreEvent};
 use crate::oci::Digest;
 use client::Client;
 
@@ -180,6 +181,16 @@ impl ContainerdStore {
         Ok(present.then_some(digest))
     }
 
+    async fn tell_sources(&self, tell: &mut (dyn FnMut(Source<'_>) + Send)) -> Result<(), StoreError> {
+        self.client.list_fetched(tell).await?;
+        for image in self.client.list_images().await? {
+            if let Ok(target) = image.target.parse::<Digest>() {
+                tell(Source::Image { name: &image.name, target: &target });
+            }
+        }
+        Ok(())
+    }
+
     async fn all_ingests(&self, digest: &Digest) -> Result<Vec<Ingest>, StoreError> {
         if let View::Folder(folder) = self.view().await? {
             return ingest::find(folder.root(), digest).await;
@@ -219,6 +230,17 @@ impl Store for ContainerdStore {
 
     fn resolve<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Digest>, StoreError>> {
         self.target(name).boxed()
+    }
+
+    fn sources<'a>(
+        &'a self,
+        tell: &'a mut (dyn FnMut(Source<'_>) + Send),
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.tell_sources(tell).boxed()
+    }
+
+    fn fetched_from<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Fetched, StoreError>> {
+        self.client.fetched_from(digest).boxed()
     }
 
     fn scan(&self) -> BoxFuture<'_, Result<Scan, StoreError>> {

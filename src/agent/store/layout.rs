@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::folder::{BlobFolder, Change, FolderWatch};
 use super::ingest;
 use super::name::ImageName;
-use super::{Content, Ingest, Scan, Store, StoreError, StoreEvent};
+use super::{Content, Fetched, Ingest, Scan, Source, Store, StoreError, StoreEvent};
 use crate::limits::MANIFEST_BYTES_MAX;
 use crate::oci::Digest;
 use crate::oci::index::Index;
@@ -200,10 +200,14 @@ fn difference(before: &Scan, now: &Scan) -> Vec<StoreEvent> {
 fn difference_of_tags(before: &BTreeMap<String, Digest>, now: &BTreeMap<String, Digest>) -> Vec<StoreEvent> {
     let untagged = before.keys().filter(|name| !now.contains_key(*name));
     let tagged = now.iter().filter(|(name, digest)| before.get(*name) != Some(*digest));
-    untagged
+    let mut events: Vec<StoreEvent> = untagged
         .map(|name| StoreEvent::Untagged { name: name.clone() })
         .chain(tagged.map(|(name, digest)| StoreEvent::Tagged { name: name.clone(), digest: digest.clone() }))
-        .collect()
+        .collect();
+    if !events.is_empty() {
+        events.push(StoreEvent::Sourced);
+    }
+    events
 }
 
 impl Store for LayoutStore {
@@ -225,6 +229,23 @@ impl Store for LayoutStore {
             Ok(self.folder.size_bytes(&digest).await?.map(|_| digest))
         }
         .boxed()
+    }
+
+    fn sources<'a>(
+        &'a self,
+        tell: &'a mut (dyn FnMut(Source<'_>) + Send),
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        async move {
+            let names = self.names().await?;
+            names.iter().for_each(|(name, target)| tell(Source::Image { name, target }));
+            Ok(())
+        }
+        .boxed()
+    }
+
+    /// A layout says nothing about single blobs: only its names do.
+    fn fetched_from<'a>(&'a self, _digest: &'a Digest) -> BoxFuture<'a, Result<Fetched, StoreError>> {
+        std::future::ready(Ok(Fetched::default())).boxed()
     }
 
     fn scan(&self) -> BoxFuture<'_, Result<Scan, StoreError>> {

@@ -11,7 +11,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream, StreamExt};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-use super::{Content, Ingest, RemoteReader, Scan, Store, StoreError, StoreEvent};
+use super::{Content, Fetched, Ingest, RemoteReader, Scan, Source, Store, StoreError, StoreEvent};
 use crate::oci::Digest;
 
 /// Pieces that a remote reader hands out, bytes.
@@ -30,6 +30,7 @@ pub struct MemoryStore {
 struct State {
     blobs: BTreeMap<Digest, Bytes>,
     tags: BTreeMap<String, Digest>,
+    fetched: BTreeMap<Digest, Fetched>,
     /// With length and bytes, where a test gives them.
     ingests: Vec<(Digest, Option<(u64, Arc<std::fs::File>)>)>,
     scan_error: Option<String>,
@@ -102,11 +103,32 @@ impl MemoryStore {
     pub fn tag(&self, name: &str, digest: &Digest) {
         let event = StoreEvent::Tagged { name: name.to_owned(), digest: digest.clone() };
         self.change(event, |state| _ = state.tags.insert(name.to_owned(), digest.clone()));
+        self.change(StoreEvent::Sourced, |_| ());
     }
 
     /// Removes a name.
     pub fn untag(&self, name: &str) {
         self.change(StoreEvent::Untagged { name: name.to_owned() }, |state| _ = state.tags.remove(name));
+        self.change(StoreEvent::Sourced, |_| ());
+    }
+
+    /// Records that content was fetched from `registry/repository`.
+    pub fn fetched(&self, digest: &Digest, name: &str) {
+        self.change(StoreEvent::Sourced, |state| {
+            let fetched = state.fetched.entry(digest.clone()).or_default();
+            fetched.is_unrecorded = false;
+            fetched.names.push(name.to_owned());
+        });
+    }
+
+    /// Content whose source will be recorded in a moment, as a fetch leaves it.
+    pub fn add_unrecorded(&self, bytes: impl Into<Bytes>) -> Digest {
+        let bytes = bytes.into();
+        let digest = Digest::of(&bytes);
+        let unrecorded = Fetched { names: Vec::new(), is_unrecorded: true };
+        self.state().fetched.insert(digest.clone(), unrecorded);
+        self.add_as(digest.clone(), bytes);
+        digest
     }
 
     /// Leaves an ingest behind, for [`Store::abort_ingests`] to find.
@@ -227,6 +249,26 @@ impl Store for MemoryStore {
         std::future::ready(Ok(digest)).boxed()
     }
 
+    fn sources<'a>(
+        &'a self,
+        tell: &'a mut (dyn FnMut(Source<'_>) + Send),
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        let state = self.state();
+        for (digest, fetched) in &state.fetched {
+            fetched.names.iter().for_each(|name| tell(Source::Fetched { digest, name }));
+            if fetched.is_unrecorded {
+                tell(Source::Unrecorded { digest });
+            }
+        }
+        state.tags.iter().for_each(|(name, target)| tell(Source::Image { name, target }));
+        std::future::ready(Ok(())).boxed()
+    }
+
+    fn fetched_from<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Fetched, StoreError>> {
+        let fetched = self.state().fetched.get(digest).cloned().unwrap_or_default();
+        std::future::ready(Ok(fetched)).boxed()
+    }
+
     fn scan(&self) -> BoxFuture<'_, Result<Scan, StoreError>> {
         self.scan_once().boxed()
     }
@@ -323,6 +365,11 @@ mod tests {
         fn untag<'a>(&'a self, name: &'a str) -> BoxFuture<'a, ()> {
             self.0.untag(name);
             std::future::ready(()).boxed()
+        }
+
+        fn fetched<'a>(&'a self, digest: &'a Digest, name: &'a str) -> BoxFuture<'a, bool> {
+            self.0.fetched(digest, name);
+            std::future::ready(true).boxed()
         }
     }
 
