@@ -10,6 +10,7 @@ pub mod counters;
 mod discovery;
 mod fetch;
 mod give;
+mod heal;
 mod health;
 pub mod inventory;
 mod local;
@@ -19,6 +20,7 @@ mod peer;
 mod policy;
 mod recent;
 mod record;
+mod report;
 mod run;
 pub mod store;
 #[cfg(test)]
@@ -31,6 +33,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use policy::Filter;
 pub use run::{Addresses, Error, run};
 
 /// Everything that an agent can be told.
@@ -88,10 +91,26 @@ pub enum StoreConfig {
 pub struct RegistryPolicy {
     /// Who answers tags.
     pub tags: TagPolicy,
+    /// Who gives manifests and indexes.
+    pub manifests: Sharing,
+    /// Who gives configs and layers.
+    pub blobs: Sharing,
+    /// What we have nothing to do with, by its name.
+    pub filter: Vec<Filter>,
     /// Base URL of the registry where `https://<name>` is wrong.
     pub origin: Option<String>,
     /// PEM file with the CA of that registry.
     pub ca: Option<PathBuf>,
+}
+
+/// Who gives content of a registry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sharing {
+    /// Whoever holds it.
+    #[default]
+    Peers,
+    /// The registry alone: not mirrored, not advertised, not served.
+    Origin,
 }
 
 /// Who answers a tag. A tag is mutable, and whoever answers it decides what runs.

@@ -20,6 +20,8 @@ pub mod path {
     pub const FINDKEY: &str = "/api/v1/distribution/findkey";
     /// POST [`super::KeepaliveRequest`].
     pub const KEEPALIVE: &str = "/api/v1/keepalive";
+    /// POST [`super::ReportRequest`]. Ours.
+    pub const REPORT: &str = "/api/v1/distribution/report";
     /// GET. Ours.
     pub const CAPABILITIES: &str = "/api/v1/capabilities";
     /// GET [`super::StatusResponse`]. Ours.
@@ -40,6 +42,8 @@ pub mod path {
 pub mod header {
     /// `1` on a request that a server has forwarded: it is never forwarded again.
     pub const FORWARDED: &str = "piccolo-forwarded";
+    /// IP of the node whose report a server passes on to the other servers.
+    pub const REPORTER: &str = "piccolo-reporter";
     /// API address of the leader, on a 503 of a server that is not.
     pub const LEADER: &str = "piccolo-leader";
     /// Log index that the answering server has applied.
@@ -171,6 +175,62 @@ pub struct KeepaliveResponse {
     pub resync: bool,
 }
 
+/// Body of report: a node says what it lived through with a holder. Ours.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReportRequest {
+    /// `ip:port` of the reporting node's own blob server.
+    pub host: String,
+    /// `ip:port` of the holder reported on.
+    pub holder: String,
+    /// Group of both; absent: `default`.
+    #[serde(default = "default_group")]
+    pub group: String,
+    /// What was asked for.
+    pub key: String,
+    /// What happened.
+    pub reason: ReportReason,
+}
+
+/// Why a holder is reported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReportReason {
+    /// No connection.
+    Unreachable,
+    /// A connection, but no answer in time, or no bytes after it.
+    Silent,
+    /// An answer that broke off, or had the wrong length.
+    Broken,
+    /// Bytes that are not the key's.
+    Wrong,
+}
+
+impl ReportReason {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Unreachable, Self::Silent, Self::Broken, Self::Wrong];
+
+    /// As it is on the wire and in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unreachable => "unreachable",
+            Self::Silent => "silent",
+            Self::Broken => "broken",
+            Self::Wrong => "wrong",
+        }
+    }
+}
+
+/// 201 of report.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReportResponse {
+    /// True.
+    pub success: bool,
+    /// What became of it.
+    pub message: String,
+    /// False: this server remembers as many reports as it may, this one is not among them.
+    pub recorded: bool,
+}
+
 /// 200 of capabilities.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Capabilities {
@@ -286,6 +346,11 @@ pub struct HostStatus {
     /// Unix milliseconds at which its lease ended; absent: alive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hidden_unix_ms: Option<u64>,
+}
+
+/// The group of a request that may leave it out and does.
+pub(crate) fn default_group() -> String {
+    "default".to_owned()
 }
 
 fn is_zero(count: &u64) -> bool {

@@ -223,6 +223,22 @@ async fn serve_connection(
     limits: ConnectionLimits,
     stop: Stop,
 ) {
+    // hyper takes its buffer before the first byte is there: a connection that only stays open should
+    // cost no more than its socket.
+    let says_something = tokio::time::timeout(limits.header_timeout, stream.readable());
+    if !matches!(stop.run_until_cancelled(says_something).await, Some(Ok(Ok(())))) {
+        return;
+    }
+    Box::pin(serve_requests(stream, peer, answers, limits, stop)).await;
+}
+
+async fn serve_requests(
+    stream: TcpStream,
+    peer: SocketAddr,
+    answers: impl Answer,
+    limits: ConnectionLimits,
+    stop: Stop,
+) {
     let Ok(local) = stream.local_addr() else { return };
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, %error, "client gone before its first byte");

@@ -40,6 +40,25 @@ pub const LEASE_PROPOSALS_MAX: usize = 64;
 /// How long a hidden holder's inventory is kept.
 pub const FORGET_AFTER_DEFAULT: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// Distinct nodes that must report a holder before anybody else is told of it differently: a liar
+/// and its accomplice are not enough.
+pub const REPORTERS_WANTED: usize = 3;
+/// How long a report of a holder that could not be had counts, unless it is repeated. Longer than
+/// [`REPORT_AGAIN_AFTER`], so that lasting trouble stays known.
+pub const REPORT_TTL: Duration = Duration::from_secs(120);
+/// How long a report of wrong bytes counts: a heartbeat says nothing about bytes.
+pub const REPORT_WRONG_TTL: Duration = Duration::from_secs(600);
+/// Holders, and pairs of holder and key with wrong bytes, that a server remembers reports of.
+pub const REPORTED_MAX: usize = 32_768;
+/// Of those, how many one node may report.
+pub const REPORTS_PER_NODE_MAX: usize = 1_024;
+/// How far findkey looks past holders that are ranked last.
+pub const RANKED_LAST_SKIPPED_MAX: usize = 1_024;
+/// Reports that wait to be passed on to the other servers; further ones stay with this one.
+pub const REPORTS_TO_PASS_ON_MAX: usize = 1_024;
+/// Reports on their way to other servers at once.
+pub const REPORTS_PASSED_ON_AT_ONCE: usize = 32;
+
 /// Time for one connection to a discovery server.
 pub const API_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Idle connections to discovery servers are closed after this: 50,000 agents must not hold theirs.
@@ -82,28 +101,69 @@ pub const SOURCE_STALL_TIMEOUT: Duration = Duration::from_secs(3);
 pub const VERIFIED_WHOLE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Of those, what is kept in memory; larger ones are spooled to an unlinked file.
 pub const SPOOL_MEMORY_BYTES_MAX: u64 = 1024 * 1024;
+/// What is gathered for one write to such a file, bytes.
+pub const SPOOL_WRITE_BYTES: usize = 1024 * 1024;
 /// One read from a file, and the read buffer of one connection to a peer, bytes.
 pub const FILE_CHUNK_BYTES: usize = 256 * 1024;
-/// Time for the headers of one peer, so that a silent one does not use up the resolve timeout.
-pub const PEER_HEADER_TIMEOUT: Duration = Duration::from_millis(500);
 /// Interim answers (1xx) of one peer before its answer; we ask for none.
 pub const PEER_INTERIM_ANSWERS_MAX: usize = 16;
 /// A source slower than this over [`SOURCE_RATE_WINDOW`] is stalled, bytes per second.
 pub const SOURCE_BYTES_PER_SECOND_MIN: u64 = 64 * 1024;
-/// Over how much waiting the rate of a source is judged.
-pub const SOURCE_RATE_WINDOW: Duration = Duration::from_secs(5);
+/// Over how many seconds of waiting the rate of a source is judged.
+pub const SOURCE_RATE_WINDOW_SECONDS: usize = 5;
+/// Connections to peers that are kept open for the next request.
+pub const PEER_IDLE_CONNECTIONS_MAX: usize = 16;
+/// How long they are kept; less than [`HEADER_READ_TIMEOUT`], after which the peer closes them.
+pub const PEER_IDLE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The least and the most that one peer's headers are awaited before the next peer is asked as well;
+/// in between the delay is learned.
+pub const HEDGE_DELAY_MIN: Duration = Duration::from_millis(50);
+/// See [`HEDGE_DELAY_MIN`]; also the delay as long as nothing was learned.
+pub const HEDGE_DELAY_MAX: Duration = Duration::from_millis(500);
+/// How long a transfer whose source broke off looks for another one.
+pub const FAILOVER_TIMEOUT: Duration = Duration::from_secs(2);
+/// When a peer that was busy is asked again.
+pub const BUSY_RETRY_AFTER: Duration = Duration::from_millis(250);
+/// What is asked of a peer at a time where containerd asks for a range without end: it may close after
+/// any part of it.
+pub const OPEN_RANGE_WINDOW_BYTES: u64 = 8 * 1024 * 1024;
+/// Peers that send one large blob at the same time.
+pub const FAN_SOURCES_MAX: usize = 4;
+/// Blobs of which less than this is left come from one peer, bytes.
+pub const FAN_BLOB_BYTES_MIN: u64 = 16 * 1024 * 1024;
+/// What is asked of each of them at a time, bytes.
+pub const FAN_WINDOW_BYTES: u64 = 2 * 1024 * 1024;
+/// How far one transfer runs ahead of its reader, bytes.
+pub const FAN_AHEAD_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Memory for what was received ahead of its turn, all transfers together, bytes.
+pub const FAN_MEMORY_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// How long a range that has no source waits for those before it to end first.
+pub const CUT_ORDER_WAIT: Duration = Duration::from_secs(5);
+/// How long an ingest may rest while it is followed; then it is given up.
+pub const FOLLOW_IDLE_MAX: Duration = Duration::from_secs(3);
+/// What is kept of a blob's end, because containerd may not have written it yet (it writes in steps of
+/// 1 MiB, behind what its socket holds), bytes.
+pub const FOLLOW_TAIL_BYTES: u64 = 4 * 1024 * 1024;
+/// A complete ingest that nobody has written to for so long is nobody's any more.
+pub const INGEST_UNTOUCHED_MIN: Duration = Duration::from_secs(60);
+/// How long it is remembered how a transfer of a digest went.
+pub const TRANSFER_MEMORY_TTL: Duration = Duration::from_secs(60);
+/// Offsets of one digest at which answers were cut.
+pub const CUTS_REMEMBERED_MAX: usize = 64;
+/// A blob that several peers sent together, and wrong, is received and verified whole up to this size.
+pub const DOUBTED_WHOLE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// Small blobs asked for in parts that are kept for their other parts.
+pub const WHOLES_SHARED_MAX: usize = 8;
+/// Digests of which it is remembered.
+pub const TRANSFERS_REMEMBERED_MAX: usize = 1_024;
 /// How long a peer is avoided for a digest of which it sent bad bytes, or a broken stream.
 pub const PEER_AVOID_TTL: Duration = Duration::from_secs(60);
-/// Pairs of peer and digest that are avoided at once; digests whose last answer was cut.
+/// Pairs of peer and digest that are avoided at once; peers that stayed silent.
 pub const TROUBLES_REMEMBERED_MAX: usize = 4_096;
-/// How long the hash of a blob that broke off is kept for containerd to resume.
-pub const PREFIX_TTL: Duration = Duration::from_secs(60);
-/// Such hashes at once.
-pub const PREFIXES_REMEMBERED_MAX: usize = 256;
 /// Holders that are asked for the same tag.
 pub const TAG_VOTES: usize = 3;
 /// How long a source holds its headers for its own check of the content; less than
-/// [`PEER_HEADER_TIMEOUT`], so that a peer knows what comes before it goes on to the next.
+/// [`HEDGE_DELAY_MAX`], so that a peer knows what comes before it goes on to the next.
 pub const VERIFY_BEFORE_HEADERS: Duration = Duration::from_millis(250);
 /// How long it holds the first byte; less than [`SOURCE_STALL_TIMEOUT`].
 pub const VERIFY_BEFORE_BYTES: Duration = Duration::from_secs(2);
@@ -132,6 +192,13 @@ pub const LOOKUP_CONCLUSIVE_MIN: Duration = Duration::from_millis(250);
 pub const BREAKER_PROBE_INTERVAL: Duration = Duration::from_millis(500);
 /// Second try to abort the ingest of bad bytes: containerd may still have been writing.
 pub const ABORT_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// How long the mirror remembers under which name it was asked for content that may not be shared.
+/// Longer than a fetch takes: then the store knows.
+pub const ASKED_TTL: Duration = Duration::from_secs(3600);
+/// How much of that it remembers; the oldest goes first.
+pub const ASKED_REMEMBERED_MAX: usize = 4_096;
+/// What one compiled filter of a registry may take up, bytes.
+pub const FILTER_BYTES_MAX: usize = 256 * 1024;
 /// Largest manifest or index read, bytes.
 pub const MANIFEST_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// Concurrent uploads of one agent.
@@ -140,13 +207,26 @@ pub const UPLOADS_MAX_DEFAULT: usize = 64;
 pub const ADVERTISE_COALESCE: Duration = Duration::from_millis(50);
 /// Time between two heartbeats of an agent; a little more or less, so that a fleet spreads.
 pub const HEARTBEAT_INTERVAL_DEFAULT: Duration = Duration::from_secs(30);
+/// Reports of an agent that wait to be sent; further ones are dropped.
+pub const REPORTS_QUEUED_MAX: usize = 256;
+/// The same trouble with the same holder is reported once in this time.
+pub const REPORT_AGAIN_AFTER: Duration = Duration::from_secs(60);
+/// Reports that an agent remembers for that.
+pub const REPORTS_REMEMBERED_MAX: usize = 4_096;
+/// Time for one report to reach a server.
+pub const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long an answer about the origin is remembered.
 pub const ORIGIN_PROBE_TTL: Duration = Duration::from_secs(10);
 /// How long the origin may take to answer.
 pub const ORIGIN_PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
+const _: () = assert!(REPORT_AGAIN_AFTER.as_secs() < REPORT_TTL.as_secs());
+const _: () = assert!(REPORT_TTL.as_secs() < REPORT_WRONG_TTL.as_secs());
 const _: () = assert!(LOOKUP_TIMEOUT_MAX.as_millis() < RESOLVE_TIMEOUT_DEFAULT.as_millis());
-const _: () = assert!(VERIFY_BEFORE_HEADERS.as_millis() < PEER_HEADER_TIMEOUT.as_millis());
+const _: () = assert!(VERIFY_BEFORE_HEADERS.as_millis() < HEDGE_DELAY_MAX.as_millis());
+const _: () = assert!(PEER_IDLE_TIMEOUT.as_millis() < HEADER_READ_TIMEOUT.as_millis());
+const _: () = assert!(FAN_AHEAD_BYTES_MAX >= FAN_WINDOW_BYTES * FAN_SOURCES_MAX as u64);
+const _: () = assert!(FAN_MEMORY_BYTES_MAX as u64 >= FAN_AHEAD_BYTES_MAX);
 const _: () = assert!(VERIFY_BEFORE_BYTES.as_millis() < SOURCE_STALL_TIMEOUT.as_millis());
 const _: () = assert!(VERIFY_BEFORE_CHUNK.as_millis() < SOURCE_STALL_TIMEOUT.as_millis());
 const _: () = assert!(FILE_CHUNK_BYTES as u64 >= SOURCE_BYTES_PER_SECOND_MIN * VERIFY_BEFORE_CHUNK.as_secs());

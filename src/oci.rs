@@ -1,6 +1,7 @@
 //! OCI distribution, as far as it can be decided without I/O: digests, references, request paths,
 //! ranges, manifests, error bodies.
 
+pub mod children;
 pub mod digest;
 pub mod error;
 pub mod index;
@@ -9,6 +10,7 @@ pub mod path;
 pub mod range;
 pub mod reference;
 
+pub use children::Children;
 pub use digest::{Algorithm, Digest, DigestError, Hasher};
 pub use error::ErrorCode;
 pub use path::{ApiPath, ContentPath, Item, PathError};

@@ -4,7 +4,8 @@
 //! index at once ([`findkey`], [`ranking`]). Writes ([`advertise`], [`withdraw`], [`sync`]) are read
 //! by [`request`], brought to the leader by [`forward`], one at a time for each holder ([`locks`]),
 //! cut into log [`entries`] and proposed ([`mod@write`]). Keepalives ([`keepalive`]) renew [`leases`] in
-//! the leader's memory; [`lease_task`] proposes what follows when one ends.
+//! the leader's memory; [`lease_task`] proposes what follows when one ends. What nodes [`mod@report`] of
+//! holders changes the order of answers for a while.
 
 pub mod addresses;
 pub mod advertise;
@@ -25,6 +26,7 @@ pub mod locks;
 pub mod metrics;
 pub mod query;
 pub mod ranking;
+pub mod report;
 pub mod request;
 pub mod routes;
 pub mod status;
@@ -165,6 +167,7 @@ pub async fn run(config: Config, stop: Stop, ready: impl FnOnce(Addresses) + Sen
         stop.clone(),
     ));
     phases.tasks.spawn("leases", lease_task::run(Arc::clone(&app), phases.end.clone()));
+    phases.tasks.spawn("reports", report::upkeep(Arc::clone(&app), phases.end.clone()));
     let upkeep = crate::metrics::upkeep(crate::metrics::install(), phases.end.clone());
     phases.tasks.spawn("metrics upkeep", upkeep);
     shared.set(Arc::clone(&app));

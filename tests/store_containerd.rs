@@ -122,6 +122,25 @@ impl Subject for Daemon {
         }
         .boxed()
     }
+
+    /// As containerd's own fetch does.
+    fn fetched<'a>(&'a self, digest: &'a Digest, name: &'a str) -> BoxFuture<'a, bool> {
+        async move {
+            let (registry, repository) = name.split_once('/').expect("registry/repository");
+            let label = (format!("containerd.io/distribution.source.{registry}"), repository.to_owned());
+            let update_mask = Some(prost_types::FieldMask { paths: vec![format!("labels.{}", label.0)] });
+            let info = api::Info { digest: digest.to_string(), labels: [label].into(), ..Default::default() };
+            let request = in_namespace(api::UpdateRequest { info: Some(info), update_mask });
+            connect(&self.containerd.socket())
+                .await
+                .content()
+                .update(request)
+                .await
+                .expect("containerd does it");
+            true
+        }
+        .boxed()
+    }
 }
 
 #[tokio::test]

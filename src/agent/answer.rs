@@ -9,7 +9,7 @@ use axum::http::response::Builder;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 
 use crate::limits::RETRY_AFTER_SECONDS;
-use crate::oci::{ByteRange, Digest, ErrorCode};
+use crate::oci::{ByteRange, Digest, ErrorCode, PathError};
 
 /// The digest of what is sent.
 pub(crate) const CONTENT_DIGEST: &str = "docker-content-digest";
@@ -38,6 +38,17 @@ impl Refusal {
     pub(crate) fn unknown(is_manifest: bool, message: impl Into<String>) -> Self {
         let code = if is_manifest { ErrorCode::ManifestUnknown } else { ErrorCode::BlobUnknown };
         Self::new(StatusCode::NOT_FOUND, code, message)
+    }
+
+    /// A path that names no content.
+    pub(crate) fn no_content(error: PathError) -> Self {
+        let code = match error {
+            PathError::Digest => ErrorCode::DigestInvalid,
+            PathError::Unknown | PathError::Name | PathError::Registry | PathError::Reference => {
+                ErrorCode::NameInvalid
+            }
+        };
+        Self::new(StatusCode::NOT_FOUND, code, error.to_string())
     }
 
     /// The answer with an OCI error body.

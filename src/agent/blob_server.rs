@@ -52,7 +52,7 @@ impl BlobServer {
         match ApiPath::parse(uri.path(), uri.query()) {
             Ok(ApiPath::Base) => Ok(answer::base()),
             Ok(ApiPath::Content(path)) => self.content(request, &path, connection).await,
-            Err(error) => Err(Refusal::new(StatusCode::NOT_FOUND, ErrorCode::NameInvalid, error.to_string())),
+            Err(error) => Err(Refusal::no_content(error)),
         }
     }
 
@@ -81,6 +81,8 @@ impl BlobServer {
     }
 
     async fn find(&self, request: &Parts, path: &ContentPath) -> Result<Found, NotGiven> {
+        // What the store holds back for its own names is not there either.
+        self.policies.admits(path).map_err(|_| NotGiven::Unknown)?;
         let digest = self.digest(path).await?;
         let not_modified = answer::not_modified(&request.headers, &digest);
         if path.is_manifest() {

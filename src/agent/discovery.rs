@@ -2,13 +2,13 @@
 //! until one of them is seen to answer (I4).
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::Notify;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::api::FindQuery;
 use crate::api::client::{Client, ClientError};
@@ -84,11 +84,13 @@ pub(crate) struct Discovery {
     lookup: Arc<dyn Lookup>,
     open: AtomicBool,
     opened: Notify,
+    /// When a server answered last.
+    answered: Mutex<Option<Instant>>,
 }
 
 impl Discovery {
     pub(crate) fn new(lookup: Arc<dyn Lookup>) -> Self {
-        Self { lookup, open: AtomicBool::new(false), opened: Notify::new() }
+        Self { lookup, open: AtomicBool::new(false), opened: Notify::new(), answered: Mutex::default() }
     }
 
     /// Holders of `key`, within `deadline` and [`LOOKUP_TIMEOUT_MAX`]. While the breaker is open the
@@ -98,9 +100,12 @@ impl Discovery {
             return Err(LookupError::NoServer("none has answered since the last lookup".to_owned()));
         }
         let deadline = deadline.min(LOOKUP_TIMEOUT_MAX);
+        let start = Instant::now();
         let found = self.ask(key, deadline).await;
         if let Err(LookupError::NoServer(reason)) = &found
             && deadline >= LOOKUP_CONCLUSIVE_MIN
+            // Another lookup was answered meanwhile: it is this node that is slow.
+            && self.last_answer().is_none_or(|answered| answered < start)
             && !self.open.swap(true, Ordering::AcqRel)
         {
             tracing::warn!(reason, "no discovery server answers, going without");
@@ -116,10 +121,18 @@ impl Discovery {
     }
 
     async fn ask(&self, key: &str, deadline: Duration) -> Result<Vec<SocketAddr>, LookupError> {
-        match timeout(deadline, self.lookup.find(key, deadline)).await {
+        let found = match timeout(deadline, self.lookup.find(key, deadline)).await {
             Ok(found) => found,
             Err(_) => Err(LookupError::NoServer(format!("nothing within {} ms", deadline.as_millis()))),
+        };
+        if !matches!(found, Err(LookupError::NoServer(_))) {
+            *self.answered.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         }
+        found
+    }
+
+    fn last_answer(&self) -> Option<Instant> {
+        *self.answered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The breaker's own task: while it is open, looks for a server that answers.
@@ -132,14 +145,15 @@ impl Discovery {
                 return Ok(());
             }
             while self.is_open() {
-                let pause = stop.run_until_cancelled(tokio::time::sleep(BREAKER_PROBE_INTERVAL));
-                if pause.await.is_none() {
-                    return Ok(());
-                }
                 if !matches!(self.ask(&nobody_has, LOOKUP_TIMEOUT_MAX).await, Err(LookupError::NoServer(_))) {
                     self.open.store(false, Ordering::Release);
                     tracing::info!("a discovery server answers again");
                     ::metrics::gauge!("piccolo_discovery_reachable").set(1.0);
+                    break;
+                }
+                let pause = stop.run_until_cancelled(tokio::time::sleep(BREAKER_PROBE_INTERVAL));
+                if pause.await.is_none() {
+                    return Ok(());
                 }
             }
         }
@@ -150,7 +164,6 @@ impl Discovery {
 mod tests {
     use super::*;
     use std::sync::atomic::AtomicUsize;
-    use tokio::time::Instant;
 
     /// Answers nothing until told to.
     #[derive(Default)]

@@ -1,59 +1,81 @@
-//! Content from peers: one after the other until one answers properly. Nothing goes to containerd
-//! before that.
+//! Content from peers. Nothing goes to containerd before one has answered properly.
 //!
-//! Manifests, and blobs up to [`VERIFIED_WHOLE_BYTES_MAX`], are received and verified whole
-//! ([`spool`]); larger blobs are passed on as they come and verified before their last byte
-//! ([`relay`]) (I5).
+//! [`race`] asks the peers of a [`roster`] until one answers; [`transfer`] brings bytes in order and
+//! replaces a source that fails on the way, or takes several at once ([`fan`]). Manifests, and blobs up
+//! to [`VERIFIED_WHOLE_BYTES_MAX`], are received and verified whole ([`spool`]); larger blobs are passed
+//! on as they come and verified before their last byte ([`relay`]) (I5). [`troubles`] and [`lately`]
+//! remember how it went with whom, and with which digest.
 
+mod delay;
+mod fan;
+mod follow;
+mod lately;
 mod offer;
-mod prefix;
+mod race;
 mod relay;
+mod roster;
 mod spool;
 mod tag;
+mod transfer;
+mod troubles;
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::header::CONTENT_RANGE;
 use axum::http::{Method, StatusCode};
 use bytes::Bytes;
-use tokio::time::Instant;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
 
 use super::body::ByteStream;
+use super::buffers::BufferPool;
 use super::discovery::{Discovery, LookupError};
-use super::peer::{self, Answer, Ask, PeerError};
-use super::recent::Recent;
-use super::store::Store;
+use super::heal::Healer;
+use super::peer::{self, Answer, Ask, PeerError, Peers};
+use super::report::Reporter;
+use super::store::{Ingest, Store};
 use crate::limits::{
-    ABORT_AGAIN_AFTER, MANIFEST_BYTES_MAX, PEER_AVOID_TTL, PEER_HEADER_TIMEOUT, PEER_UNREACHABLE_TTL,
-    TROUBLES_REMEMBERED_MAX, VERIFIED_WHOLE_BYTES_MAX,
+    ABORT_AGAIN_AFTER, DOUBTED_WHOLE_BYTES_MAX, FAILOVER_TIMEOUT, FAN_MEMORY_BYTES_MAX, MANIFEST_BYTES_MAX,
+    OPEN_RANGE_WINDOW_BYTES, VERIFIED_WHOLE_BYTES_MAX,
 };
 use crate::oci::{ByteRange, ContentPath, Digest, RangeHeader, media_type};
 use crate::task::Stop;
 
+pub(crate) use lately::RunningRange;
 pub(crate) use offer::{Head, Offer};
-use prefix::Prefixes;
-use relay::Relay;
 pub(crate) use spool::Whole;
 pub(crate) use tag::TagManifest;
+
+use delay::Delay;
+use follow::Follower;
+use lately::Lately;
+use race::NoSource;
+use relay::Relay;
+use roster::Roster;
+use transfer::{Item, Opened, Terms, Transfer};
+use troubles::Troubles;
+
+/// Between two lookups of one transfer.
+const LOOKUP_PAUSE: Duration = Duration::from_millis(500);
+/// How long a look at the ingests may take.
+const INGESTS_TIMEOUT: Duration = Duration::from_millis(250);
+/// Before the deadline of a request: who has not answered by then is silent, whoever has to say so.
+const DEADLINE_MARGIN: Duration = Duration::from_millis(20);
 
 /// Fetches from peers, and remembers for a while which of them failed.
 pub(crate) struct Fetcher {
     discovery: Arc<Discovery>,
     store: Arc<dyn Store>,
-    /// Peers that sent something wrong: not asked for that digest.
-    bad: Recent<(SocketAddr, Digest)>,
-    /// Peers whose stream broke off once: asked last.
-    shaky: Recent<(SocketAddr, Digest)>,
-    /// Peers that did not answer at all: asked after all others, whatever is wanted.
-    silent: Recent<SocketAddr>,
-    /// Digests whose answer was cut before its first byte: the next request gets 404 at once.
-    cut: Recent<Digest>,
-    /// Hashes of large blobs that broke off.
-    prefixes: Prefixes,
+    pool: BufferPool,
+    healer: Healer,
+    peers: Arc<Peers>,
+    troubles: Troubles,
+    delay: Delay,
+    lately: Arc<Lately>,
+    /// For windows of large blobs that are here before their turn.
+    fan_memory: Arc<Semaphore>,
     tasks: TaskTracker,
     stop: Stop,
 }
@@ -65,6 +87,8 @@ pub(crate) struct Wanted {
     pub(crate) digest: Digest,
     pub(crate) range: Option<RangeHeader>,
     pub(crate) head_only: bool,
+    /// If it is a range; see [`Fetcher::range`].
+    pub(crate) running: Option<Arc<RunningRange>>,
 }
 
 /// What a peer had.
@@ -112,15 +136,23 @@ impl Missed {
 }
 
 impl Fetcher {
-    pub(crate) fn new(discovery: Arc<Discovery>, store: Arc<dyn Store>, stop: Stop) -> Self {
+    pub(crate) fn new(
+        discovery: Arc<Discovery>,
+        store: Arc<dyn Store>,
+        pool: BufferPool,
+        (reporter, healer): (Reporter, Healer),
+        stop: Stop,
+    ) -> Self {
         Self {
             discovery,
             store,
-            bad: Recent::new(PEER_AVOID_TTL, TROUBLES_REMEMBERED_MAX),
-            shaky: Recent::new(PEER_AVOID_TTL, TROUBLES_REMEMBERED_MAX),
-            silent: Recent::new(PEER_UNREACHABLE_TTL, TROUBLES_REMEMBERED_MAX),
-            cut: Recent::new(PEER_AVOID_TTL, TROUBLES_REMEMBERED_MAX),
-            prefixes: Prefixes::default(),
+            pool,
+            healer,
+            peers: Arc::default(),
+            troubles: Troubles::new(reporter),
+            delay: Delay::default(),
+            lately: Arc::default(),
+            fan_memory: Arc::new(Semaphore::new(FAN_MEMORY_BYTES_MAX)),
             tasks: TaskTracker::new(),
             stop,
         }
@@ -128,6 +160,7 @@ impl Fetcher {
 
     /// Waits for what outlives its request: aborts of ingests.
     pub(crate) async fn finish(&self) {
+        self.peers.clear();
         self.tasks.close();
         self.tasks.wait().await;
     }
@@ -140,138 +173,305 @@ impl Fetcher {
         offer: Arc<Offer>,
         deadline: Instant,
     ) -> Result<Fetched, Missed> {
-        if self.cut.take(&wanted.digest) {
-            return Err(Missed::JustCut);
+        let deadline = deadline - DEADLINE_MARGIN;
+        if !wanted.path.is_manifest() && !wanted.head_only {
+            self.begins(&wanted)?;
         }
         let left = deadline.saturating_duration_since(Instant::now());
-        let holders = self.discovery.find(wanted.digest.as_str(), left).await?;
+        let find = self.discovery.find(wanted.digest.as_str(), left);
+        let (holders, total) = tokio::join!(find, self.expected_total(&wanted));
+        let holders = holders?;
         if holders.is_empty() {
             return Err(Missed::NoHolder);
         }
-        let holders = self.in_order(holders, &wanted.digest);
-        let mut again: VecDeque<SocketAddr> = VecDeque::new();
-        let mut waiting = VecDeque::from(holders);
-        let mut attempts = 0;
-        let mut unsatisfiable = None;
-        // A peer whose headers were late is asked once more, after all others, if there is time.
-        while let Some((holder, is_first)) =
-            waiting.pop_front().map(|holder| (holder, true)).or_else(|| again.pop_front().map(|h| (h, false)))
-        {
-            attempts += 1;
-            let patience = patience(1 + waiting.len() + again.len(), deadline);
-            match self.attempt(holder, &wanted, &offer, patience).await {
-                // One that lies about the length must not have the last word.
-                Ok(fetched @ Fetched::Unsatisfiable { .. }) => {
-                    count("unsatisfiable");
-                    unsatisfiable.get_or_insert(fetched);
-                }
-                Ok(fetched) => {
-                    count("ok");
-                    return Ok(fetched);
-                }
-                Err(error) => {
-                    offer.withdraw();
-                    self.failed(holder, &wanted.digest, &error);
-                    if is_first && matches!(error, PeerError::HeaderTimeout) {
-                        again.push_back(holder);
-                    }
-                }
+        let mut roster = Roster::new(self.troubles.order(holders, &wanted.digest));
+        let (digest, path) = (&wanted.digest, &wanted.path);
+        let raced = if wanted.path.is_manifest() {
+            let attempt = |holder| self.manifest(holder, path, digest);
+            let raced = self.race(&mut roster, digest, deadline, attempt).await;
+            raced.map(|(source, (bytes, media_type))| Fetched::Manifest { bytes, media_type, source })
+        } else if wanted.head_only {
+            let raced = self.race(&mut roster, digest, deadline, |holder| self.size(holder, path)).await;
+            raced.map(|(source, total)| Fetched::Size { total, source })
+        } else {
+            return self.blob(&wanted, roster, total, &offer, deadline).await;
+        };
+        raced.map_err(|_| Missed::NoSource { attempts: roster.attempts() })
+    }
+
+    /// The answer to `digest` was cut at `offset`.
+    pub(crate) fn was_cut(&self, digest: &Digest, offset: u64) {
+        self.lately.cut(digest, offset);
+    }
+
+    /// A range of `digest` is asked for. It has ended when the last copy of this is dropped.
+    pub(crate) fn range(&self, digest: &Digest, range: RangeHeader) -> Option<Arc<RunningRange>> {
+        let (RangeHeader::From(start) | RangeHeader::Between(start, _)) = range else { return None };
+        Some(Arc::new(self.lately.range(digest, start)))
+    }
+
+    /// What a range may be promised although no source has it: once the first range of a blob was
+    /// answered 206, containerd in its parallel mode has no other host for the others.
+    pub(crate) fn promised(&self, wanted: &Wanted) -> Option<(Head, Arc<RunningRange>)> {
+        let total = self.lately.ranged(&wanted.digest)?;
+        let range = wanted.range?.within(total).filter(|range| range.start > 0)?;
+        Some((Head { total, range: Some(range) }, wanted.running.clone()?))
+    }
+
+    /// Somebody asks for bytes: where we cut before, or anew because those that he had were of no use.
+    fn begins(&self, wanted: &Wanted) -> Result<(), Missed> {
+        let start = match wanted.range {
+            None => 0,
+            Some(RangeHeader::From(start) | RangeHeader::Between(start, _)) => start,
+            Some(RangeHeader::Last(_)) => return Ok(()),
+        };
+        if self.lately.take_cut(&wanted.digest, start) {
+            return Err(Missed::JustCut);
+        }
+        if start == 0 {
+            for holder in self.lately.begins_anew(&wanted.digest) {
+                self.troubles.suspect(holder, &wanted.digest);
             }
         }
-        unsatisfiable.ok_or(Missed::NoSource { attempts })
+        Ok(())
     }
 
-    /// The answer to `digest` was cut before its first byte.
-    pub(crate) fn was_cut(&self, digest: &Digest) {
-        self.cut.insert(digest.clone());
-    }
-
-    /// Who is asked, in which order.
-    fn in_order(&self, holders: Vec<SocketAddr>, digest: &Digest) -> Vec<SocketAddr> {
-        let not_bad = holders.into_iter().filter(|holder| !self.bad.contains(&(*holder, digest.clone())));
-        let shaky = |holder: &SocketAddr| self.shaky.contains(&(*holder, digest.clone()));
-        let mut in_order: Vec<SocketAddr> = not_bad.collect();
-        // Stable: nearest first among equals.
-        in_order.sort_by_cached_key(|holder| (self.silent.contains(holder), shaky(holder)));
-        in_order
-    }
-
-    fn failed(&self, holder: SocketAddr, digest: &Digest, error: &PeerError) {
-        count(error.label());
-        if let PeerError::Spool(_) = error {
-            tracing::error!(%digest, %error, "no room for temporary files on this node: see TMPDIR");
-        } else {
-            tracing::info!(%holder, %digest, %error, "peer did not deliver");
-        }
-        if error.is_silent() {
-            self.silent.insert(holder);
-        }
-        let pair = (holder, digest.clone());
-        if error.is_wrong() || (error.is_broken() && self.shaky.contains(&pair)) {
-            self.bad.insert(pair);
-        } else if error.is_broken() {
-            self.shaky.insert(pair);
-        }
-    }
-
-    async fn attempt(
+    async fn blob(
         self: &Arc<Self>,
-        holder: SocketAddr,
         wanted: &Wanted,
+        roster: Roster,
+        total: Option<u64>,
         offer: &Offer,
-        patience: Duration,
-    ) -> Result<Fetched, PeerError> {
-        if wanted.path.is_manifest() {
-            return self.manifest(holder, wanted, patience).await;
+        deadline: Instant,
+    ) -> Result<Fetched, Missed> {
+        let total = total.or_else(|| self.lately.ranged(&wanted.digest));
+        let small = total.filter(|total| self.is_verified_whole(&wanted.digest, *total));
+        let Some((range, total)) = wanted.range.and_then(|range| Some((range.within(small?)?, small?)))
+        else {
+            return self.from_peers(wanted, wanted.range, roster, total, offer, deadline).await;
+        };
+        // A part cannot be verified: all of it, once for all parts. The others have been promised theirs.
+        if self.lately.ranged(&wanted.digest) == Some(total) {
+            offer.make(Head { total, range: Some(range) });
         }
-        if wanted.head_only {
-            let answer = ask(holder, &wanted.path, &Method::HEAD, None, patience).await?;
-            return match (answer.status, answer.length()) {
-                (StatusCode::OK, Some(total)) => Ok(Fetched::Size { total, source: holder }),
-                (StatusCode::OK, None) => Err(PeerError::Length),
-                (status, _) => Err(PeerError::Status(status)),
+        let shared = self.lately.whole(&wanted.digest);
+        let mut shared = shared.lock().await;
+        if let Some((source, whole)) = &*shared {
+            let head = Head { total, range: Some(range) };
+            return Ok(Fetched::Whole { whole: whole.clone(), head, source: *source });
+        }
+        let fetched = self.from_peers(wanted, None, roster, Some(total), offer, deadline).await;
+        if let Ok(Fetched::Whole { whole, source, .. }) = &fetched {
+            *shared = Some((*source, whole.clone()));
+        }
+        fetched
+    }
+
+    /// What is `wanted`. `asked` is what is asked of peers: the same, or all of it.
+    async fn from_peers(
+        self: &Arc<Self>,
+        wanted: &Wanted,
+        asked: Option<RangeHeader>,
+        mut roster: Roster,
+        total: Option<u64>,
+        offer: &Offer,
+        mut deadline: Instant,
+    ) -> Result<Fetched, Missed> {
+        let item = Item { path: wanted.path.clone(), digest: wanted.digest.clone() };
+        let mut mixes_sources = true;
+        let mut unsatisfiable = None;
+        loop {
+            let asked = asked.map(|range| window(range, total));
+            let opened = match self.open(&mut roster, &item, asked, total, deadline).await {
+                Ok(opened) => opened,
+                Err(NoSource { unsatisfiable: said }) => {
+                    return match unsatisfiable.or(said) {
+                        Some((source, total)) => Ok(Fetched::Unsatisfiable { total, source }),
+                        None => Err(Missed::NoSource { attempts: roster.attempts() }),
+                    };
+                }
             };
+            let (holder, total) = (opened.holder, opened.part.total);
+            let range = match wanted.range.map(|range| range.within(total)) {
+                Some(None) => {
+                    unsatisfiable.get_or_insert((holder, total));
+                    continue;
+                }
+                Some(range) => range,
+                None => None,
+            };
+            let head = Head { total, range };
+            if !offer.make(head) {
+                self.troubles.failed(holder, &item.digest, &PeerError::Length);
+                continue;
+            }
+            if range.is_some() {
+                self.lately.answered_range(&item.digest, total);
+            }
+            let fetched = if self.is_verified_whole(&item.digest, total) {
+                self.whole(&item, head, &mut roster, opened, mixes_sources).await
+            } else {
+                self.stream(wanted, &item, head, &mut roster, opened).await
+            };
+            match fetched {
+                Ok(fetched) => return Ok(fetched),
+                Err(Failed::Mixture) => mixes_sources = false,
+                Err(Failed::Source) => {}
+            }
+            offer.withdraw();
+            // Whoever comes next has the time of a failover, whenever that is.
+            deadline = deadline.max(Instant::now() + FAILOVER_TIMEOUT);
         }
-        let answer = ask(holder, &wanted.path, &Method::GET, wanted.range, patience).await?;
-        let part = match part(&answer, wanted.range)? {
-            Part::Bytes(range) => range,
-            Part::Unsatisfiable { total } => return Ok(Fetched::Unsatisfiable { total, source: holder }),
+    }
+
+    /// Whether nothing of it is passed on before all of it is known to be right.
+    fn is_verified_whole(&self, digest: &Digest, total: u64) -> bool {
+        let is_doubted = || total <= DOUBTED_WHOLE_BYTES_MAX && self.troubles.is_doubted(digest);
+        total <= VERIFIED_WHOLE_BYTES_MAX || is_doubted()
+    }
+
+    /// All of a small blob, also if only a part of it was asked for.
+    async fn whole(
+        self: &Arc<Self>,
+        item: &Item,
+        head: Head,
+        roster: &mut Roster,
+        opened: Opened,
+        mixes_sources: bool,
+    ) -> Result<Fetched, Failed> {
+        let source = opened.holder;
+        if !opened.part.is_whole() {
+            roster.first(source);
+        }
+        let opened = Some(opened).filter(|opened| opened.part.is_whole());
+        let whole = self.whole_from(item, head.total, roster, opened, mixes_sources).await?;
+        if head.range.is_some()
+            && let Ok(mut shared) = self.lately.whole(&item.digest).try_lock()
+        {
+            *shared = Some((source, whole.clone()));
+        }
+        Ok(Fetched::Whole { whole, head, source })
+    }
+
+    async fn whole_from(
+        self: &Arc<Self>,
+        item: &Item,
+        total: u64,
+        roster: &mut Roster,
+        opened: Option<Opened>,
+        mixes_sources: bool,
+    ) -> Result<Whole, Failed> {
+        let terms = Terms { window_bytes: None, mixes_sources, fans_out: false };
+        let range = ByteRange::whole(total);
+        let taken = std::mem::take(roster);
+        let mut transfer = Transfer::new(Arc::clone(self), item.clone(), taken, range, opened, terms);
+        let received = spool::receive(&mut transfer, total, &item.digest).await;
+        let senders = transfer.senders().to_vec();
+        *roster = transfer.into_roster();
+        match received {
+            Ok(Some(whole)) => Ok(whole),
+            Ok(None) => Err(Failed::Source),
+            Err(PeerError::WrongBytes) => {
+                self.blame(&senders, &item.digest);
+                if let [_] = senders[..] {
+                    return Err(Failed::Source);
+                }
+                // Each of them alone, the last one first: those before it broke off.
+                for sender in senders.iter().rev() {
+                    roster.again(*sender, Instant::now(), 1);
+                }
+                Err(Failed::Mixture)
+            }
+            Err(error) => {
+                if let Some(sender) = senders.last() {
+                    self.troubles.failed(*sender, &item.digest, &error);
+                }
+                Err(Failed::Source)
+            }
+        }
+    }
+
+    /// The part of a large blob that was asked for, on its way.
+    async fn stream(
+        self: &Arc<Self>,
+        wanted: &Wanted,
+        item: &Item,
+        head: Head,
+        roster: &mut Roster,
+        opened: Opened,
+    ) -> Result<Fetched, Failed> {
+        let (source, part) = (opened.holder, head.part());
+        if opened.part.start != part.start {
+            self.troubles.failed(source, &item.digest, &PeerError::Length);
+            return Err(Failed::Source);
+        }
+        let window_bytes = head.range.map(|_| OPEN_RANGE_WINDOW_BYTES);
+        // Who sent bytes that were wrong together is found out alone.
+        let fans_out = head.range.is_none() && !self.troubles.is_doubted(&item.digest);
+        let terms = Terms { window_bytes, mixes_sources: true, fans_out };
+        let taken = std::mem::take(roster);
+        let mut transfer = Transfer::new(Arc::clone(self), item.clone(), taken, part, Some(opened), terms);
+        let Ok(Some(first)) = transfer.next().await else {
+            *roster = transfer.into_roster();
+            return Err(Failed::Source);
         };
-        let total = part.total;
-        let range = match wanted.range.map(|range| range.within(total)) {
-            Some(None) => return Ok(Fetched::Unsatisfiable { total, source: holder }),
-            Some(range) => range,
-            None => None,
-        };
-        let head = Head { total, range };
-        if !offer.make(head) {
-            return Err(PeerError::Length);
+        let (fetcher, digest) = (Arc::clone(self), item.digest.clone());
+        let stream = Relay::stream(fetcher, digest, transfer, first, part, wanted.running.clone()).await;
+        Ok(Fetched::Stream { head, stream, source })
+    }
+
+    async fn size(&self, holder: SocketAddr, path: &ContentPath) -> Result<u64, PeerError> {
+        let answer = ask(&self.peers, holder, path, &Method::HEAD, None).await?;
+        match answer.status {
+            StatusCode::OK => answer.length().ok_or(PeerError::Length),
+            status => Err(PeerError::Status(status)),
         }
-        if total <= VERIFIED_WHOLE_BYTES_MAX {
-            let whole = whole(holder, wanted, answer, part).await?;
-            return Ok(Fetched::Whole { whole, head, source: holder });
-        }
-        if part != range.unwrap_or(ByteRange::whole(total)) {
-            return Err(PeerError::Length);
-        }
-        let mut source = answer.body;
-        let first = source.next().await?.ok_or(PeerError::Short)?;
-        let relay = Relay { fetcher: Arc::clone(self), holder, digest: wanted.digest.clone() };
-        let stream = relay.stream(source, first, part);
-        Ok(Fetched::Stream { head, stream, source: holder })
     }
 
     async fn manifest(
         &self,
         holder: SocketAddr,
-        wanted: &Wanted,
-        patience: Duration,
-    ) -> Result<Fetched, PeerError> {
-        let answer = ask(holder, &wanted.path, &Method::GET, None, patience).await?;
+        path: &ContentPath,
+        digest: &Digest,
+    ) -> Result<(Bytes, &'static str), PeerError> {
+        let answer = ask(&self.peers, holder, path, &Method::GET, None).await?;
         let bytes = manifest_bytes(answer).await?;
-        spool::verify(&bytes, &wanted.digest)?;
+        spool::verify(&bytes, digest)?;
         let media_type = media_type::of_manifest(&bytes).ok_or(PeerError::NotManifest)?;
-        Ok(Fetched::Manifest { bytes, media_type, source: holder })
+        Ok((bytes, media_type))
+    }
+
+    /// The length that containerd expects: it stands beside the bytes that it has of the blob.
+    async fn expected_total(&self, wanted: &Wanted) -> Option<u64> {
+        if wanted.path.is_manifest() || wanted.head_only {
+            return None;
+        }
+        let ingests = self.ingests(&wanted.digest).await;
+        let mut totals = ingests.iter().filter_map(|ingest| ingest.total_bytes);
+        let total = totals.next()?;
+        totals.all(|other| other == total).then_some(total)
+    }
+
+    /// Follows what containerd writes of `digest`, if that can be seen.
+    async fn follower(&self, digest: &Digest) -> Option<Arc<Follower>> {
+        if let Some(follower) = self.lately.follower(digest) {
+            return Some(follower);
+        }
+        let data = self.ingests(digest).await.into_iter().find_map(|ingest| ingest.data)?;
+        let follower = Arc::new(Follower::start(data, digest, self.pool.clone(), &self.tasks));
+        self.lately.follow(digest, Arc::clone(&follower));
+        Some(follower)
+    }
+
+    async fn ingests(&self, digest: &Digest) -> Vec<Ingest> {
+        match timeout(INGESTS_TIMEOUT, self.store.ingests(digest)).await {
+            Ok(Ok(ingests)) => ingests,
+            Ok(Err(error)) => {
+                tracing::debug!(%digest, %error, "could not look at ingests");
+                Vec::new()
+            }
+            Err(_) => Vec::new(),
+        }
     }
 
     /// A large blob was passed on before its bytes turned out wrong; the connection to containerd is
@@ -294,59 +494,21 @@ impl Fetcher {
     }
 }
 
-/// What a peer's answer to a blob request holds.
-enum Part {
-    Bytes(ByteRange),
-    Unsatisfiable { total: u64 },
+/// Why a source, or several, did not bring a blob.
+enum Failed {
+    Source,
+    /// The bytes of several sources together are wrong.
+    Mixture,
 }
 
-/// Checks status, length and range of an answer against each other and against what was asked.
-fn part(answer: &Answer, asked: Option<RangeHeader>) -> Result<Part, PeerError> {
-    let content_range = || answer.header(CONTENT_RANGE.as_str());
-    match (answer.status, asked) {
-        (StatusCode::OK, _) => answer.length().map(|total| Part::Bytes(ByteRange::whole(total))),
-        (StatusCode::PARTIAL_CONTENT, Some(asked)) => content_range()
-            .and_then(ByteRange::parse_content_range)
-            .filter(|range| asked.within(range.total) == Some(*range) && answer.length() == Some(range.len()))
-            .map(Part::Bytes),
-        (StatusCode::RANGE_NOT_SATISFIABLE, Some(asked)) => content_range()
-            .and_then(|range| range.strip_prefix("bytes */")?.parse().ok())
-            .filter(|total| asked.within(*total).is_none())
-            .map(|total| Part::Unsatisfiable { total }),
-        (status, _) => return Err(PeerError::Status(status)),
-    }
-    .ok_or(PeerError::Length)
-}
-
-/// All of a small blob, also if only a part of it was asked for: a part cannot be verified.
-async fn whole(
-    holder: SocketAddr,
-    wanted: &Wanted,
-    answer: Answer,
-    part: ByteRange,
-) -> Result<Whole, PeerError> {
-    let body = if part.is_whole() {
-        answer.body
-    } else {
-        drop(answer);
-        let answer = ask(holder, &wanted.path, &Method::GET, None, PEER_HEADER_TIMEOUT).await?;
-        if answer.status != StatusCode::OK {
-            return Err(PeerError::Status(answer.status));
+/// What is asked of a peer at first for `range`: not more than a window of one without an end.
+fn window(range: RangeHeader, total: Option<u64>) -> RangeHeader {
+    match range {
+        RangeHeader::From(start) if total.is_none_or(|total| total > VERIFIED_WHOLE_BYTES_MAX) => {
+            RangeHeader::Between(start, start.saturating_add(OPEN_RANGE_WINDOW_BYTES - 1))
         }
-        if answer.length() != Some(part.total) {
-            return Err(PeerError::Length);
-        }
-        answer.body
-    };
-    spool::receive(body, part.total, &wanted.digest).await
-}
-
-/// How long the next of so many peers may take for its headers: the last one may use up what is left.
-fn patience(peers_left: usize, deadline: Instant) -> Duration {
-    if peers_left > 1 {
-        return PEER_HEADER_TIMEOUT;
+        range => range,
     }
-    deadline.saturating_duration_since(Instant::now()).max(PEER_HEADER_TIMEOUT)
 }
 
 fn count(result: &'static str) {
@@ -354,14 +516,14 @@ fn count(result: &'static str) {
 }
 
 async fn ask(
+    peers: &Arc<Peers>,
     holder: SocketAddr,
     path: &ContentPath,
     method: &Method,
     range: Option<RangeHeader>,
-    patience: Duration,
 ) -> Result<Answer, PeerError> {
     let accept = if path.is_manifest() { media_type::ACCEPT_MANIFESTS } else { "*/*" };
-    peer::ask(holder, Ask { method, target: &path.request_target(), range, accept, patience }).await
+    peer::ask(peers, holder, Ask { method, target: &path.request_target(), range, accept }).await
 }
 
 async fn manifest_bytes(answer: Answer) -> Result<Bytes, PeerError> {

@@ -5,11 +5,16 @@
 //! to a peer (B11).
 
 mod late;
+#[cfg(test)]
+mod origin_tests;
+#[cfg(test)]
+mod policy_tests;
 mod tag;
 #[cfg(test)]
 mod tag_tests;
 #[cfg(test)]
 mod tests;
+mod withheld;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,18 +24,19 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
 use axum::http::{Method, Response, StatusCode};
+use futures_util::StreamExt;
 use tokio::time::{Instant, timeout_at};
 
 use super::answer::{self, ContentHead, Refusal};
-use super::body::Served;
+use super::body::{ByteStream, Served};
 use super::buffers::BufferPool;
 use super::counters::Counters;
 use super::discovery::Discovery;
-use super::fetch::{Fetched, Fetcher, Offer, Wanted};
+use super::fetch::{Fetched, Fetcher, Missed, Offer, RunningRange, Wanted};
 use super::give::{self, Asked};
 use super::local::{Local, LocalBlob, LocalError, LocalManifest};
 use super::origin::Origins;
-use super::policy::Policies;
+use super::policy::{NotOurs, Policies};
 use super::record::{Origin, Record, Side};
 use crate::http::Connection;
 use crate::oci::{ApiPath, ContentPath, Digest, ErrorCode, media_type};
@@ -80,14 +86,21 @@ impl Mirror {
         match ApiPath::parse(uri.path(), uri.query()) {
             Ok(ApiPath::Base) => Ok(answer::base()),
             Ok(ApiPath::Content(path)) => self.content(request, path).await,
-            Err(error) => Err(Refusal::new(StatusCode::NOT_FOUND, ErrorCode::NameInvalid, error.to_string())),
+            Err(error) => Err(Refusal::no_content(error)),
         }
     }
 
     async fn content(&self, request: &Parts, path: ContentPath) -> Result<Response<Body>, Refusal> {
         let connection = request.extensions.get::<Connection>().cloned();
         let client = connection.as_ref().map(|connection| connection.peer);
-        let record = Record::new(Side::Mirror, &request.method, &path, client, Arc::clone(&self.counters));
+        let mut record =
+            Record::new(Side::Mirror, &request.method, &path, client, Arc::clone(&self.counters));
+        self.policies.remember_asked(&path);
+        if let Err(not_ours) = self.policies.admits(&path) {
+            let refusal = Refusal::unknown(path.is_manifest(), not_ours.to_string());
+            record.refused(&refusal);
+            return Err(refusal);
+        }
         let asked = Asked {
             method: &request.method,
             range: give::range_of(&request.headers),
@@ -120,21 +133,37 @@ impl Mirror {
             digest: digest.clone(),
             range: asked.range,
             head_only: asked.method == Method::HEAD,
+            running: asked.range.and_then(|range| self.fetcher.range(digest, range)),
         };
         let offer = Arc::<Offer>::default();
-        let mut fetching = Box::pin(Arc::clone(&self.fetcher).fetch(wanted, Arc::clone(&offer), deadline));
+        let fetching = Arc::clone(&self.fetcher).fetch(wanted.clone(), Arc::clone(&offer), deadline);
+        let mut fetching = Box::pin(fetching);
+        let mut may_be_promised = true;
         let refusal = match timeout_at(deadline, &mut fetching).await {
-            Ok(Ok(fetched)) => return Ok(self.give(asked, digest, fetched, record)),
+            Ok(Ok(fetched)) => {
+                let is_withheld = self.withholds(asked.registry, digest, &fetched);
+                if !is_withheld.await {
+                    return Ok(self.give(asked, digest, fetched, wanted.running, record));
+                }
+                may_be_promised = false;
+                Refusal::unknown(path.is_manifest(), NotOurs::Manifests.to_string())
+            }
             Ok(Err(missed)) => {
+                may_be_promised = missed != Missed::JustCut;
                 let mut refusal = Refusal::unknown(path.is_manifest(), missed.to_string());
                 refusal.attempts = missed.attempts();
                 refusal
             }
             Err(_) => match offer.take() {
-                Some(head) => return Ok(self.give_late(asked, digest, head, fetching, record)),
+                Some(head) => {
+                    return Ok(self.give_late(asked, digest, head, (fetching, wanted.running), record));
+                }
                 None => Refusal::unknown(path.is_manifest(), "no peer answered properly in time"),
             },
         };
+        if may_be_promised && let Some(promised) = self.fetcher.promised(&wanted) {
+            return Ok(self.give_none(asked, digest, promised, record));
+        }
         record.refused(&refusal);
         Err(refusal)
     }
@@ -170,6 +199,7 @@ impl Mirror {
         asked: Asked<'_>,
         digest: &Digest,
         fetched: Fetched,
+        running: Option<Arc<RunningRange>>,
         mut record: Record,
     ) -> Response<Body> {
         let source = Origin::Peer(fetched.source());
@@ -188,8 +218,19 @@ impl Mirror {
         };
         let head = content_head(&asked, digest, head);
         record.answered(head.status(), source, head.length());
+        let stream = held(stream, running);
         head.response(Served::body(stream, head.length(), record, asked.connection.clone()))
     }
+}
+
+/// The range runs until the last byte is out, or the cut: those behind it wait for that.
+fn held(stream: ByteStream, running: Option<Arc<RunningRange>>) -> ByteStream {
+    let Some(running) = running else { return stream };
+    let held = stream.map(move |piece| {
+        let _as_long_as_the_body = &running;
+        piece
+    });
+    held.boxed()
 }
 
 fn content_head<'a>(asked: &Asked<'a>, digest: &'a Digest, head: super::fetch::Head) -> ContentHead<'a> {

@@ -1,5 +1,9 @@
-//! One request to one peer, on a connection of its own that is driven by whoever reads the body: no
-//! task, no proxy, and dropping it ends the transfer.
+//! One request to one peer, on a connection that is driven by whoever reads the body: no task, no
+//! proxy, and dropping it ends the transfer. A connection whose answer was read to its end is kept
+//! for a while for the next request ([`idle`]).
+
+mod idle;
+mod pace;
 
 use std::future::poll_fn;
 use std::io;
@@ -8,7 +12,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use axum::http::header::{
     ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, HOST, RANGE, TRANSFER_ENCODING, USER_AGENT,
@@ -24,11 +27,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
-use crate::limits::{
-    FILE_CHUNK_BYTES, PEER_CONNECT_TIMEOUT, PEER_INTERIM_ANSWERS_MAX, SOURCE_BYTES_PER_SECOND_MIN,
-    SOURCE_RATE_WINDOW, SOURCE_STALL_TIMEOUT,
-};
+use crate::limits::{FILE_CHUNK_BYTES, PEER_CONNECT_TIMEOUT, PEER_INTERIM_ANSWERS_MAX, SOURCE_STALL_TIMEOUT};
+use pace::Pace;
+
 use crate::oci::RangeHeader;
+pub(crate) use idle::Peers;
 
 const AGENT_NAME: &str = concat!("piccolo/", env!("CARGO_PKG_VERSION"));
 
@@ -47,6 +50,8 @@ pub(crate) enum PeerError {
     Status(StatusCode),
     #[error("the length or range of its answer is not right")]
     Length,
+    #[error("the range is outside of its {total} bytes")]
+    Unsatisfiable { total: u64 },
     #[error("its bytes do not have the digest")]
     WrongBytes,
     #[error("it is not a manifest")]
@@ -72,6 +77,7 @@ impl PeerError {
             PeerError::Exchange(_) | PeerError::Broken(_) | PeerError::Short => "broken",
             PeerError::Status(StatusCode::NOT_FOUND) => "stale",
             PeerError::Status(StatusCode::SERVICE_UNAVAILABLE) => "busy",
+            PeerError::Unsatisfiable { .. } => "unsatisfiable",
             PeerError::Status(_) => "refused",
             PeerError::Length | PeerError::WrongBytes | PeerError::NotManifest => "wrong",
             PeerError::Stalled | PeerError::Slow => "stalled",
@@ -93,6 +99,17 @@ impl PeerError {
     pub(crate) fn is_broken(&self) -> bool {
         matches!(self, PeerError::Broken(_) | PeerError::Short | PeerError::Stalled | PeerError::Slow)
     }
+
+    /// All its slots are taken.
+    pub(crate) fn is_busy(&self) -> bool {
+        matches!(self, PeerError::Status(StatusCode::SERVICE_UNAVAILABLE))
+    }
+
+    /// It may do better soon: a connection that ended, an answer that said "busy".
+    pub(crate) fn is_worth_a_second_try(&self) -> bool {
+        let ended = matches!(self, PeerError::Broken(_) | PeerError::Short | PeerError::Exchange(_));
+        ended || self.is_busy()
+    }
 }
 
 /// What to ask of a peer.
@@ -103,11 +120,16 @@ pub(crate) struct Ask<'a> {
     pub(crate) target: &'a str,
     pub(crate) range: Option<RangeHeader>,
     pub(crate) accept: &'static str,
-    /// How long to wait for the headers.
-    pub(crate) patience: Duration,
 }
 
 type Connection = http1::Connection<TokioIo<Interims>, Empty<Bytes>>;
+
+/// Both halves of a connection, open.
+struct Wire {
+    sender: http1::SendRequest<Empty<Bytes>>,
+    connection: Connection,
+    interims: Arc<AtomicUsize>,
+}
 
 /// A peer's answer: its head, and the body to come.
 pub(crate) struct Answer {
@@ -116,13 +138,14 @@ pub(crate) struct Answer {
     pub(crate) body: Source,
 }
 
-/// The bytes of one transfer.
+/// The bytes of one answer.
 pub(crate) struct Source {
-    connection: Option<Connection>,
+    peer: SocketAddr,
+    wire: Option<Wire>,
     body: Incoming,
-    /// Bytes of the current rate window, and how long we waited for them.
-    window_bytes: u64,
-    window_waited: Duration,
+    pace: Pace,
+    /// Where the connection goes after the last byte.
+    peers: Arc<Peers>,
 }
 
 impl Answer {
@@ -143,27 +166,65 @@ impl Answer {
     }
 }
 
-/// Connects, asks, and reads the head of the answer.
-pub(crate) async fn ask(peer: SocketAddr, ask: Ask<'_>) -> Result<Answer, PeerError> {
+/// Asks, on a kept connection if there is one, and reads the head of the answer. How long the caller
+/// waits for it is his decision: dropping this ends the request.
+pub(crate) async fn ask(peers: &Arc<Peers>, peer: SocketAddr, ask: Ask<'_>) -> Result<Answer, PeerError> {
+    while let Some(wire) = peers.take(peer) {
+        match exchange(peers, wire, peer, ask).await {
+            // It was closed meanwhile: the next one, or a new one.
+            Err(PeerError::Exchange(_)) => {}
+            answered => return answered,
+        }
+    }
+    exchange(peers, connect(peer).await?, peer, ask).await
+}
+
+async fn connect(peer: SocketAddr) -> Result<Wire, PeerError> {
     let stream = match timeout(PEER_CONNECT_TIMEOUT, TcpStream::connect(peer)).await {
         Ok(connected) => connected.map_err(PeerError::Connect)?,
         Err(_) => return Err(PeerError::ConnectTimeout),
     };
     stream.set_nodelay(true).map_err(PeerError::Connect)?;
-    match timeout(ask.patience, exchange(stream, peer, ask)).await {
-        Ok(answered) => answered,
-        Err(_) => Err(PeerError::HeaderTimeout),
-    }
-}
-
-async fn exchange(stream: TcpStream, peer: SocketAddr, ask: Ask<'_>) -> Result<Answer, PeerError> {
     let interims = Arc::<AtomicUsize>::default();
     let stream = Interims { stream, seen: Arc::clone(&interims) };
-    let (mut sender, connection) = http1::Builder::new()
+    let (sender, connection) = http1::Builder::new()
         .read_buf_exact_size(Some(FILE_CHUNK_BYTES))
         .handshake::<_, Empty<Bytes>>(TokioIo::new(stream))
         .await
         .map_err(PeerError::Exchange)?;
+    Ok(Wire { sender, connection, interims })
+}
+
+async fn exchange(
+    peers: &Arc<Peers>,
+    wire: Wire,
+    peer: SocketAddr,
+    ask: Ask<'_>,
+) -> Result<Answer, PeerError> {
+    let Wire { mut sender, connection, interims } = wire;
+    let mut connection = Some(connection);
+    let ready = poll_fn(|cx| {
+        drive(&mut connection, cx);
+        sender.poll_ready(cx)
+    });
+    ready.await.map_err(PeerError::Exchange)?;
+    interims.store(0, Ordering::Relaxed);
+    let request = request(peer, ask, Arc::clone(&interims));
+    let response = {
+        let mut sent = std::pin::pin!(sender.send_request(request));
+        poll_fn(|cx| {
+            drive(&mut connection, cx);
+            sent.as_mut().poll(cx)
+        })
+        .await
+    };
+    let (head, body) = response.map_err(PeerError::Exchange)?.into_parts();
+    let wire = connection.map(|connection| Wire { sender, connection, interims });
+    let body = Source { peer, wire, body, pace: Pace::default(), peers: Arc::clone(peers) };
+    Ok(Answer { status: head.status, headers: head.headers, body })
+}
+
+fn request(peer: SocketAddr, ask: Ask<'_>, interims: Arc<AtomicUsize>) -> Request<Empty<Bytes>> {
     let mut request = Request::builder()
         .method(ask.method)
         .uri(ask.target)
@@ -177,15 +238,7 @@ async fn exchange(stream: TcpStream, peer: SocketAddr, ask: Ask<'_>) -> Result<A
     let mut request =
         request.body(Empty::new()).expect("paths and ranges were parsed, so they are plain ASCII");
     hyper::ext::on_informational(&mut request, move |_| _ = interims.fetch_add(1, Ordering::Relaxed));
-    let mut connection = Some(connection);
-    let mut sent = std::pin::pin!(sender.send_request(request));
-    let response = poll_fn(|cx| {
-        drive(&mut connection, cx);
-        sent.as_mut().poll(cx)
-    });
-    let (head, body) = response.await.map_err(PeerError::Exchange)?.into_parts();
-    let body = Source { connection, body, window_bytes: 0, window_waited: Duration::ZERO };
-    Ok(Answer { status: head.status, headers: head.headers, body })
+    request
 }
 
 /// Lets the connection read and write. Its own error, if any, comes out of request or body.
@@ -205,25 +258,40 @@ impl Source {
             Ok(next) => next?,
             Err(_) => return Err(PeerError::Stalled),
         };
-        self.window_waited += asked.elapsed();
-        self.window_bytes += next.as_ref().map_or(0, |bytes| bytes.len() as u64);
-        if self.window_waited >= SOURCE_RATE_WINDOW {
-            if self.window_bytes < SOURCE_BYTES_PER_SECOND_MIN * SOURCE_RATE_WINDOW.as_secs() {
-                return Err(PeerError::Slow);
-            }
-            (self.window_bytes, self.window_waited) = (0, Duration::ZERO);
+        let Some(bytes) = next else {
+            self.keep_connection();
+            return Ok(None);
+        };
+        self.pace.add(asked.elapsed(), bytes.len() as u64);
+        if self.pace.is_too_slow() { Err(PeerError::Slow) } else { Ok(Some(bytes)) }
+    }
+
+    /// All of the body has been read, whoever read it: the connection is free.
+    pub(crate) fn keep_connection(&mut self) {
+        if let Some(wire) = self.wire.take()
+            && !wire.sender.is_closed()
+            && http_body::Body::is_end_stream(&self.body)
+        {
+            self.peers.keep(self.peer, wire);
         }
-        Ok(next)
+    }
+
+    fn drive(&mut self, cx: &mut Context<'_>) {
+        if let Some(wire) = &mut self.wire
+            && Pin::new(&mut wire.connection).poll(cx).is_ready()
+        {
+            self.wire = None;
+        }
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, PeerError>> {
         loop {
-            drive(&mut self.connection, cx);
+            self.drive(cx);
             let frame = match Pin::new(&mut self.body).poll_frame(cx) {
                 Poll::Ready(frame) => frame,
                 // Asking has told the connection that its reader is hungry: once more at once.
                 Poll::Pending => {
-                    drive(&mut self.connection, cx);
+                    self.drive(cx);
                     std::task::ready!(Pin::new(&mut self.body).poll_frame(cx))
                 }
             };
@@ -283,17 +351,20 @@ mod tests {
     async fn a_peer_that_sends_interim_answers_without_end_is_given_up() {
         let endless = End::Repeat(b"HTTP/1.1 100 Continue\r\n\r\n");
         let peer = RawPeer::start("", endless).await;
-        let (method, patience) = (&Method::GET, SOON);
-        let asked = ask(peer.address, Ask { method, target: "/", range: None, accept: "*/*", patience });
-        assert!(matches!(asked.await.err(), Some(PeerError::Exchange(_))));
+        let asked = Ask { method: &Method::GET, target: "/", range: None, accept: "*/*" };
+        let peers = Arc::default();
+        let asked = ask(&peers, peer.address, asked);
+        let asked = timeout(SOON, asked).await.expect("given up");
+        assert!(matches!(asked.err(), Some(PeerError::Exchange(_))));
     }
 
     #[tokio::test]
     async fn a_few_interim_answers_do_no_harm() {
         let head = "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n";
         let peer = RawPeer::start(head, End::Close).await;
-        let (method, patience) = (&Method::GET, SOON);
-        let asked = ask(peer.address, Ask { method, target: "/", range: None, accept: "*/*", patience });
+        let asked = Ask { method: &Method::GET, target: "/", range: None, accept: "*/*" };
+        let peers = Arc::default();
+        let asked = ask(&peers, peer.address, asked);
         assert_eq!(asked.await.ok().unwrap().status, StatusCode::NO_CONTENT);
     }
 }

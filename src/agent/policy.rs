@@ -1,28 +1,98 @@
 //! What is done with which registry.
+//!
+//! A tag is judged by its whole name; content by the registry and repository that it was fetched
+//! from, and by what it is. The same content may be known under several names: then the strictest
+//! holds.
+
+mod filter;
+mod guard;
+mod kind;
+mod restriction;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 
-use super::{RegistryPolicy, TagPolicy};
+use super::recent::Recent;
+use super::{RegistryPolicy, Sharing, TagPolicy};
+use crate::limits::{ASKED_REMEMBERED_MAX, ASKED_TTL};
+use crate::oci::reference::looks_like_registry;
+use crate::oci::{ContentPath, Digest};
+
+pub use filter::Filter;
+pub(crate) use guard::guarded;
+pub(crate) use kind::may_be_manifest;
+use restriction::Key;
+pub(crate) use restriction::Restriction;
 
 /// Name of the table that holds for all registries without one of their own.
 pub(crate) const DEFAULT: &str = "_default";
 
+/// Why a request is not for us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NotOurs {
+    #[error("a filter of this registry refuses it")]
+    Filtered,
+    #[error("manifests of this registry are its own to give")]
+    Manifests,
+    #[error("blobs of this registry are its own to give")]
+    Blobs,
+}
+
 /// Policy per registry.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Policies {
     registries: BTreeMap<String, RegistryPolicy>,
     default: RegistryPolicy,
+    /// Some table keeps content back.
+    restricts: bool,
+    /// Some table refuses requests.
+    refuses: bool,
+    /// What the mirror was asked for lately under names that keep manifests back, and blobs: content
+    /// that arrives is known before the store has recorded where it is from.
+    asked_manifests: Recent<Key>,
+    asked_blobs: Recent<Key>,
+}
+
+impl Default for Policies {
+    fn default() -> Self {
+        Self::new(BTreeMap::new())
+    }
 }
 
 impl Policies {
-    pub(crate) fn new(mut registries: BTreeMap<String, RegistryPolicy>) -> Self {
+    pub(crate) fn new(registries: BTreeMap<String, RegistryPolicy>) -> Self {
+        let lower_case = registries.into_iter().map(|(name, policy)| (name.to_ascii_lowercase(), policy));
+        let mut registries: BTreeMap<String, RegistryPolicy> = lower_case.collect();
         let default = registries.remove(DEFAULT).unwrap_or_default();
-        Self { registries, default }
+        let any = |of: fn(&RegistryPolicy) -> bool| registries.values().chain([&default]).any(of);
+        let restricts = any(RegistryPolicy::restricts_content);
+        let refuses = restricts || any(|policy| !policy.filter.is_empty());
+        let asked = || Recent::new(ASKED_TTL, ASKED_REMEMBERED_MAX);
+        Self { registries, default, restricts, refuses, asked_manifests: asked(), asked_blobs: asked() }
     }
 
     /// The table of `registry`, or that of all others.
     pub(crate) fn of(&self, registry: Option<&str>) -> &RegistryPolicy {
-        registry.and_then(|registry| self.registries.get(registry)).unwrap_or(&self.default)
+        registry.and_then(|registry| self.table(registry)).unwrap_or(&self.default)
+    }
+
+    fn table(&self, registry: &str) -> Option<&RegistryPolicy> {
+        if self.registries.is_empty() {
+            return None;
+        }
+        // Host names have no case.
+        let is_lower = !registry.bytes().any(|byte| byte.is_ascii_uppercase());
+        if is_lower {
+            self.registries.get(registry)
+        } else {
+            self.registries.get(&registry.to_ascii_lowercase())
+        }
+    }
+
+    /// Whether any registry keeps content back. If none does, nobody need know where content is from.
+    pub(crate) fn restricts(&self) -> bool {
+        self.restricts
     }
 
     /// Whether this agent gives out tags of `registry` at all, to anyone.
@@ -35,8 +105,74 @@ impl Policies {
 
     /// Whether `registry/repository:tag` is made known to discovery.
     pub(crate) fn advertises_tag(&self, name: &str) -> bool {
-        let registry = name.split('/').next();
-        self.of(registry).tags != TagPolicy::Off
+        let policy = self.of(name.split('/').next());
+        policy.tags != TagPolicy::Off && policy.manifests == Sharing::Peers && !policy.refuses(name)
+    }
+
+    /// What holds for content known as `registry/repository`, with or without a tag or digest behind
+    /// it. A name without a registry, and no name at all, is one of the table of all others.
+    ///
+    /// Tags do not count here: a filter that refuses `…:latest` refuses that tag, and not the content
+    /// which it has in common with others.
+    pub(crate) fn of_name(&self, name: &str) -> Restriction {
+        let (name, registry) = without_tag(name);
+        let policy = self.of(registry);
+        if policy.refuses(name) {
+            return Restriction::ALL;
+        }
+        Restriction { manifests: policy.manifests == Sharing::Origin, blobs: policy.blobs == Sharing::Origin }
+    }
+
+    /// What holds for content that has no name.
+    pub(crate) fn of_nameless(&self) -> Restriction {
+        self.of_name("")
+    }
+
+    /// Whether a request is for us at all, by what it says itself. What it asks for may still be held
+    /// back, by what it is and where it is from.
+    pub(crate) fn admits(&self, path: &ContentPath) -> Result<(), NotOurs> {
+        if !self.refuses {
+            return Ok(());
+        }
+        let policy = self.of(path.registry.as_deref());
+        if !policy.filter.is_empty() && policy.refuses(&full_name(path)) {
+            return Err(NotOurs::Filtered);
+        }
+        match (path.is_manifest(), policy.manifests, policy.blobs) {
+            (true, Sharing::Origin, _) => Err(NotOurs::Manifests),
+            (false, _, Sharing::Origin) => Err(NotOurs::Blobs),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether content asked for under `registry` may be given, if it is a manifest or is none. The
+    /// other names under which it was asked for lately count, too.
+    pub(crate) fn may_give(&self, registry: Option<&str>, digest: &Digest, is_manifest: bool) -> bool {
+        if !self.restricts {
+            return true;
+        }
+        let policy = self.of(registry);
+        let sharing = if is_manifest { policy.manifests } else { policy.blobs };
+        sharing == Sharing::Peers && !self.of_asked(digest).forbids(Some(is_manifest))
+    }
+
+    /// The mirror is asked for this: it is where the content will be from, if it arrives.
+    pub(crate) fn remember_asked(&self, path: &ContentPath) {
+        let Some(digest) = path.digest().filter(|_| self.restricts) else { return };
+        let restriction = self.of_name(&full_name(path));
+        let key = Key::of(digest);
+        if restriction.manifests {
+            self.asked_manifests.insert(key);
+        }
+        if restriction.blobs {
+            self.asked_blobs.insert(key);
+        }
+    }
+
+    /// What holds for content by what the mirror was asked for lately.
+    fn of_asked(&self, digest: &Digest) -> Restriction {
+        let key = Key::of(digest);
+        Restriction { manifests: self.asked_manifests.contains(&key), blobs: self.asked_blobs.contains(&key) }
     }
 
     /// The tables by name, the one of all others among them.
@@ -46,19 +182,45 @@ impl Policies {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_registry_without_a_table_has_that_of_the_others() {
-        let tags = |tags| RegistryPolicy { tags, ..RegistryPolicy::default() };
-        let tables = [("a.b:5000", tags(TagPolicy::Off)), (DEFAULT, tags(TagPolicy::Peers))];
-        let policies = Policies::new(tables.map(|(name, policy)| (name.to_owned(), policy)).into());
-        assert!(!policies.serves_tags(Some("a.b:5000")));
-        assert!(!policies.advertises_tag("a.b:5000/c:d") && policies.advertises_tag("a.b/c:d"));
-        assert_eq!(policies.of(Some("a.b")).tags, TagPolicy::Peers);
-        assert_eq!(policies.of(None).tags, TagPolicy::Peers);
-        assert_eq!(Policies::default().of(Some("x.y")).tags, TagPolicy::OriginFirst);
+impl RegistryPolicy {
+    fn restricts_content(&self) -> bool {
+        let may_refuse_content = self.filter.iter().any(|filter| !filter.is_of_tags());
+        self.manifests == Sharing::Origin || self.blobs == Sharing::Origin || may_refuse_content
     }
+
+    fn refuses(&self, name: &str) -> bool {
+        self.filter.iter().any(|filter| filter.matches(name))
+    }
+}
+
+/// `registry/repository[:tag]` of a request, as far as it says.
+fn full_name(path: &ContentPath) -> String {
+    path.tag_name().unwrap_or_else(|| {
+        let mut name = String::new();
+        if let Some(registry) = &path.registry {
+            name.push_str(registry);
+            name.push('/');
+        }
+        name.push_str(&path.repository);
+        if let crate::oci::Item::Tag(tag) = &path.item {
+            name.push(':');
+            name.push_str(tag);
+        }
+        name
+    })
+}
+
+/// The registry in the name of an image, if there is one.
+fn registry_of(name: &str) -> Option<&str> {
+    without_tag(name).1
+}
+
+/// A name without tag and digest, and the registry in it, if there is one.
+fn without_tag(name: &str) -> (&str, Option<&str>) {
+    let name = name.split_once('@').map_or(name, |(name, _)| name);
+    let Some((first, rest)) = name.split_once('/').filter(|(first, _)| looks_like_registry(first)) else {
+        return (name.split_once(':').map_or(name, |(name, _)| name), None);
+    };
+    let repository = rest.split_once(':').map_or(rest, |(repository, _)| repository);
+    (&name[..first.len() + 1 + repository.len()], Some(first))
 }

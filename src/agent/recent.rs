@@ -39,11 +39,6 @@ impl<K: Eq + Hash + Clone> Recent<K> {
         self.lock().get(key).is_some_and(|seen| seen.elapsed() < self.ttl)
     }
 
-    /// Like `contains`, and forgets it.
-    pub(crate) fn take(&self, key: &K) -> bool {
-        self.lock().remove(key).is_some_and(|seen| seen.elapsed() < self.ttl)
-    }
-
     fn lock(&self) -> MutexGuard<'_, HashMap<K, Instant>> {
         // A map of instants is whole after any panic.
         self.since.lock().unwrap_or_else(PoisonError::into_inner)
@@ -61,14 +56,7 @@ mod tests {
         tokio::time::advance(Duration::from_secs(59)).await;
         assert!(recent.contains(&"a"));
         tokio::time::advance(Duration::from_secs(1)).await;
-        assert!(!recent.contains(&"a") && !recent.take(&"a"));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn taking_forgets() {
-        let recent = Recent::new(Duration::from_secs(60), 8);
-        recent.insert("a");
-        assert!(recent.take(&"a") && !recent.take(&"a"));
+        assert!(!recent.contains(&"a"));
     }
 
     #[tokio::test(start_paused = true)]

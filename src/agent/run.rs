@@ -16,12 +16,14 @@ use super::buffers::BufferPool;
 use super::counters::Counters;
 use super::discovery::{Discovery, Lookup, Servers};
 use super::fetch::Fetcher;
+use super::heal::Healer;
 use super::health::{self, Health};
 use super::inventory::{self, Inventory};
 use super::local::Local;
 use super::mirror::{self, Mirror};
 use super::origin::{OriginError, Origins};
-use super::policy::Policies;
+use super::policy::{self, Policies};
+use super::report;
 use super::store::containerd::ContainerdStore;
 use super::store::layout::LayoutStore;
 use super::store::{Store, StoreError};
@@ -100,7 +102,7 @@ pub async fn run(config: Config, stop: Stop, ready: impl FnOnce(Addresses) + Sen
     let client = Client::new(servers)?;
     let policies = Arc::new(Policies::new(registries));
     let origins = Origins::new(Arc::clone(&policies))?;
-    let store = open(&store)?;
+    let store = policy::guarded(open(&store)?, &policies);
 
     let listeners = Listeners::bind(mirror_listen, peer_listen, metrics_listen).await?;
     let advertise = advertise::address(advertise, listeners.peer_address()?, client.servers()).await?;
@@ -108,10 +110,15 @@ pub async fn run(config: Config, stop: Stop, ready: impl FnOnce(Addresses) + Sen
 
     let counters = Arc::<Counters>::default();
     let pool = BufferPool::default();
+    let (reporter, reports) = report::channel(client.clone(), advertise, group.clone());
     let lookup: Arc<dyn Lookup> =
         Arc::new(Servers { client: client.clone(), group: group.clone(), advertise });
     let discovery = Arc::new(Discovery::new(lookup));
-    let fetcher = Arc::new(Fetcher::new(Arc::clone(&discovery), Arc::clone(&store), stop.clone()));
+    let healer = Healer::new(Arc::clone(&store), pool.clone());
+    let helpers = (reporter, healer.clone());
+    let fetcher =
+        Fetcher::new(Arc::clone(&discovery), Arc::clone(&store), pool.clone(), helpers, stop.clone());
+    let fetcher = Arc::new(fetcher);
     let local = Local::new(Arc::clone(&store), Verifier::new(pool.clone(), stop.clone()), pool.clone());
     let inventory =
         inventory(&store, client, (advertise, group, zone), heartbeat_interval, &policies, &counters);
@@ -149,6 +156,9 @@ pub async fn run(config: Config, stop: Stop, ready: impl FnOnce(Addresses) + Sen
     tasks.spawn("metrics upkeep", crate::metrics::upkeep(metrics, stop.clone()));
     let breaker_stop = stop.clone();
     tasks.spawn("breaker", async move { discovery.watch(breaker_stop).await });
+    let reports_stop = stop.clone();
+    tasks.spawn("reports", async move { reports.run(reports_stop).await });
+    tasks.spawn("healer", healer.run(stop.clone()));
     tasks.spawn("inventory", async move { inventory.run(stop).await });
     ready(addresses);
     let ended = tasks.run(DRAIN_TIMEOUT + STOP_MARGIN).await;
@@ -234,6 +244,7 @@ fn describe_metrics() {
     describe_counter!("piccolo_bytes_from_peers_total", "Bytes that containerd had from peers.");
     describe_counter!("piccolo_bytes_served_total", "Bytes that peers had from this node.");
     describe_counter!("piccolo_peer_attempts_total", "Requests to peers by their outcome.");
+    describe_counter!("piccolo_reports_total", "Reports of holders by reason and outcome.");
     describe_gauge!("http_requests_blob_inflight", "Uploads to peers that are running.");
     describe_gauge!("piccolo_discovery_reachable", "1 while the mirror asks the discovery servers.");
     describe_histogram!("piccolo_resolve_duration_seconds", "Time until the headers of the mirror's answer.");

@@ -4,6 +4,7 @@
 pub mod conformance;
 pub mod containerd;
 mod folder;
+mod ingest;
 pub mod layout;
 pub mod memory;
 pub mod name;
@@ -94,6 +95,15 @@ impl fmt::Debug for Content {
     }
 }
 
+/// A transfer into the store that has not been committed.
+#[derive(Debug, Default)]
+pub struct Ingest {
+    /// The length that the blob will have, if that is known.
+    pub total_bytes: Option<u64>,
+    /// What has been written, in order from the first byte on; it grows. `None`: not visible here.
+    pub data: Option<File>,
+}
+
 /// What one *complete* scan found. A scan that could not read everything is an error, never a
 /// shorter inventory (I3).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -103,6 +113,39 @@ pub struct Scan {
     /// Image names as `registry/repository:tag`, with the digest that they point to; only those
     /// whose target is present.
     pub tags: BTreeMap<String, Digest>,
+}
+
+/// One thing that a store knows about where content is from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source<'a> {
+    /// This content was fetched from `registry/repository`.
+    Fetched {
+        /// Which.
+        digest: &'a Digest,
+        /// Where from.
+        name: &'a str,
+    },
+    /// This content is so new that where it was fetched from may not be recorded yet.
+    Unrecorded {
+        /// Which.
+        digest: &'a Digest,
+    },
+    /// An image is this content, and everything below it. It need not be present.
+    Image {
+        /// As the store spells it: with or without tag, by digest, or something else altogether.
+        name: &'a str,
+        /// What it is.
+        target: &'a Digest,
+    },
+}
+
+/// Where one blob was fetched from, by its own record.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fetched {
+    /// `registry/repository`, each once.
+    pub names: Vec<String>,
+    /// It is so new that nothing may be recorded yet.
+    pub is_unrecorded: bool,
 }
 
 /// What changed in a store after its watches were set.
@@ -132,6 +175,8 @@ pub enum StoreEvent {
         /// `registry/repository:tag`.
         name: String,
     },
+    /// What [`Store::sources`] tells may be something else now.
+    Sourced,
 }
 
 /// A node's images.
@@ -145,6 +190,16 @@ pub trait Store: Send + Sync + 'static {
     /// Where `registry/repository:tag` points to, if the name is known and its target is present.
     fn resolve<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Digest>, StoreError>>;
 
+    /// Tells everything that is known about where content is from. Whoever needs it asks for it:
+    /// nothing of it is kept.
+    fn sources<'a>(
+        &'a self,
+        tell: &'a mut (dyn FnMut(Source<'_>) + Send),
+    ) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// Where one blob was fetched from. Nothing if it is not here.
+    fn fetched_from<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Fetched, StoreError>>;
+
     /// One complete scan.
     fn scan(&self) -> BoxFuture<'_, Result<Scan, StoreError>>;
 
@@ -157,6 +212,15 @@ pub trait Store: Send + Sync + 'static {
         events: mpsc::Sender<StoreEvent>,
         ready: tokio::sync::oneshot::Sender<()>,
     ) -> BoxFuture<'a, StoreError>;
+
+    /// The transfers of `digest` into this store that run, or were left behind; the one written to last
+    /// comes first.
+    fn ingests<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Vec<Ingest>, StoreError>>;
+
+    /// Ingests that have all their bytes, and that nobody has written to for
+    /// [`INGEST_UNTOUCHED_MIN`](crate::limits::INGEST_UNTOUCHED_MIN): their commit failed, or nobody was left
+    /// to ask for it. None where their bytes are not visible.
+    fn complete_ingests(&self) -> BoxFuture<'_, Result<Vec<(Digest, File)>, StoreError>>;
 
     /// Aborts every ingest of `digest`, complete or not; returns how many there were. Bad bytes that
     /// arrived whole would else fail each later pull of that image on this node.

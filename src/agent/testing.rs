@@ -19,14 +19,17 @@ use super::buffers::BufferPool;
 use super::counters::Counters;
 use super::discovery::{Discovery, Lookup, LookupError};
 use super::fetch::Fetcher;
+use super::heal::Healer;
 use super::local::Local;
 use super::mirror::{self, Mirror};
 use super::origin::Origins;
-use super::policy::Policies;
+use super::policy::{self, Policies};
+use super::report::{self, Reporter};
 use super::store::Store;
 use super::store::memory::MemoryStore;
 use super::uploads::Uploads;
 use super::verified::Verifier;
+use crate::api::client::Client;
 use crate::http::{self, ConnectionLimits};
 use crate::oci::Digest;
 use crate::task::Stop;
@@ -58,6 +61,12 @@ impl Lookup for FakeServers {
             Ok(self.holders.lock().unwrap().get(key).cloned().unwrap_or_default())
         })
     }
+}
+
+/// A reporter whose reports go nowhere.
+pub(crate) fn unheard_reporter() -> Reporter {
+    let nowhere = Client::new(vec!["http://127.0.0.1:1".to_owned()]).unwrap();
+    report::channel(nowhere, SocketAddr::from(([127, 0, 0, 1], 1)), "default".to_owned()).0
 }
 
 /// A node: its store, its two ports, and the servers that it asks.
@@ -104,7 +113,7 @@ impl Node {
         let policies = Arc::new(Policies::new(wish.registries));
         let pool = BufferPool::default();
         let discovery = Arc::new(Discovery::new(Arc::clone(&servers) as Arc<dyn Lookup>));
-        let dyn_store = Arc::clone(&store) as Arc<dyn Store>;
+        let dyn_store = policy::guarded(Arc::clone(&store) as Arc<dyn Store>, &policies);
         let local =
             Local::new(Arc::clone(&dyn_store), Verifier::new(pool.clone(), stop.clone()), pool.clone());
         let blob_server = BlobServer {
@@ -113,9 +122,16 @@ impl Node {
             policies: Arc::clone(&policies),
             counters: Arc::clone(&counters),
         };
+        let healer = Healer::new(Arc::clone(&dyn_store), pool.clone());
         let mirror = Mirror {
             local,
-            fetcher: Arc::new(Fetcher::new(Arc::clone(&discovery), dyn_store, stop.clone())),
+            fetcher: Arc::new(Fetcher::new(
+                Arc::clone(&discovery),
+                dyn_store,
+                pool.clone(),
+                (unheard_reporter(), healer),
+                stop.clone(),
+            )),
             discovery: Arc::clone(&discovery),
             origins: Origins::new(Arc::clone(&policies)).unwrap(),
             policies,
@@ -164,6 +180,8 @@ pub(crate) enum End {
     Reset,
     /// Says nothing more, until the other side closes.
     Hang,
+    /// Keeps so many of its last bytes back for a while, then closes.
+    Later(Duration, usize),
     /// Sends this again and again, until the other side closes.
     Repeat(&'static [u8]),
 }
@@ -223,6 +241,12 @@ impl RawPeer {
         Self::paused(answer, End::Close, pause).await
     }
 
+    /// Answers right and at once, but sends the second half of the body after `pause`.
+    pub(crate) async fn trickle(body: &[u8], pause: Duration) -> Self {
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+        Self::start(with_head(&head, body), End::Later(pause, body.len() / 2)).await
+    }
+
     pub(crate) fn asked(&self) -> usize {
         self.requests.lock().unwrap().len()
     }
@@ -245,8 +269,17 @@ async fn converse(
     }
     requests.lock().unwrap().push(String::from_utf8_lossy(&request).into_owned());
     tokio::time::sleep(pause).await;
-    stream.write_all(answer).await?;
+    let (now, later) = match end {
+        End::Later(_, count) => answer.split_at(answer.len() - count),
+        _ => (answer, &[][..]),
+    };
+    stream.write_all(now).await?;
     match end {
+        End::Later(pause, _) => {
+            tokio::time::sleep(pause).await;
+            stream.write_all(later).await?;
+            stream.shutdown().await?;
+        }
         End::Close => stream.shutdown().await?,
         End::Reset => {
             // What was sent should arrive before the reset throws it away.

@@ -24,7 +24,7 @@ use serde::de::DeserializeOwned;
 
 use super::{
     Capabilities, FindQuery, FindResponse, HostsResponse, KeepaliveRequest, KeepaliveResponse, Message,
-    StatusResponse, WriteRequest, WriteResponse, path,
+    ReportRequest, ReportResponse, StatusResponse, WriteRequest, WriteResponse, path,
 };
 use crate::limits::{API_ANSWER_BYTES_MAX, API_ATTEMPT_TIMEOUT_MIN, API_CONNECT_TIMEOUT, API_IDLE_TIMEOUT};
 
@@ -205,6 +205,16 @@ impl Client {
         deadline: Duration,
     ) -> Result<KeepaliveResponse, ClientError> {
         self.call(Method::POST, path::KEEPALIVE, json(request), deadline).await?.read()
+    }
+
+    /// What this node lived through with a holder. A server that does not know the holder, or
+    /// reports at all (the Go Piccolo), refuses.
+    pub async fn report(
+        &self,
+        request: &ReportRequest,
+        deadline: Duration,
+    ) -> Result<ReportResponse, ClientError> {
+        self.call(Method::POST, path::REPORT, json(request), deadline).await?.read()
     }
 
     /// The cluster as the answering server sees it.

@@ -16,13 +16,15 @@ Examples:
   piccolo agent --servers http://node-1:7789,http://node-2:7789,http://node-3:7789
   piccolo agent --servers http://node-1:7789 --layout /media/images     seed a site from a disk
 
-Who answers tags is decided for each registry in the file of --config; the default is origin-first:
+What is shared is decided for each registry in the file of --config; the first value is the default:
   [registry.\"registry.example.com:5000\"]
-  tags = \"peers\"                          origin-first, peers, origin or off
+  tags = \"origin-first\"                  peers, origin, off: who says what a tag is
+  manifests = \"peers\"                    origin: each pull is checked by the registry
+  blobs = \"peers\"                        origin: config and layers come from it, too
+  filter = [\":latest$\"]                 what matches is not shared; default: nothing
   origin = \"http://10.0.0.9:5000\"         where https://<name> is wrong
-  ca = \"/etc/ssl/registry.pem\"
-  [registry._default]
-  tags = \"origin-first\"
+  ca = \"/etc/ssl/registry.pem\"           its CA, if it has one of its own
+  [registry._default]                    for all registries without a table
 
 TIME is like 500ms, 2s, 31m, 24h or 1m30s. Variables of the Go pi are understood ([also: …]).",
     settings: &[("", config::AGENT), ("", EXIT_WITH_PARENT)],

@@ -1,14 +1,19 @@
-//! What a process of ours needs before it works: logs, a runtime, a panic hook.
+//! What a process of ours needs before it works: logs, a runtime, a panic hook, descriptors.
 
 use std::future::Future;
 use std::panic;
 use std::sync::Once;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::{Builder, Runtime};
 use tracing_subscriber::EnvFilter;
 
 use super::CliError;
 use crate::config::{LogFormat, Logging};
+use crate::limits::CONNECTIONS_MAX;
+
+/// Open files that one busy listener needs: its connections, and what is read or fetched for them.
+const DESCRIPTORS_WANTED: u64 = CONNECTIONS_MAX as u64 + 1_024;
 
 /// Log lines go to stderr from here on; a panic is one, with its place.
 pub(super) fn start_logging(logging: &Logging) {
@@ -38,7 +43,27 @@ pub(super) fn start_logging(logging: &Logging) {
 
 /// A role's runtime: all cores. What still runs when `work` is over is left behind.
 pub(super) fn block_on_all_cores<T>(work: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
+    raise_descriptor_limit();
     finish(Builder::new_multi_thread(), work)
+}
+
+/// Takes as many open files as this process may have. The soft limit of 1,024 that systemd and shells
+/// give is there for programs that use `select`, which we do not.
+fn raise_descriptor_limit() {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current != maximum
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
+    {
+        tracing::warn!(%error, ?current, "could not raise the limit of open files");
+    }
+    if let Some(maximum) = maximum.filter(|maximum| *maximum < DESCRIPTORS_WANTED) {
+        let wanted = DESCRIPTORS_WANTED;
+        tracing::warn!(
+            maximum,
+            wanted,
+            "few open files are allowed: raise LimitNOFILE, or the hard ulimit -n"
+        );
+    }
 }
 
 /// The runtime of a command that mostly waits: this thread.

@@ -52,13 +52,20 @@ pub const AGENT: &[Setting] = &[
     Setting::new("upload-bytes-per-second", "BYTES", "All uploads together; 0: no limit")
         .or(Fallback::Number(0))
         .alias(&["PI_MAX_UPLOAD_BLOB_BYTES_PER_SECOND"]),
+    Setting::new(
+        "resolve-latest-tag",
+        "true|false",
+        "Share tags called latest; false adds a filter to all registries",
+    )
+    .or(Fallback::Text("true"))
+    .alias(&["RESOLVE_LATEST_TAG"]),
     Setting::new("heartbeat-interval", "TIME", "Time between heartbeats; the lease is three of them")
         .or(Fallback::Duration(limits::HEARTBEAT_INTERVAL_DEFAULT)),
 ];
 
 /// Variables of the Go `pi` that have no counterpart here.
 pub(crate) const WITHOUT_COUNTERPART: &[&str] =
-    &["REGISTRIES", "RESOLVE_LATEST_TAG", "PI_REFRESH_MINUTES", "MIRROR_RESOLVE_RETRIES"];
+    &["REGISTRIES", "PI_REFRESH_MINUTES", "MIRROR_RESOLVE_RETRIES"];
 
 const CONTAINERD_ONLY: [&str; 3] = ["containerd-sock", "containerd-namespace", "containerd-content-path"];
 const RESOLVE_LEAST: Duration = Duration::from_millis(100);
@@ -91,7 +98,10 @@ pub fn agent_of(layers: &mut Layers, servers: Option<Vec<String>>) -> Option<age
     let upload_bytes_per_second = layers.required("upload-bytes-per-second", value::bytes_per_second);
     let heartbeat_interval =
         layers.required("heartbeat-interval", |text| value::duration(text, HEARTBEAT_LEAST, HEARTBEAT_MOST));
-    let registries = layers.registries();
+    let mut registries = layers.registries();
+    if layers.required("resolve-latest-tag", value::switch) == Some(false) {
+        Layers::filter_latest(&mut registries);
+    }
     Some(agent::Config {
         servers: servers?,
         group: group?,

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use toml::{Table, Value};
 
 use super::{Layers, Problem, value};
-use crate::agent::{RegistryPolicy, TagPolicy};
+use crate::agent::{Filter, RegistryPolicy, Sharing, TagPolicy};
 
 /// The table that holds for registries without one of their own.
 const DEFAULT: &str = "_default";
@@ -36,20 +36,33 @@ impl Layers {
         policies
     }
 
+    /// Adds a filter to every table, and to that of all others.
+    pub(super) fn filter_latest(policies: &mut BTreeMap<String, RegistryPolicy>) {
+        policies.entry(DEFAULT.to_owned()).or_default();
+        policies.values_mut().for_each(|policy| policy.filter.push(Filter::latest()));
+    }
+
     fn policy(&mut self, place: &str, table: &Table) -> RegistryPolicy {
         let mut policy = RegistryPolicy::default();
         for (key, value) in table {
             let place = format!("{key} of {place}");
+            if key == "filter" {
+                policy.filter = self.filters(&place, value);
+                continue;
+            }
             let Value::String(text) = value else {
                 self.registry_problem(&place, Some(value.to_string()), "a text");
                 continue;
             };
             let wrong = match key.as_str() {
                 "tags" => tag_policy(text).map(|tags| policy.tags = tags).err(),
+                "manifests" => sharing(text).map(|manifests| policy.manifests = manifests).err(),
+                "blobs" => sharing(text).map(|blobs| policy.blobs = blobs).err(),
                 "origin" => value::base_url(text).map(|origin| policy.origin = Some(origin)).err(),
                 "ca" => readable(text).map(|ca| policy.ca = Some(ca)).err(),
                 _ => {
-                    self.registry_problem(&place, None, "is not known: a registry has tags, origin and ca");
+                    let known = "tags, manifests, blobs, filter, origin and ca";
+                    self.registry_problem(&place, None, &format!("is not known: a registry has {known}"));
                     continue;
                 }
             };
@@ -57,7 +70,36 @@ impl Layers {
                 self.registry_problem(&place, Some(text.clone()), &expected);
             }
         }
+        if policy.manifests == Sharing::Origin && policy.tags == TagPolicy::Peers {
+            let place = format!("tags of {place}");
+            let expected =
+                "has no meaning together with manifests = \"origin\": what a tag is says a manifest";
+            self.registry_problem(&place, None, expected);
+        }
         policy
+    }
+
+    /// Each is right or told by itself.
+    fn filters(&mut self, place: &str, value: &Value) -> Vec<Filter> {
+        let expected = "a list of regular expressions, like [\":latest$\"]";
+        let Value::Array(items) = value else {
+            self.registry_problem(place, Some(value.to_string()), expected);
+            return Vec::new();
+        };
+        let mut filters = Vec::new();
+        for item in items {
+            match item.as_str().map(|text| (text, text.parse::<Filter>())) {
+                Some((_, Ok(filter))) => filters.push(filter),
+                Some((text, Err(error))) => {
+                    // The library draws several lines, the last one says it.
+                    let reason = error.to_string().lines().last().unwrap_or_default().trim().to_owned();
+                    let expected = format!("a regular expression ({reason})");
+                    self.registry_problem(place, Some(text.to_owned()), &expected);
+                }
+                None => self.registry_problem(place, Some(item.to_string()), expected),
+            }
+        }
+        filters
     }
 
     fn registry_problem(&mut self, place: &str, value: Option<String>, expected: &str) {
@@ -73,6 +115,14 @@ fn tag_policy(given: &str) -> Result<TagPolicy, String> {
         "origin" => Ok(TagPolicy::Origin),
         "off" => Ok(TagPolicy::Off),
         _ => Err("origin-first, peers, origin or off".to_owned()),
+    }
+}
+
+fn sharing(given: &str) -> Result<Sharing, String> {
+    match given {
+        "peers" => Ok(Sharing::Peers),
+        "origin" => Ok(Sharing::Origin),
+        _ => Err("peers or origin".to_owned()),
     }
 }
 

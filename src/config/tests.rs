@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::*;
-use crate::agent::{StoreConfig, TagPolicy};
+use crate::agent::{Filter, RegistryPolicy, Sharing, StoreConfig, TagPolicy};
 use crate::limits;
 
 fn given(flags: &[(&'static str, &str)], environment: &[(&str, &str)]) -> Given {
@@ -171,24 +171,57 @@ fn registries_have_tables() {
     let path = ca.path().display();
     let file = file(&format!(
         "servers = \"http://a:1\"\n[registry.\"r.example.com:5000\"]\ntags = \"peers\"\norigin = \"http://r:5000\"\n\
-         ca = \"{path}\"\n[registry._default]\ntags = \"off\"\n"
+         ca = \"{path}\"\nfilter = [\":latest$\", '^r\\.example\\.com:5000/secret/']\n\
+         [registry._default]\ntags = \"off\"\nmanifests = \"origin\"\nblobs = \"peers\"\n"
     ));
     let config = read_agent(&given(&[("config", file.path().to_str().unwrap())], &[])).unwrap();
     let policy = &config.registries["r.example.com:5000"];
     assert_eq!(policy.tags, TagPolicy::Peers);
     assert_eq!(policy.origin.as_deref(), Some("http://r:5000"));
     assert_eq!(policy.ca.as_deref(), Some(ca.path()));
-    assert_eq!(config.registries["_default"].tags, TagPolicy::Off);
+    assert_eq!((policy.manifests, policy.blobs), (Sharing::Peers, Sharing::Peers));
+    assert_eq!(format!("{:?}", policy.filter), r#"[":latest$", "^r\\.example\\.com:5000/secret/"]"#);
+    let default = &config.registries["_default"];
+    assert_eq!((default.tags, default.manifests), (TagPolicy::Off, Sharing::Origin));
+}
+
+/// The Go version's switch; there it missed registries with a port.
+#[test]
+fn without_the_latest_tag_every_registry_has_a_filter_for_it() {
+    let file = file("servers = \"http://a:1\"\n[registry.\"r.example.com:5000\"]\nblobs = \"origin\"\n");
+    let config = ("config", file.path().to_str().unwrap());
+    let config = read_agent(&given(&[config], &[("RESOLVE_LATEST_TAG", "false")])).unwrap();
+    let only_latest = RegistryPolicy { filter: vec![Filter::latest()], ..RegistryPolicy::default() };
+    assert_eq!(config.registries["_default"], only_latest);
+    let own = &config.registries["r.example.com:5000"];
+    assert_eq!((own.blobs, &own.filter), (Sharing::Origin, &only_latest.filter));
+    let config = read_agent(&given(&[("servers", "http://a:1")], &[("RESOLVE_LATEST_TAG", "true")])).unwrap();
+    assert!(config.registries.is_empty());
 }
 
 #[test]
 fn mistakes_in_tables_of_registries_are_all_told() {
     let file = file(
         "servers = \"http://a:1\"\n[registry.\"a b\"]\n[registry.r]\ntags = \"peer\"\norigin = \"r:5000\"\n\
-         ca = \"/nowhere.pem\"\nmanifests = \"origin\"\n[registry]\nx = 1\n",
+         ca = \"/nowhere.pem\"\nmanifest = \"origin\"\n[registry]\nx = 1\n",
     );
     let problems = read_agent(&given(&[("config", file.path().to_str().unwrap())], &[])).unwrap_err();
     assert_eq!(problems.0.len(), 6, "{problems}");
+    let file = self::file(
+        "servers = \"http://a:1\"\n[registry.a]\nmanifests = \"orign\"\nblobs = \"off\"\nfilter = \":latest\"\n\
+         [registry.b]\nfilter = [\"(\", 1, \"ok\", \"x{999999}\"]\n[registry.c]\ntags = \"peers\"\nmanifests = \"origin\"\n",
+    );
+    let problems = read_agent(&given(&[("config", file.path().to_str().unwrap())], &[])).unwrap_err();
+    assert_eq!(problems.0.len(), 7, "{problems}");
+    let text = problems.to_string();
+    for part in [
+        "manifests of [registry.\"a\"]",
+        "\"orign\" is not right: expected peers or origin",
+        "\"(\" is not right: expected a regular expression (error: unclosed group)",
+        "tags of [registry.\"c\"]",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
 }
 
 #[test]

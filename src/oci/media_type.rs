@@ -57,9 +57,82 @@ pub fn of_manifest(content: &[u8]) -> Option<&'static str> {
     }
 }
 
+/// Fields that a manifest or index has, and an image's config has not, in small letters: Go reads them
+/// whatever their case.
+const MANIFEST_FIELDS: [&str; 5] = ["manifests", "layers", "fslayers", "schemaversion", "mediatype"];
+
+/// Whether somebody might read `content` as a manifest or index. Wider than [`of_manifest`]: for what
+/// must not be given away, a doubt counts as yes.
+pub fn may_be_manifest(content: &[u8]) -> bool {
+    if !may_begin_manifest(content) {
+        return false;
+    }
+    match serde_json::from_slice::<FieldNames>(content) {
+        Ok(FieldNames(names)) => {
+            names.iter().any(|name| MANIFEST_FIELDS.contains(&name.to_ascii_lowercase().as_str()))
+        }
+        // Not JSON to us; perhaps to others.
+        Err(_) => true,
+    }
+}
+
+/// Whether content that begins like this can be a manifest at all: one look spares reading a layer.
+pub fn may_begin_manifest(beginning: &[u8]) -> bool {
+    beginning.iter().find(|byte| !byte.is_ascii_whitespace()).is_none_or(|first| *first == b'{')
+}
+
+/// The names of an object's own fields, twice if they are there twice.
+struct FieldNames(Vec<String>);
+
+impl<'de> Deserialize<'de> for FieldNames {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> serde::de::Visitor<'de> for Visitor {
+            type Value = FieldNames;
+
+            fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                formatter.write_str("an object")
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<FieldNames, A::Error> {
+                let mut names = Vec::new();
+                while let Some((name, _)) = map.next_entry::<String, serde::de::IgnoredAny>()? {
+                    names.push(name);
+                }
+                Ok(FieldNames(names))
+            }
+        }
+        deserializer.deserialize_map(Visitor)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whatever_somebody_might_read_as_a_manifest_may_be_one() {
+        for content in [
+            r#"{"schemaVersion":2,"manifests":[]}"#,
+            r#" {"Layers":[],"config":{}}"#,
+            r#"{"mediaType":"application/vnd.oci.artifact.manifest.v1+json","blobs":[]}"#,
+            r#"{"manifests":[],"config":{},"layers":[]}"#,
+            r#"{"config":{},"config":{},"layers":[]}"#,
+            r#"{"layers":[], "unfinished": "#,
+            "{\"layers\":[],\"x\":\"\u{1}\"}",
+        ] {
+            assert!(may_be_manifest(content.as_bytes()), "{content}");
+        }
+        assert!(may_begin_manifest(b" \n") && may_begin_manifest(b""), "nothing to tell by");
+    }
+
+    #[test]
+    fn configs_and_layers_cannot_be_manifests() {
+        let config = br#"{"architecture":"amd64","config":{"Cmd":["layers"]},"rootfs":{"type":"layers"},"os":"linux"}"#;
+        assert!(!may_be_manifest(config));
+        assert!(!may_be_manifest(b"\x1f\x8b\x08 gzip") && !may_begin_manifest(b"\x1f\x8b"));
+        assert!(!may_be_manifest(b"[]"));
+    }
 
     #[test]
     fn manifests_are_told_by_their_own_words_or_by_their_shape() {

@@ -12,6 +12,7 @@ use super::error::ApiError;
 use super::fleet::{Fleet, Usage};
 use super::leases::Leases;
 use super::locks::HolderLocks;
+use super::report::Reporting;
 use super::request::{HolderPolicy, Rules};
 use crate::api::client::{HttpClient, http_client};
 use crate::clock::SharedClock;
@@ -35,6 +36,8 @@ pub struct App {
     /// Writes run here to their end, whether or not their client waits: the next write of the
     /// holder must find their effect.
     pub writes: TaskTracker,
+    /// What nodes report of holders.
+    pub reports: Reporting,
     /// Set once stopping begins.
     pub stop: Stop,
     leases: Mutex<Leases>,
@@ -56,6 +59,7 @@ impl App {
             http: http_client(),
             locks: HolderLocks::default(),
             writes: TaskTracker::new(),
+            reports: Reporting::default(),
             stop,
             leases: Mutex::new(leases),
             fleet: Mutex::default(),

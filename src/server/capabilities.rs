@@ -6,7 +6,8 @@ use crate::api::Capabilities;
 /// Version of this API.
 const API_VERSION: u32 = 1;
 /// Each is what a client would have to probe for otherwise.
-const FEATURES: &[&str] = &["withdraw", "order", "lease", "resync", "min_index", "rank_prefix", "hosts"];
+const FEATURES: &[&str] =
+    &["withdraw", "order", "lease", "resync", "min_index", "rank_prefix", "hosts", "report"];
 
 /// The answer.
 pub fn answer(app: &App) -> Capabilities {

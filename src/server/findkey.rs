@@ -13,7 +13,7 @@ use super::app::App;
 use super::body::FormatError;
 use super::error::{ApiError, QueryError};
 use super::query::Query;
-use super::ranking::{Asker, Holders, rank};
+use super::ranking::{Asker, Holders, rank, rank_by_standing};
 use super::request::{group, socket_address};
 use crate::api::FindResponse;
 use crate::limits::{FINDKEY_COUNT_DEFAULT, FINDKEY_COUNT_MAX, MIN_INDEX_WAIT_MAX};
@@ -43,7 +43,12 @@ pub async fn handle(app: &App, query: &Query) -> Result<Response, QueryError> {
     wait_applied(app, question.min_index).await?;
     let asker = asker(app, &question);
     let found = question.key.parse::<Key>().ok().and_then(|key| {
-        app.index.find(&question.group, &key, |postings| rank(postings, &key, &asker, question.count))
+        app.index.find(&question.group, &key, |postings| {
+            let reported = app.reports.with_standing(app, (&question.group, &key), |standing| {
+                rank_by_standing(postings, &key, &asker, question.count, standing)
+            });
+            reported.unwrap_or_else(|| rank(postings, &key, &asker, question.count))
+        })
     });
     let found = found.unwrap_or_default();
     metrics::histogram!("piccolo_api_findkey_db_result_count").record(found.len() as f64);

@@ -13,6 +13,7 @@ use super::app::App;
 use super::error::ApiError;
 use super::forward::{ForLeader, to_leader};
 use super::leases::{Known, Verdict, judge};
+use super::report;
 use super::request::{self, AcceptedBeat};
 use super::write::read_body;
 use crate::api::{KeepaliveResponse, path};
@@ -24,7 +25,11 @@ pub async fn handle(app: &Arc<App>, incoming: Request) -> Result<Response, ApiEr
     let accepted = request::keepalive(&body, app.rules())?;
     let _place = app.place_for_write()?;
     let request = ForLeader { path: path::KEEPALIVE, body, forwarded, repeatable: true };
-    to_leader(app, request, || decide(app, &accepted)).await
+    let answer = to_leader(app, request, || decide(app, &accepted)).await?;
+    if answer.status().is_success() {
+        report::heard(app, &accepted.holder);
+    }
+    Ok(answer)
 }
 
 /// On the leader.

@@ -37,6 +37,7 @@ fn describe() {
     describe_gauge!("piccolo_fleet_bytes_from_peers", "bytes that agents had from peers; on the leader");
     describe_gauge!("piccolo_fleet_bytes_served", "bytes that agents served to peers; on the leader");
     describe_gauge!("piccolo_fleet_misses", "requests that no peer could answer; on the leader");
+    describe_gauge!("piccolo_index_hosts_reported", "holders ranked last, and pairs left out, by reports");
     let version = [
         ("version", env!("CARGO_PKG_VERSION")),
         ("commit", option_env!("PICCOLO_COMMIT").unwrap_or("unknown")),
@@ -63,6 +64,7 @@ fn set_gauges(app: &App) {
     gauge!("piccolo_index_hosts_hidden").set(counts.hosts_hidden as f64);
     gauge!("piccolo_index_keys").set(counts.keys as f64);
     gauge!("piccolo_index_pairs").set(counts.pairs as f64);
+    gauge!("piccolo_index_hosts_reported").set(app.reports.effective() as f64);
     gauge!("piccolo_index_applied_index").set(app.index.applied_index() as f64);
     gauge!("piccolo_index_checksum").set((checksum & CHECKSUM_MASK) as f64);
     gauge!("piccolo_index_checksum_log_index").set(checksum_index as f64);

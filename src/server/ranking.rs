@@ -15,6 +15,8 @@ use piccolo_raft::command::Key;
 use piccolo_raft::index::address_key;
 use sha2::{Digest, Sha256};
 
+use crate::limits::RANKED_LAST_SKIPPED_MAX;
+
 /// The visible holders of one key in one group, sorted by (zone, [`address_key`], port).
 pub trait Holders {
     /// How many.
@@ -47,6 +49,48 @@ pub enum Asker {
     },
     /// A Go `pi`, which tells its IP only: all holders on it are left out, prefix order.
     Host(IpAddr),
+}
+
+/// What nodes have reported of a holder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Nothing that counts.
+    Sound,
+    /// It could not be had: after all others.
+    Last,
+    /// Its bytes were wrong: not at all.
+    LeftOut,
+}
+
+/// The same order, in which those that could not be had come after all others. Looks past
+/// [`RANKED_LAST_SKIPPED_MAX`] of them, farther ones do not move up.
+pub fn rank_by_standing(
+    holders: &impl Holders,
+    key: &Key,
+    asker: &Asker,
+    count: usize,
+    standing: &mut dyn FnMut(SocketAddr) -> Standing,
+) -> Vec<SocketAddr> {
+    let enough = count.saturating_add(RANKED_LAST_SKIPPED_MAX);
+    let mut wanted = count;
+    loop {
+        let ranked = rank(holders, key, asker, wanted);
+        let all = ranked.len() < wanted;
+        let (mut sound, mut last) = (Vec::with_capacity(count), Vec::new());
+        for holder in ranked {
+            match standing(holder) {
+                Standing::Sound => sound.push(holder),
+                Standing::Last => last.push(holder),
+                Standing::LeftOut => {}
+            }
+        }
+        if sound.len() >= count || all || wanted >= enough {
+            sound.append(&mut last);
+            sound.truncate(count);
+            return sound;
+        }
+        wanted = wanted.saturating_mul(2).clamp(1, enough);
+    }
 }
 
 /// At most `count` holders of `key`, the best for `asker` first, never the asker itself.

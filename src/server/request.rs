@@ -161,7 +161,7 @@ fn name(field: &str, given: String, bytes_max: usize) -> Result<String, FormatEr
 }
 
 /// The address of a blob server that other nodes can reach.
-fn holder_address(field: &str, text: &str, policy: HolderPolicy) -> Result<SocketAddr, FormatError> {
+pub fn holder_address(field: &str, text: &str, policy: HolderPolicy) -> Result<SocketAddr, FormatError> {
     let address =
         socket_address(text).ok_or_else(|| FormatError::value(field, format!("is not ip:port: {text:?}")))?;
     let ip = address.ip();

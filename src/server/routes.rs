@@ -11,7 +11,7 @@ use super::app::Shared;
 use super::error::{ApiError, QueryError};
 use super::query::Query;
 use super::write::Kind;
-use super::{capabilities, findkey, health, hosts, keepalive, metrics, status, write};
+use super::{capabilities, findkey, health, hosts, keepalive, metrics, report, status, write};
 use crate::api::{Capabilities, HostsResponse, StatusResponse, header, path};
 
 /// The router of the API port.
@@ -21,6 +21,7 @@ pub fn router(shared: Shared) -> Router {
         .route(path::WITHDRAW, post(withdraw))
         .route(path::SYNC, post(sync))
         .route(path::KEEPALIVE, post(keep_alive))
+        .route(path::REPORT, post(take_report))
         .route(path::FINDKEY, get(find_key))
         .route(path::CAPABILITIES, get(show_capabilities))
         .route(path::STATUS, get(show_status))
@@ -50,6 +51,10 @@ async fn sync(State(shared): State<Shared>, request: Request) -> Result<Response
 
 async fn keep_alive(State(shared): State<Shared>, request: Request) -> Result<Response, ApiError> {
     keepalive::handle(shared.get()?, request).await
+}
+
+async fn take_report(State(shared): State<Shared>, request: Request) -> Result<Response, ApiError> {
+    report::handle(shared.get()?, request).await
 }
 
 async fn find_key(State(shared): State<Shared>, request: Request) -> Result<Response, QueryError> {

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use piccolo::api::{
     Capabilities, FindQuery, FindResponse, HostStatus, HostsResponse, KeepaliveRequest, KeepaliveResponse,
-    MemberStatus, Message, Readiness, StatusResponse, WriteRequest, WriteResponse,
+    MemberStatus, Message, Readiness, ReportReason, ReportRequest, ReportResponse, StatusResponse,
+    WriteRequest, WriteResponse,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -104,6 +105,23 @@ fn keepalives() {
     let answer = KeepaliveResponse { success: true, message: "keep alive success".into(), resync: false };
     golden("keepalive_response", answer.clone());
     golden("keepalive_response_resync", KeepaliveResponse { resync: true, ..answer });
+}
+
+#[test]
+fn reports() {
+    let request = |reason| ReportRequest {
+        host: "10.0.0.1:7781".into(),
+        holder: "10.0.0.2:7781".into(),
+        group: "default".into(),
+        key: DIGEST.into(),
+        reason,
+    };
+    golden("report_request", request(ReportReason::Unreachable));
+    for reason in ReportReason::ALL {
+        assert_eq!(serde_json::to_value(request(reason)).unwrap()["reason"], reason.as_str());
+    }
+    let message = "report accepted".into();
+    golden("report_response", ReportResponse { success: true, message, recorded: true });
 }
 
 #[test]

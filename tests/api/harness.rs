@@ -1,6 +1,6 @@
 //! Servers in this process, and a client that sees status, headers and body.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::{HeaderMap, Method, Request};
 use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use piccolo::limits::{FORGET_AFTER_DEFAULT, LEASE_DEFAULT};
 use piccolo::server::{self, Addresses, Config};
@@ -19,6 +20,9 @@ use tokio::task::JoinSet;
 
 /// Far more than anything here takes; a test that waits so long has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Where a client is that does not say.
+const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// A digest that differs by `n`.
 pub(crate) fn digest(n: u32) -> String {
@@ -151,21 +155,7 @@ impl Server {
         body: impl Into<Bytes>,
         headers: &[(&str, &str)],
     ) -> Answer {
-        let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
-        let mut request = Request::builder()
-            .method(Method::from_bytes(method.as_bytes()).unwrap())
-            .uri(format!("http://{}{target}", self.address))
-            .header("content-type", "application/json")
-            .header("accept", "application/json");
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let request = request.body(Full::new(body.into())).unwrap();
-        let response = tokio::time::timeout(PATIENCE, client.request(request)).await.unwrap().unwrap();
-        let (head, body) = response.into_parts();
-        let body = body.collect().await.unwrap().to_bytes();
-        let text = String::from_utf8(body.to_vec()).unwrap();
-        Answer { status: head.status.as_u16(), headers: head.headers, text }
+        send_from(LOCALHOST, self.address, method, target, body, headers).await
     }
 
     pub(crate) async fn get(&self, target: &str) -> Answer {
@@ -202,6 +192,34 @@ impl Server {
         let answer = self.find(key, "").await;
         if answer.status == 404 { vec![] } else { answer.holders() }
     }
+}
+
+/// One request to an address, on a connection of its own from a local one.
+pub(crate) async fn send_from(
+    local: IpAddr,
+    address: SocketAddr,
+    method: &str,
+    target: &str,
+    body: impl Into<Bytes>,
+    headers: &[(&str, &str)],
+) -> Answer {
+    let mut connector = HttpConnector::new();
+    connector.set_local_address(Some(local));
+    let client = Client::builder(TokioExecutor::new()).build::<_, Full<Bytes>>(connector);
+    let mut request = Request::builder()
+        .method(Method::from_bytes(method.as_bytes()).unwrap())
+        .uri(format!("http://{address}{target}"))
+        .header("content-type", "application/json")
+        .header("accept", "application/json");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let request = request.body(Full::new(body.into())).unwrap();
+    let response = tokio::time::timeout(PATIENCE, client.request(request)).await.unwrap().unwrap();
+    let (head, body) = response.into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    let text = String::from_utf8(body.to_vec()).unwrap();
+    Answer { status: head.status.as_u16(), headers: head.headers, text }
 }
 
 /// A write of `holder` in group `default` without a pair.

@@ -9,5 +9,6 @@ mod harness;
 mod holders;
 mod leases;
 mod order;
+mod report;
 mod start;
 mod three_servers;

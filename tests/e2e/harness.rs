@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 pub use containerd::{Agent, Containerd, Node};
 pub use image::Image;
 pub use process::Process;
-pub use registry::Registry;
+pub use registry::{READER, Registry};
 pub use servers::{Servers, find, find_if_up, keys_of};
 
 /// The binary under test.

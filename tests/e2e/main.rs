@@ -8,4 +8,6 @@ mod bad_input;
 mod cluster;
 mod harness;
 mod hosts;
+mod policy;
 mod pulls;
+mod unreachable;

@@ -13,6 +13,7 @@ mod store;
 mod transport;
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -147,6 +148,13 @@ impl Containerd {
         Self { fetcher: Arc::new(fetcher), store: Arc::default() }
     }
 
+    /// The same, with the files of its ingests below `root`.
+    #[must_use]
+    pub fn with_content_root(mut self, root: &Path) -> Self {
+        self.store = Arc::new(Store::at(root));
+        self
+    }
+
     /// HEAD for a tag or digest.
     pub async fn resolve(&self, object: &str) -> Result<(Resolved, Outcome), HostError> {
         let trace = Trace::new(self.fetcher.hosts.len());
@@ -164,7 +172,7 @@ impl Containerd {
     }
 
     async fn pull(&self, digest: &str, size: u64, trace: &Arc<Trace>) -> Result<(), String> {
-        let Some(writer) = self.store.writer(digest).await else { return Ok(()) };
+        let Some(writer) = self.store.writer(digest, size).await else { return Ok(()) };
         // `handlers.go:132`: a complete ingest is committed without one request, right or wrong.
         if writer.offset() == size {
             let committed = self.store.commit(writer, size, digest);

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -74,6 +74,11 @@ impl Piccolo {
         let answer = self.client.post(format!("{}{}", self.api, path::ADVERTISE)).json(&write).send().await;
         let status = answer.unwrap().status();
         assert_eq!(status, 201, "advertise of {holder}");
+    }
+
+    /// Where the agent looks for blobs and ingests.
+    pub fn content_root(&self) -> PathBuf {
+        self.folder.path().join("layout")
     }
 
     /// The agent's log lines about a digest.

@@ -2,8 +2,9 @@
 //! piece with the last of them waits for the verdict: what does not hash to the digest never ends
 //! in a cleanly finished response (I5).
 //!
-//! A rest is verified together with the prefix before it, if that was passed on lately and broke off
-//! ([`super::prefix`]). Any other part is checked for its length alone.
+//! A rest is verified together with what was before it: with the prefix that was passed on lately
+//! and broke off, or with what containerd has written of it ([`super::follow`]). Where neither is to
+//! be had it is checked for its length alone.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,93 +14,177 @@ use futures_util::StreamExt;
 use futures_util::stream;
 
 use super::Fetcher;
-use super::prefix::Prefix;
+use super::follow::{Follower, Tail};
+use super::lately::{Prefix, RunningRange};
+use super::transfer::Transfer;
 use crate::agent::body::{ByteStream, Cut};
-use crate::agent::peer::{PeerError, Source};
+use crate::agent::peer::PeerError;
+use crate::limits::FOLLOW_TAIL_BYTES;
 use crate::oci::{ByteRange, Digest, Hasher};
 
-/// Who passes on what from whom.
+/// What is passed on, and how it is verified.
 pub(super) struct Relay {
-    pub(super) fetcher: Arc<Fetcher>,
-    pub(super) holder: SocketAddr,
-    pub(super) digest: Digest,
-}
-
-struct Running {
-    relay: Relay,
-    source: Source,
+    fetcher: Arc<Fetcher>,
+    digest: Digest,
+    transfer: Transfer,
     /// Read already, because nothing is answered before a source has sent something.
     first: Option<Bytes>,
-    /// All that was passed on, if it began at the beginning.
-    prefix: Option<Prefix>,
     left: u64,
+    check: Check,
+    /// If it was asked for as a range.
+    range: Option<Arc<RunningRange>>,
+}
+
+enum Check {
+    /// All that was passed on, from the first byte of the blob.
+    Hash(Prefix),
+    /// The file that containerd writes, and the last bytes that it may not have written.
+    File(Arc<Follower>, Tail),
+    Length,
 }
 
 impl Relay {
-    /// The bytes of `part`: `first`, then what `source` sends.
-    pub(super) fn stream(self, source: Source, first: Bytes, part: ByteRange) -> ByteStream {
-        let prefix = if part.is_whole() {
-            let hasher = Hasher::new(self.digest.algorithm());
-            Some(Prefix { hasher, length: 0, holders: Vec::new() })
-        } else if part.end == part.total {
-            self.fetcher.prefixes.take(&self.digest, part.start)
-        } else {
-            None
-        };
-        let running = Running { relay: self, source, first: Some(first), prefix, left: part.len() };
-        stream::try_unfold(running, |mut running| async move {
-            if running.left == 0 {
+    /// The bytes of `part`: `first`, then what `transfer` brings.
+    pub(super) async fn stream(
+        fetcher: Arc<Fetcher>,
+        digest: Digest,
+        transfer: Transfer,
+        first: Bytes,
+        part: ByteRange,
+        range: Option<Arc<RunningRange>>,
+    ) -> ByteStream {
+        let check = fetcher.check(&digest, part).await;
+        let left = part.len();
+        let relay = Self { fetcher, digest, transfer, first: Some(first), left, check, range };
+        stream::try_unfold(relay, |mut relay| async move {
+            if relay.left == 0 {
                 return Ok(None);
             }
-            match running.next().await {
-                Ok(bytes) => Ok(Some((bytes, running))),
-                Err(error) => Err(running.failed(&error)),
+            match relay.next().await {
+                Ok(bytes) => Ok(Some((bytes, relay))),
+                Err(cut) => Err(cut),
             }
         })
         .boxed()
     }
-}
 
-impl Running {
-    async fn next(&mut self) -> Result<Bytes, PeerError> {
-        let bytes = match self.first.take() {
-            Some(first) => first,
-            None => self.source.next().await?.ok_or(PeerError::Short)?,
+    async fn next(&mut self) -> Result<Bytes, Cut> {
+        let next = match self.first.take() {
+            Some(first) => Some(first),
+            None => self.transfer.next().await.unwrap_or(None),
         };
-        self.left = self.left.checked_sub(bytes.len() as u64).ok_or(PeerError::Length)?;
-        if let Some(prefix) = &mut self.prefix {
-            prefix.hasher.update(&bytes);
-            prefix.length += bytes.len() as u64;
+        let Some(bytes) = next else { return Err(self.broke_off().await) };
+        self.left -= bytes.len() as u64;
+        let is_last = self.left == 0;
+        match &mut self.check {
+            Check::Hash(prefix) => {
+                prefix.hasher.update(&bytes);
+                prefix.length += bytes.len() as u64;
+                if is_last && prefix.hasher.clone().finish() != self.digest {
+                    return Err(self.wrong_bytes());
+                }
+            }
+            Check::File(follower, tail) if is_last => {
+                match follower.verdict(tail, &bytes, &self.digest).await {
+                    Some(false) => return Err(self.wrong_bytes()),
+                    Some(true) => {}
+                    None => {
+                        tracing::debug!(digest = %self.digest, "a rest could not be verified here");
+                        self.fetcher.healer.look();
+                    }
+                }
+            }
+            // Nothing is kept before its end is near.
+            Check::File(_, tail) if self.left > FOLLOW_TAIL_BYTES => {
+                *tail = Tail::new(self.transfer.left().start);
+            }
+            Check::File(_, tail) => tail.push(bytes.clone()),
+            Check::Length if is_last => self.fetcher.healer.look(),
+            Check::Length => {}
         }
-        if self.left == 0
-            && let Some(prefix) = &self.prefix
-            && prefix.hasher.clone().finish() != self.relay.digest
-        {
-            return Err(PeerError::WrongBytes);
+        if is_last {
+            self.remember_senders(matches!(self.check, Check::Length));
         }
         Ok(bytes)
     }
 
-    fn failed(&mut self, error: &PeerError) -> Cut {
-        let Relay { fetcher, holder, digest } = &self.relay;
-        let prefix = self.prefix.take();
-        if error.is_wrong() {
-            // By the hash alone it cannot be told whose bytes were wrong: those who broke off are the likelier ones. If it
-            // was the last one, the next whole that it sends shows that.
-            let is_hash = matches!(error, PeerError::WrongBytes);
-            let before = prefix.filter(|_| is_hash).map_or_else(Vec::new, |prefix| prefix.holders);
-            let blamed = if before.is_empty() { vec![*holder] } else { before };
-            for holder in blamed {
-                fetcher.failed(holder, digest, error);
-            }
-            fetcher.wrong_bytes_passed_on(digest.clone());
-            return Cut::WrongBytes;
+    /// Nobody is left who could send the rest.
+    async fn broke_off(&mut self) -> Cut {
+        self.remember_senders(true);
+        if let Some(range) = &self.range {
+            range.is_first().await;
         }
-        fetcher.failed(*holder, digest, error);
-        if let Some(mut prefix) = prefix {
-            prefix.holders.push(*holder);
-            fetcher.prefixes.keep(digest.clone(), prefix);
+        if let Check::Hash(prefix) = std::mem::replace(&mut self.check, Check::Length) {
+            self.fetcher.lately.keep_prefix(&self.digest, prefix);
         }
+        self.fetcher.lately.cut(&self.digest, self.transfer.left().start);
         Cut::SourceBroken
+    }
+
+    fn wrong_bytes(&mut self) -> Cut {
+        let mut senders = self.fetcher.lately.senders(&self.digest);
+        senders.retain(|sender| !self.transfer.senders().contains(sender));
+        senders.extend(self.transfer.senders());
+        // Several at once, or parts that were asked for in any order, do not tell who was first.
+        let at_once = self.transfer.fanned_out() || matches!(self.check, Check::File(..));
+        if at_once && senders.len() > 1 {
+            self.fetcher.troubles.doubt(&senders, &self.digest);
+        } else {
+            self.fetcher.blame(&senders, &self.digest);
+        }
+        self.fetcher.wrong_bytes_passed_on(self.digest.clone());
+        Cut::WrongBytes
+    }
+
+    fn remember_senders(&self, are_in_doubt: bool) {
+        if are_in_doubt {
+            for holder in self.transfer.senders() {
+                self.fetcher.lately.sent(&self.digest, *holder);
+            }
+        } else {
+            self.fetcher.lately.right(&self.digest);
+        }
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        // A reader that leaves early may come back for the rest, or anew because it was of no use.
+        if self.left > 0 {
+            self.remember_senders(true);
+        }
+    }
+}
+
+impl Fetcher {
+    /// How `part` is verified.
+    async fn check(&self, digest: &Digest, part: ByteRange) -> Check {
+        if part.start == 0 && part.end == part.total {
+            return Check::Hash(Prefix { hasher: Hasher::new(digest.algorithm()), length: 0 });
+        }
+        if part.end < part.total {
+            return Check::Length;
+        }
+        if let Some(prefix) = self.lately.take_prefix(digest, part.start) {
+            return Check::Hash(prefix);
+        }
+        match self.follower(digest).await {
+            Some(follower) => Check::File(follower, Tail::new(part.start)),
+            None => Check::Length,
+        }
+    }
+
+    /// `senders` have sent bytes one after the other that together do not have the digest. By the hash
+    /// alone it cannot be told whose were wrong: those who broke off are the likelier ones. If it was the
+    /// last one, the next whole that it sends shows that.
+    pub(super) fn blame(&self, senders: &[SocketAddr], digest: &Digest) {
+        let Some((last, before)) = senders.split_last() else { return };
+        let blamed = if before.is_empty() { senders } else { before };
+        for sender in blamed {
+            self.troubles.failed(*sender, digest, &PeerError::WrongBytes);
+        }
+        if !before.is_empty() {
+            self.troubles.suspect(*last, digest);
+        }
     }
 }

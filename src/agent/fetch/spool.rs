@@ -8,17 +8,17 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use futures_util::stream;
-use tokio::io::AsyncWriteExt;
 
+use super::transfer::Transfer;
 use crate::agent::body::ByteStream;
 use crate::agent::buffers::BufferPool;
 use crate::agent::local::file_stream;
 use crate::agent::peer::{PeerError, Source};
-use crate::limits::SPOOL_MEMORY_BYTES_MAX;
+use crate::limits::{SPOOL_MEMORY_BYTES_MAX, SPOOL_WRITE_BYTES};
 use crate::oci::{ByteRange, Digest, Hasher};
 
 /// Verified content.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Whole {
     Memory(Bytes),
     File(Arc<File>),
@@ -39,18 +39,41 @@ impl Whole {
     }
 }
 
-/// Receives all of `source` and verifies it.
-pub(crate) async fn receive(source: Source, length: u64, digest: &Digest) -> Result<Whole, PeerError> {
-    if length <= SPOOL_MEMORY_BYTES_MAX {
-        let bytes = memory(source, length).await?;
-        verify(&bytes, digest)?;
-        return Ok(Whole::Memory(bytes));
+/// Receives all that `transfer` brings, which is `length` bytes, and verifies it. `Ok(None)`: nobody is
+/// left who could send the rest.
+pub(super) async fn receive(
+    transfer: &mut Transfer,
+    length: u64,
+    digest: &Digest,
+) -> Result<Option<Whole>, PeerError> {
+    let mut hasher = Hasher::new(digest.algorithm());
+    let whole = if length <= SPOOL_MEMORY_BYTES_MAX {
+        let capacity = usize::try_from(length).map_err(|_| PeerError::Length)?;
+        let mut bytes = BytesMut::with_capacity(capacity);
+        while let Some(piece) = next(transfer, &mut hasher).await? {
+            bytes.extend_from_slice(&piece);
+        }
+        Whole::Memory(bytes.freeze())
+    } else {
+        Whole::File(file(transfer, &mut hasher).await?)
+    };
+    if transfer.left().start < transfer.left().end {
+        return Ok(None);
     }
-    file(source, length, digest).await
+    if hasher.finish() == *digest { Ok(Some(whole)) } else { Err(PeerError::WrongBytes) }
+}
+
+/// `None` at the end, and where nobody is left: the transfer tells which.
+async fn next(transfer: &mut Transfer, hasher: &mut Hasher) -> Result<Option<Bytes>, PeerError> {
+    let next = transfer.next().await.unwrap_or(None);
+    if let Some(piece) = &next {
+        hasher.update(piece);
+    }
+    Ok(next)
 }
 
 /// Receives exactly `length` bytes on the heap.
-pub(crate) async fn memory(mut source: Source, length: u64) -> Result<Bytes, PeerError> {
+pub(super) async fn memory(mut source: Source, length: u64) -> Result<Bytes, PeerError> {
     let mut bytes = BytesMut::with_capacity(usize::try_from(length).map_err(|_| PeerError::Length)?);
     while let Some(piece) = source.next().await? {
         if (bytes.len() + piece.len()) as u64 > length {
@@ -62,34 +85,39 @@ pub(crate) async fn memory(mut source: Source, length: u64) -> Result<Bytes, Pee
 }
 
 /// Whether the bytes are what the digest says.
-pub(crate) fn verify(bytes: &[u8], digest: &Digest) -> Result<(), PeerError> {
+pub(super) fn verify(bytes: &[u8], digest: &Digest) -> Result<(), PeerError> {
     let mut hasher = Hasher::new(digest.algorithm());
     hasher.update(bytes);
     if hasher.finish() == *digest { Ok(()) } else { Err(PeerError::WrongBytes) }
 }
 
-async fn file(mut source: Source, length: u64, digest: &Digest) -> Result<Whole, PeerError> {
+/// Writes to a file without a name. What has come while it is being written goes into the next write.
+async fn file(transfer: &mut Transfer, hasher: &mut Hasher) -> Result<Arc<File>, PeerError> {
     let file = tokio::task::spawn_blocking(tempfile::tempfile).await;
-    let file = file.map_err(io::Error::other).and_then(|file| file).map_err(PeerError::Spool)?;
-    let mut file = tokio::fs::File::from_std(file);
-    let mut hasher = Hasher::new(digest.algorithm());
-    let mut received = 0;
-    while let Some(piece) = source.next().await? {
-        received += piece.len() as u64;
-        if received > length {
-            return Err(PeerError::Length);
+    let file = Arc::new(file.map_err(io::Error::other).and_then(|file| file).map_err(PeerError::Spool)?);
+    let mut gathered = Vec::new();
+    let mut gathered_bytes = 0;
+    loop {
+        let piece = next(transfer, hasher).await?;
+        let is_last = piece.is_none();
+        gathered_bytes += piece.as_ref().map_or(0, Bytes::len);
+        gathered.extend(piece);
+        if gathered_bytes >= SPOOL_WRITE_BYTES || is_last {
+            write(&file, std::mem::take(&mut gathered)).await.map_err(PeerError::Spool)?;
+            gathered_bytes = 0;
         }
-        hasher.update(&piece);
-        file.write_all(&piece).await.map_err(PeerError::Spool)?;
+        if is_last {
+            return Ok(file);
+        }
     }
-    file.flush().await.map_err(PeerError::Spool)?;
-    if received != length {
-        return Err(PeerError::Short);
-    }
-    if hasher.finish() != *digest {
-        return Err(PeerError::WrongBytes);
-    }
-    Ok(Whole::File(Arc::new(file.into_std().await)))
+}
+
+async fn write(file: &Arc<File>, pieces: Vec<Bytes>) -> io::Result<()> {
+    let file = Arc::clone(file);
+    let written = tokio::task::spawn_blocking(move || {
+        pieces.iter().try_for_each(|piece| io::Write::write_all(&mut &*file, piece))
+    });
+    written.await.map_err(io::Error::other)?
 }
 
 #[cfg(test)]
@@ -105,15 +133,10 @@ mod tests {
         let endless = End::Repeat(b"10\r\n0123456789abcdef\r\n");
         let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
         let peer = RawPeer::start(head, endless).await;
-        for length in [100, SPOOL_MEMORY_BYTES_MAX + 1] {
-            let (method, patience) = (&Method::GET, SOON);
-            let asked = Ask { method, target: "/", range: None, accept: "*/*", patience };
-            let source = ask(peer.address, asked).await.ok().unwrap().body;
-            let digest = Digest::of(b"x");
-            let received = receive(source, length, &digest);
-            let received = tokio::time::timeout(SOON, received).await.expect("given up");
-            assert!(matches!(received, Err(PeerError::Length)), "{received:?}");
-        }
+        let asked = Ask { method: &Method::GET, target: "/", range: None, accept: "*/*" };
+        let source = ask(&Arc::default(), peer.address, asked).await.ok().unwrap().body;
+        let received = tokio::time::timeout(SOON, memory(source, 100)).await.expect("given up");
+        assert!(matches!(received, Err(PeerError::Length)), "{received:?}");
     }
 
     /// hyper goes by the chunks, so the length beside them says nothing.
@@ -121,8 +144,7 @@ mod tests {
     async fn a_length_beside_chunks_is_none() {
         let head = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
         let peer = RawPeer::start(head, End::Close).await;
-        let (method, patience) = (&Method::GET, SOON);
-        let asked = Ask { method, target: "/", range: None, accept: "*/*", patience };
-        assert_eq!(ask(peer.address, asked).await.ok().unwrap().length(), None);
+        let asked = Ask { method: &Method::GET, target: "/", range: None, accept: "*/*" };
+        assert_eq!(ask(&Arc::default(), peer.address, asked).await.ok().unwrap().length(), None);
     }
 }

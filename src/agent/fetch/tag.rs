@@ -2,17 +2,17 @@
 //! with bytes that hash to the digest that it names.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use axum::http::Method;
 use bytes::Bytes;
 use futures_util::future::join_all;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
-use super::{Fetcher, ask, count, manifest_bytes, patience, spool};
+use super::roster::Roster;
+use super::{Fetcher, ask, count, manifest_bytes, spool};
 use crate::agent::answer::CONTENT_DIGEST;
 use crate::agent::peer::PeerError;
-use crate::limits::TAG_VOTES;
+use crate::limits::{HEDGE_DELAY_MAX, TAG_VOTES};
 use crate::oci::{ContentPath, Digest, media_type};
 
 /// What a peer says that a tag is.
@@ -29,17 +29,14 @@ impl Fetcher {
     pub(crate) async fn first_tag(
         &self,
         path: &ContentPath,
-        holders: &[SocketAddr],
+        holders: Vec<SocketAddr>,
         deadline: Instant,
     ) -> (Option<TagManifest>, usize) {
-        for (asked, holder) in holders.iter().enumerate() {
-            if let Some(found) =
-                self.logged_tag(path, *holder, patience(holders.len() - asked, deadline)).await
-            {
-                return (Some(found), asked + 1);
-            }
-        }
-        (None, holders.len())
+        // What is wrong with a peer is remembered by digest, and there is none yet.
+        let name = Digest::of(path.tag_name().unwrap_or_default().as_bytes());
+        let mut roster = Roster::new(self.troubles.order(holders, &name));
+        let raced = self.race(&mut roster, &name, deadline, |holder| self.tag(path, holder)).await;
+        (raced.ok().map(|(_, found)| found), roster.attempts())
     }
 
     /// The proper answers of up to [`TAG_VOTES`] holders.
@@ -49,18 +46,15 @@ impl Fetcher {
         holders: &[SocketAddr],
         deadline: Instant,
     ) -> Vec<TagManifest> {
-        let patience = patience(holders.len(), deadline);
-        let asked = holders.iter().take(TAG_VOTES).map(|holder| self.logged_tag(path, *holder, patience));
+        // A silent one among several must not keep the others from being heard.
+        let deadline =
+            if holders.len() > 1 { deadline.min(Instant::now() + HEDGE_DELAY_MAX) } else { deadline };
+        let asked = holders.iter().take(TAG_VOTES).map(|holder| self.vote(path, *holder, deadline));
         join_all(asked).await.into_iter().flatten().collect()
     }
 
-    async fn logged_tag(
-        &self,
-        path: &ContentPath,
-        holder: SocketAddr,
-        patience: Duration,
-    ) -> Option<TagManifest> {
-        match tag(path, holder, patience).await {
+    async fn vote(&self, path: &ContentPath, holder: SocketAddr, deadline: Instant) -> Option<TagManifest> {
+        match timeout_at(deadline, self.tag(path, holder)).await.unwrap_or(Err(PeerError::HeaderTimeout)) {
             Ok(found) => {
                 count("ok");
                 Some(found)
@@ -72,14 +66,14 @@ impl Fetcher {
             }
         }
     }
-}
 
-async fn tag(path: &ContentPath, holder: SocketAddr, patience: Duration) -> Result<TagManifest, PeerError> {
-    let answer = ask(holder, path, &Method::GET, None, patience).await?;
-    let named = answer.header(CONTENT_DIGEST).and_then(|digest| digest.parse::<Digest>().ok());
-    let bytes = manifest_bytes(answer).await?;
-    let digest = named.ok_or(PeerError::WrongBytes)?;
-    spool::verify(&bytes, &digest)?;
-    let media_type = media_type::of_manifest(&bytes).ok_or(PeerError::NotManifest)?;
-    Ok(TagManifest { digest, bytes, media_type, source: holder })
+    async fn tag(&self, path: &ContentPath, holder: SocketAddr) -> Result<TagManifest, PeerError> {
+        let answer = ask(&self.peers, holder, path, &Method::GET, None).await?;
+        let named = answer.header(CONTENT_DIGEST).and_then(|digest| digest.parse::<Digest>().ok());
+        let bytes = manifest_bytes(answer).await?;
+        let digest = named.ok_or(PeerError::WrongBytes)?;
+        spool::verify(&bytes, &digest)?;
+        let media_type = media_type::of_manifest(&bytes).ok_or(PeerError::NotManifest)?;
+        Ok(TagManifest { digest, bytes, media_type, source: holder })
+    }
 }

@@ -123,7 +123,7 @@ impl Ledger {
                     self.set_held(key, true);
                 }
             }
-            StoreEvent::Tagged { .. } => {}
+            StoreEvent::Tagged { .. } | StoreEvent::Sourced => {}
             StoreEvent::Untagged { name } => self.untag(name),
         }
     }

@@ -2,6 +2,7 @@
 //! containerd must have headers. They go out, and the bytes follow when they are right.
 
 use std::pin::Pin;
+use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::Response;
@@ -9,9 +10,11 @@ use futures_util::StreamExt;
 use futures_util::TryStreamExt;
 use futures_util::stream;
 
-use super::{Asked, Mirror, content_head};
+use super::{Asked, Mirror, content_head, held};
 use crate::agent::body::{ByteStream, Cut, Served};
+use crate::agent::fetch::RunningRange;
 use crate::agent::fetch::{Fetched, Head, Missed};
+use crate::agent::policy::may_be_manifest;
 use crate::agent::record::Record;
 use crate::oci::Digest;
 
@@ -25,12 +28,14 @@ impl Mirror {
         asked: Asked<'_>,
         digest: &Digest,
         head: Head,
-        fetching: Fetching,
+        (fetching, running): (Fetching, Option<Arc<RunningRange>>),
         mut record: Record,
     ) -> Response<Body> {
         let promised = content_head(&asked, digest, head);
         let source = record.answered_early(promised.status(), promised.length());
+        let shares_manifests = self.policies.may_give(asked.registry, digest, true);
         let (fetcher, pool, digest) = (self.fetcher.clone(), self.pool.clone(), digest.clone());
+        let range = running.clone();
         let bytes = async move {
             let fetched = fetching.await;
             if let Ok(fetched) = &fetched {
@@ -38,16 +43,47 @@ impl Mirror {
                 _ = source.set(fetched.source());
             }
             match fetched {
+                Ok(Fetched::Whole { whole, head, .. })
+                    if !shares_manifests && may_be_manifest(&whole, head.total).await.unwrap_or(true) =>
+                {
+                    fetcher.was_cut(&digest, head.part().start);
+                    Err(Cut::NoSource)
+                }
                 Ok(Fetched::Whole { whole, .. }) => Ok::<ByteStream, Cut>(whole.stream(head.part(), pool)),
                 Ok(Fetched::Stream { stream, .. }) => Ok(stream),
                 Ok(Fetched::Manifest { .. } | Fetched::Size { .. } | Fetched::Unsatisfiable { .. })
                 | Err(_) => {
-                    fetcher.was_cut(&digest);
+                    if let Some(range) = range {
+                        range.is_first().await;
+                    }
+                    fetcher.was_cut(&digest, head.part().start);
                     Err(Cut::NoSource)
                 }
             }
         };
-        let stream = stream::once(bytes).try_flatten().boxed();
+        let stream = held(stream::once(bytes).try_flatten().boxed(), running);
+        promised.response(Served::body(stream, promised.length(), record, asked.connection.clone()))
+    }
+
+    /// A range that was promised by the answer to another one, but that nobody can send: a clean close
+    /// without bytes, after the ranges before it have ended.
+    pub(super) fn give_none(
+        &self,
+        asked: Asked<'_>,
+        digest: &Digest,
+        (head, range): (Head, Arc<RunningRange>),
+        mut record: Record,
+    ) -> Response<Body> {
+        let promised = content_head(&asked, digest, head);
+        record.answered_early(promised.status(), promised.length());
+        let (fetcher, digest) = (self.fetcher.clone(), digest.clone());
+        let running = Arc::clone(&range);
+        let nothing = async move {
+            range.is_first().await;
+            fetcher.was_cut(&digest, head.part().start);
+            Err(Cut::NoSource)
+        };
+        let stream = held(stream::once(nothing).boxed(), Some(running));
         promised.response(Served::body(stream, promised.length(), record, asked.connection.clone()))
     }
 }

@@ -41,6 +41,8 @@ enum Unnamed {
     Disagreement,
     #[error("no answer in time")]
     Late,
+    #[error("this manifest is known from a registry that gives its manifests itself")]
+    Kept,
 }
 
 impl Mirror {
@@ -52,6 +54,12 @@ impl Mirror {
         mut record: Record,
     ) -> Result<Response<Body>, Refusal> {
         let named = timeout_at(deadline, self.named(path, deadline)).await.unwrap_or(Err(Unnamed::Late));
+        let named = named.and_then(|named| match named {
+            Named::Peers(found) if !self.policies.may_give(asked.registry, &found.digest, true) => {
+                Err(Unnamed::Kept)
+            }
+            named => Ok(named),
+        });
         match named {
             Ok(Named::Own(digest, manifest)) => Ok(give::local_manifest(&asked, &digest, manifest, record)),
             Ok(Named::Peers(TagManifest { digest, bytes, media_type, source })) => {
@@ -111,7 +119,7 @@ impl Mirror {
         match found {
             OwnOrHolders::Own(digest, manifest) => Ok(Named::Own(digest, manifest)),
             OwnOrHolders::Holders(holders) => {
-                let (found, attempts) = self.fetcher.first_tag(path, &holders, deadline).await;
+                let (found, attempts) = self.fetcher.first_tag(path, holders, deadline).await;
                 found.map(Named::Peers).ok_or(Unnamed::Nobody { attempts })
             }
         }

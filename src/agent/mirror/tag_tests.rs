@@ -11,7 +11,7 @@ const REGISTRY: &str = "registry.test:5000";
 const NAME: &str = "registry.test:5000/library/test:v1";
 
 async fn node(tags: TagPolicy, origin: Option<String>) -> Node {
-    let policy = RegistryPolicy { tags, origin, ca: None };
+    let policy = RegistryPolicy { tags, origin, ..RegistryPolicy::default() };
     let registries = [(REGISTRY.to_owned(), policy)].into();
     Node::wish(Wish { registries, ..Wish::default() }).await
 }
@@ -97,7 +97,7 @@ async fn a_short_resolve_timeout_does_not_keep_a_silent_origin_from_being_found_
     let holder = holder(&manifest).await;
     let silent = RawPeer::start("", End::Hang).await;
     let origin = Some(format!("http://{}", silent.address));
-    let policy = RegistryPolicy { tags: TagPolicy::OriginFirst, origin, ca: None };
+    let policy = RegistryPolicy { origin, ..RegistryPolicy::default() };
     let registries = [(REGISTRY.to_owned(), policy)].into();
     let resolve_timeout = Duration::from_millis(300);
     let node = Node::wish(Wish { registries, resolve_timeout, ..Wish::default() }).await;

@@ -10,7 +10,7 @@ use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Content, Store, StoreError, StoreEvent};
+use super::{Content, Fetched, Source, Store, StoreError, StoreEvent};
 use crate::oci::Digest;
 
 /// How long an event may take here. The promise of 100 ms is measured where the machine is not
@@ -29,6 +29,9 @@ pub trait Subject: Send + Sync {
     fn tag<'a>(&'a self, name: &'a str, digest: &'a Digest) -> BoxFuture<'a, ()>;
     /// Removes a name; its content stays.
     fn untag<'a>(&'a self, name: &'a str) -> BoxFuture<'a, ()>;
+    /// Records that content was fetched from `registry/repository`; false: this store keeps no such
+    /// record.
+    fn fetched<'a>(&'a self, digest: &'a Digest, name: &'a str) -> BoxFuture<'a, bool>;
 }
 
 /// Runs every check, one after the other, on one store that begins empty.
@@ -40,6 +43,7 @@ pub async fn run(subject: &dyn Subject) {
     absent_content_is_none_and_no_error(subject).await;
     a_name_resolves_while_its_target_is_present(subject).await;
     changes_are_reported(subject).await;
+    it_is_told_where_content_is_from(subject).await;
     what_is_put_between_watch_and_scan_is_missed_by_neither(subject).await;
     an_opened_blob_is_read_to_its_end_after_its_removal(subject).await;
 }
@@ -100,6 +104,33 @@ async fn changes_are_reported(subject: &dyn Subject) {
     watch.expect(&StoreEvent::Untagged { name }).await;
     subject.remove(&digest).await;
     watch.expect(&StoreEvent::Removed { digest }).await;
+}
+
+async fn it_is_told_where_content_is_from(subject: &dyn Subject) {
+    let store = subject.store();
+    let mut watch = Watch::set(&*store).await;
+    let image = subject.put(b"{\"image\":4}").await;
+    let (name, repository) = ("registry.example:5000/team/app:v3", "registry.example:5000/team/app");
+    let is_recorded = subject.fetched(&image, repository).await;
+    subject.tag(name, &image).await;
+    watch.expect(&StoreEvent::Sourced).await;
+    let mut told = (false, false);
+    store
+        .sources(&mut |source| match source {
+            Source::Image { name: of, target } => told.0 |= of == name && *target == image,
+            Source::Fetched { digest, name } => told.1 |= *digest == image && name == repository,
+            Source::Unrecorded { .. } => {}
+        })
+        .await
+        .expect("a sound store tells its sources");
+    assert_eq!(told, (true, is_recorded), "the image, and the record of its fetch");
+    let fetched = store.fetched_from(&image).await.expect("a sound store tells where one blob is from");
+    let expected = if is_recorded { vec![repository.to_owned()] } else { Vec::new() };
+    assert_eq!(fetched, Fetched { names: expected, is_unrecorded: false });
+    let absent = store.fetched_from(&Digest::of(b"never put")).await.expect("absence is no error");
+    assert_eq!(absent, Fetched::default());
+    subject.untag(name).await;
+    subject.remove(&image).await;
 }
 
 async fn what_is_put_between_watch_and_scan_is_missed_by_neither(subject: &dyn Subject) {

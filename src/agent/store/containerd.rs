@@ -5,9 +5,11 @@
 //! ours. So nothing is reported or opened unless the configured namespace knows it, asked each time.
 
 mod client;
+mod fetched;
 mod watch;
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -19,8 +21,9 @@ use futures_util::{FutureExt, StreamExt};
 use tokio::sync::{mpsc, oneshot};
 
 use super::folder::BlobFolder;
+use super::ingest;
 use super::name::ImageName;
-use super::{Content, RemoteReader, Scan, Store, StoreError, StoreEvent};
+use super::{Content, Fetched, Ingest, RemoteReader, Scan, Source, Store, StoreError, StoreEvent};
 use crate::oci::Digest;
 use client::Client;
 
@@ -178,9 +181,35 @@ impl ContainerdStore {
         Ok(present.then_some(digest))
     }
 
+    async fn tell_sources(&self, tell: &mut (dyn FnMut(Source<'_>) + Send)) -> Result<(), StoreError> {
+        self.client.list_fetched(tell).await?;
+        for image in self.client.list_images().await? {
+            if let Ok(target) = image.target.parse::<Digest>() {
+                tell(Source::Image { name: &image.name, target: &target });
+            }
+        }
+        Ok(())
+    }
+
+    async fn all_ingests(&self, digest: &Digest) -> Result<Vec<Ingest>, StoreError> {
+        if let View::Folder(folder) = self.view().await? {
+            return ingest::find(folder.root(), digest).await;
+        }
+        let ingests = self.client.ingests().await?.into_iter();
+        let ingests = ingests.filter(|(name, _)| name.ends_with(digest.as_str()));
+        Ok(ingests.map(|(_, total_bytes)| Ingest { total_bytes, data: None }).collect())
+    }
+
+    async fn all_complete_ingests(&self) -> Result<Vec<(Digest, File)>, StoreError> {
+        match self.view().await? {
+            View::Folder(folder) => ingest::complete(folder.root()).await,
+            View::Remote => Ok(Vec::new()),
+        }
+    }
+
     async fn abort_all(&self, digest: &Digest) -> Result<usize, StoreError> {
         let mut aborted = 0;
-        for ingest in self.client.ingests().await? {
+        for (ingest, _) in self.client.ingests().await? {
             // `layer-sha256:<hex>`, `manifest-sha256:<hex>`, or the bare digest
             if ingest.ends_with(digest.as_str()) && self.client.abort(&ingest).await? {
                 aborted += 1;
@@ -203,6 +232,17 @@ impl Store for ContainerdStore {
         self.target(name).boxed()
     }
 
+    fn sources<'a>(
+        &'a self,
+        tell: &'a mut (dyn FnMut(Source<'_>) + Send),
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.tell_sources(tell).boxed()
+    }
+
+    fn fetched_from<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Fetched, StoreError>> {
+        self.client.fetched_from(digest).boxed()
+    }
+
     fn scan(&self) -> BoxFuture<'_, Result<Scan, StoreError>> {
         self.scan_all().boxed()
     }
@@ -219,6 +259,14 @@ impl Store for ContainerdStore {
             }
         }
         .boxed()
+    }
+
+    fn ingests<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Vec<Ingest>, StoreError>> {
+        self.all_ingests(digest).boxed()
+    }
+
+    fn complete_ingests(&self) -> BoxFuture<'_, Result<Vec<(Digest, File)>, StoreError>> {
+        self.all_complete_ingests().boxed()
     }
 
     fn abort_ingests<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<usize, StoreError>> {

@@ -7,6 +7,7 @@
 //! says nothing about its registry, and is skipped.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -15,8 +16,9 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
 
 use super::folder::{BlobFolder, Change, FolderWatch};
+use super::ingest;
 use super::name::ImageName;
-use super::{Content, Scan, Store, StoreError, StoreEvent};
+use super::{Content, Fetched, Ingest, Scan, Source, Store, StoreError, StoreEvent};
 use crate::limits::MANIFEST_BYTES_MAX;
 use crate::oci::Digest;
 use crate::oci::index::Index;
@@ -198,10 +200,14 @@ fn difference(before: &Scan, now: &Scan) -> Vec<StoreEvent> {
 fn difference_of_tags(before: &BTreeMap<String, Digest>, now: &BTreeMap<String, Digest>) -> Vec<StoreEvent> {
     let untagged = before.keys().filter(|name| !now.contains_key(*name));
     let tagged = now.iter().filter(|(name, digest)| before.get(*name) != Some(*digest));
-    untagged
+    let mut events: Vec<StoreEvent> = untagged
         .map(|name| StoreEvent::Untagged { name: name.clone() })
         .chain(tagged.map(|(name, digest)| StoreEvent::Tagged { name: name.clone(), digest: digest.clone() }))
-        .collect()
+        .collect();
+    if !events.is_empty() {
+        events.push(StoreEvent::Sourced);
+    }
+    events
 }
 
 impl Store for LayoutStore {
@@ -225,6 +231,23 @@ impl Store for LayoutStore {
         .boxed()
     }
 
+    fn sources<'a>(
+        &'a self,
+        tell: &'a mut (dyn FnMut(Source<'_>) + Send),
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        async move {
+            let names = self.names().await?;
+            names.iter().for_each(|(name, target)| tell(Source::Image { name, target }));
+            Ok(())
+        }
+        .boxed()
+    }
+
+    /// A layout says nothing about single blobs: only its names do.
+    fn fetched_from<'a>(&'a self, _digest: &'a Digest) -> BoxFuture<'a, Result<Fetched, StoreError>> {
+        std::future::ready(Ok(Fetched::default())).boxed()
+    }
+
     fn scan(&self) -> BoxFuture<'_, Result<Scan, StoreError>> {
         self.look().boxed()
     }
@@ -237,7 +260,16 @@ impl Store for LayoutStore {
         self.watch_until_lost(events, ready).boxed()
     }
 
-    /// Nothing is ever half there: nobody pulls into a layout.
+    /// A layout that others write to with containerd's own library has them beside its blobs.
+    fn ingests<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Vec<Ingest>, StoreError>> {
+        ingest::find(self.folder.root(), digest).boxed()
+    }
+
+    fn complete_ingests(&self) -> BoxFuture<'_, Result<Vec<(Digest, File)>, StoreError>> {
+        ingest::complete(self.folder.root()).boxed()
+    }
+
+    /// Nothing of ours is ever half there: nobody pulls into a layout through a mirror.
     fn abort_ingests<'a>(&'a self, _digest: &'a Digest) -> BoxFuture<'a, Result<usize, StoreError>> {
         std::future::ready(Ok(0)).boxed()
     }

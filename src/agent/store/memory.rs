@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{Seek, Write};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -11,7 +11,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream, StreamExt};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-use super::{Content, RemoteReader, Scan, Store, StoreError, StoreEvent};
+use super::{Content, Fetched, Ingest, RemoteReader, Scan, Source, Store, StoreError, StoreEvent};
 use crate::oci::Digest;
 
 /// Pieces that a remote reader hands out, bytes.
@@ -30,7 +30,9 @@ pub struct MemoryStore {
 struct State {
     blobs: BTreeMap<Digest, Bytes>,
     tags: BTreeMap<String, Digest>,
-    ingests: Vec<Digest>,
+    fetched: BTreeMap<Digest, Fetched>,
+    /// With length and bytes, where a test gives them.
+    ingests: Vec<(Digest, Option<(u64, Arc<std::fs::File>)>)>,
     scan_error: Option<String>,
     watched: bool,
     events: VecDeque<StoreEvent>,
@@ -101,21 +103,47 @@ impl MemoryStore {
     pub fn tag(&self, name: &str, digest: &Digest) {
         let event = StoreEvent::Tagged { name: name.to_owned(), digest: digest.clone() };
         self.change(event, |state| _ = state.tags.insert(name.to_owned(), digest.clone()));
+        self.change(StoreEvent::Sourced, |_| ());
     }
 
     /// Removes a name.
     pub fn untag(&self, name: &str) {
         self.change(StoreEvent::Untagged { name: name.to_owned() }, |state| _ = state.tags.remove(name));
+        self.change(StoreEvent::Sourced, |_| ());
+    }
+
+    /// Records that content was fetched from `registry/repository`.
+    pub fn fetched(&self, digest: &Digest, name: &str) {
+        self.change(StoreEvent::Sourced, |state| {
+            let fetched = state.fetched.entry(digest.clone()).or_default();
+            fetched.is_unrecorded = false;
+            fetched.names.push(name.to_owned());
+        });
+    }
+
+    /// Content whose source will be recorded in a moment, as a fetch leaves it.
+    pub fn add_unrecorded(&self, bytes: impl Into<Bytes>) -> Digest {
+        let bytes = bytes.into();
+        let digest = Digest::of(&bytes);
+        let unrecorded = Fetched { names: Vec::new(), is_unrecorded: true };
+        self.state().fetched.insert(digest.clone(), unrecorded);
+        self.add_as(digest.clone(), bytes);
+        digest
     }
 
     /// Leaves an ingest behind, for [`Store::abort_ingests`] to find.
     pub fn add_ingest(&self, digest: &Digest) {
-        self.state().ingests.push(digest.clone());
+        self.state().ingests.push((digest.clone(), None));
+    }
+
+    /// Leaves an ingest behind of a blob of so many bytes, of which `data` are there.
+    pub fn add_partial(&self, digest: &Digest, total_bytes: u64, data: std::fs::File) {
+        self.state().ingests.push((digest.clone(), Some((total_bytes, Arc::new(data)))));
     }
 
     /// Ingests of `digest` that have not been aborted.
     pub fn ingests_of(&self, digest: &Digest) -> usize {
-        self.state().ingests.iter().filter(|ingest| *ingest == digest).count()
+        self.state().ingests.iter().filter(|(ingest, _)| ingest == digest).count()
     }
 
     /// Every scan fails with this reason from now on; `None`: no more.
@@ -221,6 +249,26 @@ impl Store for MemoryStore {
         std::future::ready(Ok(digest)).boxed()
     }
 
+    fn sources<'a>(
+        &'a self,
+        tell: &'a mut (dyn FnMut(Source<'_>) + Send),
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        let state = self.state();
+        for (digest, fetched) in &state.fetched {
+            fetched.names.iter().for_each(|name| tell(Source::Fetched { digest, name }));
+            if fetched.is_unrecorded {
+                tell(Source::Unrecorded { digest });
+            }
+        }
+        state.tags.iter().for_each(|(name, target)| tell(Source::Image { name, target }));
+        std::future::ready(Ok(())).boxed()
+    }
+
+    fn fetched_from<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Fetched, StoreError>> {
+        let fetched = self.state().fetched.get(digest).cloned().unwrap_or_default();
+        std::future::ready(Ok(fetched)).boxed()
+    }
+
     fn scan(&self) -> BoxFuture<'_, Result<Scan, StoreError>> {
         self.scan_once().boxed()
     }
@@ -233,10 +281,32 @@ impl Store for MemoryStore {
         self.watch_until_broken(events, ready).boxed()
     }
 
+    fn ingests<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Vec<Ingest>, StoreError>> {
+        let state = self.state();
+        let ingests = state.ingests.iter().filter(|(ingest, _)| ingest == digest);
+        let read = |(total_bytes, data): &(u64, Arc<std::fs::File>)| Ingest {
+            total_bytes: Some(*total_bytes),
+            data: data.try_clone().ok(),
+        };
+        let found = ingests.map(|(_, partial)| partial.as_ref().map(read).unwrap_or_default()).collect();
+        std::future::ready(Ok(found)).boxed()
+    }
+
+    fn complete_ingests(&self) -> BoxFuture<'_, Result<Vec<(Digest, std::fs::File)>, StoreError>> {
+        let state = self.state();
+        let complete = state.ingests.iter().filter_map(|(digest, partial)| {
+            let (total_bytes, data) = partial.as_ref()?;
+            let is_complete = data.metadata().ok()?.len() == *total_bytes;
+            Some((digest.clone(), data.try_clone().ok().filter(|_| is_complete)?))
+        });
+        let complete = complete.collect();
+        std::future::ready(Ok(complete)).boxed()
+    }
+
     fn abort_ingests<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<usize, StoreError>> {
         let mut state = self.state();
         let before = state.ingests.len();
-        state.ingests.retain(|ingest| ingest != digest);
+        state.ingests.retain(|(ingest, _)| ingest != digest);
         std::future::ready(Ok(before - state.ingests.len())).boxed()
     }
 }
@@ -295,6 +365,11 @@ mod tests {
         fn untag<'a>(&'a self, name: &'a str) -> BoxFuture<'a, ()> {
             self.0.untag(name);
             std::future::ready(()).boxed()
+        }
+
+        fn fetched<'a>(&'a self, digest: &'a Digest, name: &'a str) -> BoxFuture<'a, bool> {
+            self.0.fetched(digest, name);
+            std::future::ready(true).boxed()
         }
     }
 

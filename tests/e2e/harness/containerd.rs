@@ -110,9 +110,18 @@ pub struct Node {
 impl Node {
     /// Starts both, with our mirror in front of `registry` (`http://host:port`), and waits.
     pub async fn start(folder: &Path, servers: &[String], registry: &str) -> Self {
+        Self::start_with(folder, servers, registry, "").await
+    }
+
+    /// The same with a file of `--config` for the agent.
+    pub async fn start_with(folder: &Path, servers: &[String], registry: &str, config: &str) -> Self {
         let mut containerd = Containerd::prepare(folder);
         containerd.start().await;
-        let agent = Agent::start(folder, servers, &["--containerd-sock", &containerd.socket()]);
+        let file = folder.join("agent.toml");
+        fs::write(&file, config).unwrap();
+        let file = file.display().to_string();
+        let agent =
+            Agent::start(folder, servers, &["--containerd-sock", &containerd.socket(), "--config", &file]);
         agent.ready().await;
         let mirror = agent.mirror_url();
         run(Command::new(PICCOLO)
@@ -130,8 +139,15 @@ impl Node {
 
     /// Pulls through the mirror.
     pub async fn try_pull(&self, reference: &str) -> Output {
+        self.try_pull_as(None, reference).await
+    }
+
+    /// Pulls through the mirror, with a `user:password` for whoever asks for one.
+    pub async fn try_pull_as(&self, user: Option<&str>, reference: &str) -> Output {
         let certs = self.containerd.folder.join("certs.d").display().to_string();
-        let arguments = ["images", "pull", "--snapshotter", "native", "--hosts-dir", &certs, reference];
+        let mut arguments = vec!["images", "pull", "--snapshotter", "native", "--hosts-dir", &certs];
+        arguments.extend(user.iter().flat_map(|user| ["--user", *user]));
+        arguments.push(reference);
         let pull = tokio::process::Command::from(self.containerd.ctr(&arguments)).output();
         tokio::time::timeout(Duration::from_secs(120), pull).await.expect("a pull ends").unwrap()
     }

@@ -12,18 +12,38 @@ pub struct Registry {
     pub name: String,
     process: Option<Process>,
     folder: PathBuf,
+    /// Asks everybody for [`READER`].
+    is_private: bool,
 }
+
+/// Who may use a private registry, `user:password`.
+pub const READER: &str = "reader:open sesame";
+/// The same as `htpasswd -B` writes it.
+const READER_HASHED: &str = "reader:$2y$05$abcdefghijklmnopqrstuupx2xBUC4954936wVIjyyPHmUBFu0wCW\n";
 
 impl Registry {
     pub async fn start(folder: &Path) -> Self {
+        Self::start_any(folder, "").await
+    }
+
+    /// One that asks everybody for [`READER`].
+    pub async fn start_private(folder: &Path) -> Self {
+        let users = folder.join("htpasswd");
+        fs::write(&users, READER_HASHED).unwrap();
+        Self::start_any(folder, &format!("auth: {{htpasswd: {{realm: test, path: {}}}}}\n", users.display()))
+            .await
+    }
+
+    async fn start_any(folder: &Path, auth: &str) -> Self {
         let name = format!("127.0.0.1:{}", free_port());
         let text = format!(
             "version: 0.1\nlog: {{level: info, formatter: json, accesslog: {{disabled: true}}}}\n\
-             storage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '{name}'}}\n",
+             storage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '{name}'}}\n{auth}",
             folder.join("registry").display()
         );
         fs::write(folder.join("registry.yml"), text).unwrap();
-        let mut registry = Self { name, process: None, folder: folder.to_owned() };
+        let is_private = !auth.is_empty();
+        let mut registry = Self { name, process: None, folder: folder.to_owned(), is_private };
         registry.start_again().await;
         registry
     }
@@ -34,7 +54,9 @@ impl Registry {
         command.arg("serve").arg(self.folder.join("registry.yml"));
         self.process = Some(Process::start(&self.folder, "registry", command));
         let url = format!("{}/v2/", self.url());
-        within("the registry answers", SOON, || async { status_of(&url).await.filter(|s| *s == 200) }).await;
+        let expected = if self.is_private { 401 } else { 200 };
+        within("the registry answers", SOON, || async { status_of(&url).await.filter(|s| *s == expected) })
+            .await;
     }
 
     pub fn url(&self) -> String {
@@ -45,14 +67,12 @@ impl Registry {
     pub fn push(&self, image: &Image, name: &str) -> String {
         let target = format!("docker://{}/{name}", self.name);
         let source = format!("oci:{}:latest", image.folder.display());
-        run(Command::new("skopeo").args([
-            "copy",
-            "--quiet",
-            "--preserve-digests",
-            "--dest-tls-verify=false",
-            &source,
-            &target,
-        ]));
+        let mut copy = Command::new("skopeo");
+        copy.args(["copy", "--quiet", "--preserve-digests", "--dest-tls-verify=false", &source, &target]);
+        if self.is_private {
+            copy.args(["--dest-creds", READER]);
+        }
+        run(&mut copy);
         format!("{}/{name}", self.name)
     }
 

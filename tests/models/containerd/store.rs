@@ -1,7 +1,10 @@
 //! containerd's content store as far as a pull sees it. An ingest keeps its length and the running
-//! hash, not the bytes.
+//! hash; its files are there for the agent, who may look at them, if the store has a folder.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use sha2::{Digest as _, Sha256};
@@ -11,6 +14,8 @@ use tokio::sync::OwnedMutexGuard;
 #[derive(Debug, Default)]
 pub struct Store {
     inner: Mutex<Inner>,
+    /// containerd's content root.
+    root: Option<PathBuf>,
 }
 
 #[derive(Debug, Default)]
@@ -23,6 +28,31 @@ struct Inner {
 struct Ingest {
     written: u64,
     hasher: Sha256,
+    files: Option<IngestFiles>,
+}
+
+/// 1.6.20 `content/local/store.go:462` `writer`: `ref`, `total` and `data`, there before the first request.
+#[derive(Debug)]
+struct IngestFiles {
+    folder: PathBuf,
+    data: File,
+}
+
+impl IngestFiles {
+    fn create(root: &Path, reference: &str, size: u64) -> Self {
+        let id = format!("{:x}", Sha256::digest(reference));
+        let folder = root.join("ingest").join(id);
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("ref"), format!("k8s.io/1/{reference}")).unwrap();
+        std::fs::write(folder.join("total"), size.to_string()).unwrap();
+        Self { data: File::create(folder.join("data")).unwrap(), folder }
+    }
+}
+
+impl Drop for IngestFiles {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.folder).ok();
+    }
 }
 
 /// The one writer of an ingest: 1.6.20 `content/local/store.go:452` `Writer` takes a lock per ref, and
@@ -34,6 +64,11 @@ pub struct Writer {
 }
 
 impl Store {
+    /// A store whose ingests are files below `root`.
+    pub fn at(root: &Path) -> Self {
+        Self { inner: Mutex::default(), root: Some(root.to_owned()) }
+    }
+
     /// 1.6.20 `remotes/handlers.go:58` `MakeRefKey`.
     pub fn reference(digest: &str) -> String {
         format!("layer-{digest}")
@@ -42,7 +77,7 @@ impl Store {
     /// Opens or resumes the ingest of a digest; `None`: the blob is there already
     /// (2.1.4 `plugins/content/local/store.go:521` `writer`: `ErrAlreadyExists`). A resumed ingest goes on
     /// after the bytes that it has, hashed anew (2.1.4 `store.go:489` `resumeStatus`).
-    pub async fn writer(&self, digest: &str) -> Option<Writer> {
+    pub async fn writer(&self, digest: &str, size: u64) -> Option<Writer> {
         let reference = Self::reference(digest);
         loop {
             let ingest = {
@@ -52,7 +87,10 @@ impl Store {
                 }
                 Arc::clone(inner.ingests.entry(reference.clone()).or_default())
             };
-            let ingest = ingest.lock_owned().await;
+            let mut ingest = ingest.lock_owned().await;
+            if let (None, Some(root)) = (&ingest.files, &self.root) {
+                ingest.files = Some(IngestFiles::create(root, &reference, size));
+            }
             // Committed or aborted while we waited: look again, as `OpenWriter` does.
             let inner = self.inner.lock().unwrap();
             let current = inner.ingests.get(&reference);
@@ -96,6 +134,9 @@ impl Writer {
 
     pub fn write(&mut self, bytes: &[u8]) {
         self.ingest.hasher.update(bytes);
+        if let Some(files) = &mut self.ingest.files {
+            files.data.write_all(bytes).unwrap();
+        }
         self.ingest.written += bytes.len() as u64;
     }
 }

@@ -16,7 +16,8 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status};
 
-use crate::agent::store::StoreError;
+use super::fetched;
+use crate::agent::store::{Fetched, Source, StoreError};
 use crate::oci::Digest;
 
 /// One answer.
@@ -131,22 +132,49 @@ impl Client {
 
     /// All content that the namespace knows, with its length.
     pub(super) async fn list_content(&self) -> Result<BTreeMap<Digest, u64>, StoreError> {
-        let action = "list content";
+        let mut found = BTreeMap::new();
+        self.each_content(|digest, info| _ = found.insert(digest, info.size.unsigned_abs())).await?;
+        Ok(found)
+    }
+
+    async fn each_content(&self, mut each: impl FnMut(Digest, api::Info) + Send) -> Result<(), StoreError> {
         let listing = async {
-            let mut found = BTreeMap::new();
             let request = self.request(api::ListContentRequest { filters: Vec::new() });
             let mut pages = self.content().list(request).await?.into_inner();
             while let Some(page) = pages.message().await? {
                 for info in page.info {
                     match info.digest.parse::<Digest>() {
-                        Ok(digest) => _ = found.insert(digest, info.size.unsigned_abs()),
+                        Ok(digest) => each(digest, info),
                         Err(error) => tracing::debug!(%error, "content skipped"),
                     }
                 }
             }
-            Ok(found)
+            Ok(())
         };
-        self.within(LIST_TIMEOUT, listing).await?.map_err(|status: Status| self.error(action, &status))
+        let listed = self.within(LIST_TIMEOUT, listing).await?;
+        listed.map_err(|status: Status| self.error("list content", &status))
+    }
+
+    /// Where all content of the namespace was fetched from.
+    pub(super) async fn list_fetched(
+        &self,
+        tell: &mut (dyn FnMut(Source<'_>) + Send),
+    ) -> Result<(), StoreError> {
+        self.each_content(|digest, info| {
+            let fetched = fetched::of(&info);
+            fetched.names.iter().for_each(|name| tell(Source::Fetched { digest: &digest, name }));
+            if fetched.is_unrecorded {
+                tell(Source::Unrecorded { digest: &digest });
+            }
+        })
+        .await
+    }
+
+    /// Where content of the namespace was fetched from.
+    pub(super) async fn fetched_from(&self, digest: &Digest) -> Result<Fetched, StoreError> {
+        let request = self.request(api::InfoRequest { digest: digest.to_string() });
+        let response = self.call("ask for content", self.content().info(request)).await?;
+        Ok(response.and_then(|response| response.info).map(|info| fetched::of(&info)).unwrap_or_default())
     }
 
     /// Bytes of content, as they come.
@@ -236,12 +264,13 @@ impl Client {
         }
     }
 
-    /// Refs of all ingests of the namespace.
-    pub(super) async fn ingests(&self) -> Result<Vec<String>, StoreError> {
+    /// All ingests of the namespace: ref, and the length that the blob will have, if that is known.
+    pub(super) async fn ingests(&self) -> Result<Vec<(String, Option<u64>)>, StoreError> {
         let request = self.request(api::ListStatusesRequest { filters: Vec::new() });
         let response = self.call("list ingests", self.content().list_statuses(request)).await?;
         let statuses = response.map(|response| response.statuses).unwrap_or_default();
-        Ok(statuses.into_iter().map(|status| status.r#ref).collect())
+        let total = |total| u64::try_from(total).ok().filter(|total| *total > 0);
+        Ok(statuses.into_iter().map(|status| (status.r#ref, total(status.total))).collect())
     }
 
     /// Aborts one ingest; tells whether there was one.

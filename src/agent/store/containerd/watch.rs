@@ -62,6 +62,7 @@ pub(super) async fn run(
         comparing: None,
         touched: BTreeSet::new(),
         polled: files.is_none(),
+        image_changed: false,
     };
     watch.schedule_poll();
     _ = ready.send(());
@@ -147,6 +148,8 @@ struct Watch<'a> {
     /// What was reported since it began: there it is out of date.
     touched: BTreeSet<Digest>,
     polled: bool,
+    /// There was an image event since the last comparison.
+    image_changed: bool,
 }
 
 type Looked = (View, BTreeMap<Digest, u64>);
@@ -211,6 +214,7 @@ impl Watch<'_> {
     async fn heard(&mut self, envelope: Envelope) -> Result<(), StoreError> {
         let value = envelope.event.map(|event| event.value).unwrap_or_default();
         let now = Instant::now();
+        self.image_changed |= envelope.topic.starts_with("/images/");
         match envelope.topic.as_str() {
             "/images/create" | "/images/update" => {
                 self.compare_soon.get_or_insert(now + COMPARE_SOON);
@@ -284,7 +288,8 @@ impl Watch<'_> {
                 self.added(digest, size_bytes).await?;
             }
         }
-        Ok(())
+        // Labels come without an event, but in company of an image's.
+        if std::mem::take(&mut self.image_changed) { self.send(StoreEvent::Sourced).await } else { Ok(()) }
     }
 
     async fn added(&mut self, digest: Digest, size_bytes: u64) -> Result<(), StoreError> {

@@ -75,6 +75,10 @@ impl Subject for Layout {
     fn untag<'a>(&'a self, name: &'a str) -> BoxFuture<'a, ()> {
         self.change_names(|names| _ = names.remove(name)).boxed()
     }
+
+    fn fetched<'a>(&'a self, _digest: &'a Digest, _name: &'a str) -> BoxFuture<'a, bool> {
+        std::future::ready(false).boxed()
+    }
 }
 
 #[tokio::test]

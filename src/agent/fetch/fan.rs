@@ -1,0 +1,326 @@
+//! One large blob from several peers at once: windows of it, each from one peer, delivered in order.
+//! What is received ahead of its turn counts against a memory shared by all transfers; the window
+//! whose turn it is needs none of it, so that every transfer goes on.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use axum::http::Method;
+use bytes::Bytes;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+
+use super::roster::Roster;
+use super::transfer::{Item, part};
+use super::{Fetcher, ask};
+use crate::agent::peer::PeerError;
+use crate::limits::{
+    FAILOVER_TIMEOUT, FAN_AHEAD_BYTES_MAX, FAN_BLOB_BYTES_MIN, FAN_SOURCES_MAX, FAN_WINDOW_BYTES,
+};
+use crate::oci::{ByteRange, RangeHeader};
+
+/// Time over which a source is compared with its reader.
+const JUDGED_AFTER: Duration = Duration::from_millis(250);
+/// How many times as long as for the reader must have been waited for the source.
+const MUCH_LONGER: u32 = 3;
+/// A window that takes so many times the usual time is asked of another peer as well.
+const STRAGGLES_AFTER: u32 = 3;
+/// And at least so long: below that it is noise.
+const STRAGGLES_AFTER_MIN: Duration = Duration::from_millis(50);
+
+/// Whether the source or the reader is waited for.
+#[derive(Debug, Default)]
+pub(super) struct Bottleneck {
+    since: Option<Instant>,
+    source: Duration,
+    reader: Duration,
+}
+
+impl Bottleneck {
+    /// The reader has dealt with what it had, and wants more.
+    pub(super) fn ask_source(&mut self) {
+        let now = Instant::now();
+        self.reader += self.since.map_or(Duration::ZERO, |since| now - since);
+        self.since = Some(now);
+    }
+
+    /// The source has sent something.
+    pub(super) fn has(&mut self) {
+        let now = Instant::now();
+        self.source += self.since.map_or(Duration::ZERO, |since| now - since);
+        self.since = Some(now);
+    }
+
+    /// Whether several sources would be faster for what is left. Every [`JUDGED_AFTER`] anew.
+    pub(super) fn is_the_source(&mut self, left_bytes: u64) -> bool {
+        if self.source + self.reader < JUDGED_AFTER {
+            return false;
+        }
+        let is_the_source = self.source > self.reader * MUCH_LONGER;
+        (self.source, self.reader) = (Duration::ZERO, Duration::ZERO);
+        is_the_source && left_bytes >= FAN_BLOB_BYTES_MIN
+    }
+}
+
+/// See the module.
+pub(super) struct Fan {
+    shared: Arc<Shared>,
+    /// One for each peer. Dropping them ends their transfers.
+    workers: JoinSet<()>,
+    pieces: std::vec::IntoIter<Bytes>,
+    /// To be asked first.
+    holders: Vec<SocketAddr>,
+}
+
+struct Shared {
+    fetcher: Arc<Fetcher>,
+    item: Item,
+    range: ByteRange,
+    state: Mutex<State>,
+    news: Notify,
+}
+
+struct State {
+    /// Windows by their start: the next that nobody was asked for …
+    next: u64,
+    /// … those to be asked for again …
+    returned: BTreeSet<u64>,
+    /// … those that come, since when, and whether two peers were asked …
+    coming: BTreeMap<u64, Coming>,
+    /// … those that are here …
+    here: BTreeMap<u64, Window>,
+    /// … and the one whose turn it is.
+    turn: u64,
+    /// How long a window takes.
+    usual: Option<Duration>,
+    senders: Vec<SocketAddr>,
+}
+
+#[derive(Clone, Copy)]
+struct Coming {
+    since: Instant,
+    is_doubled: bool,
+}
+
+struct Window {
+    pieces: Vec<Bytes>,
+    _memory: Option<OwnedSemaphorePermit>,
+}
+
+/// What a worker does next.
+enum Next {
+    Fetch(u64),
+    /// Nothing before there is news, or this time has passed.
+    Wait(Duration),
+    Done,
+}
+
+impl Fan {
+    /// The bytes of `range` from `holders` and from whoever is on the roster.
+    pub(super) fn new(fetcher: Arc<Fetcher>, item: Item, range: ByteRange, holders: Vec<SocketAddr>) -> Self {
+        let state = State {
+            next: range.start,
+            returned: BTreeSet::new(),
+            coming: BTreeMap::new(),
+            here: BTreeMap::new(),
+            turn: range.start,
+            usual: None,
+            senders: Vec::new(),
+        };
+        let shared = Shared { fetcher, item, range, state: Mutex::new(state), news: Notify::new() };
+        Self { shared: Arc::new(shared), workers: JoinSet::new(), pieces: Vec::new().into_iter(), holders }
+    }
+
+    /// The next bytes; `None` if nobody is left who could send them.
+    pub(super) async fn next(&mut self, roster: &mut Roster) -> Option<Bytes> {
+        loop {
+            if let Some(bytes) = self.pieces.next() {
+                return Some(bytes);
+            }
+            let shared = Arc::clone(&self.shared);
+            let news = shared.news.notified();
+            let mut news = std::pin::pin!(news);
+            news.as_mut().enable();
+            if let Some(window) = shared.take_turn() {
+                self.pieces = window.pieces.into_iter();
+                continue;
+            }
+            while self.workers.try_join_next().is_some() {}
+            self.hire(roster);
+            if self.workers.is_empty() {
+                return None;
+            }
+            tokio::select! {
+                () = news => {}
+                Some(_) = self.workers.join_next() => {}
+            }
+        }
+    }
+
+    /// Whose bytes have come since the last call.
+    pub(super) fn new_senders(&self) -> Vec<SocketAddr> {
+        std::mem::take(&mut self.shared.lock().senders)
+    }
+
+    fn hire(&mut self, roster: &mut Roster) {
+        while self.workers.len() < FAN_SOURCES_MAX {
+            let Some(holder) = self.holders.pop().or_else(|| roster.next(Instant::now())) else { return };
+            let shared = Arc::clone(&self.shared);
+            self.workers.spawn(async move { shared.work(holder).await });
+        }
+    }
+}
+
+impl Shared {
+    /// Fetches windows from one peer, until all are here or it fails.
+    async fn work(&self, holder: SocketAddr) {
+        loop {
+            let news = self.news.notified();
+            let mut news = std::pin::pin!(news);
+            news.as_mut().enable();
+            let next = self.lock().choose(self.range.end);
+            let start = match next {
+                Next::Fetch(start) => start,
+                Next::Wait(at_most) => {
+                    _ = timeout(at_most, news).await;
+                    continue;
+                }
+                Next::Done => return,
+            };
+            let memory = self.memory(start).await;
+            let since = Instant::now();
+            match self.fetch(holder, start).await {
+                Ok(pieces) => {
+                    if !self.arrived(holder, start, Window { pieces, _memory: memory }, since.elapsed()) {
+                        tracing::debug!(%holder, "left out: another peer was faster by far");
+                        return;
+                    }
+                }
+                Err(error) => {
+                    self.fetcher.troubles.failed(holder, &self.item.digest, &error);
+                    self.lock().give_back(start);
+                    self.news.notify_waiters();
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Room for a window that comes before its turn; none is needed for the one whose turn it is.
+    async fn memory(&self, start: u64) -> Option<OwnedSemaphorePermit> {
+        let permits = u32::try_from(FAN_WINDOW_BYTES).expect("a window is small");
+        let memory = Arc::clone(&self.fetcher.fan_memory).acquire_many_owned(permits);
+        let its_turn = async {
+            loop {
+                let news = self.news.notified();
+                let mut news = std::pin::pin!(news);
+                news.as_mut().enable();
+                let turn = self.lock().turn;
+                if turn >= start {
+                    return;
+                }
+                news.await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = its_turn => None,
+            permit = memory => permit.ok(),
+        }
+    }
+
+    async fn fetch(&self, holder: SocketAddr, start: u64) -> Result<Vec<Bytes>, PeerError> {
+        let end = self.range.end.min(start + FAN_WINDOW_BYTES);
+        let wanted = ByteRange { start, end, total: self.range.total };
+        let range = Some(RangeHeader::Between(start, end - 1));
+        let asked = ask(&self.fetcher.peers, holder, &self.item.path, &Method::GET, range);
+        let answer = timeout(FAILOVER_TIMEOUT, asked).await.unwrap_or(Err(PeerError::HeaderTimeout))?;
+        if part(&answer, range)? != wanted {
+            return Err(PeerError::Length);
+        }
+        let (mut source, mut pieces, mut left) = (answer.body, Vec::new(), wanted.len());
+        while left > 0 {
+            let bytes = source.next().await?.ok_or(PeerError::Short)?;
+            left = left.checked_sub(bytes.len() as u64).ok_or(PeerError::Length)?;
+            pieces.push(bytes);
+        }
+        source.keep_connection();
+        Ok(pieces)
+    }
+
+    /// False: another peer has brought it long ago, this one is too slow.
+    fn arrived(&self, holder: SocketAddr, start: u64, window: Window, took: Duration) -> bool {
+        let mut state = self.lock();
+        if state.coming.remove(&start).is_none() {
+            return false;
+        }
+        state.here.insert(start, window);
+        state.usual = Some(state.usual.map_or(took, |usual| usual * 3 / 4 + took / 4));
+        if !state.senders.contains(&holder) {
+            state.senders.push(holder);
+        }
+        drop(state);
+        self.news.notify_waiters();
+        true
+    }
+
+    fn take_turn(&self) -> Option<Window> {
+        let mut state = self.lock();
+        let turn = state.turn;
+        let window = state.here.remove(&turn)?;
+        state.turn = self.range.end.min(turn + FAN_WINDOW_BYTES);
+        drop(state);
+        self.news.notify_waiters();
+        Some(window)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Every change is made in one piece.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn choose(&mut self, end: u64) -> Next {
+        let now = Instant::now();
+        let coming = Coming { since: now, is_doubled: false };
+        if let Some(start) = self.returned.pop_first() {
+            self.coming.insert(start, coming);
+            return Next::Fetch(start);
+        }
+        if self.next < end && self.next < self.turn + FAN_AHEAD_BYTES_MAX {
+            let start = self.next;
+            self.next = end.min(start + FAN_WINDOW_BYTES);
+            self.coming.insert(start, coming);
+            return Next::Fetch(start);
+        }
+        let Some((start, first)) = self.coming.iter_mut().next() else {
+            return if self.next < end { Next::Wait(FAILOVER_TIMEOUT) } else { Next::Done };
+        };
+        let Some(usual) = self.usual else { return Next::Wait(FAILOVER_TIMEOUT) };
+        let straggles_at = first.since + (usual * STRAGGLES_AFTER).max(STRAGGLES_AFTER_MIN);
+        if first.is_doubled {
+            Next::Wait(FAILOVER_TIMEOUT)
+        } else if straggles_at <= now {
+            first.is_doubled = true;
+            Next::Fetch(*start)
+        } else {
+            Next::Wait(straggles_at - now)
+        }
+    }
+
+    /// A peer failed to send it. If another one was asked for it too, that one still may.
+    fn give_back(&mut self, start: u64) {
+        match self.coming.get_mut(&start) {
+            Some(coming) if coming.is_doubled => coming.is_doubled = false,
+            Some(_) => {
+                self.coming.remove(&start);
+                self.returned.insert(start);
+            }
+            None => {}
+        }
+    }
+}

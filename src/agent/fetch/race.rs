@@ -1,0 +1,125 @@
+//! One answer out of several peers: the next one is asked when one fails, or stays silent for longer
+//! than headers usually take (hedging). The first proper answer wins, the others are dropped, which
+//! ends their connections.
+
+use std::net::SocketAddr;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::time::{Instant, sleep_until};
+
+use super::Fetcher;
+use super::roster::Roster;
+use crate::agent::peer::PeerError;
+use crate::limits::BUSY_RETRY_AFTER;
+use crate::oci::Digest;
+
+/// How often one that was busy is asked again.
+const BUSY_TRIES_MAX: usize = 4;
+
+/// Nobody on the roster could answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct NoSource {
+    /// One said that the range is outside of content of this length. It may lie.
+    pub(super) unsatisfiable: Option<(SocketAddr, u64)>,
+}
+
+impl Fetcher {
+    /// The first proper answer of `attempt` at someone on `roster`, before `deadline`.
+    pub(super) async fn race<T, A: Future<Output = Result<T, PeerError>>>(
+        &self,
+        roster: &mut Roster,
+        digest: &Digest,
+        deadline: Instant,
+        attempt: impl Fn(SocketAddr) -> A,
+    ) -> Result<(SocketAddr, T), NoSource> {
+        let mut race = Race { fetcher: self, digest, started: Vec::new() };
+        let mut running = FuturesUnordered::new();
+        let mut no_source = NoSource::default();
+        let mut start_at = Instant::now();
+        loop {
+            let now = Instant::now();
+            if now >= deadline {
+                race.none_won();
+                return Err(no_source);
+            }
+            if start_at <= now {
+                if let Some(holder) = roster.next(now) {
+                    race.started.push((holder, now));
+                    let one = attempt(holder);
+                    running.push(async move { (holder, now, one.await) });
+                    start_at = now + race.patience(roster.waiting(), deadline);
+                } else if let Some(later) = roster.next_at() {
+                    start_at = later;
+                } else if running.is_empty() {
+                    return Err(no_source);
+                } else if now >= deadline {
+                    // Nothing below would be waited for, and this loop would never let go of its thread.
+                    race.none_won();
+                    return Err(no_source);
+                } else {
+                    start_at = deadline;
+                }
+                continue;
+            }
+            let ended = tokio::select! {
+                Some(ended) = running.next(), if !running.is_empty() => ended,
+                () = sleep_until(start_at.min(deadline)) => continue,
+            };
+            match ended {
+                (holder, since, Ok(won)) => {
+                    race.won(holder, since);
+                    // They may be needed later on.
+                    for (loser, _) in race.started.iter().filter(|(started, _)| *started != holder) {
+                        roster.back(*loser);
+                    }
+                    return Ok((holder, won));
+                }
+                (holder, _, Err(error)) => {
+                    race.started.retain(|(started, _)| *started != holder);
+                    start_at = Instant::now();
+                    if let PeerError::Unsatisfiable { total } = error {
+                        no_source.unsatisfiable.get_or_insert((holder, total));
+                    }
+                    self.troubles.failed(holder, digest, &error);
+                    if error.is_worth_a_second_try() {
+                        let times = if error.is_busy() { BUSY_TRIES_MAX } else { 1 };
+                        roster.again(holder, Instant::now() + BUSY_RETRY_AFTER, times);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The bookkeeping of one race.
+struct Race<'a> {
+    fetcher: &'a Fetcher,
+    digest: &'a Digest,
+    /// Who was asked and has not answered, since when.
+    started: Vec<(SocketAddr, Instant)>,
+}
+
+impl Race<'_> {
+    /// How long to wait before the next one is asked as well: shorter, if otherwise not all would have
+    /// their turn.
+    fn patience(&self, waiting: usize, deadline: Instant) -> std::time::Duration {
+        let left = deadline.saturating_duration_since(Instant::now());
+        self.fetcher.delay.now().min(left / (u32::try_from(waiting).unwrap_or(u32::MAX - 1) + 1))
+    }
+
+    fn won(&self, winner: SocketAddr, since: Instant) {
+        super::count("ok");
+        self.fetcher.delay.learn(since.elapsed());
+        self.fetcher.troubles.answered(winner);
+        for (loser, _) in self.started.iter().filter(|(holder, asked)| *holder != winner && *asked < since) {
+            self.fetcher.troubles.overtaken(*loser, self.digest);
+        }
+    }
+
+    fn none_won(&self) {
+        for (holder, _) in &self.started {
+            self.fetcher.troubles.failed(*holder, self.digest, &PeerError::HeaderTimeout);
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! The bytes of a part of a blob, in order, from whoever has them: a source that breaks off, stalls or
+//! lies about its length is replaced by another one at the same offset, and who reads does not notice.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::http::header::CONTENT_RANGE;
+use axum::http::{Method, StatusCode};
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::fan::{Bottleneck, Fan};
+use super::race::NoSource;
+use super::roster::Roster;
+use super::{Fetcher, ask};
+use crate::agent::peer::{Answer, PeerError, Source};
+use crate::limits::FAILOVER_TIMEOUT;
+use crate::oci::{ByteRange, ContentPath, Digest, RangeHeader};
+
+/// What is transferred.
+#[derive(Clone, Debug)]
+pub(super) struct Item {
+    pub(super) path: ContentPath,
+    pub(super) digest: Digest,
+}
+
+/// A peer has answered properly; its bytes come next.
+pub(super) struct Opened {
+    pub(super) holder: SocketAddr,
+    /// What it sends.
+    pub(super) part: ByteRange,
+    pub(super) source: Source,
+}
+
+/// Who asks for bytes.
+pub(super) struct Terms {
+    /// At most so much is asked for at a time, where the reader may leave early.
+    pub(super) window_bytes: Option<u64>,
+    /// Another source may go on where one broke off.
+    pub(super) mixes_sources: bool,
+    /// The rest may come from several peers at once.
+    pub(super) fans_out: bool,
+}
+
+/// See the module.
+pub(super) struct Transfer {
+    fetcher: Arc<Fetcher>,
+    item: Item,
+    roster: Roster,
+    terms: Terms,
+    /// What is left of the part.
+    left: ByteRange,
+    current: Option<Current>,
+    fan: Option<Fan>,
+    has_fanned_out: bool,
+    bottleneck: Bottleneck,
+    senders: Vec<SocketAddr>,
+    looked_up: Instant,
+}
+
+struct Current {
+    holder: SocketAddr,
+    source: Source,
+    left_bytes: u64,
+}
+
+impl Fetcher {
+    /// Asks someone on `roster` for `range` of `item`. `total` is the length of the whole, if that is
+    /// known: who says otherwise is not believed.
+    pub(super) async fn open(
+        self: &Arc<Self>,
+        roster: &mut Roster,
+        item: &Item,
+        range: Option<RangeHeader>,
+        total: Option<u64>,
+        deadline: Instant,
+    ) -> Result<Opened, NoSource> {
+        let attempt = |holder| self.open_at(holder, item, range, total);
+        let (holder, (part, source)) = self.race(roster, &item.digest, deadline, attempt).await?;
+        Ok(Opened { holder, part, source })
+    }
+
+    async fn open_at(
+        &self,
+        holder: SocketAddr,
+        item: &Item,
+        range: Option<RangeHeader>,
+        total: Option<u64>,
+    ) -> Result<(ByteRange, Source), PeerError> {
+        let answer = ask(&self.peers, holder, &item.path, &Method::GET, range).await?;
+        let part = part(&answer, range)?;
+        if total.is_some_and(|total| part.total != total) {
+            return Err(PeerError::Length);
+        }
+        Ok((part, answer.body))
+    }
+}
+
+/// Checks status, length and range of an answer against each other and against what was asked.
+pub(super) fn part(answer: &Answer, asked: Option<RangeHeader>) -> Result<ByteRange, PeerError> {
+    let content_range = || answer.header(CONTENT_RANGE.as_str());
+    match (answer.status, asked) {
+        (StatusCode::OK, _) => answer.length().map(ByteRange::whole),
+        (StatusCode::PARTIAL_CONTENT, Some(asked)) => {
+            content_range().and_then(ByteRange::parse_content_range).filter(|range| {
+                asked.within(range.total) == Some(*range) && answer.length() == Some(range.len())
+            })
+        }
+        (StatusCode::RANGE_NOT_SATISFIABLE, Some(asked)) => {
+            let total = content_range().and_then(|range| range.strip_prefix("bytes */")?.parse().ok());
+            return Err(match total.filter(|total| asked.within(*total).is_none()) {
+                Some(total) => PeerError::Unsatisfiable { total },
+                None => PeerError::Length,
+            });
+        }
+        (status, _) => return Err(PeerError::Status(status)),
+    }
+    .ok_or(PeerError::Length)
+}
+
+impl Transfer {
+    /// The bytes of `range`, to begin with `opened`, if that begins where `range` does.
+    pub(super) fn new(
+        fetcher: Arc<Fetcher>,
+        item: Item,
+        roster: Roster,
+        range: ByteRange,
+        opened: Option<Opened>,
+        terms: Terms,
+    ) -> Self {
+        let mut transfer = Self {
+            fetcher,
+            item,
+            roster,
+            terms,
+            left: range,
+            current: None,
+            fan: None,
+            has_fanned_out: false,
+            bottleneck: Bottleneck::default(),
+            senders: Vec::new(),
+            looked_up: Instant::now(),
+        };
+        if let Some(opened) = opened {
+            transfer.begin(opened);
+        }
+        transfer
+    }
+
+    /// The next bytes; `None` at the end of the part.
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, NoSource> {
+        while self.left.start < self.left.end {
+            if let Some(fan) = &mut self.fan {
+                let piece = fan.next(&mut self.roster).await;
+                for holder in fan.new_senders() {
+                    self.sent(holder);
+                }
+                match piece {
+                    Some(bytes) => {
+                        self.left.start += bytes.len() as u64;
+                        return Ok(Some(bytes));
+                    }
+                    // What it had came to nothing; one source at a time may do.
+                    None => self.fan = None,
+                }
+                continue;
+            }
+            let Some(current) = &mut self.current else {
+                self.open_next().await?;
+                continue;
+            };
+            self.bottleneck.ask_source();
+            match current.next().await {
+                Ok(bytes) => {
+                    self.left.start += bytes.len() as u64;
+                    self.bottleneck.has();
+                    if current.left_bytes == 0 {
+                        self.end_of_window();
+                    }
+                    self.fan_out();
+                    return Ok(Some(bytes));
+                }
+                Err(error) => {
+                    let holder = current.holder;
+                    self.current = None;
+                    self.failed(holder, &error)?;
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whose bytes have come.
+    pub(super) fn senders(&self) -> &[SocketAddr] {
+        &self.senders
+    }
+
+    /// Whether several peers have sent bytes at the same time.
+    pub(super) fn fanned_out(&self) -> bool {
+        self.has_fanned_out
+    }
+
+    /// Who else may be asked.
+    pub(super) fn into_roster(self) -> Roster {
+        self.roster
+    }
+
+    /// What has not come yet.
+    pub(super) fn left(&self) -> ByteRange {
+        self.left
+    }
+
+    fn failed(&mut self, holder: SocketAddr, error: &PeerError) -> Result<(), NoSource> {
+        self.fetcher.troubles.failed(holder, &self.item.digest, error);
+        if error.is_worth_a_second_try() {
+            self.roster.again(holder, Instant::now(), 1);
+        }
+        if self.terms.mixes_sources || self.senders.is_empty() { Ok(()) } else { Err(NoSource::default()) }
+    }
+
+    async fn open_next(&mut self) -> Result<(), NoSource> {
+        let deadline = Instant::now() + FAILOVER_TIMEOUT;
+        let ByteRange { start, end, total } = self.left;
+        let end = self.terms.window_bytes.map_or(end, |window| end.min(start + window));
+        let range = match (start, end == total) {
+            (0, true) => None,
+            (_, true) => Some(RangeHeader::From(start)),
+            (_, false) => Some(RangeHeader::Between(start, end - 1)),
+        };
+        loop {
+            let roster = &mut self.roster;
+            match self.fetcher.open(roster, &self.item, range, Some(total), deadline).await {
+                // A whole in place of a part is of no use.
+                Ok(opened) if opened.part.start != start => {
+                    self.fetcher.troubles.failed(opened.holder, &self.item.digest, &PeerError::Length);
+                }
+                Ok(opened) => {
+                    self.begin(opened);
+                    return Ok(());
+                }
+                Err(no_source) if Instant::now() >= deadline => return Err(no_source),
+                Err(no_source) => self.look_up(no_source, deadline).await?,
+            }
+        }
+    }
+
+    /// Others may have got it meanwhile.
+    async fn look_up(&mut self, no_source: NoSource, deadline: Instant) -> Result<(), NoSource> {
+        let pause = (self.looked_up + super::LOOKUP_PAUSE).saturating_duration_since(Instant::now());
+        if Instant::now() + pause >= deadline {
+            return Err(no_source);
+        }
+        tokio::time::sleep(pause).await;
+        self.looked_up = Instant::now();
+        let left = deadline.saturating_duration_since(self.looked_up);
+        let found = self.fetcher.discovery.find(self.item.digest.as_str(), left).await;
+        let before = self.roster.waiting();
+        self.roster.extend(self.fetcher.troubles.order(found.unwrap_or_default(), &self.item.digest));
+        if self.roster.waiting() > before { Ok(()) } else { Err(no_source) }
+    }
+
+    fn begin(&mut self, opened: Opened) {
+        let Opened { holder, part, source } = opened;
+        self.sent(holder);
+        let left_bytes = part.end.min(self.left.end) - part.start;
+        self.current = Some(Current { holder, source, left_bytes });
+    }
+
+    /// The connection is free for the next request, and who has just answered is asked first.
+    fn end_of_window(&mut self) {
+        let Some(mut current) = self.current.take() else { return };
+        current.source.keep_connection();
+        if self.left.start < self.left.end {
+            self.roster.first(current.holder);
+        }
+    }
+
+    fn sent(&mut self, holder: SocketAddr) {
+        if !self.senders.contains(&holder) {
+            self.senders.push(holder);
+        }
+    }
+
+    /// Asks several peers for the rest, if it is this source that is waited for.
+    fn fan_out(&mut self) {
+        let (Some(current), true) = (&self.current, self.terms.fans_out) else { return };
+        if self.bottleneck.is_the_source(self.left.len()) && self.roster.waiting() > 0 {
+            let holders = vec![current.holder];
+            self.current = None;
+            let (fetcher, item) = (Arc::clone(&self.fetcher), self.item.clone());
+            self.has_fanned_out = true;
+            self.fan = Some(Fan::new(fetcher, item, self.left, holders));
+        }
+    }
+}
+
+impl Current {
+    async fn next(&mut self) -> Result<Bytes, PeerError> {
+        let mut bytes = self.source.next().await?.ok_or(PeerError::Short)?;
+        // Who does not know ranges sends more than was asked for.
+        bytes.truncate(usize::try_from(self.left_bytes).unwrap_or(usize::MAX));
+        self.left_bytes -= bytes.len() as u64;
+        Ok(bytes)
+    }
+}
