@@ -31,7 +31,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use run::{Addresses, Error, run};
+pub use run::{Addresses, Error, Listeners, run, run_on};
 
 /// Everything that an agent can be told.
 #[derive(Clone, Debug)]

@@ -1,6 +1,7 @@
 //! HTTP for both roles: an accept loop of our own, because limits belong in front of hyper
 //! (connection cap, header timeout) and because only who owns the socket can reset it.
 
+mod occupant;
 mod socket;
 
 use std::convert::Infallible;
@@ -22,6 +23,7 @@ use tower::ServiceExt;
 
 use crate::limits;
 use crate::task::Stop;
+pub use occupant::Occupant;
 use socket::Socket;
 
 /// Connections that wait in the kernel for `accept`.
@@ -31,22 +33,27 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// A listener that could not be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("could not listen on {address} for {what}{}", hint(source))]
+#[error("could not listen on {address} for {what}{}", hint(source, occupant.as_ref()))]
 pub struct BindError {
     /// What would have been served there.
     pub what: &'static str,
     /// The address asked for.
     pub address: SocketAddr,
+    /// Who listens there already, where that can be found out.
+    pub occupant: Option<Occupant>,
     /// The system's error.
     #[source]
     pub source: io::Error,
 }
 
-fn hint(error: &io::Error) -> &'static str {
+fn hint(error: &io::Error, occupant: Option<&Occupant>) -> String {
     match error.kind() {
-        io::ErrorKind::AddrInUse => ", which another process holds: stop it or choose another port",
-        io::ErrorKind::AddrNotAvailable => ", which this host does not have",
-        _ => "",
+        io::ErrorKind::AddrInUse => {
+            let who = occupant.map_or_else(|| "another process".to_owned(), Occupant::to_string);
+            format!(", which {who} holds: stop it or choose another port")
+        }
+        io::ErrorKind::AddrNotAvailable => ", which this host does not have".to_owned(),
+        _ => String::new(),
     }
 }
 
@@ -104,7 +111,10 @@ pub async fn bind(address: SocketAddr, what: &'static str) -> Result<TcpListener
         socket.bind(address)?;
         socket.listen(BACKLOG)
     };
-    open().map_err(|source| BindError { what, address, source })
+    open().map_err(|source| {
+        let occupied = source.kind() == io::ErrorKind::AddrInUse;
+        BindError { what, address, occupant: occupied.then(|| occupant::of(address)).flatten(), source }
+    })
 }
 
 /// Serves `router` until `stop`, then lets requests in flight end, within the drain timeout.
@@ -328,5 +338,6 @@ mod tests {
         let address = held.local_addr().unwrap();
         let message = bind(address, "the mirror").await.unwrap_err().to_string();
         assert!(message.contains(&address.to_string()) && message.contains("the mirror"), "{message}");
+        assert!(message.contains(&format!("process {} (", std::process::id())), "{message}");
     }
 }
