@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::time::Duration;
 
-use rustix::process::{Signal, WaitOptions, WaitStatus, waitpid};
+use rustix::process::{Signal, WaitOptions, WaitStatus, wait};
 use tokio::time::{Instant, sleep_until};
 
 use super::handover::{Ports, Told, Workers};
@@ -305,7 +305,7 @@ impl Supervisor {
     /// Waits for all that have ended.
     fn reap(&mut self) -> Result<(), CliError> {
         // As the first process of a container we also get children that we never had.
-        while let Ok(Some((pid, status))) = waitpid(None, WaitOptions::NOHANG) {
+        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
             self.ended(pid.as_raw_nonzero().get(), status)?;
         }
         Ok(())
