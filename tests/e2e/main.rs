@@ -9,3 +9,4 @@ mod cluster;
 mod harness;
 mod hosts;
 mod pulls;
+mod supervisor;
