@@ -17,7 +17,7 @@ use axum::http::Request;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
@@ -177,7 +177,10 @@ async fn serve_connection(
     }
     let connection = Connection { peer, local, reset: Arc::new(AtomicBool::new(false)) };
     let io = TokioIo::new(Socket::new(stream, Arc::clone(&connection.reset), limits.client_silent_max));
+    let begun = Arc::new(Notify::new());
+    let begins = Arc::clone(&begun);
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
+        begins.notify_one();
         request.extensions_mut().insert(connection.clone());
         let router = router.clone();
         async move {
@@ -192,9 +195,14 @@ async fn serve_connection(
         .half_close(false)
         .serve_connection(io, service);
     let mut http = std::pin::pin!(http);
+    let stopping = async {
+        stop.cancelled().await;
+        // hyper would close a connection that was accepted a moment ago, in the face of its request.
+        let _ = tokio::time::timeout(limits::FIRST_REQUEST_WAIT, begun.notified()).await;
+    };
     let ended = tokio::select! {
         ended = http.as_mut() => ended,
-        () = stop.cancelled() => {
+        () = stopping => {
             http.as_mut().graceful_shutdown();
             http.await
         }
@@ -330,6 +338,27 @@ mod tests {
         release.send(true).unwrap();
         let answer = request.await.unwrap().unwrap();
         assert!(String::from_utf8_lossy(&answer).ends_with("done"));
+    }
+
+    /// hyper's own graceful shutdown closes such a connection: its client saw an end without an answer.
+    #[tokio::test]
+    async fn stopping_answers_a_request_that_follows_its_connection() {
+        let (address, stop, tasks) =
+            start(Router::new().route("/", get(|| async { "ok" })), ConnectionLimits::default()).await;
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        // Accepts are in order, so that the first one is accepted when the second is answered.
+        let mut second = TcpStream::connect(address).await.unwrap();
+        second.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        second.read_exact(&mut [0]).await.unwrap();
+        stop.cancel();
+        tokio::task::yield_now().await;
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        assert!(String::from_utf8_lossy(&answer).ends_with("ok"), "{answer:?}");
+        tasks.close();
+        let ended = tokio::time::timeout(Duration::from_secs(5), tasks.wait()).await;
+        assert!(ended.is_ok(), "the listener still waits");
     }
 
     #[tokio::test]

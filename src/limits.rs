@@ -60,6 +60,8 @@ pub const HEADER_BYTES_MAX: usize = 64 * 1024;
 /// A client that takes nothing of what is sent for so long is cut, whether or not its kernel still
 /// answers ours.
 pub const CLIENT_SILENT_MAX: Duration = Duration::from_secs(60);
+/// How long a stopping listener waits for the first request of a connection.
+pub const FIRST_REQUEST_WAIT: Duration = Duration::from_millis(500);
 /// How long a stopping listener waits for requests in flight.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// The same for the raft listener, whose clients repeat what they lose.

@@ -45,7 +45,16 @@ fn send(pid: u32, signal: Signal) {
 
 /// State and parent of a process; `None` once it is gone.
 fn look_at(pid: u32) -> Option<(char, u32)> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    read_stat(Path::new(&format!("/proc/{pid}")))
+}
+
+fn are_stopped(pid: u32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+    threads.filter_map(|thread| read_stat(&thread.path())).all(|(state, _)| state == 'T')
+}
+
+fn read_stat(folder: &Path) -> Option<(char, u32)> {
+    let stat = fs::read_to_string(folder.join("stat")).ok()?;
     let mut fields = stat[stat.rfind(')')? + 1..].split_whitespace();
     Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
 }
@@ -241,6 +250,7 @@ fn a_frozen_worker_costs_no_request_more_than_its_promise() {
     assert_eq!(ask(agent.mirror).unwrap(), 200, "in the order of connecting: the other one is accepted");
     send(frozen, Signal::STOP);
     let stopped = Instant::now();
+    within("all its threads are stopped", SOON, || are_stopped(frozen).then_some(()));
     accepted.write_all(b"Host: x\r\n\r\n").unwrap();
     accepted.set_read_timeout(Some(SOON)).unwrap();
     let waiting = thread::spawn({
@@ -398,10 +408,11 @@ fn a_foreign_process_on_the_port_is_named() {
 
 #[test]
 fn what_only_the_worker_finds_out_ends_the_agent_at_its_first_start() {
-    let config = "[registry.\"registry.example\"]\nca = \"/no/such/file\"\n";
+    // A file that can be read, and that is no certificate.
+    let config = format!("[registry.\"registry.example\"]\nca = \"{}\"\n", env!("CARGO_MANIFEST_PATH"));
     let binary = Path::new(env!("CARGO_BIN_EXE_piccolo"));
-    let mut agent = Agent::spawn(binary, config, free_address());
+    let mut agent = Agent::spawn(binary, &config, free_address());
     assert_eq!(agent.wait().code(), Some(1));
     let log = agent.log();
-    assert!(log.contains("/no/such/file") && log.contains("the agent could not start"), "{log}");
+    assert!(log.contains("registry.example") && log.contains("the agent could not start"), "{log}");
 }

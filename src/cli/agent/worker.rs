@@ -65,7 +65,7 @@ pub(super) fn run(config: agent::Config, supervisor: u32) -> Result<(), CliError
 /// One byte: the buffer of the socket always has room for it. A supervisor that has gone ends us.
 fn say(mut wire: &UnixStream, word: Word) {
     if let Err(error) = wire.write_all(&[word.byte()]) {
-        tracing::warn!(%error, "could not tell the supervisor");
+        tracing::debug!(%error, "could not tell the supervisor");
     }
 }
 
