@@ -22,6 +22,8 @@ const SOON: Duration = Duration::from_secs(30);
 /// I4: what a frozen agent may cost.
 const FROZEN_COST_MAX: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(20);
+/// In the file, so that a test can change it.
+const PEER_LISTEN: &str = "peer-listen = \"127.0.0.1:0\"\n";
 const REQUEST: &[u8] = b"GET /v2/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
 
 fn within<T>(what: &str, time: Duration, mut look: impl FnMut() -> Option<T>) -> T {
@@ -96,17 +98,23 @@ impl Agent {
     }
 
     fn spawn(binary: &Path, config: &str, mirror: SocketAddr) -> Self {
+        Self::spawn_with(binary, config, mirror, None)
+    }
+
+    /// `stderr` in place of a file.
+    fn spawn_with(binary: &Path, config: &str, mirror: SocketAddr, stderr: Option<io::PipeWriter>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let layout = folder.path().join("layout");
         fs::create_dir_all(layout.join("blobs/sha256")).unwrap();
         fs::write(layout.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
         fs::write(layout.join("index.json"), r#"{"schemaVersion":2,"manifests":[]}"#).unwrap();
         let config_file = folder.path().join("piccolo.toml");
-        fs::write(&config_file, config).unwrap();
+        fs::write(&config_file, format!("{PEER_LISTEN}{config}")).unwrap();
         let log = folder.path().join("log");
+        fs::write(&log, "").unwrap();
         let process = Command::new(binary)
             .env_clear()
-            .args(["agent", "--servers", "http://127.0.0.1:1", "--peer-listen", "127.0.0.1:0"])
+            .args(["agent", "--servers", "http://127.0.0.1:1"])
             .args(["--metrics-listen", "127.0.0.1:0", "--mirror-listen", &mirror.to_string()])
             .args(["--exit-with-parent", &std::process::id().to_string()])
             .arg("--layout")
@@ -115,12 +123,13 @@ impl Agent {
             .arg(config_file)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(File::create(&log).unwrap())
+            .stderr(stderr.map_or_else(|| Stdio::from(File::create(&log).unwrap()), Stdio::from))
             .spawn()
             .unwrap();
         Self { process, mirror, log, folder }
     }
 
+    /// For the next worker.
     fn configure(&self, text: &str) {
         fs::write(self.folder.path().join("piccolo.toml"), text).unwrap();
     }
@@ -263,7 +272,7 @@ fn a_frozen_worker_costs_no_request_more_than_its_promise() {
     let (status, took) = waiting.join().unwrap().expect("who waits in the queue is answered");
     assert_eq!(status, 404, "the next host is asked");
     assert!(took <= FROZEN_COST_MAX, "answered after {took:?}");
-    assert!(!is_alive(frozen));
+    within("the frozen worker is gone", SOON, || (!is_alive(frozen)).then_some(()));
     within("a worker serves", SOON, || ask(agent.mirror).ok().filter(|status| *status == 200));
 }
 
@@ -360,13 +369,18 @@ fn a_version_that_cannot_start_leaves_the_old_one_in_place() {
 fn a_reload_with_a_mistake_or_other_ports_leaves_everything_as_it_is() {
     let agent = Agent::start();
     let worker = agent.worker();
-    agent.configure("zone = 7.5\nno-such-key = 1\n");
+    agent.configure("peer-listen = 7.5\nno-such-key = 1\n");
     send(agent.supervisor(), Signal::HUP);
     agent.told("2 mistakes in the configuration");
     agent.told("the one before stays");
     assert_eq!(agent.workers(), [worker]);
 
-    agent.configure("zone = \"rack-7\"\n");
+    agent.configure("peer-listen = \"127.0.0.2:0\"\n");
+    send(agent.supervisor(), Signal::HUP);
+    agent.told("the listening addresses have changed");
+    assert_eq!(agent.workers(), [worker]);
+
+    agent.configure(&format!("{PEER_LISTEN}zone = \"rack-7\"\n"));
     send(agent.supervisor(), Signal::HUP);
     agent.told("a new worker serves");
     assert_eq!(ask(agent.mirror).unwrap(), 200);
@@ -393,6 +407,31 @@ fn stopping_ends_what_was_begun_and_answers_the_others_until_it_is_gone() {
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     assert!(agent.wait().success());
     assert_eq!(ask(agent.mirror).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+}
+
+/// A pipe that nobody reads fills up; a write to it would hang for good.
+#[test]
+fn a_log_that_nobody_reads_costs_no_answers() {
+    let (reader, writer) = io::pipe().unwrap();
+    let agent = Agent::spawn_with(Path::new(env!("CARGO_BIN_EXE_piccolo")), "", free_address(), Some(writer));
+    within("the worker serves", SOON, || ask(agent.mirror).ok().filter(|status| *status == 200));
+    let worker = agent.worker();
+    // A line each of the worker, longer than the pipe all together.
+    let path =
+        format!("GET /v2/{}/blobs/sha256:{:064} HTTP/1.1\r\nConnection: close\r\n\r\n", "a".repeat(200), 7);
+    let full = Instant::now() + Duration::from_secs(6);
+    let mut asked = 0;
+    while Instant::now() < full {
+        let mut stream = TcpStream::connect(agent.mirror).unwrap();
+        stream.set_read_timeout(Some(FROZEN_COST_MAX)).unwrap();
+        stream.write_all(path.as_bytes()).unwrap();
+        stream.read_to_end(&mut Vec::new()).expect("an answer");
+        asked += 1;
+    }
+    assert!(asked > 500, "only {asked} lines were logged: that fills no pipe");
+    assert_eq!(ask(agent.mirror).unwrap(), 200);
+    assert_eq!(agent.workers(), [worker], "it hung, and was killed");
+    drop(reader);
 }
 
 #[test]

@@ -59,6 +59,8 @@ struct Supervisor {
     /// When the next worker is due.
     start_at: Option<Instant>,
     back_off: Duration,
+    /// A reload was asked for while a worker was starting, which may have read its file before.
+    reload_again: bool,
     /// A worker has served: from then on one that ends is started again.
     has_served: bool,
     stopping: bool,
@@ -101,6 +103,7 @@ impl Supervisor {
             stand_in: None,
             start_at: None,
             back_off: WORKER_BACK_OFF.0,
+            reload_again: false,
             has_served: false,
             stopping: false,
             ended_badly: false,
@@ -128,6 +131,8 @@ impl Supervisor {
     }
 
     async fn keep(&mut self, orders: &mut Orders) -> Result<(), CliError> {
+        // Of those who ended while one version became the next nobody was told.
+        self.reap()?;
         loop {
             match self.next(orders).await {
                 Event::Order(Order::Stop(name)) => self.stop(name)?,
@@ -194,6 +199,9 @@ impl Supervisor {
         }
         let stand_in = self.stand_in.take();
         stand_in.iter().for_each(StandIn::stand_back);
+        if std::mem::take(&mut self.reload_again) {
+            return self.reload();
+        }
         if self.program.is_replaced() {
             // What it has accepted would be cut.
             if let Some(stand_in) = stand_in {
@@ -253,7 +261,7 @@ impl Supervisor {
 
     fn reload(&mut self) {
         if self.stopping || self.starting.is_some() {
-            tracing::warn!("not reloading: a worker is starting or stopping already");
+            self.reload_again = true;
             return;
         }
         tracing::info!("reloading: a new worker starts beside the one that serves");
@@ -336,10 +344,13 @@ impl Supervisor {
         }
         if self.serving.is_some() {
             tracing::error!(worker = pid, "the new worker could not start ({how}); the one before stays");
+            if std::mem::take(&mut self.reload_again) {
+                self.reload();
+            }
         } else {
             tracing::error!(worker = pid, "the worker could not start: {how}");
+            self.start_later();
         }
-        self.start_later();
         Ok(())
     }
 
