@@ -5,7 +5,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -19,6 +18,8 @@ use crate::task::Stop;
 const MESSAGE: &str = "the agent is starting or stopping";
 /// Pause after an `accept` that failed for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long those are accepted at the very end who are connecting just then.
+const LAST_LOOK: Duration = Duration::from_millis(50);
 
 /// It, standing in until it is told to stand back.
 #[derive(Debug)]
@@ -86,10 +87,14 @@ async fn accept(listener: TcpListener, answer: Arc<str>, tasks: TaskTracker, sto
             }
         }
     }
-    while last.is_cancelled()
-        && let Some(Ok(accepted)) = next().now_or_never()
-    {
-        serve(accepted);
+    if last.is_cancelled() {
+        let rest = async {
+            while let Ok(accepted) = next().await {
+                serve(accepted);
+            }
+        };
+        // Over when this time is: there may always be another one.
+        let _ = tokio::time::timeout(LAST_LOOK, rest).await;
     }
 }
 
