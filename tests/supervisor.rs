@@ -65,6 +65,12 @@ fn is_alive(pid: u32) -> bool {
     look_at(pid).is_some_and(|(state, _)| state != 'Z')
 }
 
+/// By another process: a file that we had open for writing could be open in a child that another test
+/// starts just then, and the system refuses to run such a file.
+fn copy(from: &str, to: &Path) {
+    assert!(Command::new("cp").arg(from).arg(to).status().unwrap().success());
+}
+
 /// One request on a connection of its own; the status of the answer.
 fn ask(mirror: SocketAddr) -> io::Result<u16> {
     let mut stream = TcpStream::connect(mirror)?;
@@ -323,7 +329,7 @@ fn an_upgrade_replaces_worker_and_supervisor_without_a_gap_and_keeps_the_pid() {
     let binary = folder.path().join("piccolo");
     let install = || {
         let next = folder.path().join("next");
-        fs::copy(env!("CARGO_BIN_EXE_piccolo"), &next).unwrap();
+        copy(env!("CARGO_BIN_EXE_piccolo"), &next);
         fs::rename(next, &binary).unwrap();
         fs::metadata(&binary).unwrap().ino()
     };
@@ -353,11 +359,11 @@ fn an_upgrade_replaces_worker_and_supervisor_without_a_gap_and_keeps_the_pid() {
 fn a_version_that_cannot_start_leaves_the_old_one_in_place() {
     let folder = tempfile::tempdir().unwrap();
     let binary = folder.path().join("piccolo");
-    fs::copy(env!("CARGO_BIN_EXE_piccolo"), &binary).unwrap();
+    copy(env!("CARGO_BIN_EXE_piccolo"), &binary);
     let agent = Agent::start_as(&binary, "");
     let worker = agent.worker();
     let broken = folder.path().join("broken");
-    fs::copy("/bin/false", &broken).unwrap();
+    copy("/bin/false", &broken);
     fs::rename(broken, &binary).unwrap();
     send(agent.supervisor(), Signal::HUP);
     agent.told("the one before stays");

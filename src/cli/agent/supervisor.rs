@@ -266,7 +266,7 @@ impl Supervisor {
         }
         tracing::info!("reloading: a new worker starts beside the one that serves");
         if let Err(error) = self.start(true) {
-            tracing::error!(%error, "could not start a new worker");
+            tracing::error!(%error, "could not start a new worker; what serves stays");
             self.start_later();
         }
     }
