@@ -230,7 +230,7 @@ impl Crowd {
     }
 
     /// Nobody saw anything but answers.
-    fn is_content(self) {
+    fn stays_content(self) {
         self.stop.store(true, Ordering::Relaxed);
         let complaints: Vec<String> =
             self.clients.into_iter().filter_map(|client| client.join().unwrap()).collect();
@@ -249,7 +249,7 @@ fn a_worker_that_is_killed_is_replaced_and_the_port_never_refuses() {
     assert!(asked.elapsed() <= Duration::from_secs(1), "answered after {:?}", asked.elapsed());
     within("a worker serves", SOON, || ask(agent.mirror).ok().filter(|status| *status == 200));
     crowd.is_served();
-    crowd.is_content();
+    crowd.stays_content();
     assert_ne!(agent.worker(), killed);
     agent.told("killed by signal 9");
 }
@@ -320,7 +320,7 @@ fn a_reload_replaces_the_worker_without_a_gap() {
         within("the worker before has ended", SOON, || (!is_alive(before)).then_some(()));
         crowd.is_served();
     }
-    crowd.is_content();
+    crowd.stays_content();
 }
 
 #[test]
@@ -347,7 +347,7 @@ fn an_upgrade_replaces_worker_and_supervisor_without_a_gap_and_keeps_the_pid() {
         assert!(runs(agent.worker()));
         crowd.is_served();
     }
-    crowd.is_content();
+    crowd.stays_content();
     // The new version is a supervisor like the first: it replaces a dead worker, and stops in order.
     send(agent.worker(), Signal::KILL);
     within("a worker serves again", SOON, || ask(agent.mirror).ok().filter(|status| *status == 200));
@@ -405,7 +405,7 @@ fn stopping_ends_what_was_begun_and_answers_the_others_until_it_is_gone() {
     within("others are sent on", SOON, || (ask(agent.mirror).unwrap() == 404).then_some(()));
     crowd.is_served();
     assert!(is_alive(worker), "it has not ended what it had begun");
-    crowd.is_content();
+    crowd.stays_content();
     begun.write_all(b"Host: x\r\n\r\n").unwrap();
     begun.set_read_timeout(Some(SOON)).unwrap();
     let mut answer = String::new();
