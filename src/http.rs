@@ -1,6 +1,7 @@
 //! HTTP for both roles: an accept loop of our own, because limits belong in front of hyper
 //! (connection cap, header timeout) and because only who owns the socket can reset it.
 
+mod occupant;
 mod socket;
 mod threads;
 
@@ -17,12 +18,13 @@ use axum::http::{Request, Response};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use crate::limits;
 use crate::task::Stop;
+pub use occupant::Occupant;
 use socket::Socket;
 use threads::Threads;
 
@@ -33,22 +35,27 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// A listener that could not be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("could not listen on {address} for {what}{}", hint(source))]
+#[error("could not listen on {address} for {what}{}", hint(source, occupant.as_ref()))]
 pub struct BindError {
     /// What would have been served there.
     pub what: &'static str,
     /// The address asked for.
     pub address: SocketAddr,
+    /// Who listens there already, where that can be found out.
+    pub occupant: Option<Occupant>,
     /// The system's error.
     #[source]
     pub source: io::Error,
 }
 
-fn hint(error: &io::Error) -> &'static str {
+fn hint(error: &io::Error, occupant: Option<&Occupant>) -> String {
     match error.kind() {
-        io::ErrorKind::AddrInUse => ", which another process holds: stop it or choose another port",
-        io::ErrorKind::AddrNotAvailable => ", which this host does not have",
-        _ => "",
+        io::ErrorKind::AddrInUse => {
+            let who = occupant.map_or_else(|| "another process".to_owned(), Occupant::to_string);
+            format!(", which {who} holds: stop it or choose another port")
+        }
+        io::ErrorKind::AddrNotAvailable => ", which this host does not have".to_owned(),
+        _ => String::new(),
     }
 }
 
@@ -106,7 +113,10 @@ pub async fn bind(address: SocketAddr, what: &'static str) -> Result<TcpListener
         socket.bind(address)?;
         socket.listen(BACKLOG)
     };
-    open().map_err(|source| BindError { what, address, source })
+    open().map_err(|source| {
+        let occupied = source.kind() == io::ErrorKind::AddrInUse;
+        BindError { what, address, occupant: occupied.then(|| occupant::of(address)).flatten(), source }
+    })
 }
 
 /// What answers the requests of a listener.
@@ -246,7 +256,10 @@ async fn serve_requests(
     }
     let connection = Connection { peer, local, reset: Arc::new(AtomicBool::new(false)) };
     let io = TokioIo::new(Socket::new(stream, Arc::clone(&connection.reset), limits.client_silent_max));
+    let begun = Arc::new(Notify::new());
+    let begins = Arc::clone(&begun);
     let service = hyper::service::service_fn(move |request| {
+        begins.notify_one();
         let answer = answers.clone().answer(request, connection.clone());
         async move { Ok::<_, Infallible>(answer.await) }
     });
@@ -257,9 +270,14 @@ async fn serve_requests(
         .half_close(false)
         .serve_connection(io, service);
     let mut http = std::pin::pin!(http);
+    let stopping = async {
+        stop.cancelled().await;
+        // hyper would close a connection that was accepted a moment ago, in the face of its request.
+        let _ = tokio::time::timeout(limits::FIRST_REQUEST_WAIT, begun.notified()).await;
+    };
     let ended = tokio::select! {
         ended = http.as_mut() => ended,
-        () = stop.cancelled() => {
+        () = stopping => {
             http.as_mut().graceful_shutdown();
             http.await
         }
@@ -397,6 +415,27 @@ mod tests {
         assert!(String::from_utf8_lossy(&answer).ends_with("done"));
     }
 
+    /// hyper's own graceful shutdown closes such a connection: its client saw an end without an answer.
+    #[tokio::test]
+    async fn stopping_answers_a_request_that_follows_its_connection() {
+        let (address, stop, tasks) =
+            start(Router::new().route("/", get(|| async { "ok" })), ConnectionLimits::default()).await;
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        // Accepts are in order, so that the first one is accepted when the second is answered.
+        let mut second = TcpStream::connect(address).await.unwrap();
+        second.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        second.read_exact(&mut [0]).await.unwrap();
+        stop.cancel();
+        tokio::task::yield_now().await;
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        assert!(String::from_utf8_lossy(&answer).ends_with("ok"), "{answer:?}");
+        tasks.close();
+        let ended = tokio::time::timeout(Duration::from_secs(5), tasks.wait()).await;
+        assert!(ended.is_ok(), "the listener still waits");
+    }
+
     #[tokio::test]
     async fn threads_of_their_own_share_the_connections_and_stop_as_one_listener() {
         let (entered, mut has_entered) = tokio::sync::mpsc::channel(64);
@@ -438,5 +477,6 @@ mod tests {
         let address = held.local_addr().unwrap();
         let message = bind(address, "the mirror").await.unwrap_err().to_string();
         assert!(message.contains(&address.to_string()) && message.contains("the mirror"), "{message}");
+        assert!(message.contains(&format!("process {} (", std::process::id())), "{message}");
     }
 }

@@ -81,11 +81,30 @@ pub const HEADER_BYTES_MAX: usize = 64 * 1024;
 /// A client that takes nothing of what is sent for so long is cut, whether or not its kernel still
 /// answers ours.
 pub const CLIENT_SILENT_MAX: Duration = Duration::from_secs(60);
+/// How long a stopping listener waits for the first request of a connection.
+pub const FIRST_REQUEST_WAIT: Duration = Duration::from_millis(500);
 /// How long a stopping listener waits for requests in flight.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
-
 /// The same for the raft listener, whose clients repeat what they lose.
 pub const RAFT_DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Time between two requests of the agent's supervisor to its worker.
+pub const WORKER_PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// A worker that answers none of them for so long is killed.
+pub const WORKER_SILENT_MAX: Duration = Duration::from_secs(3);
+/// Time for a new worker to serve: it may have to wait for the resolver.
+pub const WORKER_START_TIMEOUT: Duration = Duration::from_secs(60);
+/// First and longest pause before a worker that ended is started again.
+pub const WORKER_BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// A worker that served for so long is not taken for one that cannot.
+pub const WORKER_HEALTHY_AFTER: Duration = Duration::from_secs(30);
+/// Time for a worker to drain and end: a little more than it takes itself, and less than `piccolo up`
+/// gives to the whole agent.
+pub const WORKER_STOP_TIMEOUT: Duration = DRAIN_TIMEOUT.saturating_add(Duration::from_secs(7));
+/// Connections on one port that the supervisor answers at once while no worker does.
+pub const STAND_IN_CONNECTIONS_MAX: usize = 256;
+/// Time for each of them.
+pub const STAND_IN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long the mirror holds one request until its headers.
 pub const RESOLVE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(2);
@@ -222,6 +241,11 @@ pub const ORIGIN_PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
 const _: () = assert!(REPORT_AGAIN_AFTER.as_secs() < REPORT_TTL.as_secs());
 const _: () = assert!(REPORT_TTL.as_secs() < REPORT_WRONG_TTL.as_secs());
+/// I4: what a frozen agent may cost a pull.
+const FROZEN_COST_MAX: Duration = Duration::from_secs(5);
+
+const _: () =
+    assert!(WORKER_PROBE_INTERVAL.as_millis() + WORKER_SILENT_MAX.as_millis() < FROZEN_COST_MAX.as_millis());
 const _: () = assert!(LOOKUP_TIMEOUT_MAX.as_millis() < RESOLVE_TIMEOUT_DEFAULT.as_millis());
 const _: () = assert!(VERIFY_BEFORE_HEADERS.as_millis() < HEDGE_DELAY_MAX.as_millis());
 const _: () = assert!(PEER_IDLE_TIMEOUT.as_millis() < HEADER_READ_TIMEOUT.as_millis());

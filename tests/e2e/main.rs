@@ -10,4 +10,5 @@ mod harness;
 mod hosts;
 mod policy;
 mod pulls;
+mod supervisor;
 mod unreachable;
