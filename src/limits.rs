@@ -101,6 +101,10 @@ pub const VERIFIED_WHOLE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 pub const SPOOL_MEMORY_BYTES_MAX: u64 = 1024 * 1024;
 /// What is gathered for one write to such a file, bytes.
 pub const SPOOL_WRITE_BYTES: usize = 1024 * 1024;
+/// The same over all transfers; what does not fit goes to a file, too.
+pub const SPOOL_MEMORY_TOTAL_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Transfers from peers at once; further requests wait for one to end, as long as they are held.
+pub const TRANSFERS_MAX: usize = 64;
 /// One read from a file, and the read buffer of one connection to a peer, bytes.
 pub const FILE_CHUNK_BYTES: usize = 256 * 1024;
 /// Interim answers (1xx) of one peer before its answer; we ask for none.

@@ -25,8 +25,9 @@ use std::time::Duration;
 
 use axum::http::{Method, StatusCode};
 use bytes::Bytes;
+use futures_util::StreamExt;
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::task::TaskTracker;
 
 use super::body::ByteStream;
@@ -36,7 +37,7 @@ use super::peer::{self, Answer, Ask, PeerError, Peers};
 use super::store::{Ingest, Store};
 use crate::limits::{
     ABORT_AGAIN_AFTER, DOUBTED_WHOLE_BYTES_MAX, FAILOVER_TIMEOUT, FAN_MEMORY_BYTES_MAX, MANIFEST_BYTES_MAX, OPEN_RANGE_WINDOW_BYTES,
-    VERIFIED_WHOLE_BYTES_MAX,
+    TRANSFERS_MAX, VERIFIED_WHOLE_BYTES_MAX,
 };
 use crate::oci::{ByteRange, ContentPath, Digest, RangeHeader, media_type};
 use crate::task::Stop;
@@ -73,6 +74,8 @@ pub(crate) struct Fetcher {
     lately: Arc<Lately>,
     /// For windows of large blobs that are here before their turn.
     fan_memory: Arc<Semaphore>,
+    /// For transfers, whose buffers are most of an agent's memory.
+    slots: Arc<Semaphore>,
     tasks: TaskTracker,
     stop: Stop,
 }
@@ -117,6 +120,8 @@ impl Fetched {
 pub(crate) enum Missed {
     #[error(transparent)]
     Lookup(#[from] LookupError),
+    #[error("as many transfers as there may be are running")]
+    Busy,
     #[error("no peer holds it")]
     NoHolder,
     #[error("{attempts} attempts at peers, none could deliver it")]
@@ -148,6 +153,7 @@ impl Fetcher {
             delay: Delay::default(),
             lately: Arc::default(),
             fan_memory: Arc::new(Semaphore::new(FAN_MEMORY_BYTES_MAX)),
+            slots: Arc::new(Semaphore::new(TRANSFERS_MAX)),
             tasks: TaskTracker::new(),
             stop,
         }
@@ -169,6 +175,30 @@ impl Fetcher {
         deadline: Instant,
     ) -> Result<Fetched, Missed> {
         let deadline = deadline - DEADLINE_MARGIN;
+        let Ok(slot) = timeout_at(deadline, Arc::clone(&self.slots).acquire_owned()).await else {
+            return Err(Missed::Busy);
+        };
+        let slot = slot.expect("the semaphore is never closed");
+        let fetched = self.fetch_now(wanted, offer, deadline).await?;
+        Ok(match fetched {
+            // The others have all their bytes.
+            Fetched::Stream { head, stream, source } => {
+                let stream = stream.map(move |piece| {
+                    let _held_as_long_as_the_stream = &slot;
+                    piece
+                });
+                Fetched::Stream { head, stream: stream.boxed(), source }
+            }
+            whole => whole,
+        })
+    }
+
+    async fn fetch_now(
+        self: Arc<Self>,
+        wanted: Wanted,
+        offer: Arc<Offer>,
+        deadline: Instant,
+    ) -> Result<Fetched, Missed> {
         if !wanted.path.is_manifest() && !wanted.head_only {
             self.begins(&wanted)?;
         }
