@@ -39,6 +39,10 @@ impl Fetcher {
         let mut start_at = Instant::now();
         loop {
             let now = Instant::now();
+            if now >= deadline {
+                race.none_won();
+                return Err(no_source);
+            }
             if start_at <= now {
                 if let Some(holder) = roster.next(now) {
                     race.started.push((holder, now));
@@ -60,13 +64,7 @@ impl Fetcher {
             }
             let ended = tokio::select! {
                 Some(ended) = running.next(), if !running.is_empty() => ended,
-                () = sleep_until(start_at.min(deadline)) => {
-                    if Instant::now() >= deadline {
-                        race.none_won();
-                        return Err(no_source);
-                    }
-                    continue;
-                }
+                () = sleep_until(start_at.min(deadline)) => continue,
             };
             match ended {
                 (holder, since, Ok(won)) => {
