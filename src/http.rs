@@ -160,10 +160,11 @@ async fn serve_connection(
     limits: ConnectionLimits,
     stop: Stop,
 ) {
-    // hyper takes its buffer before the first byte is there: a connection that only stays open should
-    // cost no more than its socket.
-    let says_something = tokio::time::timeout(limits.header_timeout, stream.readable());
-    if !matches!(stop.run_until_cancelled(says_something).await, Some(Ok(Ok(())))) {
+    // hyper takes its buffers, 16 KiB, before it knows whether anything comes: a connection that only
+    // stays open should cost no more than its socket. `peek`, because readiness alone may be spurious.
+    let mut first = [0];
+    let says_something = tokio::time::timeout(limits.header_timeout, stream.peek(&mut first));
+    if !matches!(stop.run_until_cancelled(says_something).await, Some(Ok(Ok(1)))) {
         return;
     }
     Box::pin(serve_requests(stream, peer, router, limits, stop)).await;

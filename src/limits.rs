@@ -102,7 +102,7 @@ pub const SPOOL_MEMORY_BYTES_MAX: u64 = 1024 * 1024;
 /// What is gathered for one write to such a file, bytes.
 pub const SPOOL_WRITE_BYTES: usize = 1024 * 1024;
 /// The same over all transfers; what does not fit goes to a file, too.
-pub const SPOOL_MEMORY_TOTAL_BYTES_MAX: usize = 16 * 1024 * 1024;
+pub const SPOOL_MEMORY_TOTAL_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Transfers from peers at once; further requests wait for one to end, as long as they are held.
 pub const TRANSFERS_MAX: usize = 64;
 /// One read from a file, and the read buffer of one connection to a peer, bytes.

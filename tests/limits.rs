@@ -139,7 +139,7 @@ async fn who_takes_nothing_gives_its_slot_back() {
     let at_mirror = take_nothing(agent.mirror, &blob(&large), 32).await;
     is_blob(&get(agent.mirror, &blob(&small)).await.unwrap(), &bytes);
     slots_are_free_again(agent.peer, &small, &bytes).await;
-    let held = agent.process.memory_bytes("VmHWM");
+    let held = agent.process.own_memory_peak_bytes();
     assert!(held < AGENT_MEMORY_MAX, "{} MiB", held >> 20);
     drop((stuck, at_mirror));
 }
@@ -295,8 +295,9 @@ async fn ten_thousand_idle_connections_on_either_port_do_not_stop_a_pull() {
         let took = start.elapsed();
         println!("{name}: {accepted} connections, a pull in {took:?}");
         assert!(took < HEADER_READ_TIMEOUT / 2, "{name}: it waited for them: {took:?}");
-        let held = agent.process.memory_bytes("VmHWM");
-        println!("{name}: {} KiB at most", held >> 10);
+        let held = agent.process.own_memory_peak_bytes();
+        println!("{name}: {} MiB at most", held >> 20);
+        assert!(held < AGENT_MEMORY_MAX, "{name}: {} MiB", held >> 20);
         drop(idle);
         within("all are closed", SOON, async || (agent.process.sockets() < 100).then_some(())).await;
     }
@@ -387,7 +388,7 @@ async fn a_thousand_pulls_at_once_are_all_answered_in_bounded_memory() {
         site.server.found(digest.as_str()).await;
     }
     let (blobs, digests) = (Arc::new(blobs), Arc::new(digests));
-    let idle = site.asker.process.memory_bytes("VmHWM");
+    let idle = site.asker.process.own_memory_peak_bytes();
     let mut pulls = JoinSet::new();
     for n in 0..PULLS {
         let (blobs, digests, mirror) = (Arc::clone(&blobs), Arc::clone(&digests), site.asker.mirror);
@@ -404,8 +405,8 @@ async fn a_thousand_pulls_at_once_are_all_answered_in_bounded_memory() {
     }
     let statuses = tokio::time::timeout(SOON, pulls.join_all()).await.expect("all are answered");
     let served = statuses.iter().filter(|status| **status == 200).count();
-    let held = site.asker.process.memory_bytes("VmHWM");
-    let by_holder = site.holder.process.memory_bytes("VmHWM");
+    let held = site.asker.process.own_memory_peak_bytes();
+    let by_holder = site.holder.process.own_memory_peak_bytes();
     println!(
         "{served} of {PULLS} from the peer; memory {} MiB before, {} MiB at most",
         idle >> 20,
