@@ -207,7 +207,6 @@ async fn after_four_heartbeats_nobody_is_told_of_the_dead() {
 
 /// Long before their leases end: whoever pulls tells.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "fetch does not report yet"]
 async fn three_nodes_that_pull_move_the_dead_behind_the_living_for_all_others() {
     let server = Server::start().await;
     let fleet = Fleet::start(IMAGES).await;

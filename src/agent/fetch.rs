@@ -34,10 +34,11 @@ use super::body::ByteStream;
 use super::buffers::BufferPool;
 use super::discovery::{Discovery, LookupError};
 use super::peer::{self, Answer, Ask, PeerError, Peers};
+use super::report::Reporter;
 use super::store::{Ingest, Store};
 use crate::limits::{
-    ABORT_AGAIN_AFTER, DOUBTED_WHOLE_BYTES_MAX, FAILOVER_TIMEOUT, FAN_MEMORY_BYTES_MAX, MANIFEST_BYTES_MAX, OPEN_RANGE_WINDOW_BYTES,
-    TRANSFERS_MAX, VERIFIED_WHOLE_BYTES_MAX,
+    ABORT_AGAIN_AFTER, DOUBTED_WHOLE_BYTES_MAX, FAILOVER_TIMEOUT, FAN_MEMORY_BYTES_MAX, MANIFEST_BYTES_MAX,
+    OPEN_RANGE_WINDOW_BYTES, TRANSFERS_MAX, VERIFIED_WHOLE_BYTES_MAX,
 };
 use crate::oci::{ByteRange, ContentPath, Digest, RangeHeader, media_type};
 use crate::task::Stop;
@@ -142,6 +143,7 @@ impl Fetcher {
         discovery: Arc<Discovery>,
         store: Arc<dyn Store>,
         pool: BufferPool,
+        reporter: Reporter,
         stop: Stop,
     ) -> Self {
         Self {
@@ -149,7 +151,7 @@ impl Fetcher {
             store,
             pool,
             peers: Arc::default(),
-            troubles: Troubles::new(),
+            troubles: Troubles::new(reporter),
             delay: Delay::default(),
             lately: Arc::default(),
             fan_memory: Arc::new(Semaphore::new(FAN_MEMORY_BYTES_MAX)),
@@ -271,7 +273,8 @@ impl Fetcher {
     ) -> Result<Fetched, Missed> {
         let total = total.or_else(|| self.lately.ranged(&wanted.digest));
         let small = total.filter(|total| self.is_verified_whole(&wanted.digest, *total));
-        let Some((range, total)) = wanted.range.and_then(|range| Some((range.within(small?)?, small?))) else {
+        let Some((range, total)) = wanted.range.and_then(|range| Some((range.within(small?)?, small?)))
+        else {
             return self.from_peers(wanted, wanted.range, roster, total, offer, deadline).await;
         };
         // A part cannot be verified: all of it, once for all parts. The others have been promised theirs.
@@ -315,8 +318,6 @@ impl Fetcher {
                     };
                 }
             };
-            // Whoever comes next has the time of a failover, whenever that was.
-            deadline = deadline.max(Instant::now() + FAILOVER_TIMEOUT);
             let (holder, total) = (opened.holder, opened.part.total);
             let range = match wanted.range.map(|range| range.within(total)) {
                 Some(None) => {
@@ -345,6 +346,8 @@ impl Fetcher {
                 Err(Failed::Source) => {}
             }
             offer.withdraw();
+            // Whoever comes next has the time of a failover, whenever that is.
+            deadline = deadline.max(Instant::now() + FAILOVER_TIMEOUT);
         }
     }
 

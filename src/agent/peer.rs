@@ -30,8 +30,8 @@ use tokio::time::{Instant, timeout};
 use crate::limits::{FILE_CHUNK_BYTES, PEER_CONNECT_TIMEOUT, PEER_INTERIM_ANSWERS_MAX, SOURCE_STALL_TIMEOUT};
 use pace::Pace;
 
-pub(crate) use idle::Peers;
 use crate::oci::RangeHeader;
+pub(crate) use idle::Peers;
 
 const AGENT_NAME: &str = concat!("piccolo/", env!("CARGO_PKG_VERSION"));
 

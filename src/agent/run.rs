@@ -113,7 +113,9 @@ pub async fn run(config: Config, stop: Stop, ready: impl FnOnce(Addresses) + Sen
     let lookup: Arc<dyn Lookup> =
         Arc::new(Servers { client: client.clone(), group: group.clone(), advertise });
     let discovery = Arc::new(Discovery::new(lookup));
-    let fetcher = Arc::new(Fetcher::new(Arc::clone(&discovery), Arc::clone(&store), pool.clone(), stop.clone()));
+    let fetcher =
+        Fetcher::new(Arc::clone(&discovery), Arc::clone(&store), pool.clone(), reporter, stop.clone());
+    let fetcher = Arc::new(fetcher);
     let local = Local::new(Arc::clone(&store), Verifier::new(pool.clone(), stop.clone()), pool.clone());
     let inventory =
         inventory(&store, client, (advertise, group, zone), heartbeat_interval, &policies, &counters);

@@ -23,10 +23,12 @@ use super::local::Local;
 use super::mirror::{self, Mirror};
 use super::origin::Origins;
 use super::policy::Policies;
+use super::report::{self, Reporter};
 use super::store::Store;
 use super::store::memory::MemoryStore;
 use super::uploads::Uploads;
 use super::verified::Verifier;
+use crate::api::client::Client;
 use crate::http::{self, ConnectionLimits};
 use crate::oci::Digest;
 use crate::task::Stop;
@@ -58,6 +60,12 @@ impl Lookup for FakeServers {
             Ok(self.holders.lock().unwrap().get(key).cloned().unwrap_or_default())
         })
     }
+}
+
+/// A reporter whose reports go nowhere.
+pub(crate) fn unheard_reporter() -> Reporter {
+    let nowhere = Client::new(vec!["http://127.0.0.1:1".to_owned()]).unwrap();
+    report::channel(nowhere, SocketAddr::from(([127, 0, 0, 1], 1)), "default".to_owned()).0
 }
 
 /// A node: its store, its two ports, and the servers that it asks.
@@ -115,7 +123,13 @@ impl Node {
         };
         let mirror = Mirror {
             local,
-            fetcher: Arc::new(Fetcher::new(Arc::clone(&discovery), dyn_store, pool.clone(), stop.clone())),
+            fetcher: Arc::new(Fetcher::new(
+                Arc::clone(&discovery),
+                dyn_store,
+                pool.clone(),
+                unheard_reporter(),
+                stop.clone(),
+            )),
             discovery: Arc::clone(&discovery),
             origins: Origins::new(Arc::clone(&policies)).unwrap(),
             policies,

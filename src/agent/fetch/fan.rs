@@ -120,12 +120,7 @@ enum Next {
 
 impl Fan {
     /// The bytes of `range` from `holders` and from whoever is on the roster.
-    pub(super) fn new(
-        fetcher: Arc<Fetcher>,
-        item: Item,
-        range: ByteRange,
-        holders: Vec<SocketAddr>,
-    ) -> Self {
+    pub(super) fn new(fetcher: Arc<Fetcher>, item: Item, range: ByteRange, holders: Vec<SocketAddr>) -> Self {
         let state = State {
             next: range.start,
             returned: BTreeSet::new(),
@@ -136,12 +131,7 @@ impl Fan {
             senders: Vec::new(),
         };
         let shared = Shared { fetcher, item, range, state: Mutex::new(state), news: Notify::new() };
-        Self {
-            shared: Arc::new(shared),
-            workers: JoinSet::new(),
-            pieces: Vec::new().into_iter(),
-            holders,
-        }
+        Self { shared: Arc::new(shared), workers: JoinSet::new(), pieces: Vec::new().into_iter(), holders }
     }
 
     /// The next bytes; `None` if nobody is left who could send them.

@@ -73,12 +73,7 @@ impl Follower {
     }
 }
 
-async fn follow(
-    data: Arc<File>,
-    hasher: Arc<Mutex<Hashed>>,
-    pool: BufferPool,
-    progress: watch::Sender<u64>,
-) {
+async fn follow(data: Arc<File>, hasher: Arc<Mutex<Hashed>>, pool: BufferPool, progress: watch::Sender<u64>) {
     let mut idle = Duration::ZERO;
     while idle < FOLLOW_IDLE_MAX {
         let (data, hasher, pool) = (Arc::clone(&data), Arc::clone(&hasher), pool.clone());

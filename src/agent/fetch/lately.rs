@@ -10,7 +10,9 @@ use tokio::time::{Instant, timeout};
 
 use super::follow::Follower;
 use super::spool::Whole;
-use crate::limits::{CUT_ORDER_WAIT, CUTS_REMEMBERED_MAX, TRANSFER_MEMORY_TTL, TRANSFERS_REMEMBERED_MAX, WHOLES_SHARED_MAX};
+use crate::limits::{
+    CUT_ORDER_WAIT, CUTS_REMEMBERED_MAX, TRANSFER_MEMORY_TTL, TRANSFERS_REMEMBERED_MAX, WHOLES_SHARED_MAX,
+};
 use crate::oci::{Digest, Hasher};
 
 /// The first bytes of a blob, hashed as they were passed on.
@@ -220,8 +222,7 @@ impl RunningRange {
                 let ended = self.lately.range_ended.notified();
                 let mut ended = std::pin::pin!(ended);
                 ended.as_mut().enable();
-                let is_first =
-                    |memory: &mut Memory| memory.running.iter().all(|start| *start >= self.start);
+                let is_first = |memory: &mut Memory| memory.running.iter().all(|start| *start >= self.start);
                 if self.lately.known(&self.digest, is_first).unwrap_or(true) {
                     return;
                 }

@@ -69,6 +69,10 @@ impl Fetcher {
             match ended {
                 (holder, since, Ok(won)) => {
                     race.won(holder, since);
+                    // They may be needed later on.
+                    for (loser, _) in race.started.iter().filter(|(started, _)| *started != holder) {
+                        roster.back(*loser);
+                    }
                     return Ok((holder, won));
                 }
                 (holder, _, Err(error)) => {
@@ -109,7 +113,7 @@ impl Race<'_> {
         self.fetcher.delay.learn(since.elapsed());
         self.fetcher.troubles.answered(winner);
         for (loser, _) in self.started.iter().filter(|(holder, asked)| *holder != winner && *asked < since) {
-            self.fetcher.troubles.overtaken(*loser);
+            self.fetcher.troubles.overtaken(*loser, self.digest);
         }
     }
 

@@ -56,6 +56,11 @@ impl Roster {
         }
     }
 
+    /// Asks `holder` after those that wait: it has not been heard.
+    pub(super) fn back(&mut self, holder: SocketAddr) {
+        self.waiting.push_back(holder);
+    }
+
     /// Asks `holder` next: it has just answered.
     pub(super) fn first(&mut self, holder: SocketAddr) {
         self.waiting.retain(|waiting| *waiting != holder);
@@ -94,7 +99,9 @@ mod tests {
         assert_eq!(rest, [peer(2), peer(3), peer(1)]);
         roster.again(peer(1), now, 1);
         assert_eq!(roster.next(now), None, "put back twice");
-        assert_eq!(roster.attempts(), 4);
+        roster.back(peer(2));
+        assert_eq!(roster.next(now), Some(peer(2)));
+        assert_eq!(roster.attempts(), 5);
     }
 
     #[test]

@@ -10,10 +10,10 @@ use futures_util::StreamExt;
 use futures_util::stream;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use super::transfer::Transfer;
 use crate::agent::body::ByteStream;
 use crate::agent::buffers::BufferPool;
 use crate::agent::local::file_stream;
-use super::transfer::Transfer;
 use crate::agent::peer::{PeerError, Source};
 use crate::limits::{SPOOL_MEMORY_BYTES_MAX, SPOOL_MEMORY_TOTAL_BYTES_MAX, SPOOL_WRITE_BYTES};
 use crate::oci::{ByteRange, Digest, Hasher};

@@ -101,9 +101,11 @@ pub(super) fn part(answer: &Answer, asked: Option<RangeHeader>) -> Result<ByteRa
     let content_range = || answer.header(CONTENT_RANGE.as_str());
     match (answer.status, asked) {
         (StatusCode::OK, _) => answer.length().map(ByteRange::whole),
-        (StatusCode::PARTIAL_CONTENT, Some(asked)) => content_range()
-            .and_then(ByteRange::parse_content_range)
-            .filter(|range| asked.within(range.total) == Some(*range) && answer.length() == Some(range.len())),
+        (StatusCode::PARTIAL_CONTENT, Some(asked)) => {
+            content_range().and_then(ByteRange::parse_content_range).filter(|range| {
+                asked.within(range.total) == Some(*range) && answer.length() == Some(range.len())
+            })
+        }
         (StatusCode::RANGE_NOT_SATISFIABLE, Some(asked)) => {
             let total = content_range().and_then(|range| range.strip_prefix("bytes */")?.parse().ok());
             return Err(match total.filter(|total| asked.within(*total).is_none()) {

@@ -1,4 +1,5 @@
-//! What went wrong with which peer lately, and therefore who is asked in which order.
+//! What went wrong with which peer lately, and therefore who is asked in which order; and what the
+//! servers are told of it.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -10,15 +11,20 @@ use tokio::time::Instant;
 use super::count;
 use crate::agent::peer::PeerError;
 use crate::agent::recent::Recent;
+use crate::agent::report::Reporter;
+use crate::api::ReportReason;
 use crate::limits::{PEER_AVOID_TTL, PEER_UNREACHABLE_TTL, TROUBLES_REMEMBERED_MAX};
 use crate::oci::Digest;
 
 /// The time of silence doubles with each further one, this often.
 const DOUBLINGS_MAX: u32 = 4;
 
+/// After so many times of silence a peer that others overtook is reported.
+const OVERTAKEN_REPORTED_AT: u32 = 3;
+
 /// See the module.
-#[derive(Debug)]
 pub(super) struct Troubles {
+    reporter: Reporter,
     /// Peers that sent something wrong: not asked for that digest.
     bad: Recent<(SocketAddr, Digest)>,
     /// Peers whose stream broke off, or of whom it cannot be told whether their bytes were wrong: asked
@@ -38,8 +44,9 @@ struct Silence {
 }
 
 impl Troubles {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(reporter: Reporter) -> Self {
         Self {
+            reporter,
             bad: Recent::new(PEER_AVOID_TTL, TROUBLES_REMEMBERED_MAX),
             shaky: Recent::new(PEER_AVOID_TTL, TROUBLES_REMEMBERED_MAX),
             doubted: Recent::new(PEER_AVOID_TTL, TROUBLES_REMEMBERED_MAX),
@@ -79,6 +86,9 @@ impl Troubles {
         if error.is_silent() {
             self.stayed_silent(holder);
         }
+        if let Some(reason) = reason(error) {
+            self.reporter.report(holder, digest.as_str(), reason);
+        }
         let pair = (holder, digest.clone());
         if error.is_wrong() || (error.is_broken() && self.shaky.contains(&pair)) {
             self.bad.insert(pair);
@@ -87,11 +97,14 @@ impl Troubles {
         }
     }
 
-    /// Another peer, asked later, was faster: this one may be frozen.
-    pub(super) fn overtaken(&self, holder: SocketAddr) {
+    /// Another peer, asked later, was faster: this one may be frozen. Once can be chance, and is not
+    /// worth a report.
+    pub(super) fn overtaken(&self, holder: SocketAddr, digest: &Digest) {
         count("overtaken");
         tracing::debug!(%holder, "overtaken by another peer");
-        self.stayed_silent(holder);
+        if self.stayed_silent(holder) >= OVERTAKEN_REPORTED_AT {
+            self.reporter.report(holder, digest.as_str(), ReportReason::Silent);
+        }
     }
 
     /// The peer is alive.
@@ -108,7 +121,8 @@ impl Troubles {
         self.lock().get(holder).is_some_and(|silence| Instant::now() < silence.until)
     }
 
-    fn stayed_silent(&self, holder: SocketAddr) {
+    /// How often, one time of silence after the other.
+    fn stayed_silent(&self, holder: SocketAddr) -> u32 {
         let (now, mut silent) = (Instant::now(), self.lock());
         if silent.len() >= TROUBLES_REMEMBERED_MAX && !silent.contains_key(&holder) {
             let oldest = silent.iter().min_by_key(|(_, silence)| silence.until).map(|(holder, _)| *holder);
@@ -120,6 +134,7 @@ impl Troubles {
             let time: Duration = PEER_UNREACHABLE_TTL * 2_u32.pow(silence.times.min(DOUBLINGS_MAX));
             *silence = Silence { until: now + time, times: silence.times + 1 };
         }
+        silence.times
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<SocketAddr, Silence>> {
@@ -128,9 +143,23 @@ impl Troubles {
     }
 }
 
+/// What the servers are told. A peer that does not have it, or is busy, is no trouble.
+fn reason(error: &PeerError) -> Option<ReportReason> {
+    Some(match error {
+        PeerError::Connect(_) | PeerError::ConnectTimeout => ReportReason::Unreachable,
+        PeerError::HeaderTimeout | PeerError::Stalled | PeerError::Slow => ReportReason::Silent,
+        PeerError::Exchange(_) | PeerError::Broken(_) | PeerError::Short | PeerError::Length => {
+            ReportReason::Broken
+        }
+        PeerError::WrongBytes | PeerError::NotManifest => ReportReason::Wrong,
+        PeerError::Status(_) | PeerError::Unsatisfiable { .. } | PeerError::Spool(_) => return None,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::testing::unheard_reporter;
 
     fn peer(number: u16) -> SocketAddr {
         SocketAddr::from(([10, 0, 0, 1], number))
@@ -138,7 +167,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_lied_is_not_asked_and_who_broke_off_or_kept_silent_is_asked_last() {
-        let (troubles, digest) = (Troubles::new(), Digest::of(b"x"));
+        let (troubles, digest) = (Troubles::new(unheard_reporter()), Digest::of(b"x"));
         troubles.failed(peer(1), &digest, &PeerError::WrongBytes);
         troubles.failed(peer(2), &digest, &PeerError::ConnectTimeout);
         troubles.failed(peer(3), &digest, &PeerError::Short);
@@ -152,7 +181,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_keeps_failing_is_avoided_for_longer_and_longer() {
-        let (troubles, digest) = (Troubles::new(), Digest::of(b"x"));
+        let (troubles, digest) = (Troubles::new(unheard_reporter()), Digest::of(b"x"));
         let mut expected = PEER_UNREACHABLE_TTL;
         for _ in 0..3 {
             for _ in 0..5 {

@@ -12,9 +12,9 @@ use futures_util::stream;
 
 use super::{Asked, Mirror, content_head};
 use crate::agent::body::{ByteStream, Cut, Served};
+use crate::agent::fetch::RunningRange;
 use crate::agent::fetch::{Fetched, Head, Missed};
 use crate::agent::record::Record;
-use crate::agent::fetch::RunningRange;
 use crate::oci::Digest;
 
 type Fetching = Pin<Box<dyn Future<Output = Result<Fetched, Missed>> + Send>>;
