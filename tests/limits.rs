@@ -227,8 +227,8 @@ async fn who_vanishes_without_a_word_gives_slots_and_connections_back() {
         for n in $(seq {UPLOADS}); do
             open 'GET {target} HTTP/1.1\r\nHost: x\r\n\r\n' && head -c 12 <&$c; echo
         done
-        for n in $(seq {IDLE}); do open ''; done
         for n in $(seq {IDLE}); do open 'GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n' && head -c 12 <&$c; echo; done
+        for n in $(seq {IDLE}); do open ''; done
         echo all; read"#,
         ip = host,
         port = agent.peer.port(),
@@ -250,7 +250,9 @@ async fn who_vanishes_without_a_word_gives_slots_and_connections_back() {
     .unwrap();
     let answered = said.iter().filter(|line| *line == "HTTP/1.1 200").count();
     assert_eq!((answered, said.last().map(String::as_str)), (UPLOADS + IDLE, Some("all")), "{said:?}");
-    assert!(agent.process.sockets() >= before + UPLOADS + 2 * IDLE);
+    // Those of the first kind may be closed already: opening them takes a shell its time.
+    let opened = agent.process.sockets() - before;
+    assert!(opened >= UPLOADS + IDLE, "{opened} connections");
     namespace.swallow();
     slots_are_free_again(agent.peer, &small, &bytes).await;
     within("all their connections are closed", SLACK, async || {
