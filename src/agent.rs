@@ -10,6 +10,7 @@ pub mod counters;
 mod discovery;
 mod fetch;
 mod give;
+mod heal;
 mod health;
 pub mod inventory;
 mod local;

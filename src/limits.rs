@@ -146,6 +146,8 @@ pub const FOLLOW_IDLE_MAX: Duration = Duration::from_secs(3);
 /// What is kept of a blob's end, because containerd may not have written it yet (it writes in steps of
 /// 1 MiB, behind what its socket holds), bytes.
 pub const FOLLOW_TAIL_BYTES: u64 = 4 * 1024 * 1024;
+/// A complete ingest that nobody has written to for so long is nobody's any more.
+pub const INGEST_UNTOUCHED_MIN: Duration = Duration::from_secs(60);
 /// How long it is remembered how a transfer of a digest went.
 pub const TRANSFER_MEMORY_TTL: Duration = Duration::from_secs(60);
 /// Offsets of one digest at which answers were cut.

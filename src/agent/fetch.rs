@@ -33,6 +33,7 @@ use tokio_util::task::TaskTracker;
 use super::body::ByteStream;
 use super::buffers::BufferPool;
 use super::discovery::{Discovery, LookupError};
+use super::heal::Healer;
 use super::peer::{self, Answer, Ask, PeerError, Peers};
 use super::report::Reporter;
 use super::store::{Ingest, Store};
@@ -69,6 +70,7 @@ pub(crate) struct Fetcher {
     discovery: Arc<Discovery>,
     store: Arc<dyn Store>,
     pool: BufferPool,
+    healer: Healer,
     peers: Arc<Peers>,
     troubles: Troubles,
     delay: Delay,
@@ -143,13 +145,14 @@ impl Fetcher {
         discovery: Arc<Discovery>,
         store: Arc<dyn Store>,
         pool: BufferPool,
-        reporter: Reporter,
+        (reporter, healer): (Reporter, Healer),
         stop: Stop,
     ) -> Self {
         Self {
             discovery,
             store,
             pool,
+            healer,
             peers: Arc::default(),
             troubles: Troubles::new(reporter),
             delay: Delay::default(),

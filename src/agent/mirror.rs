@@ -19,14 +19,15 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
 use axum::http::{Method, Response, StatusCode};
+use futures_util::StreamExt;
 use tokio::time::{Instant, timeout_at};
 
 use super::answer::{self, ContentHead, Refusal};
-use super::body::Served;
+use super::body::{ByteStream, Served};
 use super::buffers::BufferPool;
 use super::counters::Counters;
 use super::discovery::Discovery;
-use super::fetch::{Fetched, Fetcher, Missed, Offer, Wanted};
+use super::fetch::{Fetched, Fetcher, Missed, Offer, RunningRange, Wanted};
 use super::give::{self, Asked};
 use super::local::{Local, LocalBlob, LocalError, LocalManifest};
 use super::origin::Origins;
@@ -127,7 +128,7 @@ impl Mirror {
         let mut fetching = Box::pin(fetching);
         let mut may_be_promised = true;
         let refusal = match timeout_at(deadline, &mut fetching).await {
-            Ok(Ok(fetched)) => return Ok(self.give(asked, digest, fetched, record)),
+            Ok(Ok(fetched)) => return Ok(self.give(asked, digest, fetched, wanted.running, record)),
             Ok(Err(missed)) => {
                 may_be_promised = missed != Missed::JustCut;
                 let mut refusal = Refusal::unknown(path.is_manifest(), missed.to_string());
@@ -135,7 +136,9 @@ impl Mirror {
                 refusal
             }
             Err(_) => match offer.take() {
-                Some(head) => return Ok(self.give_late(asked, digest, head, fetching, record)),
+                Some(head) => {
+                    return Ok(self.give_late(asked, digest, head, (fetching, wanted.running), record));
+                }
                 None => Refusal::unknown(path.is_manifest(), "no peer answered properly in time"),
             },
         };
@@ -177,6 +180,7 @@ impl Mirror {
         asked: Asked<'_>,
         digest: &Digest,
         fetched: Fetched,
+        running: Option<Arc<RunningRange>>,
         mut record: Record,
     ) -> Response<Body> {
         let source = Origin::Peer(fetched.source());
@@ -195,8 +199,19 @@ impl Mirror {
         };
         let head = content_head(&asked, digest, head);
         record.answered(head.status(), source, head.length());
+        let stream = held(stream, running);
         head.response(Served::body(stream, head.length(), record, asked.connection.clone()))
     }
+}
+
+/// The range runs until the last byte is out, or the cut: those behind it wait for that.
+fn held(stream: ByteStream, running: Option<Arc<RunningRange>>) -> ByteStream {
+    let Some(running) = running else { return stream };
+    let held = stream.map(move |piece| {
+        let _as_long_as_the_body = &running;
+        piece
+    });
+    held.boxed()
 }
 
 fn content_head<'a>(asked: &Asked<'a>, digest: &'a Digest, head: super::fetch::Head) -> ContentHead<'a> {

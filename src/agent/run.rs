@@ -16,6 +16,7 @@ use super::buffers::BufferPool;
 use super::counters::Counters;
 use super::discovery::{Discovery, Lookup, Servers};
 use super::fetch::Fetcher;
+use super::heal::Healer;
 use super::health::{self, Health};
 use super::inventory::{self, Inventory};
 use super::local::Local;
@@ -113,8 +114,10 @@ pub async fn run(config: Config, stop: Stop, ready: impl FnOnce(Addresses) + Sen
     let lookup: Arc<dyn Lookup> =
         Arc::new(Servers { client: client.clone(), group: group.clone(), advertise });
     let discovery = Arc::new(Discovery::new(lookup));
+    let healer = Healer::new(Arc::clone(&store), pool.clone());
+    let helpers = (reporter, healer.clone());
     let fetcher =
-        Fetcher::new(Arc::clone(&discovery), Arc::clone(&store), pool.clone(), reporter, stop.clone());
+        Fetcher::new(Arc::clone(&discovery), Arc::clone(&store), pool.clone(), helpers, stop.clone());
     let fetcher = Arc::new(fetcher);
     let local = Local::new(Arc::clone(&store), Verifier::new(pool.clone(), stop.clone()), pool.clone());
     let inventory =
@@ -151,6 +154,7 @@ pub async fn run(config: Config, stop: Stop, ready: impl FnOnce(Addresses) + Sen
     tasks.spawn("breaker", async move { discovery.watch(breaker_stop).await });
     let reports_stop = stop.clone();
     tasks.spawn("reports", async move { reports.run(reports_stop).await });
+    tasks.spawn("healer", healer.run(stop.clone()));
     tasks.spawn("inventory", async move { inventory.run(stop).await });
     ready(addresses);
     let ended = tasks.run(DRAIN_TIMEOUT + STOP_MARGIN).await;

@@ -172,6 +172,11 @@ pub trait Store: Send + Sync + 'static {
     /// comes first.
     fn ingests<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Vec<Ingest>, StoreError>>;
 
+    /// Ingests that have all their bytes, and that nobody has written to for
+    /// [`INGEST_UNTOUCHED_MIN`](crate::limits::INGEST_UNTOUCHED_MIN): their commit failed, or nobody was left
+    /// to ask for it. None where their bytes are not visible.
+    fn complete_ingests(&self) -> BoxFuture<'_, Result<Vec<(Digest, File)>, StoreError>>;
+
     /// Aborts every ingest of `digest`, complete or not; returns how many there were. Bad bytes that
     /// arrived whole would else fail each later pull of that image on this node.
     fn abort_ingests<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<usize, StoreError>>;

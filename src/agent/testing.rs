@@ -19,6 +19,7 @@ use super::buffers::BufferPool;
 use super::counters::Counters;
 use super::discovery::{Discovery, Lookup, LookupError};
 use super::fetch::Fetcher;
+use super::heal::Healer;
 use super::local::Local;
 use super::mirror::{self, Mirror};
 use super::origin::Origins;
@@ -121,13 +122,14 @@ impl Node {
             policies: Arc::clone(&policies),
             counters: Arc::clone(&counters),
         };
+        let healer = Healer::new(Arc::clone(&dyn_store), pool.clone());
         let mirror = Mirror {
             local,
             fetcher: Arc::new(Fetcher::new(
                 Arc::clone(&discovery),
                 dyn_store,
                 pool.clone(),
-                unheard_reporter(),
+                (unheard_reporter(), healer),
                 stop.clone(),
             )),
             discovery: Arc::clone(&discovery),

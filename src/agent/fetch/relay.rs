@@ -88,7 +88,10 @@ impl Relay {
                 match follower.verdict(tail, &bytes, &self.digest).await {
                     Some(false) => return Err(self.wrong_bytes()),
                     Some(true) => {}
-                    None => tracing::debug!(digest = %self.digest, "a rest could not be verified here"),
+                    None => {
+                        tracing::debug!(digest = %self.digest, "a rest could not be verified here");
+                        self.fetcher.healer.look();
+                    }
                 }
             }
             // Nothing is kept before its end is near.
@@ -96,6 +99,7 @@ impl Relay {
                 *tail = Tail::new(self.transfer.left().start);
             }
             Check::File(_, tail) => tail.push(bytes.clone()),
+            Check::Length if is_last => self.fetcher.healer.look(),
             Check::Length => {}
         }
         if is_last {

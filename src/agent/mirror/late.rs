@@ -10,7 +10,7 @@ use futures_util::StreamExt;
 use futures_util::TryStreamExt;
 use futures_util::stream;
 
-use super::{Asked, Mirror, content_head};
+use super::{Asked, Mirror, content_head, held};
 use crate::agent::body::{ByteStream, Cut, Served};
 use crate::agent::fetch::RunningRange;
 use crate::agent::fetch::{Fetched, Head, Missed};
@@ -27,12 +27,13 @@ impl Mirror {
         asked: Asked<'_>,
         digest: &Digest,
         head: Head,
-        fetching: Fetching,
+        (fetching, running): (Fetching, Option<Arc<RunningRange>>),
         mut record: Record,
     ) -> Response<Body> {
         let promised = content_head(&asked, digest, head);
         let source = record.answered_early(promised.status(), promised.length());
         let (fetcher, pool, digest) = (self.fetcher.clone(), self.pool.clone(), digest.clone());
+        let range = running.clone();
         let bytes = async move {
             let fetched = fetching.await;
             if let Ok(fetched) = &fetched {
@@ -44,12 +45,15 @@ impl Mirror {
                 Ok(Fetched::Stream { stream, .. }) => Ok(stream),
                 Ok(Fetched::Manifest { .. } | Fetched::Size { .. } | Fetched::Unsatisfiable { .. })
                 | Err(_) => {
+                    if let Some(range) = range {
+                        range.is_first().await;
+                    }
                     fetcher.was_cut(&digest, head.part().start);
                     Err(Cut::NoSource)
                 }
             }
         };
-        let stream = stream::once(bytes).try_flatten().boxed();
+        let stream = held(stream::once(bytes).try_flatten().boxed(), running);
         promised.response(Served::body(stream, promised.length(), record, asked.connection.clone()))
     }
 
@@ -65,12 +69,13 @@ impl Mirror {
         let promised = content_head(&asked, digest, head);
         record.answered_early(promised.status(), promised.length());
         let (fetcher, digest) = (self.fetcher.clone(), digest.clone());
+        let running = Arc::clone(&range);
         let nothing = async move {
             range.is_first().await;
             fetcher.was_cut(&digest, head.part().start);
             Err(Cut::NoSource)
         };
-        let stream = stream::once(nothing).boxed();
+        let stream = held(stream::once(nothing).boxed(), Some(running));
         promised.response(Served::body(stream, promised.length(), record, asked.connection.clone()))
     }
 }

@@ -8,6 +8,7 @@ mod client;
 mod watch;
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -188,6 +189,13 @@ impl ContainerdStore {
         Ok(ingests.map(|(_, total_bytes)| Ingest { total_bytes, data: None }).collect())
     }
 
+    async fn all_complete_ingests(&self) -> Result<Vec<(Digest, File)>, StoreError> {
+        match self.view().await? {
+            View::Folder(folder) => ingest::complete(folder.root()).await,
+            View::Remote => Ok(Vec::new()),
+        }
+    }
+
     async fn abort_all(&self, digest: &Digest) -> Result<usize, StoreError> {
         let mut aborted = 0;
         for (ingest, _) in self.client.ingests().await? {
@@ -233,6 +241,10 @@ impl Store for ContainerdStore {
 
     fn ingests<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Vec<Ingest>, StoreError>> {
         self.all_ingests(digest).boxed()
+    }
+
+    fn complete_ingests(&self) -> BoxFuture<'_, Result<Vec<(Digest, File)>, StoreError>> {
+        self.all_complete_ingests().boxed()
     }
 
     fn abort_ingests<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<usize, StoreError>> {

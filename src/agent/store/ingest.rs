@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use super::{Ingest, StoreError};
+use crate::limits::INGEST_UNTOUCHED_MIN;
 use crate::oci::Digest;
 
 /// What a `ref` or `total` may have, bytes: they are a line.
@@ -22,27 +23,57 @@ pub(super) async fn find(root: &Path, digest: &Digest) -> Result<Vec<Ingest>, St
 }
 
 fn find_blocking(folder: &Path, digest: &Digest) -> io::Result<Vec<Ingest>> {
+    let mut found = Vec::new();
+    each(folder, |name, total_bytes, data| {
+        if name.ends_with(digest.as_str()) {
+            let written = data.as_ref().and_then(|data| data.metadata().ok()?.modified().ok());
+            found.push((written.unwrap_or(SystemTime::UNIX_EPOCH), Ingest { total_bytes, data }));
+        }
+    })?;
+    found.sort_by_key(|(written, _)| std::cmp::Reverse(*written));
+    Ok(found.into_iter().map(|(_, ingest)| ingest).collect())
+}
+
+/// Ingests below `root` that are complete and were not written to for [`INGEST_UNTOUCHED_MIN`].
+pub(super) async fn complete(root: &Path) -> Result<Vec<(Digest, File)>, StoreError> {
+    let folder = root.join("ingest");
+    let found = tokio::task::spawn_blocking(move || complete_blocking(&folder)).await;
+    found
+        .unwrap_or_else(|ended| Err(io::Error::other(ended)))
+        .map_err(|source| StoreError::Io { action: "look at the ingests", source })
+}
+
+fn complete_blocking(folder: &Path) -> io::Result<Vec<(Digest, File)>> {
+    let (mut found, now) = (Vec::new(), SystemTime::now());
+    each(folder, |name, total_bytes, data| {
+        // `k8s.io/1/layer-sha256:<hex>`
+        let start = name.rfind("sha256:").or_else(|| name.rfind("sha512:"));
+        let digest = start.and_then(|start| name[start..].parse::<Digest>().ok());
+        let (Some(digest), Some(total_bytes), Some(data)) = (digest, total_bytes, data) else { return };
+        let Ok(metadata) = data.metadata() else { return };
+        let rests = metadata.modified().ok().and_then(|written| now.duration_since(written).ok());
+        if metadata.len() == total_bytes && rests.is_some_and(|rests| rests >= INGEST_UNTOUCHED_MIN) {
+            found.push((digest, data));
+        }
+    })?;
+    Ok(found)
+}
+
+/// Calls `see` with `ref`, `total` and `data` of each ingest.
+fn each(folder: &Path, mut see: impl FnMut(String, Option<u64>, Option<File>)) -> io::Result<()> {
     let entries = match std::fs::read_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         entries => entries?,
     };
-    let mut found = Vec::new();
     for entry in entries {
         let path = entry?.path();
         // Committed or aborted while we look.
         let Ok(name) = line(&path.join("ref")) else { continue };
-        if !name.ends_with(digest.as_str()) {
-            continue;
-        }
-        let data = File::open(path.join("data")).ok();
-        let written = data.as_ref().and_then(|data| data.metadata().ok()?.modified().ok());
         let total_bytes = line(&path.join("total")).ok().and_then(|total| total.parse().ok());
         // 0 is what containerd writes for "not known".
-        let total_bytes = total_bytes.filter(|total| *total > 0);
-        found.push((written.unwrap_or(SystemTime::UNIX_EPOCH), Ingest { total_bytes, data }));
+        see(name, total_bytes.filter(|total| *total > 0), File::open(path.join("data")).ok());
     }
-    found.sort_by_key(|(written, _)| std::cmp::Reverse(*written));
-    Ok(found.into_iter().map(|(_, ingest)| ingest).collect())
+    Ok(())
 }
 
 fn line(path: &Path) -> io::Result<String> {
@@ -75,5 +106,25 @@ mod tests {
         totals.sort();
         assert_eq!(totals, [None, Some(5)]);
         assert!(found.iter().all(|ingest| ingest.data.is_some()));
+    }
+
+    #[tokio::test]
+    async fn only_what_is_whole_and_rests_is_complete() {
+        let root = tempfile::tempdir().unwrap();
+        let rested = SystemTime::now() - INGEST_UNTOUCHED_MIN * 2;
+        for (id, total, written) in
+            [("whole", "5", rested), ("half", "6", rested), ("fresh", "5", SystemTime::now())]
+        {
+            let folder = root.path().join("ingest").join(id);
+            std::fs::create_dir_all(&folder).unwrap();
+            std::fs::write(folder.join("ref"), format!("k8s.io/1/layer-{}", Digest::of(id.as_bytes())))
+                .unwrap();
+            std::fs::write(folder.join("total"), total).unwrap();
+            std::fs::write(folder.join("data"), "bytes").unwrap();
+            File::options().write(true).open(folder.join("data")).unwrap().set_modified(written).unwrap();
+        }
+        let found = complete(root.path()).await.unwrap();
+        let found: Vec<_> = found.into_iter().map(|(digest, _)| digest).collect();
+        assert_eq!(found, [Digest::of(b"whole")]);
     }
 }

@@ -7,6 +7,7 @@
 //! says nothing about its registry, and is skipped.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -241,6 +242,10 @@ impl Store for LayoutStore {
     /// A layout that others write to with containerd's own library has them beside its blobs.
     fn ingests<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Vec<Ingest>, StoreError>> {
         ingest::find(self.folder.root(), digest).boxed()
+    }
+
+    fn complete_ingests(&self) -> BoxFuture<'_, Result<Vec<(Digest, File)>, StoreError>> {
+        ingest::complete(self.folder.root()).boxed()
     }
 
     /// Nothing of ours is ever half there: nobody pulls into a layout through a mirror.

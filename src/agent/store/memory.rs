@@ -250,6 +250,17 @@ impl Store for MemoryStore {
         std::future::ready(Ok(found)).boxed()
     }
 
+    fn complete_ingests(&self) -> BoxFuture<'_, Result<Vec<(Digest, std::fs::File)>, StoreError>> {
+        let state = self.state();
+        let complete = state.ingests.iter().filter_map(|(digest, partial)| {
+            let (total_bytes, data) = partial.as_ref()?;
+            let is_complete = data.metadata().ok()?.len() == *total_bytes;
+            Some((digest.clone(), data.try_clone().ok().filter(|_| is_complete)?))
+        });
+        let complete = complete.collect();
+        std::future::ready(Ok(complete)).boxed()
+    }
+
     fn abort_ingests<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<usize, StoreError>> {
         let mut state = self.state();
         let before = state.ingests.len();
