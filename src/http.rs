@@ -233,10 +233,20 @@ async fn serve_connection(
     limits: ConnectionLimits,
     stop: Stop,
 ) {
-    // hyper takes its buffer before the first byte is there: a connection that only stays open should
-    // cost no more than its socket.
-    let says_something = tokio::time::timeout(limits.header_timeout, stream.readable());
-    if !matches!(stop.run_until_cancelled(says_something).await, Some(Ok(Ok(())))) {
+    // hyper takes its buffers, 16 KiB, before it knows whether anything comes: a connection that only
+    // stays open should cost no more than its socket. `peek`, because readiness alone may be spurious.
+    let mut first = [0];
+    let says_something = tokio::time::timeout(limits.header_timeout, stream.peek(&mut first));
+    let stopped = async {
+        stop.cancelled().await;
+        // It may have been accepted a moment ago, and its request be on the way.
+        tokio::time::sleep(limits::FIRST_REQUEST_WAIT).await;
+    };
+    let says_something = tokio::select! {
+        said = says_something => matches!(said, Ok(Ok(1))),
+        () = stopped => false,
+    };
+    if !says_something {
         return;
     }
     Box::pin(serve_requests(stream, peer, answers, limits, stop)).await;

@@ -122,6 +122,10 @@ pub const VERIFIED_WHOLE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 pub const SPOOL_MEMORY_BYTES_MAX: u64 = 1024 * 1024;
 /// What is gathered for one write to such a file, bytes.
 pub const SPOOL_WRITE_BYTES: usize = 1024 * 1024;
+/// The same over all transfers; what does not fit goes to a file, too.
+pub const SPOOL_MEMORY_TOTAL_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Transfers from peers at once; further requests wait for one to end, as long as they are held.
+pub const TRANSFERS_MAX: usize = 48;
 /// One read from a file, and the read buffer of one connection to a peer, bytes.
 pub const FILE_CHUNK_BYTES: usize = 256 * 1024;
 /// Interim answers (1xx) of one peer before its answer; we ask for none.
@@ -256,5 +260,6 @@ const _: () = assert!(VERIFY_BEFORE_CHUNK.as_millis() < SOURCE_STALL_TIMEOUT.as_
 const _: () = assert!(FILE_CHUNK_BYTES as u64 >= SOURCE_BYTES_PER_SECOND_MIN * VERIFY_BEFORE_CHUNK.as_secs());
 const _: () = assert!(MANIFEST_BYTES_MAX <= MANIFEST_MEMORY_BYTES_MAX as u64);
 const _: () = assert!(SPOOL_MEMORY_BYTES_MAX < VERIFIED_WHOLE_BYTES_MAX);
+const _: () = assert!(SPOOL_MEMORY_BYTES_MAX < SPOOL_MEMORY_TOTAL_BYTES_MAX as u64);
 const _: () = assert!(MANIFEST_BYTES_MAX <= VERIFIED_WHOLE_BYTES_MAX);
 const _: () = assert!(REQUEST_KEYS_MAX * (piccolo_raft::command::KEY_BYTES_MAX + 3) > API_BODY_BYTES_MAX);
