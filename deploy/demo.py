@@ -320,12 +320,19 @@ class Demo:
     def resident_mib(self):
         pids = {name: process.pid for name, process in self.processes.running if name.startswith("agent")}
         pids.update(self.server_pids())
-        for name, pid in sorted(pids.items()):
+        # An agent is two processes: all that are children of one of ours count with it.
+        resident, parents = {}, {}
+        for status in Path("/proc").glob("[0-9]*/status"):
             try:
-                status = Path(f"/proc/{pid}/status").read_text()
-                yield name, int(re.search(r"VmRSS:\s+(\d+)", status).group(1)) / 1024
+                text = status.read_text()
+                pid = int(status.parent.name)
+                parents[pid] = int(re.search(r"PPid:\s+(\d+)", text).group(1))
+                resident[pid] = int(re.search(r"VmRSS:\s+(\d+)", text).group(1)) / 1024
             except (OSError, AttributeError):
                 continue
+        for name, pid in sorted(pids.items()):
+            if pid in resident:
+                yield name, sum(mib for other, mib in resident.items() if pid in (other, parents[other]))
 
     # ---- the script ----
 

@@ -34,7 +34,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use policy::Filter;
-pub use run::{Addresses, Error, run};
+pub use run::{Addresses, Error, Listeners, run, run_on};
 
 /// Everything that an agent can be told.
 #[derive(Clone, Debug)]

@@ -7,6 +7,7 @@ mod client;
 mod exit;
 mod find;
 mod hosts;
+mod log_lines;
 mod mirror;
 mod output;
 mod parent;

@@ -1,7 +1,9 @@
 //! HTTP for both roles: an accept loop of our own, because limits belong in front of hyper
 //! (connection cap, header timeout) and because only who owns the socket can reset it.
 
+mod occupant;
 mod socket;
+mod threads;
 
 use std::convert::Infallible;
 use std::io;
@@ -12,17 +14,19 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::Request;
+use axum::http::{Request, Response};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use crate::limits;
 use crate::task::Stop;
+pub use occupant::Occupant;
 use socket::Socket;
+use threads::Threads;
 
 /// Connections that wait in the kernel for `accept`.
 const BACKLOG: u32 = 4096;
@@ -31,22 +35,27 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// A listener that could not be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("could not listen on {address} for {what}{}", hint(source))]
+#[error("could not listen on {address} for {what}{}", hint(source, occupant.as_ref()))]
 pub struct BindError {
     /// What would have been served there.
     pub what: &'static str,
     /// The address asked for.
     pub address: SocketAddr,
+    /// Who listens there already, where that can be found out.
+    pub occupant: Option<Occupant>,
     /// The system's error.
     #[source]
     pub source: io::Error,
 }
 
-fn hint(error: &io::Error) -> &'static str {
+fn hint(error: &io::Error, occupant: Option<&Occupant>) -> String {
     match error.kind() {
-        io::ErrorKind::AddrInUse => ", which another process holds: stop it or choose another port",
-        io::ErrorKind::AddrNotAvailable => ", which this host does not have",
-        _ => "",
+        io::ErrorKind::AddrInUse => {
+            let who = occupant.map_or_else(|| "another process".to_owned(), Occupant::to_string);
+            format!(", which {who} holds: stop it or choose another port")
+        }
+        io::ErrorKind::AddrNotAvailable => ", which this host does not have".to_owned(),
+        _ => String::new(),
     }
 }
 
@@ -74,7 +83,7 @@ impl Default for ConnectionLimits {
     }
 }
 
-/// The connection that a request came on; every request carries it as an extension.
+/// The connection that a request came on.
 #[derive(Clone, Debug)]
 pub struct Connection {
     /// The client.
@@ -104,21 +113,89 @@ pub async fn bind(address: SocketAddr, what: &'static str) -> Result<TcpListener
         socket.bind(address)?;
         socket.listen(BACKLOG)
     };
-    open().map_err(|source| BindError { what, address, source })
+    open().map_err(|source| {
+        let occupied = source.kind() == io::ErrorKind::AddrInUse;
+        BindError { what, address, occupant: occupied.then(|| occupant::of(address)).flatten(), source }
+    })
 }
 
-/// Serves `router` until `stop`, then lets requests in flight end, within the drain timeout.
-pub async fn serve(listener: TcpListener, router: Router, limits: ConnectionLimits, stop: Stop) {
+/// What answers the requests of a listener.
+pub trait Answer: Clone + Send + Sync + 'static {
+    /// The answer to a request that came on `connection`.
+    fn answer(
+        self,
+        request: Request<Incoming>,
+        connection: Connection,
+    ) -> impl Future<Output = Response<Body>> + Send + 'static;
+}
+
+/// Handlers find the [`Connection`] among the request's extensions.
+impl Answer for Router {
+    fn answer(
+        self,
+        mut request: Request<Incoming>,
+        connection: Connection,
+    ) -> impl Future<Output = Response<Body>> + Send + 'static {
+        request.extensions_mut().insert(connection);
+        let answer = self.oneshot(request.map(Body::new));
+        async move { answer.await.unwrap_or_else(|never| match never {}) }
+    }
+}
+
+/// Serves `answers` until `stop`, then lets requests in flight end, within the drain timeout.
+pub async fn serve(listener: TcpListener, answers: impl Answer, limits: ConnectionLimits, stop: Stop) {
+    let start = |tracker: &TaskTracker, (stream, peer, slot): Accepted, abandon: Stop| {
+        let one = serve_connection(stream, peer, answers.clone(), limits, stop.clone());
+        tracker.spawn(unless(abandon, one, slot));
+    };
+    serve_each(listener, limits, &stop, start).await;
+}
+
+/// The same on threads of its own, each with its share of the connections; for a port whose answers
+/// are large. `name` is that of the threads.
+///
+/// # Errors
+/// If the system refuses a thread.
+pub async fn serve_on_threads(
+    listener: TcpListener,
+    name: &str,
+    answers: impl Answer,
+    limits: ConnectionLimits,
+    stop: Stop,
+) -> io::Result<()> {
+    let threads = Threads::start(name)?;
+    let start = |tracker: &TaskTracker, (stream, peer, slot): Accepted, abandon: Stop| {
+        let (answers, stop) = (answers.clone(), stop.clone());
+        match stream.into_std() {
+            Ok(stream) => threads.spawn(tracker, async move {
+                let Ok(stream) = TcpStream::from_std(stream) else { return };
+                unless(abandon, serve_connection(stream, peer, answers, limits, stop), slot).await;
+            }),
+            Err(error) => tracing::warn!(%peer, %error, "could not hand a connection to its thread"),
+        }
+    };
+    serve_each(listener, limits, &stop, start).await;
+    Ok(())
+}
+
+type Accepted = (TcpStream, SocketAddr, OwnedSemaphorePermit);
+
+async fn unless(abandon: Stop, connection: impl Future<Output = ()>, slot: OwnedSemaphorePermit) {
+    abandon.run_until_cancelled(connection).await;
+    drop(slot);
+}
+
+async fn serve_each(
+    listener: TcpListener,
+    limits: ConnectionLimits,
+    stop: &Stop,
+    start: impl Fn(&TaskTracker, Accepted, Stop),
+) {
     let connections = TaskTracker::new();
     let slots = Arc::new(Semaphore::new(limits.connections_max));
     let abandon = Stop::new();
-    while let Some((stream, peer, slot)) = accept(&listener, &slots, &stop).await {
-        let one = serve_connection(stream, peer, router.clone(), limits, stop.clone());
-        let abandon = abandon.clone();
-        connections.spawn(async move {
-            abandon.run_until_cancelled(one).await;
-            drop(slot);
-        });
+    while let Some(accepted) = accept(&listener, &slots, stop).await {
+        start(&connections, accepted, abandon.clone());
     }
     drop(listener);
     connections.close();
@@ -130,11 +207,7 @@ pub async fn serve(listener: TcpListener, router: Router, limits: ConnectionLimi
 }
 
 /// The next connection with its slot; `None` once stopped.
-async fn accept(
-    listener: &TcpListener,
-    slots: &Arc<Semaphore>,
-    stop: &Stop,
-) -> Option<(TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
+async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>, stop: &Stop) -> Option<Accepted> {
     loop {
         let next = async {
             let slot = Arc::clone(slots).acquire_owned().await.expect("the semaphore is never closed");
@@ -156,23 +229,33 @@ async fn accept(
 async fn serve_connection(
     stream: TcpStream,
     peer: SocketAddr,
-    router: Router,
+    answers: impl Answer,
     limits: ConnectionLimits,
     stop: Stop,
 ) {
-    // hyper takes its buffer before the first byte is there: a connection that only stays open should
-    // cost no more than its socket.
-    let says_something = tokio::time::timeout(limits.header_timeout, stream.readable());
-    if !matches!(stop.run_until_cancelled(says_something).await, Some(Ok(Ok(())))) {
+    // hyper takes its buffers, 16 KiB, before it knows whether anything comes: a connection that only
+    // stays open should cost no more than its socket. `peek`, because readiness alone may be spurious.
+    let mut first = [0];
+    let says_something = tokio::time::timeout(limits.header_timeout, stream.peek(&mut first));
+    let stopped = async {
+        stop.cancelled().await;
+        // It may have been accepted a moment ago, and its request be on the way.
+        tokio::time::sleep(limits::FIRST_REQUEST_WAIT).await;
+    };
+    let says_something = tokio::select! {
+        said = says_something => matches!(said, Ok(Ok(1))),
+        () = stopped => false,
+    };
+    if !says_something {
         return;
     }
-    Box::pin(serve_requests(stream, peer, router, limits, stop)).await;
+    Box::pin(serve_requests(stream, peer, answers, limits, stop)).await;
 }
 
 async fn serve_requests(
     stream: TcpStream,
     peer: SocketAddr,
-    router: Router,
+    answers: impl Answer,
     limits: ConnectionLimits,
     stop: Stop,
 ) {
@@ -183,13 +266,12 @@ async fn serve_requests(
     }
     let connection = Connection { peer, local, reset: Arc::new(AtomicBool::new(false)) };
     let io = TokioIo::new(Socket::new(stream, Arc::clone(&connection.reset), limits.client_silent_max));
-    let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(connection.clone());
-        let router = router.clone();
-        async move {
-            let response = router.oneshot(request.map(Body::new)).await;
-            Ok::<_, Infallible>(response.unwrap_or_else(|never| match never {}))
-        }
+    let begun = Arc::new(Notify::new());
+    let begins = Arc::clone(&begun);
+    let service = hyper::service::service_fn(move |request| {
+        begins.notify_one();
+        let answer = answers.clone().answer(request, connection.clone());
+        async move { Ok::<_, Infallible>(answer.await) }
     });
     let http = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -198,9 +280,14 @@ async fn serve_requests(
         .half_close(false)
         .serve_connection(io, service);
     let mut http = std::pin::pin!(http);
+    let stopping = async {
+        stop.cancelled().await;
+        // hyper would close a connection that was accepted a moment ago, in the face of its request.
+        let _ = tokio::time::timeout(limits::FIRST_REQUEST_WAIT, begun.notified()).await;
+    };
     let ended = tokio::select! {
         ended = http.as_mut() => ended,
-        () = stop.cancelled() => {
+        () = stopping => {
             http.as_mut().graceful_shutdown();
             http.await
         }
@@ -338,11 +425,68 @@ mod tests {
         assert!(String::from_utf8_lossy(&answer).ends_with("done"));
     }
 
+    /// hyper's own graceful shutdown closes such a connection: its client saw an end without an answer.
+    #[tokio::test]
+    async fn stopping_answers_a_request_that_follows_its_connection() {
+        let (address, stop, tasks) =
+            start(Router::new().route("/", get(|| async { "ok" })), ConnectionLimits::default()).await;
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        // Accepts are in order, so that the first one is accepted when the second is answered.
+        let mut second = TcpStream::connect(address).await.unwrap();
+        second.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        second.read_exact(&mut [0]).await.unwrap();
+        stop.cancel();
+        tokio::task::yield_now().await;
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        assert!(String::from_utf8_lossy(&answer).ends_with("ok"), "{answer:?}");
+        tasks.close();
+        let ended = tokio::time::timeout(Duration::from_secs(5), tasks.wait()).await;
+        assert!(ended.is_ok(), "the listener still waits");
+    }
+
+    #[tokio::test]
+    async fn threads_of_their_own_share_the_connections_and_stop_as_one_listener() {
+        let (entered, mut has_entered) = tokio::sync::mpsc::channel(64);
+        let (release, released) = tokio::sync::watch::channel(false);
+        let handler = move || {
+            let (entered, mut released) = (entered.clone(), released.clone());
+            async move {
+                entered.send(()).await.unwrap();
+                released.wait_for(|is| *is).await.unwrap();
+                std::thread::current().name().unwrap_or_default().to_owned()
+            }
+        };
+        let listener = bind("127.0.0.1:0".parse().unwrap(), "a test").await.unwrap();
+        let (address, stop, tasks) = (listener.local_addr().unwrap(), Stop::new(), TaskTracker::new());
+        let router = Router::new().route("/", get(handler));
+        let serving = serve_on_threads(listener, "served", router, ConnectionLimits::default(), stop.clone());
+        let serving = tasks.spawn(serving);
+        let requests: Vec<_> = (0..16).map(|_| tasks.spawn(exchange(address))).collect();
+        for _ in &requests {
+            has_entered.recv().await.unwrap();
+        }
+        stop.cancel();
+        release.send(true).unwrap();
+        let mut names = std::collections::BTreeSet::new();
+        for request in requests {
+            let answer = String::from_utf8(request.await.unwrap().unwrap()).unwrap();
+            names.insert(answer.rsplit("\r\n").next().unwrap_or_default().to_owned());
+        }
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        assert_eq!(names.len(), cpus.min(limits::SERVING_THREADS_MAX), "{names:?}");
+        assert!(names.iter().all(|name| name.starts_with("served-")), "{names:?}");
+        let ended = tokio::time::timeout(Duration::from_secs(5), serving).await;
+        assert!(ended.is_ok_and(|ended| ended.is_ok_and(|ended| ended.is_ok())), "it does not end");
+    }
+
     #[tokio::test]
     async fn a_port_in_use_is_named() {
         let held = bind("127.0.0.1:0".parse().unwrap(), "a test").await.unwrap();
         let address = held.local_addr().unwrap();
         let message = bind(address, "the mirror").await.unwrap_err().to_string();
         assert!(message.contains(&address.to_string()) && message.contains("the mirror"), "{message}");
+        assert!(message.contains(&format!("process {} (", std::process::id())), "{message}");
     }
 }

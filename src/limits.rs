@@ -70,6 +70,8 @@ pub const API_ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Connections on one listener.
 pub const CONNECTIONS_MAX: usize = 10_240;
+/// Threads that serve a port whose answers are large; one such thread fills a link of 10 Gbit/s.
+pub const SERVING_THREADS_MAX: usize = 8;
 /// Connections on a port that only Prometheus and probes ask.
 pub const PROBE_CONNECTIONS_MAX: usize = 256;
 /// Time for a request's headers to arrive.
@@ -79,11 +81,30 @@ pub const HEADER_BYTES_MAX: usize = 64 * 1024;
 /// A client that takes nothing of what is sent for so long is cut, whether or not its kernel still
 /// answers ours.
 pub const CLIENT_SILENT_MAX: Duration = Duration::from_secs(60);
+/// How long a stopping listener waits for the first request of a connection.
+pub const FIRST_REQUEST_WAIT: Duration = Duration::from_millis(500);
 /// How long a stopping listener waits for requests in flight.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
-
 /// The same for the raft listener, whose clients repeat what they lose.
 pub const RAFT_DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Time between two requests of the agent's supervisor to its worker.
+pub const WORKER_PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// A worker that answers none of them for so long is killed.
+pub const WORKER_SILENT_MAX: Duration = Duration::from_secs(3);
+/// Time for a new worker to serve: it may have to wait for the resolver.
+pub const WORKER_START_TIMEOUT: Duration = Duration::from_secs(60);
+/// First and longest pause before a worker that ended is started again.
+pub const WORKER_BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// A worker that served for so long is not taken for one that cannot.
+pub const WORKER_HEALTHY_AFTER: Duration = Duration::from_secs(30);
+/// Time for a worker to drain and end: a little more than it takes itself, and less than `piccolo up`
+/// gives to the whole agent.
+pub const WORKER_STOP_TIMEOUT: Duration = DRAIN_TIMEOUT.saturating_add(Duration::from_secs(7));
+/// Connections on one port that the supervisor answers at once while no worker does.
+pub const STAND_IN_CONNECTIONS_MAX: usize = 256;
+/// Time for each of them.
+pub const STAND_IN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long the mirror holds one request until its headers.
 pub const RESOLVE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(2);
@@ -101,6 +122,10 @@ pub const VERIFIED_WHOLE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 pub const SPOOL_MEMORY_BYTES_MAX: u64 = 1024 * 1024;
 /// What is gathered for one write to such a file, bytes.
 pub const SPOOL_WRITE_BYTES: usize = 1024 * 1024;
+/// The same over all transfers; what does not fit goes to a file, too.
+pub const SPOOL_MEMORY_TOTAL_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Transfers from peers at once; further requests wait for one to end, as long as they are held.
+pub const TRANSFERS_MAX: usize = 48;
 /// One read from a file, and the read buffer of one connection to a peer, bytes.
 pub const FILE_CHUNK_BYTES: usize = 256 * 1024;
 /// Interim answers (1xx) of one peer before its answer; we ask for none.
@@ -171,6 +196,10 @@ pub const VERIFY_BEFORE_CHUNK: Duration = Duration::from_secs(1);
 pub const PEER_UNREACHABLE_TTL: Duration = Duration::from_secs(10);
 /// Files that are known to be as their digest says.
 pub const VERIFIED_FILES_MAX: usize = 8_192;
+/// How long a blob is served from the file that its last request opened, without asking the store.
+pub const OPENED_TTL: Duration = Duration::from_secs(1);
+/// Files that are kept open for it.
+pub const OPENED_FILES_MAX: usize = 256;
 /// Files up to [`VERIFIED_WHOLE_BYTES_MAX`] that a source hashes at once, and as many larger ones: a
 /// small one never waits for those.
 pub const VERIFICATIONS_MAX: usize = 4;
@@ -216,6 +245,11 @@ pub const ORIGIN_PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
 const _: () = assert!(REPORT_AGAIN_AFTER.as_secs() < REPORT_TTL.as_secs());
 const _: () = assert!(REPORT_TTL.as_secs() < REPORT_WRONG_TTL.as_secs());
+/// I4: what a frozen agent may cost a pull.
+const FROZEN_COST_MAX: Duration = Duration::from_secs(5);
+
+const _: () =
+    assert!(WORKER_PROBE_INTERVAL.as_millis() + WORKER_SILENT_MAX.as_millis() < FROZEN_COST_MAX.as_millis());
 const _: () = assert!(LOOKUP_TIMEOUT_MAX.as_millis() < RESOLVE_TIMEOUT_DEFAULT.as_millis());
 const _: () = assert!(VERIFY_BEFORE_HEADERS.as_millis() < HEDGE_DELAY_MAX.as_millis());
 const _: () = assert!(PEER_IDLE_TIMEOUT.as_millis() < HEADER_READ_TIMEOUT.as_millis());
@@ -226,5 +260,6 @@ const _: () = assert!(VERIFY_BEFORE_CHUNK.as_millis() < SOURCE_STALL_TIMEOUT.as_
 const _: () = assert!(FILE_CHUNK_BYTES as u64 >= SOURCE_BYTES_PER_SECOND_MIN * VERIFY_BEFORE_CHUNK.as_secs());
 const _: () = assert!(MANIFEST_BYTES_MAX <= MANIFEST_MEMORY_BYTES_MAX as u64);
 const _: () = assert!(SPOOL_MEMORY_BYTES_MAX < VERIFIED_WHOLE_BYTES_MAX);
+const _: () = assert!(SPOOL_MEMORY_BYTES_MAX < SPOOL_MEMORY_TOTAL_BYTES_MAX as u64);
 const _: () = assert!(MANIFEST_BYTES_MAX <= VERIFIED_WHOLE_BYTES_MAX);
 const _: () = assert!(REQUEST_KEYS_MAX * (piccolo_raft::command::KEY_BYTES_MAX + 3) > API_BODY_BYTES_MAX);

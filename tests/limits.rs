@@ -26,8 +26,9 @@ use site::{
     Agent, Answer, Layout, SOON, Server, Setup, Swallowing, Wire, ask, free_address, get, head, noise, within,
 };
 
-/// What an agent may hold in memory at its connection limits (design, section 11), bytes.
-const AGENT_MEMORY_MAX: u64 = 64 << 20;
+/// What an agent may hold in memory at its connection limits (design, section 11), bytes. The futures of
+/// a debug build are some KiB larger each.
+const AGENT_MEMORY_MAX: u64 = if cfg!(debug_assertions) { 80 << 20 } else { 64 << 20 };
 /// A machine with two cores and other tests on them.
 const SLACK: Duration = Duration::from_secs(10);
 /// A blob that no buffers of sockets swallow.
@@ -139,7 +140,7 @@ async fn who_takes_nothing_gives_its_slot_back() {
     let at_mirror = take_nothing(agent.mirror, &blob(&large), 32).await;
     is_blob(&get(agent.mirror, &blob(&small)).await.unwrap(), &bytes);
     slots_are_free_again(agent.peer, &small, &bytes).await;
-    let held = agent.process.memory_bytes("VmHWM");
+    let held = agent.process.own_memory_peak_bytes();
     assert!(held < AGENT_MEMORY_MAX, "{} MiB", held >> 20);
     drop((stuck, at_mirror));
 }
@@ -226,8 +227,8 @@ async fn who_vanishes_without_a_word_gives_slots_and_connections_back() {
         for n in $(seq {UPLOADS}); do
             open 'GET {target} HTTP/1.1\r\nHost: x\r\n\r\n' && head -c 12 <&$c; echo
         done
-        for n in $(seq {IDLE}); do open ''; done
         for n in $(seq {IDLE}); do open 'GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n' && head -c 12 <&$c; echo; done
+        for n in $(seq {IDLE}); do open ''; done
         echo all; read"#,
         ip = host,
         port = agent.peer.port(),
@@ -249,7 +250,9 @@ async fn who_vanishes_without_a_word_gives_slots_and_connections_back() {
     .unwrap();
     let answered = said.iter().filter(|line| *line == "HTTP/1.1 200").count();
     assert_eq!((answered, said.last().map(String::as_str)), (UPLOADS + IDLE, Some("all")), "{said:?}");
-    assert!(agent.process.sockets() >= before + UPLOADS + 2 * IDLE);
+    // Those of the first kind may be closed already: opening them takes a shell its time.
+    let opened = agent.process.sockets() - before;
+    assert!(opened >= UPLOADS + IDLE, "{opened} connections");
     namespace.swallow();
     slots_are_free_again(agent.peer, &small, &bytes).await;
     within("all their connections are closed", SLACK, async || {
@@ -295,8 +298,9 @@ async fn ten_thousand_idle_connections_on_either_port_do_not_stop_a_pull() {
         let took = start.elapsed();
         println!("{name}: {accepted} connections, a pull in {took:?}");
         assert!(took < HEADER_READ_TIMEOUT / 2, "{name}: it waited for them: {took:?}");
-        let held = agent.process.memory_bytes("VmHWM");
-        println!("{name}: {} KiB at most", held >> 10);
+        let held = agent.process.own_memory_peak_bytes();
+        println!("{name}: {} MiB at most", held >> 20);
+        assert!(held < AGENT_MEMORY_MAX, "{name}: {} MiB", held >> 20);
         drop(idle);
         within("all are closed", SOON, async || (agent.process.sockets() < 100).then_some(())).await;
     }
@@ -387,7 +391,7 @@ async fn a_thousand_pulls_at_once_are_all_answered_in_bounded_memory() {
         site.server.found(digest.as_str()).await;
     }
     let (blobs, digests) = (Arc::new(blobs), Arc::new(digests));
-    let idle = site.asker.process.memory_bytes("VmHWM");
+    let idle = site.asker.process.own_memory_peak_bytes();
     let mut pulls = JoinSet::new();
     for n in 0..PULLS {
         let (blobs, digests, mirror) = (Arc::clone(&blobs), Arc::clone(&digests), site.asker.mirror);
@@ -404,8 +408,8 @@ async fn a_thousand_pulls_at_once_are_all_answered_in_bounded_memory() {
     }
     let statuses = tokio::time::timeout(SOON, pulls.join_all()).await.expect("all are answered");
     let served = statuses.iter().filter(|status| **status == 200).count();
-    let held = site.asker.process.memory_bytes("VmHWM");
-    let by_holder = site.holder.process.memory_bytes("VmHWM");
+    let held = site.asker.process.own_memory_peak_bytes();
+    let by_holder = site.holder.process.own_memory_peak_bytes();
     println!(
         "{served} of {PULLS} from the peer; memory {} MiB before, {} MiB at most",
         idle >> 20,
@@ -423,7 +427,7 @@ enum Broken {
     /// Nobody listens.
     Refuses,
     /// Takes connections and requests, and says nothing; counts lookups.
-    Silent(SocketAddr, Arc<AtomicUsize>, JoinSet<()>),
+    Silent { address: SocketAddr, lookups: Arc<AtomicUsize>, _accepting: JoinSet<()> },
     /// Not even the first packet is answered.
     Swallows(Swallowing),
 }
@@ -432,7 +436,7 @@ impl Broken {
     fn url(&self) -> String {
         match self {
             Broken::Refuses => format!("http://{}", free_address()),
-            Broken::Silent(address, ..) => format!("http://{address}"),
+            Broken::Silent { address, .. } => format!("http://{address}"),
             Broken::Swallows(swallowing) => format!("http://{}", swallowing.address),
         }
     }
@@ -456,7 +460,7 @@ impl Broken {
                 });
             }
         });
-        Self::Silent(address, lookups, accepting)
+        Self::Silent { address, lookups, _accepting: accepting }
     }
 }
 
@@ -498,7 +502,7 @@ async fn a_pull_with_all_servers_and_peers_down_costs_three_seconds_at_most() {
         println!("{name}: {first:?}, and {second:?} for the next");
         assert!(first < COST_MAX && second < COST_MAX, "{name}: {first:?}, {second:?}");
         for server in broken {
-            if let Broken::Silent(_, lookups, _) = server {
+            if let Broken::Silent { lookups, .. } = server {
                 let lookups = lookups.load(Ordering::Relaxed);
                 assert!(lookups <= 1, "{name}: {lookups} lookups at a server that says nothing");
             }

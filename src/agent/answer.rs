@@ -6,7 +6,7 @@ use axum::http::header::{
     ACCEPT_RANGES, ALLOW, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_NONE_MATCH, RETRY_AFTER,
 };
 use axum::http::response::Builder;
-use axum::http::{HeaderMap, Method, Response, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 
 use crate::limits::RETRY_AFTER_SECONDS;
 use crate::oci::{ByteRange, Digest, ErrorCode, PathError};
@@ -15,6 +15,9 @@ use crate::oci::{ByteRange, Digest, ErrorCode, PathError};
 pub(crate) const CONTENT_DIGEST: &str = "docker-content-digest";
 /// The registry that the content is of.
 const NAMESPACE: &str = "oci-namespace";
+
+/// Headers of content, with what hyper adds.
+const HEADERS_MAX: usize = 9;
 
 /// An error that a client sees.
 #[derive(Debug)]
@@ -108,25 +111,31 @@ impl ContentHead<'_> {
 
     /// The response with this head.
     pub(crate) fn response(&self, body: Body) -> Response<Body> {
-        let mut head = Response::builder()
-            .status(self.status())
-            .header(CONTENT_TYPE, self.media_type)
-            .header(CONTENT_LENGTH, self.length())
-            .header(ACCEPT_RANGES, "bytes")
-            .header(CONTENT_DIGEST, self.digest.as_str())
-            .header(ETAG, etag(self.digest));
+        let value = |text: &str| HeaderValue::from_str(text).expect("made by us, or parsed: plain ASCII");
+        let mut response = Response::new(body);
+        *response.status_mut() = self.status();
+        let headers = response.headers_mut();
+        headers.reserve(HEADERS_MAX);
+        headers.insert(CONTENT_TYPE, value(self.media_type));
+        headers.insert(CONTENT_LENGTH, self.length().into());
+        headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+        headers.insert(HeaderName::from_static(CONTENT_DIGEST), value(self.digest.as_str()));
+        headers.insert(ETAG, value(&etag(self.digest)));
         if let Some(range) = self.range {
-            head = head.header(CONTENT_RANGE, range.to_string());
+            headers.insert(CONTENT_RANGE, value(&range.to_string()));
         }
         if let Some(registry) = self.registry {
-            head = head.header(NAMESPACE, registry);
+            headers.insert(HeaderName::from_static(NAMESPACE), value(registry));
         }
-        finish(head, body)
+        response
     }
 }
 
 /// Whether the client has it already; if so, the 304.
 pub(crate) fn not_modified(headers: &HeaderMap, digest: &Digest) -> Option<Response<Body>> {
+    if !headers.contains_key(IF_NONE_MATCH) {
+        return None;
+    }
     let etag = etag(digest);
     let known = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
     let matches = known

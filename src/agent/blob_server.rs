@@ -6,11 +6,10 @@ mod tests;
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::body::Body;
-use axum::extract::{Request, State};
 use axum::http::request::Parts;
-use axum::http::{Method, Response, StatusCode};
+use axum::http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::answer::{self, Refusal};
@@ -20,7 +19,7 @@ use super::local::{Local, LocalBlob, LocalError, LocalManifest};
 use super::policy::Policies;
 use super::record::{Origin, Record, Side};
 use super::uploads::{Upload, Uploads};
-use crate::http::Connection;
+use crate::http::{Answer, Connection};
 use crate::limits::VERIFY_BEFORE_HEADERS;
 use crate::oci::{ApiPath, ContentPath, Digest, ErrorCode, Item};
 
@@ -32,19 +31,16 @@ pub(crate) struct BlobServer {
     pub(crate) counters: Arc<Counters>,
 }
 
-/// Its routes.
-pub(crate) fn router(server: Arc<BlobServer>) -> Router {
-    Router::new().fallback(handle).with_state(server)
-}
-
-async fn handle(State(server): State<Arc<BlobServer>>, request: Request) -> Response<Body> {
-    let (request, _no_body) = request.into_parts();
-    let answered = server.answer(&request).await;
-    answered.unwrap_or_else(|refusal| refusal.response(&request.method))
+impl Answer for Arc<BlobServer> {
+    async fn answer(self, request: Request<Incoming>, connection: Connection) -> Response<Body> {
+        let (request, _no_body) = request.into_parts();
+        let answered = self.respond(&request, connection).await;
+        answered.unwrap_or_else(|refusal| refusal.response(&request.method))
+    }
 }
 
 impl BlobServer {
-    async fn answer(&self, request: &Parts) -> Result<Response<Body>, Refusal> {
+    async fn respond(&self, request: &Parts, connection: Connection) -> Result<Response<Body>, Refusal> {
         let (method, uri) = (&request.method, &request.uri);
         if method != Method::GET && method != Method::HEAD {
             let (status, code) = (StatusCode::METHOD_NOT_ALLOWED, ErrorCode::Unsupported);
@@ -55,20 +51,24 @@ impl BlobServer {
         }
         match ApiPath::parse(uri.path(), uri.query()) {
             Ok(ApiPath::Base) => Ok(answer::base()),
-            Ok(ApiPath::Content(path)) => self.content(request, &path).await,
+            Ok(ApiPath::Content(path)) => self.content(request, &path, connection).await,
             Err(error) => Err(Refusal::no_content(error)),
         }
     }
 
-    async fn content(&self, request: &Parts, path: &ContentPath) -> Result<Response<Body>, Refusal> {
-        let connection = request.extensions.get::<Connection>().cloned();
-        let client = connection.as_ref().map(|connection| connection.peer);
+    async fn content(
+        &self,
+        request: &Parts,
+        path: &ContentPath,
+        connection: Connection,
+    ) -> Result<Response<Body>, Refusal> {
+        let client = Some(connection.peer);
         let mut record = Record::new(Side::Peer, &request.method, path, client, Arc::clone(&self.counters));
         let asked = Asked {
             method: &request.method,
             range: give::range_of(&request.headers),
             registry: path.registry.as_deref(),
-            connection,
+            connection: Some(connection),
         };
         match self.find(request, path).await {
             Ok(found) => Ok(self.give(asked, found, record)),
@@ -86,7 +86,8 @@ impl BlobServer {
         let digest = self.digest(path).await?;
         let not_modified = answer::not_modified(&request.headers, &digest);
         if path.is_manifest() {
-            let manifest = self.local.manifest(&digest).await?.ok_or(NotGiven::Unknown)?;
+            // Boxed, as whatever is not a blob's next bytes: the future of each request is moved about.
+            let manifest = Box::pin(self.local.manifest(&digest)).await?.ok_or(NotGiven::Unknown)?;
             return Ok(not_modified.map_or(Found::Manifest(digest, manifest), Found::NotModified));
         }
         if let Some(response) = not_modified

@@ -25,8 +25,9 @@ use std::time::Duration;
 
 use axum::http::{Method, StatusCode};
 use bytes::Bytes;
+use futures_util::StreamExt;
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::task::TaskTracker;
 
 use super::body::ByteStream;
@@ -38,7 +39,7 @@ use super::report::Reporter;
 use super::store::{Ingest, Store};
 use crate::limits::{
     ABORT_AGAIN_AFTER, DOUBTED_WHOLE_BYTES_MAX, FAILOVER_TIMEOUT, FAN_MEMORY_BYTES_MAX, MANIFEST_BYTES_MAX,
-    OPEN_RANGE_WINDOW_BYTES, VERIFIED_WHOLE_BYTES_MAX,
+    OPEN_RANGE_WINDOW_BYTES, TRANSFERS_MAX, VERIFIED_WHOLE_BYTES_MAX,
 };
 use crate::oci::{ByteRange, ContentPath, Digest, RangeHeader, media_type};
 use crate::task::Stop;
@@ -76,6 +77,8 @@ pub(crate) struct Fetcher {
     lately: Arc<Lately>,
     /// For windows of large blobs that are here before their turn.
     fan_memory: Arc<Semaphore>,
+    /// For transfers, whose buffers are most of an agent's memory.
+    slots: Arc<Semaphore>,
     tasks: TaskTracker,
     stop: Stop,
 }
@@ -120,6 +123,8 @@ impl Fetched {
 pub(crate) enum Missed {
     #[error(transparent)]
     Lookup(#[from] LookupError),
+    #[error("as many transfers as there may be are running")]
+    Busy,
     #[error("no peer holds it")]
     NoHolder,
     #[error("{attempts} attempts at peers, none could deliver it")]
@@ -153,6 +158,7 @@ impl Fetcher {
             delay: Delay::default(),
             lately: Arc::default(),
             fan_memory: Arc::new(Semaphore::new(FAN_MEMORY_BYTES_MAX)),
+            slots: Arc::new(Semaphore::new(TRANSFERS_MAX)),
             tasks: TaskTracker::new(),
             stop,
         }
@@ -194,7 +200,7 @@ impl Fetcher {
             let raced = self.race(&mut roster, digest, deadline, |holder| self.size(holder, path)).await;
             raced.map(|(source, total)| Fetched::Size { total, source })
         } else {
-            return self.blob(&wanted, roster, total, &offer, deadline).await;
+            return self.in_a_slot(&wanted, roster, total, &offer, deadline).await;
         };
         raced.map_err(|_| Missed::NoSource { attempts: roster.attempts() })
     }
@@ -234,6 +240,31 @@ impl Fetcher {
             }
         }
         Ok(())
+    }
+
+    /// [`Self::blob`], once there is a slot for it.
+    async fn in_a_slot(
+        self: &Arc<Self>,
+        wanted: &Wanted,
+        roster: Roster,
+        total: Option<u64>,
+        offer: &Offer,
+        deadline: Instant,
+    ) -> Result<Fetched, Missed> {
+        let slot = timeout_at(deadline, Arc::clone(&self.slots).acquire_owned()).await;
+        let Ok(slot) = slot else { return Err(Missed::Busy) };
+        let slot = slot.expect("the semaphore is never closed");
+        Ok(match self.blob(wanted, roster, total, offer, deadline).await? {
+            // The others have all their bytes.
+            Fetched::Stream { head, stream, source } => {
+                let stream = stream.map(move |piece| {
+                    let _held_as_long_as_the_stream = &slot;
+                    piece
+                });
+                Fetched::Stream { head, stream: stream.boxed(), source }
+            }
+            whole => whole,
+        })
     }
 
     async fn blob(

@@ -66,12 +66,8 @@ pub(crate) fn blob<G: Send + 'static>(
     let head =
         ContentHead { digest, media_type: media_type::OCTET_STREAM, registry: asked.registry, total, range };
     record.answered(head.status(), Origin::Local, head.length());
-    let bytes = blob.stream(range.unwrap_or(ByteRange::whole(total)), rate);
-    let guarded = bytes.map(move |piece| {
-        let _held_as_long_as_the_stream = &guard;
-        piece
-    });
-    head.response(Served::body(guarded.boxed(), head.length(), record, asked.connection))
+    let bytes = blob.stream(range.unwrap_or(ByteRange::whole(total)), rate, guard);
+    head.response(Served::body(bytes, head.length(), record, asked.connection))
 }
 
 /// A manifest of this node.

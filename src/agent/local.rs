@@ -1,11 +1,12 @@
 //! Content of this node's own store, on its way out: to peers and to containerd.
 
+mod opened;
+
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
 use axum::body::Bytes;
-use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -14,12 +15,13 @@ use super::body::{ByteStream, Cut};
 use super::buffers::BufferPool;
 use super::store::{Content, RemoteReader, Store, StoreError};
 use super::uploads::TokenBucket;
-use super::verified::{Verdict, Verifier};
+use super::verified::{FileState, Verdict, Verifier};
 use crate::limits::{
     FILE_CHUNK_BYTES, MANIFEST_BYTES_MAX, MANIFEST_MEMORY_BYTES_MAX, MANIFEST_MEMORY_WAIT,
     VERIFY_BEFORE_BYTES, VERIFY_BEFORE_CHUNK,
 };
 use crate::oci::{ByteRange, Digest, Hasher, media_type};
+use opened::OpenedFiles;
 
 /// What this node holds, checked before it is given away.
 #[derive(Clone)]
@@ -27,6 +29,7 @@ pub(crate) struct Local {
     store: Arc<dyn Store>,
     verifier: Verifier,
     pool: BufferPool,
+    opened: OpenedFiles,
     manifest_memory: Arc<Semaphore>,
 }
 
@@ -39,7 +42,8 @@ pub(crate) struct LocalBlob {
 }
 
 enum BlobBytes {
-    File { file: Arc<File>, verdict: Verdict },
+    Right(Arc<File>),
+    Unchecked { file: Arc<File>, verdict: Verdict },
     Remote(Box<dyn RemoteReader>),
 }
 
@@ -67,7 +71,8 @@ pub(crate) enum LocalError {
 impl Local {
     pub(crate) fn new(store: Arc<dyn Store>, verifier: Verifier, pool: BufferPool) -> Self {
         let manifest_memory = Arc::new(Semaphore::new(MANIFEST_MEMORY_BYTES_MAX));
-        Self { store, verifier, pool, manifest_memory }
+        let opened = OpenedFiles::new(verifier.stop().clone());
+        Self { store, verifier, pool, opened, manifest_memory }
     }
 
     /// Where `registry/repository:tag` points to.
@@ -82,24 +87,46 @@ impl Local {
         digest: &Digest,
         verdict_by: Instant,
     ) -> Result<Option<LocalBlob>, LocalError> {
+        if let Some((file, state)) = self.opened.get(digest) {
+            return Ok(Some(self.found(digest, state.size_bytes(), BlobBytes::Right(file))));
+        }
+        // Boxed: the future of every request is moved about, and this is its largest part.
+        Box::pin(self.open(digest, verdict_by)).await
+    }
+
+    async fn open(&self, digest: &Digest, verdict_by: Instant) -> Result<Option<LocalBlob>, LocalError> {
+        let since = Instant::now();
         let Some(content) = self.store.open(digest).await? else { return Ok(None) };
         let size_bytes = content.size_bytes();
         let bytes = match content {
             Content::Remote { reader, .. } => BlobBytes::Remote(reader),
             Content::File { file, .. } => {
                 let file = Arc::new(file);
-                let mut verdict = self.verifier.verdict(&file, digest)?;
+                let (state, _) = FileState::of(&file)?;
+                let mut verdict = self.verifier.verdict(&file, state, digest);
                 if timeout_at(verdict_by, verdict.wait()).await == Ok(false) {
                     return Err(LocalError::Damaged { digest: digest.clone() });
                 }
-                BlobBytes::File { file, verdict }
+                if verdict.now() == Some(true) && state.size_bytes() == size_bytes {
+                    self.opened.keep(digest, &file, state, since);
+                    BlobBytes::Right(file)
+                } else {
+                    BlobBytes::Unchecked { file, verdict }
+                }
             }
         };
-        Ok(Some(LocalBlob { digest: digest.clone(), size_bytes, bytes, pool: self.pool.clone() }))
+        Ok(Some(self.found(digest, size_bytes, bytes)))
+    }
+
+    fn found(&self, digest: &Digest, size_bytes: u64, bytes: BlobBytes) -> LocalBlob {
+        LocalBlob { digest: digest.clone(), size_bytes, bytes, pool: self.pool.clone() }
     }
 
     /// The size of content, without reading it.
     pub(crate) async fn size(&self, digest: &Digest) -> Result<Option<u64>, LocalError> {
+        if let Some((_, state)) = self.opened.get(digest) {
+            return Ok(Some(state.size_bytes()));
+        }
         Ok(self.store.open(digest).await?.map(|content| content.size_bytes()))
     }
 
@@ -156,15 +183,31 @@ impl LocalBlob {
     }
 
     /// The bytes of `range`, at `rate` if there is one. Content found damaged on the way breaks off
-    /// before its end, with [`Cut::Damaged`].
-    pub(crate) fn stream(self, range: ByteRange, rate: Option<Arc<TokenBucket>>) -> ByteStream {
+    /// before its end, with [`Cut::Damaged`]. `guard` is dropped with the stream.
+    pub(crate) fn stream<G: Send + 'static>(
+        self,
+        range: ByteRange,
+        rate: Option<Arc<TokenBucket>>,
+        guard: G,
+    ) -> ByteStream {
         match self.bytes {
-            BlobBytes::File { file, verdict } => checked_file(file, range, self.pool, rate, verdict),
+            BlobBytes::Right(file) => {
+                right_file(FileReader { file, range, pool: self.pool, rate, begun: false }, guard)
+            }
+            BlobBytes::Unchecked { file, verdict } => {
+                checked_file(FileReader { file, range, pool: self.pool, rate, begun: false }, verdict, guard)
+            }
             BlobBytes::Remote(reader) => {
                 // Without a file there is no knowing whether it changed: a whole is hashed each time.
                 let pieces = reader.read(range.start, range.len()).map(|piece| piece.map_err(Cut::Store));
                 let paced = paced(pieces.boxed(), rate);
-                if range.is_whole() { hashed(paced, self.digest, range.len()) } else { paced }
+                let right = if range.is_whole() { hashed(paced, self.digest, range.len()) } else { paced };
+                right
+                    .map(move |piece| {
+                        let _held_as_long_as_the_stream = &guard;
+                        piece
+                    })
+                    .boxed()
             }
         }
     }
@@ -175,17 +218,30 @@ struct FileReader {
     range: ByteRange,
     pool: BufferPool,
     rate: Option<Arc<TokenBucket>>,
-    chunk_bytes: usize,
+    /// Whether a chunk has been read.
+    begun: bool,
 }
 
 impl FileReader {
+    fn chunk_bytes(&self) -> usize {
+        self.rate.as_ref().map_or(FILE_CHUNK_BYTES, |rate| rate.chunk_bytes())
+    }
+
     /// The next chunk. `before_last` is awaited before the last one.
-    async fn next(&mut self, before_last: BoxFuture<'_, Result<(), Cut>>) -> Result<Option<Bytes>, Cut> {
+    async fn next(
+        &mut self,
+        before_last: impl Future<Output = Result<(), Cut>>,
+    ) -> Result<Option<Bytes>, Cut> {
         let left = self.range.end - self.range.start;
         if left == 0 {
             return Ok(None);
         }
-        let length = usize::try_from(left).unwrap_or(usize::MAX).min(self.chunk_bytes);
+        let length = usize::try_from(left).unwrap_or(usize::MAX).min(self.chunk_bytes());
+        // A chunk of each connection in turn, also where a socket would take more: fair, and what a
+        // client on this machine reads is still in the CPU's cache.
+        if std::mem::replace(&mut self.begun, true) {
+            tokio::task::yield_now().await;
+        }
         if let Some(rate) = &self.rate {
             rate.take(length).await;
         }
@@ -196,15 +252,12 @@ impl FileReader {
         self.range.start += length as u64;
         Ok(Some(bytes))
     }
-}
 
-impl FileReader {
     /// Cold pages are read on the blocking pool: they must not stall the other connections of this
     /// thread.
     async fn read(&self, length: usize) -> io::Result<Bytes> {
         let offset = self.range.start;
         if let Some(bytes) = self.pool.read_cached_at(&self.file, offset, length)? {
-            tokio::task::consume_budget().await;
             return Ok(bytes);
         }
         let (file, pool) = (Arc::clone(&self.file), self.pool.clone());
@@ -215,10 +268,13 @@ impl FileReader {
 
 /// A part of a file that is right already.
 pub(crate) fn file_stream(file: Arc<File>, range: ByteRange, pool: BufferPool) -> ByteStream {
-    let reader = FileReader { file, range, pool, rate: None, chunk_bytes: FILE_CHUNK_BYTES };
-    stream::try_unfold(reader, |mut reader| async move {
-        let bytes = reader.next(Box::pin(async { Ok(()) })).await?;
-        Ok(bytes.map(|bytes| (bytes, reader)))
+    right_file(FileReader { file, range, pool, rate: None, begun: false }, ())
+}
+
+fn right_file<G: Send + 'static>(reader: FileReader, guard: G) -> ByteStream {
+    stream::try_unfold((reader, guard), |(mut reader, guard)| async move {
+        let bytes = reader.next(std::future::ready(Ok(()))).await?;
+        Ok(bytes.map(|bytes| (bytes, (reader, guard))))
     })
     .boxed()
 }
@@ -226,17 +282,9 @@ pub(crate) fn file_stream(file: Arc<File>, range: ByteRange, pool: BufferPool) -
 /// A part of a file whose check may still run. The first byte waits for the check to end, each chunk
 /// for the check to have come so far; neither forever, because who asks takes a silent source for a
 /// stalled one. Only the last chunk waits as long as it takes.
-fn checked_file(
-    file: Arc<File>,
-    range: ByteRange,
-    pool: BufferPool,
-    rate: Option<Arc<TokenBucket>>,
-    verdict: Verdict,
-) -> ByteStream {
-    let chunk_bytes = rate.as_ref().map_or(FILE_CHUNK_BYTES, |rate| rate.chunk_bytes());
-    let reader = FileReader { file, range, pool, rate, chunk_bytes };
-    stream::try_unfold((reader, verdict, true), |(mut reader, mut verdict, first)| async move {
-        let so_far = reader.range.end.min(reader.range.start + reader.chunk_bytes as u64);
+fn checked_file<G: Send + 'static>(reader: FileReader, verdict: Verdict, guard: G) -> ByteStream {
+    stream::try_unfold((reader, verdict, guard, true), |(mut reader, mut verdict, guard, first)| async move {
+        let so_far = reader.range.end.min(reader.range.start + reader.chunk_bytes() as u64);
         match (verdict.now(), first) {
             (Some(_), _) => {}
             (None, true) => _ = timeout(VERIFY_BEFORE_BYTES, verdict.wait()).await,
@@ -246,8 +294,8 @@ fn checked_file(
             return Err(Cut::Damaged);
         }
         let right = async { if verdict.wait().await { Ok(()) } else { Err(Cut::Damaged) } };
-        let bytes = reader.next(Box::pin(right)).await?;
-        Ok(bytes.map(|bytes| (bytes, (reader, verdict, false))))
+        let bytes = reader.next(right).await?;
+        Ok(bytes.map(|bytes| (bytes, (reader, verdict, guard, false))))
     })
     .boxed()
 }
@@ -290,7 +338,11 @@ fn hashed(pieces: BoxStream<'static, Result<Bytes, Cut>>, digest: Digest, length
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::store::LayoutStore;
+    use crate::agent::testing::SOON;
     use crate::agent::verified::testing::{ManualCheck, manual};
+    use crate::task::Stop;
+    use futures_util::FutureExt;
     use std::io::Write;
     use std::time::Duration;
 
@@ -302,7 +354,9 @@ mod tests {
         file.write_all(&vec![7; 4 * FILE_CHUNK_BYTES]).unwrap();
         let (check, verdict) = manual();
         let range = ByteRange::whole(4 * CHUNK);
-        (checked_file(Arc::new(file), range, BufferPool::default(), None, verdict), check)
+        let (file, pool) = (Arc::new(file), BufferPool::default());
+        let reader = FileReader { file, range, pool, rate: None, begun: false };
+        (checked_file(reader, verdict, ()), check)
     }
 
     /// How long the next chunk took.
@@ -311,6 +365,51 @@ mod tests {
         let chunk = stream.next().await.unwrap().unwrap();
         assert_eq!(chunk.len(), FILE_CHUNK_BYTES);
         start.elapsed()
+    }
+
+    #[tokio::test]
+    async fn a_blob_that_was_just_served_is_not_once_it_is_replaced_or_removed() {
+        let root = tempfile::tempdir().unwrap();
+        let (store, digest) = (Arc::new(LayoutStore::new(root.path())), Digest::of(b"right"));
+        let path = root.path().join("blobs/sha256").join(digest.hex());
+        let put = |bytes: &[u8]| {
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(root.path().join("new"), bytes).unwrap();
+            std::fs::rename(root.path().join("new"), &path).unwrap();
+        };
+        let verifier = Verifier::new(BufferPool::default(), Stop::new());
+        let local = Local::new(store, verifier, BufferPool::default());
+        let served = || local.blob(&digest, Instant::now() + SOON);
+        for _ in 0..2 {
+            put(b"right");
+            assert!(served().await.unwrap().is_some());
+            put(b"wrong");
+            assert!(matches!(served().await, Err(LocalError::Damaged { .. })));
+            put(b"right");
+            assert!(served().await.unwrap().is_some());
+            std::fs::remove_file(&path).unwrap();
+            assert!(served().await.unwrap().is_none());
+            assert!(local.size(&digest).await.unwrap().is_none());
+        }
+    }
+
+    /// Whoever asks for cached pages on the same thread goes on meanwhile.
+    #[tokio::test]
+    async fn pages_that_are_not_cached_are_read_by_another_thread() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&vec![7; 4 * FILE_CHUNK_BYTES]).unwrap();
+        file.sync_all().unwrap();
+        let (file, pool) = (Arc::new(file), BufferPool::default());
+        let stream = || file_stream(Arc::clone(&file), ByteRange::whole(4 * CHUNK), pool.clone());
+        let can_tell = pool.read_cached_at(&file, 0, FILE_CHUNK_BYTES).unwrap().is_some();
+        assert_eq!(stream().next().now_or_never().is_some(), can_tell, "pages in the cache");
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        if pool.read_cached_at(&file, 0, FILE_CHUNK_BYTES).unwrap().is_some() {
+            return; // a file system without a disk, which has nothing else than its cache
+        }
+        let mut cold = stream();
+        assert!(cold.next().now_or_never().is_none(), "this thread has waited for the disk");
+        assert_eq!(cold.next().await.unwrap().unwrap().len(), FILE_CHUNK_BYTES);
     }
 
     #[tokio::test(start_paused = true)]

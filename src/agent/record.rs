@@ -61,7 +61,7 @@ impl Record {
     ) -> Self {
         let what = match &path.item {
             Item::Tag(tag) => format!("{}:{tag}", path.repository),
-            Item::Manifest(digest) | Item::Blob(digest) => digest.to_string(),
+            Item::Manifest(digest) | Item::Blob(digest) => digest.as_str().to_owned(),
         };
         Self {
             side,
@@ -149,6 +149,9 @@ impl Drop for Record {
     fn drop(&mut self) {
         let complete = self.sent_bytes == self.expected_bytes;
         self.count(complete);
+        if !tracing::enabled!(tracing::Level::INFO) {
+            return;
+        }
         let source = match self.source() {
             Origin::None => "none".to_owned(),
             Origin::Local => "local".to_owned(),

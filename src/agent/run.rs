@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 
 use super::advertise::{self, AdvertiseError};
-use super::blob_server::{self, BlobServer};
+use super::blob_server::BlobServer;
 use super::buffers::BufferPool;
 use super::counters::Counters;
 use super::discovery::{Discovery, Lookup, Servers};
@@ -78,19 +78,45 @@ pub enum Error {
     Task(#[from] TaskError),
 }
 
-/// Runs an agent until `stop`, then lets requests in flight end for up to [`DRAIN_TIMEOUT`].
-/// `ready` is called once, when all three ports are open.
+/// The open ports of an agent. They may be another process's too: of those that accept, each
+/// connection goes to one.
+#[derive(Debug)]
+pub struct Listeners {
+    /// For containerd.
+    pub mirror: TcpListener,
+    /// For peers.
+    pub peer: TcpListener,
+    /// For Prometheus and probes.
+    pub metrics: TcpListener,
+}
+
+/// Opens the ports of `config` and runs an agent on them: see [`run_on`].
 ///
 /// # Errors
 /// What is wrong with the configuration or the ports; later only a defect.
 pub async fn run(config: Config, stop: Stop, ready: impl FnOnce(Addresses) + Send) -> Result<(), Error> {
+    let listeners = Listeners::bind(config.mirror_listen, config.peer_listen, config.metrics_listen).await?;
+    run_on(listeners, config, stop, ready).await
+}
+
+/// Runs an agent until `stop`, then lets requests in flight end for up to [`DRAIN_TIMEOUT`].
+/// `ready` is called once, when all three ports are served.
+///
+/// # Errors
+/// What is wrong with the configuration; later only a defect.
+pub async fn run_on(
+    listeners: Listeners,
+    config: Config,
+    stop: Stop,
+    ready: impl FnOnce(Addresses) + Send,
+) -> Result<(), Error> {
     let Config {
         servers,
         group,
-        mirror_listen,
-        peer_listen,
+        mirror_listen: _,
+        peer_listen: _,
         advertise,
-        metrics_listen,
+        metrics_listen: _,
         store,
         zone,
         resolve_timeout,
@@ -104,7 +130,6 @@ pub async fn run(config: Config, stop: Stop, ready: impl FnOnce(Addresses) + Sen
     let origins = Origins::new(Arc::clone(&policies))?;
     let store = policy::guarded(open(&store)?, &policies);
 
-    let listeners = Listeners::bind(mirror_listen, peer_listen, metrics_listen).await?;
     let advertise = advertise::address(advertise, listeners.peer_address()?, client.servers()).await?;
     let addresses = listeners.addresses(advertise)?;
 
@@ -147,7 +172,11 @@ pub async fn run(config: Config, stop: Stop, ready: impl FnOnce(Addresses) + Sen
     let limits = ConnectionLimits::default();
     let probes = ConnectionLimits { connections_max: PROBE_CONNECTIONS_MAX, ..limits };
     serve(&mut tasks, "mirror", listeners.mirror, mirror::router(Arc::new(mirror)), limits);
-    serve(&mut tasks, "blob server", listeners.peer, blob_server::router(Arc::new(blob_server)), limits);
+    let (peer_stop, blob_server) = (stop.clone(), Arc::new(blob_server));
+    tasks.spawn(
+        "blob server",
+        http::serve_on_threads(listeners.peer, "peers", blob_server, limits, peer_stop),
+    );
     serve(&mut tasks, "probes", listeners.metrics, health::router(health, metrics.clone()), probes);
     tasks.spawn("metrics upkeep", crate::metrics::upkeep(metrics, stop.clone()));
     let breaker_stop = stop.clone();
@@ -191,14 +220,12 @@ fn inventory(
     Inventory::new(Arc::clone(store), Arc::new(client), &SystemClock::shared(), config)
 }
 
-struct Listeners {
-    mirror: TcpListener,
-    peer: TcpListener,
-    metrics: TcpListener,
-}
-
 impl Listeners {
-    async fn bind(mirror: SocketAddr, peer: SocketAddr, metrics: SocketAddr) -> Result<Self, BindError> {
+    /// Opens them.
+    ///
+    /// # Errors
+    /// A port that is not to be had, and who has it.
+    pub async fn bind(mirror: SocketAddr, peer: SocketAddr, metrics: SocketAddr) -> Result<Self, BindError> {
         Ok(Self {
             mirror: http::bind(mirror, "the mirror (--mirror-listen)").await?,
             peer: http::bind(peer, "peers (--peer-listen)").await?,

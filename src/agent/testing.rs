@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::TaskTracker;
 
 use super::RegistryPolicy;
-use super::blob_server::{self, BlobServer};
+use super::blob_server::BlobServer;
 use super::buffers::BufferPool;
 use super::counters::Counters;
 use super::discovery::{Discovery, Lookup, LookupError};
@@ -142,7 +142,7 @@ impl Node {
         let watch_stop = stop.clone();
         tasks.spawn(async move { discovery.watch(watch_stop).await });
         let mirror = serve(mirror::router(Arc::new(mirror)), &tasks, &stop).await;
-        let peer = serve(blob_server::router(Arc::new(blob_server)), &tasks, &stop).await;
+        let peer = serve(Arc::new(blob_server), &tasks, &stop).await;
         Self { store, servers, mirror, peer, counters, stop, _tasks: tasks }
     }
 
@@ -160,10 +160,10 @@ impl Drop for Node {
     }
 }
 
-async fn serve(router: axum::Router, tasks: &TaskTracker, stop: &Stop) -> SocketAddr {
+async fn serve(answers: impl http::Answer, tasks: &TaskTracker, stop: &Stop) -> SocketAddr {
     let listener = http::bind("127.0.0.1:0".parse().unwrap(), "a test").await.unwrap();
     let address = listener.local_addr().unwrap();
-    tasks.spawn(http::serve(listener, router, ConnectionLimits::default(), stop.clone()));
+    tasks.spawn(http::serve(listener, answers, ConnectionLimits::default(), stop.clone()));
     address
 }
 

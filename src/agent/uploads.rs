@@ -1,9 +1,11 @@
 //! What this node gives to its peers: a number of uploads at once, and bytes per second over all of
 //! them, in turns of one chunk, so that no upload starves.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use ::metrics::Gauge;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
@@ -11,20 +13,25 @@ use crate::limits::{FILE_CHUNK_BYTES, SOURCE_BYTES_PER_SECOND_MIN};
 
 /// How far the bucket may run ahead after idle time.
 const BURST: Duration = Duration::from_millis(100);
+/// How many turns a second each upload gets.
+const TURNS_PER_SECOND: u64 = 8;
 /// Smallest chunk under a low rate, bytes.
 const CHUNK_BYTES_MIN: usize = 4 * 1024;
 
 /// Slots and rate.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Uploads {
     slots: Option<Arc<Semaphore>>,
     rate: Option<Arc<TokenBucket>>,
+    /// Looked up once, when metrics are installed for sure.
+    inflight: Arc<OnceLock<Gauge>>,
 }
 
 /// One upload; the slot is free again when it is dropped.
-#[derive(Debug)]
 pub(crate) struct Upload {
     _slot: Option<OwnedSemaphorePermit>,
+    rate: Option<Arc<TokenBucket>>,
+    inflight: Gauge,
 }
 
 impl Uploads {
@@ -41,7 +48,7 @@ impl Uploads {
         }
         let slots = (slots < usize::MAX).then(|| Arc::new(Semaphore::new(slots.min(Semaphore::MAX_PERMITS))));
         let rate = (bytes_per_second > 0).then(|| Arc::new(TokenBucket::new(bytes_per_second)));
-        Self { slots, rate }
+        Self { slots, rate, inflight: Arc::default() }
     }
 
     /// A slot, if one is free.
@@ -50,8 +57,12 @@ impl Uploads {
             Some(slots) => Some(Arc::clone(slots).try_acquire_owned().ok()?),
             None => None,
         };
-        ::metrics::gauge!("http_requests_blob_inflight").increment(1.0);
-        Some(Upload { _slot: slot })
+        let inflight = self.inflight.get_or_init(|| ::metrics::gauge!("http_requests_blob_inflight")).clone();
+        inflight.increment(1.0);
+        if let Some(rate) = &self.rate {
+            rate.sharing.fetch_add(1, Ordering::Relaxed);
+        }
+        Some(Upload { _slot: slot, rate: self.rate.clone(), inflight })
     }
 
     /// The rate of all uploads together.
@@ -71,7 +82,10 @@ fn uploads_at(bytes_per_second: u64) -> usize {
 
 impl Drop for Upload {
     fn drop(&mut self) {
-        ::metrics::gauge!("http_requests_blob_inflight").decrement(1.0);
+        self.inflight.decrement(1.0);
+        if let Some(rate) = &self.rate {
+            rate.sharing.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -79,19 +93,23 @@ impl Drop for Upload {
 #[derive(Debug)]
 pub(crate) struct TokenBucket {
     bytes_per_second: u64,
+    /// Uploads that share it.
+    sharing: AtomicU64,
     /// When all that was handed out is paid for.
     paid_at: Mutex<Instant>,
 }
 
 impl TokenBucket {
     pub(crate) fn new(bytes_per_second: u64) -> Self {
-        Self { bytes_per_second, paid_at: Mutex::new(Instant::now()) }
+        Self { bytes_per_second, sharing: AtomicU64::new(0), paid_at: Mutex::new(Instant::now()) }
     }
 
-    /// How much to ask for at a time: about twenty turns a second.
+    /// How much to ask for at a time: so much that whoever shares the rate gets [`TURNS_PER_SECOND`],
+    /// because peers take a source without a byte for a while for a stalled one.
     pub(crate) fn chunk_bytes(&self) -> usize {
-        let turn = usize::try_from(self.bytes_per_second / 20).unwrap_or(FILE_CHUNK_BYTES);
-        turn.clamp(CHUNK_BYTES_MIN, FILE_CHUNK_BYTES)
+        let sharing = self.sharing.load(Ordering::Relaxed).max(1);
+        let turn = usize::try_from(self.bytes_per_second / TURNS_PER_SECOND / sharing);
+        turn.unwrap_or(FILE_CHUNK_BYTES).clamp(CHUNK_BYTES_MIN, FILE_CHUNK_BYTES)
     }
 
     /// Waits until `bytes` may be sent. A caller that goes away while it waits has paid for them.
@@ -134,6 +152,30 @@ mod tests {
         let start = Instant::now();
         bucket.take(bucket.chunk_bytes()).await;
         assert!(start.elapsed() >= Duration::from_secs(3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_uploads_share_the_rate_alike_and_none_waits_long() {
+        let uploads = Uploads::new(0, 64 * 2 * SOURCE_BYTES_PER_SECOND_MIN);
+        let (rate, end) = (uploads.rate().unwrap(), Instant::now() + Duration::from_secs(10));
+        let running: Vec<_> = (0..64).map(|_| uploads.start().expect("a slot")).collect();
+        let each = running.iter().map(|_| async {
+            let (mut bytes, mut longest, mut before) = (0, Duration::ZERO, Instant::now());
+            while Instant::now() < end {
+                let chunk = rate.chunk_bytes();
+                rate.take(chunk).await;
+                bytes += chunk;
+                longest = longest.max(before.elapsed());
+                before = Instant::now();
+            }
+            (bytes as f64 / 10.0, longest)
+        });
+        let shares = futures_util::future::join_all(each).await;
+        let total: f64 = shares.iter().map(|(share, _)| share).sum();
+        let fair = total / 64.0;
+        assert!((total / rate.bytes_per_second as f64 - 1.0).abs() < 0.1, "{total} B/s in all");
+        assert!(shares.iter().all(|(share, _)| (share / fair - 1.0).abs() < 0.1), "{shares:?}");
+        assert!(shares.iter().all(|(_, longest)| *longest < Duration::from_millis(200)), "{shares:?}");
     }
 
     #[test]

@@ -54,13 +54,34 @@ struct Hashed {
     offset: u64,
 }
 
-/// Content that has not changed as far as the file system can say.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct FileVersion {
+/// What changes with a file's content, as far as the file system can say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct FileState {
     device: u64,
     inode: u64,
     size_bytes: u64,
     modified: (i64, i64),
+}
+
+impl FileState {
+    /// The state of an open file, and how many names it still has.
+    pub(crate) fn of(file: &File) -> io::Result<(Self, u64)> {
+        let meta = file.metadata()?;
+        let modified = (meta.mtime(), meta.mtime_nsec());
+        let state = Self { device: meta.dev(), inode: meta.ino(), size_bytes: meta.size(), modified };
+        Ok((state, meta.nlink()))
+    }
+
+    /// Length, bytes.
+    pub(crate) fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+}
+
+/// Content that has not changed since.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct FileVersion {
+    state: FileState,
     digest: Digest,
 }
 
@@ -111,16 +132,15 @@ impl Verifier {
         Self { shared: Arc::new(shared) }
     }
 
-    /// The verdict on an open file, found out in the background if it is not known.
-    pub(crate) fn verdict(&self, file: &Arc<File>, digest: &Digest) -> io::Result<Verdict> {
-        let meta = file.metadata()?;
-        let version = FileVersion {
-            device: meta.dev(),
-            inode: meta.ino(),
-            size_bytes: meta.size(),
-            modified: (meta.mtime(), meta.mtime_nsec()),
-            digest: digest.clone(),
-        };
+    /// What ends the checks.
+    pub(crate) fn stop(&self) -> &Stop {
+        &self.shared.stop
+    }
+
+    /// The verdict on an open file in its present `state`, found out in the background if it is not
+    /// known.
+    pub(crate) fn verdict(&self, file: &Arc<File>, state: FileState, digest: &Digest) -> Verdict {
+        let version = FileVersion { state, digest: digest.clone() };
         let mut known = self.lock();
         let (verdict, hashed) = if let Some(check) = known.files.get_mut(&version) {
             (Verdict(check.progress.subscribe()), check.resting.take())
@@ -135,7 +155,7 @@ impl Verifier {
             let check = self.clone().check(Arc::clone(file), version, hashed, check.progress.clone());
             self.shared.tasks.spawn(check);
         }
-        Ok(verdict)
+        verdict
     }
 
     async fn check(
@@ -147,7 +167,7 @@ impl Verifier {
     ) {
         loop {
             hashed = match self.hash_on(&file, &version, hashed, &progress).await {
-                Ok(hashed) if hashed.offset < version.size_bytes => hashed,
+                Ok(hashed) if hashed.offset < version.state.size_bytes => hashed,
                 Ok(hashed) => return conclude(&version, hashed, &progress),
                 // Not a verdict: whoever asks next has it checked anew.
                 Err(error) => {
@@ -174,14 +194,14 @@ impl Verifier {
         hashed: Hashed,
         progress: &watch::Sender<Progress>,
     ) -> io::Result<Hashed> {
-        let is_small = version.size_bytes <= VERIFIED_WHOLE_BYTES_MAX;
+        let is_small = version.state.size_bytes <= VERIFIED_WHOLE_BYTES_MAX;
         let slots = if is_small { &self.shared.slots_small } else { &self.shared.slots_large };
         let _slot = tokio::select! {
             slot = slots.acquire() => slot.expect("the semaphore is never closed"),
             () = progress.closed() => return Ok(hashed),
         };
         let (pool, stop) = (self.shared.pool.clone(), self.shared.stop.clone());
-        let (file, size, progress) = (Arc::clone(file), version.size_bytes, progress.clone());
+        let (file, size, progress) = (Arc::clone(file), version.state.size_bytes, progress.clone());
         let hashing = move || hash(&file, size, hashed, &pool, &stop, &progress);
         tokio::task::spawn_blocking(hashing).await.map_err(io::Error::other)?
     }
@@ -215,7 +235,7 @@ fn conclude(version: &FileVersion, hashed: Hashed, progress: &watch::Sender<Prog
     if !right {
         tracing::error!(digest = %version.digest, %found, "content on this node is damaged, not serving it");
     }
-    progress.send_replace(Progress { hashed_bytes: version.size_bytes, right: Some(right) });
+    progress.send_replace(Progress { hashed_bytes: version.state.size_bytes, right: Some(right) });
 }
 
 fn hash(
@@ -273,15 +293,20 @@ mod tests {
         Verifier::new(BufferPool::default(), Stop::new())
     }
 
+    fn ask(verifier: &Verifier, file: &Arc<File>, digest: &Digest) -> Verdict {
+        let (state, _) = FileState::of(file).unwrap();
+        verifier.verdict(file, state, digest)
+    }
+
     #[tokio::test]
     async fn a_file_is_hashed_once_for_all_who_ask() {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(b"content").unwrap();
         let (file, digest, verifier) = (Arc::new(file), Digest::of(b"content"), verifier());
-        let mut first = verifier.verdict(&file, &digest).unwrap();
-        let mut second = verifier.verdict(&file, &digest).unwrap();
+        let mut first = ask(&verifier, &file, &digest);
+        let mut second = ask(&verifier, &file, &digest);
         assert!(first.wait().await && second.wait().await);
-        assert_eq!(verifier.verdict(&file, &digest).unwrap().now(), Some(true));
+        assert_eq!(ask(&verifier, &file, &digest).now(), Some(true));
         assert_eq!(verifier.lock().files.len(), 1);
     }
 
@@ -293,9 +318,9 @@ mod tests {
         let verifier = verifier();
         let writable = file.try_clone().unwrap();
         let file = Arc::new(file);
-        assert!(verifier.verdict(&file, &digest).unwrap().wait().await);
+        assert!(ask(&verifier, &file, &digest).wait().await);
         (&writable).write_all(b", and more").unwrap();
-        assert!(!verifier.verdict(&file, &digest).unwrap().wait().await);
+        assert!(!ask(&verifier, &file, &digest).wait().await);
     }
 
     /// A file of zeros that takes no room.
@@ -309,8 +334,8 @@ mod tests {
     async fn small_content_does_not_wait_for_large() {
         let verifier = verifier();
         let _all_large = verifier.shared.slots_large.acquire_many(VERIFICATIONS_MAX as u32).await.unwrap();
-        let mut large = verifier.verdict(&zeros(VERIFIED_WHOLE_BYTES_MAX + 1), &Digest::of(b"x")).unwrap();
-        let mut small = verifier.verdict(&zeros(1_000), &Digest::of(&[0; 1_000])).unwrap();
+        let mut large = ask(&verifier, &zeros(VERIFIED_WHOLE_BYTES_MAX + 1), &Digest::of(b"x"));
+        let mut small = ask(&verifier, &zeros(1_000), &Digest::of(&[0; 1_000]));
         assert!(tokio::time::timeout(SOON, small.wait()).await.expect("a verdict on the small one"));
         assert!(tokio::time::timeout(Duration::from_millis(50), large.wait()).await.is_err());
     }
@@ -320,7 +345,7 @@ mod tests {
         let verifier = verifier();
         let size_bytes = 8 * VERIFIED_WHOLE_BYTES_MAX;
         let (file, digest) = (zeros(size_bytes), Digest::of(b"x"));
-        let mut first = verifier.verdict(&file, &digest).unwrap();
+        let mut first = ask(&verifier, &file, &digest);
         first.wait_hashed(FILE_CHUNK_BYTES as u64).await;
         drop(first);
         let resting = || {
@@ -331,7 +356,7 @@ mod tests {
         let offset = resting().unwrap();
         assert!((1..size_bytes).contains(&offset), "{offset}");
         assert_eq!(verifier.shared.slots_large.available_permits(), VERIFICATIONS_MAX);
-        let mut second = verifier.verdict(&file, &digest).unwrap();
+        let mut second = ask(&verifier, &file, &digest);
         assert!(resting().is_none() && second.0.borrow().hashed_bytes >= offset, "it starts anew");
         second.wait_hashed(offset + 1).await;
         assert!(second.0.borrow().hashed_bytes > offset);
@@ -344,7 +369,7 @@ mod tests {
         file.write_all(b"content").unwrap();
         let verifier = Verifier::new(BufferPool::default(), stop.clone());
         stop.cancel();
-        assert!(!verifier.verdict(&Arc::new(file), &digest).unwrap().wait().await);
+        assert!(!ask(&verifier, &Arc::new(file), &digest).wait().await);
         assert!(verifier.lock().files.is_empty() && verifier.lock().order.is_empty());
     }
 }

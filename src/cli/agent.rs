@@ -1,11 +1,17 @@
-//! `piccolo agent`: the agent of one node.
+//! `piccolo agent`: the agent of one node, as two processes: a supervisor and its worker.
+
+mod handover;
+mod silence;
+mod stand_in;
+mod supervisor;
+mod wire;
+mod worker;
 
 use super::parent::{self, EXIT_WITH_PARENT};
-use super::signals::Signals;
 use super::{CliError, Exit, Invocation, Subcommand, process};
 use crate::agent;
-use crate::config::{self, Layers, WITHOUT_COUNTERPART};
-use crate::task::Stop;
+use crate::config::{self, Layers, Setting, WITHOUT_COUNTERPART};
+use handover::Told;
 
 /// The subcommand.
 pub(super) const AGENT: Subcommand = Subcommand {
@@ -26,36 +32,52 @@ What is shared is decided for each registry in the file of --config; the first v
   ca = \"/etc/ssl/registry.pem\"           its CA, if it has one of its own
   [registry._default]                    for all registries without a table
 
+A small process owns the ports and keeps a worker behind them: one that dies or hangs is replaced. SIGHUP \
+starts a new worker, of a new version if there is one and with the file of --config as it is then; the \
+ports stay open.
 TIME is like 500ms, 2s, 31m, 24h or 1m30s. Variables of the Go pi are understood ([also: …]).",
-    settings: &[("", config::AGENT), ("", EXIT_WITH_PARENT)],
+    settings: &[("", config::AGENT), ("", EXIT_WITH_PARENT), ("", TO_OURSELVES)],
     word: None,
     registries: true,
     run,
 };
 
+const WORKER_OF: &str = "worker-of";
+const HANDED_OVER: &str = "handed-over";
+/// What the supervisor says to its worker, and to the version after it.
+const TO_OURSELVES: &[Setting] = &[
+    Setting::new(WORKER_OF, "PID", "Take the ports from stdin and end when this supervisor ends").hide(),
+    Setting::switch(HANDED_OVER, "Take ports and worker from stdin").hide(),
+];
+
+/// Who is running.
+enum Role {
+    Supervisor { parent: Option<u32>, handed_over: bool },
+    Worker { supervisor: u32 },
+}
+
 fn run(invocation: &Invocation) -> Result<Exit, CliError> {
-    let ((config, parent), _) = invocation.configure(read)?;
+    let ((config, role), _) = invocation.configure(read)?;
+    let (parent, handed_over) = match role {
+        Role::Worker { supervisor } => return worker::run(config, supervisor).map(|()| Exit::Done),
+        Role::Supervisor { parent, handed_over } => (parent, handed_over),
+    };
     parent::exit_with(parent)?;
     for name in WITHOUT_COUNTERPART.iter().filter(|name| invocation.given.environment.contains_key(**name)) {
         tracing::warn!(variable = name, "ignored: this setting of the Go pi has no counterpart here");
     }
-    process::block_on_all_cores(async {
-        let mut signals = Signals::catch()?;
-        let stop = Stop::new();
-        let ready = |addresses: agent::Addresses| {
-            let agent::Addresses { mirror, peer, metrics, advertise } = addresses;
-            tracing::info!(%mirror, %peer, %metrics, %advertise, "serving");
-        };
-        tokio::select! {
-            result = agent::run(config, stop.clone(), ready) => Ok(result?),
-            () = signals.stop_then_give_up(&stop) => Err(CliError::StoppedTwice),
-        }
-    })?;
+    process::block_on_this_thread(supervisor::run(Told::of(&config), handed_over))?;
     Ok(Exit::Done)
 }
 
-fn read(layers: &mut Layers) -> Option<(agent::Config, Option<u32>)> {
+fn read(layers: &mut Layers) -> Option<(agent::Config, Role)> {
     let config = config::agent(layers);
     let parent = layers.optional("exit-with-parent", parent::pid);
-    Some((config?, parent))
+    let worker_of = layers.optional(WORKER_OF, parent::pid);
+    let handed_over = layers.switch(HANDED_OVER);
+    let role = match worker_of {
+        Some(supervisor) => Role::Worker { supervisor },
+        None => Role::Supervisor { parent, handed_over },
+    };
+    Some((config?, role))
 }

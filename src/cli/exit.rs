@@ -73,6 +73,18 @@ pub enum CliError {
         /// Its pid.
         parent: u32,
     },
+    /// The supervisor holds other ports than the configuration says by now.
+    #[error("the listening addresses have changed: that needs a restart of the agent")]
+    OtherPorts,
+    /// The first worker; it has told why.
+    #[error("the agent could not start (exit code {code} of its worker)")]
+    WorkerDidNotStart {
+        /// Of the worker.
+        code: i32,
+    },
+    /// A worker was killed, or failed, after it had been told to stop.
+    #[error("the agent did not stop in order")]
+    WorkerStoppedBadly,
     /// A second signal came while the process was stopping.
     #[error("told to stop twice: ended without waiting for what was running")]
     StoppedTwice,
@@ -92,7 +104,13 @@ impl CliError {
             CliError::Server(_) | CliError::Agent(_) => Exit::Failed,
             CliError::Up(error) => error.exit(),
             CliError::Mirror(error) => error.exit(),
-            CliError::Process { .. } | CliError::ParentGone { .. } | CliError::StoppedTwice => Exit::Failed,
+            CliError::WorkerDidNotStart { code } if *code == Exit::Usage as i32 => Exit::Usage,
+            CliError::Process { .. }
+            | CliError::ParentGone { .. }
+            | CliError::OtherPorts
+            | CliError::WorkerDidNotStart { .. }
+            | CliError::WorkerStoppedBadly
+            | CliError::StoppedTwice => Exit::Failed,
         }
     }
 }

@@ -9,6 +9,7 @@ use tokio::runtime::{Builder, Runtime};
 use tracing_subscriber::EnvFilter;
 
 use super::CliError;
+use super::log_lines::LogLines;
 use crate::config::{LogFormat, Logging};
 use crate::limits::CONNECTIONS_MAX;
 
@@ -18,7 +19,7 @@ const DESCRIPTORS_WANTED: u64 = CONNECTIONS_MAX as u64 + 1_024;
 /// Log lines go to stderr from here on; a panic is one, with its place.
 pub(super) fn start_logging(logging: &Logging) {
     let filter = EnvFilter::new(&logging.filter);
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| LogLines);
     let started = match logging.format {
         LogFormat::Text => {
             let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());

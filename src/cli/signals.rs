@@ -1,4 +1,7 @@
-//! SIGTERM and SIGINT stop a process in order; a second one ends it at once.
+//! SIGTERM and SIGINT stop a process in order; a second one ends it at once. A supervisor is also told
+//! to reload, and that a child has ended.
+
+use std::io::{self, IsTerminal};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -35,5 +38,49 @@ impl Signals {
         tracing::info!(signal = name, "stopping; a second signal ends this at once");
         stop.cancel();
         self.next().await;
+    }
+}
+
+/// What a supervisor is told by signals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    /// By which signal.
+    Stop(&'static str),
+    /// SIGHUP.
+    Reload,
+    /// One or several.
+    ChildEnded,
+}
+
+/// Its signals, caught from now on.
+#[derive(Debug)]
+pub(super) struct Orders {
+    stop: Signals,
+    hangup: Signal,
+    child: Signal,
+    had_terminal: bool,
+}
+
+impl Orders {
+    /// Catches them.
+    pub(super) fn catch() -> Result<Self, CliError> {
+        let catch = |kind| {
+            signal(kind).map_err(|source| CliError::Process { action: "catch SIGHUP and SIGCHLD", source })
+        };
+        let (hangup, child) = (catch(SignalKind::hangup())?, catch(SignalKind::child())?);
+        Ok(Self { stop: Signals::catch()?, hangup, child, had_terminal: io::stderr().is_terminal() })
+    }
+
+    /// Waits for the next one.
+    pub(super) async fn next(&mut self) -> Order {
+        tokio::select! {
+            name = self.stop.next() => Order::Stop(name),
+            // A terminal that is gone says SIGHUP too, and means the other thing.
+            _ = self.hangup.recv() => match self.had_terminal && !io::stderr().is_terminal() {
+                true => Order::Stop("SIGHUP"),
+                false => Order::Reload,
+            },
+            _ = self.child.recv() => Order::ChildEnded,
+        }
     }
 }

@@ -166,14 +166,14 @@ async fn a_node_that_dies_leaves_all_answers_after_its_lease_and_comes_back_with
 
     // The heartbeat is 2 s, so the lease 6 s: alive, nothing happens for longer than that.
     never_for("a living holder is hidden", Duration::from_secs(8), || async { !held_by(1).await }).await;
-    agent.process.signal(Signal::STOP);
+    agent.process.signal_all(Signal::STOP);
     for number in 1..=3 {
         within("a dead holder is hidden", Duration::from_secs(6 + 3), || async {
             (!held_by(number).await).then_some(())
         })
         .await;
     }
-    agent.process.signal(Signal::CONT);
+    agent.process.signal_all(Signal::CONT);
     for number in 1..=3 {
         within("it is findable again", Duration::from_secs(5), || async {
             held_by(number).await.then_some(())

@@ -22,4 +22,5 @@ mod pulls;
 #[path = "../support/scripted.rs"]
 #[allow(dead_code, reason = "each test binary uses its part")]
 mod scripted;
+mod supervisor;
 mod unreachable;

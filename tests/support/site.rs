@@ -88,6 +88,12 @@ impl Process {
         self.pids().iter().map(of).sum()
     }
 
+    /// The most memory of its own that it has had, bytes: without the pages of its binary, which a
+    /// debug build has many of, and which the kernel takes back when it wants them.
+    pub(crate) fn own_memory_peak_bytes(&self) -> u64 {
+        self.memory_bytes("VmHWM") - self.memory_bytes("RssFile").min(self.memory_bytes("VmHWM"))
+    }
+
     /// Open sockets.
     pub(crate) fn sockets(&self) -> usize {
         let of = |pid: &u32| {
@@ -108,11 +114,6 @@ impl Drop for Process {
         self.child.wait().ok();
         if std::thread::panicking() {
             let log = self.log();
-            fs::copy(
-                &self.log,
-                format!("report-{}-{}.log", self.child.id(), self.log.file_name().unwrap().display()),
-            )
-            .ok();
             let tail: Vec<_> = log.lines().rev().take(30).collect();
             eprintln!("--- {}", self.log.display());
             tail.iter().rev().for_each(|line| eprintln!("{line}"));

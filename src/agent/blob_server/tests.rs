@@ -1,9 +1,12 @@
 //! The peer port: what it gives, to whom, and how much of it.
 
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::Barrier;
 
 use crate::agent::store::memory::MemoryStore;
 use crate::agent::testing::*;
@@ -170,4 +173,51 @@ async fn the_rate_is_a_limit_over_all_uploads() {
     let (first, second) = tokio::join!(get(node.peer, &target), get(node.peer, &target));
     assert!(first.is_complete() && second.is_complete());
     assert!(start.elapsed() >= Duration::from_millis(690), "800 kB at 1 MB/s took {:?}", start.elapsed());
+}
+
+/// How much a client gets within `stretch`, once all have had their first bytes.
+async fn bytes_within(address: SocketAddr, target: String, all: &Barrier, stretch: Duration) -> usize {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await.unwrap();
+    let mut buffer = vec![0; 65_536];
+    stream.read_exact(&mut buffer[..4_096]).await.unwrap();
+    let bytes = AtomicUsize::new(0);
+    let reading = async {
+        loop {
+            bytes.fetch_add(stream.read(&mut buffer).await.unwrap(), Ordering::Relaxed);
+        }
+    };
+    let measured = async {
+        all.wait().await;
+        let before = bytes.load(Ordering::Relaxed);
+        tokio::time::sleep(stretch).await;
+        bytes.load(Ordering::Relaxed) - before
+    };
+    tokio::select! { measured = measured => measured, () = reading => unreachable!("it reads for ever") }
+}
+
+#[tokio::test]
+async fn the_rate_is_exact_and_fair_over_64_connections() {
+    let store = MemoryStore::new();
+    let digest = store.add(noise(8_000_000));
+    let rate = 64 * 2 * crate::limits::SOURCE_BYTES_PER_SECOND_MIN;
+    let node = Node::wish(Wish { store, upload_bytes_per_second: rate, ..Wish::default() }).await;
+    let (all, stretch) = (Barrier::new(64), Duration::from_secs(3));
+    let each = (0..64).map(|_| bytes_within(node.peer, blob_target(&digest), &all, stretch));
+    let shares = futures_util::future::join_all(each).await;
+    let total = shares.iter().sum::<usize>() as f64 / stretch.as_secs_f64();
+    assert!((total / rate as f64 - 1.0).abs() < 0.1, "{total} B/s at a limit of {rate}");
+    let fair = shares.iter().sum::<usize>() as f64 / 64.0;
+    assert!(shares.iter().all(|share| (*share as f64 / fair - 1.0).abs() < 0.25), "{shares:?}");
+}
+
+/// B13c: in the Go version a limit below its read size was none.
+#[tokio::test]
+async fn a_low_rate_is_a_limit_too() {
+    let store = MemoryStore::new();
+    let digest = store.add(noise(1_000_000));
+    let node = Node::wish(Wish { store, upload_bytes_per_second: 16 * 1024, ..Wish::default() }).await;
+    let (all, stretch) = (Barrier::new(1), Duration::from_secs(2));
+    let got = bytes_within(node.peer, blob_target(&digest), &all, stretch).await;
+    assert!((28_000..40_000).contains(&got), "{got} bytes in 2 s at 16 KiB/s");
 }

@@ -1,5 +1,5 @@
 //! Content received and verified whole before anyone sees a byte of it: in memory up to
-//! [`SPOOL_MEMORY_BYTES_MAX`], beyond that in a file without a name.
+//! [`SPOOL_MEMORY_BYTES_MAX`], while there is room, beyond that in a file without a name.
 
 use std::fs::File;
 use std::io;
@@ -8,13 +8,14 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use futures_util::stream;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::transfer::Transfer;
 use crate::agent::body::ByteStream;
 use crate::agent::buffers::BufferPool;
 use crate::agent::local::file_stream;
 use crate::agent::peer::{PeerError, Source};
-use crate::limits::{SPOOL_MEMORY_BYTES_MAX, SPOOL_WRITE_BYTES};
+use crate::limits::{SPOOL_MEMORY_BYTES_MAX, SPOOL_MEMORY_TOTAL_BYTES_MAX, SPOOL_WRITE_BYTES};
 use crate::oci::{ByteRange, Digest, Hasher};
 
 /// Verified content.
@@ -39,6 +40,30 @@ impl Whole {
     }
 }
 
+/// What all transfers together may keep in memory, bytes.
+static MEMORY: Semaphore = Semaphore::const_new(SPOOL_MEMORY_TOTAL_BYTES_MAX);
+
+/// A part of [`MEMORY`], taken until the last clone of its bytes is gone.
+struct Room {
+    bytes: Vec<u8>,
+    _taken: SemaphorePermit<'static>,
+}
+
+impl Room {
+    /// `None`: a file is the place for so many.
+    fn of(length: u64) -> Option<Self> {
+        let length = u32::try_from(length).ok().filter(|_| length <= SPOOL_MEMORY_BYTES_MAX)?;
+        let taken = MEMORY.try_acquire_many(length).ok()?;
+        Some(Self { bytes: Vec::with_capacity(usize::try_from(length).ok()?), _taken: taken })
+    }
+}
+
+impl AsRef<[u8]> for Room {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 /// Receives all that `transfer` brings, which is `length` bytes, and verifies it. `Ok(None)`: nobody is
 /// left who could send the rest.
 pub(super) async fn receive(
@@ -47,13 +72,11 @@ pub(super) async fn receive(
     digest: &Digest,
 ) -> Result<Option<Whole>, PeerError> {
     let mut hasher = Hasher::new(digest.algorithm());
-    let whole = if length <= SPOOL_MEMORY_BYTES_MAX {
-        let capacity = usize::try_from(length).map_err(|_| PeerError::Length)?;
-        let mut bytes = BytesMut::with_capacity(capacity);
+    let whole = if let Some(mut room) = Room::of(length) {
         while let Some(piece) = next(transfer, &mut hasher).await? {
-            bytes.extend_from_slice(&piece);
+            room.bytes.extend_from_slice(&piece);
         }
-        Whole::Memory(bytes.freeze())
+        Whole::Memory(Bytes::from_owner(room))
     } else {
         Whole::File(file(transfer, &mut hasher).await?)
     };

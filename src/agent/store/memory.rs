@@ -26,13 +26,16 @@ pub struct MemoryStore {
     remote: bool,
 }
 
+/// Length of the blob, and what has been written of it.
+type Partial = (u64, Arc<std::fs::File>);
+
 #[derive(Default)]
 struct State {
     blobs: BTreeMap<Digest, Bytes>,
     tags: BTreeMap<String, Digest>,
     fetched: BTreeMap<Digest, Fetched>,
     /// With length and bytes, where a test gives them.
-    ingests: Vec<(Digest, Option<(u64, Arc<std::fs::File>)>)>,
+    ingests: Vec<(Digest, Option<Partial>)>,
     scan_error: Option<String>,
     watched: bool,
     events: VecDeque<StoreEvent>,
@@ -284,7 +287,7 @@ impl Store for MemoryStore {
     fn ingests<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Vec<Ingest>, StoreError>> {
         let state = self.state();
         let ingests = state.ingests.iter().filter(|(ingest, _)| ingest == digest);
-        let read = |(total_bytes, data): &(u64, Arc<std::fs::File>)| Ingest {
+        let read = |(total_bytes, data): &Partial| Ingest {
             total_bytes: Some(*total_bytes),
             data: data.try_clone().ok(),
         };

@@ -151,12 +151,13 @@ async fn addresses(app: &App) -> HashSet<IpAddr> {
     let members = app.node.status().members.into_iter().map(|info| info.member);
     let names: HashSet<String> =
         members.flat_map(|member| [member.api_address, member.raft_address]).collect();
-    let resolve = async |name: String| {
-        let resolved = tokio::time::timeout(RESOLVE_TIMEOUT, tokio::net::lookup_host(name)).await;
-        let found = resolved.ok().and_then(Result::ok).into_iter().flatten();
-        found.map(|address| address.ip().to_canonical()).collect::<Vec<_>>()
-    };
     join_all(names.into_iter().map(resolve)).await.into_iter().flatten().collect()
+}
+
+async fn resolve(name: String) -> Vec<IpAddr> {
+    let resolved = tokio::time::timeout(RESOLVE_TIMEOUT, tokio::net::lookup_host(name)).await;
+    let found = resolved.ok().and_then(Result::ok).into_iter().flatten();
+    found.map(|address| address.ip().to_canonical()).collect()
 }
 
 async fn send(app: &App, server: &str, news: &News) {

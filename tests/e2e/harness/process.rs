@@ -37,6 +37,12 @@ impl Process {
         kill_process(pid(self.pid()), signal).unwrap();
     }
 
+    /// To the process and its children: an agent is two.
+    pub fn signal_all(&self, signal: Signal) {
+        self.signal(signal);
+        children(self.pid()).into_iter().for_each(|child| kill_process(pid(child), signal).unwrap());
+    }
+
     /// SIGTERM, and waits for the end.
     pub fn stop(mut self) -> ExitStatus {
         self.signal(Signal::TERM);
@@ -86,6 +92,19 @@ impl Drop for Process {
 /// A pid as rustix wants it.
 pub fn pid(number: u32) -> Pid {
     Pid::from_raw(number as i32).expect("a pid is not zero")
+}
+
+/// Those that are alive.
+pub fn children(parent: u32) -> Vec<u32> {
+    let is_child = |pid: &u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // The name in parentheses may contain anything.
+        let mut fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+        let state = fields.next();
+        state != Some("Z") && fields.next() == Some(&parent.to_string())
+    };
+    let pids = fs::read_dir("/proc").unwrap().flatten();
+    pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_child).collect()
 }
 
 /// Runs a command to its end; panics with its output when it fails.

@@ -88,7 +88,7 @@ fn set_file_watch(store: &ContainerdStore, view: &View) -> Option<FolderWatch> {
     if store.poll_interval.is_some() {
         return None;
     }
-    let refused = |error: &notify::Error| {
+    let refused = |error: &std::io::Error| {
         tracing::warn!(%error, seconds = POLL_INTERVAL.as_secs(), "could not watch the blob folder, asking instead");
     };
     FolderWatch::set(folder).inspect_err(refused).ok()

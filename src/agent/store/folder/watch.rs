@@ -1,21 +1,20 @@
 //! inotify on a blob folder that may not exist yet: parents are watched, and what is made below them
-//! is watched as it appears.
+//! is watched as it appears. Its own mask: opening and reading blobs wakes nobody here.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::ffi::OsStr;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use notify::event::{AccessKind, AccessMode, CreateKind, EventKind, ModifyKind, RenameMode};
-use notify::{ErrorKind, Event, RecursiveMode, Watcher};
-use tokio::sync::mpsc;
+use futures_util::StreamExt;
+use inotify::{EventMask, EventOwned, EventStream, Inotify, WatchDescriptor, WatchMask};
 
-use super::{ALGORITHMS, BlobFolder, digest_of};
+use super::{ALGORITHMS, BlobFolder, digest_of, is_absent};
 use crate::oci::Digest;
 
-/// Notifications that wait for their reader; more than that is an overflow, and leads to a rescan.
-const CHANGES_WAITING_MAX: usize = 16_384;
+/// Notifications are read so many bytes at a time: some dozens of them.
+const READ_BYTES: usize = 8 * 1024;
 
 /// What happened in the folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,30 +32,24 @@ pub(in crate::agent::store) enum Change {
 /// Watches set on one folder.
 pub(in crate::agent::store) struct FolderWatch {
     folder: BlobFolder,
-    watcher: notify::RecommendedWatcher,
-    changes: mpsc::Receiver<Change>,
-    overflowed: Arc<AtomicBool>,
+    events: EventStream<Vec<u8>>,
+    watched: HashMap<WatchDescriptor, PathBuf>,
     /// A folder was made that is not watched yet.
     folder_made: bool,
     found: VecDeque<Change>,
 }
 
 impl FolderWatch {
-    /// Sets the watches. Everything that happens after the return is seen.
-    pub(in crate::agent::store) fn set(folder: &BlobFolder) -> notify::Result<Self> {
-        let (sender, changes) = mpsc::channel(CHANGES_WAITING_MAX);
-        let overflowed = Arc::new(AtomicBool::new(false));
-        let (flag, watched) = (Arc::clone(&overflowed), folder.clone());
-        // The thread of `notify` must never wait for us, who may wait for it in `arm`.
-        let watcher = notify::recommended_watcher(move |event| {
-            for change in interpret(&watched, event) {
-                if sender.try_send(change).is_err() {
-                    flag.store(true, Ordering::Relaxed);
-                }
-            }
-        })?;
-        let (folder, found) = (folder.clone(), VecDeque::new());
-        let mut watch = Self { folder, watcher, changes, overflowed, folder_made: false, found };
+    /// Sets the watches. Everything that happens after the return is seen. Must be called within a
+    /// tokio runtime.
+    pub(in crate::agent::store) fn set(folder: &BlobFolder) -> io::Result<Self> {
+        let mut watch = Self {
+            folder: folder.clone(),
+            events: Inotify::init()?.into_event_stream(vec![0; READ_BYTES])?,
+            watched: HashMap::new(),
+            folder_made: false,
+            found: VecDeque::new(),
+        };
         watch.arm()?;
         Ok(watch)
     }
@@ -64,24 +57,29 @@ impl FolderWatch {
     /// Waits for the next change. Nothing is lost if the future is dropped before it is ready.
     pub(in crate::agent::store) async fn next(&mut self) -> Change {
         loop {
-            if self.overflowed.load(Ordering::Relaxed) {
-                return Change::Lost("too many file notifications were waiting".into());
-            }
-            if let Some(change) = self.found.pop_front() {
-                return change;
-            }
-            if self.folder_made {
-                if let Err(reason) = self.look_into_new_folders().await {
-                    return Change::Lost(reason);
-                }
-                self.folder_made = false;
-                continue;
-            }
-            match self.changes.recv().await {
+            match self.found.pop_front() {
                 Some(Change::FolderMade) => self.folder_made = true,
                 Some(change) => return change,
-                None => return Change::Lost("the file notifications ended".into()),
+                None if self.folder_made => {
+                    if let Err(reason) = self.look_into_new_folders().await {
+                        return Change::Lost(reason);
+                    }
+                    self.folder_made = false;
+                }
+                None => match self.events.next().await {
+                    Some(Ok(event)) => self.notified(&event),
+                    Some(Err(error)) => return Change::Lost(format!("file notifications failed: {error}")),
+                    None => return Change::Lost("the file notifications ended".into()),
+                },
             }
+        }
+    }
+
+    fn notified(&mut self, event: &EventOwned) {
+        let watched = self.watched.get(&event.wd).map(PathBuf::as_path);
+        self.found.extend(interpret(&self.folder, watched, event.name.as_deref(), event.mask));
+        if event.mask.contains(EventMask::IGNORED) {
+            self.watched.remove(&event.wd);
         }
     }
 
@@ -96,7 +94,7 @@ impl FolderWatch {
 
     /// Watches whatever exists on the way to the blobs. A parent is watched before its child is
     /// looked for, so that a child made meanwhile is noticed in any case.
-    fn arm(&mut self) -> notify::Result<()> {
+    fn arm(&mut self) -> io::Result<()> {
         if !self.arm_root()? {
             return Ok(());
         }
@@ -109,11 +107,11 @@ impl FolderWatch {
     }
 
     /// The root, or its nearest existing ancestor; tells whether it is the root.
-    fn arm_root(&mut self) -> notify::Result<bool> {
+    fn arm_root(&mut self) -> io::Result<bool> {
         let root = self.folder.root().to_owned();
         loop {
             let Some(nearest) = root.ancestors().find(|path| path.is_dir()) else {
-                return Err(notify::Error::path_not_found().add_path(root));
+                return Err(io::ErrorKind::NotFound.into());
             };
             if !self.try_watch(nearest)? {
                 continue; // gone since we looked
@@ -129,26 +127,45 @@ impl FolderWatch {
     }
 
     /// False if there is no such folder.
-    fn try_watch(&mut self, path: &Path) -> notify::Result<bool> {
-        match self.watcher.watch(path, RecursiveMode::NonRecursive) {
-            Ok(()) => Ok(true),
-            Err(error) if matches!(error.kind, ErrorKind::PathNotFound) => Ok(false),
+    fn try_watch(&mut self, path: &Path) -> io::Result<bool> {
+        match self.events.watches().add(path, mask()) {
+            Ok(descriptor) => {
+                self.watched.insert(descriptor, path.to_owned());
+                Ok(true)
+            }
+            Err(error) if is_absent(&error) => Ok(false),
             Err(error) => Err(error),
         }
     }
 }
 
-/// What a notification means for this folder.
-fn interpret(folder: &BlobFolder, event: notify::Result<Event>) -> Vec<Change> {
-    let event = match event {
-        Ok(event) if event.need_rescan() => {
-            return vec![Change::Lost("the notification queue overflowed".into())];
-        }
-        Ok(event) => event,
-        Err(error) => return vec![Change::Lost(format!("file notifications failed: {error}"))],
-    };
-    let Some(effect) = effect_of(event.kind) else { return Vec::new() };
-    event.paths.iter().filter_map(|path| change_at(folder, path, effect)).collect()
+/// What is asked for; [`effect_of`] reads the answers.
+fn mask() -> WatchMask {
+    WatchMask::CREATE
+        | WatchMask::MOVED_TO
+        | WatchMask::CLOSE_WRITE
+        | WatchMask::DELETE
+        | WatchMask::MOVED_FROM
+        | WatchMask::DELETE_SELF
+        | WatchMask::MOVE_SELF
+        | WatchMask::ONLYDIR
+}
+
+/// What a notification about `name` in a watched folder, or about that itself, means.
+fn interpret(
+    folder: &BlobFolder,
+    watched: Option<&Path>,
+    name: Option<&OsStr>,
+    events: EventMask,
+) -> Option<Change> {
+    if events.contains(EventMask::Q_OVERFLOW) {
+        return Some(Change::Lost("the notification queue overflowed".into()));
+    }
+    let (effect, watched) = (effect_of(events)?, watched?);
+    match name {
+        Some(name) => change_at(folder, &watched.join(name), effect),
+        None => change_at(folder, watched, effect),
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -159,14 +176,19 @@ enum Effect {
     Gone,
 }
 
-fn effect_of(kind: EventKind) -> Option<Effect> {
-    match kind {
-        EventKind::Create(CreateKind::File | CreateKind::Folder | CreateKind::Any) => Some(Effect::Made),
-        EventKind::Modify(ModifyKind::Name(RenameMode::To)) => Some(Effect::MovedHere),
-        EventKind::Modify(ModifyKind::Name(RenameMode::From)) | EventKind::Remove(_) => Some(Effect::Gone),
-        EventKind::Access(AccessKind::Close(AccessMode::Write)) => Some(Effect::Written),
-        _ => None,
-    }
+fn effect_of(events: EventMask) -> Option<Effect> {
+    let gone = EventMask::DELETE
+        | EventMask::MOVED_FROM
+        | EventMask::DELETE_SELF
+        | EventMask::MOVE_SELF
+        | EventMask::UNMOUNT;
+    let effects = [
+        (EventMask::CREATE, Effect::Made),
+        (EventMask::MOVED_TO, Effect::MovedHere),
+        (EventMask::CLOSE_WRITE, Effect::Written),
+        (gone, Effect::Gone),
+    ];
+    effects.into_iter().find(|(flags, _)| events.intersects(*flags)).map(|(_, effect)| effect)
 }
 
 fn change_at(folder: &BlobFolder, path: &Path, effect: Effect) -> Option<Change> {
@@ -250,17 +272,22 @@ mod tests {
 
     #[test]
     fn an_overflow_of_the_kernels_queue_is_a_loss() {
-        let event = Event::new(EventKind::Other).set_flag(notify::event::Flag::Rescan);
-        let changes = interpret(&BlobFolder::new("/r"), Ok(event));
-        assert!(matches!(changes.as_slice(), [Change::Lost(_)]), "{changes:?}");
+        let change = interpret(&BlobFolder::new("/r"), None, None, EventMask::Q_OVERFLOW);
+        assert!(matches!(change, Some(Change::Lost(_))), "{change:?}");
     }
 
-    #[test]
-    fn reading_a_blob_is_no_change() {
+    /// The `notify` crate asks for opens too: each blob served woke its thread twice.
+    #[tokio::test]
+    async fn reading_a_blob_wakes_nobody() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = BlobFolder::new(root.path());
         let digest = Digest::of(b"layer");
-        let folder = BlobFolder::new("/r");
-        let event =
-            Event::new(EventKind::Access(AccessKind::Open(AccessMode::Any))).add_path(folder.path(&digest));
-        assert_eq!(interpret(&folder, Ok(event)), []);
+        std::fs::create_dir_all(folder.of(digest.algorithm())).unwrap();
+        std::fs::write(folder.path(&digest), b"layer").unwrap();
+        let mut watch = FolderWatch::set(&folder).unwrap();
+        assert_eq!(std::fs::read(folder.path(&digest)).unwrap(), b"layer");
+        std::fs::remove_file(folder.path(&digest)).unwrap();
+        let first = tokio::time::timeout(SOON, watch.events.next()).await.unwrap().unwrap().unwrap();
+        assert_eq!(first.mask, EventMask::DELETE, "the first notification is of the removal");
     }
 }

@@ -1,0 +1,189 @@
+//! Open sockets on their way to another process: to the worker, and to the next version of the
+//! supervisor. They travel as a message on the Unix socket that the receiver has as stdin, because a
+//! descriptor that is merely inherited could only be picked up with `unsafe`.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, recvmsg, sendmsg,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::agent::{self, Listeners};
+
+/// Three ports, and the wire to a worker.
+const SOCKETS_MAX: usize = 4;
+/// Far more than a letter has, bytes.
+const LETTER_BYTES_MAX: usize = 4096;
+
+/// Where an agent listens: as it was told, and the sockets.
+#[derive(Debug)]
+pub(super) struct Ports {
+    pub(super) told: Told,
+    pub(super) mirror: TcpListener,
+    pub(super) peer: TcpListener,
+    pub(super) metrics: TcpListener,
+}
+
+/// The addresses in the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Told {
+    mirror: SocketAddr,
+    peer: SocketAddr,
+    metrics: SocketAddr,
+}
+
+/// What goes with the sockets. Another version reads it: fields may be added, with a default, and
+/// none may change its meaning.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Letter {
+    told: Told,
+    /// The worker that serves, whose wire is the fourth socket.
+    #[serde(default)]
+    serving: Option<i32>,
+    /// Workers that are on their way out.
+    #[serde(default)]
+    ending: Vec<i32>,
+}
+
+/// The workers that the next supervisor takes over.
+#[derive(Debug)]
+pub(super) struct Workers {
+    pub(super) serving: (i32, OwnedFd),
+    pub(super) ending: Vec<i32>,
+}
+
+impl Told {
+    pub(super) fn of(config: &agent::Config) -> Self {
+        let (mirror, peer) = (config.mirror_listen, config.peer_listen);
+        Self { mirror, peer, metrics: config.metrics_listen }
+    }
+}
+
+impl Ports {
+    /// Opens them. Needs a runtime to run in.
+    pub(super) async fn open(told: Told) -> Result<Self, agent::Error> {
+        let Listeners { mirror, peer, metrics } =
+            Listeners::bind(told.mirror, told.peer, told.metrics).await?;
+        let std = |listener: tokio::net::TcpListener| listener.into_std().map_err(agent::Error::Listener);
+        Ok(Self { told, mirror: std(mirror)?, peer: std(peer)?, metrics: std(metrics)? })
+    }
+
+    /// For the runtime that serves them.
+    pub(super) fn into_listeners(self) -> io::Result<Listeners> {
+        let Self { told: _, mirror, peer, metrics } = self;
+        let [mirror, peer, metrics] = [mirror, peer, metrics].map(tokio::net::TcpListener::from_std);
+        Ok(Listeners { mirror: mirror?, peer: peer?, metrics: metrics? })
+    }
+
+    /// A socket with a letter in it, for the stdin of a worker.
+    pub(super) fn for_worker(&self) -> io::Result<(UnixStream, OwnedFd)> {
+        let (ours, theirs) = UnixStream::pair()?;
+        self.post(&ours, &[], &Letter { told: self.told, serving: None, ending: Vec::new() })?;
+        Ok((ours, theirs.into()))
+    }
+
+    /// The same for the stdin of the next supervisor. Our end may be closed: the letter stays.
+    pub(super) fn for_supervisor(
+        &self,
+        (serving, wire): (i32, BorrowedFd<'_>),
+        ending: Vec<i32>,
+    ) -> io::Result<OwnedFd> {
+        let (ours, theirs) = UnixStream::pair()?;
+        self.post(&ours, &[wire], &Letter { told: self.told, serving: Some(serving), ending })?;
+        Ok(theirs.into())
+    }
+
+    fn post(&self, to: &UnixStream, wire: &[BorrowedFd<'_>], letter: &Letter) -> io::Result<()> {
+        let text = serde_json::to_vec(letter)?;
+        let ports = [self.mirror.as_fd(), self.peer.as_fd(), self.metrics.as_fd()];
+        let sockets = [&ports, wire].concat();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(SOCKETS_MAX))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let fits = control.push(SendAncillaryMessage::ScmRights(&sockets));
+        assert!(fits && text.len() <= LETTER_BYTES_MAX, "a letter has room for {SOCKETS_MAX} sockets");
+        // One message: the buffer of a fresh socket takes it whole.
+        sendmsg(to, &[IoSlice::new(&text)], &mut control, SendFlags::empty())?;
+        Ok(())
+    }
+
+    /// Takes what lies in `from`.
+    pub(super) fn receive(from: impl AsFd) -> io::Result<(Self, Option<Workers>)> {
+        let mut text = [0; LETTER_BYTES_MAX];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(SOCKETS_MAX))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let received =
+            recvmsg(from, &mut [IoSliceMut::new(&mut text)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+        let letter: Letter = serde_json::from_slice(&text[..received.bytes])?;
+        let mut sockets = control.drain().flat_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(sockets) => sockets.collect(),
+            _ => Vec::new(),
+        });
+        let mut next = || sockets.next().ok_or_else(|| io::Error::other("a socket is missing"));
+        let ports =
+            Self { told: letter.told, mirror: next()?.into(), peer: next()?.into(), metrics: next()?.into() };
+        let workers = match letter.serving {
+            Some(pid) => Some(Workers { serving: (pid, next()?), ending: letter.ending }),
+            None => None,
+        };
+        Ok((ports, workers))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn open() -> Ports {
+        let any = "127.0.0.1:0".parse().unwrap();
+        Ports::open(Told { mirror: any, peer: any, metrics: any }).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_worker_gets_the_same_sockets() {
+        let ports = open().await;
+        let (_ours, theirs) = ports.for_worker().unwrap();
+        let (received, workers) = Ports::receive(&theirs).unwrap();
+        assert!(workers.is_none());
+        assert_eq!(received.told, ports.told);
+        for (sent, got) in [
+            (&ports.mirror, &received.mirror),
+            (&ports.peer, &received.peer),
+            (&ports.metrics, &received.metrics),
+        ] {
+            assert_eq!(sent.local_addr().unwrap(), got.local_addr().unwrap());
+        }
+    }
+
+    #[tokio::test]
+    async fn the_next_supervisor_gets_the_workers_too() {
+        let ports = open().await;
+        let (wire, other_end) = UnixStream::pair().unwrap();
+        let stdin = ports.for_supervisor((17, wire.as_fd()), vec![15, 16]).unwrap();
+        let (_, workers) = Ports::receive(&stdin).unwrap();
+        let Workers { serving: (pid, wire), ending } = workers.unwrap();
+        assert_eq!((pid, ending), (17, vec![15, 16]));
+        io::Write::write_all(&mut &other_end, b"x").unwrap();
+        io::Read::read_exact(&mut UnixStream::from(wire), &mut [0]).unwrap();
+    }
+
+    #[test]
+    fn a_stdin_without_a_letter_is_an_error() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        drop(ours);
+        assert!(Ports::receive(&theirs).is_err());
+    }
+
+    /// Written by the first version that had it.
+    #[test]
+    fn a_letter_of_an_older_version_is_understood() {
+        let old = r#"{"told":{"mirror":"127.0.0.1:7780","peer":"0.0.0.0:7781","metrics":"127.0.0.1:7782"},"serving":7,"ending":[5],"later":1}"#;
+        let letter: Letter = serde_json::from_str(old).unwrap();
+        assert_eq!((letter.serving, letter.ending), (Some(7), vec![5]));
+    }
+}

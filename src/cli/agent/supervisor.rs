@@ -1,0 +1,421 @@
+//! The supervisor: a small process that owns the ports, and keeps a worker behind them. Somebody
+//! accepts at every moment: the worker that serves, or the stand-in.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsFd;
+use std::pin::Pin;
+use std::time::Duration;
+
+use rustix::process::{Signal, WaitOptions, WaitStatus, wait};
+use tokio::time::{Instant, sleep_until};
+
+use super::handover::{Ports, Told, Workers};
+use super::silence;
+use super::stand_in::StandIn;
+use super::wire::{Program, Word, Worker};
+use crate::cli::signals::{Order, Orders};
+use crate::cli::{CliError, Exit};
+use crate::config::value::format_duration;
+use crate::limits::{
+    WORKER_BACK_OFF, WORKER_HEALTHY_AFTER, WORKER_SILENT_MAX, WORKER_START_TIMEOUT, WORKER_STOP_TIMEOUT,
+};
+
+/// How long a killed worker is waited for. One that hangs in the kernel is left to it.
+const KILLED_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Opens the ports, or takes them from the version before, and keeps a worker until told to stop.
+pub(super) async fn run(told: Told, handed_over: bool) -> Result<(), CliError> {
+    let mut orders = Orders::catch()?;
+    let program = Program::this()?;
+    let mut supervisor = if handed_over {
+        let (ports, workers) = Ports::receive(io::stdin()).map_err(not_taken)?;
+        Supervisor::take_over(program, ports, workers)?
+    } else {
+        Supervisor::start_first(program, Ports::open(told).await?)
+    };
+    let result = supervisor.keep(&mut orders).await;
+    if let Some(stand_in) = supervisor.stand_in.take() {
+        stand_in.finish().await;
+    }
+    result
+}
+
+fn not_taken(source: io::Error) -> CliError {
+    CliError::Process { action: "take over from the version before", source }
+}
+
+struct Supervisor {
+    program: Program,
+    ports: Ports,
+    /// Accepts.
+    serving: Option<Serving>,
+    /// Does not yet.
+    starting: Option<Leaving>,
+    /// Does no more.
+    ending: Vec<Leaving>,
+    /// While nobody is serving.
+    stand_in: Option<StandIn>,
+    /// When the next worker is due.
+    start_at: Option<Instant>,
+    back_off: Duration,
+    /// A reload was asked for while a worker was starting, which may have read its file before.
+    reload_again: bool,
+    /// A worker has served: from then on one that ends is started again.
+    has_served: bool,
+    stopping: bool,
+    /// A worker did not stop in order.
+    ended_badly: bool,
+}
+
+struct Serving {
+    worker: Worker,
+    since: Instant,
+    /// Ends when it has been silent for too long.
+    silence: Pin<Box<dyn Future<Output = ()>>>,
+}
+
+/// A worker that has until `due` for what it is at.
+struct Leaving {
+    worker: Worker,
+    due: Instant,
+    killed: bool,
+}
+
+enum Event {
+    Order(Order),
+    /// Of the worker that starts.
+    Starting(Word),
+    /// Of the one that serves.
+    Serving(Word),
+    Silent,
+    Due,
+}
+
+impl Supervisor {
+    fn new(program: Program, ports: Ports) -> Self {
+        Self {
+            program,
+            ports,
+            serving: None,
+            starting: None,
+            ending: Vec::new(),
+            stand_in: None,
+            start_at: None,
+            back_off: WORKER_BACK_OFF.0,
+            reload_again: false,
+            has_served: false,
+            stopping: false,
+            ended_badly: false,
+        }
+    }
+
+    fn start_first(program: Program, ports: Ports) -> Self {
+        let mut supervisor = Self::new(program, ports);
+        supervisor.start_at = Some(Instant::now());
+        supervisor.stand_in();
+        supervisor
+    }
+
+    fn take_over(program: Program, ports: Ports, workers: Option<Workers>) -> Result<Self, CliError> {
+        let Some(Workers { serving: (pid, wire), ending }) = workers else {
+            return Ok(Self::start_first(program, ports));
+        };
+        let mut supervisor = Self::new(program, ports);
+        supervisor.serve(Worker::take_over(pid, Some(wire)).map_err(not_taken)?);
+        for pid in ending {
+            supervisor.let_end(Worker::take_over(pid, None).map_err(not_taken)?);
+        }
+        tracing::info!(worker = pid, "this version has taken over");
+        Ok(supervisor)
+    }
+
+    async fn keep(&mut self, orders: &mut Orders) -> Result<(), CliError> {
+        // Of those who ended while one version became the next nobody was told.
+        self.reap()?;
+        loop {
+            match self.next(orders).await {
+                Event::Order(Order::Stop(name)) => self.stop(name)?,
+                Event::Order(Order::Reload) => self.reload(),
+                Event::Order(Order::ChildEnded) => self.reap()?,
+                Event::Starting(Word::Serving) => self.replace().await,
+                Event::Starting(Word::Stopping) => {}
+                Event::Serving(Word::Stopping) => self.stand_in_for_stopping(),
+                Event::Serving(Word::Serving) => {}
+                Event::Silent => self.end_silent(),
+                Event::Due => self.act()?,
+            }
+            if self.stopping && self.ending.is_empty() {
+                return if self.ended_badly { Err(CliError::WorkerStoppedBadly) } else { Ok(()) };
+            }
+        }
+    }
+
+    async fn next(&mut self, orders: &mut Orders) -> Event {
+        let due = [self.start_at, self.starting.as_ref().map(|starting| starting.due)];
+        let due = due.into_iter().flatten().chain(self.ending.iter().map(|ending| ending.due)).min();
+        let (serving, starting) = (&mut self.serving, &mut self.starting);
+        let (worker, silence) = match serving {
+            Some(Serving { worker, silence, .. }) => (Some(worker), Some(silence)),
+            None => (None, None),
+        };
+        tokio::select! {
+            order = orders.next() => Event::Order(order),
+            Some(word) = then(starting.as_mut().map(|starting| starting.worker.says())) => Event::Starting(word),
+            Some(word) = then(worker.map(Worker::says)) => Event::Serving(word),
+            Some(()) = then(silence) => Event::Silent,
+            Some(()) = then(due.map(sleep_until)) => Event::Due,
+        }
+    }
+
+    /// From here on nobody waits, whatever happens to the workers.
+    fn stand_in(&mut self) {
+        if self.stand_in.is_none() {
+            match StandIn::start(&self.ports) {
+                Ok(stand_in) => self.stand_in = Some(stand_in),
+                Err(error) => tracing::error!(%error, "could not answer while no worker does"),
+            }
+        }
+    }
+
+    fn serve(&mut self, worker: Worker) {
+        let silence = Box::pin(silence::of_worker(reachable(&self.ports)));
+        self.serving = Some(Serving { worker, since: Instant::now(), silence });
+        self.has_served = true;
+    }
+
+    /// The worker that was starting serves.
+    async fn replace(&mut self) {
+        let Some(Leaving { worker, .. }) = self.starting.take() else { return };
+        if self.stopping {
+            return self.let_end(worker);
+        }
+        let before = self.serving.take();
+        self.serve(worker);
+        if let Some(Serving { worker, .. }) = before {
+            tracing::info!(worker = worker.pid(), "a new worker serves; the one before ends its requests");
+            worker.signal(Signal::TERM);
+            self.let_end(worker);
+        }
+        let stand_in = self.stand_in.take();
+        stand_in.iter().for_each(StandIn::stand_back);
+        if std::mem::take(&mut self.reload_again) {
+            return self.reload();
+        }
+        if self.program.is_replaced() {
+            // What it has accepted would be cut.
+            if let Some(stand_in) = stand_in {
+                stand_in.ended().await;
+            }
+            self.become_newest();
+        }
+    }
+
+    fn let_end(&mut self, worker: Worker) {
+        self.ending.push(Leaving { worker, due: Instant::now() + WORKER_STOP_TIMEOUT, killed: false });
+    }
+
+    /// The version that has just shown a working worker becomes our own too.
+    fn become_newest(&mut self) {
+        let Some((pid, wire)) = self
+            .serving
+            .as_ref()
+            .and_then(|Serving { worker, .. }| Some((worker.pid(), worker.wire()?.as_fd())))
+        else {
+            return;
+        };
+        let ending = self.ending.iter().map(|ending| ending.worker.pid()).collect();
+        let error = match self.ports.for_supervisor((pid, wire), ending) {
+            Ok(stdin) => self.program.become_newest(stdin),
+            Err(error) => error,
+        };
+        tracing::error!(%error, "could not become the new version; its worker serves, this supervisor stays");
+    }
+
+    fn start(&mut self, newest: bool) -> io::Result<()> {
+        self.start_at = None;
+        let worker = Worker::start(&self.program, &self.ports, newest)?;
+        tracing::debug!(worker = worker.pid(), "worker started");
+        self.starting = Some(Leaving { worker, due: Instant::now() + WORKER_START_TIMEOUT, killed: false });
+        Ok(())
+    }
+
+    /// Starts one after a pause that grows while workers do not last.
+    fn start_later(&mut self) {
+        if self.stopping || self.serving.is_some() || self.starting.is_some() || self.start_at.is_some() {
+            return;
+        }
+        tracing::info!("starting a worker in {}", format_duration(self.back_off));
+        self.start_at = Some(Instant::now() + self.back_off);
+        self.back_off = (self.back_off * 2).min(WORKER_BACK_OFF.1);
+    }
+
+    /// What the serving worker's end means.
+    fn lost(&mut self, since: Instant) {
+        if since.elapsed() >= WORKER_HEALTHY_AFTER {
+            self.back_off = WORKER_BACK_OFF.0;
+        }
+        self.stand_in();
+        self.start_later();
+    }
+
+    fn reload(&mut self) {
+        if self.stopping || self.starting.is_some() {
+            self.reload_again = true;
+            return;
+        }
+        tracing::info!("reloading: a new worker starts beside the one that serves");
+        if let Err(error) = self.start(true) {
+            tracing::error!(%error, "could not start a new worker; what serves stays");
+            self.start_later();
+        }
+    }
+
+    /// Silent: killed first, told later, because a log can be what it hangs on.
+    fn end_silent(&mut self) {
+        let Some(Serving { worker, since, .. }) = self.serving.take() else { return };
+        worker.signal(Signal::KILL);
+        self.stand_in();
+        let waited = format_duration(WORKER_SILENT_MAX);
+        tracing::error!(worker = worker.pid(), "the worker has not answered for {waited}: killed");
+        self.ending.push(Leaving { worker, due: Instant::now() + KILLED_TIMEOUT, killed: true });
+        self.lost(since);
+    }
+
+    /// Somebody else than we has told it to stop.
+    fn stand_in_for_stopping(&mut self) {
+        let Some(Serving { worker, since, .. }) = self.serving.take() else { return };
+        tracing::warn!(worker = worker.pid(), "the worker was told to stop");
+        self.let_end(worker);
+        self.lost(since);
+    }
+
+    /// The first time in order, the second time at once.
+    fn stop(&mut self, name: &'static str) -> Result<(), CliError> {
+        self.stand_in();
+        if self.stopping {
+            self.ending.iter().for_each(|ending| ending.worker.signal(Signal::KILL));
+            return Err(CliError::StoppedTwice);
+        }
+        tracing::info!(signal = name, "stopping; a second signal ends this at once");
+        (self.stopping, self.start_at) = (true, None);
+        if let Some(Serving { worker, .. }) = self.serving.take() {
+            worker.signal(Signal::TERM);
+            self.let_end(worker);
+        }
+        if let Some(Leaving { worker, .. }) = self.starting.take() {
+            worker.signal(Signal::KILL);
+            self.ending.push(Leaving { worker, due: Instant::now() + KILLED_TIMEOUT, killed: true });
+        }
+        Ok(())
+    }
+
+    /// Waits for all that have ended.
+    fn reap(&mut self) -> Result<(), CliError> {
+        // As the first process of a container we also get children that we never had.
+        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
+            self.ended(pid.as_raw_nonzero().get(), status)?;
+        }
+        Ok(())
+    }
+
+    fn ended(&mut self, pid: i32, status: WaitStatus) -> Result<(), CliError> {
+        let how = describe(status);
+        if let Some(Serving { since, .. }) = self.serving.take_if(|serving| serving.worker.pid() == pid) {
+            self.stand_in();
+            tracing::error!(worker = pid, "the worker ended: {how}");
+            self.lost(since);
+        } else if self.starting.take_if(|starting| starting.worker.pid() == pid).is_some() {
+            self.did_not_start(pid, status)?;
+        } else if let Some(at) = self.ending.iter().position(|ending| ending.worker.pid() == pid) {
+            let ended = self.ending.swap_remove(at);
+            tracing::info!(worker = pid, "a worker ended: {how}");
+            let in_order = ended.killed || status.exit_status() == Some(Exit::Done as i32);
+            self.ended_badly |= self.stopping && !in_order;
+        }
+        Ok(())
+    }
+
+    /// The first worker has told on stderr why not, and trying again is the operator's decision.
+    fn did_not_start(&mut self, pid: i32, status: WaitStatus) -> Result<(), CliError> {
+        let how = describe(status);
+        if let Some(code) = status.exit_status().filter(|_| !self.has_served) {
+            return Err(CliError::WorkerDidNotStart { code });
+        }
+        if self.serving.is_some() {
+            tracing::error!(worker = pid, "the new worker could not start ({how}); the one before stays");
+            if std::mem::take(&mut self.reload_again) {
+                self.reload();
+            }
+        } else {
+            tracing::error!(worker = pid, "the worker could not start: {how}");
+            self.start_later();
+        }
+        Ok(())
+    }
+
+    /// Whatever is due.
+    fn act(&mut self) -> Result<(), CliError> {
+        let now = Instant::now();
+        if self.start_at.is_some_and(|at| at <= now)
+            && let Err(source) = self.start(false)
+        {
+            let error = CliError::Process { action: "start the worker", source };
+            if !self.has_served {
+                return Err(error);
+            }
+            crate::cli::output::complain(&error);
+            self.start_later();
+        }
+        if let Some(late) = self.starting.take_if(|starting| starting.due <= now) {
+            late.worker.signal(Signal::KILL);
+            let waited = format_duration(WORKER_START_TIMEOUT);
+            tracing::error!(worker = late.worker.pid(), "the new worker did not serve in {waited}: killed");
+            self.ending.push(Leaving { due: now + KILLED_TIMEOUT, killed: true, ..late });
+            self.start_later();
+        }
+        for late in self.ending.extract_if(.., |ending| ending.due <= now).collect::<Vec<_>>() {
+            self.ended_badly |= self.stopping;
+            if late.killed {
+                tracing::error!(
+                    worker = late.worker.pid(),
+                    "a killed worker hangs in the kernel; left to it"
+                );
+                continue;
+            }
+            late.worker.signal(Signal::KILL);
+            tracing::error!(worker = late.worker.pid(), "a worker did not stop in time: killed");
+            self.ending.push(Leaving { due: now + KILLED_TIMEOUT, killed: true, ..late });
+        }
+        Ok(())
+    }
+}
+
+/// Waits for a future that may be absent, which then never comes.
+async fn then<F: Future>(future: Option<F>) -> Option<F::Output> {
+    match future {
+        Some(future) => Some(future.await),
+        None => std::future::pending().await,
+    }
+}
+
+/// Where this host reaches its own mirror.
+fn reachable(ports: &Ports) -> SocketAddr {
+    let mut address = ports.mirror.local_addr().expect("a listening socket has an address");
+    if address.ip().is_unspecified() {
+        address.set_ip(if address.is_ipv4() {
+            Ipv4Addr::LOCALHOST.into()
+        } else {
+            Ipv6Addr::LOCALHOST.into()
+        });
+    }
+    address
+}
+
+fn describe(status: WaitStatus) -> String {
+    match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => format!("exit code {code}"),
+        (None, Some(signal)) => format!("killed by signal {signal}"),
+        (None, None) => "in an unknown way".to_owned(),
+    }
+}

@@ -1,0 +1,156 @@
+//! A worker as its supervisor has it: a pid, and a wire on which it says how it is.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::AsyncReadExt;
+use tokio::net::UnixStream;
+
+use super::handover::Ports;
+use super::{HANDED_OVER, WORKER_OF};
+use crate::cli::CliError;
+
+/// This very program, also after its file was replaced.
+const RUNNING: &str = "/proc/self/exe";
+
+/// What a worker says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Word {
+    /// Its ports are served.
+    Serving,
+    /// It accepts no more.
+    Stopping,
+}
+
+impl Word {
+    /// On the wire.
+    pub(super) fn byte(self) -> u8 {
+        match self {
+            Word::Serving => b'R',
+            Word::Stopping => b'S',
+        }
+    }
+
+    fn of(byte: u8) -> Option<Self> {
+        [Word::Serving, Word::Stopping].into_iter().find(|word| word.byte() == byte)
+    }
+}
+
+/// How this program was called.
+#[derive(Debug)]
+pub(super) struct Program {
+    /// Where it is, and where a new version will be.
+    path: PathBuf,
+    /// Without the name, and without what only we say to ourselves.
+    arguments: Vec<OsString>,
+}
+
+impl Program {
+    /// Of this process.
+    pub(super) fn this() -> Result<Self, CliError> {
+        let path = std::env::current_exe()
+            .map_err(|source| CliError::Process { action: "find the path of this program", source })?;
+        let mut given = std::env::args_os();
+        // A link that an upgrade turns to the next version is better than what it points to now.
+        let called = given.next().map(PathBuf::from).filter(|called| called.is_absolute());
+        let path = called.filter(|called| is_same_file(called, &path)).unwrap_or(path);
+        let handed_over = OsString::from(format!("--{HANDED_OVER}"));
+        Ok(Self { path, arguments: given.filter(|argument| *argument != handed_over).collect() })
+    }
+
+    /// Whether another version lies at our path.
+    pub(super) fn is_replaced(&self) -> bool {
+        self.path.exists() && !is_same_file(&self.path, Path::new(RUNNING))
+    }
+
+    /// The same program again, or the version that lies at its path.
+    fn command(&self, newest: bool) -> Command {
+        let newest = newest && self.is_replaced();
+        let mut command = Command::new(if newest { self.path.as_path() } else { Path::new(RUNNING) });
+        command.arg0(&self.path).args(&self.arguments);
+        command
+    }
+
+    /// Becomes the version at our path; returns only if that fails.
+    pub(super) fn become_newest(&self, stdin: OwnedFd) -> io::Error {
+        self.command(true).arg(format!("--{HANDED_OVER}")).stdin(Stdio::from(stdin)).exec()
+    }
+}
+
+fn is_same_file(a: &Path, b: &Path) -> bool {
+    let identity = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
+    identity(a).is_some_and(|a| Some(a) == identity(b))
+}
+
+/// A worker that was started and not yet waited for.
+#[derive(Debug)]
+pub(super) struct Worker {
+    pid: Pid,
+    wire: Option<UnixStream>,
+}
+
+impl Worker {
+    /// Starts one on `ports`. It must be called from the main thread: the kernel ends the worker with
+    /// the thread that started it.
+    pub(super) fn start(program: &Program, ports: &Ports, newest: bool) -> io::Result<Self> {
+        let (wire, stdin) = ports.for_worker()?;
+        let child = program
+            .command(newest)
+            .args([format!("--{WORKER_OF}"), std::process::id().to_string()])
+            .stdin(Stdio::from(stdin))
+            // Ctrl-C goes to the whole foreground group; only the supervisor is to act on it.
+            .process_group(0)
+            .spawn()?;
+        wire.set_nonblocking(true)?;
+        let wire = Some(UnixStream::from_std(wire)?);
+        Ok(Self { pid: Pid::from_child(&child), wire })
+    }
+
+    /// One that an earlier version of this process has started.
+    pub(super) fn take_over(pid: i32, wire: Option<OwnedFd>) -> io::Result<Self> {
+        let pid = Pid::from_raw(pid).ok_or_else(|| io::Error::other("0 is no pid"))?;
+        let wire = wire.map(|wire| {
+            let wire = std::os::unix::net::UnixStream::from(wire);
+            wire.set_nonblocking(true)?;
+            UnixStream::from_std(wire)
+        });
+        Ok(Self { pid, wire: wire.transpose()? })
+    }
+
+    pub(super) fn pid(&self) -> i32 {
+        self.pid.as_raw_nonzero().get()
+    }
+
+    pub(super) fn wire(&self) -> Option<&UnixStream> {
+        self.wire.as_ref()
+    }
+
+    /// What it says next. A wire that is closed says nothing more: the end of a process has its own
+    /// signal.
+    pub(super) async fn says(&mut self) -> Word {
+        while let Some(wire) = &mut self.wire {
+            match wire.read_u8().await {
+                Ok(byte) => match Word::of(byte) {
+                    Some(word) => return word,
+                    None => tracing::debug!(byte, "a worker said what this version does not know"),
+                },
+                Err(_) => self.wire = None,
+            }
+        }
+        std::future::pending().await
+    }
+
+    /// It was not waited for yet, so that the pid is still its own.
+    pub(super) fn signal(&self, signal: Signal) {
+        if let Err(error) = kill_process(self.pid, signal) {
+            tracing::debug!(pid = self.pid(), %error, "could not signal a worker");
+        }
+    }
+}
