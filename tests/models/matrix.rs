@@ -107,9 +107,9 @@ fn requests(attempts: &[Attempt]) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pull_survives_every_fault_of_a_peer() {
     let of = |place| {
-        CLIENTS.into_iter().flat_map(move |client| {
-            Fault::all_at(place).map(move |fault| Modelled { client, fault })
-        })
+        CLIENTS
+            .into_iter()
+            .flat_map(move |client| Fault::all_at(place).map(move |fault| Modelled { client, fault }))
     };
     let cells = Place::ALL.into_iter().flat_map(of);
     all_pass(Arc::new(Piccolo::start().await), cells, AT_ONCE).await;
