@@ -14,6 +14,7 @@ mod cluster;
 mod fault;
 mod faults;
 mod harness;
+mod holders;
 mod hosts;
 #[path = "../support/lag.rs"]
 mod lag;
