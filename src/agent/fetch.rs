@@ -21,12 +21,12 @@ mod troubles;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use axum::http::{Method, StatusCode};
 use bytes::Bytes;
 use futures_util::StreamExt;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::task::TaskTracker;
 
@@ -60,7 +60,7 @@ use troubles::Troubles;
 
 /// Between two lookups of one transfer.
 const LOOKUP_PAUSE: Duration = Duration::from_millis(500);
-/// How long a look at the ingests may take.
+/// How long a look at the ingests may take, and how long containerd waits for their abort.
 const INGESTS_TIMEOUT: Duration = Duration::from_millis(250);
 /// Before the deadline of a request: who has not answered by then is silent, whoever has to say so.
 const DEADLINE_MARGIN: Duration = Duration::from_millis(20);
@@ -505,20 +505,25 @@ impl Fetcher {
         }
     }
 
-    /// A large blob was passed on before its bytes turned out wrong; the connection to containerd is
-    /// being reset. What containerd has of it would fail every later pull: away with it, and once
-    /// more, because containerd may still have been writing.
-    fn wrong_bytes_passed_on(self: &Arc<Self>, digest: Digest) {
-        let fetcher = Arc::clone(self);
+    /// A large blob was passed on before its bytes turned out wrong; the connection to containerd will
+    /// be reset. What containerd has of it would fail every later pull: away with it, before containerd
+    /// knows and pulls again, and once more, because it may still have been writing. What it begins
+    /// after this is none of that.
+    async fn wrong_bytes_passed_on(self: &Arc<Self>, digest: Digest) {
+        let (begun_by, fetcher) = (SystemTime::now(), Arc::clone(self));
+        let (aborted, is_aborted) = oneshot::channel();
         self.tasks.spawn(async move {
-            fetcher.abort(&digest).await;
+            fetcher.abort(&digest, begun_by).await;
+            _ = aborted.send(());
             _ = fetcher.stop.run_until_cancelled(tokio::time::sleep(ABORT_AGAIN_AFTER)).await;
-            fetcher.abort(&digest).await;
+            fetcher.abort(&digest, begun_by).await;
         });
+        _ = timeout(INGESTS_TIMEOUT, is_aborted).await;
     }
 
-    async fn abort(&self, digest: &Digest) {
-        match self.store.abort_ingests(digest).await {
+    async fn abort(&self, digest: &Digest, begun_by: SystemTime) {
+        match self.store.abort_ingests(digest, begun_by).await {
+            Ok(0) => {}
             Ok(count) => tracing::warn!(%digest, count, "aborted ingests of bad bytes"),
             Err(error) => tracing::error!(%digest, %error, "could not abort ingests of bad bytes"),
         }

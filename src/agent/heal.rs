@@ -7,6 +7,7 @@ use std::convert::Infallible;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use tokio::sync::Notify;
 
@@ -53,6 +54,7 @@ impl Healer {
     }
 
     async fn heal(&self, stop: &Stop) {
+        let looked = SystemTime::now();
         let ingests = match self.store.complete_ingests().await {
             Ok(ingests) => ingests,
             // The store may come later; whatever is wrong there shows when it is pulled.
@@ -63,15 +65,15 @@ impl Healer {
             let hashing = move || hash(&data, wanted, &pool, &stop);
             match tokio::task::spawn_blocking(hashing).await {
                 Ok(Ok(true)) => {}
-                Ok(Ok(false)) => self.abort(&digest).await,
+                Ok(Ok(false)) => self.abort(&digest, looked).await,
                 Ok(Err(error)) => tracing::debug!(%digest, %error, "could not read an ingest"),
                 Err(error) => tracing::error!(%digest, %error, "could not look at an ingest"),
             }
         }
     }
 
-    async fn abort(&self, digest: &Digest) {
-        match self.store.abort_ingests(digest).await {
+    async fn abort(&self, digest: &Digest, begun_by: SystemTime) {
+        match self.store.abort_ingests(digest, begun_by).await {
             Ok(count) => tracing::warn!(%digest, count, "aborted a complete ingest of wrong bytes"),
             Err(error) => tracing::error!(%digest, %error, "could not abort an ingest of wrong bytes"),
         }

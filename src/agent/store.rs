@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::io;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -222,7 +223,11 @@ pub trait Store: Send + Sync + 'static {
     /// to ask for it. None where their bytes are not visible.
     fn complete_ingests(&self) -> BoxFuture<'_, Result<Vec<(Digest, File)>, StoreError>>;
 
-    /// Aborts every ingest of `digest`, complete or not; returns how many there were. Bad bytes that
-    /// arrived whole would else fail each later pull of that image on this node.
-    fn abort_ingests<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<usize, StoreError>>;
+    /// Aborts every ingest of `digest` that was begun by then, complete or not; returns how many there
+    /// were. Bad bytes that arrived whole would else fail each later pull of that image on this node.
+    fn abort_ingests<'a>(
+        &'a self,
+        digest: &'a Digest,
+        begun_by: SystemTime,
+    ) -> BoxFuture<'a, Result<usize, StoreError>>;
 }

@@ -3,8 +3,10 @@
 
 pub mod containerd;
 pub mod image;
+pub mod network;
 pub mod origin;
 pub mod process;
+pub mod puller;
 pub mod registry;
 pub mod servers;
 
@@ -15,7 +17,9 @@ use std::time::{Duration, Instant};
 
 pub use containerd::{Agent, Containerd, Node};
 pub use image::Image;
+pub use network::Network;
 pub use process::Process;
+pub use puller::{LayerImage, Puller};
 pub use registry::{READER, Registry};
 pub use servers::{Servers, find, find_if_up, keys_of};
 

@@ -1,90 +1,36 @@
 //! The same command on each of three hosts: network namespaces on one bridge.
 
 use std::path::Path;
-use std::process::Command;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use piccolo::api::StatusResponse;
 use piccolo::api::client::Client;
 
-use crate::harness::process::run;
-use crate::harness::{PICCOLO, Process, SOON, find_if_up, keys_of, never_for, within};
+use crate::harness::{Network, PICCOLO, Process, SOON, find_if_up, keys_of, never_for, within};
 
-static NETWORKS: AtomicU8 = AtomicU8::new(0);
 const HOLDER: &str = "192.0.2.7:7781";
 
-/// Three namespaces on a bridge; the test itself sits on the bridge too.
-struct Network {
-    number: u8,
-}
+/// Three of them.
+struct Hosts(Network);
 
-impl Network {
+impl Hosts {
     fn make() -> Self {
-        let network =
-            Self { number: (std::process::id() % 120) as u8 * 2 + NETWORKS.fetch_add(1, Ordering::Relaxed) };
-        let bridge = network.bridge();
-        ip(&["link", "add", &bridge, "type", "bridge"]);
-        ip(&["addr", "add", &format!("{}/24", network.address(254)), "dev", &bridge]);
-        ip(&["link", "set", &bridge, "up"]);
-        for host in 1..=3 {
-            let (space, outer) = (network.space(host), network.outer(host));
-            ip(&["netns", "add", &space]);
-            ip(&["link", "add", &outer, "type", "veth", "peer", "name", "eth0", "netns", &space]);
-            ip(&["link", "set", &outer, "master", &bridge, "up"]);
-            ip(&["-n", &space, "addr", "add", &format!("{}/24", network.address(host)), "dev", "eth0"]);
-            ip(&["-n", &space, "link", "set", "eth0", "up"]);
-            ip(&["-n", &space, "link", "set", "lo", "up"]);
-        }
-        network
-    }
-
-    fn bridge(&self) -> String {
-        format!("pic{}", self.number)
-    }
-
-    fn space(&self, host: u8) -> String {
-        format!("pic{}-{host}", self.number)
-    }
-
-    fn outer(&self, host: u8) -> String {
-        format!("pic{}v{host}", self.number)
-    }
-
-    fn address(&self, host: u8) -> String {
-        format!("10.211.{}.{host}", self.number)
+        Self(Network::make(3))
     }
 
     fn list(&self) -> String {
-        [1, 2, 3].map(|host| format!("{}:7790", self.address(host))).join(",")
+        [1, 2, 3].map(|host| format!("{}:7790", self.0.address(host))).join(",")
     }
 
     fn start(&self, folder: &Path, host: u8, list: &str) -> Process {
-        let mut command = Command::new("ip");
-        command.args([
-            "netns",
-            "exec",
-            &self.space(host),
-            PICCOLO,
-            "server",
-            "--cluster",
-            list,
-            "--insecure",
-        ]);
+        let mut command = self.0.command(host, PICCOLO);
+        command.args(["server", "--cluster", list, "--insecure"]);
         command.arg("--data-dir").arg(folder.join(format!("host-{host}")));
         Process::start(folder, &format!("server-{host}"), command)
     }
 
     fn client(&self, host: u8) -> Client {
-        Client::new(vec![format!("http://{}:7789", self.address(host))]).unwrap()
-    }
-
-    fn unplug(&self, host: u8) {
-        ip(&["link", "set", &self.outer(host), "down"]);
-    }
-
-    fn plug(&self, host: u8) {
-        ip(&["link", "set", &self.outer(host), "up"]);
+        Client::new(vec![format!("http://{}:7789", self.0.address(host))]).unwrap()
     }
 
     async fn status(&self, host: u8) -> Option<StatusResponse> {
@@ -101,7 +47,7 @@ impl Network {
                     continue;
                 };
                 let found =
-                    hosts.iter().find(|h| leader.api_address == format!("{}:7789", self.address(**h)));
+                    hosts.iter().find(|h| leader.api_address == format!("{}:7789", self.0.address(**h)));
                 if let Some(found) = found {
                     return Some(*found);
                 }
@@ -110,19 +56,6 @@ impl Network {
         })
         .await
     }
-}
-
-impl Drop for Network {
-    fn drop(&mut self) {
-        for host in 1..=3 {
-            Command::new("ip").args(["netns", "del", &self.space(host)]).status().ok();
-        }
-        Command::new("ip").args(["link", "del", &self.bridge()]).status().ok();
-    }
-}
-
-fn ip(arguments: &[&str]) {
-    run(Command::new("ip").args(arguments));
 }
 
 async fn write(client: &Client, seq: u64) {
@@ -144,7 +77,7 @@ async fn readable(client: &Client, seq: u64) {
 #[tokio::test(flavor = "multi_thread")]
 async fn three_hosts_form_one_cluster_and_survive_restarts_and_cut_links() {
     let folder = tempfile::tempdir().unwrap();
-    let network = Network::make();
+    let network = Hosts::make();
     let list = network.list();
     // Any order of starting, and any order of the list.
     let shuffled = list.split(',').rev().collect::<Vec<_>>().join(",");
@@ -171,16 +104,16 @@ async fn three_hosts_form_one_cluster_and_survive_restarts_and_cut_links() {
     // The leader's link is cut: the others go on, it refuses writes but answers, and catches up.
     let leader = network.leader(&[1, 2, 3]).await;
     let rest: Vec<u8> = (1..=3).filter(|host| *host != leader).collect();
-    network.unplug(leader);
+    network.0.unplug(leader);
     network.leader(&rest).await;
     write(&network.client(rest[0]), 3).await;
     readable(&network.client(rest[1]), 3).await;
-    network.plug(leader);
+    network.0.plug(leader);
     readable(&network.client(leader), 3).await;
     drop((first, second, third));
 }
 
-fn restart(network: &Network, folder: &Path, process: Process, host: u8, list: &str) -> Process {
+fn restart(network: &Hosts, folder: &Path, process: Process, host: u8, list: &str) -> Process {
     assert!(process.stop().success(), "SIGTERM ends a server with success");
     network.start(folder, host, list)
 }
@@ -188,9 +121,9 @@ fn restart(network: &Network, folder: &Path, process: Process, host: u8, list: &
 #[tokio::test(flavor = "multi_thread")]
 async fn different_lists_form_no_cluster_and_both_are_shown() {
     let folder = tempfile::tempdir().unwrap();
-    let network = Network::make();
+    let network = Hosts::make();
     let list = network.list();
-    let wrong = format!("{},{}:7790", list.rsplit_once(',').unwrap().0, network.address(77));
+    let wrong = format!("{},{}:7790", list.rsplit_once(',').unwrap().0, network.0.address(77));
     let _processes = [
         network.start(folder.path(), 1, &list),
         network.start(folder.path(), 2, &wrong),
@@ -199,7 +132,7 @@ async fn different_lists_form_no_cluster_and_both_are_shown() {
     let reasons = within("the reason is shown", SOON, || async {
         let status = network.status(1).await?;
         let text = status.reasons.join("\n");
-        (text.contains(&network.address(77)) && text.contains(&network.address(3))).then_some(text)
+        (text.contains(&network.0.address(77)) && text.contains(&network.0.address(3))).then_some(text)
     })
     .await;
     never_for(&format!("a cluster forms although {reasons}"), Duration::from_secs(3), || async {

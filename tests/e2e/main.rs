@@ -5,10 +5,23 @@
 #![allow(unreachable_pub, reason = "the harness is a library to the scenarios beside it")]
 
 mod bad_input;
+#[path = "../support/blob.rs"]
+mod blob;
+#[path = "../support/cells.rs"]
+mod cells;
 mod cluster;
+#[path = "../support/fault.rs"]
+mod fault;
+mod faults;
 mod harness;
+mod holders;
 mod hosts;
+#[path = "../support/lag.rs"]
+mod lag;
 mod policy;
 mod pulls;
+#[path = "../support/scripted.rs"]
+#[allow(dead_code, reason = "each test binary uses its part")]
+mod scripted;
 mod supervisor;
 mod unreachable;

@@ -4,11 +4,17 @@
 #![allow(unreachable_pub, reason = "a test crate exports nothing")]
 #![allow(clippy::unwrap_used, reason = "clippy.toml exempts #[test] functions, not the helpers beside them")]
 
+#[path = "../support/blob.rs"]
 mod blob;
+#[path = "../support/cells.rs"]
+mod cells;
 mod containerd;
+#[path = "../support/fault.rs"]
 mod fault;
+#[path = "../support/lag.rs"]
 mod lag;
 mod matrix;
 mod product;
 mod rules;
+#[path = "../support/scripted.rs"]
 mod scripted;

@@ -81,12 +81,12 @@ impl Relay {
                 prefix.hasher.update(&bytes);
                 prefix.length += bytes.len() as u64;
                 if is_last && prefix.hasher.clone().finish() != self.digest {
-                    return Err(self.wrong_bytes());
+                    return Err(self.wrong_bytes().await);
                 }
             }
             Check::File(follower, tail) if is_last => {
                 match follower.verdict(tail, &bytes, &self.digest).await {
-                    Some(false) => return Err(self.wrong_bytes()),
+                    Some(false) => return Err(self.wrong_bytes().await),
                     Some(true) => {}
                     None => {
                         tracing::debug!(digest = %self.digest, "a rest could not be verified here");
@@ -121,7 +121,7 @@ impl Relay {
         Cut::SourceBroken
     }
 
-    fn wrong_bytes(&mut self) -> Cut {
+    async fn wrong_bytes(&mut self) -> Cut {
         let mut senders = self.fetcher.lately.senders(&self.digest);
         senders.retain(|sender| !self.transfer.senders().contains(sender));
         senders.extend(self.transfer.senders());
@@ -132,7 +132,7 @@ impl Relay {
         } else {
             self.fetcher.blame(&senders, &self.digest);
         }
-        self.fetcher.wrong_bytes_passed_on(self.digest.clone());
+        self.fetcher.wrong_bytes_passed_on(self.digest.clone()).await;
         Cut::WrongBytes
     }
 

@@ -11,7 +11,7 @@ mod watch;
 use std::collections::HashMap;
 use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt};
@@ -232,7 +232,11 @@ impl Store for GuardedStore {
         self.inner.complete_ingests()
     }
 
-    fn abort_ingests<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<usize, StoreError>> {
-        self.inner.abort_ingests(digest)
+    fn abort_ingests<'a>(
+        &'a self,
+        digest: &'a Digest,
+        begun_by: SystemTime,
+    ) -> BoxFuture<'a, Result<usize, StoreError>> {
+        self.inner.abort_ingests(digest, begun_by)
     }
 }

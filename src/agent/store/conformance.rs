@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::io::Read;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
@@ -69,7 +69,7 @@ async fn absent_content_is_none_and_no_error(subject: &dyn Subject) {
     let store = subject.store();
     let absent = Digest::of(b"never put");
     assert!(open(&*store, &absent).await.is_none());
-    assert_eq!(store.abort_ingests(&absent).await.expect("no ingest is no error"), 0);
+    assert_eq!(store.abort_ingests(&absent, SystemTime::now()).await.expect("no ingest is no error"), 0);
     assert_eq!(resolve(&*store, "registry.example/never/put:1").await, None);
 }
 

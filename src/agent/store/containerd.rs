@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -196,8 +196,8 @@ impl ContainerdStore {
             return ingest::find(folder.root(), digest).await;
         }
         let ingests = self.client.ingests().await?.into_iter();
-        let ingests = ingests.filter(|(name, _)| name.ends_with(digest.as_str()));
-        Ok(ingests.map(|(_, total_bytes)| Ingest { total_bytes, data: None }).collect())
+        let ingests = ingests.filter(|ingest| ingest.name.ends_with(digest.as_str()));
+        Ok(ingests.map(|ingest| Ingest { total_bytes: ingest.total_bytes, data: None }).collect())
     }
 
     async fn all_complete_ingests(&self) -> Result<Vec<(Digest, File)>, StoreError> {
@@ -207,11 +207,13 @@ impl ContainerdStore {
         }
     }
 
-    async fn abort_all(&self, digest: &Digest) -> Result<usize, StoreError> {
+    async fn abort_all(&self, digest: &Digest, begun_by: SystemTime) -> Result<usize, StoreError> {
         let mut aborted = 0;
-        for (ingest, _) in self.client.ingests().await? {
+        for ingest in self.client.ingests().await? {
             // `layer-sha256:<hex>`, `manifest-sha256:<hex>`, or the bare digest
-            if ingest.ends_with(digest.as_str()) && self.client.abort(&ingest).await? {
+            let is_meant =
+                ingest.name.ends_with(digest.as_str()) && ingest.begun.is_none_or(|begun| begun <= begun_by);
+            if is_meant && self.client.abort(&ingest.name).await? {
                 aborted += 1;
             }
         }
@@ -269,8 +271,12 @@ impl Store for ContainerdStore {
         self.all_complete_ingests().boxed()
     }
 
-    fn abort_ingests<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<usize, StoreError>> {
-        self.abort_all(digest).boxed()
+    fn abort_ingests<'a>(
+        &'a self,
+        digest: &'a Digest,
+        begun_by: SystemTime,
+    ) -> BoxFuture<'a, Result<usize, StoreError>> {
+        self.abort_all(digest, begun_by).boxed()
     }
 }
 

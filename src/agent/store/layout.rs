@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -270,7 +270,11 @@ impl Store for LayoutStore {
     }
 
     /// Nothing of ours is ever half there: nobody pulls into a layout through a mirror.
-    fn abort_ingests<'a>(&'a self, _digest: &'a Digest) -> BoxFuture<'a, Result<usize, StoreError>> {
+    fn abort_ingests<'a>(
+        &'a self,
+        _digest: &'a Digest,
+        _begun_by: SystemTime,
+    ) -> BoxFuture<'a, Result<usize, StoreError>> {
         std::future::ready(Ok(0)).boxed()
     }
 }

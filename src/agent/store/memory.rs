@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{Seek, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -29,13 +30,19 @@ pub struct MemoryStore {
 /// Length of the blob, and what has been written of it.
 type Partial = (u64, Arc<std::fs::File>);
 
+/// Of what, since when, and with what, where a test gives that.
+struct MemoryIngest {
+    digest: Digest,
+    begun: SystemTime,
+    partial: Option<Partial>,
+}
+
 #[derive(Default)]
 struct State {
     blobs: BTreeMap<Digest, Bytes>,
     tags: BTreeMap<String, Digest>,
     fetched: BTreeMap<Digest, Fetched>,
-    /// With length and bytes, where a test gives them.
-    ingests: Vec<(Digest, Option<Partial>)>,
+    ingests: Vec<MemoryIngest>,
     scan_error: Option<String>,
     watched: bool,
     events: VecDeque<StoreEvent>,
@@ -136,17 +143,23 @@ impl MemoryStore {
 
     /// Leaves an ingest behind, for [`Store::abort_ingests`] to find.
     pub fn add_ingest(&self, digest: &Digest) {
-        self.state().ingests.push((digest.clone(), None));
+        self.add_ingest_begun(digest, SystemTime::now());
+    }
+
+    /// The same, begun at another time than now.
+    pub fn add_ingest_begun(&self, digest: &Digest, begun: SystemTime) {
+        self.state().ingests.push(MemoryIngest { digest: digest.clone(), begun, partial: None });
     }
 
     /// Leaves an ingest behind of a blob of so many bytes, of which `data` are there.
     pub fn add_partial(&self, digest: &Digest, total_bytes: u64, data: std::fs::File) {
-        self.state().ingests.push((digest.clone(), Some((total_bytes, Arc::new(data)))));
+        let (digest, partial) = (digest.clone(), Some((total_bytes, Arc::new(data))));
+        self.state().ingests.push(MemoryIngest { digest, begun: SystemTime::now(), partial });
     }
 
     /// Ingests of `digest` that have not been aborted.
     pub fn ingests_of(&self, digest: &Digest) -> usize {
-        self.state().ingests.iter().filter(|(ingest, _)| ingest == digest).count()
+        self.state().ingests.iter().filter(|ingest| ingest.digest == *digest).count()
     }
 
     /// Every scan fails with this reason from now on; `None`: no more.
@@ -286,30 +299,34 @@ impl Store for MemoryStore {
 
     fn ingests<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Vec<Ingest>, StoreError>> {
         let state = self.state();
-        let ingests = state.ingests.iter().filter(|(ingest, _)| ingest == digest);
+        let ingests = state.ingests.iter().filter(|ingest| ingest.digest == *digest);
         let read = |(total_bytes, data): &Partial| Ingest {
             total_bytes: Some(*total_bytes),
             data: data.try_clone().ok(),
         };
-        let found = ingests.map(|(_, partial)| partial.as_ref().map(read).unwrap_or_default()).collect();
+        let found = ingests.map(|ingest| ingest.partial.as_ref().map(read).unwrap_or_default()).collect();
         std::future::ready(Ok(found)).boxed()
     }
 
     fn complete_ingests(&self) -> BoxFuture<'_, Result<Vec<(Digest, std::fs::File)>, StoreError>> {
         let state = self.state();
-        let complete = state.ingests.iter().filter_map(|(digest, partial)| {
-            let (total_bytes, data) = partial.as_ref()?;
+        let complete = state.ingests.iter().filter_map(|ingest| {
+            let (total_bytes, data) = ingest.partial.as_ref()?;
             let is_complete = data.metadata().ok()?.len() == *total_bytes;
-            Some((digest.clone(), data.try_clone().ok().filter(|_| is_complete)?))
+            Some((ingest.digest.clone(), data.try_clone().ok().filter(|_| is_complete)?))
         });
         let complete = complete.collect();
         std::future::ready(Ok(complete)).boxed()
     }
 
-    fn abort_ingests<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<usize, StoreError>> {
+    fn abort_ingests<'a>(
+        &'a self,
+        digest: &'a Digest,
+        begun_by: SystemTime,
+    ) -> BoxFuture<'a, Result<usize, StoreError>> {
         let mut state = self.state();
         let before = state.ingests.len();
-        state.ingests.retain(|(ingest, _)| ingest != digest);
+        state.ingests.retain(|ingest| ingest.digest != *digest || ingest.begun > begun_by);
         std::future::ready(Ok(before - state.ingests.len())).boxed()
     }
 }
@@ -340,6 +357,7 @@ impl RemoteReader for MemoryReader {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::time::Duration;
 
     use super::*;
     use crate::agent::store::conformance::{self, Subject};
@@ -387,11 +405,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn ingests_are_aborted_once() {
+    async fn ingests_are_aborted_once_and_none_that_was_begun_later() {
         let store = MemoryStore::new();
         let digest = Digest::of(b"half");
         store.add_ingest(&digest);
-        assert_eq!(store.abort_ingests(&digest).await.unwrap(), 1);
-        assert_eq!(store.abort_ingests(&digest).await.unwrap(), 0);
+        let then = SystemTime::now();
+        store.add_ingest_begun(&digest, then + Duration::from_nanos(1));
+        assert_eq!(store.abort_ingests(&digest, then).await.unwrap(), 1);
+        assert_eq!(store.abort_ingests(&digest, then).await.unwrap(), 0);
+        assert_eq!(store.ingests_of(&digest), 1);
     }
 }

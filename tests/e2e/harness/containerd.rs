@@ -82,7 +82,8 @@ impl Agent {
         {
             command.args([flag, &format!("127.0.0.1:{port}")]);
         }
-        command.args(extra);
+        // What it spools belongs to the test, too.
+        command.args(extra).env("TMPDIR", folder);
         Self { process: Process::start(folder, "agent", command), mirror, peer, metrics }
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::future::Future;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use containerd_client::services::v1 as api;
 use containerd_client::types::Envelope;
@@ -39,6 +39,16 @@ pub(super) struct Client {
     namespace: String,
     header: MetadataValue<Ascii>,
     channel: Channel,
+}
+
+/// An ingest.
+#[derive(Debug)]
+pub(super) struct ActiveIngest {
+    /// Its ref, without namespace and sequence.
+    pub(super) name: String,
+    /// The length that the blob will have, if that is known.
+    pub(super) total_bytes: Option<u64>,
+    pub(super) begun: Option<SystemTime>,
 }
 
 /// An image record.
@@ -264,13 +274,12 @@ impl Client {
         }
     }
 
-    /// All ingests of the namespace: ref, and the length that the blob will have, if that is known.
-    pub(super) async fn ingests(&self) -> Result<Vec<(String, Option<u64>)>, StoreError> {
+    /// All ingests of the namespace.
+    pub(super) async fn ingests(&self) -> Result<Vec<ActiveIngest>, StoreError> {
         let request = self.request(api::ListStatusesRequest { filters: Vec::new() });
         let response = self.call("list ingests", self.content().list_statuses(request)).await?;
         let statuses = response.map(|response| response.statuses).unwrap_or_default();
-        let total = |total| u64::try_from(total).ok().filter(|total| *total > 0);
-        Ok(statuses.into_iter().map(|status| (status.r#ref, total(status.total))).collect())
+        Ok(statuses.into_iter().map(ActiveIngest::from).collect())
     }
 
     /// Aborts one ingest; tells whether there was one.
@@ -287,6 +296,16 @@ where
     match started {
         Ok(stream) => stream.boxed(),
         Err(error) => futures_util::stream::once(std::future::ready(Err(error))).boxed(),
+    }
+}
+
+impl From<api::Status> for ActiveIngest {
+    fn from(status: api::Status) -> Self {
+        Self {
+            name: status.r#ref,
+            total_bytes: u64::try_from(status.total).ok().filter(|total| *total > 0),
+            begun: status.started_at.and_then(|begun| SystemTime::try_from(begun).ok()),
+        }
     }
 }
 

@@ -1,0 +1,100 @@
+//! Hosts on one bridge: network namespaces. The test itself sits on the bridge, too.
+
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use super::process::run;
+
+static NUMBERS: AtomicU8 = AtomicU8::new(0);
+
+/// Bridge and namespaces; gone when dropped.
+pub struct Network {
+    number: u8,
+    hosts: u8,
+}
+
+impl Network {
+    /// With so many hosts, numbered from 1.
+    pub fn make(hosts: u8) -> Self {
+        // Test processes that run side by side start far from each other, and skip what is taken.
+        let first = (std::process::id() % 120) as u8 * 2;
+        let mut numbers = (0..240).map(|_| first.wrapping_add(NUMBERS.fetch_add(1, Ordering::Relaxed)));
+        let is_free = |number: &u8| {
+            let add = ["link", "add", &bridge(*number), "type", "bridge"];
+            Command::new("ip").args(add).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+        };
+        let number = numbers.find(is_free).expect("the test may make a bridge");
+        let network = Self { number, hosts };
+        let bridge = bridge(number);
+        ip(&["addr", "add", &format!("{}/24", network.address(254)), "dev", &bridge]);
+        ip(&["link", "set", &bridge, "up"]);
+        for host in 1..=hosts {
+            let (space, outer) = (network.space(host), network.outer(host));
+            ip(&["netns", "add", &space]);
+            ip(&["link", "add", &outer, "type", "veth", "peer", "name", "eth0", "netns", &space]);
+            ip(&["link", "set", &outer, "master", &bridge, "up"]);
+            ip(&["-n", &space, "addr", "add", &format!("{}/24", network.address(host)), "dev", "eth0"]);
+            ip(&["-n", &space, "link", "set", "eth0", "up"]);
+            ip(&["-n", &space, "link", "set", "lo", "up"]);
+        }
+        network
+    }
+
+    /// Of a host; 254 is the test itself.
+    pub fn address(&self, host: u8) -> String {
+        format!("10.211.{}.{host}", self.number)
+    }
+
+    /// `program` on a host.
+    pub fn command(&self, host: u8, program: &str) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.space(host), program]);
+        command
+    }
+
+    /// Nothing comes from it or goes to it any more, and nobody is told.
+    pub fn unplug(&self, host: u8) {
+        ip(&["link", "set", &self.outer(host), "down"]);
+    }
+
+    pub fn plug(&self, host: u8) {
+        ip(&["link", "set", &self.outer(host), "up"]);
+    }
+
+    /// Limits what a host sends.
+    pub fn shape(&self, host: u8, rate: &str) {
+        let shape = ["qdisc", "add", "dev", "eth0", "root", "tbf", "rate", rate, "burst", "256kb"];
+        run(self.command(host, "tc").args(shape).args(["latency", "100ms"]));
+    }
+
+    /// All bytes that a host has sent, headers of packets included.
+    pub fn sent(&self, host: u8) -> u64 {
+        let file = format!("/sys/class/net/{}/statistics/rx_bytes", self.outer(host));
+        std::fs::read_to_string(file).unwrap().trim().parse().unwrap()
+    }
+
+    fn space(&self, host: u8) -> String {
+        format!("pic{}-{host}", self.number)
+    }
+
+    fn outer(&self, host: u8) -> String {
+        format!("pic{}v{host}", self.number)
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        for host in 1..=self.hosts {
+            Command::new("ip").args(["netns", "del", &self.space(host)]).status().ok();
+        }
+        Command::new("ip").args(["link", "del", &bridge(self.number)]).status().ok();
+    }
+}
+
+fn bridge(number: u8) -> String {
+    format!("pic{number}")
+}
+
+fn ip(arguments: &[&str]) {
+    run(Command::new("ip").args(arguments));
+}
