@@ -145,6 +145,8 @@ pub const HEDGE_DELAY_MIN: Duration = Duration::from_millis(50);
 pub const HEDGE_DELAY_MAX: Duration = Duration::from_millis(500);
 /// How long a transfer whose source broke off looks for another one.
 pub const FAILOVER_TIMEOUT: Duration = Duration::from_secs(2);
+/// A peer that had less time than this for its headers is not blamed for having none.
+pub const PEER_CONCLUSIVE_MIN: Duration = Duration::from_millis(250);
 /// When a peer that was busy is asked again.
 pub const BUSY_RETRY_AFTER: Duration = Duration::from_millis(250);
 /// What is asked of a peer at a time where containerd asks for a range without end: it may close after
@@ -157,13 +159,17 @@ pub const FAN_BLOB_BYTES_MIN: u64 = 16 * 1024 * 1024;
 /// What is asked of each of them at a time, bytes.
 pub const FAN_WINDOW_BYTES: u64 = 2 * 1024 * 1024;
 /// How far one transfer runs ahead of its reader, bytes.
-pub const FAN_AHEAD_BYTES_MAX: u64 = 16 * 1024 * 1024;
+pub const FAN_AHEAD_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// Memory for what was received ahead of its turn, all transfers together, bytes.
-pub const FAN_MEMORY_BYTES_MAX: usize = 32 * 1024 * 1024;
+pub const FAN_MEMORY_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Transfers that take several sources at once: each has a few windows beside that memory.
+pub const FANS_MAX: usize = 4;
 /// How long a range that has no source waits for those before it to end first.
 pub const CUT_ORDER_WAIT: Duration = Duration::from_secs(5);
 /// How long an ingest may rest while it is followed; then it is given up.
 pub const FOLLOW_IDLE_MAX: Duration = Duration::from_secs(3);
+/// How long the last bytes of a rest wait for the file to have come so far.
+pub const FOLLOW_VERDICT_MAX: Duration = Duration::from_secs(5);
 /// What is kept of a blob's end, because containerd may not have written it yet (it writes in steps of
 /// 1 MiB, behind what its socket holds), bytes.
 pub const FOLLOW_TAIL_BYTES: u64 = 4 * 1024 * 1024;
@@ -177,6 +183,8 @@ pub const CUTS_REMEMBERED_MAX: usize = 64;
 pub const DOUBTED_WHOLE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 /// Small blobs asked for in parts that are kept for their other parts.
 pub const WHOLES_SHARED_MAX: usize = 8;
+/// How long such a blob is kept after the last request for a part of it.
+pub const WHOLE_KEPT: Duration = Duration::from_secs(10);
 /// Digests of which it is remembered.
 pub const TRANSFERS_REMEMBERED_MAX: usize = 1_024;
 /// How long a peer is avoided for a digest of which it sent bad bytes, or a broken stream.
@@ -211,6 +219,8 @@ pub const MANIFEST_MEMORY_WAIT: Duration = Duration::from_secs(1);
 pub const ORIGINS_MAX: usize = 256;
 /// A lookup that had less time than this says nothing about the servers.
 pub const LOOKUP_CONCLUSIVE_MIN: Duration = Duration::from_millis(250);
+/// So many of them in a row do.
+pub const LOOKUPS_CONCLUSIVE: usize = 5;
 /// Time between two looks of the breaker for a server that answers.
 pub const BREAKER_PROBE_INTERVAL: Duration = Duration::from_millis(500);
 /// Second try to abort the ingest of bad bytes: containerd may still have been writing.

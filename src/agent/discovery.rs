@@ -2,7 +2,7 @@
 //! until one of them is seen to answer (I4).
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,7 +12,9 @@ use tokio::time::{Instant, timeout};
 
 use crate::api::FindQuery;
 use crate::api::client::{Client, ClientError};
-use crate::limits::{BREAKER_PROBE_INTERVAL, CANDIDATES, LOOKUP_CONCLUSIVE_MIN, LOOKUP_TIMEOUT_MAX};
+use crate::limits::{
+    BREAKER_PROBE_INTERVAL, CANDIDATES, LOOKUP_CONCLUSIVE_MIN, LOOKUP_TIMEOUT_MAX, LOOKUPS_CONCLUSIVE,
+};
 use crate::oci::Digest;
 use crate::task::Stop;
 
@@ -84,13 +86,21 @@ pub(crate) struct Discovery {
     lookup: Arc<dyn Lookup>,
     open: AtomicBool,
     opened: Notify,
+    /// Lookups in a row that had no answer, and too little time to tell.
+    inconclusive: AtomicUsize,
     /// When a server answered last.
     answered: Mutex<Option<Instant>>,
 }
 
 impl Discovery {
     pub(crate) fn new(lookup: Arc<dyn Lookup>) -> Self {
-        Self { lookup, open: AtomicBool::new(false), opened: Notify::new(), answered: Mutex::default() }
+        Self {
+            lookup,
+            open: AtomicBool::new(false),
+            opened: Notify::new(),
+            inconclusive: AtomicUsize::new(0),
+            answered: Mutex::default(),
+        }
     }
 
     /// Holders of `key`, within `deadline` and [`LOOKUP_TIMEOUT_MAX`]. While the breaker is open the
@@ -103,7 +113,7 @@ impl Discovery {
         let start = Instant::now();
         let found = self.ask(key, deadline).await;
         if let Err(LookupError::NoServer(reason)) = &found
-            && deadline >= LOOKUP_CONCLUSIVE_MIN
+            && self.is_conclusive(deadline)
             // Another lookup was answered meanwhile: it is this node that is slow.
             && self.last_answer().is_none_or(|answered| answered < start)
             && !self.open.swap(true, Ordering::AcqRel)
@@ -113,6 +123,12 @@ impl Discovery {
             self.opened.notify_one();
         }
         found
+    }
+
+    /// One lookup without an answer is enough, if it had time; of short ones several in a row.
+    fn is_conclusive(&self, deadline: Duration) -> bool {
+        deadline >= LOOKUP_CONCLUSIVE_MIN
+            || self.inconclusive.fetch_add(1, Ordering::AcqRel) + 1 >= LOOKUPS_CONCLUSIVE
     }
 
     /// Whether the servers are taken for dead.
@@ -126,6 +142,7 @@ impl Discovery {
             Err(_) => Err(LookupError::NoServer(format!("nothing within {} ms", deadline.as_millis()))),
         };
         if !matches!(found, Err(LookupError::NoServer(_))) {
+            self.inconclusive.store(0, Ordering::Release);
             *self.answered.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         }
         found
@@ -163,7 +180,6 @@ impl Discovery {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::AtomicUsize;
 
     /// Answers nothing until told to.
     #[derive(Default)]
@@ -228,6 +244,10 @@ mod tests {
         assert!(discovery.find("k", Duration::from_millis(30)).await.is_err());
         assert_eq!(start.elapsed(), Duration::from_millis(30));
         assert!(!discovery.is_open(), "so little time says nothing about the servers");
+        for _ in 1..LOOKUPS_CONCLUSIVE {
+            assert!(discovery.find("k", Duration::from_millis(30)).await.is_err());
+        }
+        assert!(discovery.is_open(), "several in a row do");
     }
 
     #[test]

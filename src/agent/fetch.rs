@@ -21,6 +21,7 @@ mod troubles;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use axum::http::{Method, StatusCode};
@@ -38,8 +39,9 @@ use super::peer::{self, Answer, Ask, PeerError, Peers};
 use super::report::Reporter;
 use super::store::{Ingest, Store};
 use crate::limits::{
-    ABORT_AGAIN_AFTER, DOUBTED_WHOLE_BYTES_MAX, FAILOVER_TIMEOUT, FAN_MEMORY_BYTES_MAX, MANIFEST_BYTES_MAX,
-    OPEN_RANGE_WINDOW_BYTES, TRANSFERS_MAX, VERIFIED_WHOLE_BYTES_MAX,
+    ABORT_AGAIN_AFTER, DOUBTED_WHOLE_BYTES_MAX, FAILOVER_TIMEOUT, FAN_MEMORY_BYTES_MAX, FANS_MAX,
+    FILE_CHUNK_BYTES, MANIFEST_BYTES_MAX, OPEN_RANGE_WINDOW_BYTES, TRANSFERS_MAX, VERIFIED_WHOLE_BYTES_MAX,
+    WHOLE_KEPT,
 };
 use crate::oci::{ByteRange, ContentPath, Digest, RangeHeader, media_type};
 use crate::task::Stop;
@@ -51,7 +53,7 @@ pub(crate) use tag::TagManifest;
 
 use delay::Delay;
 use follow::Follower;
-use lately::Lately;
+use lately::{Lately, SharedWhole};
 use race::NoSource;
 use relay::Relay;
 use roster::Roster;
@@ -77,6 +79,10 @@ pub(crate) struct Fetcher {
     lately: Arc<Lately>,
     /// For windows of large blobs that are here before their turn.
     fan_memory: Arc<Semaphore>,
+    /// For transfers that take several sources at once.
+    fan_slots: Arc<Semaphore>,
+    /// A task does.
+    forgets_wholes: AtomicBool,
     /// For transfers, whose buffers are most of an agent's memory.
     slots: Arc<Semaphore>,
     tasks: TaskTracker,
@@ -158,6 +164,8 @@ impl Fetcher {
             delay: Delay::default(),
             lately: Arc::default(),
             fan_memory: Arc::new(Semaphore::new(FAN_MEMORY_BYTES_MAX)),
+            fan_slots: Arc::new(Semaphore::new(FANS_MAX)),
+            forgets_wholes: AtomicBool::new(false),
             slots: Arc::new(Semaphore::new(TRANSFERS_MAX)),
             tasks: TaskTracker::new(),
             stop,
@@ -275,25 +283,31 @@ impl Fetcher {
         offer: &Offer,
         deadline: Instant,
     ) -> Result<Fetched, Missed> {
-        let total = total.or_else(|| self.lately.ranged(&wanted.digest));
-        let small = total.filter(|total| self.is_verified_whole(&wanted.digest, *total));
-        let Some((range, total)) = wanted.range.and_then(|range| Some((range.within(small?)?, small?)))
+        // What a peer has said lately is a hint; only what containerd says tells who lies.
+        let ranged = self.lately.ranged(&wanted.digest);
+        let small = total.or(ranged).filter(|total| self.is_verified_whole(&wanted.digest, *total));
+        let Some((range, small)) = wanted.range.and_then(|range| Some((range.within(small?)?, small?)))
         else {
             return self.from_peers(wanted, wanted.range, roster, total, offer, deadline).await;
         };
         // A part cannot be verified: all of it, once for all parts. The others have been promised theirs.
-        if self.lately.ranged(&wanted.digest) == Some(total) {
-            offer.make(Head { total, range: Some(range) });
+        if ranged == Some(small) {
+            offer.make(Head { total: small, range: Some(range) });
         }
         let shared = self.lately.whole(&wanted.digest);
         let mut shared = shared.lock().await;
-        if let Some((source, whole)) = &*shared {
-            let head = Head { total, range: Some(range) };
+        if let Some(SharedWhole { source, total, whole }) = &*shared
+            && *total == small
+        {
+            let head = Head { total: small, range: Some(range) };
             return Ok(Fetched::Whole { whole: whole.clone(), head, source: *source });
         }
-        let fetched = self.from_peers(wanted, None, roster, Some(total), offer, deadline).await;
-        if let Ok(Fetched::Whole { whole, source, .. }) = &fetched {
-            *shared = Some((*source, whole.clone()));
+        // Who had the lock may have had all the time.
+        let deadline = deadline.max(Instant::now() + FAILOVER_TIMEOUT);
+        let fetched = self.from_peers(wanted, None, roster, total, offer, deadline).await;
+        if let Ok(Fetched::Whole { whole, source, head }) = &fetched {
+            *shared = Some(SharedWhole { source: *source, total: head.total, whole: whole.clone() });
+            self.forget_wholes_later();
         }
         fetched
     }
@@ -333,11 +347,9 @@ impl Fetcher {
             };
             let head = Head { total, range };
             if !offer.make(head) {
-                self.troubles.failed(holder, &item.digest, &PeerError::Length);
+                // The one who made the offer may be the liar.
+                tracing::info!(%holder, digest = %item.digest, total, "peer has another length than was promised");
                 continue;
-            }
-            if range.is_some() {
-                self.lately.answered_range(&item.digest, total);
             }
             let fetched = if self.is_verified_whole(&item.digest, total) {
                 self.whole(&item, head, &mut roster, opened, mixes_sources).await
@@ -348,11 +360,29 @@ impl Fetcher {
                 Ok(fetched) => return Ok(fetched),
                 Err(Failed::Mixture) => mixes_sources = false,
                 Err(Failed::Source) => {}
+                Err(Failed::Spool) => return Err(Missed::NoSource { attempts: roster.attempts() }),
             }
             offer.withdraw();
             // Whoever comes next has the time of a failover, whenever that is.
             deadline = deadline.max(Instant::now() + FAILOVER_TIMEOUT);
         }
+    }
+
+    /// Wholes take room: they go when no part of them is wanted any more.
+    fn forget_wholes_later(self: &Arc<Self>) {
+        if self.forgets_wholes.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let fetcher = Arc::clone(self);
+        self.tasks.spawn(async move {
+            loop {
+                let pause = fetcher.stop.run_until_cancelled(tokio::time::sleep(WHOLE_KEPT));
+                if pause.await.is_none() || fetcher.lately.forget_wholes(WHOLE_KEPT) {
+                    fetcher.forgets_wholes.store(false, Ordering::Release);
+                    return;
+                }
+            }
+        });
     }
 
     /// Whether nothing of it is passed on before all of it is known to be right.
@@ -376,10 +406,12 @@ impl Fetcher {
         }
         let opened = Some(opened).filter(|opened| opened.part.is_whole());
         let whole = self.whole_from(item, head.total, roster, opened, mixes_sources).await?;
-        if head.range.is_some()
-            && let Ok(mut shared) = self.lately.whole(&item.digest).try_lock()
-        {
-            *shared = Some((source, whole.clone()));
+        if head.range.is_some() {
+            self.lately.answered_range(&item.digest, head.total);
+            if let Ok(mut shared) = self.lately.whole(&item.digest).try_lock() {
+                *shared = Some(SharedWhole { source, total: head.total, whole: whole.clone() });
+                self.forget_wholes_later();
+            }
         }
         Ok(Fetched::Whole { whole, head, source })
     }
@@ -403,21 +435,19 @@ impl Fetcher {
             Ok(Some(whole)) => Ok(whole),
             Ok(None) => Err(Failed::Source),
             Err(PeerError::WrongBytes) => {
-                self.blame(&senders, &item.digest);
                 if let [_] = senders[..] {
+                    self.blame(&senders, &item.digest);
                     return Err(Failed::Source);
                 }
-                // Each of them alone, the last one first: those before it broke off.
+                // Each of them alone, which tells who it was. The last one first: those before it broke off.
                 for sender in senders.iter().rev() {
                     roster.again(*sender, Instant::now(), 1);
                 }
                 Err(Failed::Mixture)
             }
             Err(error) => {
-                if let Some(sender) = senders.last() {
-                    self.troubles.failed(*sender, &item.digest, &error);
-                }
-                Err(Failed::Source)
+                tracing::error!(digest = %item.digest, %error, "no room for temporary files on this node: see TMPDIR");
+                Err(Failed::Spool)
             }
         }
     }
@@ -488,7 +518,9 @@ impl Fetcher {
         if let Some(follower) = self.lately.follower(digest) {
             return Some(follower);
         }
-        let data = self.ingests(digest).await.into_iter().find_map(|ingest| ingest.data)?;
+        // Of several it cannot be told which is the one that asks.
+        let mut ingests = self.ingests(digest).await;
+        let data = ingests.pop().filter(|_| ingests.is_empty())?.data?;
         let follower = Arc::new(Follower::start(data, digest, self.pool.clone(), &self.tasks));
         self.lately.follow(digest, Arc::clone(&follower));
         Some(follower)
@@ -533,6 +565,8 @@ impl Fetcher {
 /// Why a source, or several, did not bring a blob.
 enum Failed {
     Source,
+    /// This node has no room for it: no other source would help.
+    Spool,
     /// The bytes of several sources together are wrong.
     Mixture,
 }
@@ -545,6 +579,11 @@ fn window(range: RangeHeader, total: Option<u64>) -> RangeHeader {
         }
         range => range,
     }
+}
+
+/// A piece to be kept: a small one would keep all of the buffer that it was read into.
+fn compact(piece: Bytes) -> Bytes {
+    if piece.len() < FILE_CHUNK_BYTES / 4 { Bytes::copy_from_slice(&piece) } else { piece }
 }
 
 fn count(result: &'static str) {

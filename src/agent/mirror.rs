@@ -14,6 +14,8 @@ mod tag;
 mod tag_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod trouble_tests;
 mod withheld;
 
 use std::sync::Arc;

@@ -167,6 +167,11 @@ async fn serve(answers: impl http::Answer, tasks: &TaskTracker, stop: &Stop) -> 
     address
 }
 
+/// A node that waits for its peers as long as this busy machine takes.
+pub(crate) async fn patient() -> Node {
+    Node::wish(Wish { resolve_timeout: SOON, ..Wish::default() }).await
+}
+
 /// An address at which nobody listens.
 pub(crate) async fn nobody() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -11,14 +11,15 @@ use axum::http::Method;
 use bytes::Bytes;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::roster::Roster;
 use super::transfer::{Item, part};
-use super::{Fetcher, ask};
+use super::{Fetcher, ask, compact};
 use crate::agent::peer::PeerError;
 use crate::limits::{
-    FAILOVER_TIMEOUT, FAN_AHEAD_BYTES_MAX, FAN_BLOB_BYTES_MIN, FAN_SOURCES_MAX, FAN_WINDOW_BYTES,
+    BUSY_RETRY_AFTER, FAILOVER_TIMEOUT, FAN_AHEAD_BYTES_MAX, FAN_BLOB_BYTES_MIN, FAN_SOURCES_MAX,
+    FAN_WINDOW_BYTES,
 };
 use crate::oci::{ByteRange, RangeHeader};
 
@@ -30,6 +31,8 @@ const MUCH_LONGER: u32 = 3;
 const STRAGGLES_AFTER: u32 = 3;
 /// And at least so long: below that it is noise.
 const STRAGGLES_AFTER_MIN: Duration = Duration::from_millis(50);
+/// How often in a row a peer may be busy, or break off.
+const BUSY_TRIES_MAX: usize = 4;
 
 /// Whether the source or the reader is waited for.
 #[derive(Debug, Default)]
@@ -68,6 +71,7 @@ impl Bottleneck {
 /// See the module.
 pub(super) struct Fan {
     shared: Arc<Shared>,
+    _slot: OwnedSemaphorePermit,
     /// One for each peer. Dropping them ends their transfers.
     workers: JoinSet<()>,
     pieces: std::vec::IntoIter<Bytes>,
@@ -97,6 +101,8 @@ struct State {
     /// How long a window takes.
     usual: Option<Duration>,
     senders: Vec<SocketAddr>,
+    /// Peers that were busy too often; they may do better later.
+    busy: Vec<SocketAddr>,
 }
 
 #[derive(Clone, Copy)]
@@ -110,6 +116,9 @@ struct Window {
     _memory: Option<OwnedSemaphorePermit>,
 }
 
+/// A window before this one has to be asked for again.
+struct Earlier;
+
 /// What a worker does next.
 enum Next {
     Fetch(u64),
@@ -119,8 +128,15 @@ enum Next {
 }
 
 impl Fan {
-    /// The bytes of `range` from `holders` and from whoever is on the roster.
-    pub(super) fn new(fetcher: Arc<Fetcher>, item: Item, range: ByteRange, holders: Vec<SocketAddr>) -> Self {
+    /// The bytes of `range` from `holders` and from whoever is on the roster. `None`: as many transfers as
+    /// may do so do it already.
+    pub(super) fn new(
+        fetcher: Arc<Fetcher>,
+        item: Item,
+        range: ByteRange,
+        holders: Vec<SocketAddr>,
+    ) -> Option<Self> {
+        let slot = Arc::clone(&fetcher.fan_slots).try_acquire_owned().ok()?;
         let state = State {
             next: range.start,
             returned: BTreeSet::new(),
@@ -129,9 +145,11 @@ impl Fan {
             turn: range.start,
             usual: None,
             senders: Vec::new(),
+            busy: Vec::new(),
         };
         let shared = Shared { fetcher, item, range, state: Mutex::new(state), news: Notify::new() };
-        Self { shared: Arc::new(shared), workers: JoinSet::new(), pieces: Vec::new().into_iter(), holders }
+        let (workers, pieces) = (JoinSet::new(), Vec::new().into_iter());
+        Some(Self { shared: Arc::new(shared), _slot: slot, workers, pieces, holders })
     }
 
     /// The next bytes; `None` if nobody is left who could send them.
@@ -160,6 +178,11 @@ impl Fan {
         }
     }
 
+    /// Who may be asked once more, one at a time, when this is over.
+    pub(super) fn busy(&self) -> Vec<SocketAddr> {
+        std::mem::take(&mut self.shared.lock().busy)
+    }
+
     /// Whose bytes have come since the last call.
     pub(super) fn new_senders(&self) -> Vec<SocketAddr> {
         std::mem::take(&mut self.shared.lock().senders)
@@ -177,6 +200,7 @@ impl Fan {
 impl Shared {
     /// Fetches windows from one peer, until all are here or it fails.
     async fn work(&self, holder: SocketAddr) {
+        let mut failures = 0;
         loop {
             let news = self.news.notified();
             let mut news = std::pin::pin!(news);
@@ -190,10 +214,14 @@ impl Shared {
                 }
                 Next::Done => return,
             };
-            let memory = self.memory(start).await;
-            let since = Instant::now();
+            let Ok(memory) = self.memory(start).await else {
+                self.give_back(start);
+                continue;
+            };
+            let since = self.lock().begins(start);
             match self.fetch(holder, start).await {
                 Ok(pieces) => {
+                    failures = 0;
                     if !self.arrived(holder, start, Window { pieces, _memory: memory }, since.elapsed()) {
                         tracing::debug!(%holder, "left out: another peer was faster by far");
                         return;
@@ -201,16 +229,29 @@ impl Shared {
                 }
                 Err(error) => {
                     self.fetcher.troubles.failed(holder, &self.item.digest, &error);
-                    self.lock().give_back(start);
-                    self.news.notify_waiters();
-                    return;
+                    self.give_back(start);
+                    failures += 1;
+                    if !error.is_worth_a_second_try() {
+                        return;
+                    }
+                    if failures > BUSY_TRIES_MAX {
+                        self.lock().busy.push(holder);
+                        return;
+                    }
+                    sleep(BUSY_RETRY_AFTER).await;
                 }
             }
         }
     }
 
-    /// Room for a window that comes before its turn; none is needed for the one whose turn it is.
-    async fn memory(&self, start: u64) -> Option<OwnedSemaphorePermit> {
+    fn give_back(&self, start: u64) {
+        self.lock().give_back(start);
+        self.news.notify_waiters();
+    }
+
+    /// Room for a window that comes before its turn; none is needed for the one whose turn it is. An
+    /// error: one before it has to be asked for again, and that goes first.
+    async fn memory(&self, start: u64) -> Result<Option<OwnedSemaphorePermit>, Earlier> {
         let permits = u32::try_from(FAN_WINDOW_BYTES).expect("a window is small");
         let memory = Arc::clone(&self.fetcher.fan_memory).acquire_many_owned(permits);
         let its_turn = async {
@@ -218,17 +259,23 @@ impl Shared {
                 let news = self.news.notified();
                 let mut news = std::pin::pin!(news);
                 news.as_mut().enable();
-                let turn = self.lock().turn;
+                let (turn, returned) = {
+                    let state = self.lock();
+                    (state.turn, state.returned.first().copied())
+                };
                 if turn >= start {
-                    return;
+                    return Ok(());
+                }
+                if returned.is_some_and(|returned| returned < start) {
+                    return Err(Earlier);
                 }
                 news.await;
             }
         };
         tokio::select! {
             biased;
-            () = its_turn => None,
-            permit = memory => permit.ok(),
+            its_turn = its_turn => its_turn.map(|()| None),
+            permit = memory => Ok(permit.ok()),
         }
     }
 
@@ -245,7 +292,7 @@ impl Shared {
         while left > 0 {
             let bytes = source.next().await?.ok_or(PeerError::Short)?;
             left = left.checked_sub(bytes.len() as u64).ok_or(PeerError::Length)?;
-            pieces.push(bytes);
+            pieces.push(compact(bytes));
         }
         source.keep_connection();
         Ok(pieces)
@@ -284,6 +331,15 @@ impl Shared {
 }
 
 impl State {
+    /// The window is asked for now. It may have waited for memory, which is no fault of the peer's.
+    fn begins(&mut self, start: u64) -> Instant {
+        let now = Instant::now();
+        if let Some(coming) = self.coming.get_mut(&start) {
+            coming.since = now;
+        }
+        now
+    }
+
     fn choose(&mut self, end: u64) -> Next {
         let now = Instant::now();
         let coming = Coming { since: now, is_doubled: false };

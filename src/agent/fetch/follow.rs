@@ -12,8 +12,9 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+use super::compact;
 use crate::agent::buffers::BufferPool;
-use crate::limits::{FILE_CHUNK_BYTES, FOLLOW_IDLE_MAX, FOLLOW_TAIL_BYTES};
+use crate::limits::{FILE_CHUNK_BYTES, FOLLOW_IDLE_MAX, FOLLOW_TAIL_BYTES, FOLLOW_VERDICT_MAX};
 use crate::oci::{Digest, Hasher};
 
 /// Between two looks at a file that did not grow.
@@ -56,9 +57,9 @@ impl Follower {
     /// told: containerd does not write what it has read, or not where we look.
     pub(super) async fn verdict(&self, tail: &Tail, last: &Bytes, digest: &Digest) -> Option<bool> {
         let mut progress = self.progress.clone();
-        while *progress.borrow_and_update() < tail.start {
-            timeout(FOLLOW_IDLE_MAX, progress.changed()).await.ok()?.ok()?;
-        }
+        // Not for as long as it grows: it may be another one's ingest.
+        let far_enough = progress.wait_for(|hashed| *hashed >= tail.start);
+        timeout(FOLLOW_VERDICT_MAX, far_enough).await.ok()?.ok()?;
         let (mut hasher, offset) = {
             let hashed = self.hasher.lock().unwrap_or_else(PoisonError::into_inner);
             (hashed.hasher.clone(), hashed.offset)
@@ -129,7 +130,7 @@ impl Tail {
     /// Was passed on.
     pub(super) fn push(&mut self, bytes: Bytes) {
         self.length += bytes.len() as u64;
-        self.pieces.push_back(bytes);
+        self.pieces.push_back(compact(bytes));
         while let Some(first) = self.pieces.front()
             && self.length - first.len() as u64 >= FOLLOW_TAIL_BYTES
         {

@@ -4,6 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
@@ -20,10 +21,20 @@ use crate::oci::{Digest, Hasher};
 pub(super) struct Prefix {
     pub(super) hasher: Hasher,
     pub(super) length: u64,
+    /// Whose bytes they are.
+    pub(super) senders: Vec<SocketAddr>,
 }
 
 /// A small blob that was asked for in parts, for its other parts. Whoever locks it fetches it for all.
-pub(super) type Shared = Arc<tokio::sync::Mutex<Option<(SocketAddr, Whole)>>>;
+pub(super) type Shared = Arc<tokio::sync::Mutex<Option<SharedWhole>>>;
+
+/// All of it, verified.
+#[derive(Clone, Debug)]
+pub(super) struct SharedWhole {
+    pub(super) source: SocketAddr,
+    pub(super) total: u64,
+    pub(super) whole: Whole,
+}
 
 /// At most [`TRANSFERS_REMEMBERED_MAX`] digests, each for [`TRANSFER_MEMORY_TTL`] after its last news.
 #[derive(Debug, Default)]
@@ -36,7 +47,7 @@ pub(super) struct Lately {
 struct Memory {
     seen: Instant,
     /// Where answers were cut, until somebody asks there.
-    cuts: VecDeque<u64>,
+    cuts: VecDeque<(u64, Instant)>,
     /// A range was answered 206, of content of this length.
     ranged: Option<u64>,
     /// Starts of the ranges that were asked for and have not ended.
@@ -60,9 +71,8 @@ impl Lately {
     /// The answer was cut at `offset`.
     pub(super) fn cut(&self, digest: &Digest, offset: u64) {
         self.of(digest, |memory| {
-            if !memory.cuts.contains(&offset) {
-                memory.cuts.push_back(offset);
-            }
+            memory.cuts.retain(|(cut, _)| *cut != offset);
+            memory.cuts.push_back((offset, Instant::now()));
             if memory.cuts.len() > CUTS_REMEMBERED_MAX {
                 memory.cuts.pop_front();
             }
@@ -73,7 +83,9 @@ impl Lately {
     pub(super) fn take_cut(&self, digest: &Digest, offset: u64) -> bool {
         let take = |memory: &mut Memory| {
             let before = memory.cuts.len();
-            memory.cuts.retain(|cut| *cut != offset);
+            memory.cuts.retain(|(_, since)| since.elapsed() < TRANSFER_MEMORY_TTL);
+            let before = before.min(memory.cuts.len());
+            memory.cuts.retain(|(cut, _)| *cut != offset);
             memory.cuts.len() < before
         };
         self.known(digest, take).unwrap_or(false)
@@ -162,6 +174,15 @@ impl Lately {
         whole
     }
 
+    /// Forgets wholes that nobody has asked for a part of for so long. True: none is left.
+    pub(super) fn forget_wholes(&self, after: Duration) -> bool {
+        let mut digests = self.lock();
+        for memory in digests.values_mut().filter(|memory| memory.seen.elapsed() >= after) {
+            memory.whole = None;
+        }
+        digests.values().all(|memory| memory.whole.is_none())
+    }
+
     fn known<R>(&self, digest: &Digest, with: impl FnOnce(&mut Memory) -> R) -> Option<R> {
         let mut digests = self.lock();
         let memory = digests.get_mut(digest)?;
@@ -248,7 +269,6 @@ impl Drop for RunningRange {
 mod tests {
     use super::*;
     use crate::oci::Algorithm;
-    use std::time::Duration;
 
     fn lately() -> (Arc<Lately>, Digest) {
         (Arc::default(), Digest::of(b"x"))
@@ -270,7 +290,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_prefix_is_given_once_at_its_length() {
         let (lately, digest) = lately();
-        let prefix = || Prefix { hasher: Hasher::new(Algorithm::Sha256), length: 10 };
+        let prefix = || Prefix { hasher: Hasher::new(Algorithm::Sha256), length: 10, senders: Vec::new() };
         lately.keep_prefix(&digest, prefix());
         assert!(lately.take_prefix(&digest, 9).is_none());
         assert!(lately.take_prefix(&digest, 10).is_some() && lately.take_prefix(&digest, 10).is_none());

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until};
 use super::Fetcher;
 use super::roster::Roster;
 use crate::agent::peer::PeerError;
-use crate::limits::BUSY_RETRY_AFTER;
+use crate::limits::{BUSY_RETRY_AFTER, PEER_CONCLUSIVE_MIN};
 use crate::oci::Digest;
 
 /// How often one that was busy is asked again.
@@ -118,7 +118,9 @@ impl Race<'_> {
     }
 
     fn none_won(&self) {
-        for (holder, _) in &self.started {
+        // Who was asked a moment ago has not had the time that another one would have.
+        let asked_by = Instant::now().checked_sub(PEER_CONCLUSIVE_MIN);
+        for (holder, _) in self.started.iter().filter(|(_, asked)| asked_by.is_some_and(|by| *asked <= by)) {
             self.fetcher.troubles.failed(*holder, self.digest, &PeerError::HeaderTimeout);
         }
     }

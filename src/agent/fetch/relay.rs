@@ -53,6 +53,9 @@ impl Relay {
         part: ByteRange,
         range: Option<Arc<RunningRange>>,
     ) -> ByteStream {
+        if range.is_some() {
+            fetcher.lately.answered_range(&digest, part.total);
+        }
         let check = fetcher.check(&digest, part).await;
         let left = part.len();
         let relay = Self { fetcher, digest, transfer, first: Some(first), left, check, range };
@@ -114,7 +117,8 @@ impl Relay {
         if let Some(range) = &self.range {
             range.is_first().await;
         }
-        if let Check::Hash(prefix) = std::mem::replace(&mut self.check, Check::Length) {
+        if let Check::Hash(mut prefix) = std::mem::replace(&mut self.check, Check::Length) {
+            prefix.senders.extend(self.transfer.senders());
             self.fetcher.lately.keep_prefix(&self.digest, prefix);
         }
         self.fetcher.lately.cut(&self.digest, self.transfer.left().start);
@@ -122,16 +126,14 @@ impl Relay {
     }
 
     async fn wrong_bytes(&mut self) -> Cut {
-        let mut senders = self.fetcher.lately.senders(&self.digest);
-        senders.retain(|sender| !self.transfer.senders().contains(sender));
+        let mut senders = match &self.check {
+            Check::Hash(prefix) => prefix.senders.clone(),
+            Check::File(..) | Check::Length => self.fetcher.lately.senders(&self.digest),
+        };
         senders.extend(self.transfer.senders());
-        // Several at once, or parts that were asked for in any order, do not tell who was first.
-        let at_once = self.transfer.fanned_out() || matches!(self.check, Check::File(..));
-        if at_once && senders.len() > 1 {
-            self.fetcher.troubles.doubt(&senders, &self.digest);
-        } else {
-            self.fetcher.blame(&senders, &self.digest);
-        }
+        senders.sort();
+        senders.dedup();
+        self.fetcher.blame(&senders, &self.digest);
         self.fetcher.wrong_bytes_passed_on(self.digest.clone()).await;
         Cut::WrongBytes
     }
@@ -160,7 +162,11 @@ impl Fetcher {
     /// How `part` is verified.
     async fn check(&self, digest: &Digest, part: ByteRange) -> Check {
         if part.start == 0 && part.end == part.total {
-            return Check::Hash(Prefix { hasher: Hasher::new(digest.algorithm()), length: 0 });
+            return Check::Hash(Prefix {
+                hasher: Hasher::new(digest.algorithm()),
+                length: 0,
+                senders: Vec::new(),
+            });
         }
         if part.end < part.total {
             return Check::Length;
@@ -174,17 +180,12 @@ impl Fetcher {
         }
     }
 
-    /// `senders` have sent bytes one after the other that together do not have the digest. By the hash
-    /// alone it cannot be told whose were wrong: those who broke off are the likelier ones. If it was the
-    /// last one, the next whole that it sends shows that.
+    /// The bytes of `senders` together do not have the digest. Of several it cannot be told whose were
+    /// wrong.
     pub(super) fn blame(&self, senders: &[SocketAddr], digest: &Digest) {
-        let Some((last, before)) = senders.split_last() else { return };
-        let blamed = if before.is_empty() { senders } else { before };
-        for sender in blamed {
-            self.troubles.failed(*sender, digest, &PeerError::WrongBytes);
-        }
-        if !before.is_empty() {
-            self.troubles.suspect(*last, digest);
+        match senders {
+            [one] => self.troubles.failed(*one, digest, &PeerError::WrongBytes),
+            several => self.troubles.doubt(several, digest),
         }
     }
 }

@@ -61,8 +61,11 @@ impl Roster {
         self.waiting.push_back(holder);
     }
 
-    /// Asks `holder` next: it has just answered.
+    /// Asks `holder` next: it has just answered, and all is forgiven.
     pub(super) fn first(&mut self, holder: SocketAddr) {
+        if let Some((_, put_back)) = self.seen.iter_mut().find(|(seen, _)| *seen == holder) {
+            *put_back = 0;
+        }
         self.waiting.retain(|waiting| *waiting != holder);
         self.again.retain(|(waiting, _)| *waiting != holder);
         self.waiting.push_front(holder);

@@ -10,6 +10,7 @@ use futures_util::StreamExt;
 use futures_util::stream;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use super::compact;
 use super::transfer::Transfer;
 use crate::agent::body::ByteStream;
 use crate::agent::buffers::BufferPool;
@@ -124,7 +125,7 @@ async fn file(transfer: &mut Transfer, hasher: &mut Hasher) -> Result<Arc<File>,
         let piece = next(transfer, hasher).await?;
         let is_last = piece.is_none();
         gathered_bytes += piece.as_ref().map_or(0, Bytes::len);
-        gathered.extend(piece);
+        gathered.extend(piece.map(compact));
         if gathered_bytes >= SPOOL_WRITE_BYTES || is_last {
             write(&file, std::mem::take(&mut gathered)).await.map_err(PeerError::Spool)?;
             gathered_bytes = 0;

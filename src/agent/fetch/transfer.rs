@@ -14,8 +14,11 @@ use super::race::NoSource;
 use super::roster::Roster;
 use super::{Fetcher, ask};
 use crate::agent::peer::{Answer, PeerError, Source};
-use crate::limits::FAILOVER_TIMEOUT;
+use crate::limits::{BUSY_RETRY_AFTER, FAILOVER_TIMEOUT};
 use crate::oci::{ByteRange, ContentPath, Digest, RangeHeader};
+
+/// How often a peer that was too busy among several is asked again later.
+const FAN_COMEBACKS_MAX: usize = 4;
 
 /// What is transferred.
 #[derive(Clone, Debug)]
@@ -52,7 +55,6 @@ pub(super) struct Transfer {
     left: ByteRange,
     current: Option<Current>,
     fan: Option<Fan>,
-    has_fanned_out: bool,
     bottleneck: Bottleneck,
     senders: Vec<SocketAddr>,
     looked_up: Instant,
@@ -88,7 +90,13 @@ impl Fetcher {
         total: Option<u64>,
     ) -> Result<(ByteRange, Source), PeerError> {
         let answer = ask(&self.peers, holder, &item.path, &Method::GET, range).await?;
-        let part = part(&answer, range)?;
+        let part = match part(&answer, range) {
+            // It may lie, or have something else; who knows the length does not believe it.
+            Err(PeerError::Unsatisfiable { total: said }) if total.is_some_and(|total| total != said) => {
+                return Err(PeerError::Length);
+            }
+            part => part?,
+        };
         if total.is_some_and(|total| part.total != total) {
             return Err(PeerError::Length);
         }
@@ -136,7 +144,6 @@ impl Transfer {
             left: range,
             current: None,
             fan: None,
-            has_fanned_out: false,
             bottleneck: Bottleneck::default(),
             senders: Vec::new(),
             looked_up: Instant::now(),
@@ -152,16 +159,20 @@ impl Transfer {
         while self.left.start < self.left.end {
             if let Some(fan) = &mut self.fan {
                 let piece = fan.next(&mut self.roster).await;
-                for holder in fan.new_senders() {
-                    self.sent(holder);
-                }
+                let (senders, busy) = (fan.new_senders(), fan.busy());
+                senders.into_iter().for_each(|holder| self.sent(holder));
+                let later = Instant::now() + BUSY_RETRY_AFTER;
+                busy.into_iter().for_each(|holder| self.roster.again(holder, later, FAN_COMEBACKS_MAX));
                 match piece {
                     Some(bytes) => {
                         self.left.start += bytes.len() as u64;
                         return Ok(Some(bytes));
                     }
                     // What it had came to nothing; one source at a time may do.
-                    None => self.fan = None,
+                    None => {
+                        self.fan = None;
+                        self.terms.fans_out = false;
+                    }
                 }
                 continue;
             }
@@ -193,11 +204,6 @@ impl Transfer {
     /// Whose bytes have come.
     pub(super) fn senders(&self) -> &[SocketAddr] {
         &self.senders
-    }
-
-    /// Whether several peers have sent bytes at the same time.
-    pub(super) fn fanned_out(&self) -> bool {
-        self.has_fanned_out
     }
 
     /// Who else may be asked.
@@ -286,10 +292,10 @@ impl Transfer {
         let (Some(current), true) = (&self.current, self.terms.fans_out) else { return };
         if self.bottleneck.is_the_source(self.left.len()) && self.roster.waiting() > 0 {
             let holders = vec![current.holder];
-            self.current = None;
             let (fetcher, item) = (Arc::clone(&self.fetcher), self.item.clone());
-            self.has_fanned_out = true;
-            self.fan = Some(Fan::new(fetcher, item, self.left, holders));
+            let Some(fan) = Fan::new(fetcher, item, self.left, holders) else { return };
+            self.current = None;
+            self.fan = Some(fan);
         }
     }
 }

@@ -13,11 +13,6 @@ use crate::oci::Digest;
 
 const LARGE: usize = VERIFIED_WHOLE_BYTES_MAX as usize + 3_000_000;
 
-/// A node that waits for its peers as long as this busy machine takes.
-async fn patient() -> Node {
-    Node::wish(Wish { resolve_timeout: SOON, ..Wish::default() }).await
-}
-
 /// B1: the Go version wrote `502` for the first failure and appended what came after it.
 #[tokio::test]
 async fn one_stale_holder_first_in_the_answer_does_not_break_the_pull() {
