@@ -3,7 +3,8 @@
 
 use axum::body::Body;
 use axum::http::header::{
-    ACCEPT_RANGES, ALLOW, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_NONE_MATCH, RETRY_AFTER,
+    ACCEPT_RANGES, ALLOW, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_NONE_MATCH, IF_RANGE,
+    RETRY_AFTER,
 };
 use axum::http::response::Builder;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
@@ -131,21 +132,31 @@ impl ContentHead<'_> {
     }
 }
 
-/// Whether the client has it already; if so, the 304.
-pub(crate) fn not_modified(headers: &HeaderMap, digest: &Digest) -> Option<Response<Body>> {
-    if !headers.contains_key(IF_NONE_MATCH) {
-        return None;
-    }
+/// Whether the client has it already.
+pub(crate) fn is_not_modified(headers: &HeaderMap, digest: &Digest) -> bool {
     let etag = etag(digest);
     let known = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
-    let matches = known
+    known
         .flat_map(|value| value.split(','))
         .map(|tag| tag.trim().trim_start_matches("W/"))
-        .any(|tag| tag == "*" || tag == etag);
-    matches.then(|| {
-        let head = Response::builder().status(StatusCode::NOT_MODIFIED).header(ETAG, etag);
-        finish(head.header(CONTENT_DIGEST, digest.as_str()), Body::empty())
-    })
+        .any(|tag| tag == "*" || tag == etag)
+}
+
+/// Whether a range is wanted only of other content than this (`If-Range`).
+pub(crate) fn is_range_of_other(headers: &HeaderMap, digest: Option<&Digest>) -> bool {
+    headers
+        .get(IF_RANGE)
+        .is_some_and(|tag| digest.is_none_or(|digest| tag.as_bytes() != etag(digest).as_bytes()))
+}
+
+/// 304, about content of `total` bytes: without that hyper would claim 0 for a HEAD.
+pub(crate) fn not_modified(digest: &Digest, total: u64) -> Response<Body> {
+    let head = Response::builder()
+        .status(StatusCode::NOT_MODIFIED)
+        .header(ETAG, etag(digest))
+        .header(CONTENT_LENGTH, total)
+        .header(CONTENT_DIGEST, digest.as_str());
+    finish(head, Body::empty())
 }
 
 fn etag(digest: &Digest) -> String {

@@ -66,7 +66,7 @@ impl BlobServer {
         let mut record = Record::new(Side::Peer, &request.method, path, client, Arc::clone(&self.counters));
         let asked = Asked {
             method: &request.method,
-            range: give::range_of(&request.headers),
+            range: give::range_of(&request.headers, path.digest()),
             registry: path.registry.as_deref(),
             connection: Some(connection),
         };
@@ -84,16 +84,17 @@ impl BlobServer {
         // What the store holds back for its own names is not there either.
         self.policies.admits(path).map_err(|_| NotGiven::Unknown)?;
         let digest = self.digest(path).await?;
-        let not_modified = answer::not_modified(&request.headers, &digest);
+        let not_modified = answer::is_not_modified(&request.headers, &digest);
         if path.is_manifest() {
             // Boxed, as whatever is not a blob's next bytes: the future of each request is moved about.
             let manifest = Box::pin(self.local.manifest(&digest)).await?.ok_or(NotGiven::Unknown)?;
-            return Ok(not_modified.map_or(Found::Manifest(digest, manifest), Found::NotModified));
+            if not_modified {
+                return Ok(Found::NotModified(answer::not_modified(&digest, manifest.bytes.len() as u64)));
+            }
+            return Ok(Found::Manifest(digest, manifest));
         }
-        if let Some(response) = not_modified
-            && self.local.size(&digest).await?.is_some()
-        {
-            return Ok(Found::NotModified(response));
+        if not_modified && let Some(size_bytes) = self.local.size(&digest).await? {
+            return Ok(Found::NotModified(answer::not_modified(&digest, size_bytes)));
         }
         if request.method == Method::HEAD {
             let size_bytes = self.local.size(&digest).await?.ok_or(NotGiven::Unknown)?;

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream;
 
-use super::answer::{ContentHead, unsatisfiable};
+use super::answer::{self, ContentHead, unsatisfiable};
 use super::body::Served;
 use super::local::{LocalBlob, LocalManifest};
 use super::record::{Origin, Record};
@@ -25,8 +25,11 @@ pub(crate) struct Asked<'a> {
     pub(crate) connection: Option<Connection>,
 }
 
-/// The one range that a request asks for.
-pub(crate) fn range_of(headers: &HeaderMap) -> Option<RangeHeader> {
+/// The one range that a request asks for, of content with this digest.
+pub(crate) fn range_of(headers: &HeaderMap, digest: Option<&Digest>) -> Option<RangeHeader> {
+    if answer::is_range_of_other(headers, digest) {
+        return None;
+    }
     RangeHeader::parse(headers.get(RANGE)?.to_str().ok()?)
 }
 

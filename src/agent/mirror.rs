@@ -103,7 +103,7 @@ impl Mirror {
         }
         let asked = Asked {
             method: &request.method,
-            range: give::range_of(&request.headers),
+            range: give::range_of(&request.headers, path.digest()),
             registry: path.registry.as_deref(),
             connection,
         };
