@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::SystemTime;
 
 use tempfile::TempDir;
 
@@ -105,7 +105,9 @@ impl Real {
     async fn pull(self, site: &Site, image: &LayerImage, peers: &Peers) -> Result<(), String> {
         let pull = || site.puller.pull(image, &peers.registry, PULL_WITHIN);
         let Err(problem) = pull().await else { return Ok(()) };
-        self.0.excuses(&problem, Instant::now(), peers.bad.as_ref())?;
+        let ended = SystemTime::now();
+        let late = site.puller.detected(&image.layer).map(|at| ended.duration_since(at).unwrap_or_default());
+        self.0.excuses(&problem, late)?;
         pull().await.map_err(|second| format!("second pull: {second}; first: {problem}"))
     }
 }

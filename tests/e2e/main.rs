@@ -8,6 +8,7 @@ mod bad_input;
 #[path = "../support/blob.rs"]
 mod blob;
 #[path = "../support/cells.rs"]
+#[allow(dead_code, reason = "each test binary uses its part")]
 mod cells;
 mod cluster;
 #[path = "../support/fault.rs"]

@@ -79,7 +79,10 @@ impl Cell for Modelled {
 impl Modelled {
     async fn pull(self, daemon: &Containerd, blob: &Blob, bad: Option<&Scripted>) -> Result<(), String> {
         let Err(problem) = pull_once(daemon, blob).await else { return Ok(()) };
-        self.fault.excuses(&problem, Instant::now(), bad)?;
+        let ended = Instant::now();
+        // Detected with the last byte of the liar, at the latest.
+        let detected = bad.and_then(Scripted::last_sent);
+        self.fault.excuses(&problem, detected.map(|detected| ended.saturating_duration_since(detected)))?;
         // What the agent does over gRPC (tested with a real containerd in tests/e2e): its store here is
         // a layout.
         daemon.store.abort(&blob.digest);

@@ -85,6 +85,8 @@ impl Network {
 impl Drop for Network {
     fn drop(&mut self) {
         for host in 1..=self.hosts {
+            // A namespace lives on while a connection of a killed process does, and its link with it.
+            Command::new("ip").args(["link", "del", &self.outer(host)]).status().ok();
             Command::new("ip").args(["netns", "del", &self.space(host)]).status().ok();
         }
         Command::new("ip").args(["link", "del", &bridge(self.number)]).status().ok();

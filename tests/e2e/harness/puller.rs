@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use piccolo::oci::Digest;
 use serde_json::json;
@@ -84,6 +84,14 @@ impl Puller {
             Some(Digest::of(&bytes).to_string())
         };
         tokio::task::spawn_blocking(hash).await.unwrap()
+    }
+
+    /// When the agent found out first that what it had passed on of `layer` was wrong.
+    pub fn detected(&self, layer: &Blob) -> Option<SystemTime> {
+        let log = self.log_of(&layer.digest);
+        let line = log.lines().find(|line| line.contains("aborted ingests of bad bytes"))?;
+        let time: prost_types::Timestamp = line.split_whitespace().next()?.parse().expect("a time");
+        Some(SystemTime::try_from(time).expect("a time after 1970"))
     }
 
     /// What the agent logs about a digest.
