@@ -37,7 +37,7 @@ pub(super) struct Relay {
 
 enum Check {
     /// All that was passed on, from the first byte of the blob.
-    Hash(Prefix),
+    Hash(Box<Prefix>),
     /// The file that containerd writes, and the last bytes that it may not have written.
     File(Arc<Follower>, Tail),
     Length,
@@ -119,7 +119,7 @@ impl Relay {
         }
         if let Check::Hash(mut prefix) = std::mem::replace(&mut self.check, Check::Length) {
             prefix.senders.extend(self.transfer.senders());
-            self.fetcher.lately.keep_prefix(&self.digest, prefix);
+            self.fetcher.lately.keep_prefix(&self.digest, *prefix);
         }
         self.fetcher.lately.cut(&self.digest, self.transfer.left().start);
         Cut::SourceBroken
@@ -162,17 +162,14 @@ impl Fetcher {
     /// How `part` is verified.
     async fn check(&self, digest: &Digest, part: ByteRange) -> Check {
         if part.start == 0 && part.end == part.total {
-            return Check::Hash(Prefix {
-                hasher: Hasher::new(digest.algorithm()),
-                length: 0,
-                senders: Vec::new(),
-            });
+            let hasher = Hasher::new(digest.algorithm());
+            return Check::Hash(Box::new(Prefix { hasher, length: 0, senders: Vec::new() }));
         }
         if part.end < part.total {
             return Check::Length;
         }
         if let Some(prefix) = self.lately.take_prefix(digest, part.start) {
-            return Check::Hash(prefix);
+            return Check::Hash(Box::new(prefix));
         }
         match self.follower(digest).await {
             Some(follower) => Check::File(follower, Tail::new(part.start)),
