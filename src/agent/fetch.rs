@@ -9,6 +9,7 @@
 mod delay;
 mod fan;
 mod follow;
+mod ingests;
 mod lately;
 mod offer;
 mod race;
@@ -22,13 +23,13 @@ mod troubles;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use axum::http::{Method, StatusCode};
 use bytes::Bytes;
 use futures_util::StreamExt;
-use tokio::sync::{Semaphore, oneshot};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
 use super::body::ByteStream;
@@ -37,11 +38,10 @@ use super::discovery::{Discovery, LookupError};
 use super::heal::Healer;
 use super::peer::{self, Answer, Ask, PeerError, Peers};
 use super::report::Reporter;
-use super::store::{Ingest, Store};
+use super::store::Store;
 use crate::limits::{
-    ABORT_AGAIN_AFTER, DOUBTED_WHOLE_BYTES_MAX, FAILOVER_TIMEOUT, FAN_MEMORY_BYTES_MAX, FANS_MAX,
-    FILE_CHUNK_BYTES, MANIFEST_BYTES_MAX, OPEN_RANGE_WINDOW_BYTES, TRANSFERS_MAX, VERIFIED_WHOLE_BYTES_MAX,
-    WHOLE_KEPT,
+    DOUBTED_WHOLE_BYTES_MAX, FAILOVER_TIMEOUT, FAN_MEMORY_BYTES_MAX, FANS_MAX, FILE_CHUNK_BYTES,
+    MANIFEST_BYTES_MAX, OPEN_RANGE_WINDOW_BYTES, TRANSFERS_MAX, VERIFIED_WHOLE_BYTES_MAX, WHOLE_KEPT,
 };
 use crate::oci::{ByteRange, ContentPath, Digest, RangeHeader, media_type};
 use crate::task::Stop;
@@ -52,7 +52,6 @@ pub(crate) use spool::Whole;
 pub(crate) use tag::TagManifest;
 
 use delay::Delay;
-use follow::Follower;
 use lately::{Lately, SharedWhole};
 use race::NoSource;
 use relay::Relay;
@@ -62,8 +61,6 @@ use troubles::Troubles;
 
 /// Between two lookups of one transfer.
 const LOOKUP_PAUSE: Duration = Duration::from_millis(500);
-/// How long a look at the ingests may take, and how long containerd waits for their abort.
-const INGESTS_TIMEOUT: Duration = Duration::from_millis(250);
 /// Before the deadline of a request: who has not answered by then is silent, whoever has to say so.
 const DEADLINE_MARGIN: Duration = Duration::from_millis(20);
 
@@ -500,65 +497,6 @@ impl Fetcher {
         spool::verify(&bytes, digest)?;
         let media_type = media_type::of_manifest(&bytes).ok_or(PeerError::NotManifest)?;
         Ok((bytes, media_type))
-    }
-
-    /// The length that containerd expects: it stands beside the bytes that it has of the blob.
-    async fn expected_total(&self, wanted: &Wanted) -> Option<u64> {
-        if wanted.path.is_manifest() || wanted.head_only {
-            return None;
-        }
-        let ingests = self.ingests(&wanted.digest).await;
-        let mut totals = ingests.iter().filter_map(|ingest| ingest.total_bytes);
-        let total = totals.next()?;
-        totals.all(|other| other == total).then_some(total)
-    }
-
-    /// Follows what containerd writes of `digest`, if that can be seen.
-    async fn follower(&self, digest: &Digest) -> Option<Arc<Follower>> {
-        if let Some(follower) = self.lately.follower(digest) {
-            return Some(follower);
-        }
-        // Of several it cannot be told which is the one that asks.
-        let mut ingests = self.ingests(digest).await;
-        let data = ingests.pop().filter(|_| ingests.is_empty())?.data?;
-        let follower = Arc::new(Follower::start(data, digest, self.pool.clone(), &self.tasks));
-        self.lately.follow(digest, Arc::clone(&follower));
-        Some(follower)
-    }
-
-    async fn ingests(&self, digest: &Digest) -> Vec<Ingest> {
-        match timeout(INGESTS_TIMEOUT, self.store.ingests(digest)).await {
-            Ok(Ok(ingests)) => ingests,
-            Ok(Err(error)) => {
-                tracing::debug!(%digest, %error, "could not look at ingests");
-                Vec::new()
-            }
-            Err(_) => Vec::new(),
-        }
-    }
-
-    /// A large blob was passed on before its bytes turned out wrong; the connection to containerd will
-    /// be reset. What containerd has of it would fail every later pull: away with it, before containerd
-    /// knows and pulls again, and once more, because it may still have been writing. What it begins
-    /// after this is none of that.
-    async fn wrong_bytes_passed_on(self: &Arc<Self>, digest: Digest) {
-        let (begun_by, fetcher) = (SystemTime::now(), Arc::clone(self));
-        let (aborted, is_aborted) = oneshot::channel();
-        self.tasks.spawn(async move {
-            fetcher.abort(&digest, begun_by).await;
-            _ = aborted.send(());
-            _ = fetcher.stop.run_until_cancelled(tokio::time::sleep(ABORT_AGAIN_AFTER)).await;
-            fetcher.abort(&digest, begun_by).await;
-        });
-        _ = timeout(INGESTS_TIMEOUT, is_aborted).await;
-    }
-
-    async fn abort(&self, digest: &Digest, begun_by: SystemTime) {
-        match self.store.abort_ingests(digest, begun_by).await {
-            Ok(0) => {}
-            Ok(count) => tracing::warn!(%digest, count, "aborted ingests of bad bytes"),
-            Err(error) => tracing::error!(%digest, %error, "could not abort ingests of bad bytes"),
-        }
     }
 }
 
