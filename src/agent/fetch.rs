@@ -215,6 +215,11 @@ impl Fetcher {
         self.lately.cut(digest, offset);
     }
 
+    /// A range was promised, of content of so many bytes.
+    pub(crate) fn answered_range(&self, digest: &Digest, total: u64) {
+        self.lately.answered_range(digest, total);
+    }
+
     /// A range of `digest` is asked for. It has ended when the last copy of this is dropped.
     pub(crate) fn range(&self, digest: &Digest, range: RangeHeader) -> Option<Arc<RunningRange>> {
         let (RangeHeader::From(start) | RangeHeader::Between(start, _)) = range else { return None };

@@ -32,6 +32,9 @@ impl Mirror {
         mut record: Record,
     ) -> Response<Body> {
         let promised = content_head(&asked, digest, head);
+        if head.range.is_some() {
+            self.fetcher.answered_range(digest, head.total);
+        }
         let source = record.answered_early(promised.status(), promised.length());
         let shares_manifests = self.policies.may_give(asked.registry, digest, true);
         let (fetcher, pool, digest) = (self.fetcher.clone(), self.pool.clone(), digest.clone());
