@@ -19,7 +19,7 @@ const IMAGES: usize = 1_000;
 const LAYERS: usize = 12;
 /// Of each process's own, KiB: a fifth above what a debug build was seen to need.
 const SUPERVISOR_ANONYMOUS_KIB_MAX: u64 = 2_700;
-const WORKER_ANONYMOUS_KIB_MAX: u64 = 12_000;
+const WORKER_ANONYMOUS_KIB_MAX: u64 = 8_400;
 /// How long nothing happens.
 const IDLE: Duration = Duration::from_secs(20);
 /// 0.1 % of a core over [`IDLE`], and one for each process for where a tick falls; 100 ticks are a second.
