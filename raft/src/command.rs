@@ -85,8 +85,13 @@ impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Key::Sha256(bytes) => {
-                f.write_str("sha256:")?;
-                bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+                // At once: a string that grows with each byte takes up twice as much.
+                let digit = |nibble: u8| b"0123456789abcdef"[usize::from(nibble)];
+                let mut text = *b"sha256:----------------------------------------------------------------";
+                for (digits, byte) in text[7..].chunks_exact_mut(2).zip(bytes) {
+                    digits.copy_from_slice(&[digit(byte >> 4), digit(byte & 0xf)]);
+                }
+                f.write_str(str::from_utf8(&text).expect("hex is ASCII"))
             }
             Key::Text(text) => f.write_str(text),
         }

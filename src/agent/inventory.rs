@@ -259,7 +259,7 @@ impl Shared {
         ::metrics::counter!("piccolo_inventory_scans_total", "result" => result).increment(1);
         let mut ledger = self.ledger();
         match scanned {
-            Ok(scan) => ledger.scanned(pair, &scan, &self.config.advertises_tag),
+            Ok(scan) => ledger.scanned(pair, scan, &self.config.advertises_tag),
             Err(error) => {
                 ledger.scan_failed();
                 return Err(error);

@@ -9,10 +9,19 @@ use sha2::{Sha256, Sha512};
 /// A well-formed digest: known algorithm, lower-case hex of its length. The only thing that may
 /// become part of a path.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Digest {
-    algorithm: Algorithm,
-    text: String,
+pub struct Digest(Text);
+
+/// `<algorithm>:<hex>`, all of it ASCII. In place, because a node holds tens of thousands: one of the
+/// heap takes half as much again, and what a scan frees stays in pieces between what it keeps.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Text {
+    Sha256([u8; SHA256_TEXT_BYTES]),
+    /// Rare, and nobody pays for its length but itself.
+    Sha512(Box<[u8; SHA512_TEXT_BYTES]>),
 }
+
+const SHA256_TEXT_BYTES: usize = "sha256:".len() + 64;
+const SHA512_TEXT_BYTES: usize = "sha512:".len() + 128;
 
 /// The algorithms of the OCI image spec.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -50,17 +59,24 @@ impl Algorithm {
 impl Digest {
     /// The algorithm before the colon.
     pub fn algorithm(&self) -> Algorithm {
-        self.algorithm
+        match self.0 {
+            Text::Sha256(_) => Algorithm::Sha256,
+            Text::Sha512(_) => Algorithm::Sha512,
+        }
     }
 
     /// The hex digits behind the colon.
     pub fn hex(&self) -> &str {
-        &self.text[self.algorithm.name().len() + 1..]
+        &self.as_str()[self.algorithm().name().len() + 1..]
     }
 
     /// The whole of it.
     pub fn as_str(&self) -> &str {
-        &self.text
+        let text: &[u8] = match &self.0 {
+            Text::Sha256(text) => text,
+            Text::Sha512(text) => &**text,
+        };
+        std::str::from_utf8(text).expect("a digest is ASCII")
     }
 
     /// SHA-256 of `bytes`.
@@ -82,22 +98,25 @@ impl FromStr for Digest {
                     && hex.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'))
             })
         });
-        match known {
-            Some(algorithm) => Ok(Self { algorithm, text: text.to_owned() }),
-            None => Err(DigestError { text: text.chars().take(160).collect() }),
-        }
+        let bytes = text.as_bytes();
+        let text_of = |algorithm| match algorithm {
+            Algorithm::Sha256 => bytes.try_into().ok().map(Text::Sha256),
+            Algorithm::Sha512 => bytes.try_into().ok().map(|text| Text::Sha512(Box::new(text))),
+        };
+        let digest = known.and_then(text_of).map(Self);
+        digest.ok_or_else(|| DigestError { text: text.chars().take(160).collect() })
     }
 }
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
+        f.write_str(self.as_str())
     }
 }
 
 impl fmt::Debug for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
+        f.write_str(self.as_str())
     }
 }
 
@@ -129,14 +148,25 @@ impl Hasher {
 
     /// The digest of all that passed.
     pub fn finish(self) -> Digest {
-        let (algorithm, bytes) = match self {
-            Hasher::Sha256(hasher) => (Algorithm::Sha256, hasher.finalize().to_vec()),
-            Hasher::Sha512(hasher) => (Algorithm::Sha512, hasher.finalize().to_vec()),
-        };
-        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        Digest { algorithm, text: format!("{}:{hex}", algorithm.name()) }
+        Digest(match self {
+            Hasher::Sha256(hasher) => Text::Sha256(text(Algorithm::Sha256, &hasher.finalize())),
+            Hasher::Sha512(hasher) => Text::Sha512(Box::new(text(Algorithm::Sha512, &hasher.finalize()))),
+        })
     }
 }
+
+/// `<algorithm>:<hex>`; `N` is its length.
+fn text<const N: usize>(algorithm: Algorithm, hash: &[u8]) -> [u8; N] {
+    let mut text = [b':'; N];
+    let (name, hex) = text.split_at_mut(algorithm.name().len());
+    name.copy_from_slice(algorithm.name().as_bytes());
+    for (digits, byte) in hex[1..].chunks_exact_mut(2).zip(hash) {
+        digits.copy_from_slice(&[HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 0xf)]]);
+    }
+    text
+}
+
+const HEX: &[u8; 16] = b"0123456789abcdef";
 
 #[cfg(test)]
 mod tests {
@@ -149,6 +179,14 @@ mod tests {
         assert_eq!(digest.to_string(), of_test);
         assert_eq!(digest.hex().len(), 64);
         assert_eq!(Digest::of(b"test"), digest);
+        assert_eq!(size_of::<Digest>(), 72, "no more than its text, and nothing on the heap");
+        let mut hasher = Hasher::new(Algorithm::Sha512);
+        hasher.update(b"test");
+        let of_test = "sha512:ee26b0dd4af7e749aa1a8ee3c10ae9923f618980772e473f8819a5d4940e0db2\
+                       7ac185f8a0e1d5f84f88bc887fd67b143732c304cc5fa9ad8e6f57f50028a8ff";
+        let digest = hasher.finish();
+        assert_eq!((digest.as_str(), digest.algorithm()), (of_test, Algorithm::Sha512));
+        assert_eq!(of_test.parse(), Ok(digest));
     }
 
     #[test]

@@ -63,7 +63,7 @@ impl Process {
     }
 
     /// This process and all below it.
-    fn pids(&self) -> Vec<u32> {
+    pub(crate) fn pids(&self) -> Vec<u32> {
         let mut pids = vec![self.child.id()];
         let mut next = 0;
         while let Some(pid) = pids.get(next).copied() {

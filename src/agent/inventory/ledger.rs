@@ -5,7 +5,7 @@
 //! changes cancel, nothing that failed is lost, and what is pending is never more than what is or
 //! was held. One request is outstanding at a time and keeps its pair until its outcome is known.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use piccolo_raft::command::Key;
@@ -59,8 +59,6 @@ pub(super) struct Ledger {
     /// Keys in one sync.
     sync_keys_max: usize,
     entries: BTreeMap<Key, Entry>,
-    /// Keys whose two sides may differ.
-    differing: BTreeSet<Key>,
     /// Advertised tags and their targets: a tag goes with its target.
     tags: BTreeMap<String, Digest>,
     acknowledged: Option<Acknowledged>,
@@ -78,7 +76,6 @@ impl Ledger {
             seq: 0,
             sync_keys_max: REQUEST_KEYS_MAX,
             entries: BTreeMap::new(),
-            differing: BTreeSet::new(),
             tags: BTreeMap::new(),
             acknowledged: None,
             outstanding: None,
@@ -145,11 +142,6 @@ impl Ledger {
     fn update(&mut self, key: Key, change: impl FnOnce(&mut Entry)) {
         let mut entry = self.entries.get(&key).copied().unwrap_or_default();
         change(&mut entry);
-        if entry.held == entry.acknowledged {
-            self.differing.remove(&key);
-        } else {
-            self.differing.insert(key.clone());
-        }
         if entry == Entry::default() {
             self.entries.remove(&key);
         } else {
@@ -170,18 +162,33 @@ impl Ledger {
     }
 
     /// The scan is complete. Its keys are synced as they are; what changed meanwhile comes after.
-    pub(super) fn scanned(&mut self, pair: Pair, scan: &Scan, advertises_tag: &dyn Fn(&str) -> bool) {
+    ///
+    /// What stays is built last and at once: it then fills the memory that the scan leaves, and none of
+    /// it keeps that from the system.
+    pub(super) fn scanned(&mut self, pair: Pair, scan: Scan, advertises_tag: &dyn Fn(&str) -> bool) {
         let meanwhile = self.meanwhile.take().unwrap_or_default();
-        let advertised = scan.tags.iter().filter(|(name, _)| advertises_tag(name));
-        self.tags = advertised.map(|(name, target)| (name.clone(), target.clone())).collect();
-        let tags = self.tags.keys().filter_map(|name| name.parse::<Key>().ok());
-        let found: BTreeSet<Key> = scan.content.keys().map(key_of).chain(tags).collect();
+        let Scan { content, mut tags } = scan;
+        let mut found: Vec<Key> = content.keys().map(key_of).collect();
+        drop(content);
+        tags.retain(|name, _| advertises_tag(name));
+        found.extend(tags.keys().filter_map(|name| name.parse::<Key>().ok()));
+        found.sort_unstable();
+        found.dedup();
+        self.tags = tags;
         // The order was begun anew since the scan started: any later pair is right, as none of our
         // writes came in between.
         let pair = if pair.epoch == self.epoch { pair } else { self.next_pair() };
-        let gone: Vec<Key> = self.entries.keys().filter(|key| !found.contains(*key)).cloned().collect();
-        gone.into_iter().for_each(|key| self.update(key, |entry| entry.held = false));
-        found.iter().for_each(|key| self.update(key.clone(), |entry| entry.held = true));
+        let mut before = std::mem::take(&mut self.entries);
+        let held = found.iter().map(|key| {
+            let acknowledged = before.remove(key).is_some_and(|entry| entry.acknowledged);
+            (key.clone(), Entry { held: true, acknowledged })
+        });
+        self.entries = held.collect();
+        before.retain(|_, entry| {
+            entry.held = false;
+            entry.acknowledged
+        });
+        self.entries.append(&mut before);
         meanwhile.into_iter().for_each(|(key, held)| self.update(key, |entry| entry.held = held));
         // More than one request may carry is advertised after it.
         let keys = bounded(found.into_iter(), self.sync_keys_max);
@@ -206,10 +213,9 @@ impl Ledger {
         }
         self.acknowledged?;
         for (kind, held) in [(Write::Advertise, true), (Write::Withdraw, false)] {
-            let differing = self.differing.iter();
-            let of_kind =
-                differing.filter(|key| self.entries.get(*key).is_some_and(|entry| entry.held == held));
-            let keys = bounded(of_kind.cloned(), BATCH_KEYS_MAX);
+            let differing = Entry { held, acknowledged: !held };
+            let of_kind = self.entries.iter().filter(|(_, entry)| **entry == differing);
+            let keys = bounded(of_kind.map(|(key, _)| key.clone()), BATCH_KEYS_MAX);
             if !keys.is_empty() {
                 return Some(Request { kind, pair: self.next_pair(), keys });
             }
@@ -224,8 +230,10 @@ impl Ledger {
         let mut fingerprint = before;
         if request.kind == Write::Sync {
             fingerprint = Fingerprint::default();
-            let all: Vec<Key> = self.entries.keys().cloned().collect();
-            all.into_iter().for_each(|key| self.update(key, |entry| entry.acknowledged = false));
+            self.entries.retain(|_, entry| {
+                entry.acknowledged = false;
+                entry.held
+            });
         }
         let acknowledged = request.kind != Write::Withdraw;
         for key in &request.keys {

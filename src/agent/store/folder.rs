@@ -93,7 +93,8 @@ impl BlobFolder {
     }
 
     fn list_blocking(&self) -> io::Result<BTreeMap<Digest, u64>> {
-        let mut found = BTreeMap::new();
+        // A list, which goes back to the system whole; the map is then made with full nodes.
+        let mut found = Vec::new();
         for algorithm in ALGORITHMS {
             let entries = match std::fs::read_dir(self.of(algorithm)) {
                 Ok(entries) => entries,
@@ -104,14 +105,14 @@ impl BlobFolder {
                 let entry = entry?;
                 let Some(digest) = digest_of(algorithm, &entry.file_name()) else { continue };
                 match std::fs::metadata(entry.path()) {
-                    Ok(metadata) if metadata.is_file() => _ = found.insert(digest, metadata.len()),
+                    Ok(metadata) if metadata.is_file() => found.push((digest, metadata.len())),
                     Ok(_) => {}
                     Err(error) if is_absent(&error) => {} // removed while we looked
                     Err(error) => return Err(error),
                 }
             }
         }
-        Ok(found)
+        Ok(found.into_iter().collect())
     }
 }
 

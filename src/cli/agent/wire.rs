@@ -84,6 +84,19 @@ impl Program {
     }
 }
 
+/// What glibc's allocator reads at the start of a worker.
+///
+/// One heap for all threads: it makes one for each that finds the others busy, and each keeps what a scan
+/// has once taken. Blocks of this size, four buffers of a connection, go back to the system at once, and
+/// so does that much at the end of the heap; left alone, both limits grow with the largest block freed.
+const ALLOCATOR: [(&str, &str); 3] =
+    [("MALLOC_ARENA_MAX", "1"), ("MALLOC_MMAP_THRESHOLD_", "1048576"), ("MALLOC_TRIM_THRESHOLD_", "1048576")];
+
+/// What of it the operator has not decided.
+fn allocator() -> impl Iterator<Item = (&'static str, &'static str)> {
+    ALLOCATOR.into_iter().filter(|(name, _)| std::env::var_os(name).is_none())
+}
+
 fn is_same_file(a: &Path, b: &Path) -> bool {
     let identity = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
     identity(a).is_some_and(|a| Some(a) == identity(b))
@@ -104,6 +117,7 @@ impl Worker {
         let child = program
             .command(newest)
             .args([format!("--{WORKER_OF}"), std::process::id().to_string()])
+            .envs(allocator())
             .stdin(Stdio::from(stdin))
             // Ctrl-C goes to the whole foreground group; only the supervisor is to act on it.
             .process_group(0)

@@ -1,5 +1,7 @@
 //! Table tests of the ledger: what is sent, and in which order.
 
+use std::collections::BTreeSet;
+
 use super::*;
 use crate::api::WriteRequest;
 
@@ -31,7 +33,7 @@ fn remove(ledger: &mut Ledger, n: u64) {
 fn synced(digests: impl IntoIterator<Item = u64>) -> Ledger {
     let mut ledger = Ledger::new(7);
     let pair = ledger.begin_scan();
-    ledger.scanned(pair, &scan(digests), &all);
+    ledger.scanned(pair, scan(digests), &all);
     assert_eq!(ledger.next_request().unwrap().kind, Write::Sync);
     ledger.succeeded();
     ledger
@@ -65,7 +67,7 @@ fn a_change_during_the_scan_is_sent_after_the_sync_and_wins() {
     add(&mut ledger, 3);
     remove(&mut ledger, 1);
     assert_eq!(ledger.next_request(), None, "no write overtakes the sync");
-    ledger.scanned(pair, &scan([1, 2]), &all);
+    ledger.scanned(pair, scan([1, 2]), &all);
     let sent = drain(&mut ledger);
     let mut both = vec![key(1), key(2)];
     both.sort();
@@ -127,7 +129,7 @@ fn after_a_stale_answer_the_epoch_is_above_the_stored_one() {
     ledger.stale(Some(900));
     let pair = ledger.begin_scan();
     assert_eq!(pair, Pair { epoch: 901, seq: 1 });
-    ledger.scanned(pair, &scan([1, 2]), &all);
+    ledger.scanned(pair, scan([1, 2]), &all);
     assert_eq!(ledger.next_request().unwrap().pair, pair);
 }
 
@@ -137,7 +139,7 @@ fn a_sync_that_waits_when_the_epoch_changes_goes_on_in_the_new_one() {
     add(&mut ledger, 2);
     ledger.next_request().unwrap();
     let pair = ledger.begin_scan();
-    ledger.scanned(pair, &scan([1, 2]), &all);
+    ledger.scanned(pair, scan([1, 2]), &all);
     ledger.stale(Some(8));
     let sync = ledger.next_request().unwrap();
     assert_eq!((sync.kind, sync.pair), (Write::Sync, Pair { epoch: 9, seq: 1 }));
@@ -146,7 +148,7 @@ fn a_sync_that_waits_when_the_epoch_changes_goes_on_in_the_new_one() {
     ledger.next_request().unwrap();
     let pair = ledger.begin_scan();
     ledger.stale(Some(8));
-    ledger.scanned(pair, &scan([1, 2]), &all);
+    ledger.scanned(pair, scan([1, 2]), &all);
     assert_eq!(ledger.next_request().unwrap().pair.epoch, 9, "also while the scan runs");
 }
 
@@ -183,7 +185,7 @@ fn what_one_sync_cannot_carry_is_advertised_after_it() {
     let mut ledger = Ledger::new(7);
     ledger.sync_keys_max = 10;
     let pair = ledger.begin_scan();
-    ledger.scanned(pair, &scan(0..15), &all);
+    ledger.scanned(pair, scan(0..15), &all);
     let sent = drain(&mut ledger);
     assert_eq!(
         sent.iter().map(|(kind, _, keys)| (*kind, keys.len())).collect::<Vec<_>>(),

@@ -142,9 +142,10 @@ impl Client {
 
     /// All content that the namespace knows, with its length.
     pub(super) async fn list_content(&self) -> Result<BTreeMap<Digest, u64>, StoreError> {
-        let mut found = BTreeMap::new();
-        self.each_content(|digest, info| _ = found.insert(digest, info.size.unsigned_abs())).await?;
-        Ok(found)
+        // A list, which goes back to the system whole; the map is then made with full nodes.
+        let mut found = Vec::new();
+        self.each_content(|digest, info| found.push((digest, info.size.unsigned_abs()))).await?;
+        Ok(found.into_iter().collect())
     }
 
     async fn each_content(&self, mut each: impl FnMut(Digest, api::Info) + Send) -> Result<(), StoreError> {
