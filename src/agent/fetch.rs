@@ -205,7 +205,7 @@ impl Fetcher {
             let raced = self.race(&mut roster, digest, deadline, |holder| self.size(holder, path)).await;
             raced.map(|(source, total)| Fetched::Size { total, source })
         } else {
-            return self.in_a_slot(&wanted, roster, total, &offer, deadline).await;
+            return self.blob(&wanted, roster, total, &offer, deadline).await;
         };
         raced.map_err(|_| Missed::NoSource { attempts: roster.attempts() })
     }
@@ -252,31 +252,6 @@ impl Fetcher {
         Ok(())
     }
 
-    /// [`Self::blob`], once there is a slot for it.
-    async fn in_a_slot(
-        self: &Arc<Self>,
-        wanted: &Wanted,
-        roster: Roster,
-        total: Option<u64>,
-        offer: &Offer,
-        deadline: Instant,
-    ) -> Result<Fetched, Missed> {
-        let slot = timeout_at(deadline, Arc::clone(&self.slots).acquire_owned()).await;
-        let Ok(slot) = slot else { return Err(Missed::Busy) };
-        let slot = slot.expect("the semaphore is never closed");
-        Ok(match self.blob(wanted, roster, total, offer, deadline).await? {
-            // The others have all their bytes.
-            Fetched::Stream { head, stream, source } => {
-                let stream = stream.map(move |piece| {
-                    let _held_as_long_as_the_stream = &slot;
-                    piece
-                });
-                Fetched::Stream { head, stream: stream.boxed(), source }
-            }
-            whole => whole,
-        })
-    }
-
     async fn blob(
         self: &Arc<Self>,
         wanted: &Wanted,
@@ -290,7 +265,7 @@ impl Fetcher {
         let small = total.or(ranged).filter(|total| self.is_verified_whole(&wanted.digest, *total));
         let Some((range, small)) = wanted.range.and_then(|range| Some((range.within(small?)?, small?)))
         else {
-            return self.from_peers(wanted, wanted.range, roster, total, offer, deadline).await;
+            return self.in_a_slot(wanted, wanted.range, roster, total, offer, deadline).await;
         };
         // A part cannot be verified: all of it, once for all parts. The others have been promised theirs.
         if ranged == Some(small) {
@@ -306,12 +281,39 @@ impl Fetcher {
         }
         // Who had the lock may have had all the time.
         let deadline = deadline.max(Instant::now() + FAILOVER_TIMEOUT);
-        let fetched = self.from_peers(wanted, None, roster, total, offer, deadline).await;
+        let fetched = self.in_a_slot(wanted, None, roster, total, offer, deadline).await;
         if let Ok(Fetched::Whole { whole, source, head }) = &fetched {
             *shared = Some(SharedWhole { source: *source, total: head.total, whole: whole.clone() });
             self.forget_wholes_later();
         }
         fetched
+    }
+
+    /// [`Self::from_peers`], once there is a slot for it. Who waits for a whole that another request is
+    /// receiving needs none.
+    async fn in_a_slot(
+        self: &Arc<Self>,
+        wanted: &Wanted,
+        asked: Option<RangeHeader>,
+        roster: Roster,
+        total: Option<u64>,
+        offer: &Offer,
+        deadline: Instant,
+    ) -> Result<Fetched, Missed> {
+        let slot = timeout_at(deadline, Arc::clone(&self.slots).acquire_owned()).await;
+        let Ok(slot) = slot else { return Err(Missed::Busy) };
+        let slot = slot.expect("the semaphore is never closed");
+        Ok(match self.from_peers(wanted, asked, roster, total, offer, deadline).await? {
+            // The others have all their bytes.
+            Fetched::Stream { head, stream, source } => {
+                let stream = stream.map(move |piece| {
+                    let _held_as_long_as_the_stream = &slot;
+                    piece
+                });
+                Fetched::Stream { head, stream: stream.boxed(), source }
+            }
+            whole => whole,
+        })
     }
 
     /// What is `wanted`. `asked` is what is asked of peers: the same, or all of it.

@@ -56,6 +56,8 @@ impl Mirror {
                 Ok(Fetched::Stream { stream, .. }) => Ok(stream),
                 Ok(Fetched::Manifest { .. } | Fetched::Size { .. } | Fetched::Unsatisfiable { .. })
                 | Err(_) => {
+                    let missed = fetched.err().map(|missed| missed.to_string());
+                    tracing::info!(%digest, missed, "could not keep what the headers promised");
                     if let Some(range) = range {
                         range.is_first().await;
                     }
