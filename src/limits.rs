@@ -130,7 +130,7 @@ pub const TRANSFERS_MAX: usize = 48;
 pub const FILE_CHUNK_BYTES: usize = 256 * 1024;
 /// Interim answers (1xx) of one peer before its answer; we ask for none.
 pub const PEER_INTERIM_ANSWERS_MAX: usize = 16;
-/// A source slower than this over [`SOURCE_RATE_WINDOW`] is stalled, bytes per second.
+/// A source slower than this over [`SOURCE_RATE_WINDOW_SECONDS`] is stalled, bytes per second.
 pub const SOURCE_BYTES_PER_SECOND_MIN: u64 = 64 * 1024;
 /// Over how many seconds of waiting the rate of a source is judged.
 pub const SOURCE_RATE_WINDOW_SECONDS: usize = 5;
