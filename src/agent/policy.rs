@@ -115,12 +115,29 @@ impl Policies {
     /// Tags do not count here: a filter that refuses `…:latest` refuses that tag, and not the content
     /// which it has in common with others.
     pub(crate) fn of_name(&self, name: &str) -> Restriction {
-        let (name, registry) = without_tag(name);
+        let (name, registry) = self.without_tag(name);
         let policy = self.of(registry);
         if policy.refuses(name) {
             return Restriction::ALL;
         }
         Restriction { manifests: policy.manifests == Sharing::Origin, blobs: policy.blobs == Sharing::Origin }
+    }
+
+    /// The registry in the name of an image, if there is one.
+    pub(super) fn registry_of<'a>(&self, name: &'a str) -> Option<&'a str> {
+        self.without_tag(name).1
+    }
+
+    /// A name without tag and digest, and the registry in it, if there is one: what looks like one, or
+    /// has a table of its own, as a host without a dot may have.
+    fn without_tag<'a>(&self, name: &'a str) -> (&'a str, Option<&'a str>) {
+        let name = name.split_once('@').map_or(name, |(name, _)| name);
+        let is_registry = |first: &str| looks_like_registry(first) || self.registries.contains_key(first);
+        let Some((first, rest)) = name.split_once('/').filter(|(first, _)| is_registry(first)) else {
+            return (name.split_once(':').map_or(name, |(name, _)| name), None);
+        };
+        let repository = rest.split_once(':').map_or(rest, |(repository, _)| repository);
+        (&name[..first.len() + 1 + repository.len()], Some(first))
     }
 
     /// What holds for content that has no name.
@@ -208,19 +225,4 @@ fn full_name(path: &ContentPath) -> String {
         }
         name
     })
-}
-
-/// The registry in the name of an image, if there is one.
-fn registry_of(name: &str) -> Option<&str> {
-    without_tag(name).1
-}
-
-/// A name without tag and digest, and the registry in it, if there is one.
-fn without_tag(name: &str) -> (&str, Option<&str>) {
-    let name = name.split_once('@').map_or(name, |(name, _)| name);
-    let Some((first, rest)) = name.split_once('/').filter(|(first, _)| looks_like_registry(first)) else {
-        return (name.split_once(':').map_or(name, |(name, _)| name), None);
-    };
-    let repository = rest.split_once(':').map_or(rest, |(repository, _)| repository);
-    (&name[..first.len() + 1 + repository.len()], Some(first))
 }

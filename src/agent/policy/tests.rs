@@ -354,3 +354,12 @@ async fn a_guarded_store_conforms() {
         conformance::run(&Guarded(memory, store)).await;
     }
 }
+
+/// A host without a dot looks like the first part of a repository of docker.io.
+#[test]
+fn a_registry_with_a_table_is_one_whatever_its_name_looks_like() {
+    let table = RegistryPolicy { manifests: Sharing::Origin, ..RegistryPolicy::default() };
+    let policies = Policies::new([("harbor".to_owned(), table)].into());
+    assert!(policies.of_name("harbor/app:v1").manifests);
+    assert!(!policies.of_name("library/app:v1").manifests);
+}

@@ -4,7 +4,6 @@
 use std::collections::{BTreeSet, HashMap};
 
 use super::{GuardedStore, Key, Mark, Restriction, read};
-use crate::agent::policy::registry_of;
 use crate::agent::store::{Scan, Source, StoreError};
 use crate::limits::MANIFEST_BYTES_MAX;
 use crate::oci::{Children, Digest};
@@ -105,7 +104,7 @@ impl GuardedStore {
             }
             Source::Unrecorded { digest } => _ = told.unrecorded.insert(digest.clone()),
             // Not a registry's: containerd's CRI plugin has names like `sha256:<config>`.
-            Source::Image { name, .. } if registry_of(name).is_none() => {}
+            Source::Image { name, .. } if self.policies.registry_of(name).is_none() => {}
             Source::Image { name, target } => {
                 let restriction = self.policies.of_name(name);
                 if names_matter || !restriction.is_none() {
