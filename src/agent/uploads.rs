@@ -112,7 +112,7 @@ impl TokenBucket {
         turn.unwrap_or(FILE_CHUNK_BYTES).clamp(CHUNK_BYTES_MIN, FILE_CHUNK_BYTES)
     }
 
-    /// Waits until `bytes` may be sent. A caller that goes away while it waits has paid for them.
+    /// Waits until `bytes` may be sent. A caller that goes away while it waits pays nothing.
     pub(crate) async fn take(&self, bytes: usize) {
         let cost = Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64);
         let turn = {
@@ -122,13 +122,44 @@ impl TokenBucket {
             *paid_at = start + cost;
             *paid_at
         };
+        let mut debt = Debt { bucket: self, cost };
         tokio::time::sleep_until(turn).await;
+        debt.cost = Duration::ZERO;
+    }
+}
+
+/// What is given back if its turn does not come.
+struct Debt<'a> {
+    bucket: &'a TokenBucket,
+    cost: Duration,
+}
+
+impl Drop for Debt<'_> {
+    fn drop(&mut self) {
+        if !self.cost.is_zero() {
+            let mut paid_at = self.bucket.paid_at.lock().unwrap_or_else(PoisonError::into_inner);
+            *paid_at = paid_at.checked_sub(self.cost).unwrap_or(*paid_at);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Clients that ask and go away again and again would else leave nothing for the others.
+    #[tokio::test(start_paused = true)]
+    async fn who_goes_away_before_its_turn_pays_nothing() {
+        let bucket = TokenBucket::new(1_000_000);
+        bucket.take(1_000_000).await;
+        for _ in 0..100 {
+            let gone = tokio::time::timeout(Duration::from_millis(1), bucket.take(1_000_000)).await;
+            assert!(gone.is_err());
+        }
+        let start = Instant::now();
+        bucket.take(1_000_000).await;
+        assert!(start.elapsed() <= Duration::from_secs(1), "{:?}", start.elapsed());
+    }
 
     #[tokio::test(start_paused = true)]
     async fn the_rate_holds_over_all_uploads_together() {
