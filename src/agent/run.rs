@@ -144,7 +144,10 @@ pub async fn run_on(
     let fetcher =
         Fetcher::new(Arc::clone(&discovery), Arc::clone(&store), pool.clone(), helpers, stop.clone());
     let fetcher = Arc::new(fetcher);
-    let local = Local::new(Arc::clone(&store), Verifier::new(pool.clone(), stop.clone()), pool.clone());
+    // Uploads that run at the end still wait for the check of what they send.
+    let checks_stop = Stop::new();
+    let verifier = Verifier::new(pool.clone(), checks_stop.clone());
+    let local = Local::new(Arc::clone(&store), verifier, pool.clone());
     let inventory =
         inventory(&store, client, (advertise, group, zone), heartbeat_interval, &policies, &counters);
     let blob_server = BlobServer {
@@ -187,6 +190,7 @@ pub async fn run_on(
     tasks.spawn("inventory", async move { inventory.run(stop).await });
     ready(addresses);
     let ended = tasks.run(DRAIN_TIMEOUT + STOP_MARGIN).await;
+    checks_stop.cancel();
     fetcher.finish().await;
     Ok(ended?)
 }
