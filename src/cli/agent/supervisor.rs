@@ -52,6 +52,8 @@ struct Supervisor {
     serving: Option<Serving>,
     /// Does not yet.
     starting: Option<Leaving>,
+    /// It is of the file that lies at our path now, which need not be ours any more.
+    starts_newest: bool,
     /// Does no more.
     ending: Vec<Leaving>,
     /// While nobody is serving.
@@ -99,6 +101,7 @@ impl Supervisor {
             ports,
             serving: None,
             starting: None,
+            starts_newest: false,
             ending: Vec::new(),
             stand_in: None,
             start_at: None,
@@ -202,7 +205,8 @@ impl Supervisor {
         if std::mem::take(&mut self.reload_again) {
             return self.reload();
         }
-        if self.program.is_replaced() {
+        // A worker of our own version says nothing about a newer one that nobody asked for.
+        if self.starts_newest && self.program.is_replaced() {
             // What it has accepted would be cut.
             if let Some(stand_in) = stand_in {
                 stand_in.ended().await;
@@ -234,6 +238,7 @@ impl Supervisor {
 
     fn start(&mut self, newest: bool) -> io::Result<()> {
         self.start_at = None;
+        self.starts_newest = newest;
         let worker = Worker::start(&self.program, &self.ports, newest)?;
         tracing::debug!(worker = worker.pid(), "worker started");
         self.starting = Some(Leaving { worker, due: Instant::now() + WORKER_START_TIMEOUT, killed: false });
@@ -373,6 +378,9 @@ impl Supervisor {
             tracing::error!(worker = late.worker.pid(), "the new worker did not serve in {waited}: killed");
             self.ending.push(Leaving { due: now + KILLED_TIMEOUT, killed: true, ..late });
             self.start_later();
+            if self.serving.is_some() && std::mem::take(&mut self.reload_again) {
+                self.reload();
+            }
         }
         for late in self.ending.extract_if(.., |ending| ending.due <= now).collect::<Vec<_>>() {
             self.ended_badly |= self.stopping;
