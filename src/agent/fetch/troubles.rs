@@ -78,11 +78,7 @@ impl Troubles {
     /// An attempt failed.
     pub(super) fn failed(&self, holder: SocketAddr, digest: &Digest, error: &PeerError) {
         count(error.label());
-        if let PeerError::Spool(_) = error {
-            tracing::error!(%digest, %error, "no room for temporary files on this node: see TMPDIR");
-        } else {
-            tracing::info!(%holder, %digest, %error, "peer did not deliver");
-        }
+        tracing::info!(%holder, %digest, %error, "peer did not deliver");
         if error.is_silent() {
             self.stayed_silent(holder);
         }

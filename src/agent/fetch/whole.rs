@@ -1,0 +1,103 @@
+//! Blobs that are passed on only when all of them is known to be right: up to
+//! [`VERIFIED_WHOLE_BYTES_MAX`], and larger ones that several peers sent wrong together.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokio::time::Instant;
+
+use super::lately::SharedWhole;
+use super::roster::Roster;
+use super::spool::{self, Whole};
+use super::transfer::{Item, Opened, Terms, Transfer};
+use super::{Failed, Fetched, Fetcher, Head, count};
+use crate::agent::peer::PeerError;
+use crate::limits::{DOUBTED_WHOLE_BYTES_MAX, VERIFIED_WHOLE_BYTES_MAX, WHOLE_KEPT};
+use crate::oci::{ByteRange, Digest};
+
+impl Fetcher {
+    /// Wholes take room: they go when no part of them is wanted any more.
+    pub(super) fn forget_wholes_later(self: &Arc<Self>) {
+        if self.forgets_wholes.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let fetcher = Arc::clone(self);
+        self.tasks.spawn(async move {
+            loop {
+                let pause = fetcher.stop.run_until_cancelled(tokio::time::sleep(WHOLE_KEPT));
+                if pause.await.is_none() || fetcher.lately.forget_wholes(WHOLE_KEPT) {
+                    fetcher.forgets_wholes.store(false, Ordering::Release);
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Whether nothing of it is passed on before all of it is known to be right.
+    pub(super) fn is_verified_whole(&self, digest: &Digest, total: u64) -> bool {
+        let is_doubted = || total <= DOUBTED_WHOLE_BYTES_MAX && self.troubles.is_doubted(digest);
+        total <= VERIFIED_WHOLE_BYTES_MAX || is_doubted()
+    }
+
+    /// All of a small blob, also if only a part of it was asked for.
+    pub(super) async fn whole(
+        self: &Arc<Self>,
+        item: &Item,
+        head: Head,
+        roster: &mut Roster,
+        opened: Opened,
+        mixes_sources: bool,
+    ) -> Result<Fetched, Failed> {
+        let source = opened.holder;
+        if !opened.part.is_whole() {
+            roster.first(source);
+        }
+        let opened = Some(opened).filter(|opened| opened.part.is_whole());
+        let whole = self.whole_from(item, head.total, roster, opened, mixes_sources).await?;
+        if head.range.is_some() {
+            self.lately.answered_range(&item.digest, head.total);
+            if let Ok(mut shared) = self.lately.whole(&item.digest).try_lock() {
+                *shared = Some(SharedWhole { source, total: head.total, whole: whole.clone() });
+                self.forget_wholes_later();
+            }
+        }
+        Ok(Fetched::Whole { whole, head, source })
+    }
+
+    async fn whole_from(
+        self: &Arc<Self>,
+        item: &Item,
+        total: u64,
+        roster: &mut Roster,
+        opened: Option<Opened>,
+        mixes_sources: bool,
+    ) -> Result<Whole, Failed> {
+        let terms = Terms { window_bytes: None, mixes_sources, fans_out: false };
+        let range = ByteRange::whole(total);
+        let taken = std::mem::take(roster);
+        let mut transfer = Transfer::new(Arc::clone(self), item.clone(), taken, range, opened, terms);
+        let received = spool::receive(&mut transfer, total, &item.digest).await;
+        let senders = transfer.senders().to_vec();
+        *roster = transfer.into_roster();
+        match received {
+            Ok(Some(whole)) => Ok(whole),
+            Ok(None) => Err(Failed::Source),
+            Err(PeerError::WrongBytes) => {
+                if let [_] = senders[..] {
+                    self.blame(&senders, &item.digest);
+                    return Err(Failed::Source);
+                }
+                // Each of them alone, which tells who it was. The last one first: those before it broke off.
+                for sender in senders.iter().rev() {
+                    roster.again(*sender, Instant::now(), 1);
+                }
+                Err(Failed::Mixture)
+            }
+            Err(error) => {
+                count(error.label());
+                tracing::error!(digest = %item.digest, %error, "no room for temporary files on this node: see TMPDIR");
+                Err(Failed::Spool)
+            }
+        }
+    }
+}
