@@ -4,6 +4,8 @@
 mod client;
 mod compare;
 mod daemons;
+#[allow(dead_code)] // the scenarios of issue 5 use it
+mod fleet;
 mod layout;
 mod load;
 mod net;
