@@ -16,6 +16,8 @@ use crate::types::{LogId, StoredMembership};
 /// How much the index holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
+    /// Groups that have a host.
+    pub groups: u64,
     /// Hosts, hidden ones included.
     pub hosts: u64,
     /// Hosts that are hidden.
@@ -193,6 +195,7 @@ impl State {
 
     pub(super) fn counts(&self) -> Counts {
         Counts {
+            groups: self.groups.len() as u64,
             hosts: self.hosts.len() as u64,
             hosts_hidden: self.hosts_hidden,
             keys: self.keys.len() as u64,

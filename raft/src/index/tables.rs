@@ -46,7 +46,7 @@ pub(crate) struct Applied {
 
 impl Applied {
     pub(crate) fn of(state: &State) -> Self {
-        let Counts { hosts, keys, pairs, hosts_hidden: _ } = state.counts();
+        let Counts { hosts, keys, pairs, hosts_hidden: _, groups: _ } = state.counts();
         Self { log_id: state.applied, checksum: state.checksum, hosts, keys, pairs }
     }
 }
