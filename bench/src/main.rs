@@ -6,6 +6,7 @@ mod compare;
 mod daemons;
 #[allow(dead_code)] // the scenarios of issue 5 use it
 mod fleet;
+mod jitter;
 mod layout;
 mod load;
 mod net;
@@ -53,6 +54,8 @@ enum Scenario {
     RelayCapped,
     /// Real containerds: time to findable, pull beside the registry, memory (as root).
     Pull,
+    /// Heartbeats of a fleet that starts at once, simulated.
+    Jitter,
     /// All of them.
     All,
 }
@@ -85,6 +88,9 @@ struct Settings {
     /// Length of one sample.
     #[arg(long, global = true, default_value = "250", value_parser = milliseconds, value_name = "MS")]
     window: Duration,
+    /// Agents of a simulated fleet.
+    #[arg(long, global = true, default_value_t = 50_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    agents: u64,
     /// Layers of the image that `pull` pulls.
     #[arg(long, global = true, value_delimiter = ',', value_parser = stats::parse_size,
           default_value = "1MiB,15MiB,64MiB,120MiB")]
@@ -130,7 +136,14 @@ fn main() -> Result<()> {
     let report = Report::new(&settings.out, settings.piccolo().as_deref())?;
     let scenarios = match scenario {
         Scenario::All => {
-            vec![Scenario::Loopback, Scenario::Veth, Scenario::Relay, Scenario::RelayCapped, Scenario::Pull]
+            vec![
+                Scenario::Loopback,
+                Scenario::Veth,
+                Scenario::Relay,
+                Scenario::RelayCapped,
+                Scenario::Pull,
+                Scenario::Jitter,
+            ]
         }
         one => vec![one],
     };
@@ -142,6 +155,7 @@ fn main() -> Result<()> {
             Scenario::Veth => serve::veth(&settings, &report, folder.path())?,
             Scenario::Relay => relay::uncapped(&settings, &report, folder.path())?,
             Scenario::RelayCapped => relay::capped(&settings, &report, folder.path())?,
+            Scenario::Jitter => jitter::jitter(settings.agents as usize, &report)?,
             Scenario::Pull | Scenario::All => pull::pull(&settings, &report, folder.path())?,
         }
     }

@@ -89,6 +89,13 @@ fn a_capped_relay_is_compared_with_proxy_pass() {
 }
 
 #[test]
+fn the_heartbeats_of_a_fleet_are_plotted() {
+    let (results, plots) = run("jitter", &["--without-piccolo", "--agents", "2000"]);
+    assert!(results.contains("| started in the same second | 0–300 |"), "{results}");
+    assert_eq!(plots, ["jitter-outage.svg", "jitter.svg"]);
+}
+
+#[test]
 fn a_pull_from_a_neighbour_is_timed_beside_the_registry() {
     let (results, _) = with_piccolo("pull", &["--layers", "1MiB,17MiB"]);
     assert!(results.contains("| `ctr content fetch` |") && results.contains("| agent 2 |"), "{results}");

@@ -180,6 +180,11 @@ impl Index {
         Ok(Some(keys))
     }
 
+    /// Whether any host, hidden or not, is in `group`.
+    pub fn has_group(&self, group: &str) -> bool {
+        self.state().groups.contains_key(group)
+    }
+
     /// How much the index holds.
     pub fn counts(&self) -> Counts {
         self.state().counts()
