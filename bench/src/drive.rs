@@ -1,0 +1,181 @@
+//! Drives servers with many connections from one thread, so that it takes as little of the machine as
+//! can be: the servers under test share it.
+//!
+//! Where a rate is given the loop is open: each request is due at a time that does not depend on the
+//! answers before it, and its latency counts from then, so that a stall is seen in full.
+
+mod connection;
+mod histogram;
+mod record;
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use rand::Rng;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::task::{JoinSet, LocalSet};
+
+pub(crate) use connection::Connection;
+pub(crate) use histogram::Histogram;
+pub(crate) use record::{Record, is_good};
+
+/// A request wakes up to so late after it was due, because timers tick so; that is not the server's.
+const TIMER_TICK: Duration = Duration::from_millis(1);
+/// First and longest pause before a write is sent again; the agent's.
+const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+/// Descriptors beside those of the connections.
+const OTHER_DESCRIPTORS: u64 = 256;
+
+/// A request to be sent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ticket {
+    /// When it is due, since the start; `None`: now (a closed loop).
+    pub(crate) due: Option<Duration>,
+    /// Index of its record.
+    pub(crate) kind: usize,
+    /// Whose it is.
+    pub(crate) agent: u32,
+    /// For the source's own use.
+    pub(crate) note: u64,
+    /// A write: sent again, with the agent's pauses, until a server has taken it.
+    pub(crate) again: bool,
+    /// How long one server may take.
+    pub(crate) patience: Duration,
+}
+
+/// What is sent. All of it runs on one thread.
+pub(crate) trait Source {
+    /// The next request to the server with number `lane`, its bytes into `out` (empty before); `None`:
+    /// no more.
+    fn next(&mut self, lane: usize, out: &mut Vec<u8>) -> Option<Ticket>;
+    /// Its final answer; status 0 without one.
+    fn answered(&mut self, ticket: &Ticket, status: u16, body: &[u8]);
+}
+
+/// One run.
+pub(crate) struct Drive {
+    pub(crate) servers: Vec<SocketAddr>,
+    /// Of all servers together.
+    pub(crate) connections: usize,
+    /// Names of the kinds of requests.
+    pub(crate) kinds: usize,
+}
+
+/// What came of it.
+pub(crate) struct Outcome {
+    pub(crate) records: Vec<Record>,
+    pub(crate) elapsed: Duration,
+}
+
+struct Shared<S> {
+    source: RefCell<S>,
+    records: RefCell<Vec<Record>>,
+    start: Instant,
+}
+
+impl Drive {
+    /// Runs until the source has no more; gives it back.
+    pub(crate) fn run<S: Source + 'static>(&self, source: S) -> Result<(S, Outcome)> {
+        allow_descriptors(self.connections as u64)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.context("could not start a runtime")?;
+        let start = Instant::now();
+        let shared = Rc::new(Shared {
+            source: RefCell::new(source),
+            records: RefCell::new(vec![Record::default(); self.kinds]),
+            start,
+        });
+        let lanes = self.servers.len();
+        runtime.block_on(LocalSet::new().run_until(async {
+            let mut workers = JoinSet::new();
+            for number in 0..self.connections.max(lanes) {
+                let connections = self.servers.iter().map(|server| Connection::new(*server)).collect();
+                workers.spawn_local(work(Rc::clone(&shared), number % lanes, connections));
+            }
+            while let Some(ended) = workers.join_next().await {
+                ended.context("a connection's task panicked")?;
+            }
+            Ok::<_, anyhow::Error>(())
+        }))?;
+        let elapsed = start.elapsed();
+        let Ok(Shared { source, records, .. }) = Rc::try_unwrap(shared) else {
+            unreachable!("all workers have ended");
+        };
+        Ok((source.into_inner(), Outcome { records: records.into_inner(), elapsed }))
+    }
+}
+
+/// Root may have more descriptors than it begins with.
+pub(crate) fn allow_descriptors(connections: u64) -> Result<()> {
+    let wanted = connections + OTHER_DESCRIPTORS;
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current.is_some_and(|current| current < wanted) {
+        let maximum = maximum.map(|maximum| maximum.max(wanted));
+        setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum })
+            .with_context(|| format!("could not allow {wanted} file descriptors: run as root"))?;
+    }
+    Ok(())
+}
+
+/// One agent's connection after the other, in one place: to the server of its lane, and to the others
+/// when that one does not answer.
+async fn work<S: Source>(shared: Rc<Shared<S>>, lane: usize, mut connections: Vec<Connection>) {
+    let mut request = Vec::new();
+    loop {
+        request.clear();
+        let Some(ticket) = shared.source.borrow_mut().next(lane, &mut request) else { return };
+        let mut due = shared.start.elapsed();
+        if let Some(at) = ticket.due {
+            if at > due {
+                tokio::time::sleep_until((shared.start + at).into()).await;
+            }
+            due = shared.start.elapsed().min(at + TIMER_TICK);
+        }
+        serve(&shared, lane, &mut connections, &ticket, &request, due).await;
+    }
+}
+
+async fn serve<S: Source>(
+    shared: &Shared<S>,
+    lane: usize,
+    connections: &mut [Connection],
+    ticket: &Ticket,
+    request: &[u8],
+    due: Duration,
+) {
+    let mut pause = RETRY_PAUSE.0;
+    loop {
+        let mut status = 0;
+        // As the agent's client: whoever cannot answer is passed over.
+        for asked in 0..connections.len() {
+            let server = (lane + asked) % connections.len();
+            let connection = &mut connections[server];
+            let answer = connection.exchange(request, ticket.patience).await;
+            let at = shared.start.elapsed();
+            let record = &mut shared.records.borrow_mut()[ticket.kind];
+            match answer {
+                Ok(answer) if answer.status < 500 => {
+                    record.ended(at, at.saturating_sub(due), answer.status);
+                    shared.source.borrow_mut().answered(ticket, answer.status, answer.body);
+                    return;
+                }
+                Ok(answer) => {
+                    status = answer.status;
+                    record.was_unavailable(at);
+                }
+                Err(_) => record.failed(at),
+            }
+        }
+        if !ticket.again {
+            let at = shared.start.elapsed();
+            shared.records.borrow_mut()[ticket.kind].ended(at, at.saturating_sub(due), status);
+            shared.source.borrow_mut().answered(ticket, status, &[]);
+            return;
+        }
+        tokio::time::sleep(pause.mul_f64(rand::rng().random_range(0.5..=1.0))).await;
+        pause = (pause * 2).min(RETRY_PAUSE.1);
+    }
+}
