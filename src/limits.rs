@@ -35,6 +35,19 @@ pub const LEASE_SECONDS_MAX: u32 = 86_400;
 pub const LEASE_DEFAULT: Duration = Duration::from_secs(31 * 60);
 /// How often the leader looks for leases that have ended.
 pub const LEASE_SWEEP_INTERVAL: Duration = Duration::from_millis(100);
+/// Of a group's hosts one in so many may be hidden within [`HIDE_WINDOW`].
+pub const HIDE_SHARE_OF_GROUP: usize = 100;
+/// As many may in any case, hosts.
+pub const HIDES_PER_GROUP_MIN: usize = 10;
+/// See [`HIDE_SHARE_OF_GROUP`].
+pub const HIDE_WINDOW: Duration = Duration::from_secs(1);
+/// Hosts of all groups that one look hides; the next one goes on.
+pub const HIDES_PER_SWEEP_MAX: usize = 1_024;
+/// Hidden hosts that one look forgets.
+pub const FORGETS_PER_SWEEP_MAX: usize = 64;
+/// For so long a leader has seen a host hidden before it forgets it, whatever the wall clock says,
+/// unless [`FORGET_AFTER_DEFAULT`] is set to less.
+pub const FORGET_SEEN_MIN: Duration = Duration::from_secs(60 * 60);
 /// `Hide` and `Forget` proposals on their way at once.
 pub const LEASE_PROPOSALS_MAX: usize = 64;
 /// How long a hidden holder's inventory is kept.

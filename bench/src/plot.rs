@@ -6,6 +6,11 @@ use std::fmt::Write as _;
 use crate::compare::{Cell, Comparison};
 use crate::stats::{Spread, size_text};
 
+mod lines;
+
+#[allow(unused_imports)] // the scenarios of issue 5 use it
+pub(crate) use lines::lines;
+
 const PANEL_WIDTH: f64 = 260.0;
 const PANEL_HEIGHT: f64 = 200.0;
 const GAP: f64 = 60.0;
