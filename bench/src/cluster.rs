@@ -171,7 +171,8 @@ impl Cluster {
     /// Waits until one leads; which.
     pub(crate) fn wait_leader(&self) -> Result<usize> {
         within("a server leads", PATIENCE, || {
-            let leads = |number: &usize| self.status(*number).is_some_and(|status| status.leads && status.quorum);
+            let leads =
+                |number: &usize| self.status(*number).is_some_and(|status| status.leads && status.quorum);
             Ok((0..self.len()).find(leads))
         })
     }

@@ -13,14 +13,13 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rand::Rng;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::task::{JoinSet, LocalSet};
 
 pub(crate) use connection::Connection;
-pub(crate) use histogram::Histogram;
-pub(crate) use record::{Record, is_good};
+pub(crate) use record::Record;
 
 /// A request wakes up to so late after it was due, because timers tick so; that is not the server's.
 const TIMER_TICK: Duration = Duration::from_millis(1);
@@ -178,4 +177,37 @@ async fn serve<S: Source>(
         tokio::time::sleep(pause.mul_f64(rand::rng().random_range(0.5..=1.0))).await;
         pause = (pause * 2).min(RETRY_PAUSE.1);
     }
+}
+
+/// Opens `count` connections to a server, one answered request each, and calls `look` while all of
+/// them are open and idle. At most half as long as a server lets them be idle.
+pub(crate) fn hold_open<T>(server: SocketAddr, count: usize, look: impl FnOnce() -> Result<T>) -> Result<T> {
+    const REQUEST: &[u8] = b"GET /livez HTTP/1.1\r\nhost: piccolo\r\n\r\n";
+    const OPENED_AT_ONCE: usize = 256;
+    const IDLE_MAX: Duration = Duration::from_secs(5);
+    allow_descriptors(count as u64)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.context("could not start a runtime")?;
+    runtime.block_on(async {
+        let (start, mut connections) = (Instant::now(), Vec::with_capacity(count));
+        while connections.len() < count {
+            let mut opening = JoinSet::new();
+            for _ in 0..OPENED_AT_ONCE.min(count - connections.len()) {
+                let mut connection = Connection::new(server);
+                opening.spawn(async move {
+                    let status = connection.exchange(REQUEST, IDLE_MAX).await.map(|answer| answer.status);
+                    status.map(|status| (connection, status))
+                });
+            }
+            for opened in opening.join_all().await {
+                let (connection, status) = opened.context("could not open a connection")?;
+                ensure!(status == 200, "/livez answers {status}");
+                connections.push(connection);
+            }
+        }
+        let seen = look()?;
+        ensure!(start.elapsed() < IDLE_MAX, "{count} connections took {:?}", start.elapsed());
+        drop(connections);
+        Ok(seen)
+    })
 }

@@ -1,10 +1,13 @@
 //! Black-box benchmarks of the real binary: rates and CPU beside nginx, pull times beside a
 //! registry. Writes RESULTS.md and plots.
 
+mod agents;
 mod client;
+mod cluster;
 mod compare;
 mod daemons;
-#[allow(dead_code)] // the scenarios of issue 5 use it
+mod drive;
+mod enroll;
 mod fleet;
 mod layout;
 mod load;
@@ -14,10 +17,12 @@ mod piccolo;
 mod plot;
 mod process;
 mod pull;
+mod register;
 mod relay;
 mod report;
 mod serve;
 mod side;
+mod sizes;
 mod stats;
 mod usage;
 
@@ -28,6 +33,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 
 use compare::Grid;
+use fleet::Fleet;
 use load::Load;
 use report::Report;
 
@@ -53,9 +59,30 @@ enum Scenario {
     RelayCapped,
     /// Real containerds: time to findable, pull beside the registry, memory (as root).
     Pull,
+    /// Cold registration of a fleet into three servers, beside MariaDB.
+    Register {
+        /// How often.
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+        repeats: u32,
+    },
+    /// Memory, disk, restart and snapshot of a server by the number of pairs.
+    Sizes {
+        /// Millions of pairs.
+        #[arg(long, value_delimiter = ',', default_value = "1,5,20")]
+        millions: Vec<f64>,
+        /// Connections that are open while memory is measured at the largest size.
+        #[arg(long, default_value_t = 5_000)]
+        open: usize,
+    },
+    /// Part of `sizes`, in a process of its own.
+    #[command(hide = true)]
+    SnapshotPart(sizes::part::Part),
     /// All of them.
     All,
 }
+
+/// Scenarios that `all` runs, by the names of their commands.
+const ALL: [&str; 7] = ["loopback", "veth", "relay", "relay-capped", "pull", "register", "sizes"];
 
 /// What all scenarios share.
 #[derive(Args, Clone, Debug)]
@@ -89,6 +116,9 @@ struct Settings {
     #[arg(long, global = true, value_delimiter = ',', value_parser = stats::parse_size,
           default_value = "1MiB,15MiB,64MiB,120MiB")]
     layers: Vec<u64>,
+    /// Hosts of the fleet; its keys and rates follow.
+    #[arg(long, global = true, default_value_t = Fleet::FULL.hosts, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    hosts: u32,
 }
 
 fn milliseconds(text: &str) -> Result<Duration, String> {
@@ -99,6 +129,10 @@ fn milliseconds(text: &str) -> Result<Duration, String> {
 impl Settings {
     fn piccolo(&self) -> Option<PathBuf> {
         (!self.without_piccolo).then(|| self.binary.clone())
+    }
+
+    fn fleet(&self) -> Fleet {
+        Fleet::FULL.with_hosts(self.hosts)
     }
 
     fn wants(&self, variant: &str) -> bool {
@@ -121,6 +155,9 @@ impl Settings {
 
 fn main() -> Result<()> {
     let Cli { scenario, settings } = Cli::parse();
+    if let Scenario::SnapshotPart(part) = scenario {
+        return sizes::part::run(&part);
+    }
     if settings.piccolo().is_some_and(|binary| !binary.is_file()) {
         bail!(
             "there is no {}: run `make build` (tests: `cargo test --workspace`)",
@@ -130,7 +167,9 @@ fn main() -> Result<()> {
     let report = Report::new(&settings.out, settings.piccolo().as_deref())?;
     let scenarios = match scenario {
         Scenario::All => {
-            vec![Scenario::Loopback, Scenario::Veth, Scenario::Relay, Scenario::RelayCapped, Scenario::Pull]
+            // Each with the defaults that it has on the command line.
+            let named = |name: &&str| Cli::try_parse_from(["piccolo-bench", name]).map(|cli| cli.scenario);
+            ALL.iter().map(named).collect::<Result<_, _>>()?
         }
         one => vec![one],
     };
@@ -142,7 +181,13 @@ fn main() -> Result<()> {
             Scenario::Veth => serve::veth(&settings, &report, folder.path())?,
             Scenario::Relay => relay::uncapped(&settings, &report, folder.path())?,
             Scenario::RelayCapped => relay::capped(&settings, &report, folder.path())?,
-            Scenario::Pull | Scenario::All => pull::pull(&settings, &report, folder.path())?,
+            Scenario::Register { repeats } => register::register(&settings, repeats, &report, folder.path())?,
+            Scenario::Sizes { millions, open } => {
+                sizes::sizes(&settings, &millions, open, &report, folder.path())?;
+            }
+            Scenario::Pull | Scenario::All | Scenario::SnapshotPart(_) => {
+                pull::pull(&settings, &report, folder.path())?
+            }
         }
     }
     Ok(())

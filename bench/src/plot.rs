@@ -8,7 +8,6 @@ use crate::stats::{Spread, size_text};
 
 mod lines;
 
-#[allow(unused_imports)] // the scenarios of issue 5 use it
 pub(crate) use lines::lines;
 
 const PANEL_WIDTH: f64 = 260.0;

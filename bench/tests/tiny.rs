@@ -93,3 +93,22 @@ fn a_pull_from_a_neighbour_is_timed_beside_the_registry() {
     let (results, _) = with_piccolo("pull", &["--layers", "1MiB,17MiB"]);
     assert!(results.contains("| `ctr content fetch` |") && results.contains("| agent 2 |"), "{results}");
 }
+
+#[test]
+fn a_whole_fleet_registers_in_three_servers() {
+    let (results, plots) = with_piccolo("register", &["--hosts", "100", "--repeats", "1"]);
+    assert!(results.contains("100 hosts × 400 keys = 40000 pairs"), "{results}");
+    assert!(results.contains("| last round: answers | 201: 100"), "{results}");
+    assert_eq!(plots, ["register.svg"]);
+}
+
+#[test]
+fn a_server_is_measured_by_its_number_of_pairs() {
+    let (results, plots) = with_piccolo("sizes", &["--millions", "0.01,0.02", "--open", "50"]);
+    assert!(results.contains("10000 pairs, 25 hosts | 20000 pairs, 50 hosts |"), "{results}");
+    assert!(
+        results.contains("| the same over an equal state |") && results.contains("(50 open)"),
+        "{results}"
+    );
+    assert_eq!(plots, ["sizes-memory.svg"]);
+}

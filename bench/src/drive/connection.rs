@@ -149,7 +149,8 @@ mod tests {
     fn a_head_that_has_not_arrived_is_waited_for_and_one_without_a_length_refused() {
         assert!(parse_head(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n").unwrap().is_none());
         assert!(parse_head(b"HTTP/1.1 200 OK\r\n\r\n").is_err());
-        let head = parse_head(b"HTTP/1.1 503 X\r\nConnection: close\r\nContent-Length: 3\r\n\r\nabc").unwrap();
+        let head =
+            parse_head(b"HTTP/1.1 503 X\r\nConnection: close\r\nContent-Length: 3\r\n\r\nabc").unwrap();
         let head = head.unwrap();
         assert_eq!((head.status, head.length, head.close), (503, 3, true));
     }

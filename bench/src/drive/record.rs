@@ -78,10 +78,7 @@ impl Record {
         };
         let mut parts: Vec<String> = self.statuses.iter().map(text).collect();
         if self.unavailable + self.failures > 0 {
-            parts.push(format!(
-                "tries before that: {} × 503, {} × nothing",
-                self.unavailable, self.failures
-            ));
+            parts.push(format!("tries before that: {} × 503, {} × nothing", self.unavailable, self.failures));
         }
         parts.join(", ")
     }
@@ -113,6 +110,10 @@ mod tests {
         let good: Vec<u64> = record.seconds.iter().map(|second| second.good).collect();
         assert_eq!(good, [1, 0, 1]);
         assert_eq!((record.seconds[2].unavailable, record.bad()), (1, 1));
-        assert!(record.statuses_text().starts_with("no answer: 1, 201: 2, tries"), "{}", record.statuses_text());
+        assert!(
+            record.statuses_text().starts_with("no answer: 1, 201: 2, tries"),
+            "{}",
+            record.statuses_text()
+        );
     }
 }
