@@ -43,6 +43,7 @@ pub(crate) struct Used {
 /// What a server says of itself.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Status {
+    pub(crate) term: u64,
     pub(crate) applied: u64,
     pub(crate) checksum: String,
     pub(crate) pairs: u64,
@@ -159,6 +160,7 @@ impl Cluster {
         let (code, body) = fetch(self.members[number].api, "/api/v1/status")?;
         let value: Value = serde_json::from_slice(&body).ok().filter(|_| code == 200)?;
         Some(Status {
+            term: value["term"].as_u64()?,
             applied: value["applied_index"].as_u64()?,
             checksum: value["checksum"].as_str()?.to_owned(),
             pairs: value["pairs"].as_u64()?,

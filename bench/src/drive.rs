@@ -9,6 +9,7 @@ mod histogram;
 mod record;
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -25,6 +26,8 @@ pub(crate) use record::Record;
 const TIMER_TICK: Duration = Duration::from_millis(1);
 /// First and longest pause before a write is sent again; the agent's.
 const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+/// How long an agent leaves a connection idle before it closes it.
+const AGENT_IDLE: Duration = Duration::from_secs(5);
 /// Descriptors beside those of the connections.
 const OTHER_DESCRIPTORS: u64 = 256;
 
@@ -43,23 +46,30 @@ pub(crate) struct Ticket {
     pub(crate) again: bool,
     /// How long one server may take.
     pub(crate) patience: Duration,
+    /// On a connection of its own, which stays open for as long as an agent leaves it idle; otherwise on
+    /// the one that the request before it used.
+    pub(crate) fresh: bool,
 }
 
 /// What is sent. All of it runs on one thread.
 pub(crate) trait Source {
-    /// The next request to the server with number `lane`, its bytes into `out` (empty before); `None`:
-    /// no more.
-    fn next(&mut self, lane: usize, out: &mut Vec<u8>) -> Option<Ticket>;
-    /// Its final answer; status 0 without one.
-    fn answered(&mut self, ticket: &Ticket, status: u16, body: &[u8]);
+    /// The next request to the server with number `lane` over a connection of `pool`; `None`: no more.
+    fn next(&mut self, lane: usize, pool: usize) -> Option<Ticket>;
+    /// Its bytes into `out` (empty before), once it is due. `false`: there is nothing to send after all.
+    fn compose(&mut self, ticket: &mut Ticket, out: &mut Vec<u8>) -> bool;
+    /// Its final answer, `now` after the start; status 0 without one.
+    fn answered(&mut self, now: Duration, ticket: &Ticket, status: u16, body: &[u8]);
 }
 
 /// One run.
 pub(crate) struct Drive {
     pub(crate) servers: Vec<SocketAddr>,
-    /// Of all servers together.
-    pub(crate) connections: usize,
-    /// Names of the kinds of requests.
+    /// Connections of each pool, to all servers together. Requests of one pool never wait for those of
+    /// another one.
+    pub(crate) pools: Vec<usize>,
+    /// Fresh connections that may be idle at once, at most.
+    pub(crate) fresh_most: u64,
+    /// How many kinds of requests there are.
     pub(crate) kinds: usize,
 }
 
@@ -67,18 +77,39 @@ pub(crate) struct Drive {
 pub(crate) struct Outcome {
     pub(crate) records: Vec<Record>,
     pub(crate) elapsed: Duration,
+    /// The most connections that were open and idle after a request of their own.
+    pub(crate) parked: usize,
 }
 
 struct Shared<S> {
     source: RefCell<S>,
     records: RefCell<Vec<Record>>,
     start: Instant,
+    parked: RefCell<Parked>,
+}
+
+/// Connections that an agent leaves open for a while.
+#[derive(Default)]
+struct Parked {
+    connections: VecDeque<(Instant, Vec<Connection>)>,
+    most: usize,
+}
+
+impl Parked {
+    fn park(&mut self, connections: Vec<Connection>) {
+        let now = Instant::now();
+        while self.connections.front().is_some_and(|(since, _)| now - *since > AGENT_IDLE) {
+            self.connections.pop_front();
+        }
+        self.connections.push_back((now, connections));
+        self.most = self.most.max(self.connections.len());
+    }
 }
 
 impl Drive {
     /// Runs until the source has no more; gives it back.
     pub(crate) fn run<S: Source + 'static>(&self, source: S) -> Result<(S, Outcome)> {
-        allow_descriptors(self.connections as u64)?;
+        allow_descriptors(self.pools.iter().sum::<usize>() as u64 + self.fresh_most)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.context("could not start a runtime")?;
         let start = Instant::now();
@@ -86,13 +117,16 @@ impl Drive {
             source: RefCell::new(source),
             records: RefCell::new(vec![Record::default(); self.kinds]),
             start,
+            parked: RefCell::default(),
         });
         let lanes = self.servers.len();
         runtime.block_on(LocalSet::new().run_until(async {
             let mut workers = JoinSet::new();
-            for number in 0..self.connections.max(lanes) {
-                let connections = self.servers.iter().map(|server| Connection::new(*server)).collect();
-                workers.spawn_local(work(Rc::clone(&shared), number % lanes, connections));
+            for (pool, size) in self.pools.iter().enumerate() {
+                for number in 0..(*size).max(lanes) {
+                    let connections = self.servers.iter().map(|server| Connection::new(*server)).collect();
+                    workers.spawn_local(work(Rc::clone(&shared), (number % lanes, pool), connections));
+                }
             }
             while let Some(ended) = workers.join_next().await {
                 ended.context("a connection's task panicked")?;
@@ -100,10 +134,11 @@ impl Drive {
             Ok::<_, anyhow::Error>(())
         }))?;
         let elapsed = start.elapsed();
-        let Ok(Shared { source, records, .. }) = Rc::try_unwrap(shared) else {
+        let Ok(Shared { source, records, parked, .. }) = Rc::try_unwrap(shared) else {
             unreachable!("all workers have ended");
         };
-        Ok((source.into_inner(), Outcome { records: records.into_inner(), elapsed }))
+        let (records, parked) = (records.into_inner(), parked.into_inner().most);
+        Ok((source.into_inner(), Outcome { records, elapsed, parked }))
     }
 }
 
@@ -121,11 +156,11 @@ pub(crate) fn allow_descriptors(connections: u64) -> Result<()> {
 
 /// One agent's connection after the other, in one place: to the server of its lane, and to the others
 /// when that one does not answer.
-async fn work<S: Source>(shared: Rc<Shared<S>>, lane: usize, mut connections: Vec<Connection>) {
+async fn work<S: Source>(shared: Rc<Shared<S>>, place: (usize, usize), mut connections: Vec<Connection>) {
+    let (lane, pool) = place;
     let mut request = Vec::new();
     loop {
-        request.clear();
-        let Some(ticket) = shared.source.borrow_mut().next(lane, &mut request) else { return };
+        let Some(mut ticket) = shared.source.borrow_mut().next(lane, pool) else { return };
         let mut due = shared.start.elapsed();
         if let Some(at) = ticket.due {
             if at > due {
@@ -133,7 +168,14 @@ async fn work<S: Source>(shared: Rc<Shared<S>>, lane: usize, mut connections: Ve
             }
             due = shared.start.elapsed().min(at + TIMER_TICK);
         }
-        serve(&shared, lane, &mut connections, &ticket, &request, due).await;
+        request.clear();
+        if shared.source.borrow_mut().compose(&mut ticket, &mut request) {
+            serve(&shared, lane, &mut connections, &ticket, &request, due).await;
+            if ticket.fresh {
+                let fresh = connections.iter().map(Connection::another).collect();
+                shared.parked.borrow_mut().park(std::mem::replace(&mut connections, fresh));
+            }
+        }
     }
 }
 
@@ -158,7 +200,7 @@ async fn serve<S: Source>(
             match answer {
                 Ok(answer) if answer.status < 500 => {
                     record.ended(at, at.saturating_sub(due), answer.status);
-                    shared.source.borrow_mut().answered(ticket, answer.status, answer.body);
+                    shared.source.borrow_mut().answered(at, ticket, answer.status, answer.body);
                     return;
                 }
                 Ok(answer) => {
@@ -171,7 +213,7 @@ async fn serve<S: Source>(
         if !ticket.again {
             let at = shared.start.elapsed();
             shared.records.borrow_mut()[ticket.kind].ended(at, at.saturating_sub(due), status);
-            shared.source.borrow_mut().answered(ticket, status, &[]);
+            shared.source.borrow_mut().answered(at, ticket, status, &[]);
             return;
         }
         tokio::time::sleep(pause.mul_f64(rand::rng().random_range(0.5..=1.0))).await;

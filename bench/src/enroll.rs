@@ -38,20 +38,22 @@ pub(crate) struct Enrolled {
 }
 
 impl Source for Enrolment {
-    fn next(&mut self, _lane: usize, out: &mut Vec<u8>) -> Option<Ticket> {
+    fn next(&mut self, _lane: usize, _pool: usize) -> Option<Ticket> {
         let agent = Some(self.next).filter(|next| *next < self.agents.fleet.hosts)?;
         self.next += 1;
-        let (note, patience) = match self.what {
-            What::Sync => (self.agents.sync(agent, out), SYNC_PATIENCE),
-            What::Beat => {
-                self.agents.heartbeat(agent, out);
-                (0, BEAT_PATIENCE)
-            }
-        };
-        Some(Ticket { due: None, kind: 0, agent, note, again: true, patience })
+        let patience = if self.what == What::Sync { SYNC_PATIENCE } else { BEAT_PATIENCE };
+        Some(Ticket { due: None, kind: 0, agent, note: 0, again: true, patience, fresh: false })
     }
 
-    fn answered(&mut self, ticket: &Ticket, status: u16, body: &[u8]) {
+    fn compose(&mut self, ticket: &mut Ticket, out: &mut Vec<u8>) -> bool {
+        match self.what {
+            What::Sync => ticket.note = self.agents.sync(ticket.agent, out),
+            What::Beat => self.agents.heartbeat(ticket.agent, out),
+        }
+        true
+    }
+
+    fn answered(&mut self, _now: Duration, ticket: &Ticket, status: u16, body: &[u8]) {
         match (self.what, status) {
             (What::Sync, 201) => self.agents.acknowledged(ticket.agent, ticket.note, None),
             (What::Beat, 201) => self.resyncs += u64::from(wants_sync(body)),
@@ -85,7 +87,7 @@ pub(crate) fn enroll(cluster: &Cluster, agents: Agents) -> Result<Agents> {
 }
 
 fn run(cluster: &Cluster, agents: Agents, what: What) -> Result<Enrolled> {
-    let drive = Drive { servers: cluster.addresses(), connections: CONNECTIONS, kinds: 1 };
+    let drive = Drive { servers: cluster.addresses(), pools: vec![CONNECTIONS], fresh_most: 0, kinds: 1 };
     let source = Enrolment { agents, what, next: 0, refused: 0, resyncs: 0 };
     let (source, outcome) = drive.run(source)?;
     let Enrolment { agents, refused, resyncs, .. } = source;

@@ -5,12 +5,14 @@ mod agents;
 mod client;
 mod cluster;
 mod compare;
+mod crowd;
 mod daemons;
 mod drive;
 mod enroll;
 mod fleet;
 mod layout;
 mod load;
+mod meter;
 mod net;
 mod nginx;
 mod piccolo;
@@ -24,6 +26,7 @@ mod serve;
 mod side;
 mod sizes;
 mod stats;
+mod steady;
 mod usage;
 
 use std::path::PathBuf;
@@ -65,6 +68,10 @@ enum Scenario {
         #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
         repeats: u32,
     },
+    /// A registered fleet pulls one new image within a minute.
+    Crowd(crowd::CrowdArgs),
+    /// A registered fleet at its everyday rates.
+    Steady(steady::SteadyArgs),
     /// Memory, disk, restart and snapshot of a server by the number of pairs.
     Sizes {
         /// Millions of pairs.
@@ -82,7 +89,8 @@ enum Scenario {
 }
 
 /// Scenarios that `all` runs, by the names of their commands.
-const ALL: [&str; 7] = ["loopback", "veth", "relay", "relay-capped", "pull", "register", "sizes"];
+const ALL: [&str; 9] =
+    ["loopback", "veth", "relay", "relay-capped", "pull", "register", "crowd", "steady", "sizes"];
 
 /// What all scenarios share.
 #[derive(Args, Clone, Debug)]
@@ -182,6 +190,8 @@ fn main() -> Result<()> {
             Scenario::Relay => relay::uncapped(&settings, &report, folder.path())?,
             Scenario::RelayCapped => relay::capped(&settings, &report, folder.path())?,
             Scenario::Register { repeats } => register::register(&settings, repeats, &report, folder.path())?,
+            Scenario::Crowd(args) => crowd::crowd(&settings, &args, &report, folder.path())?,
+            Scenario::Steady(args) => steady::steady(&settings, &args, &report, folder.path())?,
             Scenario::Sizes { millions, open } => {
                 sizes::sizes(&settings, &millions, open, &report, folder.path())?;
             }

@@ -31,6 +31,8 @@ struct Round {
     leader: Side,
     followers: Side,
     load_cpu: f64,
+    /// Elections meanwhile.
+    elections: u64,
     statuses: String,
     latency: String,
     /// Rows acknowledged in each second.
@@ -62,6 +64,7 @@ pub(crate) fn register(settings: &Settings, repeats: u32, report: &Report, folde
 fn round(settings: &Settings, fleet: Fleet, folder: &Path) -> Result<Round> {
     let cluster = Cluster::start(&settings.binary, folder, SERVERS)?;
     let agents = Agents::started_now(fleet, 0)?;
+    let term = cluster.wait_equal()?.term;
     let (used, load) = (cluster.used_by_all()?, cpu_seconds(std::process::id())?);
     let start = Instant::now();
     let Enrolled { agents, outcome } = sync_all(&cluster, agents)?;
@@ -84,6 +87,7 @@ fn round(settings: &Settings, fleet: Fleet, folder: &Path) -> Result<Round> {
         leader: sides.0,
         followers: sides.1,
         load_cpu,
+        elections: status.term - term,
         statuses: record.statuses_text(),
         latency: record.latency_text(),
         rate: rate
@@ -137,6 +141,7 @@ fn body(fleet: Fleet, rounds: &[Round], report: &Report) -> Result<String> {
     row("written by a follower, MiB", format!("{:.0}", of(&|r| r.followers.written)), "");
     row("peak resident, leader, MiB", format!("{:.0}", of(&|r| r.leader.peak)), "");
     row("peak resident, follower, MiB", format!("{:.0}", of(&|r| r.followers.peak)), "");
+    row("elections meanwhile", format!("{:.0}", of(&|r| r.elections as f64)), "0");
     let last = &rounds[rounds.len() - 1];
     row("last round: latency of a sync, p50 / p99 / max, ms", last.latency.clone(), "");
     row("last round: answers", last.statuses.clone(), "all 201");

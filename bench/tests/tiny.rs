@@ -112,3 +112,20 @@ fn a_server_is_measured_by_its_number_of_pairs() {
     );
     assert_eq!(plots, ["sizes-memory.svg"]);
 }
+
+#[test]
+fn a_crowd_pulls_one_image() {
+    let arguments =
+        ["--hosts", "40", "--seconds", "2", "--pull-seconds", "1", "--coalesced", "3", "--whole-only"];
+    let (results, plots) = with_piccolo("crowd", &arguments);
+    assert!(results.contains("| 3 | 3 | 100 % |") && results.contains("| 1 | 3 | 100 % |"), "{results}");
+    assert_eq!(plots, ["crowd-1-3.svg", "crowd-3-3.svg"]);
+}
+
+#[test]
+fn a_fleet_lives_from_day_to_day() {
+    let arguments = ["--hosts", "60", "--seconds", "3", "--warm-up-seconds", "1"];
+    let (results, plots) = with_piccolo("steady", &arguments);
+    assert!(results.contains("| leader |") && results.contains("asked for a sync: 0."), "{results}");
+    assert_eq!(plots, ["steady.svg"]);
+}

@@ -39,9 +39,9 @@ impl Connection {
         Self { address, stream: None, buffer: Vec::new() }
     }
 
-    /// Closes it.
-    pub(crate) fn close(&mut self) {
-        self.stream = None;
+    /// Another one to the same server.
+    pub(crate) fn another(&self) -> Self {
+        Self::new(self.address)
     }
 
     /// Sends `request` as it is and reads the answer. What fails on a connection that was used before

@@ -53,6 +53,12 @@ impl Histogram {
         self.most
     }
 
+    /// `p50 / p99 / max` in milliseconds.
+    pub(crate) fn text(&self) -> String {
+        let ms = |time: Duration| time.as_secs_f64() * 1e3;
+        format!("{:.1} / {:.1} / {:.0}", ms(self.quantile(0.5)), ms(self.quantile(0.99)), ms(self.most()))
+    }
+
     pub(crate) fn add(&mut self, other: &Self) {
         if self.counts.is_empty() {
             self.counts.clone_from(&other.counts);

@@ -65,6 +65,24 @@ impl Record {
         self.second(at).failures += 1;
     }
 
+    /// The seconds from number `from` on, together.
+    pub(crate) fn since(&self, from: usize) -> Second {
+        let mut sum = Second::default();
+        for second in self.seconds.iter().skip(from) {
+            sum.latency.add(&second.latency);
+            sum.good += second.good;
+            sum.unavailable += second.unavailable;
+            sum.failures += second.failures;
+        }
+        sum
+    }
+
+    /// A quantile of each second's latencies, milliseconds by seconds.
+    pub(crate) fn quantile_by_second(&self, share: f64) -> Vec<(f64, f64)> {
+        let seconds = self.seconds.iter().enumerate();
+        seconds.map(|(at, second)| (at as f64, millis(second.latency.quantile(share)))).collect()
+    }
+
     /// Final answers that were not good.
     pub(crate) fn bad(&self) -> u64 {
         self.statuses.iter().filter(|(status, _)| !is_good(**status)).map(|(_, count)| count).sum()
@@ -83,16 +101,14 @@ impl Record {
         parts.join(", ")
     }
 
-    /// `p50 / p99 / max` in milliseconds.
+    /// See [`Histogram::text`].
     pub(crate) fn latency_text(&self) -> String {
-        let ms = |time: Duration| time.as_secs_f64() * 1e3;
-        format!(
-            "{:.1} / {:.1} / {:.0}",
-            ms(self.latency.quantile(0.5)),
-            ms(self.latency.quantile(0.99)),
-            ms(self.latency.most())
-        )
+        self.latency.text()
     }
+}
+
+fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
 }
 
 #[cfg(test)]
