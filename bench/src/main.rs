@@ -4,10 +4,13 @@
 mod client;
 mod compare;
 mod daemons;
-#[allow(dead_code)] // the scenarios of issue 5 use it
+mod findkey;
 mod fleet;
+mod http_load;
 mod layout;
 mod load;
+mod mariadb;
+mod names;
 mod net;
 mod nginx;
 mod piccolo;
@@ -53,8 +56,16 @@ enum Scenario {
     RelayCapped,
     /// Real containerds: time to findable, pull beside the registry, memory (as root).
     Pull,
+    /// Lookups beside a constant answer and the Go Piccolo's query on MariaDB.
+    Findkey,
     /// All of them.
     All,
+    /// One of findkey's sides.
+    #[command(hide = true)]
+    ServeConstant(findkey::constant::Options),
+    /// One of findkey's sides.
+    #[command(hide = true)]
+    ServeMariadb(mariadb::Options),
 }
 
 /// What all scenarios share.
@@ -89,6 +100,8 @@ struct Settings {
     #[arg(long, global = true, value_delimiter = ',', value_parser = stats::parse_size,
           default_value = "1MiB,15MiB,64MiB,120MiB")]
     layers: Vec<u64>,
+    #[command(flatten)]
+    findkey: findkey::Options,
 }
 
 fn milliseconds(text: &str) -> Result<Duration, String> {
@@ -121,6 +134,11 @@ impl Settings {
 
 fn main() -> Result<()> {
     let Cli { scenario, settings } = Cli::parse();
+    match &scenario {
+        Scenario::ServeConstant(options) => return findkey::constant::serve(options),
+        Scenario::ServeMariadb(options) => return mariadb::serve(options),
+        _ => {}
+    }
     if settings.piccolo().is_some_and(|binary| !binary.is_file()) {
         bail!(
             "there is no {}: run `make build` (tests: `cargo test --workspace`)",
@@ -129,9 +147,14 @@ fn main() -> Result<()> {
     }
     let report = Report::new(&settings.out, settings.piccolo().as_deref())?;
     let scenarios = match scenario {
-        Scenario::All => {
-            vec![Scenario::Loopback, Scenario::Veth, Scenario::Relay, Scenario::RelayCapped, Scenario::Pull]
-        }
+        Scenario::All => vec![
+            Scenario::Loopback,
+            Scenario::Veth,
+            Scenario::Relay,
+            Scenario::RelayCapped,
+            Scenario::Pull,
+            Scenario::Findkey,
+        ],
         one => vec![one],
     };
     for scenario in scenarios {
@@ -142,7 +165,11 @@ fn main() -> Result<()> {
             Scenario::Veth => serve::veth(&settings, &report, folder.path())?,
             Scenario::Relay => relay::uncapped(&settings, &report, folder.path())?,
             Scenario::RelayCapped => relay::capped(&settings, &report, folder.path())?,
-            Scenario::Pull | Scenario::All => pull::pull(&settings, &report, folder.path())?,
+            Scenario::Pull => pull::pull(&settings, &report, folder.path())?,
+            Scenario::Findkey => findkey::findkey(&settings, &report, folder.path())?,
+            Scenario::All | Scenario::ServeConstant(_) | Scenario::ServeMariadb(_) => {
+                unreachable!("taken apart above")
+            }
         }
     }
     Ok(())

@@ -93,3 +93,15 @@ fn a_pull_from_a_neighbour_is_timed_beside_the_registry() {
     let (results, _) = with_piccolo("pull", &["--layers", "1MiB,17MiB"]);
     assert!(results.contains("| `ctr content fetch` |") && results.contains("| agent 2 |"), "{results}");
 }
+
+#[test]
+fn lookups_are_compared_with_a_constant_answer_and_mariadb() {
+    let (results, plots) = with_piccolo("findkey", &["--hosts", "60", "--askers", "4"]);
+    for row in
+        ["| 60 holders (all) | native | Piccolo |", "| mix | Go | MariaDB |", "| mix | native | constant |"]
+    {
+        assert!(results.contains(row), "{row} is missing:\n{results}");
+    }
+    assert!(results.contains("24000 pairs: 60 hosts × 400 keys"), "{results}");
+    assert_eq!(plots, ["findkey-p99.svg", "findkey-rate.svg"]);
+}
