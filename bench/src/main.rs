@@ -9,10 +9,14 @@ mod crowd;
 mod daemons;
 mod drive;
 mod enroll;
+mod findkey;
 mod fleet;
+mod http_load;
 mod layout;
 mod load;
+mod mariadb;
 mod meter;
+mod names;
 mod net;
 mod nginx;
 mod piccolo;
@@ -84,13 +88,21 @@ enum Scenario {
     /// Part of `sizes`, in a process of its own.
     #[command(hide = true)]
     SnapshotPart(sizes::part::Part),
+    /// Lookups beside a constant answer and the Go Piccolo's query on MariaDB.
+    Findkey,
     /// All of them.
     All,
+    /// One of findkey's sides.
+    #[command(hide = true)]
+    ServeConstant(findkey::constant::Options),
+    /// One of findkey's sides.
+    #[command(hide = true)]
+    ServeMariadb(mariadb::Options),
 }
 
 /// Scenarios that `all` runs, by the names of their commands.
-const ALL: [&str; 9] =
-    ["loopback", "veth", "relay", "relay-capped", "pull", "register", "crowd", "steady", "sizes"];
+const ALL: [&str; 10] =
+    ["loopback", "veth", "relay", "relay-capped", "pull", "findkey", "register", "crowd", "steady", "sizes"];
 
 /// What all scenarios share.
 #[derive(Args, Clone, Debug)]
@@ -124,9 +136,8 @@ struct Settings {
     #[arg(long, global = true, value_delimiter = ',', value_parser = stats::parse_size,
           default_value = "1MiB,15MiB,64MiB,120MiB")]
     layers: Vec<u64>,
-    /// Hosts of the fleet; its keys and rates follow.
-    #[arg(long, global = true, default_value_t = Fleet::FULL.hosts, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    hosts: u32,
+    #[command(flatten)]
+    findkey: findkey::Options,
 }
 
 fn milliseconds(text: &str) -> Result<Duration, String> {
@@ -140,7 +151,7 @@ impl Settings {
     }
 
     fn fleet(&self) -> Fleet {
-        Fleet::FULL.with_hosts(self.hosts)
+        Fleet::FULL.with_hosts(self.findkey.hosts)
     }
 
     fn wants(&self, variant: &str) -> bool {
@@ -163,8 +174,11 @@ impl Settings {
 
 fn main() -> Result<()> {
     let Cli { scenario, settings } = Cli::parse();
-    if let Scenario::SnapshotPart(part) = scenario {
-        return sizes::part::run(&part);
+    match &scenario {
+        Scenario::ServeConstant(options) => return findkey::constant::serve(options),
+        Scenario::ServeMariadb(options) => return mariadb::serve(options),
+        Scenario::SnapshotPart(part) => return sizes::part::run(part),
+        _ => {}
     }
     if settings.piccolo().is_some_and(|binary| !binary.is_file()) {
         bail!(
@@ -195,8 +209,13 @@ fn main() -> Result<()> {
             Scenario::Sizes { millions, open } => {
                 sizes::sizes(&settings, &millions, open, &report, folder.path())?;
             }
-            Scenario::Pull | Scenario::All | Scenario::SnapshotPart(_) => {
-                pull::pull(&settings, &report, folder.path())?
+            Scenario::Pull => pull::pull(&settings, &report, folder.path())?,
+            Scenario::Findkey => findkey::findkey(&settings, &report, folder.path())?,
+            Scenario::All
+            | Scenario::SnapshotPart(_)
+            | Scenario::ServeConstant(_)
+            | Scenario::ServeMariadb(_) => {
+                unreachable!("taken apart above")
             }
         }
     }

@@ -129,3 +129,15 @@ fn a_fleet_lives_from_day_to_day() {
     assert!(results.contains("| leader |") && results.contains("asked for a sync: 0."), "{results}");
     assert_eq!(plots, ["steady.svg"]);
 }
+
+#[test]
+fn lookups_are_compared_with_a_constant_answer_and_mariadb() {
+    let (results, plots) = with_piccolo("findkey", &["--hosts", "60", "--askers", "4"]);
+    for row in
+        ["| 60 holders (all) | native | Piccolo |", "| mix | Go | MariaDB |", "| mix | native | constant |"]
+    {
+        assert!(results.contains(row), "{row} is missing:\n{results}");
+    }
+    assert!(results.contains("24000 pairs: 60 hosts × 400 keys"), "{results}");
+    assert_eq!(plots, ["findkey-p99.svg", "findkey-rate.svg"]);
+}
