@@ -3,7 +3,7 @@
 use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::{self, Next};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 
@@ -22,6 +22,7 @@ pub fn router(shared: Shared) -> Router {
         .route(path::SYNC, post(sync))
         .route(path::KEEPALIVE, post(keep_alive))
         .route(path::REPORT, post(take_report))
+        // GET comes here by `lookups`, HEAD by its route.
         .route(path::FINDKEY, get(find_key))
         .route(path::CAPABILITIES, get(show_capabilities))
         .route(path::STATUS, get(show_status))
@@ -80,7 +81,11 @@ async fn unknown_route() -> ApiError {
 
 /// Every answer says what this server has applied, unless it tells of a write of its own.
 async fn tell_applied_index(State(shared): State<Shared>, request: Request, next: Next) -> Response {
-    let mut response = next.run(request).await.into_response();
+    with_applied_index(&shared, next.run(request).await)
+}
+
+/// See [`tell_applied_index`].
+pub(super) fn with_applied_index(shared: &Shared, mut response: Response) -> Response {
     if let Ok(app) = shared.get() {
         let index = HeaderValue::from(app.index.applied_index());
         response.headers_mut().entry(HeaderName::from_static(header::APPLIED_INDEX)).or_insert(index);
