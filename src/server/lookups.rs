@@ -113,7 +113,9 @@ mod tests {
             Request::builder().uri(target).body(Body::empty()).unwrap()
         };
         assert!(Endpoints::is_lookup(&request()));
-        let routed = endpoints.routes.clone().oneshot(request()).await.unwrap();
+        let mut routed = endpoints.routes.clone().oneshot(request()).await.unwrap();
+        // hyper adds it to an answer that has none.
+        routed.headers_mut().remove("content-length");
         let direct = endpoints.look_up(request()).await;
         assert_eq!((direct.status(), direct.headers()), (routed.status(), routed.headers()));
         let [direct, routed] = [direct, routed].map(|answer| axum::body::to_bytes(answer.into_body(), 1_000));
