@@ -12,9 +12,12 @@
 
 mod apply;
 mod changes;
+mod groups;
 mod host;
 pub(crate) mod inventory;
 mod keys;
+mod lists;
+mod order;
 mod postings;
 mod slots;
 pub(crate) mod state;
@@ -31,7 +34,7 @@ use tokio::sync::watch;
 
 pub use changes::HostChanges;
 pub use host::{HostRecord, address_key};
-pub use postings::{ByAddress, Postings};
+pub use postings::Postings;
 pub use state::Counts;
 pub use state_machine::{SnapshotBuilder, StateMachine};
 
