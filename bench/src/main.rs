@@ -11,8 +11,8 @@ mod drive;
 mod enroll;
 mod findkey;
 mod fleet;
-mod jitter;
 mod http_load;
+mod jitter;
 mod layout;
 mod load;
 mod mariadb;
@@ -105,7 +105,17 @@ enum Scenario {
 
 /// Scenarios that `all` runs, by the names of their commands.
 const ALL: [&str; 11] = [
-    "loopback", "veth", "relay", "relay-capped", "pull", "findkey", "register", "crowd", "steady", "sizes", "jitter",
+    "loopback",
+    "veth",
+    "relay",
+    "relay-capped",
+    "pull",
+    "findkey",
+    "register",
+    "crowd",
+    "steady",
+    "sizes",
+    "jitter",
 ];
 
 /// What all scenarios share.
