@@ -46,6 +46,13 @@ pub(crate) struct Options {
     without_mariadb: bool,
 }
 
+impl Options {
+    /// The fleet that is measured.
+    pub(crate) fn fleet(&self) -> Fleet {
+        Fleet::FULL.with_hosts(self.hosts)
+    }
+}
+
 /// One window of one side.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sample {
@@ -67,7 +74,7 @@ impl Sample {
 /// The scenario.
 pub(crate) fn findkey(settings: &Settings, report: &Report, folder: &Path) -> Result<()> {
     let options = &settings.findkey;
-    let fleet = Fleet::FULL.with_hosts(options.hosts);
+    let fleet = options.fleet();
     eprintln!("findkey among {} pairs", fleet.pairs());
     let names = Arc::new(KeyNames::of(fleet));
     let questions = questions(fleet, &names);

@@ -10,6 +10,7 @@ mod http_load;
 mod layout;
 mod load;
 mod mariadb;
+mod micro;
 mod names;
 mod net;
 mod nginx;
@@ -58,6 +59,8 @@ enum Scenario {
     Pull,
     /// Lookups beside a constant answer and the Go Piccolo's query on MariaDB.
     Findkey,
+    /// Adding, removing and finding holders, without network and log.
+    Micro,
     /// All of them.
     All,
     /// One of findkey's sides.
@@ -154,6 +157,7 @@ fn main() -> Result<()> {
             Scenario::RelayCapped,
             Scenario::Pull,
             Scenario::Findkey,
+            Scenario::Micro,
         ],
         one => vec![one],
     };
@@ -167,6 +171,7 @@ fn main() -> Result<()> {
             Scenario::RelayCapped => relay::capped(&settings, &report, folder.path())?,
             Scenario::Pull => pull::pull(&settings, &report, folder.path())?,
             Scenario::Findkey => findkey::findkey(&settings, &report, folder.path())?,
+            Scenario::Micro => micro::micro(&settings, settings.findkey.fleet(), &report)?,
             Scenario::All | Scenario::ServeConstant(_) | Scenario::ServeMariadb(_) => {
                 unreachable!("taken apart above")
             }

@@ -64,13 +64,13 @@ fn marked(ratio: Spread, good: impl Fn(f64) -> bool) -> String {
 }
 
 impl Outcome {
-    fn cell(&self, class: &Class, form: Form) -> &Cell {
+    pub(super) fn cell(&self, class: &Class, form: Form) -> &Cell {
         let found = self.cells.iter().find(|cell| cell.class == *class && cell.form == form);
         found.expect("every class is asked in both forms")
     }
 
     /// The form in which our agents ask, class by class.
-    fn native(&self) -> impl Iterator<Item = &Cell> {
+    pub(super) fn native(&self) -> impl Iterator<Item = &Cell> {
         self.cells.iter().filter(|cell| cell.form == Form::Native)
     }
 
