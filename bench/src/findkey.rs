@@ -32,9 +32,9 @@ const WINDOWS: u32 = 4;
 /// What only this scenario knows.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Options {
-    /// Hosts of the fleet, 400 keys each (`findkey`).
+    /// Hosts of the fleet, 400 keys each; keys and rates follow.
     #[arg(long, global = true, default_value_t = Fleet::FULL.hosts)]
-    hosts: u32,
+    pub(crate) hosts: u32,
     /// Connections that ask at once (`findkey`).
     #[arg(long, global = true, default_value_t = 32)]
     askers: usize,
@@ -44,13 +44,6 @@ pub(crate) struct Options {
     /// Leaves MariaDB out (`findkey`), to find out how to tune the others.
     #[arg(long, global = true)]
     without_mariadb: bool,
-}
-
-impl Options {
-    /// The fleet that is measured.
-    pub(crate) fn fleet(&self) -> Fleet {
-        Fleet::FULL.with_hosts(self.hosts)
-    }
 }
 
 /// One window of one side.
@@ -74,7 +67,7 @@ impl Sample {
 /// The scenario.
 pub(crate) fn findkey(settings: &Settings, report: &Report, folder: &Path) -> Result<()> {
     let options = &settings.findkey;
-    let fleet = options.fleet();
+    let fleet = settings.fleet();
     eprintln!("findkey among {} pairs", fleet.pairs());
     let names = Arc::new(KeyNames::of(fleet));
     let questions = questions(fleet, &names);

@@ -8,6 +8,10 @@ use std::fmt::Write as _;
 use crate::compare::{Cell, Comparison};
 use crate::stats::{Spread, size_text};
 
+mod lines;
+
+pub(crate) use lines::lines;
+
 const PANEL_WIDTH: f64 = 260.0;
 const PANEL_HEIGHT: f64 = 200.0;
 const GAP: f64 = 60.0;
