@@ -10,7 +10,7 @@ mod table;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 
 use crate::Settings;
@@ -69,6 +69,10 @@ pub(crate) fn findkey(settings: &Settings, report: &Report, folder: &Path) -> Re
     let options = &settings.findkey;
     let fleet = settings.fleet();
     eprintln!("findkey among {} pairs", fleet.pairs());
+    ensure!(
+        fleet.hosts > 1 && options.askers > 0,
+        "nobody would ask anybody: --hosts 2, --askers 1 at least"
+    );
     let names = Arc::new(KeyNames::of(fleet));
     let questions = questions(fleet, &names);
     let database =
