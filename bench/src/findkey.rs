@@ -52,6 +52,8 @@ pub(crate) struct Sample {
     seen: Seen,
     /// CPU time of the serving processes for a request, microseconds.
     cpu_us: f64,
+    /// Of that, what the process behind the answering one took: the database itself.
+    behind_us: f64,
     /// Share of the machine that did nothing.
     idle: f64,
     /// Share taken by others than the sides and the client.
@@ -153,9 +155,11 @@ fn sample(side: &Side, question: &Question, window: Window) -> Result<Sample> {
     let idle = after.idle - before.idle;
     // All sides are children of ours, so this tree holds both.
     let known = ours_after - ours_before;
+    let of_request = |seconds: f64| seconds * 1e6 / seen.requests as f64;
     Ok(Sample {
         seen,
-        cpu_us: (side_after - side_before) * 1e6 / seen.requests as f64,
+        cpu_us: of_request(side_after.0 + side_after.1 - side_before.0 - side_before.1),
+        behind_us: of_request(side_after.1 - side_before.1),
         idle: idle / total,
         others: ((total - idle - known) / total).max(0.0),
     })

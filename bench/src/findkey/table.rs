@@ -157,20 +157,22 @@ impl Outcome {
     /// Every side at every question.
     pub(super) fn all_sides(&self) -> String {
         let mut text = "All sides, medians (lowest–highest):\n\n\
-            | keys | query | side | lookups/s | p50 ms | p99 ms | CPU µs a request | bytes | idle | others |\n\
-            |---|---|---|---|---|---|---|---|---|---|\n"
+            | keys | query | side | lookups/s | p50 ms | p99 ms | CPU µs a request | of that mariadbd | bytes | idle | others |\n\
+            |---|---|---|---|---|---|---|---|---|---|---|\n"
             .to_owned();
         for cell in &self.cells {
             for (index, (name, _)) in cell.sides.iter().enumerate() {
                 let spread = |value: fn(&Sample) -> f64| cell.spread(index, value);
+                let behind = spread(|sample| sample.behind_us);
                 text.push_str(&format!(
-                    "| {} | {} | {name} | {:.0} | {:.2} | {:.2} | {:.1} | {:.0} | {:.0} % | {:.0} % |\n",
+                    "| {} | {} | {name} | {:.0} | {:.2} | {:.2} | {:.1} | {} | {:.0} | {:.0} % | {:.0} % |\n",
                     cell.class.name(),
                     cell.form.name(),
                     spread(Sample::rate),
                     spread(|sample| sample.seen.p50_ms).median,
                     spread(|sample| sample.seen.p99_ms),
                     spread(|sample| sample.cpu_us),
+                    if index == MARIADB { format!("{:.1}", behind.median) } else { String::new() },
                     spread(|sample| sample.seen.body_bytes).median,
                     spread(|sample| sample.idle * 100.0).median,
                     spread(|sample| sample.others * 100.0).median,
