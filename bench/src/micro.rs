@@ -60,11 +60,12 @@ const SIDES: [Series; 3] =
 pub(crate) fn micro(settings: &Settings, fleet: Fleet, report: &Report) -> Result<()> {
     eprintln!("micro");
     let mut rows: Vec<Row> = Vec::new();
+    let changes = inventories(fleet)?;
     for round in 0..settings.rounds as usize {
         for turn in 0..SIDES.len() {
             let side = (turn + round) % SIDES.len();
             let mut made = make(side, fleet)?;
-            let mut measured = inventories(&mut *made, fleet)?;
+            let mut measured = whole(&mut *made, fleet, &changes)?;
             for holders in HOLDERS.into_iter().filter(|holders| *holders <= fleet.hosts) {
                 let mut made = make(side, fleet)?;
                 measured.extend(one_key(&mut *made, fleet, holders)?);
@@ -97,8 +98,8 @@ fn timed(operations: usize, work: impl FnOnce() -> Result<()>) -> Result<f64> {
     Ok(started.elapsed().as_nanos() as f64 / operations as f64)
 }
 
-/// Whole inventories, as syncs bring them: for each pair.
-fn inventories(side: &mut dyn Holdings, fleet: Fleet) -> Result<Vec<Measured>> {
+/// Whole inventories, as syncs bring them: hosts in any order, sorted keys.
+fn inventories(fleet: Fleet) -> Result<Vec<(u32, Vec<Key>)>> {
     let hosts = fleet.hosts.min(HOSTS_WITH_INVENTORIES);
     let keys = keys(fleet)?;
     let inventory = |host| {
@@ -109,9 +110,15 @@ fn inventories(side: &mut dyn Holdings, fleet: Fleet) -> Result<Vec<Measured>> {
     };
     let mut changes: Vec<(u32, Vec<Key>)> = (0..hosts).map(inventory).collect();
     changes.shuffle(&mut StdRng::seed_from_u64(SEED));
-    let pairs = hosts as usize * fleet.keys_per_host as usize;
-    let added = timed(pairs, || side.add(&changes))?;
-    let removed = timed(pairs, || side.remove(&changes))?;
+    Ok(changes)
+}
+
+/// Those inventories, for each pair.
+fn whole(side: &mut dyn Holdings, fleet: Fleet, changes: &[(u32, Vec<Key>)]) -> Result<Vec<Measured>> {
+    let hosts = changes.len();
+    let pairs = hosts * fleet.keys_per_host as usize;
+    let added = timed(pairs, || side.add(changes))?;
+    let removed = timed(pairs, || side.remove(changes))?;
     let named = |what: &str, nanos| {
         let long = format!("{what} a pair, {hosts} whole inventories of {} keys", fleet.keys_per_host);
         ((long, format!("{what} a pair")), nanos)
@@ -176,7 +183,7 @@ fn table(rows: &[Row]) -> String {
             Spread::of(pairs.map(|(other, ours)| other / ours.max(1e-9)))
         };
         text.push_str(&format!(
-            "| {} | {:.0} | {:.0} | {:.0} | {:.2} | {:.2} |\n",
+            "| {} | {:.0} | {:.0} | {:.0} | {:.3} | {:.3} |\n",
             row.what,
             side(0),
             side(1),
