@@ -17,6 +17,7 @@ mod layout;
 mod load;
 mod mariadb;
 mod meter;
+mod micro;
 mod names;
 mod net;
 mod nginx;
@@ -93,6 +94,8 @@ enum Scenario {
     SnapshotPart(sizes::part::Part),
     /// Lookups beside a constant answer and the Go Piccolo's query on MariaDB.
     Findkey,
+    /// Adding, removing and finding holders, without network and log.
+    Micro,
     /// All of them.
     All,
     /// One of findkey's sides.
@@ -104,7 +107,7 @@ enum Scenario {
 }
 
 /// Scenarios that `all` runs, by the names of their commands.
-const ALL: [&str; 11] = [
+const ALL: [&str; 12] = [
     "loopback",
     "veth",
     "relay",
@@ -115,6 +118,7 @@ const ALL: [&str; 11] = [
     "crowd",
     "steady",
     "sizes",
+    "micro",
     "jitter",
 ];
 
@@ -229,6 +233,7 @@ fn main() -> Result<()> {
             }
             Scenario::Pull => pull::pull(&settings, &report, folder.path())?,
             Scenario::Findkey => findkey::findkey(&settings, &report, folder.path())?,
+            Scenario::Micro => micro::micro(&settings, settings.fleet(), &report)?,
             Scenario::All
             | Scenario::SnapshotPart(_)
             | Scenario::ServeConstant(_)

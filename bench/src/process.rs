@@ -53,15 +53,6 @@ impl Process {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
-    /// Asks it to end, and gives it `time` to do so in good order.
-    pub(crate) fn stop(mut self, time: Duration) -> Result<()> {
-        let pid = Pid::from_raw(self.child.id().cast_signed()).expect("a pid is not zero");
-        kill_process(pid, Signal::TERM).context("could not stop a child")?;
-        let child = &mut self.child;
-        within("a child ends", time, || child.try_wait().context("could not look after a child"))?;
-        Ok(())
-    }
-
     /// Polls until `ready` gives a value; fails early when the process ends.
     pub(crate) fn wait_until<T>(&mut self, what: &str, mut ready: impl FnMut() -> Option<T>) -> Result<T> {
         let end = Instant::now() + DAEMON_TIMEOUT;

@@ -148,3 +148,12 @@ fn lookups_are_compared_with_a_constant_answer_and_mariadb() {
     assert!(results.contains("24000 pairs: 60 hosts × 400 keys"), "{results}");
     assert_eq!(plots, ["findkey-p99.svg", "findkey-rate.svg"]);
 }
+
+#[test]
+fn the_index_itself_is_compared_with_sorted_sets_and_vectors() {
+    let (results, plots) = run("micro", &["--without-piccolo", "--hosts", "60"]);
+    for row in ["| add a pair, 60 whole inventories", "| nearest 16 of a key with 40 holders |"] {
+        assert!(results.contains(row), "{row} is missing:\n{results}");
+    }
+    assert_eq!(plots, ["micro.svg"]);
+}

@@ -31,14 +31,19 @@ const ANSWERS: usize = 512;
 pub(super) struct Side {
     pub(super) name: &'static str,
     pub(super) address: SocketAddr,
-    /// Processes whose CPU time is this side's own.
+    /// Processes whose CPU time is this side's own; the one that answers comes first.
     pids: Vec<u32>,
     _process: Process,
 }
 
 impl Side {
-    pub(super) fn cpu_seconds(&self) -> Result<f64> {
-        self.pids.iter().map(|pid| cpu_seconds_of_tree(*pid)).sum()
+    /// Of the process that answers, and of what it asks.
+    pub(super) fn cpu_seconds(&self) -> Result<(f64, f64)> {
+        let mut each = Vec::with_capacity(self.pids.len());
+        for pid in &self.pids {
+            each.push(cpu_seconds_of_tree(*pid)?);
+        }
+        Ok((each[0], each[1..].iter().sum()))
     }
 }
 
