@@ -179,6 +179,16 @@ impl Cluster {
         })
     }
 
+    /// Waits until all have applied what the leader has applied by now.
+    pub(crate) fn wait_applied(&self) -> Result<()> {
+        let leader = self.wait_leader()?;
+        let status = self.status(leader).context("the leader has no status")?;
+        within("all servers have applied it", PATIENCE, || {
+            let has = |number| self.status(number).is_some_and(|other: Status| other.applied >= status.applied);
+            Ok((0..self.len()).all(has).then_some(()))
+        })
+    }
+
     /// Waits until those that run show the same state; which it is.
     pub(crate) fn wait_equal(&self) -> Result<Status> {
         let running: Vec<usize> =

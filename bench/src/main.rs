@@ -67,11 +67,7 @@ enum Scenario {
     /// Real containerds: time to findable, pull beside the registry, memory (as root).
     Pull,
     /// Cold registration of a fleet into three servers, beside MariaDB.
-    Register {
-        /// How often.
-        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
-        repeats: u32,
-    },
+    Register(register::RegisterArgs),
     /// A registered fleet pulls one new image within a minute.
     Crowd(crowd::CrowdArgs),
     /// A registered fleet at its everyday rates.
@@ -203,7 +199,7 @@ fn main() -> Result<()> {
             Scenario::Veth => serve::veth(&settings, &report, folder.path())?,
             Scenario::Relay => relay::uncapped(&settings, &report, folder.path())?,
             Scenario::RelayCapped => relay::capped(&settings, &report, folder.path())?,
-            Scenario::Register { repeats } => register::register(&settings, repeats, &report, folder.path())?,
+            Scenario::Register(args) => register::register(&settings, &args, &report, folder.path())?,
             Scenario::Crowd(args) => crowd::crowd(&settings, &args, &report, folder.path())?,
             Scenario::Steady(args) => steady::steady(&settings, &args, &report, folder.path())?,
             Scenario::Sizes { millions, open } => {

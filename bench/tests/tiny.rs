@@ -96,9 +96,10 @@ fn a_pull_from_a_neighbour_is_timed_beside_the_registry() {
 
 #[test]
 fn a_whole_fleet_registers_in_three_servers() {
-    let (results, plots) = with_piccolo("register", &["--hosts", "100", "--repeats", "1"]);
+    let (results, plots) = with_piccolo("register", &["--hosts", "100", "--repeats", "1", "--mariadb-hosts", "10"]);
     assert!(results.contains("100 hosts × 400 keys = 40000 pairs"), "{results}");
     assert!(results.contains("| last round: answers | 201: 100"), "{results}");
+    assert!(results.contains("| rows a second into MariaDB, 10 hosts a round |"), "{results}");
     assert_eq!(plots, ["register.svg"]);
 }
 
