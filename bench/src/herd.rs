@@ -23,8 +23,8 @@ use crate::enroll::{beat_all, sync_all};
 use crate::plot::lines;
 use crate::report::Report;
 use crate::usage::process::peak_resident;
-pub(crate) use flock::{FlockArgs, run as run_flock};
 use flock::{Flock, Tally};
+pub(crate) use flock::{FlockArgs, run as run_flock};
 
 const SERVERS: usize = 3;
 /// How often memory and state are looked at meanwhile.
@@ -58,7 +58,7 @@ pub(crate) fn herd(settings: &Settings, args: &HerdArgs, report: &Report, folder
     let mut cluster = Cluster::start(&settings.binary, folder, SERVERS)?;
     let agents = Agents::started_now(fleet, 0)?;
     let agents = sync_all(&cluster, agents)?.agents;
-    beat_all(&cluster, agents)?;
+    let agents = beat_all(&cluster, agents)?.agents;
     cluster.wait_applied()?;
     let resident = |cluster: &Cluster| -> Result<Vec<f64>> {
         (0..SERVERS).map(|number| Ok(cluster.memory(number)?.resident)).collect()
@@ -67,7 +67,7 @@ pub(crate) fn herd(settings: &Settings, args: &HerdArgs, report: &Report, folder
     for number in 0..SERVERS {
         cluster.end(number, Signal::KILL)?;
     }
-    let mut flock = Flock::gather(fleet, &cluster.addresses(), folder)?;
+    let mut flock = Flock::gather(&agents, &cluster.addresses(), folder)?;
     let start = Instant::now();
     for number in 0..SERVERS {
         cluster.spawn(number)?;
@@ -88,7 +88,11 @@ pub(crate) fn herd(settings: &Settings, args: &HerdArgs, report: &Report, folder
     let tally = flock.tally()?;
     let peak = (0..SERVERS).map(|number| peak_resident(cluster.pid(number)?)).collect::<Result<_>>()?;
     let seen = Seen { tally, before, after: resident(&cluster)?, peak, hidden, ready };
-    report.section("herd", "Thundering herd: every agent comes back at once", &body(&seen, fleet.hosts, report)?)
+    report.section(
+        "herd",
+        "Thundering herd: every agent comes back at once",
+        &body(&seen, fleet.hosts, report)?,
+    )
 }
 
 fn body(seen: &Seen, hosts: u32, report: &Report) -> Result<String> {
@@ -137,7 +141,12 @@ fn body(seen: &Seen, hosts: u32, report: &Report) -> Result<String> {
     text.push('\n');
     text.push_str(&report.plot("herd", &lines("Thundering herd", "seconds", "in each second", &series))?);
     let latency = [("p50", points(|second| second.p50)), ("p99", points(|second| second.p99))];
-    let svg = lines("Thundering herd: time to a 201, by the second it came in", "seconds", "milliseconds", &latency);
+    let svg = lines(
+        "Thundering herd: time to a 201, by the second it came in",
+        "seconds",
+        "milliseconds",
+        &latency,
+    );
     text.push_str(&report.plot("herd-latency", &svg)?);
     Ok(text)
 }

@@ -2,6 +2,7 @@
 //! registry. Writes RESULTS.md and plots.
 
 mod agents;
+mod catch_up;
 mod client;
 mod cluster;
 mod compare;
@@ -11,7 +12,9 @@ mod drive;
 mod enroll;
 mod findkey;
 mod fleet;
+mod herd;
 mod http_load;
+mod jitter;
 mod layout;
 mod load;
 mod mariadb;
@@ -66,12 +69,21 @@ enum Scenario {
     RelayCapped,
     /// Real containerds: time to findable, pull beside the registry, memory (as root).
     Pull,
+    /// Heartbeats of a fleet that starts at once, simulated.
+    Jitter,
     /// Cold registration of a fleet into three servers, beside MariaDB.
     Register(register::RegisterArgs),
     /// A registered fleet pulls one new image within a minute.
     Crowd(crowd::CrowdArgs),
     /// A registered fleet at its everyday rates.
     Steady(steady::SteadyArgs),
+    /// All agents of a fleet come back at once after an outage of all servers.
+    Herd(herd::HerdArgs),
+    /// Part of `herd`, in a process of its own.
+    #[command(hide = true)]
+    HerdPart(herd::FlockArgs),
+    /// A server that was away, or lost its disk, catches up while the load goes on.
+    CatchUp(catch_up::CatchUpArgs),
     /// Memory, disk, restart and snapshot of a server by the number of pairs.
     Sizes {
         /// Millions of pairs.
@@ -97,8 +109,21 @@ enum Scenario {
 }
 
 /// Scenarios that `all` runs, by the names of their commands.
-const ALL: [&str; 10] =
-    ["loopback", "veth", "relay", "relay-capped", "pull", "findkey", "register", "crowd", "steady", "sizes"];
+const ALL: [&str; 13] = [
+    "loopback",
+    "veth",
+    "relay",
+    "relay-capped",
+    "pull",
+    "findkey",
+    "register",
+    "crowd",
+    "steady",
+    "herd",
+    "catch-up",
+    "sizes",
+    "jitter",
+];
 
 /// What all scenarios share.
 #[derive(Args, Clone, Debug)]
@@ -128,6 +153,9 @@ struct Settings {
     /// Length of one sample.
     #[arg(long, global = true, default_value = "250", value_parser = milliseconds, value_name = "MS")]
     window: Duration,
+    /// Agents of a simulated fleet.
+    #[arg(long, global = true, default_value_t = 50_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    agents: u64,
     /// Layers of the image that `pull` pulls.
     #[arg(long, global = true, value_delimiter = ',', value_parser = stats::parse_size,
           default_value = "1MiB,15MiB,64MiB,120MiB")]
@@ -174,6 +202,7 @@ fn main() -> Result<()> {
         Scenario::ServeConstant(options) => return findkey::constant::serve(options),
         Scenario::ServeMariadb(options) => return mariadb::serve(options),
         Scenario::SnapshotPart(part) => return sizes::part::run(part),
+        Scenario::HerdPart(part) => return herd::run_flock(part),
         _ => {}
     }
     if settings.piccolo().is_some_and(|binary| !binary.is_file()) {
@@ -199,9 +228,12 @@ fn main() -> Result<()> {
             Scenario::Veth => serve::veth(&settings, &report, folder.path())?,
             Scenario::Relay => relay::uncapped(&settings, &report, folder.path())?,
             Scenario::RelayCapped => relay::capped(&settings, &report, folder.path())?,
+            Scenario::Jitter => jitter::jitter(settings.agents as usize, &report)?,
             Scenario::Register(args) => register::register(&settings, &args, &report, folder.path())?,
             Scenario::Crowd(args) => crowd::crowd(&settings, &args, &report, folder.path())?,
             Scenario::Steady(args) => steady::steady(&settings, &args, &report, folder.path())?,
+            Scenario::Herd(args) => herd::herd(&settings, &args, &report, folder.path())?,
+            Scenario::CatchUp(args) => catch_up::catch_up(&settings, &args, &report, folder.path())?,
             Scenario::Sizes { millions, open } => {
                 sizes::sizes(&settings, &millions, open, &report, folder.path())?;
             }
@@ -209,6 +241,7 @@ fn main() -> Result<()> {
             Scenario::Findkey => findkey::findkey(&settings, &report, folder.path())?,
             Scenario::All
             | Scenario::SnapshotPart(_)
+            | Scenario::HerdPart(_)
             | Scenario::ServeConstant(_)
             | Scenario::ServeMariadb(_) => {
                 unreachable!("taken apart above")

@@ -75,7 +75,12 @@ struct Side {
 }
 
 /// Runs the scenario.
-pub(crate) fn register(settings: &Settings, args: &RegisterArgs, report: &Report, folder: &Path) -> Result<()> {
+pub(crate) fn register(
+    settings: &Settings,
+    args: &RegisterArgs,
+    report: &Report,
+    folder: &Path,
+) -> Result<()> {
     let fleet = settings.fleet();
     let repeats = args.repeats;
     let mut rounds = Vec::new();
