@@ -182,7 +182,7 @@ impl Index {
 
     /// Whether any host, hidden or not, is in `group`.
     pub fn has_group(&self, group: &str) -> bool {
-        self.state().groups.contains_key(group)
+        self.state().groups.id(group).is_some()
     }
 
     /// How much the index holds.
