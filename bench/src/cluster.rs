@@ -147,19 +147,9 @@ impl Cluster {
         Ok(start.elapsed())
     }
 
-    /// Sends one a signal that it survives.
-    pub(crate) fn signal(&self, number: usize, signal: Signal) -> Result<()> {
-        self.members[number].process.as_ref().context("it does not run")?.signal(signal)
-    }
-
     /// Pid of one that runs.
     pub(crate) fn pid(&self, number: usize) -> Result<u32> {
         Ok(self.members[number].process.as_ref().context("it does not run")?.pid())
-    }
-
-    /// What one has written to its log since its last start.
-    pub(crate) fn log(&self, number: usize) -> String {
-        self.members[number].process.as_ref().map(Process::log).unwrap_or_default()
     }
 
     pub(crate) fn used(&self, number: usize) -> Result<Used> {
