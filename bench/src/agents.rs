@@ -132,6 +132,11 @@ impl Agents {
         post("/api/v1/keepalive", &self.body, out);
     }
 
+    /// When they started, in Unix milliseconds.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
     /// Who holds a key.
     pub(crate) fn lookup(&self, agent: u32, key: u32, out: &mut Vec<u8>) {
         out.extend_from_slice(b"GET /api/v1/distribution/findkey?key=");

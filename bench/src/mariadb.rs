@@ -5,7 +5,6 @@
 
 mod fill;
 mod lookups;
-#[allow(dead_code)] // the scenario of cold registration uses it
 mod register;
 
 use std::fs;
@@ -23,8 +22,7 @@ use crate::fleet::Fleet;
 use crate::process::{Process, run};
 
 pub(crate) use lookups::{Options, serve};
-#[allow(unused_imports)] // for the scenario of cold registration
-pub(crate) use register::{ROWS_PER_INSERT, Registered};
+pub(crate) use register::ROWS_PER_INSERT;
 
 const DATABASE: &str = "piccolo";
 /// Bytes of buffer pool for a row: table and both indexes, with room for pages that are half full.

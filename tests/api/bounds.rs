@@ -114,6 +114,8 @@ async fn distinct_groups_have_a_limit_and_who_is_there_goes_on() {
             keys: vec![digest(1)],
             epoch: Some(5),
             seq: Some(1),
+            zone: None,
+            ttl_seconds: None,
         };
         let client = &client;
         async move {
