@@ -7,14 +7,14 @@ use super::body::FormatError;
 
 /// Decoded pairs in order.
 #[derive(Debug, Default)]
-pub struct Query(Vec<(String, String)>);
+pub struct Query<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
 
-impl Query {
+impl<'a> Query<'a> {
     /// Reads what stands behind the `?`.
-    pub fn parse(query: Option<&str>) -> Self {
+    pub fn parse(query: Option<&'a str>) -> Self {
         let pairs = query.unwrap_or_default().split('&').filter(|part| !part.is_empty()).map(|part| {
             let (name, value) = part.split_once('=').unwrap_or((part, ""));
-            (decode(name).into_owned(), decode(value).into_owned())
+            (decode(name), decode(value))
         });
         Self(pairs.collect())
     }
@@ -22,7 +22,7 @@ impl Query {
     /// A value that is there and not empty.
     pub fn text(&self, name: &str) -> Option<&str> {
         let (_, value) = self.0.iter().find(|(key, _)| key == name)?;
-        Some(value.as_str()).filter(|value| !value.is_empty())
+        Some(value.as_ref()).filter(|value: &&str| !value.is_empty())
     }
 
     /// A value that must be there.

@@ -25,8 +25,10 @@ pub trait Holders {
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
-    /// Address and zone at a position below [`Holders::len`].
-    fn get(&self, position: usize) -> (SocketAddr, &str);
+    /// Address at a position below [`Holders::len`].
+    fn address(&self, position: usize) -> SocketAddr;
+    /// Zone at a position below [`Holders::len`].
+    fn zone(&self, position: usize) -> &str;
     /// Positions of the holders of `zone` with `low <= address_key <= high`.
     fn range(&self, zone: &str, low: u128, high: u128) -> Range<usize>;
     /// Positions of all holders of `zone`.
@@ -34,8 +36,8 @@ pub trait Holders {
 }
 
 /// Who asks.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Asker {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asker<'a> {
     /// Nobody said: the holders in a stable order.
     Unknown,
     /// A native agent, by the address of its own blob server: only that is left out.
@@ -43,7 +45,7 @@ pub enum Asker {
         /// Its blob server.
         address: SocketAddr,
         /// Its zone as the index knows it.
-        zone: String,
+        zone: &'a str,
         /// Whether it wants the prefix order.
         prefix_order: bool,
     },
@@ -67,7 +69,7 @@ pub enum Standing {
 pub fn rank_by_standing(
     holders: &impl Holders,
     key: &Key,
-    asker: &Asker,
+    asker: &Asker<'_>,
     count: usize,
     standing: &mut dyn FnMut(SocketAddr) -> Standing,
 ) -> Vec<SocketAddr> {
@@ -94,9 +96,9 @@ pub fn rank_by_standing(
 }
 
 /// At most `count` holders of `key`, the best for `asker` first, never the asker itself.
-pub fn rank(holders: &impl Holders, key: &Key, asker: &Asker, count: usize) -> Vec<SocketAddr> {
+pub fn rank(holders: &impl Holders, key: &Key, asker: &Asker<'_>, count: usize) -> Vec<SocketAddr> {
     match asker {
-        Asker::Unknown => (0..holders.len().min(count)).map(|position| holders.get(position).0).collect(),
+        Asker::Unknown => (0..holders.len().min(count)).map(|position| holders.address(position)).collect(),
         Asker::Holder { address, zone, prefix_order: false } => by_tiers(holders, key, *address, zone, count),
         Asker::Holder { address, .. } => by_prefix(holders, address.ip(), Some(*address), count),
         Asker::Host(ip) => by_prefix(holders, *ip, None, count),
@@ -139,7 +141,7 @@ fn by_tiers(
             if chosen.len() == count {
                 return chosen;
             }
-            let (holder, _) = holders.get(position);
+            let holder = holders.address(position);
             if holder != asker {
                 chosen.push(holder);
             }
@@ -258,7 +260,7 @@ fn zones(holders: &impl Holders) -> Vec<&str> {
     let mut zones = Vec::new();
     let mut position = 0;
     while position < holders.len() {
-        let (_, zone) = holders.get(position);
+        let zone = holders.zone(position);
         zones.push(zone);
         position = holders.zone_range(zone).end.max(position + 1);
     }
@@ -284,7 +286,7 @@ fn take_lowest(
     into: &mut Vec<SocketAddr>,
 ) {
     let mut last = None;
-    let others = range.map(|position| holders.get(position).0).filter(|holder| Some(*holder) != except);
+    let others = range.map(|position| holders.address(position)).filter(|holder| Some(*holder) != except);
     for (taken, holder) in others.enumerate() {
         if taken >= wanted && last != Some(holder.ip()) {
             break;

@@ -153,17 +153,18 @@ fn pair(fields: &mut Fields, unix_ms: u64) -> Result<Option<Pair>, FormatError> 
 }
 
 /// A group's name.
-pub fn group(given: String) -> Result<String, FormatError> {
+pub fn group<T: AsRef<str>>(given: T) -> Result<T, FormatError> {
     name("group", given, GROUP_BYTES_MAX)
 }
 
 /// The same rule as for settings and keys: what people see in tables and logs has no characters that
 /// move the cursor.
-fn name(field: &str, given: String, bytes_max: usize) -> Result<String, FormatError> {
-    if given.len() > bytes_max {
+fn name<T: AsRef<str>>(field: &str, given: T, bytes_max: usize) -> Result<T, FormatError> {
+    let text = given.as_ref();
+    if text.len() > bytes_max {
         return Err(FormatError::value(field, format!("is longer than {bytes_max} bytes")));
     }
-    if given.chars().any(|c| c.is_whitespace() || c.is_control()) {
+    if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
         return Err(FormatError::value(field, "has white space or a control character"));
     }
     Ok(given)

@@ -79,7 +79,7 @@ impl Holdings for Indexed {
     fn nearest(&self, key: &Key, asker: u32) -> usize {
         let holder = holder(self.fleet, asker);
         let zone = self.index.host(&holder).map(|record| record.zone).unwrap_or_default();
-        let asker = Asker::Holder { address: holder.address, zone, prefix_order: false };
+        let asker = Asker::Holder { address: holder.address, zone: &zone, prefix_order: false };
         let found = self.index.find(GROUP, key, |postings| rank(postings, key, &asker, COUNT).len());
         found.unwrap_or(0)
     }

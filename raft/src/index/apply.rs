@@ -325,8 +325,7 @@ impl State {
     pub(super) fn postings(&self, group: &str, key: &Key) -> Option<Postings<'_>> {
         let group = self.groups.id(group)?;
         let list = self.keys.lists(self.keys.find(key)?).get(group)?;
-        let order = self.groups.get(group).order();
-        Some(Postings { list, hosts: &self.hosts, order, labels: &self.labels })
+        Some(Postings { list, hosts: &self.hosts, group: self.groups.get(group), labels: &self.labels })
     }
 }
 

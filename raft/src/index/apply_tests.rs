@@ -55,7 +55,7 @@ impl Machine {
             for (group, _) in self.state.groups.iter() {
                 let found = |state: &State| {
                     let found = state.postings(group, key)?;
-                    Some((0..found.len()).map(|at| found.get(at).0).collect::<Vec<_>>())
+                    Some((0..found.len()).map(|at| found.address(at)).collect::<Vec<_>>())
                 };
                 assert_eq!(found(&rebuilt), found(&self.state), "{context}, {key} in {group}");
             }
@@ -65,7 +65,7 @@ impl Machine {
 
 fn holders(state: &State, name: &str) -> Vec<String> {
     let found = state.postings("g", &key(name));
-    found.map_or(vec![], |found| (0..found.len()).map(|at| found.get(at).0.ip().to_string()).collect())
+    found.map_or(vec![], |found| (0..found.len()).map(|at| found.address(at).ip().to_string()).collect())
 }
 
 fn pair(epoch: u64, seq: u64) -> Pair {
@@ -456,7 +456,7 @@ fn random_commands_do_what_they_do_to_a_naive_model() {
             for group in ["g", "other"] {
                 let found = machine.state.postings(group, &key);
                 let found =
-                    found.map_or(vec![], |f| (0..f.len()).map(|at| f.get(at).0.to_string()).collect());
+                    found.map_or(vec![], |f| (0..f.len()).map(|at| f.address(at).to_string()).collect());
                 assert_eq!(found, model.holders(group, &key), "{context}");
             }
             if step % 250 == 0 {

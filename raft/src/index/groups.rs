@@ -30,6 +30,7 @@ impl Group {
         if self.hosts.insert(host.address(), id).is_some() {
             return false;
         }
+        labels.settle(id, host.address());
         self.order.insert(labels, &host.record.zone, host.place(), id);
         true
     }

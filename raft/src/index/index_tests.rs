@@ -28,7 +28,7 @@ async fn apply(index: &Index, first: u64, commands: impl IntoIterator<Item = Com
 }
 
 fn holders(index: &Index, name: &str) -> Vec<String> {
-    let list = |found: &Postings<'_>| (0..found.len()).map(|i| found.get(i).0.to_string()).collect();
+    let list = |found: &Postings<'_>| (0..found.len()).map(|i| found.address(i).to_string()).collect();
     index.find("g", &key(name), list).unwrap_or_default()
 }
 

@@ -8,6 +8,7 @@
 //! replica's own: nothing that is replicated or answered depends on their values.
 
 use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::ops::{Bound, Range};
 
 /// Between a new label at either end and the one beside it.
@@ -15,22 +16,40 @@ const STEP: u64 = 1 << 32;
 /// Of the first host.
 const MIDDLE: u64 = 1 << 63;
 
-/// Labels by host id.
+/// Labels by host id, and the addresses of the same hosts: what a lookup reads of the holders that it
+/// passes and of those that it names, close together.
 #[derive(Debug, Default)]
-pub(super) struct Labels(Vec<u64>);
+pub(super) struct Labels {
+    labels: Vec<u64>,
+    addresses: Vec<SocketAddr>,
+}
+
+/// Where no host is.
+const NOWHERE: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0));
 
 impl Labels {
     /// The label of a host that is in the order.
     pub(super) fn of(&self, id: u32) -> u64 {
-        self.0[id as usize]
+        self.labels[id as usize]
+    }
+
+    /// The address of a host that is in the order.
+    pub(super) fn address(&self, id: u32) -> SocketAddr {
+        self.addresses[id as usize]
+    }
+
+    /// Host `id` is at `address`; its label comes with its place in the order.
+    pub(super) fn settle(&mut self, id: u32, address: SocketAddr) {
+        let count = id as usize + 1;
+        if self.labels.len() < count {
+            self.labels.resize(count, 0);
+            self.addresses.resize(count, NOWHERE);
+        }
+        self.addresses[id as usize] = address;
     }
 
     fn set(&mut self, id: u32, label: u64) {
-        let position = id as usize;
-        if self.0.len() <= position {
-            self.0.resize(position + 1, 0);
-        }
-        self.0[position] = label;
+        self.labels[id as usize] = label;
     }
 }
 
@@ -45,7 +64,7 @@ pub(super) struct Order {
 }
 
 impl Order {
-    /// Puts host `id`, which is not in the order, into its place.
+    /// Puts host `id`, which is not in the order and has been settled, into its place.
     pub(super) fn insert(&mut self, labels: &mut Labels, zone: &str, place: Place, id: u32) {
         let label = between(self.before(zone, place), self.after(zone, place), labels);
         match self.zones.get_mut(zone) {
@@ -125,6 +144,12 @@ mod tests {
 
     use super::*;
 
+    fn settled(count: u32) -> Labels {
+        let mut labels = Labels::default();
+        (0..count).for_each(|id| labels.settle(id, NOWHERE));
+        labels
+    }
+
     fn assert_ascending(order: &Order, labels: &Labels) {
         let labels: Vec<u64> = order.hosts().map(|id| labels.of(id)).collect();
         assert!(labels.windows(2).all(|pair| pair[0] < pair[1]), "{labels:?}");
@@ -134,7 +159,7 @@ mod tests {
     #[test]
     fn labels_ascend_in_the_order_of_zone_address_and_port() {
         let mut random = StdRng::seed_from_u64(3);
-        let (mut order, mut labels) = (Order::default(), Labels::default());
+        let (mut order, mut labels) = (Order::default(), settled(2_000));
         let mut model = std::collections::BTreeMap::new();
         for id in 0..2_000 {
             let zone = ["", "a", "b"][random.random_range(0..3)];
@@ -153,7 +178,7 @@ mod tests {
     #[test]
     fn hosts_that_all_come_between_the_same_two_are_numbered_anew() {
         for descending in [false, true] {
-            let (mut order, mut labels) = (Order::default(), Labels::default());
+            let (mut order, mut labels) = (Order::default(), settled(2_000));
             order.insert(&mut labels, "z", (0, 0), 0);
             order.insert(&mut labels, "z", (1_000, 0), 1);
             for n in 1..200 {
@@ -166,7 +191,7 @@ mod tests {
 
     #[test]
     fn both_ends_have_room_and_then_are_numbered_anew() {
-        let mut labels = Labels::default();
+        let mut labels = settled(2);
         labels.set(0, u64::MAX - 1);
         labels.set(1, 3);
         assert_eq!(between(Some(0), None, &labels), None);
@@ -176,7 +201,7 @@ mod tests {
 
     #[test]
     fn a_range_is_of_one_zone_with_both_ends() {
-        let (mut order, mut labels) = (Order::default(), Labels::default());
+        let (mut order, mut labels) = (Order::default(), settled(2_000));
         for (id, (zone, address)) in [("a", 10), ("a", 20), ("b", 10), ("b", 15)].into_iter().enumerate() {
             order.insert(&mut labels, zone, (address, 7), id as u32);
         }

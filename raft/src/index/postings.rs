@@ -9,8 +9,9 @@ mod chunks;
 use std::net::SocketAddr;
 use std::ops::Range;
 
+use super::groups::Group;
 use super::host::HostSlot;
-use super::order::{Labels, Order};
+use super::order::Labels;
 use super::slots::Slots;
 use chunks::{CHUNK_HOSTS_MAX, Chunks, insert_into, remove_from};
 
@@ -160,7 +161,7 @@ fn narrow(ids: impl Iterator<Item = u32>) -> Option<Vec<u16>> {
 pub struct Postings<'a> {
     pub(super) list: &'a PostingList,
     pub(super) hosts: &'a Slots<HostSlot>,
-    pub(super) order: &'a Order,
+    pub(super) group: &'a Group,
     pub(super) labels: &'a Labels,
 }
 
@@ -175,17 +176,31 @@ impl<'a> Postings<'a> {
         self.len() == 0
     }
 
-    /// Address and zone of the holder at a position below `len`.
-    pub fn get(&self, position: usize) -> (SocketAddr, &'a str) {
-        let slot = self.hosts.get(self.list.get(position)).expect("postings name known hosts only");
-        (slot.address(), &slot.record.zone)
+    /// Address of the holder at a position below `len`.
+    pub fn address(&self, position: usize) -> SocketAddr {
+        self.labels.address(self.list.get(position))
+    }
+
+    /// Zone of the holder at a position below `len`.
+    pub fn zone(&self, position: usize) -> &'a str {
+        self.zone_of_host(self.list.get(position))
+    }
+
+    /// Zone of the host of this group at `address`, whether or not it holds the key; `None` if it is
+    /// not known.
+    pub fn zone_of(&self, address: SocketAddr) -> Option<&'a str> {
+        self.group.hosts().get(&address).map(|&id| self.zone_of_host(id))
+    }
+
+    fn zone_of_host(&self, id: u32) -> &'a str {
+        &self.hosts.get(id).expect("postings name known hosts only").record.zone
     }
 
     /// Positions of the holders in `zone` whose address is from `low` to `high`, both inclusive,
     /// as numbers of [`super::address_key`]. Where there are none, the range is empty and may be
     /// anywhere.
     pub fn range(&self, zone: &str, low: u128, high: u128) -> Range<usize> {
-        let labels = self.order.range(self.labels, zone, low, high);
+        let labels = self.group.order().range(self.labels, zone, low, high);
         if labels.is_empty() {
             return 0..0;
         }

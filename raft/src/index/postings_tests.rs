@@ -7,7 +7,7 @@ use rand::{Rng, SeedableRng};
 
 use super::super::groups::Group;
 use super::super::host::{HostRecord, address_key};
-use super::super::order::Place;
+use super::super::order::{Order, Place};
 use super::*;
 use crate::command::Holder;
 
@@ -50,7 +50,7 @@ impl Hosts {
     }
 
     fn postings<'a>(&'a self, list: &'a PostingList) -> Postings<'a> {
-        Postings { list, hosts: &self.slots, order: self.group.order(), labels: &self.labels }
+        Postings { list, hosts: &self.slots, group: &self.group, labels: &self.labels }
     }
 }
 
@@ -146,6 +146,7 @@ fn the_first_wide_id_and_the_last_one_to_go_change_the_form_and_nothing_else() {
     let (mut order, mut labels) = (Order::default(), Labels::default());
     let ids = [0, 7, 65_535, 65_536, 100_000];
     for id in ids {
+        labels.settle(id, ([10, 0, 0, 1], 1).into());
         order.insert(&mut labels, "", (u128::from(id), 0), id);
     }
     let mut list = PostingList::default();

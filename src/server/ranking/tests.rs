@@ -27,10 +27,14 @@ impl Holders for Sorted {
         self.entries.len()
     }
 
-    fn get(&self, position: usize) -> (SocketAddr, &str) {
+    fn address(&self, position: usize) -> SocketAddr {
         self.looked_at.set(self.looked_at.get() + 1);
-        let (zone, _, address) = &self.entries[position];
-        (*address, zone)
+        self.entries[position].2
+    }
+
+    fn zone(&self, position: usize) -> &str {
+        self.looked_at.set(self.looked_at.get() + 1);
+        &self.entries[position].0
     }
 
     fn range(&self, zone: &str, low: u128, high: u128) -> Range<usize> {
@@ -52,8 +56,8 @@ fn holders(list: &[(&str, &str)]) -> Sorted {
     Sorted::new(list.iter().map(|(zone, text)| (*zone, address(text))))
 }
 
-fn native(text: &str, zone: &str) -> Asker {
-    Asker::Holder { address: address(text), zone: zone.into(), prefix_order: false }
+fn native<'a>(text: &str, zone: &'a str) -> Asker<'a> {
+    Asker::Holder { address: address(text), zone, prefix_order: false }
 }
 
 fn key() -> Key {
@@ -97,7 +101,7 @@ fn tiers_come_in_order_for_both_families() {
 fn a_native_asker_is_left_out_but_not_its_neighbour_on_the_same_host() {
     let both = holders(&[("", "10.0.0.1:7781"), ("", "10.0.0.1:7791"), ("", "10.0.0.2:7781")]);
     for prefix_order in [false, true] {
-        let asker = Asker::Holder { address: address("10.0.0.1:7781"), zone: String::new(), prefix_order };
+        let asker = Asker::Holder { address: address("10.0.0.1:7781"), zone: "", prefix_order };
         let ranked = rank(&both, &key(), &asker, 10);
         assert!(!ranked.contains(&address("10.0.0.1:7781")), "{ranked:?}");
         assert_eq!(ranked.len(), 2);
@@ -197,7 +201,7 @@ fn the_busiest_of_many_holders_is_given_at_most_three_times_the_mean() {
         let mut load: HashMap<SocketAddr, u32> = HashMap::new();
         for asker in 0..ASKERS {
             let asker = SocketAddr::new(IpAddr::from((0xac10_0000 + asker).to_be_bytes()), 7781);
-            let asker = Asker::Holder { address: asker, zone: String::new(), prefix_order: false };
+            let asker = Asker::Holder { address: asker, zone: "", prefix_order: false };
             for holder in rank(&list, &key(), &asker, count) {
                 *load.entry(holder).or_default() += 1;
             }
