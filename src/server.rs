@@ -26,9 +26,11 @@ pub mod keepalive;
 pub mod lease_task;
 pub mod leases;
 pub mod locks;
+pub mod lookups;
 pub mod metrics;
 pub mod pace;
 pub mod query;
+mod raft_threads;
 pub mod ranking;
 pub mod report;
 pub mod request;
@@ -57,6 +59,8 @@ use crate::task::{Stop, TaskError, Tasks};
 use addresses::AddressError;
 use app::{App, Shared};
 use leases::Leases;
+use lookups::Endpoints;
+use raft_threads::RaftThreads;
 use request::HolderPolicy;
 
 /// Time that tasks have to end once everything is drained.
@@ -105,6 +109,9 @@ pub enum Error {
     /// A listener has no address.
     #[error("could not read the address of a listener")]
     Listener(#[source] io::Error),
+    /// The system gives no threads.
+    #[error("could not start the threads of raft")]
+    Threads(#[source] io::Error),
     /// The data folder cannot be had.
     #[error("could not open data folder {}", folder.display())]
     Folder {
@@ -151,7 +158,7 @@ pub async fn run(config: Config, stop: Stop, ready: impl FnOnce(Addresses) + Sen
     // The API answers while the index loads: /livez with 200, the rest with 503.
     let mut phases = Phases::new();
     let shared = Shared::default();
-    phases.serve_api(api_listener, routes::router(shared.clone()));
+    phases.serve_api(api_listener, Endpoints::new(shared.clone()));
     let disk =
         FolderDisk::open(&data_dir).map_err(|source| Error::Folder { folder: data_dir.clone(), source })?;
     let node_config = NodeConfig {
@@ -159,10 +166,10 @@ pub async fn run(config: Config, stop: Stop, ready: impl FnOnce(Addresses) + Sen
         raft_address: names.raft_address,
         api_address: names.api_address,
     };
-    let node = Node::start(node_config, Arc::new(disk), stop.clone())
-        .await
-        .map_err(|source| Error::Start { folder: data_dir, source })?;
-    phases.serve_raft(raft_listener, node.router());
+    let raft_threads = RaftThreads::start().map_err(Error::Threads)?;
+    let node = raft_threads.run(Node::start(node_config, Arc::new(disk), stop.clone())).await;
+    let node = node.map_err(|source| Error::Start { folder: data_dir, source })?;
+    phases.serve_raft(&raft_threads, raft_listener, node.router());
     let app = Arc::new(App::new(
         node.clone(),
         HolderPolicy { loopback: listen.ip().is_loopback() },
@@ -216,30 +223,23 @@ impl Phases {
         }
     }
 
-    fn serve_api(&mut self, listener: TcpListener, router: Router) {
-        let limits = ConnectionLimits { drain_timeout: DRAIN_TIMEOUT, ..ConnectionLimits::default() };
-        let (stop, drained) = (self.api.clone(), self.api_drained.clone());
-        self.serve("api", listener, router, limits, stop, drained);
-    }
-
-    fn serve_raft(&mut self, listener: TcpListener, router: Router) {
+    fn serve_raft(&mut self, threads: &RaftThreads, listener: TcpListener, router: Router) {
         let limits = ConnectionLimits { drain_timeout: RAFT_DRAIN_TIMEOUT, ..ConnectionLimits::default() };
         let (stop, drained) = (self.raft.clone(), self.raft_drained.clone());
-        self.serve("raft", listener, router, limits, stop, drained);
+        let serving = threads.serve(listener, router, limits, stop, drained);
+        let end = self.end.clone();
+        self.tasks.spawn("raft", async move {
+            let ended = end.run_until_cancelled(serving).await;
+            ended.map_or(Ok(()), |failed| failed.map(|never| match never {}))
+        });
     }
 
-    fn serve(
-        &mut self,
-        name: &'static str,
-        listener: TcpListener,
-        router: Router,
-        limits: ConnectionLimits,
-        stop: Stop,
-        drained: Stop,
-    ) {
+    fn serve_api(&mut self, listener: TcpListener, endpoints: Endpoints) {
+        let limits = ConnectionLimits { drain_timeout: DRAIN_TIMEOUT, ..ConnectionLimits::default() };
+        let (stop, drained) = (self.api.clone(), self.api_drained.clone());
         let end = self.end.clone();
-        self.tasks.spawn(name, async move {
-            http::serve(listener, router, limits, stop).await;
+        self.tasks.spawn("api", async move {
+            http::serve(listener, endpoints, limits, stop).await;
             drained.cancel();
             end.cancelled().await;
             Ok::<(), Infallible>(())

@@ -19,6 +19,7 @@ mod layout;
 mod load;
 mod mariadb;
 mod meter;
+mod micro;
 mod names;
 mod net;
 mod nginx;
@@ -98,6 +99,8 @@ enum Scenario {
     SnapshotPart(sizes::part::Part),
     /// Lookups beside a constant answer and the Go Piccolo's query on MariaDB.
     Findkey,
+    /// Adding, removing and finding holders, without network and log.
+    Micro,
     /// All of them.
     All,
     /// One of findkey's sides.
@@ -109,7 +112,7 @@ enum Scenario {
 }
 
 /// Scenarios that `all` runs, by the names of their commands.
-const ALL: [&str; 13] = [
+const ALL: [&str; 14] = [
     "loopback",
     "veth",
     "relay",
@@ -122,6 +125,7 @@ const ALL: [&str; 13] = [
     "herd",
     "catch-up",
     "sizes",
+    "micro",
     "jitter",
 ];
 
@@ -239,6 +243,7 @@ fn main() -> Result<()> {
             }
             Scenario::Pull => pull::pull(&settings, &report, folder.path())?,
             Scenario::Findkey => findkey::findkey(&settings, &report, folder.path())?,
+            Scenario::Micro => micro::micro(&settings, settings.fleet(), &report)?,
             Scenario::All
             | Scenario::SnapshotPart(_)
             | Scenario::HerdPart(_)

@@ -15,6 +15,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Opts, OptsBuilder, Pool, PoolConstraints, PoolOpts};
+use rustix::process::Signal;
 use tokio::runtime::Runtime;
 
 use crate::fleet::Fleet;
@@ -95,7 +96,8 @@ impl MariaDb {
 
     /// Ends it and waits until everything is in its files.
     pub(crate) fn stop(self) -> Result<()> {
-        self.process.stop(STOP_MAX)
+        self.process.signal(Signal::TERM)?;
+        self.process.wait_end(STOP_MAX)
     }
 
     /// One statement; the first column of its rows as numbers, where they have one.

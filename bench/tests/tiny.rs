@@ -152,6 +152,15 @@ fn lookups_are_compared_with_a_constant_answer_and_mariadb() {
 }
 
 #[test]
+fn the_index_itself_is_compared_with_sorted_sets_and_vectors() {
+    let (results, plots) = run("micro", &["--without-piccolo", "--hosts", "60"]);
+    for row in ["| add a pair, 60 whole inventories", "| nearest 16 of a key with 40 holders |"] {
+        assert!(results.contains(row), "{row} is missing:\n{results}");
+    }
+    assert_eq!(plots, ["micro.svg"]);
+}
+
+#[test]
 fn a_herd_is_answered_after_an_outage() {
     let (results, plots) = with_piccolo("herd", &["--hosts", "60"]);
     assert!(results.contains("| half / 99 % / all answered 201 within | "), "{results}");
