@@ -187,6 +187,17 @@ fn body(pairs: u64, rates: Rates, runs: &[(Seen, Outcome)], report: &Report) -> 
         )
         .expect("a string takes everything");
     }
+    add_load(&mut text, runs, report)?;
+    text.push('\n');
+    for (seen, _) in runs {
+        let plot = format!("catch-up-{}", name(seen.case));
+        writeln!(text, "![{plot}](plots/{plot}.svg)").expect("a string takes everything");
+    }
+    Ok(text)
+}
+
+/// What the load saw before, meanwhile and after, as a table and as plots.
+fn add_load(text: &mut String, runs: &[(Seen, Outcome)], report: &Report) -> Result<()> {
     text.push_str("\nThe load meanwhile, p50 / p99 / max in ms:\n\n| | | before | while it was away | while it caught up | answers |\n|---|---|---|---|---|---|\n");
     for (seen, outcome) in runs {
         for kind in [LOOKUP, ADVERTISE] {
@@ -221,12 +232,7 @@ fn body(pairs: u64, rates: Rates, runs: &[(Seen, Outcome)], report: &Report) -> 
         let svg = lines(&title, "seconds", "milliseconds", &series);
         report.plot(&plot, &svg)?;
     }
-    text.push('\n');
-    for (seen, _) in runs {
-        let plot = format!("catch-up-{}", name(seen.case));
-        writeln!(text, "![{plot}](plots/{plot}.svg)").expect("a string takes everything");
-    }
-    Ok(text)
+    Ok(())
 }
 
 fn name(case: Case) -> &'static str {

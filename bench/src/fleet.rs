@@ -56,7 +56,7 @@ impl Fleet {
 
     /// Address of the blob server of a host: 10.0.0.0/8, 250 hosts in a /24.
     pub(crate) fn address(self, host: u32) -> SocketAddr {
-        let ip = Ipv4Addr::from((10 << 24) + (host / 250 << 8) + host % 250 + 1);
+        let ip = Ipv4Addr::from((10 << 24) + ((host / 250) << 8) + host % 250 + 1);
         SocketAddrV4::new(ip, PORT).into()
     }
 

@@ -53,12 +53,6 @@ impl Process {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
-    /// Asks it to end, and gives it `time` to do so in good order.
-    pub(crate) fn stop(self, time: Duration) -> Result<()> {
-        self.signal(Signal::TERM)?;
-        self.wait_end(time)
-    }
-
     /// Polls until `ready` gives a value; fails early when the process ends.
     pub(crate) fn wait_until<T>(&mut self, what: &str, mut ready: impl FnMut() -> Option<T>) -> Result<T> {
         let end = Instant::now() + DAEMON_TIMEOUT;
