@@ -4,17 +4,22 @@ use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use tokio::sync::watch;
 
 use crate::disk::Disk;
 use crate::format::{self, FormatError};
 use crate::types::{ClusterId, NodeId};
 
+use super::client::CallError;
 use super::{Header, Whoami};
 
 /// Name of the file on the disk.
 pub(crate) const NODE_FILE: &str = "node";
+/// Name of the file that says that the node was removed from its cluster.
+pub(crate) const REMOVED_FILE: &str = "removed";
 
 /// First 16 bytes of SHA-256 over the sorted list, one entry a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,12 +40,19 @@ impl fmt::Display for ListHash {
     }
 }
 
+/// How a removed sender is told so; it knows the words and compares all of them.
+pub(crate) fn removed_text(node_id: NodeId, cluster_id: ClusterId) -> String {
+    format!("server {node_id:016x} was removed from cluster {cluster_id}")
+}
+
 /// Why the node does not know who it is.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     /// The file.
-    #[error("could not {verb} the file {NODE_FILE}")]
+    #[error("could not {verb} the file {name}")]
     File {
+        /// Which.
+        name: &'static str,
         /// Read or write.
         verb: &'static str,
         /// The disk's reason.
@@ -86,6 +98,8 @@ pub(crate) struct Identity {
     pub api_address: String,
     disk: Arc<dyn Disk>,
     known: Mutex<Known>,
+    /// Another member has said that this node was removed.
+    removed: watch::Sender<bool>,
 }
 
 /// What a node learns while it runs.
@@ -93,6 +107,8 @@ pub(crate) struct Identity {
 struct Known {
     cluster_id: Option<ClusterId>,
     raft_address: Option<String>,
+    /// Of the member that a joining node was told; it joins no other.
+    joins: Option<ClusterId>,
 }
 
 impl Identity {
@@ -107,7 +123,7 @@ impl Identity {
     ) -> Result<Self, IdentityError> {
         list.sort();
         list.dedup();
-        let stored = disk.read(NODE_FILE).map_err(|source| IdentityError::File { verb: "read", source })?;
+        let stored = disk.read(NODE_FILE).map_err(|source| IdentityError::File { name: NODE_FILE, verb: "read", source })?;
         let file = match stored {
             Some(bytes) => format::decode("node identity", &bytes)?,
             None if has_log => return Err(IdentityError::Lost),
@@ -124,7 +140,8 @@ impl Identity {
             list,
             api_address,
             disk,
-            known: Mutex::new(Known { cluster_id: file.cluster_id, raft_address }),
+            known: Mutex::new(Known { cluster_id: file.cluster_id, raft_address, joins: None }),
+            removed: watch::Sender::new(false),
         })
     }
 
@@ -144,6 +161,42 @@ impl Identity {
         self.known().raft_address = Some(address.to_owned());
     }
 
+    /// The cluster that this node waits to be admitted to.
+    pub(crate) fn wait_for(&self, cluster_id: ClusterId) {
+        self.known().joins = Some(cluster_id);
+    }
+
+    /// Follows whether somebody has said that this node was removed.
+    pub(crate) fn removed(&self) -> watch::Receiver<bool> {
+        self.removed.subscribe()
+    }
+
+    /// Listens to what an answer says of this node's standing; true if it was removed.
+    pub(crate) fn hear(&self, error: &CallError) -> bool {
+        let CallError::Refused { status: StatusCode::GONE, reason, .. } = error else { return false };
+        let removed = self.cluster_id().is_some_and(|id| *reason == removed_text(self.node_id, id));
+        if removed {
+            self.removed.send_replace(true);
+        }
+        removed
+    }
+
+    /// Notes the removal for the next start.
+    pub(crate) fn store_removed(&self) -> Result<(), IdentityError> {
+        let bytes = format::encode(&self.node_id);
+        let failed = |source| IdentityError::File { name: REMOVED_FILE, verb: "write", source };
+        self.disk.write(REMOVED_FILE, &bytes).map_err(failed)
+    }
+
+    /// Whether it was noted.
+    pub(crate) fn was_removed(&self) -> Result<bool, IdentityError> {
+        let failed = |source| IdentityError::File { name: REMOVED_FILE, verb: "read", source };
+        match self.disk.read(REMOVED_FILE).map_err(failed)? {
+            Some(bytes) => Ok(format::decode::<NodeId>("note of the removal", &bytes)? == self.node_id),
+            None => Ok(false),
+        }
+    }
+
     /// Joins the cluster: durable when this returns. A node never changes its cluster.
     pub(crate) fn adopt(&self, cluster_id: ClusterId) -> Result<(), IdentityError> {
         let mut known = self.known();
@@ -161,7 +214,11 @@ impl Identity {
         if header.target != self.node_id {
             return Err(Misdirected::Target { is: self.node_id, asked: header.target });
         }
-        match self.cluster_id() {
+        let (cluster_id, joins) = {
+            let known = self.known();
+            (known.cluster_id, known.joins)
+        };
+        match cluster_id.or(joins.filter(|joins| *joins != header.cluster_id)) {
             Some(is) if is == header.cluster_id => Ok(false),
             Some(is) => Err(Misdirected::Cluster { is, asked: header.cluster_id }),
             None if header.list_hash == self.list_hash => Ok(true),
@@ -186,13 +243,15 @@ impl Identity {
             api_address: self.api_address.clone(),
             format_lowest: format::FORMAT_LOWEST,
             format_highest: format::FORMAT,
+            last_log_index: None,
         }
     }
 }
 
 fn write(disk: &dyn Disk, file: NodeFile) -> Result<(), IdentityError> {
     let bytes = format::encode(&file);
-    disk.write(NODE_FILE, &bytes).map_err(|source| IdentityError::File { verb: "write", source })
+    let failed = |source| IdentityError::File { name: NODE_FILE, verb: "write", source };
+    disk.write(NODE_FILE, &bytes).map_err(failed)
 }
 
 fn random_nonzero() -> u64 {
@@ -267,6 +326,7 @@ mod tests {
             api_address: "a:7789".to_owned(),
             format_lowest: 1,
             format_highest: 1,
+            last_log_index: None,
         };
         let golden = include_str!("../../tests/golden/whoami.json").trim();
         assert_eq!(serde_json::to_string(&whoami).unwrap(), golden);

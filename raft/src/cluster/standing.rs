@@ -1,0 +1,77 @@
+//! Whether this node still is a member: a removed one must end, and say why, instead of asking for
+//! votes forever.
+//!
+//! Nobody tells it while it is away, and the leader stops sending to it as soon as the membership has
+//! forgotten it. So a node that hears no leader asks the members that it knows; one that has applied
+//! the removal answers 410. Its own vote requests are answered the same.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use openraft::async_runtime::WatchReceiver;
+
+use crate::network::IdentityError;
+
+use super::{Inner, NodeFailure};
+
+/// Between two looks.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+/// A node that has heard no leader for so long asks the others.
+const ASK_AFTER: Duration = Duration::from_secs(2);
+
+/// Until this node learns that it was removed, or stops.
+pub(super) async fn run(inner: &Inner) -> Result<(), NodeFailure> {
+    let mut removed = inner.identity.removed();
+    loop {
+        let wait = tokio::time::timeout(LOOK_INTERVAL, removed.wait_for(|removed| *removed));
+        match inner.stop.run_until_cancelled(wait).await {
+            None => return Ok(()),
+            Some(Ok(_)) => break,
+            Some(Err(_)) => {}
+        }
+        if inner.is_removed() {
+            break;
+        }
+        inner.finish_joint().await;
+        if inner.identity.cluster_id().is_some() && !inner.hears_a_leader() {
+            inner.stop.run_until_cancelled(inner.ask_standing()).await;
+        }
+    }
+    let identity = inner.identity.clone();
+    let stored = tokio::task::spawn_blocking(move || identity.store_removed()).await;
+    if let Ok(Err(error)) = stored {
+        tracing::warn!(%error, "could not note that this server was removed");
+    }
+    Err(NodeFailure::Removed { node_id: inner.identity.node_id })
+}
+
+impl Inner {
+    /// This node has applied its own removal.
+    fn is_removed(&self) -> bool {
+        let me = self.identity.node_id;
+        self.index.is_tombstone(me) && self.index.applied_state().1.membership().get_node(&me).is_none()
+    }
+
+    fn hears_a_leader(&self) -> bool {
+        self.heard.within(ASK_AFTER) || self.raft.metrics().borrow_watched().state.is_leader()
+    }
+
+    /// The answers are noted where they come in.
+    async fn ask_standing(&self) {
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        let membership = metrics.membership_config.membership();
+        let others = membership.nodes().filter(|(id, _)| **id != metrics.id);
+        join_all(others.map(|(id, member)| async move {
+            let header = self.identity.header(*id)?;
+            let answer = self.client.standing(&member.raft_address, header).await;
+            answer.is_err_and(|error| self.identity.hear(&error)).then_some(())
+        }))
+        .await;
+    }
+}
+
+impl From<IdentityError> for NodeFailure {
+    fn from(error: IdentityError) -> Self {
+        NodeFailure::Broken { reason: error.to_string() }
+    }
+}
