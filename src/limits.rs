@@ -27,6 +27,13 @@ pub const LEADER_WAIT_MAX: Duration = Duration::from_secs(3);
 /// `Retry-After` of a 503, seconds.
 pub const RETRY_AFTER_SECONDS: u64 = 1;
 
+/// One step of a changed membership, as the command line waits for it.
+pub const MEMBERS_STEP_TIMEOUT: Duration = Duration::from_secs(30);
+/// Between two questions how far a changed membership is.
+pub const MEMBERS_POLL_INTERVAL: Duration = Duration::from_millis(300);
+/// A changed membership that stands still for so long is given up by the command line.
+pub const MEMBERS_PATIENCE_DEFAULT: Duration = Duration::from_secs(60);
+
 /// Shortest lease that a client may ask for, seconds.
 pub const LEASE_SECONDS_MIN: u32 = 3;
 /// Longest lease that a client may ask for, seconds.

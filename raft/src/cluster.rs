@@ -39,7 +39,8 @@ use crate::network::{IdentityError, MESSAGES_MAX};
 use crate::types::{Member, NodeId, TypeConfig};
 
 pub use members::{
-    BadWho, Change, LAG_MAX, MEMBERS_MAX, MembersError, Phase, Progress, Refusal, SEED_ENTRIES_MIN, Who, is_address,
+    BadWho, Change, LAG_MAX, MEMBERS_MAX, MembersError, Phase, Progress, Refusal, SEED_ENTRIES_MIN, Who,
+    is_address,
 };
 pub use proposals::{PROPOSALS_MAX, PROPOSE_TIMEOUT, PROPOSED_BYTES_MAX, ProposeError, Proposed};
 pub use status::{ClusterStatus, MemberInfo, Role};

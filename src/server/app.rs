@@ -38,6 +38,8 @@ pub struct App {
     pub writes: TaskTracker,
     /// What nodes report of holders.
     pub reports: Reporting,
+    /// Whether the membership may be changed from other hosts.
+    pub remote_operators: bool,
     /// Set once stopping begins.
     pub stop: Stop,
     leases: Mutex<Leases>,
@@ -60,6 +62,7 @@ impl App {
             locks: HolderLocks::default(),
             writes: TaskTracker::new(),
             reports: Reporting::default(),
+            remote_operators: false,
             stop,
             leases: Mutex::new(leases),
             fleet: Mutex::default(),

@@ -103,6 +103,14 @@ pub(super) async fn run(inner: &Inner) -> Result<(), StartError> {
         if inner.raft.is_initialized().await.map_err(StartError::raft)? {
             break;
         }
+        let adopted = inner.identity.is_adopted().then(|| inner.identity.cluster_id()).flatten();
+        if let Some(cluster) = adopted {
+            inner.reasons.set(vec![format!("belongs to cluster {cluster} and waits to hear of its leader")]);
+            if inner.stop.run_until_cancelled(tokio::time::sleep(ROUND_INTERVAL_MIN)).await.is_none() {
+                return Ok(());
+            }
+            continue;
+        }
         if let Some(member) = &inner.join {
             let Some(reasons) = inner.stop.run_until_cancelled(wait_to_join(inner, member)).await else {
                 return Ok(());

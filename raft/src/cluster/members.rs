@@ -192,7 +192,9 @@ pub enum Refusal {
         highest: u16,
     },
     /// It was removed, or is being removed.
-    #[error("{address} is server {node_id:016x}, which was removed: start it with an empty folder and --join")]
+    #[error(
+        "{address} is server {node_id:016x}, which was removed: start it with an empty folder and --join"
+    )]
     Tombstone {
         /// Asked.
         address: String,
@@ -409,7 +411,9 @@ impl Node {
     ) -> Result<Option<Progress>, MembersError> {
         let only = |id: NodeId| BTreeSet::from([id]);
         match action {
-            Action::Done { node_id, message } => return Ok(Some(Progress::of(Phase::Done, node_id, message))),
+            Action::Done { node_id, message } => {
+                return Ok(Some(Progress::of(Phase::Done, node_id, message)));
+            }
             Action::Seed { node_id, address } => {
                 let list_hash = newcomer.and_then(|seen| seen.as_ref().ok()).map(|whoami| whoami.list_hash());
                 return Ok(Some(self.seed(node_id, address, list_hash.flatten())));
@@ -468,11 +472,7 @@ impl Node {
     }
 
     /// Until it is committed, and seen in the metrics.
-    async fn change(
-        &self,
-        change: ChangeMembers<NodeId, Member>,
-        retain: bool,
-    ) -> Result<(), MembersError> {
+    async fn change(&self, change: ChangeMembers<NodeId, Member>, retain: bool) -> Result<(), MembersError> {
         let raft = &self.inner.raft;
         let changed = raft.change_membership(change, retain).await.map_err(refused)?;
         let at: LogId = changed.log_id;

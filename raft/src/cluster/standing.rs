@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use openraft::async_runtime::WatchReceiver;
 
-use crate::network::IdentityError;
+use crate::types::NodeId;
 
 use super::{Inner, NodeFailure};
 
@@ -56,22 +56,26 @@ impl Inner {
         self.heard.within(ASK_AFTER) || self.raft.metrics().borrow_watched().state.is_leader()
     }
 
-    /// The answers are noted where they come in.
+    /// Asks everybody that this node knows. Who was removed before the first entry reached it knows
+    /// only the member that it was to join by.
     async fn ask_standing(&self) {
         let metrics = self.raft.metrics().borrow_watched().clone();
         let membership = metrics.membership_config.membership();
         let others = membership.nodes().filter(|(id, _)| **id != metrics.id);
-        join_all(others.map(|(id, member)| async move {
-            let header = self.identity.header(*id)?;
-            let answer = self.client.standing(&member.raft_address, header).await;
-            answer.is_err_and(|error| self.identity.hear(&error)).then_some(())
-        }))
-        .await;
+        let mut others: Vec<(NodeId, String)> =
+            others.map(|(id, member)| (*id, member.raft_address.clone())).collect();
+        if let Some(address) = &self.join
+            && let Ok(member) = self.client.whoami(address).await
+        {
+            others.push((member.node_id, address.clone()));
+        }
+        join_all(others.iter().map(|(id, address)| self.ask_standing_of(*id, address))).await;
     }
-}
 
-impl From<IdentityError> for NodeFailure {
-    fn from(error: IdentityError) -> Self {
-        NodeFailure::Broken { reason: error.to_string() }
+    async fn ask_standing_of(&self, node_id: NodeId, address: &str) {
+        let Some(header) = self.identity.header(node_id) else { return };
+        if let Err(error) = self.client.standing(address, header).await {
+            self.identity.hear(&error);
+        }
     }
 }

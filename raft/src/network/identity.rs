@@ -18,6 +18,9 @@ use super::{Header, Whoami};
 
 /// Name of the file on the disk.
 pub(crate) const NODE_FILE: &str = "node";
+/// Name of the file that says which cluster the node has joined by somebody's message: who has it founds
+/// none, whatever list it is started with.
+pub(crate) const ADOPTED_FILE: &str = "adopted";
 /// Name of the file that says that the node was removed from its cluster.
 pub(crate) const REMOVED_FILE: &str = "removed";
 
@@ -106,6 +109,8 @@ pub(crate) struct Identity {
 #[derive(Debug)]
 struct Known {
     cluster_id: Option<ClusterId>,
+    /// Joined by somebody's message.
+    adopted: bool,
     raft_address: Option<String>,
     /// Of the member that a joining node was told; it joins no other.
     joins: Option<ClusterId>,
@@ -123,7 +128,11 @@ impl Identity {
     ) -> Result<Self, IdentityError> {
         list.sort();
         list.dedup();
-        let stored = disk.read(NODE_FILE).map_err(|source| IdentityError::File { name: NODE_FILE, verb: "read", source })?;
+        let stored = disk.read(NODE_FILE).map_err(|source| IdentityError::File {
+            name: NODE_FILE,
+            verb: "read",
+            source,
+        })?;
         let file = match stored {
             Some(bytes) => format::decode("node identity", &bytes)?,
             None if has_log => return Err(IdentityError::Lost),
@@ -133,6 +142,12 @@ impl Identity {
                 file
             }
         };
+        let failed = |source| IdentityError::File { name: ADOPTED_FILE, verb: "read", source };
+        let adopted = match disk.read(ADOPTED_FILE).map_err(failed)? {
+            Some(bytes) => Some(format::decode::<ClusterId>("note of the cluster joined", &bytes)?),
+            None => None,
+        };
+        let adopted = adopted.is_some() && adopted == file.cluster_id;
         Ok(Self {
             node_id: file.node_id,
             boot_nonce: random_nonzero(),
@@ -140,7 +155,7 @@ impl Identity {
             list,
             api_address,
             disk,
-            known: Mutex::new(Known { cluster_id: file.cluster_id, raft_address, joins: None }),
+            known: Mutex::new(Known { cluster_id: file.cluster_id, adopted, raft_address, joins: None }),
             removed: watch::Sender::new(false),
         })
     }
@@ -195,6 +210,23 @@ impl Identity {
             Some(bytes) => Ok(format::decode::<NodeId>("note of the removal", &bytes)? == self.node_id),
             None => Ok(false),
         }
+    }
+
+    /// Joins the cluster of whoever has sent a message: durable when this returns.
+    pub(crate) fn adopt_from_message(&self, cluster_id: ClusterId) -> Result<(), IdentityError> {
+        if self.cluster_id().is_none() {
+            let failed = |source| IdentityError::File { name: ADOPTED_FILE, verb: "write", source };
+            self.disk.write(ADOPTED_FILE, &format::encode(&cluster_id)).map_err(failed)?;
+            self.adopt(cluster_id)?;
+            let mut known = self.known();
+            known.adopted = known.cluster_id == Some(cluster_id);
+        }
+        Ok(())
+    }
+
+    /// Whether the cluster came by somebody's message: it exists, and is not to be founded again.
+    pub(crate) fn is_adopted(&self) -> bool {
+        self.known().adopted
     }
 
     /// Joins the cluster: durable when this returns. A node never changes its cluster.
@@ -278,6 +310,53 @@ mod tests {
         assert_eq!((second.node_id, second.cluster_id()), (first.node_id, Some(ClusterId(7))));
         assert_eq!(second.list_hash, first.list_hash);
         assert_ne!(second.boot_nonce, first.boot_nonce);
+    }
+
+    #[test]
+    fn what_came_by_a_message_is_told_from_what_was_founded() {
+        let disk = MemoryDisk::default();
+        let node = load(&disk, &["a:1"]);
+        assert!(!node.is_adopted());
+        node.adopt_from_message(ClusterId(7)).unwrap();
+        assert!(node.is_adopted() && load(&disk, &["a:1"]).is_adopted());
+        let founder = load(&MemoryDisk::default(), &["a:1"]);
+        founder.adopt(ClusterId(7)).unwrap();
+        founder.adopt_from_message(ClusterId(7)).unwrap();
+        assert!(!founder.is_adopted());
+        // A power cut between the two files: it belongs to nobody yet.
+        let disk = MemoryDisk::default();
+        disk.write(ADOPTED_FILE, &format::encode(&ClusterId(7))).unwrap();
+        let node = load(&disk, &["a:1"]);
+        assert!(!node.is_adopted() && node.cluster_id().is_none());
+    }
+
+    #[test]
+    fn a_joining_node_waits_for_one_cluster() {
+        let node = load(&MemoryDisk::default(), &[]);
+        let header =
+            Header { cluster_id: ClusterId(7), list_hash: node.list_hash, sender: 1, target: node.node_id };
+        assert_eq!(node.check(&header), Ok(true));
+        node.wait_for(ClusterId(8));
+        assert!(matches!(node.check(&header), Err(Misdirected::Cluster { is: ClusterId(8), .. })));
+        assert_eq!(node.check(&Header { cluster_id: ClusterId(8), ..header }), Ok(true));
+    }
+
+    #[test]
+    fn a_removal_is_noted_for_the_next_start_and_only_the_right_words_count() {
+        let disk = MemoryDisk::default();
+        let node = load(&disk, &["a:1"]);
+        node.adopt(ClusterId(7)).unwrap();
+        assert!(!node.was_removed().unwrap());
+        let gone = |status, reason: String| CallError::Refused { address: "b:1".to_owned(), status, reason };
+        let words = removed_text(node.node_id, ClusterId(7));
+        assert!(!node.hear(&gone(StatusCode::GONE, "gone".to_owned())));
+        assert!(!node.hear(&gone(StatusCode::GONE, removed_text(node.node_id, ClusterId(8)))));
+        assert!(!node.hear(&gone(StatusCode::MISDIRECTED_REQUEST, words.clone())));
+        assert!(!*node.removed().borrow());
+        assert!(node.hear(&gone(StatusCode::GONE, words)));
+        assert!(*node.removed().borrow());
+        node.store_removed().unwrap();
+        assert!(load(&disk, &["a:1"]).was_removed().unwrap());
     }
 
     #[test]

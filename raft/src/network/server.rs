@@ -128,7 +128,9 @@ impl RpcState {
         self.check_sender(header)?;
         if pristine {
             let (identity, cluster_id) = (self.identity.clone(), header.cluster_id);
-            tokio::task::spawn_blocking(move || identity.adopt(cluster_id)).await.map_err(stopped)??;
+            tokio::task::spawn_blocking(move || identity.adopt_from_message(cluster_id))
+                .await
+                .map_err(stopped)??;
             self.identity.check(header)?;
         }
         Ok(())

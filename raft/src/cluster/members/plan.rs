@@ -346,7 +346,6 @@ fn without(voters: &BTreeSet<NodeId>, node_id: NodeId) -> BTreeSet<NodeId> {
     voters.iter().copied().filter(|id| *id != node_id).collect()
 }
 
-
 #[cfg(test)]
 #[path = "plan_tests.rs"]
 mod tests;

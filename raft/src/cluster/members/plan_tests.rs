@@ -132,7 +132,8 @@ fn who_may_not_become_a_member_is_refused_with_the_reason() {
     let wiped = Whoami { list_hash: ListHash::of(&wiped).to_string(), list: wiped, ..waiting(4) };
     assert!(matches!(add_of(&three(), wiped), Ok(Action::AddLearner { .. })), "its list names our servers");
 
-    let newer = Whoami { format_lowest: format::FORMAT + 1, format_highest: format::FORMAT + 2, ..waiting(4) };
+    let newer =
+        Whoami { format_lowest: format::FORMAT + 1, format_highest: format::FORMAT + 2, ..waiting(4) };
     refused(add_of(&three(), newer), &["reads formats 2 to 3", "agree on 1 to 1"]);
 
     let mut removed = three();
@@ -153,7 +154,10 @@ fn who_may_not_become_a_member_is_refused_with_the_reason() {
 fn an_address_belongs_to_one_member_and_a_member_has_one_address() {
     let mut view = three();
     view.nodes.get_mut(&2).unwrap().raft_address = at(4);
-    refused(add_of(&view, waiting(4)), &["the address of member 0000000000000002", "0000000000000004 answers"]);
+    refused(
+        add_of(&view, waiting(4)),
+        &["the address of member 0000000000000002", "0000000000000004 answers"],
+    );
     refused(add_of(&three(), waiting(2)), &["is member 0000000000000002, known at s2:7790"]);
 }
 
@@ -180,7 +184,10 @@ fn what_would_lose_the_quorum_is_refused_with_the_numbers() {
     two_of_four.matched.insert(5, 10);
     two_of_four.voters = BTreeSet::from([1, 2, 3, 4]);
     let change = Change::Add { address: at(5) };
-    refused(plan(&two_of_four, &change, Some(&Ok(waiting(5)))), &["of 5 voters then, 3 must answer, and 2 do"]);
+    refused(
+        plan(&two_of_four, &change, Some(&Ok(waiting(5)))),
+        &["of 5 voters then, 3 must answer, and 2 do"],
+    );
 
     let one = View { voters: BTreeSet::from([1]), ..three() };
     refused(remove_of(&one, "1"), &["the only voter"]);
@@ -189,8 +196,10 @@ fn what_would_lose_the_quorum_is_refused_with_the_numbers() {
 #[test]
 fn a_leader_hands_over_before_it_goes() {
     assert_eq!(remove_of(&three(), "1"), Ok(Action::HandOver { to: 2 }), "the one that is furthest");
-    assert_eq!(remove_of(&three().silent(2), "1").unwrap_err().to_string().split(':').next(),
-        Some("removing this server would lose the quorum"));
+    assert_eq!(
+        remove_of(&three().silent(2), "1").unwrap_err().to_string().split(':').next(),
+        Some("removing this server would lose the quorum")
+    );
     let caught_up = three().learner(4, 10);
     assert_eq!(replace_of(&caught_up, "1", &at(4), waiting(4)), Ok(Action::HandOver { to: 2 }));
     let mut only = caught_up;

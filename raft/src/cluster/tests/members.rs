@@ -79,7 +79,8 @@ fn expect_voters(servers: &[&Server], voters: &[&Server]) {
         within(SOON, "the membership everywhere", || {
             let members = server.node().status().members;
             let voters = members.iter().filter(|m| m.role != Role::Learner);
-            (members.len() == expected.len() && voters.map(|m| m.node_id).eq(expected.iter().copied())).then_some(())
+            (members.len() == expected.len() && voters.map(|m| m.node_id).eq(expected.iter().copied()))
+                .then_some(())
         });
     }
 }
@@ -230,7 +231,11 @@ fn who_was_away_when_it_was_removed_learns_it_on_its_return() {
     let (term, leading) = (servers[leader(&servers)].node().term(), leader(&servers));
     servers[away].start(None);
     expect_removed(&servers[away]);
-    assert_eq!((servers[leading].node().term(), leader(&servers)), (term, leading), "no election was disturbed");
+    assert_eq!(
+        (servers[leading].node().term(), leader(&servers)),
+        (term, leading),
+        "no election was disturbed"
+    );
 }
 
 #[test]
@@ -287,7 +292,13 @@ fn data_of_another_cluster_is_not_taken_in() {
     // Nor does a server that waits for one cluster let another one take it.
     let waiting = joining(&others[0]);
     within(SOON, "its reason", || {
-        waiting.node().status().reasons.iter().any(|reason| reason.contains("admitted to cluster")).then_some(())
+        waiting
+            .node()
+            .status()
+            .reasons
+            .iter()
+            .any(|reason| reason.contains("admitted to cluster"))
+            .then_some(())
     });
     match refusal(&servers, add(&waiting)) {
         Refusal::Unreachable { reason, .. } => assert!(reason.contains("belongs to cluster"), "{reason}"),
