@@ -7,6 +7,7 @@
 //! Without TLS nobody can prove to be an operator. So these calls are taken from this host only, or
 //! from everywhere where `--insecure` says that whoever reaches the ports is trusted.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Json;
@@ -63,7 +64,9 @@ fn answer(app: &App) -> MembersResponse {
 
 /// A few steps of a change.
 pub async fn change(app: &Arc<App>, action: MembersAction, incoming: Request) -> Result<Response, ApiError> {
-    check_operator(app, &incoming)?;
+    let connection = incoming.extensions().get::<Connection>().map(|connection| connection.peer.ip());
+    let from = connection.ok_or(ApiError::Internal { reason: "a request without a connection" })?;
+    check_operator(app.remote_operators, from)?;
     let forwarded = ForLeader::is_forwarded(incoming.headers());
     let body = read_body(incoming).await?;
     let change = read(action, &body)?;
@@ -73,14 +76,8 @@ pub async fn change(app: &Arc<App>, action: MembersAction, incoming: Request) ->
     to_leader(app, request, || decide(app, change.clone())).await
 }
 
-fn check_operator(app: &App, incoming: &Request) -> Result<(), ApiError> {
-    let connection = incoming.extensions().get::<Connection>().map(|connection| connection.peer.ip());
-    let from = connection.ok_or(ApiError::Internal { reason: "a request without a connection" })?;
-    if app.remote_operators || from.to_canonical().is_loopback() {
-        Ok(())
-    } else {
-        Err(ApiError::NotOperator)
-    }
+fn check_operator(remote_too: bool, from: IpAddr) -> Result<(), ApiError> {
+    if remote_too || from.to_canonical().is_loopback() { Ok(()) } else { Err(ApiError::NotOperator) }
 }
 
 fn read(action: MembersAction, body: &[u8]) -> Result<Change, FormatError> {
@@ -140,6 +137,16 @@ fn phase_name(phase: Phase) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn operators_are_on_this_host_unless_everybody_is_trusted() {
+        for near in ["127.0.0.1", "::1", "::ffff:127.0.0.1"] {
+            assert!(check_operator(false, near.parse().unwrap()).is_ok(), "{near}");
+        }
+        let far: IpAddr = "10.0.0.9".parse().unwrap();
+        assert!(matches!(check_operator(false, far), Err(ApiError::NotOperator)));
+        assert!(check_operator(true, far).is_ok());
+    }
 
     #[test]
     fn a_change_is_read_with_the_names_of_what_is_wrong() {
