@@ -8,7 +8,7 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use piccolo::api::client::Client;
@@ -44,10 +44,18 @@ async fn retried<T, F: Future<Output = Option<T>>>(what: &str, attempt: impl Fn(
     }
 }
 
-/// Ports that were free a moment ago.
+/// Ports that are free, and that no test takes twice. They are below those that the system gives to
+/// connections: a server that was killed must find its own again.
 fn free_ports(count: usize) -> Vec<u16> {
-    let listeners: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
+    const FIRST: u16 = 15_000;
+    const PORTS: u16 = 15_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = (std::process::id() % u32::from(PORTS)) as u16;
+    let candidates = (0..PORTS).map(|_| {
+        let number = u32::from(start) + 7 * u32::from(NEXT.fetch_add(1, Ordering::Relaxed));
+        FIRST + (number % u32::from(PORTS)) as u16
+    });
+    candidates.filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).take(count).collect()
 }
 
 /// One server process.
@@ -326,7 +334,8 @@ async fn servers_join_are_replaced_and_leave_while_clients_go_on() {
 
     // One is killed and loses its disk; started again like before, it takes its own old place.
     let lost = (leader(&servers).await + 1) % 4;
-    let old = list(&servers[lost]).await.node;
+    let old = list(&servers[lost]).await.members;
+    let old = old.into_iter().find(|entry| entry.raft_address == servers[lost].raft_address()).unwrap().node;
     servers[lost].kill_and_wipe();
     let before = load.written();
     servers[lost].start();
