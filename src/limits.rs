@@ -1,13 +1,38 @@
 //! Every limit by name, with its unit (I7). Relations between limits are asserted at compile time.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// Keys in one advertise, withdraw or sync of a native client.
 pub const REQUEST_KEYS_MAX: usize = 100_000;
 /// Body of one request to the discovery API, bytes.
 pub const API_BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Writes that wait for their turn at one server.
+/// Bodies of all requests to the discovery API at hand, bytes.
+pub const API_BODIES_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// What is still read of a body that has no place, bytes: whoever has sent it all reads the answer.
+pub const REFUSED_DISCARD_BYTES_MAX: usize = 256 * 1024;
+/// For how long.
+pub const REFUSED_DISCARD_TIMEOUT: Duration = Duration::from_secs(1);
+/// Writes and keepalives that wait at one server.
 pub const WRITES_WAITING_MAX: usize = 4_096;
+/// Of those, writes of one holder.
+pub const HOLDER_WRITES_WAITING_MAX: usize = 64;
+/// Of those, keepalives that have something to propose (`Unhide`, `SetHost`).
+pub const BEAT_CHANGES_WAITING_MAX: usize = 1_024;
+/// Of those, of one holder.
+pub const HOLDER_BEATS_WAITING_MAX: usize = 4;
+/// Syncs of one holder at once.
+pub const SYNC_BURST: u32 = 32;
+/// After those, one each so often.
+pub const SYNC_EVERY: Duration = Duration::from_secs(2);
+/// Distinct groups in the index.
+pub const INDEX_GROUPS_MAX: u64 = 10_000;
+/// Hosts in the index, hidden ones included.
+pub const INDEX_HOSTS_MAX: u64 = 200_000;
+/// Keys of one holder.
+pub const INDEX_KEYS_OF_A_HOLDER_MAX: u64 = 200_000;
+/// Pairs of key and holder in the index; ten times what it is made for.
+pub const INDEX_PAIRS_MAX: u64 = 200_000_000;
 /// How far the epoch of a request may be ahead of the server's wall clock.
 pub const EPOCH_AHEAD_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// Holders in one findkey answer; the Go Piccolo's limit.
@@ -24,8 +49,14 @@ pub const ENTRY_KEY_BYTES_MAX: usize = piccolo_raft::command::COMMAND_BYTES_MAX 
 pub const MIN_INDEX_WAIT_MAX: Duration = Duration::from_secs(2);
 /// How long a write waits for a leader.
 pub const LEADER_WAIT_MAX: Duration = Duration::from_secs(3);
-/// `Retry-After` of a 503, seconds.
+/// `Retry-After` of a 503 of the agent, seconds.
 pub const RETRY_AFTER_SECONDS: u64 = 1;
+/// `Retry-After` of a server that has too much to do, seconds: somewhere in this range.
+pub const OVERLOAD_RETRY_AFTER_SECONDS: RangeInclusive<u64> = 1..=8;
+/// The same of one that has no leader, or is loading.
+pub const UNSERVED_RETRY_AFTER_SECONDS: RangeInclusive<u64> = 1..=3;
+/// The same of one whose index may not hold more.
+pub const FULL_RETRY_AFTER_SECONDS: RangeInclusive<u64> = 30..=60;
 
 /// One step of a changed membership, as the command line waits for it.
 pub const MEMBERS_STEP_TIMEOUT: Duration = Duration::from_secs(30);
@@ -42,6 +73,19 @@ pub const LEASE_SECONDS_MAX: u32 = 86_400;
 pub const LEASE_DEFAULT: Duration = Duration::from_secs(31 * 60);
 /// How often the leader looks for leases that have ended.
 pub const LEASE_SWEEP_INTERVAL: Duration = Duration::from_millis(100);
+/// Of a group's hosts one in so many may be hidden within [`HIDE_WINDOW`].
+pub const HIDE_SHARE_OF_GROUP: usize = 100;
+/// As many may in any case, hosts.
+pub const HIDES_PER_GROUP_MIN: usize = 10;
+/// See [`HIDE_SHARE_OF_GROUP`].
+pub const HIDE_WINDOW: Duration = Duration::from_secs(1);
+/// Hosts of all groups that one look hides; the next one goes on.
+pub const HIDES_PER_SWEEP_MAX: usize = 1_024;
+/// Hidden hosts that one look forgets.
+pub const FORGETS_PER_SWEEP_MAX: usize = 64;
+/// For so long a leader has seen a host hidden before it forgets it, whatever the wall clock says,
+/// unless [`FORGET_AFTER_DEFAULT`] is set to less.
+pub const FORGET_SEEN_MIN: Duration = Duration::from_secs(60 * 60);
 /// `Hide` and `Forget` proposals on their way at once.
 pub const LEASE_PROPOSALS_MAX: usize = 64;
 /// How long a hidden holder's inventory is kept.
@@ -228,8 +272,9 @@ pub const ORIGINS_MAX: usize = 256;
 pub const LOOKUP_CONCLUSIVE_MIN: Duration = Duration::from_millis(250);
 /// So many of them in a row do.
 pub const LOOKUPS_CONCLUSIVE: usize = 5;
-/// Time between two looks of the breaker for a server that answers.
-pub const BREAKER_PROBE_INTERVAL: Duration = Duration::from_millis(500);
+/// First and longest pause between two looks of the breaker for a server that answers; in between it
+/// doubles, with jitter.
+pub const BREAKER_PROBE_PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(4));
 /// Second try to abort the ingest of bad bytes: containerd may still have been writing.
 pub const ABORT_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// How long the mirror remembers under which name it was asked for content that may not be shared.
@@ -247,6 +292,8 @@ pub const UPLOADS_MAX_DEFAULT: usize = 64;
 pub const ADVERTISE_COALESCE: Duration = Duration::from_millis(50);
 /// Time between two heartbeats of an agent; a little more or less, so that a fleet spreads.
 pub const HEARTBEAT_INTERVAL_DEFAULT: Duration = Duration::from_secs(30);
+/// An agent that is told to come back later (`Retry-After`) waits no longer than this.
+pub const RETRY_AFTER_HONOURED_MAX: Duration = Duration::from_secs(120);
 /// Reports of an agent that wait to be sent; further ones are dropped.
 pub const REPORTS_QUEUED_MAX: usize = 256;
 /// The same trouble with the same holder is reported once in this time.
@@ -260,6 +307,10 @@ pub const ORIGIN_PROBE_TTL: Duration = Duration::from_secs(10);
 /// How long the origin may take to answer.
 pub const ORIGIN_PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
+const _: () = assert!(BEAT_CHANGES_WAITING_MAX < WRITES_WAITING_MAX);
+const _: () = assert!(HOLDER_WRITES_WAITING_MAX * 16 < WRITES_WAITING_MAX);
+const _: () = assert!(REQUEST_KEYS_MAX as u64 <= INDEX_KEYS_OF_A_HOLDER_MAX);
+const _: () = assert!(API_BODIES_BYTES_MAX >= 4 * API_BODY_BYTES_MAX);
 const _: () = assert!(REPORT_AGAIN_AFTER.as_secs() < REPORT_TTL.as_secs());
 const _: () = assert!(REPORT_TTL.as_secs() < REPORT_WRONG_TTL.as_secs());
 /// I4: what a frozen agent may cost a pull.

@@ -1,17 +1,19 @@
 //! A discovery server: the API over the replicated index.
 //!
 //! A request goes through [`routes`] to the file of its endpoint. Lookups are answered from the
-//! index at once ([`findkey`], [`ranking`]). Writes ([`advertise`], [`withdraw`], [`sync`]) are read
-//! by [`request`], brought to the leader by [`forward`], one at a time for each holder ([`locks`]),
-//! cut into log [`entries`] and proposed ([`mod@write`]). Keepalives ([`keepalive`]) renew [`leases`] in
-//! the leader's memory; [`lease_task`] proposes what follows when one ends. What nodes [`mod@report`] of
-//! holders changes the order of answers for a while.
+//! index at once ([`findkey`], [`ranking`]). Writes ([`advertise`], [`withdraw`], [`sync`]) are taken
+//! in within bounds ([`intake`], [`pace`]), read by [`request`], brought to the leader by [`forward`], one
+//! at a time for each holder ([`locks`]), held to the limits of the index ([`capacity`]), cut into log
+//! [`entries`] and proposed ([`mod@write`]). Keepalives ([`keepalive`]) renew [`leases`] in the leader's
+//! memory; [`lease_task`] proposes what follows when one ends. What nodes [`mod@report`] of holders
+//! changes the order of answers for a while.
 
 pub mod addresses;
 pub mod advertise;
 pub mod app;
 pub mod body;
 pub mod capabilities;
+pub mod capacity;
 pub mod entries;
 pub mod error;
 pub mod findkey;
@@ -19,12 +21,14 @@ pub mod fleet;
 pub mod forward;
 pub mod health;
 pub mod hosts;
+pub mod intake;
 pub mod keepalive;
 pub mod lease_task;
 pub mod leases;
 pub mod locks;
 pub mod members;
 pub mod metrics;
+pub mod pace;
 pub mod query;
 pub mod ranking;
 pub mod report;

@@ -1,24 +1,37 @@
 //! Black-box benchmarks of the real binary: rates and CPU beside nginx, pull times beside a
 //! registry. Writes RESULTS.md and plots.
 
+mod agents;
 mod client;
+mod cluster;
 mod compare;
+mod crowd;
 mod daemons;
-#[allow(dead_code)] // the scenarios of issue 5 use it
+mod drive;
+mod enroll;
+mod findkey;
 mod fleet;
+mod http_load;
+mod jitter;
 mod layout;
 mod load;
+mod mariadb;
+mod meter;
+mod names;
 mod net;
 mod nginx;
 mod piccolo;
 mod plot;
 mod process;
 mod pull;
+mod register;
 mod relay;
 mod report;
 mod serve;
 mod side;
+mod sizes;
 mod stats;
+mod steady;
 mod usage;
 
 use std::path::PathBuf;
@@ -28,6 +41,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 
 use compare::Grid;
+use fleet::Fleet;
 use load::Load;
 use report::Report;
 
@@ -53,9 +67,56 @@ enum Scenario {
     RelayCapped,
     /// Real containerds: time to findable, pull beside the registry, memory (as root).
     Pull,
+    /// Heartbeats of a fleet that starts at once, simulated.
+    Jitter,
+    /// Cold registration of a fleet into three servers, beside MariaDB.
+    Register {
+        /// How often.
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+        repeats: u32,
+    },
+    /// A registered fleet pulls one new image within a minute.
+    Crowd(crowd::CrowdArgs),
+    /// A registered fleet at its everyday rates.
+    Steady(steady::SteadyArgs),
+    /// Memory, disk, restart and snapshot of a server by the number of pairs.
+    Sizes {
+        /// Millions of pairs.
+        #[arg(long, value_delimiter = ',', default_value = "1,5,20")]
+        millions: Vec<f64>,
+        /// Connections that are open while memory is measured at the largest size.
+        #[arg(long, default_value_t = 5_000)]
+        open: usize,
+    },
+    /// Part of `sizes`, in a process of its own.
+    #[command(hide = true)]
+    SnapshotPart(sizes::part::Part),
+    /// Lookups beside a constant answer and the Go Piccolo's query on MariaDB.
+    Findkey,
     /// All of them.
     All,
+    /// One of findkey's sides.
+    #[command(hide = true)]
+    ServeConstant(findkey::constant::Options),
+    /// One of findkey's sides.
+    #[command(hide = true)]
+    ServeMariadb(mariadb::Options),
 }
+
+/// Scenarios that `all` runs, by the names of their commands.
+const ALL: [&str; 11] = [
+    "loopback",
+    "veth",
+    "relay",
+    "relay-capped",
+    "pull",
+    "findkey",
+    "register",
+    "crowd",
+    "steady",
+    "sizes",
+    "jitter",
+];
 
 /// What all scenarios share.
 #[derive(Args, Clone, Debug)]
@@ -85,10 +146,15 @@ struct Settings {
     /// Length of one sample.
     #[arg(long, global = true, default_value = "250", value_parser = milliseconds, value_name = "MS")]
     window: Duration,
+    /// Agents of a simulated fleet.
+    #[arg(long, global = true, default_value_t = 50_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    agents: u64,
     /// Layers of the image that `pull` pulls.
     #[arg(long, global = true, value_delimiter = ',', value_parser = stats::parse_size,
           default_value = "1MiB,15MiB,64MiB,120MiB")]
     layers: Vec<u64>,
+    #[command(flatten)]
+    findkey: findkey::Options,
 }
 
 fn milliseconds(text: &str) -> Result<Duration, String> {
@@ -99,6 +165,10 @@ fn milliseconds(text: &str) -> Result<Duration, String> {
 impl Settings {
     fn piccolo(&self) -> Option<PathBuf> {
         (!self.without_piccolo).then(|| self.binary.clone())
+    }
+
+    fn fleet(&self) -> Fleet {
+        Fleet::FULL.with_hosts(self.findkey.hosts)
     }
 
     fn wants(&self, variant: &str) -> bool {
@@ -121,6 +191,12 @@ impl Settings {
 
 fn main() -> Result<()> {
     let Cli { scenario, settings } = Cli::parse();
+    match &scenario {
+        Scenario::ServeConstant(options) => return findkey::constant::serve(options),
+        Scenario::ServeMariadb(options) => return mariadb::serve(options),
+        Scenario::SnapshotPart(part) => return sizes::part::run(part),
+        _ => {}
+    }
     if settings.piccolo().is_some_and(|binary| !binary.is_file()) {
         bail!(
             "there is no {}: run `make build` (tests: `cargo test --workspace`)",
@@ -130,7 +206,9 @@ fn main() -> Result<()> {
     let report = Report::new(&settings.out, settings.piccolo().as_deref())?;
     let scenarios = match scenario {
         Scenario::All => {
-            vec![Scenario::Loopback, Scenario::Veth, Scenario::Relay, Scenario::RelayCapped, Scenario::Pull]
+            // Each with the defaults that it has on the command line.
+            let named = |name: &&str| Cli::try_parse_from(["piccolo-bench", name]).map(|cli| cli.scenario);
+            ALL.iter().map(named).collect::<Result<_, _>>()?
         }
         one => vec![one],
     };
@@ -142,7 +220,21 @@ fn main() -> Result<()> {
             Scenario::Veth => serve::veth(&settings, &report, folder.path())?,
             Scenario::Relay => relay::uncapped(&settings, &report, folder.path())?,
             Scenario::RelayCapped => relay::capped(&settings, &report, folder.path())?,
-            Scenario::Pull | Scenario::All => pull::pull(&settings, &report, folder.path())?,
+            Scenario::Jitter => jitter::jitter(settings.agents as usize, &report)?,
+            Scenario::Register { repeats } => register::register(&settings, repeats, &report, folder.path())?,
+            Scenario::Crowd(args) => crowd::crowd(&settings, &args, &report, folder.path())?,
+            Scenario::Steady(args) => steady::steady(&settings, &args, &report, folder.path())?,
+            Scenario::Sizes { millions, open } => {
+                sizes::sizes(&settings, &millions, open, &report, folder.path())?;
+            }
+            Scenario::Pull => pull::pull(&settings, &report, folder.path())?,
+            Scenario::Findkey => findkey::findkey(&settings, &report, folder.path())?,
+            Scenario::All
+            | Scenario::SnapshotPart(_)
+            | Scenario::ServeConstant(_)
+            | Scenario::ServeMariadb(_) => {
+                unreachable!("taken apart above")
+            }
         }
     }
     Ok(())

@@ -6,6 +6,10 @@ use std::fmt::Write as _;
 use crate::compare::{Cell, Comparison};
 use crate::stats::{Spread, size_text};
 
+mod lines;
+
+pub(crate) use lines::lines;
+
 const PANEL_WIDTH: f64 = 260.0;
 const PANEL_HEIGHT: f64 = 200.0;
 const GAP: f64 = 60.0;
@@ -115,19 +119,19 @@ fn tick_step(highest: f64) -> f64 {
     steps.into_iter().rev().find(|step| highest / step >= 4.0).unwrap_or(power)
 }
 
-fn line(svg: &mut String, from: (f64, f64), to: (f64, f64), colour: &str) {
+pub(crate) fn line(svg: &mut String, from: (f64, f64), to: (f64, f64), colour: &str) {
     let ((x1, y1), (x2, y2)) = (from, to);
     writeln!(svg, "<line x1=\"{x1:.1}\" y1=\"{y1:.1}\" x2=\"{x2:.1}\" y2=\"{y2:.1}\" stroke=\"{colour}\"/>")
         .expect("a string takes everything");
 }
 
-fn text(svg: &mut String, x: f64, y: f64, anchor: &str, words: &str) {
+pub(crate) fn text(svg: &mut String, x: f64, y: f64, anchor: &str, words: &str) {
     let words = escape(words);
     writeln!(svg, "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{words}</text>")
         .expect("a string takes everything");
 }
 
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 

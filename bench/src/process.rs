@@ -36,8 +36,30 @@ impl Process {
         self.child.id()
     }
 
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = Pid::from_raw(self.child.id().cast_signed()).expect("a pid is not zero");
+        kill_process(pid, signal).context("could not signal a child")
+    }
+
+    /// Waits until it has ended by itself or by a signal.
+    pub(crate) fn wait_end(mut self, time: Duration) -> Result<()> {
+        let child = &mut self.child;
+        within("a child ends", time, || child.try_wait().context("could not look after a child"))?;
+        Ok(())
+    }
+
     pub(crate) fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    /// Asks it to end, and gives it `time` to do so in good order.
+    pub(crate) fn stop(mut self, time: Duration) -> Result<()> {
+        let pid = Pid::from_raw(self.child.id().cast_signed()).expect("a pid is not zero");
+        kill_process(pid, Signal::TERM).context("could not stop a child")?;
+        let child = &mut self.child;
+        within("a child ends", time, || child.try_wait().context("could not look after a child"))?;
+        Ok(())
     }
 
     /// Polls until `ready` gives a value; fails early when the process ends.

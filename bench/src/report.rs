@@ -14,7 +14,20 @@ const HEAD: &str = "# Results\n\nWritten by `piccolo-bench` (`make bench`); each
     Ratios count, bare rates belong to the machine. *idle*: share of all CPUs that did nothing while Piccolo was \
     measured; *others*: share taken by processes that are not part of the bench.\n";
 /// In this order in the file.
-const SECTIONS: [&str; 5] = ["loopback", "veth", "relay", "relay-capped", "pull"];
+const SECTIONS: [&str; 12] = [
+    "loopback",
+    "veth",
+    "relay",
+    "relay-capped",
+    "pull",
+    "findkey",
+    "register",
+    "crowd",
+    "steady",
+    "sizes",
+    "micro",
+    "jitter",
+];
 
 /// Where results go.
 pub(crate) struct Report {

@@ -1,5 +1,7 @@
 //! CPU time and memory as the kernel counts them in `/proc`.
 
+pub(crate) mod process;
+
 use std::collections::BTreeMap;
 use std::fs;
 

@@ -89,7 +89,62 @@ fn a_capped_relay_is_compared_with_proxy_pass() {
 }
 
 #[test]
+fn the_heartbeats_of_a_fleet_are_plotted() {
+    let (results, plots) = run("jitter", &["--without-piccolo", "--agents", "2000"]);
+    assert!(results.contains("| started in the same second | 0–300 |"), "{results}");
+    assert_eq!(plots, ["jitter-outage.svg", "jitter.svg"]);
+}
+
+#[test]
 fn a_pull_from_a_neighbour_is_timed_beside_the_registry() {
     let (results, _) = with_piccolo("pull", &["--layers", "1MiB,17MiB"]);
     assert!(results.contains("| `ctr content fetch` |") && results.contains("| agent 2 |"), "{results}");
+}
+
+#[test]
+fn a_whole_fleet_registers_in_three_servers() {
+    let (results, plots) = with_piccolo("register", &["--hosts", "100", "--repeats", "1"]);
+    assert!(results.contains("100 hosts × 400 keys = 40000 pairs"), "{results}");
+    assert!(results.contains("| last round: answers | 201: 100"), "{results}");
+    assert_eq!(plots, ["register.svg"]);
+}
+
+#[test]
+fn a_server_is_measured_by_its_number_of_pairs() {
+    let (results, plots) = with_piccolo("sizes", &["--millions", "0.01,0.02", "--open", "50"]);
+    assert!(results.contains("10000 pairs, 25 hosts | 20000 pairs, 50 hosts |"), "{results}");
+    assert!(
+        results.contains("| the same over an equal state |") && results.contains("(50 open)"),
+        "{results}"
+    );
+    assert_eq!(plots, ["sizes-memory.svg"]);
+}
+
+#[test]
+fn a_crowd_pulls_one_image() {
+    let arguments =
+        ["--hosts", "40", "--seconds", "2", "--pull-seconds", "1", "--coalesced", "3", "--whole-only"];
+    let (results, plots) = with_piccolo("crowd", &arguments);
+    assert!(results.contains("| 3 | 3 | 100 % |") && results.contains("| 1 | 3 | 100 % |"), "{results}");
+    assert_eq!(plots, ["crowd-1-3.svg", "crowd-3-3.svg"]);
+}
+
+#[test]
+fn a_fleet_lives_from_day_to_day() {
+    let arguments = ["--hosts", "60", "--seconds", "3", "--warm-up-seconds", "1"];
+    let (results, plots) = with_piccolo("steady", &arguments);
+    assert!(results.contains("| leader |") && results.contains("asked for a sync: 0."), "{results}");
+    assert_eq!(plots, ["steady.svg"]);
+}
+
+#[test]
+fn lookups_are_compared_with_a_constant_answer_and_mariadb() {
+    let (results, plots) = with_piccolo("findkey", &["--hosts", "60", "--askers", "4"]);
+    for row in
+        ["| 60 holders (all) | native | Piccolo |", "| mix | Go | MariaDB |", "| mix | native | constant |"]
+    {
+        assert!(results.contains(row), "{row} is missing:\n{results}");
+    }
+    assert!(results.contains("24000 pairs: 60 hosts × 400 keys"), "{results}");
+    assert_eq!(plots, ["findkey-p99.svg", "findkey-rate.svg"]);
 }

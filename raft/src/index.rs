@@ -12,9 +12,12 @@
 
 mod apply;
 mod changes;
+mod groups;
 mod host;
 pub(crate) mod inventory;
 mod keys;
+mod lists;
+mod order;
 mod postings;
 mod slots;
 pub(crate) mod state;
@@ -31,7 +34,7 @@ use tokio::sync::watch;
 
 pub use changes::HostChanges;
 pub use host::{HostRecord, address_key};
-pub use postings::{ByAddress, Postings};
+pub use postings::Postings;
 pub use state::Counts;
 pub use state_machine::{SnapshotBuilder, StateMachine};
 
@@ -175,6 +178,11 @@ impl Index {
             keys.insert(crate::format::decode::<Key>("key", bytes.value())?);
         }
         Ok(Some(keys))
+    }
+
+    /// Whether any host, hidden or not, is in `group`.
+    pub fn has_group(&self, group: &str) -> bool {
+        self.state().groups.id(group).is_some()
     }
 
     /// How much the index holds.

@@ -132,7 +132,7 @@ impl SnapshotData {
     }
 
     /// What [`crate::index::Index::install`] takes; a view is read and verified like a received one.
-    pub(crate) fn into_received(self, meta: &SnapshotMeta) -> Result<Received, SnapshotError> {
+    pub fn into_received(self, meta: &SnapshotMeta) -> Result<Received, SnapshotError> {
         let received = match self.0 {
             Source::Received(received) => *received,
             Source::View(chunks) => {

@@ -10,10 +10,11 @@ use futures_util::future::BoxFuture;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
+use super::inventory::backoff::Backoff;
 use crate::api::FindQuery;
 use crate::api::client::{Client, ClientError};
 use crate::limits::{
-    BREAKER_PROBE_INTERVAL, CANDIDATES, LOOKUP_CONCLUSIVE_MIN, LOOKUP_TIMEOUT_MAX, LOOKUPS_CONCLUSIVE,
+    BREAKER_PROBE_PAUSE, CANDIDATES, LOOKUP_CONCLUSIVE_MIN, LOOKUP_TIMEOUT_MAX, LOOKUPS_CONCLUSIVE,
 };
 use crate::oci::Digest;
 use crate::task::Stop;
@@ -161,6 +162,7 @@ impl Discovery {
             if stop.run_until_cancelled(self.opened.notified()).await.is_none() {
                 return Ok(());
             }
+            let mut backoff = Backoff::new(BREAKER_PROBE_PAUSE.0, BREAKER_PROBE_PAUSE.1);
             while self.is_open() {
                 if !matches!(self.ask(&nobody_has, LOOKUP_TIMEOUT_MAX).await, Err(LookupError::NoServer(_))) {
                     self.open.store(false, Ordering::Release);
@@ -168,7 +170,7 @@ impl Discovery {
                     ::metrics::gauge!("piccolo_discovery_reachable").set(1.0);
                     break;
                 }
-                let pause = stop.run_until_cancelled(tokio::time::sleep(BREAKER_PROBE_INTERVAL));
+                let pause = stop.run_until_cancelled(tokio::time::sleep(backoff.next_pause()));
                 if pause.await.is_none() {
                     return Ok(());
                 }

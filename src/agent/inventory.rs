@@ -5,7 +5,7 @@
 //! in the order when its scan starts, and what changes meanwhile is sent after it. What the store
 //! cannot vouch for leads to a new watch and a new scan; a scan that fails deletes nothing (I3).
 
-mod backoff;
+pub mod backoff;
 mod discovery;
 #[cfg(test)]
 mod fake;

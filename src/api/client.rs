@@ -94,6 +94,16 @@ pub enum ClientError {
     },
 }
 
+impl ClientError {
+    /// When the servers want to be asked again, if they said so.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Unavailable { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+}
+
 /// One server that was asked in vain.
 #[derive(Debug, Clone)]
 pub struct Attempt {

@@ -4,19 +4,25 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use piccolo_raft::cluster::Node;
+use piccolo_raft::command::Holder;
 use piccolo_raft::index::Index;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
 
 use super::error::ApiError;
 use super::fleet::{Fleet, Usage};
+use super::intake::Bodies;
 use super::leases::Leases;
-use super::locks::HolderLocks;
+use super::locks::{HolderLocks, Place, Turn};
+use super::pace::Pace;
 use super::report::Reporting;
 use super::request::{HolderPolicy, Rules};
 use crate::api::client::{HttpClient, http_client};
 use crate::clock::SharedClock;
-use crate::limits::WRITES_WAITING_MAX;
+use crate::limits::{
+    BEAT_CHANGES_WAITING_MAX, HOLDER_BEATS_WAITING_MAX, HOLDER_WRITES_WAITING_MAX, SYNC_BURST, SYNC_EVERY,
+    WRITES_WAITING_MAX,
+};
 use crate::task::Stop;
 
 /// A server that serves.
@@ -31,8 +37,8 @@ pub struct App {
     pub clock: SharedClock,
     /// Forwards writes to the leader.
     pub http: HttpClient,
-    /// The leader's turn for each holder.
-    pub locks: HolderLocks,
+    /// What bodies at hand take up.
+    pub bodies: Bodies,
     /// Writes run here to their end, whether or not their client waits: the next write of the
     /// holder must find their effect.
     pub writes: TaskTracker,
@@ -48,6 +54,27 @@ pub struct App {
     /// 0: none.
     leading_term: Mutex<u64>,
     writes_waiting: Arc<Semaphore>,
+    /// Each holder's writes.
+    writes_of: HolderLocks,
+    /// Keepalives that have something to propose.
+    beat_changes_waiting: Arc<Semaphore>,
+    /// Each holder's of them.
+    beat_changes_of: HolderLocks,
+    syncs: Mutex<Pace>,
+}
+
+/// A place among the writes that wait, of all holders and of one.
+#[derive(Debug)]
+pub struct WritePlace {
+    of_holder: Place,
+    _of_all: OwnedSemaphorePermit,
+}
+
+impl WritePlace {
+    /// Waits for the holder's turn.
+    pub async fn turn(&self) -> Turn {
+        self.of_holder.turn().await
+    }
 }
 
 impl App {
@@ -59,7 +86,7 @@ impl App {
             holders,
             clock,
             http: http_client(),
-            locks: HolderLocks::default(),
+            bodies: Bodies::default(),
             writes: TaskTracker::new(),
             reports: Reporting::default(),
             remote_operators: false,
@@ -68,6 +95,10 @@ impl App {
             fleet: Mutex::default(),
             leading_term: Mutex::new(0),
             writes_waiting: Arc::new(Semaphore::new(WRITES_WAITING_MAX)),
+            writes_of: HolderLocks::new(HOLDER_WRITES_WAITING_MAX),
+            beat_changes_waiting: Arc::new(Semaphore::new(BEAT_CHANGES_WAITING_MAX)),
+            beat_changes_of: HolderLocks::new(HOLDER_BEATS_WAITING_MAX),
+            syncs: Mutex::new(Pace::new(SYNC_BURST, SYNC_EVERY)),
         }
     }
 
@@ -86,9 +117,36 @@ impl App {
         self.leads().then(|| self.fleet().sums())
     }
 
+    /// Whether a write, or a keepalive, would find a place now.
+    pub fn has_place_for_write(&self) -> bool {
+        self.writes_waiting.available_permits() > 0
+    }
+
     /// A place among the writes that wait, or 503.
-    pub fn place_for_write(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+    pub fn place_for_write(&self, holder: &Holder) -> Result<WritePlace, ApiError> {
+        let of_all = self.place_for_keepalive()?;
+        let of_holder = self.writes_of.enter(holder).ok_or(ApiError::HolderBusy)?;
+        Ok(WritePlace { of_holder, _of_all: of_all })
+    }
+
+    /// A place for a keepalive, or 503: on a server that does not lead it waits as a write does.
+    pub fn place_for_keepalive(&self) -> Result<OwnedSemaphorePermit, ApiError> {
         Arc::clone(&self.writes_waiting).try_acquire_owned().map_err(|_| ApiError::Overloaded)
+    }
+
+    /// A place among the keepalives that have something to propose, or 503. They are fewer than the
+    /// writes, so that a fleet that comes back leaves room for those.
+    pub fn place_for_beat_change(&self, holder: &Holder) -> Result<WritePlace, ApiError> {
+        let of_all = Arc::clone(&self.beat_changes_waiting).try_acquire_owned();
+        let of_all = of_all.map_err(|_| ApiError::Overloaded)?;
+        let of_holder = self.beat_changes_of.enter(holder).ok_or(ApiError::HolderBusy)?;
+        Ok(WritePlace { of_holder, _of_all: of_all })
+    }
+
+    /// One sync of a holder more, or 503 if it syncs in a loop.
+    pub fn pace_of_syncs(&self, holder: &Holder) -> Result<(), ApiError> {
+        let mut syncs = self.syncs.lock().expect("nothing panics with it in hand");
+        syncs.take(holder, self.now()).map_err(|again_after| ApiError::TooManySyncs { again_after })
     }
 
     /// What requests are held to now.

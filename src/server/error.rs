@@ -1,5 +1,8 @@
 //! Errors of the API, and the one place where they become HTTP.
 
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
 use axum::Json;
 use axum::http::header::RETRY_AFTER;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -7,10 +10,15 @@ use axum::response::{IntoResponse, Response};
 use piccolo_raft::cluster::ProposeError;
 use piccolo_raft::command::Pair;
 use piccolo_raft::index::IndexError;
+use rand::Rng;
 
 use super::body::FormatError;
+use super::capacity::Full;
 use crate::api::{Message, WriteResponse, header};
-use crate::limits::{API_BODY_BYTES_MAX, API_BODY_READ_TIMEOUT, MIN_INDEX_WAIT_MAX, RETRY_AFTER_SECONDS};
+use crate::limits::{
+    API_BODY_BYTES_MAX, API_BODY_READ_TIMEOUT, FULL_RETRY_AFTER_SECONDS, MIN_INDEX_WAIT_MAX,
+    OVERLOAD_RETRY_AFTER_SECONDS, SYNC_EVERY, UNSERVED_RETRY_AFTER_SECONDS,
+};
 
 /// Why a request has no good answer.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +68,18 @@ pub enum ApiError {
     /// Too much waits already. Nothing was done.
     #[error("overloaded, try again later")]
     Overloaded,
+    /// Too much of this holder waits already. Nothing was done.
+    #[error("too many requests of this holder wait, try again later")]
+    HolderBusy,
+    /// This holder syncs in a loop. Nothing was done.
+    #[error("this holder syncs too often, one each {} s is enough", SYNC_EVERY.as_secs())]
+    TooManySyncs {
+        /// When the next one is taken.
+        again_after: Duration,
+    },
+    /// The index may not hold more. Nothing was done.
+    #[error("could not add to the index: {0}")]
+    Full(#[from] Full),
     /// This server cannot serve yet, or no longer. Nothing was done.
     #[error("{reason}")]
     NotServing {
@@ -126,15 +146,35 @@ impl ApiError {
             ApiError::NotLeader { .. }
             | ApiError::NoLeader
             | ApiError::Overloaded
+            | ApiError::HolderBusy
+            | ApiError::TooManySyncs { .. }
             | ApiError::NotServing { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            ApiError::Full(_) => StatusCode::INSUFFICIENT_STORAGE,
             ApiError::OutcomeUnknown | ApiError::MinIndexTimeout { .. } => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+
+    /// From when to when whoever was refused may come back: a herd that is refused together must not
+    /// come back together.
+    fn retry_after_seconds(&self) -> Option<RangeInclusive<u64>> {
+        match self {
+            ApiError::Overloaded | ApiError::HolderBusy => Some(OVERLOAD_RETRY_AFTER_SECONDS),
+            ApiError::TooManySyncs { again_after } => {
+                let soonest = again_after.as_secs() + 1;
+                Some(soonest..=soonest + SYNC_EVERY.as_secs())
+            }
+            ApiError::NotLeader { .. } | ApiError::NoLeader | ApiError::NotServing { .. } => {
+                Some(UNSERVED_RETRY_AFTER_SECONDS)
+            }
+            ApiError::Full(_) => Some(FULL_RETRY_AFTER_SECONDS),
+            _ => None,
         }
     }
 
     fn headers(&self) -> HeaderMap {
         let mut headers = HeaderMap::new();
-        if self.status() == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
+        if let Some(seconds) = self.retry_after_seconds() {
+            headers.insert(RETRY_AFTER, HeaderValue::from(rand::rng().random_range(seconds)));
         }
         if let ApiError::NotLeader { leader } = self {
             let leader = HeaderValue::from_str(leader).unwrap_or(HeaderValue::from_static(""));

@@ -6,24 +6,24 @@ use axum::Json;
 use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use piccolo_raft::command::{Command, Reply};
+use piccolo_raft::command::{Command, Holder, Reply};
 use piccolo_raft::index::HostRecord;
 
 use super::app::App;
 use super::error::ApiError;
 use super::forward::{ForLeader, to_leader};
-use super::leases::{Known, Verdict, judge};
+use super::intake;
+use super::leases::{Beat, Known, Verdict, judge};
 use super::report;
 use super::request::{self, AcceptedBeat};
-use super::write::read_body;
 use crate::api::{KeepaliveResponse, path};
 
 /// Answers one keepalive.
 pub async fn handle(app: &Arc<App>, incoming: Request) -> Result<Response, ApiError> {
     let forwarded = ForLeader::is_forwarded(incoming.headers());
-    let body = read_body(incoming).await?;
+    let (body, _share) = intake::read_write(app, incoming).await?;
+    let _place = app.place_for_keepalive()?;
     let accepted = request::keepalive(&body, app.rules())?;
-    let _place = app.place_for_write()?;
     let request = ForLeader { path: path::KEEPALIVE, body, forwarded, repeatable: true };
     let answer = to_leader(app, request, || decide(app, &accepted)).await?;
     if answer.status().is_success() {
@@ -40,20 +40,35 @@ async fn decide(app: &App, accepted: &AcceptedBeat) -> Result<Response, ApiError
     if let Some(usage) = usage.filter(|_| record.is_some()) {
         app.fleet().hear(holder, usage);
     }
-    let visible = record.as_ref().is_some_and(HostRecord::is_visible);
-    let shown = commands.iter().any(|command| matches!(command, Command::Unhide { .. }));
+    if record.as_ref().is_some_and(HostRecord::is_visible) {
+        app.leases().renew(holder, beat.ttl_seconds.unwrap_or(0), app.now());
+    }
+    if !commands.is_empty() {
+        resync = change(app, holder, beat).await?;
+    }
+    let message = "keep alive success".to_owned();
+    let body = KeepaliveResponse { success: true, message, resync };
+    Ok((StatusCode::CREATED, Json(body)).into_response())
+}
+
+/// Proposes what a keepalive changes; whether the holder is to sync. A fleet that comes back after a cut
+/// does this once a host, so only so many wait, and one holder that repeats itself waits for itself.
+async fn change(app: &App, holder: &Holder, beat: &Beat) -> Result<bool, ApiError> {
+    let place = app.place_for_beat_change(holder)?;
+    let _turn = place.turn().await;
+    // Another keepalive of the same holder may have done it meanwhile.
+    let record = app.index.host(holder);
+    let Verdict { mut resync, commands } = judge(holder, record.as_ref().map(known).as_ref(), beat);
     // A hidden host that stays hidden has no lease: any later change of its record would look as if
     // it had been heard of while it was being hidden.
-    if visible || shown {
+    if commands.iter().any(|command| matches!(command, Command::Unhide { .. })) {
         app.leases().renew(holder, beat.ttl_seconds.unwrap_or(0), app.now());
     }
     for command in commands {
         // Forgotten since we looked.
         resync |= app.node.propose(command).await?.reply == Reply::UnknownHost;
     }
-    let message = "keep alive success".to_owned();
-    let body = KeepaliveResponse { success: true, message, resync };
-    Ok((StatusCode::CREATED, Json(body)).into_response())
+    Ok(resync)
 }
 
 fn known(record: &HostRecord) -> Known {

@@ -63,7 +63,7 @@ async fn begin(app: &App, term: u64) -> Option<Followed> {
     let HostChanges { index, changed, .. } = app.index.hosts_changed_since(0);
     let hosts = changed.len();
     *app.fleet() = Fleet::default();
-    app.leases().begin_term(changed.into_iter().map(state), app.now());
+    app.leases().begin_term(changed.into_iter().map(state), app.now(), app.clock.unix_ms());
     if app.node.term() != term {
         return None;
     }
@@ -78,11 +78,10 @@ async fn sweep(app: &App, followed: Followed) -> Followed {
         app.leases().pause(app.now());
         return followed;
     }
-    let unix_ms = app.clock.unix_ms();
-    let due = app.leases().sweep(app.now(), unix_ms);
+    let due = app.leases().sweep(app.now());
     let shown = stream::iter(heard_of).map(|holder| show_again(app, holder));
     shown.buffer_unordered(LEASE_PROPOSALS_MAX).collect::<()>().await;
-    let ended = stream::iter(due).map(|due| end(app, due, followed.index, unix_ms));
+    let ended = stream::iter(due).map(|due| end(app, due, followed.index));
     ended.buffer_unordered(LEASE_PROPOSALS_MAX).collect::<()>().await;
     followed
 }
@@ -122,7 +121,7 @@ async fn show_again(app: &App, holder: Holder) {
 }
 
 /// One lease that has ended, or one hidden host to forget.
-async fn end(app: &App, due: Due, followed: u64, unix_ms: u64) {
+async fn end(app: &App, due: Due, followed: u64) {
     let command = match &due {
         Due::Hide(holder) => {
             let Some(record) = app.index.host(holder) else { return };
@@ -134,7 +133,7 @@ async fn end(app: &App, due: Due, followed: u64, unix_ms: u64) {
                 // Written since we looked: the next look renews it.
                 return;
             }
-            let last_write_index = record.last_write_index;
+            let (last_write_index, unix_ms) = (record.last_write_index, app.clock.unix_ms());
             Command::Hide { holder: holder.clone(), last_write_index, unix_ms }
         }
         Due::Forget(holder, hidden_unix_ms) => {

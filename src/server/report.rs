@@ -26,9 +26,9 @@ use super::app::App;
 use super::body::{Fields, FormatError};
 use super::error::ApiError;
 use super::forward::ForLeader;
+use super::intake;
 use super::ranking::Standing;
 use super::request::{self, Rules};
-use super::write::read_body;
 use crate::api::{ReportReason, ReportResponse, default_group, header};
 use crate::http::Connection;
 use crate::task::Stop;
@@ -71,7 +71,7 @@ pub async fn handle(app: &Arc<App>, incoming: Request) -> Result<Response, ApiEr
     let connection = incoming.extensions().get::<Connection>().map(|connection| connection.peer.ip());
     let from = connection.ok_or(ApiError::Internal { reason: "a request without a connection" })?;
     let passed_on = passed_on(app, incoming.headers(), from).await;
-    let body = read_body(incoming).await?;
+    let (body, _share) = intake::read(app, incoming).await?;
     let accepted = accept(&body, app.rules(), passed_on.is_some())?;
     let Accepted { host, holder, key, reason } = accepted;
     if app.index.host(&holder).is_none() {

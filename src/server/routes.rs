@@ -72,7 +72,7 @@ async fn show_status(State(shared): State<Shared>) -> Result<Json<StatusResponse
 }
 
 async fn show_hosts(State(shared): State<Shared>, request: Request) -> Result<Json<HostsResponse>, ApiError> {
-    Ok(Json(hosts::answer(shared.get()?, &Query::parse(request.uri().query()))))
+    Ok(Json(hosts::answer(shared.get()?, &Query::parse(request.uri().query()))?))
 }
 
 async fn list_members(State(shared): State<Shared>, request: Request) -> Result<Response, ApiError> {
@@ -142,7 +142,7 @@ mod tests {
             router.clone().oneshot(request).await.unwrap()
         };
 
-        let waiting: Vec<_> = (0..WRITES_WAITING_MAX).map(|_| app.place_for_write().unwrap()).collect();
+        let waiting: Vec<_> = (0..WRITES_WAITING_MAX).map(|_| app.place_for_keepalive().unwrap()).collect();
         let write = r#"{"holder":"10.0.0.1:1","group":"g","keys":["a:1"]}"#;
         for (target, body) in [
             (path::ADVERTISE, write),
@@ -151,13 +151,13 @@ mod tests {
         ] {
             let answer = ask("POST", target, body).await;
             assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE, "{target}");
-            assert_eq!(answer.headers()["retry-after"], "1");
+            assert!(answer.headers().contains_key("retry-after"), "{target}");
             assert!(!answer.headers().contains_key(header::LEADER), "a client must not ask again at once");
         }
         let lookup = format!("{}?key=a:1&group=g", path::FINDKEY);
         assert_eq!(ask("GET", &lookup, "").await.status(), StatusCode::NOT_FOUND);
         drop(waiting);
-        assert!(app.place_for_write().is_ok());
+        assert!(app.place_for_keepalive().is_ok());
         app.node.shutdown().await;
     }
 
@@ -179,7 +179,7 @@ mod tests {
         for (method, target) in [("GET", lookup.as_str()), ("POST", path::ADVERTISE), ("GET", path::STATUS)] {
             let answer = ask(method, target).await;
             assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE, "{target}");
-            assert_eq!(answer.headers()["retry-after"], "1", "{target}");
+            assert!(answer.headers().contains_key("retry-after"), "{target}");
         }
     }
 }

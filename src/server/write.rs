@@ -2,29 +2,20 @@
 //! holder at a time, and the answer.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Json;
-use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use bytes::{Bytes, BytesMut};
-use http_body::Body as _;
-use http_body_util::BodyExt;
 use piccolo_raft::command::{Command, Reply};
 
-use super::app::App;
+use super::app::{App, WritePlace};
+use super::capacity;
 use super::error::ApiError;
 use super::forward::{ForLeader, to_leader};
+use super::intake::{self, BodyShare};
 use super::request::{self, AcceptedWrite};
 use crate::api::{WriteResponse, header, path};
-use crate::limits::{API_BODY_BYTES_MAX, API_BODY_READ_TIMEOUT};
-
-/// How much of a body over the limit is read on.
-const DISCARD_BYTES_MAX: usize = 2 * API_BODY_BYTES_MAX;
-/// For how long.
-const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Which of the three.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,30 +48,42 @@ impl Kind {
 /// Answers one write.
 pub async fn handle(app: &Arc<App>, kind: Kind, incoming: Request) -> Result<Response, ApiError> {
     let forwarded = ForLeader::is_forwarded(incoming.headers());
-    let body = read_body(incoming).await?;
+    let (body, share) = intake::read_write(app, incoming).await?;
     let write = request::write(&body, app.rules())?;
     if kind != Kind::Sync && write.keys.is_empty() {
         return Err(ApiError::NothingToDo);
     }
-    let _place = app.place_for_write()?;
+    let place = app.place_for_write(&write.holder)?;
     let repeatable = write.pair.is_some();
     let request = ForLeader { path: kind.path(), body, forwarded, repeatable };
-    let write = Arc::new(write);
-    to_leader(app, request, || decide(app, kind, Arc::clone(&write))).await
+    let work = Arc::new(Work { write, place, _share: share });
+    to_leader(app, request, || decide(app, kind, Arc::clone(&work))).await
+}
+
+/// A write at hand with what it takes up: it keeps both to its end, also if its client leaves.
+struct Work {
+    write: AcceptedWrite,
+    place: WritePlace,
+    _share: BodyShare,
 }
 
 /// On the leader. Runs to its end even if the client leaves.
-async fn decide(app: &Arc<App>, kind: Kind, write: Arc<AcceptedWrite>) -> Result<Response, ApiError> {
+async fn decide(app: &Arc<App>, kind: Kind, work: Arc<Work>) -> Result<Response, ApiError> {
+    if kind == Kind::Sync {
+        app.pace_of_syncs(&work.write.holder)?;
+    }
     let task = {
         let app = Arc::clone(app);
         async move {
-            let _turn = app.locks.lock(&write.holder).await;
+            let Work { write, place, .. } = &*work;
+            let _turn = place.turn().await;
+            capacity::check(&app, kind, write)?;
             let index = match kind {
-                Kind::Advertise => super::advertise::apply(&app, &write).await,
-                Kind::Withdraw => super::withdraw::apply(&app, &write).await,
-                Kind::Sync => super::sync::apply(&app, &write).await,
+                Kind::Advertise => super::advertise::apply(&app, write).await,
+                Kind::Withdraw => super::withdraw::apply(&app, write).await,
+                Kind::Sync => super::sync::apply(&app, write).await,
             }?;
-            Ok(answer(kind, &write, index))
+            Ok(answer(kind, write, index))
         }
     };
     app.writes.spawn(task).await.unwrap_or(Err(ApiError::Internal { reason: "a write panicked" }))
@@ -127,45 +130,4 @@ pub async fn propose(app: &App, commands: Vec<Command>) -> Result<u64, ApiError>
 /// What to say of an error when a part of the write may have been applied before it.
 pub fn after_a_part(applied: bool, error: ApiError) -> ApiError {
     if applied && !matches!(error, ApiError::Stale { .. }) { ApiError::OutcomeUnknown } else { error }
-}
-
-/// The whole body, within limits of size and time.
-pub async fn read_body(request: Request<Body>) -> Result<Bytes, ApiError> {
-    let mut body = request.into_body();
-    match tokio::time::timeout(API_BODY_READ_TIMEOUT, collect(&mut body)).await {
-        Ok(Err(ApiError::BodyTooLarge)) => {
-            // A client that still sends would lose the answer to a reset.
-            tokio::time::timeout(DISCARD_TIMEOUT, discard(&mut body)).await.ok();
-            Err(ApiError::BodyTooLarge)
-        }
-        Ok(collected) => collected,
-        Err(_) => Err(ApiError::BodyTooSlow),
-    }
-}
-
-async fn collect(body: &mut Body) -> Result<Bytes, ApiError> {
-    if body.size_hint().lower() > API_BODY_BYTES_MAX as u64 {
-        return Err(ApiError::BodyTooLarge);
-    }
-    let mut collected = BytesMut::new();
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| ApiError::BodyBroken { reason: error.to_string() })?;
-        let Ok(data) = frame.into_data() else { continue };
-        if collected.len() + data.len() > API_BODY_BYTES_MAX {
-            return Err(ApiError::BodyTooLarge);
-        }
-        collected.extend_from_slice(&data);
-    }
-    Ok(collected.freeze())
-}
-
-/// Reads on without keeping it.
-async fn discard(body: &mut Body) {
-    let mut left = DISCARD_BYTES_MAX;
-    while let Some(Ok(frame)) = body.frame().await {
-        left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
-        if left == 0 {
-            return;
-        }
-    }
 }

@@ -5,9 +5,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::host::{HostRecord, HostSlot};
+use super::postings::Postings;
 use super::state::State;
 use crate::command::{Command, Holder, Key, Reply, Write};
-use crate::fingerprint::{Fingerprint, key_fingerprint};
+use crate::fingerprint::Fingerprint;
 
 /// What one write transaction must bring to disk: ids of changed rows, whose values are read from
 /// the state when the batch ends, so that disk and memory cannot differ.
@@ -101,29 +102,17 @@ impl State {
             return stale;
         }
         let mut inventory = batch.take(id);
-        let mut added = BTreeSet::new();
-        let mut sum = Fingerprint::default();
-        for key in &write.keys {
-            let known = self.keys.find(key);
-            if known.is_some_and(|key| inventory.binary_search(&key).is_ok() || added.contains(&key)) {
-                continue;
-            }
-            let key_id = self.keys.acquire(key);
-            if known.is_none() {
-                batch.keys.insert(key_id);
-            }
-            added.insert(key_id);
-            sum.0 = sum.0.wrapping_add(key_fingerprint(key));
-        }
+        let added = self.intern_missing(batch, &inventory, &write.keys);
+        let sum = self.sum_of(&added);
         let changed = added.len();
         if changed > 0 {
             inventory.extend(&added);
             inventory.sort();
         }
         if self.host_slot(id).record.is_visible() {
-            self.post(id, added.into_iter());
+            self.post(id, &added);
         } else {
-            self.post(id, inventory.iter().copied());
+            self.post(id, &inventory);
         }
         if changed > 0 {
             batch.store(id, inventory);
@@ -138,26 +127,49 @@ impl State {
         Reply::Applied { changed: changed as u32 }
     }
 
+    /// Ids of those of `keys` that are not in `inventory`, ascending; one inventory more has them.
+    fn intern_missing(&mut self, batch: &mut Batch, inventory: &[u32], keys: &[Key]) -> Vec<u32> {
+        let mut missing = Vec::with_capacity(keys.len());
+        for key in keys {
+            let (id, new) = self.keys.intern(key);
+            if new {
+                batch.keys.insert(id);
+            }
+            if inventory.binary_search(&id).is_err() {
+                missing.push(id);
+            }
+        }
+        missing.sort_unstable();
+        missing.dedup();
+        for &id in &missing {
+            self.keys.use_again(id, 1);
+        }
+        missing
+    }
+
+    fn sum_of(&self, keys: &[u32]) -> Fingerprint {
+        let fingerprint =
+            |&key: &u32| self.keys.fingerprint(key).expect("an inventory holds ids in use only");
+        Fingerprint(keys.iter().map(fingerprint).fold(0, u128::wrapping_add))
+    }
+
     fn withdraw(&mut self, batch: &mut Batch, index: u64, write: &Write, id: u32) -> Reply {
         if let Some(stale) = self.stale(id, write) {
             return stale;
         }
         let mut inventory = batch.take(id);
-        let mut removed = BTreeSet::new();
-        let mut sum = Fingerprint::default();
-        for key in &write.keys {
-            let Some(key_id) = self.keys.find(key) else { continue };
-            if inventory.binary_search(&key_id).is_ok() && removed.insert(key_id) {
-                sum.add(key);
-            }
-        }
-        inventory.retain(|key| !removed.contains(key));
+        let held = |key: &Key| self.keys.find(key).filter(|id| inventory.binary_search(id).is_ok());
+        let mut removed: Vec<u32> = write.keys.iter().filter_map(held).collect();
+        removed.sort_unstable();
+        removed.dedup();
+        let sum = self.sum_of(&removed);
+        inventory.retain(|key| removed.binary_search(key).is_err());
         if self.host_slot(id).record.is_visible() {
-            self.unpost(id, removed.iter().copied());
+            self.unpost(id, &removed);
         } else {
-            self.post(id, inventory.iter().copied());
+            self.post(id, &inventory);
         }
-        self.release_keys(batch, removed.iter().copied());
+        self.release_keys(batch, &removed);
         if removed.is_empty() {
             batch.load(id, inventory);
         } else {
@@ -198,10 +210,10 @@ impl State {
 
     fn set_host(&mut self, batch: &mut Batch, index: u64, id: u32, zone: &str, ttl_seconds: u32) -> Reply {
         let record = &self.host_slot(id).record;
-        let moves = record.is_visible() && record.zone != zone;
-        let inventory = batch.take(id);
-        if moves {
-            self.unpost(id, inventory.iter().copied());
+        let (before, posted) = (record.zone.clone(), record.is_visible());
+        let moves = before != zone;
+        if moves && posted {
+            self.unpost(id, batch.inventory(id));
         }
         self.update_host(batch, index, id, |record| {
             zone.clone_into(&mut record.zone);
@@ -209,9 +221,12 @@ impl State {
             record.last_write_index = index;
         });
         if moves {
-            self.post(id, inventory.iter().copied());
+            let slot = self.hosts.get(id).expect("ids come from this state");
+            self.groups.get_mut(slot.group).move_zone(&mut self.labels, id, slot, &before);
         }
-        batch.load(id, inventory);
+        if moves && posted {
+            self.post(id, batch.inventory(id));
+        }
         DONE
     }
 
@@ -222,7 +237,7 @@ impl State {
         }
         // Hidden before: `forget_after` counts from the first time.
         if record.is_visible() {
-            self.unpost(id, batch.inventory(id).iter().copied());
+            self.unpost(id, batch.inventory(id));
             self.update_host(batch, index, id, |record| record.hidden_unix_ms = Some(unix_ms));
         }
         DONE
@@ -230,7 +245,7 @@ impl State {
 
     fn unhide(&mut self, batch: &mut Batch, index: u64, id: u32) -> Reply {
         if !self.host_slot(id).record.is_visible() {
-            self.post(id, batch.inventory(id).iter().copied());
+            self.post(id, batch.inventory(id));
         }
         self.update_host(batch, index, id, |record| {
             record.hidden_unix_ms = None;
@@ -244,17 +259,11 @@ impl State {
             return Reply::NotApplicable;
         }
         let inventory = batch.take(id);
-        self.release_keys(batch, inventory.iter().copied());
+        self.release_keys(batch, &inventory);
         batch.store(id, Vec::new());
         batch.hosts.insert(id);
         let slot = self.hosts.remove(id).expect("found by its holder");
-        let Holder { group, address } = &slot.record.holder;
-        if let Some(members) = self.groups.get_mut(group) {
-            members.hosts.remove(address);
-            if members.hosts.is_empty() {
-                self.groups.remove(group);
-            }
-        }
+        self.groups.remove_host(&slot);
         self.checksum = self.checksum.wrapping_sub(slot.hash);
         self.hosts_hidden -= 1;
         self.pairs -= inventory.len() as u64;
@@ -263,10 +272,12 @@ impl State {
     }
 
     fn create_host(&mut self, batch: &mut Batch, holder: Holder) -> u32 {
-        let slot = HostSlot::new(HostRecord::new(holder.clone()));
+        let group = self.groups.intern(&holder.group);
+        let slot = HostSlot::new(HostRecord::new(holder), group);
         self.checksum = self.checksum.wrapping_add(slot.hash);
         let id = self.hosts.insert(slot);
-        self.groups.entry(holder.group).or_default().hosts.insert(holder.address, id);
+        let slot = self.hosts.get(id).expect("just inserted");
+        self.groups.get_mut(group).add(&mut self.labels, id, slot);
         batch.store(id, Vec::new());
         id
     }
@@ -287,30 +298,23 @@ impl State {
     }
 
     /// Puts the host into the postings of `keys`.
-    fn post(&mut self, id: u32, keys: impl Iterator<Item = u32>) {
-        let slot = self.hosts.get(id).expect("ids come from this state");
-        let group = self.groups.get_mut(&slot.record.holder.group).expect("a host is in its group");
-        for key in keys {
-            group.postings.entry(key).or_default().insert(&self.hosts, id);
+    fn post(&mut self, id: u32, keys: &[u32]) {
+        let group = self.host_slot(id).group;
+        for &key in keys {
+            self.keys.lists_mut(key).insert(&self.labels, group, id);
         }
     }
 
     /// Takes the host out of the postings of `keys`.
-    fn unpost(&mut self, id: u32, keys: impl Iterator<Item = u32>) {
-        let slot = self.hosts.get(id).expect("ids come from this state");
-        let group = self.groups.get_mut(&slot.record.holder.group).expect("a host is in its group");
-        for key in keys {
-            if let Some(list) = group.postings.get_mut(&key) {
-                list.remove(&self.hosts, id);
-                if list.len() == 0 {
-                    group.postings.remove(&key);
-                }
-            }
+    fn unpost(&mut self, id: u32, keys: &[u32]) {
+        let group = self.host_slot(id).group;
+        for &key in keys {
+            self.keys.lists_mut(key).remove(&self.labels, group, id);
         }
     }
 
-    fn release_keys(&mut self, batch: &mut Batch, keys: impl Iterator<Item = u32>) {
-        for key in keys {
+    fn release_keys(&mut self, batch: &mut Batch, keys: &[u32]) {
+        for &key in keys {
             if self.keys.release(key) {
                 batch.keys.insert(key);
             }
@@ -318,9 +322,11 @@ impl State {
     }
 
     /// The visible holders of `key` in `group`.
-    pub(super) fn postings(&self, group: &str, key: &Key) -> Option<super::postings::Postings<'_>> {
-        let list = self.groups.get(group)?.postings.get(&self.keys.find(key)?)?;
-        Some(super::postings::Postings { list, hosts: &self.hosts })
+    pub(super) fn postings(&self, group: &str, key: &Key) -> Option<Postings<'_>> {
+        let group = self.groups.id(group)?;
+        let list = self.keys.lists(self.keys.find(key)?).get(group)?;
+        let order = self.groups.get(group).order();
+        Some(Postings { list, hosts: &self.hosts, order, labels: &self.labels })
     }
 }
 

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::order::Place;
 use crate::command::{Holder, Pair};
 use crate::fingerprint::Fingerprint;
 use crate::format;
@@ -80,8 +81,8 @@ pub fn address_key(ip: IpAddr) -> u128 {
 #[derive(Debug)]
 pub(super) struct HostSlot {
     pub(super) record: HostRecord,
-    /// [`address_key`] of its address, part of the order of postings.
-    address: u128,
+    /// Id of its group.
+    pub(super) group: u32,
     /// [`HostRecord::state_hash`] of `record` as counted in the state checksum.
     pub(super) hash: u128,
     /// Log index of the last change of any kind, for [`super::Index::hosts_changed_since`].
@@ -89,14 +90,15 @@ pub(super) struct HostSlot {
 }
 
 impl HostSlot {
-    pub(super) fn new(record: HostRecord) -> Self {
+    pub(super) fn new(record: HostRecord, group: u32) -> Self {
         let (hash, changed) = (record.state_hash(), record.last_write_index);
-        Self { address: address_key(record.holder.address.ip()), hash, changed, record }
+        Self { group, hash, changed, record }
     }
 
-    /// Postings are sorted by this.
-    pub(super) fn order(&self) -> (&str, u128, u16) {
-        (&self.record.zone, self.address, self.record.holder.address.port())
+    /// Where it is in its zone.
+    pub(super) fn place(&self) -> Place {
+        let address = self.record.holder.address;
+        (address_key(address.ip()), address.port())
     }
 
     pub(super) fn address(&self) -> SocketAddr {

@@ -43,7 +43,7 @@ async fn what_was_advertised_is_found_in_its_group_only() {
     assert_eq!(holders(&index, "r/a:1"), ["10.0.0.1:7781", "10.0.0.2:7781"]);
     assert_eq!(holders(&index, "r/b:1"), ["10.0.0.1:7781"]);
     assert_eq!(index.find("other", &key("r/a:1"), |found| found.len()), None);
-    assert_eq!(index.counts(), Counts { hosts: 2, hosts_hidden: 0, keys: 2, pairs: 3 });
+    assert_eq!(index.counts(), Counts { groups: 1, hosts: 2, hosts_hidden: 0, keys: 2, pairs: 3 });
     let inventory = index.inventory(&holder(1)).unwrap().unwrap();
     assert_eq!(inventory, BTreeSet::from([key("r/a:1"), key("r/b:1")]));
     assert_eq!(index.inventory(&holder(9)).unwrap(), None);

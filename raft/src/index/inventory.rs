@@ -57,6 +57,13 @@ pub(crate) fn encode(ids: &[u32]) -> Vec<u8> {
 
 /// Reads what [`encode`] wrote.
 pub(crate) fn decode(bytes: &[u8]) -> Result<Vec<u32>, FormatError> {
+    let mut ids = Vec::with_capacity(bytes.len());
+    decode_into(bytes, &mut ids)?;
+    Ok(ids)
+}
+
+/// The same, behind what `ids` has already.
+pub(crate) fn decode_into(bytes: &[u8], ids: &mut Vec<u32>) -> Result<(), FormatError> {
     let Some((version, body)) = bytes.split_first_chunk::<2>() else {
         return Err(FormatError::Damaged { what: WHAT, reason: format!("{} bytes", bytes.len()) });
     };
@@ -67,9 +74,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Vec<u32>, FormatError> {
     if found < FORMAT_LOWEST {
         return Err(FormatError::Damaged { what: WHAT, reason: format!("format {found}") });
     }
-    let mut ids = Vec::with_capacity(body.len());
-    decode_ids(body, &mut ids)?;
-    Ok(ids)
+    decode_ids(body, ids)
 }
 
 #[cfg(test)]

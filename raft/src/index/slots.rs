@@ -64,6 +64,11 @@ impl<T> Slots<T> {
         self.slots.iter().enumerate().filter_map(|(id, slot)| Some((id as u32, slot.as_ref()?)))
     }
 
+    /// One more than the highest id that was ever in use.
+    pub(super) fn end(&self) -> usize {
+        self.slots.len()
+    }
+
     /// Number of values.
     pub(super) fn len(&self) -> usize {
         self.slots.len() - self.free.len()

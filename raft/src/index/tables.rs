@@ -46,7 +46,7 @@ pub(crate) struct Applied {
 
 impl Applied {
     pub(crate) fn of(state: &State) -> Self {
-        let Counts { hosts, keys, pairs, hosts_hidden: _ } = state.counts();
+        let Counts { hosts, keys, pairs, hosts_hidden: _, groups: _ } = state.counts();
         Self { log_id: state.applied, checksum: state.checksum, hosts, keys, pairs }
     }
 }
@@ -103,10 +103,10 @@ pub(super) fn read_state(database: &Database) -> Result<State, IndexError> {
         parts.hosts.push((id.value(), decode::<HostRecord>("host record", bytes.value())?));
     }
     let inventories = transaction.open_table(INVENTORIES).map_err(IndexError::storage("open inventories"))?;
-    let state = State::build(parts, |id| {
+    let state = State::build(parts, |id, ids| {
         let bytes = inventories.get(id).map_err(IndexError::storage("read an inventory"))?;
         match bytes {
-            Some(bytes) => Ok(inventory::decode(bytes.value())?),
+            Some(bytes) => Ok(inventory::decode_into(bytes.value(), ids)?),
             None => Err(IndexError::Damaged { reason: format!("host {id} has no inventory") }),
         }
     })?;

@@ -121,9 +121,9 @@ impl Receiver {
         parts.applied = applied.log_id;
         parts.membership = membership;
         parts.tombstones = tombstones;
-        let state = State::build(parts, |id| {
+        let state = State::build(parts, |id, ids| {
             let bytes = inventories.get(&id).map_or(&[][..], Vec::as_slice);
-            Ok(inventory::decode(bytes)?)
+            Ok(inventory::decode_into(bytes, ids)?)
         })?;
         let found = Applied::of(&state);
         if found != applied {

@@ -1,57 +1,205 @@
-//! Pauses that double, with jitter, so that a fleet does not come back in step.
+//! When an agent calls its servers: heartbeats, and pauses that double. All of it with jitter, so that
+//! 50,000 agents that were started, or refused, in the same second do not come in step. Pure: dice are
+//! an argument, so that the bench can roll them for a fleet.
 
 use std::time::Duration;
 
 use rand::Rng;
 
-/// Between half of a doubling pause and all of it.
-#[derive(Debug)]
-pub(super) struct Backoff {
+use crate::limits::RETRY_AFTER_HONOURED_MAX;
+
+/// First pause after a heartbeat that failed; the longest is the interval.
+const BEAT_RETRY_PAUSE: Duration = Duration::from_millis(500);
+/// Part of the interval that a heartbeat comes earlier or later.
+const BEAT_JITTER: f64 = 0.1;
+
+/// Any time up to a pause that doubles ("full jitter"): of a herd that was refused together, as many
+/// come back in each moment of the pause.
+#[derive(Clone, Debug)]
+pub struct Backoff {
     first: Duration,
     longest: Duration,
     next: Duration,
 }
 
 impl Backoff {
-    pub(super) fn new(first: Duration, longest: Duration) -> Self {
-        Self { first, longest, next: first }
+    /// The first pause and the longest.
+    pub fn new(first: Duration, longest: Duration) -> Self {
+        Self { first, longest, next: first.min(longest) }
     }
 
     /// It worked: begin with the shortest pause.
-    pub(super) fn reset(&mut self) {
-        self.next = self.first;
+    pub fn reset(&mut self) {
+        self.next = self.first.min(self.longest);
     }
 
-    pub(super) fn next_pause(&mut self) -> Duration {
+    /// The pause until the next attempt.
+    pub fn next_pause(&mut self) -> Duration {
+        self.pause_by(&mut rand::rng())
+    }
+
+    /// The same after an answer that may have named a time (`Retry-After`): not before that.
+    pub fn next_pause_after(&mut self, wanted: Option<Duration>) -> Duration {
+        wanted.unwrap_or_default().min(RETRY_AFTER_HONOURED_MAX) + self.next_pause()
+    }
+
+    /// The same by these dice.
+    pub fn pause_by(&mut self, rng: &mut impl Rng) -> Duration {
         let pause = self.next;
         self.next = (pause * 2).min(self.longest);
-        pause.mul_f64(rand::rng().random_range(0.5..=1.0))
+        within(rng, pause)
     }
 }
 
-/// `around`, a tenth more or less.
-pub(super) fn jittered(around: Duration) -> Duration {
-    around.mul_f64(rand::rng().random_range(0.9..=1.1))
+/// When one agent beats.
+#[derive(Clone, Debug)]
+pub struct Beats {
+    interval: Duration,
+    retries: Backoff,
+}
+
+impl Beats {
+    /// Once an interval.
+    pub fn new(interval: Duration) -> Self {
+        Self { interval, retries: Backoff::new(BEAT_RETRY_PAUSE, interval) }
+    }
+
+    /// Until the first one: what is left of an interval that one comes into at any time, as if the agent
+    /// had been beating for long. A fleet that was started together is then as even from its first second
+    /// on as it will ever be; with any time within a whole interval, first and second beats overlap, and
+    /// half as many again come around the end of the interval.
+    ///
+    /// (One comes into a long interval more often than into a short one: a length with a density that
+    /// grows with it, of which any part is left. D. R. Cox, Renewal Theory, 1962, chapter 5.)
+    pub fn first(&self, rng: &mut impl Rng) -> Duration {
+        let (shortest, longest) = (1.0 - BEAT_JITTER, 1.0 + BEAT_JITTER);
+        let dice: f64 = rng.random_range(0.0..1.0);
+        let length = (shortest.powi(2) + dice * (longest.powi(2) - shortest.powi(2))).sqrt();
+        within(rng, self.interval.mul_f64(length))
+    }
+
+    /// Until the next one after one that was heard. A share of the interval more or less: what has come
+    /// into step for whatever reason falls out of it.
+    pub fn after_success(&mut self, rng: &mut impl Rng) -> Duration {
+        self.retries.reset();
+        self.interval.mul_f64(rng.random_range(1.0 - BEAT_JITTER..=1.0 + BEAT_JITTER))
+    }
+
+    /// Until the next one after one that was not.
+    pub fn after_failure(&mut self, rng: &mut impl Rng, wanted: Option<Duration>) -> Duration {
+        wanted.unwrap_or_default().min(RETRY_AFTER_HONOURED_MAX) + self.retries.pause_by(rng)
+    }
 }
 
 /// Any time up to `longest`.
-pub(super) fn within(longest: Duration) -> Duration {
-    longest.mul_f64(rand::rng().random_range(0.0..1.0))
+fn within(rng: &mut impl Rng, longest: Duration) -> Duration {
+    longest.mul_f64(rng.random_range(0.0..1.0))
 }
 
 #[cfg(test)]
 mod tests {
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
     use super::*;
+
+    const INTERVAL: Duration = Duration::from_secs(30);
+    const AGENTS: usize = 20_000;
+
+    fn dice() -> StdRng {
+        StdRng::seed_from_u64(5)
+    }
+
+    /// How many of the times fall into each second.
+    fn by_second(times: impl Iterator<Item = Duration>) -> Vec<usize> {
+        let mut counts = Vec::new();
+        for time in times {
+            let second = time.as_secs() as usize;
+            counts.resize(counts.len().max(second + 1), 0);
+            counts[second] += 1;
+        }
+        counts
+    }
+
+    #[track_caller]
+    fn assert_even(counts: &[usize]) {
+        let mean = counts.iter().sum::<usize>() as f64 / counts.len() as f64;
+        for (second, count) in counts.iter().enumerate() {
+            let ratio = *count as f64 / mean;
+            assert!((0.8..1.2).contains(&ratio), "second {second} has {ratio} of the mean: {counts:?}");
+        }
+    }
 
     #[test]
     fn pauses_double_up_to_the_longest_and_begin_anew() {
         let (first, longest) = (Duration::from_millis(100), Duration::from_millis(500));
-        let mut backoff = Backoff::new(first, longest);
-        for expected in [100, 200, 400, 500, 500] {
-            let pause = backoff.next_pause().as_millis();
-            assert!((expected / 2..=expected).contains(&pause), "{pause} for {expected}");
+        let mut rng = dice();
+        let mut most = [Duration::ZERO; 5];
+        for _ in 0..1_000 {
+            let mut backoff = Backoff::new(first, longest);
+            for (most, expected) in most.iter_mut().zip([100, 200, 400, 500, 500]) {
+                let pause = backoff.pause_by(&mut rng);
+                assert!(pause < Duration::from_millis(expected), "{pause:?} for {expected}");
+                *most = pause.max(*most);
+            }
+            backoff.reset();
+            assert!(backoff.pause_by(&mut rng) < first);
         }
-        backoff.reset();
-        assert!(backoff.next_pause() <= first);
+        for (most, expected) in most.iter().zip([100, 200, 400, 500, 500]) {
+            assert!(*most > Duration::from_millis(expected * 9 / 10), "{most:?} for {expected}");
+        }
+    }
+
+    #[test]
+    fn a_herd_that_is_refused_together_comes_back_evenly() {
+        let mut rng = dice();
+        let longest = Duration::from_secs(10);
+        let pause = |_| Backoff::new(longest, longest).pause_by(&mut rng);
+        assert_even(&by_second((0..AGENTS).map(pause)));
+    }
+
+    #[test]
+    fn retry_after_is_the_least_and_is_not_believed_without_end() {
+        let wanted = Duration::from_secs(7);
+        let mut first = Backoff::new(Duration::from_secs(1), INTERVAL);
+        let mut beats = Beats::new(INTERVAL);
+        let mut rng = dice();
+        for pause in [first.next_pause_after(Some(wanted)), beats.after_failure(&mut rng, Some(wanted))] {
+            assert!((wanted..=wanted + Duration::from_secs(1)).contains(&pause), "{pause:?}");
+        }
+        let endless = first.next_pause_after(Some(Duration::MAX));
+        assert!(endless <= RETRY_AFTER_HONOURED_MAX + Duration::from_secs(2), "{endless:?}");
+    }
+
+    #[test]
+    fn a_fleet_that_was_started_in_one_second_beats_evenly_in_each_period() {
+        let mut rng = dice();
+        let mut beats = vec![Beats::new(INTERVAL); AGENTS];
+        let mut times: Vec<Duration> = beats.iter().map(|beats| beats.first(&mut rng)).collect();
+        let mut all = times.clone();
+        for _ in 0..5 {
+            for (beats, time) in beats.iter_mut().zip(&mut times) {
+                let pause = beats.after_success(&mut rng);
+                assert!((27.0..=33.0).contains(&pause.as_secs_f64()), "{pause:?}");
+                *time += pause;
+                all.push(*time);
+            }
+        }
+        let counts = by_second(all.into_iter());
+        assert_even(&counts[..30 * 4]);
+    }
+
+    /// Until the pause is the interval, which is after six failures.
+    #[test]
+    fn a_fleet_whose_servers_are_away_calls_no_more_often_than_it_beats() {
+        let mut rng = dice();
+        let mut beats = Beats::new(INTERVAL);
+        (0..6).for_each(|_| _ = beats.after_failure(&mut rng, None));
+        let total: Duration = (0..AGENTS).map(|_| beats.after_failure(&mut rng, None)).sum();
+        let mean = total / AGENTS as u32;
+        assert!((14.0..16.0).contains(&mean.as_secs_f64()), "half the interval: {mean:?}");
+        let heard = beats.after_success(&mut rng);
+        assert!(heard >= INTERVAL.mul_f64(0.9));
+        assert!(beats.after_failure(&mut rng, None) <= BEAT_RETRY_PAUSE, "begins anew");
     }
 }

@@ -4,47 +4,39 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use super::Shared;
-use super::backoff::{Backoff, jittered, within};
+use super::backoff::Beats;
 use crate::api::client::ClientError;
 use crate::api::{KeepaliveRequest, KeepaliveResponse};
 use crate::limits::{LEASE_SECONDS_MAX, LEASE_SECONDS_MIN};
 
 /// One attempt.
 const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(5);
-/// First pause after one that failed; the longest is the interval.
-const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
-/// Beats from the first acknowledged sync on: at once, because the servers do not know zone and lease
-/// yet; then at a random time within the interval, so that a fleet started together spreads; then
-/// once an interval.
+/// Beats from the first acknowledged sync on, first at a random time within the interval. Until then the
+/// servers know neither zone nor lease of a node that is new to them: it is ranked without a zone for
+/// half an interval, which is less than what a fleet that is started together and beats together costs.
 pub(super) async fn run(shared: &Shared) -> Infallible {
-    let interval = shared.config.heartbeat_interval;
     // The sender is in `shared`, so there is no error.
     _ = shared.known.subscribe().wait_for(|known| *known).await;
-    beat_until_heard(shared).await;
-    tokio::time::sleep(within(interval)).await;
+    let mut beats = Beats::new(shared.config.heartbeat_interval);
+    let mut pause = beats.first(&mut rand::rng());
     loop {
-        beat_until_heard(shared).await;
-        tokio::time::sleep(jittered(interval)).await;
-    }
-}
-
-async fn beat_until_heard(shared: &Shared) {
-    let mut backoff = Backoff::new(RETRY_PAUSE, shared.config.heartbeat_interval);
-    loop {
+        tokio::time::sleep(pause).await;
         let result = beat(shared).await;
         let status = if result.is_ok() { "success" } else { "error" };
         ::metrics::counter!("piccolo_keepalive_total", "status" => status).increment(1);
-        match result {
+        pause = match result {
             Ok(response) => {
                 if response.resync {
                     shared.want_scan("discovery asks for a sync");
                 }
-                return;
+                beats.after_success(&mut rand::rng())
             }
-            Err(error) => tracing::warn!(%error, "a heartbeat failed"),
-        }
-        tokio::time::sleep(backoff.next_pause()).await;
+            Err(error) => {
+                tracing::warn!(%error, "a heartbeat failed");
+                beats.after_failure(&mut rand::rng(), error.retry_after())
+            }
+        };
     }
 }
 

@@ -15,8 +15,9 @@ use crate::limits::ADVERTISE_COALESCE;
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// One attempt at a sync.
 const SYNC_TIMEOUT: Duration = Duration::from_secs(30);
-/// First and longest pause between two attempts.
-const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+/// First and longest pause between two attempts. The longest is what 50,000 agents without servers add
+/// up to: a few thousand calls a second.
+const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(15));
 /// First and longest pause after an answer that no retry changes.
 const REFUSED_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
@@ -94,12 +95,6 @@ async fn send(shared: &Shared, request: &Request) -> Outcome {
         if request.kind == Write::Sync && !shared.state.borrow().is_synced() {
             shared.set_sent(InventoryState::Unsent { reason: error.to_string() });
         }
-        let wanted = match &error {
-            ClientError::Unavailable { retry_after, .. } => {
-                retry_after.unwrap_or_default().min(RETRY_PAUSE.1)
-            }
-            _ => Duration::ZERO,
-        };
-        tokio::time::sleep(backoff.next_pause().max(wanted)).await;
+        tokio::time::sleep(backoff.next_pause_after(error.retry_after())).await;
     }
 }

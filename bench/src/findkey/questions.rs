@@ -1,0 +1,167 @@
+//! What is asked: keys with a few holders, with many, with all, and what pulls would ask for. Fixed
+//! seeds: every run and every side hears the same.
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use crate::fleet::{Fleet, GROUP};
+use crate::names::KeyNames;
+use piccolo::api::path;
+
+const SEED: u64 = 0x1007;
+/// Prepared requests of a class; asked over and over.
+const REQUESTS: usize = 8192;
+/// Keys of a class.
+const KEYS: usize = 64;
+/// Holders that the classes between "some" and "all" aim at.
+const HOLDERS: [u32; 2] = [40, 1_000];
+/// How many holders our agents ask for.
+const COUNT_NATIVE: usize = 16;
+/// How many the Go `pi` asks for.
+const COUNT_GO: usize = 3;
+
+/// Which keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Class {
+    /// Keys with about so many holders.
+    Holders(u32),
+    /// Keys that every host holds.
+    All(u32),
+    /// Keys as they occur in inventories: what is pulled often is held often.
+    Mix,
+}
+
+impl Class {
+    pub(crate) fn name(&self) -> String {
+        match self {
+            Self::Holders(holders) => format!("{holders} holders"),
+            Self::All(hosts) => format!("{hosts} holders (all)"),
+            Self::Mix => "mix".to_owned(),
+        }
+    }
+}
+
+/// Who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// Our agent: `ip:port`, 16 holders.
+    Native,
+    /// The Go `pi`: a bare address, 3 holders.
+    Go,
+}
+
+impl Form {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Go => "Go",
+        }
+    }
+}
+
+/// One class asked in one form.
+pub(crate) struct Question {
+    pub(crate) class: Class,
+    pub(crate) form: Form,
+    pub(crate) requests: Vec<Vec<u8>>,
+}
+
+/// All of them, each class in both forms with the same keys and askers.
+pub(crate) fn questions(fleet: Fleet, names: &KeyNames) -> Vec<Question> {
+    let mut random = StdRng::seed_from_u64(SEED);
+    let mut questions = Vec::new();
+    for (class, keys) in classes(fleet) {
+        let pairs: Vec<(u32, u32)> = (0..REQUESTS)
+            .map(|_| match class {
+                Class::Mix => mixed(fleet, &mut random),
+                _ => (random.random_range(0..fleet.hosts), keys[random.random_range(0..keys.len())]),
+            })
+            .collect();
+        for form in [Form::Native, Form::Go] {
+            let request = |&(asker, key): &(u32, u32)| request(fleet, names, form, asker, key);
+            let requests = pairs.iter().map(request).collect();
+            questions.push(Question { class: class.clone(), form, requests });
+        }
+    }
+    questions
+}
+
+/// A key that some host holds, asked for by another host.
+fn mixed(fleet: Fleet, random: &mut StdRng) -> (u32, u32) {
+    let holder = random.random_range(0..fleet.hosts);
+    let inventory = fleet.inventory(holder);
+    let asker = (holder + random.random_range(1..fleet.hosts)) % fleet.hosts;
+    (asker, inventory[random.random_range(0..inventory.len())])
+}
+
+fn request(fleet: Fleet, names: &KeyNames, form: Form, asker: u32, key: u32) -> Vec<u8> {
+    let asker = fleet.address(asker);
+    let (count, asker) = match form {
+        Form::Native => (COUNT_NATIVE, asker.to_string()),
+        Form::Go => (COUNT_GO, asker.ip().to_string()),
+    };
+    // As both agents write it: the colons of key and address are escaped.
+    let (key, asker) = (names.get(key).replace(':', "%3A"), asker.replace(':', "%3A"));
+    let find = path::FINDKEY;
+    format!(
+        "GET {find}?key={key}&group={GROUP}&count={count}&request_host={asker} HTTP/1.1\r\n\
+         Host: piccolo\r\nAccept: application/json\r\n\r\n"
+    )
+    .into_bytes()
+}
+
+/// The classes that a fleet of this size has, with their keys.
+fn classes(fleet: Fleet) -> Vec<(Class, Vec<u32>)> {
+    let mut holders = vec![0u32; fleet.distinct_keys as usize];
+    for host in 0..fleet.hosts {
+        fleet.inventory(host).into_iter().for_each(|key| holders[key as usize] += 1);
+    }
+    let mut classes = Vec::new();
+    for wanted in HOLDERS.into_iter().filter(|wanted| *wanted < fleet.hosts / 2) {
+        let mut keys: Vec<u32> = (fleet.common_keys..fleet.distinct_keys).collect();
+        keys.sort_by_key(|key| holders[*key as usize].abs_diff(wanted));
+        keys.truncate(KEYS);
+        let mut found: Vec<u32> = keys.iter().map(|key| holders[*key as usize]).collect();
+        found.sort_unstable();
+        classes.push((Class::Holders(found[found.len() / 2]), keys));
+    }
+    classes.push((Class::All(fleet.hosts), (0..fleet.common_keys).collect()));
+    classes.push((Class::Mix, Vec::new()));
+    classes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_class_is_asked_in_both_forms_by_the_same_askers_for_the_same_keys() {
+        let fleet = Fleet::FULL.with_hosts(300);
+        let questions = questions(fleet, &KeyNames::of(fleet));
+        let names: Vec<_> = questions.iter().map(|q| (q.class.name(), q.form.name())).collect();
+        assert_eq!(names.len(), 6, "40 holders, all, mix: {names:?}");
+        assert!(matches!(questions[0].class, Class::Holders(35..=45)), "{names:?}");
+        for forms in questions.chunks(2) {
+            for (native, go) in forms[0].requests.iter().zip(&forms[1].requests) {
+                let native = String::from_utf8(native.clone()).unwrap();
+                let go = String::from_utf8(go.clone()).unwrap();
+                let bare = native.replace("count=16", "count=3").replace("%3A7781 HTTP", " HTTP");
+                assert!(native.contains("%3A7781 HTTP/1.1\r\n"));
+                assert_eq!(go, bare);
+            }
+        }
+    }
+
+    #[test]
+    fn the_mix_asks_for_what_another_host_holds() {
+        let fleet = Fleet::FULL.with_hosts(30);
+        let mut random = StdRng::seed_from_u64(1);
+        let mut common = 0;
+        for _ in 0..300 {
+            let (asker, key) = mixed(fleet, &mut random);
+            assert!((0..30).any(|host| host != asker && fleet.inventory(host).contains(&key)));
+            common += u32::from(key < fleet.common_keys);
+        }
+        assert!((3..60).contains(&common), "20 of 400 keys are held by all: {common} of 300");
+    }
+}

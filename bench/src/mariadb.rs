@@ -1,0 +1,168 @@
+//! Debian's MariaDB with the Go Piccolo's table, as the other side of lookups and registration.
+//!
+//! Ours is kind to it: a buffer pool that holds everything, a local socket, prepared statements, no
+//! replica. All other settings are Debian's.
+
+mod fill;
+mod lookups;
+#[allow(dead_code)] // the scenario of cold registration uses it
+mod register;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use mysql_async::prelude::Queryable;
+use mysql_async::{Conn, Opts, OptsBuilder, Pool, PoolConstraints, PoolOpts};
+use tokio::runtime::Runtime;
+
+use crate::fleet::Fleet;
+use crate::process::{Process, run};
+
+pub(crate) use lookups::{Options, serve};
+#[allow(unused_imports)] // for the scenario of cold registration
+pub(crate) use register::{ROWS_PER_INSERT, Registered};
+
+const DATABASE: &str = "piccolo";
+/// Bytes of buffer pool for a row: table and both indexes, with room for pages that are half full.
+const POOL_BYTES_PER_ROW: u64 = 480;
+const POOL_BYTES_MIN: u64 = 256 << 20;
+/// A pool of gigabytes takes its time to be written.
+const STOP_MAX: Duration = Duration::from_secs(600);
+/// As gorm migrates the Go Piccolo's model (v0.0.36): `piccolo-v1.md`.
+const TABLE: &str = "CREATE TABLE distribution_tab (
+    id bigint unsigned AUTO_INCREMENT, `key` varchar(255), holder varchar(24), `group` varchar(64),
+    created_at datetime(3) NULL, updated_at datetime(3) NULL, PRIMARY KEY (id),
+    UNIQUE INDEX idx_group_key_holder_uniq (`group`, `key`, holder), INDEX idx_distribution_tab_holder (holder))";
+
+/// A running mariadbd with the table.
+pub(crate) struct MariaDb {
+    /// Where its data, its socket and its log are.
+    folder: PathBuf,
+    fleet: Fleet,
+    process: Process,
+}
+
+impl MariaDb {
+    /// Starts one on `folder`, with a buffer pool for the whole of `fleet`; the folder's data is kept,
+    /// and made where there is none.
+    pub(crate) fn start(folder: &Path, fleet: Fleet) -> Result<Self> {
+        fs::create_dir_all(folder).with_context(|| format!("could not make {}", folder.display()))?;
+        let folder = folder.canonicalize().context("could not find the folder of MariaDB")?;
+        let is_new = !folder.join("data").exists();
+        if is_new {
+            install(&folder)?;
+        }
+        let mut command = Command::new("mariadbd");
+        command.args(common_arguments(&folder));
+        command.arg(format!("--innodb-buffer-pool-size={}", pool_bytes(fleet)));
+        let mut process = Process::start(&folder, "mariadbd", command)?;
+        let socket = folder.join("socket");
+        process.wait_until("mariadbd listens", || std::os::unix::net::UnixStream::connect(&socket).ok())?;
+        let database = Self { folder, fleet, process };
+        if is_new {
+            database.query(None, &format!("CREATE DATABASE {DATABASE}"))?;
+            database.query(Some(DATABASE), TABLE)?;
+        }
+        Ok(database)
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.folder.join("socket")
+    }
+
+    /// How it is configured, in one line.
+    pub(crate) fn what(&self) -> Result<String> {
+        let version = run(Command::new("mariadbd").arg("--version"))?;
+        let version = version.split_whitespace().nth(2).unwrap_or("unknown").to_owned();
+        Ok(format!(
+            "mariadbd {version}, innodb_buffer_pool_size {} MiB (enough for all {} MiB on disk), \
+             skip_networking, the rest as Debian ships it (innodb_flush_log_at_trx_commit 1, no binary log)",
+            pool_bytes(self.fleet) >> 20,
+            self.disk_bytes()? >> 20
+        ))
+    }
+
+    /// Bytes of its data folder.
+    fn disk_bytes(&self) -> Result<u64> {
+        let listed = run(Command::new("du").args(["-s", "-B1"]).arg(self.folder.join("data")))?;
+        listed.split_whitespace().next().and_then(|bytes| bytes.parse().ok()).context("du said nothing")
+    }
+
+    /// Ends it and waits until everything is in its files.
+    pub(crate) fn stop(self) -> Result<()> {
+        self.process.stop(STOP_MAX)
+    }
+
+    /// One statement; the first column of its rows as numbers, where they have one.
+    fn query(&self, database: Option<&str>, statement: &str) -> Result<Vec<Option<u64>>> {
+        let options = options(&self.socket(), database);
+        runtime()?.block_on(async {
+            let mut connection = Conn::new(options).await.context("could not connect to MariaDB")?;
+            let rows = connection.query(statement).await.with_context(|| statement.to_owned())?;
+            connection.disconnect().await.context("could not disconnect from MariaDB")?;
+            Ok(rows)
+        })
+    }
+
+    /// Rows of the table.
+    pub(crate) fn rows(&self) -> Result<u64> {
+        let count = "SELECT COUNT(*) FROM distribution_tab FORCE INDEX (idx_group_key_holder_uniq)";
+        self.query(Some(DATABASE), count)?.into_iter().flatten().next().context("COUNT(*) gave no number")
+    }
+}
+
+fn pool_bytes(fleet: Fleet) -> u64 {
+    (fleet.pairs() * POOL_BYTES_PER_ROW).max(POOL_BYTES_MIN).next_multiple_of(128 << 20)
+}
+
+fn common_arguments(folder: &Path) -> Vec<String> {
+    let at = |name: &str| folder.join(name).display().to_string();
+    vec![
+        format!("--datadir={}", at("data")),
+        format!("--socket={}", at("socket")),
+        format!("--pid-file={}", at("pid")),
+        format!("--tmpdir={}", folder.display()),
+        "--skip-networking".to_owned(),
+        // Ignored by who is not root, and refused without by who is.
+        "--user=root".to_owned(),
+    ]
+}
+
+/// System tables, with a root that needs no password on the socket.
+fn install(folder: &Path) -> Result<()> {
+    let mut command = Command::new("mariadb-install-db");
+    command.args(common_arguments(folder).iter().take(1));
+    command.args(["--auth-root-authentication-method=normal", "--skip-test-db", "--user=root"]);
+    run(&mut command).context("could not make MariaDB's system tables (Debian's mariadb-server)")?;
+    ensure!(folder.join("data").is_dir(), "mariadb-install-db made no data folder");
+    Ok(())
+}
+
+fn options(socket: &Path, database: Option<&str>) -> Opts {
+    OptsBuilder::default()
+        .socket(Some(socket.display().to_string()))
+        .prefer_socket(true)
+        .user(Some("root"))
+        .db_name(database)
+        .into()
+}
+
+/// As many connections as are asked for, none of them reset or closed in between: resetting would
+/// throw the prepared statements away.
+fn pool(socket: &Path, connections: usize) -> Result<Pool> {
+    let constraints = PoolConstraints::new(connections, connections).context("a pool of no connections")?;
+    let pool = PoolOpts::default().with_constraints(constraints).with_reset_connection(false);
+    Ok(Pool::new(OptsBuilder::from_opts(options(socket, Some(DATABASE))).pool_opts(pool)))
+}
+
+/// For the client's side: it mostly waits.
+fn runtime() -> Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("could not start a runtime")
+}

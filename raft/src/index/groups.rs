@@ -1,0 +1,102 @@
+//! The groups, each with its hosts by address and in the order of postings.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use super::host::HostSlot;
+use super::order::{Labels, Order};
+use super::slots::Slots;
+
+/// One group.
+#[derive(Debug, Default)]
+pub(super) struct Group {
+    hosts: BTreeMap<SocketAddr, u32>,
+    order: Order,
+}
+
+impl Group {
+    /// By address.
+    pub(super) fn hosts(&self) -> &BTreeMap<SocketAddr, u32> {
+        &self.hosts
+    }
+
+    /// As postings are sorted.
+    pub(super) fn order(&self) -> &Order {
+        &self.order
+    }
+
+    /// Host `id`, which is new here; false if its address is taken.
+    pub(super) fn add(&mut self, labels: &mut Labels, id: u32, host: &HostSlot) -> bool {
+        if self.hosts.insert(host.address(), id).is_some() {
+            return false;
+        }
+        self.order.insert(labels, &host.record.zone, host.place(), id);
+        true
+    }
+
+    /// The host is no more.
+    fn remove(&mut self, host: &HostSlot) {
+        self.hosts.remove(&host.address());
+        self.order.remove(&host.record.zone, host.place());
+    }
+
+    /// Host `id` was in zone `before`. It must be in no list: its label changes.
+    pub(super) fn move_zone(&mut self, labels: &mut Labels, id: u32, host: &HostSlot, before: &str) {
+        self.order.remove(before, host.place());
+        self.order.insert(labels, &host.record.zone, host.place(), id);
+    }
+}
+
+/// Groups by name and by id. The ids are this replica's own.
+#[derive(Debug, Default)]
+pub(super) struct Groups {
+    ids: BTreeMap<String, u32>,
+    slots: Slots<Group>,
+}
+
+impl Groups {
+    /// The id of the group of that name.
+    pub(super) fn id(&self, name: &str) -> Option<u32> {
+        self.ids.get(name).copied()
+    }
+
+    /// The group of an id that a host or [`Groups::id`] gave.
+    pub(super) fn get(&self, id: u32) -> &Group {
+        self.slots.get(id).expect("a host is in its group")
+    }
+
+    /// The same, to change it.
+    pub(super) fn get_mut(&mut self, id: u32) -> &mut Group {
+        self.slots.get_mut(id).expect("a host is in its group")
+    }
+
+    /// The id of the group of that name, made if there is none.
+    pub(super) fn intern(&mut self, name: &str) -> u32 {
+        if let Some(id) = self.id(name) {
+            return id;
+        }
+        let id = self.slots.insert(Group::default());
+        self.ids.insert(name.to_owned(), id);
+        id
+    }
+
+    /// The host is no more, and with the last one its group.
+    pub(super) fn remove_host(&mut self, host: &HostSlot) {
+        let group = self.get_mut(host.group);
+        group.remove(host);
+        if group.hosts.is_empty() {
+            self.slots.remove(host.group);
+            self.ids.remove(&host.record.holder.group);
+        }
+    }
+
+    /// Names and groups, by name.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &Group)> {
+        self.ids.iter().map(|(name, &id)| (name.as_str(), self.get(id)))
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.ids.len()
+    }
+}
