@@ -326,6 +326,8 @@ async fn servers_join_are_replaced_and_leave_while_clients_go_on() {
     })
     .await;
     assert!(reasons[0].contains(&format!("piccolo members add {}", new.raft_address())), "{reasons:?}");
+    let error = new.client().find(&FindQuery::default(), BRIEFLY).await.unwrap_err().to_string();
+    assert!(error.contains("has no data yet"), "who asks it asks the next server: {error}");
     let follower = (leader(&servers).await + 1) % 3;
     let said = succeeded(members(&servers[follower], &["add", &new.raft_address()]).await);
     assert!(said.contains("is a voter"), "{said}");
@@ -352,11 +354,11 @@ async fn servers_join_are_replaced_and_leave_while_clients_go_on() {
     let asked = (leading + 1) % 4;
     let said = succeeded(members(&servers[asked], &["remove", &gone]).await);
     assert!(said.contains("is removed"), "{said}");
-    assert_eq!(servers[leading].ended().await.code(), Some(2));
+    assert_eq!(servers[leading].ended().await.code(), Some(5));
     let words = "was removed from its cluster: start with an empty folder and --join";
     assert!(servers[leading].log().contains(words), "{}", servers[leading].log());
     servers[leading].start();
-    assert_eq!(servers[leading].ended().await.code(), Some(2), "it does not start again");
+    assert_eq!(servers[leading].ended().await.code(), Some(5), "it does not start again");
     assert!(servers[leading].log().contains(words), "{}", servers[leading].log());
     servers.remove(leading);
     assert!(!voters(&servers[0]).await.contains(&gone));

@@ -25,6 +25,8 @@ pub enum Exit {
     NotFound = 3,
     /// No server could be reached, or none could serve.
     Unreachable = 4,
+    /// `server`: it was removed from its cluster, and does not start again with its data.
+    Removed = 5,
 }
 
 impl From<Exit> for ExitCode {
@@ -110,11 +112,11 @@ impl CliError {
                 ClientError::Unreachable { .. } | ClientError::Unavailable { .. } => Exit::Unreachable,
                 ClientError::Refused { .. } | ClientError::Malformed { .. } => Exit::Failed,
             },
+            CliError::Server(server::Error::Addresses(_)) => Exit::Usage,
             CliError::Server(
-                server::Error::Addresses(_)
-                | server::Error::Removed { .. }
+                server::Error::Removed { .. }
                 | server::Error::Start { source: StartError::Removed { .. }, .. },
-            ) => Exit::Usage,
+            ) => Exit::Removed,
             CliError::Server(_) | CliError::Agent(_) => Exit::Failed,
             CliError::Up(error) => error.exit(),
             CliError::Mirror(error) => error.exit(),

@@ -20,8 +20,8 @@ use super::app::App;
 use super::body::{Fields, FormatError};
 use super::error::ApiError;
 use super::forward::{ForLeader, to_leader};
+use super::intake;
 use super::status;
-use super::write::read_body;
 use crate::api::{MemberEntry, MembersAction, MembersProgress, MembersResponse, path};
 use crate::http::Connection;
 
@@ -68,7 +68,7 @@ pub async fn change(app: &Arc<App>, action: MembersAction, incoming: Request) ->
     let from = connection.ok_or(ApiError::Internal { reason: "a request without a connection" })?;
     check_operator(app.remote_operators, from)?;
     let forwarded = ForLeader::is_forwarded(incoming.headers());
-    let body = read_body(incoming).await?;
+    let (body, _share) = intake::read(app, incoming).await?;
     let change = read(action, &body)?;
     // Repeated on the next leader, "to somebody else" would go on from there.
     let repeatable = !matches!(change, Change::Transfer { to: None });

@@ -1,5 +1,7 @@
 //! All routes of a server, and what holds for each of them.
 
+use std::sync::Arc;
+
 use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::{self, Next};
@@ -7,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 
-use super::app::Shared;
+use super::app::{App, Shared};
 use super::error::{ApiError, QueryError};
 use super::query::Query;
 use super::write::Kind;
@@ -60,7 +62,7 @@ async fn take_report(State(shared): State<Shared>, request: Request) -> Result<R
 }
 
 async fn find_key(State(shared): State<Shared>, request: Request) -> Result<Response, QueryError> {
-    findkey::handle(shared.get()?, &Query::parse(request.uri().query())).await
+    findkey::handle(with_data(shared.get()?)?, &Query::parse(request.uri().query())).await
 }
 
 async fn show_capabilities(State(shared): State<Shared>) -> Result<Json<Capabilities>, ApiError> {
@@ -89,6 +91,15 @@ fn changes_of_members() -> Router<Shared> {
     })
 }
 
+/// Who has applied nothing knows of nobody: a 404 would send the asker to the registry, a 503 sends it
+/// to the next server. A wiped server is still in the lists of all agents.
+fn with_data(app: &Arc<App>) -> Result<&Arc<App>, ApiError> {
+    match app.index.applied_index() {
+        0 => Err(ApiError::NotServing { reason: "this server has no data yet".to_owned() }),
+        _ => Ok(app),
+    }
+}
+
 /// Also for a known path with another method, as gin does.
 async fn unknown_route() -> ApiError {
     ApiError::UnknownRoute
@@ -106,7 +117,6 @@ async fn tell_applied_index(State(shared): State<Shared>, request: Request, next
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::time::Duration;
 
     use axum::body::Body;
@@ -115,7 +125,6 @@ mod tests {
     use piccolo_raft::disk::MemoryDisk;
     use tower::ServiceExt;
 
-    use super::super::app::App;
     use super::super::leases::Leases;
     use super::super::request::HolderPolicy;
     use super::*;
@@ -154,6 +163,7 @@ mod tests {
             assert!(answer.headers().contains_key("retry-after"), "{target}");
             assert!(!answer.headers().contains_key(header::LEADER), "a client must not ask again at once");
         }
+        app.index.wait_applied(1).await;
         let lookup = format!("{}?key=a:1&group=g", path::FINDKEY);
         assert_eq!(ask("GET", &lookup, "").await.status(), StatusCode::NOT_FOUND);
         drop(waiting);

@@ -1,11 +1,13 @@
 //! Servers that come, go, and change places, on real sockets.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant as StdInstant;
 
 use openraft::raft::VoteRequest;
 
 use super::*;
 use crate::cluster::{Change, MembersError, Phase, Progress, Refusal, SEED_ENTRIES_MIN, Who};
+use crate::network::identity::Identity;
 
 /// A server that waits to be admitted by the cluster of `member`.
 fn joining(member: &Server) -> Server {
@@ -379,6 +381,93 @@ fn an_add_and_a_replacement_survive_the_leader_at_every_step() {
         expect_voters(&refs(&servers), &refs(&servers));
         drop(gone);
     }
+}
+
+/// Whoever began the change has died between its two halves.
+#[test]
+fn the_next_leader_ends_a_change_that_was_cut_in_the_middle() {
+    let mut servers = servers(3);
+    write(&servers, 0);
+    let leading = leader(&servers);
+    let node = servers[leading].node().clone();
+    let metrics = node.inner.raft.metrics().borrow_watched().clone();
+    let membership = metrics.membership_config.membership();
+    let all: BTreeSet<NodeId> = membership.voter_ids().collect();
+    let fewer: BTreeSet<NodeId> = all.iter().copied().filter(|id| *id != metrics.id).collect();
+    let nodes: BTreeMap<NodeId, Member> = membership.nodes().map(|(id, m)| (*id, m.clone())).collect();
+    let joint = openraft::Membership::new(vec![all, fewer.clone()], nodes).unwrap();
+    // So that it is not ended here.
+    let held = servers[leading].run(node.inner.changing.acquire()).unwrap();
+    let appended = node.inner.raft.append_membership(joint, openraft::EntryPayload::Blank, []);
+    servers[leading].run(appended).unwrap();
+    drop(held);
+    drop(node);
+    servers[leading].kill();
+    let (one, two) = (&servers[(leading + 1) % 3], &servers[(leading + 2) % 3]);
+    for server in [one, two] {
+        within(SOON, "one membership", || {
+            let metrics = server.node().inner.raft.metrics().borrow_watched().clone();
+            let configs = metrics.membership_config.membership().get_joint_config().clone();
+            (configs == [fewer.clone()]).then_some(())
+        });
+    }
+    let left = [servers.remove((leading + 1) % 3)];
+    drop(left);
+}
+
+/// Answers who it is and takes in a snapshot, but never reads on.
+async fn stalling(listener: tokio::net::TcpListener, whoami: String) {
+    let snapshot = async |request: axum::extract::Request| {
+        let _body = request.into_body();
+        std::future::pending::<()>().await;
+    };
+    let router = Router::new()
+        .route("/raft/v1/whoami", axum::routing::post(async move || whoami))
+        .route("/raft/v1/snapshot", axum::routing::post(snapshot));
+    axum::serve(listener, router).await.unwrap();
+}
+
+#[test]
+fn a_server_that_takes_nothing_in_costs_the_leader_nothing() {
+    let servers = servers(1);
+    write(&servers, 0);
+    let node = servers[0].node().clone();
+    let large = |host: u64| {
+        let keys = (0..900).map(|at| format!("{host}-{at}-{}", "k".repeat(200)).parse().unwrap()).collect();
+        let address = format!("10.0.{}.{}:7781", host / 250, host % 250).parse().unwrap();
+        let holder = Holder { group: "default".to_owned(), address };
+        Command::Advertise(Write { holder, pair: None, stores_pair: false, keys })
+    };
+    // 36 MiB of keys, and enough entries.
+    let all = (0..200).map(|host| node.propose(large(host)));
+    servers[0].run(futures_util::future::join_all(all));
+    let all = (0..SEED_ENTRIES_MIN as usize).map(|number| node.propose(advertise(number..number + 1)));
+    servers[0].run(futures_util::future::join_all(all));
+
+    let fake =
+        Identity::load(Arc::new(crate::disk::MemoryDisk::default()), vec![], None, "f:1".into(), false);
+    let whoami = serde_json::to_string(&fake.unwrap().whoami()).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    listener.set_nonblocking(true).unwrap();
+    let (runtime, _) = servers[0].running.as_ref().unwrap();
+    let serving = async { stalling(tokio::net::TcpListener::from_std(listener).unwrap(), whoami).await };
+    runtime.spawn(serving);
+
+    let change = Change::Add { address };
+    let sent = within(SOON, "what fits on the way is sent", || {
+        let before = servers[0].step(&change).unwrap();
+        std::thread::sleep(Duration::from_millis(300));
+        let after = servers[0].step(&change).unwrap();
+        (before.position > 0 && before.position == after.position).then_some(after)
+    });
+    assert_eq!(sent.phase, Phase::Snapshot);
+    // A socket's buffers, and nothing of ours.
+    let at_least = node.index().counts().keys * 190;
+    assert!(sent.position < at_least / 2, "{sent:?} of more than {at_least}");
+    assert!(node.inner.streams.lowest().is_some(), "the log is kept for it");
+    write(&servers, 5000);
+    assert_eq!(node.status().members.len(), 1, "the membership does not know of it");
 }
 
 #[test]
