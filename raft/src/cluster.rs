@@ -306,6 +306,11 @@ impl Node {
         self.inner.raft.is_leader()
     }
 
+    /// Whether this node knows of a cluster that has members: false while it is pristine.
+    pub fn is_member(&self) -> bool {
+        self.inner.raft.metrics().borrow_watched().membership_config.membership().nodes().next().is_some()
+    }
+
     /// The leader, if one is known and was heard lately (of this node: by a quorum).
     pub fn leader(&self) -> Option<(NodeId, Member)> {
         self.inner.leader(&self.inner.raft.metrics().borrow_watched())

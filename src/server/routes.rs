@@ -1,7 +1,5 @@
 //! All routes of a server, and what holds for each of them.
 
-use std::sync::Arc;
-
 use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::{self, Next};
@@ -9,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 
-use super::app::{App, Shared};
+use super::app::Shared;
 use super::error::{ApiError, QueryError};
 use super::query::Query;
 use super::write::Kind;
@@ -61,8 +59,18 @@ async fn take_report(State(shared): State<Shared>, request: Request) -> Result<R
     report::handle(shared.get()?, request).await
 }
 
+/// A server without any data knows of nobody: its 404 would send the asker to the registry, a 503 sends
+/// it to the next server. One that has lost its disk is still in the lists of all agents.
 async fn find_key(State(shared): State<Shared>, request: Request) -> Result<Response, QueryError> {
-    findkey::handle(with_data(shared.get()?)?, &Query::parse(request.uri().query())).await
+    let app = shared.get()?;
+    match findkey::handle(app, &Query::parse(request.uri().query())).await {
+        Err(QueryError(ApiError::KeyNotFound { .. }))
+            if app.index.applied_index() == 0 && !app.node.is_member() =>
+        {
+            Err(ApiError::NotServing { reason: "this server has no data yet".to_owned() }.into())
+        }
+        answer => answer,
+    }
 }
 
 async fn show_capabilities(State(shared): State<Shared>) -> Result<Json<Capabilities>, ApiError> {
@@ -91,15 +99,6 @@ fn changes_of_members() -> Router<Shared> {
     })
 }
 
-/// Who has applied nothing knows of nobody: a 404 would send the asker to the registry, a 503 sends it
-/// to the next server. A wiped server is still in the lists of all agents.
-fn with_data(app: &Arc<App>) -> Result<&Arc<App>, ApiError> {
-    match app.index.applied_index() {
-        0 => Err(ApiError::NotServing { reason: "this server has no data yet".to_owned() }),
-        _ => Ok(app),
-    }
-}
-
 /// Also for a known path with another method, as gin does.
 async fn unknown_route() -> ApiError {
     ApiError::UnknownRoute
@@ -117,6 +116,7 @@ async fn tell_applied_index(State(shared): State<Shared>, request: Request, next
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::time::Duration;
 
     use axum::body::Body;
@@ -125,6 +125,7 @@ mod tests {
     use piccolo_raft::disk::MemoryDisk;
     use tower::ServiceExt;
 
+    use super::super::app::App;
     use super::super::leases::Leases;
     use super::super::request::HolderPolicy;
     use super::*;
@@ -163,7 +164,7 @@ mod tests {
             assert!(answer.headers().contains_key("retry-after"), "{target}");
             assert!(!answer.headers().contains_key(header::LEADER), "a client must not ask again at once");
         }
-        app.index.wait_applied(1).await;
+        app.node.wait_leader(Duration::from_secs(10)).await.unwrap();
         let lookup = format!("{}?key=a:1&group=g", path::FINDKEY);
         assert_eq!(ask("GET", &lookup, "").await.status(), StatusCode::NOT_FOUND);
         drop(waiting);
