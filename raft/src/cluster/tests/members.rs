@@ -383,6 +383,38 @@ fn an_add_and_a_replacement_survive_the_leader_at_every_step() {
     }
 }
 
+/// Invited, killed before the first entry came, and started like a cluster of one.
+#[test]
+fn who_was_invited_founds_nothing_whatever_it_is_started_with() {
+    let servers = servers(1);
+    write(&servers, 0);
+    let mut new = joining(&servers[0]);
+    let identity = &servers[0].node().inner.identity;
+    let header = Header { list_hash: ListHash::of(&[]), ..identity.header(new.id()).unwrap() };
+    let client = RpcClient::new(TaskTracker::new(), CancellationToken::new());
+    servers[0].run(client.standing(&new.address.to_string(), header)).unwrap();
+    let cluster = servers[0].node().status().cluster_id;
+    assert_eq!(new.node().status().cluster_id, cluster);
+    new.kill();
+    new.join = None;
+    new.config.members = vec![new.address.to_string()];
+    new.start(None);
+    within(SOON, "its reason", || {
+        let reasons = new.node().status().reasons;
+        reasons.iter().any(|reason| reason.contains("waits to hear of its leader")).then_some(())
+    });
+    let never = StdInstant::now() + Duration::from_secs(2);
+    while StdInstant::now() < never {
+        assert!(new.node().leader().is_none() && new.node().status().members.is_empty());
+        std::thread::sleep(POLL_INTERVAL);
+    }
+    // It still may become a member.
+    let (change, mut all) = (add(&new), servers);
+    all.push(new);
+    done(&refs(&all), change);
+    expect_on_all(&all, 0..1);
+}
+
 /// Whoever began the change has died between its two halves.
 #[test]
 fn the_next_leader_ends_a_change_that_was_cut_in_the_middle() {
