@@ -11,6 +11,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use axum::Router;
+use axum::routing::post;
 use piccolo::api::client::Client;
 use piccolo::api::{FindQuery, MembersResponse, WriteRequest};
 use tempfile::TempDir;
@@ -142,7 +144,7 @@ fn binary() -> Command {
 async fn members(server: &Server, arguments: &[&str]) -> Output {
     let mut command = tokio::process::Command::from(binary());
     command.arg("members").args(arguments).args(["--server", &server.url()]);
-    if arguments[0] != "list" {
+    if arguments[0] != "list" && !arguments.contains(&"--patience") {
         command.args(["--patience", "30s"]);
     }
     tokio::time::timeout(SOON * 2, command.kill_on_drop(true).output()).await.unwrap().unwrap()
@@ -414,6 +416,46 @@ async fn what_must_not_be_is_refused_with_the_reason() {
         .unwrap();
     assert_eq!(both.status.code(), Some(2));
     assert!(text(&both.stderr).contains("not together with --cluster"), "{}", text(&both.stderr));
+}
+
+/// Says who it is and takes invitations, and nothing else.
+async fn deaf_server() -> (JoinSet<()>, String) {
+    let whoami = serde_json::json!({
+        "node_id": 77, "boot_nonce": 1, "cluster_id": null, "list_hash": "0".repeat(32), "list": [],
+        "raft_address": null, "api_address": "127.0.0.1:1", "format_lowest": 1, "format_highest": 1,
+    });
+    let router = Router::new()
+        .route("/raft/v1/whoami", post(async move || whoami.to_string()))
+        .route("/raft/v1/standing", post(async || ""));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let mut serving = JoinSet::new();
+    serving.spawn(async move { axum::serve(listener, router).await.unwrap() });
+    (serving, address)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_never_catches_up_is_given_up_and_costs_no_vote() {
+    let root = TempDir::new().unwrap();
+    let servers = three(root.path()).await;
+    let (_serving, address) = deaf_server().await;
+    let output = members(&servers[0], &["add", &address, "--patience", "2s"]).await;
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("gave up after 2 s without progress (server 000000000000004d catches up"),
+        "{said}"
+    );
+    let entries = list(&servers[0]).await.members;
+    let learner = entries.iter().find(|entry| entry.raft_address == address).unwrap();
+    assert_eq!(learner.role, "learner");
+    assert_eq!(voters(&servers[0]).await.len(), 3);
+    let load = Load::on(&servers);
+    within("writes go on", SOON, async || (load.written() >= 20).then_some(())).await;
+    succeeded(members(&servers[1], &["remove", "4d"]).await);
+    assert_eq!(list(&servers[0]).await.members.len(), 3);
+    let written = load.end().await;
+    agree(&servers, written).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
