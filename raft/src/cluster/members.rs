@@ -8,13 +8,17 @@
 //! Who is removed becomes a tombstone *before* the membership forgets it: the order in the log is that
 //! nobody can know of the removal without knowing the tombstone. A tombstone that is still a member is
 //! a removal that was cut; asking for it again goes on.
+//!
+//! - `request`, `refusal`: what is asked for, and why not.
+//! - `plan`: what comes next; pure.
+//! - `seed`: the snapshot for an empty server.
 
 mod plan;
+mod refusal;
+mod request;
 mod seed;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
-use std::str::FromStr;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -31,289 +35,14 @@ use super::{Inner, Node, ProposeError};
 use plan::{Action, View, plan};
 
 pub use plan::{LAG_MAX, MEMBERS_MAX, SEED_ENTRIES_MIN};
+pub use refusal::{MembersError, Refusal};
+pub use request::{BadWho, Change, Phase, Progress, Who, is_address};
 pub(super) use seed::Seeding;
 
 /// A step that takes longer goes on by itself; the caller asks again.
 const STEP_TIMEOUT: Duration = Duration::from_secs(6);
 /// Steps done before the caller hears of it.
 const STEPS_MAX: usize = 8;
-
-/// What an operator asks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// The server at this raft address becomes a voter.
-    Add {
-        /// `host:port`.
-        address: String,
-    },
-    /// The server at this raft address takes the place of a member. If it is that member, at a new
-    /// address, the membership learns the address.
-    Replace {
-        /// Whose place.
-        old: Who,
-        /// `host:port` of the new one.
-        address: String,
-    },
-    /// A member leaves for good.
-    Remove {
-        /// Which.
-        who: Who,
-    },
-    /// Another voter leads.
-    Transfer {
-        /// Which; `None`: the one that is furthest.
-        to: Option<Who>,
-    },
-}
-
-/// A member as an operator names it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Who {
-    /// Up to 16 hex digits.
-    Id(NodeId),
-    /// `host:port` of its raft RPC.
-    Address(String),
-}
-
-impl fmt::Display for Who {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Who::Id(id) => write!(f, "{id:016x}"),
-            Who::Address(address) => f.write_str(address),
-        }
-    }
-}
-
-/// What is neither an id nor an address.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("is neither a node id (1 to 16 hex digits) nor an address (host:port)")]
-pub struct BadWho;
-
-impl FromStr for Who {
-    type Err = BadWho;
-
-    fn from_str(text: &str) -> Result<Self, BadWho> {
-        if is_address(text) {
-            return Ok(Who::Address(text.to_owned()));
-        }
-        let hex = (1..=16).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-        let id = u64::from_str_radix(text, 16).ok().filter(|id| hex && *id != 0);
-        id.map(Who::Id).ok_or(BadWho)
-    }
-}
-
-/// Whether `text` is `host:port`.
-pub fn is_address(text: &str) -> bool {
-    let Some((host, port)) = text.rsplit_once(':') else { return false };
-    let host_right = !host.is_empty() && !host.contains(|c: char| c.is_whitespace() || "/@?#".contains(c));
-    host_right && text.len() <= 300 && port.parse::<u16>().is_ok_and(|port| port != 0)
-}
-
-/// What a change waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// Nothing: it is done.
-    Done,
-    /// A snapshot is on its way to the new server; position and goal are bytes, the goal is a guess.
-    Snapshot,
-    /// The new server takes in the log; position and goal are log indices.
-    Log,
-    /// Another server is about to lead; it goes on there.
-    Leadership,
-    /// A step that was begun.
-    Step,
-}
-
-/// How far a change is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Progress {
-    /// What it waits for.
-    pub phase: Phase,
-    /// Whom it is about.
-    pub node_id: Option<NodeId>,
-    /// How far.
-    pub position: u64,
-    /// Of how much; 0: unknown.
-    pub goal: u64,
-    /// For people.
-    pub message: String,
-}
-
-impl Progress {
-    fn of(phase: Phase, node_id: Option<NodeId>, message: String) -> Self {
-        Self { phase, node_id, position: 0, goal: 0, message }
-    }
-}
-
-/// Why a change is not made. Nothing was changed by the step that was refused.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// The address of a new server does not answer.
-    #[error("could not ask {address} who it is: {reason}")]
-    Unreachable {
-        /// Asked.
-        address: String,
-        /// What happened.
-        reason: String,
-    },
-    /// It has data of another cluster.
-    #[error("{address} has data of cluster {cluster}, this is cluster {own}: start it with an empty folder")]
-    OtherCluster {
-        /// Asked.
-        address: String,
-        /// Its cluster.
-        cluster: String,
-        /// Ours.
-        own: String,
-    },
-    /// It waits to found a cluster of its own.
-    #[error("{address} waits to found a cluster of {list}: start it with --join")]
-    Founds {
-        /// Asked.
-        address: String,
-        /// Its list.
-        list: String,
-    },
-    /// Its formats are not ours.
-    #[error(
-        "{address} reads formats {theirs_lowest} to {theirs_highest}, the members agree on {lowest} to \
-         {highest}: start the same piccolo there"
-    )]
-    Formats {
-        /// Asked.
-        address: String,
-        /// Its lowest.
-        theirs_lowest: u16,
-        /// Its highest.
-        theirs_highest: u16,
-        /// The highest of the members' lowest.
-        lowest: u16,
-        /// The lowest of the members' highest.
-        highest: u16,
-    },
-    /// It was removed, or is being removed.
-    #[error(
-        "{address} is server {node_id:016x}, which was removed: start it with an empty folder and --join"
-    )]
-    Tombstone {
-        /// Asked.
-        address: String,
-        /// Its id.
-        node_id: NodeId,
-    },
-    /// Another member has that address.
-    #[error(
-        "{address} is the address of member {by:016x}, but server {is:016x} answers there: if that one takes \
-         its place, replace {by:016x} by {address}"
-    )]
-    AddressTaken {
-        /// Asked.
-        address: String,
-        /// The member.
-        by: NodeId,
-        /// Who answers.
-        is: NodeId,
-    },
-    /// A member has another address.
-    #[error(
-        "{address} is member {node_id:016x}, known at {known}: if it has moved, replace {node_id:016x} by {address}"
-    )]
-    OtherAddress {
-        /// The member.
-        node_id: NodeId,
-        /// Asked.
-        address: String,
-        /// As the membership says.
-        known: String,
-    },
-    /// Nobody is called so.
-    #[error("{who} is not a member")]
-    NoMember {
-        /// As asked.
-        who: Who,
-    },
-    /// Several members have that address.
-    #[error("{address} is the address of several members, give the id: {}", list_ids(ids))]
-    Ambiguous {
-        /// As asked.
-        address: String,
-        /// They.
-        ids: Vec<NodeId>,
-    },
-    /// The cluster is large enough.
-    #[error("the cluster has {MEMBERS_MAX} members, which is the limit")]
-    TooMany,
-    /// No majority would answer afterwards.
-    #[error(
-        "{what} would lose the quorum: of {voters} voters then, {majority} must answer, and {answering} do now \
-         (silent: {})",
-        silent.join(", ")
-    )]
-    Quorum {
-        /// What.
-        what: &'static str,
-        /// Voters after the change.
-        voters: usize,
-        /// Of those, who answers now.
-        answering: usize,
-        /// How many must.
-        majority: usize,
-        /// Who does not.
-        silent: Vec<String>,
-    },
-    /// It is the only one.
-    #[error("server {node_id:016x} is the only voter: without it there is no cluster")]
-    LastVoter {
-        /// It.
-        node_id: NodeId,
-    },
-    /// It cannot lead.
-    #[error("server {node_id:016x} does not vote: it cannot lead")]
-    NotVoter {
-        /// It.
-        node_id: NodeId,
-    },
-    /// It cannot lead now.
-    #[error("server {node_id:016x} at {address} does not answer: it cannot lead")]
-    Silent {
-        /// It.
-        node_id: NodeId,
-        /// Where it should be.
-        address: String,
-    },
-    /// It cannot lead yet.
-    #[error("server {node_id:016x} lacks {lag} log entries: it cannot lead yet")]
-    Behind {
-        /// It.
-        node_id: NodeId,
-        /// How many.
-        lag: u64,
-    },
-    /// Nobody can lead.
-    #[error("no other voter answers and is near the end of the log: none can lead")]
-    NoSuccessor,
-}
-
-fn list_ids(ids: &[NodeId]) -> String {
-    ids.iter().map(|id| format!("{id:016x}")).collect::<Vec<_>>().join(", ")
-}
-
-/// Why a step has no result.
-#[derive(Debug, thiserror::Error)]
-pub enum MembersError {
-    /// It must not be.
-    #[error(transparent)]
-    Refused(#[from] Refusal),
-    /// This node cannot propose it.
-    #[error(transparent)]
-    Propose(#[from] ProposeError),
-    /// openraft said no.
-    #[error("could not change the membership: {reason}")]
-    Raft {
-        /// What it said.
-        reason: String,
-    },
-}
 
 impl Node {
     /// On the leader: goes a few steps towards `change` and says how far it is. To be called again
