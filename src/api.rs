@@ -78,6 +78,13 @@ pub struct WriteRequest {
     /// Counts the writes of one epoch; a retry keeps its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seq: Option<u64>,
+    /// Zone label, as in a keepalive. Counts in a sync: a host that is known by its zone before it
+    /// has keys need not be moved later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
+    /// Length of the lease, as in a keepalive. Counts in a sync.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_seconds: Option<u32>,
 }
 
 /// Answer to a write: 201, or 409 with `stale`.

@@ -26,10 +26,12 @@ pub mod keepalive;
 pub mod lease_task;
 pub mod leases;
 pub mod locks;
+pub mod lookups;
 pub mod members;
 pub mod metrics;
 pub mod pace;
 pub mod query;
+mod raft_threads;
 pub mod ranking;
 pub mod report;
 pub mod request;
@@ -58,6 +60,8 @@ use crate::task::{Stop, TaskError, Tasks};
 use addresses::AddressError;
 use app::{App, Shared};
 use leases::Leases;
+use lookups::Endpoints;
+use raft_threads::RaftThreads;
 use request::HolderPolicy;
 
 /// Time that tasks have to end once everything is drained.
@@ -108,6 +112,9 @@ pub enum Error {
     /// A listener has no address.
     #[error("could not read the address of a listener")]
     Listener(#[source] io::Error),
+    /// The system gives no threads.
+    #[error("could not start the threads of raft")]
+    Threads(#[source] io::Error),
     /// The data folder cannot be had.
     #[error("could not open data folder {}", folder.display())]
     Folder {
@@ -154,8 +161,17 @@ impl From<NodeFailure> for Error {
 
 /// Runs a server until `stop`; `ready` is called once lookups are answered.
 pub async fn run(config: Config, stop: Stop, ready: impl FnOnce(Addresses) + Send) -> Result<(), Error> {
-    let Config { data_dir, listen, raft_listen, advertise, cluster, join, insecure, .. } = config;
-    let Config { lease_default, forget_after, .. } = config;
+    let Config {
+        data_dir,
+        listen,
+        raft_listen,
+        advertise,
+        cluster,
+        join,
+        insecure,
+        lease_default,
+        forget_after,
+    } = config;
     let raft_listen = match &join {
         Some(member) => addresses::joining_raft_listen(raft_listen, member, insecure)?,
         None => addresses::raft_listen(raft_listen, &cluster, insecure)?,
@@ -176,7 +192,7 @@ pub async fn run(config: Config, stop: Stop, ready: impl FnOnce(Addresses) + Sen
     // The API answers while the index loads: /livez with 200, the rest with 503.
     let mut phases = Phases::new();
     let shared = Shared::default();
-    phases.serve_api(api_listener, routes::router(shared.clone()));
+    phases.serve_api(api_listener, Endpoints::new(shared.clone()));
     let disk =
         FolderDisk::open(&data_dir).map_err(|source| Error::Folder { folder: data_dir.clone(), source })?;
     let node_config = NodeConfig {
@@ -184,12 +200,14 @@ pub async fn run(config: Config, stop: Stop, ready: impl FnOnce(Addresses) + Sen
         raft_address: names.raft_address,
         api_address: names.api_address,
     };
+    let raft_threads = RaftThreads::start().map_err(Error::Threads)?;
+    let disk = Arc::new(disk);
     let node = match join {
-        Some(member) => Node::start_joining(node_config, member, Arc::new(disk), stop.clone()).await,
-        None => Node::start(node_config, Arc::new(disk), stop.clone()).await,
+        Some(member) => raft_threads.run(Node::start_joining(node_config, member, disk, stop.clone())).await,
+        None => raft_threads.run(Node::start(node_config, disk, stop.clone())).await,
     };
     let node = node.map_err(|source| Error::Start { folder: data_dir, source })?;
-    phases.serve_raft(raft_listener, node.router());
+    phases.serve_raft(&raft_threads, raft_listener, node.router());
     let mut app = App::new(
         node.clone(),
         HolderPolicy { loopback: listen.ip().is_loopback() },
@@ -245,30 +263,23 @@ impl Phases {
         }
     }
 
-    fn serve_api(&mut self, listener: TcpListener, router: Router) {
-        let limits = ConnectionLimits { drain_timeout: DRAIN_TIMEOUT, ..ConnectionLimits::default() };
-        let (stop, drained) = (self.api.clone(), self.api_drained.clone());
-        self.serve("api", listener, router, limits, stop, drained);
-    }
-
-    fn serve_raft(&mut self, listener: TcpListener, router: Router) {
+    fn serve_raft(&mut self, threads: &RaftThreads, listener: TcpListener, router: Router) {
         let limits = ConnectionLimits { drain_timeout: RAFT_DRAIN_TIMEOUT, ..ConnectionLimits::default() };
         let (stop, drained) = (self.raft.clone(), self.raft_drained.clone());
-        self.serve("raft", listener, router, limits, stop, drained);
+        let serving = threads.serve(listener, router, limits, stop, drained);
+        let end = self.end.clone();
+        self.tasks.spawn("raft", async move {
+            let ended = end.run_until_cancelled(serving).await;
+            ended.map_or(Ok(()), |failed| failed.map(|never| match never {}))
+        });
     }
 
-    fn serve(
-        &mut self,
-        name: &'static str,
-        listener: TcpListener,
-        router: Router,
-        limits: ConnectionLimits,
-        stop: Stop,
-        drained: Stop,
-    ) {
+    fn serve_api(&mut self, listener: TcpListener, endpoints: Endpoints) {
+        let limits = ConnectionLimits { drain_timeout: DRAIN_TIMEOUT, ..ConnectionLimits::default() };
+        let (stop, drained) = (self.api.clone(), self.api_drained.clone());
         let end = self.end.clone();
-        self.tasks.spawn(name, async move {
-            http::serve(listener, router, limits, stop).await;
+        self.tasks.spawn("api", async move {
+            http::serve(listener, endpoints, limits, stop).await;
             drained.cancel();
             end.cancelled().await;
             Ok::<(), Infallible>(())

@@ -217,7 +217,15 @@ async fn holders(client: &Client, key: String) -> Option<Vec<String>> {
 }
 
 fn of_holder(holder: String, keys: Vec<String>, seq: u64) -> WriteRequest {
-    WriteRequest { holder, group: "default".to_owned(), keys, epoch: Some(1), seq: Some(seq) }
+    WriteRequest {
+        holder,
+        group: "default".to_owned(),
+        keys,
+        epoch: Some(1),
+        seq: Some(seq),
+        zone: None,
+        ttl_seconds: None,
+    }
 }
 
 /// One client that writes key after key, and one that asks for what is acknowledged, as long as it

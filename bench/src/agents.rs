@@ -81,7 +81,13 @@ impl Agents {
             body.extend_from_slice(self.names.text(*key));
             body.push(b'"');
         }
-        write!(body, r#"],"epoch":{},"seq":{seq}}}"#, self.epoch).expect("memory takes everything");
+        write!(body, r#"],"epoch":{},"seq":{seq}"#, self.epoch).expect("memory takes everything");
+        if path == "sync" {
+            let zone = self.fleet.zone(agent);
+            write!(body, r#","zone":"{zone}","ttl_seconds":{LEASE_SECONDS}"#)
+                .expect("memory takes everything");
+        }
+        body.push(b'}');
         post(&format!("/api/v1/distribution/{path}"), body, out);
     }
 
@@ -124,6 +130,11 @@ impl Agents {
         )
         .expect("memory takes everything");
         post("/api/v1/keepalive", &self.body, out);
+    }
+
+    /// When they started, in Unix milliseconds.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch
     }
 
     /// Who holds a key.

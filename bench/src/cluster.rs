@@ -92,16 +92,36 @@ impl Cluster {
         &self.members[number].data
     }
 
+    /// Raft address of one.
+    pub(crate) fn raft(&self, number: usize) -> SocketAddr {
+        self.members[number].raft
+    }
+
+    /// What they run.
+    pub(crate) fn binary(&self) -> &Path {
+        &self.binary
+    }
+
     /// Starts one that does not run, with what is in its folder.
     pub(crate) fn spawn(&mut self, number: usize) -> Result<()> {
         let list: Vec<String> = self.members.iter().map(|member| member.raft.to_string()).collect();
+        let founded = if list.len() > 1 { vec!["--cluster".to_owned(), list.join(",")] } else { Vec::new() };
+        self.spawn_with(number, &founded)
+    }
+
+    /// Starts one with nothing in its folder, to be admitted by a cluster that `other` is of.
+    pub(crate) fn spawn_joining(&mut self, number: usize, other: usize) -> Result<()> {
+        std::fs::remove_dir_all(&self.members[number].data).context("could not remove a data folder")?;
+        let other = self.members[other].raft.to_string();
+        self.spawn_with(number, &["--join".to_owned(), other])
+    }
+
+    fn spawn_with(&mut self, number: usize, more: &[String]) -> Result<()> {
         let member = &mut self.members[number];
         let mut command = Command::new(&self.binary);
         command.arg("server").arg("--data-dir").arg(&member.data).args(["--log-level", "warn"]);
         command.args(["--listen", &member.api.to_string(), "--raft-listen", &member.raft.to_string()]);
-        if list.len() > 1 {
-            command.args(["--cluster", &list.join(",")]);
-        }
+        command.args(more);
         member.starts += 1;
         let name = format!("{}-{}", member.name, member.starts);
         member.process = Some(Process::start(&self.folder, &name, command)?);
@@ -127,19 +147,9 @@ impl Cluster {
         Ok(start.elapsed())
     }
 
-    /// Sends one a signal that it survives.
-    pub(crate) fn signal(&self, number: usize, signal: Signal) -> Result<()> {
-        self.members[number].process.as_ref().context("it does not run")?.signal(signal)
-    }
-
     /// Pid of one that runs.
     pub(crate) fn pid(&self, number: usize) -> Result<u32> {
         Ok(self.members[number].process.as_ref().context("it does not run")?.pid())
-    }
-
-    /// What one has written to its log since its last start.
-    pub(crate) fn log(&self, number: usize) -> String {
-        self.members[number].process.as_ref().map(Process::log).unwrap_or_default()
     }
 
     pub(crate) fn used(&self, number: usize) -> Result<Used> {
@@ -176,6 +186,17 @@ impl Cluster {
             let leads =
                 |number: &usize| self.status(*number).is_some_and(|status| status.leads && status.quorum);
             Ok((0..self.len()).find(leads))
+        })
+    }
+
+    /// Waits until all have applied what the leader has applied by now.
+    pub(crate) fn wait_applied(&self) -> Result<()> {
+        let leader = self.wait_leader()?;
+        let status = self.status(leader).context("the leader has no status")?;
+        within("all servers have applied it", PATIENCE, || {
+            let has =
+                |number| self.status(number).is_some_and(|other: Status| other.applied >= status.applied);
+            Ok((0..self.len()).all(has).then_some(()))
         })
     }
 

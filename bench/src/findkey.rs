@@ -10,7 +10,7 @@ mod table;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 
 use crate::Settings;
@@ -52,6 +52,8 @@ pub(crate) struct Sample {
     seen: Seen,
     /// CPU time of the serving processes for a request, microseconds.
     cpu_us: f64,
+    /// Of that, what the process behind the answering one took: the database itself.
+    behind_us: f64,
     /// Share of the machine that did nothing.
     idle: f64,
     /// Share taken by others than the sides and the client.
@@ -67,8 +69,12 @@ impl Sample {
 /// The scenario.
 pub(crate) fn findkey(settings: &Settings, report: &Report, folder: &Path) -> Result<()> {
     let options = &settings.findkey;
-    let fleet = Fleet::FULL.with_hosts(options.hosts);
+    let fleet = settings.fleet();
     eprintln!("findkey among {} pairs", fleet.pairs());
+    ensure!(
+        fleet.hosts > 1 && options.askers > 0,
+        "nobody would ask anybody: --hosts 2, --askers 1 at least"
+    );
     let names = Arc::new(KeyNames::of(fleet));
     let questions = questions(fleet, &names);
     let database =
@@ -149,9 +155,11 @@ fn sample(side: &Side, question: &Question, window: Window) -> Result<Sample> {
     let idle = after.idle - before.idle;
     // All sides are children of ours, so this tree holds both.
     let known = ours_after - ours_before;
+    let of_request = |seconds: f64| seconds * 1e6 / seen.requests as f64;
     Ok(Sample {
         seen,
-        cpu_us: (side_after - side_before) * 1e6 / seen.requests as f64,
+        cpu_us: of_request(side_after.0 + side_after.1 - side_before.0 - side_before.1),
+        behind_us: of_request(side_after.1 - side_before.1),
         idle: idle / total,
         others: ((total - idle - known) / total).max(0.0),
     })

@@ -43,6 +43,12 @@ impl Fleet {
         Self { hosts, distinct_keys, ..self }
     }
 
+    /// The same hosts with fewer keys each.
+    pub(crate) fn with_keys(self, keys_per_host: u32) -> Self {
+        let keys_per_host = keys_per_host.clamp(self.common_keys + 1, self.keys_per_host);
+        Self { keys_per_host, ..self }
+    }
+
     /// Pairs of host and key.
     pub(crate) fn pairs(self) -> u64 {
         u64::from(self.hosts) * u64::from(self.keys_per_host)

@@ -2,6 +2,7 @@
 //! registry. Writes RESULTS.md and plots.
 
 mod agents;
+mod catch_up;
 mod client;
 mod cluster;
 mod compare;
@@ -11,12 +12,14 @@ mod drive;
 mod enroll;
 mod findkey;
 mod fleet;
+mod herd;
 mod http_load;
 mod jitter;
 mod layout;
 mod load;
 mod mariadb;
 mod meter;
+mod micro;
 mod names;
 mod net;
 mod nginx;
@@ -70,15 +73,18 @@ enum Scenario {
     /// Heartbeats of a fleet that starts at once, simulated.
     Jitter,
     /// Cold registration of a fleet into three servers, beside MariaDB.
-    Register {
-        /// How often.
-        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
-        repeats: u32,
-    },
+    Register(register::RegisterArgs),
     /// A registered fleet pulls one new image within a minute.
     Crowd(crowd::CrowdArgs),
     /// A registered fleet at its everyday rates.
     Steady(steady::SteadyArgs),
+    /// All agents of a fleet come back at once after an outage of all servers.
+    Herd(herd::HerdArgs),
+    /// Part of `herd`, in a process of its own.
+    #[command(hide = true)]
+    HerdPart(herd::FlockArgs),
+    /// A server that was away, or lost its disk, catches up while the load goes on.
+    CatchUp(catch_up::CatchUpArgs),
     /// Memory, disk, restart and snapshot of a server by the number of pairs.
     Sizes {
         /// Millions of pairs.
@@ -93,6 +99,8 @@ enum Scenario {
     SnapshotPart(sizes::part::Part),
     /// Lookups beside a constant answer and the Go Piccolo's query on MariaDB.
     Findkey,
+    /// Adding, removing and finding holders, without network and log.
+    Micro,
     /// All of them.
     All,
     /// One of findkey's sides.
@@ -104,7 +112,7 @@ enum Scenario {
 }
 
 /// Scenarios that `all` runs, by the names of their commands.
-const ALL: [&str; 11] = [
+const ALL: [&str; 14] = [
     "loopback",
     "veth",
     "relay",
@@ -114,7 +122,10 @@ const ALL: [&str; 11] = [
     "register",
     "crowd",
     "steady",
+    "herd",
+    "catch-up",
     "sizes",
+    "micro",
     "jitter",
 ];
 
@@ -195,6 +206,7 @@ fn main() -> Result<()> {
         Scenario::ServeConstant(options) => return findkey::constant::serve(options),
         Scenario::ServeMariadb(options) => return mariadb::serve(options),
         Scenario::SnapshotPart(part) => return sizes::part::run(part),
+        Scenario::HerdPart(part) => return herd::run_flock(part),
         _ => {}
     }
     if settings.piccolo().is_some_and(|binary| !binary.is_file()) {
@@ -221,16 +233,20 @@ fn main() -> Result<()> {
             Scenario::Relay => relay::uncapped(&settings, &report, folder.path())?,
             Scenario::RelayCapped => relay::capped(&settings, &report, folder.path())?,
             Scenario::Jitter => jitter::jitter(settings.agents as usize, &report)?,
-            Scenario::Register { repeats } => register::register(&settings, repeats, &report, folder.path())?,
+            Scenario::Register(args) => register::register(&settings, &args, &report, folder.path())?,
             Scenario::Crowd(args) => crowd::crowd(&settings, &args, &report, folder.path())?,
             Scenario::Steady(args) => steady::steady(&settings, &args, &report, folder.path())?,
+            Scenario::Herd(args) => herd::herd(&settings, &args, &report, folder.path())?,
+            Scenario::CatchUp(args) => catch_up::catch_up(&settings, &args, &report, folder.path())?,
             Scenario::Sizes { millions, open } => {
                 sizes::sizes(&settings, &millions, open, &report, folder.path())?;
             }
             Scenario::Pull => pull::pull(&settings, &report, folder.path())?,
             Scenario::Findkey => findkey::findkey(&settings, &report, folder.path())?,
+            Scenario::Micro => micro::micro(&settings, settings.fleet(), &report)?,
             Scenario::All
             | Scenario::SnapshotPart(_)
+            | Scenario::HerdPart(_)
             | Scenario::ServeConstant(_)
             | Scenario::ServeMariadb(_) => {
                 unreachable!("taken apart above")

@@ -5,7 +5,6 @@
 
 mod fill;
 mod lookups;
-#[allow(dead_code)] // the scenario of cold registration uses it
 mod register;
 
 use std::fs;
@@ -16,14 +15,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Opts, OptsBuilder, Pool, PoolConstraints, PoolOpts};
+use rustix::process::Signal;
 use tokio::runtime::Runtime;
 
 use crate::fleet::Fleet;
 use crate::process::{Process, run};
 
 pub(crate) use lookups::{Options, serve};
-#[allow(unused_imports)] // for the scenario of cold registration
-pub(crate) use register::{ROWS_PER_INSERT, Registered};
+pub(crate) use register::ROWS_PER_INSERT;
 
 const DATABASE: &str = "piccolo";
 /// Bytes of buffer pool for a row: table and both indexes, with room for pages that are half full.
@@ -97,7 +96,8 @@ impl MariaDb {
 
     /// Ends it and waits until everything is in its files.
     pub(crate) fn stop(self) -> Result<()> {
-        self.process.stop(STOP_MAX)
+        self.process.signal(Signal::TERM)?;
+        self.process.wait_end(STOP_MAX)
     }
 
     /// One statement; the first column of its rows as numbers, where they have one.

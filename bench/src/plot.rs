@@ -1,6 +1,8 @@
 //! Grouped bars with whiskers as SVG, no library: one panel a blob size, one group a connection
 //! count, one bar a side.
 
+pub(crate) mod log_bars;
+
 use std::fmt::Write as _;
 
 use crate::compare::{Cell, Comparison};

@@ -54,12 +54,9 @@ impl Process {
     }
 
     /// Asks it to end, and gives it `time` to do so in good order.
-    pub(crate) fn stop(mut self, time: Duration) -> Result<()> {
-        let pid = Pid::from_raw(self.child.id().cast_signed()).expect("a pid is not zero");
-        kill_process(pid, Signal::TERM).context("could not stop a child")?;
-        let child = &mut self.child;
-        within("a child ends", time, || child.try_wait().context("could not look after a child"))?;
-        Ok(())
+    pub(crate) fn stop(self, time: Duration) -> Result<()> {
+        self.signal(Signal::TERM)?;
+        self.wait_end(time)
     }
 
     /// Polls until `ready` gives a value; fails early when the process ends.

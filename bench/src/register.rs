@@ -2,15 +2,19 @@
 
 use std::fmt::Write as _;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use clap::Args;
 
 use crate::Settings;
 use crate::agents::Agents;
 use crate::cluster::{Cluster, Used};
 use crate::enroll::{CONNECTIONS, Enrolled, beat_all, sync_all};
 use crate::fleet::Fleet;
+use crate::mariadb::{MariaDb, ROWS_PER_INSERT};
+use crate::names::KeyNames;
 use crate::plot::lines;
 use crate::report::Report;
 use crate::stats::Spread;
@@ -19,6 +23,29 @@ use crate::usage::process::{cpu_seconds, peak_resident};
 /// The fleet of section 11 may take so long, on two cores.
 const BUDGET: Duration = Duration::from_secs(60);
 const SERVERS: usize = 3;
+
+/// Connections to MariaDB; with more of them hosts wait for each other's index pages.
+const DATABASE_CONNECTIONS: usize = 8;
+/// Rows a second beside MariaDB.
+const RATIO_BUDGET: f64 = 4.0;
+
+/// How.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct RegisterArgs {
+    /// How often.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    repeats: u32,
+    /// Hosts that MariaDB gets in each round, other ones each time; 0 leaves it out.
+    #[arg(long, default_value_t = 2_500)]
+    mariadb_hosts: u32,
+}
+
+/// MariaDB's part.
+struct Database {
+    hosts: u32,
+    what: String,
+    rate: Spread,
+}
 
 /// One registration into fresh servers.
 struct Round {
@@ -48,8 +75,14 @@ struct Side {
 }
 
 /// Runs the scenario.
-pub(crate) fn register(settings: &Settings, repeats: u32, report: &Report, folder: &Path) -> Result<()> {
+pub(crate) fn register(
+    settings: &Settings,
+    args: &RegisterArgs,
+    report: &Report,
+    folder: &Path,
+) -> Result<()> {
     let fleet = settings.fleet();
+    let repeats = args.repeats;
     let mut rounds = Vec::new();
     for number in 0..repeats {
         let folder = folder.join(format!("round-{number}"));
@@ -57,8 +90,28 @@ pub(crate) fn register(settings: &Settings, repeats: u32, report: &Report, folde
         rounds.push(round(settings, fleet, &folder)?);
         std::fs::remove_dir_all(&folder)?;
     }
-    let body = body(fleet, &rounds, report)?;
+    let database = match args.mariadb_hosts.min(fleet.hosts) {
+        0 => None,
+        hosts => Some(database(fleet, hosts, repeats, folder)?),
+    };
+    let body = body(fleet, &rounds, database.as_ref(), report)?;
     report.section("register", "Cold registration of a fleet", &body)
+}
+
+/// The same rows into MariaDB, of some hosts: a rate needs no more.
+fn database(fleet: Fleet, hosts: u32, repeats: u32, folder: &Path) -> Result<Database> {
+    let names = Arc::new(KeyNames::of(fleet));
+    let database = MariaDb::start(&folder.join("mariadb"), fleet)?;
+    let mut rates = Vec::new();
+    for number in 0..repeats.min(fleet.hosts / hosts) {
+        let part = number * hosts..(number + 1) * hosts;
+        let seen = database.register(fleet, &names, part, DATABASE_CONNECTIONS, ROWS_PER_INSERT)?;
+        ensure!(seen.rows == u64::from(hosts) * u64::from(fleet.keys_per_host), "{} rows came", seen.rows);
+        rates.push(seen.rows_per_second());
+    }
+    let what = database.what()?;
+    database.stop()?;
+    Ok(Database { hosts, what, rate: Spread::of(rates) })
 }
 
 fn round(settings: &Settings, fleet: Fleet, folder: &Path) -> Result<Round> {
@@ -77,7 +130,8 @@ fn round(settings: &Settings, fleet: Fleet, folder: &Path) -> Result<Round> {
     let sides = sides(&cluster, leader, &used)?;
     let start = Instant::now();
     beat_all(&cluster, agents)?;
-    cluster.wait_equal()?;
+    // Not the same state: leases may end meanwhile, of agents that beat only once.
+    cluster.wait_applied()?;
     let record = &outcome.records[0];
     let rate = record.seconds.iter().enumerate();
     Ok(Round {
@@ -113,7 +167,7 @@ fn sides(cluster: &Cluster, leader: usize, before: &[Used]) -> Result<(Side, Sid
     Ok((one(leader)?, followers))
 }
 
-fn body(fleet: Fleet, rounds: &[Round], report: &Report) -> Result<String> {
+fn body(fleet: Fleet, rounds: &[Round], database: Option<&Database>, report: &Report) -> Result<String> {
     let of = |value: &dyn Fn(&Round) -> f64| Spread::of(rounds.iter().map(value));
     let rows = fleet.pairs() as f64;
     let mut text = format!(
@@ -145,6 +199,17 @@ fn body(fleet: Fleet, rounds: &[Round], report: &Report) -> Result<String> {
     let last = &rounds[rounds.len() - 1];
     row("last round: latency of a sync, p50 / p99 / max, ms", last.latency.clone(), "");
     row("last round: answers", last.statuses.clone(), "all 201");
+    if let Some(Database { hosts, what, rate }) = database {
+        row(&format!("rows a second into MariaDB, {hosts} hosts a round"), format!("{rate:.0}"), "");
+        let ratio = of(&|r| rows / r.applied).median / rate.median;
+        row("rows a second, beside MariaDB's", format!("{ratio:.1} ×"), &format!("≥ {RATIO_BUDGET} ×"));
+        writeln!(
+            text,
+            "\nMariaDB: one copy, {what}; {DATABASE_CONNECTIONS} connections, {ROWS_PER_INSERT} rows an insert, one \
+             transaction a host, nothing in front of it."
+        )
+        .expect("a string takes everything");
+    }
     let names: Vec<String> = (1..=rounds.len()).map(|number| format!("round {number}")).collect();
     let series: Vec<(&str, Vec<(f64, f64)>)> =
         names.iter().zip(rounds).map(|(name, round)| (name.as_str(), round.rate.clone())).collect();

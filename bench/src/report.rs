@@ -14,7 +14,7 @@ const HEAD: &str = "# Results\n\nWritten by `piccolo-bench` (`make bench`); each
     Ratios count, bare rates belong to the machine. *idle*: share of all CPUs that did nothing while Piccolo was \
     measured; *others*: share taken by processes that are not part of the bench.\n";
 /// In this order in the file.
-const SECTIONS: [&str; 12] = [
+const SECTIONS: [&str; 14] = [
     "loopback",
     "veth",
     "relay",
@@ -24,6 +24,8 @@ const SECTIONS: [&str; 12] = [
     "register",
     "crowd",
     "steady",
+    "herd",
+    "catch-up",
     "sizes",
     "micro",
     "jitter",

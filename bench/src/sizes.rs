@@ -114,15 +114,17 @@ fn start_again(cluster: &mut Cluster) -> Result<f64> {
 
 fn body(sizes: &[Size], report: &Report) -> Result<String> {
     let mut text = "One server; the fleet syncs and beats once, then memory is looked at, *as it is then* and *after \
-        a restart*: resident / of that anonymous, MiB. Snapshots are saved and installed by the same code in a \
-        process of its own.\n\n| |"
+        a restart*: resident / proportional (Pss) / anonymous, MiB. Snapshots are saved and installed by the same code in a \
+        process of its own.\n\n|"
         .to_owned();
     let mut row = |what: &str, value: &dyn Fn(&Size) -> String| {
         let values: Vec<String> = sizes.iter().map(value).collect();
         writeln!(text, " {what} | {} |", values.join(" | ")).expect("a string takes everything");
         text.push('|');
     };
-    let memory = |memory: &Memory| format!("{:.0} / {:.0}", memory.resident, memory.anonymous);
+    let memory = |memory: &Memory| {
+        format!("{:.0} / {:.0} / {:.0}", memory.resident, memory.proportional, memory.anonymous)
+    };
     row("", &|size| format!("{} pairs, {} hosts", size.fleet.pairs(), size.fleet.hosts));
     row("---", &|_| "---".to_owned());
     row("as it is then", &|size| memory(&size.fresh));
@@ -138,6 +140,7 @@ fn body(sizes: &[Size], report: &Report) -> Result<String> {
     row("stops after SIGTERM, s", &|size| format!("{:.2}", size.stop));
     row("ready again after that, s", &|size| format!("{:.2}", size.ready));
     row("ready again after kill -9, s", &|size| format!("{:.2}", size.ready_killed));
+    row("of that, opening the index, s", &|size| format!("{:.2}", size.saved.open));
     row("snapshot, MiB", &|size| format!("{:.1}", size.saved.bytes / 1048576.0));
     row("saving it, s", &|size| format!("{:.2}", size.saved.transfer));
     let installed = |took: &Took| {

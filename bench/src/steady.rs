@@ -88,8 +88,8 @@ fn body(life: &Life, outcome: &Outcome, seen: &Seen, args: &SteadyArgs, report: 
     let mut text = format!(
         "{} agents with {} pairs on {SERVERS} servers: {:.0} heartbeats, {:.0} findkeys and {:.0} advertises a second, \
          at random times; {} s after {} s of the same. A heartbeat or advertise comes on a connection of its own, as \
-         from an agent that has closed the last one for being idle, and stays open for 5 s; lookups share {} \
-         connections. Servers and load share the machine.\n\n| server | cores | budget | resident / anonymous, MiB | \
+         from an agent that has closed the last one for being idle, and stays open for 5 s; lookups share a \
+         pool of connections ({} for a full fleet). Servers and load share the machine.\n\n| server | cores | budget | resident / anonymous, MiB | \
          written, MiB/h |\n|---|---|---|---|---|\n",
         fleet.hosts,
         fleet.pairs(),

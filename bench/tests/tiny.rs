@@ -103,9 +103,11 @@ fn a_pull_from_a_neighbour_is_timed_beside_the_registry() {
 
 #[test]
 fn a_whole_fleet_registers_in_three_servers() {
-    let (results, plots) = with_piccolo("register", &["--hosts", "100", "--repeats", "1"]);
+    let (results, plots) =
+        with_piccolo("register", &["--hosts", "100", "--repeats", "1", "--mariadb-hosts", "10"]);
     assert!(results.contains("100 hosts × 400 keys = 40000 pairs"), "{results}");
     assert!(results.contains("| last round: answers | 201: 100"), "{results}");
+    assert!(results.contains("| rows a second into MariaDB, 10 hosts a round |"), "{results}");
     assert_eq!(plots, ["register.svg"]);
 }
 
@@ -147,4 +149,29 @@ fn lookups_are_compared_with_a_constant_answer_and_mariadb() {
     }
     assert!(results.contains("24000 pairs: 60 hosts × 400 keys"), "{results}");
     assert_eq!(plots, ["findkey-p99.svg", "findkey-rate.svg"]);
+}
+
+#[test]
+fn the_index_itself_is_compared_with_sorted_sets_and_vectors() {
+    let (results, plots) = run("micro", &["--without-piccolo", "--hosts", "60"]);
+    for row in ["| add a pair, 60 whole inventories", "| nearest 16 of a key with 40 holders |"] {
+        assert!(results.contains(row), "{row} is missing:\n{results}");
+    }
+    assert_eq!(plots, ["micro.svg"]);
+}
+
+#[test]
+fn a_herd_is_answered_after_an_outage() {
+    let (results, plots) = with_piccolo("herd", &["--hosts", "60"]);
+    assert!(results.contains("| half / 99 % / all answered 201 within | "), "{results}");
+    assert!(results.contains("| answers that ask for a sync | 0 |"), "{results}");
+    assert_eq!(plots, ["herd-latency.svg", "herd.svg"]);
+}
+
+#[test]
+fn a_server_that_was_away_catches_up_under_load() {
+    let arguments = ["--hosts", "60", "--away", "1", "--around", "1", "--cases", "away"];
+    let (results, plots) = with_piccolo("catch-up", &arguments);
+    assert!(results.contains("| away | lookups |"), "{results}");
+    assert_eq!(plots, ["catch-up-away.svg"]);
 }

@@ -40,6 +40,7 @@ pub use state_machine::{SnapshotBuilder, StateMachine};
 
 use crate::command::{Holder, Key};
 use crate::disk::Disk;
+use crate::fingerprint::{Fingerprint, key_fingerprint};
 use crate::format::FormatError;
 use crate::types::{LogId, StoredMembership};
 use state::State;
@@ -169,6 +170,13 @@ impl Index {
             transaction.open_table(tables::INVENTORIES).map_err(IndexError::storage("open inventories"))?;
         let Some(bytes) = inventories.get(id).map_err(read)? else { return Ok(None) };
         let ids = inventory::decode(bytes.value())?;
+        // The keys in memory may be those of a later state; then they sum up to something else.
+        let in_memory = self.state().keys_of(&ids);
+        if let Some((keys, fingerprint)) = in_memory
+            && fingerprint == record.fingerprint
+        {
+            return Ok(Some(keys));
+        }
         let table = transaction.open_table(tables::KEYS).map_err(IndexError::storage("open keys"))?;
         let mut keys = BTreeSet::new();
         for id in ids {
@@ -178,6 +186,17 @@ impl Index {
             keys.insert(crate::format::decode::<Key>("key", bytes.value())?);
         }
         Ok(Some(keys))
+    }
+
+    /// The fingerprint of an inventory of these keys, which are distinct. What the index knows of them
+    /// is not hashed again.
+    pub fn fingerprint_of(&self, keys: &[Key]) -> Fingerprint {
+        let state = self.state();
+        let one = |key: &Key| {
+            let known = state.keys.find(key).and_then(|id| state.keys.fingerprint(id));
+            known.unwrap_or_else(|| key_fingerprint(key))
+        };
+        Fingerprint(keys.iter().map(one).fold(0, u128::wrapping_add))
     }
 
     /// Whether any host, hidden or not, is in `group`.

@@ -8,6 +8,7 @@ use axum::Json;
 use axum::response::{IntoResponse, Response};
 use piccolo_raft::command::{Holder, Key};
 use piccolo_raft::index::Postings;
+use serde::Serialize;
 
 use super::app::App;
 use super::body::FormatError;
@@ -15,7 +16,6 @@ use super::error::{ApiError, QueryError};
 use super::query::Query;
 use super::ranking::{Asker, Holders, rank, rank_by_standing};
 use super::request::{group, socket_address};
-use crate::api::FindResponse;
 use crate::limits::{FINDKEY_COUNT_DEFAULT, FINDKEY_COUNT_MAX, MIN_INDEX_WAIT_MAX};
 
 /// A findkey that can be answered.
@@ -37,6 +37,16 @@ enum Who {
     Host(IpAddr),
 }
 
+/// [`crate::api::FindResponse`] as it is written: without a string for each address.
+#[derive(Serialize)]
+struct Found<'a> {
+    key: &'a str,
+    #[serde(rename = "Group")]
+    group: &'a str,
+    holders: &'a [SocketAddr],
+    total: u64,
+}
+
 /// Answers one findkey.
 pub async fn handle(app: &App, query: &Query) -> Result<Response, QueryError> {
     let question = question(query)?;
@@ -53,11 +63,19 @@ pub async fn handle(app: &App, query: &Query) -> Result<Response, QueryError> {
     let found = found.unwrap_or_default();
     metrics::histogram!("piccolo_api_findkey_db_result_count").record(found.len() as f64);
     if found.is_empty() {
-        return Err(ApiError::KeyNotFound { key: question.key }.into());
+        return Err(miss(app, question.key).into());
     }
-    let holders = found.iter().map(SocketAddr::to_string).collect();
-    let body = FindResponse { key: question.key, group: question.group, holders, total: 0 };
+    let body = Found { key: &question.key, group: &question.group, holders: &found, total: 0 };
     Ok(Json(body).into_response())
+}
+
+/// A server without any data knows of nobody: its 404 would send the asker to the registry, a 503 sends
+/// it to the next server. One that has lost its disk is still in the lists of all agents.
+fn miss(app: &App, key: String) -> ApiError {
+    if app.index.applied_index() == 0 && !app.node.is_member() {
+        return ApiError::NotServing { reason: "this server has no data yet".to_owned() };
+    }
+    ApiError::KeyNotFound { key }
 }
 
 fn question(query: &Query) -> Result<Question, FormatError> {
@@ -131,9 +149,19 @@ impl Holders for Postings<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::FindResponse;
 
     fn ask(query: &str) -> Result<Question, String> {
         question(&Query::parse(Some(query))).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn an_answer_is_written_as_the_client_reads_it() {
+        let holders: Vec<SocketAddr> = vec!["10.0.0.1:7781".parse().unwrap(), "[fd00::1]:1".parse().unwrap()];
+        let found = Found { key: "r/\"a:1", group: "g", holders: &holders, total: 0 };
+        let read: FindResponse = serde_json::from_slice(&serde_json::to_vec(&found).unwrap()).unwrap();
+        let holders = holders.iter().map(SocketAddr::to_string).collect();
+        assert_eq!(read, FindResponse { key: "r/\"a:1".into(), group: "g".into(), holders, total: 0 });
     }
 
     #[test]

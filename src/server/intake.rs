@@ -29,7 +29,9 @@ pub struct Bodies(Arc<Semaphore>);
 
 /// What one body takes up of it, until dropped.
 #[derive(Debug)]
-pub struct BodyShare(#[allow(dead_code)] OwnedSemaphorePermit); // held, never looked at
+pub struct BodyShare {
+    _permit: OwnedSemaphorePermit,
+}
 
 impl Default for Bodies {
     fn default() -> Self {
@@ -75,17 +77,17 @@ async fn collect(bodies: &Bodies, body: &mut Body) -> Result<(Bytes, BodyShare),
         return Err(ApiError::BodyTooLarge);
     }
     let mut collected = BytesMut::new();
-    let mut share = bodies.take(0).ok_or(ApiError::Overloaded)?;
+    let mut permit = bodies.take(0).ok_or(ApiError::Overloaded)?;
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| ApiError::BodyBroken { reason: error.to_string() })?;
         let Ok(data) = frame.into_data() else { continue };
         if collected.len() + data.len() > API_BODY_BYTES_MAX {
             return Err(ApiError::BodyTooLarge);
         }
-        share.merge(bodies.take(data.len()).ok_or(ApiError::Overloaded)?);
+        permit.merge(bodies.take(data.len()).ok_or(ApiError::Overloaded)?);
         collected.extend_from_slice(&data);
     }
-    Ok((collected.freeze(), BodyShare(share)))
+    Ok((collected.freeze(), BodyShare { _permit: permit }))
 }
 
 /// Reads on without keeping it.

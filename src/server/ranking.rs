@@ -198,8 +198,14 @@ impl Spread {
             0 | 1 => (0, 0),
             _ => (self.start % n, coprime(n, 1 + self.step % (n - 1))),
         };
-        (0..n).map(move |i| {
-            let offset = (u128::from(start) + u128::from(i) * u128::from(step)) % u128::from(n);
+        let mut next = start;
+        (0..n).map(move |_| {
+            let offset = next;
+            // Both are below n, and n counts hosts.
+            next += step;
+            if next >= n {
+                next -= n;
+            }
             offset as usize
         })
     }

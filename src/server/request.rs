@@ -42,6 +42,10 @@ pub struct AcceptedWrite {
     pub skipped: u64,
     /// Whether the list had nothing but empty strings, or nothing at all.
     pub named_nothing: bool,
+    /// Of its holder; `None`: not told, what is stored stays.
+    pub zone: Option<String>,
+    /// Length of its lease; `None`: not told.
+    pub ttl_seconds: Option<u32>,
 }
 
 /// An accepted keepalive.
@@ -62,6 +66,7 @@ pub fn write(body: &[u8], rules: Rules) -> Result<AcceptedWrite, FormatError> {
     let texts = fields.required_texts("keys")?;
     let group = group(fields.required_text("group")?)?;
     let pair = pair(&mut fields, rules.unix_ms)?;
+    let (zone, ttl_seconds) = zone_and_ttl(&mut fields)?;
     let holder = Holder { group, address: holder_address("holder", &address, rules.holders)? };
     let named_nothing = texts.iter().all(String::is_empty);
     let offered = texts.len() as u64;
@@ -75,7 +80,7 @@ pub fn write(body: &[u8], rules: Rules) -> Result<AcceptedWrite, FormatError> {
     }
     keys.sort_unstable();
     keys.dedup();
-    Ok(AcceptedWrite { holder, pair, keys, skipped, named_nothing })
+    Ok(AcceptedWrite { holder, pair, keys, skipped, named_nothing, zone, ttl_seconds })
 }
 
 fn native_keys(texts: &[String]) -> Result<Vec<Key>, FormatError> {
@@ -96,8 +101,7 @@ pub fn keepalive(body: &[u8], rules: Rules) -> Result<AcceptedBeat, FormatError>
     let address = fields.required_text("host")?;
     let group = group(fields.required_text("group")?)?;
     let holder = Holder { group, address: holder_address("host", &address, rules.holders)? };
-    let zone = fields.text("zone")?.map(|zone| name("zone", zone, ZONE_BYTES_MAX)).transpose()?;
-    let ttl_seconds = fields.unsigned("ttl_seconds")?.map(ttl).transpose()?;
+    let (zone, ttl_seconds) = zone_and_ttl(&mut fields)?;
     let fingerprint = fields.text("fingerprint")?.map(fingerprint).transpose()?;
     fields.unsigned("count")?;
     let counters =
@@ -110,6 +114,11 @@ pub fn keepalive(body: &[u8], rules: Rules) -> Result<AcceptedBeat, FormatError>
     };
     let beat = Beat { zone, ttl_seconds, pair: pair(&mut fields, rules.unix_ms)?, fingerprint };
     Ok(AcceptedBeat { holder, beat, usage })
+}
+
+fn zone_and_ttl(fields: &mut Fields) -> Result<(Option<String>, Option<u32>), FormatError> {
+    let zone = fields.text("zone")?.map(|zone| name("zone", zone, ZONE_BYTES_MAX)).transpose()?;
+    Ok((zone, fields.unsigned("ttl_seconds")?.map(ttl).transpose()?))
 }
 
 fn ttl(seconds: u64) -> Result<u32, FormatError> {

@@ -3,7 +3,7 @@
 use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::{self, Next};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 
@@ -22,6 +22,7 @@ pub fn router(shared: Shared) -> Router {
         .route(path::SYNC, post(sync))
         .route(path::KEEPALIVE, post(keep_alive))
         .route(path::REPORT, post(take_report))
+        // GET comes here by `lookups`, HEAD by its route.
         .route(path::FINDKEY, get(find_key))
         .route(path::CAPABILITIES, get(show_capabilities))
         .route(path::STATUS, get(show_status))
@@ -59,18 +60,8 @@ async fn take_report(State(shared): State<Shared>, request: Request) -> Result<R
     report::handle(shared.get()?, request).await
 }
 
-/// A server without any data knows of nobody: its 404 would send the asker to the registry, a 503 sends
-/// it to the next server. One that has lost its disk is still in the lists of all agents.
 async fn find_key(State(shared): State<Shared>, request: Request) -> Result<Response, QueryError> {
-    let app = shared.get()?;
-    match findkey::handle(app, &Query::parse(request.uri().query())).await {
-        Err(QueryError(ApiError::KeyNotFound { .. }))
-            if app.index.applied_index() == 0 && !app.node.is_member() =>
-        {
-            Err(ApiError::NotServing { reason: "this server has no data yet".to_owned() }.into())
-        }
-        answer => answer,
-    }
+    findkey::handle(shared.get()?, &Query::parse(request.uri().query())).await
 }
 
 async fn show_capabilities(State(shared): State<Shared>) -> Result<Json<Capabilities>, ApiError> {
@@ -106,7 +97,11 @@ async fn unknown_route() -> ApiError {
 
 /// Every answer says what this server has applied, unless it tells of a write of its own.
 async fn tell_applied_index(State(shared): State<Shared>, request: Request, next: Next) -> Response {
-    let mut response = next.run(request).await.into_response();
+    with_applied_index(&shared, next.run(request).await)
+}
+
+/// See [`tell_applied_index`].
+pub(super) fn with_applied_index(shared: &Shared, mut response: Response) -> Response {
     if let Ok(app) = shared.get() {
         let index = HeaderValue::from(app.index.applied_index());
         response.headers_mut().entry(HeaderName::from_static(header::APPLIED_INDEX)).or_insert(index);
@@ -122,6 +117,7 @@ mod tests {
     use axum::body::Body;
     use axum::http::StatusCode;
     use piccolo_raft::cluster::{Node, NodeConfig};
+    use piccolo_raft::command::{Command, Holder};
     use piccolo_raft::disk::MemoryDisk;
     use tower::ServiceExt;
 
@@ -130,11 +126,14 @@ mod tests {
     use super::super::request::HolderPolicy;
     use super::*;
     use crate::clock::SystemClock;
-    use crate::limits::WRITES_WAITING_MAX;
+    use crate::limits::{
+        BEAT_CHANGES_WAITING_MAX, HOLDER_BEATS_WAITING_MAX, HOLDER_WRITES_WAITING_MAX,
+        OVERLOAD_RETRY_AFTER_SECONDS, WRITES_WAITING_MAX,
+    };
     use crate::task::Stop;
 
-    #[tokio::test]
-    async fn when_too_many_writes_wait_the_next_is_503_and_lookups_go_on() {
+    /// The app of a cluster of one, in memory.
+    async fn app() -> Arc<App> {
         let config = NodeConfig {
             members: vec!["127.0.0.1:1".to_owned()],
             raft_address: Some("127.0.0.1:1".to_owned()),
@@ -143,10 +142,121 @@ mod tests {
         let node = Node::start(config, Arc::new(MemoryDisk::default()), Stop::new()).await.unwrap();
         let leases = Leases::new(Duration::from_secs(60), Duration::from_secs(60));
         let holders = HolderPolicy { loopback: true };
-        let app = Arc::new(App::new(node, holders, SystemClock::shared(), leases, Stop::new()));
+        Arc::new(App::new(node, holders, SystemClock::shared(), leases, Stop::new()))
+    }
+
+    /// The same, once it leads. The task that ends leases does not run.
+    async fn leading_app() -> Arc<App> {
+        let app = app().await;
+        let end = tokio::time::Instant::now() + Duration::from_secs(60);
+        while !app.leads() {
+            assert!(tokio::time::Instant::now() < end, "does not lead");
+            app.set_leading_term(app.node.term());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        app
+    }
+
+    fn serving(app: &Arc<App>) -> Router {
         let shared = Shared::default();
-        shared.set(Arc::clone(&app));
-        let router = router(shared);
+        shared.set(Arc::clone(app));
+        router(shared)
+    }
+
+    async fn post(router: &Router, target: &str, body: String) -> Response {
+        let request = Request::builder().method("POST").uri(target).body(Body::from(body)).unwrap();
+        router.clone().oneshot(request).await.unwrap()
+    }
+
+    fn advertise_of(holder: &Holder) -> String {
+        format!(r#"{{"holder":"{}","group":"{}","keys":["a:1"]}}"#, holder.address, holder.group)
+    }
+
+    #[track_caller]
+    fn assert_refused(answer: &Response) {
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+        let again: u64 = answer.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+        assert!(OVERLOAD_RETRY_AFTER_SECONDS.contains(&again), "{again}");
+        assert!(!answer.headers().contains_key(header::LEADER), "a client must not ask again at once");
+    }
+
+    fn holder(n: u8) -> Holder {
+        Holder { group: "g".into(), address: ([10, 0, 0, n], 1).into() }
+    }
+
+    #[tokio::test]
+    async fn a_holder_that_has_all_its_places_is_refused_and_others_are_served() {
+        let app = leading_app().await;
+        let router = serving(&app);
+        let waiting: Vec<_> =
+            (0..HOLDER_WRITES_WAITING_MAX).map(|_| app.place_for_write(&holder(1)).unwrap()).collect();
+        assert_refused(&post(&router, path::ADVERTISE, advertise_of(&holder(1))).await);
+        let answer = post(&router, path::ADVERTISE, advertise_of(&holder(2))).await;
+        assert_eq!(answer.status(), StatusCode::CREATED);
+        drop(waiting);
+        let answer = post(&router, path::ADVERTISE, advertise_of(&holder(1))).await;
+        assert_eq!(answer.status(), StatusCode::CREATED);
+        app.node.shutdown().await;
+    }
+
+    #[tokio::test]
+    async fn when_too_many_hidden_hosts_come_back_the_next_is_503_and_writes_and_beats_go_on() {
+        let app = leading_app().await;
+        let router = serving(&app);
+        for n in [1, 2] {
+            post(&router, path::ADVERTISE, advertise_of(&holder(n))).await;
+        }
+        let last_write_index = app.index.host(&holder(1)).unwrap().last_write_index;
+        let hide = Command::Hide { holder: holder(1), last_write_index, unix_ms: 7 };
+        app.node.propose(hide).await.unwrap();
+        let beat = |n: u8| format!(r#"{{"host":"10.0.0.{n}:1","Group":"g"}}"#);
+
+        let of_others = |n: usize| Holder { group: format!("g{n}"), ..holder(9) };
+        let waiting: Vec<_> = (0..BEAT_CHANGES_WAITING_MAX)
+            .map(|n| app.place_for_beat_change(&of_others(n)).unwrap())
+            .collect();
+        assert_refused(&post(&router, path::KEEPALIVE, beat(1)).await);
+        assert_eq!(post(&router, path::KEEPALIVE, beat(2)).await.status(), StatusCode::CREATED);
+        let answer = post(&router, path::ADVERTISE, advertise_of(&holder(2))).await;
+        assert_eq!(answer.status(), StatusCode::CREATED);
+        assert!(!app.index.host(&holder(1)).unwrap().is_visible());
+
+        drop(waiting);
+        let applied = app.index.applied_index();
+        let beats = (0..HOLDER_BEATS_WAITING_MAX).map(|_| post(&router, path::KEEPALIVE, beat(1)));
+        for answer in futures_util::future::join_all(beats).await {
+            assert_eq!(answer.status(), StatusCode::CREATED);
+        }
+        assert!(app.index.host(&holder(1)).unwrap().is_visible());
+        assert_eq!(app.index.applied_index(), applied + 1, "beats of one host at once propose once");
+        app.node.shutdown().await;
+    }
+
+    #[tokio::test]
+    async fn a_write_keeps_its_place_when_its_client_leaves() {
+        let app = leading_app().await;
+        let router = serving(&app);
+        let place = app.place_for_write(&holder(1)).unwrap();
+        let turn = place.turn().await;
+        let left = tokio::time::timeout(
+            Duration::from_millis(100),
+            post(&router, path::ADVERTISE, advertise_of(&holder(1))),
+        );
+        assert!(left.await.is_err(), "it waits for its turn");
+        let places = (2..HOLDER_WRITES_WAITING_MAX).map(|_| app.place_for_write(&holder(1)));
+        let places: Vec<_> = places.collect::<Result<_, _>>().unwrap();
+        assert!(app.place_for_write(&holder(1)).is_err(), "who left still has a place");
+        drop((turn, place, places));
+        app.writes.close();
+        app.writes.wait().await;
+        assert!(app.index.host(&holder(1)).is_some(), "and its write is done");
+        app.node.shutdown().await;
+    }
+
+    #[tokio::test]
+    async fn when_too_many_writes_wait_the_next_is_503_and_lookups_go_on() {
+        let app = app().await;
+        let router = serving(&app);
         let ask = async |method: &str, target: &str, body: &'static str| {
             let request = Request::builder().method(method).uri(target).body(Body::from(body)).unwrap();
             router.clone().oneshot(request).await.unwrap()
@@ -160,9 +270,7 @@ mod tests {
             (path::KEEPALIVE, r#"{"host":"10.0.0.1:1","Group":"g"}"#),
         ] {
             let answer = ask("POST", target, body).await;
-            assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE, "{target}");
-            assert!(answer.headers().contains_key("retry-after"), "{target}");
-            assert!(!answer.headers().contains_key(header::LEADER), "a client must not ask again at once");
+            assert_refused(&answer);
         }
         app.node.wait_leader(Duration::from_secs(10)).await.unwrap();
         let lookup = format!("{}?key=a:1&group=g", path::FINDKEY);

@@ -5,7 +5,9 @@
 //! Then it looks again: an entry of an earlier write whose outcome was unknown may have been applied
 //! in front of ours. Entries carry the pair and are refused if stale, so a repetition is safe.
 
-use piccolo_raft::command::Pair;
+use std::collections::BTreeSet;
+
+use piccolo_raft::command::{Command, Pair, Write};
 use piccolo_raft::index::HostRecord;
 
 use super::app::App;
@@ -14,30 +16,64 @@ use super::error::ApiError;
 use super::request::AcceptedWrite;
 use super::write::{after_a_part, propose};
 
-/// Looks at the inventory that a sync gets. The second one finds what an earlier write left under
-/// way; nothing can add to that, because the holder's turn is ours.
-const ROUNDS: usize = 3;
+/// Looks that a sync takes at what is applied. The first may find a host to be introduced, the one after
+/// its own entries what an earlier write left under way; nothing can add to that, because the holder's
+/// turn is ours.
+const ROUNDS: usize = 4;
 
 /// On the leader, in the holder's turn; the log index of the write.
 pub async fn apply(app: &App, write: &AcceptedWrite) -> Result<u64, ApiError> {
+    let wanted = app.index.fingerprint_of(&write.keys);
     let mut index = None;
     for _ in 0..ROUNDS {
         let record = app.index.host(&write.holder);
         let stored = record.as_ref().and_then(|record| record.pair);
         refuse_stale(write.pair, stored)?;
-        let difference = difference(app, write)?;
+        if let Some(commands) = introduction(write, record.as_ref()) {
+            let proposed = propose(app, commands).await;
+            index = Some(proposed.map_err(|error| after_a_part(index.is_some(), error))?);
+            continue;
+        }
         let pair_is_stored = write.pair.is_none() || stored == write.pair;
+        // Equal sums say that nothing has to change, without a look at the disk.
+        let same =
+            |record: &HostRecord| record.fingerprint == wanted && record.count == write.keys.len() as u64;
         // A hidden host is shown again by an entry, whether or not its keys have changed.
-        let visible = record.filter(HostRecord::is_visible);
-        if let Some(record) = visible.filter(|_| pair_is_stored && difference.is_empty()) {
+        let visible = record.as_ref().filter(|record| record.is_visible());
+        if let Some(record) = visible.filter(|record| pair_is_stored && same(record)) {
             app.leases().renew(&write.holder, record.ttl_seconds, app.now());
             return Ok(index.unwrap_or_else(|| app.index.applied_index()));
         }
+        let difference = match &record {
+            Some(record) if same(record) => Difference::default(),
+            Some(record) if record.count == 0 => Difference::between(&BTreeSet::new(), &write.keys),
+            None => Difference::between(&BTreeSet::new(), &write.keys),
+            Some(_) => difference(app, write)?,
+        };
         let proposed = propose(app, difference.entries(&write.holder, write.pair)).await;
         index = Some(proposed.map_err(|error| after_a_part(index.is_some(), error))?);
     }
     tracing::warn!(holder = %write.holder.address, "a sync did not settle");
     Err(ApiError::OutcomeUnknown)
+}
+
+/// What makes the host known by its zone and lease, before it has keys: a zone that comes later moves
+/// the host in the postings of all its keys. `None` if it is known so, or the write tells neither.
+fn introduction(write: &AcceptedWrite, record: Option<&HostRecord>) -> Option<Vec<Command>> {
+    let known = record.map(|record| (record.zone.as_str(), record.ttl_seconds));
+    let (zone_known, ttl_known) = known.unwrap_or_default();
+    let zone = write.zone.as_deref().unwrap_or(zone_known);
+    let ttl_seconds = write.ttl_seconds.unwrap_or(ttl_known);
+    if (zone, ttl_seconds) == (zone_known, ttl_known) {
+        return None;
+    }
+    let set = Command::SetHost { holder: write.holder.clone(), zone: zone.to_owned(), ttl_seconds };
+    let create = || {
+        let empty =
+            Write { holder: write.holder.clone(), pair: write.pair, stores_pair: false, keys: vec![] };
+        Command::Advertise(empty)
+    };
+    Some(record.is_none().then(create).into_iter().chain([set]).collect())
 }
 
 fn refuse_stale(pair: Option<Pair>, stored: Option<Pair>) -> Result<(), ApiError> {

@@ -33,6 +33,8 @@ fn writes() {
         keys: vec![DIGEST.into(), TAG.into()],
         epoch: None,
         seq: None,
+        zone: None,
+        ttl_seconds: None,
     };
     golden("write_request_go", go.clone());
     golden("write_request", WriteRequest { epoch: Some(1_700_000_000_000), seq: Some(7), ..go });

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "clippy.toml exempts #[test] functions, not the helpers beside them")]
 
 mod bad_input;
+mod bounds;
 mod go_pi;
 mod golden;
 mod harness;

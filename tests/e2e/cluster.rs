@@ -3,6 +3,8 @@
 use std::time::{Duration, Instant};
 
 use piccolo::api::client::Client;
+use piccolo::api::{FindQuery, KeepaliveRequest};
+use piccolo::limits::LEASE_SECONDS_MIN;
 use rustix::process::Signal;
 
 use crate::harness::{Agent, Image, SOON, Servers, find, find_if_up, http, keys_of, never_for, within};
@@ -144,6 +146,66 @@ async fn a_write_that_waits_for_a_frozen_leader_goes_to_the_next_one() {
         })
         .await;
     }
+}
+
+/// A holder that beats once a second with the shortest lease, at whichever server answers.
+async fn beat_on(servers: &Servers) {
+    let everyone = Client::new(servers.urls()).unwrap();
+    let beat = KeepaliveRequest {
+        host: HOLDER.to_owned(),
+        group: "default".to_owned(),
+        ttl_seconds: Some(LEASE_SECONDS_MIN),
+        epoch: Some(1),
+        seq: Some(1),
+        ..KeepaliveRequest::default()
+    };
+    // No answer is the servers' fault here; the next beat goes to another one.
+    everyone.keepalive(&beat, Duration::from_secs(1)).await.ok();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+}
+
+/// Asserts for `time` that no server which answers has lost the holder, while that beats.
+async fn stays_for(servers: &Servers, time: Duration) {
+    let end = Instant::now() + time;
+    while Instant::now() < end {
+        beat_on(servers).await;
+        for number in 1..=3 {
+            let query = FindQuery { key: key(1), group: "default".to_owned(), ..FindQuery::default() };
+            // One that is stopped says nothing.
+            if let Ok(found) = servers.client(number).find(&query, Duration::from_millis(300)).await {
+                assert!(found.is_some(), "server {number} has lost the holder");
+            }
+        }
+    }
+}
+
+/// Longer than a lease: a new leader gives everybody a full one; who wakes is none any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_is_stopped_for_longer_than_a_lease_hides_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let servers = Servers::up(folder.path()).await;
+    advertise(&servers.client(1), 1, key(1), SOON).await;
+    let asleep = Duration::from_secs(LEASE_SECONDS_MIN.into()) * 2;
+    stays_for(&servers, Duration::from_secs(1)).await;
+    let leader = servers.leader().await;
+    servers.signal(leader, Signal::STOP);
+    stays_for(&servers, asleep).await;
+    servers.signal(leader, Signal::CONT);
+    stays_for(&servers, asleep).await;
+}
+
+/// Nobody could beat meanwhile. Whoever leads then was late itself, and extends all leases by that.
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_that_are_all_stopped_for_longer_than_a_lease_hide_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let servers = Servers::up(folder.path()).await;
+    advertise(&servers.client(1), 1, key(1), SOON).await;
+    let asleep = Duration::from_secs(LEASE_SECONDS_MIN.into()) * 2;
+    stays_for(&servers, Duration::from_secs(1)).await;
+    (1..=3).for_each(|number| servers.signal(number, Signal::STOP));
+    tokio::time::sleep(asleep).await;
+    (1..=3).for_each(|number| servers.signal(number, Signal::CONT));
+    stays_for(&servers, asleep).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

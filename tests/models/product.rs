@@ -70,6 +70,8 @@ impl Piccolo {
             keys: vec![digest.to_owned()],
             epoch: None,
             seq: None,
+            zone: None,
+            ttl_seconds: None,
         };
         let answer = self.client.post(format!("{}{}", self.api, path::ADVERTISE)).json(&write).send().await;
         let status = answer.unwrap().status();

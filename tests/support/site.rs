@@ -182,6 +182,8 @@ impl Server {
             keys: keys.to_vec(),
             epoch: None,
             seq: None,
+            zone: None,
+            ttl_seconds: None,
         };
         within("an advertise", SOON, async || self.client.advertise(&request, SOON).await.ok()).await;
     }

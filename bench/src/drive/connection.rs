@@ -16,6 +16,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Answer<'a> {
     pub(crate) status: u16,
+    /// `Retry-After`.
+    pub(crate) retry_after: Option<Duration>,
     pub(crate) body: &'a [u8],
 }
 
@@ -32,6 +34,7 @@ struct Head {
     status: u16,
     length: usize,
     close: bool,
+    retry_after: Option<Duration>,
 }
 
 impl Connection {
@@ -64,7 +67,8 @@ impl Connection {
         if head.close {
             self.stream = None;
         }
-        Ok(Answer { status: head.status, body: &self.buffer[head.bytes..head.bytes + head.length] })
+        let Head { bytes, status, length, retry_after, .. } = head;
+        Ok(Answer { status, retry_after, body: &self.buffer[bytes..bytes + length] })
     }
 
     async fn attempt(&mut self, request: &[u8]) -> io::Result<Head> {
@@ -104,17 +108,19 @@ fn parse_head(bytes: &[u8]) -> io::Result<Option<Head>> {
     let text = std::str::from_utf8(&bytes[..end]).map_err(|_| bad())?;
     let mut lines = text.split("\r\n");
     let status = lines.next().and_then(|line| line.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok());
-    let (mut length, mut close) = (None, false);
+    let (mut length, mut close, mut retry_after) = (None, false, None);
     for line in lines {
         let Some((name, value)) = line.split_once(':') else { continue };
         if name.eq_ignore_ascii_case("content-length") {
             length = value.trim().parse().ok();
         } else if name.eq_ignore_ascii_case("connection") {
             close = value.trim().eq_ignore_ascii_case("close");
+        } else if name.eq_ignore_ascii_case("retry-after") {
+            retry_after = value.trim().parse().ok().map(Duration::from_secs);
         }
     }
     let (Some(status), Some(length)) = (status, length) else { return Err(bad()) };
-    Ok(Some(Head { bytes: end + 4, status, length, close }))
+    Ok(Some(Head { bytes: end + 4, status, length, close, retry_after }))
 }
 
 #[cfg(test)]
@@ -149,9 +155,12 @@ mod tests {
     fn a_head_that_has_not_arrived_is_waited_for_and_one_without_a_length_refused() {
         assert!(parse_head(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n").unwrap().is_none());
         assert!(parse_head(b"HTTP/1.1 200 OK\r\n\r\n").is_err());
-        let head =
-            parse_head(b"HTTP/1.1 503 X\r\nConnection: close\r\nContent-Length: 3\r\n\r\nabc").unwrap();
+        let head = parse_head(
+            b"HTTP/1.1 503 X\r\nConnection: close\r\nRetry-After: 7\r\nContent-Length: 3\r\n\r\nabc",
+        )
+        .unwrap();
         let head = head.unwrap();
         assert_eq!((head.status, head.length, head.close), (503, 3, true));
+        assert_eq!(head.retry_after, Some(Duration::from_secs(7)));
     }
 }

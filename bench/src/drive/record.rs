@@ -67,8 +67,13 @@ impl Record {
 
     /// The seconds from number `from` on, together.
     pub(crate) fn since(&self, from: usize) -> Second {
+        self.between(from, self.seconds.len())
+    }
+
+    /// The seconds from number `from` to `to`, without that one.
+    pub(crate) fn between(&self, from: usize, to: usize) -> Second {
         let mut sum = Second::default();
-        for second in self.seconds.iter().skip(from) {
+        for second in self.seconds.iter().take(to).skip(from) {
             sum.latency.add(&second.latency);
             sum.good += second.good;
             sum.unavailable += second.unavailable;

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
-use piccolo::api::{KeepaliveRequest, StatusResponse, path};
+use piccolo::api::{StatusResponse, path};
 
 use super::questions::Question;
 use crate::client::fetch;
@@ -31,14 +31,19 @@ const ANSWERS: usize = 512;
 pub(super) struct Side {
     pub(super) name: &'static str,
     pub(super) address: SocketAddr,
-    /// Processes whose CPU time is this side's own.
+    /// Processes whose CPU time is this side's own; the one that answers comes first.
     pids: Vec<u32>,
     _process: Process,
 }
 
 impl Side {
-    pub(super) fn cpu_seconds(&self) -> Result<f64> {
-        self.pids.iter().map(|pid| cpu_seconds_of_tree(*pid)).sum()
+    /// Of the process that answers, and of what it asks.
+    pub(super) fn cpu_seconds(&self) -> Result<(f64, f64)> {
+        let mut each = Vec::with_capacity(self.pids.len());
+        for pid in &self.pids {
+            each.push(cpu_seconds_of_tree(*pid)?);
+        }
+        Ok((each[0], each[1..].iter().sum()))
     }
 }
 
@@ -62,20 +67,6 @@ pub(super) fn piccolo(piccolo: &Piccolo, fleet: Fleet, names: &KeyNames) -> Resu
     };
     post_all(server.api, FILLERS, path::SYNC, sync).context("could not register the fleet")?;
     let filled = Filled { pairs: fleet.pairs(), seconds: started.elapsed().as_secs_f64() };
-    let mut hosts = 0..fleet.hosts;
-    let beat = |body: &mut Vec<u8>| {
-        let Some(host) = hosts.next() else { return false };
-        let request = KeepaliveRequest {
-            host: fleet.address(host).to_string(),
-            group: GROUP.to_owned(),
-            ttl_seconds: Some(LEASE_SECONDS),
-            zone: Some(fleet.zone(host)),
-            ..KeepaliveRequest::default()
-        };
-        body.extend(serde_json::to_vec(&request).expect("a keepalive is JSON"));
-        true
-    };
-    post_all(server.api, FILLERS, path::KEEPALIVE, beat).context("could not tell the hosts' zones")?;
     let status = status(server.api)?;
     let expected = (u64::from(fleet.hosts), fleet.pairs(), 0);
     let seen = (status.hosts, status.pairs, status.hosts_hidden);
@@ -87,8 +78,11 @@ pub(super) fn piccolo(piccolo: &Piccolo, fleet: Fleet, names: &KeyNames) -> Resu
 
 fn write_sync(body: &mut Vec<u8>, fleet: Fleet, names: &KeyNames, host: u32, epoch: u128) {
     let holder = fleet.address(host);
-    let head =
-        format!("{{\"holder\":\"{holder}\",\"group\":\"{GROUP}\",\"epoch\":{epoch},\"seq\":1,\"keys\":[");
+    let zone = fleet.zone(host);
+    let head = format!(
+        "{{\"holder\":\"{holder}\",\"group\":\"{GROUP}\",\"epoch\":{epoch},\"seq\":1,\
+         \"zone\":\"{zone}\",\"ttl_seconds\":{LEASE_SECONDS},\"keys\":["
+    );
     body.extend_from_slice(head.as_bytes());
     for (place, key) in fleet.inventory(host).into_iter().enumerate() {
         body.extend_from_slice(if place == 0 { b"\"" } else { b",\"" });

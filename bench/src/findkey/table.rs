@@ -64,13 +64,13 @@ fn marked(ratio: Spread, good: impl Fn(f64) -> bool) -> String {
 }
 
 impl Outcome {
-    fn cell(&self, class: &Class, form: Form) -> &Cell {
+    pub(super) fn cell(&self, class: &Class, form: Form) -> &Cell {
         let found = self.cells.iter().find(|cell| cell.class == *class && cell.form == form);
         found.expect("every class is asked in both forms")
     }
 
     /// The form in which our agents ask, class by class.
-    fn native(&self) -> impl Iterator<Item = &Cell> {
+    pub(super) fn native(&self) -> impl Iterator<Item = &Cell> {
         self.cells.iter().filter(|cell| cell.form == Form::Native)
     }
 
@@ -157,20 +157,22 @@ impl Outcome {
     /// Every side at every question.
     pub(super) fn all_sides(&self) -> String {
         let mut text = "All sides, medians (lowest–highest):\n\n\
-            | keys | query | side | lookups/s | p50 ms | p99 ms | CPU µs a request | bytes | idle | others |\n\
-            |---|---|---|---|---|---|---|---|---|---|\n"
+            | keys | query | side | lookups/s | p50 ms | p99 ms | CPU µs a request | of that mariadbd | bytes | idle | others |\n\
+            |---|---|---|---|---|---|---|---|---|---|---|\n"
             .to_owned();
         for cell in &self.cells {
             for (index, (name, _)) in cell.sides.iter().enumerate() {
                 let spread = |value: fn(&Sample) -> f64| cell.spread(index, value);
+                let behind = spread(|sample| sample.behind_us);
                 text.push_str(&format!(
-                    "| {} | {} | {name} | {:.0} | {:.2} | {:.2} | {:.1} | {:.0} | {:.0} % | {:.0} % |\n",
+                    "| {} | {} | {name} | {:.0} | {:.2} | {:.2} | {:.1} | {} | {:.0} | {:.0} % | {:.0} % |\n",
                     cell.class.name(),
                     cell.form.name(),
                     spread(Sample::rate),
                     spread(|sample| sample.seen.p50_ms).median,
                     spread(|sample| sample.seen.p99_ms),
                     spread(|sample| sample.cpu_us),
+                    if index == MARIADB { format!("{:.1}", behind.median) } else { String::new() },
                     spread(|sample| sample.seen.body_bytes).median,
                     spread(|sample| sample.idle * 100.0).median,
                     spread(|sample| sample.others * 100.0).median,

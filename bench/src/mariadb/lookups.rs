@@ -60,17 +60,16 @@ async fn find(State(pool): State<Pool>, Query(query): Query<FindQuery>) -> Respo
         let message = format!("Didn't find the key {} in piccolo", query.key);
         return (StatusCode::NOT_FOUND, axum::Json(json!({"message": message}))).into_response();
     }
-    let holders = match query.request_host.as_deref().map(|host| sorted(&holders, host)) {
-        None => holders,
-        Some(Ok(sorted)) => sorted,
+    let wanted = query.count.filter(|count| *count > 0);
+    let wanted = wanted.map_or(COUNT_DEFAULT, |count| usize::try_from(count).unwrap_or(usize::MAX));
+    let holders = match query.request_host.as_deref().map(|asker| nearest(&holders, asker, wanted)) {
+        None => holders.into_iter().take(wanted).collect(),
+        Some(Ok(nearest)) => nearest,
         Some(Err(bad)) => {
             let body = json!({"message": "error when sort holder's order", "err": bad});
             return (StatusCode::NOT_FOUND, axum::Json(body)).into_response();
         }
     };
-    let wanted = query.count.filter(|count| *count > 0);
-    let wanted = wanted.map_or(COUNT_DEFAULT, |count| usize::try_from(count).unwrap_or(usize::MAX));
-    let holders = holders.into_iter().take(wanted).collect();
     axum::Json(FindResponse { key: query.key, group: query.group, holders, total: 0 }).into_response()
 }
 
@@ -84,18 +83,21 @@ fn failed(reason: &str) -> Response {
     (StatusCode::INTERNAL_SERVER_ERROR, axum::Json(body)).into_response()
 }
 
-/// Common prefix with the asker descending, then address, then text; the first that is no IPv4 address
-/// spoils it all, as it does there.
-fn sorted(holders: &[String], asker: &str) -> Result<Vec<String>, String> {
+/// Common prefix with the asker descending, then address, then text: all are sorted, then cut. The first
+/// that is no IPv4 address spoils it all, as it does there.
+fn nearest(holders: &[String], asker: &str, wanted: usize) -> Result<Vec<String>, String> {
     let asker: Ipv4Addr = asker.parse().map_err(|_| format!("invalid IPv4: {asker}"))?;
-    let place = |holder: &String| {
+    let place = |holder: &String| -> Result<_, String> {
         let ip = holder.parse::<SocketAddrV4>().map(|address| *address.ip()).or_else(|_| holder.parse());
         let ip = ip.map_err(|_| format!("invalid IPv4: {holder}"))?.to_bits();
-        Ok((Reverse((ip ^ asker.to_bits()).leading_zeros()), ip, holder.clone()))
+        Ok((Reverse((ip ^ asker.to_bits()).leading_zeros()), ip))
     };
-    let mut places = holders.iter().map(place).collect::<Result<Vec<_>, String>>()?;
+    let mut places = Vec::with_capacity(holders.len());
+    for holder in holders {
+        places.push((place(holder)?, holder));
+    }
     places.sort_unstable();
-    Ok(places.into_iter().map(|(_, _, holder)| holder).collect())
+    Ok(places.into_iter().take(wanted).map(|(_, holder)| holder.clone()).collect())
 }
 
 #[cfg(test)]
@@ -107,8 +109,9 @@ mod tests {
         let holders =
             ["10.0.2.1:1", "10.9.0.1:1", "10.0.1.9:1", "10.0.1.9:10", "10.0.1.2:1"].map(String::from);
         let order = ["10.0.1.2:1", "10.0.1.9:1", "10.0.1.9:10", "10.0.2.1:1", "10.9.0.1:1"];
-        assert_eq!(sorted(&holders, "10.0.1.3").unwrap(), order);
-        assert!(sorted(&["10.0.1.2:1".into(), "[fd00::1]:1".into()], "10.0.1.3").is_err());
-        assert!(sorted(&holders, "10.0.1.3:7781").is_err(), "a bare address only");
+        assert_eq!(nearest(&holders, "10.0.1.3", 9).unwrap(), order);
+        assert_eq!(nearest(&holders, "10.0.1.3", 2).unwrap(), order[..2]);
+        assert!(nearest(&["10.0.1.2:1".into(), "[fd00::1]:1".into()], "10.0.1.3", 1).is_err());
+        assert!(nearest(&holders, "10.0.1.3:7781", 1).is_err(), "a bare address only");
     }
 }

@@ -18,9 +18,11 @@ pub(crate) const KINDS: [&str; 3] = ["heartbeats", "lookups", "advertises"];
 pub(crate) const BEAT: usize = 0;
 pub(crate) const LOOKUP: usize = 1;
 pub(crate) const ADVERTISE: usize = 2;
+/// Connections of a full fleet, fewer of a smaller one.
+///
 /// 143 pulls of 14 lookups begin each second, and their connections are open for ten seconds or so.
 pub(crate) const LOOKUP_CONNECTIONS: usize = 1_430;
-/// Requests of the other kinds that can be on their way at once.
+/// Requests of the other kinds that can be on their way at once; of a full fleet, too.
 const AT_ONCE: usize = 900;
 const HEARTBEAT_SECONDS: f64 = 30.0;
 /// Connections that are idle at once, at most: 5 s of heartbeats and advertises at full rate.
@@ -104,9 +106,12 @@ impl Life {
 
     /// What drives it.
     pub(crate) fn drive(&self, cluster: &Cluster) -> Drive {
+        // Each connection waits for its next request: too many of them, and that is minutes away.
+        let share = self.rates.beats / Rates::of(Fleet::FULL).beats;
+        let pool = |most: usize| ((most as f64 * share) as usize).max(1);
         Drive {
             servers: cluster.addresses(),
-            pools: vec![AT_ONCE, LOOKUP_CONNECTIONS, AT_ONCE],
+            pools: vec![pool(AT_ONCE), pool(LOOKUP_CONNECTIONS), pool(AT_ONCE)],
             fresh_most: FRESH_MOST,
             kinds: KINDS.len(),
         }

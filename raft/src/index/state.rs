@@ -12,6 +12,7 @@ use super::keys::KeyTable;
 use super::order::Labels;
 use super::slots::Slots;
 use crate::command::{Holder, Key};
+use crate::fingerprint::Fingerprint;
 use crate::types::{LogId, StoredMembership};
 
 /// How much the index holds.
@@ -112,6 +113,16 @@ impl State {
             }
         }
         answer
+    }
+
+    /// The keys of these ids with their fingerprint; `None` if one of them is not in use.
+    pub(super) fn keys_of(&self, ids: &[u32]) -> Option<(BTreeSet<Key>, Fingerprint)> {
+        let (mut keys, mut sum) = (BTreeSet::new(), 0u128);
+        for &id in ids {
+            keys.insert(self.keys.get(id)?.clone());
+            sum = sum.wrapping_add(self.keys.fingerprint(id)?);
+        }
+        Some((keys, Fingerprint(sum)))
     }
 
     pub(super) fn counts(&self) -> Counts {

@@ -6,14 +6,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::{Stream, TryStreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
-use openraft::{OptionalSend, type_config::alias::SnapshotOf};
+use openraft::{EntryPayload, OptionalSend, type_config::alias::SnapshotOf};
 
 use super::{Index, IndexError};
+use crate::command::Command;
 use crate::snapshot::SnapshotData;
 use crate::types::{Entry, LogId, SnapshotMeta, StoredMembership, TypeConfig};
 
 /// Entries in one write transaction: bounds its memory when a server catches up.
 const BATCH_ENTRIES_MAX: usize = 1_024;
+/// Keys in them, or one entry: some milliseconds of work, after which others get their turn. Raft's
+/// heartbeats run on the same threads.
+const BATCH_KEYS_MAX: usize = 8 * 1_024;
 
 type Snapshot = SnapshotOf<TypeConfig, SnapshotData>;
 
@@ -49,7 +53,16 @@ impl StateMachine {
             }
         }
         entries.clear();
+        tokio::task::yield_now().await;
         Ok(())
+    }
+}
+
+/// Of how many keys an entry speaks.
+fn keys_in(entry: &Entry) -> usize {
+    match &entry.payload {
+        EntryPayload::Normal(Command::Advertise(write) | Command::Withdraw(write)) => write.keys.len(),
+        EntryPayload::Normal(_) | EntryPayload::Blank | EntryPayload::Membership(_) => 0,
     }
 }
 
@@ -65,12 +78,14 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     where
         S: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
     {
-        let (mut entries, mut responders) = (Vec::new(), Vec::new());
+        let (mut entries, mut responders, mut keys) = (Vec::new(), Vec::new(), 0);
         while let Some((entry, responder)) = stream.try_next().await? {
+            keys += keys_in(&entry);
             entries.push(entry);
             responders.push(responder);
-            if entries.len() == BATCH_ENTRIES_MAX {
+            if entries.len() >= BATCH_ENTRIES_MAX || keys >= BATCH_KEYS_MAX {
                 self.apply_batch(&mut entries, &mut responders).await.map_err(io::Error::other)?;
+                keys = 0;
             }
         }
         self.apply_batch(&mut entries, &mut responders).await.map_err(io::Error::other)

@@ -12,9 +12,8 @@ use crate::limits::{LEASE_SECONDS_MAX, LEASE_SECONDS_MIN};
 /// One attempt.
 const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Beats from the first acknowledged sync on, first at a random time within the interval. Until then the
-/// servers know neither zone nor lease of a node that is new to them: it is ranked without a zone for
-/// half an interval, which is less than what a fleet that is started together and beats together costs.
+/// Beats from the first acknowledged sync on, which has told zone and lease; first at a random time within
+/// the interval, so that a fleet that is started together does not beat together.
 pub(super) async fn run(shared: &Shared) -> Infallible {
     // The sender is in `shared`, so there is no error.
     _ = shared.known.subscribe().wait_for(|known| *known).await;
@@ -60,7 +59,7 @@ async fn beat(shared: &Shared) -> Result<KeepaliveResponse, ClientError> {
 }
 
 /// Three heartbeats: two may be lost.
-fn lease_seconds(interval: Duration) -> u32 {
+pub(super) fn lease_seconds(interval: Duration) -> u32 {
     let seconds = (interval * 3).as_secs_f64().ceil();
     (seconds as u32).clamp(LEASE_SECONDS_MIN, LEASE_SECONDS_MAX)
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::backoff::Backoff;
 use super::discovery::Write;
+use super::heartbeat::lease_seconds;
 use super::ledger::Request;
 use super::{InventoryState, Shared};
 use crate::api::WriteRequest;
@@ -75,14 +76,17 @@ fn done(shared: &Shared, kind: Write) {
 
 /// Sends a request until its outcome is known.
 async fn send(shared: &Shared, request: &Request) -> Outcome {
+    let sync = request.kind == Write::Sync;
     let body = WriteRequest {
         holder: shared.config.holder.to_string(),
         group: shared.config.group.clone(),
         keys: request.keys.iter().map(ToString::to_string).collect(),
         epoch: Some(request.pair.epoch),
         seq: Some(request.pair.seq),
+        zone: sync.then(|| shared.config.zone.clone()),
+        ttl_seconds: sync.then(|| lease_seconds(shared.config.heartbeat_interval)),
     };
-    let deadline = if request.kind == Write::Sync { SYNC_TIMEOUT } else { WRITE_TIMEOUT };
+    let deadline = if sync { SYNC_TIMEOUT } else { WRITE_TIMEOUT };
     let mut backoff = Backoff::new(RETRY_PAUSE.0, RETRY_PAUSE.1);
     loop {
         let error = match shared.discovery.write(request.kind, &body, deadline).await {
@@ -92,7 +96,7 @@ async fn send(shared: &Shared, request: &Request) -> Outcome {
             Err(error) => error,
         };
         tracing::warn!(%error, kind = ?request.kind, keys = body.keys.len(), "a write failed, trying again");
-        if request.kind == Write::Sync && !shared.state.borrow().is_synced() {
+        if sync && !shared.state.borrow().is_synced() {
             shared.set_sent(InventoryState::Unsent { reason: error.to_string() });
         }
         tokio::time::sleep(backoff.next_pause_after(error.retry_after())).await;

@@ -74,6 +74,8 @@ fn request() -> WriteRequest {
         keys: vec!["a/b:1".into()],
         epoch: Some(5),
         seq: Some(2),
+        zone: None,
+        ttl_seconds: None,
     }
 }
 

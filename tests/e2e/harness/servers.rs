@@ -97,5 +97,7 @@ pub fn keys_of(holder: &str, pair: Option<(u64, u64)>, keys: &[String]) -> Write
         keys: keys.to_vec(),
         epoch: pair.map(|(epoch, _)| epoch),
         seq: pair.map(|(_, seq)| seq),
+        zone: None,
+        ttl_seconds: None,
     }
 }

@@ -203,6 +203,8 @@ fn a_request_stays_below_the_limit_of_a_body() {
         keys: bounded(keys, REQUEST_KEYS_MAX).iter().map(ToString::to_string).collect(),
         epoch: Some(u64::MAX),
         seq: Some(u64::MAX),
+        zone: Some("z".repeat(64)),
+        ttl_seconds: Some(u32::MAX),
     };
     let size = serde_json::to_vec(&request).unwrap().len();
     assert!(size <= API_BODY_BYTES_MAX && size > API_BODY_BYTES_MAX - 2 * ENVELOPE_BYTES_MAX, "{size}");

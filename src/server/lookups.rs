@@ -1,0 +1,129 @@
+//! What answers the API port: lookups at once, everything else through the routes. A lookup takes a
+//! few microseconds; finding its route and wrapping its answer would cost as much again, and of
+//! ten requests of a fleet nine are lookups.
+
+use std::time::Instant;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{Method, Request, Response};
+use axum::response::IntoResponse;
+use futures_util::future::Either;
+use hyper::body::Incoming;
+use metrics::{Counter, Histogram, counter, histogram};
+
+use super::app::Shared;
+use super::error::QueryError;
+use super::query::Query;
+use super::{findkey, routes};
+use crate::api::path;
+use crate::http::{Answer, Connection};
+
+/// All endpoints of a server.
+#[derive(Clone)]
+pub struct Endpoints {
+    shared: Shared,
+    routes: Router,
+    metrics: Metrics,
+}
+
+/// As the routes count themselves, found once instead of at each request.
+#[derive(Clone)]
+struct Metrics {
+    seconds: Histogram,
+    found: Counter,
+    not_found: Counter,
+}
+
+impl Metrics {
+    fn new() -> Self {
+        let requests = |status: &'static str| counter!("http_requests_total", "route" => path::FINDKEY, "method" => "GET", "status" => status);
+        Self {
+            seconds: histogram!("http_request_duration_seconds", "route" => path::FINDKEY, "method" => "GET"),
+            found: requests("200"),
+            not_found: requests("404"),
+        }
+    }
+
+    fn count(&self, status: u16, seconds: f64) {
+        self.seconds.record(seconds);
+        match status {
+            200 => self.found.increment(1),
+            404 => self.not_found.increment(1),
+            other => {
+                let labels = [
+                    ("route", path::FINDKEY.to_owned()),
+                    ("method", "GET".to_owned()),
+                    ("status", other.to_string()),
+                ];
+                counter!("http_requests_total", &labels).increment(1);
+            }
+        }
+    }
+}
+
+impl Endpoints {
+    /// Over `shared`.
+    pub fn new(shared: Shared) -> Self {
+        let routes = routes::router(shared.clone());
+        Self { shared, routes, metrics: Metrics::new() }
+    }
+
+    fn is_lookup<B>(request: &Request<B>) -> bool {
+        *request.method() == Method::GET && request.uri().path() == path::FINDKEY
+    }
+
+    async fn look_up<B>(self, request: Request<B>) -> Response<Body> {
+        let start = Instant::now();
+        let query = Query::parse(request.uri().query());
+        let found = async { findkey::handle(self.shared.get()?, &query).await };
+        let answer: Result<_, QueryError> = found.await;
+        let answer = routes::with_applied_index(&self.shared, answer.into_response());
+        self.metrics.count(answer.status().as_u16(), start.elapsed().as_secs_f64());
+        answer
+    }
+}
+
+impl Answer for Endpoints {
+    fn answer(
+        self,
+        request: Request<Incoming>,
+        connection: Connection,
+    ) -> impl Future<Output = Response<Body>> + Send + 'static {
+        if Self::is_lookup(&request) {
+            Either::Left(self.look_up(request))
+        } else {
+            Either::Right(self.routes.answer(request, connection))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tower::ServiceExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_lookup_is_answered_and_counted_as_its_route_would() {
+        let recorder = crate::metrics::install();
+        let endpoints = Endpoints::new(Shared::default());
+        let request = || {
+            let target = format!("{}?key=k&group=g", path::FINDKEY);
+            Request::builder().uri(target).body(Body::empty()).unwrap()
+        };
+        assert!(Endpoints::is_lookup(&request()));
+        let mut routed = endpoints.routes.clone().oneshot(request()).await.unwrap();
+        // hyper adds it to an answer that has none.
+        routed.headers_mut().remove("content-length");
+        let direct = endpoints.look_up(request()).await;
+        assert_eq!((direct.status(), direct.headers()), (routed.status(), routed.headers()));
+        let [direct, routed] = [direct, routed].map(|answer| axum::body::to_bytes(answer.into_body(), 1_000));
+        assert_eq!(direct.await.unwrap(), routed.await.unwrap());
+        let counted = recorder.render();
+        let line = counted.lines().find(|line| {
+            line.starts_with("http_requests_total") && line.contains(path::FINDKEY) && line.contains("503")
+        });
+        assert_eq!(line.and_then(|line| line.rsplit(' ').next()), Some("2"), "{counted}");
+    }
+}
