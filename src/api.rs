@@ -5,8 +5,11 @@
 
 pub mod client;
 pub mod fingerprint;
+mod members;
 
 use serde::{Deserialize, Serialize};
+
+pub use members::{MemberEntry, MembersAction, MembersProgress, MembersRequest, MembersResponse};
 
 /// Paths of the API, below the base URL of a server.
 pub mod path {
@@ -28,6 +31,16 @@ pub mod path {
     pub const STATUS: &str = "/api/v1/status";
     /// GET [`super::HostsResponse`], `?group=` narrows. Ours.
     pub const HOSTS: &str = "/api/v1/hosts";
+    /// GET [`super::MembersResponse`]; POST asks the same of the leader. Ours.
+    pub const MEMBERS: &str = "/api/v1/members";
+    /// POST [`super::MembersRequest`]. Ours.
+    pub const MEMBERS_ADD: &str = "/api/v1/members/add";
+    /// POST [`super::MembersRequest`]. Ours.
+    pub const MEMBERS_REPLACE: &str = "/api/v1/members/replace";
+    /// POST [`super::MembersRequest`]. Ours.
+    pub const MEMBERS_REMOVE: &str = "/api/v1/members/remove";
+    /// POST [`super::MembersRequest`]. Ours.
+    pub const MEMBERS_TRANSFER: &str = "/api/v1/members/transfer-leader";
     /// GET, the Go Piccolo's static health.
     pub const HEALTHZ: &str = "/healthz";
     /// GET, 200 while the process runs.

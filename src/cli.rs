@@ -8,6 +8,7 @@ mod exit;
 mod find;
 mod hosts;
 mod log_lines;
+mod members;
 mod mirror;
 mod output;
 mod parent;
@@ -48,7 +49,7 @@ Each flag has a variable, PICCOLO_ and its name in capitals (--data-dir: PICCOLO
 key in the TOML file of --config (data-dir = \"…\"). Flags win over variables, variables over the file.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 not found (find), 4 no server \
-reachable.";
+reachable, 5 this server was removed from its cluster (server).";
 
 /// One subcommand: how it is called, and what it does.
 struct Subcommand {
@@ -59,22 +60,63 @@ struct Subcommand {
     /// What it reads, apart from [`LOGGING`]; each part with its heading in the help, empty for
     /// clap's own.
     settings: &'static [(&'static str, &'static [Setting])],
-    /// Its positional argument, if it has one: name and help.
-    word: Option<(&'static str, &'static str)>,
+    /// Its positional arguments.
+    words: &'static [Word],
     /// Whether it reads tables of registries from the file.
     registries: bool,
     run: fn(&Invocation) -> Result<Exit, CliError>,
 }
 
+/// One positional argument; only the last one may be left out.
+struct Word {
+    name: &'static str,
+    help: &'static str,
+    required: bool,
+}
+
+impl Word {
+    const fn required(name: &'static str, help: &'static str) -> Self {
+        Self { name, help, required: true }
+    }
+
+    const fn optional(name: &'static str, help: &'static str) -> Self {
+        Self { name, help, required: false }
+    }
+}
+
+/// Subcommands below a common word.
+struct Family {
+    name: &'static str,
+    about: &'static str,
+    subcommands: &'static [&'static Subcommand],
+}
+
 const SUBCOMMANDS: &[&Subcommand] =
     &[&up::UP, &server::SERVER, &agent::AGENT, &status::STATUS, &find::FIND, &hosts::HOSTS];
-const MIRROR: &[&Subcommand] = &[&mirror::INSTALL, &mirror::REMOVE];
+const FAMILIES: &[Family] = &[
+    Family {
+        name: "mirror",
+        about: "Tell containerd to ask us first, or take that back",
+        subcommands: &[&mirror::INSTALL, &mirror::REMOVE],
+    },
+    Family {
+        name: "members",
+        about: "Show the servers, add, replace and remove them, and say who leads",
+        subcommands: &[
+            &members::LIST,
+            &members::ADD,
+            &members::REPLACE,
+            &members::REMOVE,
+            &members::TRANSFER_LEADER,
+        ],
+    },
+];
 
 /// One call of a subcommand.
 struct Invocation {
     subcommand: &'static Subcommand,
     given: Given,
-    word: Option<String>,
+    words: Vec<String>,
 }
 
 impl Invocation {
@@ -124,11 +166,13 @@ pub fn main(
 }
 
 fn command() -> Command {
-    let mirror = Command::new("mirror")
-        .about("Tell containerd to ask us first, or take that back")
-        .subcommand_required(true)
-        .arg_required_else_help(true)
-        .subcommands(MIRROR.iter().map(|subcommand| subcommand.command()));
+    let family = |family: &Family| {
+        Command::new(family.name)
+            .about(family.about)
+            .subcommand_required(true)
+            .arg_required_else_help(true)
+            .subcommands(family.subcommands.iter().map(|subcommand| subcommand.command()))
+    };
     Command::new("piccolo")
         .about("Nodes of a cluster pull container images from each other instead of from the registry.")
         .version(VERSION.as_str())
@@ -139,14 +183,14 @@ fn command() -> Command {
         .after_help(AFTER_HELP)
         .args(LOGGING.iter().map(|setting| argument(setting).global(true).help_heading("Everywhere")))
         .subcommands(SUBCOMMANDS.iter().map(|subcommand| subcommand.command()))
-        .subcommand(mirror)
+        .subcommands(FAMILIES.iter().map(family))
 }
 
 impl Subcommand {
     fn command(&self) -> Command {
         let mut command = Command::new(self.name).about(self.about).after_help(self.examples);
-        if let Some((name, help)) = self.word {
-            command = command.arg(Arg::new(name).required(true).help(help));
+        for Word { name, help, required } in self.words {
+            command = command.arg(Arg::new(*name).required(*required).help(*help));
         }
         for (heading, settings) in self.settings {
             let heading = (!heading.is_empty()).then_some(*heading);
@@ -178,12 +222,12 @@ fn argument(setting: &Setting) -> Arg {
 
 fn invocation(matches: &ArgMatches, environment: BTreeMap<String, String>) -> Invocation {
     let (name, matches) = matches.subcommand().expect("clap requires a subcommand");
-    let (subcommand, matches) = match name {
-        "mirror" => {
-            let (name, matches) = matches.subcommand().expect("clap requires a subcommand of mirror");
-            (named(MIRROR, name), matches)
+    let (subcommand, matches) = match FAMILIES.iter().find(|family| family.name == name) {
+        Some(family) => {
+            let (name, matches) = matches.subcommand().expect("clap requires a subcommand of a family");
+            (named(family.subcommands, name), matches)
         }
-        name => (named(SUBCOMMANDS, name), matches),
+        None => (named(SUBCOMMANDS, name), matches),
     };
     let settings = subcommand.settings();
     let flags = settings.iter().chain(LOGGING).filter_map(|setting| {
@@ -195,17 +239,20 @@ fn invocation(matches: &ArgMatches, environment: BTreeMap<String, String>) -> In
         Some((setting.flag, value?))
     });
     let given = Given { flags: flags.collect(), environment };
-    let word = subcommand.word.and_then(|(name, _)| matches.get_one::<String>(name).cloned());
-    Invocation { subcommand, given, word }
+    let words = subcommand.words.iter().filter_map(|word| matches.get_one::<String>(word.name).cloned());
+    Invocation { subcommand, given, words: words.collect() }
 }
 
 fn named(subcommands: &[&'static Subcommand], name: &str) -> &'static Subcommand {
     subcommands.iter().find(|subcommand| subcommand.name == name).expect("clap knows the same subcommands")
 }
 
+fn all_subcommands() -> impl Iterator<Item = &'static Subcommand> {
+    SUBCOMMANDS.iter().chain(FAMILIES.iter().flat_map(|family| family.subcommands)).copied()
+}
+
 fn all_settings() -> Vec<Setting> {
-    let subcommands = SUBCOMMANDS.iter().chain(MIRROR);
-    subcommands.flat_map(|subcommand| subcommand.settings()).chain(LOGGING.iter().copied()).collect()
+    all_subcommands().flat_map(|subcommand| subcommand.settings()).chain(LOGGING.iter().copied()).collect()
 }
 
 #[cfg(test)]
@@ -219,7 +266,7 @@ mod tests {
 
     #[test]
     fn a_flag_has_one_meaning_per_command() {
-        for subcommand in SUBCOMMANDS.iter().chain(MIRROR) {
+        for subcommand in all_subcommands() {
             let settings = subcommand.settings();
             let mut flags: Vec<&str> = settings.iter().chain(LOGGING).map(|setting| setting.flag).collect();
             flags.sort_unstable();

@@ -58,6 +58,13 @@ pub const UNSERVED_RETRY_AFTER_SECONDS: RangeInclusive<u64> = 1..=3;
 /// The same of one whose index may not hold more.
 pub const FULL_RETRY_AFTER_SECONDS: RangeInclusive<u64> = 30..=60;
 
+/// One step of a changed membership, as the command line waits for it.
+pub const MEMBERS_STEP_TIMEOUT: Duration = Duration::from_secs(30);
+/// Between two questions how far a changed membership is.
+pub const MEMBERS_POLL_INTERVAL: Duration = Duration::from_millis(300);
+/// A changed membership that stands still for so long is given up by the command line.
+pub const MEMBERS_PATIENCE_DEFAULT: Duration = Duration::from_secs(60);
+
 /// Shortest lease that a client may ask for, seconds.
 pub const LEASE_SECONDS_MIN: u32 = 3;
 /// Longest lease that a client may ask for, seconds.

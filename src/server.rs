@@ -27,6 +27,7 @@ pub mod lease_task;
 pub mod leases;
 pub mod locks;
 pub mod lookups;
+pub mod members;
 pub mod metrics;
 pub mod pace;
 pub mod query;
@@ -48,7 +49,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use piccolo_raft::cluster::{Node, NodeConfig, StartError};
+use piccolo_raft::cluster::{Node, NodeConfig, NodeFailure, StartError};
 use piccolo_raft::disk::FolderDisk;
 use tokio::net::TcpListener;
 
@@ -80,7 +81,9 @@ pub struct Config {
     pub advertise: Option<String>,
     /// The raft addresses of all members, `host:port`; empty: a cluster of one.
     pub cluster: Vec<String>,
-    /// Allows raft in the clear on other than loopback.
+    /// Raft address of a member of the cluster to wait for; a server without data founds none then.
+    pub join: Option<String>,
+    /// Allows raft in the clear on other than loopback, and changes of the membership from there.
     pub insecure: bool,
     /// Lease of clients that name none (Go `pi`).
     pub lease_default: Duration,
@@ -136,23 +139,54 @@ pub enum Error {
         /// What it said.
         reason: String,
     },
+    /// The other servers have removed this one: it does not start again with this data.
+    #[error("{reason}")]
+    Removed {
+        /// Whom, and what to do.
+        reason: String,
+    },
     /// A task ended that should have gone on.
     #[error(transparent)]
     Task(#[from] TaskError),
 }
 
+impl From<NodeFailure> for Error {
+    fn from(failure: NodeFailure) -> Self {
+        match failure {
+            NodeFailure::Removed { .. } => Error::Removed { reason: failure.to_string() },
+            NodeFailure::Broken { reason } => Error::Failed { reason },
+        }
+    }
+}
+
 /// Runs a server until `stop`; `ready` is called once lookups are answered.
 pub async fn run(config: Config, stop: Stop, ready: impl FnOnce(Addresses) + Send) -> Result<(), Error> {
-    let Config { data_dir, listen, raft_listen, advertise, cluster, insecure, lease_default, forget_after } =
-        config;
-    let raft_listen = addresses::raft_listen(raft_listen, &cluster, insecure)?;
+    let Config {
+        data_dir,
+        listen,
+        raft_listen,
+        advertise,
+        cluster,
+        join,
+        insecure,
+        lease_default,
+        forget_after,
+    } = config;
+    let raft_listen = match &join {
+        Some(member) => addresses::joining_raft_listen(raft_listen, member, insecure)?,
+        None => addresses::raft_listen(raft_listen, &cluster, insecure)?,
+    };
     let api_listener = http::bind(listen, "the discovery API").await?;
     let raft_listener = http::bind(raft_listen, "raft").await?;
     let addresses = Addresses {
         api: api_listener.local_addr().map_err(Error::Listener)?,
         raft: raft_listener.local_addr().map_err(Error::Listener)?,
     };
-    let names = addresses::names(&cluster, advertise.as_deref(), addresses.api, addresses.raft).await?;
+    let (api, raft) = (addresses.api, addresses.raft);
+    let names = match &join {
+        Some(member) => addresses::joining_names(member, advertise.as_deref(), api, raft).await?,
+        None => addresses::names(&cluster, advertise.as_deref(), api, raft).await?,
+    };
     warn_in_the_clear(addresses);
 
     // The API answers while the index loads: /livez with 200, the rest with 503.
@@ -167,16 +201,22 @@ pub async fn run(config: Config, stop: Stop, ready: impl FnOnce(Addresses) + Sen
         api_address: names.api_address,
     };
     let raft_threads = RaftThreads::start().map_err(Error::Threads)?;
-    let node = raft_threads.run(Node::start(node_config, Arc::new(disk), stop.clone())).await;
+    let disk = Arc::new(disk);
+    let node = match join {
+        Some(member) => raft_threads.run(Node::start_joining(node_config, member, disk, stop.clone())).await,
+        None => raft_threads.run(Node::start(node_config, disk, stop.clone())).await,
+    };
     let node = node.map_err(|source| Error::Start { folder: data_dir, source })?;
     phases.serve_raft(&raft_threads, raft_listener, node.router());
-    let app = Arc::new(App::new(
+    let mut app = App::new(
         node.clone(),
         HolderPolicy { loopback: listen.ip().is_loopback() },
         SystemClock::shared(),
         Leases::new(lease_default, forget_after),
         stop.clone(),
-    ));
+    );
+    app.remote_operators = insecure;
+    let app = Arc::new(app);
     phases.tasks.spawn("leases", lease_task::run(Arc::clone(&app), phases.end.clone()));
     phases.tasks.spawn("reports", report::upkeep(Arc::clone(&app), phases.end.clone()));
     let upkeep = crate::metrics::upkeep(crate::metrics::install(), phases.end.clone());
@@ -252,7 +292,7 @@ impl Phases {
         let mut running = std::pin::pin!(tasks.run(TASKS_STOP_TIMEOUT));
         tokio::select! {
             () = stop.cancelled() => {}
-            reason = app.node.failed() => return Err(Error::Failed { reason }),
+            failure = app.node.failed() => return Err(failure.into()),
             ended = &mut running => return ended.map_err(Error::Task),
         }
         let handed_over = app.node.transfer_leader().await;

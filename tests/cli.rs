@@ -27,7 +27,7 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-const COMMANDS: [&[&str]; 9] = [
+const COMMANDS: [&[&str]; 14] = [
     &[],
     &["up"],
     &["server"],
@@ -37,6 +37,11 @@ const COMMANDS: [&[&str]; 9] = [
     &["status"],
     &["find"],
     &["hosts"],
+    &["members", "list"],
+    &["members", "add"],
+    &["members", "replace"],
+    &["members", "remove"],
+    &["members", "transfer-leader"],
 ];
 
 #[test]
@@ -57,7 +62,7 @@ fn help_and_version_succeed_for_every_command() {
 
 #[test]
 fn wrong_usage_has_exit_code_2() {
-    let cases: [&[&str]; 7] = [
+    let cases: [&[&str]; 10] = [
         &[],
         &["mirror"],
         &["serve"],
@@ -65,6 +70,9 @@ fn wrong_usage_has_exit_code_2() {
         &["find"],
         &["server", "--listen", "127.0.0.1:1", "--listen", "127.0.0.1:2"],
         &["status", "--json=yes"],
+        &["members"],
+        &["members", "replace", "10.0.0.1:7790"],
+        &["members", "add", "10.0.0.4:7790", "--patience", "0s"],
     ];
     for arguments in cases {
         assert_eq!(code(&piccolo(arguments, &[])), 2, "{arguments:?}");
@@ -96,7 +104,9 @@ fn an_unreachable_server_has_exit_code_4() {
     // A port that was just free: nobody answers there.
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let server = format!("http://127.0.0.1:{port}");
-    for command in [&["status"][..], &["hosts"], &["find", "nginx"]] {
+    for command in
+        [&["status"][..], &["hosts"], &["find", "nginx"], &["members", "list"], &["members", "remove", "1"]]
+    {
         let output = piccolo(&[command, &["--server", &server]].concat(), &[]);
         assert_eq!(code(&output), 4, "{command:?}: {}", stderr(&output));
         assert!(stderr(&output).contains(&format!("127.0.0.1:{port}")), "{}", stderr(&output));

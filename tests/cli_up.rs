@@ -225,6 +225,23 @@ fn started_again_it_finds_its_data_and_its_ports() {
 }
 
 #[test]
+fn a_site_goes_on_without_a_server_that_was_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut up = Up::start(folder.path(), &["--base-port", &base_port().to_string()]);
+    let rows = up.ready();
+    let removed = ask(&["members", "remove", &rows[2][2], "--server", &rows[0][1]]);
+    assert!(removed.status.success(), "{}", String::from_utf8_lossy(&removed.stderr));
+    up.log_line("server-3 was removed from its cluster; the others go on without it");
+    until("two of two vote", || {
+        let list = ask(&["members", "list", "--server", &rows[0][1]]);
+        String::from_utf8_lossy(&list.stdout).contains("quorum, 2 of 2 voters must answer").then_some(())
+    });
+    advertise(&rows[1][1], "docker.io/library/nginx:latest");
+    up.signal(Signal::TERM);
+    assert_eq!(up.ended().code(), Some(0));
+}
+
+#[test]
 fn children_do_not_outlive_a_killed_parent() {
     let folder = tempfile::tempdir().unwrap();
     let mut up = Up::start(folder.path(), &["--base-port", &base_port().to_string()]);

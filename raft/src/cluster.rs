@@ -1,15 +1,19 @@
 //! One node's life in its cluster: birth, proposals, leadership, status, stop.
 //!
-//! - `bootstrap`: how a cluster is born.
+//! - `bootstrap`: how a cluster is born, and how a node waits to be admitted to one.
+//! - `members`: add, replace, remove.
 //! - `proposals`: writes, and what bounds them.
 //! - `compaction`: which part of the log may go.
 //! - `settings`: how openraft runs here.
+//! - `standing`: a removed node learns that it is one.
 //! - `stop`: handing leadership over, and the orderly end.
 
 mod bootstrap;
 mod compaction;
+mod members;
 mod proposals;
 mod settings;
+mod standing;
 mod status;
 mod stop;
 
@@ -34,9 +38,14 @@ use crate::network::server::{self, Heard, RpcState};
 use crate::network::{IdentityError, MESSAGES_MAX};
 use crate::types::{Member, NodeId, TypeConfig};
 
+pub use members::{
+    BadWho, Change, LAG_MAX, MEMBERS_MAX, MembersError, Phase, Progress, Refusal, SEED_ENTRIES_MIN, Who,
+    is_address,
+};
 pub use proposals::{PROPOSALS_MAX, PROPOSE_TIMEOUT, PROPOSED_BYTES_MAX, ProposeError, Proposed};
 pub use status::{ClusterStatus, MemberInfo, Role};
 
+use members::Seeding;
 use proposals::Budget;
 use status::Reasons;
 
@@ -95,6 +104,15 @@ pub enum StartError {
         /// Log index of the state, 0 for none.
         applied: u64,
     },
+    /// It was a member once.
+    #[error(
+        "server {node_id:016x} was removed from its cluster: start with an empty folder and --join to come \
+         back as a new one"
+    )]
+    Removed {
+        /// This node.
+        node_id: NodeId,
+    },
     /// openraft.
     #[error("could not start raft: {reason}")]
     Raft {
@@ -107,6 +125,26 @@ impl StartError {
     fn raft(error: impl std::fmt::Display) -> Self {
         StartError::Raft { reason: error.to_string() }
     }
+}
+
+/// Why a running node ended without being asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NodeFailure {
+    /// The others have removed it.
+    #[error(
+        "server {node_id:016x} was removed from its cluster: start with an empty folder and --join to come \
+         back as a new one"
+    )]
+    Removed {
+        /// This node.
+        node_id: NodeId,
+    },
+    /// Raft or the storage failed.
+    #[error("{reason}")]
+    Broken {
+        /// What it said.
+        reason: String,
+    },
 }
 
 /// A handle on the node; clones share it.
@@ -126,6 +164,11 @@ struct Inner {
     /// See [`RpcState`].
     receiving: Arc<Semaphore>,
     messages: Arc<Semaphore>,
+    /// Raft address of a member of the cluster that this node waits to be admitted to.
+    join: Option<String>,
+    /// One change of the membership at a time.
+    changing: Semaphore,
+    seeding: Seeding,
     reasons: Reasons,
     budget: Budget,
     /// Bootstrap, flusher, compaction, proposals in flight, connections to other servers.
@@ -134,7 +177,7 @@ struct Inner {
     stop: CancellationToken,
     /// Connections are cut.
     ended: CancellationToken,
-    failure: watch::Sender<Option<String>>,
+    failure: watch::Sender<Option<NodeFailure>>,
 }
 
 impl Node {
@@ -146,15 +189,39 @@ impl Node {
         disk: Arc<dyn Disk>,
         stop: CancellationToken,
     ) -> Result<Node, StartError> {
-        let NodeConfig { members, raft_address, api_address } = config;
-        if members.is_empty() {
+        if config.members.is_empty() {
             return Err(StartError::NoMembers);
         }
+        Self::start_with(config, None, disk, stop).await
+    }
+
+    /// Like [`Node::start`], of a node that founds no cluster: if it is pristine, it waits to be
+    /// admitted to that of the member whose raft address is `member`.
+    pub async fn start_joining(
+        config: NodeConfig,
+        member: String,
+        disk: Arc<dyn Disk>,
+        stop: CancellationToken,
+    ) -> Result<Node, StartError> {
+        let config = NodeConfig { members: Vec::new(), ..config };
+        Self::start_with(config, Some(member), disk, stop).await
+    }
+
+    async fn start_with(
+        config: NodeConfig,
+        join: Option<String>,
+        disk: Arc<dyn Disk>,
+        stop: CancellationToken,
+    ) -> Result<Node, StartError> {
+        let NodeConfig { members, raft_address, api_address } = config;
         let open = move || {
             let log = LogStore::open(disk.as_ref())?;
             let index = Index::open(disk.as_ref())?;
             check_stores(&log, &index)?;
             let identity = Identity::load(disk, members, raft_address, api_address, log.is_used())?;
+            if identity.was_removed()? {
+                return Err(StartError::Removed { node_id: identity.node_id });
+            }
             Ok::<_, StartError>((log, index, Arc::new(identity)))
         };
         let (log, index, identity) = tokio::task::spawn_blocking(open).await.map_err(StartError::raft)??;
@@ -163,12 +230,14 @@ impl Node {
         let (tasks, ended) = (TaskTracker::new(), CancellationToken::new());
         let client = RpcClient::new(tasks.clone(), ended.clone());
         let streams = Streams::default();
-        let peers = Peers { identity: identity.clone(), client: client.clone(), streams: streams.clone() };
+        let peers = Peers::new(identity.clone(), client.clone(), streams.clone());
         let settings = settings::settings().map_err(StartError::raft)?;
         let state_machine = StateMachine::new(index.clone());
-        let raft = Raft::new(identity.node_id, settings, peers, log.clone(), state_machine).await;
+        let raft = Raft::new(identity.node_id, settings, peers.clone(), log.clone(), state_machine).await;
+        let raft = raft.map_err(StartError::raft)?;
+        peers.follow(raft.metrics());
         let inner = Arc::new(Inner {
-            raft: raft.map_err(StartError::raft)?,
+            raft,
             identity,
             log,
             index,
@@ -177,6 +246,9 @@ impl Node {
             heard: Arc::default(),
             receiving: Arc::new(Semaphore::new(1)),
             messages: Arc::new(Semaphore::new(MESSAGES_MAX)),
+            join,
+            changing: Semaphore::new(1),
+            seeding: Seeding::default(),
             reasons: Reasons::default(),
             budget: Budget::new(PROPOSED_BYTES_MAX, PROPOSALS_MAX),
             tasks,
@@ -198,6 +270,13 @@ impl Node {
         });
         let inner = self.inner.clone();
         self.inner.tasks.spawn(async move {
+            if let Err(failure) = standing::run(&inner).await {
+                tracing::error!(%failure, "the node ends");
+                inner.failure.send_replace(Some(failure));
+            }
+        });
+        let inner = self.inner.clone();
+        self.inner.tasks.spawn(async move {
             let result = inner.index.run_flusher(inner.stop.clone()).await;
             inner.report(result);
         });
@@ -213,6 +292,7 @@ impl Node {
             heard: self.inner.heard.clone(),
             receiving: self.inner.receiving.clone(),
             messages: self.inner.messages.clone(),
+            index: self.inner.index.clone(),
         })
     }
 
@@ -224,6 +304,11 @@ impl Node {
     /// Whether this node leads.
     pub fn is_leader(&self) -> bool {
         self.inner.raft.is_leader()
+    }
+
+    /// Whether this node knows of a cluster that has members: false while it is pristine.
+    pub fn is_member(&self) -> bool {
+        self.inner.raft.metrics().borrow_watched().membership_config.membership().nodes().next().is_some()
     }
 
     /// The leader, if one is known and was heard lately (of this node: by a quorum).
@@ -275,7 +360,7 @@ impl Node {
     }
 
     /// Resolves when the node has ended without being asked, with the reason.
-    pub async fn failed(&self) -> String {
+    pub async fn failed(&self) -> NodeFailure {
         let mut metrics = self.inner.raft.metrics();
         let mut failure = self.inner.failure.subscribe();
         loop {
@@ -283,12 +368,12 @@ impl Node {
                 return reason;
             }
             if let Err(fatal) = &metrics.borrow_and_update().running_state {
-                return fatal.to_string();
+                return NodeFailure::Broken { reason: fatal.to_string() };
             }
             tokio::select! {
                 _ = failure.changed() => {}
                 changed = metrics.changed() => if changed.is_err() {
-                    return "raft ended".to_owned();
+                    return NodeFailure::Broken { reason: "raft ended".to_owned() };
                 },
             }
         }
@@ -314,7 +399,7 @@ impl Inner {
             && !self.stop.is_cancelled()
         {
             tracing::error!(%error, "the node cannot go on");
-            self.failure.send_replace(Some(error.to_string()));
+            self.failure.send_replace(Some(NodeFailure::Broken { reason: error.to_string() }));
         }
     }
 

@@ -1,9 +1,15 @@
-//! Raft RPC over HTTP/1.1: `POST /raft/v1/{append,vote,pre-vote,transfer,snapshot,whoami}`.
+//! Raft RPC over HTTP/1.1: `POST /raft/v1/{append,vote,pre-vote,transfer,snapshot,standing,whoami}`.
 //!
 //! Every body but `whoami` is a versioned frame ([`crate::format`]) that begins with a `Header`:
 //! which cluster, from whom, to whom. Who is not the target, or belongs to another cluster, answers
-//! 421 and openraft never sees the message: an address is not an identity. `whoami` is JSON, because
-//! nodes of different formats must be able to read each other's.
+//! 421 and openraft never sees the message: an address is not an identity. A sender that was removed
+//! is told so with 410. A sender that is merely unknown is heard: it may be a new member of which this
+//! node has not heard yet, and without its vote a cluster could be stuck; what it may do to an election
+//! is bounded by pre-vote and the leader's lease. `whoami` is JSON, because nodes of different formats
+//! must be able to read each other's.
+//!
+//! `standing` has no message behind its header: it asks whether a message of that sender would be heard,
+//! and makes a pristine target join the sender's cluster, like any other.
 //!
 //! - `client`: connections, deadlines.
 //! - `peer`: what openraft calls to reach another node.
@@ -45,6 +51,10 @@ pub(crate) const VOTE_TIMEOUT: Duration = Duration::from_millis(500);
 pub(crate) const WHOAMI_TIMEOUT: Duration = Duration::from_secs(1);
 /// A snapshot that makes no progress for so long is dropped; its installation counts as one step.
 pub(crate) const SNAPSHOT_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// A snapshot that is not there within so long is given up, however it moves: it holds the log.
+pub(crate) const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(3600);
+/// How long the log is kept for a receiver whose snapshot has just ended: it goes on from there.
+pub(crate) const SNAPSHOT_HOLD: Duration = Duration::from_secs(60);
 /// A body that does not arrive within so long (a snapshot: its next piece) is given up.
 pub(crate) const BODY_READ_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -83,4 +93,14 @@ pub struct Whoami {
     pub format_lowest: u16,
     /// Highest format version that it reads and writes.
     pub format_highest: u16,
+    /// Of its log; none while it is empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_log_index: Option<u64>,
+}
+
+impl Whoami {
+    /// Of its list, as headers carry it.
+    pub(crate) fn list_hash(&self) -> Option<ListHash> {
+        u128::from_str_radix(&self.list_hash, 16).ok().map(ListHash)
+    }
 }

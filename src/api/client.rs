@@ -7,6 +7,8 @@
 //! Plain HTTP on hyper's pooled client: these connections never go through a proxy, whatever the
 //! environment says, and carry no TLS.
 
+mod members;
+
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -37,7 +37,7 @@ starts a new worker, of a new version if there is one and with the file of --con
 ports stay open.
 TIME is like 500ms, 2s, 31m, 24h or 1m30s. Variables of the Go pi are understood ([also: …]).",
     settings: &[("", config::AGENT), ("", EXIT_WITH_PARENT), ("", TO_OURSELVES)],
-    word: None,
+    words: &[],
     registries: true,
     run,
 };

@@ -3,6 +3,8 @@
 use std::io;
 use std::process::ExitCode;
 
+use piccolo_raft::cluster::StartError;
+
 use super::{mirror, up};
 use crate::agent;
 use crate::api::client::ClientError;
@@ -23,6 +25,8 @@ pub enum Exit {
     NotFound = 3,
     /// No server could be reached, or none could serve.
     Unreachable = 4,
+    /// `server`: it was removed from its cluster, and does not start again with its data.
+    Removed = 5,
 }
 
 impl From<Exit> for ExitCode {
@@ -57,6 +61,14 @@ pub enum CliError {
     BadReference {
         /// What was given.
         reference: String,
+    },
+    /// A change of the membership stands still.
+    #[error("gave up after {seconds} s without progress ({last}); the same command goes on from there")]
+    NoProgress {
+        /// How long.
+        seconds: u64,
+        /// What the servers said last.
+        last: String,
     },
     /// The system refused something that every process needs.
     #[error("could not {action}")]
@@ -101,12 +113,17 @@ impl CliError {
                 ClientError::Refused { .. } | ClientError::Malformed { .. } => Exit::Failed,
             },
             CliError::Server(server::Error::Addresses(_)) => Exit::Usage,
+            CliError::Server(
+                server::Error::Removed { .. }
+                | server::Error::Start { source: StartError::Removed { .. }, .. },
+            ) => Exit::Removed,
             CliError::Server(_) | CliError::Agent(_) => Exit::Failed,
             CliError::Up(error) => error.exit(),
             CliError::Mirror(error) => error.exit(),
             CliError::WorkerDidNotStart { code } if *code == Exit::Usage as i32 => Exit::Usage,
             CliError::Process { .. }
             | CliError::ParentGone { .. }
+            | CliError::NoProgress { .. }
             | CliError::OtherPorts
             | CliError::WorkerDidNotStart { .. }
             | CliError::WorkerStoppedBadly

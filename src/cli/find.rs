@@ -6,7 +6,7 @@ use piccolo_raft::command::GROUP_BYTES_MAX;
 
 use super::client::{Asked, CLIENT, DEADLINE, print_json};
 use super::output::{Paint, print};
-use super::{CliError, Exit, Invocation, Subcommand, process};
+use super::{CliError, Exit, Invocation, Subcommand, Word, process};
 use crate::api::{FindQuery, FindResponse};
 use crate::config::{Fallback, Layers, Setting, value};
 use crate::limits::FINDKEY_COUNT_MAX;
@@ -24,7 +24,7 @@ Examples:
 
 Exit code 3: nobody has it.",
     settings: &[("", CLIENT), ("", GROUP)],
-    word: Some(("REF", "An image, as docker and containerd write it, or a digest")),
+    words: &[Word::required("REF", "An image, as docker and containerd write it, or a digest")],
     registries: false,
     run,
 };
@@ -34,7 +34,7 @@ const GROUP: &[Setting] =
 
 fn run(invocation: &Invocation) -> Result<Exit, CliError> {
     let ((asked, group), _) = invocation.configure(read)?;
-    let word = invocation.word.clone().unwrap_or_default();
+    let word = invocation.words.first().cloned().unwrap_or_default();
     let key = reference::key(&word).ok_or(CliError::BadReference { reference: word })?;
     let client = asked.client()?;
     let query = FindQuery {

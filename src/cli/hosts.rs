@@ -21,7 +21,7 @@ Example:
 
 A node whose lease has ended is `gone`: no answer names it, and it is back with its next heartbeat.",
     settings: &[("", CLIENT), ("", GROUP)],
-    word: None,
+    words: &[],
     registries: false,
     run,
 };

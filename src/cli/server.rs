@@ -21,7 +21,7 @@ The list is fixed text, the same everywhere; each server finds its own entry. A 
 on as what its data says. --insecure is needed as long as raft has no TLS: keep its port in a network that \
 you trust. TIME is like 500ms, 2s, 31m, 24h or 1m30s.",
     settings: &[("", config::SERVER), ("", EXIT_WITH_PARENT)],
-    word: None,
+    words: &[],
     registries: false,
     run,
 };

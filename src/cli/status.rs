@@ -16,7 +16,7 @@ Example:
 LAG is the number of log entries that a server has not yet confirmed; only the leader knows it. Exit \
 code 0 says that a server answered, not that all is well: the lines with ! tell what is not.",
     settings: &[("", CLIENT)],
-    word: None,
+    words: &[],
     registries: false,
     run,
 };

@@ -28,7 +28,7 @@ Their log lines come out here, behind their names. Ctrl-C stops everything in or
 servers find their data and their ports. The flags of `piccolo agent` are taken with --agent, those of \
 `piccolo server` from the environment (PICCOLO_LEASE_DEFAULT, PICCOLO_FORGET_AFTER).",
     settings: &[("", SETTINGS), ("With --agent", AGENT_WITHOUT_SERVERS)],
-    word: None,
+    words: &[],
     registries: false,
     run,
 };

@@ -29,9 +29,16 @@ pub const SERVER: &[Setting] = &[
         "The raft addresses of all servers, this one too, the same text on each of them; leave it out for a \
          cluster of one",
     ),
+    Setting::new(
+        "join",
+        "HOST:PORT",
+        "The raft address of any member of a running cluster: a server without data waits to be admitted to \
+         it (piccolo members add)",
+    ),
     Setting::switch(
         "insecure",
-        "Allow raft in the clear on other than loopback: anyone who reaches it can write",
+        "Allow raft in the clear on other than loopback, and changes of the membership from there: anyone who \
+         reaches it can write",
     ),
     Setting::new("lease-default", "TIME", "Lease of clients that name none of their own, like the Go pi")
         .or(Fallback::Duration(limits::LEASE_DEFAULT)),
@@ -51,6 +58,7 @@ pub fn server(layers: &mut Layers) -> Option<server::Config> {
     let raft_listen = layers.optional("raft-listen", value::listen_address);
     let advertise = layers.optional("advertise", value::host);
     let cluster = layers.optional("cluster", |text| value::list(text, value::host_port)).unwrap_or_default();
+    let join = layers.optional("join", value::host_port);
     let insecure = layers.switch("insecure");
     let lease_default =
         layers.required("lease-default", |text| value::duration(text, LEASE_LEAST, LEASE_MOST));
@@ -61,12 +69,17 @@ pub fn server(layers: &mut Layers) -> Option<server::Config> {
     if distinct.len() < cluster.len() {
         layers.problem("cluster", Some(cluster.join(",")), "every server once");
     }
+    if !cluster.is_empty() && join.is_some() {
+        let expected = "not together with --cluster: a server founds a cluster with others, or joins one";
+        layers.problem("join", join.clone(), expected);
+    }
     Some(server::Config {
         data_dir: data_dir?,
         listen: listen?,
         raft_listen,
         advertise,
         cluster,
+        join,
         insecure,
         lease_default: lease_default?,
         forget_after: forget_after?,

@@ -1,10 +1,14 @@
-//! Where a server listens, and what it calls itself: from `--listen`, `--raft-listen`, `--advertise`
-//! and the list of `--cluster`.
+//! Where a server listens, and what it calls itself: from `--listen`, `--raft-listen`, `--advertise`,
+//! and the list of `--cluster` or the member of `--join`.
+
+mod joining;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
-/// Raft port of a cluster of one.
+pub use joining::{joining_names, joining_raft_listen};
+
+/// Raft port of a cluster of one, and of a server that joins one.
 const RAFT_PORT_DEFAULT: u16 = 7790;
 /// How long a name of the list may take to resolve.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -35,6 +39,14 @@ pub enum AddressError {
     NotLoopback {
         /// Where it would listen.
         address: SocketAddr,
+    },
+    /// `--join` is no `host:port`, or cannot be resolved.
+    #[error(
+        "could not tell under which name the others reach this server, towards {member}: give --advertise HOST"
+    )]
+    NoName {
+        /// As given.
+        member: String,
     },
     /// No entry of `--cluster` is an address of this host.
     #[error("could not find this host in --cluster {}: give --advertise HOST", list.join(","))]

@@ -44,6 +44,8 @@ pub struct App {
     pub writes: TaskTracker,
     /// What nodes report of holders.
     pub reports: Reporting,
+    /// Whether the membership may be changed from other hosts.
+    pub remote_operators: bool,
     /// Set once stopping begins.
     pub stop: Stop,
     leases: Mutex<Leases>,
@@ -87,6 +89,7 @@ impl App {
             bodies: Bodies::default(),
             writes: TaskTracker::new(),
             reports: Reporting::default(),
+            remote_operators: false,
             stop,
             leases: Mutex::new(leases),
             fleet: Mutex::default(),

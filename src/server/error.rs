@@ -100,6 +100,15 @@ pub enum ApiError {
     /// The index could not be read.
     #[error("could not read the index: {0}")]
     Index(#[from] IndexError),
+    /// An operator's call from another host.
+    #[error("the members are changed from this host only, as long as the server runs without --insecure")]
+    NotOperator,
+    /// A change of the membership that must not be made. Nothing was changed.
+    #[error("{reason}")]
+    Refused {
+        /// Why.
+        reason: String,
+    },
     /// A broken promise between our own parts; the log says more.
     #[error("internal error: {reason}")]
     Internal {
@@ -130,7 +139,8 @@ impl ApiError {
             }
             ApiError::KeyNotFound { .. } | ApiError::UnknownRoute => StatusCode::NOT_FOUND,
             ApiError::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
-            ApiError::Stale { .. } => StatusCode::CONFLICT,
+            ApiError::NotOperator => StatusCode::FORBIDDEN,
+            ApiError::Stale { .. } | ApiError::Refused { .. } => StatusCode::CONFLICT,
             ApiError::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             ApiError::Index(_) | ApiError::Internal { .. } => StatusCode::INTERNAL_SERVER_ERROR,
             ApiError::NotLeader { .. }

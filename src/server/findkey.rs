@@ -57,11 +57,20 @@ pub async fn handle(app: &App, query: &Query<'_>) -> Result<Response, QueryError
     let found = found.unwrap_or_default();
     result_count().record(found.len() as f64);
     if found.is_empty() {
-        return Err(ApiError::KeyNotFound { key: question.key.to_owned() }.into());
+        return Err(miss(app, question.key.to_owned()).into());
     }
     let mut answer = Response::new(Body::from(written(&question, &found)));
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(answer)
+}
+
+/// A server without any data knows of nobody: its 404 would send the asker to the registry, a 503 sends
+/// it to the next server. One that has lost its disk is still in the lists of all agents.
+fn miss(app: &App, key: String) -> ApiError {
+    if app.index.applied_index() == 0 && !app.node.is_member() {
+        return ApiError::NotServing { reason: "this server has no data yet".to_owned() };
+    }
+    ApiError::KeyNotFound { key }
 }
 
 /// Looked up once, not at each lookup.

@@ -11,8 +11,8 @@ use super::app::Shared;
 use super::error::{ApiError, QueryError};
 use super::query::Query;
 use super::write::Kind;
-use super::{capabilities, findkey, health, hosts, keepalive, metrics, report, status, write};
-use crate::api::{Capabilities, HostsResponse, StatusResponse, header, path};
+use super::{capabilities, findkey, health, hosts, keepalive, members, metrics, report, status, write};
+use crate::api::{Capabilities, HostsResponse, MembersAction, StatusResponse, header, path};
 
 /// The router of the API port.
 pub fn router(shared: Shared) -> Router {
@@ -27,6 +27,8 @@ pub fn router(shared: Shared) -> Router {
         .route(path::CAPABILITIES, get(show_capabilities))
         .route(path::STATUS, get(show_status))
         .route(path::HOSTS, get(show_hosts))
+        .route(path::MEMBERS, get(list_members).post(list_members))
+        .merge(changes_of_members())
         .route(path::HEALTHZ, get(async || health::live()))
         .route(path::LIVEZ, get(async || health::live()))
         .route(path::READYZ, get(async |State(shared): State<Shared>| health::ready(&shared)))
@@ -72,6 +74,20 @@ async fn show_status(State(shared): State<Shared>) -> Result<Json<StatusResponse
 
 async fn show_hosts(State(shared): State<Shared>, request: Request) -> Result<Json<HostsResponse>, ApiError> {
     Ok(Json(hosts::answer(shared.get()?, &Query::parse(request.uri().query()))?))
+}
+
+async fn list_members(State(shared): State<Shared>, request: Request) -> Result<Response, ApiError> {
+    members::list(shared.get()?, request).await
+}
+
+fn changes_of_members() -> Router<Shared> {
+    use MembersAction::{Add, Remove, Replace, TransferLeader};
+    [Add, Replace, Remove, TransferLeader].into_iter().fold(Router::new(), |router, action| {
+        let change = async move |State(shared): State<Shared>, request: Request| {
+            members::change(shared.get()?, action, request).await
+        };
+        router.route(action.path(), post(change))
+    })
 }
 
 /// Also for a known path with another method, as gin does.
@@ -256,6 +272,7 @@ mod tests {
             let answer = ask("POST", target, body).await;
             assert_refused(&answer);
         }
+        app.node.wait_leader(Duration::from_secs(10)).await.unwrap();
         let lookup = format!("{}?key=a:1&group=g", path::FINDKEY);
         assert_eq!(ask("GET", &lookup, "").await.status(), StatusCode::NOT_FOUND);
         drop(waiting);

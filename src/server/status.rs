@@ -39,7 +39,8 @@ pub fn answer(app: &App) -> StatusResponse {
     }
 }
 
-fn role(role: Role) -> &'static str {
+/// As it is on the wire.
+pub(super) fn role(role: Role) -> &'static str {
     match role {
         Role::Leader => "leader",
         Role::Follower => "voter",
@@ -47,6 +48,7 @@ fn role(role: Role) -> &'static str {
     }
 }
 
-fn node_id(id: u64) -> String {
+/// As it is on the wire.
+pub(super) fn node_id(id: u64) -> String {
     format!("{id:016x}")
 }

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use piccolo::api::{
     Capabilities, FindQuery, FindResponse, HostStatus, HostsResponse, KeepaliveRequest, KeepaliveResponse,
-    MemberStatus, Message, Readiness, ReportReason, ReportRequest, ReportResponse, StatusResponse,
-    WriteRequest, WriteResponse,
+    MemberEntry, MemberStatus, MembersProgress, MembersRequest, MembersResponse, Message, Readiness,
+    ReportReason, ReportRequest, ReportResponse, StatusResponse, WriteRequest, WriteResponse,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -135,6 +135,47 @@ fn messages() {
     golden("message_error", Message { error: wrong.into(), ..none });
     let reasons = vec!["the index is loading".into()];
     golden("readiness", Readiness { ready: false, reasons });
+}
+
+#[test]
+fn membership() {
+    let add = MembersRequest { address: Some("10.0.1.4:7790".into()), member: None };
+    golden("members_request_add", add.clone());
+    golden("members_request_replace", MembersRequest { member: Some("00000000000000aa".into()), ..add });
+    golden(
+        "members_progress",
+        MembersProgress {
+            done: false,
+            phase: "snapshot".into(),
+            node: Some("00000000000000cc".into()),
+            position: 5,
+            goal: 60,
+            message: "server 00000000000000cc gets a snapshot".into(),
+        },
+    );
+    let leader = MemberEntry {
+        node: "00000000000000bb".into(),
+        raft_address: "10.0.1.2:7790".into(),
+        api_address: "10.0.1.2:7789".into(),
+        role: "leader".into(),
+        lag: Some(0),
+        leaving: false,
+        format_lowest: 1,
+        format_highest: 1,
+    };
+    let leaving = MemberEntry { role: "voter".into(), lag: None, leaving: true, ..leader.clone() };
+    golden(
+        "members_response",
+        MembersResponse {
+            cluster: "0f".repeat(16),
+            node: "00000000000000bb".into(),
+            quorum: true,
+            voters: 2,
+            majority: 2,
+            members: vec![leader, leaving],
+            reasons: vec!["no leader with a quorum is known".into()],
+        },
+    );
 }
 
 #[test]

@@ -79,6 +79,7 @@ pub(crate) fn config(folder: &Path) -> Config {
         raft_listen: Some("127.0.0.1:0".parse().unwrap()),
         advertise: None,
         cluster: vec![],
+        join: None,
         insecure: false,
         lease_default: LEASE_DEFAULT,
         forget_after: FORGET_AFTER_DEFAULT,

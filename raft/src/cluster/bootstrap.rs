@@ -22,7 +22,7 @@ const ROUND_INTERVAL_MIN: Duration = Duration::from_millis(100);
 const ROUND_INTERVAL_MAX: Duration = Duration::from_secs(1);
 
 /// What one entry of the list answered, or why it did not.
-pub(super) type Seen = Result<Whoami, String>;
+pub(in crate::cluster) type Seen = Result<Whoami, String>;
 
 /// What a round of questions says.
 #[derive(Debug, PartialEq, Eq)]
@@ -103,6 +103,25 @@ pub(super) async fn run(inner: &Inner) -> Result<(), StartError> {
         if inner.raft.is_initialized().await.map_err(StartError::raft)? {
             break;
         }
+        let adopted = inner.identity.is_adopted().then(|| inner.identity.cluster_id()).flatten();
+        if let Some(cluster) = adopted {
+            inner.reasons.set(vec![format!("belongs to cluster {cluster} and waits to hear of its leader")]);
+            if inner.stop.run_until_cancelled(tokio::time::sleep(ROUND_INTERVAL_MIN)).await.is_none() {
+                return Ok(());
+            }
+            continue;
+        }
+        if let Some(member) = &inner.join {
+            let Some(reasons) = inner.stop.run_until_cancelled(wait_to_join(inner, member)).await else {
+                return Ok(());
+            };
+            inner.reasons.set(reasons);
+            if inner.stop.run_until_cancelled(tokio::time::sleep(interval)).await.is_none() {
+                return Ok(());
+            }
+            interval = (interval * 2).min(ROUND_INTERVAL_MAX);
+            continue;
+        }
         let verdict = match inner.identity.list.as_slice() {
             [only] => {
                 inner.identity.set_raft_address(only);
@@ -128,6 +147,32 @@ pub(super) async fn run(inner: &Inner) -> Result<(), StartError> {
     }
     inner.reasons.set(Vec::new());
     Ok(())
+}
+
+/// Looks for the cluster that this node is to join; why it has not joined yet.
+async fn wait_to_join(inner: &Inner, member: &str) -> Vec<String> {
+    let identity = &inner.identity;
+    let own = identity.raft_address().unwrap_or_else(|| "its raft address".to_owned());
+    let mut reasons = Vec::new();
+    match inner.client.whoami(member).await {
+        Err(error) => reasons.push(format!("{member} does not answer: {error}")),
+        Ok(other) if other.boot_nonce == identity.boot_nonce => {
+            reasons.push(format!("{member} is this server itself: give --join the address of a member"));
+        }
+        Ok(Whoami { cluster_id: None, .. }) => {
+            reasons.push(format!("{member} belongs to no cluster yet"));
+        }
+        Ok(Whoami { cluster_id: Some(cluster), api_address, .. }) => {
+            if let Ok(id) = u128::from_str_radix(&cluster, 16) {
+                identity.wait_for(ClusterId(id));
+            }
+            let command = format!("piccolo members add {own} --server http://{api_address}");
+            reasons.push(format!("waits to be admitted to cluster {cluster}: {command}"));
+            return reasons;
+        }
+    }
+    reasons.push(format!("waits to be admitted: piccolo members add {own}"));
+    reasons
 }
 
 async fn ask(client: &RpcClient, identity: &Identity, list: &[String]) -> Vec<Seen> {
@@ -185,6 +230,7 @@ mod tests {
             api_address: format!("api-{node_id}"),
             format_lowest: format::FORMAT_LOWEST,
             format_highest: format::FORMAT,
+            last_log_index: None,
         }
     }
 

@@ -75,7 +75,7 @@ pub(super) fn objections(identity: &Identity, membership: &Membership<NodeId, Me
     let mut members: Vec<&str> = membership.nodes().map(|(_, member)| member.raft_address.as_str()).collect();
     members.sort();
     let mut objections = Vec::new();
-    if !members.is_empty() && members != identity.list {
+    if !members.is_empty() && !identity.list.is_empty() && members != identity.list {
         let (list, members) = (identity.list.join(","), members.join(","));
         objections.push(format!("the list of servers is {list}, but the membership says {members}"));
     }

@@ -29,20 +29,33 @@ impl Node {
             return false;
         }
         for (target, address) in self.candidates() {
-            let answer = self.inner.client.whoami(&address).await;
-            if !answer.is_ok_and(|whoami| whoami.node_id == target) {
-                continue;
+            if let Some(done) = self.hand_over(target, &address).await {
+                return done;
             }
-            tracing::info!(target, "hands leadership over");
-            if self.inner.raft.trigger().transfer_leader(target).await.is_err() {
-                return false;
-            }
-            while self.is_leader() || self.leader().is_none() {
-                tokio::time::sleep(POLL_INTERVAL).await;
-            }
-            return true;
         }
         false
+    }
+
+    /// Hands leadership to one voter; true if it leads then.
+    pub(super) async fn hand_over_to(&self, target: NodeId, address: &str) -> bool {
+        let handed_over = timeout(TRANSFER_TIMEOUT, self.hand_over(target, address)).await;
+        matches!(handed_over, Ok(Some(true))) && self.leader().is_some_and(|(id, _)| id == target)
+    }
+
+    /// `None`: it does not answer, nothing was done.
+    async fn hand_over(&self, target: NodeId, address: &str) -> Option<bool> {
+        let answer = self.inner.client.whoami(address).await;
+        if !answer.is_ok_and(|whoami| whoami.node_id == target) {
+            return None;
+        }
+        tracing::info!(target, "hands leadership over");
+        if self.inner.raft.trigger().transfer_leader(target).await.is_err() {
+            return Some(false);
+        }
+        while self.is_leader() || self.leader().is_none() {
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+        Some(true)
     }
 
     /// The other voters with their raft addresses, the furthest first.

@@ -2,6 +2,7 @@
 //! runtime with everything in it.
 
 mod crashes;
+mod members;
 mod stopping;
 mod wire;
 
@@ -24,6 +25,8 @@ const SOON: Duration = Duration::from_secs(20);
 struct Server {
     address: SocketAddr,
     config: NodeConfig,
+    /// Waits to be admitted to the cluster of the server at this address.
+    join: Option<String>,
     folder: tempfile::TempDir,
     running: Option<(Runtime, Node)>,
 }
@@ -47,12 +50,19 @@ impl Server {
     fn open(&self, runtime: &Runtime, disk: Arc<FolderDisk>) -> Node {
         let deadline = std::time::Instant::now() + SOON;
         loop {
-            let start = Node::start(self.config.clone(), disk.clone(), CancellationToken::new());
-            match runtime.block_on(start) {
+            match runtime.block_on(self.try_open(disk.clone())) {
                 Ok(node) => return node,
                 Err(error) => assert!(std::time::Instant::now() < deadline, "{error:?}"),
             }
             std::thread::sleep(POLL_INTERVAL);
+        }
+    }
+
+    async fn try_open(&self, disk: Arc<FolderDisk>) -> Result<Node, StartError> {
+        let (config, stop) = (self.config.clone(), CancellationToken::new());
+        match &self.join {
+            Some(member) => Node::start_joining(config, member.clone(), disk, stop).await,
+            None => Node::start(config, disk, stop).await,
         }
     }
 
@@ -111,7 +121,7 @@ fn servers_stopped(
         };
         let address = listener.local_addr().unwrap();
         let folder = tempfile::tempdir().unwrap();
-        (Server { address, config, folder, running: None }, Some(listener))
+        (Server { address, config, join: None, folder, running: None }, Some(listener))
     };
     listeners.into_iter().enumerate().map(server).collect()
 }

@@ -22,7 +22,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{CONNECT_TIMEOUT, RAFT_PREFIX, SMALL_BODY_BYTES_MAX, WHOAMI_TIMEOUT, Whoami};
+use super::{CONNECT_TIMEOUT, Header, RAFT_PREFIX, SMALL_BODY_BYTES_MAX, WHOAMI_TIMEOUT, Whoami};
+use crate::format;
 
 /// Connections to one server that are kept for the next request.
 const IDLE_CONNECTIONS_MAX: usize = 4;
@@ -180,6 +181,12 @@ impl RpcClient {
         let answer = self.call(address, "whoami", Vec::new(), WHOAMI_TIMEOUT).await?;
         serde_json::from_slice(&answer)
             .map_err(|error| CallError::Unreadable { address: address.to_owned(), reason: error.to_string() })
+    }
+
+    /// Asks whether messages with this header are heard; a pristine target joins the cluster.
+    pub(crate) async fn standing(&self, address: &str, header: Header) -> Result<(), CallError> {
+        let frame = format::encode(&(header, ()));
+        self.call(address, "standing", frame, WHOAMI_TIMEOUT).await.map(drop)
     }
 
     async fn exchange(

@@ -4,17 +4,25 @@ use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use tokio::sync::watch;
 
 use crate::disk::Disk;
 use crate::format::{self, FormatError};
 use crate::types::{ClusterId, NodeId};
 
+use super::client::CallError;
 use super::{Header, Whoami};
 
 /// Name of the file on the disk.
 pub(crate) const NODE_FILE: &str = "node";
+/// Name of the file that says which cluster the node has joined by somebody's message: who has it founds
+/// none, whatever list it is started with.
+pub(crate) const ADOPTED_FILE: &str = "adopted";
+/// Name of the file that says that the node was removed from its cluster.
+pub(crate) const REMOVED_FILE: &str = "removed";
 
 /// First 16 bytes of SHA-256 over the sorted list, one entry a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,12 +43,19 @@ impl fmt::Display for ListHash {
     }
 }
 
+/// How a removed sender is told so; it knows the words and compares all of them.
+pub(crate) fn removed_text(node_id: NodeId, cluster_id: ClusterId) -> String {
+    format!("server {node_id:016x} was removed from cluster {cluster_id}")
+}
+
 /// Why the node does not know who it is.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     /// The file.
-    #[error("could not {verb} the file {NODE_FILE}")]
+    #[error("could not {verb} the file {name}")]
     File {
+        /// Which.
+        name: &'static str,
         /// Read or write.
         verb: &'static str,
         /// The disk's reason.
@@ -86,13 +101,19 @@ pub(crate) struct Identity {
     pub api_address: String,
     disk: Arc<dyn Disk>,
     known: Mutex<Known>,
+    /// Another member has said that this node was removed.
+    removed: watch::Sender<bool>,
 }
 
 /// What a node learns while it runs.
 #[derive(Debug)]
 struct Known {
     cluster_id: Option<ClusterId>,
+    /// Joined by somebody's message.
+    adopted: bool,
     raft_address: Option<String>,
+    /// Of the member that a joining node was told; it joins no other.
+    joins: Option<ClusterId>,
 }
 
 impl Identity {
@@ -107,7 +128,11 @@ impl Identity {
     ) -> Result<Self, IdentityError> {
         list.sort();
         list.dedup();
-        let stored = disk.read(NODE_FILE).map_err(|source| IdentityError::File { verb: "read", source })?;
+        let stored = disk.read(NODE_FILE).map_err(|source| IdentityError::File {
+            name: NODE_FILE,
+            verb: "read",
+            source,
+        })?;
         let file = match stored {
             Some(bytes) => format::decode("node identity", &bytes)?,
             None if has_log => return Err(IdentityError::Lost),
@@ -117,6 +142,12 @@ impl Identity {
                 file
             }
         };
+        let failed = |source| IdentityError::File { name: ADOPTED_FILE, verb: "read", source };
+        let adopted = match disk.read(ADOPTED_FILE).map_err(failed)? {
+            Some(bytes) => Some(format::decode::<ClusterId>("note of the cluster joined", &bytes)?),
+            None => None,
+        };
+        let adopted = adopted.is_some() && adopted == file.cluster_id;
         Ok(Self {
             node_id: file.node_id,
             boot_nonce: random_nonzero(),
@@ -124,7 +155,8 @@ impl Identity {
             list,
             api_address,
             disk,
-            known: Mutex::new(Known { cluster_id: file.cluster_id, raft_address }),
+            known: Mutex::new(Known { cluster_id: file.cluster_id, adopted, raft_address, joins: None }),
+            removed: watch::Sender::new(false),
         })
     }
 
@@ -144,6 +176,59 @@ impl Identity {
         self.known().raft_address = Some(address.to_owned());
     }
 
+    /// The cluster that this node waits to be admitted to.
+    pub(crate) fn wait_for(&self, cluster_id: ClusterId) {
+        self.known().joins = Some(cluster_id);
+    }
+
+    /// Follows whether somebody has said that this node was removed.
+    pub(crate) fn removed(&self) -> watch::Receiver<bool> {
+        self.removed.subscribe()
+    }
+
+    /// Listens to what an answer says of this node's standing; true if it was removed.
+    pub(crate) fn hear(&self, error: &CallError) -> bool {
+        let CallError::Refused { status: StatusCode::GONE, reason, .. } = error else { return false };
+        let removed = self.cluster_id().is_some_and(|id| *reason == removed_text(self.node_id, id));
+        if removed {
+            self.removed.send_replace(true);
+        }
+        removed
+    }
+
+    /// Notes the removal for the next start.
+    pub(crate) fn store_removed(&self) -> Result<(), IdentityError> {
+        let bytes = format::encode(&self.node_id);
+        let failed = |source| IdentityError::File { name: REMOVED_FILE, verb: "write", source };
+        self.disk.write(REMOVED_FILE, &bytes).map_err(failed)
+    }
+
+    /// Whether it was noted.
+    pub(crate) fn was_removed(&self) -> Result<bool, IdentityError> {
+        let failed = |source| IdentityError::File { name: REMOVED_FILE, verb: "read", source };
+        match self.disk.read(REMOVED_FILE).map_err(failed)? {
+            Some(bytes) => Ok(format::decode::<NodeId>("note of the removal", &bytes)? == self.node_id),
+            None => Ok(false),
+        }
+    }
+
+    /// Joins the cluster of whoever has sent a message: durable when this returns.
+    pub(crate) fn adopt_from_message(&self, cluster_id: ClusterId) -> Result<(), IdentityError> {
+        if self.cluster_id().is_none() {
+            let failed = |source| IdentityError::File { name: ADOPTED_FILE, verb: "write", source };
+            self.disk.write(ADOPTED_FILE, &format::encode(&cluster_id)).map_err(failed)?;
+            self.adopt(cluster_id)?;
+            let mut known = self.known();
+            known.adopted = known.cluster_id == Some(cluster_id);
+        }
+        Ok(())
+    }
+
+    /// Whether the cluster came by somebody's message: it exists, and is not to be founded again.
+    pub(crate) fn is_adopted(&self) -> bool {
+        self.known().adopted
+    }
+
     /// Joins the cluster: durable when this returns. A node never changes its cluster.
     pub(crate) fn adopt(&self, cluster_id: ClusterId) -> Result<(), IdentityError> {
         let mut known = self.known();
@@ -161,7 +246,11 @@ impl Identity {
         if header.target != self.node_id {
             return Err(Misdirected::Target { is: self.node_id, asked: header.target });
         }
-        match self.cluster_id() {
+        let (cluster_id, joins) = {
+            let known = self.known();
+            (known.cluster_id, known.joins)
+        };
+        match cluster_id.or(joins.filter(|joins| *joins != header.cluster_id)) {
             Some(is) if is == header.cluster_id => Ok(false),
             Some(is) => Err(Misdirected::Cluster { is, asked: header.cluster_id }),
             None if header.list_hash == self.list_hash => Ok(true),
@@ -186,13 +275,15 @@ impl Identity {
             api_address: self.api_address.clone(),
             format_lowest: format::FORMAT_LOWEST,
             format_highest: format::FORMAT,
+            last_log_index: None,
         }
     }
 }
 
 fn write(disk: &dyn Disk, file: NodeFile) -> Result<(), IdentityError> {
     let bytes = format::encode(&file);
-    disk.write(NODE_FILE, &bytes).map_err(|source| IdentityError::File { verb: "write", source })
+    let failed = |source| IdentityError::File { name: NODE_FILE, verb: "write", source };
+    disk.write(NODE_FILE, &bytes).map_err(failed)
 }
 
 fn random_nonzero() -> u64 {
@@ -219,6 +310,53 @@ mod tests {
         assert_eq!((second.node_id, second.cluster_id()), (first.node_id, Some(ClusterId(7))));
         assert_eq!(second.list_hash, first.list_hash);
         assert_ne!(second.boot_nonce, first.boot_nonce);
+    }
+
+    #[test]
+    fn what_came_by_a_message_is_told_from_what_was_founded() {
+        let disk = MemoryDisk::default();
+        let node = load(&disk, &["a:1"]);
+        assert!(!node.is_adopted());
+        node.adopt_from_message(ClusterId(7)).unwrap();
+        assert!(node.is_adopted() && load(&disk, &["a:1"]).is_adopted());
+        let founder = load(&MemoryDisk::default(), &["a:1"]);
+        founder.adopt(ClusterId(7)).unwrap();
+        founder.adopt_from_message(ClusterId(7)).unwrap();
+        assert!(!founder.is_adopted());
+        // A power cut between the two files: it belongs to nobody yet.
+        let disk = MemoryDisk::default();
+        disk.write(ADOPTED_FILE, &format::encode(&ClusterId(7))).unwrap();
+        let node = load(&disk, &["a:1"]);
+        assert!(!node.is_adopted() && node.cluster_id().is_none());
+    }
+
+    #[test]
+    fn a_joining_node_waits_for_one_cluster() {
+        let node = load(&MemoryDisk::default(), &[]);
+        let header =
+            Header { cluster_id: ClusterId(7), list_hash: node.list_hash, sender: 1, target: node.node_id };
+        assert_eq!(node.check(&header), Ok(true));
+        node.wait_for(ClusterId(8));
+        assert!(matches!(node.check(&header), Err(Misdirected::Cluster { is: ClusterId(8), .. })));
+        assert_eq!(node.check(&Header { cluster_id: ClusterId(8), ..header }), Ok(true));
+    }
+
+    #[test]
+    fn a_removal_is_noted_for_the_next_start_and_only_the_right_words_count() {
+        let disk = MemoryDisk::default();
+        let node = load(&disk, &["a:1"]);
+        node.adopt(ClusterId(7)).unwrap();
+        assert!(!node.was_removed().unwrap());
+        let gone = |status, reason: String| CallError::Refused { address: "b:1".to_owned(), status, reason };
+        let words = removed_text(node.node_id, ClusterId(7));
+        assert!(!node.hear(&gone(StatusCode::GONE, "gone".to_owned())));
+        assert!(!node.hear(&gone(StatusCode::GONE, removed_text(node.node_id, ClusterId(8)))));
+        assert!(!node.hear(&gone(StatusCode::MISDIRECTED_REQUEST, words.clone())));
+        assert!(!*node.removed().borrow());
+        assert!(node.hear(&gone(StatusCode::GONE, words)));
+        assert!(*node.removed().borrow());
+        node.store_removed().unwrap();
+        assert!(load(&disk, &["a:1"]).was_removed().unwrap());
     }
 
     #[test]
@@ -267,6 +405,7 @@ mod tests {
             api_address: "a:7789".to_owned(),
             format_lowest: 1,
             format_highest: 1,
+            last_log_index: None,
         };
         let golden = include_str!("../../tests/golden/whoami.json").trim();
         assert_eq!(serde_json::to_string(&whoami).unwrap(), golden);

@@ -2,17 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
+use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
+use openraft::metrics::RaftMetrics;
 use openraft::network::{RPCOption, RPCTypes, RaftNetworkFactory, v2::RaftNetworkV2};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
+use openraft::type_config::alias::WatchReceiverOf;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 
 use crate::format;
 use crate::snapshot::SnapshotData;
@@ -20,51 +24,79 @@ use crate::types::{Member, NodeId, TypeConfig, Vote};
 
 use super::client::{CallError, RpcClient};
 use super::identity::Identity;
-use super::{APPEND_IDLE_TIMEOUT, VOTE_TIMEOUT, snapshot};
+use super::{APPEND_IDLE_TIMEOUT, SNAPSHOT_HOLD, VOTE_TIMEOUT, snapshot};
 
 type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotData>;
 
 /// Snapshots on their way, by log index: the log must keep what comes after them.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Streams(Arc<Mutex<BTreeMap<u64, usize>>>);
+pub(crate) struct Streams(Arc<Mutex<BTreeMap<u64, Held>>>);
+
+/// Who needs the log from one index on.
+#[derive(Debug, Default)]
+struct Held {
+    streams: usize,
+    /// A stream that has ended: its receiver goes on by the log from there.
+    until: Option<Instant>,
+}
 
 impl Streams {
-    /// The lowest log index of a snapshot that is being sent.
+    /// The lowest log index of a snapshot that is being sent, or was a moment ago.
     pub(crate) fn lowest(&self) -> Option<u64> {
-        self.0.lock().expect("nothing panics while it holds the streams").keys().next().copied()
+        let mut held = self.held();
+        let now = Instant::now();
+        held.retain(|_, held| held.streams > 0 || held.until.is_some_and(|until| until > now));
+        held.keys().next().copied()
     }
 
-    /// Counts until it is dropped.
-    pub(super) fn begin(&self, index: u64) -> Streaming {
-        *self.0.lock().expect("nothing panics while it holds the streams").entry(index).or_default() += 1;
+    /// Counts until it is dropped, and [`SNAPSHOT_HOLD`] longer.
+    pub(crate) fn begin(&self, index: u64) -> Streaming {
+        self.held().entry(index).or_default().streams += 1;
         Streaming { streams: self.clone(), index }
+    }
+
+    fn held(&self) -> MutexGuard<'_, BTreeMap<u64, Held>> {
+        self.0.lock().expect("nothing panics while it holds the streams")
     }
 }
 
 /// One snapshot on its way.
-pub(super) struct Streaming {
+pub(crate) struct Streaming {
     streams: Streams,
     index: u64,
 }
 
 impl Drop for Streaming {
     fn drop(&mut self) {
-        let mut streams = self.streams.0.lock().expect("nothing panics while it holds the streams");
-        if let Some(count) = streams.get_mut(&self.index) {
-            *count -= 1;
-            if *count == 0 {
-                streams.remove(&self.index);
-            }
+        if let Some(held) = self.streams.held().get_mut(&self.index) {
+            held.streams -= 1;
+            held.until = Some(Instant::now() + SNAPSHOT_HOLD);
         }
     }
 }
 
+type Metrics = WatchReceiverOf<TypeConfig, RaftMetrics<TypeConfig>>;
+
 /// Makes a [`Peer`] for each member.
 #[derive(Clone)]
 pub(crate) struct Peers {
-    pub(crate) identity: Arc<Identity>,
-    pub(crate) client: RpcClient,
-    pub(crate) streams: Streams,
+    identity: Arc<Identity>,
+    client: RpcClient,
+    streams: Streams,
+    /// Says where members are now: openraft keeps a [`Peer`] as it was made when one moves.
+    metrics: Arc<OnceLock<Metrics>>,
+}
+
+impl Peers {
+    pub(crate) fn new(identity: Arc<Identity>, client: RpcClient, streams: Streams) -> Self {
+        Self { identity, client, streams, metrics: Arc::default() }
+    }
+
+    /// From now on addresses come from the membership that openraft tells of. Called once.
+    pub(crate) fn follow(&self, metrics: Metrics) {
+        let first = self.metrics.set(metrics).is_ok();
+        debug_assert!(first, "a node has one raft");
+    }
 }
 
 impl RaftNetworkFactory<TypeConfig> for Peers {
@@ -79,10 +111,20 @@ impl RaftNetworkFactory<TypeConfig> for Peers {
 pub(crate) struct Peer {
     peers: Peers,
     target: NodeId,
+    /// As it was when this was made.
     address: String,
 }
 
 impl Peer {
+    fn address(&self) -> String {
+        let known = self.peers.metrics.get().and_then(|metrics| {
+            let metrics = metrics.borrow_watched();
+            let member = metrics.membership_config.membership().get_node(&self.target)?;
+            Some(member.raft_address.clone())
+        });
+        known.unwrap_or_else(|| self.address.clone())
+    }
+
     async fn call<M: Serialize, A: DeserializeOwned>(
         &self,
         action: RPCTypes,
@@ -92,13 +134,14 @@ impl Peer {
     ) -> Result<A, RPCError<TypeConfig>> {
         let header = self.peers.identity.header(self.target).ok_or_else(no_cluster)?;
         let frame = format::encode(&(header, message));
-        let answer = self.peers.client.call(&self.address, route, frame, idle).await;
+        let answer = self.peers.client.call(&self.address(), route, frame, idle).await;
         let answer = answer.map_err(|error| self.rpc_error(action, error))?;
         format::decode("raft answer", &answer).map_err(|error| RPCError::Network(NetworkError::new(&error)))
     }
 
     /// Unreachable makes openraft wait before it tries again.
     fn rpc_error(&self, action: RPCTypes, error: CallError) -> RPCError<TypeConfig> {
+        self.peers.identity.hear(&error);
         match error {
             CallError::Idle { idle, .. } => RPCError::Timeout(Timeout {
                 action,
@@ -154,8 +197,9 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         _: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         let header = self.peers.identity.header(self.target).ok_or_else(no_cluster)?;
+        let address = self.address();
         let _streaming = self.peers.streams.begin(snapshot.meta.last_log_id.map_or(0, |id| id.index));
-        let sent = snapshot::send(&self.peers.client, &self.address, header, vote, snapshot);
+        let sent = snapshot::send(&self.peers.client, &address, header, vote, snapshot, Arc::default());
         tokio::select! {
             answer = sent => {
                 let answer = answer.map_err(|error| self.rpc_error(RPCTypes::InstallSnapshot, error))?;

@@ -20,9 +20,10 @@ use tokio::time::Instant;
 
 use crate::cluster::Raft;
 use crate::format::{self, FormatError};
-use crate::types::TypeConfig;
+use crate::index::Index;
+use crate::types::{ClusterId, NodeId, TypeConfig};
 
-use super::identity::{Identity, IdentityError, Misdirected};
+use super::identity::{Identity, IdentityError, Misdirected, removed_text};
 use super::{
     APPEND_BODY_BYTES_MAX, BODY_READ_TIMEOUT, Header, RAFT_PREFIX, SMALL_BODY_BYTES_MAX, Whoami, snapshot,
 };
@@ -53,6 +54,7 @@ pub(crate) struct RpcState {
     pub(crate) receiving: Arc<Semaphore>,
     /// [`super::MESSAGES_MAX`] other messages. Closed: the node is stopping.
     pub(crate) messages: Arc<Semaphore>,
+    pub(crate) index: Index,
 }
 
 /// Why a message was not handed to openraft.
@@ -60,6 +62,8 @@ pub(crate) struct RpcState {
 pub(crate) enum RpcError {
     #[error(transparent)]
     Misdirected(#[from] Misdirected),
+    #[error("{}", removed_text(*sender, *cluster_id))]
+    Removed { sender: NodeId, cluster_id: ClusterId },
     #[error(transparent)]
     Format(#[from] FormatError),
     #[error("the body is larger than {limit} bytes")]
@@ -80,6 +84,7 @@ impl IntoResponse for RpcError {
     fn into_response(self) -> Response {
         let status = match self {
             RpcError::Misdirected(_) => StatusCode::MISDIRECTED_REQUEST,
+            RpcError::Removed { .. } => StatusCode::GONE,
             RpcError::Format(_) | RpcError::Body { .. } => StatusCode::BAD_REQUEST,
             RpcError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             RpcError::Identity(_) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -101,6 +106,7 @@ pub(crate) fn router(state: RpcState) -> Router {
         .route(&route("pre-vote"), post(pre_vote))
         .route(&route("transfer"), post(transfer))
         .route(&route("snapshot"), post(receive_snapshot))
+        .route(&route("standing"), post(standing))
         .route(&route("whoami"), post(whoami))
         .with_state(state)
 }
@@ -118,10 +124,26 @@ impl RpcState {
     /// Lets a message pass that is for this node; a pristine node joins the sender's cluster first.
     pub(super) async fn admit(&self, header: &Header) -> Result<(), RpcError> {
         self.check_running()?;
-        if self.identity.check(header)? {
+        let pristine = self.identity.check(header)?;
+        self.check_sender(header)?;
+        if pristine {
             let (identity, cluster_id) = (self.identity.clone(), header.cluster_id);
-            tokio::task::spawn_blocking(move || identity.adopt(cluster_id)).await.map_err(stopped)??;
+            tokio::task::spawn_blocking(move || identity.adopt_from_message(cluster_id))
+                .await
+                .map_err(stopped)??;
             self.identity.check(header)?;
+        }
+        Ok(())
+    }
+
+    /// Who was removed, as far as this node has applied, is told so. What happens between the tombstone
+    /// and the removal is a member's.
+    fn check_sender(&self, header: &Header) -> Result<(), RpcError> {
+        let Header { sender, cluster_id, .. } = *header;
+        if self.index.is_tombstone(sender)
+            && self.index.applied_state().1.membership().get_node(&sender).is_none()
+        {
+            return Err(RpcError::Removed { sender, cluster_id });
         }
         Ok(())
     }
@@ -194,6 +216,7 @@ async fn vote(State(state): State<RpcState>, body: Body) -> Result<Response, Rpc
 async fn pre_vote(State(state): State<RpcState>, body: Body) -> Result<Response, RpcError> {
     let (_one, (header, request)) = state.read(body, SMALL_BODY_BYTES_MAX).await?;
     state.identity.check(&header)?;
+    state.check_sender(&header)?;
     let answer = state.raft.pre_vote(request).await.map_err(stopped)?;
     Ok(format::encode(&answer).into_response())
 }
@@ -209,12 +232,18 @@ async fn receive_snapshot(State(state): State<RpcState>, body: Body) -> Result<R
     Ok(format::encode(&answer).into_response())
 }
 
+async fn standing(State(state): State<RpcState>, body: Body) -> Result<Response, RpcError> {
+    let welcome = async |()| Ok::<(), std::convert::Infallible>(());
+    state.handle(body, SMALL_BODY_BYTES_MAX, welcome).await
+}
+
 /// The address that the membership knows, if there is one, wins over what bootstrap found.
 async fn whoami(State(state): State<RpcState>) -> Result<Json<Whoami>, RpcError> {
     state.check_running()?;
     let mut whoami = state.identity.whoami();
     let metrics = state.raft.metrics();
     let metrics = metrics.borrow_watched();
+    whoami.last_log_index = metrics.last_log_index;
     if let Some(member) = metrics.membership_config.membership().get_node(&whoami.node_id) {
         whoami.raft_address = Some(member.raft_address.clone());
     }

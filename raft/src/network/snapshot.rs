@@ -2,6 +2,9 @@
 //! vote), then the snapshot's own stream, which begins with its format and ends with its checksum.
 //! The receiver verifies all of it before openraft hears of it: an error while it installs is fatal.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use axum::body::{Body, Bytes};
 use futures_util::{StreamExt, stream};
 use http_body_util::{BodyExt, StreamBody};
@@ -14,20 +17,21 @@ use crate::types::{TypeConfig, Vote};
 
 use super::client::{CallError, Progress, RpcClient};
 use super::server::{RpcError, RpcState, stopped, within};
-use super::{BODY_READ_TIMEOUT, Header, SMALL_BODY_BYTES_MAX, SNAPSHOT_IDLE_TIMEOUT};
+use super::{BODY_READ_TIMEOUT, Header, SMALL_BODY_BYTES_MAX, SNAPSHOT_IDLE_TIMEOUT, SNAPSHOT_TIMEOUT};
 
 type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotData>;
 
 /// Largest snapshot that is taken in, bytes; 20 million pairs are a few hundred megabytes.
 const SNAPSHOT_BYTES_MAX: u64 = 8 * 1024 * 1024 * 1024;
 
-/// Streams `snapshot` to `address`; its answer is a [`SnapshotResponse`].
-pub(super) async fn send(
+/// Streams `snapshot` to `address`, counting the bytes in `sent`; its answer is a [`SnapshotResponse`].
+pub(crate) async fn send(
     client: &RpcClient,
     address: &str,
     header: Header,
     vote: Vote,
     snapshot: Snapshot,
+    sent: Arc<AtomicU64>,
 ) -> Result<Bytes, CallError> {
     let chunks = snapshot.snapshot.into_stream();
     let chunks = chunks.map_err(|error| CallError::Unreadable {
@@ -39,10 +43,17 @@ pub(super) async fn send(
     let first = stream::iter([Ok(preface(&header, &vote))]);
     let frames = first.chain(chunks.map(|chunk| chunk.map_err(std::io::Error::other))).map(move |chunk| {
         touched.touch();
+        if let Ok(chunk) = &chunk {
+            sent.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+        }
         chunk.map(Frame::data)
     });
     let body = BodyExt::boxed_unsync(StreamBody::new(frames));
-    client.send(address, "snapshot", body, progress, SNAPSHOT_IDLE_TIMEOUT).await
+    let sending = client.send(address, "snapshot", body, progress, SNAPSHOT_IDLE_TIMEOUT);
+    match tokio::time::timeout(SNAPSHOT_TIMEOUT, sending).await {
+        Ok(answer) => answer,
+        Err(_) => Err(CallError::Idle { address: address.to_owned(), idle: SNAPSHOT_TIMEOUT }),
+    }
 }
 
 fn preface(header: &Header, vote: &Vote) -> Bytes {

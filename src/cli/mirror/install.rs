@@ -27,7 +27,7 @@ What is in hosts.toml stays behind our entry, and `piccolo mirror remove` gives 
 the file at each pull: no restart. It must be told once where the folder is (config_path of its registry \
 settings). A registry that speaks plain http is given with http://.",
     settings: &[("", CERTS_DIR), ("", SETTINGS)],
-    word: None,
+    words: &[],
     registries: false,
     run,
 };

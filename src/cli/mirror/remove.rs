@@ -22,7 +22,7 @@ Example:
 
 A file that somebody edited since keeps these edits and loses only our entry.",
     settings: &[("", CERTS_DIR)],
-    word: None,
+    words: &[],
     registries: false,
     run,
 };

@@ -63,6 +63,11 @@ impl Child {
             if status.code() == Some(Exit::Usage as i32) {
                 return Err(UpError::BadChild { name: self.name.clone() });
             }
+            if status.code() == Some(Exit::Removed as i32) {
+                tracing::warn!("{} was removed from its cluster; the others go on without it", self.name);
+                stop.cancelled().await;
+                return Ok(());
+            }
             if started.elapsed() >= HEALTHY_AFTER {
                 pause = BACK_OFF.0;
             }

@@ -83,7 +83,7 @@ async fn a_log_that_cannot_be_written_acknowledges_nothing_and_ends_the_node() {
     let proposed = node.propose(advertise(1..2)).await;
     assert!(matches!(proposed, Err(ProposeError::OutcomeUnknown)), "{proposed:?}");
     let reason = tokio::time::timeout(SOON, node.failed()).await.unwrap();
-    assert!(reason.contains("power is off"), "{reason}");
+    assert!(reason.to_string().contains("power is off"), "{reason}");
     let proposed = node.propose(advertise(2..3)).await;
     assert!(matches!(proposed, Err(ProposeError::Stopped { .. })), "{proposed:?}");
 }

@@ -1,0 +1,351 @@
+//! What comes next on the way to a changed membership. Decides, without I/O, by what the leader sees
+//! now: it remembers nothing between two steps, so a change that was cut by a crash goes on where it
+//! was when somebody asks for it again.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Change, Refusal, Who};
+use crate::cluster::bootstrap::Seen;
+use crate::network::Whoami;
+use crate::types::{ClusterId, Member, NodeId};
+
+/// Members, learners included.
+pub const MEMBERS_MAX: usize = 9;
+/// A learner that lacks at most so many log entries may vote.
+pub const LAG_MAX: u64 = 1024;
+/// An empty server is brought a snapshot before it becomes a member, unless there are fewer log
+/// entries than this. A log that is whole says at least as many bytes as the state that came of it,
+/// and one that is not whole leads to a snapshot anyway.
+pub const SEED_ENTRIES_MIN: u64 = 1024;
+
+/// What the leader sees.
+#[derive(Clone, Debug, Default)]
+pub(super) struct View {
+    pub(super) me: NodeId,
+    pub(super) cluster: ClusterId,
+    /// Of this node's own list, as `whoami` shows it.
+    pub(super) list_hash: String,
+    /// Of the membership that the cluster goes to, if it is on its way between two.
+    pub(super) voters: BTreeSet<NodeId>,
+    /// On its way between two memberships.
+    pub(super) joint: bool,
+    pub(super) nodes: BTreeMap<NodeId, Member>,
+    /// Of the members and of whom the change names.
+    pub(super) tombstones: BTreeSet<NodeId>,
+    /// Members that answered with their id just now; this node too.
+    pub(super) answering: BTreeSet<NodeId>,
+    /// Last log index.
+    pub(super) last: u64,
+    /// What the others are known to have; absent: nothing.
+    pub(super) matched: BTreeMap<NodeId, u64>,
+}
+
+/// The next step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    /// Nothing is left to do.
+    Done { node_id: Option<NodeId>, message: String },
+    /// Ends a way between two memberships that somebody began.
+    Flatten,
+    /// Brings an empty server a snapshot.
+    Seed { node_id: NodeId, address: String },
+    /// Makes it a member that does not vote.
+    AddLearner { node_id: NodeId, member: Member },
+    /// It is not there yet.
+    Wait { node_id: NodeId },
+    /// Lets a learner vote.
+    Promote { node_id: NodeId },
+    /// Lets a learner vote and removes another member, in one change.
+    Swap { old: NodeId, new: NodeId },
+    /// Corrects the address of a member.
+    Readdress { node_id: NodeId, member: Member },
+    /// Removes a member.
+    Remove { node_id: NodeId },
+    /// Another one is to lead.
+    HandOver { to: NodeId },
+}
+
+/// Where a newcomer stands.
+enum Admission {
+    Voter(NodeId),
+    /// A learner that may vote.
+    Ready(NodeId),
+    Next(Action),
+}
+
+/// `newcomer` is what the address of an add or replace answers.
+pub(super) fn plan(view: &View, change: &Change, newcomer: Option<&Seen>) -> Result<Action, Refusal> {
+    if view.joint {
+        return Ok(Action::Flatten);
+    }
+    let nobody = Err("nobody asked".to_owned());
+    let newcomer = newcomer.unwrap_or(&nobody);
+    match change {
+        Change::Add { address } => add(view, address, newcomer),
+        Change::Replace { old, address } => replace(view, old, address, newcomer),
+        Change::Remove { who } => remove(view, who),
+        Change::Transfer { to } => transfer(view, to.as_ref()),
+    }
+}
+
+fn add(view: &View, address: &str, newcomer: &Seen) -> Result<Action, Refusal> {
+    match view.admit(address, newcomer, None)? {
+        Admission::Next(action) => Ok(action),
+        Admission::Voter(node_id) => {
+            let message = format!("server {node_id:016x} at {address} is a voter");
+            Ok(Action::Done { node_id: Some(node_id), message })
+        }
+        Admission::Ready(node_id) => {
+            view.check_quorum("adding this server", &with(&view.voters, node_id))?;
+            Ok(Action::Promote { node_id })
+        }
+    }
+}
+
+fn replace(view: &View, old: &Who, address: &str, newcomer: &Seen) -> Result<Action, Refusal> {
+    let new = newcomer.as_ref().ok().map(|whoami| whoami.node_id);
+    let old = view.old(old, address, new)?;
+    if let (Some(old), Ok(whoami)) = (old, newcomer)
+        && old == whoami.node_id
+    {
+        return view.readdress(old, address, whoami);
+    }
+    let (new, votes) = match view.admit(address, newcomer, old)? {
+        Admission::Next(action) => return Ok(action),
+        Admission::Voter(new) => (new, true),
+        Admission::Ready(new) => (new, false),
+    };
+    let Some(old) = old else {
+        if votes {
+            let message = format!("server {new:016x} at {address} is a voter, the old one is gone");
+            return Ok(Action::Done { node_id: Some(new), message });
+        }
+        view.check_quorum("adding this server", &with(&view.voters, new))?;
+        return Ok(Action::Promote { node_id: new });
+    };
+    let after = without(&with(&view.voters, new), old);
+    view.check_quorum("replacing this server", &after)?;
+    if old != view.me {
+        return Ok(Action::Swap { old, new });
+    }
+    match view.successor() {
+        Some(to) => Ok(Action::HandOver { to }),
+        // Nobody else could take over from the only voter.
+        None => Ok(Action::Promote { node_id: new }),
+    }
+}
+
+fn remove(view: &View, who: &Who) -> Result<Action, Refusal> {
+    let node_id = match view.find(who) {
+        Err(Refusal::NoMember { .. }) if view.is_gone(who) => {
+            let message = format!("server {who} is removed");
+            return Ok(Action::Done { node_id: None, message });
+        }
+        found => found?,
+    };
+    if !view.voters.contains(&node_id) {
+        return Ok(Action::Remove { node_id });
+    }
+    let after = without(&view.voters, node_id);
+    if after.is_empty() {
+        return Err(Refusal::LastVoter { node_id });
+    }
+    view.check_quorum("removing this server", &after)?;
+    match view.successor() {
+        Some(to) if node_id == view.me => Ok(Action::HandOver { to }),
+        _ => Ok(Action::Remove { node_id }),
+    }
+}
+
+fn transfer(view: &View, to: Option<&Who>) -> Result<Action, Refusal> {
+    let Some(who) = to else {
+        return view.successor().map(|to| Action::HandOver { to }).ok_or(Refusal::NoSuccessor);
+    };
+    let to = view.find(who)?;
+    if to == view.me {
+        return Ok(Action::Done { node_id: Some(to), message: format!("server {to:016x} leads") });
+    }
+    if !view.voters.contains(&to) {
+        return Err(Refusal::NotVoter { node_id: to });
+    }
+    if !view.answering.contains(&to) {
+        return Err(Refusal::Silent { node_id: to, address: view.address(to) });
+    }
+    if !view.is_near(to) {
+        return Err(Refusal::Behind { node_id: to, lag: view.lag(to) });
+    }
+    Ok(Action::HandOver { to })
+}
+
+impl View {
+    fn admit(&self, address: &str, newcomer: &Seen, replaced: Option<NodeId>) -> Result<Admission, Refusal> {
+        let here = |(id, member): &(&NodeId, &Member)| {
+            member.raft_address == address && Some(**id) != replaced && !self.tombstones.contains(id)
+        };
+        let whoami = match newcomer {
+            Ok(whoami) => whoami,
+            // What is on its way already may be away for a moment.
+            Err(reason) => match self.nodes.iter().find(here) {
+                Some((&node_id, _)) if !self.voters.contains(&node_id) => {
+                    return Ok(Admission::Next(Action::Wait { node_id }));
+                }
+                _ => {
+                    let (address, reason) = (address.to_owned(), reason.clone());
+                    return Err(Refusal::Unreachable { address, reason });
+                }
+            },
+        };
+        let node_id = whoami.node_id;
+        if self.tombstones.contains(&node_id) {
+            return Err(Refusal::Tombstone { address: address.to_owned(), node_id });
+        }
+        if let Some(member) = self.nodes.get(&node_id) {
+            if member.raft_address != address {
+                let (address, known) = (address.to_owned(), member.raft_address.clone());
+                return Err(Refusal::OtherAddress { node_id, address, known });
+            }
+            return Ok(match () {
+                () if self.voters.contains(&node_id) => Admission::Voter(node_id),
+                () if self.is_near(node_id) => Admission::Ready(node_id),
+                () => Admission::Next(Action::Wait { node_id }),
+            });
+        }
+        if let Some((&taken, _)) = self.nodes.iter().find(here) {
+            return Err(Refusal::AddressTaken { address: address.to_owned(), by: taken, is: node_id });
+        }
+        self.check_newcomer(address, whoami)?;
+        if self.nodes.len() >= MEMBERS_MAX + usize::from(replaced.is_some()) {
+            return Err(Refusal::TooMany);
+        }
+        Ok(Admission::Next(if whoami.last_log_index.is_none() && self.last >= SEED_ENTRIES_MIN {
+            Action::Seed { node_id, address: address.to_owned() }
+        } else {
+            Action::AddLearner { node_id, member: member(address, whoami) }
+        }))
+    }
+
+    /// Whether a server that is no member may become one.
+    fn check_newcomer(&self, address: &str, whoami: &Whoami) -> Result<(), Refusal> {
+        let address = address.to_owned();
+        let own = self.cluster.to_string();
+        if let Some(cluster) = whoami.cluster_id.clone().filter(|cluster| *cluster != own) {
+            return Err(Refusal::OtherCluster { address, cluster, own });
+        }
+        let ours = |entry: &String| self.nodes.values().any(|member| member.raft_address == *entry);
+        let pristine = whoami.cluster_id.is_none();
+        let founds = !whoami.list.is_empty() && whoami.list_hash != self.list_hash;
+        if pristine && founds && !whoami.list.iter().any(ours) {
+            return Err(Refusal::Founds { address, list: whoami.list.join(",") });
+        }
+        let lowest = self.nodes.values().map(|member| member.format_lowest).max().unwrap_or(0);
+        let highest = self.nodes.values().map(|member| member.format_highest).min().unwrap_or(u16::MAX);
+        let (theirs_lowest, theirs_highest) = (whoami.format_lowest, whoami.format_highest);
+        if theirs_lowest > highest || theirs_highest < lowest {
+            return Err(Refusal::Formats { address, theirs_lowest, theirs_highest, lowest, highest });
+        }
+        Ok(())
+    }
+
+    /// The member to be replaced; `None` if it is gone already.
+    fn old(&self, old: &Who, address: &str, new: Option<NodeId>) -> Result<Option<NodeId>, Refusal> {
+        let Who::Address(text) = old else {
+            return match self.find(old) {
+                Err(Refusal::NoMember { .. }) if self.is_gone(old) => Ok(None),
+                found => found.map(Some),
+            };
+        };
+        let at = self.nodes.iter().filter(|(_, member)| member.raft_address == *text);
+        // A wiped server comes back at its old address, and is another one there.
+        let others = at.filter(|(id, _)| *text != address || Some(**id) != new).map(|(id, _)| *id);
+        let others: Vec<NodeId> = others.collect();
+        match others.as_slice() {
+            [] if new.is_some_and(|new| self.voters.contains(&new)) => Ok(None),
+            [] => Err(Refusal::NoMember { who: old.clone() }),
+            [one] => Ok(Some(*one)),
+            _ => Err(Refusal::Ambiguous { address: text.clone(), ids: others }),
+        }
+    }
+
+    fn readdress(&self, node_id: NodeId, address: &str, whoami: &Whoami) -> Result<Action, Refusal> {
+        let taken = self.nodes.iter().find(|(id, m)| m.raft_address == address && **id != node_id);
+        if let Some((&by, _)) = taken {
+            return Err(Refusal::AddressTaken { address: address.to_owned(), by, is: node_id });
+        }
+        let member = member(address, whoami);
+        if self.nodes.get(&node_id) != Some(&member) {
+            return Ok(Action::Readdress { node_id, member });
+        }
+        let message = format!("server {node_id:016x} is at {address}");
+        Ok(Action::Done { node_id: Some(node_id), message })
+    }
+
+    fn find(&self, who: &Who) -> Result<NodeId, Refusal> {
+        let found: Vec<NodeId> = match who {
+            Who::Id(id) => self.nodes.contains_key(id).then_some(*id).into_iter().collect(),
+            Who::Address(address) => {
+                self.nodes.iter().filter(|(_, m)| m.raft_address == *address).map(|(id, _)| *id).collect()
+            }
+        };
+        match found.as_slice() {
+            [] => Err(Refusal::NoMember { who: who.clone() }),
+            [one] => Ok(*one),
+            _ => Err(Refusal::Ambiguous { address: who.to_string(), ids: found }),
+        }
+    }
+
+    /// Removed before.
+    fn is_gone(&self, who: &Who) -> bool {
+        matches!(who, Who::Id(id) if self.tombstones.contains(id) && !self.nodes.contains_key(id))
+    }
+
+    /// A majority of `after` must answer: otherwise nothing could be written any more, not even the
+    /// change back.
+    fn check_quorum(&self, what: &'static str, after: &BTreeSet<NodeId>) -> Result<(), Refusal> {
+        let silent: BTreeSet<NodeId> = after.difference(&self.answering).copied().collect();
+        let (voters, answering, majority) = (after.len(), after.len() - silent.len(), after.len() / 2 + 1);
+        if answering >= majority {
+            return Ok(());
+        }
+        let silent = silent.into_iter().map(|id| format!("{id:016x} at {}", self.address(id))).collect();
+        Err(Refusal::Quorum { what, voters, answering, majority, silent })
+    }
+
+    /// The voter that answers and is the furthest, apart from this node.
+    fn successor(&self) -> Option<NodeId> {
+        let others = self.voters.iter().filter(|id| **id != self.me && self.answering.contains(id));
+        others.filter(|id| self.is_near(**id)).max_by_key(|id| self.matched.get(id)).copied()
+    }
+
+    fn lag(&self, node_id: NodeId) -> u64 {
+        self.last.saturating_sub(self.matched.get(&node_id).copied().unwrap_or(0))
+    }
+
+    fn is_near(&self, node_id: NodeId) -> bool {
+        node_id == self.me || (self.matched.contains_key(&node_id) && self.lag(node_id) <= LAG_MAX)
+    }
+
+    pub(super) fn address(&self, node_id: NodeId) -> String {
+        self.nodes.get(&node_id).map(|member| member.raft_address.clone()).unwrap_or_default()
+    }
+}
+
+fn member(address: &str, whoami: &Whoami) -> Member {
+    Member {
+        raft_address: address.to_owned(),
+        api_address: whoami.api_address.clone(),
+        format_lowest: whoami.format_lowest,
+        format_highest: whoami.format_highest,
+    }
+}
+
+fn with(voters: &BTreeSet<NodeId>, node_id: NodeId) -> BTreeSet<NodeId> {
+    voters.iter().copied().chain([node_id]).collect()
+}
+
+fn without(voters: &BTreeSet<NodeId>, node_id: NodeId) -> BTreeSet<NodeId> {
+    voters.iter().copied().filter(|id| *id != node_id).collect()
+}
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

@@ -1,0 +1,176 @@
+//! Why a membership is not changed, in words for the operator.
+
+use super::Who;
+use super::plan::MEMBERS_MAX;
+use crate::cluster::ProposeError;
+use crate::types::NodeId;
+
+/// Why a change is not made. Nothing was changed by the step that was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The address of a new server does not answer.
+    #[error("could not ask {address} who it is: {reason}")]
+    Unreachable {
+        /// Asked.
+        address: String,
+        /// What happened.
+        reason: String,
+    },
+    /// It has data of another cluster.
+    #[error("{address} has data of cluster {cluster}, this is cluster {own}: start it with an empty folder")]
+    OtherCluster {
+        /// Asked.
+        address: String,
+        /// Its cluster.
+        cluster: String,
+        /// Ours.
+        own: String,
+    },
+    /// It waits to found a cluster of its own.
+    #[error("{address} waits to found a cluster of {list}: start it with --join")]
+    Founds {
+        /// Asked.
+        address: String,
+        /// Its list.
+        list: String,
+    },
+    /// Its formats are not ours.
+    #[error(
+        "{address} reads formats {theirs_lowest} to {theirs_highest}, the members agree on {lowest} to \
+         {highest}: start the same piccolo there"
+    )]
+    Formats {
+        /// Asked.
+        address: String,
+        /// Its lowest.
+        theirs_lowest: u16,
+        /// Its highest.
+        theirs_highest: u16,
+        /// The highest of the members' lowest.
+        lowest: u16,
+        /// The lowest of the members' highest.
+        highest: u16,
+    },
+    /// It was removed, or is being removed.
+    #[error(
+        "{address} is server {node_id:016x}, which was removed: start it with an empty folder and --join"
+    )]
+    Tombstone {
+        /// Asked.
+        address: String,
+        /// Its id.
+        node_id: NodeId,
+    },
+    /// Another member has that address.
+    #[error(
+        "{address} is the address of member {by:016x}, but server {is:016x} answers there: if that one takes \
+         its place, replace {by:016x} by {address}"
+    )]
+    AddressTaken {
+        /// Asked.
+        address: String,
+        /// The member.
+        by: NodeId,
+        /// Who answers.
+        is: NodeId,
+    },
+    /// A member has another address.
+    #[error(
+        "{address} is member {node_id:016x}, known at {known}: if it has moved, replace {node_id:016x} by {address}"
+    )]
+    OtherAddress {
+        /// The member.
+        node_id: NodeId,
+        /// Asked.
+        address: String,
+        /// As the membership says.
+        known: String,
+    },
+    /// Nobody is called so.
+    #[error("{who} is not a member")]
+    NoMember {
+        /// As asked.
+        who: Who,
+    },
+    /// Several members have that address.
+    #[error("{address} is the address of several members, give the id: {}", list_ids(ids))]
+    Ambiguous {
+        /// As asked.
+        address: String,
+        /// They.
+        ids: Vec<NodeId>,
+    },
+    /// The cluster is large enough.
+    #[error("the cluster has {MEMBERS_MAX} members, which is the limit")]
+    TooMany,
+    /// No majority would answer afterwards.
+    #[error(
+        "{what} would lose the quorum: of {voters} voters then, {majority} must answer, and {answering} do now \
+         (silent: {})",
+        silent.join(", ")
+    )]
+    Quorum {
+        /// What.
+        what: &'static str,
+        /// Voters after the change.
+        voters: usize,
+        /// Of those, who answers now.
+        answering: usize,
+        /// How many must.
+        majority: usize,
+        /// Who does not.
+        silent: Vec<String>,
+    },
+    /// It is the only one.
+    #[error("server {node_id:016x} is the only voter: without it there is no cluster")]
+    LastVoter {
+        /// It.
+        node_id: NodeId,
+    },
+    /// It cannot lead.
+    #[error("server {node_id:016x} does not vote: it cannot lead")]
+    NotVoter {
+        /// It.
+        node_id: NodeId,
+    },
+    /// It cannot lead now.
+    #[error("server {node_id:016x} at {address} does not answer: it cannot lead")]
+    Silent {
+        /// It.
+        node_id: NodeId,
+        /// Where it should be.
+        address: String,
+    },
+    /// It cannot lead yet.
+    #[error("server {node_id:016x} lacks {lag} log entries: it cannot lead yet")]
+    Behind {
+        /// It.
+        node_id: NodeId,
+        /// How many.
+        lag: u64,
+    },
+    /// Nobody can lead.
+    #[error("no other voter answers and is near the end of the log: none can lead")]
+    NoSuccessor,
+}
+
+fn list_ids(ids: &[NodeId]) -> String {
+    ids.iter().map(|id| format!("{id:016x}")).collect::<Vec<_>>().join(", ")
+}
+
+/// Why a step has no result.
+#[derive(Debug, thiserror::Error)]
+pub enum MembersError {
+    /// It must not be.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// This node cannot propose it.
+    #[error(transparent)]
+    Propose(#[from] ProposeError),
+    /// openraft said no.
+    #[error("could not change the membership: {reason}")]
+    Raft {
+        /// What it said.
+        reason: String,
+    },
+}

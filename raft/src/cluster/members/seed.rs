@@ -1,0 +1,141 @@
+//! Brings an empty server the state before it becomes a member.
+//!
+//! openraft would send a new learner the log from its beginning where that is still there: after a
+//! cold registration of 20 million pairs that is most of a gigabyte for a state of a tenth. Purging the
+//! log instead would take it from members that are a little behind. So the leader streams a snapshot
+//! first, to a server that is not a member yet: the membership never waits for it, and what a broken
+//! transfer leaves behind is nothing. The log is kept from there on while the stream runs, and a while
+//! longer.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use openraft::async_runtime::WatchReceiver;
+use openraft::raft::SnapshotResponse;
+use openraft::type_config::alias::SnapshotOf;
+
+use super::{Phase, Progress};
+use crate::cluster::{Inner, Node};
+use crate::format;
+use crate::index::Counts;
+use crate::network::{ListHash, Whoami, snapshot};
+use crate::types::{NodeId, TypeConfig};
+
+/// The one transfer to a server that is not a member yet.
+#[derive(Debug, Default)]
+pub(in crate::cluster) struct Seeding(Mutex<Option<Seed>>);
+
+#[derive(Clone, Debug)]
+struct Seed {
+    node_id: NodeId,
+    sent: Arc<AtomicU64>,
+    about: u64,
+    /// The last attempt's failure; a new attempt has begun.
+    failed: Option<String>,
+    running: bool,
+}
+
+impl Seeding {
+    fn slot(&self) -> MutexGuard<'_, Option<Seed>> {
+        self.0.lock().expect("nothing panics while it holds the transfer")
+    }
+}
+
+impl Node {
+    /// Starts the transfer, or says how far it is.
+    pub(super) fn seed(&self, node_id: NodeId, address: String, list_hash: Option<ListHash>) -> Progress {
+        let mut slot = self.inner.seeding.slot();
+        let other = slot.as_ref().filter(|seed| seed.running && seed.node_id != node_id);
+        if let Some(seed) = other {
+            let message = format!("waits until server {:016x} has its snapshot", seed.node_id);
+            return Progress::of(Phase::Step, Some(seed.node_id), message);
+        }
+        let before = slot.take().filter(|seed| seed.node_id == node_id);
+        let seed = match before {
+            Some(seed) if seed.running => seed,
+            before => {
+                let sent = Arc::default();
+                let about = about_bytes(self.inner.index.counts());
+                let failed = before.and_then(|seed| seed.failed);
+                let seed = Seed { node_id, sent, about, failed, running: true };
+                let (inner, sent) = (self.inner.clone(), seed.sent.clone());
+                self.inner.tasks.spawn(async move {
+                    let stop = inner.stop.clone();
+                    let sending = inner.send_seed(node_id, &address, list_hash, &sent);
+                    let Some(result) = stop.run_until_cancelled(sending).await else { return };
+                    inner.end_seed(result);
+                });
+                seed
+            }
+        };
+        let (position, about) = (seed.sent.load(Ordering::Relaxed), seed.about);
+        let after = seed.failed.as_ref().map(|reason| format!(" (again, after: {reason})"));
+        let message = format!(
+            "server {node_id:016x} gets a snapshot: {} of about {} KiB{}",
+            position / 1024,
+            about / 1024,
+            after.unwrap_or_default()
+        );
+        *slot = Some(seed);
+        Progress { phase: Phase::Snapshot, node_id: Some(node_id), position, goal: about, message }
+    }
+
+    /// Tells a pristine server which cluster it belongs to from now on. Its own list, if it has one,
+    /// says whose servers it expects: that the leader's is another does not matter, an operator has
+    /// asked for it.
+    pub(super) async fn invite(&self, address: &str, whoami: &Whoami) -> Result<(), String> {
+        let inner = &self.inner;
+        let header = inner.identity.header(whoami.node_id).ok_or("this node belongs to no cluster")?;
+        let list_hash = whoami.list_hash().unwrap_or(header.list_hash);
+        let header = crate::network::Header { list_hash, ..header };
+        inner.client.standing(address, header).await.map_err(|error| error.to_string())
+    }
+}
+
+impl Inner {
+    async fn send_seed(
+        &self,
+        node_id: NodeId,
+        address: &str,
+        list_hash: Option<ListHash>,
+        sent: &Arc<AtomicU64>,
+    ) -> Result<(), String> {
+        let header = self.identity.header(node_id).ok_or("this node belongs to no cluster")?;
+        let header = crate::network::Header { list_hash: list_hash.unwrap_or(header.list_hash), ..header };
+        let vote = self.raft.metrics().borrow_watched().vote;
+        let _log_is_kept = self.streams.begin(self.index.applied_index());
+        let (meta, data) = self.index.snapshot().await.map_err(|error| error.to_string())?;
+        tracing::info!(%meta, node_id, address, "brings a new server a snapshot");
+        let snapshot: SnapshotOf<TypeConfig, _> = SnapshotOf::<TypeConfig, _> { meta, snapshot: data };
+        let answer = snapshot::send(&self.client, address, header, vote, snapshot, sent.clone()).await;
+        let answer = answer.map_err(|error| error.to_string())?;
+        let answer: SnapshotResponse<TypeConfig> =
+            format::decode("raft answer", &answer).map_err(|error| error.to_string())?;
+        if answer.vote != vote {
+            return Err(format!("it has heard of another leader: {}", answer.vote));
+        }
+        Ok(())
+    }
+
+    fn end_seed(&self, result: Result<(), String>) {
+        let mut slot = self.seeding.slot();
+        match result {
+            Ok(()) => *slot = None,
+            Err(reason) => {
+                tracing::warn!(reason, "could not bring a new server its snapshot");
+                if let Some(seed) = slot.as_mut() {
+                    seed.running = false;
+                    seed.failed = Some(reason);
+                }
+            }
+        }
+    }
+}
+
+/// A guess, for people: what the records of a snapshot come to.
+fn about_bytes(counts: Counts) -> u64 {
+    const HOST_BYTES: u64 = 110;
+    const KEY_BYTES: u64 = 38;
+    const PAIR_BYTES: u64 = 2;
+    counts.hosts * HOST_BYTES + counts.keys * KEY_BYTES + counts.pairs * PAIR_BYTES
+}

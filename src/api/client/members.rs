@@ -1,0 +1,26 @@
+//! The membership, for the command line.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::Method;
+
+use super::{Client, ClientError, json};
+use crate::api::{MembersAction, MembersProgress, MembersRequest, MembersResponse, path};
+
+impl Client {
+    /// All servers, as the leader sees them if there is one.
+    pub async fn members(&self, deadline: Duration) -> Result<MembersResponse, ClientError> {
+        self.call(Method::GET, path::MEMBERS, Bytes::new(), deadline).await?.read()
+    }
+
+    /// A few steps towards a changed membership. To be repeated until it is done.
+    pub async fn change_members(
+        &self,
+        action: MembersAction,
+        request: &MembersRequest,
+        deadline: Duration,
+    ) -> Result<MembersProgress, ClientError> {
+        self.call(Method::POST, action.path(), json(request), deadline).await?.read()
+    }
+}

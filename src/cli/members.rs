@@ -1,0 +1,336 @@
+//! `piccolo members`: the servers of a cluster.
+//!
+//! The servers answer a change after a few steps; this command asks again until it is done, shows how
+//! far it is, and gives up when nothing moves. Nothing is lost by that: the same command goes on.
+
+use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use super::client::{Asked, CLIENT, DEADLINE, print_json};
+use super::output::{Paint, print, table};
+use super::{CliError, Exit, Invocation, Subcommand, Word, process};
+use crate::api::client::{Client, ClientError};
+use crate::api::{MembersAction, MembersProgress, MembersRequest, MembersResponse};
+use crate::config::{Fallback, Layers, Setting, value};
+use crate::limits::{MEMBERS_PATIENCE_DEFAULT, MEMBERS_POLL_INTERVAL, MEMBERS_STEP_TIMEOUT};
+
+const PATIENCE: &[Setting] = &[Setting::new("patience", "TIME", "Give up when nothing moves for so long")
+    .or(Fallback::Duration(MEMBERS_PATIENCE_DEFAULT))];
+
+const MEMBER: &str = "A member: its node id, or its raft address HOST:PORT";
+const NEW: &str = "The raft address HOST:PORT of a server that was started with --join";
+
+/// `piccolo members list`.
+pub(super) const LIST: Subcommand = Subcommand {
+    name: "list",
+    about: "Show the servers of the cluster, who votes and who leads",
+    examples: "\
+Example:
+  piccolo members list --server http://10.0.0.1:7789
+
+LAG is the number of log entries that a server has not yet confirmed; only the leader knows it.",
+    settings: &[("", CLIENT)],
+    words: &[],
+    registries: false,
+    run: list,
+};
+
+/// `piccolo members add`.
+pub(super) const ADD: Subcommand = Subcommand {
+    name: "add",
+    about: "Admit a server that waits: it gets all data first, then it votes",
+    examples: "\
+Example, on the new host and then anywhere:
+  piccolo server --data-dir /var/lib/piccolo --join 10.0.0.1:7790 --insecure
+  piccolo members add 10.0.0.4:7790 --server http://10.0.0.1:7789
+
+The address is the one under which all other servers reach it. An odd number of voters is best: a fourth \
+one tolerates no more failures than three do.",
+    settings: &[("", CLIENT), ("", PATIENCE)],
+    words: &[Word::required("ADDRESS", NEW)],
+    registries: false,
+    run: |invocation| change(invocation, MembersAction::Add),
+};
+
+/// `piccolo members replace`.
+pub(super) const REPLACE: Subcommand = Subcommand {
+    name: "replace",
+    about: "Let a server that waits take the place of a member, which is removed",
+    examples: "\
+Examples:
+  piccolo members replace 10.0.0.3:7790 10.0.0.4:7790                   another host
+  piccolo members replace 10.0.0.3:7790 10.0.0.3:7790                   the same host, its disk was lost
+  piccolo members replace 10.0.0.3:7790 node-3:7790                     a member that has moved, with its data",
+    settings: &[("", CLIENT), ("", PATIENCE)],
+    words: &[Word::required("OLD", MEMBER), Word::required("ADDRESS", NEW)],
+    registries: false,
+    run: |invocation| change(invocation, MembersAction::Replace),
+};
+
+/// `piccolo members remove`.
+pub(super) const REMOVE: Subcommand = Subcommand {
+    name: "remove",
+    about: "Remove a member for good: it ends, and comes back only as a new server",
+    examples: "\
+Example:
+  piccolo members remove 10.0.0.3:7790
+
+Refused if fewer servers than a majority would answer afterwards.",
+    settings: &[("", CLIENT), ("", PATIENCE)],
+    words: &[Word::required("MEMBER", MEMBER)],
+    registries: false,
+    run: |invocation| change(invocation, MembersAction::Remove),
+};
+
+/// `piccolo members transfer-leader`.
+pub(super) const TRANSFER_LEADER: Subcommand = Subcommand {
+    name: "transfer-leader",
+    about: "Let another server lead",
+    examples: "\
+Examples:
+  piccolo members transfer-leader                                       to the one that is furthest
+  piccolo members transfer-leader 10.0.0.2:7790",
+    settings: &[("", CLIENT), ("", PATIENCE)],
+    words: &[Word::optional("TO", MEMBER)],
+    registries: false,
+    run: |invocation| change(invocation, MembersAction::TransferLeader),
+};
+
+fn list(invocation: &Invocation) -> Result<Exit, CliError> {
+    let (asked, _) = invocation.configure(Asked::read)?;
+    let client = asked.client()?;
+    let members = process::block_on_this_thread(async { Ok(client.members(DEADLINE).await?) })?;
+    if asked.json {
+        print_json(&members)?;
+    } else {
+        print(&text(&members, Paint::stdout()))?;
+    }
+    Ok(Exit::Done)
+}
+
+fn text(members: &MembersResponse, paint: Paint) -> String {
+    let quorum = if members.quorum { paint.good("quorum") } else { paint.bad("no quorum") };
+    let cluster = if members.cluster.is_empty() { "none yet" } else { &members.cluster };
+    let mut text = format!("cluster {cluster}: {quorum}");
+    if members.voters > 0 {
+        let spare = members.voters - members.majority;
+        text.push_str(&format!(
+            ", {} of {} voters must answer, {spare} may fail",
+            members.majority, members.voters
+        ));
+    }
+    text.push('\n');
+    for reason in &members.reasons {
+        text.push_str(&format!("{} {reason}\n", paint.bad("!")));
+    }
+    let rows: Vec<Vec<String>> = members
+        .members
+        .iter()
+        .map(|member| {
+            let here = if member.node == members.node { "*" } else { "" };
+            let leaving = if member.leaving { ", leaving" } else { "" };
+            let lag = member.lag.map_or_else(|| "-".to_owned(), |lag| lag.to_string());
+            let role = format!("{}{leaving}", member.role);
+            let (api, raft) = (member.api_address.clone(), member.raft_address.clone());
+            vec![format!("{}{here}", member.node), role, api, raft, lag]
+        })
+        .collect();
+    text.push_str(&table(&["NODE", "ROLE", "API", "RAFT", "LAG"], &rows, paint));
+    text.push_str("* answered\n");
+    text
+}
+
+fn change(invocation: &Invocation, action: MembersAction) -> Result<Exit, CliError> {
+    let ((asked, patience), _) = invocation.configure(read)?;
+    let client = asked.client()?;
+    let mut words = invocation.words.iter().cloned();
+    let request = match action {
+        MembersAction::Add => MembersRequest { address: words.next(), member: None },
+        MembersAction::Replace => {
+            let member = words.next();
+            MembersRequest { address: words.next(), member }
+        }
+        MembersAction::Remove | MembersAction::TransferLeader => {
+            MembersRequest { address: None, member: words.next() }
+        }
+    };
+    let drive = Drive { client, action, request, patience, display: Display::default() };
+    let done = process::block_on_this_thread(drive.run())?;
+    if asked.json {
+        print_json(&done)?;
+    } else {
+        print(&format!("{}\n", done.message))?;
+    }
+    Ok(Exit::Done)
+}
+
+fn read(layers: &mut Layers) -> Option<(Asked, Duration)> {
+    const LEAST: Duration = Duration::from_secs(1);
+    const MOST: Duration = Duration::from_secs(3600);
+    let asked = Asked::read(layers);
+    let patience = layers.required("patience", |text| value::duration(text, LEAST, MOST));
+    Some((asked?, patience?))
+}
+
+/// One change on its way.
+struct Drive {
+    client: Client,
+    action: MembersAction,
+    request: MembersRequest,
+    patience: Duration,
+    display: Display,
+}
+
+impl Drive {
+    async fn run(mut self) -> Result<MembersProgress, CliError> {
+        let mut furthest = Furthest::default();
+        let mut moved = Instant::now();
+        let mut last = None;
+        loop {
+            let answer = self.client.change_members(self.action, &self.request, MEMBERS_STEP_TIMEOUT).await;
+            match answer {
+                Ok(progress) if progress.done => {
+                    self.display.end();
+                    return Ok(progress);
+                }
+                Ok(progress) => {
+                    if furthest.moves(&progress) {
+                        moved = Instant::now();
+                    }
+                    self.display.show(&progress);
+                    // An address may be somebody else's by and by, the id never.
+                    if let (MembersAction::Remove, "step", Some(node)) =
+                        (self.action, progress.phase.as_str(), &progress.node)
+                    {
+                        self.request.member = Some(node.clone());
+                    }
+                    last = Some(progress.message);
+                }
+                // Between two leaders. At first it means that there is none.
+                Err(error @ (ClientError::Unavailable { .. } | ClientError::Unreachable { .. })) => {
+                    if last.is_none() {
+                        return Err(error.into());
+                    }
+                    last = Some(error.to_string());
+                }
+                Err(error) => {
+                    self.display.end();
+                    return Err(error.into());
+                }
+            }
+            if moved.elapsed() >= self.patience {
+                self.display.end();
+                let seconds = self.patience.as_secs();
+                return Err(CliError::NoProgress { seconds, last: last.unwrap_or_default() });
+            }
+            tokio::time::sleep(MEMBERS_POLL_INTERVAL).await;
+        }
+    }
+}
+
+/// The furthest that was seen. A transfer that begins anew is no progress before it is further.
+#[derive(Debug, Default)]
+struct Furthest {
+    seen: Vec<(String, u64)>,
+}
+
+impl Furthest {
+    fn moves(&mut self, progress: &MembersProgress) -> bool {
+        match self.seen.iter_mut().find(|(phase, _)| *phase == progress.phase) {
+            Some((_, position)) if progress.position > *position => {
+                *position = progress.position;
+                true
+            }
+            Some(_) => false,
+            None => {
+                self.seen.push((progress.phase.clone(), progress.position));
+                true
+            }
+        }
+    }
+}
+
+/// Progress on stderr: one line that changes on a terminal, a line a phase and a while elsewhere.
+#[derive(Debug, Default)]
+struct Display {
+    phase: String,
+    shown: Option<Instant>,
+    open: bool,
+}
+
+impl Display {
+    const EVERY: Duration = Duration::from_secs(5);
+
+    fn show(&mut self, progress: &MembersProgress) {
+        let mut stderr = std::io::stderr().lock();
+        let percent = match progress.goal {
+            0 => String::new(),
+            goal => format!("{:3} % ", (progress.position.saturating_mul(100) / goal).min(100)),
+        };
+        // A closed stderr is no reason to stop.
+        if stderr.is_terminal() {
+            let _ = write!(stderr, "\r\x1b[K{percent}{}", progress.message);
+            self.open = true;
+        } else if self.phase != progress.phase || self.shown.is_none_or(|at| at.elapsed() >= Self::EVERY) {
+            let _ = writeln!(stderr, "{percent}{}", progress.message);
+            self.shown = Some(Instant::now());
+        }
+        self.phase.clone_from(&progress.phase);
+        let _ = stderr.flush();
+    }
+
+    fn end(&mut self) {
+        if std::mem::take(&mut self.open) {
+            let _ = writeln!(std::io::stderr());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::MemberEntry;
+
+    fn progress(phase: &str, position: u64) -> MembersProgress {
+        let (phase, message) = (phase.to_owned(), String::new());
+        MembersProgress { done: false, phase, node: None, position, goal: 0, message }
+    }
+
+    #[test]
+    fn only_what_was_not_reached_before_is_progress() {
+        let mut furthest = Furthest::default();
+        let steps =
+            [("snapshot", 0, true), ("snapshot", 9, true), ("snapshot", 0, false), ("snapshot", 9, false)];
+        let steps = steps.into_iter().chain([("log", 5, true), ("snapshot", 10, true), ("log", 5, false)]);
+        for (phase, position, moves) in steps {
+            assert_eq!(furthest.moves(&progress(phase, position)), moves, "{phase} {position}");
+        }
+    }
+
+    #[test]
+    fn the_list_says_how_many_may_fail_and_who_is_leaving() {
+        let entry = |node: &str, role: &str, leaving| MemberEntry {
+            node: node.to_owned(),
+            raft_address: format!("{node}:7790"),
+            api_address: format!("{node}:7789"),
+            role: role.to_owned(),
+            lag: Some(0),
+            leaving,
+            format_lowest: 1,
+            format_highest: 1,
+        };
+        let members = MembersResponse {
+            cluster: "feed".to_owned(),
+            node: "a".to_owned(),
+            quorum: true,
+            voters: 3,
+            majority: 2,
+            members: vec![entry("a", "leader", false), entry("b", "voter", true)],
+            reasons: vec!["why".to_owned()],
+        };
+        let text = text(&members, Paint::stdout());
+        for part in ["2 of 3 voters must answer, 1 may fail", "voter, leaving", "a*", "! why"] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+    }
+}

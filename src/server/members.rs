@@ -1,0 +1,171 @@
+//! `/api/v1/members`: who the servers are, and changes of that.
+//!
+//! A change goes to the leader like a write. The answer comes after a few steps at most and says how
+//! far it is; the client asks again until it is done, at whichever server: nobody waits here for a
+//! snapshot to arrive somewhere.
+//!
+//! Without TLS nobody can prove to be an operator. So these calls are taken from this host only, or
+//! from everywhere where `--insecure` says that whoever reaches the ports is trusted.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::Request;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use piccolo_raft::cluster::{Change, MembersError, Phase, Progress, Role, Who, is_address};
+
+use super::app::App;
+use super::body::{Fields, FormatError};
+use super::error::ApiError;
+use super::forward::{ForLeader, to_leader};
+use super::intake;
+use super::status;
+use crate::api::{MemberEntry, MembersAction, MembersProgress, MembersResponse, path};
+use crate::http::Connection;
+
+/// All members: by the leader, who knows how far they are; without one, by this server.
+pub async fn list(app: &Arc<App>, incoming: Request) -> Result<Response, ApiError> {
+    let forwarded = ForLeader::is_forwarded(incoming.headers());
+    if app.leads() || !app.node.has_quorum() {
+        return Ok(Json(answer(app)).into_response());
+    }
+    let request = ForLeader { path: path::MEMBERS, body: Bytes::new(), forwarded, repeatable: true };
+    match to_leader(app, request, async || Ok(Json(answer(app)).into_response())).await {
+        Err(ApiError::NoLeader | ApiError::OutcomeUnknown) => Ok(Json(answer(app)).into_response()),
+        answered => answered,
+    }
+}
+
+fn answer(app: &App) -> MembersResponse {
+    let cluster = app.node.status();
+    let voters = cluster.members.iter().filter(|info| info.role != Role::Learner).count() as u64;
+    let members = cluster.members.into_iter().map(|info| MemberEntry {
+        node: status::node_id(info.node_id),
+        role: status::role(info.role).to_owned(),
+        lag: info.lag,
+        leaving: app.node.is_leaving(info.node_id),
+        raft_address: info.member.raft_address,
+        api_address: info.member.api_address,
+        format_lowest: info.member.format_lowest,
+        format_highest: info.member.format_highest,
+    });
+    MembersResponse {
+        cluster: cluster.cluster_id.map(|id| id.to_string()).unwrap_or_default(),
+        node: status::node_id(cluster.node_id),
+        quorum: cluster.quorum,
+        voters,
+        majority: if voters == 0 { 0 } else { voters / 2 + 1 },
+        members: members.collect(),
+        reasons: cluster.reasons,
+    }
+}
+
+/// A few steps of a change.
+pub async fn change(app: &Arc<App>, action: MembersAction, incoming: Request) -> Result<Response, ApiError> {
+    let connection = incoming.extensions().get::<Connection>().map(|connection| connection.peer.ip());
+    let from = connection.ok_or(ApiError::Internal { reason: "a request without a connection" })?;
+    check_operator(app.remote_operators, from)?;
+    let forwarded = ForLeader::is_forwarded(incoming.headers());
+    let (body, _share) = intake::read(app, incoming).await?;
+    let change = read(action, &body)?;
+    // Repeated on the next leader, "to somebody else" would go on from there.
+    let repeatable = !matches!(change, Change::Transfer { to: None });
+    let request = ForLeader { path: action.path(), body, forwarded, repeatable };
+    to_leader(app, request, || decide(app, change.clone())).await
+}
+
+fn check_operator(remote_too: bool, from: IpAddr) -> Result<(), ApiError> {
+    if remote_too || from.to_canonical().is_loopback() { Ok(()) } else { Err(ApiError::NotOperator) }
+}
+
+fn read(action: MembersAction, body: &[u8]) -> Result<Change, FormatError> {
+    let mut fields = Fields::parse(body)?;
+    let mut address = || {
+        let address = fields.required_text("address")?;
+        let bad = || FormatError::value("address", format!("is not host:port: {address:?}"));
+        if is_address(&address) { Ok(address) } else { Err(bad()) }
+    };
+    let address = match action {
+        MembersAction::Add | MembersAction::Replace => Some(address()?),
+        MembersAction::Remove | MembersAction::TransferLeader => None,
+    };
+    let who = |text: String| {
+        let bad = |error| FormatError::value("member", format!("{error}: {text:?}"));
+        text.parse::<Who>().map_err(bad)
+    };
+    Ok(match (action, address) {
+        (MembersAction::Add, Some(address)) => Change::Add { address },
+        (_, Some(address)) => Change::Replace { old: who(fields.required_text("member")?)?, address },
+        (MembersAction::TransferLeader, None) => {
+            Change::Transfer { to: fields.text("member")?.map(who).transpose()? }
+        }
+        (_, None) => Change::Remove { who: who(fields.required_text("member")?)? },
+    })
+}
+
+/// On the leader.
+async fn decide(app: &App, change: Change) -> Result<Response, ApiError> {
+    let progress = app.node.change_members(change).await.map_err(|error| match error {
+        MembersError::Refused(refusal) => ApiError::Refused { reason: refusal.to_string() },
+        MembersError::Propose(error) => error.into(),
+        MembersError::Raft { .. } => ApiError::NotServing { reason: error.to_string() },
+    })?;
+    let Progress { phase, node_id, position, goal, message } = progress;
+    let body = MembersProgress {
+        done: phase == Phase::Done,
+        phase: phase_name(phase).to_owned(),
+        node: node_id.map(status::node_id),
+        position,
+        goal,
+        message,
+    };
+    Ok(Json(body).into_response())
+}
+
+fn phase_name(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Done => "done",
+        Phase::Snapshot => "snapshot",
+        Phase::Log => "log",
+        Phase::Leadership => "leadership",
+        Phase::Step => "step",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operators_are_on_this_host_unless_everybody_is_trusted() {
+        for near in ["127.0.0.1", "::1", "::ffff:127.0.0.1"] {
+            assert!(check_operator(false, near.parse().unwrap()).is_ok(), "{near}");
+        }
+        let far: IpAddr = "10.0.0.9".parse().unwrap();
+        assert!(matches!(check_operator(false, far), Err(ApiError::NotOperator)));
+        assert!(check_operator(true, far).is_ok());
+    }
+
+    #[test]
+    fn a_change_is_read_with_the_names_of_what_is_wrong() {
+        let add = read(MembersAction::Add, br#"{"address":"10.0.0.4:7790"}"#).unwrap();
+        assert_eq!(add, Change::Add { address: "10.0.0.4:7790".to_owned() });
+        let replace = read(MembersAction::Replace, br#"{"address":"d:1","member":"ff"}"#).unwrap();
+        assert_eq!(replace, Change::Replace { old: Who::Id(255), address: "d:1".to_owned() });
+        let transfer = |body: &[u8]| read(MembersAction::TransferLeader, body);
+        assert_eq!(transfer(b"{}"), Ok(Change::Transfer { to: None }));
+        assert!(matches!(transfer(br#"{"member":"a:1"}"#), Ok(Change::Transfer { to: Some(_) })));
+        for (action, body, word) in [
+            (MembersAction::Add, "{}", "field address is required"),
+            (MembersAction::Add, r#"{"address":"10.0.0.4"}"#, "field address is not host:port"),
+            (MembersAction::Replace, r#"{"address":"d:1"}"#, "field member is required"),
+            (MembersAction::Remove, r#"{"member":"somebody"}"#, "field member is neither a node id"),
+            (MembersAction::TransferLeader, r#"{"member":7}"#, "field member must be a string"),
+        ] {
+            let error = read(action, body.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains(word), "{action:?} {body}: {error}");
+        }
+    }
+}
