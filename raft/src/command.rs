@@ -65,20 +65,37 @@ impl FromStr for Key {
 
 /// 64 lower-case hex digits as bytes.
 fn decode_hex(hex: &str) -> Option<[u8; 32]> {
-    let hex = hex.as_bytes();
-    if hex.len() != 64 {
-        return None;
-    }
-    let nibble = |c: u8| match c {
-        b'0'..=b'9' => Some(c - b'0'),
-        b'a'..=b'f' => Some(c - b'a' + 10),
-        _ => None,
-    };
+    let hex: &[u8; 64] = hex.as_bytes().try_into().ok()?;
     let mut bytes = [0; 32];
+    let mut wrong = 0;
     for (byte, pair) in bytes.iter_mut().zip(hex.chunks_exact(2)) {
-        *byte = nibble(pair[0])? << 4 | nibble(pair[1])?;
+        let [high, low] = [NIBBLES[usize::from(pair[0])], NIBBLES[usize::from(pair[1])]];
+        wrong |= high | low;
+        *byte = high << 4 | low & 0xf;
     }
-    Some(bytes)
+    (wrong < 0x10).then_some(bytes)
+}
+
+/// The value of each lower-case hex digit, and more than any for every other byte: a table, because the
+/// keys of a fleet that registers are a billion digits.
+const NIBBLES: [u8; 256] = {
+    let mut table = [0x10; 256];
+    let mut value = 0;
+    while value < 16 {
+        table[b"0123456789abcdef"[value] as usize] = value as u8;
+        value += 1;
+    }
+    table
+};
+
+impl Key {
+    /// No fewer bytes than it has when it is encoded: a variant, and for a text its length.
+    pub fn bytes_at_most(&self) -> usize {
+        match self {
+            Key::Sha256(digest) => 1 + digest.len(),
+            Key::Text(text) => 1 + 2 + text.len(),
+        }
+    }
 }
 
 impl fmt::Display for Key {
@@ -186,6 +203,18 @@ pub enum Command {
 }
 
 impl Command {
+    /// No fewer bytes than it has when it is encoded, without encoding it.
+    pub fn bytes_at_most(&self) -> usize {
+        /// Everything but keys: a variant, group, address, zone, numbers.
+        const FIXED_BYTES: usize = GROUP_BYTES_MAX + ZONE_BYTES_MAX + 128;
+        match self {
+            Command::Advertise(write) | Command::Withdraw(write) => {
+                FIXED_BYTES + write.keys.iter().map(Key::bytes_at_most).sum::<usize>()
+            }
+            _ => FIXED_BYTES,
+        }
+    }
+
     /// Short name for logs and metrics.
     pub fn name(&self) -> &'static str {
         match self {
@@ -238,6 +267,37 @@ mod tests {
         let key: Key = DIGEST.parse().unwrap();
         assert!(matches!(key, Key::Sha256(_)));
         assert_eq!(key.to_string(), DIGEST);
+    }
+
+    #[test]
+    fn a_digit_that_is_none_is_found_wherever_it_stands() {
+        for position in "sha256:".len()..DIGEST.len() {
+            for wrong in [b'g', b'A', b'/', b':', b'`', 0x7f] {
+                let mut text = DIGEST.as_bytes().to_vec();
+                text[position] = wrong;
+                let text = String::from_utf8(text).unwrap();
+                assert_eq!(text.parse::<Key>(), Err(KeyError::BadDigest), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_command_is_longer_than_it_is_taken_for() {
+        let holder =
+            Holder { group: "g".repeat(GROUP_BYTES_MAX), address: "[ffff::1]:65535".parse().unwrap() };
+        let keys = vec![DIGEST.parse().unwrap(), Key::Text("k".repeat(KEY_BYTES_MAX))];
+        let pair = Some(Pair { epoch: u64::MAX, seq: u64::MAX });
+        let (zone, ttl_seconds) = ("z".repeat(ZONE_BYTES_MAX), u32::MAX);
+        let commands = [
+            Command::Advertise(Write { holder: holder.clone(), pair, stores_pair: true, keys }),
+            Command::SetHost { holder: holder.clone(), zone, ttl_seconds },
+            Command::Hide { holder: holder.clone(), last_write_index: u64::MAX, unix_ms: u64::MAX },
+            Command::Unhide { holder },
+            Command::Tombstone { node_id: u64::MAX },
+        ];
+        for command in commands {
+            assert!(crate::format::encode(&command).len() <= command.bytes_at_most(), "{command}");
+        }
     }
 
     #[test]

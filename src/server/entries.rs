@@ -77,7 +77,7 @@ fn chunks(keys: Vec<Key>) -> Vec<Vec<Key>> {
     let mut chunks: Vec<Vec<Key>> = Vec::new();
     let mut room = 0;
     for key in keys {
-        let size = encoded_bytes(&key);
+        let size = key.bytes_at_most();
         if size > room {
             chunks.push(Vec::new());
             room = ENTRY_KEY_BYTES_MAX;
@@ -86,14 +86,6 @@ fn chunks(keys: Vec<Key>) -> Vec<Vec<Key>> {
         chunks.last_mut().expect("one was pushed for the first key").push(key);
     }
     chunks
-}
-
-/// Upper bound of a key in postcard: a variant, and for a text its length in up to two bytes.
-fn encoded_bytes(key: &Key) -> usize {
-    match key {
-        Key::Sha256(digest) => 1 + digest.len(),
-        Key::Text(text) => 1 + 2 + text.len(),
-    }
 }
 
 #[cfg(test)]

@@ -113,9 +113,16 @@ fn write_address(body: &mut Vec<u8>, address: SocketAddr) {
     write_number(body, address.port());
 }
 
-fn write_number(body: &mut Vec<u8>, number: u16) {
-    let digits = [10_000, 1_000, 100, 10, 1].map(|power| b'0' + (number / power % 10) as u8);
-    let first = digits.iter().position(|&digit| digit != b'0').unwrap_or(4);
+fn write_number(body: &mut Vec<u8>, mut number: u16) {
+    let (mut digits, mut first) = ([0; 5], 5);
+    loop {
+        first -= 1;
+        digits[first] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
     body.extend_from_slice(&digits[first..]);
 }
 

@@ -2,11 +2,12 @@
 //! few microseconds; finding its route and wrapping its answer would cost as much again, and of
 //! ten requests of a fleet nine are lookups.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::{Method, Request, Response};
+use axum::http::{Method, Request, Response, Uri};
 use axum::response::IntoResponse;
 use futures_util::future::Either;
 use hyper::body::Incoming;
@@ -19,16 +20,17 @@ use super::{findkey, routes};
 use crate::api::path;
 use crate::http::{Answer, Connection};
 
-/// All endpoints of a server.
+/// All endpoints of a server; cheap to clone, as each request does.
 #[derive(Clone)]
-pub struct Endpoints {
+pub struct Endpoints(Arc<Inner>);
+
+struct Inner {
     shared: Shared,
     routes: Router,
     metrics: Metrics,
 }
 
 /// As the routes count themselves, found once instead of at each request.
-#[derive(Clone)]
 struct Metrics {
     seconds: Histogram,
     found: Counter,
@@ -66,20 +68,21 @@ impl Endpoints {
     /// Over `shared`.
     pub fn new(shared: Shared) -> Self {
         let routes = routes::router(shared.clone());
-        Self { shared, routes, metrics: Metrics::new() }
+        Self(Arc::new(Inner { shared, routes, metrics: Metrics::new() }))
     }
 
     fn is_lookup<B>(request: &Request<B>) -> bool {
         *request.method() == Method::GET && request.uri().path() == path::FINDKEY
     }
 
-    async fn look_up<B>(self, request: Request<B>) -> Response<Body> {
+    async fn look_up(self, uri: Uri) -> Response<Body> {
+        let Inner { shared, metrics, .. } = &*self.0;
         let start = Instant::now();
-        let query = Query::parse(request.uri().query());
-        let found = async { findkey::handle(self.shared.get()?, &query).await };
+        let query = Query::parse(uri.query());
+        let found = async { findkey::handle(shared.get()?, &query).await };
         let answer: Result<_, QueryError> = found.await;
-        let answer = routes::with_applied_index(&self.shared, answer.into_response());
-        self.metrics.count(answer.status().as_u16(), start.elapsed().as_secs_f64());
+        let answer = routes::with_applied_index(shared, answer.into_response());
+        metrics.count(answer.status().as_u16(), start.elapsed().as_secs_f64());
         answer
     }
 }
@@ -91,9 +94,11 @@ impl Answer for Endpoints {
         connection: Connection,
     ) -> impl Future<Output = Response<Body>> + Send + 'static {
         if Self::is_lookup(&request) {
-            Either::Left(self.look_up(request))
+            let (head, _no_body) = request.into_parts();
+            Either::Left(self.look_up(head.uri))
         } else {
-            Either::Right(self.routes.answer(request, connection))
+            // In a box, because every lookup would move the room for it.
+            Either::Right(Box::pin(self.0.routes.clone().answer(request, connection)))
         }
     }
 }
@@ -113,10 +118,10 @@ mod tests {
             Request::builder().uri(target).body(Body::empty()).unwrap()
         };
         assert!(Endpoints::is_lookup(&request()));
-        let mut routed = endpoints.routes.clone().oneshot(request()).await.unwrap();
+        let mut routed = endpoints.0.routes.clone().oneshot(request()).await.unwrap();
         // hyper adds it to an answer that has none.
         routed.headers_mut().remove("content-length");
-        let direct = endpoints.look_up(request()).await;
+        let direct = endpoints.look_up(request().into_parts().0.uri).await;
         assert_eq!((direct.status(), direct.headers()), (routed.status(), routed.headers()));
         let [direct, routed] = [direct, routed].map(|answer| axum::body::to_bytes(answer.into_body(), 1_000));
         assert_eq!(direct.await.unwrap(), routed.await.unwrap());

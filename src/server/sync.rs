@@ -6,6 +6,7 @@
 //! in front of ours. Entries carry the pair and are refused if stale, so a repetition is safe.
 
 use std::collections::BTreeSet;
+use std::sync::LazyLock;
 
 use piccolo_raft::command::{Command, Pair, Write};
 use piccolo_raft::index::HostRecord;
@@ -23,7 +24,8 @@ const ROUNDS: usize = 4;
 
 /// On the leader, in the holder's turn; the log index of the write.
 pub async fn apply(app: &App, write: &AcceptedWrite) -> Result<u64, ApiError> {
-    let wanted = app.index.fingerprint_of(&write.keys);
+    // When it is first needed: what has just been applied is then at hand.
+    let wanted = LazyLock::new(|| app.index.fingerprint_of(&write.keys));
     let mut index = None;
     for _ in 0..ROUNDS {
         let record = app.index.host(&write.holder);
@@ -37,7 +39,7 @@ pub async fn apply(app: &App, write: &AcceptedWrite) -> Result<u64, ApiError> {
         let pair_is_stored = write.pair.is_none() || stored == write.pair;
         // Equal sums say that nothing has to change, without a look at the disk.
         let same =
-            |record: &HostRecord| record.fingerprint == wanted && record.count == write.keys.len() as u64;
+            |record: &HostRecord| record.count == write.keys.len() as u64 && record.fingerprint == *wanted;
         // A hidden host is shown again by an entry, whether or not its keys have changed.
         let visible = record.as_ref().filter(|record| record.is_visible());
         if let Some(record) = visible.filter(|record| pair_is_stored && same(record)) {

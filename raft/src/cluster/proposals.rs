@@ -10,7 +10,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use crate::command::{COMMAND_BYTES_MAX, Command, Reply};
-use crate::format;
 use crate::types::Member;
 
 use super::{Inner, Node, POLL_INTERVAL};
@@ -57,8 +56,8 @@ pub enum ProposeError {
         /// What it said.
         reason: String,
     },
-    /// Not proposed: the encoded command is larger than an entry may be.
-    #[error("the command has {bytes} bytes, the limit is {COMMAND_BYTES_MAX}")]
+    /// Not proposed: the encoded command may be larger than an entry may be.
+    #[error("the command has up to {bytes} bytes, the limit is {COMMAND_BYTES_MAX}")]
     TooLarge {
         /// How large.
         bytes: usize,
@@ -68,7 +67,7 @@ pub enum ProposeError {
 impl Node {
     /// Proposes on the leader and waits until the entry is applied here; elsewhere, says who leads.
     pub async fn propose(&self, command: Command) -> Result<Proposed, ProposeError> {
-        let bytes = format::encode(&command).len();
+        let bytes = command.bytes_at_most();
         if bytes > COMMAND_BYTES_MAX {
             return Err(ProposeError::TooLarge { bytes });
         }
