@@ -126,6 +126,7 @@ pub async fn run_on(
         registries,
     } = config;
     let client = Client::new(servers)?;
+    client.begin_at(rand::random_range(..usize::MAX));
     let policies = Arc::new(Policies::new(registries));
     let origins = Origins::new(Arc::clone(&policies))?;
     let store = policy::guarded(open(&store)?, &policies);

@@ -183,6 +183,12 @@ impl Client {
         }
     }
 
+    /// Asks the server at this place of the list first (counted round), until one answers: a fleet whose
+    /// agents all have the same list must not ask the same server.
+    pub fn begin_at(&self, place: usize) {
+        self.shared.good.store(place % self.shared.servers.len(), Ordering::Relaxed);
+    }
+
     /// The holder has these keys. A stale pair is an `Ok` with `stale`.
     pub async fn advertise(
         &self,

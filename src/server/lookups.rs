@@ -122,7 +122,14 @@ mod tests {
         // hyper adds it to an answer that has none.
         routed.headers_mut().remove("content-length");
         let direct = endpoints.look_up(request().into_parts().0.uri).await;
-        assert_eq!((direct.status(), direct.headers()), (routed.status(), routed.headers()));
+        assert_eq!(direct.status(), routed.status());
+        // Their values differ by chance: when to come again.
+        let names = |answer: &Response<Body>| {
+            let mut names: Vec<_> = answer.headers().keys().map(ToString::to_string).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(names(&direct), names(&routed));
         let [direct, routed] = [direct, routed].map(|answer| axum::body::to_bytes(answer.into_body(), 1_000));
         assert_eq!(direct.await.unwrap(), routed.await.unwrap());
         let counted = recorder.render();
