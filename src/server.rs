@@ -1,7 +1,7 @@
 //! A discovery server: the API over the replicated index.
 //!
-//! A request goes through [`routes`] to the file of its endpoint. Lookups are answered from the
-//! index at once ([`findkey`], [`ranking`]). Writes ([`advertise`], [`withdraw`], [`sync`]) are taken
+//! A lookup is answered from the index at once ([`lookups`], [`findkey`], [`ranking`]). Any other
+//! request goes through [`routes`] to the file of its endpoint. Writes ([`advertise`], [`withdraw`], [`sync`]) are taken
 //! in within bounds ([`intake`], [`pace`]), read by [`request`], brought to the leader by [`forward`], one
 //! at a time for each holder ([`locks`]), held to the limits of the index ([`capacity`]), cut into log
 //! [`entries`] and proposed ([`mod@write`]). Keepalives ([`keepalive`]) renew [`leases`] in the leader's

@@ -159,6 +159,9 @@ struct Inner {
     log: LogStore,
     index: Index,
     client: RpcClient,
+    /// The threads that the node was started on. A connection belongs to those that it was opened on, and
+    /// may later carry what is urgent.
+    threads: tokio::runtime::Handle,
     streams: Streams,
     heard: Arc<Heard>,
     /// See [`RpcState`].
@@ -242,6 +245,7 @@ impl Node {
             log,
             index,
             client,
+            threads: tokio::runtime::Handle::current(),
             streams,
             heard: Arc::default(),
             receiving: Arc::new(Semaphore::new(1)),

@@ -53,6 +53,9 @@ pub const STATE_CACHE_BYTES: usize = 32 * 1024 * 1024;
 /// Longest time between an applied entry and the durable commit that has it.
 pub const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Keys that are looked up in one stretch: writers wait for readers, and other readers for them.
+const KEYS_UNDER_LOCK_MAX: usize = 1_024;
+
 /// Why the index cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum IndexError {
@@ -170,11 +173,7 @@ impl Index {
             transaction.open_table(tables::INVENTORIES).map_err(IndexError::storage("open inventories"))?;
         let Some(bytes) = inventories.get(id).map_err(read)? else { return Ok(None) };
         let ids = inventory::decode(bytes.value())?;
-        // The keys in memory may be those of a later state; then they sum up to something else.
-        let in_memory = self.state().keys_of(&ids);
-        if let Some((keys, fingerprint)) = in_memory
-            && fingerprint == record.fingerprint
-        {
+        if let Some(keys) = self.keys_in_memory(&ids, record.fingerprint) {
             return Ok(Some(keys));
         }
         let table = transaction.open_table(tables::KEYS).map_err(IndexError::storage("open keys"))?;
@@ -188,15 +187,35 @@ impl Index {
         Ok(Some(keys))
     }
 
+    /// The keys of these ids, which sum up to `fingerprint`. The keys in memory may be those of a later
+    /// state; then they sum up to something else, and it is `None`.
+    fn keys_in_memory(&self, ids: &[u32], fingerprint: Fingerprint) -> Option<BTreeSet<Key>> {
+        let (mut keys, mut sum) = (Vec::with_capacity(ids.len()), 0u128);
+        for some in ids.chunks(KEYS_UNDER_LOCK_MAX) {
+            let state = self.state();
+            for &id in some {
+                keys.push(state.keys.get(id)?.clone());
+                sum = sum.wrapping_add(state.keys.fingerprint(id)?);
+            }
+        }
+        (sum == fingerprint.0).then(|| keys.into_iter().collect())
+    }
+
     /// The fingerprint of an inventory of these keys, which are distinct. What the index knows of them
     /// is not hashed again.
     pub fn fingerprint_of(&self, keys: &[Key]) -> Fingerprint {
-        let state = self.state();
-        let one = |key: &Key| {
-            let known = state.keys.find(key).and_then(|id| state.keys.fingerprint(id));
-            known.unwrap_or_else(|| key_fingerprint(key))
-        };
-        Fingerprint(keys.iter().map(one).fold(0, u128::wrapping_add))
+        let mut sum = 0u128;
+        let mut unknown = Vec::new();
+        for some in keys.chunks(KEYS_UNDER_LOCK_MAX) {
+            let state = self.state();
+            for key in some {
+                match state.keys.find(key).and_then(|id| state.keys.fingerprint(id)) {
+                    Some(fingerprint) => sum = sum.wrapping_add(fingerprint),
+                    None => unknown.push(key),
+                }
+            }
+        }
+        Fingerprint(unknown.into_iter().map(key_fingerprint).fold(sum, u128::wrapping_add))
     }
 
     /// Whether any host, hidden or not, is in `group`.

@@ -37,7 +37,7 @@ impl RaftThreads {
         self.0.as_ref().expect("taken by the drop only").handle()
     }
 
-    /// Runs `work` there; whatever it spawns stays there.
+    /// Runs `work` there, and with it whatever it spawns.
     pub(super) async fn run<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> T {
         match self.handle().spawn(work).await {
             Ok(done) => done,
@@ -71,7 +71,7 @@ impl RaftThreads {
 
 impl Drop for RaftThreads {
     fn drop(&mut self) {
-        // Their last tasks have ended with the node; waiting for them is not allowed here.
+        // Waiting for their last tasks is not allowed here; after a failure there may be some.
         if let Some(runtime) = self.0.take() {
             runtime.shutdown_background();
         }

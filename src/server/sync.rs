@@ -32,8 +32,10 @@ pub async fn apply(app: &App, write: &AcceptedWrite) -> Result<u64, ApiError> {
         let stored = record.as_ref().and_then(|record| record.pair);
         refuse_stale(write.pair, stored)?;
         if let Some(commands) = introduction(write, record.as_ref()) {
-            let proposed = propose(app, commands).await;
-            index = Some(proposed.map_err(|error| after_a_part(index.is_some(), error))?);
+            // It may be done twice, so it is no part of the write: refused after it is refused.
+            for command in commands {
+                propose(app, vec![command]).await?;
+            }
             continue;
         }
         let pair_is_stored = write.pair.is_none() || stored == write.pair;

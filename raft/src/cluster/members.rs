@@ -50,10 +50,11 @@ impl Node {
     pub async fn change_members(&self, change: Change) -> Result<Progress, MembersError> {
         let node = self.clone();
         // A task of its own: a step that is begun is ended, also if the caller goes.
-        let work = self.inner.tasks.spawn(async move {
+        let work = async move {
             let stop = node.inner.stop.clone();
             stop.run_until_cancelled(node.advance(&change)).await
-        });
+        };
+        let work = self.inner.tasks.spawn_on(work, &self.inner.threads);
         match timeout(STEP_TIMEOUT, work).await {
             Ok(Ok(Some(result))) => result,
             Ok(Ok(None) | Err(_)) => Err(ProposeError::OutcomeUnknown.into()),

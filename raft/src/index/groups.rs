@@ -35,6 +35,18 @@ impl Group {
         true
     }
 
+    /// The same for a host that comes back from disk; its label comes with [`Group::number`].
+    pub(super) fn restore(&mut self, labels: &mut Labels, id: u32, host: &HostSlot) -> bool {
+        labels.settle(id, host.address());
+        self.hosts.insert(host.address(), id).is_none()
+            && self.order.restore(&host.record.zone, host.place(), id)
+    }
+
+    /// Gives all hosts their labels.
+    pub(super) fn number(&self, labels: &mut Labels) {
+        self.order.number_anew(labels);
+    }
+
     /// The host is no more.
     fn remove(&mut self, host: &HostSlot) {
         self.hosts.remove(&host.address());

@@ -67,14 +67,20 @@ impl Order {
     /// Puts host `id`, which is not in the order and has been settled, into its place.
     pub(super) fn insert(&mut self, labels: &mut Labels, zone: &str, place: Place, id: u32) {
         let label = between(self.before(zone, place), self.after(zone, place), labels);
-        match self.zones.get_mut(zone) {
-            Some(hosts) => hosts.insert(place, id),
-            None => self.zones.entry(zone.to_owned()).or_default().insert(place, id),
-        };
+        self.restore(zone, place, id);
         match label {
             Some(label) => labels.set(id, label),
             None => self.number_anew(labels),
         }
+    }
+
+    /// The same without a label; false if the place is taken. [`Order::number_anew`] must follow.
+    pub(super) fn restore(&mut self, zone: &str, place: Place, id: u32) -> bool {
+        let taken = match self.zones.get_mut(zone) {
+            Some(hosts) => hosts.insert(place, id),
+            None => self.zones.entry(zone.to_owned()).or_default().insert(place, id),
+        };
+        taken.is_none()
     }
 
     /// Takes the host at `place` out.
@@ -117,7 +123,8 @@ impl Order {
         inside.or_else(later).map(|(_, id)| *id)
     }
 
-    fn number_anew(&self, labels: &mut Labels) {
+    /// Gives every host a new label, evenly spread.
+    pub(super) fn number_anew(&self, labels: &mut Labels) {
         let count: usize = self.zones.values().map(BTreeMap::len).sum();
         let step = u64::MAX / (count as u64 + 1);
         for (position, id) in (1..).zip(self.hosts()) {

@@ -12,7 +12,6 @@ use super::keys::KeyTable;
 use super::order::Labels;
 use super::slots::Slots;
 use crate::command::{Holder, Key};
-use crate::fingerprint::Fingerprint;
 use crate::types::{LogId, StoredMembership};
 
 /// How much the index holds.
@@ -60,7 +59,7 @@ impl State {
     fn restore_host(&mut self, id: u32, record: HostRecord) -> Result<(), IndexError> {
         let group = self.groups.intern(&record.holder.group);
         let slot = HostSlot::new(record, group);
-        if !self.groups.get_mut(group).add(&mut self.labels, id, &slot) {
+        if !self.groups.get_mut(group).restore(&mut self.labels, id, &slot) {
             return Err(IndexError::Damaged { reason: format!("host {} is there twice", slot.address()) });
         }
         self.checksum = self.checksum.wrapping_add(slot.hash);
@@ -113,16 +112,6 @@ impl State {
             }
         }
         answer
-    }
-
-    /// The keys of these ids with their fingerprint; `None` if one of them is not in use.
-    pub(super) fn keys_of(&self, ids: &[u32]) -> Option<(BTreeSet<Key>, Fingerprint)> {
-        let (mut keys, mut sum) = (BTreeSet::new(), 0u128);
-        for &id in ids {
-            keys.insert(self.keys.get(id)?.clone());
-            sum = sum.wrapping_add(self.keys.fingerprint(id)?);
-        }
-        Some((keys, Fingerprint(sum)))
     }
 
     pub(super) fn counts(&self) -> Counts {

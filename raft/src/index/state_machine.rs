@@ -8,7 +8,7 @@ use futures_util::{Stream, TryStreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, type_config::alias::SnapshotOf};
 
-use super::{Index, IndexError};
+use super::{Index, IndexError, apply};
 use crate::command::Command;
 use crate::snapshot::SnapshotData;
 use crate::types::{Entry, LogId, SnapshotMeta, StoredMembership, TypeConfig};
@@ -41,6 +41,17 @@ impl StateMachine {
         Self { index, snapshot_exists: Arc::default() }
     }
 
+    /// How many keys an entry moves: its own, or all of the host that it shows, hides or moves.
+    fn keys_in(&self, entry: &Entry) -> usize {
+        match &entry.payload {
+            EntryPayload::Normal(Command::Advertise(write) | Command::Withdraw(write)) => write.keys.len(),
+            EntryPayload::Normal(command) => apply::holder_of(command).map_or(0, |holder| {
+                self.index.state().host(holder).map_or(0, |record| record.count as usize)
+            }),
+            EntryPayload::Blank | EntryPayload::Membership(_) => 0,
+        }
+    }
+
     async fn apply_batch(
         &self,
         entries: &mut Vec<Entry>,
@@ -58,14 +69,6 @@ impl StateMachine {
     }
 }
 
-/// Of how many keys an entry speaks.
-fn keys_in(entry: &Entry) -> usize {
-    match &entry.payload {
-        EntryPayload::Normal(Command::Advertise(write) | Command::Withdraw(write)) => write.keys.len(),
-        EntryPayload::Normal(_) | EntryPayload::Blank | EntryPayload::Membership(_) => 0,
-    }
-}
-
 impl RaftStateMachine<TypeConfig> for StateMachine {
     type SnapshotData = SnapshotData;
     type SnapshotBuilder = SnapshotBuilder;
@@ -80,7 +83,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     {
         let (mut entries, mut responders, mut keys) = (Vec::new(), Vec::new(), 0);
         while let Some((entry, responder)) = stream.try_next().await? {
-            keys += keys_in(&entry);
+            keys += self.keys_in(&entry);
             entries.push(entry);
             responders.push(responder);
             if entries.len() >= BATCH_ENTRIES_MAX || keys >= BATCH_KEYS_MAX {

@@ -42,6 +42,9 @@ impl State {
         for (id, record) in parts.hosts {
             state.restore_host(id, record)?;
         }
+        for (_, group) in state.groups.iter() {
+            group.number(&mut state.labels);
+        }
         let ids = 0..state.keys.ids_end() as u32;
         let fingerprints: Vec<_> = ids.map(|id| state.keys.fingerprint(id)).collect();
         let mut keys = Keys { uses: vec![0; fingerprints.len()], fingerprints };
