@@ -127,11 +127,18 @@ fn by_tiers(
     count: usize,
 ) -> Vec<SocketAddr> {
     let address = address_key(asker.ip());
-    let [near, nearby] = tier_prefixes(asker.ip()).map(|prefix| {
+    let within = |prefix| {
         let (low, high) = prefix_bounds(address, prefix);
         holders.range(zone, low, high)
+    };
+    let [near, nearby] = tier_prefixes(asker.ip());
+    // One after the other, as they are needed: the nearest is enough for most.
+    let tiers = (0..4).map(|tier| match tier {
+        0 => within(near),
+        1 => within(nearby),
+        2 => holders.zone_range(zone),
+        _ => 0..holders.len(),
     });
-    let tiers = [near, nearby, holders.zone_range(zone), 0..holders.len()];
     let spread = Spread::new(asker, key);
     let mut chosen = Vec::with_capacity(count.min(holders.len()));
     let mut inner = 0..0;
@@ -145,6 +152,9 @@ fn by_tiers(
             if holder != asker {
                 chosen.push(holder);
             }
+        }
+        if chosen.len() == count {
+            break;
         }
         inner = tier;
     }
