@@ -77,6 +77,9 @@ async fn decide(app: &Arc<App>, kind: Kind, work: Arc<Work>) -> Result<Response,
         async move {
             let Work { write, place, .. } = &*work;
             let _turn = place.turn().await;
+            let record = app.index.host(&write.holder);
+            let stored = record.as_ref().and_then(|record| record.pair);
+            request::refuse_far_epoch(write.pair, stored, app.rules())?;
             capacity::check(&app, kind, write)?;
             let index = match kind {
                 Kind::Advertise => super::advertise::apply(&app, write).await,
