@@ -80,6 +80,8 @@ pub fn write(body: &[u8], rules: Rules) -> Result<AcceptedWrite, FormatError> {
     }
     keys.sort_unstable();
     keys.dedup();
+    // The write may wait for long: no more than it needs.
+    keys.shrink_to_fit();
     Ok(AcceptedWrite { holder, pair, keys, skipped, named_nothing, zone, ttl_seconds })
 }
 

@@ -53,6 +53,7 @@ pub async fn handle(app: &Arc<App>, kind: Kind, incoming: Request) -> Result<Res
     if kind != Kind::Sync && write.keys.is_empty() {
         return Err(ApiError::NothingToDo);
     }
+    capacity::check_length(&write)?;
     let place = app.place_for_write(&write.holder)?;
     let repeatable = write.pair.is_some();
     let request = ForLeader { path: kind.path(), body, forwarded, repeatable };
