@@ -7,14 +7,18 @@ use std::time::Duration;
 pub const REQUEST_KEYS_MAX: usize = 100_000;
 /// Body of one request to the discovery API, bytes.
 pub const API_BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Bodies of all requests to the discovery API at hand, bytes.
+/// Body of one keepalive, bytes: a few names and numbers. It is outside of [`API_BODIES_BYTES_MAX`].
+pub const BEAT_BODY_BYTES_MAX: usize = 64 * 1024;
+/// Bodies of all other requests to the discovery API at hand, bytes.
 pub const API_BODIES_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// What is still read of a body that has no place, bytes: whoever has sent it all reads the answer.
 pub const REFUSED_DISCARD_BYTES_MAX: usize = 256 * 1024;
 /// For how long.
 pub const REFUSED_DISCARD_TIMEOUT: Duration = Duration::from_secs(1);
-/// Writes and keepalives that wait at one server.
+/// Writes that wait at one server.
 pub const WRITES_WAITING_MAX: usize = 4_096;
+/// Keepalives that are being read, or wait, at one server: writes take none of their places.
+pub const BEATS_WAITING_MAX: usize = 4_096;
 /// Of those, writes of one holder.
 pub const HOLDER_WRITES_WAITING_MAX: usize = 64;
 /// Of those, keepalives that have something to propose (`Unhide`, `SetHost`).
@@ -41,6 +45,8 @@ pub const FINDKEY_COUNT_MAX: usize = 2_000;
 pub const FINDKEY_COUNT_DEFAULT: usize = 100;
 /// Time for a request's body to arrive.
 pub const API_BODY_READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// The same for a keepalive, which has its place from its first byte on.
+pub const BEAT_BODY_READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a server waits for the leader's answer to a write that it has forwarded.
 pub const FORWARD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest entry that a write is cut into, bytes of its keys: the rest is for holder and framing.
@@ -307,7 +313,8 @@ pub const ORIGIN_PROBE_TTL: Duration = Duration::from_secs(10);
 /// How long the origin may take to answer.
 pub const ORIGIN_PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
-const _: () = assert!(BEAT_CHANGES_WAITING_MAX < WRITES_WAITING_MAX);
+const _: () = assert!(BEAT_CHANGES_WAITING_MAX < BEATS_WAITING_MAX);
+const _: () = assert!(BEATS_WAITING_MAX * BEAT_BODY_BYTES_MAX <= API_BODIES_BYTES_MAX);
 const _: () = assert!(HOLDER_WRITES_WAITING_MAX * 16 < WRITES_WAITING_MAX);
 const _: () = assert!(REQUEST_KEYS_MAX as u64 <= INDEX_KEYS_OF_A_HOLDER_MAX);
 const _: () = assert!(API_BODIES_BYTES_MAX >= 4 * API_BODY_BYTES_MAX);

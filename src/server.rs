@@ -52,6 +52,7 @@ use axum::Router;
 use piccolo_raft::cluster::{Node, NodeConfig, NodeFailure, StartError};
 use piccolo_raft::disk::FolderDisk;
 use tokio::net::TcpListener;
+use tokio_util::task::TaskTracker;
 
 use crate::clock::SystemClock;
 use crate::http::{self, BindError, ConnectionLimits};
@@ -235,6 +236,14 @@ fn warn_in_the_clear(addresses: Addresses) {
     }
 }
 
+/// Waits for writes under way, as long as for requests: one that hangs keeps no server from its end.
+async fn finish(writes: &TaskTracker) {
+    writes.close();
+    if tokio::time::timeout(DRAIN_TIMEOUT, writes.wait()).await.is_err() {
+        tracing::warn!(left = writes.len(), "stops although writes are under way");
+    }
+}
+
 /// The tasks of a server with the signals that stop them one after the other.
 struct Phases {
     tasks: Tasks,
@@ -299,13 +308,29 @@ impl Phases {
         tracing::info!(handed_over, "stopping: drains the discovery API");
         api.cancel();
         api_drained.cancelled().await;
-        app.writes.close();
-        app.writes.wait().await;
+        finish(&app.writes).await;
         tracing::info!("stopping: closes the index");
         app.node.shutdown().await;
         raft.cancel();
         raft_drained.cancelled().await;
         end.cancel();
         running.await.map_err(Error::Task)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_that_hangs_keeps_no_server_from_its_end() {
+        let writes = TaskTracker::new();
+        let hangs = writes.spawn(std::future::pending::<()>());
+        let start = tokio::time::Instant::now();
+        finish(&writes).await;
+        assert_eq!(start.elapsed(), DRAIN_TIMEOUT);
+        hangs.abort();
+        finish(&writes).await;
+        assert_eq!(start.elapsed(), DRAIN_TIMEOUT, "without one it waits for nothing");
     }
 }

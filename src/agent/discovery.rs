@@ -32,7 +32,7 @@ pub(crate) trait Lookup: Send + Sync + 'static {
 /// Why there is no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum LookupError {
-    /// Not one server answered.
+    /// Not one server answered, or none that could serve.
     #[error("no server answered: {0}")]
     NoServer(String),
     /// A server answered, but not with holders.
@@ -64,7 +64,10 @@ impl Lookup for Servers {
             };
             match self.client.find(&query, deadline).await {
                 Ok(found) => Ok(found.map_or_else(Vec::new, |found| self.usable(&found.holders))),
-                Err(error @ ClientError::Unreachable { .. }) => Err(LookupError::NoServer(error.to_string())),
+                // Servers that cannot serve are no better than silent ones, which were asked as well.
+                Err(error @ (ClientError::Unreachable { .. } | ClientError::Unavailable { .. })) => {
+                    Err(LookupError::NoServer(error.to_string()))
+                }
                 Err(error) => Err(LookupError::Failed(error.to_string())),
             }
         })
@@ -250,6 +253,51 @@ mod tests {
             assert!(discovery.find("k", Duration::from_millis(30)).await.is_err());
         }
         assert!(discovery.is_open(), "several in a row do");
+    }
+
+    /// With two silent ones beside it each lookup would wait for those.
+    #[tokio::test]
+    async fn a_server_that_cannot_serve_opens_the_breaker_and_does_not_close_it() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = format!("http://{}", listener.local_addr().unwrap());
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&asked);
+        let stop = Stop::new();
+        let tasks = tokio_util::task::TaskTracker::new();
+        let stopped = stop.clone();
+        tasks.spawn(async move {
+            let serve = async {
+                loop {
+                    let (mut wire, _) = listener.accept().await.unwrap();
+                    wire.read(&mut [0; 4_096]).await.unwrap();
+                    let answer = "HTTP/1.1 503 Loading\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+                    wire.write_all(answer.as_bytes()).await.unwrap();
+                    count.fetch_add(1, Ordering::Relaxed);
+                }
+            };
+            stopped.run_until_cancelled(serve).await.unwrap_or(())
+        });
+        let client = Client::new(vec![server]).unwrap();
+        let servers = Servers { client, group: "g".to_owned(), advertise: "10.0.0.1:7781".parse().unwrap() };
+        let discovery = Arc::new(Discovery::new(Arc::new(servers)));
+        let (watched, stopped) = (Arc::clone(&discovery), stop.clone());
+        tasks.spawn(async move { _ = watched.watch(stopped).await });
+
+        let found = discovery.find("k", Duration::from_secs(9)).await;
+        assert!(matches!(found, Err(LookupError::NoServer(_))), "{found:?}");
+        assert!(discovery.is_open());
+        tokio::time::timeout(Duration::from_secs(60), async {
+            while asked.load(Ordering::Relaxed) < 3 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await
+        .expect("the breaker looks again");
+        assert!(discovery.is_open(), "an answer of 503 says that it cannot serve");
+        stop.cancel();
+        tasks.close();
+        tasks.wait().await;
     }
 
     #[test]

@@ -103,13 +103,14 @@ struct Shared {
     store: Arc<dyn Store>,
     discovery: Arc<dyn Discovery>,
     config: Config,
+    clock: SharedClock,
     ledger: Mutex<Ledger>,
     /// There may be something to write.
     write_wanted: Notify,
     /// Somebody wants a new complete scan.
     scan_wanted: Notify,
     state: watch::Sender<InventoryState>,
-    /// Turns true with the first acknowledged sync.
+    /// Turns true with the first sync that was acknowledged, or for which there was no room.
     known: watch::Sender<bool>,
 }
 
@@ -125,6 +126,7 @@ impl Inventory {
             store,
             discovery,
             config,
+            clock: Arc::clone(clock),
             ledger: Mutex::new(Ledger::new(clock.unix_ms())),
             write_wanted: Notify::new(),
             scan_wanted: Notify::new(),

@@ -102,6 +102,12 @@ impl ClientError {
             _ => None,
         }
     }
+
+    /// Whether the index may not hold what a write would add (507): it was not done, and is not worth
+    /// sending again as it is.
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Unavailable { status: StatusCode::INSUFFICIENT_STORAGE, .. })
+    }
 }
 
 /// One server that was asked in vain.

@@ -20,8 +20,8 @@ use super::request::{HolderPolicy, Rules};
 use crate::api::client::{HttpClient, http_client};
 use crate::clock::SharedClock;
 use crate::limits::{
-    BEAT_CHANGES_WAITING_MAX, HOLDER_BEATS_WAITING_MAX, HOLDER_WRITES_WAITING_MAX, SYNC_BURST, SYNC_EVERY,
-    WRITES_WAITING_MAX,
+    BEAT_CHANGES_WAITING_MAX, BEATS_WAITING_MAX, HOLDER_BEATS_WAITING_MAX, HOLDER_WRITES_WAITING_MAX,
+    SYNC_BURST, SYNC_EVERY, WRITES_WAITING_MAX,
 };
 use crate::task::Stop;
 
@@ -54,6 +54,8 @@ pub struct App {
     /// 0: none.
     leading_term: Mutex<u64>,
     writes_waiting: Arc<Semaphore>,
+    /// Keepalives, from their first byte on.
+    beats_waiting: Arc<Semaphore>,
     /// Each holder's writes.
     writes_of: HolderLocks,
     /// Keepalives that have something to propose.
@@ -95,6 +97,7 @@ impl App {
             fleet: Mutex::default(),
             leading_term: Mutex::new(0),
             writes_waiting: Arc::new(Semaphore::new(WRITES_WAITING_MAX)),
+            beats_waiting: Arc::new(Semaphore::new(BEATS_WAITING_MAX)),
             writes_of: HolderLocks::new(HOLDER_WRITES_WAITING_MAX),
             beat_changes_waiting: Arc::new(Semaphore::new(BEAT_CHANGES_WAITING_MAX)),
             beat_changes_of: HolderLocks::new(HOLDER_BEATS_WAITING_MAX),
@@ -117,21 +120,23 @@ impl App {
         self.leads().then(|| self.fleet().sums())
     }
 
-    /// Whether a write, or a keepalive, would find a place now.
+    /// Whether a write would find a place now.
     pub fn has_place_for_write(&self) -> bool {
         self.writes_waiting.available_permits() > 0
     }
 
     /// A place among the writes that wait, or 503.
     pub fn place_for_write(&self, holder: &Holder) -> Result<WritePlace, ApiError> {
-        let of_all = self.place_for_keepalive()?;
+        let of_all = Arc::clone(&self.writes_waiting).try_acquire_owned();
+        let of_all = of_all.map_err(|_| ApiError::Overloaded)?;
         let of_holder = self.writes_of.enter(holder).ok_or(ApiError::HolderBusy)?;
         Ok(WritePlace { of_holder, _of_all: of_all })
     }
 
-    /// A place for a keepalive, or 503: on a server that does not lead it waits as a write does.
+    /// A place for a keepalive, or 503: on a server that does not lead it waits as a write does. They
+    /// have places of their own: a herd of writes must not let leases end.
     pub fn place_for_keepalive(&self) -> Result<OwnedSemaphorePermit, ApiError> {
-        Arc::clone(&self.writes_waiting).try_acquire_owned().map_err(|_| ApiError::Overloaded)
+        Arc::clone(&self.beats_waiting).try_acquire_owned().map_err(|_| ApiError::Overloaded)
     }
 
     /// A place among the keepalives that have something to propose, or 503. They are fewer than the

@@ -62,6 +62,12 @@ pub fn check(app: &App, kind: Kind, write: &AcceptedWrite) -> Result<(), ApiErro
     refusal(found, after).map_or(Ok(()), |full| Err(full.into()))
 }
 
+/// Refuses a list that is longer than any holder's, before it waits for anything.
+pub fn check_length(write: &AcceptedWrite) -> Result<(), Full> {
+    let keys = write.keys.len() as u64;
+    if keys > INDEX_KEYS_OF_A_HOLDER_MAX { Err(Full::KeysOfAHolder { keys }) } else { Ok(()) }
+}
+
 /// The most keys that the holder has after the write.
 fn keys_after(kind: Kind, keys: u64, offered: u64) -> u64 {
     match kind {

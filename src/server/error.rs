@@ -16,8 +16,8 @@ use super::body::FormatError;
 use super::capacity::Full;
 use crate::api::{Message, WriteResponse, header};
 use crate::limits::{
-    API_BODY_BYTES_MAX, API_BODY_READ_TIMEOUT, FULL_RETRY_AFTER_SECONDS, MIN_INDEX_WAIT_MAX,
-    OVERLOAD_RETRY_AFTER_SECONDS, SYNC_EVERY, UNSERVED_RETRY_AFTER_SECONDS,
+    FULL_RETRY_AFTER_SECONDS, MIN_INDEX_WAIT_MAX, OVERLOAD_RETRY_AFTER_SECONDS, SYNC_EVERY,
+    UNSERVED_RETRY_AFTER_SECONDS,
 };
 
 /// Why a request has no good answer.
@@ -30,11 +30,17 @@ pub enum ApiError {
     #[error("No operation needed")]
     NothingToDo,
     /// The body is too long.
-    #[error("request body is over the limit of {API_BODY_BYTES_MAX} bytes")]
-    BodyTooLarge,
+    #[error("request body is over the limit of {bytes_max} bytes")]
+    BodyTooLarge {
+        /// The limit of its endpoint.
+        bytes_max: usize,
+    },
     /// The body did not arrive in time.
-    #[error("request body did not arrive within {} s", API_BODY_READ_TIMEOUT.as_secs())]
-    BodyTooSlow,
+    #[error("request body did not arrive within {} s", timeout.as_secs())]
+    BodyTooSlow {
+        /// The time that its endpoint gives.
+        timeout: Duration,
+    },
     /// The body ended early.
     #[error("could not read the request body: {reason}")]
     BodyBroken {
@@ -138,10 +144,10 @@ impl ApiError {
                 StatusCode::BAD_REQUEST
             }
             ApiError::KeyNotFound { .. } | ApiError::UnknownRoute => StatusCode::NOT_FOUND,
-            ApiError::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
+            ApiError::BodyTooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
             ApiError::NotOperator => StatusCode::FORBIDDEN,
             ApiError::Stale { .. } | ApiError::Refused { .. } => StatusCode::CONFLICT,
-            ApiError::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            ApiError::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             ApiError::Index(_) | ApiError::Internal { .. } => StatusCode::INTERNAL_SERVER_ERROR,
             ApiError::NotLeader { .. }
             | ApiError::NoLeader

@@ -14,8 +14,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::app::App;
 use super::error::ApiError;
 use crate::limits::{
-    API_BODIES_BYTES_MAX, API_BODY_BYTES_MAX, API_BODY_READ_TIMEOUT, REFUSED_DISCARD_BYTES_MAX,
-    REFUSED_DISCARD_TIMEOUT,
+    API_BODIES_BYTES_MAX, API_BODY_BYTES_MAX, API_BODY_READ_TIMEOUT, BEAT_BODY_BYTES_MAX,
+    BEAT_BODY_READ_TIMEOUT, REFUSED_DISCARD_BYTES_MAX, REFUSED_DISCARD_TIMEOUT,
 };
 
 /// How much of a body over the limit is read on.
@@ -41,7 +41,7 @@ impl Default for Bodies {
 
 impl Bodies {
     /// `None`: too much is at hand.
-    fn take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+    pub(super) fn take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.0).try_acquire_many_owned(u32::try_from(bytes).ok()?).ok()
     }
 }
@@ -55,13 +55,46 @@ pub async fn read_write(app: &App, request: Request<Body>) -> Result<(Bytes, Bod
     Err(ApiError::Overloaded)
 }
 
+/// The body of a keepalive, and its place: writes, however large, keep no host from being heard.
+pub async fn read_beat(app: &App, request: Request<Body>) -> Result<(Bytes, OwnedSemaphorePermit), ApiError> {
+    let mut body = request.into_body();
+    let place = match app.place_for_keepalive() {
+        Ok(place) => place,
+        Err(error) => {
+            discard(&mut body, REFUSED_DISCARD_BYTES_MAX, REFUSED_DISCARD_TIMEOUT).await;
+            return Err(error);
+        }
+    };
+    let collected = tokio::time::timeout(BEAT_BODY_READ_TIMEOUT, collect_beat(&mut body)).await;
+    if let Ok(Err(ApiError::BodyTooLarge { .. })) = &collected {
+        drop(place);
+        discard(&mut body, REFUSED_DISCARD_BYTES_MAX, REFUSED_DISCARD_TIMEOUT).await;
+        return Err(ApiError::BodyTooLarge { bytes_max: BEAT_BODY_BYTES_MAX });
+    }
+    let timeout = BEAT_BODY_READ_TIMEOUT;
+    Ok((collected.unwrap_or(Err(ApiError::BodyTooSlow { timeout }))?, place))
+}
+
+async fn collect_beat(body: &mut Body) -> Result<Bytes, ApiError> {
+    let mut collected = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| ApiError::BodyBroken { reason: error.to_string() })?;
+        let Ok(data) = frame.into_data() else { continue };
+        if collected.len() + data.len() > BEAT_BODY_BYTES_MAX {
+            return Err(ApiError::BodyTooLarge { bytes_max: BEAT_BODY_BYTES_MAX });
+        }
+        collected.extend_from_slice(&data);
+    }
+    Ok(collected.freeze())
+}
+
 /// The whole body.
 pub async fn read(app: &App, request: Request<Body>) -> Result<(Bytes, BodyShare), ApiError> {
     let mut body = request.into_body();
     let collected = tokio::time::timeout(API_BODY_READ_TIMEOUT, collect(&app.bodies, &mut body)).await;
     match &collected {
         // A client that still sends would lose the answer to a reset.
-        Ok(Err(ApiError::BodyTooLarge)) => {
+        Ok(Err(ApiError::BodyTooLarge { .. })) => {
             discard(&mut body, TOO_LARGE_DISCARD_BYTES_MAX, TOO_LARGE_DISCARD_TIMEOUT).await;
         }
         Ok(Err(ApiError::Overloaded)) => {
@@ -69,12 +102,12 @@ pub async fn read(app: &App, request: Request<Body>) -> Result<(Bytes, BodyShare
         }
         _ => {}
     }
-    collected.unwrap_or(Err(ApiError::BodyTooSlow))
+    collected.unwrap_or(Err(ApiError::BodyTooSlow { timeout: API_BODY_READ_TIMEOUT }))
 }
 
 async fn collect(bodies: &Bodies, body: &mut Body) -> Result<(Bytes, BodyShare), ApiError> {
     if body.size_hint().lower() > API_BODY_BYTES_MAX as u64 {
-        return Err(ApiError::BodyTooLarge);
+        return Err(ApiError::BodyTooLarge { bytes_max: API_BODY_BYTES_MAX });
     }
     let mut collected = BytesMut::new();
     let mut permit = bodies.take(0).ok_or(ApiError::Overloaded)?;
@@ -82,7 +115,7 @@ async fn collect(bodies: &Bodies, body: &mut Body) -> Result<(Bytes, BodyShare),
         let frame = frame.map_err(|error| ApiError::BodyBroken { reason: error.to_string() })?;
         let Ok(data) = frame.into_data() else { continue };
         if collected.len() + data.len() > API_BODY_BYTES_MAX {
-            return Err(ApiError::BodyTooLarge);
+            return Err(ApiError::BodyTooLarge { bytes_max: API_BODY_BYTES_MAX });
         }
         permit.merge(bodies.take(data.len()).ok_or(ApiError::Overloaded)?);
         collected.extend_from_slice(&data);

@@ -21,8 +21,7 @@ use crate::api::{KeepaliveResponse, path};
 /// Answers one keepalive.
 pub async fn handle(app: &Arc<App>, incoming: Request) -> Result<Response, ApiError> {
     let forwarded = ForLeader::is_forwarded(incoming.headers());
-    let (body, _share) = intake::read_write(app, incoming).await?;
-    let _place = app.place_for_keepalive()?;
+    let (body, _place) = intake::read_beat(app, incoming).await?;
     let accepted = request::keepalive(&body, app.rules())?;
     let request = ForLeader { path: path::KEEPALIVE, body, forwarded, repeatable: true };
     let answer = to_leader(app, request, || decide(app, &accepted)).await?;

@@ -129,6 +129,10 @@ async fn end(app: &App, due: Due, followed: u64) {
                 app.leases().follow([state(record)], app.now());
                 return;
             }
+            if !app.leases().is_leaving(holder) {
+                // Heard of while it waited for those before it.
+                return;
+            }
             if record.last_write_index > followed {
                 // Written since we looked: the next look renews it.
                 return;

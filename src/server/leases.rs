@@ -289,6 +289,11 @@ impl Leases {
         }
     }
 
+    /// Whether a sweep took the host out, and nobody has heard of it since.
+    pub fn is_leaving(&self, holder: &Holder) -> bool {
+        self.standing(holder) == Some(Standing::Leaving)
+    }
+
     /// The host is forgotten.
     pub fn remove(&mut self, holder: &Holder) {
         self.change(holder, None);

@@ -25,7 +25,7 @@ pub struct HolderPolicy {
 pub struct Rules {
     /// Which addresses are taken for holders.
     pub holders: HolderPolicy,
-    /// This server's wall clock, milliseconds since 1970.
+    /// This server's wall clock, milliseconds since 1970. Only the leader's counts.
     pub unix_ms: u64,
 }
 
@@ -65,7 +65,7 @@ pub fn write(body: &[u8], rules: Rules) -> Result<AcceptedWrite, FormatError> {
     let address = fields.required_text("holder")?;
     let texts = fields.required_texts("keys")?;
     let group = group(fields.required_text("group")?)?;
-    let pair = pair(&mut fields, rules.unix_ms)?;
+    let pair = pair(&mut fields)?;
     let (zone, ttl_seconds) = zone_and_ttl(&mut fields)?;
     let holder = Holder { group, address: holder_address("holder", &address, rules.holders)? };
     let named_nothing = texts.iter().all(String::is_empty);
@@ -80,6 +80,8 @@ pub fn write(body: &[u8], rules: Rules) -> Result<AcceptedWrite, FormatError> {
     }
     keys.sort_unstable();
     keys.dedup();
+    // The write may wait for long: no more than it needs.
+    keys.shrink_to_fit();
     Ok(AcceptedWrite { holder, pair, keys, skipped, named_nothing, zone, ttl_seconds })
 }
 
@@ -112,7 +114,7 @@ pub fn keepalive(body: &[u8], rules: Rules) -> Result<AcceptedBeat, FormatError>
         }
         _ => None,
     };
-    let beat = Beat { zone, ttl_seconds, pair: pair(&mut fields, rules.unix_ms)?, fingerprint };
+    let beat = Beat { zone, ttl_seconds, pair: pair(&mut fields)?, fingerprint };
     Ok(AcceptedBeat { holder, beat, usage })
 }
 
@@ -136,15 +138,27 @@ fn fingerprint(hex: String) -> Result<Fingerprint, FormatError> {
 }
 
 /// An epoch is a time. One far ahead is a wrong clock or a mistake, and it would stay: each later
-/// write of that holder has to be above it, and above the largest one there is nothing.
-fn pair(fields: &mut Fields, unix_ms: u64) -> Result<Option<Pair>, FormatError> {
-    let epoch_max = unix_ms.saturating_add(EPOCH_AHEAD_MAX.as_millis() as u64);
-    match (fields.unsigned("epoch")?, fields.unsigned("seq")?) {
-        (Some(epoch), Some(_)) if epoch > epoch_max => {
+/// write of that holder has to be above it, and above the largest one there is nothing. What goes on
+/// from the stored epoch is taken, whatever the clock says.
+///
+/// The leader's clock decides, on writes alone: a keepalive stores no pair, and with a server whose
+/// clock is behind nobody could beat there.
+pub fn refuse_far_epoch(pair: Option<Pair>, stored: Option<Pair>, rules: Rules) -> Result<(), FormatError> {
+    let now = stored.map_or(rules.unix_ms, |stored| stored.epoch.max(rules.unix_ms));
+    let epoch_max = now.saturating_add(EPOCH_AHEAD_MAX.as_millis() as u64);
+    match pair {
+        Some(Pair { epoch, .. }) if epoch > epoch_max => {
             let hours = EPOCH_AHEAD_MAX.as_secs() / 3600;
-            let reason = format!("{epoch} is more than {hours} h ahead of this server's clock ({unix_ms})");
+            let unix_ms = rules.unix_ms;
+            let reason = format!("{epoch} is more than {hours} h ahead of the leader's clock ({unix_ms})");
             Err(FormatError::value("epoch", reason))
         }
+        _ => Ok(()),
+    }
+}
+
+fn pair(fields: &mut Fields) -> Result<Option<Pair>, FormatError> {
+    match (fields.unsigned("epoch")?, fields.unsigned("seq")?) {
         (Some(epoch), Some(seq)) => Ok(Some(Pair { epoch, seq })),
         (None, None) => Ok(None),
         (Some(_), None) => Err(FormatError::value("epoch", "needs field seq beside it")),
@@ -271,21 +285,33 @@ mod tests {
     }
 
     #[test]
-    fn an_epoch_may_be_a_day_ahead_and_no_more() {
+    fn an_epoch_may_be_a_day_ahead_of_the_clock_or_of_the_stored_one_and_no_more() {
         let day = 24 * 60 * 60 * 1000;
-        let body = |epoch: u64| {
-            format!(r#"{{"holder":"10.0.0.1:1","group":"g","keys":["a/b:1"],"epoch":{epoch},"seq":1}}"#)
-        };
-        let beat = |epoch: u64| format!(r#"{{"host":"10.0.0.1:1","group":"g","epoch":{epoch},"seq":1}}"#);
-        assert_eq!(write(body(NOW + day).as_bytes(), PUBLIC).unwrap().pair.unwrap().epoch, NOW + day);
-        assert!(keepalive(beat(NOW + day).as_bytes(), PUBLIC).is_ok());
+        let pair = |epoch: u64| Some(Pair { epoch, seq: 1 });
+        let refuse = |epoch, stored, rules| refuse_far_epoch(pair(epoch), stored, rules);
+        assert_eq!(refuse(NOW + day, None, PUBLIC), Ok(()));
+        assert_eq!(refuse(NOW + day, pair(7), PUBLIC), Ok(()), "a stored one behind the clock");
         for epoch in [NOW + day + 1, u64::MAX] {
-            let message = refused(&body(epoch));
+            let message = refuse(epoch, None, PUBLIC).unwrap_err().to_string();
             assert!(message.starts_with("field epoch") && message.contains("24 h ahead"), "{message}");
-            assert_eq!(keepalive(beat(epoch).as_bytes(), PUBLIC).unwrap_err().to_string(), message);
         }
+        let stored = pair(NOW + 9 * day);
+        assert_eq!(refuse(NOW + 10 * day, stored, PUBLIC), Ok(()), "goes on from what is stored");
+        assert!(refuse(NOW + 10 * day + 1, stored, PUBLIC).is_err());
         let at_the_end = Rules { unix_ms: u64::MAX, ..PUBLIC };
-        assert!(write(body(u64::MAX).as_bytes(), at_the_end).is_ok(), "a clock at its end");
+        assert_eq!(refuse(u64::MAX, None, at_the_end), Ok(()), "a clock at its end");
+        assert_eq!(refuse_far_epoch(None, None, PUBLIC), Ok(()));
+    }
+
+    /// The clock of the server that reads a request may be years behind the leader's.
+    #[test]
+    fn whoever_reads_a_request_does_not_look_at_its_own_clock() {
+        let behind = Rules { unix_ms: 0, ..PUBLIC };
+        let body = format!(r#"{{"holder":"10.0.0.1:1","group":"g","keys":["a/b:1"],"epoch":{NOW},"seq":1}}"#);
+        let beat = format!(r#"{{"host":"10.0.0.1:1","group":"g","epoch":{NOW},"seq":1}}"#);
+        let pair = Some(Pair { epoch: NOW, seq: 1 });
+        assert_eq!(write(body.as_bytes(), behind).unwrap().pair, pair);
+        assert_eq!(keepalive(beat.as_bytes(), behind).unwrap().beat.pair, pair);
     }
 
     /// Of the Go `pi`, too: it has no pair, and its operator should see it.

@@ -127,7 +127,8 @@ mod tests {
     use super::*;
     use crate::clock::SystemClock;
     use crate::limits::{
-        BEAT_CHANGES_WAITING_MAX, HOLDER_BEATS_WAITING_MAX, HOLDER_WRITES_WAITING_MAX,
+        API_BODIES_BYTES_MAX, BEAT_BODY_BYTES_MAX, BEAT_CHANGES_WAITING_MAX, BEATS_WAITING_MAX,
+        HOLDER_BEATS_WAITING_MAX, HOLDER_WRITES_WAITING_MAX, INDEX_KEYS_OF_A_HOLDER_MAX,
         OVERLOAD_RETRY_AFTER_SECONDS, WRITES_WAITING_MAX,
     };
     use crate::task::Stop;
@@ -184,6 +185,52 @@ mod tests {
         Holder { group: "g".into(), address: ([10, 0, 0, n], 1).into() }
     }
 
+    fn of_group(n: usize) -> Holder {
+        Holder { group: format!("g{n}"), ..holder(9) }
+    }
+
+    #[tokio::test]
+    async fn writes_that_take_up_everything_keep_no_host_from_beating() {
+        let app = leading_app().await;
+        let router = serving(&app);
+        let places: Vec<_> =
+            (0..WRITES_WAITING_MAX).map(|n| app.place_for_write(&of_group(n)).unwrap()).collect();
+        let bodies = app.bodies.take(API_BODIES_BYTES_MAX).unwrap();
+        let beat = r#"{"host":"10.0.0.1:1","Group":"g"}"#.to_owned();
+        assert_refused(&post(&router, path::ADVERTISE, advertise_of(&holder(1))).await);
+        assert_eq!(post(&router, path::KEEPALIVE, beat.clone()).await.status(), StatusCode::CREATED);
+        drop((places, bodies));
+        let fill = |bytes: usize| format!("{beat}{}", " ".repeat(bytes - beat.len()));
+        let answer = post(&router, path::KEEPALIVE, fill(BEAT_BODY_BYTES_MAX)).await;
+        assert_eq!(answer.status(), StatusCode::CREATED);
+        let answer = post(&router, path::KEEPALIVE, fill(BEAT_BODY_BYTES_MAX + 1)).await;
+        assert_eq!(answer.status(), StatusCode::PAYLOAD_TOO_LARGE);
+        let places = (0..BEATS_WAITING_MAX).map(|_| app.place_for_keepalive());
+        assert!(places.collect::<Result<Vec<_>, _>>().is_ok(), "all have their places back");
+        app.node.shutdown().await;
+    }
+
+    /// Without a pair a list has no length of its own: a body holds millions of short names.
+    #[tokio::test]
+    async fn more_keys_than_a_holder_may_have_are_refused_before_they_wait() {
+        let app = leading_app().await;
+        let router = serving(&app);
+        let body = |count: u64| {
+            let keys: Vec<String> = (0..count).map(|n| format!(r#""a:{n}""#)).collect();
+            format!(r#"{{"holder":"10.0.0.1:1","group":"g","keys":[{}]}}"#, keys.join(","))
+        };
+        // The holder has no place left: who is refused with 507 has not asked for one.
+        let places: Vec<_> =
+            (0..HOLDER_WRITES_WAITING_MAX).map(|_| app.place_for_write(&holder(1)).unwrap()).collect();
+        for target in [path::ADVERTISE, path::SYNC, path::WITHDRAW] {
+            let answer = post(&router, target, body(INDEX_KEYS_OF_A_HOLDER_MAX + 1)).await;
+            assert_eq!(answer.status(), StatusCode::INSUFFICIENT_STORAGE, "{target}");
+            assert_refused(&post(&router, target, body(INDEX_KEYS_OF_A_HOLDER_MAX)).await);
+        }
+        drop(places);
+        app.node.shutdown().await;
+    }
+
     #[tokio::test]
     async fn a_holder_that_has_all_its_places_is_refused_and_others_are_served() {
         let app = leading_app().await;
@@ -211,10 +258,8 @@ mod tests {
         app.node.propose(hide).await.unwrap();
         let beat = |n: u8| format!(r#"{{"host":"10.0.0.{n}:1","Group":"g"}}"#);
 
-        let of_others = |n: usize| Holder { group: format!("g{n}"), ..holder(9) };
-        let waiting: Vec<_> = (0..BEAT_CHANGES_WAITING_MAX)
-            .map(|n| app.place_for_beat_change(&of_others(n)).unwrap())
-            .collect();
+        let waiting: Vec<_> =
+            (0..BEAT_CHANGES_WAITING_MAX).map(|n| app.place_for_beat_change(&of_group(n)).unwrap()).collect();
         assert_refused(&post(&router, path::KEEPALIVE, beat(1)).await);
         assert_eq!(post(&router, path::KEEPALIVE, beat(2)).await.status(), StatusCode::CREATED);
         let answer = post(&router, path::ADVERTISE, advertise_of(&holder(2))).await;
@@ -262,7 +307,9 @@ mod tests {
             router.clone().oneshot(request).await.unwrap()
         };
 
-        let waiting: Vec<_> = (0..WRITES_WAITING_MAX).map(|_| app.place_for_keepalive().unwrap()).collect();
+        let waiting: Vec<_> =
+            (0..WRITES_WAITING_MAX).map(|n| app.place_for_write(&of_group(n)).unwrap()).collect();
+        let beats: Vec<_> = (0..BEATS_WAITING_MAX).map(|_| app.place_for_keepalive().unwrap()).collect();
         let write = r#"{"holder":"10.0.0.1:1","group":"g","keys":["a:1"]}"#;
         for (target, body) in [
             (path::ADVERTISE, write),
@@ -275,8 +322,8 @@ mod tests {
         app.node.wait_leader(Duration::from_secs(10)).await.unwrap();
         let lookup = format!("{}?key=a:1&group=g", path::FINDKEY);
         assert_eq!(ask("GET", &lookup, "").await.status(), StatusCode::NOT_FOUND);
-        drop(waiting);
-        assert!(app.place_for_keepalive().is_ok());
+        drop((waiting, beats));
+        assert!(app.place_for_keepalive().is_ok() && app.place_for_write(&holder(1)).is_ok());
         app.node.shutdown().await;
     }
 

@@ -8,6 +8,7 @@ use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use piccolo_raft::command::{Command, Reply};
+use piccolo_raft::index::HostRecord;
 
 use super::app::{App, WritePlace};
 use super::capacity;
@@ -53,6 +54,7 @@ pub async fn handle(app: &Arc<App>, kind: Kind, incoming: Request) -> Result<Res
     if kind != Kind::Sync && write.keys.is_empty() {
         return Err(ApiError::NothingToDo);
     }
+    capacity::check_length(&write)?;
     let place = app.place_for_write(&write.holder)?;
     let repeatable = write.pair.is_some();
     let request = ForLeader { path: kind.path(), body, forwarded, repeatable };
@@ -77,6 +79,13 @@ async fn decide(app: &Arc<App>, kind: Kind, work: Arc<Work>) -> Result<Response,
         async move {
             let Work { write, place, .. } = &*work;
             let _turn = place.turn().await;
+            let record = app.index.host(&write.holder);
+            let stored = record.as_ref().and_then(|record| record.pair);
+            request::refuse_far_epoch(write.pair, stored, app.rules())?;
+            if let Some(record) = record.filter(|record| is_repeated(kind, write, record)) {
+                app.leases().renew(&write.holder, record.ttl_seconds, app.now());
+                return Ok(answer(kind, write, app.index.applied_index()));
+            }
             capacity::check(&app, kind, write)?;
             let index = match kind {
                 Kind::Advertise => super::advertise::apply(&app, write).await,
@@ -87,6 +96,12 @@ async fn decide(app: &Arc<App>, kind: Kind, work: Arc<Work>) -> Result<Response,
         }
     };
     app.writes.spawn(task).await.unwrap_or(Err(ApiError::Internal { reason: "a write panicked" }))
+}
+
+/// Whether the write has been applied to its end: only its last entry stores its pair. A sync compares
+/// itself, and a hidden host is shown again by an entry.
+fn is_repeated(kind: Kind, write: &AcceptedWrite, record: &HostRecord) -> bool {
+    kind != Kind::Sync && write.pair.is_some() && write.pair == record.pair && record.is_visible()
 }
 
 fn answer(kind: Kind, write: &AcceptedWrite, index: u64) -> Response {

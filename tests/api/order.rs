@@ -25,13 +25,15 @@ async fn a_late_duplicate_of_an_advertise_does_not_undo_a_withdraw() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repeated_pair_is_answered_like_the_first() {
     let server = Server::one().await;
-    for _ in 0..2 {
-        server.advertise(paired(HOLDER, &[digest(1), digest(2)], 5, 1)).await.expect(201);
-    }
-    for _ in 0..2 {
-        let answer = server.withdraw(paired(HOLDER, &[digest(1)], 5, 2)).await.expect(201);
-        assert_eq!(answer.json()["message"], json!("Distribution withdrawn!"));
-    }
+    let advertise = paired(HOLDER, &[digest(1), digest(2)], 5, 1);
+    let withdraw = paired(HOLDER, &[digest(1)], 5, 2);
+    let first = server.advertise(advertise.clone()).await.expect(201);
+    let again = server.advertise(advertise).await.expect(201);
+    assert_eq!((&again.text, again.applied_index()), (&first.text, first.applied_index()), "in the log once");
+    let first = server.withdraw(withdraw.clone()).await.expect(201);
+    assert_eq!(first.json()["message"], json!("Distribution withdrawn!"));
+    let again = server.withdraw(withdraw).await.expect(201);
+    assert_eq!((&again.text, again.applied_index()), (&first.text, first.applied_index()), "in the log once");
     for _ in 0..2 {
         server.sync(paired(HOLDER, &[digest(3)], 5, 3)).await.expect(201);
     }

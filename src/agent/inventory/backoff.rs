@@ -85,9 +85,10 @@ impl Beats {
         self.interval.mul_f64(rng.random_range(1.0 - BEAT_JITTER..=1.0 + BEAT_JITTER))
     }
 
-    /// Until the next one after one that was not.
+    /// Until the next one after one that was not. What the servers want is held to the interval: a lease
+    /// is three of those.
     pub fn after_failure(&mut self, rng: &mut impl Rng, wanted: Option<Duration>) -> Duration {
-        wanted.unwrap_or_default().min(RETRY_AFTER_HONOURED_MAX) + self.retries.pause_by(rng)
+        wanted.unwrap_or_default().min(self.interval) + self.retries.pause_by(rng)
     }
 }
 
@@ -168,6 +169,8 @@ mod tests {
             assert!((wanted..=wanted + Duration::from_secs(1)).contains(&pause), "{pause:?}");
         }
         let endless = first.next_pause_after(Some(Duration::MAX));
+        let beat = Beats::new(INTERVAL).after_failure(&mut rng, Some(Duration::MAX));
+        assert!((INTERVAL..=INTERVAL + BEAT_RETRY_PAUSE).contains(&beat), "a lease would end: {beat:?}");
         assert!(endless <= RETRY_AFTER_HONOURED_MAX + Duration::from_secs(2), "{endless:?}");
     }
 

@@ -40,6 +40,8 @@ struct State {
     keys: BTreeSet<String>,
     pair: (u64, u64),
     resync: bool,
+    /// A write that would leave more keys than this, and more than there are, finds the index full.
+    room: Option<usize>,
     /// Answers wait for this many milliseconds.
     slow: Duration,
 }
@@ -58,6 +60,11 @@ impl FakeDiscovery {
     /// The next heartbeat is answered with `resync`.
     pub(super) fn ask_for_resync(&self) {
         self.state.lock().unwrap().resync = true;
+    }
+
+    /// The index may hold no more keys than these; `None`: as many as come.
+    pub(super) fn set_room(&self, room: Option<usize>) {
+        self.state.lock().unwrap().room = room;
     }
 
     /// Every write takes so long.
@@ -96,6 +103,19 @@ impl FakeDiscovery {
         let answer = state.script.pop_front().unwrap_or(Answer::Taken);
         let pair = (request.epoch.unwrap(), request.seq.unwrap());
         let stale = pair < state.pair;
+        let asked: BTreeSet<String> = request.keys.iter().cloned().collect();
+        let after = match kind {
+            Write::Sync => asked.len(),
+            Write::Advertise => state.keys.union(&asked).count(),
+            Write::Withdraw => 0,
+        };
+        if after > state.keys.len() && state.room.is_some_and(|room| after > room) {
+            return Err(ClientError::Unavailable {
+                status: hyper::StatusCode::INSUFFICIENT_STORAGE,
+                retry_after: Some(Duration::from_secs(5)),
+                servers: Vec::new(),
+            });
+        }
         if matches!(answer, Answer::Taken | Answer::TakenUnheard) && !stale {
             state.pair = pair;
             match kind {

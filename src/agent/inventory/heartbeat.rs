@@ -12,7 +12,8 @@ use crate::limits::{LEASE_SECONDS_MAX, LEASE_SECONDS_MIN};
 /// One attempt.
 const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Beats from the first acknowledged sync on, which has told zone and lease; first at a random time within
+/// Beats from the first acknowledged sync on, which has told zone and lease, or from one that the index
+/// had no room for; first at a random time within
 /// the interval, so that a fleet that is started together does not beat together.
 pub(super) async fn run(shared: &Shared) -> Infallible {
     // The sender is in `shared`, so there is no error.

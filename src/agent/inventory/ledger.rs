@@ -67,6 +67,8 @@ pub(super) struct Ledger {
     sync: Option<Request>,
     /// What changed since the running scan began; it wins over what the scan says.
     meanwhile: Option<BTreeMap<Key, bool>>,
+    /// The index had no room for more: what goes is sent first.
+    full: bool,
 }
 
 impl Ledger {
@@ -81,6 +83,7 @@ impl Ledger {
             outstanding: None,
             sync: None,
             meanwhile: None,
+            full: false,
         }
     }
 
@@ -208,11 +211,15 @@ impl Ledger {
         if self.meanwhile.is_some() {
             return None;
         }
+        let mut order = [(Write::Advertise, true), (Write::Withdraw, false)];
+        if self.full {
+            order.reverse();
+        }
         if self.sync.is_some() {
             return self.sync.take();
         }
         self.acknowledged?;
-        for (kind, held) in [(Write::Advertise, true), (Write::Withdraw, false)] {
+        for (kind, held) in order {
             let differing = Entry { held, acknowledged: !held };
             let of_kind = self.entries.iter().filter(|(_, entry)| **entry == differing);
             let keys = bounded(of_kind.map(|(key, _)| key.clone()), BATCH_KEYS_MAX);
@@ -226,6 +233,7 @@ impl Ledger {
     /// Discovery has durably taken the outstanding request.
     pub(super) fn succeeded(&mut self) {
         let Some(request) = self.outstanding.take() else { return };
+        self.full &= request.kind == Write::Withdraw;
         let before = self.acknowledged.map_or(Fingerprint::default(), |before| before.fingerprint);
         let mut fingerprint = before;
         if request.kind == Write::Sync {
@@ -253,7 +261,11 @@ impl Ledger {
     /// wrote that pair wrote other keys.
     pub(super) fn stale(&mut self, stored_epoch: Option<u64>) {
         self.outstanding = None;
-        self.epoch = stored_epoch.unwrap_or(0).max(self.epoch).saturating_add(1);
+        self.begin_epoch(stored_epoch.unwrap_or(0).max(self.epoch).saturating_add(1));
+    }
+
+    fn begin_epoch(&mut self, epoch: u64) {
+        self.epoch = epoch;
         self.seq = 0;
         if self.sync.is_some() {
             let pair = self.next_pair();
@@ -262,8 +274,20 @@ impl Ledger {
     }
 
     /// Discovery will never take the outstanding request. A scan is needed.
-    pub(super) fn refused(&mut self) {
+    ///
+    /// If it has never taken one, it may be our epoch that it does not take, from a clock that was wrong
+    /// when we began: the clock is asked again.
+    pub(super) fn refused(&mut self, unix_ms: u64) {
         self.outstanding = None;
+        if self.acknowledged.is_none() && unix_ms != self.epoch {
+            self.begin_epoch(unix_ms);
+        }
+    }
+
+    /// Discovery has not taken the outstanding request, as the index may not hold more. A scan is needed.
+    pub(super) fn found_full(&mut self) {
+        self.outstanding = None;
+        self.full = true;
     }
 }
 

@@ -1,6 +1,7 @@
 //! The whole inventory on a memory store and a fake discovery, in paused time.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::fake::{Answer, FakeDiscovery};
 use super::*;
@@ -12,15 +13,27 @@ use crate::oci::Digest;
 const SOON: Duration = Duration::from_secs(60);
 const INTERVAL: Duration = Duration::from_secs(30);
 
-struct FixedClock;
+/// Stands still, until somebody sets it.
+struct SetClock(AtomicU64);
 
-impl Clock for FixedClock {
+impl Clock for SetClock {
     fn monotonic(&self) -> Duration {
         Duration::ZERO
     }
 
     fn unix_ms(&self) -> u64 {
-        1_000
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+fn config() -> Config {
+    Config {
+        holder: "10.0.0.1:7781".parse().unwrap(),
+        group: "default".into(),
+        zone: "z1".into(),
+        heartbeat_interval: INTERVAL,
+        advertises_tag: Box::new(|name| !name.starts_with("off.example/")),
+        counters: Arc::new(Counters::default()),
     }
 }
 
@@ -29,6 +42,7 @@ struct Node {
     store: Arc<MemoryStore>,
     discovery: Arc<FakeDiscovery>,
     inventory: Inventory,
+    clock: Arc<SetClock>,
     stop: Stop,
     tasks: tokio::task::JoinSet<Result<(), TaskError>>,
 }
@@ -36,17 +50,11 @@ struct Node {
 impl Node {
     fn new() -> Self {
         let (store, discovery) = (Arc::new(MemoryStore::new()), Arc::new(FakeDiscovery::default()));
-        let config = Config {
-            holder: "10.0.0.1:7781".parse().unwrap(),
-            group: "default".into(),
-            zone: "z1".into(),
-            heartbeat_interval: INTERVAL,
-            advertises_tag: Box::new(|name| !name.starts_with("off.example/")),
-            counters: Arc::new(Counters::default()),
-        };
-        let clock: SharedClock = Arc::new(FixedClock);
-        let inventory = Inventory::new(store.clone(), discovery.clone(), &clock, config);
-        Self { store, discovery, inventory, stop: Stop::new(), tasks: tokio::task::JoinSet::new() }
+        let config = config();
+        let clock = Arc::new(SetClock(AtomicU64::new(1_000)));
+        let shared: SharedClock = clock.clone();
+        let inventory = Inventory::new(store.clone(), discovery.clone(), &shared, config);
+        Self { store, discovery, inventory, clock, stop: Stop::new(), tasks: tokio::task::JoinSet::new() }
     }
 
     fn start(&mut self) {
@@ -271,6 +279,53 @@ async fn a_refusal_is_shown_and_tried_again_with_a_new_scan() {
     let why = |state: &InventoryState| matches!(state, InventoryState::Unsent { reason } if reason.contains("scripted"));
     node.state_is("refused", why).await;
     node.synced().await;
+    node.index_is(&[layer.as_str()]).await;
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_began_with_a_wrong_clock_asks_it_again_when_it_is_refused() {
+    let mut node = Node::new();
+    let layer = node.store.add("layer");
+    node.clock.0.store(900_000_000, Ordering::Relaxed);
+    let shared: SharedClock = node.clock.clone();
+    node.inventory = Inventory::new(node.store.clone(), node.discovery.clone(), &shared, config());
+    node.discovery.script(&[Answer::Refused]);
+    node.clock.0.store(5_000, Ordering::Relaxed);
+    node.start();
+    node.synced().await;
+    node.index_is(&[layer.as_str()]).await;
+    let epochs: Vec<_> = node.discovery.writes().iter().map(|(_, write)| write.epoch.unwrap()).collect();
+    assert_eq!((epochs[0], *epochs.last().unwrap()), (900_000_000, 5_000), "{epochs:?}");
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_advertise_that_finds_the_index_full_is_not_in_the_way_of_what_makes_room() {
+    let mut node = Node::new();
+    let [first, second] = ["first", "second"].map(|layer| node.store.add(layer));
+    node.discovery.set_room(Some(2));
+    node.start();
+    node.synced().await;
+    let third = node.store.add("third");
+    within(node.discovery.written(2)).await.unwrap();
+    node.state_is("unsent", |state| matches!(state, InventoryState::Unsent { .. })).await;
+    node.store.remove(&first);
+    node.index_is(&[second.as_str(), third.as_str()]).await;
+    node.synced().await;
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_beats_although_the_index_has_no_room_for_its_first_sync() {
+    let mut node = Node::new();
+    let layer = node.store.add("layer");
+    node.discovery.set_room(Some(0));
+    node.start();
+    within(node.discovery.beaten(1)).await.expect("a heartbeat");
+    assert_eq!(node.discovery.beats()[0].fingerprint, None);
+    node.discovery.set_room(None);
+    node.state_is("synced", InventoryState::is_synced).await;
     node.index_is(&[layer.as_str()]).await;
     node.end().await;
 }

@@ -27,6 +27,8 @@ enum Outcome {
     Done,
     Stale(Option<u64>),
     Refused(ClientError),
+    /// Not done: the index may not hold more. What goes must not wait behind it, for that makes room.
+    Full(ClientError),
 }
 
 /// Writes what the ledger says.
@@ -53,9 +55,18 @@ pub(super) async fn run(shared: &Shared) -> Infallible {
                 Outcome::Refused(error) => {
                     tracing::error!(%error, kind = ?request.kind, "discovery refused a write");
                     shared.set_sent(InventoryState::Unsent { reason: error.to_string() });
-                    shared.ledger().refused();
+                    shared.ledger().refused(shared.clock.unix_ms());
                     tokio::time::sleep(refused.next_pause()).await;
                     shared.want_scan("discovery refused a write");
+                }
+                Outcome::Full(error) => {
+                    tracing::warn!(%error, kind = ?request.kind, "discovery has no room for a write");
+                    shared.set_sent(InventoryState::Unsent { reason: error.to_string() });
+                    shared.ledger().found_full();
+                    // What an earlier run of this agent has in the index must not end for want of beats.
+                    shared.known.send_replace(true);
+                    tokio::time::sleep(refused.next_pause_after(error.retry_after())).await;
+                    shared.want_scan("discovery had no room for a write");
                 }
             }
         }
@@ -93,6 +104,7 @@ async fn send(shared: &Shared, request: &Request) -> Outcome {
             Ok(response) if response.stale => return Outcome::Stale(response.epoch),
             Ok(_) => return Outcome::Done,
             Err(error @ ClientError::Refused { .. }) => return Outcome::Refused(error),
+            Err(error) if error.is_full() => return Outcome::Full(error),
             Err(error) => error,
         };
         tracing::warn!(%error, kind = ?request.kind, keys = body.keys.len(), "a write failed, trying again");

@@ -167,6 +167,17 @@ fn a_host_is_hidden_when_its_lease_has_ended_and_not_before() {
     assert_eq!(scene.pass(1), [Due::Hide(holder(2))], "the default lease");
 }
 
+/// What a sweep has found waits for those before it; a keepalive meanwhile counts.
+#[test]
+fn a_host_that_is_heard_of_before_it_is_hidden_leaves_no_longer() {
+    let mut scene = Scene::new(&[host(holder(1), NATIVE, None)]);
+    assert!(!scene.leases.is_leaving(&holder(1)));
+    assert_eq!(scene.pass(90), [Due::Hide(holder(1))]);
+    assert!(scene.leases.is_leaving(&holder(1)));
+    scene.renew(&holder(1), NATIVE);
+    assert!(!scene.leases.is_leaving(&holder(1)));
+}
+
 #[test]
 fn renewals_keep_a_host_whatever_the_length() {
     let mut scene = Scene::new(&[host(holder(1), NATIVE, None)]);

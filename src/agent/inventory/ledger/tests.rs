@@ -153,6 +153,42 @@ fn a_sync_that_waits_when_the_epoch_changes_goes_on_in_the_new_one() {
 }
 
 #[test]
+fn an_index_that_is_full_is_told_first_what_goes() {
+    let mut ledger = synced([1, 2]);
+    add(&mut ledger, 3);
+    let advertise = ledger.next_request().unwrap();
+    remove(&mut ledger, 1);
+    ledger.found_full();
+    let seq = advertise.pair.seq;
+    assert_eq!(
+        drain(&mut ledger),
+        [(Write::Withdraw, seq + 1, vec![key(1)]), (Write::Advertise, seq + 2, vec![key(3)])]
+    );
+    add(&mut ledger, 4);
+    remove(&mut ledger, 2);
+    let kinds: Vec<Write> = drain(&mut ledger).into_iter().map(|(kind, ..)| kind).collect();
+    assert_eq!(kinds, [Write::Advertise, Write::Withdraw], "there is room again");
+}
+
+#[test]
+fn a_refusal_changes_the_epoch_only_before_anything_was_acknowledged() {
+    let mut ledger = Ledger::new(900);
+    let pair = ledger.begin_scan();
+    ledger.scanned(pair, scan([1]), &all);
+    ledger.next_request().unwrap();
+    ledger.refused(900);
+    assert_eq!(ledger.begin_scan(), Pair { epoch: 900, seq: 2 }, "no pair is used twice");
+    ledger.refused(50);
+    let pair = ledger.begin_scan();
+    assert_eq!(pair, Pair { epoch: 50, seq: 1 });
+    ledger.scanned(pair, scan([1]), &all);
+    ledger.next_request().unwrap();
+    ledger.succeeded();
+    ledger.refused(40);
+    assert_eq!(ledger.begin_scan(), Pair { epoch: 50, seq: 2 });
+}
+
+#[test]
 fn the_fingerprint_is_that_of_the_acknowledged_keys() {
     let mut ledger = synced([1, 2]);
     add(&mut ledger, 3);
