@@ -96,7 +96,7 @@ impl Node {
         let others = nodes.iter().filter(|(id, _)| **id != me);
         let answers = join_all(others.map(|(id, member)| async move {
             let answer = inner.client.whoami(&member.raft_address).await;
-            answer.is_ok_and(|whoami| whoami.node_id == *id).then_some(*id)
+            answer.ok().filter(|whoami| whoami.node_id == *id).map(|whoami| (*id, whoami.boot_nonce))
         }));
         let ask = async {
             match change {
@@ -106,7 +106,7 @@ impl Node {
                 Change::Remove { .. } | Change::Transfer { .. } => None,
             }
         };
-        let (answers, newcomer): (Vec<Option<NodeId>>, Option<Seen>) = tokio::join!(answers, ask);
+        let (answers, newcomer): (Vec<Option<(NodeId, u64)>>, Option<Seen>) = tokio::join!(answers, ask);
         let named = match change {
             Change::Remove { who: Who::Id(id) } | Change::Replace { old: Who::Id(id), .. } => Some(*id),
             _ => None,
@@ -122,7 +122,7 @@ impl Node {
             voters: configs.last().cloned().unwrap_or_default(),
             joint: configs.len() > 1,
             tombstones: may_be_gone.filter(|id| inner.index.is_tombstone(*id)).collect(),
-            answering: answers.into_iter().flatten().chain([me]).collect(),
+            answering: answers.into_iter().flatten().chain([(me, inner.identity.boot_nonce)]).collect(),
             last: metrics.last_log_index.unwrap_or(0),
             matched: matched.filter(|(_, at)| *at > 0).collect(),
             nodes,

@@ -32,8 +32,9 @@ pub(super) struct View {
     pub(super) nodes: BTreeMap<NodeId, Member>,
     /// Of the members and of whom the change names.
     pub(super) tombstones: BTreeSet<NodeId>,
-    /// Members that answered with their id just now; this node too.
-    pub(super) answering: BTreeSet<NodeId>,
+    /// Members that answered with their id at their address just now, and the boot nonce of the process
+    /// that did; this node too.
+    pub(super) answering: BTreeMap<NodeId, u64>,
     /// Last log index.
     pub(super) last: u64,
     /// What the others are known to have; absent: nothing.
@@ -168,7 +169,7 @@ fn transfer(view: &View, to: Option<&Who>) -> Result<Action, Refusal> {
     if !view.voters.contains(&to) {
         return Err(Refusal::NotVoter { node_id: to });
     }
-    if !view.answering.contains(&to) {
+    if !view.answering.contains_key(&to) {
         return Err(Refusal::Silent { node_id: to, address: view.address(to) });
     }
     if !view.is_near(to) {
@@ -201,6 +202,7 @@ impl View {
         }
         if let Some(member) = self.nodes.get(&node_id) {
             if member.raft_address != address {
+                self.check_one_process(address, whoami)?;
                 let (address, known) = (address.to_owned(), member.raft_address.clone());
                 return Err(Refusal::OtherAddress { node_id, address, known });
             }
@@ -271,12 +273,25 @@ impl View {
         if let Some((&by, _)) = taken {
             return Err(Refusal::AddressTaken { address: address.to_owned(), by, is: node_id });
         }
+        self.check_one_process(address, whoami)?;
         let member = member(address, whoami);
         if self.nodes.get(&node_id) != Some(&member) {
             return Ok(Action::Readdress { node_id, member });
         }
         let message = format!("server {node_id:016x} is at {address}");
         Ok(Action::Done { node_id: Some(node_id), message })
+    }
+
+    /// Who has moved is not where it was: if another process answers there by the same id, one of them
+    /// runs on a copy of the other's folder, and both would vote.
+    fn check_one_process(&self, address: &str, whoami: &Whoami) -> Result<(), Refusal> {
+        let node_id = whoami.node_id;
+        let known = self.address(node_id);
+        let other = self.answering.get(&node_id).is_some_and(|nonce| *nonce != whoami.boot_nonce);
+        if other && known != address {
+            return Err(Refusal::Copy { node_id, address: address.to_owned(), known });
+        }
+        Ok(())
     }
 
     fn find(&self, who: &Who) -> Result<NodeId, Refusal> {
@@ -301,7 +316,8 @@ impl View {
     /// A majority of `after` must answer: otherwise nothing could be written any more, not even the
     /// change back.
     fn check_quorum(&self, what: &'static str, after: &BTreeSet<NodeId>) -> Result<(), Refusal> {
-        let silent: BTreeSet<NodeId> = after.difference(&self.answering).copied().collect();
+        let answers = |id: &&NodeId| self.answering.contains_key(*id);
+        let silent: Vec<NodeId> = after.iter().filter(|id| !answers(id)).copied().collect();
         let (voters, answering, majority) = (after.len(), after.len() - silent.len(), after.len() / 2 + 1);
         if answering >= majority {
             return Ok(());
@@ -312,7 +328,7 @@ impl View {
 
     /// The voter that answers and is the furthest, apart from this node.
     fn successor(&self) -> Option<NodeId> {
-        let others = self.voters.iter().filter(|id| **id != self.me && self.answering.contains(id));
+        let others = self.voters.iter().filter(|id| **id != self.me && self.answering.contains_key(id));
         others.filter(|id| self.is_near(**id)).max_by_key(|id| self.matched.get(id)).copied()
     }
 

@@ -33,7 +33,7 @@ fn three() -> View {
         joint: false,
         nodes: [1, 2, 3].map(|id| (id, as_member(id))).into(),
         tombstones: BTreeSet::new(),
-        answering: BTreeSet::from([1, 2, 3]),
+        answering: [1, 2, 3].map(|id| (id, id)).into(),
         last: 10,
         matched: [(2, 10), (3, 9)].into(),
     }
@@ -43,7 +43,7 @@ impl View {
     fn learner(mut self, id: NodeId, matched: u64) -> Self {
         self.nodes.insert(id, as_member(id));
         self.matched.insert(id, matched);
-        self.answering.insert(id);
+        self.answering.insert(id, id);
         self
     }
 
@@ -258,7 +258,7 @@ fn a_wiped_server_is_replaced_at_its_own_address() {
     assert_eq!(replace_of(&learning, "s3:7790", &at(3), wiped.clone()), Ok(Action::Wait { node_id: 4 }));
     refused(remove_of(&learning, "s3:7790"), &["several members", "0000000000000003, 0000000000000004"]);
     learning.matched.insert(4, 10);
-    learning.answering.insert(4);
+    learning.answering.insert(4, 4);
     assert_eq!(replace_of(&learning, "s3:7790", &at(3), wiped), Ok(Action::Swap { old: 3, new: 4 }));
 }
 
@@ -274,6 +274,20 @@ fn a_member_that_has_moved_is_known_at_its_new_address() {
     let mut view = three();
     view.nodes.insert(3, member);
     assert!(matches!(replace_of(&view, "3", "n3:1", moved), Ok(Action::Done { .. })));
+}
+
+#[test]
+fn a_copy_of_a_member_that_still_runs_does_not_take_its_place() {
+    let copy = Whoami { boot_nonce: 33, ..waiting(3) };
+    let words = ["n3:1 and s3:7790 both answer as member 0000000000000003", "empty folder"];
+    for old in ["3", "s3:7790"] {
+        refused(replace_of(&three(), old, "n3:1", copy.clone()), &words);
+    }
+    refused(plan(&three(), &Change::Add { address: "n3:1".to_owned() }, Some(&Ok(copy.clone()))), &words);
+    let stopped = three().silent(3);
+    assert!(matches!(replace_of(&stopped, "3", "n3:1", copy.clone()), Ok(Action::Readdress { .. })));
+    let known = Change::Add { address: at(3) };
+    assert!(matches!(plan(&three(), &known, Some(&Ok(copy))), Ok(Action::Done { .. })), "it was restarted");
 }
 
 #[test]

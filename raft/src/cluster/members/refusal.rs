@@ -86,6 +86,19 @@ pub enum Refusal {
         /// As the membership says.
         known: String,
     },
+    /// Two processes have one id.
+    #[error(
+        "{address} and {known} both answer as member {node_id:016x}: one runs on a copy of the other's data \
+         folder. Stop the one at {address} and start it with an empty folder and --join"
+    )]
+    Copy {
+        /// The member.
+        node_id: NodeId,
+        /// Asked.
+        address: String,
+        /// As the membership says; it answers there too.
+        known: String,
+    },
     /// Nobody is called so.
     #[error("{who} is not a member")]
     NoMember {
