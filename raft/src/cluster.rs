@@ -18,6 +18,7 @@ mod status;
 mod stop;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -169,6 +170,8 @@ struct Inner {
     /// One change of the membership at a time.
     changing: Semaphore,
     seeding: Seeding,
+    /// Spares each lookup the metrics.
+    was_member: AtomicBool,
     reasons: Reasons,
     budget: Budget,
     /// Bootstrap, flusher, compaction, proposals in flight, connections to other servers.
@@ -249,6 +252,7 @@ impl Node {
             join,
             changing: Semaphore::new(1),
             seeding: Seeding::default(),
+            was_member: AtomicBool::new(false),
             reasons: Reasons::default(),
             budget: Budget::new(PROPOSED_BYTES_MAX, PROPOSALS_MAX),
             tasks,
@@ -306,9 +310,21 @@ impl Node {
         self.inner.raft.is_leader()
     }
 
-    /// Whether this node knows of a cluster that has members: false while it is pristine.
+    /// Whether this node is in the membership that it knows: false while it is pristine or waits to be
+    /// admitted, also with the snapshot that it was brought before. Who once was stays so: a removed
+    /// node ends.
     pub fn is_member(&self) -> bool {
-        self.inner.raft.metrics().borrow_watched().membership_config.membership().nodes().next().is_some()
+        let inner = &self.inner;
+        if inner.was_member.load(Ordering::Relaxed) {
+            return true;
+        }
+        let metrics = inner.raft.metrics();
+        let me = inner.identity.node_id;
+        let member = metrics.borrow_watched().membership_config.membership().get_node(&me).is_some();
+        if member {
+            inner.was_member.store(true, Ordering::Relaxed);
+        }
+        member
     }
 
     /// The leader, if one is known and was heard lately (of this node: by a quorum).

@@ -147,6 +147,27 @@ fn an_empty_server_gets_a_snapshot_and_not_a_long_log() {
 }
 
 #[test]
+fn a_server_that_has_its_snapshot_is_no_member_until_it_is_admitted() {
+    let mut servers = servers(1);
+    write(&servers, 0);
+    let node = servers[0].node().clone();
+    let all = (0..SEED_ENTRIES_MIN as usize + 100).map(|number| node.propose(advertise(number..number + 1)));
+    servers[0].run(futures_util::future::join_all(all));
+    let new = joining(&servers[0]);
+    let change = add(&new);
+    assert_eq!(servers[0].step(&change).unwrap().phase, Phase::Snapshot);
+    within(SOON, "its snapshot", || (new.node().index().applied_index() > 0).then_some(()));
+    assert!(!new.node().is_member(), "nobody admits it while nobody asks");
+    servers.push(new);
+    done(&refs(&servers), change);
+    within(SOON, "its admission", || servers[1].node().is_member().then_some(()));
+    servers[0].kill();
+    servers[1].kill();
+    servers[1].start(None);
+    within(SOON, "a member without a quorum", || servers[1].node().is_member().then_some(()));
+}
+
+#[test]
 fn behind_a_purged_log_an_empty_server_catches_up_by_snapshot() {
     let mut servers = servers(1);
     for number in 0..40 {
