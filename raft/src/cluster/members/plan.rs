@@ -3,6 +3,7 @@
 //! was when somebody asks for it again.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use super::{Change, Refusal, Who};
 use crate::cluster::bootstrap::Seen;
@@ -233,6 +234,7 @@ impl View {
         if let Some(cluster) = whoami.cluster_id.clone().filter(|cluster| *cluster != own) {
             return Err(Refusal::OtherCluster { address, cluster, own });
         }
+        self.check_reach(&address, whoami)?;
         let ours = |entry: &String| self.nodes.values().any(|member| member.raft_address == *entry);
         let pristine = whoami.cluster_id.is_none();
         let founds = !whoami.list.is_empty() && whoami.list_hash != self.list_hash;
@@ -246,6 +248,18 @@ impl View {
             return Err(Refusal::Formats { address, theirs_lowest, theirs_highest, lowest, highest });
         }
         Ok(())
+    }
+
+    /// Loopback is another host to each member, unless all are on one.
+    fn check_reach(&self, address: &str, whoami: &Whoami) -> Result<(), Refusal> {
+        let others = self.nodes.iter().filter(|(id, _)| **id != whoami.node_id);
+        let elsewhere = others.map(|(_, member)| &member.raft_address).find(|other| !is_loopback(other));
+        let Some(other) = elsewhere.filter(|_| is_loopback(address) || is_loopback(&whoami.api_address))
+        else {
+            return Ok(());
+        };
+        let (address, api_address) = (address.to_owned(), whoami.api_address.clone());
+        Err(Refusal::Loopback { address, api_address, other: other.clone() })
     }
 
     /// The member to be replaced; `None` if it is gone already.
@@ -274,6 +288,7 @@ impl View {
             return Err(Refusal::AddressTaken { address: address.to_owned(), by, is: node_id });
         }
         self.check_one_process(address, whoami)?;
+        self.check_reach(address, whoami)?;
         let member = member(address, whoami);
         if self.nodes.get(&node_id) != Some(&member) {
             return Ok(Action::Readdress { node_id, member });
@@ -343,6 +358,13 @@ impl View {
     pub(super) fn address(&self, node_id: NodeId) -> String {
         self.nodes.get(&node_id).map(|member| member.raft_address.clone()).unwrap_or_default()
     }
+}
+
+fn is_loopback(address: &str) -> bool {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
+    let named = bare.trim_end_matches('.').eq_ignore_ascii_case("localhost");
+    named || bare.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
 }
 
 fn member(address: &str, whoami: &Whoami) -> Member {

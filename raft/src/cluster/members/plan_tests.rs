@@ -151,6 +151,26 @@ fn who_may_not_become_a_member_is_refused_with_the_reason() {
 }
 
 #[test]
+fn a_server_on_loopback_joins_no_cluster_of_several_hosts() {
+    let add = |view: &View, address: &str, api: &str| {
+        let whoami = Whoami { api_address: api.to_owned(), ..waiting(4) };
+        plan(view, &Change::Add { address: address.to_owned() }, Some(&Ok(whoami)))
+    };
+    let words = ["is on loopback, but the member at s1:7790 is not"];
+    for address in ["127.0.0.1:7790", "[::1]:7790", "[::ffff:127.0.0.1]:7790", "LocalHost:7790"] {
+        refused(add(&three(), address, "s4:7789"), &words);
+        refused(add(&three(), "s4:7790", address), &words);
+    }
+    refused(replace_of(&three().silent(3), "3", "127.0.0.1:7790", waiting(3)), &words);
+    assert!(matches!(add(&three(), "s4:7790", "s4:7789"), Ok(Action::AddLearner { .. })));
+    let mut one_host = three();
+    for (id, member) in &mut one_host.nodes {
+        member.raft_address = format!("127.0.0.1:{id}");
+    }
+    assert!(matches!(add(&one_host, "127.0.0.1:4", "127.0.0.1:5"), Ok(Action::AddLearner { .. })));
+}
+
+#[test]
 fn an_address_belongs_to_one_member_and_a_member_has_one_address() {
     let mut view = three();
     view.nodes.get_mut(&2).unwrap().raft_address = at(4);

@@ -61,6 +61,19 @@ pub enum Refusal {
         /// Its id.
         node_id: NodeId,
     },
+    /// Others could not reach it.
+    #[error(
+        "the server at {address}, with its API at {api_address}, is on loopback, but the member at {other} is not: \
+         start it with addresses that the other hosts reach"
+    )]
+    Loopback {
+        /// Asked.
+        address: String,
+        /// As it says.
+        api_address: String,
+        /// A member on another host.
+        other: String,
+    },
     /// Another member has that address.
     #[error(
         "{address} is the address of member {by:016x}, but server {is:016x} answers there: if that one takes \
