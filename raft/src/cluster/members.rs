@@ -215,7 +215,8 @@ impl Node {
 
 impl Inner {
     /// On a leader that finds the cluster between two memberships: goes on to the second. Whoever
-    /// began it has died, or has lost his lead.
+    /// began it has died, or has lost his lead. Without a quorum that never ends: the one who calls has
+    /// more to do, and comes again.
     pub(super) async fn finish_joint(&self) {
         let metrics = self.raft.metrics().borrow_watched().clone();
         if !metrics.state.is_leader() || metrics.membership_config.membership().get_joint_config().len() < 2 {
@@ -224,8 +225,10 @@ impl Inner {
         let Ok(_only) = self.changing.try_acquire() else { return };
         tracing::info!("ends a change of the membership that another leader began");
         let nothing: ChangeMembers<NodeId, Member> = ChangeMembers::AddVoterIds(BTreeSet::new());
-        if let Err(error) = self.raft.change_membership(nothing, false).await {
-            tracing::warn!(%error, "could not end the change of the membership");
+        match timeout(STEP_TIMEOUT, self.raft.change_membership(nothing, false)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "could not end the change of the membership"),
+            Err(_) => tracing::warn!("the end of the change of the membership waits for a quorum"),
         }
     }
 }

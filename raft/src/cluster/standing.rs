@@ -32,7 +32,7 @@ pub(super) async fn run(inner: &Inner) -> Result<(), NodeFailure> {
         if inner.is_removed() {
             break;
         }
-        inner.finish_joint().await;
+        inner.stop.run_until_cancelled(inner.finish_joint()).await;
         if inner.identity.cluster_id().is_some() && !inner.hears_a_leader() {
             inner.stop.run_until_cancelled(inner.ask_standing()).await;
         }

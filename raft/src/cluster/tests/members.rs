@@ -437,18 +437,41 @@ fn who_was_invited_founds_nothing_whatever_it_is_started_with() {
 }
 
 /// Whoever began the change has died between its two halves.
+/// On the way to a membership without this leader, and its voters.
+fn without_leader(node: &Node) -> (openraft::Membership<NodeId, Member>, BTreeSet<NodeId>) {
+    let metrics = node.inner.raft.metrics().borrow_watched().clone();
+    let membership = metrics.membership_config.membership();
+    let all: BTreeSet<NodeId> = membership.voter_ids().collect();
+    let fewer: BTreeSet<NodeId> = all.iter().copied().filter(|id| *id != metrics.id).collect();
+    let nodes: BTreeMap<NodeId, Member> = membership.nodes().map(|(id, m)| (*id, m.clone())).collect();
+    (openraft::Membership::new(vec![all, fewer.clone()], nodes).unwrap(), fewer)
+}
+
+#[test]
+fn a_leader_that_cannot_end_a_change_goes_on_looking() {
+    let mut servers = servers(3);
+    write(&servers, 0);
+    let leading = leader(&servers);
+    let node = servers[leading].node().clone();
+    let (joint, _) = without_leader(&node);
+    let held = servers[leading].run(node.inner.changing.acquire()).unwrap();
+    let appended = node.inner.raft.append_membership(joint, openraft::EntryPayload::Blank, []);
+    servers[leading].run(appended).unwrap();
+    servers[(leading + 1) % 3].kill();
+    servers[(leading + 2) % 3].kill();
+    drop(held);
+    let free = |permits| (node.inner.changing.available_permits() == permits).then_some(());
+    within(SOON, "an attempt to end it", || free(0));
+    within(SOON, "the end of the attempt", || free(1));
+}
+
 #[test]
 fn the_next_leader_ends_a_change_that_was_cut_in_the_middle() {
     let mut servers = servers(3);
     write(&servers, 0);
     let leading = leader(&servers);
     let node = servers[leading].node().clone();
-    let metrics = node.inner.raft.metrics().borrow_watched().clone();
-    let membership = metrics.membership_config.membership();
-    let all: BTreeSet<NodeId> = membership.voter_ids().collect();
-    let fewer: BTreeSet<NodeId> = all.iter().copied().filter(|id| *id != metrics.id).collect();
-    let nodes: BTreeMap<NodeId, Member> = membership.nodes().map(|(id, m)| (*id, m.clone())).collect();
-    let joint = openraft::Membership::new(vec![all, fewer.clone()], nodes).unwrap();
+    let (joint, fewer) = without_leader(&node);
     // So that it is not ended here.
     let held = servers[leading].run(node.inner.changing.acquire()).unwrap();
     let appended = node.inner.raft.append_membership(joint, openraft::EntryPayload::Blank, []);
