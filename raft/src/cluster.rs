@@ -46,7 +46,7 @@ pub use members::{
 pub use proposals::{PROPOSALS_MAX, PROPOSE_TIMEOUT, PROPOSED_BYTES_MAX, ProposeError, Proposed};
 pub use status::{ClusterStatus, MemberInfo, Role};
 
-use members::Seeding;
+use members::{Recent, Seeding};
 use proposals::Budget;
 use status::Reasons;
 
@@ -170,6 +170,7 @@ struct Inner {
     /// One change of the membership at a time.
     changing: Semaphore,
     seeding: Seeding,
+    recent: Recent,
     /// Spares each lookup the metrics.
     was_member: AtomicBool,
     reasons: Reasons,
@@ -252,6 +253,7 @@ impl Node {
             join,
             changing: Semaphore::new(1),
             seeding: Seeding::default(),
+            recent: Recent::default(),
             was_member: AtomicBool::new(false),
             reasons: Reasons::default(),
             budget: Budget::new(PROPOSED_BYTES_MAX, PROPOSALS_MAX),

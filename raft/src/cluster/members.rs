@@ -11,9 +11,11 @@
 //!
 //! - `request`, `refusal`: what is asked for, and why not.
 //! - `plan`: what comes next; pure.
+//! - `recent`: where the log ended a moment ago.
 //! - `seed`: the snapshot for an empty server.
 
 mod plan;
+mod recent;
 mod refusal;
 mod request;
 mod seed;
@@ -25,7 +27,7 @@ use futures_util::future::join_all;
 use openraft::ChangeMembers;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::command::Command;
 use crate::types::{LogId, Member, NodeId, TypeConfig};
@@ -35,6 +37,7 @@ use super::{Inner, Node, ProposeError};
 use plan::{Action, View, plan};
 
 pub use plan::{LAG_MAX, MEMBERS_MAX, SEED_ENTRIES_MIN};
+pub(super) use recent::Recent;
 pub use refusal::{MembersError, Refusal};
 pub use request::{BadWho, Change, Phase, Progress, Who, is_address};
 pub(super) use seed::Seeding;
@@ -124,6 +127,7 @@ impl Node {
             tombstones: may_be_gone.filter(|id| inner.index.is_tombstone(*id)).collect(),
             answering: answers.into_iter().flatten().chain([(me, inner.identity.boot_nonce)]).collect(),
             last: metrics.last_log_index.unwrap_or(0),
+            last_before: inner.recent.before(Instant::now()),
             matched: matched.filter(|(_, at)| *at > 0).collect(),
             nodes,
         };

@@ -12,7 +12,8 @@ use crate::types::{ClusterId, Member, NodeId};
 
 /// Members, learners included.
 pub const MEMBERS_MAX: usize = 9;
-/// A learner that lacks at most so many log entries may vote.
+/// A learner that lacks at most so many log entries may vote; so may one that lacks more, but has what
+/// the leader had two seconds ago.
 pub const LAG_MAX: u64 = 1024;
 /// An empty server is brought a snapshot before it becomes a member, unless there are fewer log
 /// entries than this. A log that is whole says at least as many bytes as the state that came of it,
@@ -38,6 +39,8 @@ pub(super) struct View {
     pub(super) answering: BTreeMap<NodeId, u64>,
     /// Last log index.
     pub(super) last: u64,
+    /// The same a moment ago, if this node ran then.
+    pub(super) last_before: Option<u64>,
     /// What the others are known to have; absent: nothing.
     pub(super) matched: BTreeMap<NodeId, u64>,
 }
@@ -352,7 +355,9 @@ impl View {
     }
 
     fn is_near(&self, node_id: NodeId) -> bool {
-        node_id == self.me || (self.matched.contains_key(&node_id) && self.lag(node_id) <= LAG_MAX)
+        let keeps_pace = |matched: &u64| self.last_before.is_some_and(|before| *matched >= before);
+        let near = |matched| self.lag(node_id) <= LAG_MAX || keeps_pace(matched);
+        node_id == self.me || self.matched.get(&node_id).is_some_and(near)
     }
 
     pub(super) fn address(&self, node_id: NodeId) -> String {

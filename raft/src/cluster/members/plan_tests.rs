@@ -35,6 +35,7 @@ fn three() -> View {
         tombstones: BTreeSet::new(),
         answering: [1, 2, 3].map(|id| (id, id)).into(),
         last: 10,
+        last_before: None,
         matched: [(2, 10), (3, 9)].into(),
     }
 }
@@ -101,6 +102,18 @@ fn a_new_server_learns_then_waits_then_votes() {
     let mut voter = near;
     voter.voters.insert(4);
     assert!(matches!(add_of(&voter, waiting(4)), Ok(Action::Done { node_id: Some(4), .. })));
+}
+
+#[test]
+fn who_keeps_pace_with_a_fast_log_may_vote() {
+    let node_id = 4;
+    let fast = View { last: 30_000, last_before: Some(10_000), ..three() };
+    let pace = fast.clone().learner(4, 10_000);
+    assert_eq!(add_of(&pace, waiting(4)), Ok(Action::Promote { node_id }));
+    let behind = fast.learner(4, 9_999);
+    assert_eq!(add_of(&behind, waiting(4)), Ok(Action::Wait { node_id }));
+    let unknown = View { last_before: None, ..pace };
+    assert_eq!(add_of(&unknown, waiting(4)), Ok(Action::Wait { node_id }));
 }
 
 #[test]
