@@ -18,6 +18,7 @@ mod status;
 mod stop;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -45,7 +46,7 @@ pub use members::{
 pub use proposals::{PROPOSALS_MAX, PROPOSE_TIMEOUT, PROPOSED_BYTES_MAX, ProposeError, Proposed};
 pub use status::{ClusterStatus, MemberInfo, Role};
 
-use members::Seeding;
+use members::{Recent, Seeding};
 use proposals::Budget;
 use status::Reasons;
 
@@ -172,6 +173,9 @@ struct Inner {
     /// One change of the membership at a time.
     changing: Semaphore,
     seeding: Seeding,
+    recent: Recent,
+    /// Spares each lookup the metrics.
+    was_member: AtomicBool,
     reasons: Reasons,
     budget: Budget,
     /// Bootstrap, flusher, compaction, proposals in flight, connections to other servers.
@@ -253,6 +257,8 @@ impl Node {
             join,
             changing: Semaphore::new(1),
             seeding: Seeding::default(),
+            recent: Recent::default(),
+            was_member: AtomicBool::new(false),
             reasons: Reasons::default(),
             budget: Budget::new(PROPOSED_BYTES_MAX, PROPOSALS_MAX),
             tasks,
@@ -310,9 +316,21 @@ impl Node {
         self.inner.raft.is_leader()
     }
 
-    /// Whether this node knows of a cluster that has members: false while it is pristine.
+    /// Whether this node is in the membership that it knows: false while it is pristine or waits to be
+    /// admitted, also with the snapshot that it was brought before. Who once was stays so: a removed
+    /// node ends.
     pub fn is_member(&self) -> bool {
-        self.inner.raft.metrics().borrow_watched().membership_config.membership().nodes().next().is_some()
+        let inner = &self.inner;
+        if inner.was_member.load(Ordering::Relaxed) {
+            return true;
+        }
+        let metrics = inner.raft.metrics();
+        let me = inner.identity.node_id;
+        let member = metrics.borrow_watched().membership_config.membership().get_node(&me).is_some();
+        if member {
+            inner.was_member.store(true, Ordering::Relaxed);
+        }
+        member
     }
 
     /// The leader, if one is known and was heard lately (of this node: by a quorum).

@@ -48,8 +48,9 @@ use writer::Turn;
 
 /// File of the state in a data folder.
 pub const STATE_FILE: &str = "state.redb";
-/// redb's page cache of that file, bytes; its own default is 1 GiB.
-pub const STATE_CACHE_BYTES: usize = 32 * 1024 * 1024;
+/// redb's page cache of that file, bytes; its own default is 1 GiB. What is read often is in memory
+/// anyway, and the kernel caches the file once more.
+pub const STATE_CACHE_BYTES: usize = 8 * 1024 * 1024;
 /// Longest time between an applied entry and the durable commit that has it.
 pub const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
 

@@ -30,8 +30,8 @@ use writer::Job;
 
 /// Name of the log's file on the disk.
 pub const LOG_FILE: &str = "log.redb";
-/// redb's cache for the log, bytes. Its default is 1 GiB.
-pub const LOG_CACHE_BYTES: usize = 32 * 1024 * 1024;
+/// redb's cache for the log, bytes. Its default is 1 GiB. What is not on disk yet is kept beside it.
+pub const LOG_CACHE_BYTES: usize = 8 * 1024 * 1024;
 /// Encoded entries that one read hands to replication or to apply, bytes; one entry always goes.
 pub const LOG_READ_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Jobs that wait for the writer. openraft awaits most of them, so a handful is the rule.

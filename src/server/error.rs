@@ -109,6 +109,18 @@ pub enum ApiError {
     /// An operator's call from another host.
     #[error("the members are changed from this host only, as long as the server runs without --insecure")]
     NotOperator,
+    /// An operator's call that somebody between here and the operator has passed on.
+    #[error(
+        "the members are changed from this host only, and not through a proxy or a web page: header {name} is \
+         there, and the server runs without --insecure"
+    )]
+    PassedOn {
+        /// What tells.
+        name: &'static str,
+    },
+    /// An operator's call in a form that any web page could send.
+    #[error("header Content-Type must be application/json")]
+    NotJson,
     /// A change of the membership that must not be made. Nothing was changed.
     #[error("{reason}")]
     Refused {
@@ -145,7 +157,8 @@ impl ApiError {
             }
             ApiError::KeyNotFound { .. } | ApiError::UnknownRoute => StatusCode::NOT_FOUND,
             ApiError::BodyTooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
-            ApiError::NotOperator => StatusCode::FORBIDDEN,
+            ApiError::NotOperator | ApiError::PassedOn { .. } => StatusCode::FORBIDDEN,
+            ApiError::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             ApiError::Stale { .. } | ApiError::Refused { .. } => StatusCode::CONFLICT,
             ApiError::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             ApiError::Index(_) | ApiError::Internal { .. } => StatusCode::INTERNAL_SERVER_ERROR,

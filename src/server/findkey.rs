@@ -44,6 +44,7 @@ enum Who {
 /// Answers one findkey.
 pub async fn handle(app: &App, query: &Query<'_>) -> Result<Response, QueryError> {
     let question = question(query)?;
+    check_admitted(app.node.is_member())?;
     wait_applied(app, question.min_index).await?;
     let found = question.key.parse::<Key>().ok().and_then(|key| {
         app.index.find(question.group, &key, |postings| {
@@ -57,20 +58,21 @@ pub async fn handle(app: &App, query: &Query<'_>) -> Result<Response, QueryError
     let found = found.unwrap_or_default();
     result_count().record(found.len() as f64);
     if found.is_empty() {
-        return Err(miss(app, question.key.to_owned()).into());
+        return Err(ApiError::KeyNotFound { key: question.key.to_owned() }.into());
     }
     let mut answer = Response::new(Body::from(written(&question, &found)));
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(answer)
 }
 
-/// A server without any data knows of nobody: its 404 would send the asker to the registry, a 503 sends
-/// it to the next server. One that has lost its disk is still in the lists of all agents.
-fn miss(app: &App, key: String) -> ApiError {
-    if app.index.applied_index() == 0 && !app.node.is_member() {
-        return ApiError::NotServing { reason: "this server has no data yet".to_owned() };
+/// A server that waits to be admitted has nothing, or a snapshot that ages: its 404 would send the asker
+/// to the registry, and its holders may be gone. A 503 sends him to the next server. One that has lost
+/// its disk is still in the lists of all agents. A member answers, with or without a quorum.
+fn check_admitted(member: bool) -> Result<(), ApiError> {
+    if member {
+        return Ok(());
     }
-    ApiError::KeyNotFound { key }
+    Err(ApiError::NotServing { reason: "this server is not a member of its cluster yet".to_owned() })
 }
 
 /// Looked up once, not at each lookup.
@@ -222,6 +224,12 @@ mod tests {
             assert_eq!(read, FindResponse { key: key.into(), group: "g".into(), holders, total: 0 });
             assert_eq!(body, serde_json::to_vec(&read).unwrap());
         }
+    }
+
+    #[test]
+    fn who_is_not_admitted_sends_the_asker_on() {
+        assert!(matches!(check_admitted(false), Err(ApiError::NotServing { .. })));
+        assert!(check_admitted(true).is_ok());
     }
 
     #[test]

@@ -5,13 +5,17 @@
 //! snapshot to arrive somewhere.
 //!
 //! Without TLS nobody can prove to be an operator. So these calls are taken from this host only, or
-//! from everywhere where `--insecure` says that whoever reaches the ports is trusted.
+//! from everywhere where `--insecure` says that whoever reaches the ports is trusted. A proxy on this
+//! host or a web page in a browser here calls from this host too, for others: what they add to a
+//! request gives them away, and JSON is what a page may not send elsewhere without being asked for leave.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::Request;
+use axum::http::HeaderMap;
+use axum::http::header::{CONTENT_TYPE, FORWARDED, HeaderName, ORIGIN, VIA};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use piccolo_raft::cluster::{Change, MembersError, Phase, Progress, Role, Who, is_address};
@@ -66,7 +70,7 @@ fn answer(app: &App) -> MembersResponse {
 pub async fn change(app: &Arc<App>, action: MembersAction, incoming: Request) -> Result<Response, ApiError> {
     let connection = incoming.extensions().get::<Connection>().map(|connection| connection.peer.ip());
     let from = connection.ok_or(ApiError::Internal { reason: "a request without a connection" })?;
-    check_operator(app.remote_operators, from)?;
+    check_operator(app.remote_operators, from, incoming.headers())?;
     let forwarded = ForLeader::is_forwarded(incoming.headers());
     let (body, _share) = intake::read(app, incoming).await?;
     let change = read(action, &body)?;
@@ -76,8 +80,29 @@ pub async fn change(app: &Arc<App>, action: MembersAction, incoming: Request) ->
     to_leader(app, request, || decide(app, change.clone())).await
 }
 
-fn check_operator(remote_too: bool, from: IpAddr) -> Result<(), ApiError> {
-    if remote_too || from.to_canonical().is_loopback() { Ok(()) } else { Err(ApiError::NotOperator) }
+/// Browsers add the first one, proxies the others.
+const SIGNS_OF_OTHERS: [(HeaderName, &str); 4] = [
+    (ORIGIN, "Origin"),
+    (FORWARDED, "Forwarded"),
+    (HeaderName::from_static("x-forwarded-for"), "X-Forwarded-For"),
+    (VIA, "Via"),
+];
+
+fn check_operator(remote_too: bool, from: IpAddr, headers: &HeaderMap) -> Result<(), ApiError> {
+    if !remote_too {
+        if !from.to_canonical().is_loopback() {
+            return Err(ApiError::NotOperator);
+        }
+        if let Some((_, name)) = SIGNS_OF_OTHERS.iter().find(|(header, _)| headers.contains_key(header)) {
+            return Err(ApiError::PassedOn { name });
+        }
+    }
+    if is_json(headers) { Ok(()) } else { Err(ApiError::NotJson) }
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let given = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    given.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
 }
 
 fn read(action: MembersAction, body: &[u8]) -> Result<Change, FormatError> {
@@ -136,16 +161,59 @@ fn phase_name(phase: Phase) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use axum::http::HeaderValue;
+
     use super::*;
 
     #[test]
     fn operators_are_on_this_host_unless_everybody_is_trusted() {
+        let json = headers(&[("content-type", "application/json")]);
         for near in ["127.0.0.1", "::1", "::ffff:127.0.0.1"] {
-            assert!(check_operator(false, near.parse().unwrap()).is_ok(), "{near}");
+            assert!(check_operator(false, near.parse().unwrap(), &json).is_ok(), "{near}");
         }
         let far: IpAddr = "10.0.0.9".parse().unwrap();
-        assert!(matches!(check_operator(false, far), Err(ApiError::NotOperator)));
-        assert!(check_operator(true, far).is_ok());
+        assert!(matches!(check_operator(false, far, &json), Err(ApiError::NotOperator)));
+        assert!(check_operator(true, far, &json).is_ok());
+    }
+
+    #[test]
+    fn a_proxy_or_a_page_on_this_host_is_no_operator() {
+        let here = IpAddr::from([127, 0, 0, 1]);
+        for (sign, value) in [
+            ("origin", "http://evil.example"),
+            ("origin", "null"),
+            ("forwarded", "for=10.0.0.9"),
+            ("x-forwarded-for", "10.0.0.9"),
+            ("via", "1.1 proxy"),
+        ] {
+            let signed = headers(&[("content-type", "application/json"), (sign, value)]);
+            let refused = check_operator(false, here, &signed).unwrap_err();
+            let ApiError::PassedOn { name } = refused else { panic!("{sign}: {refused}") };
+            assert!(name.eq_ignore_ascii_case(sign), "{sign}: {name}");
+            assert!(check_operator(true, here, &signed).is_ok(), "whoever reaches the ports is trusted");
+        }
+    }
+
+    #[test]
+    fn a_change_is_sent_as_json() {
+        let here = IpAddr::from([127, 0, 0, 1]);
+        for kind in ["application/json", "Application/JSON; charset=utf-8"] {
+            assert!(check_operator(false, here, &headers(&[("content-type", kind)])).is_ok(), "{kind}");
+        }
+        for kind in ["text/plain", "application/x-www-form-urlencoded", "application/jsonp", ""] {
+            for insecure in [false, true] {
+                let refused = check_operator(insecure, here, &headers(&[("content-type", kind)]));
+                assert!(matches!(refused, Err(ApiError::NotJson)), "{kind}");
+            }
+        }
+        assert!(matches!(check_operator(false, here, &headers(&[])), Err(ApiError::NotJson)));
+    }
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        let header = |(name, value): &(&'static str, &'static str)| {
+            (HeaderName::from_static(name), HeaderValue::from_static(value))
+        };
+        pairs.iter().map(header).collect()
     }
 
     #[test]

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 /// Entries younger than this are kept ...
 const KEEP_TIME: Duration = Duration::from_secs(600);
 /// ... unless there are more bytes than this behind them.
-const KEEP_BYTES: u64 = 1024 * 1024 * 1024;
+pub(super) const KEEP_BYTES: u64 = 1024 * 1024 * 1024;
 /// Fewer entries than this are not worth a purge.
 const PURGE_ENTRIES_MIN: u64 = 1024;
 /// Time between two looks.

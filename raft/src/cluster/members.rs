@@ -11,9 +11,11 @@
 //!
 //! - `request`, `refusal`: what is asked for, and why not.
 //! - `plan`: what comes next; pure.
+//! - `recent`: where the log ended a moment ago.
 //! - `seed`: the snapshot for an empty server.
 
 mod plan;
+mod recent;
 mod refusal;
 mod request;
 mod seed;
@@ -25,7 +27,7 @@ use futures_util::future::join_all;
 use openraft::ChangeMembers;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::command::Command;
 use crate::types::{LogId, Member, NodeId, TypeConfig};
@@ -35,6 +37,7 @@ use super::{Inner, Node, ProposeError};
 use plan::{Action, View, plan};
 
 pub use plan::{LAG_MAX, MEMBERS_MAX, SEED_ENTRIES_MIN};
+pub(super) use recent::Recent;
 pub use refusal::{MembersError, Refusal};
 pub use request::{BadWho, Change, Phase, Progress, Who, is_address};
 pub(super) use seed::Seeding;
@@ -97,7 +100,7 @@ impl Node {
         let others = nodes.iter().filter(|(id, _)| **id != me);
         let answers = join_all(others.map(|(id, member)| async move {
             let answer = inner.client.whoami(&member.raft_address).await;
-            answer.is_ok_and(|whoami| whoami.node_id == *id).then_some(*id)
+            answer.ok().filter(|whoami| whoami.node_id == *id).map(|whoami| (*id, whoami.boot_nonce))
         }));
         let ask = async {
             match change {
@@ -107,7 +110,7 @@ impl Node {
                 Change::Remove { .. } | Change::Transfer { .. } => None,
             }
         };
-        let (answers, newcomer): (Vec<Option<NodeId>>, Option<Seen>) = tokio::join!(answers, ask);
+        let (answers, newcomer): (Vec<Option<(NodeId, u64)>>, Option<Seen>) = tokio::join!(answers, ask);
         let named = match change {
             Change::Remove { who: Who::Id(id) } | Change::Replace { old: Who::Id(id), .. } => Some(*id),
             _ => None,
@@ -123,8 +126,9 @@ impl Node {
             voters: configs.last().cloned().unwrap_or_default(),
             joint: configs.len() > 1,
             tombstones: may_be_gone.filter(|id| inner.index.is_tombstone(*id)).collect(),
-            answering: answers.into_iter().flatten().chain([me]).collect(),
+            answering: answers.into_iter().flatten().chain([(me, inner.identity.boot_nonce)]).collect(),
             last: metrics.last_log_index.unwrap_or(0),
+            last_before: inner.recent.before(Instant::now()),
             matched: matched.filter(|(_, at)| *at > 0).collect(),
             nodes,
         };
@@ -216,7 +220,8 @@ impl Node {
 
 impl Inner {
     /// On a leader that finds the cluster between two memberships: goes on to the second. Whoever
-    /// began it has died, or has lost his lead.
+    /// began it has died, or has lost his lead. Without a quorum that never ends: the one who calls has
+    /// more to do, and comes again.
     pub(super) async fn finish_joint(&self) {
         let metrics = self.raft.metrics().borrow_watched().clone();
         if !metrics.state.is_leader() || metrics.membership_config.membership().get_joint_config().len() < 2 {
@@ -225,8 +230,10 @@ impl Inner {
         let Ok(_only) = self.changing.try_acquire() else { return };
         tracing::info!("ends a change of the membership that another leader began");
         let nothing: ChangeMembers<NodeId, Member> = ChangeMembers::AddVoterIds(BTreeSet::new());
-        if let Err(error) = self.raft.change_membership(nothing, false).await {
-            tracing::warn!(%error, "could not end the change of the membership");
+        match timeout(STEP_TIMEOUT, self.raft.change_membership(nothing, false)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "could not end the change of the membership"),
+            Err(_) => tracing::warn!("the end of the change of the membership waits for a quorum"),
         }
     }
 }

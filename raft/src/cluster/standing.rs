@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use openraft::async_runtime::WatchReceiver;
+use tokio::time::Instant;
 
 use crate::types::NodeId;
 
@@ -32,7 +33,9 @@ pub(super) async fn run(inner: &Inner) -> Result<(), NodeFailure> {
         if inner.is_removed() {
             break;
         }
-        inner.finish_joint().await;
+        let last = inner.raft.metrics().borrow_watched().last_log_index;
+        inner.recent.note(Instant::now(), last.unwrap_or(0));
+        inner.stop.run_until_cancelled(inner.finish_joint()).await;
         if inner.identity.cluster_id().is_some() && !inner.hears_a_leader() {
             inner.stop.run_until_cancelled(inner.ask_standing()).await;
         }

@@ -3,6 +3,7 @@
 //! was when somebody asks for it again.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use super::{Change, Refusal, Who};
 use crate::cluster::bootstrap::Seen;
@@ -11,7 +12,8 @@ use crate::types::{ClusterId, Member, NodeId};
 
 /// Members, learners included.
 pub const MEMBERS_MAX: usize = 9;
-/// A learner that lacks at most so many log entries may vote.
+/// A learner that lacks at most so many log entries may vote; so may one that lacks more, but has what
+/// the leader had two seconds ago.
 pub const LAG_MAX: u64 = 1024;
 /// An empty server is brought a snapshot before it becomes a member, unless there are fewer log
 /// entries than this. A log that is whole says at least as many bytes as the state that came of it,
@@ -32,10 +34,13 @@ pub(super) struct View {
     pub(super) nodes: BTreeMap<NodeId, Member>,
     /// Of the members and of whom the change names.
     pub(super) tombstones: BTreeSet<NodeId>,
-    /// Members that answered with their id just now; this node too.
-    pub(super) answering: BTreeSet<NodeId>,
+    /// Members that answered with their id at their address just now, and the boot nonce of the process
+    /// that did; this node too.
+    pub(super) answering: BTreeMap<NodeId, u64>,
     /// Last log index.
     pub(super) last: u64,
+    /// The same a moment ago, if this node ran then.
+    pub(super) last_before: Option<u64>,
     /// What the others are known to have; absent: nothing.
     pub(super) matched: BTreeMap<NodeId, u64>,
 }
@@ -168,7 +173,7 @@ fn transfer(view: &View, to: Option<&Who>) -> Result<Action, Refusal> {
     if !view.voters.contains(&to) {
         return Err(Refusal::NotVoter { node_id: to });
     }
-    if !view.answering.contains(&to) {
+    if !view.answering.contains_key(&to) {
         return Err(Refusal::Silent { node_id: to, address: view.address(to) });
     }
     if !view.is_near(to) {
@@ -201,6 +206,7 @@ impl View {
         }
         if let Some(member) = self.nodes.get(&node_id) {
             if member.raft_address != address {
+                self.check_one_process(address, whoami)?;
                 let (address, known) = (address.to_owned(), member.raft_address.clone());
                 return Err(Refusal::OtherAddress { node_id, address, known });
             }
@@ -231,6 +237,7 @@ impl View {
         if let Some(cluster) = whoami.cluster_id.clone().filter(|cluster| *cluster != own) {
             return Err(Refusal::OtherCluster { address, cluster, own });
         }
+        self.check_reach(&address, whoami)?;
         let ours = |entry: &String| self.nodes.values().any(|member| member.raft_address == *entry);
         let pristine = whoami.cluster_id.is_none();
         let founds = !whoami.list.is_empty() && whoami.list_hash != self.list_hash;
@@ -244,6 +251,18 @@ impl View {
             return Err(Refusal::Formats { address, theirs_lowest, theirs_highest, lowest, highest });
         }
         Ok(())
+    }
+
+    /// Loopback is another host to each member, unless all are on one.
+    fn check_reach(&self, address: &str, whoami: &Whoami) -> Result<(), Refusal> {
+        let others = self.nodes.iter().filter(|(id, _)| **id != whoami.node_id);
+        let elsewhere = others.map(|(_, member)| &member.raft_address).find(|other| !is_loopback(other));
+        let Some(other) = elsewhere.filter(|_| is_loopback(address) || is_loopback(&whoami.api_address))
+        else {
+            return Ok(());
+        };
+        let (address, api_address) = (address.to_owned(), whoami.api_address.clone());
+        Err(Refusal::Loopback { address, api_address, other: other.clone() })
     }
 
     /// The member to be replaced; `None` if it is gone already.
@@ -271,12 +290,26 @@ impl View {
         if let Some((&by, _)) = taken {
             return Err(Refusal::AddressTaken { address: address.to_owned(), by, is: node_id });
         }
+        self.check_one_process(address, whoami)?;
+        self.check_reach(address, whoami)?;
         let member = member(address, whoami);
         if self.nodes.get(&node_id) != Some(&member) {
             return Ok(Action::Readdress { node_id, member });
         }
         let message = format!("server {node_id:016x} is at {address}");
         Ok(Action::Done { node_id: Some(node_id), message })
+    }
+
+    /// Who has moved is not where it was: if another process answers there by the same id, one of them
+    /// runs on a copy of the other's folder, and both would vote.
+    fn check_one_process(&self, address: &str, whoami: &Whoami) -> Result<(), Refusal> {
+        let node_id = whoami.node_id;
+        let known = self.address(node_id);
+        let other = self.answering.get(&node_id).is_some_and(|nonce| *nonce != whoami.boot_nonce);
+        if other && known != address {
+            return Err(Refusal::Copy { node_id, address: address.to_owned(), known });
+        }
+        Ok(())
     }
 
     fn find(&self, who: &Who) -> Result<NodeId, Refusal> {
@@ -301,7 +334,8 @@ impl View {
     /// A majority of `after` must answer: otherwise nothing could be written any more, not even the
     /// change back.
     fn check_quorum(&self, what: &'static str, after: &BTreeSet<NodeId>) -> Result<(), Refusal> {
-        let silent: BTreeSet<NodeId> = after.difference(&self.answering).copied().collect();
+        let answers = |id: &&NodeId| self.answering.contains_key(*id);
+        let silent: Vec<NodeId> = after.iter().filter(|id| !answers(id)).copied().collect();
         let (voters, answering, majority) = (after.len(), after.len() - silent.len(), after.len() / 2 + 1);
         if answering >= majority {
             return Ok(());
@@ -312,7 +346,7 @@ impl View {
 
     /// The voter that answers and is the furthest, apart from this node.
     fn successor(&self) -> Option<NodeId> {
-        let others = self.voters.iter().filter(|id| **id != self.me && self.answering.contains(id));
+        let others = self.voters.iter().filter(|id| **id != self.me && self.answering.contains_key(id));
         others.filter(|id| self.is_near(**id)).max_by_key(|id| self.matched.get(id)).copied()
     }
 
@@ -321,12 +355,21 @@ impl View {
     }
 
     fn is_near(&self, node_id: NodeId) -> bool {
-        node_id == self.me || (self.matched.contains_key(&node_id) && self.lag(node_id) <= LAG_MAX)
+        let keeps_pace = |matched: &u64| self.last_before.is_some_and(|before| *matched >= before);
+        let near = |matched| self.lag(node_id) <= LAG_MAX || keeps_pace(matched);
+        node_id == self.me || self.matched.get(&node_id).is_some_and(near)
     }
 
     pub(super) fn address(&self, node_id: NodeId) -> String {
         self.nodes.get(&node_id).map(|member| member.raft_address.clone()).unwrap_or_default()
     }
+}
+
+fn is_loopback(address: &str) -> bool {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
+    let named = bare.trim_end_matches('.').eq_ignore_ascii_case("localhost");
+    named || bare.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
 }
 
 fn member(address: &str, whoami: &Whoami) -> Member {

@@ -33,8 +33,9 @@ fn three() -> View {
         joint: false,
         nodes: [1, 2, 3].map(|id| (id, as_member(id))).into(),
         tombstones: BTreeSet::new(),
-        answering: BTreeSet::from([1, 2, 3]),
+        answering: [1, 2, 3].map(|id| (id, id)).into(),
         last: 10,
+        last_before: None,
         matched: [(2, 10), (3, 9)].into(),
     }
 }
@@ -43,7 +44,7 @@ impl View {
     fn learner(mut self, id: NodeId, matched: u64) -> Self {
         self.nodes.insert(id, as_member(id));
         self.matched.insert(id, matched);
-        self.answering.insert(id);
+        self.answering.insert(id, id);
         self
     }
 
@@ -104,6 +105,18 @@ fn a_new_server_learns_then_waits_then_votes() {
 }
 
 #[test]
+fn who_keeps_pace_with_a_fast_log_may_vote() {
+    let node_id = 4;
+    let fast = View { last: 30_000, last_before: Some(10_000), ..three() };
+    let pace = fast.clone().learner(4, 10_000);
+    assert_eq!(add_of(&pace, waiting(4)), Ok(Action::Promote { node_id }));
+    let behind = fast.learner(4, 9_999);
+    assert_eq!(add_of(&behind, waiting(4)), Ok(Action::Wait { node_id }));
+    let unknown = View { last_before: None, ..pace };
+    assert_eq!(add_of(&unknown, waiting(4)), Ok(Action::Wait { node_id }));
+}
+
+#[test]
 fn a_long_log_is_not_sent_to_an_empty_server() {
     let long = View { last: SEED_ENTRIES_MIN, ..three() };
     assert_eq!(add_of(&long, waiting(4)), Ok(Action::Seed { node_id: 4, address: at(4) }));
@@ -148,6 +161,26 @@ fn who_may_not_become_a_member_is_refused_with_the_reason() {
         full = full.learner(id, 10);
     }
     refused(add_of(&full, waiting(4)), &["9 members"]);
+}
+
+#[test]
+fn a_server_on_loopback_joins_no_cluster_of_several_hosts() {
+    let add = |view: &View, address: &str, api: &str| {
+        let whoami = Whoami { api_address: api.to_owned(), ..waiting(4) };
+        plan(view, &Change::Add { address: address.to_owned() }, Some(&Ok(whoami)))
+    };
+    let words = ["is on loopback, but the member at s1:7790 is not"];
+    for address in ["127.0.0.1:7790", "[::1]:7790", "[::ffff:127.0.0.1]:7790", "LocalHost:7790"] {
+        refused(add(&three(), address, "s4:7789"), &words);
+        refused(add(&three(), "s4:7790", address), &words);
+    }
+    refused(replace_of(&three().silent(3), "3", "127.0.0.1:7790", waiting(3)), &words);
+    assert!(matches!(add(&three(), "s4:7790", "s4:7789"), Ok(Action::AddLearner { .. })));
+    let mut one_host = three();
+    for (id, member) in &mut one_host.nodes {
+        member.raft_address = format!("127.0.0.1:{id}");
+    }
+    assert!(matches!(add(&one_host, "127.0.0.1:4", "127.0.0.1:5"), Ok(Action::AddLearner { .. })));
 }
 
 #[test]
@@ -258,7 +291,7 @@ fn a_wiped_server_is_replaced_at_its_own_address() {
     assert_eq!(replace_of(&learning, "s3:7790", &at(3), wiped.clone()), Ok(Action::Wait { node_id: 4 }));
     refused(remove_of(&learning, "s3:7790"), &["several members", "0000000000000003, 0000000000000004"]);
     learning.matched.insert(4, 10);
-    learning.answering.insert(4);
+    learning.answering.insert(4, 4);
     assert_eq!(replace_of(&learning, "s3:7790", &at(3), wiped), Ok(Action::Swap { old: 3, new: 4 }));
 }
 
@@ -274,6 +307,20 @@ fn a_member_that_has_moved_is_known_at_its_new_address() {
     let mut view = three();
     view.nodes.insert(3, member);
     assert!(matches!(replace_of(&view, "3", "n3:1", moved), Ok(Action::Done { .. })));
+}
+
+#[test]
+fn a_copy_of_a_member_that_still_runs_does_not_take_its_place() {
+    let copy = Whoami { boot_nonce: 33, ..waiting(3) };
+    let words = ["n3:1 and s3:7790 both answer as member 0000000000000003", "empty folder"];
+    for old in ["3", "s3:7790"] {
+        refused(replace_of(&three(), old, "n3:1", copy.clone()), &words);
+    }
+    refused(plan(&three(), &Change::Add { address: "n3:1".to_owned() }, Some(&Ok(copy.clone()))), &words);
+    let stopped = three().silent(3);
+    assert!(matches!(replace_of(&stopped, "3", "n3:1", copy.clone()), Ok(Action::Readdress { .. })));
+    let known = Change::Add { address: at(3) };
+    assert!(matches!(plan(&three(), &known, Some(&Ok(copy))), Ok(Action::Done { .. })), "it was restarted");
 }
 
 #[test]

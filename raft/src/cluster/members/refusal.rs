@@ -61,6 +61,19 @@ pub enum Refusal {
         /// Its id.
         node_id: NodeId,
     },
+    /// Others could not reach it.
+    #[error(
+        "the server at {address}, with its API at {api_address}, is on loopback, but the member at {other} is not: \
+         start it with addresses that the other hosts reach"
+    )]
+    Loopback {
+        /// Asked.
+        address: String,
+        /// As it says.
+        api_address: String,
+        /// A member on another host.
+        other: String,
+    },
     /// Another member has that address.
     #[error(
         "{address} is the address of member {by:016x}, but server {is:016x} answers there: if that one takes \
@@ -84,6 +97,19 @@ pub enum Refusal {
         /// Asked.
         address: String,
         /// As the membership says.
+        known: String,
+    },
+    /// Two processes have one id.
+    #[error(
+        "{address} and {known} both answer as member {node_id:016x}: one runs on a copy of the other's data \
+         folder. Stop the one at {address} and start it with an empty folder and --join"
+    )]
+    Copy {
+        /// The member.
+        node_id: NodeId,
+        /// Asked.
+        address: String,
+        /// As the membership says; it answers there too.
         known: String,
     },
     /// Nobody is called so.

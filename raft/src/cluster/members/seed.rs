@@ -5,21 +5,29 @@
 //! log instead would take it from members that are a little behind. So the leader streams a snapshot
 //! first, to a server that is not a member yet: the membership never waits for it, and what a broken
 //! transfer leaves behind is nothing. The log is kept from there on while the stream runs, and a while
-//! longer.
+//! longer. A receiver that takes it in by drops does not fill the disk: the stream ends once a lot has
+//! been written meanwhile.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver;
 use openraft::raft::SnapshotResponse;
 use openraft::type_config::alias::SnapshotOf;
 
 use super::{Phase, Progress};
+use crate::cluster::compaction::KEEP_BYTES;
 use crate::cluster::{Inner, Node};
 use crate::format;
 use crate::index::Counts;
 use crate::network::{ListHash, Whoami, snapshot};
 use crate::types::{NodeId, TypeConfig};
+
+/// A transfer during which so much is appended to the log, which is kept for it, is given up.
+const APPENDED_MAX: u64 = 3 * KEEP_BYTES;
+/// Between two looks at the log.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The one transfer to a server that is not a member yet.
 #[derive(Debug, Default)]
@@ -107,8 +115,13 @@ impl Inner {
         let (meta, data) = self.index.snapshot().await.map_err(|error| error.to_string())?;
         tracing::info!(%meta, node_id, address, "brings a new server a snapshot");
         let snapshot: SnapshotOf<TypeConfig, _> = SnapshotOf::<TypeConfig, _> { meta, snapshot: data };
-        let answer = snapshot::send(&self.client, address, header, vote, snapshot, sent.clone()).await;
-        let answer = answer.map_err(|error| error.to_string())?;
+        let sending = snapshot::send(&self.client, address, header, vote, snapshot, sent.clone());
+        let answer = tokio::select! {
+            answer = sending => answer.map_err(|error| error.to_string())?,
+            () = until_long(|| self.log.appended_bytes(), LOOK_INTERVAL) => {
+                return Err(format!("it was too slow: {} GiB were written meanwhile", APPENDED_MAX >> 30));
+            }
+        };
         let answer: SnapshotResponse<TypeConfig> =
             format::decode("raft answer", &answer).map_err(|error| error.to_string())?;
         if answer.vote != vote {
@@ -132,10 +145,39 @@ impl Inner {
     }
 }
 
+/// Until [`APPENDED_MAX`] more bytes are appended to the log than at first.
+async fn until_long(appended: impl Fn() -> u64, look_interval: Duration) {
+    let first = appended();
+    while appended().saturating_sub(first) < APPENDED_MAX {
+        tokio::time::sleep(look_interval).await;
+    }
+}
+
 /// A guess, for people: what the records of a snapshot come to.
 fn about_bytes(counts: Counts) -> u64 {
     const HOST_BYTES: u64 = 110;
     const KEY_BYTES: u64 = 38;
     const PAIR_BYTES: u64 = 2;
     counts.hosts * HOST_BYTES + counts.keys * KEY_BYTES + counts.pairs * PAIR_BYTES
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_transfer_holds_no_more_of_the_log_than_its_cap() {
+        // Two looks find it a little short of the cap.
+        let (start, looks) = (7 * KEEP_BYTES, AtomicU64::new(0));
+        let appended = || match looks.fetch_add(1, Ordering::Relaxed) {
+            0 => start,
+            look => start + APPENDED_MAX - 3 + look,
+        };
+        until_long(appended, Duration::from_millis(1)).await;
+        assert_eq!(
+            looks.load(Ordering::Relaxed),
+            4,
+            "the first, two short of it, and the one that reaches it"
+        );
+    }
 }

@@ -147,6 +147,27 @@ fn an_empty_server_gets_a_snapshot_and_not_a_long_log() {
 }
 
 #[test]
+fn a_server_that_has_its_snapshot_is_no_member_until_it_is_admitted() {
+    let mut servers = servers(1);
+    write(&servers, 0);
+    let node = servers[0].node().clone();
+    let all = (0..SEED_ENTRIES_MIN as usize + 100).map(|number| node.propose(advertise(number..number + 1)));
+    servers[0].run(futures_util::future::join_all(all));
+    let new = joining(&servers[0]);
+    let change = add(&new);
+    assert_eq!(servers[0].step(&change).unwrap().phase, Phase::Snapshot);
+    within(SOON, "its snapshot", || (new.node().index().applied_index() > 0).then_some(()));
+    assert!(!new.node().is_member(), "nobody admits it while nobody asks");
+    servers.push(new);
+    done(&refs(&servers), change);
+    within(SOON, "its admission", || servers[1].node().is_member().then_some(()));
+    servers[0].kill();
+    servers[1].kill();
+    servers[1].start(None);
+    within(SOON, "a member without a quorum", || servers[1].node().is_member().then_some(()));
+}
+
+#[test]
 fn behind_a_purged_log_an_empty_server_catches_up_by_snapshot() {
     let mut servers = servers(1);
     for number in 0..40 {
@@ -416,18 +437,41 @@ fn who_was_invited_founds_nothing_whatever_it_is_started_with() {
 }
 
 /// Whoever began the change has died between its two halves.
+/// On the way to a membership without this leader, and its voters.
+fn without_leader(node: &Node) -> (openraft::Membership<NodeId, Member>, BTreeSet<NodeId>) {
+    let metrics = node.inner.raft.metrics().borrow_watched().clone();
+    let membership = metrics.membership_config.membership();
+    let all: BTreeSet<NodeId> = membership.voter_ids().collect();
+    let fewer: BTreeSet<NodeId> = all.iter().copied().filter(|id| *id != metrics.id).collect();
+    let nodes: BTreeMap<NodeId, Member> = membership.nodes().map(|(id, m)| (*id, m.clone())).collect();
+    (openraft::Membership::new(vec![all, fewer.clone()], nodes).unwrap(), fewer)
+}
+
+#[test]
+fn a_leader_that_cannot_end_a_change_goes_on_looking() {
+    let mut servers = servers(3);
+    write(&servers, 0);
+    let leading = leader(&servers);
+    let node = servers[leading].node().clone();
+    let (joint, _) = without_leader(&node);
+    let held = servers[leading].run(node.inner.changing.acquire()).unwrap();
+    let appended = node.inner.raft.append_membership(joint, openraft::EntryPayload::Blank, []);
+    servers[leading].run(appended).unwrap();
+    servers[(leading + 1) % 3].kill();
+    servers[(leading + 2) % 3].kill();
+    drop(held);
+    let free = |permits| (node.inner.changing.available_permits() == permits).then_some(());
+    within(SOON, "an attempt to end it", || free(0));
+    within(SOON, "the end of the attempt", || free(1));
+}
+
 #[test]
 fn the_next_leader_ends_a_change_that_was_cut_in_the_middle() {
     let mut servers = servers(3);
     write(&servers, 0);
     let leading = leader(&servers);
     let node = servers[leading].node().clone();
-    let metrics = node.inner.raft.metrics().borrow_watched().clone();
-    let membership = metrics.membership_config.membership();
-    let all: BTreeSet<NodeId> = membership.voter_ids().collect();
-    let fewer: BTreeSet<NodeId> = all.iter().copied().filter(|id| *id != metrics.id).collect();
-    let nodes: BTreeMap<NodeId, Member> = membership.nodes().map(|(id, m)| (*id, m.clone())).collect();
-    let joint = openraft::Membership::new(vec![all, fewer.clone()], nodes).unwrap();
+    let (joint, fewer) = without_leader(&node);
     // So that it is not ended here.
     let held = servers[leading].run(node.inner.changing.acquire()).unwrap();
     let appended = node.inner.raft.append_membership(joint, openraft::EntryPayload::Blank, []);
