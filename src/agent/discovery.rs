@@ -270,7 +270,7 @@ mod tests {
             let serve = async {
                 loop {
                     let (mut wire, _) = listener.accept().await.unwrap();
-                    wire.read(&mut [0; 4_096]).await.unwrap();
+                    assert!(wire.read(&mut [0; 4_096]).await.unwrap() > 0);
                     let answer = "HTTP/1.1 503 Loading\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
                     wire.write_all(answer.as_bytes()).await.unwrap();
                     count.fetch_add(1, Ordering::Relaxed);

@@ -161,3 +161,43 @@ fn address(due: &Due) -> std::net::SocketAddr {
         Due::Hide(holder) | Due::Forget(holder, _) => holder.address,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use piccolo_raft::command::Write;
+
+    use super::super::routes::tests::leading_app;
+    use super::*;
+
+    /// Sweeps as the task does, until something is due.
+    fn sweep_until_due(app: &App, now: &mut Duration) -> Vec<Due> {
+        loop {
+            *now += LEASE_SWEEP_INTERVAL;
+            let due = app.leases().sweep(*now);
+            if !due.is_empty() {
+                return due;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_host_that_beats_while_its_hide_waits_is_not_hidden() {
+        let app = leading_app().await;
+        let holder = Holder { group: "g".into(), address: ([10, 0, 0, 1], 1).into() };
+        let keys = vec!["a:1".parse().unwrap()];
+        let write = Write { holder: holder.clone(), pair: None, stores_pair: false, keys };
+        app.node.propose(Command::Advertise(write)).await.unwrap();
+        let visible = || app.index.host(&holder).unwrap().is_visible();
+        let mut now = Duration::from_secs(1_000);
+        app.leases().begin_term([state(app.index.host(&holder).unwrap())], now, 0);
+
+        let due = sweep_until_due(&app, &mut now).remove(0);
+        app.leases().renew(&holder, 0, now);
+        end(&app, due, app.index.applied_index()).await;
+        assert!(visible(), "it was heard of");
+        let due = sweep_until_due(&app, &mut now).remove(0);
+        end(&app, due, app.index.applied_index()).await;
+        assert!(!visible(), "it was not heard of again");
+        app.node.shutdown().await;
+    }
+}

@@ -110,7 +110,7 @@ pub(super) fn with_applied_index(shared: &Shared, mut response: Response) -> Res
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
@@ -147,7 +147,7 @@ mod tests {
     }
 
     /// The same, once it leads. The task that ends leases does not run.
-    async fn leading_app() -> Arc<App> {
+    pub(in crate::server) async fn leading_app() -> Arc<App> {
         let app = app().await;
         let end = tokio::time::Instant::now() + Duration::from_secs(60);
         while !app.leads() {
