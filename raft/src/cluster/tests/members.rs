@@ -268,11 +268,10 @@ fn a_removed_learner_learns_it_though_it_never_asks_for_votes() {
     let mut new = joining(&servers[0]);
     let id = new.id();
     let leading = &servers[0];
-    let step = within(SOON, "a learner", || {
+    within(SOON, "a learner", || {
         leading.step(&add(&new)).ok();
         leading.node().status().members.iter().any(|member| member.node_id == id).then_some(())
     });
-    let () = step;
     new.kill();
     done(&refs(&servers), Change::Remove { who: Who::Id(id) });
     new.start(None);
