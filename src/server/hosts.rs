@@ -8,8 +8,8 @@ use crate::api::{HostStatus, HostsResponse};
 
 /// The answer.
 pub fn answer(app: &App, query: &Query<'_>) -> Result<HostsResponse, FormatError> {
-    let group = query.text("group").map(|name| group(name)).transpose()?;
-    let hosts = app.index.hosts(group.as_deref()).into_iter().map(|record| HostStatus {
+    let group = query.text("group").map(group).transpose()?;
+    let hosts = app.index.hosts(group).into_iter().map(|record| HostStatus {
         group: record.holder.group,
         holder: record.holder.address.to_string(),
         zone: record.zone,
