@@ -25,7 +25,7 @@ soak: ## what takes long: the whole fault matrix with a real containerd (as root
 	@.ci/install build run
 	$(CARGO) test --workspace --locked --tests -- --nocapture $(SOAK)
 
-bench: ## rates, CPU and pull times beside nginx and a registry, into bench/RESULTS.md (as root, 20 minutes)
+bench: ## rates, CPU, memory and pull times beside nginx, MariaDB and a registry, into bench/RESULTS.md (as root, two hours, 12 GiB, 15 GiB of disk)
 	@.ci/install build run
 	$(CARGO) build --release --locked --workspace
 	target/release/piccolo-bench all
