@@ -46,7 +46,7 @@ use clap::{Args, Parser, Subcommand};
 use compare::Grid;
 use fleet::Fleet;
 use load::Load;
-use report::Report;
+use report::{Report, SECTIONS};
 
 /// Measures Piccolo beside nginx and a registry, in one run, in turns.
 #[derive(Parser)]
@@ -110,24 +110,6 @@ enum Scenario {
     #[command(hide = true)]
     ServeMariadb(mariadb::Options),
 }
-
-/// Scenarios that `all` runs, by the names of their commands.
-const ALL: [&str; 14] = [
-    "loopback",
-    "veth",
-    "relay",
-    "relay-capped",
-    "pull",
-    "findkey",
-    "register",
-    "crowd",
-    "steady",
-    "herd",
-    "catch-up",
-    "sizes",
-    "micro",
-    "jitter",
-];
 
 /// What all scenarios share.
 #[derive(Args, Clone, Debug)]
@@ -220,7 +202,7 @@ fn main() -> Result<()> {
         Scenario::All => {
             // Each with the defaults that it has on the command line.
             let named = |name: &&str| Cli::try_parse_from(["piccolo-bench", name]).map(|cli| cli.scenario);
-            ALL.iter().map(named).collect::<Result<_, _>>()?
+            SECTIONS.iter().map(named).collect::<Result<_, _>>()?
         }
         one => vec![one],
     };

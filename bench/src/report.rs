@@ -13,8 +13,8 @@ use crate::usage::machine_line;
 const HEAD: &str = "# Results\n\nWritten by `piccolo-bench` (`make bench`); each section is one run, and says which. \
     Ratios count, bare rates belong to the machine. *idle*: share of all CPUs that did nothing while Piccolo was \
     measured; *others*: share taken by processes that are not part of the bench.\n";
-/// In this order in the file.
-const SECTIONS: [&str; 14] = [
+/// The scenarios, by the names of their commands, in the order of the file; `all` runs them.
+pub(crate) const SECTIONS: [&str; 14] = [
     "loopback",
     "veth",
     "relay",
