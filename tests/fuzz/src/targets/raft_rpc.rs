@@ -131,6 +131,7 @@ fn speaks_of_others(route: &str, message: &[u8]) -> bool {
                 EntryPayload::Blank | EntryPayload::Normal(_) => false,
             })
         }
+        "snapshot" if super::snapshot::takes_room(message) => true,
         "snapshot" => snapshot::verify(message).is_ok_and(|(meta, _)| {
             meta.last_membership.membership().nodes().any(|(_, member)| somebody(member))
         }),

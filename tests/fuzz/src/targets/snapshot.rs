@@ -3,15 +3,20 @@
 
 use std::sync::Mutex;
 
+use piccolo_raft::command::Key;
 use piccolo_raft::disk::MemoryDisk;
 use piccolo_raft::index::Index;
 use piccolo_raft::snapshot::{Receiver, verify};
 use sha2::{Digest, Sha256};
 use tokio::runtime::Runtime;
 
+use super::stored;
+
 /// Of a record.
 const LENGTH_BYTES: usize = 4;
-/// The variant of the last record; its hash follows.
+/// Variants of records: keys with their ids; an id and its host; the last one, with a hash.
+const KEYS: u8 = 1;
+const HOST: u8 = 2;
 const END: u8 = 4;
 
 static RUNTIME: Mutex<Option<Runtime>> = Mutex::new(None);
@@ -19,6 +24,9 @@ static RUNTIME: Mutex<Option<Runtime>> = Mutex::new(None);
 pub(super) fn run(input: &[u8]) {
     let [mode, stream @ ..] = input else { return };
     let stream = if mode % 2 == 0 { stream.to_vec() } else { sealed(stream) };
+    if takes_room(&stream) {
+        return;
+    }
     let whole = verify(&stream);
     let in_pieces = in_pieces(&stream, usize::from(mode / 2) + 1);
     assert_eq!(whole.is_ok(), in_pieces, "the size of its pieces decides whether it is accepted");
@@ -49,6 +57,29 @@ pub(super) fn run(input: &[u8]) {
 fn in_pieces(stream: &[u8], size: usize) -> bool {
     let mut receiver = Receiver::default();
     stream.chunks(size).all(|piece| receiver.push(piece).is_ok()) && receiver.finish().is_ok()
+}
+
+/// Whether one of its ids does.
+pub(super) fn takes_room(stream: &[u8]) -> bool {
+    let mut rest = stream.get(2..).unwrap_or_default();
+    while let Some((length, body)) = rest.split_first_chunk::<LENGTH_BYTES>() {
+        let Some((record, behind)) = body.split_at_checked(u32::from_le_bytes(*length) as usize) else {
+            break;
+        };
+        let takes_room = match record {
+            [KEYS, keys @ ..] => postcard::from_bytes::<Vec<(u32, Key)>>(keys)
+                .is_ok_and(|keys| keys.iter().any(|(id, _)| stored::takes_room(*id))),
+            [HOST, host @ ..] => {
+                postcard::take_from_bytes::<u32>(host).is_ok_and(|(id, _)| stored::takes_room(id))
+            }
+            _ => false,
+        };
+        if takes_room {
+            return true;
+        }
+        rest = behind;
+    }
+    false
 }
 
 /// Version and records of `stream`, as far as they are whole, and an end with the hash of that.
