@@ -4,8 +4,6 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
-use crate::corpus::INPUT_BYTES_MAX;
-
 /// Changes made to one input: few, so that most of it goes on meaning something.
 const CHANGES_MAX: usize = 6;
 /// How often a piece is repeated at most: nesting, and long lists.
@@ -31,13 +29,15 @@ const NUMBERS: [&str; 12] = [
 pub struct Mutator {
     inputs: Vec<Vec<u8>>,
     words: Vec<Vec<u8>>,
+    bytes_max: usize,
 }
 
 impl Mutator {
-    /// From these, of which there is one at least, and from words that mean something.
-    pub fn new(inputs: Vec<Vec<u8>>, words: Vec<Vec<u8>>) -> Self {
+    /// From these, of which there is one at least, and from words that mean something; none is longer
+    /// than `bytes_max`.
+    pub fn new(inputs: Vec<Vec<u8>>, words: Vec<Vec<u8>>, bytes_max: usize) -> Self {
         assert!(!inputs.is_empty() && !words.is_empty(), "there is something to begin with");
-        Self { inputs, words }
+        Self { inputs, words, bytes_max }
     }
 
     /// The input of `seed`.
@@ -47,7 +47,7 @@ impl Mutator {
         for _ in 0..random.random_range(1..=CHANGES_MAX) {
             self.change(&mut input, &mut random);
         }
-        input.truncate(INPUT_BYTES_MAX);
+        input.truncate(self.bytes_max);
         input
     }
 
@@ -136,12 +136,15 @@ mod tests {
 
     #[test]
     fn the_same_seed_gives_the_same_input_and_others_differ() {
-        let mutator =
-            Mutator::new(vec![b"{\"a\":17}".to_vec(), b"GET / HTTP/1.1".to_vec()], vec![b"null".to_vec()]);
+        let mutator = Mutator::new(
+            vec![b"{\"a\":17}".to_vec(), b"GET / HTTP/1.1".to_vec()],
+            vec![b"null".to_vec()],
+            100,
+        );
         let inputs: Vec<_> = (0..200).map(|seed| mutator.input(seed)).collect();
         assert_eq!(inputs, (0..200).map(|seed| mutator.input(seed)).collect::<Vec<_>>());
         let distinct: std::collections::BTreeSet<_> = inputs.iter().collect();
         assert!(distinct.len() > 150, "{} of 200 differ", distinct.len());
-        assert!(inputs.iter().all(|input| input.len() <= INPUT_BYTES_MAX));
+        assert!(inputs.iter().all(|input| input.len() <= 100));
     }
 }

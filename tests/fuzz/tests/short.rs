@@ -67,7 +67,8 @@ fn run(target: &Target, watch: &Watch, share: Duration, seed: u64) -> Vec<String
         }
     }
     let of_corpus = start.elapsed();
-    let mutator = Mutator::new(kept.into_iter().map(|(_, input)| input).collect(), corpus::dictionary());
+    let inputs = kept.into_iter().map(|(_, input)| input).collect();
+    let mutator = Mutator::new(inputs, corpus::dictionary(), corpus::INPUT_BYTES_MAX);
     let start = Instant::now();
     let mut made = 0;
     while start.elapsed() < share {
