@@ -40,6 +40,16 @@ pub async fn assert_kept(site: &mut Site, history: &History, expected: &[Expecte
 
 /// Everything that is not as it must be. Nothing may change any more.
 pub async fn findings(site: &mut Site, history: &History, expected: &[Expected]) -> Vec<String> {
+    findings_within(site, history, expected, CONVERGED).await
+}
+
+/// The same with less time for servers to be equal, and for nodes to have said all.
+pub async fn findings_within(
+    site: &mut Site,
+    history: &History,
+    expected: &[Expected],
+    patience: Duration,
+) -> Vec<String> {
     let mut findings = history.findings();
     for server in &mut site.servers {
         if !server.still_runs() {
@@ -48,13 +58,13 @@ pub async fn findings(site: &mut Site, history: &History, expected: &[Expected])
     }
     // Clients have their answers: no server may need time to show what it acknowledged, once it has
     // applied as much as the others.
-    findings.extend(converged(&site.servers).await);
+    findings.extend(converged(&site.servers, patience).await);
     for server in &site.servers {
         let of_clients = contents(server.api, expected, &load::keys()).await;
         findings.extend(of_clients.into_iter().map(|finding| format!("server {}: {finding}", server.number)));
     }
-    findings.extend(nodes_are_known(site, expected).await);
-    findings.extend(converged(&site.servers).await);
+    findings.extend(nodes_are_known(site, expected, patience).await);
+    findings.extend(converged(&site.servers, patience).await);
     findings.extend(two_leaders(&site.servers, history));
     findings.extend(hidden_alive(&site.servers, &site.nodes, history));
     for server in &site.servers {
@@ -68,8 +78,8 @@ pub async fn findings(site: &mut Site, history: &History, expected: &[Expected])
 }
 
 /// I2.
-async fn converged(servers: &[Server]) -> Option<String> {
-    let end = Instant::now() + CONVERGED;
+async fn converged(servers: &[Server], patience: Duration) -> Option<String> {
+    let end = Instant::now() + patience;
     loop {
         let mut seen = Vec::new();
         for server in servers {
@@ -82,7 +92,7 @@ async fn converged(servers: &[Server]) -> Option<String> {
             return (!equal).then(|| format!("checksums differ at one log index: {seen:?}"));
         }
         if Instant::now() > end {
-            return Some(format!("not equal within {CONVERGED:?}: {seen:?}"));
+            return Some(format!("not equal within {patience:?}: {seen:?}"));
         }
         tokio::time::sleep(POLL).await;
     }
@@ -127,14 +137,14 @@ async fn holders(server: SocketAddr, key: &str) -> Option<BTreeSet<String>> {
 }
 
 /// Nodes are given some time: what changed last may be on its way. And nobody else is known.
-async fn nodes_are_known(site: &Site, clients: &[Expected]) -> Vec<String> {
+async fn nodes_are_known(site: &Site, clients: &[Expected], patience: Duration) -> Vec<String> {
     let expected: Vec<Expected> = site.nodes.iter().map(Node::expected).collect();
     let keys: BTreeSet<String> = expected.iter().flat_map(|node| node.keys.clone()).collect();
     let keys: Vec<String> = keys.into_iter().collect();
     let known: BTreeSet<&String> = expected.iter().chain(clients).map(|one| &one.holder).collect();
     let mut findings = Vec::new();
     for server in &site.servers {
-        let end = Instant::now() + CONVERGED;
+        let end = Instant::now() + patience;
         let mut late = contents(server.api, &expected, &keys).await;
         while !late.is_empty() && Instant::now() < end {
             tokio::time::sleep(POLL).await;

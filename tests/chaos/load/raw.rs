@@ -14,7 +14,7 @@ use rand::seq::IndexedRandom;
 
 use super::{GROUP, Servers, some_keys};
 use crate::history::{Alive, Expected, unix_ms};
-use crate::wire::{ask, find};
+use crate::wire::{Said, ask, find};
 
 /// Some of them are too short for any write, some for one during an election.
 const PATIENCES: [Duration; 4] = [
@@ -37,6 +37,8 @@ const READ_PATIENCE: Duration = Duration::from_secs(3);
 struct Acknowledged {
     keys: BTreeSet<String>,
     seq: u64,
+    /// Log index that shows it.
+    index: Option<u64>,
     /// A write is on its way.
     writing: bool,
 }
@@ -90,7 +92,7 @@ impl Raw {
             };
             let body = self.body(&keys, seq);
             let index = self.until_taken(path, &body, seq).await;
-            *self.acknowledged.lock().unwrap() = Acknowledged { keys: after, seq, writing: false };
+            *self.acknowledged.lock().unwrap() = Acknowledged { keys: after, seq, index, writing: false };
             if self.dice.random_bool(0.3) {
                 self.read_own(index).await;
             }
@@ -190,14 +192,18 @@ impl Raw {
         }
     }
 
-    /// A request that was on its way for long. Later writes are acknowledged: it must change nothing.
+    /// A request that was on its way for long. Later writes are acknowledged: it must change nothing. (A
+    /// leader that does not know yet that another one was elected says of the last one it knows that it
+    /// is done, which is true. Its log index tells.)
     async fn deliver_an_old_one(&mut self) {
         let Some(at) = self.old.len().checked_sub(1).map(|last| self.dice.random_range(0..=last)) else { return };
         let (path, body) = self.old[at].clone();
         let server = self.servers.any(&mut self.dice);
         let said = ask(server, "POST", path, &body, *PATIENCES.choose(&mut self.dice).unwrap()).await;
         self.servers.history.late_duplicate();
-        if let Some(said) = said.filter(|said| said.status != 409 && said.status < 500) {
+        let index = self.acknowledged.lock().unwrap().index;
+        let wrong = |said: &Said| said.status != 409 && said.status < 500 && said.applied_index >= index;
+        if let Some(said) = said.filter(wrong) {
             self.found(format!("an old {path} was answered {}: {body}", said.status));
         }
     }
@@ -241,9 +247,11 @@ impl Beats {
             };
             self.servers.history.alive(&self.holder, self.lease, Alive { sent, heard: unix_ms() });
             let resync = beat.read::<KeepaliveResponse>().is_none_or(|answer| answer.resync);
-            // A sync under way is not one step.
+            // A sync under way is not one step. And a leader that was cut off knows for up to
+            // `QUORUM_HEARD_MAX` neither that it is none any more, nor what the next one acknowledged.
             let quiet = !before.writing && *self.acknowledged.lock().unwrap() == before;
-            if resync && quiet && before.seq > 0 {
+            let knows = beat.applied_index >= before.index;
+            if resync && quiet && knows && before.seq > 0 {
                 let what = format!("{} holds {} keys at seq {}, and is asked to sync", self.holder, keys.len(), before.seq);
                 self.servers.history.found(what);
             }
