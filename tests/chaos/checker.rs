@@ -101,7 +101,8 @@ async fn converged(servers: &[Server], patience: Duration) -> Option<String> {
 /// I1, I3: what one server answers for these holders, key by key, and in numbers.
 async fn contents(server: SocketAddr, expected: &[Expected], keys: &[String]) -> Vec<String> {
     let Some(hosts) = wire::hosts(server).await else { return vec!["does not tell its hosts".into()] };
-    let hosts: BTreeMap<String, _> = hosts.hosts.into_iter().map(|host| (host.holder.clone(), host)).collect();
+    let hosts: BTreeMap<String, _> =
+        hosts.hosts.into_iter().map(|host| (host.holder.clone(), host)).collect();
     let mut findings = Vec::new();
     for Expected { holder, keys } in expected {
         let count = hosts.get(holder).map_or(0, |host| host.keys);

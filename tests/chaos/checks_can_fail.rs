@@ -97,7 +97,8 @@ async fn a_server_that_withdraws_when_a_lease_ends_is_found() {
     })
     .await;
     let expected = [Expected { holder: holder.to_owned(), keys: keys.iter().cloned().collect() }];
-    let lost = |findings: &[String]| findings.iter().filter(|finding| finding.contains("keys, not 5")).count();
+    let lost =
+        |findings: &[String]| findings.iter().filter(|finding| finding.contains("keys, not 5")).count();
     let history = History::default();
     let kept = findings(&mut site, &history, &expected).await;
     assert_eq!(lost(&kept), 0, "it is hidden, and nothing is deleted: {kept:#?}");

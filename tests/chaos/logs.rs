@@ -5,10 +5,17 @@ use serde_json::Value;
 /// A line that says something to the checker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Line {
-    Leads { term: u64 },
-    LeaseEnded { holder: String, at_ms: u64 },
+    Leads {
+        term: u64,
+    },
+    LeaseEnded {
+        holder: String,
+        at_ms: u64,
+    },
     /// A panic, or an error.
-    Trouble { text: String },
+    Trouble {
+        text: String,
+    },
 }
 
 /// All of them, in order. What is no JSON is what a process says that cannot log: a panic.

@@ -181,7 +181,10 @@ async fn write_bulk(
     written: Arc<AtomicUsize>,
 ) -> Vec<Expected> {
     let mut expected: Vec<Expected> = (0..BULK_HOSTS)
-        .map(|host| Expected { holder: format!("10.99.{client}.{}:7781", host + 1), keys: Default::default() })
+        .map(|host| Expected {
+            holder: format!("10.99.{client}.{}:7781", host + 1),
+            keys: Default::default(),
+        })
         .collect();
     for round in 0_usize.. {
         let (host, seq) = (round % BULK_HOSTS, round / BULK_HOSTS + 1);
@@ -189,8 +192,9 @@ async fn write_bulk(
             break;
         }
         // Other keys each time: all of the last ones go, all of these come.
-        let keys: Vec<String> =
-            (0..BULK_KEYS).map(|key| format!("sha256:{:064x}", (1 + seq % 2) << 32 | key * 7 + host % 7)).collect();
+        let keys: Vec<String> = (0..BULK_KEYS)
+            .map(|key| format!("sha256:{:064x}", (1 + seq % 2) << 32 | key * 7 + host % 7))
+            .collect();
         let body = serde_json::json!({
             "holder": expected[host].holder, "group": GROUP, "keys": keys, "epoch": 1, "seq": seq,
         })

@@ -44,7 +44,10 @@ async fn wiped_servers_have_all_pairs_back_by_resync_and_no_pull_breaks_meanwhil
     let wanted: Vec<Digest> = blobs[0].iter().chain(&blobs[1]).cloned().collect();
     let pulls = Pulls::through(&site.nodes[2], wanted);
     let in_flight = begin_large(&site.nodes[1], &large_digest);
-    within("pulls by digest come from neighbours", ANSWERED_WITHIN, async || (pulls.served() > 3).then_some(())).await;
+    within("pulls by digest come from neighbours", ANSWERED_WITHIN, async || {
+        (pulls.served() > 3).then_some(())
+    })
+    .await;
 
     site.servers.iter_mut().for_each(Server::kill);
     site.servers.iter().for_each(Server::wipe);
@@ -58,8 +61,10 @@ async fn wiped_servers_have_all_pairs_back_by_resync_and_no_pull_breaks_meanwhil
     assert_ne!(now, cluster, "it is a new cluster");
 
     let served = pulls.served();
-    within("pulls come from neighbours again", BACK_WITHIN, async || (pulls.served() > served + 3).then_some(()))
-        .await;
+    within("pulls come from neighbours again", BACK_WITHIN, async || {
+        (pulls.served() > served + 3).then_some(())
+    })
+    .await;
     let told = pulls.end().await;
     println!("{told}");
     let large_answer = in_flight.await.expect("it ends");
@@ -145,5 +150,7 @@ async fn pull_on(
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let from_peers = served.load(Ordering::Relaxed);
-    format!("{from_peers} pulls from neighbours, {to_registry} left to the registry, the slowest answer after {slowest:?}")
+    format!(
+        "{from_peers} pulls from neighbours, {to_registry} left to the registry, the slowest answer after {slowest:?}"
+    )
 }

@@ -51,7 +51,11 @@ async fn restart_in_turn(times: usize) {
             let stopped = begun.elapsed();
             site.servers[at].start();
             site.servers[at].ready().await;
-            println!("round {round}, server {} (led: {led}): stopped in {stopped:?}, back after {:?}", at + 1, begun.elapsed());
+            println!(
+                "round {round}, server {} (led: {led}): stopped in {stopped:?}, back after {:?}",
+                at + 1,
+                begun.elapsed()
+            );
         }
     }
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -159,7 +163,8 @@ impl Client {
                 break;
             }
             let keys = [key(seq)];
-            let body = json!({ "holder": holder, "group": GROUP, "keys": keys, "epoch": 1, "seq": seq }).to_string();
+            let body =
+                json!({ "holder": holder, "group": GROUP, "keys": keys, "epoch": 1, "seq": seq }).to_string();
             let begun = Instant::now();
             self.with_one_retry("write", "POST", path::ADVERTISE, &body, WRITE_PATIENCE, &[201]).await;
             self.history.wrote(begun.elapsed());
@@ -197,7 +202,12 @@ impl Client {
                 self.counters.retries.fetch_add(1, Ordering::Relaxed);
             }
         }
-        self.history.found(format!("client {} (keeps its connection: {}): {what} failed: {}", self.number, self.keeps, tried.join(", then ")));
+        self.history.found(format!(
+            "client {} (keeps its connection: {}): {what} failed: {}",
+            self.number,
+            self.keeps,
+            tried.join(", then ")
+        ));
     }
 
     /// The status; or what went wrong.
@@ -210,7 +220,10 @@ impl Client {
         patience: Duration,
     ) -> Result<u16, &'static str> {
         if !self.keeps {
-            return ask(server, method, target, body, patience).await.map(|said| said.status).ok_or("no answer");
+            return ask(server, method, target, body, patience)
+                .await
+                .map(|said| said.status)
+                .ok_or("no answer");
         }
         let exchange = async {
             let mut wire = match self.kept.take() {

@@ -39,9 +39,10 @@ impl Site {
     async fn of_three_in(root: TempDir) -> Self {
         let addresses = [(); SERVERS].map(|()| (free_address(), free_address()));
         let list = list_of(&addresses);
-        let servers = addresses.iter().enumerate().map(|(at, addresses)| {
-            Server::new(root.path(), at + 1, *addresses, list.clone(), here())
-        });
+        let servers = addresses
+            .iter()
+            .enumerate()
+            .map(|(at, addresses)| Server::new(root.path(), at + 1, *addresses, list.clone(), here()));
         Self { servers: servers.collect(), nodes: Vec::new(), root }.started().await
     }
 

@@ -55,7 +55,9 @@ impl Go {
             match ask(server, "POST", path, body, PATIENCE).await {
                 Some(said) if said.status == 201 => break,
                 Some(said) if said.status < 500 => {
-                    self.servers.history.found(format!("{} {path}: {}: {}", self.holder, said.status, said.body));
+                    self.servers
+                        .history
+                        .found(format!("{} {path}: {}: {}", self.holder, said.status, said.body));
                     break;
                 }
                 _ => tokio::time::sleep(Duration::from_millis(self.dice.random_range(5..50))).await,

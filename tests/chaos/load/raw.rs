@@ -17,12 +17,8 @@ use crate::history::{Alive, Expected, unix_ms};
 use crate::wire::{Said, ask, find};
 
 /// Some of them are too short for any write, some for one during an election.
-const PATIENCES: [Duration; 4] = [
-    Duration::from_millis(4),
-    Duration::from_millis(60),
-    Duration::from_millis(400),
-    Duration::from_secs(4),
-];
+const PATIENCES: [Duration; 4] =
+    [Duration::from_millis(4), Duration::from_millis(60), Duration::from_millis(400), Duration::from_secs(4)];
 /// Requests that may be delivered once more.
 const OLD_ONES: usize = 24;
 /// As an agent: beats in a lease, with all that goes wrong.
@@ -176,19 +172,17 @@ impl Raw {
     async fn read_own(&mut self, index: Option<u64>) {
         let key = some_keys(&mut self.dice, 1).remove(0);
         let holds = self.acknowledged.lock().unwrap().keys.contains(&key);
-        let query = FindQuery {
-            key: key.clone(),
-            group: GROUP.to_owned(),
-            min_index: index,
-            ..FindQuery::default()
-        };
+        let query =
+            FindQuery { key: key.clone(), group: GROUP.to_owned(), min_index: index, ..FindQuery::default() };
         let server = self.servers.any(&mut self.dice);
         let Some(found) = find(server, &query, READ_PATIENCE).await else { return };
         self.servers.history.read_own_write();
         let found = found.is_some_and(|holders| holders.contains(&self.holder));
         if found != holds {
             let seq = self.acknowledged.lock().unwrap().seq;
-            self.found(format!("{server} at index {index:?} (seq {seq}): {key} is held: {holds}, found: {found}"));
+            self.found(format!(
+                "{server} at index {index:?} (seq {seq}): {key} is held: {holds}, found: {found}"
+            ));
         }
     }
 
@@ -196,7 +190,9 @@ impl Raw {
     /// leader that does not know yet that another one was elected says of the last one it knows that it
     /// is done, which is true. Its log index tells.)
     async fn deliver_an_old_one(&mut self) {
-        let Some(at) = self.old.len().checked_sub(1).map(|last| self.dice.random_range(0..=last)) else { return };
+        let Some(at) = self.old.len().checked_sub(1).map(|last| self.dice.random_range(0..=last)) else {
+            return;
+        };
         let (path, body) = self.old[at].clone();
         let server = self.servers.any(&mut self.dice);
         let said = ask(server, "POST", path, &body, *PATIENCES.choose(&mut self.dice).unwrap()).await;
@@ -252,7 +248,12 @@ impl Beats {
             let quiet = !before.writing && *self.acknowledged.lock().unwrap() == before;
             let knows = beat.applied_index >= before.index;
             if resync && quiet && knows && before.seq > 0 {
-                let what = format!("{} holds {} keys at seq {}, and is asked to sync", self.holder, keys.len(), before.seq);
+                let what = format!(
+                    "{} holds {} keys at seq {}, and is asked to sync",
+                    self.holder,
+                    keys.len(),
+                    before.seq
+                );
                 self.servers.history.found(what);
             }
             tokio::time::sleep(interval).await;
