@@ -29,6 +29,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::blocking::blocking;
 use crate::disk::Disk;
 use crate::index::{Index, IndexError, STATE_FILE, StateMachine};
 use crate::log::{LOG_FILE, LogError, LogStore};
@@ -231,7 +232,7 @@ impl Node {
             }
             Ok::<_, StartError>((log, index, Arc::new(identity)))
         };
-        let (log, index, identity) = tokio::task::spawn_blocking(open).await.map_err(StartError::raft)??;
+        let (log, index, identity) = blocking(open).await.map_err(StartError::raft)??;
         let durable = index.clone();
         log.guard_purge(move || durable.durable_applied().map_or(0, |id| id.index));
         let (tasks, ended) = (TaskTracker::new(), CancellationToken::new());
@@ -393,6 +394,7 @@ impl Node {
                 return NodeFailure::Broken { reason: fatal.to_string() };
             }
             tokio::select! {
+                biased;
                 _ = failure.changed() => {}
                 changed = metrics.changed() => if changed.is_err() {
                     return NodeFailure::Broken { reason: "raft ended".to_owned() };

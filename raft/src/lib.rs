@@ -10,14 +10,18 @@
 //! - [`cluster`]: one node's life: bootstrap, proposals, leadership, status.
 //! - [`disk`]: every byte that must survive a power cut goes through this trait.
 
+mod blocking;
 pub mod cluster;
 pub mod command;
+mod dice;
 pub mod disk;
 pub mod fingerprint;
 pub mod format;
 pub mod index;
 pub mod log;
 pub mod network;
+#[cfg(test)]
+mod sim;
 pub mod snapshot;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -175,10 +175,9 @@ impl Index {
     }
 }
 
-/// Runs `work`, which waits for the disk, off the runtime's threads. The one place to run it inline
-/// in a simulation.
+/// Runs `work`, which waits for the disk, off the runtime's threads.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, IndexError> + Send + 'static,
 ) -> Result<T, IndexError> {
-    tokio::task::spawn_blocking(work).await.unwrap_or(Err(IndexError::Stopping))
+    crate::blocking::blocking(work).await.unwrap_or(Err(IndexError::Stopping))
 }

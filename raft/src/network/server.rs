@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{Semaphore, SemaphorePermit, TryAcquireError};
 use tokio::time::Instant;
 
+use crate::blocking::blocking;
 use crate::cluster::Raft;
 use crate::format::{self, FormatError};
 use crate::index::Index;
@@ -128,9 +129,7 @@ impl RpcState {
         self.check_sender(header)?;
         if pristine {
             let (identity, cluster_id) = (self.identity.clone(), header.cluster_id);
-            tokio::task::spawn_blocking(move || identity.adopt_from_message(cluster_id))
-                .await
-                .map_err(stopped)??;
+            blocking(move || identity.adopt_from_message(cluster_id)).await.map_err(stopped)??;
             self.identity.check(header)?;
         }
         Ok(())

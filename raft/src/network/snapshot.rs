@@ -11,6 +11,7 @@ use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use openraft::raft::SnapshotResponse;
 
+use crate::blocking::blocking;
 use crate::format;
 use crate::snapshot::{Receiver, SnapshotData};
 use crate::types::{TypeConfig, Vote};
@@ -78,7 +79,7 @@ pub(super) async fn receive(state: &RpcState, body: Body) -> Result<SnapshotResp
     while let Some(piece) = pieces.next().await? {
         receiver.push(&piece).map_err(refused)?;
     }
-    let verified = tokio::task::spawn_blocking(move || receiver.finish()).await.map_err(stopped)?;
+    let verified = blocking(move || receiver.finish()).await.map_err(stopped)?;
     let (meta, snapshot) = verified.map_err(refused)?;
     tracing::info!(%meta, from = header.sender, "received a snapshot");
     state.check_running()?;
