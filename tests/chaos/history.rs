@@ -112,11 +112,6 @@ impl History {
         self.inner().writes.len()
     }
 
-    /// Writes acknowledged in this stretch.
-    pub fn writes_between(&self, from_ms: u64, to_ms: u64) -> usize {
-        self.inner().writes.iter().filter(|(at, _)| (from_ms..to_ms).contains(at)).count()
-    }
-
     /// How long writes took that were acknowledged in this stretch: the middle one and the slowest.
     pub fn latency_between(&self, from_ms: u64, to_ms: u64) -> (Duration, Duration) {
         let inner = self.inner();

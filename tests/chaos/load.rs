@@ -96,8 +96,9 @@ impl Load {
 
 /// All keys that clients write of: digests and tags.
 pub fn keys() -> Vec<String> {
-    let key =
-        |n: u32| if n % 3 == 0 { format!("registry.example/app:v{n}") } else { format!("sha256:{n:064x}") };
+    let key = |n: u32| {
+        if n.is_multiple_of(3) { format!("registry.example/app:v{n}") } else { format!("sha256:{n:064x}") }
+    };
     (0..KEYS).map(key).collect()
 }
 

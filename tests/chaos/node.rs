@@ -6,9 +6,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use piccolo::oci::Digest;
 use rand::rngs::StdRng;
 use rand::{Rng, RngCore, SeedableRng};
 use tokio::task::JoinSet;
@@ -16,7 +15,7 @@ use tokio::task::JoinSet;
 use crate::history::{Expected, unix_ms};
 use crate::process::{Process, children};
 use crate::server::Launcher;
-use crate::support::{Answer, Layout, SOON, free_address, get, within};
+use crate::support::{Layout, SOON, free_address, get, within};
 
 /// The lease is three of them.
 pub const HEARTBEAT: Duration = Duration::from_secs(3);
@@ -116,14 +115,6 @@ impl Node {
         Expected { holder: self.holder(), keys: held.iter().cloned().chain(named).collect() }
     }
 
-    /// A blob by its digest through the mirror, as containerd asks.
-    pub async fn pull(&self, digest: &Digest, patience: Duration) -> (Duration, Option<Answer>) {
-        let begun = Instant::now();
-        let target = format!("/v2/team/app/blobs/{digest}?ns=registry.invalid");
-        let answer = tokio::time::timeout(patience, get(self.mirror, &target)).await;
-        (begun.elapsed(), answer.ok().and_then(Result::ok))
-    }
-
     pub fn log(&self) -> String {
         let log = self.root.join(format!("{}.log", self.name));
         String::from_utf8_lossy(&fs::read(log).unwrap()).into_owned()
@@ -174,7 +165,7 @@ impl Changes {
         let mut tasks = JoinSet::new();
         for (number, node) in nodes.into_iter().enumerate() {
             let (layout, stop) = (Arc::clone(&node.layout), Arc::clone(&stop));
-            let dice = StdRng::seed_from_u64(seed ^ (number as u64) << 32);
+            let dice = StdRng::seed_from_u64(seed ^ ((number as u64) << 32));
             tasks.spawn(change(layout, dice, stop));
         }
         Self { stop, tasks }

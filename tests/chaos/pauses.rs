@@ -193,7 +193,7 @@ async fn write_bulk(
         }
         // Other keys each time: all of the last ones go, all of these come.
         let keys: Vec<String> = (0..BULK_KEYS)
-            .map(|key| format!("sha256:{:064x}", (1 + seq % 2) << 32 | key * 7 + host % 7))
+            .map(|key| format!("sha256:{:064x}", ((1 + seq % 2) << 32) | (key * 7 + host % 7)))
             .collect();
         let body = serde_json::json!({
             "holder": expected[host].holder, "group": GROUP, "keys": keys, "epoch": 1, "seq": seq,

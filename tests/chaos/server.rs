@@ -69,10 +69,6 @@ impl Server {
         .await;
     }
 
-    pub fn is_running(&self) -> bool {
-        self.process.is_some()
-    }
-
     pub fn pid(&self) -> u32 {
         self.running().pid()
     }
