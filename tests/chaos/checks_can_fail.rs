@@ -43,7 +43,7 @@ const BLOBS: u64 = 4;
 async fn a_lost_key_an_invented_one_a_wrong_hide_and_a_second_leader_are_found() {
     let (seed, _) = dice();
     let mut site = Site::of_three().await;
-    let load = Load::on(site.apis(), seed, Mix { raw: 2, go: 1, ..Mix::SOME });
+    let mut load = Load::on(site.apis(), seed, Mix { raw: 2, go: 1, ..Mix::SOME });
     let history = load.history();
     within("some writes", SOON, async || (history.writes() > 20).then_some(())).await;
     let (history, expected) = load.end().await;

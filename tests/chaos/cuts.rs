@@ -22,8 +22,9 @@ const WRITES_AGAIN: Duration = Duration::from_secs(6);
 /// How long a link is cut beyond that.
 const CUT_FOR: Duration = Duration::from_secs(2);
 const FLAPS_FOR: Duration = Duration::from_secs(5);
-/// In `make test`: each kind of cut once.
-const KINDS: [Kind; 4] = [Kind::Alone, Kind::Deaf, Kind::Mute, Kind::Flapping];
+const KINDS: [Kind; 5] = [Kind::Alone, Kind::Deaf, Kind::Mute, Kind::Flapping, Kind::Unplugged];
+/// In `make test`: the first kinds, each once.
+const BRIEFLY: usize = 4;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -35,12 +36,14 @@ enum Kind {
     Mute,
     /// Single directions are cut and healed, a few times a second.
     Flapping,
+    /// The cable of one server is out: clients do not reach it either.
+    Unplugged,
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn cut_links_lose_nothing_and_hide_nobody() {
     let (seed, mut dice) = dice();
-    cut(KINDS.len(), seed, &mut dice).await;
+    cut(BRIEFLY, seed, &mut dice).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -52,7 +55,7 @@ async fn soak_cut_links_lose_nothing_and_hide_nobody() {
 async fn cut(times: usize, seed: u64, dice: &mut StdRng) {
     let links = Links::make();
     let mut site = Site::of_three_on(&links.network).await;
-    let load = Load::on(site.apis(), seed, Mix::SOME);
+    let mut load = Load::on(site.apis(), seed, Mix::SOME);
     let history = load.history();
     let witness = Witness::of(&site.apis(), &history);
     for time in 0..times {
@@ -63,6 +66,13 @@ async fn cut(times: usize, seed: u64, dice: &mut StdRng) {
         let begun = Instant::now();
         match kind {
             Kind::Flapping => links.flap(dice).await,
+            Kind::Unplugged => {
+                let host = victim as u8 + 1;
+                links.network.unplug(host);
+                writes_go_on(&history, kind).await;
+                tokio::time::sleep(CUT_FOR).await;
+                links.network.plug(host);
+            }
             _ => {
                 links.cut(kind, victim as u8 + 1);
                 writes_go_on(&history, kind).await;

@@ -61,36 +61,40 @@ impl Servers {
 pub struct Load {
     servers: Servers,
     clients: JoinSet<Expected>,
+    /// They end when it is dropped.
+    _beats: JoinSet<()>,
 }
 
 impl Load {
     /// Clients of these servers; `seed` decides what they do.
     pub fn on(apis: Vec<SocketAddr>, seed: u64, mix: Mix) -> Self {
         let servers = Servers { apis: Arc::new(apis), history: Arc::default(), stop: Arc::default() };
-        let mut clients = JoinSet::new();
+        let (mut clients, mut beats) = (JoinSet::new(), JoinSet::new());
         for number in 0..mix.raw {
             let dice = StdRng::seed_from_u64(seed ^ (u64::from(number) << 8));
-            clients.spawn(Raw::new(number, servers.clone(), dice, mix.lease).run());
+            let client = Raw::new(number, servers.clone(), dice, mix.lease);
+            beats.spawn(client.beats().beat_on());
+            clients.spawn(client.run());
         }
         for number in 0..mix.go {
             let dice = StdRng::seed_from_u64(seed ^ (u64::from(number) << 16) ^ 1);
             clients.spawn(Go::new(number, servers.clone(), dice).run());
         }
-        Self { servers, clients }
+        Self { servers, clients, _beats: beats }
     }
 
     pub fn history(&self) -> Arc<History> {
         Arc::clone(&self.servers.history)
     }
 
-    /// After the trouble: every client brings its last write to an end.
-    pub async fn end(mut self) -> (Arc<History>, Vec<Expected>) {
+    /// After the trouble: every client brings its last write to an end. They beat as long as this lives.
+    pub async fn end(&mut self) -> (Arc<History>, Vec<Expected>) {
         self.servers.stop.store(true, Ordering::Relaxed);
         let mut expected = Vec::new();
         while let Some(ended) = self.clients.join_next().await {
             expected.push(ended.unwrap());
         }
-        (self.servers.history, expected)
+        (self.history(), expected)
     }
 }
 

@@ -38,7 +38,7 @@ async fn stop_leaders(times: usize) {
     let (seed, _) = dice();
     let mut site = Site::of_three().await;
     site.add_nodes(1, &[]).await;
-    let load = Load::on(site.apis(), seed, Mix { lease: LEASE, ..Mix::SOME });
+    let mut load = Load::on(site.apis(), seed, Mix { lease: LEASE, ..Mix::SOME });
     let history = load.history();
     let witness = Witness::of(&site.apis(), &history);
     for _ in 0..times {
@@ -73,7 +73,7 @@ const CATCHES_UP: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_follower_that_stands_still_costs_the_leader_neither_memory_nor_time_and_catches_up() {
-    freeze_a_follower(Duration::from_secs(10)).await;
+    freeze_a_follower(Duration::from_secs(7)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -88,7 +88,7 @@ async fn freeze_a_follower(time: Duration) {
     let frozen = (leader + 1) % 3;
     // The clients of the frozen server would only wait for it.
     let apis: Vec<SocketAddr> = (0..3).filter(|at| *at != frozen).map(|at| site.servers[at].api).collect();
-    let load = Load::on(apis.clone(), seed, Mix::SOME);
+    let mut load = Load::on(apis.clone(), seed, Mix::SOME);
     let bulk = Bulk::on(apis);
     tokio::time::sleep(Duration::from_secs(3)).await;
     let (before, from) = (site.servers[leader].anonymous_bytes(), unix_ms());

@@ -65,7 +65,7 @@ async fn restart_in_turn(times: usize) {
     let failures = history.findings();
     assert!(failures.is_empty(), "{} failed requests:\n{}", failures.len(), failures.join("\n"));
     assert!(counts.retries > 0, "nobody noticed that a server was away: {counts:?}");
-    assert!(counts.lookups > 500 * times && counts.writes > 50 * times, "hardly any load: {counts:?}");
+    assert!(counts.lookups > 100 * times && counts.writes > 20 * times, "hardly any load: {counts:?}");
     assert_kept(&mut site, &history, &expected).await;
 }
 

@@ -64,16 +64,20 @@ impl Raw {
         }
     }
 
-    pub(super) async fn run(mut self) -> Expected {
-        let beats = Beats {
+    /// Its heartbeats, which go on when it writes no more: the checker asks for what is visible.
+    pub(super) fn beats(&self) -> Beats {
+        Beats {
             holder: self.holder.clone(),
             epoch: self.epoch,
             servers: self.servers.clone(),
+            dice: self.dice.clone(),
             lease: self.lease,
             acknowledged: Arc::clone(&self.acknowledged),
-        };
-        let mut dice = self.dice.clone();
-        tokio::join!(self.write_on(), beats.beat_on(&mut dice));
+        }
+    }
+
+    pub(super) async fn run(mut self) -> Expected {
+        self.write_on().await;
         let keys = self.acknowledged.lock().unwrap().keys.clone();
         Expected { holder: self.holder, keys }
     }
@@ -210,18 +214,20 @@ impl Raw {
 }
 
 /// The same client's heartbeats.
-struct Beats {
+pub(super) struct Beats {
     holder: String,
     epoch: u64,
     servers: Servers,
+    dice: StdRng,
     lease: Duration,
     acknowledged: Arc<Mutex<Acknowledged>>,
 }
 
 impl Beats {
-    async fn beat_on(&self, dice: &mut StdRng) {
+    /// Until it is dropped.
+    pub(super) async fn beat_on(mut self) {
         let interval = self.lease / BEATS_IN_A_LEASE;
-        while !self.servers.stopped() {
+        loop {
             let before = self.acknowledged.lock().unwrap().clone();
             let keys: Vec<Key> = before.keys.iter().map(|key| key.parse().unwrap()).collect();
             let request = KeepaliveRequest {
@@ -236,7 +242,7 @@ impl Beats {
             };
             let body = serde_json::to_string(&request).unwrap();
             let sent = unix_ms();
-            let said = ask(self.servers.any(dice), "POST", path::KEEPALIVE, &body, interval).await;
+            let said = ask(self.servers.any(&mut self.dice), "POST", path::KEEPALIVE, &body, interval).await;
             let Some(beat) = said.filter(|said| said.status == 201) else {
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 continue;
