@@ -304,6 +304,7 @@ impl Node {
             receiving: self.inner.receiving.clone(),
             messages: self.inner.messages.clone(),
             index: self.inner.index.clone(),
+            log: self.inner.log.clone(),
         })
     }
 
