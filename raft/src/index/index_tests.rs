@@ -4,7 +4,7 @@ use std::path::Path;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use redb::ReadableTable;
+use redb::{Builder, ReadableTable};
 
 use super::*;
 use crate::command::{Command, Pair, Reply, Write};

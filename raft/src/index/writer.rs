@@ -147,6 +147,29 @@ impl Index {
         .await
     }
 
+    /// Makes the state that of a new cluster with one member, as if `membership` were its last entry: the
+    /// holders stay, who was removed from the old cluster is nobody here. In one durable transaction.
+    pub(crate) async fn begin_anew(&self, membership: StoredMembership) -> Result<(), IndexError> {
+        let mut turn = self.inner.turn.clone().lock_owned().await;
+        if turn.broken {
+            return Err(IndexError::Broken);
+        }
+        let index = self.clone();
+        blocking(move || {
+            index.state_mut().begin_anew(membership);
+            let transaction = index.begin_write(Durability::Immediate)?;
+            let batch = Batch { membership: true, tombstones: true, ..Batch::default() };
+            tables::write_batch(&transaction, &index.state(), &batch)?;
+            transaction.commit().map_err(IndexError::storage("commit"))?;
+            let (applied, applied_index) = (index.state().applied, index.state().applied_index());
+            turn.committed = applied;
+            index.set_durable(applied);
+            index.inner.applied.send_replace(applied_index);
+            Ok(())
+        })
+        .await
+    }
+
     fn set_durable(&self, log_id: Option<LogId>) {
         *self.inner.durable.lock().unwrap_or_else(PoisonError::into_inner) = log_id;
     }
