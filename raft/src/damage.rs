@@ -119,6 +119,9 @@ fn of_io(error: &std::io::Error) -> Option<String> {
 }
 
 #[cfg(test)]
+mod mutations;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

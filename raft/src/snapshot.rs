@@ -124,6 +124,14 @@ pub struct Summary {
     pub counts: Counts,
 }
 
+/// A guess, for people: how many bytes a snapshot of so much has.
+pub fn about_bytes(counts: Counts) -> u64 {
+    const HOST_BYTES: u64 = 110;
+    const KEY_BYTES: u64 = 38;
+    const PAIR_BYTES: u64 = 2;
+    counts.hosts * HOST_BYTES + counts.keys * KEY_BYTES + counts.pairs * PAIR_BYTES
+}
+
 impl SnapshotData {
     /// A view of the state that `transaction` sees.
     pub(crate) fn view(transaction: &ReadTransaction) -> Result<(SnapshotMeta, Self), IndexError> {

@@ -19,7 +19,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use openraft::{Membership, RaftLogReader};
+use openraft::{EntryPayload, Membership, RaftLogReader};
 use tokio::time::Instant;
 
 use crate::disk::FolderDisk;
@@ -29,7 +29,7 @@ use crate::network::IdentityError;
 use crate::network::identity::{self, NodeFile};
 use crate::snapshot::file::{FileReceiver, Saved};
 use crate::snapshot::{Received, SnapshotError};
-use crate::types::{ClusterId, LogId, Member, NodeId, StoredMembership, TypeConfig, Vote};
+use crate::types::{ClusterId, Entry, LogId, Member, NodeId, StoredMembership, TypeConfig, Vote};
 
 use super::{StartError, check_stores};
 
@@ -120,7 +120,7 @@ pub struct Founded {
     pub counts: Counts,
     /// Raft addresses of the old members, without this server's own.
     pub left_out: Vec<String>,
-    /// An earlier call had done all but the last steps: this one has done those, and nothing else.
+    /// It was there before: an earlier call had done all but the last steps, if not those, too.
     pub finished_only: bool,
 }
 
@@ -159,9 +159,12 @@ pub async fn restore(
 }
 
 /// Makes the server with this data folder the only one of a new cluster: with its state and all of its log,
-/// also what no majority may have had. `addresses` are those of its own entry in the old membership where
-/// they are not given.
-pub async fn force_new_cluster(folder: &Path, addresses: Option<Addresses>) -> Result<Founded, OfflineError> {
+/// also what no majority may have had. `addresses` is given those of its own entry in the old membership.
+/// A server that is alone in its cluster already stays what it is.
+pub async fn force_new_cluster(
+    folder: &Path,
+    addresses: impl FnOnce(Option<Addresses>) -> Option<Addresses>,
+) -> Result<Founded, OfflineError> {
     if !fs::exists(folder).map_err(OfflineError::io("read", folder))? {
         return Err(OfflineError::NoData);
     }
@@ -184,7 +187,7 @@ async fn convert(
     disk: &FolderDisk,
     log: &LogStore,
     old: &Index,
-    addresses: Option<Addresses>,
+    addresses: impl FnOnce(Option<Addresses>) -> Option<Addresses>,
 ) -> Result<Founded, OfflineError> {
     check_stores(log, old)?;
     log.check_note(disk)?;
@@ -193,6 +196,9 @@ async fn convert(
     if cluster_id.is_none() || (applied.is_none() && log.last().is_none()) {
         return Err(OfflineError::NoData);
     }
+    if let Some(alone) = alone(log, old, node_id, cluster_id).await? {
+        return Ok(alone);
+    }
     // Nothing was applied since it was opened, so this writes nothing.
     let (meta, view) = old.snapshot().await?;
     let received = view.into_received(&meta)?;
@@ -200,14 +206,40 @@ async fn convert(
     let built = async {
         let index = begin(&new, received).await?;
         replay(log, &index).await?;
-        let own = |member: Option<Member>| {
-            let own = member.map(|member| Addresses { raft: member.raft_address, api: member.api_address });
-            addresses.or(own)
-        };
-        let founded = found(&new, &index, own, node_id).await?;
-        Ok(founded)
+        found(&new, &index, addresses, node_id).await
     };
     swap::commit_or_clean(folder, built.await)
+}
+
+/// The cluster that this server is alone in: by its state, and by every membership in the log behind it.
+async fn alone(
+    log: &LogStore,
+    old: &Index,
+    node_id: NodeId,
+    cluster_id: Option<ClusterId>,
+) -> Result<Option<Founded>, OfflineError> {
+    let (applied, membership) = old.applied_state();
+    let members = membership.membership();
+    let is_alone = members.voter_ids().eq([node_id]) && members.nodes().count() == 1;
+    let (Some(applied), Some(cluster_id), true) = (applied, cluster_id, is_alone) else { return Ok(None) };
+    let mut next = applied.index + 1;
+    while let Some(entries) = entries(log, next).await? {
+        if entries.iter().any(|entry| matches!(entry.payload, EntryPayload::Membership(_))) {
+            return Ok(None);
+        }
+        next += entries.len() as u64;
+    }
+    let Some(member) = members.get_node(&node_id).cloned() else { return Ok(None) };
+    let (log_index, counts) = (applied.index, old.counts());
+    Ok(Some(Founded {
+        cluster_id,
+        node_id,
+        member,
+        log_index,
+        counts,
+        left_out: vec![],
+        finished_only: true,
+    }))
 }
 
 /// One at a time. Where the file system has no locks, those of redb must do.
@@ -253,33 +285,41 @@ async fn begin(new: &Path, received: Received) -> Result<Index, OfflineError> {
 /// was answered with success may be among it, and one that was not does no harm, its client was told that
 /// it may have happened.
 async fn replay(log: &LogStore, index: &Index) -> Result<(), OfflineError> {
-    let mut log = log.clone();
     let mut next = index.applied_state().0.map_or(0, |id| id.index + 1);
-    let end = log.last().map_or(0, |id| id.index + 1);
-    while next < end {
-        let damaged = |reason: String| OfflineError::from(LogError::Damaged { reason });
-        let entries = log.limited_get_log_entries(next, end).await;
-        let entries = entries.map_err(|error| damaged(error.to_string()))?;
-        let indices = entries.iter().map(|entry| entry.log_id.index);
-        if entries.is_empty() || !indices.eq((next..).take(entries.len())) {
-            return Err(damaged(format!("it has no entry {next}")));
-        }
+    while let Some(entries) = entries(log, next).await? {
         next += entries.len() as u64;
         index.apply(&entries).await?;
     }
     Ok(())
 }
 
+/// A piece of the log from `next` on; `None` at its end.
+async fn entries(log: &LogStore, next: u64) -> Result<Option<Vec<Entry>>, OfflineError> {
+    let damaged = |reason: String| OfflineError::from(LogError::Damaged { reason });
+    let end = log.last().map_or(0, |id| id.index + 1);
+    if next >= end {
+        return Ok(None);
+    }
+    let entries = log.clone().limited_get_log_entries(next, end).await;
+    let entries = entries.map_err(|error| damaged(error.to_string()))?;
+    let indices = entries.iter().map(|entry| entry.log_id.index);
+    if entries.is_empty() || !indices.eq((next..).take(entries.len())) {
+        return Err(damaged(format!("it has no entry {next}")));
+    }
+    Ok(Some(entries))
+}
+
 /// Writes everything but the state's rows: the membership of one, the log behind it, who this is.
 async fn found(
     new: &Path,
     index: &Index,
-    addresses: impl FnOnce(Option<Member>) -> Option<Addresses>,
+    addresses: impl FnOnce(Option<Addresses>) -> Option<Addresses>,
     before: NodeId,
 ) -> Result<Founded, OfflineError> {
     let disk = FolderDisk::open(new).map_err(OfflineError::io("open", new))?;
     let (applied, membership) = index.applied_state();
     let own = membership.membership().get_node(&before).cloned();
+    let own = own.map(|member| Addresses { raft: member.raft_address, api: member.api_address });
     let others = membership.membership().nodes().filter(|(id, _)| **id != before);
     let left_out = others.map(|(_, member)| member.raft_address.clone()).collect();
     let Addresses { raft, api } = addresses(own).ok_or(OfflineError::NoAddress)?;

@@ -12,7 +12,7 @@ fn blocking<T>(work: impl Future<Output = T>) -> T {
 }
 
 fn force(server: &Server) -> Result<Founded, OfflineError> {
-    blocking(force_new_cluster(server.folder.path(), None))
+    blocking(force_new_cluster(server.folder.path(), |own| own))
 }
 
 fn addresses(server: &Server) -> Addresses {
@@ -75,8 +75,7 @@ fn the_last_server_goes_on_as_a_new_cluster_and_the_others_join_it_empty() {
     assert_eq!((founded.counts.pairs, founded.finished_only), (10, false));
 
     servers[1].start(None);
-    let alone = within(SOON, "a leader of its own", || servers[1].node().is_leader().then_some(()));
-    assert_eq!(alone, ());
+    within(SOON, "a leader of its own", || servers[1].node().is_leader().then_some(()));
     let status = servers[1].node().status();
     assert_eq!((status.cluster_id, status.node_id), (Some(founded.cluster_id), founded.node_id));
     assert_eq!(status.members.len(), 1);
@@ -182,7 +181,7 @@ fn a_removed_server_can_be_all_that_is_left() {
     servers.iter_mut().for_each(Server::kill);
     // It may have learned of its end before the membership without it reached it.
     let given = addresses(&servers[victim]);
-    blocking(force_new_cluster(servers[victim].folder.path(), Some(given))).unwrap();
+    blocking(force_new_cluster(servers[victim].folder.path(), |_| Some(given))).unwrap();
     servers[victim].start(None);
     within(SOON, "it leads", || servers[victim].node().is_leader().then_some(()));
     servers[victim].propose(advertise(1..2)).unwrap();
@@ -201,9 +200,9 @@ fn what_would_destroy_something_is_refused() {
     write(&servers, 1);
 
     let empty = tempfile::tempdir().unwrap();
-    assert!(matches!(blocking(force_new_cluster(empty.path(), None)), Err(OfflineError::NoData)));
+    assert!(matches!(blocking(force_new_cluster(empty.path(), |own| own)), Err(OfflineError::NoData)));
     let missing = empty.path().join("missing");
-    assert!(matches!(blocking(force_new_cluster(&missing, None)), Err(OfflineError::NoData)));
+    assert!(matches!(blocking(force_new_cluster(&missing, |own| own)), Err(OfflineError::NoData)));
     assert!(!missing.exists() && std::fs::read_dir(empty.path()).unwrap().count() == 0);
 
     for (cut, what) in [(file.len() - 1, "cut"), (100, "cut"), (0, "empty")] {
@@ -229,16 +228,19 @@ fn what_would_destroy_something_is_refused() {
 
 #[test]
 fn a_call_that_was_cut_is_made_again_or_finished() {
-    let mut servers = servers(1);
+    let mut servers = servers(3);
     write(&servers, 0);
+    expect_on_all(&servers, 0..1);
     let file = snapshot_of(&servers[0]);
-    servers[0].kill();
+    servers.iter_mut().for_each(Server::kill);
     // Before the new files counted.
     let half = servers[0].folder.path().join("new-cluster");
     std::fs::create_dir(&half).unwrap();
     std::fs::write(half.join("state.redb"), "half").unwrap();
     let first = force(&servers[0]).unwrap();
     assert!(!first.finished_only && !half.exists());
+    let again = force(&servers[0]).unwrap();
+    assert_eq!((again.finished_only, again.cluster_id), (true, first.cluster_id), "it is alone already");
     // After.
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir(folder.path().join("new-cluster")).unwrap();
@@ -252,5 +254,5 @@ fn a_call_that_was_cut_is_made_again_or_finished() {
     assert_eq!(Founded { finished_only: true, left_out: Vec::new(), ..second }, again);
     assert!(!ready.exists());
     servers[0].start(None);
-    write(&servers, 1);
+    within(SOON, "a write", || servers[0].propose(advertise(1..2)).ok());
 }
