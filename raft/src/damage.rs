@@ -11,6 +11,7 @@
 
 use std::any::Any;
 use std::cell::Cell;
+use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Once};
@@ -18,6 +19,7 @@ use std::sync::{Arc, Once};
 use redb::{Builder, Database, DatabaseError, StorageError};
 
 use crate::disk::Disk;
+use crate::format::FormatError;
 
 /// For every message about a file that is damaged or lost.
 pub(crate) const WHAT_TO_DO: &str = "empty the data folder, start again, and let the server take its own old \
@@ -101,6 +103,24 @@ pub(crate) fn of_call(error: &redb::Error) -> Option<String> {
     }
 }
 
+/// Tells of damage that was found while the file was in use.
+pub(crate) fn found(name: &'static str, reason: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("{name} is damaged ({reason}): {WHAT_TO_DO}"))
+}
+
+/// The same of an error that came up by itself, if it tells of damage.
+pub(crate) fn of_work(name: &'static str, error: io::Error) -> io::Error {
+    let Some(inner) = error.get_ref() else { return error };
+    let by_format = |error: &FormatError| match error {
+        FormatError::Damaged { .. } => Some(error.to_string()),
+        FormatError::Newer { .. } => None,
+    };
+    let reason = (inner.downcast_ref::<redb::Error>().and_then(of_call))
+        .or_else(|| inner.downcast_ref::<StorageError>().and_then(of_storage))
+        .or_else(|| inner.downcast_ref::<FormatError>().and_then(by_format));
+    reason.map_or(error, |reason| found(name, &reason))
+}
+
 fn of_storage(error: &StorageError) -> Option<String> {
     match error {
         StorageError::Corrupted(reason) => Some(reason.clone()),
@@ -109,8 +129,8 @@ fn of_storage(error: &StorageError) -> Option<String> {
     }
 }
 
-fn of_io(error: &std::io::Error) -> Option<String> {
-    use std::io::ErrorKind::{InvalidData, UnexpectedEof};
+fn of_io(error: &io::Error) -> Option<String> {
+    use io::ErrorKind::{InvalidData, UnexpectedEof};
     match error.kind() {
         InvalidData => Some("it is no redb file".to_owned()),
         UnexpectedEof => Some("it is cut".to_owned()),

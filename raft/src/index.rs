@@ -104,6 +104,14 @@ pub enum IndexError {
 }
 
 impl IndexError {
+    /// Runs what works with the file; damage that it meets is told as such.
+    pub(crate) fn guarded<T>(work: impl FnOnce() -> Result<T, Self>) -> Result<T, Self> {
+        match damage::guarded(work) {
+            Ok(done) => done.map_err(Self::of_file),
+            Err(reason) => Err(IndexError::DamagedFile { reason }),
+        }
+    }
+
     /// While the file is read: whatever says that it is damaged becomes one error.
     fn of_file(self) -> Self {
         let damage = match &self {
@@ -142,16 +150,12 @@ impl Index {
     /// Opens `state.redb` and builds the in-memory side from it. A damaged file is refused. Blocks;
     /// seconds for millions of pairs.
     pub fn open(disk: &dyn Disk) -> Result<Self, IndexError> {
-        let opened = damage::guarded(|| {
+        let (database, state) = IndexError::guarded(|| {
             let database = damage::open(disk, STATE_FILE, STATE_CACHE_BYTES);
             let database = database.map_err(|source| IndexError::Open { source: Box::new(source) })?;
             let state = tables::read_state(&database)?;
             Ok((database, state))
-        });
-        let (database, state) = match opened {
-            Ok(opened) => opened.map_err(IndexError::of_file)?,
-            Err(reason) => return Err(IndexError::DamagedFile { reason }),
-        };
+        })?;
         let inner = Inner {
             turn: Arc::new(tokio::sync::Mutex::new(Turn { committed: state.applied, broken: false })),
             applied: watch::Sender::new(state.applied_index()),
@@ -181,6 +185,10 @@ impl Index {
     /// The inventory of `holder` at the last commit, `None` for an unknown one. Reads the disk. Who has
     /// seen the reply to a command sees its effect here.
     pub fn inventory(&self, holder: &Holder) -> Result<Option<BTreeSet<Key>>, IndexError> {
+        IndexError::guarded(|| self.read_inventory(holder))
+    }
+
+    fn read_inventory(&self, holder: &Holder) -> Result<Option<BTreeSet<Key>>, IndexError> {
         let Some(id) = self.state().host_id(holder) else { return Ok(None) };
         let transaction = self.database()?.begin_read().map_err(IndexError::storage("begin a read"))?;
         let hosts = match transaction.open_table(tables::HOSTS) {

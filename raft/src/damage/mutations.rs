@@ -1,12 +1,12 @@
 //! Damaged files by the thousand: each is refused in words, or says exactly what the undamaged one says.
 
 use std::io;
+use std::sync::Mutex;
 
 use openraft::RaftLogReader;
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use redb::backends::InMemoryBackend;
 use redb::{Builder, Database, DatabaseError, StorageBackend};
 
 use crate::command::Command;
@@ -28,10 +28,7 @@ struct OneFile(Vec<u8>);
 
 impl Disk for OneFile {
     fn database(&self, _name: &str, builder: Builder) -> Result<Database, DatabaseError> {
-        let backend = InMemoryBackend::new();
-        let filled = backend.set_len(self.0.len() as u64).and_then(|()| backend.write(0, &self.0));
-        filled.expect("memory takes it");
-        builder.create_with_backend(backend)
+        builder.create_with_backend(Bytes(Mutex::new(self.0.clone())))
     }
 
     fn read(&self, _name: &str) -> io::Result<Option<Vec<u8>>> {
@@ -39,6 +36,47 @@ impl Disk for OneFile {
     }
 
     fn write(&self, _name: &str, _bytes: &[u8]) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Behaves like a file, but does not grow without end.
+#[derive(Debug)]
+struct Bytes(Mutex<Vec<u8>>);
+
+const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+impl StorageBackend for Bytes {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.lock().unwrap().len() as u64)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let bytes = self.0.lock().unwrap();
+        let found = usize::try_from(offset).ok().and_then(|start| bytes.get(start..)?.get(..out.len()));
+        out.copy_from_slice(found.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        assert!(length < FILE_BYTES_MAX, "a damaged file fills the disk: {length} bytes");
+        self.0.lock().unwrap().resize(length as usize, 0);
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let end = offset + data.len() as u64;
+        let mut bytes = self.0.lock().unwrap();
+        if end > bytes.len() as u64 {
+            drop(bytes);
+            self.set_len(end)?;
+            bytes = self.0.lock().unwrap();
+        }
+        bytes[offset as usize..end as usize].copy_from_slice(data);
         Ok(())
     }
 }
@@ -61,16 +99,23 @@ struct StateSays {
     inventories: Vec<Option<std::collections::BTreeSet<crate::command::Key>>>,
 }
 
-/// Refused in words.
+/// In words.
 #[derive(Debug)]
-struct Refused(String);
+struct Refused;
+
+/// What the operator is told.
+fn refused(message: &str, file: &str) -> Refused {
+    let says_what_to_do = message.contains("piccolo members replace") && message.contains("snapshot restore");
+    assert!(message.starts_with(&format!("{file} is damaged (")) && says_what_to_do, "{message}");
+    assert!(!message.contains('\n'), "{message}");
+    Refused
+}
 
 fn read_log(bytes: &[u8]) -> Result<LogSays, Refused> {
     let mut log = match LogStore::open(&OneFile(bytes.to_vec())) {
         Ok(log) => log,
-        Err(error @ (LogError::Damaged { .. } | LogError::Format(FormatError::Newer { .. }))) => {
-            return Err(Refused(error.to_string()));
-        }
+        Err(LogError::Format(FormatError::Newer { .. })) => return Err(Refused),
+        Err(error @ LogError::Damaged { .. }) => return Err(refused(&error.to_string(), LOG_FILE)),
         Err(error) => panic!("no words for the operator: {error:?}"),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -85,9 +130,8 @@ fn read_log(bytes: &[u8]) -> Result<LogSays, Refused> {
 fn read_state(bytes: &[u8]) -> Result<StateSays, Refused> {
     let index = match Index::open(&OneFile(bytes.to_vec())) {
         Ok(index) => index,
-        Err(error @ (IndexError::DamagedFile { .. } | IndexError::Format(FormatError::Newer { .. }))) => {
-            return Err(Refused(error.to_string()));
-        }
+        Err(IndexError::Format(FormatError::Newer { .. })) => return Err(Refused),
+        Err(error @ IndexError::DamagedFile { .. }) => return Err(refused(&error.to_string(), STATE_FILE)),
         Err(error) => panic!("no words for the operator: {error:?}"),
     };
     let hosts = index.hosts(None);
@@ -190,7 +234,7 @@ fn open_damaged(seed: u64, rounds: usize) {
         let (bytes, what) = change(&log);
         match read_log(&bytes) {
             Ok(says) => assert!(says == log_says, "log, {what}: silently wrong"),
-            Err(Refused(_)) => refused[0] += 1,
+            Err(Refused) => refused[0] += 1,
         }
         let (bytes, what) = change(&log_killed);
         match read_log(&bytes) {
@@ -206,17 +250,17 @@ fn open_damaged(seed: u64, rounds: usize) {
                 );
                 assert_eq!(says.vote, killed_says.vote, "killed log, {what}");
             }
-            Err(Refused(_)) => refused[1] += 1,
+            Err(Refused) => refused[1] += 1,
         }
         let (bytes, what) = change(&state);
         match read_state(&bytes) {
             Ok(says) => assert!(says == state_says, "state, {what}: silently wrong"),
-            Err(Refused(_)) => refused[2] += 1,
+            Err(Refused) => refused[2] += 1,
         }
         let (bytes, what) = change(&state_killed);
         match read_state(&bytes) {
             Ok(says) => assert!(says == state_killed_says, "killed state, {what}: silently wrong"),
-            Err(Refused(_)) => refused[3] += 1,
+            Err(Refused) => refused[3] += 1,
         }
     }
     println!("refused {refused:?} of {rounds} each");

@@ -33,6 +33,13 @@ impl Index {
         }
         let Some(last) = entries.last() else { return Ok(Vec::new()) };
         turn.broken = true;
+        let replies = IndexError::guarded(|| self.apply_batch(entries))?;
+        *turn = Turn { committed: Some(last.log_id()), broken: false };
+        self.inner.applied.send_replace(last.log_id().index);
+        Ok(replies)
+    }
+
+    fn apply_batch(&self, entries: &[Entry]) -> Result<Vec<Reply>, IndexError> {
         let transaction = self.begin_write(Durability::None)?;
         let mut batch = Batch::default();
         let mut replies = Vec::with_capacity(entries.len());
@@ -41,8 +48,6 @@ impl Index {
         }
         tables::write_batch(&transaction, &self.state(), &batch)?;
         transaction.commit().map_err(IndexError::storage("commit"))?;
-        *turn = Turn { committed: Some(last.log_id()), broken: false };
-        self.inner.applied.send_replace(last.log_id().index);
         Ok(replies)
     }
 
@@ -203,5 +208,6 @@ impl Index {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, IndexError> + Send + 'static,
 ) -> Result<T, IndexError> {
+    let work = || IndexError::guarded(work);
     tokio::task::spawn_blocking(work).await.unwrap_or(Err(IndexError::Stopping))
 }
