@@ -1,7 +1,7 @@
 //! Damaged files by the thousand: each is refused in words, or says exactly what the undamaged one says.
 
 use std::io;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use openraft::RaftLogReader;
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
@@ -22,13 +22,19 @@ const PAGE_BYTES: usize = 4096;
 const HEADER_BYTES: usize = 320;
 const ENTRIES: u64 = 300;
 
-/// A disk that has one redb file, in memory.
-#[derive(Debug)]
-struct OneFile(Vec<u8>);
+/// A disk that has one redb file, in memory; who keeps a clone can change it.
+#[derive(Clone, Debug)]
+struct OneFile(Arc<Mutex<Vec<u8>>>);
+
+impl OneFile {
+    fn of(bytes: &[u8]) -> Self {
+        Self(Arc::new(Mutex::new(bytes.to_vec())))
+    }
+}
 
 impl Disk for OneFile {
     fn database(&self, _name: &str, builder: Builder) -> Result<Database, DatabaseError> {
-        builder.create_with_backend(Bytes(Mutex::new(self.0.clone())))
+        builder.create_with_backend(Bytes(self.0.clone()))
     }
 
     fn read(&self, _name: &str) -> io::Result<Option<Vec<u8>>> {
@@ -42,7 +48,7 @@ impl Disk for OneFile {
 
 /// Behaves like a file, but does not grow without end.
 #[derive(Debug)]
-struct Bytes(Mutex<Vec<u8>>);
+struct Bytes(Arc<Mutex<Vec<u8>>>);
 
 const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
@@ -112,7 +118,7 @@ fn refused(message: &str, file: &str) -> Refused {
 }
 
 fn read_log(bytes: &[u8]) -> Result<LogSays, Refused> {
-    let mut log = match LogStore::open(&OneFile(bytes.to_vec())) {
+    let mut log = match LogStore::open(&OneFile::of(bytes)) {
         Ok(log) => log,
         Err(LogError::Format(FormatError::Newer { .. })) => return Err(Refused),
         Err(error @ LogError::Damaged { .. }) => return Err(refused(&error.to_string(), LOG_FILE)),
@@ -128,7 +134,7 @@ fn read_log(bytes: &[u8]) -> Result<LogSays, Refused> {
 }
 
 fn read_state(bytes: &[u8]) -> Result<StateSays, Refused> {
-    let index = match Index::open(&OneFile(bytes.to_vec())) {
+    let index = match Index::open(&OneFile::of(bytes)) {
         Ok(index) => index,
         Err(IndexError::Format(FormatError::Newer { .. })) => return Err(Refused),
         Err(error @ IndexError::DamagedFile { .. }) => return Err(refused(&error.to_string(), STATE_FILE)),
@@ -181,8 +187,9 @@ fn damage(random: &mut StdRng, bytes: &mut Vec<u8>) -> String {
     let page = page..(page + PAGE_BYTES).min(length);
     match random.random_range(0..8) {
         0 => {
-            bytes.truncate(at);
-            format!("cut at {at}")
+            // The disk itself refuses an empty file, see `FolderDisk`.
+            bytes.truncate(at.max(1));
+            format!("cut at {}", bytes.len())
         }
         1 => {
             bytes[page.clone()].fill(0);
@@ -270,6 +277,39 @@ fn open_damaged(seed: u64, rounds: usize) {
 #[test]
 fn damaged_files_are_refused_in_words_or_read_right() {
     open_damaged(rand::random(), 150);
+}
+
+#[tokio::test]
+async fn damage_that_comes_while_the_files_are_in_use_is_told_in_words() {
+    let Originals { log: log_bytes, state: state_bytes, .. } = originals(7).await;
+    let (log_file, state_file) = (OneFile::of(&log_bytes), OneFile::of(&state_bytes));
+    let mut log = LogStore::open(&log_file).unwrap();
+    let index = Index::open(&state_file).unwrap();
+    for file in [&log_file, &state_file] {
+        StdRng::seed_from_u64(8).fill(&mut file.0.lock().unwrap()[PAGE_BYTES..]);
+    }
+    let told = |name: &str, message: String| {
+        assert!(
+            message.contains(&format!("{name} is damaged (")) && message.contains("members replace"),
+            "{message}"
+        );
+    };
+    // What redb has in its cache is right; the rest is noise.
+    let appended = log.blocking_append([entry(ENTRIES + 2, Command::Tombstone { node_id: 78 })]).await;
+    let read = log.try_get_log_entries(0..).await;
+    let appended = appended.map_err(|error| error.to_string());
+    told(LOG_FILE, read.map(drop).map_err(|error| error.to_string()).and(appended).unwrap_err());
+    let mut random = StdRng::seed_from_u64(9);
+    let mut failed = None;
+    for number in ENTRIES + 2..ENTRIES + 100 {
+        failed = index.apply(&[entry(number, random_command(&mut random, number))]).await.err();
+        if failed.is_some() {
+            break;
+        }
+    }
+    told(STATE_FILE, failed.expect("noise is no inventory").to_string());
+    let again = index.apply(&[entry(ENTRIES + 101, Command::Tombstone { node_id: 79 })]).await;
+    assert!(matches!(again, Err(IndexError::Broken)), "only a restart helps: {again:?}");
 }
 
 #[test]
