@@ -327,4 +327,4 @@ mod tests;
 
 #[cfg(test)]
 #[path = "index/golden_tests.rs"]
-mod golden_tests;
+pub(crate) mod golden_tests;
