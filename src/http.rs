@@ -94,6 +94,12 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// One that is nobody's.
+    #[cfg(test)]
+    pub(crate) fn for_test(peer: SocketAddr) -> Self {
+        Self { peer, local: peer, reset: Arc::default() }
+    }
+
     /// When this connection closes, it does so with a reset (RST) instead of a clean end (FIN):
     /// containerd resumes after the one and fails after the other.
     pub fn reset_on_close(&self) {

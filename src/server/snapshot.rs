@@ -97,3 +97,60 @@ fn send(threads: &Handle, first: Bytes, data: SnapshotData, sender: &mpsc::Sende
     }
     tracing::info!("a snapshot is sent");
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::http::StatusCode;
+    use axum::response::IntoResponse;
+    use futures_util::StreamExt;
+    use piccolo_raft::snapshot::file::FileReceiver;
+
+    use super::super::routes::tests::leading_app;
+    use super::*;
+    use crate::http::Connection;
+    use crate::limits::SNAPSHOTS_SENT_MAX;
+
+    fn asked_from(peer: &str) -> Request {
+        let mut request = Request::builder()
+            .method("POST")
+            .header(CONTENT_TYPE, "application/json")
+            .body(Body::empty())
+            .expect("a request");
+        request.extensions_mut().insert(Connection::for_test(peer.parse().expect("an address")));
+        request
+    }
+
+    #[tokio::test]
+    async fn a_few_are_sent_at_once_and_each_is_whole() {
+        let app = leading_app().await;
+        let mut bodies = Vec::new();
+        for _ in 0..SNAPSHOTS_SENT_MAX {
+            bodies.push(save(&app, asked_from("127.0.0.1:9")).await.unwrap().into_body());
+        }
+        let refused = save(&app, asked_from("127.0.0.1:9")).await.unwrap_err();
+        assert_eq!(refused.into_response().status(), StatusCode::SERVICE_UNAVAILABLE);
+        for body in bodies {
+            let mut receiver = FileReceiver::default();
+            let mut chunks = body.into_data_stream();
+            while let Some(chunk) = chunks.next().await {
+                receiver.push(&chunk.unwrap()).unwrap();
+            }
+            let (saved, received) = receiver.finish().unwrap();
+            assert_eq!(Some(saved.cluster_id), app.node.status().cluster_id);
+            assert_eq!(received.summary().checksum, app.index.checksum().1);
+        }
+        let end = Instant::now() + std::time::Duration::from_secs(20);
+        while app.snapshots.available_permits() < SNAPSHOTS_SENT_MAX {
+            assert!(Instant::now() < end, "a place is not given back");
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn only_an_operator_gets_one() {
+        let app = leading_app().await;
+        let refused = save(&app, asked_from("10.0.0.9:9")).await.unwrap_err();
+        assert_eq!(refused.into_response().status(), StatusCode::FORBIDDEN);
+        assert_eq!(app.snapshots.available_permits(), SNAPSHOTS_SENT_MAX);
+    }
+}
