@@ -30,7 +30,6 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGua
 use std::time::Duration;
 
 use redb::{Builder, Database, ReadableDatabase};
-use tokio::sync::watch;
 
 pub use changes::HostChanges;
 pub use host::{HostRecord, address_key};
@@ -43,6 +42,7 @@ use crate::disk::Disk;
 use crate::fingerprint::{Fingerprint, key_fingerprint};
 use crate::format::FormatError;
 use crate::types::{LogId, StoredMembership};
+use crate::watch;
 use state::State;
 use writer::Turn;
 

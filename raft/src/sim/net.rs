@@ -207,6 +207,12 @@ pub(crate) fn answer(to: HostId, call: CallId, answer: Answer) {
     });
 }
 
+/// Nobody listens at `from`, says its kernel.
+pub(crate) fn refuse(from: HostId, now_ms: u64, to: HostId, call: CallId) {
+    let message = Message::Answer { call, answer: Answer::Refused };
+    world::inside(|world| world.net.post(&mut world.dice, now_ms, from, to, message));
+}
+
 /// An answer has arrived.
 pub(crate) fn answered(call: CallId, answer: Answer) {
     let waiting = world::inside(|world| world.net.waiting.remove(&call));
