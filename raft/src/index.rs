@@ -243,7 +243,7 @@ impl Index {
     pub async fn wait_applied(&self, index: u64) {
         let mut applied = self.applied_watch();
         let seen = applied.wait_for(|&applied| applied >= index).await;
-        seen.expect("the sender lives as long as self");
+        drop(seen.expect("the sender lives as long as self"));
     }
 
     /// Hosts that changed after log index `index`. A leader's leases call it with 0 first, then with

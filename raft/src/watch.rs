@@ -2,6 +2,6 @@
 //! the order of dice that nobody can seed.
 
 #[cfg(test)]
-pub use crate::sim::watch::{Receiver, Sender};
+pub(crate) use crate::sim::watch::{Receiver, Sender};
 #[cfg(not(test))]
-pub use tokio::sync::watch::{Receiver, Sender};
+pub(crate) use tokio::sync::watch::{Receiver, Sender};

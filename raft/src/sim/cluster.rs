@@ -169,6 +169,7 @@ impl Cluster {
         host.kill();
         (host.disk, host.role) = (SimDisk::default(), role);
         self.seen.forget(id);
+        world::inside(|world| world.release(id));
     }
 
     fn come_back(&mut self, id: HostId) {
@@ -180,6 +181,7 @@ impl Cluster {
         use crate::cluster::{NodeFailure, StartError};
         match ended {
             Ended::No => {}
+            Ended::Forgetful(why) => self.book.violate(why),
             Ended::Stopped => {
                 self.hosts[id].kill();
                 self.come_back(id);
@@ -281,7 +283,7 @@ impl Cluster {
 impl Seen {
     /// Its disk is gone.
     fn forget(&mut self, id: HostId) {
-        self.clusters.values_mut().for_each(|hosts| drop(hosts.remove(&id)));
+        self.clusters.values_mut().for_each(|hosts| hosts.retain(|host| *host != id));
         self.clusters.retain(|_, hosts| !hosts.is_empty());
     }
 

@@ -21,12 +21,15 @@ fn found(fault: Fault, words: &[&str]) {
 
 #[test]
 fn a_disk_that_acknowledges_syncs_without_doing_them_is_found() {
-    found(Fault::LogSyncIsALie, &["does not start", "does not show", "shows", "differ"]);
+    found(
+        Fault::LogSyncIsALie,
+        &["does not start", "does not show", "shows", "differ", "forgotten its vote"],
+    );
 }
 
 #[test]
 fn a_vote_that_is_answered_before_it_is_on_disk_is_found() {
-    found(Fault::VoteIsNotSynced, &["two leaders"]);
+    found(Fault::VoteIsNotSynced, &["two leaders", "forgotten its vote"]);
 }
 
 #[test]

@@ -10,6 +10,8 @@ use axum::body::Body;
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::{Method, StatusCode};
+use openraft::async_runtime::WatchReceiver;
+use openraft::raft::VoteResponse;
 use rand::Rng;
 use tokio::runtime::Runtime;
 use tokio::task::{AbortHandle, JoinHandle};
@@ -18,8 +20,10 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use crate::cluster::{Node, NodeConfig, NodeFailure, StartError};
+use crate::format;
 use crate::network::RAFT_PREFIX;
 use crate::testing::sim_disk::SimDisk;
+use crate::types::TypeConfig;
 
 use super::client::Front;
 use super::net::{self, Answer, CallId, HostId, Message, Payload, TICK_MS};
@@ -78,6 +82,8 @@ pub(crate) enum Ended {
     Failed(NodeFailure),
     /// It was asked to stop, and has.
     Stopped,
+    /// It serves from now on, with something forgotten.
+    Forgetful(String),
 }
 
 /// `s<id>:1`.
@@ -110,7 +116,7 @@ impl Host {
         let began = runtime.block_on(async { Instant::now() });
         let current = Current { host: self.id, began, began_ms: now_ms };
         world::inside(|world| {
-            world.net.set_mute(self.id, false);
+            world.net.reset(&mut world.dice, now_ms, self.id);
             world.current = Some(current);
         });
         let config = |members| NodeConfig {
@@ -220,7 +226,11 @@ impl Running {
                         let failing = node.clone();
                         let failed = runtime.spawn(async move { failing.failed().await });
                         let front = Front::new(host, node);
+                        let vote = front.node.parts().0.metrics().borrow_watched().vote;
                         *life = Life::Serving(Serving { front, router, failed, stopping: None });
+                        if let Err(why) = world::inside(|world| world.check_promise(host, vote)) {
+                            return Ended::Forgetful(why);
+                        }
                     }
                 }
             }
@@ -268,7 +278,11 @@ fn handle(life: &Life, handling: &mut BTreeMap<CallId, AbortHandle>, message: Me
             let (front, router) = (serving.front.clone(), serving.router.clone());
             let work = async move {
                 let answer = match payload {
-                    Payload::Rpc { route, body } => serve(router, &route, body).await,
+                    Payload::Rpc { route, body } => {
+                        let answer = serve(router, &route, body).await;
+                        note_vote(front.host, &route, &answer);
+                        answer
+                    }
                     Payload::Client(request) => Answer::Client(front.answer(request).await),
                 };
                 net::answer(from, call, answer);
@@ -282,6 +296,17 @@ fn handle(life: &Life, handling: &mut BTreeMap<CallId, AbortHandle>, message: Me
             }
         }
         (Message::Answer { call, answer }, _) => net::answered(call, answer),
+    }
+}
+
+/// What a host has answered it must know again after any crash.
+fn note_vote(host: HostId, route: &str, answer: &Answer) {
+    if let ("vote", Answer::Rpc(StatusCode::OK, body)) = (route, answer) {
+        let answer: VoteResponse<TypeConfig> =
+            format::decode("raft answer", body).expect("our own answer is readable");
+        if answer.vote_granted {
+            world::inside(|world| world.promise(host, answer.vote));
+        }
     }
 }
 

@@ -116,8 +116,7 @@ impl Nemesis {
     fn heal(&mut self, cluster: &mut Cluster) {
         self.heal_at_ms = None;
         self.flapping = None;
-        super::world::inside(|world| world.net.heal());
-        let _ = cluster;
+        super::world::inside(|world| world.net.heal(&mut world.dice, cluster.now_ms));
     }
 
     fn thaw(&mut self, cluster: &mut Cluster, now: u64) {

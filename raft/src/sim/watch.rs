@@ -247,7 +247,7 @@ mod tests {
         for number in 0..20 {
             let (mut receiver, order) = (sender.subscribe(), order.clone());
             tasks.spawn(async move {
-                receiver.wait_for(|value| *value == 2).await.unwrap();
+                drop(receiver.wait_for(|value| *value == 2).await.unwrap());
                 order.lock().unwrap().push(number);
             });
         }

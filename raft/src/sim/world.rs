@@ -2,11 +2,14 @@
 //! without one, everything is as in the product.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::time::Instant;
+
+use crate::types::Vote;
 
 use super::net::{Answer, HostId, Message, Net, Payload};
 
@@ -37,6 +40,8 @@ pub(crate) struct World {
     /// The host whose turn it is.
     pub(crate) current: Option<Current>,
     fault: Option<Fault>,
+    /// What each host has voted for, by the answers that have left it.
+    promised: BTreeMap<HostId, Vote>,
     /// Of everything that was delivered and observed, in order.
     trace: u64,
 }
@@ -61,8 +66,14 @@ pub(crate) struct Inside(());
 impl Inside {
     pub(crate) fn new(seed: u64) -> Self {
         let dice = StdRng::seed_from_u64(seed);
-        let world =
-            World { dice, net: Net::default(), current: None, fault: None, trace: 0xcbf2_9ce4_8422_2325 };
+        let world = World {
+            dice,
+            net: Net::default(),
+            current: None,
+            fault: None,
+            promised: BTreeMap::new(),
+            trace: 0xcbf2_9ce4_8422_2325,
+        };
         let before = WORLD.with_borrow_mut(|slot| slot.replace(world));
         assert!(before.is_none(), "one simulation at a time on a thread");
         Self(())
@@ -125,6 +136,29 @@ impl World {
     pub(crate) fn now_ms(&self) -> u64 {
         let current = self.current.expect("some host's code runs");
         current.began_ms + current.began.elapsed().as_millis() as u64
+    }
+
+    /// The host has answered that it votes so.
+    pub(crate) fn promise(&mut self, host: HostId, vote: Vote) {
+        let before = self.promised.entry(host).or_insert(vote);
+        if vote.leader_id.term > before.leader_id.term {
+            *before = vote;
+        }
+    }
+
+    /// Its disk is new: so is who it is.
+    pub(crate) fn release(&mut self, host: HostId) {
+        self.promised.remove(&host);
+    }
+
+    /// Whether a host that starts with this vote has forgotten one.
+    pub(crate) fn check_promise(&self, host: HostId, vote: Vote) -> Result<(), String> {
+        let Some(promised) = self.promised.get(&host) else { return Ok(()) };
+        let (now, then) = (vote.leader_id, promised.leader_id);
+        if now.term > then.term || (now.term == then.term && now.node_id == then.node_id) {
+            return Ok(());
+        }
+        Err(format!("s{host} has forgotten its vote: it answered {promised} and starts with {vote}"))
     }
 
     /// Adds to the trace (FNV-1a).

@@ -111,11 +111,6 @@ impl SimDisk {
         platter.databases.values_mut().for_each(|content| content.cut_at_sync = None);
     }
 
-    /// Cuts the power now.
-    pub(crate) fn cut_power(&self) {
-        self.platter().off = true;
-    }
-
     /// The disk as the next process finds it when this one is killed: whoever has it open now cannot
     /// use it any more.
     pub(crate) fn take_over(&self) -> Self {
