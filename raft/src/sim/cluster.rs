@@ -43,12 +43,14 @@ struct Clients {
 /// What was observed of all servers, ever.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
-    leaders: BTreeMap<u64, NodeId>,
+    /// By term and node: openraft's advanced leader ids are ordered by both, and a term may have a second
+    /// leader with a higher id. With the start of the process that led: none leads twice by one id, or it
+    /// could give other entries the same log id.
+    leaders: BTreeMap<(u64, NodeId), u64>,
     checksums: BTreeMap<u64, (u128, HostId)>,
     /// And who belongs to them.
     pub(crate) clusters: BTreeMap<ClusterId, BTreeSet<HostId>>,
     pub(crate) removed: Vec<HostId>,
-    pub(crate) elections: usize,
     pub(crate) cuts: usize,
     pub(crate) purges: usize,
 }
@@ -205,7 +207,7 @@ impl Cluster {
         let Self { hosts, seen, book, .. } = self;
         for host in hosts.iter().filter(|host| !host.frozen) {
             let Some(node) = host.node() else { continue };
-            if let Err(why) = seen.observe(host.id, node) {
+            if let Err(why) = seen.observe(host, node) {
                 book.violate(why);
             }
         }
@@ -281,13 +283,19 @@ impl Cluster {
 }
 
 impl Seen {
+    /// How many led, one after the other.
+    pub(crate) fn leaders(&self) -> usize {
+        self.leaders.len()
+    }
+
     /// Its disk is gone.
     fn forget(&mut self, id: HostId) {
         self.clusters.values_mut().for_each(|hosts| hosts.retain(|host| *host != id));
         self.clusters.retain(|_, hosts| !hosts.is_empty());
     }
 
-    fn observe(&mut self, id: HostId, node: &Node) -> Result<(), String> {
+    fn observe(&mut self, host: &Host, node: &Node) -> Result<(), String> {
+        let id = host.id;
         let (raft, identity, _) = node.parts();
         let (leads, term, purged) = {
             let metrics = raft.metrics();
@@ -297,10 +305,9 @@ impl Seen {
         self.purges = self.purges.max(purged.map_or(0, |id| id.index as usize));
         if leads {
             let me = identity.node_id;
-            let first = *self.leaders.entry(term).or_insert(me);
-            self.elections = self.leaders.len();
-            if first != me {
-                return Err(format!("term {term} has two leaders: {first:x} and s{id} ({me:x})"));
+            let first = *self.leaders.entry((term, me)).or_insert(host.starts);
+            if first != host.starts {
+                return Err(format!("s{id} leads term {term} by the vote of an earlier start"));
             }
         }
         if let Some(cluster) = identity.cluster_id() {

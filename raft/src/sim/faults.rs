@@ -29,7 +29,7 @@ fn a_disk_that_acknowledges_syncs_without_doing_them_is_found() {
 
 #[test]
 fn a_vote_that_is_answered_before_it_is_on_disk_is_found() {
-    found(Fault::VoteIsNotSynced, &["two leaders", "forgotten its vote"]);
+    found(Fault::VoteIsNotSynced, &["forgotten its vote"]);
 }
 
 #[test]

@@ -45,6 +45,8 @@ pub(crate) struct Host {
     pub(crate) disk: SimDisk,
     pub(crate) role: Role,
     running: Option<Running>,
+    /// How often it was started.
+    pub(crate) starts: u64,
     /// SIGSTOP.
     pub(crate) frozen: bool,
     /// While it is down: not even its kernel answers.
@@ -95,7 +97,16 @@ impl Host {
     pub(crate) fn new(id: HostId, role: Role) -> Self {
         let address = address_of(id);
         world::inside(|world| world.net.listen(&address, id));
-        Self { id, address, disk: SimDisk::default(), role, running: None, frozen: false, silent: false }
+        Self {
+            id,
+            address,
+            disk: SimDisk::default(),
+            role,
+            running: None,
+            starts: 0,
+            frozen: false,
+            silent: false,
+        }
     }
 
     pub(crate) fn is_running(&self) -> bool {
@@ -132,6 +143,7 @@ impl Host {
             }
         };
         let life = Life::Starting(starting);
+        self.starts += 1;
         self.running = Some(Running { life, handling: BTreeMap::new(), current, runtime });
         world::inside(|world| world.current = None);
     }

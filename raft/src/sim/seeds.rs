@@ -36,7 +36,7 @@ pub(crate) struct Life {
     trace: u64,
     acknowledged: usize,
     reads: u64,
-    elections: usize,
+    leaders: usize,
     cuts: usize,
     purged: usize,
     changed: usize,
@@ -71,7 +71,7 @@ pub(crate) fn live(scenario: Scenario, seed: u64, fault: Option<Fault>) -> Life 
         trace: cluster.trace(),
         acknowledged: shared.histories.values().map(|history| history.acknowledged()).sum(),
         reads: shared.reads,
-        elections: cluster.seen.elections,
+        leaders: cluster.seen.leaders(),
         cuts: cluster.seen.cuts,
         purged: cluster.seen.purges,
         changed: nemesis.changed,
@@ -115,14 +115,14 @@ fn sweep(scenario: Scenario, seeds: impl Iterator<Item = u64>) {
         let _told = TellsSeed(scenario, seed);
         let life = live(scenario, seed, None);
         assert!(life.violations.is_empty(), "{:#?}", life.violations);
-        let Life { acknowledged, reads, elections, cuts, purged, changed, .. } = life;
-        let counts = [1, acknowledged, reads as usize, elections, cuts, usize::from(purged > 0), changed];
+        let Life { acknowledged, reads, leaders, cuts, purged, changed, .. } = life;
+        let counts = [1, acknowledged, reads as usize, leaders, cuts, usize::from(purged > 0), changed];
         sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
     }
-    let [seeds, acknowledged, reads, elections, cuts, purged, changed] = sums;
+    let [seeds, acknowledged, reads, leaders, cuts, purged, changed] = sums;
     println!(
-        "{}: {seeds} seeds in {:?}: {acknowledged} writes acknowledged, {reads} reads judged, {elections} terms \
-         with a leader, {cuts} power cuts at a sync, {purged} seeds with purges, {changed} changes of the membership",
+        "{}: {seeds} seeds in {:?}: {acknowledged} writes acknowledged, {reads} reads judged, {leaders} \
+         leaders, {cuts} power cuts at a sync, {purged} seeds with purges, {changed} changes of the membership",
         scenario.name,
         start.elapsed()
     );

@@ -141,7 +141,7 @@ impl World {
     /// The host has answered that it votes so.
     pub(crate) fn promise(&mut self, host: HostId, vote: Vote) {
         let before = self.promised.entry(host).or_insert(vote);
-        if vote.leader_id.term > before.leader_id.term {
+        if vote.leader_id > before.leader_id {
             *before = vote;
         }
     }
@@ -154,8 +154,7 @@ impl World {
     /// Whether a host that starts with this vote has forgotten one.
     pub(crate) fn check_promise(&self, host: HostId, vote: Vote) -> Result<(), String> {
         let Some(promised) = self.promised.get(&host) else { return Ok(()) };
-        let (now, then) = (vote.leader_id, promised.leader_id);
-        if now.term > then.term || (now.term == then.term && now.node_id == then.node_id) {
+        if vote.leader_id >= promised.leader_id {
             return Ok(());
         }
         Err(format!("s{host} has forgotten its vote: it answered {promised} and starts with {vote}"))
