@@ -26,7 +26,7 @@ use std::time::Duration;
 use axum::Router;
 use openraft::async_runtime::WatchReceiver;
 use openraft::metrics::RaftMetrics;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -42,6 +42,7 @@ use crate::network::peer::{Peers, Streams};
 use crate::network::server::{self, Heard, RpcState};
 use crate::network::{IdentityError, MESSAGES_MAX};
 use crate::types::{Member, NodeId, TypeConfig};
+use crate::watch;
 
 pub use members::{
     BadWho, Change, LAG_MAX, MEMBERS_MAX, MembersError, Phase, Progress, Refusal, SEED_ENTRIES_MIN, Who,
@@ -328,6 +329,12 @@ impl Node {
         &self.inner.index
     }
 
+    /// What the simulation looks at.
+    #[cfg(test)]
+    pub(crate) fn parts(&self) -> (&Raft, &Identity, &LogStore) {
+        (&self.inner.raft, &self.inner.identity, &self.inner.log)
+    }
+
     /// Whether this node leads.
     pub fn is_leader(&self) -> bool {
         self.inner.raft.is_leader()
@@ -472,7 +479,7 @@ impl Inner {
 
     async fn run_compaction(&self) {
         let mut compaction = compaction::Compaction::default();
-        let mut ticks = tokio::time::interval(compaction::COMPACTION_INTERVAL);
+        let mut ticks = tokio::time::interval(compaction.interval());
         while self.stop.run_until_cancelled(ticks.tick()).await.is_some() {
             let due = compaction.due(Instant::now(), self.index.applied_index(), self.log.appended_bytes());
             if let Some(upto) = due {
