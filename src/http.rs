@@ -94,10 +94,9 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// One that is nobody's.
-    #[cfg(test)]
-    pub(crate) fn for_test(peer: SocketAddr) -> Self {
-        Self { peer, local: peer, reset: Arc::default() }
+    /// Of a request that came through no listener of ours.
+    pub fn new(peer: SocketAddr, local: SocketAddr) -> Self {
+        Self { peer, local, reset: Arc::default() }
     }
 
     /// When this connection closes, it does so with a reset (RST) instead of a clean end (FIN):

@@ -349,3 +349,6 @@ const _: () = assert!(SPOOL_MEMORY_BYTES_MAX < VERIFIED_WHOLE_BYTES_MAX);
 const _: () = assert!(SPOOL_MEMORY_BYTES_MAX < SPOOL_MEMORY_TOTAL_BYTES_MAX as u64);
 const _: () = assert!(MANIFEST_BYTES_MAX <= VERIFIED_WHOLE_BYTES_MAX);
 const _: () = assert!(REQUEST_KEYS_MAX * (piccolo_raft::command::KEY_BYTES_MAX + 3) > API_BODY_BYTES_MAX);
+// An index within its limits never has an id that a restart refuses.
+const _: () = assert!(INDEX_PAIRS_MAX < piccolo_raft::index::KEY_IDS_MAX as u64);
+const _: () = assert!(16 * INDEX_HOSTS_MAX < piccolo_raft::index::HOST_IDS_MAX as u64);

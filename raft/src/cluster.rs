@@ -31,6 +31,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::blocking::blocking;
 use crate::damage::WHAT_TO_DO;
 use crate::disk::Disk;
 use crate::index::{Index, IndexError, STATE_FILE, StateMachine};
@@ -246,7 +247,7 @@ impl Node {
             }
             Ok::<_, StartError>((log, index, Arc::new(identity)))
         };
-        let (log, index, identity) = tokio::task::spawn_blocking(open).await.map_err(StartError::raft)??;
+        let (log, index, identity) = blocking(open).await.map_err(StartError::raft)??;
         let durable = index.clone();
         log.guard_purge(move || durable.durable_applied().map_or(0, |id| id.index));
         let (tasks, ended) = (TaskTracker::new(), CancellationToken::new());
@@ -318,6 +319,7 @@ impl Node {
             receiving: self.inner.receiving.clone(),
             messages: self.inner.messages.clone(),
             index: self.inner.index.clone(),
+            log: self.inner.log.clone(),
         })
     }
 
@@ -408,6 +410,7 @@ impl Node {
                 return NodeFailure::Broken { reason: fatal.to_string() };
             }
             tokio::select! {
+                biased;
                 _ = failure.changed() => {}
                 changed = metrics.changed() => if changed.is_err() {
                     return NodeFailure::Broken { reason: "raft ended".to_owned() };

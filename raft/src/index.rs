@@ -35,7 +35,7 @@ use tokio::sync::watch;
 pub use changes::HostChanges;
 pub use host::{HostRecord, address_key};
 pub use postings::Postings;
-pub use state::Counts;
+pub use state::{Counts, HOST_IDS_MAX, KEY_IDS_MAX};
 pub use state_machine::{SnapshotBuilder, StateMachine};
 
 use crate::command::{Holder, Key};
@@ -296,6 +296,11 @@ impl Index {
     /// True if `node_id` is a removed server's.
     pub fn is_tombstone(&self, node_id: u64) -> bool {
         self.state().tombstones.contains(&node_id)
+    }
+
+    /// Id of the last applied entry.
+    pub(crate) fn applied_log_id(&self) -> Option<LogId> {
+        self.state().applied
     }
 
     /// The last applied entry and membership.

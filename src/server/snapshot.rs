@@ -116,7 +116,8 @@ mod tests {
             .header(CONTENT_TYPE, "application/json")
             .body(Body::empty())
             .expect("a request");
-        request.extensions_mut().insert(Connection::for_test(peer.parse().expect("an address")));
+        let peer = peer.parse().expect("an address");
+        request.extensions_mut().insert(Connection::new(peer, peer));
         request
     }
 

@@ -3,6 +3,7 @@
 
 mod crashes;
 mod members;
+mod month;
 mod offline;
 mod stopping;
 mod wire;

@@ -14,6 +14,8 @@ use super::slots::Slots;
 use crate::command::{Holder, Key};
 use crate::types::{LogId, StoredMembership};
 
+pub use rebuild::{HOST_IDS_MAX, KEY_IDS_MAX};
+
 /// How much the index holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {

@@ -203,11 +203,9 @@ impl Index {
     }
 }
 
-/// Runs `work`, which waits for the disk, off the runtime's threads. The one place to run it inline
-/// in a simulation.
+/// Runs `work`, which waits for the disk, off the runtime's threads.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, IndexError> + Send + 'static,
 ) -> Result<T, IndexError> {
-    let work = || IndexError::guarded(work);
-    tokio::task::spawn_blocking(work).await.unwrap_or(Err(IndexError::Stopping))
+    crate::blocking::blocking(|| IndexError::guarded(work)).await.unwrap_or(Err(IndexError::Stopping))
 }

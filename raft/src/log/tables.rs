@@ -2,6 +2,7 @@
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
+use crate::dice;
 use crate::format;
 use crate::types::{Entry, LogId, Vote};
 
@@ -59,7 +60,7 @@ fn create(database: &Database) -> Result<u128, LogError> {
         if let Some(id) = read(&meta, META_ID, "id of the raft log")? {
             return Ok(id);
         }
-        let id: u128 = rand::random();
+        let id = dice::bits();
         meta.insert(META_FORMAT, format::encode(&()).as_slice())?;
         meta.insert(META_ID, format::encode(&id).as_slice())?;
         transaction.open_table(ENTRIES)?;

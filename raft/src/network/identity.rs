@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
+use crate::dice;
 use crate::disk::Disk;
 use crate::format::{self, FormatError};
 use crate::types::{ClusterId, NodeId};
@@ -132,7 +133,7 @@ impl Identity {
             Some(file) => file,
             None if has_log => return Err(IdentityError::Lost),
             None => {
-                let file = NodeFile { node_id: random_nonzero(), cluster_id: None };
+                let file = NodeFile { node_id: dice::nonzero(), cluster_id: None };
                 write(disk.as_ref(), file)?;
                 file
             }
@@ -145,7 +146,7 @@ impl Identity {
         let adopted = adopted.is_some() && adopted == file.cluster_id;
         Ok(Self {
             node_id: file.node_id,
-            boot_nonce: random_nonzero(),
+            boot_nonce: dice::nonzero(),
             list_hash: ListHash::of(&list),
             list,
             api_address,
@@ -277,7 +278,7 @@ impl Identity {
 
 /// Writes the file of a new node, which is the only member of a new cluster.
 pub(crate) fn write_new(disk: &dyn Disk) -> Result<(NodeId, ClusterId), IdentityError> {
-    let (node_id, cluster_id) = (random_nonzero(), ClusterId(rand::random()));
+    let (node_id, cluster_id) = (dice::nonzero(), ClusterId(dice::bits()));
     write(disk, NodeFile { node_id, cluster_id: Some(cluster_id) })?;
     Ok((node_id, cluster_id))
 }
@@ -295,10 +296,6 @@ fn write(disk: &dyn Disk, file: NodeFile) -> Result<(), IdentityError> {
     let bytes = format::encode(&file);
     let failed = |source| IdentityError::File { name: NODE_FILE, verb: "write", source };
     disk.write(NODE_FILE, &bytes).map_err(failed)
-}
-
-fn random_nonzero() -> u64 {
-    rand::random_range(1..=u64::MAX)
 }
 
 #[cfg(test)]

@@ -117,6 +117,7 @@ impl Inner {
         let snapshot: SnapshotOf<TypeConfig, _> = SnapshotOf::<TypeConfig, _> { meta, snapshot: data };
         let sending = snapshot::send(&self.client, address, header, vote, snapshot, sent.clone());
         let answer = tokio::select! {
+            biased;
             answer = sending => answer.map_err(|error| error.to_string())?,
             () = until_long(|| self.log.appended_bytes(), LOOK_INTERVAL) => {
                 return Err(format!("it was too slow: {} GiB were written meanwhile", APPENDED_MAX >> 30));
