@@ -7,6 +7,7 @@
 //! memory (`view`). At rest nothing is written: `committed` goes with the next append, and what a
 //! purge leaves behind goes in small steps with later appends.
 
+mod shrink;
 mod tables;
 mod view;
 mod writer;
@@ -125,6 +126,12 @@ impl LogStore {
     /// Commits to the file since the start of this process.
     pub fn commits(&self) -> u64 {
         self.shared.commits()
+    }
+
+    /// Deletes what is purged and gives its room back to the disk, which redb does not do by itself. The
+    /// writer does nothing else meanwhile.
+    pub async fn shrink(&self) -> io::Result<()> {
+        self.perform(|done| Job::Shrink { done }).await
     }
 
     /// Writes what waits, then closes the file; every later call fails. Waits for the writer.

@@ -37,7 +37,12 @@ impl tracing::Subscriber for RaftErrors {
 }
 
 fn one(raft_address: &str) -> NodeConfig {
-    NodeConfig { members: vec![raft_address.to_owned()], raft_address: None, api_address: "one:2".to_owned() }
+    NodeConfig {
+        members: vec![raft_address.to_owned()],
+        raft_address: None,
+        api_address: "one:2".to_owned(),
+        disk_free_min: None,
+    }
 }
 
 #[tokio::test]
