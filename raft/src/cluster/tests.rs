@@ -118,7 +118,7 @@ fn servers_stopped(
             members: lists(&addresses, at),
             raft_address: None,
             api_address: format!("api-{at}:7789"),
-            disk_free_min: None,
+            disk_free_min: Some(0),
         };
         let address = listener.local_addr().unwrap();
         let folder = tempfile::tempdir().unwrap();

@@ -163,9 +163,7 @@ impl Writer {
                     }
                     callback.io_completed(result());
                 }
-                Job::Vote { done, .. }
-                | Job::Truncate { done, .. }
-                | Job::Purge { done, .. } => {
+                Job::Vote { done, .. } | Job::Truncate { done, .. } | Job::Purge { done, .. } => {
                     done.send(if close.is_none() { result() } else { Err(closed()) }).ok();
                 }
                 Job::Shrink { done } => shrink.push(done),

@@ -11,20 +11,26 @@ use super::{AgentOptions, Options, UpError, ready};
 use crate::cli::CliError;
 use crate::cli::output::{Paint, print, table};
 use crate::cli::signals::Signals;
-use crate::config::Logging;
+use crate::config::{DISK_FREE_MIN, Logging};
 use crate::task::Stop;
 
 /// Runs until a signal, or until a child cannot go on.
 pub(super) async fn run(options: Options, logging: Logging) -> Result<(), CliError> {
     let mut signals = Signals::catch()?;
-    let Options { data_dir, base_port, agent } = options;
+    let Options { data_dir, base_port, disk_free_min, agent } = options;
     let folder = DataFolder::open(&data_dir)?;
     let addresses = folder.addresses(base_port)?;
     let binary = std::env::current_exe()
         .map_err(|source| CliError::Process { action: "find the path of this program", source })?;
     let child = |name: String, arguments: Vec<String>| Child::new(name, binary.clone(), arguments);
     let servers: Vec<Child> = (0..addresses.len())
-        .map(|place| child(server_name(place), server_arguments(folder.path(), &addresses, place, &logging)))
+        .map(|place| {
+            let mut arguments = server_arguments(folder.path(), &addresses, place, &logging);
+            if let Some(minimum) = &disk_free_min {
+                arguments.extend([format!("--{}", DISK_FREE_MIN.flag), minimum.clone()]);
+            }
+            child(server_name(place), arguments)
+        })
         .collect();
     let next = next_steps(&addresses, agent.as_ref());
     let agent =

@@ -77,7 +77,7 @@ async fn a_log_that_cannot_be_written_acknowledges_nothing_and_ends_the_node() {
         members: vec!["one:1".to_owned()],
         raft_address: None,
         api_address: "one:2".to_owned(),
-        disk_free_min: None,
+        disk_free_min: Some(0),
     };
     let node = Node::start(config, disk.clone(), CancellationToken::new()).await.unwrap();
     node.wait_leader(SOON).await.unwrap();

@@ -17,7 +17,7 @@ fn joining(member: &Server) -> Server {
         members: Vec::new(),
         raft_address: Some(address.to_string()),
         api_address: format!("api-{}:7789", address.port()),
-        disk_free_min: None,
+        disk_free_min: Some(0),
     };
     let folder = tempfile::tempdir().unwrap();
     let join = Some(member.address.to_string());

@@ -41,7 +41,7 @@ fn one(raft_address: &str) -> NodeConfig {
         members: vec![raft_address.to_owned()],
         raft_address: None,
         api_address: "one:2".to_owned(),
-        disk_free_min: None,
+        disk_free_min: Some(0),
     }
 }
 
