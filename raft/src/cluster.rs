@@ -314,7 +314,8 @@ impl Node {
         });
         let inner = self.inner.clone();
         self.inner.tasks.spawn(async move {
-            let result = inner.index.run_flusher(inner.stop.clone()).await;
+            let result =
+                inner.index.run_flusher(inner.stop.clone(), || inner.guard.has_room_for_upkeep()).await;
             inner.report(result);
         });
         let inner = self.inner.clone();
@@ -491,15 +492,24 @@ impl Inner {
 
     async fn run_compaction(&self) {
         let mut compaction = compaction::Compaction::default();
-        let mut ticks = tokio::time::interval(compaction::COMPACTION_INTERVAL);
+        let mut ticks = tokio::time::interval(compaction::LOW_INTERVAL);
+        let mut next = Instant::now();
         while self.stop.run_until_cancelled(ticks.tick()).await.is_some() {
             let applied = self.index.applied_index();
             if self.guard.level() > Level::Fine {
-                if let Some(upto) = compaction.due_low(applied) {
+                if self.guard.has_room_for_upkeep()
+                    && let Some(upto) = compaction.due_low(applied)
+                {
                     self.compact(upto).await;
                     self.shrink_log(upto).await;
                 }
-            } else if let Some(upto) = compaction.due(Instant::now(), applied, self.log.appended_bytes()) {
+                continue;
+            }
+            if Instant::now() < next {
+                continue;
+            }
+            next = Instant::now() + compaction::COMPACTION_INTERVAL;
+            if let Some(upto) = compaction.due(Instant::now(), applied, self.log.appended_bytes()) {
                 self.compact(upto).await;
             }
         }

@@ -19,6 +19,8 @@ const KEEP_ENTRIES_LOW: u64 = 256;
 const PURGE_ENTRIES_MIN_LOW: u64 = 256;
 /// Time between two looks.
 pub(super) const COMPACTION_INTERVAL: Duration = Duration::from_secs(10);
+/// The same on a low disk.
+pub(super) const LOW_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How far the log had come at some time.
 #[derive(Clone, Copy, Debug)]

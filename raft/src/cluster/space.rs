@@ -36,7 +36,7 @@ pub(crate) use guard::{DiskLow, Guard};
 pub(crate) use level::Level;
 
 /// Between two looks at the own disk.
-const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+pub(super) const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// Between two times that a leader asks the others for theirs.
 const ASK_INTERVAL: Duration = Duration::from_secs(1);
 /// Who has not answered for so long counts as silent.

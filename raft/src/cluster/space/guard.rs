@@ -143,6 +143,13 @@ impl Guard {
         self.low(&state)
     }
 
+    /// Whether what can wait may be written, a durable state or a purge: on a disk without any room it would
+    /// end the node, which can still answer lookups.
+    pub(crate) fn has_room_for_upkeep(&self) -> bool {
+        let state = self.state();
+        state.space.is_none_or(|space| space.free_bytes >= self.marks_of(space.total_bytes).grace)
+    }
+
     /// On a leader: why it takes no writes, from now on.
     pub(crate) fn set_no_room(&self, reason: Option<String>) {
         self.state().no_room = reason;

@@ -4,7 +4,6 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::*;
-use crate::disk::MemoryDisk;
 use crate::log::LOG_FILE;
 use crate::network::identity::Identity;
 use crate::testing::sim_disk::SimDisk;

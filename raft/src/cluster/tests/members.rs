@@ -21,7 +21,7 @@ fn joining(member: &Server) -> Server {
     };
     let folder = tempfile::tempdir().unwrap();
     let join = Some(member.address.to_string());
-    let mut server = Server { address, config, join, folder, running: None };
+    let mut server = Server { address, config, join, folder, room: MemoryDisk::default(), running: None };
     server.start(Some(listener));
     server
 }

@@ -7,7 +7,6 @@ use tokio::task::JoinSet;
 use tracing::span;
 
 use super::*;
-use crate::disk::MemoryDisk;
 
 /// Counts the errors that openraft logs on this thread.
 #[derive(Default)]
