@@ -50,7 +50,7 @@ use std::time::Duration;
 
 use axum::Router;
 use piccolo_raft::cluster::{Node, NodeConfig, NodeFailure, StartError};
-use piccolo_raft::disk::{Disk, FolderDisk};
+use piccolo_raft::disk::{Disk, Fault, FolderDisk};
 use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
 
@@ -205,8 +205,10 @@ pub async fn run(config: Config, stop: Stop, ready: impl FnOnce(Addresses) + Sen
     let mut phases = Phases::new();
     let shared = Shared::default();
     phases.serve_api(api_listener, Endpoints::new(shared.clone()));
-    let disk =
-        FolderDisk::open(&data_dir).map_err(|source| Error::Folder { folder: data_dir.clone(), source })?;
+    let disk = FolderDisk::open(&data_dir).map_err(|source| match Fault::of("make", &data_dir, &source) {
+        Some(fault) => Error::Disk { reason: fault.to_string() },
+        None => Error::Folder { folder: data_dir.clone(), source },
+    })?;
     let node_config = NodeConfig {
         members: names.members,
         raft_address: names.raft_address,

@@ -152,13 +152,24 @@ async fn a_server_alone_refuses_on_a_full_disk_starts_on_it_and_goes_on_with_roo
     let server = &mut servers[0];
     let ballast = server.volume.path().join("data/ballast");
     within("the ballast", AT_ONCE, async || ballast.exists().then_some(())).await;
+    // A holder that is not heard of again after this.
+    assert_eq!(advertise(server, "registry.example/left:1").await.0, 201);
+    let gone = json!({"host": "127.0.0.1:4002", "group": "default", "ttl_seconds": 3});
+    assert_eq!(server.post("/api/v1/keepalive", &gone).await.0, 201);
     server.volume.fill_up_to(LOW);
     let text = refused(server).await;
     assert!(text.starts_with(r#"{"success":false,"message":"could not write: the disk is low: "#), "{text}");
     assert_eq!(keepalive(server).await, 201);
+    let moved = json!({"host": HOLDER, "group": "default", "zone": "another", "ttl_seconds": 90});
+    let (status, retry_after, text) = server.post("/api/v1/keepalive", &moved).await;
+    assert_eq!((status, retry_after.is_some()), (507, true), "a change must be written: {text}");
     assert!(ballast.exists(), "given back while there is room");
     server.volume.fill_up_to(0);
     within("the ballast given back", AT_ONCE, async || (!ballast.exists()).then_some(())).await;
+    // Longer than that lease.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(server.status().await.unwrap().hosts_hidden, 0);
+    assert!(!server.log().contains("could not end a lease"), "leases end, and cannot be written");
 
     server.kill();
     server.start();

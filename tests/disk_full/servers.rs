@@ -14,7 +14,7 @@ use hyper_util::rt::TokioExecutor;
 use piccolo::api::client::{Client, ClientError};
 use piccolo::api::{FindQuery, StatusResponse, WriteRequest};
 use tempfile::TempDir;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
 use super::volume::Volume;
 
@@ -247,7 +247,7 @@ pub(crate) async fn agree(servers: &[Server], acknowledged: u64) {
 /// Asks every server for the first write, again and again.
 pub(crate) struct Lookups {
     stop: Arc<AtomicBool>,
-    task: JoinHandle<(u64, Duration)>,
+    task: JoinSet<(u64, Duration)>,
 }
 
 impl Lookups {
@@ -255,7 +255,8 @@ impl Lookups {
         let clients: Vec<Client> = servers.into_iter().map(Server::client).collect();
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
-        let task = tokio::spawn(async move {
+        let mut task = JoinSet::new();
+        task.spawn(async move {
             let (mut count, mut longest) = (0, Duration::ZERO);
             while !stopped.load(Ordering::Relaxed) {
                 for client in &clients {
@@ -272,9 +273,9 @@ impl Lookups {
     }
 
     /// None of them failed.
-    pub(crate) async fn end(self) {
+    pub(crate) async fn end(mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        let (count, longest) = self.task.await.unwrap();
+        let (count, longest) = self.task.join_next().await.unwrap().unwrap();
         println!("{count} lookups, the longest {longest:?}");
         assert!(count > 0);
     }

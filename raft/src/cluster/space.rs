@@ -49,18 +49,14 @@ const BALLAST_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
 /// Before the stores are opened, which may want to write: on a disk that is full already the ballast goes.
 pub(super) fn prepare(disk: &dyn Disk, guard: &Guard) {
-    let Some(space) = read(disk) else { return };
+    // What cannot be seen now is told at the first look of the task.
+    let Ok(Some(space)) = disk.space() else { return };
     if guard.look(space).1 == Level::Critical {
         give_back(disk);
-        read(disk).map(|space| guard.look(space));
+        if let Ok(Some(space)) = disk.space() {
+            guard.look(space);
+        }
     }
-}
-
-fn read(disk: &dyn Disk) -> Option<Space> {
-    disk.space().unwrap_or_else(|error| {
-        tracing::warn!(%error, folder = disk.place(), "could not see how much room the disk has");
-        None
-    })
 }
 
 fn give_back(disk: &dyn Disk) {
@@ -119,13 +115,28 @@ struct Watch {
     electable: bool,
     /// Not before this a ballast is made.
     ballast_from: Instant,
+    /// The last look failed; that is told once.
+    blind: bool,
+}
+
+impl Watch {
+    fn read(&mut self, disk: &dyn Disk) -> Option<Space> {
+        let space = disk.space();
+        if let Err(error) = &space
+            && !self.blind
+        {
+            tracing::warn!(%error, folder = disk.place(), "could not see how much room the disk has");
+        }
+        self.blind = space.is_err();
+        space.ok().flatten()
+    }
 }
 
 impl Inner {
     /// Looks at the own disk until the node stops, or the disk fails.
     pub(super) async fn watch_space(&self) {
         let now = Instant::now();
-        let mut watch = Watch { led: now, electable: true, ballast_from: now };
+        let mut watch = Watch { led: now, electable: true, ballast_from: now, blind: false };
         let mut ticks = interval(LOOK_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while self.stop.run_until_cancelled(ticks.tick()).await.is_some() {
@@ -134,7 +145,7 @@ impl Inner {
                 return;
             }
             // The kernel answers from memory.
-            if let Some(space) = read(self.disk.as_ref()) {
+            if let Some(space) = watch.read(self.disk.as_ref()) {
                 self.note(space);
                 self.keep_ballast(space, &mut watch).await;
             }

@@ -25,6 +25,16 @@ pub struct Fault {
     pub full: bool,
 }
 
+impl Fault {
+    /// What `error` is, if it is the disk's: met when `action` was tried with `file`.
+    pub fn of(action: &'static str, file: &Path, error: &io::Error) -> Option<Self> {
+        let errno = Errno::from_io_error(error)?;
+        let full = NO_ROOM.contains(&errno);
+        let fault = Fault { action, file: file.to_owned(), reason: error.to_string(), full };
+        (full || BROKEN.contains(&errno)).then_some(fault)
+    }
+}
+
 impl fmt::Display for Fault {
     /// With what to do about it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -52,10 +62,7 @@ impl Faults {
 
     /// Remembers `error` if it is the disk's and the first. What redb says later is only its echo.
     pub(super) fn note(&self, action: &'static str, file: &Path, error: &io::Error) {
-        let Some(errno) = Errno::from_io_error(error) else { return };
-        let full = NO_ROOM.contains(&errno);
-        if full || BROKEN.contains(&errno) {
-            let fault = Fault { action, file: file.to_owned(), reason: error.to_string(), full };
+        if let Some(fault) = Fault::of(action, file, error) {
             self.0.set(fault).ok();
         }
     }

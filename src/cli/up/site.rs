@@ -26,9 +26,7 @@ pub(super) async fn run(options: Options, logging: Logging) -> Result<(), CliErr
     let servers: Vec<Child> = (0..addresses.len())
         .map(|place| {
             let mut arguments = server_arguments(folder.path(), &addresses, place, &logging);
-            if let Some(minimum) = &disk_free_min {
-                arguments.extend([format!("--{}", DISK_FREE_MIN.flag), minimum.clone()]);
-            }
+            arguments.extend(disk_arguments(disk_free_min.as_deref()));
             child(server_name(place), arguments)
         })
         .collect();
@@ -112,6 +110,12 @@ fn server_arguments(folder: &Path, addresses: &[Addresses], place: usize, loggin
     arguments
 }
 
+/// What is given here holds for each server.
+fn disk_arguments(disk_free_min: Option<&str>) -> Vec<String> {
+    let flag = |minimum: &str| vec![format!("--{}", DISK_FREE_MIN.flag), minimum.to_owned()];
+    disk_free_min.map(flag).unwrap_or_default()
+}
+
 fn agent_arguments(addresses: &[Addresses], flags: Vec<String>, logging: &Logging) -> Vec<String> {
     let mut arguments = vec!["agent".to_owned(), "--servers".to_owned(), urls(addresses).join(",")];
     arguments.extend(flags);
@@ -186,6 +190,12 @@ mod tests {
     fn addresses() -> Vec<Addresses> {
         let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         [1, 3].map(|port| Addresses { api: loopback(port), raft: loopback(port + 1) }).to_vec()
+    }
+
+    #[test]
+    fn servers_are_told_of_the_disk_only_what_was_given() {
+        assert_eq!(disk_arguments(Some("1GiB")), ["--disk-free-min", "1GiB"]);
+        assert_eq!(disk_arguments(None), [""; 0]);
     }
 
     #[test]

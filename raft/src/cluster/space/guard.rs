@@ -140,6 +140,7 @@ impl Guard {
         }
         state.wanted = Some((wanted, Instant::now() + SNAPSHOT_WANTED_FOR));
         state.level = state.level.next(space.free_bytes, &self.marks(&state, space));
+        tracing::warn!(bytes, wanted, free = space.free_bytes, "the disk has no room for a snapshot");
         self.low(&state)
     }
 
