@@ -8,7 +8,11 @@ use crate::command::{Command, Reply};
 
 /// The async runtime under openraft, chosen at compile time: the simulation swaps it for a
 /// deterministic one without touching any other line.
+#[cfg(not(test))]
 pub type Runtime = openraft::impls::TokioRuntime;
+/// The async runtime under openraft in tests: its dice are those of the simulation, inside one.
+#[cfg(test)]
+pub type Runtime = crate::sim::runtime::SimRuntime;
 
 /// Random and non-zero, made at a node's first start, never used again after a removal.
 pub type NodeId = u64;

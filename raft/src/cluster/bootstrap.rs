@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
+use crate::blocking::blocking;
+use crate::dice;
 use crate::network::Whoami;
 use crate::network::client::RpcClient;
 use crate::network::identity::Identity;
@@ -190,9 +192,9 @@ async fn found(inner: &Inner, members: BTreeMap<NodeId, Member>) -> Result<(), S
     if inner.stop.is_cancelled() {
         return Ok(());
     }
-    let cluster_id = inner.identity.cluster_id().unwrap_or_else(|| ClusterId(rand::random()));
+    let cluster_id = inner.identity.cluster_id().unwrap_or_else(|| ClusterId(dice::bits()));
     let identity = inner.identity.clone();
-    tokio::task::spawn_blocking(move || identity.adopt(cluster_id)).await.map_err(StartError::raft)??;
+    blocking(move || identity.adopt(cluster_id)).await.map_err(StartError::raft)??;
     if inner.identity.cluster_id() != Some(cluster_id) {
         tracing::warn!("joined another cluster instead of founding one");
         return Ok(());

@@ -25,6 +25,7 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::metrics::RaftMetrics;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use crate::blocking::blocking;
 use crate::disk::{Bytes, Disk, Space};
 use crate::network::DiskSpace;
 use crate::types::{NodeId, TypeConfig};
@@ -177,7 +178,7 @@ impl Inner {
         {
             let disk = self.disk.clone();
             // Where the file system cannot allocate it is written, which takes a while.
-            let made = tokio::task::spawn_blocking(move || disk.set_ballast(marks.ballast)).await;
+            let made = blocking(move || disk.set_ballast(marks.ballast)).await;
             if let Ok(Err(error)) = made {
                 tracing::warn!(%error, folder = self.disk.place(), "could not make the ballast");
                 watch.ballast_from = Instant::now() + BALLAST_AGAIN_AFTER;

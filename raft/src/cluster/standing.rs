@@ -11,6 +11,7 @@ use futures_util::future::join_all;
 use openraft::async_runtime::WatchReceiver;
 use tokio::time::Instant;
 
+use crate::blocking::blocking;
 use crate::types::NodeId;
 
 use super::{Inner, NodeFailure};
@@ -41,7 +42,7 @@ pub(super) async fn run(inner: &Inner) -> Result<(), NodeFailure> {
         }
     }
     let identity = inner.identity.clone();
-    let stored = tokio::task::spawn_blocking(move || identity.store_removed()).await;
+    let stored = blocking(move || identity.store_removed()).await;
     if let Ok(Err(error)) = stored {
         tracing::warn!(%error, "could not note that this server was removed");
     }

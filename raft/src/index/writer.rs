@@ -33,6 +33,13 @@ impl Index {
         }
         let Some(last) = entries.last() else { return Ok(Vec::new()) };
         turn.broken = true;
+        let replies = IndexError::guarded(|| self.apply_batch(entries))?;
+        *turn = Turn { committed: Some(last.log_id()), broken: false };
+        self.inner.applied.send_replace(last.log_id().index);
+        Ok(replies)
+    }
+
+    fn apply_batch(&self, entries: &[Entry]) -> Result<Vec<Reply>, IndexError> {
         let transaction = self.begin_write(Durability::None)?;
         let mut batch = Batch::default();
         let mut replies = Vec::with_capacity(entries.len());
@@ -41,8 +48,6 @@ impl Index {
         }
         tables::write_batch(&transaction, &self.state(), &batch)?;
         transaction.commit().map_err(IndexError::storage("commit"))?;
-        *turn = Turn { committed: Some(last.log_id()), broken: false };
-        self.inner.applied.send_replace(last.log_id().index);
         Ok(replies)
     }
 
@@ -155,6 +160,29 @@ impl Index {
         .await
     }
 
+    /// Makes the state that of a new cluster with one member, as if `membership` were its last entry: the
+    /// holders stay, who was removed from the old cluster is nobody here. In one durable transaction.
+    pub(crate) async fn begin_anew(&self, membership: StoredMembership) -> Result<(), IndexError> {
+        let mut turn = self.inner.turn.clone().lock_owned().await;
+        if turn.broken {
+            return Err(IndexError::Broken);
+        }
+        let index = self.clone();
+        blocking(move || {
+            index.state_mut().begin_anew(membership);
+            let transaction = index.begin_write(Durability::Immediate)?;
+            let batch = Batch { membership: true, tombstones: true, ..Batch::default() };
+            tables::write_batch(&transaction, &index.state(), &batch)?;
+            transaction.commit().map_err(IndexError::storage("commit"))?;
+            let (applied, applied_index) = (index.state().applied, index.state().applied_index());
+            turn.committed = applied;
+            index.set_durable(applied);
+            index.inner.applied.send_replace(applied_index);
+            Ok(())
+        })
+        .await
+    }
+
     fn set_durable(&self, log_id: Option<LogId>) {
         *self.inner.durable.lock().unwrap_or_else(PoisonError::into_inner) = log_id;
     }
@@ -183,10 +211,9 @@ impl Index {
     }
 }
 
-/// Runs `work`, which waits for the disk, off the runtime's threads. The one place to run it inline
-/// in a simulation.
+/// Runs `work`, which waits for the disk, off the runtime's threads.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, IndexError> + Send + 'static,
 ) -> Result<T, IndexError> {
-    tokio::task::spawn_blocking(work).await.unwrap_or(Err(IndexError::Stopping))
+    crate::blocking::blocking(|| IndexError::guarded(work)).await.unwrap_or(Err(IndexError::Stopping))
 }

@@ -1,5 +1,5 @@
 //! The one thread that writes the log: takes every job that waits, performs them in order in one
-//! transaction, commits, then answers them all.
+//! transaction, commits, then answers them all. In a simulation it is a task.
 
 use std::io;
 use std::sync::Arc;
@@ -66,6 +66,11 @@ impl Job {
 /// The thread ends with [`Job::Close`], or when all handles are gone.
 pub(super) fn start(shared: Arc<Shared>, queue: mpsc::Receiver<Job>) -> io::Result<()> {
     let writer = Writer { shared, queue };
+    #[cfg(test)]
+    if crate::sim::world::is_inside() {
+        tokio::runtime::Handle::current().spawn(writer.run_as_task());
+        return Ok(());
+    }
     std::thread::Builder::new().name("raft-log".to_owned()).spawn(move || writer.run()).map(drop)
 }
 
@@ -77,20 +82,36 @@ struct Writer {
 impl Writer {
     fn run(mut self) {
         while let Some(first) = self.queue.blocking_recv() {
-            let mut batch = vec![first];
-            let mut bytes = batch[0].bytes();
-            while bytes < COMMIT_BYTES_MAX
-                && let Ok(job) = self.queue.try_recv()
-            {
-                bytes += job.bytes();
-                batch.push(job);
-            }
-            let result = self.commit(&batch);
-            if self.answer(batch, result) {
+            if self.perform_waiting(first) {
                 return;
             }
         }
         self.shared.close();
+    }
+
+    #[cfg(test)]
+    async fn run_as_task(mut self) {
+        while let Some(first) = self.queue.recv().await {
+            crate::sim::world::disk_delay().await;
+            if self.perform_waiting(first) {
+                return;
+            }
+        }
+        self.shared.close();
+    }
+
+    /// `first` and what waits behind it, in one commit; true after a close.
+    fn perform_waiting(&mut self, first: Job) -> bool {
+        let mut batch = vec![first];
+        let mut bytes = batch[0].bytes();
+        while bytes < COMMIT_BYTES_MAX
+            && let Ok(job) = self.queue.try_recv()
+        {
+            bytes += job.bytes();
+            batch.push(job);
+        }
+        let result = self.commit(&batch);
+        self.answer(batch, result)
     }
 
     fn commit(&self, batch: &[Job]) -> io::Result<()> {

@@ -131,6 +131,8 @@ where
 #[derive(Clone)]
 pub(crate) struct RpcClient {
     http: Client<HttpConnector, RpcBody>,
+    #[cfg(test)]
+    simulated: Option<crate::sim::net::Wire>,
 }
 
 impl RpcClient {
@@ -144,7 +146,11 @@ impl RpcClient {
             .pool_idle_timeout(IDLE_CONNECTION_TIMEOUT)
             .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
             .build(connector);
-        Self { http }
+        Self {
+            http,
+            #[cfg(test)]
+            simulated: crate::sim::net::Wire::of_this_host(),
+        }
     }
 
     /// Posts `bytes` and returns the body of a 200.
@@ -171,6 +177,7 @@ impl RpcClient {
     ) -> Result<Bytes, CallError> {
         let exchange = self.exchange(address, route, body, &progress);
         tokio::select! {
+            biased;
             answer = exchange => answer,
             () = progress.stalled(idle) => Err(CallError::Idle { address: address.to_owned(), idle }),
         }
@@ -196,22 +203,40 @@ impl RpcClient {
         body: RpcBody,
         progress: &Progress,
     ) -> Result<Bytes, CallError> {
-        let unreachable = |reason: String| CallError::Unreachable { address: address.to_owned(), reason };
-        let request = Request::builder()
-            .method(Method::POST)
-            .uri(format!("http://{address}{RAFT_PREFIX}/{route}"))
-            .body(body)
-            .map_err(|error| unreachable(error.to_string()))?;
-        let response = self.http.request(request).await.map_err(|error| unreachable(chain(&error)))?;
-        progress.touch();
-        let status = response.status();
-        let answer = Limited::new(response.into_body(), SMALL_BODY_BYTES_MAX).collect().await;
-        let answer = answer.map_err(|error| unreachable(error.to_string()))?.to_bytes();
+        #[cfg(test)]
+        let answered = match &self.simulated {
+            Some(wire) => wire.post(address, route, body, progress).await,
+            None => self.post(address, route, body, progress).await,
+        };
+        #[cfg(not(test))]
+        let answered = self.post(address, route, body, progress).await;
+        let (status, answer) =
+            answered.map_err(|reason| CallError::Unreachable { address: address.to_owned(), reason })?;
         if status == StatusCode::OK {
             return Ok(answer);
         }
         let reason = String::from_utf8_lossy(&answer).trim().to_owned();
         Err(CallError::Refused { address: address.to_owned(), status, reason })
+    }
+
+    /// Status and body of whatever answer, or why there is none.
+    async fn post(
+        &self,
+        address: &str,
+        route: &str,
+        body: RpcBody,
+        progress: &Progress,
+    ) -> Result<(StatusCode, Bytes), String> {
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(format!("http://{address}{RAFT_PREFIX}/{route}"))
+            .body(body)
+            .map_err(|error| error.to_string())?;
+        let response = self.http.request(request).await.map_err(|error| chain(&error))?;
+        progress.touch();
+        let status = response.status();
+        let answer = Limited::new(response.into_body(), SMALL_BODY_BYTES_MAX).collect().await;
+        Ok((status, answer.map_err(|error| error.to_string())?.to_bytes()))
     }
 }
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
+use crate::dice;
 use crate::disk::Disk;
 use crate::format::{self, FormatError};
 use crate::types::{ClusterId, NodeId};
@@ -85,7 +86,7 @@ pub(crate) enum Misdirected {
 
 /// Format of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct NodeFile {
+pub(crate) struct NodeFile {
     pub node_id: NodeId,
     pub cluster_id: Option<ClusterId>,
 }
@@ -128,16 +129,11 @@ impl Identity {
     ) -> Result<Self, IdentityError> {
         list.sort();
         list.dedup();
-        let stored = disk.read(NODE_FILE).map_err(|source| IdentityError::File {
-            name: NODE_FILE,
-            verb: "read",
-            source,
-        })?;
-        let file = match stored {
-            Some(bytes) => format::decode("node identity", &bytes)?,
+        let file = match stored(disk.as_ref())? {
+            Some(file) => file,
             None if has_log => return Err(IdentityError::Lost),
             None => {
-                let file = NodeFile { node_id: random_nonzero(), cluster_id: None };
+                let file = NodeFile { node_id: dice::nonzero(), cluster_id: None };
                 write(disk.as_ref(), file)?;
                 file
             }
@@ -150,7 +146,7 @@ impl Identity {
         let adopted = adopted.is_some() && adopted == file.cluster_id;
         Ok(Self {
             node_id: file.node_id,
-            boot_nonce: random_nonzero(),
+            boot_nonce: dice::nonzero(),
             list_hash: ListHash::of(&list),
             list,
             api_address,
@@ -281,14 +277,26 @@ impl Identity {
     }
 }
 
+/// Writes the file of a new node, which is the only member of a new cluster.
+pub(crate) fn write_new(disk: &dyn Disk) -> Result<(NodeId, ClusterId), IdentityError> {
+    let (node_id, cluster_id) = (dice::nonzero(), ClusterId(dice::bits()));
+    write(disk, NodeFile { node_id, cluster_id: Some(cluster_id) })?;
+    Ok((node_id, cluster_id))
+}
+
+/// What the file says, if there is one.
+pub(crate) fn stored(disk: &dyn Disk) -> Result<Option<NodeFile>, IdentityError> {
+    let failed = |source| IdentityError::File { name: NODE_FILE, verb: "read", source };
+    match disk.read(NODE_FILE).map_err(failed)? {
+        Some(bytes) => Ok(Some(format::decode("node identity", &bytes)?)),
+        None => Ok(None),
+    }
+}
+
 fn write(disk: &dyn Disk, file: NodeFile) -> Result<(), IdentityError> {
     let bytes = format::encode(&file);
     let failed = |source| IdentityError::File { name: NODE_FILE, verb: "write", source };
     disk.write(NODE_FILE, &bytes).map_err(failed)
-}
-
-fn random_nonzero() -> u64 {
-    rand::random_range(1..=u64::MAX)
 }
 
 #[cfg(test)]

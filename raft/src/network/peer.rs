@@ -250,6 +250,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         let _streaming = self.peers.streams.begin(snapshot.meta.last_log_id.map_or(0, |id| id.index));
         let sent = snapshot::send(&self.peers.client, &address, header, vote, snapshot, Arc::default());
         tokio::select! {
+            biased;
             answer = sent => {
                 let answer = answer.map_err(|error| self.rpc_error(RPCTypes::InstallSnapshot, error))?;
                 format::decode("raft answer", &answer)

@@ -11,11 +11,13 @@ use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use openraft::raft::SnapshotResponse;
 
+use crate::blocking::blocking;
 use crate::format;
 use crate::snapshot::{Receiver, SnapshotData};
 use crate::types::{TypeConfig, Vote};
 
 use super::client::{CallError, Progress, RpcClient};
+use super::plausible::check_snapshot;
 use super::server::{RpcError, RpcState, stopped, within};
 use super::{BODY_READ_TIMEOUT, Header, SMALL_BODY_BYTES_MAX, SNAPSHOT_IDLE_TIMEOUT, SNAPSHOT_TIMEOUT};
 
@@ -81,8 +83,9 @@ pub(super) async fn receive(state: &RpcState, body: Body) -> Result<SnapshotResp
         received += piece.len() as u64;
         receiver.push(&piece).map_err(refused)?;
     }
-    let verified = tokio::task::spawn_blocking(move || receiver.finish()).await.map_err(stopped)?;
+    let verified = blocking(move || receiver.finish()).await.map_err(stopped)?;
     let (meta, snapshot) = verified.map_err(refused)?;
+    check_snapshot(&vote, &meta, header.sender)?;
     tracing::info!(%meta, from = header.sender, "received a snapshot");
     state.check_running()?;
     state.guard.admit_install(received)?;

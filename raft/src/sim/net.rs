@@ -1,0 +1,250 @@
+//! The network between hosts: requests and answers that are late, lost, out of order or twice there.
+//!
+//! It carries whole requests, not a byte stream: what HTTP/1.1 and TCP do with those is tested on real
+//! sockets elsewhere, and a message that overtakes another, or arrives when its sender has long given
+//! up, is worse than anything TCP does. Who gives a request up closes its connection: the receiver's
+//! handler is dropped a moment later, wherever it waits.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use hyper::StatusCode;
+use rand::Rng;
+use rand::rngs::StdRng;
+use tokio::sync::oneshot;
+
+use crate::network::client::{Progress, RpcBody};
+
+use super::world;
+
+/// Position of a host in the simulation.
+pub(crate) type HostId = usize;
+/// Names one request and its answer.
+pub(crate) type CallId = u64;
+
+/// A message takes at least so long: while a host has its turn of this length, no other host can reach it.
+pub(crate) const TICK_MS: u64 = 4;
+/// A message usually takes at most so long.
+const LATENCY_MS_MAX: u64 = 14;
+/// A snapshot takes up to so much longer.
+const SNAPSHOT_MS_MAX: u64 = 1500;
+
+/// What a request says.
+#[derive(Clone, Debug)]
+pub(crate) enum Payload {
+    /// Raft RPC, for the router.
+    Rpc { route: String, body: Bytes },
+    /// Of a client of the simulation.
+    Client(super::client::Request),
+}
+
+/// What a request gets.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// Nobody listens there.
+    Refused,
+    Rpc(StatusCode, Bytes),
+    Client(super::client::Answer),
+}
+
+/// What arrives at a host.
+#[derive(Debug)]
+pub(crate) enum Message {
+    Request {
+        call: CallId,
+        from: HostId,
+        payload: Payload,
+    },
+    /// The one who asked has gone.
+    GivenUp {
+        call: CallId,
+    },
+    Answer {
+        call: CallId,
+        answer: Answer,
+    },
+}
+
+/// From one host to another.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Link {
+    pub(crate) cut: bool,
+    /// Added to every message, up to that.
+    pub(crate) delay_ms_max: u64,
+    /// Of a thousand messages.
+    pub(crate) lost: u32,
+    /// Of a thousand requests, these arrive a second time, later.
+    pub(crate) doubled: u32,
+}
+
+const SOUND: Link = Link { cut: false, delay_ms_max: 0, lost: 0, doubled: 0 };
+
+/// All links and what is on its way.
+#[derive(Default)]
+pub(crate) struct Net {
+    addresses: BTreeMap<String, HostId>,
+    /// Those that are not [`SOUND`].
+    links: BTreeMap<(HostId, HostId), Link>,
+    /// By receiver; then by time and order of sending.
+    queues: BTreeMap<HostId, BTreeMap<(u64, u64), Message>>,
+    waiting: BTreeMap<CallId, (HostId, oneshot::Sender<Answer>)>,
+    /// Without power: nothing leaves them.
+    mute: BTreeSet<HostId>,
+    next: u64,
+}
+
+impl Net {
+    pub(crate) fn listen(&mut self, address: &str, host: HostId) {
+        self.addresses.insert(address.to_owned(), host);
+    }
+
+    pub(crate) fn link(&mut self, from: HostId, to: HostId) -> &mut Link {
+        self.links.entry((from, to)).or_insert(SOUND)
+    }
+
+    /// All links are sound again.
+    pub(crate) fn heal(&mut self) {
+        self.links.clear();
+    }
+
+    pub(crate) fn set_mute(&mut self, host: HostId, mute: bool) {
+        if mute {
+            self.mute.insert(host);
+        } else {
+            self.mute.remove(&host);
+        }
+    }
+
+    fn post(&mut self, dice: &mut StdRng, now_ms: u64, from: HostId, to: HostId, message: Message) {
+        let link = self.links.get(&(from, to)).copied().unwrap_or(SOUND);
+        if link.cut || self.mute.contains(&from) || dice.random_range(0..1000) < link.lost {
+            return;
+        }
+        let mut latency =
+            || dice.random_range(TICK_MS..=LATENCY_MS_MAX) + dice.random_range(0..=link.delay_ms_max);
+        let mut at = now_ms + latency();
+        let later = at + latency() * 3;
+        if matches!(&message, Message::Request { payload: Payload::Rpc { route, .. }, .. } if route == "snapshot")
+        {
+            at += dice.random_range(0..=SNAPSHOT_MS_MAX);
+        }
+        let doubled = dice.random_range(0..1000) < link.doubled;
+        let copy = match &message {
+            Message::Request { call, from, payload } if doubled => {
+                Some(Message::Request { call: *call, from: *from, payload: payload.clone() })
+            }
+            _ => None,
+        };
+        let queue = self.queues.entry(to).or_default();
+        queue.insert((at, self.next), message);
+        if let Some(copy) = copy {
+            queue.insert((later, self.next + 1), copy);
+        }
+        self.next += 2;
+    }
+
+    /// The next message for `host` that is there before `before_ms`, with its time.
+    pub(crate) fn take(&mut self, host: HostId, before_ms: u64) -> Option<(u64, Message)> {
+        let queue = self.queues.get_mut(&host)?;
+        let first = queue.first_entry()?;
+        let at = first.key().0;
+        (at < before_ms).then(|| (at, first.remove()))
+    }
+
+    /// What is on its way to `host` is lost, and nobody there waits any longer.
+    pub(crate) fn forget(&mut self, host: HostId) {
+        self.queues.remove(&host);
+        self.waiting.retain(|_, (from, _)| *from != host);
+    }
+}
+
+/// An answer that is waited for; dropped, the request is given up.
+struct Waiting {
+    call: CallId,
+    from: HostId,
+    to: HostId,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let Waiting { call, from, to } = *self;
+        let sender = world::with(|world| {
+            let waiting = world.net.waiting.remove(&call);
+            if waiting.is_some() && world.current.is_some() {
+                let now_ms = world.now_ms();
+                world.net.post(&mut world.dice, now_ms, from, to, Message::GivenUp { call });
+            }
+            waiting
+        });
+        drop(sender);
+    }
+}
+
+/// Sends `payload` from `from` and waits for the answer, forever if need be.
+pub(crate) async fn ask(from: HostId, address: &str, payload: Payload) -> Answer {
+    let (sender, answer) = oneshot::channel();
+    let waiting = world::inside(|world| {
+        let to = *world.net.addresses.get(address)?;
+        let (now_ms, call) = (world.now_ms(), world.net.next);
+        world.net.next += 1;
+        world.net.waiting.insert(call, (from, sender));
+        world.net.post(&mut world.dice, now_ms, from, to, Message::Request { call, from, payload });
+        Some(Waiting { call, from, to })
+    });
+    let Some(waiting) = waiting else { return Answer::Refused };
+    let answer = answer.await;
+    drop(waiting);
+    answer.unwrap_or(Answer::Refused)
+}
+
+/// Answers a request, at the host whose turn it is.
+pub(crate) fn answer(to: HostId, call: CallId, answer: Answer) {
+    world::inside(|world| {
+        let now_ms = world.now_ms();
+        let from = world.current.expect("some host's code runs").host;
+        world.net.post(&mut world.dice, now_ms, from, to, Message::Answer { call, answer });
+    });
+}
+
+/// An answer has arrived.
+pub(crate) fn answered(call: CallId, answer: Answer) {
+    let waiting = world::inside(|world| world.net.waiting.remove(&call));
+    if let Some((_, sender)) = waiting {
+        sender.send(answer).ok();
+    }
+}
+
+/// What carries the raft RPC of one host.
+#[derive(Clone, Debug)]
+pub(crate) struct Wire {
+    host: HostId,
+}
+
+impl Wire {
+    /// Of the host whose turn it is; `None` outside of a simulation.
+    pub(crate) fn of_this_host() -> Option<Self> {
+        let current = world::with(|world| world.current)?;
+        Some(Self { host: current.expect("some host's code runs").host })
+    }
+
+    /// As [`crate::network::client::RpcClient`] does it.
+    pub(crate) async fn post(
+        &self,
+        address: &str,
+        route: &str,
+        body: RpcBody,
+        progress: &Progress,
+    ) -> Result<(StatusCode, Bytes), String> {
+        let body = body.collect().await.map_err(|error| error.to_string())?.to_bytes();
+        let payload = Payload::Rpc { route: route.to_owned(), body };
+        match ask(self.host, address, payload).await {
+            Answer::Rpc(status, answer) => {
+                progress.touch();
+                Ok((status, answer))
+            }
+            Answer::Refused => Err("connection refused".to_owned()),
+            Answer::Client(_) => unreachable!("raft RPC is answered as such"),
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! What the product's code finds of the simulation that it runs in: a thread-local world. On threads
+//! without one, everything is as in the product.
+
+use std::cell::RefCell;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tokio::time::Instant;
+
+use super::net::{HostId, Net};
+
+/// Work on the disk takes up to so long, milliseconds of the host's clock.
+const DISK_DELAY_MS_MAX: u64 = 6;
+
+/// Shared by all hosts of one simulation.
+pub(crate) struct World {
+    pub(crate) dice: StdRng,
+    pub(crate) net: Net,
+    /// The host whose turn it is.
+    pub(crate) current: Option<Current>,
+    /// Of everything that was delivered and observed, in order.
+    trace: u64,
+}
+
+/// The host whose code runs now.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Current {
+    pub(crate) host: HostId,
+    /// The host's clock when its runtime began ...
+    pub(crate) began: Instant,
+    /// ... at this time of the world, milliseconds.
+    pub(crate) began_ms: u64,
+}
+
+thread_local! {
+    static WORLD: RefCell<Option<World>> = const { RefCell::new(None) };
+}
+
+/// Makes the thread a simulation until it is dropped.
+pub(crate) struct Inside(());
+
+impl Inside {
+    pub(crate) fn new(seed: u64) -> Self {
+        let dice = StdRng::seed_from_u64(seed);
+        let world = World { dice, net: Net::default(), current: None, trace: 0xcbf2_9ce4_8422_2325 };
+        let before = WORLD.with_borrow_mut(|slot| slot.replace(world));
+        assert!(before.is_none(), "one simulation at a time on a thread");
+        Self(())
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        let world = WORLD.with_borrow_mut(Option::take);
+        drop(world);
+    }
+}
+
+/// Whether this thread is a simulation.
+pub(crate) fn is_inside() -> bool {
+    WORLD.with_borrow(Option::is_some)
+}
+
+/// `None` outside of a simulation. Nothing that `work` drops may come back here.
+pub(crate) fn with<T>(work: impl FnOnce(&mut World) -> T) -> Option<T> {
+    WORLD.with_borrow_mut(|world| world.as_mut().map(work))
+}
+
+/// The same, for those who are inside.
+pub(crate) fn inside<T>(work: impl FnOnce(&mut World) -> T) -> T {
+    with(work).expect("the thread is a simulation")
+}
+
+/// The dice of the simulation.
+pub(crate) fn bits() -> Option<u128> {
+    with(|world| world.dice.random())
+}
+
+/// Waits as long as a disk may take.
+pub(crate) async fn disk_delay() {
+    let delay_ms = inside(|world| world.dice.random_range(0..=DISK_DELAY_MS_MAX));
+    if delay_ms > 0 {
+        tokio::time::sleep(Duration::from_millis(delay_ms)).await;
+    }
+}
+
+impl World {
+    /// The time of the host whose turn it is, milliseconds of the world.
+    pub(crate) fn now_ms(&self) -> u64 {
+        let current = self.current.expect("some host's code runs");
+        current.began_ms + current.began.elapsed().as_millis() as u64
+    }
+
+    /// Adds to the trace (FNV-1a).
+    pub(crate) fn note(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.trace = (self.trace ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+
+    /// Of all that happened so far.
+    pub(crate) fn trace(&self) -> u64 {
+        self.trace
+    }
+}
