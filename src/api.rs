@@ -347,6 +347,22 @@ pub struct MemberStatus {
     /// Log entries it lacks; only the leader knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lag: Option<u64>,
+    /// The disk of its data folder; the leader knows all of them, others only their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<DiskStatus>,
+}
+
+/// The disk of a server's data folder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskStatus {
+    /// What can still be written, bytes.
+    pub free_bytes: u64,
+    /// What it can hold, bytes.
+    pub total_bytes: u64,
+    /// With less than this it is low, bytes; 0: nobody looks.
+    pub minimum_bytes: u64,
+    /// The server stores nothing more.
+    pub low: bool,
 }
 
 /// 200 of hosts.

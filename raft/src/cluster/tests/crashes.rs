@@ -4,7 +4,6 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::*;
-use crate::disk::MemoryDisk;
 use crate::log::LOG_FILE;
 use crate::network::identity::Identity;
 use crate::testing::sim_disk::SimDisk;
@@ -73,8 +72,12 @@ impl Disk for FailingDisk {
 #[tokio::test]
 async fn a_log_that_cannot_be_written_acknowledges_nothing_and_ends_the_node() {
     let disk = Arc::new(FailingDisk::default());
-    let config =
-        NodeConfig { members: vec!["one:1".to_owned()], raft_address: None, api_address: "one:2".to_owned() };
+    let config = NodeConfig {
+        members: vec!["one:1".to_owned()],
+        raft_address: None,
+        api_address: "one:2".to_owned(),
+        disk_free_min: Some(0),
+    };
     let node = Node::start(config, disk.clone(), CancellationToken::new()).await.unwrap();
     node.wait_leader(SOON).await.unwrap();
     node.propose(advertise(0..1)).await.unwrap();
