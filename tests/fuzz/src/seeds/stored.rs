@@ -92,6 +92,7 @@ async fn live(folder: &Path) {
         members: vec!["127.0.0.1:1".to_owned()],
         raft_address: Some("127.0.0.1:1".to_owned()),
         api_address: "127.0.0.1:1".to_owned(),
+        disk_free_min: Some(0),
     };
     let disk = Arc::new(FolderDisk::open(folder).expect("a folder of ours"));
     let node = Node::start(config, disk, CancellationToken::new()).await.expect("a new node starts");

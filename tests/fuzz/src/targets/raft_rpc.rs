@@ -75,6 +75,7 @@ impl Server {
                 members: vec![NOBODY.to_owned()],
                 raft_address: Some(NOBODY.to_owned()),
                 api_address: NOBODY.to_owned(),
+                disk_free_min: Some(0),
             };
             let node = Node::start(config, Arc::new(MemoryDisk::default()), CancellationToken::new());
             let node = node.await.expect("an empty disk is a new node's");

@@ -188,6 +188,7 @@ pub(super) fn run_node(input: &[u8]) {
         members: vec!["127.0.0.1:1".to_owned(), "127.0.0.1:2".to_owned()],
         raft_address: Some("127.0.0.1:1".to_owned()),
         api_address: "127.0.0.1:1".to_owned(),
+        disk_free_min: Some(0),
     };
     runtime(|runtime| {
         runtime.block_on(async {
