@@ -28,7 +28,7 @@ use std::time::Duration;
 use axum::Router;
 use openraft::async_runtime::WatchReceiver;
 use openraft::metrics::RaftMetrics;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -44,6 +44,7 @@ use crate::network::peer::{Peers, Refusing, Streams};
 use crate::network::server::{self, Heard, RpcState};
 use crate::network::{IdentityError, MESSAGES_MAX};
 use crate::types::{Member, NodeId, TypeConfig};
+use crate::watch;
 
 pub use crate::network::DiskSpace;
 pub use members::{
@@ -361,6 +362,12 @@ impl Node {
         &self.inner.index
     }
 
+    /// What the simulation looks at.
+    #[cfg(test)]
+    pub(crate) fn parts(&self) -> (&Raft, &Identity, &LogStore) {
+        (&self.inner.raft, &self.inner.identity, &self.inner.log)
+    }
+
     /// Whether this node leads.
     pub fn is_leader(&self) -> bool {
         self.inner.raft.is_leader()
@@ -517,7 +524,7 @@ impl Inner {
 
     async fn run_compaction(&self) {
         let mut compaction = compaction::Compaction::default();
-        let mut ticks = tokio::time::interval(compaction::LOW_INTERVAL);
+        let mut ticks = tokio::time::interval(compaction.interval().min(compaction::LOW_INTERVAL));
         let mut next = Instant::now();
         while self.stop.run_until_cancelled(ticks.tick()).await.is_some() {
             let applied = self.index.applied_index();
@@ -533,7 +540,7 @@ impl Inner {
             if Instant::now() < next {
                 continue;
             }
-            next = Instant::now() + compaction::COMPACTION_INTERVAL;
+            next = Instant::now() + compaction.interval();
             if let Some(upto) = compaction.due(Instant::now(), applied, self.log.appended_bytes()) {
                 self.compact(upto).await;
             }

@@ -30,7 +30,6 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGua
 use std::time::Duration;
 
 use redb::{Database, ReadableDatabase};
-use tokio::sync::watch;
 
 pub use changes::HostChanges;
 pub use host::{HostRecord, address_key};
@@ -44,6 +43,7 @@ use crate::disk::Disk;
 use crate::fingerprint::{Fingerprint, key_fingerprint};
 use crate::format::FormatError;
 use crate::types::{LogId, StoredMembership};
+use crate::watch;
 use state::State;
 use writer::Turn;
 
@@ -275,7 +275,7 @@ impl Index {
     pub async fn wait_applied(&self, index: u64) {
         let mut applied = self.applied_watch();
         let seen = applied.wait_for(|&applied| applied >= index).await;
-        seen.expect("the sender lives as long as self");
+        drop(seen.expect("the sender lives as long as self"));
     }
 
     /// Hosts that changed after log index `index`. A leader's leases call it with 0 first, then with

@@ -28,3 +28,4 @@ pub mod snapshot;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod types;
+mod watch;

@@ -22,6 +22,39 @@ pub(super) const COMPACTION_INTERVAL: Duration = Duration::from_secs(10);
 /// The same on a low disk.
 pub(super) const LOW_INTERVAL: Duration = Duration::from_secs(1);
 
+/// What is kept.
+#[derive(Clone, Copy, Debug)]
+struct Keep {
+    time: Duration,
+    bytes: u64,
+    entries_min: u64,
+    interval: Duration,
+}
+
+/// So that a few seconds see many purges.
+#[cfg(test)]
+const IN_SIMULATION: Keep = Keep {
+    time: Duration::from_millis(1500),
+    bytes: 8 * 1024,
+    entries_min: 16,
+    interval: Duration::from_millis(300),
+};
+
+impl Default for Keep {
+    fn default() -> Self {
+        #[cfg(test)]
+        if crate::sim::world::is_inside() {
+            return IN_SIMULATION;
+        }
+        Self {
+            time: KEEP_TIME,
+            bytes: KEEP_BYTES,
+            entries_min: PURGE_ENTRIES_MIN,
+            interval: COMPACTION_INTERVAL,
+        }
+    }
+}
+
 /// How far the log had come at some time.
 #[derive(Clone, Copy, Debug)]
 struct Sample {
@@ -34,11 +67,17 @@ struct Sample {
 /// Looks at the log from time to time.
 #[derive(Debug, Default)]
 pub(super) struct Compaction {
+    keep: Keep,
     samples: VecDeque<Sample>,
     purged: u64,
 }
 
 impl Compaction {
+    /// Time between two looks.
+    pub(super) fn interval(&self) -> Duration {
+        self.keep.interval
+    }
+
     /// Up to where the log can be purged now, if it is worth it. `None` while nothing is applied:
     /// at rest nothing is written.
     pub(super) fn due(&mut self, at: Instant, applied: u64, bytes: u64) -> Option<u64> {
@@ -46,9 +85,10 @@ impl Compaction {
             return None;
         }
         self.samples.push_back(Sample { at, applied, bytes });
-        let old = |sample: &Sample| at - sample.at >= KEEP_TIME || bytes - sample.bytes >= KEEP_BYTES;
+        let keep = self.keep;
+        let old = |sample: &Sample| at - sample.at >= keep.time || bytes - sample.bytes >= keep.bytes;
         let upto = self.samples.iter().take_while(|sample| old(sample)).last()?.applied;
-        if upto < self.purged + PURGE_ENTRIES_MIN {
+        if upto < self.purged + keep.entries_min {
             return None;
         }
         while self.samples.front().is_some_and(|sample| sample.applied <= upto) {

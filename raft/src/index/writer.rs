@@ -72,6 +72,8 @@ impl Index {
         let mut state = self.state_mut();
         let reply = match &entry.payload {
             EntryPayload::Blank => Reply::None,
+            #[cfg(test)]
+            EntryPayload::Normal(command) if is_skipped(command) => Reply::Applied { changed: 0 },
             EntryPayload::Normal(command) => state.apply(batch, log_id.index, command),
             EntryPayload::Membership(membership) => {
                 state.membership = StoredMembership::new(Some(log_id), membership.clone());
@@ -208,6 +210,20 @@ impl Index {
         // Saves the allocator's state with the commit: reopening after a kill takes milliseconds.
         transaction.set_quick_repair(matches!(durability, Durability::Immediate));
         Ok(transaction)
+    }
+}
+
+/// What a broken build does not apply.
+#[cfg(test)]
+fn is_skipped(command: &crate::command::Command) -> bool {
+    use crate::command::Command;
+    use crate::sim::world::{Fault, bits, is_broken_on};
+    match command {
+        Command::Withdraw(_) => is_broken_on(1, Fault::WithdrawSkippedOnOne),
+        Command::Advertise(_) => {
+            is_broken_on(1, Fault::DiceInApplyOfOne) && bits().is_some_and(|bits| bits % 16 == 0)
+        }
+        _ => false,
     }
 }
 

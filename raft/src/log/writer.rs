@@ -11,6 +11,9 @@ use tokio::sync::{mpsc, oneshot};
 use crate::format;
 use crate::types::{Entry, LogId, TypeConfig, Vote};
 
+#[cfg(test)]
+use crate::sim::world::{self, Fault};
+
 use super::tables::{ENTRIES, META, META_COMMITTED, META_PURGED, META_VOTE};
 use super::view::{Shared, approximate_bytes, closed};
 
@@ -59,6 +62,10 @@ impl Job {
 
     /// A purge that is lost in a crash is done again; all else must be on disk before the answer.
     fn must_be_durable(&self) -> bool {
+        #[cfg(test)]
+        if matches!(self, Job::Vote { .. }) && world::is_broken(Fault::VoteIsNotSynced) {
+            return false;
+        }
         !matches!(self, Job::Purge { .. } | Job::Shrink { .. } | Job::Close { .. })
     }
 }
@@ -67,7 +74,7 @@ impl Job {
 pub(super) fn start(shared: Arc<Shared>, queue: mpsc::Receiver<Job>) -> io::Result<()> {
     let writer = Writer { shared, queue };
     #[cfg(test)]
-    if crate::sim::world::is_inside() {
+    if world::is_inside() {
         tokio::runtime::Handle::current().spawn(writer.run_as_task());
         return Ok(());
     }
@@ -91,8 +98,14 @@ impl Writer {
 
     #[cfg(test)]
     async fn run_as_task(mut self) {
-        while let Some(first) = self.queue.recv().await {
-            crate::sim::world::disk_delay().await;
+        while let Some(mut first) = self.queue.recv().await {
+            if world::is_broken(Fault::AppendAckedBeforeCommit)
+                && let Job::Append { callback, .. } = &mut first
+            {
+                std::mem::replace(callback, IOFlushed::noop()).io_completed(Ok(()));
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            }
+            world::disk_delay().await;
             if self.perform_waiting(first) {
                 return;
             }

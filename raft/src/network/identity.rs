@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use tokio::sync::watch;
 
 use crate::dice;
 use crate::disk::Disk;
 use crate::format::{self, FormatError};
 use crate::types::{ClusterId, NodeId};
+use crate::watch;
 
 use super::client::CallError;
 use super::{Header, Whoami};

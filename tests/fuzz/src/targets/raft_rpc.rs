@@ -54,10 +54,10 @@ pub(super) fn run(input: &[u8]) {
     serving.messages += 1;
     let messages = serving.messages;
     let (status, failed) = serving.send(route, body);
-    if messages >= MESSAGES_MAX || failed.is_some() {
-        if let Some(server) = server.take() {
-            server.runtime.block_on(server.node.shutdown());
-        }
+    if (messages >= MESSAGES_MAX || failed.is_some())
+        && let Some(server) = server.take()
+    {
+        server.runtime.block_on(server.node.shutdown());
     }
     assert_ne!(status, StatusCode::INTERNAL_SERVER_ERROR);
     assert_eq!(failed, None, "the node ended of a message to {route}");
