@@ -4,9 +4,25 @@
 //!
 //! - `world`: what the product's code finds of the simulation that it runs in.
 //! - `runtime`: openraft's runtime, whose dice are the simulation's.
+//! - `watch`: a watch channel without dice.
 //! - `net`: messages, and what becomes of them.
+//! - `host`: one server; `cluster`: all of them, their clients and their clock.
+//! - `client`: what clients ask of a server; `workload`: what they ask for.
+//! - `history`: what may be shown after it.
+//! - `nemesis`: what goes wrong.
+//! - `seeds`, `birth`: the tests; `faults`: that they can fail.
 
 pub(crate) mod client;
+mod cluster;
+mod history;
+mod host;
 pub(crate) mod net;
 pub(crate) mod runtime;
+pub(crate) mod watch;
+mod workload;
 pub(crate) mod world;
+
+mod birth;
+mod faults;
+mod nemesis;
+mod seeds;

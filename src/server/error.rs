@@ -16,8 +16,8 @@ use super::body::FormatError;
 use super::capacity::Full;
 use crate::api::{Message, WriteResponse, header};
 use crate::limits::{
-    FULL_RETRY_AFTER_SECONDS, MIN_INDEX_WAIT_MAX, OVERLOAD_RETRY_AFTER_SECONDS, SYNC_EVERY,
-    UNSERVED_RETRY_AFTER_SECONDS,
+    FULL_RETRY_AFTER_SECONDS, MIN_INDEX_WAIT_MAX, NO_ROOM_RETRY_AFTER_SECONDS, OVERLOAD_RETRY_AFTER_SECONDS,
+    SYNC_EVERY, UNSERVED_RETRY_AFTER_SECONDS,
 };
 
 /// Why a request has no good answer.
@@ -90,6 +90,12 @@ pub enum ApiError {
     /// done.
     #[error("the index is loading")]
     Loading,
+    /// The disks of too many servers are low. Nothing was done.
+    #[error("could not write: {reason}; free space there")]
+    NoRoom {
+        /// Which, and how low.
+        reason: String,
+    },
     /// This server cannot serve yet, or no longer. Nothing was done.
     #[error("{reason}")]
     NotServing {
@@ -111,12 +117,14 @@ pub enum ApiError {
     #[error("could not read the index: {0}")]
     Index(#[from] IndexError),
     /// An operator's call from another host.
-    #[error("the members are changed from this host only, as long as the server runs without --insecure")]
+    #[error(
+        "members are changed and snapshots taken from this host only, as long as the server runs without --insecure"
+    )]
     NotOperator,
     /// An operator's call that somebody between here and the operator has passed on.
     #[error(
-        "the members are changed from this host only, and not through a proxy or a web page: header {name} is \
-         there, and the server runs without --insecure"
+        "members are changed and snapshots taken from this host only, and not through a proxy or a web page: \
+         header {name} is there, and the server runs without --insecure"
     )]
     PassedOn {
         /// What tells.
@@ -146,6 +154,7 @@ impl From<ProposeError> for ApiError {
                 ApiError::NotLeader { leader: leader.map(|member| member.api_address).unwrap_or_default() }
             }
             ProposeError::Overloaded => ApiError::Overloaded,
+            ProposeError::NoRoom { reason } => ApiError::NoRoom { reason },
             ProposeError::OutcomeUnknown => ApiError::OutcomeUnknown,
             ProposeError::Stopped { reason } => ApiError::NotServing { reason },
             ProposeError::TooLarge { .. } => ApiError::Internal { reason: "a log entry is too large" },
@@ -173,7 +182,7 @@ impl ApiError {
             | ApiError::TooManySyncs { .. }
             | ApiError::Loading
             | ApiError::NotServing { .. } => StatusCode::SERVICE_UNAVAILABLE,
-            ApiError::Full(_) => StatusCode::INSUFFICIENT_STORAGE,
+            ApiError::Full(_) | ApiError::NoRoom { .. } => StatusCode::INSUFFICIENT_STORAGE,
             ApiError::OutcomeUnknown | ApiError::MinIndexTimeout { .. } => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -192,6 +201,7 @@ impl ApiError {
             | ApiError::Loading
             | ApiError::NotServing { .. } => Some(UNSERVED_RETRY_AFTER_SECONDS),
             ApiError::Full(_) => Some(FULL_RETRY_AFTER_SECONDS),
+            ApiError::NoRoom { .. } => Some(NO_ROOM_RETRY_AFTER_SECONDS),
             _ => None,
         }
     }

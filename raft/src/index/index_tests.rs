@@ -4,7 +4,7 @@ use std::path::Path;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use redb::ReadableTable;
+use redb::{Builder, ReadableTable};
 
 use super::*;
 use crate::command::{Command, Pair, Reply, Write};
@@ -117,7 +117,7 @@ async fn a_crash_leaves_the_last_durable_state_and_says_so() {
 async fn the_flusher_makes_news_durable_within_its_interval_and_at_the_stop() {
     let index = memory();
     let stop = CancellationToken::new();
-    let flusher = index.run_flusher(stop.clone());
+    let flusher = index.run_flusher(stop.clone(), || true);
     let test = async {
         apply(&index, 1, [advertise(1, &["r/a:1"])]).await;
         while index.durable_applied() != index.applied_state().0 {
@@ -155,7 +155,8 @@ async fn a_changed_fingerprint_is_found_at_open() {
         *row = crate::format::encode(&record);
     });
     let error = Index::open(&FolderDisk::open(folder.path()).unwrap()).err().unwrap();
-    assert!(matches!(error, IndexError::Damaged { .. }), "{error}");
+    assert!(matches!(error, IndexError::DamagedFile { .. }), "{error}");
+    assert!(error.to_string().starts_with("state.redb is damaged (host "), "{error}");
 }
 
 /// Changes the row of host 0 behind the back of the index.
@@ -216,7 +217,7 @@ async fn at_rest_nothing_is_written() {
     let disk = SimDisk::default();
     let index = Index::open(&disk).unwrap();
     let stop = CancellationToken::new();
-    let flusher = index.run_flusher(stop.clone());
+    let flusher = index.run_flusher(stop.clone(), || true);
     let test = async {
         apply(&index, 1, [advertise(1, &["r/a:1"])]).await;
         while index.durable_applied() != index.applied_state().0 {

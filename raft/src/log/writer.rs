@@ -11,6 +11,9 @@ use tokio::sync::{mpsc, oneshot};
 use crate::format;
 use crate::types::{Entry, LogId, TypeConfig, Vote};
 
+#[cfg(test)]
+use crate::sim::world::{self, Fault};
+
 use super::tables::{ENTRIES, META, META_COMMITTED, META_PURGED, META_VOTE};
 use super::view::{Shared, approximate_bytes, closed};
 
@@ -41,6 +44,9 @@ pub(super) enum Job {
         upto: LogId,
         done: Done,
     },
+    Shrink {
+        done: Done,
+    },
     Close {
         done: oneshot::Sender<()>,
     },
@@ -56,7 +62,11 @@ impl Job {
 
     /// A purge that is lost in a crash is done again; all else must be on disk before the answer.
     fn must_be_durable(&self) -> bool {
-        !matches!(self, Job::Purge { .. } | Job::Close { .. })
+        #[cfg(test)]
+        if matches!(self, Job::Vote { .. }) && world::is_broken(Fault::VoteIsNotSynced) {
+            return false;
+        }
+        !matches!(self, Job::Purge { .. } | Job::Shrink { .. } | Job::Close { .. })
     }
 }
 
@@ -64,7 +74,7 @@ impl Job {
 pub(super) fn start(shared: Arc<Shared>, queue: mpsc::Receiver<Job>) -> io::Result<()> {
     let writer = Writer { shared, queue };
     #[cfg(test)]
-    if crate::sim::world::is_inside() {
+    if world::is_inside() {
         tokio::runtime::Handle::current().spawn(writer.run_as_task());
         return Ok(());
     }
@@ -88,8 +98,14 @@ impl Writer {
 
     #[cfg(test)]
     async fn run_as_task(mut self) {
-        while let Some(first) = self.queue.recv().await {
-            crate::sim::world::disk_delay().await;
+        while let Some(mut first) = self.queue.recv().await {
+            if world::is_broken(Fault::AppendAckedBeforeCommit)
+                && let Job::Append { callback, .. } = &mut first
+            {
+                std::mem::replace(callback, IOFlushed::noop()).io_completed(Ok(()));
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            }
+            world::disk_delay().await;
             if self.perform_waiting(first) {
                 return;
             }
@@ -151,7 +167,7 @@ impl Writer {
                 Job::Purge { upto, .. } => {
                     meta.insert(META_PURGED, format::encode(upto).as_slice())?;
                 }
-                Job::Close { .. } => {}
+                Job::Shrink { .. } | Job::Close { .. } => {}
             }
         }
         let (purged, _) = self.shared.state();
@@ -172,7 +188,7 @@ impl Writer {
             Ok(()) => Ok(()),
             Err(error) => Err(io::Error::other(error.to_string())),
         };
-        let mut close = None;
+        let (mut close, mut shrink) = (None, Vec::new());
         for job in batch {
             match job {
                 Job::Append { entries, callback } => {
@@ -184,8 +200,13 @@ impl Writer {
                 Job::Vote { done, .. } | Job::Truncate { done, .. } | Job::Purge { done, .. } => {
                     done.send(if close.is_none() { result() } else { Err(closed()) }).ok();
                 }
+                Job::Shrink { done } => shrink.push(done),
                 Job::Close { done } => close = Some(done),
             }
+        }
+        // After the others: it takes a while, and what it comes to is nothing to them.
+        for done in shrink {
+            done.send(result().and_then(|()| self.shared.shrink())).ok();
         }
         let Some(done) = close else { return false };
         self.shared.close();
@@ -194,7 +215,12 @@ impl Writer {
     }
 }
 
-fn delete_purged(entries: &mut Table<'_, u64, &[u8]>, upto: u64, count: usize) -> Result<(), redb::Error> {
+/// Deletes at most so many entries up to that one, the oldest first.
+pub(super) fn delete_purged(
+    entries: &mut Table<'_, u64, &[u8]>,
+    upto: u64,
+    count: usize,
+) -> Result<(), redb::Error> {
     let doomed: Vec<u64> = entries
         .range(..=upto)?
         .take(count)

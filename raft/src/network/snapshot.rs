@@ -17,6 +17,7 @@ use crate::snapshot::{Receiver, SnapshotData};
 use crate::types::{TypeConfig, Vote};
 
 use super::client::{CallError, Progress, RpcClient};
+use super::plausible::check_snapshot;
 use super::server::{RpcError, RpcState, stopped, within};
 use super::{BODY_READ_TIMEOUT, Header, SMALL_BODY_BYTES_MAX, SNAPSHOT_IDLE_TIMEOUT, SNAPSHOT_TIMEOUT};
 
@@ -74,15 +75,20 @@ pub(super) async fn receive(state: &RpcState, body: Body) -> Result<SnapshotResp
     let frame = pieces.exactly(length as usize).await?;
     let (header, vote): (Header, Vote) = format::decode("snapshot preface", &frame)?;
     state.admit(&header).await?;
+    state.guard.admit_snapshot()?;
     let _only = state.receiving.try_acquire().map_err(|_| RpcError::Busy)?;
     let mut receiver = Receiver::default();
+    let mut received = 0;
     while let Some(piece) = pieces.next().await? {
+        received += piece.len() as u64;
         receiver.push(&piece).map_err(refused)?;
     }
     let verified = blocking(move || receiver.finish()).await.map_err(stopped)?;
     let (meta, snapshot) = verified.map_err(refused)?;
+    check_snapshot(&vote, &meta, header.sender)?;
     tracing::info!(%meta, from = header.sender, "received a snapshot");
     state.check_running()?;
+    state.guard.admit_install(received)?;
     state.raft.install_full_snapshot(vote, Snapshot { meta, snapshot }).await.map_err(stopped)
 }
 

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::cluster::{Change, MembersError, Node, Phase, ProposeError};
+use crate::cluster::{Change, Node, Phase, ProposeError};
 use crate::command::{Command, Holder, Key, Pair, Reply, Write};
 
 use super::net::{self, HostId, Payload};
@@ -78,7 +78,6 @@ pub(crate) enum Answer {
     },
     /// It was refused, or cannot be known.
     NotChanged {
-        certain: bool,
         reason: String,
     },
 }
@@ -220,10 +219,7 @@ impl Front {
     async fn change(&self, change: Change) -> Answer {
         match self.node.change_members(change).await {
             Ok(progress) => Answer::Changing { phase: progress.phase, message: progress.message },
-            Err(error) => {
-                let unknown = matches!(&error, MembersError::Propose(ProposeError::OutcomeUnknown));
-                Answer::NotChanged { certain: !unknown, reason: error.to_string() }
-            }
+            Err(error) => Answer::NotChanged { reason: error.to_string() },
         }
     }
 }

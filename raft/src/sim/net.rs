@@ -3,7 +3,9 @@
 //! It carries whole requests, not a byte stream: what HTTP/1.1 and TCP do with those is tested on real
 //! sockets elsewhere, and a message that overtakes another, or arrives when its sender has long given
 //! up, is worse than anything TCP does. Who gives a request up closes its connection: the receiver's
-//! handler is dropped a moment later, wherever it waits.
+//! handler is dropped a moment later, wherever it waits. Where a message is lost, the asker's deadline ends the
+//! wait, except for snapshots, which have a minute: those are sent again when the link is sound, as TCP
+//! would. A host that has died refuses what it was asked before.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -88,10 +90,26 @@ pub(crate) struct Net {
     links: BTreeMap<(HostId, HostId), Link>,
     /// By receiver; then by time and order of sending.
     queues: BTreeMap<HostId, BTreeMap<(u64, u64), Message>>,
-    waiting: BTreeMap<CallId, (HostId, oneshot::Sender<Answer>)>,
+    waiting: BTreeMap<CallId, Asked>,
+    /// Parts of a snapshot's exchange that a link has lost.
+    held: Vec<(HostId, HostId, Message)>,
     /// Without power: nothing leaves them.
     mute: BTreeSet<HostId>,
     next: u64,
+}
+
+/// A request whose answer is waited for.
+struct Asked {
+    from: HostId,
+    to: HostId,
+    snapshot: bool,
+    sender: oneshot::Sender<Answer>,
+}
+
+impl Payload {
+    fn is_snapshot(&self) -> bool {
+        matches!(self, Payload::Rpc { route, .. } if route == "snapshot")
+    }
 }
 
 impl Net {
@@ -104,8 +122,22 @@ impl Net {
     }
 
     /// All links are sound again.
-    pub(crate) fn heal(&mut self) {
+    pub(crate) fn heal(&mut self, dice: &mut StdRng, now_ms: u64) {
         self.links.clear();
+        for (from, to, message) in std::mem::take(&mut self.held) {
+            self.post(dice, now_ms, from, to, message);
+        }
+    }
+
+    /// Whoever waits for an answer of `host` hears that nobody is there any more.
+    pub(crate) fn reset(&mut self, dice: &mut StdRng, now_ms: u64, host: HostId) {
+        self.held.retain(|(from, to, _)| *from != host && *to != host);
+        for (call, asked) in self.waiting.iter().filter(|(_, asked)| asked.to == host) {
+            let at = now_ms + dice.random_range(TICK_MS..=LATENCY_MS_MAX);
+            let refused = Message::Answer { call: *call, answer: Answer::Refused };
+            self.queues.entry(asked.from).or_default().insert((at, self.next), refused);
+            self.next += 1;
+        }
     }
 
     pub(crate) fn set_mute(&mut self, host: HostId, mute: bool) {
@@ -118,15 +150,25 @@ impl Net {
 
     fn post(&mut self, dice: &mut StdRng, now_ms: u64, from: HostId, to: HostId, message: Message) {
         let link = self.links.get(&(from, to)).copied().unwrap_or(SOUND);
-        if link.cut || self.mute.contains(&from) || dice.random_range(0..1000) < link.lost {
+        if self.mute.contains(&from) {
+            return;
+        }
+        let snapshot = match &message {
+            Message::Request { payload, .. } => payload.is_snapshot(),
+            Message::Answer { call, .. } => self.waiting.get(call).is_some_and(|asked| asked.snapshot),
+            Message::GivenUp { .. } => false,
+        };
+        if link.cut || dice.random_range(0..1000) < link.lost {
+            if snapshot {
+                self.held.push((from, to, message));
+            }
             return;
         }
         let mut latency =
             || dice.random_range(TICK_MS..=LATENCY_MS_MAX) + dice.random_range(0..=link.delay_ms_max);
         let mut at = now_ms + latency();
         let later = at + latency() * 3;
-        if matches!(&message, Message::Request { payload: Payload::Rpc { route, .. }, .. } if route == "snapshot")
-        {
+        if snapshot {
             at += dice.random_range(0..=SNAPSHOT_MS_MAX);
         }
         let doubled = dice.random_range(0..1000) < link.doubled;
@@ -155,7 +197,7 @@ impl Net {
     /// What is on its way to `host` is lost, and nobody there waits any longer.
     pub(crate) fn forget(&mut self, host: HostId) {
         self.queues.remove(&host);
-        self.waiting.retain(|_, (from, _)| *from != host);
+        self.waiting.retain(|_, asked| asked.from != host);
     }
 }
 
@@ -188,7 +230,8 @@ pub(crate) async fn ask(from: HostId, address: &str, payload: Payload) -> Answer
         let to = *world.net.addresses.get(address)?;
         let (now_ms, call) = (world.now_ms(), world.net.next);
         world.net.next += 1;
-        world.net.waiting.insert(call, (from, sender));
+        let snapshot = payload.is_snapshot();
+        world.net.waiting.insert(call, Asked { from, to, snapshot, sender });
         world.net.post(&mut world.dice, now_ms, from, to, Message::Request { call, from, payload });
         Some(Waiting { call, from, to })
     });
@@ -207,11 +250,17 @@ pub(crate) fn answer(to: HostId, call: CallId, answer: Answer) {
     });
 }
 
+/// Nobody listens at `from`, says its kernel.
+pub(crate) fn refuse(from: HostId, now_ms: u64, to: HostId, call: CallId) {
+    let message = Message::Answer { call, answer: Answer::Refused };
+    world::inside(|world| world.net.post(&mut world.dice, now_ms, from, to, message));
+}
+
 /// An answer has arrived.
 pub(crate) fn answered(call: CallId, answer: Answer) {
     let waiting = world::inside(|world| world.net.waiting.remove(&call));
-    if let Some((_, sender)) = waiting {
-        sender.send(answer).ok();
+    if let Some(asked) = waiting {
+        asked.sender.send(answer).ok();
     }
 }
 

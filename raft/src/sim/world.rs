@@ -2,16 +2,36 @@
 //! without one, everything is as in the product.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::time::Instant;
 
-use super::net::{HostId, Net};
+use crate::types::Vote;
+
+use super::net::{Answer, HostId, Message, Net, Payload};
 
 /// Work on the disk takes up to so long, milliseconds of the host's clock.
 const DISK_DELAY_MS_MAX: u64 = 6;
+
+/// What a broken build would do; each is there to show that the checks find it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// The log's syncs are acknowledged and not done.
+    LogSyncIsALie,
+    /// A vote is answered before it is on disk.
+    VoteIsNotSynced,
+    /// An append is acknowledged before its commit.
+    AppendAckedBeforeCommit,
+    /// One server does not apply withdraws.
+    WithdrawSkippedOnOne,
+    /// One server's apply draws dice.
+    DiceInApplyOfOne,
+    /// A founder does not wait for those who do not answer.
+    FoundsWithoutSeeingAll,
+}
 
 /// Shared by all hosts of one simulation.
 pub(crate) struct World {
@@ -19,6 +39,9 @@ pub(crate) struct World {
     pub(crate) net: Net,
     /// The host whose turn it is.
     pub(crate) current: Option<Current>,
+    fault: Option<Fault>,
+    /// What each host has voted for, by the answers that have left it.
+    promised: BTreeMap<HostId, Vote>,
     /// Of everything that was delivered and observed, in order.
     trace: u64,
 }
@@ -43,7 +66,14 @@ pub(crate) struct Inside(());
 impl Inside {
     pub(crate) fn new(seed: u64) -> Self {
         let dice = StdRng::seed_from_u64(seed);
-        let world = World { dice, net: Net::default(), current: None, trace: 0xcbf2_9ce4_8422_2325 };
+        let world = World {
+            dice,
+            net: Net::default(),
+            current: None,
+            fault: None,
+            promised: BTreeMap::new(),
+            trace: 0xcbf2_9ce4_8422_2325,
+        };
         let before = WORLD.with_borrow_mut(|slot| slot.replace(world));
         assert!(before.is_none(), "one simulation at a time on a thread");
         Self(())
@@ -60,6 +90,22 @@ impl Drop for Inside {
 /// Whether this thread is a simulation.
 pub(crate) fn is_inside() -> bool {
     WORLD.with_borrow(Option::is_some)
+}
+
+/// Whether the build is broken in this way.
+pub(crate) fn is_broken(fault: Fault) -> bool {
+    with(|world| world.fault == Some(fault)).unwrap_or(false)
+}
+
+/// The same, at one host only.
+pub(crate) fn is_broken_on(host: HostId, fault: Fault) -> bool {
+    let here = |world: &mut World| world.current.is_some_and(|current| current.host == host);
+    is_broken(fault) && with(here).unwrap_or(false)
+}
+
+/// From now on the build is broken.
+pub(crate) fn break_it(fault: Fault) {
+    inside(|world| world.fault = Some(fault));
 }
 
 /// `None` outside of a simulation. Nothing that `work` drops may come back here.
@@ -92,10 +138,53 @@ impl World {
         current.began_ms + current.began.elapsed().as_millis() as u64
     }
 
+    /// The host has answered that it votes so.
+    pub(crate) fn promise(&mut self, host: HostId, vote: Vote) {
+        let before = self.promised.entry(host).or_insert(vote);
+        if vote.leader_id > before.leader_id {
+            *before = vote;
+        }
+    }
+
+    /// Its disk is new: so is who it is.
+    pub(crate) fn release(&mut self, host: HostId) {
+        self.promised.remove(&host);
+    }
+
+    /// Whether a host that starts with this vote has forgotten one.
+    pub(crate) fn check_promise(&self, host: HostId, vote: Vote) -> Result<(), String> {
+        let Some(promised) = self.promised.get(&host) else { return Ok(()) };
+        if vote.leader_id >= promised.leader_id {
+            return Ok(());
+        }
+        Err(format!("s{host} has forgotten its vote: it answered {promised} and starts with {vote}"))
+    }
+
     /// Adds to the trace (FNV-1a).
     pub(crate) fn note(&mut self, bytes: &[u8]) {
         for byte in bytes {
             self.trace = (self.trace ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+
+    /// A message arrives.
+    pub(crate) fn note_message(&mut self, host: HostId, at_ms: u64, message: &Message) {
+        self.note(&at_ms.to_le_bytes());
+        self.note(&[host as u8]);
+        match message {
+            Message::Request { payload: Payload::Rpc { route, body }, .. } => {
+                self.note(route.as_bytes());
+                self.note(body);
+            }
+            Message::Request { payload: Payload::Client(request), .. } => {
+                self.note(format!("{request:?}").as_bytes());
+            }
+            Message::GivenUp { call } => self.note(&call.to_le_bytes()),
+            Message::Answer { answer: Answer::Rpc(status, body), .. } => {
+                self.note(status.as_str().as_bytes());
+                self.note(body);
+            }
+            Message::Answer { answer, .. } => self.note(format!("{answer:?}").as_bytes()),
         }
     }
 

@@ -7,7 +7,6 @@ use tokio::task::JoinSet;
 use tracing::span;
 
 use super::*;
-use crate::disk::MemoryDisk;
 
 /// Counts the errors that openraft logs on this thread.
 #[derive(Default)]
@@ -37,7 +36,12 @@ impl tracing::Subscriber for RaftErrors {
 }
 
 fn one(raft_address: &str) -> NodeConfig {
-    NodeConfig { members: vec![raft_address.to_owned()], raft_address: None, api_address: "one:2".to_owned() }
+    NodeConfig {
+        members: vec![raft_address.to_owned()],
+        raft_address: None,
+        api_address: "one:2".to_owned(),
+        disk_free_min: Some(0),
+    }
 }
 
 #[tokio::test]

@@ -1,0 +1,174 @@
+//! Holders: each makes one write at a time, asks one server after another until it is acknowledged or
+//! it gives up, and reads behind its acknowledged writes on any server. What it asked for and was told
+//! goes to the history; what a read shows is held against it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use crate::command::{Holder, Key, Pair};
+use crate::testing::{holder, key};
+
+use super::client::{Answer, Kind, Order, Request, Shown};
+use super::history::{History, WriteId};
+use super::net::{self, HostId, Payload};
+
+/// Keys that a holder may have; holders share them.
+const KEYS: u32 = 9;
+/// Attempts of one write before the holder goes on to the next.
+const ATTEMPTS_MAX: u32 = 8;
+/// How long a holder waits for an answer: one of these. Short ones leave requests behind that are
+/// applied late.
+const PATIENCE_MS: [u64; 5] = [60, 150, 400, 1200, 6000];
+/// How long a reader waits.
+const READ_PATIENCE: Duration = Duration::from_secs(4);
+
+/// What all clients share.
+#[derive(Default)]
+pub(crate) struct Shared {
+    /// Where servers may be.
+    pub(crate) servers: Vec<String>,
+    pub(crate) histories: BTreeMap<Holder, History>,
+    pub(crate) violations: Vec<String>,
+    pub(crate) reads: u64,
+    /// What an operator was told last.
+    pub(crate) last_change: String,
+    /// Holders make no new writes.
+    pub(crate) stop: bool,
+    /// Holders that have ended.
+    pub(crate) ended: usize,
+}
+
+/// A handle on it.
+#[derive(Clone, Default)]
+pub(crate) struct Book(Arc<Mutex<Shared>>);
+
+impl Book {
+    pub(crate) fn open(&self) -> MutexGuard<'_, Shared> {
+        self.0.lock().expect("nothing panics while it holds the book")
+    }
+
+    /// Of `holder`.
+    fn history<T>(&self, holder: &Holder, work: impl FnOnce(&mut History) -> T) -> T {
+        work(self.open().histories.entry(holder.clone()).or_default())
+    }
+
+    pub(crate) fn violate(&self, text: String) {
+        self.open().violations.push(text);
+    }
+
+    /// Judges what a server shows of `holder`.
+    pub(crate) fn judge(&self, server: &str, holder: &Holder, after: Option<WriteId>, shown: &Shown) {
+        let mut shared = self.open();
+        shared.reads += 1;
+        let checked = shared.histories.entry(holder.clone()).or_default().check(after, shown);
+        if let Err(why) = checked {
+            shared.violations.push(format!("{server}: {}: {why}", holder.address));
+        }
+    }
+}
+
+/// The holder number `number`.
+pub(crate) fn holder_of(number: u8) -> Holder {
+    holder(number + 1)
+}
+
+/// One holder's life. Without pairs, it is a client like the Go `pi`.
+pub(crate) struct Client {
+    pub(crate) me: HostId,
+    pub(crate) holder: Holder,
+    pub(crate) with_pairs: bool,
+    pub(crate) book: Book,
+    pub(crate) dice: StdRng,
+    pair: Pair,
+}
+
+impl Client {
+    pub(crate) fn new(me: HostId, number: u8, with_pairs: bool, book: Book, seed: u64) -> Self {
+        let pair = Pair { epoch: 1, seq: 0 };
+        Self { me, holder: holder_of(number), with_pairs, book, dice: StdRng::seed_from_u64(seed), pair }
+    }
+
+    pub(crate) async fn live(mut self) {
+        while !self.book.open().stop {
+            let order = self.choose();
+            self.write(order, ATTEMPTS_MAX).await;
+            let pause = self.dice.random_range(0..120);
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+        }
+        // The last word: afterwards all is known.
+        let order = self.order(Kind::Sync, 4);
+        self.write(order, u32::MAX).await;
+        self.book.open().ended += 1;
+    }
+
+    fn choose(&mut self) -> Order {
+        match self.dice.random_range(0..20) {
+            0..=10 => self.order(Kind::Advertise, 3),
+            11..=15 => self.order(Kind::Withdraw, 3),
+            _ => self.order(Kind::Sync, 5),
+        }
+    }
+
+    fn order(&mut self, kind: Kind, keys_max: usize) -> Order {
+        let count = self.dice.random_range(1..=keys_max);
+        let mut keys: Vec<Key> =
+            (0..count).map(|_| key(&format!("r/k:{}", self.dice.random_range(0..KEYS)))).collect();
+        keys.sort();
+        keys.dedup();
+        self.pair.seq += 1;
+        Order { holder: self.holder.clone(), pair: self.with_pairs.then_some(self.pair), kind, keys }
+    }
+
+    async fn write(&mut self, order: Order, attempts: u32) {
+        let holder = self.holder.clone();
+        let id = self.book.history(&holder, |history| history.begin(order.clone()));
+        for _ in 0..attempts {
+            let server = self.server();
+            let request = Request::Write { order: order.clone(), forwarded: false };
+            let patience = PATIENCE_MS[self.dice.random_range(0..PATIENCE_MS.len())];
+            let asked = net::ask(self.me, &server, Payload::Client(request));
+            match tokio::time::timeout(Duration::from_millis(patience), asked).await {
+                Ok(net::Answer::Client(Answer::Done { index })) => {
+                    self.book.history(&holder, |history| history.done(id, index));
+                    return self.read_behind(id, index);
+                }
+                Ok(net::Answer::Client(Answer::Stale { stored })) => {
+                    let told =
+                        format!("{server}: {:?} is stale behind {stored:?}, which nobody sent", order.pair);
+                    return self.book.violate(told);
+                }
+                Ok(net::Answer::Client(Answer::NotDone) | net::Answer::Refused) => {}
+                Ok(_) | Err(_) => self.book.history(&holder, |history| history.loose(id)),
+            }
+            tokio::time::sleep(Duration::from_millis(self.dice.random_range(10..200))).await;
+        }
+    }
+
+    fn server(&mut self) -> String {
+        let shared = self.book.open();
+        shared.servers[self.dice.random_range(0..shared.servers.len())].clone()
+    }
+
+    /// Reads on some servers, beside what the holder does next.
+    fn read_behind(&mut self, id: WriteId, index: u64) {
+        for server in self.book.open().servers.clone() {
+            if self.dice.random_bool(0.4) {
+                let read = read(self.me, server, self.holder.clone(), Some((id, index)), self.book.clone());
+                tokio::runtime::Handle::current().spawn(read);
+            }
+        }
+    }
+}
+
+/// One read; `after`: behind an acknowledged write.
+async fn read(me: HostId, server: String, holder: Holder, after: Option<(WriteId, u64)>, book: Book) {
+    let request = Request::Read { holder: holder.clone(), min_index: after.map_or(0, |(_, index)| index) };
+    let asked = net::ask(me, &server, Payload::Client(request));
+    if let Ok(net::Answer::Client(Answer::Shown(shown))) = tokio::time::timeout(READ_PATIENCE, asked).await {
+        book.judge(&server, &holder, after.map(|(id, _)| id), &shown);
+    }
+}
