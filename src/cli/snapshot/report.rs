@@ -81,12 +81,11 @@ impl Checked {
 
 impl Report {
     pub(super) fn of_file(path: &Path) -> Result<Self, SnapshotCliError> {
-        let read = |file: &mut File, buffer: &mut [u8]| file.read(buffer);
         let mut file = File::open(path).map_err(SnapshotCliError::file("open", path))?;
         let (mut checked, mut buffer) = (Checked::default(), vec![0; SNAPSHOT_READ_BYTES]);
         let content = |source| SnapshotCliError::Content { path: path.to_owned(), source };
         loop {
-            let length = read(&mut file, &mut buffer).map_err(SnapshotCliError::file("read", path))?;
+            let length = file.read(&mut buffer).map_err(SnapshotCliError::file("read", path))?;
             if length == 0 {
                 return checked.report(path).map_err(content);
             }
