@@ -59,7 +59,7 @@ pub mod header {
     pub const FORWARDED: &str = "piccolo-forwarded";
     /// IP of the node whose report a server passes on to the other servers.
     pub const REPORTER: &str = "piccolo-reporter";
-    /// API address of the leader, on a 503 of a server that is not.
+    /// API address of the leader, on a 503 of a server that is not; empty if it knows none.
     pub const LEADER: &str = "piccolo-leader";
     /// About how many bytes of a snapshot will come.
     pub const ABOUT_BYTES: &str = "piccolo-about-bytes";

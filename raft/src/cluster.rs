@@ -9,6 +9,7 @@
 //! - `settings`: how openraft runs here.
 //! - `standing`: a removed node learns that it is one.
 //! - `stop`: handing leadership over, and the orderly end.
+//! - `stores`: whether log and state belong together.
 
 mod bootstrap;
 mod compaction;
@@ -20,6 +21,7 @@ pub(crate) mod space;
 mod standing;
 mod status;
 mod stop;
+mod stores;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -58,6 +60,7 @@ use members::{Recent, Seeding};
 use proposals::Budget;
 use space::{Disks, Guard, Level};
 use status::Reasons;
+use stores::check_stores;
 
 /// openraft over our state machine.
 pub(crate) type Raft = openraft::Raft<TypeConfig, StateMachine>;
@@ -461,26 +464,6 @@ impl Node {
                 },
             }
         }
-    }
-}
-
-/// Whether log and state are of one node's life: openraft takes a lost one for a new node.
-fn check_stores(log: &LogStore, index: &Index) -> Result<(), StartError> {
-    let durable = index.durable_applied();
-    let applied = durable.map(|id| id.index);
-    let purged = log.purged().map(|id| id.index);
-    match (applied, purged) {
-        (Some(applied), _) if !log.is_used() => return Err(StartError::LogLost { applied }),
-        (_, Some(purged)) if applied.is_none_or(|applied| applied < purged) => {
-            return Err(StartError::StateLost { purged, applied: applied.unwrap_or(0) });
-        }
-        _ => {}
-    }
-    // A vote is on disk before an entry of its term is taken in.
-    let voted = log.vote().map_or(0, |vote| vote.leader_id.term);
-    match durable.map(|id| id.committed_leader_id().term) {
-        Some(applied) if applied > voted => Err(StartError::LogOlder { applied, voted }),
-        _ => Ok(()),
     }
 }
 

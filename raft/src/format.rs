@@ -5,8 +5,7 @@
 //! cannot read it is not admitted, and servers of different versions found no cluster. Whoever raises
 //! [`FORMAT`] gives [`encode`] a version, and lets the leader write the lowest that all members' `whoami`
 //! reports: those that run on would refuse what a newer leader writes, and nothing could be committed.
-//! Readers of old versions are kept, golden files in `tests/golden` hold
-//! them to it.
+//! Readers of old versions are kept, golden files in `tests/golden` hold them to it.
 
 use serde::{Serialize, de::DeserializeOwned};
 

@@ -59,7 +59,8 @@ async fn a_stopped_node_refuses_messages_before_openraft_calls_them_errors() {
     node.wait_leader(SOON).await.unwrap();
 
     let header = node.inner.identity.header(node.inner.identity.node_id).unwrap();
-    let vote = format::encode(&(header, VoteRequest::<TypeConfig>::new(Vote::new(0, header.sender), None)));
+    let own = Vote::new(0, node.inner.identity.node_id);
+    let vote = format::encode(&(header, VoteRequest::<TypeConfig>::new(own, None)));
     let client = RpcClient::new(TaskTracker::new(), CancellationToken::new());
     let post = |route| client.call(&address, route, vote.clone(), SOON);
     for route in ["vote", "pre-vote", "whoami"] {
