@@ -21,9 +21,10 @@ test: ## all tests, those with a real containerd included (as root)
 	@.ci/install build run
 	$(CARGO) test --workspace --locked --lib --bins --tests -- --skip $(SOAK)
 
-soak: ## what takes long: the whole fault matrix with a real containerd (as root, 2 minutes after the build)
-	@.ci/install build run
+soak: ## what takes long: the whole fault matrix with a real containerd (as root, 2 minutes after the build), then fuzzing, an hour for each of 16 targets (PICCOLO_FUZZ_SECONDS)
+	@.ci/install build run fuzz
 	$(CARGO) test --workspace --locked --tests -- --nocapture $(SOAK)
+	tests/fuzz/soak
 
 bench: ## rates, CPU, memory and pull times beside nginx, MariaDB and a registry, into bench/RESULTS.md (as root, two hours, 12 GiB, 15 GiB of disk)
 	@.ci/install build run

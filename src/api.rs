@@ -41,6 +41,8 @@ pub mod path {
     pub const MEMBERS_REMOVE: &str = "/api/v1/members/remove";
     /// POST [`super::MembersRequest`]. Ours.
     pub const MEMBERS_TRANSFER: &str = "/api/v1/members/transfer-leader";
+    /// POST: the state as the answering server has it, in the form of a snapshot file. Ours.
+    pub const SNAPSHOT: &str = "/api/v1/snapshot";
     /// GET, the Go Piccolo's static health.
     pub const HEALTHZ: &str = "/healthz";
     /// GET, 200 while the process runs.
@@ -59,6 +61,8 @@ pub mod header {
     pub const REPORTER: &str = "piccolo-reporter";
     /// API address of the leader, on a 503 of a server that is not.
     pub const LEADER: &str = "piccolo-leader";
+    /// About how many bytes of a snapshot will come.
+    pub const ABOUT_BYTES: &str = "piccolo-about-bytes";
     /// Log index that the answering server has applied.
     pub const APPLIED_INDEX: &str = "piccolo-applied-index";
 }

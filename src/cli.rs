@@ -15,6 +15,7 @@ mod parent;
 mod process;
 mod server;
 mod signals;
+mod snapshot;
 mod status;
 mod up;
 
@@ -109,6 +110,11 @@ const FAMILIES: &[Family] = &[
             &members::REMOVE,
             &members::TRANSFER_LEADER,
         ],
+    },
+    Family {
+        name: "snapshot",
+        about: "Save the servers' state to a file, verify it, begin a new cluster with it",
+        subcommands: &[&snapshot::SAVE, &snapshot::VERIFY, &snapshot::RESTORE],
     },
 ];
 

@@ -94,6 +94,11 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// Of a request that came through no listener of ours.
+    pub fn new(peer: SocketAddr, local: SocketAddr) -> Self {
+        Self { peer, local, reset: Arc::default() }
+    }
+
     /// When this connection closes, it does so with a reset (RST) instead of a clean end (FIN):
     /// containerd resumes after the one and fails after the other.
     pub fn reset_on_close(&self) {

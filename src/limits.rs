@@ -71,6 +71,17 @@ pub const MEMBERS_POLL_INTERVAL: Duration = Duration::from_millis(300);
 /// A changed membership that stands still for so long is given up by the command line.
 pub const MEMBERS_PATIENCE_DEFAULT: Duration = Duration::from_secs(60);
 
+/// Snapshots that a server sends to operators at once; each holds back what the state's file could free.
+pub const SNAPSHOTS_SENT_MAX: usize = 2;
+/// Chunks of a snapshot that are read ahead of its client.
+pub const SNAPSHOT_CHUNKS_AHEAD: usize = 4;
+/// A snapshot that is not taken within so long is given up, however it moves.
+pub const SNAPSHOT_SEND_TIMEOUT: Duration = Duration::from_secs(3600);
+/// A snapshot of which nothing comes for so long is given up by the command line.
+pub const SNAPSHOT_SILENT_MAX: Duration = Duration::from_secs(60);
+/// What the command line reads of a snapshot's file at a time, bytes.
+pub const SNAPSHOT_READ_BYTES: usize = 1024 * 1024;
+
 /// Shortest lease that a client may ask for, seconds.
 pub const LEASE_SECONDS_MIN: u32 = 3;
 /// Longest lease that a client may ask for, seconds.
@@ -338,3 +349,6 @@ const _: () = assert!(SPOOL_MEMORY_BYTES_MAX < VERIFIED_WHOLE_BYTES_MAX);
 const _: () = assert!(SPOOL_MEMORY_BYTES_MAX < SPOOL_MEMORY_TOTAL_BYTES_MAX as u64);
 const _: () = assert!(MANIFEST_BYTES_MAX <= VERIFIED_WHOLE_BYTES_MAX);
 const _: () = assert!(REQUEST_KEYS_MAX * (piccolo_raft::command::KEY_BYTES_MAX + 3) > API_BODY_BYTES_MAX);
+// An index within its limits never has an id that a restart refuses.
+const _: () = assert!(INDEX_PAIRS_MAX < piccolo_raft::index::KEY_IDS_MAX as u64);
+const _: () = assert!(16 * INDEX_HOSTS_MAX < piccolo_raft::index::HOST_IDS_MAX as u64);

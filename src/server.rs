@@ -6,7 +6,8 @@
 //! at a time for each holder ([`locks`]), held to the limits of the index ([`capacity`]), cut into log
 //! [`entries`] and proposed ([`mod@write`]). Keepalives ([`keepalive`]) renew [`leases`] in the leader's
 //! memory; [`lease_task`] proposes what follows when one ends. What nodes [`mod@report`] of holders
-//! changes the order of answers for a while.
+//! changes the order of answers for a while. [`snapshot`] gives an operator the whole state, and [`offline`] makes
+//! a new cluster of what is left of one.
 
 pub mod addresses;
 pub mod advertise;
@@ -29,6 +30,7 @@ pub mod locks;
 pub mod lookups;
 pub mod members;
 pub mod metrics;
+pub mod offline;
 pub mod pace;
 pub mod query;
 mod raft_threads;
@@ -36,6 +38,7 @@ pub mod ranking;
 pub mod report;
 pub mod request;
 pub mod routes;
+pub mod snapshot;
 pub mod status;
 pub mod sync;
 pub mod withdraw;
@@ -194,8 +197,11 @@ pub async fn run(config: Config, stop: Stop, ready: impl FnOnce(Addresses) + Sen
     let mut phases = Phases::new();
     let shared = Shared::default();
     phases.serve_api(api_listener, Endpoints::new(shared.clone()));
-    let disk =
-        FolderDisk::open(&data_dir).map_err(|source| Error::Folder { folder: data_dir.clone(), source })?;
+    let folder = |source| Error::Folder { folder: data_dir.clone(), source };
+    if offline::settle(&data_dir).map_err(folder)? {
+        tracing::info!("finished what piccolo snapshot restore or --force-new-cluster had begun");
+    }
+    let disk = FolderDisk::open(&data_dir).map_err(folder)?;
     let node_config = NodeConfig {
         members: names.members,
         raft_address: names.raft_address,

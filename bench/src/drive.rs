@@ -20,7 +20,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::task::{JoinSet, LocalSet};
 
 pub(crate) use connection::Connection;
-pub(crate) use record::Record;
+pub(crate) use record::{Record, Second};
 
 /// A request wakes up to so late after it was due, because timers tick so; that is not the server's.
 const TIMER_TICK: Duration = Duration::from_millis(1);

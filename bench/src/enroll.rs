@@ -12,7 +12,7 @@ use crate::drive::{Drive, Outcome, Source, Ticket};
 /// Syncs at once: each agent is one connection, and far more of them wait than a server works on.
 pub(crate) const CONNECTIONS: usize = 96;
 /// As in the agent, shared out over the servers.
-const SYNC_PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const SYNC_PATIENCE: Duration = Duration::from_secs(10);
 /// As in the agent, shared out over the servers.
 pub(crate) const BEAT_PATIENCE: Duration = Duration::from_millis(1_667);
 

@@ -27,6 +27,7 @@ mod piccolo;
 mod plot;
 mod process;
 mod pull;
+mod rebuild;
 mod register;
 mod relay;
 mod report;
@@ -83,6 +84,8 @@ enum Scenario {
     /// Part of `herd`, in a process of its own.
     #[command(hide = true)]
     HerdPart(herd::FlockArgs),
+    /// All servers start empty under a fleet that lives on.
+    Rebuild(rebuild::RebuildArgs),
     /// A server that was away, or lost its disk, catches up while the load goes on.
     CatchUp(catch_up::CatchUpArgs),
     /// Memory, disk, restart and snapshot of a server by the number of pairs.
@@ -219,6 +222,7 @@ fn main() -> Result<()> {
             Scenario::Crowd(args) => crowd::crowd(&settings, &args, &report, folder.path())?,
             Scenario::Steady(args) => steady::steady(&settings, &args, &report, folder.path())?,
             Scenario::Herd(args) => herd::herd(&settings, &args, &report, folder.path())?,
+            Scenario::Rebuild(args) => rebuild::rebuild(&settings, &args, &report, folder.path())?,
             Scenario::CatchUp(args) => catch_up::catch_up(&settings, &args, &report, folder.path())?,
             Scenario::Sizes { millions, open } => {
                 sizes::sizes(&settings, &millions, open, &report, folder.path())?;

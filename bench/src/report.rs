@@ -14,7 +14,7 @@ const HEAD: &str = "# Results\n\nWritten by `piccolo-bench` (`make bench`); each
     Ratios count, bare rates belong to the machine. *idle*: share of all CPUs that did nothing while Piccolo was \
     measured; *others*: share taken by processes that are not part of the bench.\n";
 /// The scenarios, by the names of their commands, in the order of the file; `all` runs them.
-pub(crate) const SECTIONS: [&str; 14] = [
+pub(crate) const SECTIONS: [&str; 15] = [
     "loopback",
     "veth",
     "relay",
@@ -25,6 +25,7 @@ pub(crate) const SECTIONS: [&str; 14] = [
     "crowd",
     "steady",
     "herd",
+    "rebuild",
     "catch-up",
     "sizes",
     "micro",

@@ -175,3 +175,13 @@ fn a_server_that_was_away_catches_up_under_load() {
     assert!(results.contains("| away | lookups |"), "{results}");
     assert_eq!(plots, ["catch-up-away.svg"]);
 }
+
+#[test]
+fn a_fleet_gives_everything_back_to_servers_that_start_empty() {
+    let arguments = ["--nodes", "60", "--interval", "2", "--before", "1", "--away", "1"];
+    let (results, plots) = with_piccolo("rebuild", &arguments);
+    assert!(results.contains("60 nodes × 400 keys = 24000 pairs"), "{results}");
+    assert!(results.contains("| syncs | 201: 60 |"), "{results}");
+    assert!(results.contains("| hosts hidden in the end | 0 |"), "{results}");
+    assert_eq!(plots, ["rebuild-answers.svg", "rebuild.svg"]);
+}

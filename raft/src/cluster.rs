@@ -2,6 +2,7 @@
 //!
 //! - `bootstrap`: how a cluster is born, and how a node waits to be admitted to one.
 //! - `members`: add, replace, remove.
+//! - `offline`: a new cluster of one from a snapshot, or from what is left of another.
 //! - `proposals`: writes, and what bounds them.
 //! - `compaction`: which part of the log may go.
 //! - `settings`: how openraft runs here.
@@ -11,6 +12,7 @@
 mod bootstrap;
 mod compaction;
 mod members;
+pub mod offline;
 mod proposals;
 mod settings;
 mod standing;
@@ -30,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::blocking::blocking;
+use crate::damage::WHAT_TO_DO;
 use crate::disk::Disk;
 use crate::index::{Index, IndexError, STATE_FILE, StateMachine};
 use crate::log::{LOG_FILE, LogError, LogStore};
@@ -90,16 +93,27 @@ pub enum StartError {
     /// a second time in one term.
     #[error(
         "the data folder has a state up to log index {applied} but no raft log: {LOG_FILE} with the \
-         vote and the entries is lost; restore it, or start with an empty folder"
+         vote and the entries is lost; put it back, or {WHAT_TO_DO}"
     )]
     LogLost {
         /// Log index of the state.
         applied: u64,
     },
+    /// The raft log is an older one than the state was made with: this node has voted since.
+    #[error(
+        "the state has an entry of term {applied}, but the raft log knows terms up to {voted} only: {LOG_FILE} \
+         was replaced by an older one; put the right one back, or {WHAT_TO_DO}"
+    )]
+    LogOlder {
+        /// Of the last applied entry.
+        applied: u64,
+        /// Of the last vote.
+        voted: u64,
+    },
     /// The state is gone, or is an older one than the raft log goes on from.
     #[error(
         "the raft log begins after log index {purged} but the state ends at {applied}: {STATE_FILE} \
-         is lost or was replaced by an older one; restore it, or start with an empty folder"
+         is lost or was replaced by an older one; put the right one back, or {WHAT_TO_DO}"
     )]
     StateLost {
         /// The last entry that the log has no longer.
@@ -227,6 +241,7 @@ impl Node {
             let log = LogStore::open(disk.as_ref())?;
             let index = Index::open(disk.as_ref())?;
             check_stores(&log, &index)?;
+            log.check_note(disk.as_ref())?;
             let identity = Identity::load(disk, members, raft_address, api_address, log.is_used())?;
             if identity.was_removed()? {
                 return Err(StartError::Removed { node_id: identity.node_id });
@@ -305,6 +320,7 @@ impl Node {
             receiving: self.inner.receiving.clone(),
             messages: self.inner.messages.clone(),
             index: self.inner.index.clone(),
+            log: self.inner.log.clone(),
         })
     }
 
@@ -413,13 +429,20 @@ impl Node {
 
 /// Whether log and state are of one node's life: openraft takes a lost one for a new node.
 fn check_stores(log: &LogStore, index: &Index) -> Result<(), StartError> {
-    let applied = index.durable_applied().map(|id| id.index);
+    let durable = index.durable_applied();
+    let applied = durable.map(|id| id.index);
     let purged = log.purged().map(|id| id.index);
     match (applied, purged) {
-        (Some(applied), _) if !log.is_used() => Err(StartError::LogLost { applied }),
+        (Some(applied), _) if !log.is_used() => return Err(StartError::LogLost { applied }),
         (_, Some(purged)) if applied.is_none_or(|applied| applied < purged) => {
-            Err(StartError::StateLost { purged, applied: applied.unwrap_or(0) })
+            return Err(StartError::StateLost { purged, applied: applied.unwrap_or(0) });
         }
+        _ => {}
+    }
+    // A vote is on disk before an entry of its term is taken in.
+    let voted = log.vote().map_or(0, |vote| vote.leader_id.term);
+    match durable.map(|id| id.committed_leader_id().term) {
+        Some(applied) if applied > voted => Err(StartError::LogOlder { applied, voted }),
         _ => Ok(()),
     }
 }

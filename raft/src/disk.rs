@@ -53,6 +53,10 @@ impl Disk for FolderDisk {
             File::open(&self.folder).and_then(|folder| folder.sync_all()).map_err(io)?;
         }
         let file = OpenOptions::new().read(true).write(true).open(&path).map_err(io)?;
+        // redb would take it for a new one. Ours have their content before they have their name.
+        if file.metadata().map_err(io)?.len() == 0 {
+            return Err(DatabaseError::Storage(redb::StorageError::Corrupted("it is empty".to_owned())));
+        }
         builder.create_with_backend(FileBackend::new(file)?)
     }
 
@@ -108,6 +112,15 @@ mod tests {
         disk.write("node", b"one").unwrap();
         disk.write("node", b"two").unwrap();
         assert_eq!(disk.read("node").unwrap().unwrap(), b"two");
+    }
+
+    #[test]
+    fn an_empty_file_is_not_taken_for_a_new_database() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = FolderDisk::open(folder.path()).unwrap();
+        drop(disk.database("state.redb", Builder::new()).unwrap());
+        fs::write(folder.path().join("state.redb"), b"").unwrap();
+        assert!(disk.database("state.redb", Builder::new()).unwrap_err().to_string().contains("it is empty"));
     }
 
     #[test]

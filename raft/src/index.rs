@@ -29,15 +29,16 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
-use redb::{Builder, Database, ReadableDatabase};
+use redb::{Database, ReadableDatabase};
 
 pub use changes::HostChanges;
 pub use host::{HostRecord, address_key};
 pub use postings::Postings;
-pub use state::Counts;
+pub use state::{Counts, HOST_IDS_MAX, KEY_IDS_MAX};
 pub use state_machine::{SnapshotBuilder, StateMachine};
 
 use crate::command::{Holder, Key};
+use crate::damage::{self, WHAT_TO_DO};
 use crate::disk::Disk;
 use crate::fingerprint::{Fingerprint, key_fingerprint};
 use crate::format::FormatError;
@@ -79,6 +80,12 @@ pub enum IndexError {
     /// A stored value is of a newer format or unreadable.
     #[error(transparent)]
     Format(#[from] FormatError),
+    /// The file is no longer what was written.
+    #[error("{STATE_FILE} is damaged ({reason}): {WHAT_TO_DO}")]
+    DamagedFile {
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The rows do not fit together.
     #[error("could not load the index, it is damaged: {reason}")]
     Damaged {
@@ -97,6 +104,26 @@ pub enum IndexError {
 }
 
 impl IndexError {
+    /// Runs what works with the file; damage that it meets is told as such.
+    pub(crate) fn guarded<T>(work: impl FnOnce() -> Result<T, Self>) -> Result<T, Self> {
+        match damage::guarded(work) {
+            Ok(done) => done.map_err(Self::of_file),
+            Err(reason) => Err(IndexError::DamagedFile { reason }),
+        }
+    }
+
+    /// While the file is read: whatever says that it is damaged becomes one error.
+    fn of_file(self) -> Self {
+        let damage = match &self {
+            IndexError::Open { source } => damage::of_open(source),
+            IndexError::Storage { source, .. } => damage::of_call(source),
+            IndexError::Format(damaged @ FormatError::Damaged { .. }) => Some(damaged.to_string()),
+            IndexError::Damaged { reason } => Some(reason.clone()),
+            _ => None,
+        };
+        damage.map_or(self, |reason| IndexError::DamagedFile { reason })
+    }
+
     /// For `map_err` on a redb call.
     pub(crate) fn storage<E: Into<redb::Error>>(action: &'static str) -> impl Fn(E) -> Self + Copy {
         move |error| Self::Storage { action, source: Box::new(error.into()) }
@@ -120,14 +147,15 @@ struct Inner {
 }
 
 impl Index {
-    /// Opens `state.redb` and builds the in-memory side from it. Blocks; seconds for millions of
-    /// pairs.
+    /// Opens `state.redb` and builds the in-memory side from it. A damaged file is refused. Blocks;
+    /// seconds for millions of pairs.
     pub fn open(disk: &dyn Disk) -> Result<Self, IndexError> {
-        let mut builder = Builder::new();
-        builder.set_cache_size(STATE_CACHE_BYTES);
-        let database = disk.database(STATE_FILE, builder);
-        let database = database.map_err(|source| IndexError::Open { source: Box::new(source) })?;
-        let state = tables::read_state(&database)?;
+        let (database, state) = IndexError::guarded(|| {
+            let database = damage::open(disk, STATE_FILE, STATE_CACHE_BYTES);
+            let database = database.map_err(|source| IndexError::Open { source: Box::new(source) })?;
+            let state = tables::read_state(&database)?;
+            Ok((database, state))
+        })?;
         let inner = Inner {
             turn: Arc::new(tokio::sync::Mutex::new(Turn { committed: state.applied, broken: false })),
             applied: watch::Sender::new(state.applied_index()),
@@ -157,6 +185,10 @@ impl Index {
     /// The inventory of `holder` at the last commit, `None` for an unknown one. Reads the disk. Who has
     /// seen the reply to a command sees its effect here.
     pub fn inventory(&self, holder: &Holder) -> Result<Option<BTreeSet<Key>>, IndexError> {
+        IndexError::guarded(|| self.read_inventory(holder))
+    }
+
+    fn read_inventory(&self, holder: &Holder) -> Result<Option<BTreeSet<Key>>, IndexError> {
         let Some(id) = self.state().host_id(holder) else { return Ok(None) };
         let transaction = self.database()?.begin_read().map_err(IndexError::storage("begin a read"))?;
         let hosts = match transaction.open_table(tables::HOSTS) {
@@ -266,6 +298,11 @@ impl Index {
         self.state().tombstones.contains(&node_id)
     }
 
+    /// Id of the last applied entry.
+    pub(crate) fn applied_log_id(&self) -> Option<LogId> {
+        self.state().applied
+    }
+
     /// The last applied entry and membership.
     pub fn applied_state(&self) -> (Option<LogId>, StoredMembership) {
         self.state().applied_state()
@@ -295,4 +332,4 @@ mod tests;
 
 #[cfg(test)]
 #[path = "index/golden_tests.rs"]
-mod golden_tests;
+pub(crate) mod golden_tests;

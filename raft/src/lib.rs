@@ -8,11 +8,13 @@
 //! - [`snapshot`]: the state as a stream.
 //! - [`network`]: raft RPC over HTTP, client and server.
 //! - [`cluster`]: one node's life: bootstrap, proposals, leadership, status.
+//! - `damage`: files that are damaged are found out before anything is done with them.
 //! - [`disk`]: every byte that must survive a power cut goes through this trait.
 
 mod blocking;
 pub mod cluster;
 pub mod command;
+pub(crate) mod damage;
 mod dice;
 pub mod disk;
 pub mod fingerprint;

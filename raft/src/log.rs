@@ -4,9 +4,10 @@
 //! One thread writes (`writer`): an append returns as soon as its entries are readable, and its
 //! callback comes when they are durable (encoding is the writer's work, not openraft's), so that the leader's sync and its followers' overlap, and
 //! appends that wait together share one commit. Entries that are not on disk yet are read from
-//! memory (`view`). At rest nothing is written: `committed` goes with the next append, and what a
+//! memory (`view`). `note` says beside the file which log it is. At rest nothing is written: `committed` goes with the next append, and what a
 //! purge leaves behind goes in small steps with later appends.
 
+mod note;
 mod tables;
 mod view;
 mod writer;
@@ -21,9 +22,12 @@ use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::damage::{self, WHAT_TO_DO};
 use crate::disk::Disk;
 use crate::format::{self, FormatError};
 use crate::types::{Entry, LogId, TypeConfig, Vote};
+
+pub use note::LOG_NOTE_FILE;
 
 use view::Shared;
 use writer::Job;
@@ -57,8 +61,30 @@ pub enum LogError {
         source: Box<redb::Error>,
     },
     /// What is in them.
-    #[error(transparent)]
+    #[error("could not read {LOG_FILE}")]
     Format(#[from] FormatError),
+    /// The file is no longer what was written.
+    #[error("{LOG_FILE} is damaged ({reason}): {WHAT_TO_DO}")]
+    Damaged {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The file beside it.
+    #[error("could not {verb} the file {LOG_NOTE_FILE}")]
+    Note {
+        /// Read or write.
+        verb: &'static str,
+        /// The disk's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// The server has promised votes and entries in a log that is not there any more: without it, it could
+    /// vote a second time in one term.
+    #[error(
+        "{LOG_FILE} is not the one that this server wrote its votes and entries to: that one is lost, or \
+         another file is in its place; put it back, or {WHAT_TO_DO}"
+    )]
+    Other,
     /// The thread that writes.
     #[error("could not start the thread of the raft log")]
     Thread {
@@ -79,6 +105,8 @@ impl<E: Into<redb::Error>> From<E> for LogError {
 pub struct LogStore {
     shared: Arc<Shared>,
     jobs: mpsc::Sender<Job>,
+    /// Of this file, made with it.
+    id: u128,
 }
 
 /// Reads the log beside its writer; one for each follower and one for apply.
@@ -88,16 +116,37 @@ pub struct LogReader {
 }
 
 impl LogStore {
-    /// Opens or creates `log.redb`. A file of a newer format is refused.
+    /// Opens or creates `log.redb`. A damaged file is refused, and one of a newer format. Reads all of it.
     pub fn open(disk: &dyn Disk) -> Result<Self, LogError> {
-        let mut builder = redb::Database::builder();
-        builder.set_cache_size(LOG_CACHE_BYTES);
-        let database = disk.database(LOG_FILE, builder).map_err(|source| LogError::Open { source })?;
-        let view = tables::load(&database)?;
-        let shared = Arc::new(Shared::new(database, view));
+        let (database, loaded) = open_database(disk, tables::load)?;
+        let shared = Arc::new(Shared::new(database, loaded.view));
         let (jobs, queue) = mpsc::channel(JOBS_MAX);
         writer::start(shared.clone(), queue).map_err(|source| LogError::Thread { source })?;
-        Ok(Self { shared, jobs })
+        Ok(Self { shared, jobs, id: loaded.id })
+    }
+
+    /// Makes the log of a node that goes on after `applied`, of which it has the state: as if everything up
+    /// to there had been purged. The disk has no log yet.
+    pub(crate) fn create_after(disk: &dyn Disk, vote: &Vote, applied: &LogId) -> Result<(), LogError> {
+        let begin = |database: &redb::Database| tables::begin_after(database, vote, applied);
+        let (_, id) = open_database(disk, begin)?;
+        note::write(disk, id)
+    }
+
+    /// Refuses a log that is not the one that this server has spoken by; notes which it is where that was
+    /// not done. To be called before the node speaks.
+    pub fn check_note(&self, disk: &dyn Disk) -> Result<(), LogError> {
+        note::check(disk, self.id)
+    }
+
+    /// Term and candidate of the last vote.
+    pub(crate) fn vote(&self) -> Option<Vote> {
+        self.shared.vote()
+    }
+
+    /// The last entry.
+    pub(crate) fn last(&self) -> Option<LogId> {
+        self.shared.state().1
     }
 
     /// False for a log that nothing was ever written to.
@@ -250,6 +299,31 @@ impl RaftLogReader<TypeConfig> for LogReader {
         });
         Box::pin(futures_util::TryStreamExt::try_flatten(pieces))
     }
+}
+
+/// Opens the file and lets `load` read it; whatever of that says that it is damaged becomes one error.
+fn open_database<T>(
+    disk: &dyn Disk,
+    load: impl FnOnce(&redb::Database) -> Result<T, LogError>,
+) -> Result<(redb::Database, T), LogError> {
+    let opened = damage::guarded(|| {
+        let database = damage::open(disk, LOG_FILE, LOG_CACHE_BYTES);
+        let database = database.map_err(|source| LogError::Open { source })?;
+        let loaded = load(&database)?;
+        Ok((database, loaded))
+    });
+    let error = match opened {
+        Ok(Ok(opened)) => return Ok(opened),
+        Ok(Err(error)) => error,
+        Err(reason) => return Err(LogError::Damaged { reason }),
+    };
+    let damage = match &error {
+        LogError::Open { source } => damage::of_open(source),
+        LogError::Read { source } => damage::of_call(source),
+        LogError::Format(damaged @ FormatError::Damaged { .. }) => Some(damaged.to_string()),
+        _ => None,
+    };
+    Err(damage.map_or(error, |reason| LogError::Damaged { reason }))
 }
 
 /// `range` as first index and the index after the last.

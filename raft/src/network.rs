@@ -14,12 +14,14 @@
 //! - `client`: connections, deadlines.
 //! - `peer`: what openraft calls to reach another node.
 //! - `server`: the routes.
+//! - `plausible`: what no member sends is refused before openraft sees it.
 //! - `identity`: who this node is, kept in the file `node`.
 //! - `snapshot`: a snapshot in a request body.
 
 pub(crate) mod client;
 pub(crate) mod identity;
 pub(crate) mod peer;
+pub(crate) mod plausible;
 pub(crate) mod server;
 pub(crate) mod snapshot;
 

@@ -9,7 +9,10 @@
 //! memory and there is no file. The receiver builds the state from the records as they arrive and
 //! checks all of it (format, lengths, SHA-256, ids, fingerprints, counts, state checksum) before
 //! openraft hears of it, because an error inside `install_snapshot` is fatal there.
+//!
+//! `file`: the same stream in a file of `piccolo snapshot save`.
 
+pub mod file;
 mod receiver;
 
 use std::collections::{BTreeSet, HashMap};
@@ -26,7 +29,7 @@ use crate::command::Key;
 use crate::format::{self, FORMAT, FormatError};
 use crate::index::state::State;
 use crate::index::tables::{self, Applied, HOSTS, INVENTORIES, KEYS, Meta};
-use crate::index::{HostRecord, IndexError, inventory};
+use crate::index::{Counts, HostRecord, IndexError, inventory};
 use crate::types::{SnapshotMeta, StoredMembership};
 
 /// A chunk of the stream is sent when it has so many bytes; it is at most one record longer.
@@ -100,6 +103,33 @@ pub struct Received {
     pub(crate) state: State,
     /// By host id, as stored.
     pub(crate) inventories: HashMap<u32, Vec<u8>>,
+}
+
+impl Received {
+    /// Log index, state checksum (I2) and counts.
+    pub fn summary(&self) -> Summary {
+        let Applied { log_id, checksum, .. } = Applied::of(&self.state);
+        Summary { log_index: log_id.map_or(0, |id| id.index), checksum, counts: self.state.counts() }
+    }
+}
+
+/// What a snapshot holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// Of the last entry that it has.
+    pub log_index: u64,
+    /// Of the state: servers that have applied the same entry have the same.
+    pub checksum: u128,
+    /// Hosts, keys, pairs.
+    pub counts: Counts,
+}
+
+/// A guess, for people: how many bytes a snapshot of so much has.
+pub fn about_bytes(counts: Counts) -> u64 {
+    const HOST_BYTES: u64 = 110;
+    const KEY_BYTES: u64 = 38;
+    const PAIR_BYTES: u64 = 2;
+    counts.hosts * HOST_BYTES + counts.keys * KEY_BYTES + counts.pairs * PAIR_BYTES
 }
 
 impl SnapshotData {
@@ -275,7 +305,7 @@ impl Iterator for Chunks {
     fn next(&mut self) -> Option<Self::Item> {
         let mut chunk = Vec::with_capacity(CHUNK_BYTES);
         while chunk.len() < CHUNK_BYTES && !matches!(self.next, Stage::Done) {
-            if let Err(error) = self.advance(&mut chunk) {
+            if let Err(error) = IndexError::guarded(|| self.advance(&mut chunk)) {
                 self.next = Stage::Done;
                 return Some(Err(error.into()));
             }

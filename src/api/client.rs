@@ -8,6 +8,7 @@
 //! environment says, and carry no TLS.
 
 mod members;
+mod snapshot;
 
 use std::fmt;
 use std::sync::Arc;
@@ -28,6 +29,8 @@ use super::{
     Capabilities, FindQuery, FindResponse, HostsResponse, KeepaliveRequest, KeepaliveResponse, Message,
     ReportRequest, ReportResponse, StatusResponse, WriteRequest, WriteResponse, path,
 };
+pub use snapshot::Download;
+
 use crate::limits::{API_ANSWER_BYTES_MAX, API_ATTEMPT_TIMEOUT_MIN, API_CONNECT_TIMEOUT, API_IDLE_TIMEOUT};
 
 /// Plain HTTP with a connection pool; shared with the server, which forwards writes by it.

@@ -5,11 +5,12 @@ use std::process::ExitCode;
 
 use piccolo_raft::cluster::StartError;
 
-use super::{mirror, up};
+use super::{mirror, snapshot, up};
 use crate::agent;
 use crate::api::client::ClientError;
 use crate::config::Problems;
 use crate::server;
+use crate::server::offline::OfflineError;
 
 /// Exit codes; `--help` lists them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +57,12 @@ pub enum CliError {
     /// `piccolo mirror`.
     #[error(transparent)]
     Mirror(#[from] mirror::MirrorError),
+    /// `piccolo snapshot`.
+    #[error(transparent)]
+    Snapshot(#[from] snapshot::SnapshotCliError),
+    /// `piccolo snapshot restore` and `piccolo server --force-new-cluster`.
+    #[error(transparent)]
+    Offline(#[from] OfflineError),
     /// `find` was given something that is no image.
     #[error("{reference:?} is neither a digest nor the name of an image")]
     BadReference {
@@ -121,7 +128,9 @@ impl CliError {
             CliError::Up(error) => error.exit(),
             CliError::Mirror(error) => error.exit(),
             CliError::WorkerDidNotStart { code } if *code == Exit::Usage as i32 => Exit::Usage,
-            CliError::Process { .. }
+            CliError::Snapshot(_)
+            | CliError::Offline(_)
+            | CliError::Process { .. }
             | CliError::ParentGone { .. }
             | CliError::NoProgress { .. }
             | CliError::OtherPorts

@@ -1,11 +1,19 @@
 //! `piccolo server`: one discovery server.
 
+use super::output::print;
 use super::parent::{self, EXIT_WITH_PARENT};
 use super::signals::Signals;
+use super::snapshot::{newcomers, summary_of};
 use super::{CliError, Exit, Invocation, Subcommand, process};
-use crate::config::{self, Layers};
-use crate::server;
+use crate::config::{self, Layers, Setting};
+use crate::server::{self, offline};
 use crate::task::Stop;
+
+const FORCE_NEW_CLUSTER: &[Setting] = &[Setting::switch(
+    "force-new-cluster",
+    "Does not serve: makes the server with this data folder the only one of a new cluster, for when the others \
+     are lost for good, says what to do next, and ends",
+)];
 
 /// The subcommand.
 pub(super) const SERVER: Subcommand = Subcommand {
@@ -19,16 +27,24 @@ Examples:
 
 The list is fixed text, the same everywhere; each server finds its own entry. A server that has data goes \
 on as what its data says. --insecure is needed as long as raft has no TLS: keep its port in a network that \
-you trust. TIME is like 500ms, 2s, 31m, 24h or 1m30s.",
-    settings: &[("", config::SERVER), ("", EXIT_WITH_PARENT)],
+you trust. TIME is like 500ms, 2s, 31m, 24h or 1m30s.
+
+A majority of servers is lost for good, disks and all:
+  piccolo server --data-dir /var/lib/piccolo --force-new-cluster      on one that is left; it ends at once
+  piccolo server --data-dir /var/lib/piccolo …                        as usual, without the flag
+and the others join it with empty folders (piccolo members add).",
+    settings: &[("", config::SERVER), ("", FORCE_NEW_CLUSTER), ("", EXIT_WITH_PARENT)],
     words: &[],
     registries: false,
     run,
 };
 
 fn run(invocation: &Invocation) -> Result<Exit, CliError> {
-    let ((config, parent), _) = invocation.configure(read)?;
+    let ((config, force_new_cluster, parent), _) = invocation.configure(read)?;
     parent::exit_with(parent)?;
+    if force_new_cluster {
+        return begin_anew(&config);
+    }
     process::block_on_all_cores(async {
         let mut signals = Signals::catch()?;
         let stop = Stop::new();
@@ -40,8 +56,31 @@ fn run(invocation: &Invocation) -> Result<Exit, CliError> {
     Ok(Exit::Done)
 }
 
-fn read(layers: &mut Layers) -> Option<(server::Config, Option<u32>)> {
+/// It does not serve then: a flag that is left in a unit file would cut the cluster off again at each start.
+fn begin_anew(config: &server::Config) -> Result<Exit, CliError> {
+    let founded = async { Ok(offline::force_new_cluster(config).await?) };
+    let founded = process::block_on_this_thread(founded)?;
+    let summary = summary_of(&founded);
+    if founded.finished_only {
+        print(&format!("this server is alone in its cluster already, nothing was changed\n{summary}"))?;
+        return Ok(Exit::Done);
+    }
+    let left_out = match founded.left_out.is_empty() {
+        true => String::new(),
+        false => format!("It is no longer in a cluster with {}.\n", founded.left_out.join(", ")),
+    };
+    print(&format!(
+        "{summary}{left_out}Lost is what the others had acknowledged and this server had not received; agents \
+         notice it by their next heartbeats and send what they hold.\n\
+         Start it again without --force-new-cluster.\n{}",
+        newcomers(&founded)
+    ))?;
+    Ok(Exit::Done)
+}
+
+fn read(layers: &mut Layers) -> Option<(server::Config, bool, Option<u32>)> {
     let config = config::server(layers);
+    let force_new_cluster = layers.switch("force-new-cluster");
     let parent = layers.optional("exit-with-parent", parent::pid);
-    Some((config?, parent))
+    Some((config?, force_new_cluster, parent))
 }

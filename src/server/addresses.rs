@@ -9,7 +9,7 @@ use std::time::Duration;
 pub use joining::{joining_names, joining_raft_listen};
 
 /// Raft port of a cluster of one, and of a server that joins one.
-const RAFT_PORT_DEFAULT: u16 = 7790;
+pub(super) const RAFT_PORT_DEFAULT: u16 = 7790;
 /// How long a name of the list may take to resolve.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -182,7 +182,7 @@ async fn is_local(host: &str) -> bool {
 }
 
 /// `host:port` with brackets around an IPv6 address.
-fn host_port(host: &str, port: u16) -> String {
+pub(super) fn host_port(host: &str, port: u16) -> String {
     match host.parse::<Ipv6Addr>() {
         Ok(v6) => format!("[{v6}]:{port}"),
         Err(_) => format!("{host}:{port}"),

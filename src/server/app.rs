@@ -21,7 +21,7 @@ use crate::api::client::{HttpClient, http_client};
 use crate::clock::SharedClock;
 use crate::limits::{
     BEAT_CHANGES_WAITING_MAX, BEATS_WAITING_MAX, HOLDER_BEATS_WAITING_MAX, HOLDER_WRITES_WAITING_MAX,
-    SYNC_BURST, SYNC_EVERY, WRITES_WAITING_MAX,
+    SNAPSHOTS_SENT_MAX, SYNC_BURST, SYNC_EVERY, WRITES_WAITING_MAX,
 };
 use crate::task::Stop;
 
@@ -44,8 +44,10 @@ pub struct App {
     pub writes: TaskTracker,
     /// What nodes report of holders.
     pub reports: Reporting,
-    /// Whether the membership may be changed from other hosts.
+    /// Whether the membership may be changed, and a snapshot taken, from other hosts.
     pub remote_operators: bool,
+    /// Places for snapshots on their way to operators.
+    pub snapshots: Arc<Semaphore>,
     /// Set once stopping begins.
     pub stop: Stop,
     leases: Mutex<Leases>,
@@ -92,6 +94,7 @@ impl App {
             writes: TaskTracker::new(),
             reports: Reporting::default(),
             remote_operators: false,
+            snapshots: Arc::new(Semaphore::new(SNAPSHOTS_SENT_MAX)),
             stop,
             leases: Mutex::new(leases),
             fleet: Mutex::default(),

@@ -107,12 +107,14 @@ pub enum ApiError {
     #[error("could not read the index: {0}")]
     Index(#[from] IndexError),
     /// An operator's call from another host.
-    #[error("the members are changed from this host only, as long as the server runs without --insecure")]
+    #[error(
+        "members are changed and snapshots taken from this host only, as long as the server runs without --insecure"
+    )]
     NotOperator,
     /// An operator's call that somebody between here and the operator has passed on.
     #[error(
-        "the members are changed from this host only, and not through a proxy or a web page: header {name} is \
-         there, and the server runs without --insecure"
+        "members are changed and snapshots taken from this host only, and not through a proxy or a web page: \
+         header {name} is there, and the server runs without --insecure"
     )]
     PassedOn {
         /// What tells.

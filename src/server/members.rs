@@ -68,9 +68,7 @@ fn answer(app: &App) -> MembersResponse {
 
 /// A few steps of a change.
 pub async fn change(app: &Arc<App>, action: MembersAction, incoming: Request) -> Result<Response, ApiError> {
-    let connection = incoming.extensions().get::<Connection>().map(|connection| connection.peer.ip());
-    let from = connection.ok_or(ApiError::Internal { reason: "a request without a connection" })?;
-    check_operator(app.remote_operators, from, incoming.headers())?;
+    check_caller(app, &incoming)?;
     let forwarded = ForLeader::is_forwarded(incoming.headers());
     let (body, _share) = intake::read(app, incoming).await?;
     let change = read(action, &body)?;
@@ -78,6 +76,13 @@ pub async fn change(app: &Arc<App>, action: MembersAction, incoming: Request) ->
     let repeatable = !matches!(change, Change::Transfer { to: None });
     let request = ForLeader { path: action.path(), body, forwarded, repeatable };
     to_leader(app, request, || decide(app, change.clone())).await
+}
+
+/// Refuses who is no operator.
+pub(super) fn check_caller(app: &App, incoming: &Request) -> Result<(), ApiError> {
+    let connection = incoming.extensions().get::<Connection>().map(|connection| connection.peer.ip());
+    let from = connection.ok_or(ApiError::Internal { reason: "a request without a connection" })?;
+    check_operator(app.remote_operators, from, incoming.headers())
 }
 
 /// Browsers add the first one, proxies the others.

@@ -11,7 +11,9 @@ use super::app::Shared;
 use super::error::{ApiError, QueryError};
 use super::query::Query;
 use super::write::Kind;
-use super::{capabilities, findkey, health, hosts, keepalive, members, metrics, report, status, write};
+use super::{
+    capabilities, findkey, health, hosts, keepalive, members, metrics, report, snapshot, status, write,
+};
 use crate::api::{Capabilities, HostsResponse, MembersAction, StatusResponse, header, path};
 
 /// The router of the API port.
@@ -29,6 +31,7 @@ pub fn router(shared: Shared) -> Router {
         .route(path::HOSTS, get(show_hosts))
         .route(path::MEMBERS, get(list_members).post(list_members))
         .merge(changes_of_members())
+        .route(path::SNAPSHOT, post(save_snapshot))
         .route(path::HEALTHZ, get(async || health::live()))
         .route(path::LIVEZ, get(async || health::live()))
         .route(path::READYZ, get(async |State(shared): State<Shared>| health::ready(&shared)))
@@ -78,6 +81,10 @@ async fn show_hosts(State(shared): State<Shared>, request: Request) -> Result<Js
 
 async fn list_members(State(shared): State<Shared>, request: Request) -> Result<Response, ApiError> {
     members::list(shared.get()?, request).await
+}
+
+async fn save_snapshot(State(shared): State<Shared>, request: Request) -> Result<Response, ApiError> {
+    snapshot::save(shared.get()?, request).await
 }
 
 fn changes_of_members() -> Router<Shared> {

@@ -147,6 +147,8 @@ pub(crate) fn in_memory() -> TempDir {
 pub(crate) struct Server {
     pub(crate) url: String,
     pub(crate) client: Client,
+    /// Where other servers would ask.
+    pub(crate) raft: SocketAddr,
     pub(crate) process: Process,
     _folder: TempDir,
 }
@@ -160,10 +162,17 @@ impl Server {
         let folder = in_memory();
         let data = folder.path().join("data");
         let raft = free_address();
-        let (listen, raft) = (api.to_string(), raft.to_string());
-        let arguments =
-            ["server", "--listen", &listen, "--raft-listen", &raft, "--data-dir", data.to_str().unwrap()]
-                .map(str::to_owned);
+        let (listen, raft_listen) = (api.to_string(), raft.to_string());
+        let arguments = [
+            "server",
+            "--listen",
+            &listen,
+            "--raft-listen",
+            &raft_listen,
+            "--data-dir",
+            data.to_str().unwrap(),
+        ]
+        .map(str::to_owned);
         let process = Process::start(folder.path(), "server", &[], &arguments);
         let url = format!("http://{api}");
         let client = Client::new(vec![url.clone()]).unwrap();
@@ -171,7 +180,7 @@ impl Server {
             client.status(Duration::from_secs(2)).await.is_ok_and(|status| status.quorum).then_some(())
         })
         .await;
-        Self { url, client, process, _folder: folder }
+        Self { url, client, raft, process, _folder: folder }
     }
 
     /// Tells the index that `holder` has these.

@@ -3,6 +3,8 @@
 
 mod crashes;
 mod members;
+mod month;
+mod offline;
 mod stopping;
 mod wire;
 

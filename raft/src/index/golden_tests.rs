@@ -21,7 +21,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// Compares with the golden file and gives its bytes to be read.
-fn golden(name: &str, written: &[u8]) -> Vec<u8> {
+pub(crate) fn golden(name: &str, written: &[u8]) -> Vec<u8> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(format!("{name}.hex"));
     let file = std::fs::read_to_string(&path).unwrap_or_default();
     assert_eq!(hex(written), file.trim(), "left: what today's code writes; right: {}", path.display());

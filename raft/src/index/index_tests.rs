@@ -4,7 +4,7 @@ use std::path::Path;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use redb::ReadableTable;
+use redb::{Builder, ReadableTable};
 
 use super::*;
 use crate::command::{Command, Pair, Reply, Write};
@@ -155,7 +155,8 @@ async fn a_changed_fingerprint_is_found_at_open() {
         *row = crate::format::encode(&record);
     });
     let error = Index::open(&FolderDisk::open(folder.path()).unwrap()).err().unwrap();
-    assert!(matches!(error, IndexError::Damaged { .. }), "{error}");
+    assert!(matches!(error, IndexError::DamagedFile { .. }), "{error}");
+    assert!(error.to_string().starts_with("state.redb is damaged (host "), "{error}");
 }
 
 /// Changes the row of host 0 behind the back of the index.

@@ -14,6 +14,8 @@ use super::slots::Slots;
 use crate::command::{Holder, Key};
 use crate::types::{LogId, StoredMembership};
 
+pub use rebuild::{HOST_IDS_MAX, KEY_IDS_MAX};
+
 /// How much the index holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -79,6 +81,15 @@ impl State {
         new
     }
 
+    /// See [`super::Index::begin_anew`].
+    pub(super) fn begin_anew(&mut self, membership: StoredMembership) {
+        for node_id in std::mem::take(&mut self.tombstones) {
+            self.checksum = self.checksum.wrapping_sub(tombstone_hash(node_id));
+        }
+        self.applied = *membership.log_id();
+        self.membership = membership;
+    }
+
     pub(super) fn host_id(&self, holder: &Holder) -> Option<u32> {
         self.groups.get(self.groups.id(&holder.group)?).hosts().get(&holder.address).copied()
     }
@@ -114,7 +125,7 @@ impl State {
         answer
     }
 
-    pub(super) fn counts(&self) -> Counts {
+    pub(crate) fn counts(&self) -> Counts {
         Counts {
             groups: self.groups.len() as u64,
             hosts: self.hosts.len() as u64,

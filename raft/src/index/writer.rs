@@ -9,7 +9,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::apply::{self, Batch};
 use super::{FLUSH_INTERVAL, Index, IndexError, tables};
+#[cfg(test)]
+use crate::command::Command;
 use crate::command::Reply;
+#[cfg(test)]
+use crate::sim::world::{Fault, bits, is_broken, is_broken_on};
 use crate::snapshot::{Received, SnapshotData};
 use crate::types::{Entry, LogId, SnapshotMeta, StoredMembership};
 
@@ -33,6 +37,13 @@ impl Index {
         }
         let Some(last) = entries.last() else { return Ok(Vec::new()) };
         turn.broken = true;
+        let replies = IndexError::guarded(|| self.apply_batch(entries))?;
+        *turn = Turn { committed: Some(last.log_id()), broken: false };
+        self.inner.applied.send_replace(last.log_id().index);
+        Ok(replies)
+    }
+
+    fn apply_batch(&self, entries: &[Entry]) -> Result<Vec<Reply>, IndexError> {
         let transaction = self.begin_write(Durability::None)?;
         let mut batch = Batch::default();
         let mut replies = Vec::with_capacity(entries.len());
@@ -41,8 +52,6 @@ impl Index {
         }
         tables::write_batch(&transaction, &self.state(), &batch)?;
         transaction.commit().map_err(IndexError::storage("commit"))?;
-        *turn = Turn { committed: Some(last.log_id()), broken: false };
-        self.inner.applied.send_replace(last.log_id().index);
         Ok(replies)
     }
 
@@ -69,6 +78,14 @@ impl Index {
             EntryPayload::Blank => Reply::None,
             #[cfg(test)]
             EntryPayload::Normal(command) if is_skipped(command) => Reply::Applied { changed: 0 },
+            #[cfg(test)]
+            EntryPayload::Normal(hide @ Command::Hide { holder, unix_ms, .. })
+                if is_broken(Fault::HideDeletes) =>
+            {
+                let forget = Command::Forget { holder: holder.clone(), hidden_unix_ms: *unix_ms };
+                state.apply(batch, log_id.index, hide);
+                state.apply(batch, log_id.index, &forget)
+            }
             EntryPayload::Normal(command) => state.apply(batch, log_id.index, command),
             EntryPayload::Membership(membership) => {
                 state.membership = StoredMembership::new(Some(log_id), membership.clone());
@@ -149,6 +166,29 @@ impl Index {
         .await
     }
 
+    /// Makes the state that of a new cluster with one member, as if `membership` were its last entry: the
+    /// holders stay, who was removed from the old cluster is nobody here. In one durable transaction.
+    pub(crate) async fn begin_anew(&self, membership: StoredMembership) -> Result<(), IndexError> {
+        let mut turn = self.inner.turn.clone().lock_owned().await;
+        if turn.broken {
+            return Err(IndexError::Broken);
+        }
+        let index = self.clone();
+        blocking(move || {
+            index.state_mut().begin_anew(membership);
+            let transaction = index.begin_write(Durability::Immediate)?;
+            let batch = Batch { membership: true, tombstones: true, ..Batch::default() };
+            tables::write_batch(&transaction, &index.state(), &batch)?;
+            transaction.commit().map_err(IndexError::storage("commit"))?;
+            let (applied, applied_index) = (index.state().applied, index.state().applied_index());
+            turn.committed = applied;
+            index.set_durable(applied);
+            index.inner.applied.send_replace(applied_index);
+            Ok(())
+        })
+        .await
+    }
+
     fn set_durable(&self, log_id: Option<LogId>) {
         *self.inner.durable.lock().unwrap_or_else(PoisonError::into_inner) = log_id;
     }
@@ -179,9 +219,7 @@ impl Index {
 
 /// What a broken build does not apply.
 #[cfg(test)]
-fn is_skipped(command: &crate::command::Command) -> bool {
-    use crate::command::Command;
-    use crate::sim::world::{Fault, bits, is_broken_on};
+fn is_skipped(command: &Command) -> bool {
     match command {
         Command::Withdraw(_) => is_broken_on(1, Fault::WithdrawSkippedOnOne),
         Command::Advertise(_) => {
@@ -195,5 +233,5 @@ fn is_skipped(command: &crate::command::Command) -> bool {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, IndexError> + Send + 'static,
 ) -> Result<T, IndexError> {
-    crate::blocking::blocking(work).await.unwrap_or(Err(IndexError::Stopping))
+    crate::blocking::blocking(|| IndexError::guarded(work)).await.unwrap_or(Err(IndexError::Stopping))
 }

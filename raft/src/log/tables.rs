@@ -2,19 +2,22 @@
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
+use crate::dice;
 use crate::format;
-use crate::types::{Entry, LogId};
+use crate::types::{Entry, LogId, Vote};
 
 use super::LogError;
 use super::view::View;
 
 /// Index to versioned bytes of the entry.
 pub(super) const ENTRIES: TableDefinition<u64, &[u8]> = TableDefinition::new("entries");
-/// [`META_FORMAT`], [`META_VOTE`], [`META_COMMITTED`], [`META_PURGED`] to versioned bytes.
+/// [`META_FORMAT`], [`META_ID`], [`META_VOTE`], [`META_COMMITTED`], [`META_PURGED`] to versioned bytes.
 pub(super) const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 
 /// Format of the file: only the version in front of no value.
 pub(super) const META_FORMAT: &str = "format";
+/// Random, made with the file: which log it is.
+const META_ID: &str = "id";
 /// The last vote.
 pub(super) const META_VOTE: &str = "vote";
 /// Committed as of the last append.
@@ -22,11 +25,15 @@ pub(super) const META_COMMITTED: &str = "committed";
 /// Entries up to here do not exist, even where some are still to be deleted.
 pub(super) const META_PURGED: &str = "purged";
 
+/// What a file says.
+pub(super) struct Loaded {
+    pub id: u128,
+    pub view: View,
+}
+
 /// Creates the tables of a new file; reads those of an old one.
-pub(super) fn load(database: &Database) -> Result<View, LogError> {
-    if create(database)? {
-        return Ok(View::default());
-    }
+pub(super) fn load(database: &Database) -> Result<Loaded, LogError> {
+    let id = create(database)?;
     let transaction = database.begin_read()?;
     let meta = transaction.open_table(META)?;
     let entries = transaction.open_table(ENTRIES)?;
@@ -37,24 +44,44 @@ pub(super) fn load(database: &Database) -> Result<View, LogError> {
         Some((_, bytes)) => Some(format::decode::<Entry>("raft log entry", bytes.value())?.log_id),
         None => None,
     };
-    Ok(View { vote, committed, purged, last: last.max(purged), ..View::default() })
+    let view = View { vote, committed, purged, last: last.max(purged), ..View::default() };
+    Ok(Loaded { id, view })
 }
 
-/// True if the file was new. A newer format is refused before anything is written.
-fn create(database: &Database) -> Result<bool, LogError> {
+/// Creates what is missing of the tables, and gives the file's id. A newer format is refused before
+/// anything is written. Logs from before there were ids get one.
+fn create(database: &Database) -> Result<u128, LogError> {
     let mut transaction = database.begin_write()?;
     transaction.set_quick_repair(true);
+    let id = {
+        let mut meta = transaction.open_table(META)?;
+        let format = meta.get(META_FORMAT)?.map(|bytes| format::decode::<()>("raft log", bytes.value()));
+        format.transpose()?;
+        if let Some(id) = read(&meta, META_ID, "id of the raft log")? {
+            return Ok(id);
+        }
+        let id = dice::bits();
+        meta.insert(META_FORMAT, format::encode(&()).as_slice())?;
+        meta.insert(META_ID, format::encode(&id).as_slice())?;
+        transaction.open_table(ENTRIES)?;
+        id
+    };
+    transaction.commit()?;
+    Ok(id)
+}
+
+/// A new file of a log that was purged up to `applied`; its id.
+pub(super) fn begin_after(database: &Database, vote: &Vote, applied: &LogId) -> Result<u128, LogError> {
+    let id = create(database)?;
+    let transaction = database.begin_write()?;
     {
         let mut meta = transaction.open_table(META)?;
-        if let Some(bytes) = meta.get(META_FORMAT)? {
-            format::decode::<()>("raft log", bytes.value())?;
-            return Ok(false);
-        }
-        meta.insert(META_FORMAT, format::encode(&()).as_slice())?;
-        transaction.open_table(ENTRIES)?;
+        meta.insert(META_VOTE, format::encode(vote).as_slice())?;
+        meta.insert(META_COMMITTED, format::encode(applied).as_slice())?;
+        meta.insert(META_PURGED, format::encode(applied).as_slice())?;
     }
     transaction.commit()?;
-    Ok(true)
+    Ok(id)
 }
 
 fn read<T: serde::de::DeserializeOwned>(

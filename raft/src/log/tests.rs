@@ -182,8 +182,8 @@ async fn a_file_of_a_newer_format_is_refused_and_named() {
     tables::set_format(&database, &[9, 0]);
     drop(database);
     let disk = FolderDisk::open(folder.path()).unwrap();
-    let message = LogStore::open(&disk).err().unwrap().to_string();
-    assert!(message.contains("raft log has format 9"), "{message}");
+    let LogError::Format(format) = LogStore::open(&disk).err().unwrap() else { panic!() };
+    assert!(format.to_string().contains("raft log has format 9"), "{format}");
 }
 
 #[tokio::test]

@@ -9,10 +9,11 @@ use openraft::EntryPayload;
 use redb::{Database, ReadableDatabase};
 
 use crate::command::{Command, Key};
+use crate::damage;
 use crate::types::{Entry, LogId, Vote};
 
-use super::decode_entry;
 use super::tables::ENTRIES;
+use super::{LOG_FILE, decode_entry};
 
 type DurableApplied = Box<dyn Fn() -> u64 + Send + Sync>;
 
@@ -75,7 +76,11 @@ impl Shared {
     /// Runs `work` on the open database.
     pub(super) fn with_database<T>(&self, work: impl FnOnce(&Database) -> io::Result<T>) -> io::Result<T> {
         let guard = self.database.read().unwrap_or_else(PoisonError::into_inner);
-        work(guard.as_ref().ok_or_else(closed)?)
+        let database = guard.as_ref().ok_or_else(closed)?;
+        match damage::guarded(|| work(database)) {
+            Ok(done) => done.map_err(|error| damage::of_work(LOG_FILE, error)),
+            Err(reason) => Err(damage::found(LOG_FILE, &reason)),
+        }
     }
 
     pub(super) fn close(&self) {

@@ -86,7 +86,7 @@ pub(crate) enum Misdirected {
 
 /// Format of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct NodeFile {
+pub(crate) struct NodeFile {
     pub node_id: NodeId,
     pub cluster_id: Option<ClusterId>,
 }
@@ -129,13 +129,8 @@ impl Identity {
     ) -> Result<Self, IdentityError> {
         list.sort();
         list.dedup();
-        let stored = disk.read(NODE_FILE).map_err(|source| IdentityError::File {
-            name: NODE_FILE,
-            verb: "read",
-            source,
-        })?;
-        let file = match stored {
-            Some(bytes) => format::decode("node identity", &bytes)?,
+        let file = match stored(disk.as_ref())? {
+            Some(file) => file,
             None if has_log => return Err(IdentityError::Lost),
             None => {
                 let file = NodeFile { node_id: dice::nonzero(), cluster_id: None };
@@ -278,6 +273,22 @@ impl Identity {
             format_highest: format::FORMAT,
             last_log_index: None,
         }
+    }
+}
+
+/// Writes the file of a new node, which is the only member of a new cluster.
+pub(crate) fn write_new(disk: &dyn Disk) -> Result<(NodeId, ClusterId), IdentityError> {
+    let (node_id, cluster_id) = (dice::nonzero(), ClusterId(dice::bits()));
+    write(disk, NodeFile { node_id, cluster_id: Some(cluster_id) })?;
+    Ok((node_id, cluster_id))
+}
+
+/// What the file says, if there is one.
+pub(crate) fn stored(disk: &dyn Disk) -> Result<Option<NodeFile>, IdentityError> {
+    let failed = |source| IdentityError::File { name: NODE_FILE, verb: "read", source };
+    match disk.read(NODE_FILE).map_err(failed)? {
+        Some(bytes) => Ok(Some(format::decode("node identity", &bytes)?)),
+        None => Ok(None),
     }
 }
 

@@ -22,9 +22,11 @@ use crate::blocking::blocking;
 use crate::cluster::Raft;
 use crate::format::{self, FormatError};
 use crate::index::Index;
+use crate::log::LogStore;
 use crate::types::{ClusterId, NodeId, TypeConfig};
 
 use super::identity::{Identity, IdentityError, Misdirected, removed_text};
+use super::plausible::{Implausible, Plausible, check_history};
 use super::{
     APPEND_BODY_BYTES_MAX, BODY_READ_TIMEOUT, Header, RAFT_PREFIX, SMALL_BODY_BYTES_MAX, Whoami, snapshot,
 };
@@ -56,6 +58,7 @@ pub(crate) struct RpcState {
     /// [`super::MESSAGES_MAX`] other messages. Closed: the node is stopping.
     pub(crate) messages: Arc<Semaphore>,
     pub(crate) index: Index,
+    pub(crate) log: LogStore,
 }
 
 /// Why a message was not handed to openraft.
@@ -65,6 +68,8 @@ pub(crate) enum RpcError {
     Misdirected(#[from] Misdirected),
     #[error("{}", removed_text(*sender, *cluster_id))]
     Removed { sender: NodeId, cluster_id: ClusterId },
+    #[error(transparent)]
+    Implausible(#[from] Implausible),
     #[error(transparent)]
     Format(#[from] FormatError),
     #[error("the body is larger than {limit} bytes")]
@@ -86,7 +91,7 @@ impl IntoResponse for RpcError {
         let status = match self {
             RpcError::Misdirected(_) => StatusCode::MISDIRECTED_REQUEST,
             RpcError::Removed { .. } => StatusCode::GONE,
-            RpcError::Format(_) | RpcError::Body { .. } => StatusCode::BAD_REQUEST,
+            RpcError::Implausible(_) | RpcError::Format(_) | RpcError::Body { .. } => StatusCode::BAD_REQUEST,
             RpcError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             RpcError::Identity(_) => StatusCode::INTERNAL_SERVER_ERROR,
             RpcError::Busy | RpcError::Stopped { .. } | RpcError::Stopping => StatusCode::SERVICE_UNAVAILABLE,
@@ -147,21 +152,21 @@ impl RpcState {
         Ok(())
     }
 
-    async fn handle<M, A, E>(
+    async fn handle<M, A>(
         &self,
         body: Body,
         limit: usize,
-        message: impl AsyncFnOnce(M) -> Result<A, E>,
+        message: impl AsyncFnOnce(M) -> Result<A, RpcError>,
     ) -> Result<Response, RpcError>
     where
-        M: DeserializeOwned,
+        M: DeserializeOwned + Plausible,
         A: Serialize,
-        E: std::fmt::Display,
     {
         let (_one, request) = self.read(body, limit).await?;
         let (header, request): (Header, M) = request;
+        request.check(header.sender)?;
         self.admit(&header).await?;
-        let answer = message(request).await.map_err(stopped)?;
+        let answer = message(request).await?;
         Ok(format::encode(&answer).into_response())
     }
 
@@ -196,7 +201,8 @@ pub(super) async fn within<T>(deadline: Duration, work: impl Future<Output = T>)
 
 async fn append(State(state): State<RpcState>, body: Body) -> Result<Response, RpcError> {
     let handle = async |request: AppendEntriesRequest<TypeConfig>| {
-        let answer = state.raft.append_entries(request).await;
+        check_history(&request, &state.index, &state.log).await?;
+        let answer = state.raft.append_entries(request).await.map_err(stopped);
         if answer.as_ref().is_ok_and(|answer| !matches!(answer, AppendEntriesResponse::HigherVote(_))) {
             state.heard.now();
         }
@@ -206,14 +212,15 @@ async fn append(State(state): State<RpcState>, body: Body) -> Result<Response, R
 }
 
 async fn vote(State(state): State<RpcState>, body: Body) -> Result<Response, RpcError> {
-    let handle = async |request: VoteRequest<TypeConfig>| state.raft.vote(request).await;
+    let handle = async |request: VoteRequest<TypeConfig>| state.raft.vote(request).await.map_err(stopped);
     state.handle(body, SMALL_BODY_BYTES_MAX, handle).await
 }
 
 /// Nothing is stored by a pre-vote, here or there: a pristine node answers, and joins with the vote.
 /// (A founder that loses its power between the two has told nobody of its cluster.)
 async fn pre_vote(State(state): State<RpcState>, body: Body) -> Result<Response, RpcError> {
-    let (_one, (header, request)) = state.read(body, SMALL_BODY_BYTES_MAX).await?;
+    let (_one, (header, request)) = state.read::<VoteRequest<TypeConfig>>(body, SMALL_BODY_BYTES_MAX).await?;
+    request.check(header.sender)?;
     state.identity.check(&header)?;
     state.check_sender(&header)?;
     let answer = state.raft.pre_vote(request).await.map_err(stopped)?;
@@ -221,8 +228,9 @@ async fn pre_vote(State(state): State<RpcState>, body: Body) -> Result<Response,
 }
 
 async fn transfer(State(state): State<RpcState>, body: Body) -> Result<Response, RpcError> {
-    let handle =
-        async |request: TransferLeaderRequest<TypeConfig>| state.raft.handle_transfer_leader(request).await;
+    let handle = async |request: TransferLeaderRequest<TypeConfig>| {
+        state.raft.handle_transfer_leader(request).await.map_err(stopped)
+    };
     state.handle(body, SMALL_BODY_BYTES_MAX, handle).await
 }
 
@@ -232,7 +240,7 @@ async fn receive_snapshot(State(state): State<RpcState>, body: Body) -> Result<R
 }
 
 async fn standing(State(state): State<RpcState>, body: Body) -> Result<Response, RpcError> {
-    let welcome = async |()| Ok::<(), std::convert::Infallible>(());
+    let welcome = async |()| Ok(());
     state.handle(body, SMALL_BODY_BYTES_MAX, welcome).await
 }
 

@@ -40,9 +40,20 @@ pub(crate) struct Order {
 /// What is asked.
 #[derive(Clone, Debug)]
 pub(crate) enum Request {
-    Write { order: Order, forwarded: bool },
-    Read { holder: Holder, min_index: u64 },
+    Write {
+        order: Order,
+        forwarded: bool,
+    },
+    Read {
+        holder: Holder,
+        min_index: u64,
+    },
     Change(Change),
+    /// Of a leader: the holder's lease has ended, or it has beaten again.
+    Hide {
+        holder: Holder,
+        hide: bool,
+    },
 }
 
 /// What a read shows.
@@ -100,6 +111,7 @@ impl Front {
             Request::Write { order, forwarded } => self.write(order, forwarded).await,
             Request::Read { holder, min_index } => self.read(&holder, min_index).await,
             Request::Change(change) => self.change(change).await,
+            Request::Hide { holder, hide } => self.hide(holder, hide).await,
         }
     }
 
@@ -214,6 +226,18 @@ impl Front {
             }
         }
         Answer::Done { index: done.expect("a write has entries") }
+    }
+
+    async fn hide(&self, holder: Holder, hide: bool) -> Answer {
+        let Some(record) = self.node.index().host(&holder) else { return Answer::NotDone };
+        let command = match hide {
+            true => Command::Hide { holder, last_write_index: record.last_write_index, unix_ms: 1 },
+            false => Command::Unhide { holder },
+        };
+        match self.node.propose(command).await {
+            Ok(proposed) => Answer::Done { index: proposed.index },
+            Err(_) => Answer::NotDone,
+        }
     }
 
     async fn change(&self, change: Change) -> Answer {

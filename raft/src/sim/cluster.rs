@@ -9,13 +9,14 @@ use tokio::runtime::Runtime;
 use tokio::time::Instant;
 
 use crate::cluster::Node;
+use crate::index::HostRecord;
 use crate::testing::sim_disk::SimDisk;
 use crate::types::{ClusterId, NodeId};
 
 use super::client::Shown;
 use super::host::{self, Ended, Host, Role, address_of};
 use super::net::{self, HostId, Message, TICK_MS};
-use super::workload::{Book, Client};
+use super::workload::{Book, Client, hide_holders};
 use super::world::{self, Current, Inside};
 
 /// The clients' host.
@@ -96,6 +97,8 @@ impl Cluster {
             let client = Client::new(CLIENTS, number, number < paired, self.book.clone(), seed);
             self.spawn(client.live());
         }
+        let seed = world::inside(|world| world.dice.random());
+        self.spawn(hide_holders(CLIENTS, self.book.clone(), seed));
     }
 
     /// On the clients' host.
@@ -231,13 +234,14 @@ impl Cluster {
             }
             for holder in holders {
                 let keys = index.inventory(&holder).expect("a readable state").unwrap_or_default();
-                for key in &keys {
+                let record = index.host(&holder);
+                for key in keys.iter().filter(|_| record.as_ref().is_some_and(HostRecord::is_visible)) {
                     let found = index.find(&holder.group, key, |postings| postings.len()).unwrap_or(0);
                     if found == 0 {
                         self.book.violate(format!("{}: {key} is held and not found", host.address));
                     }
                 }
-                let pair = index.host(&holder).and_then(|record| record.pair);
+                let pair = record.and_then(|record| record.pair);
                 let shown = Shown { index: index.applied_index(), pair, keys };
                 let last = self.book.open().histories[&holder].last_done();
                 let after = last.filter(|(_, at)| *at <= shown.index).map(|(id, _)| id);

@@ -46,3 +46,8 @@ fn an_apply_that_skips_withdraws_on_one_server_is_found() {
 fn an_apply_that_draws_dice_on_one_server_is_found() {
     found(Fault::DiceInApplyOfOne, &["differ", "does not show"]);
 }
+
+#[test]
+fn a_lease_whose_end_deletes_is_found() {
+    found(Fault::HideDeletes, &["does not show", "shows pair"]);
+}

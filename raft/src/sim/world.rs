@@ -29,6 +29,8 @@ pub(crate) enum Fault {
     WithdrawSkippedOnOne,
     /// One server's apply draws dice.
     DiceInApplyOfOne,
+    /// A missed lease deletes.
+    HideDeletes,
     /// A founder does not wait for those who do not answer.
     FoundsWithoutSeeingAll,
 }
@@ -42,6 +44,8 @@ pub(crate) struct World {
     fault: Option<Fault>,
     /// What each host has voted for, by the answers that have left it.
     promised: BTreeMap<HostId, Vote>,
+    /// Requests with a snapshot that have arrived.
+    pub(crate) snapshots: usize,
     /// Of everything that was delivered and observed, in order.
     trace: u64,
 }
@@ -72,6 +76,7 @@ impl Inside {
             current: None,
             fault: None,
             promised: BTreeMap::new(),
+            snapshots: 0,
             trace: 0xcbf2_9ce4_8422_2325,
         };
         let before = WORLD.with_borrow_mut(|slot| slot.replace(world));
@@ -173,6 +178,7 @@ impl World {
         self.note(&[host as u8]);
         match message {
             Message::Request { payload: Payload::Rpc { route, body }, .. } => {
+                self.snapshots += usize::from(route == "snapshot");
                 self.note(route.as_bytes());
                 self.note(body);
             }

@@ -17,6 +17,9 @@ use crate::types::SnapshotMeta;
 pub struct Receiver {
     /// Not yet a whole record.
     buffer: Vec<u8>,
+    /// How many bytes the next record has, as far as is known: with fewer, nobody looks at them. (A
+    /// record that comes byte by byte would be copied at each.)
+    wanted: usize,
     version_seen: bool,
     hash: Sha256,
     header: Option<Header>,
@@ -31,8 +34,13 @@ impl Receiver {
     /// Takes the next bytes.
     pub fn push(&mut self, bytes: &[u8]) -> Result<(), SnapshotError> {
         self.buffer.extend_from_slice(bytes);
+        if self.buffer.len() < self.wanted {
+            return Ok(());
+        }
         let buffer = std::mem::take(&mut self.buffer);
         let rest = self.take_records(&buffer)?;
+        self.wanted =
+            rest.split_first_chunk::<4>().map_or(0, |(length, _)| 4 + u32::from_le_bytes(*length) as usize);
         self.buffer = rest.to_vec();
         Ok(())
     }
@@ -112,7 +120,17 @@ impl Receiver {
     /// After the last byte: the state, if all of it is right. Takes seconds of CPU for millions of
     /// pairs: call it on a blocking thread.
     pub fn finish(self) -> Result<(SnapshotMeta, SnapshotData), SnapshotError> {
-        let Self { buffer, version_seen: _, hash: _, header, mut parts, inventories, host: _, ended } = self;
+        let Self {
+            buffer,
+            wanted: _,
+            version_seen: _,
+            hash: _,
+            header,
+            mut parts,
+            inventories,
+            host: _,
+            ended,
+        } = self;
         let (Some(header), true, true) = (header, ended, buffer.is_empty()) else {
             return Err(SnapshotError::damaged("it is cut"));
         };

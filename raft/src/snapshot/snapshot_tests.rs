@@ -157,6 +157,11 @@ fn what_does_not_fit_together_is_refused_even_with_the_right_hash() {
         ("an inventory without a host", vec![header(0, 0, 0), ids(&[])]),
         ("host 0 has the unknown key 3", vec![header(1, 0, 1), host(0), ids(&[3])]),
         ("nobody has key 0", vec![header(0, 1, 0), keys()]),
+        (
+            "key 4294967295 is past the last id",
+            vec![header(0, 1, 0), Record::Keys(vec![(u32::MAX, key("r/a:1"))])],
+        ),
+        ("host 788529154 is past the last id", vec![header(1, 0, 0), host(788_529_154)]),
         ("key 0 is there twice", vec![header(0, 1, 0), keys(), keys()]),
         ("its record says 0 with", vec![header(1, 1, 1), keys(), host(0), ids(&[0])]),
         ("host 10.0.0.1:7781 is there twice", vec![header(2, 0, 0), host(0), host(1)]),
@@ -175,4 +180,18 @@ fn what_does_not_fit_together_is_refused_even_with_the_right_hash() {
         let message: Vec<String> = message.map(ToString::to_string).collect();
         assert!(message.join(": ").contains(reason), "{message:?}, expected {reason}");
     }
+}
+
+/// It was copied whole at each byte: 1 MiB so was half a terabyte of copying.
+#[test]
+fn a_record_that_comes_byte_by_byte_is_put_together_once() {
+    const RECORD_BYTES: usize = 1024 * 1024;
+    let mut receiver = Receiver::default();
+    receiver.push(&FORMAT.to_le_bytes()).unwrap();
+    receiver.push(&(RECORD_BYTES as u32).to_le_bytes()).unwrap();
+    for _ in 1..RECORD_BYTES {
+        receiver.push(&[0xff]).unwrap();
+    }
+    let error = receiver.push(&[0xff]).unwrap_err().to_string();
+    assert!(error.contains("a record is unreadable"), "{error}");
 }

@@ -20,8 +20,8 @@ use super::{Phase, Progress};
 use crate::cluster::compaction::KEEP_BYTES;
 use crate::cluster::{Inner, Node};
 use crate::format;
-use crate::index::Counts;
 use crate::network::{ListHash, Whoami, snapshot};
+use crate::snapshot::about_bytes;
 use crate::types::{NodeId, TypeConfig};
 
 /// A transfer during which so much is appended to the log, which is kept for it, is given up.
@@ -152,14 +152,6 @@ async fn until_long(appended: impl Fn() -> u64, look_interval: Duration) {
     while appended().saturating_sub(first) < APPENDED_MAX {
         tokio::time::sleep(look_interval).await;
     }
-}
-
-/// A guess, for people: what the records of a snapshot come to.
-fn about_bytes(counts: Counts) -> u64 {
-    const HOST_BYTES: u64 = 110;
-    const KEY_BYTES: u64 = 38;
-    const PAIR_BYTES: u64 = 2;
-    counts.hosts * HOST_BYTES + counts.keys * KEY_BYTES + counts.pairs * PAIR_BYTES
 }
 
 #[cfg(test)]

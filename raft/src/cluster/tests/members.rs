@@ -10,7 +10,7 @@ use crate::cluster::{Change, MembersError, Phase, Progress, Refusal, SEED_ENTRIE
 use crate::network::identity::Identity;
 
 /// A server that waits to be admitted by the cluster of `member`.
-fn joining(member: &Server) -> Server {
+pub(super) fn joining(member: &Server) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let config = NodeConfig {
@@ -37,7 +37,7 @@ impl Server {
 
 /// Asks whoever leads, again and again.
 #[track_caller]
-fn done(servers: &[&Server], change: Change) -> Vec<Phase> {
+pub(super) fn done(servers: &[&Server], change: Change) -> Vec<Phase> {
     let mut phases = Vec::new();
     within(SOON, &format!("{change:?}"), || {
         let leading = servers.iter().find(|s| s.running.is_some() && s.node().is_leader())?;
@@ -64,17 +64,17 @@ fn refusal(servers: &[Server], change: Change) -> Refusal {
     })
 }
 
-fn add(server: &Server) -> Change {
+pub(super) fn add(server: &Server) -> Change {
     Change::Add { address: server.address.to_string() }
 }
 
-fn remove(server: &Server) -> Change {
+pub(super) fn remove(server: &Server) -> Change {
     Change::Remove { who: Who::Address(server.address.to_string()) }
 }
 
 /// Voters by id as all of `servers` see them.
 #[track_caller]
-fn expect_voters(servers: &[&Server], voters: &[&Server]) {
+pub(super) fn expect_voters(servers: &[&Server], voters: &[&Server]) {
     let mut expected: Vec<NodeId> = voters.iter().map(|server| server.id()).collect();
     expected.sort();
     for server in servers {
@@ -87,12 +87,12 @@ fn expect_voters(servers: &[&Server], voters: &[&Server]) {
     }
 }
 
-fn refs(servers: &[Server]) -> Vec<&Server> {
+pub(super) fn refs(servers: &[Server]) -> Vec<&Server> {
     servers.iter().collect()
 }
 
 #[track_caller]
-fn expect_removed(server: &Server) {
+pub(super) fn expect_removed(server: &Server) {
     let reason = server.run(async {
         tokio::time::timeout(SOON, server.node().failed()).await.expect("it learns that it was removed")
     });

@@ -6,6 +6,8 @@ use super::*;
 use crate::format::FORMAT;
 use crate::network::APPEND_BODY_BYTES_MAX;
 use crate::testing::{entry, log_id};
+use crate::types::{Entry, LogId};
+use openraft::entry::RaftEntry;
 
 impl Server {
     fn post(&self, route: &str, body: Vec<u8>) -> Result<bytes::Bytes, CallError> {
@@ -130,6 +132,54 @@ fn a_cut_or_changed_snapshot_is_refused_and_the_node_goes_on() {
     }
     assert_eq!(server.node().index().checksum(), checksum);
     write(&servers, 1);
+}
+
+/// Found by fuzzing: openraft asserts what its peers must have checked. A message with a right header could
+/// end the node, or cut off of its log what it has applied.
+#[test]
+fn what_no_member_can_have_sent_is_refused_and_the_node_goes_on() {
+    let servers = servers(1);
+    write(&servers, 0);
+    write(&servers, 1);
+    let server = &servers[0];
+    let header = server.header();
+    let (term, index) = (server.node().term() + 1, server.node().index().applied_index());
+    let checksum = server.node().index().checksum();
+    let leader = Vote::new_committed(term, header.sender);
+    let other =
+        |index| Entry::new_normal(LogId::new(leader.leader_id, index), Command::Tombstone { node_id: 4 });
+    let append = |vote, prev_log_id, entries, leader_commit| {
+        let request = AppendEntriesRequest::<TypeConfig> { vote, prev_log_id, entries, leader_commit };
+        ("append", format::encode(&(header, request)))
+    };
+    let vote = |vote, last| format::encode(&(header, VoteRequest::<TypeConfig>::new(vote, last)));
+    let far = Some(LogId::new(leader.leader_id, u64::MAX));
+    let before = Some(log_id(index - 1));
+    let membership = openraft::Membership::new_with_defaults(vec![std::collections::BTreeSet::new()], []);
+    let nobody = Entry::new_membership(LogId::new(leader.leader_id, index + 1), membership);
+    for (what, (route, body)) in [
+        ("the end of the terms", ("vote", vote(Vote::new(u64::MAX, header.sender), None))),
+        ("the end of the terms", ("pre-vote", vote(Vote::new(u64::MAX, header.sender), None))),
+        ("the end of the log", ("vote", vote(Vote::new(term, header.sender), far))),
+        ("the vote of another", ("vote", vote(Vote::new(term, header.sender + 1), None))),
+        ("the end of the log", append(leader, far, vec![], None)),
+        ("the end of the log", append(leader, None, vec![], far)),
+        ("of none that leads", append(Vote::new(term, header.sender), None, vec![], None)),
+        ("a gap", append(leader, None, vec![other(1), other(3)], None)),
+        (
+            "an entry of a later term",
+            append(Vote::new_committed(0, header.sender), None, vec![other(0)], None),
+        ),
+        ("other entries than those applied", append(leader, None, vec![other(0), other(1)], None)),
+        ("another entry than the last applied", append(leader, before, vec![other(index)], None)),
+        ("another history", append(leader, Some(LogId::new(leader.leader_id, index)), vec![], None)),
+        ("a membership of nobody", append(leader, Some(log_id(index)), vec![nobody], None)),
+    ] {
+        let (status, reason) = refused(server.post(route, body));
+        assert_eq!(status, 400, "{what}: {reason}");
+    }
+    assert_eq!(server.node().index().checksum(), checksum);
+    write(&servers, 2);
 }
 
 #[test]

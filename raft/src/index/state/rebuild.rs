@@ -7,6 +7,12 @@ use super::super::postings::PostingList;
 use super::{Parts, State};
 use crate::fingerprint::Fingerprint;
 
+/// Key ids end here: a larger one is nonsense, and room for all ids below it would be made. Ids are the
+/// lowest that are free, so none is larger than the most keys that there ever were at once.
+pub const KEY_IDS_MAX: u32 = 1 << 28;
+/// Host ids end here, likewise.
+pub const HOST_IDS_MAX: u32 = 1 << 22;
+
 /// A group whose pairs are fewer than the keys divided by this is sorted instead of counted.
 const COUNTED_SHARE: usize = 4;
 
@@ -35,11 +41,13 @@ impl State {
             state.add_tombstone(node_id);
         }
         for (id, key) in parts.keys {
+            check_id("key", id, KEY_IDS_MAX)?;
             if !state.keys.restore(id, key) {
                 return Err(damaged(format!("key {id} is there twice")));
             }
         }
         for (id, record) in parts.hosts {
+            check_id("host", id, HOST_IDS_MAX)?;
             state.restore_host(id, record)?;
         }
         for (_, group) in state.groups.iter() {
@@ -177,6 +185,10 @@ impl State {
         }
         Ok(())
     }
+}
+
+fn check_id(what: &str, id: u32, ids_max: u32) -> Result<(), IndexError> {
+    if id < ids_max { Ok(()) } else { Err(damaged(format!("{what} {id} is past the last id, {ids_max}"))) }
 }
 
 fn damaged(reason: String) -> IndexError {

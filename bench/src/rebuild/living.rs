@@ -1,0 +1,155 @@
+//! Agents that live on while their servers do not: each beats every half a minute, pauses as the agent
+//! does when nobody answers, and syncs its whole inventory when an answer asks for it.
+//!
+//! All of them on one thread. Unlike the agent, which has a task for each, one of these does not beat
+//! while its sync is under way; and there is no image store to scan first.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use piccolo::agent::inventory::backoff::{Backoff, Beats};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use tokio::task::{JoinSet, LocalSet};
+
+use crate::agents::Agents;
+use crate::drive::{Connection, Record, allow_descriptors};
+use crate::enroll::{BEAT_PATIENCE, SYNC_PATIENCE, wants_sync};
+
+/// First and longest pause before a sync is sent again; the agent's.
+const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(15));
+/// How often it is looked whether to stop.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// What all of them saw, by the seconds since their start.
+#[derive(Default)]
+pub(super) struct Lived {
+    pub(super) beats: Record,
+    pub(super) syncs: Record,
+}
+
+/// A fleet that has enrolled.
+pub(super) struct Living {
+    pub(super) agents: Agents,
+    pub(super) servers: Vec<SocketAddr>,
+    /// Between two heartbeats.
+    pub(super) interval: Duration,
+}
+
+struct Shared {
+    agents: RefCell<Agents>,
+    servers: Vec<SocketAddr>,
+    interval: Duration,
+    start: Instant,
+    lived: RefCell<Lived>,
+}
+
+/// What is sent.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum What {
+    Beat,
+    Sync,
+}
+
+impl Living {
+    /// Until `stop` is set.
+    pub(super) fn run(self, stop: &Arc<AtomicBool>) -> Result<Lived> {
+        let Self { agents, servers, interval } = self;
+        let hosts = agents.fleet.hosts;
+        allow_descriptors(u64::from(hosts))?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let shared = Rc::new(Shared {
+            agents: RefCell::new(agents),
+            servers,
+            interval,
+            start: Instant::now(),
+            lived: RefCell::default(),
+        });
+        runtime.context("could not start a runtime")?.block_on(LocalSet::new().run_until(async {
+            let mut tasks = JoinSet::new();
+            for agent in 0..hosts {
+                tasks.spawn_local(live(Rc::clone(&shared), agent));
+            }
+            while !stop.load(Ordering::Relaxed) {
+                // None of them ends: whoever does has panicked.
+                if let Ok(Some(ended)) = tokio::time::timeout(LOOK, tasks.join_next()).await {
+                    ended.context("an agent panicked")?;
+                }
+            }
+            tasks.shutdown().await;
+            Ok::<_, anyhow::Error>(())
+        }))?;
+        Ok(shared.lived.take())
+    }
+}
+
+async fn live(shared: Rc<Shared>, agent: u32) {
+    let mut dice = SmallRng::seed_from_u64(u64::from(agent));
+    // One list is given to the whole fleet, and each begins anywhere in it.
+    let mut good = dice.random_range(0..shared.servers.len());
+    let mut beats = Beats::new(shared.interval);
+    let mut pause = beats.first(&mut dice);
+    loop {
+        tokio::time::sleep(pause).await;
+        pause = match call(&shared, agent, What::Beat, &mut good).await {
+            Ok(wanted) => {
+                if wanted {
+                    sync(&shared, agent, &mut good, &mut dice).await;
+                }
+                beats.after_success(&mut dice)
+            }
+            Err(retry_after) => beats.after_failure(&mut dice, retry_after),
+        };
+    }
+}
+
+/// Until a server has taken it.
+async fn sync(shared: &Shared, agent: u32, good: &mut usize, dice: &mut SmallRng) {
+    let mut backoff = Backoff::new(RETRY_PAUSE.0, RETRY_PAUSE.1);
+    while let Err(retry_after) = call(shared, agent, What::Sync, good).await {
+        tokio::time::sleep(retry_after.unwrap_or_default() + backoff.pause_by(dice)).await;
+    }
+}
+
+/// One server after the other, the one that answered last first; whether the answer asks for a sync, or
+/// else when the servers want to be asked again.
+async fn call(shared: &Shared, agent: u32, what: What, good: &mut usize) -> Result<bool, Option<Duration>> {
+    let (begun, mut request) = (shared.start.elapsed(), Vec::new());
+    let seq = match what {
+        What::Beat => {
+            shared.agents.borrow_mut().heartbeat(agent, &mut request);
+            0
+        }
+        What::Sync => shared.agents.borrow_mut().sync(agent, &mut request),
+    };
+    let patience = if what == What::Beat { BEAT_PATIENCE } else { SYNC_PATIENCE };
+    let (count, first, mut wanted) = (shared.servers.len(), *good, None);
+    for server in (first..first + count).map(|at| at % count) {
+        let mut connection = Connection::new(shared.servers[server]);
+        let answer = connection.exchange(&request, patience).await;
+        let at = shared.start.elapsed();
+        let lived = &mut *shared.lived.borrow_mut();
+        let record = if what == What::Beat { &mut lived.beats } else { &mut lived.syncs };
+        match answer {
+            Ok(answer) if answer.status < 500 => {
+                record.ended(at, at - begun, answer.status);
+                *good = server;
+                if what == What::Sync && answer.status == 201 {
+                    shared.agents.borrow_mut().acknowledged(agent, seq, None);
+                }
+                return Ok(what == What::Beat && wants_sync(answer.body));
+            }
+            Ok(answer) => {
+                wanted = answer.retry_after;
+                record.was_unavailable(at);
+            }
+            Err(_) => record.failed(at),
+        }
+    }
+    Err(wanted)
+}

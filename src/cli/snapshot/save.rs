@@ -1,0 +1,163 @@
+//! `piccolo snapshot save`: all of it is checked before the file has its name.
+
+use std::fs::{self, File};
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use tempfile::NamedTempFile;
+
+use super::report::{Checked, Report};
+use super::{SnapshotCliError, file_of};
+use crate::api::client::{Client, Download};
+use crate::cli::client::{Asked, CLIENT};
+use crate::cli::{CliError, Exit, Invocation, Subcommand, Word, process};
+use crate::config::{Layers, Setting};
+use crate::limits::SNAPSHOT_SILENT_MAX;
+
+const FORCE: &[Setting] = &[Setting::switch("force", "Replace a file that is there")];
+
+/// `piccolo snapshot save`.
+pub(in crate::cli) const SAVE: Subcommand = Subcommand {
+    name: "save",
+    about: "Save the state of a running server to a file, and verify it",
+    examples: "\
+Example, on the host of a server:
+  piccolo snapshot save backup.snapshot
+
+The state is that of the server that answers; writes go on meanwhile. From another host it needs a server that \
+runs with --insecure. It says what each node holds and who the servers are; there is no secret in it. All of \
+that can also be had anew from the agents: a snapshot spares them the work.",
+    settings: &[("", CLIENT), ("", FORCE)],
+    words: &[Word::required("FILE", "Where to; it appears when it is whole")],
+    registries: false,
+    run,
+};
+
+fn run(invocation: &Invocation) -> Result<Exit, CliError> {
+    let ((asked, force), _) = invocation.configure(read)?;
+    let client = asked.client()?;
+    let target = Target { path: file_of(invocation), force };
+    target.check_free()?;
+    let report = process::block_on_this_thread(save(&client, &target))?;
+    report.print(asked.json)?;
+    Ok(Exit::Done)
+}
+
+fn read(layers: &mut Layers) -> Option<(Asked, bool)> {
+    let asked = Asked::read(layers);
+    let force = layers.switch("force");
+    Some((asked?, force))
+}
+
+async fn save(client: &Client, target: &Target) -> Result<Report, CliError> {
+    let mut file = target.begin()?;
+    let mut download = client.snapshot(SNAPSHOT_SILENT_MAX).await?;
+    let sent = |server: &str| {
+        let server = server.to_owned();
+        move |source| SnapshotCliError::Sent { server, source }
+    };
+    let mut checked = Checked::default();
+    let mut bar = Bar::default();
+    while let Some(bytes) = download.next(SNAPSHOT_SILENT_MAX).await? {
+        checked.push(&bytes).map_err(sent(download.server()))?;
+        file.write_all(&bytes).map_err(SnapshotCliError::file("write", &target.path))?;
+        bar.show(checked.bytes, &download);
+    }
+    bar.end();
+    let report = checked.report(&target.path).map_err(sent(download.server()))?;
+    target.finish(file)?;
+    Ok(report)
+}
+
+/// The file that is to be.
+struct Target {
+    path: PathBuf,
+    force: bool,
+}
+
+impl Target {
+    fn check_free(&self) -> Result<(), SnapshotCliError> {
+        // Also of a link that leads nowhere.
+        if !self.force && fs::symlink_metadata(&self.path).is_ok() {
+            return Err(SnapshotCliError::Exists { path: self.path.clone() });
+        }
+        Ok(())
+    }
+
+    fn folder(&self) -> &Path {
+        let parent = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        parent.unwrap_or(Path::new("."))
+    }
+
+    /// A file without a lasting name beside it: gone with this process if it fails.
+    fn begin(&self) -> Result<NamedTempFile, SnapshotCliError> {
+        let file = tempfile::Builder::new().prefix(".snapshot-").tempfile_in(self.folder());
+        file.map_err(SnapshotCliError::file("make a file for", &self.path))
+    }
+
+    fn finish(&self, file: NamedTempFile) -> Result<(), SnapshotCliError> {
+        let failed = SnapshotCliError::file("write", &self.path);
+        file.as_file().sync_all().map_err(failed)?;
+        let persisted = match self.force {
+            true => file.persist(&self.path),
+            false => file.persist_noclobber(&self.path),
+        };
+        if let Err(error) = persisted {
+            return Err(match error.error.kind() {
+                std::io::ErrorKind::AlreadyExists => SnapshotCliError::Exists { path: self.path.clone() },
+                _ => SnapshotCliError::file("write", &self.path)(error.error),
+            });
+        }
+        let synced = File::open(self.folder()).and_then(|folder| folder.sync_all());
+        synced.map_err(SnapshotCliError::file("write the name of", &self.path))
+    }
+}
+
+/// How far it is, on a terminal.
+#[derive(Default)]
+struct Bar {
+    shown: Option<Instant>,
+}
+
+impl Bar {
+    const EVERY: Duration = Duration::from_millis(100);
+    const WIDTH: u64 = 30;
+
+    fn show(&mut self, bytes: u64, download: &Download) {
+        let mut stderr = std::io::stderr().lock();
+        if !stderr.is_terminal() || self.shown.is_some_and(|at| at.elapsed() < Self::EVERY) {
+            return;
+        }
+        self.shown = Some(Instant::now());
+        // A closed stderr is no reason to stop.
+        let _ = write!(stderr, "\r\x1b[K{}", Self::line(bytes, download.about_bytes()));
+        let _ = stderr.flush();
+    }
+
+    fn line(bytes: u64, about: Option<u64>) -> String {
+        let Some(about) = about.filter(|about| *about > 0) else { return format!("{} KiB", bytes / 1024) };
+        // The goal is a guess.
+        let filled = (bytes.saturating_mul(Self::WIDTH) / about).min(Self::WIDTH);
+        let bar = "#".repeat(filled as usize) + &" ".repeat((Self::WIDTH - filled) as usize);
+        format!("[{bar}] {} of about {} KiB", bytes / 1024, about.div_ceil(1024))
+    }
+
+    fn end(self) {
+        if self.shown.is_some() {
+            let _ = write!(std::io::stderr(), "\r\x1b[K");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bar_is_full_at_the_guess_and_no_longer_beyond() {
+        assert_eq!(Bar::line(2048, None), "2 KiB");
+        assert_eq!(Bar::line(0, Some(3000)), format!("[{}] 0 of about 3 KiB", " ".repeat(30)));
+        assert!(Bar::line(9000, Some(3000)).starts_with(&format!("[{}]", "#".repeat(30))));
+    }
+}

@@ -1,0 +1,124 @@
+//! At rest nothing is written: flash wears out, and the disk may be etcd's (design, sections 5 and 11).
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::site::Site;
+use crate::support::noise;
+
+const NODES: usize = 2;
+const BLOBS: u64 = 5;
+/// Until what was written at the start is settled: a durable commit follows within a second of the news.
+const SETTLED_WITHIN: Duration = Duration::from_secs(60);
+const QUIET: Duration = Duration::from_secs(5);
+/// In `make test`: ten heartbeats of each node.
+const BRIEFLY: Duration = Duration::from_secs(30);
+/// The budget of section 11.
+const TEN_MINUTES: Duration = Duration::from_secs(600);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_site_of_five_nodes_writes_nothing() {
+    writes_nothing_for(BRIEFLY).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn soak_an_idle_site_of_five_nodes_writes_nothing_for_ten_minutes() {
+    writes_nothing_for(TEN_MINUTES).await;
+}
+
+async fn writes_nothing_for(time: Duration) {
+    let mut site = Site::of_three_on_disk().await;
+    site.add_nodes(NODES, &[]).await;
+    for node in &site.nodes {
+        (0..BLOBS).for_each(|blob| _ = node.layout.put(&noise(blob, 3_000)));
+    }
+    let mut before = settled(&site).await;
+    assert!(before.files.len() > 9, "the data of three servers is looked at: {before:?}");
+    // A look at the end would do; one each second says when it was.
+    let begun = Instant::now();
+    while begun.elapsed() < time {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let now = Seen::of(&site);
+        assert_eq!(now, before, "something was written {:?} after the site was at rest", begun.elapsed());
+        before = now;
+    }
+    // That it can be seen: one new blob is written by all servers.
+    site.nodes[0].layout.put(&noise(77, 3_000));
+    crate::support::within("a change is seen", SETTLED_WITHIN, async || {
+        let now = Seen::of(&site);
+        let changed = now.files.iter().filter(|(file, stamp)| before.files.get(*file) != Some(stamp)).count();
+        let wrote = now.written.iter().zip(&before.written).filter(|(now, before)| now > before).count();
+        (changed >= site.servers.len() && wrote >= site.servers.len()).then_some(())
+    })
+    .await;
+}
+
+/// What a process has had written to disks, and what each file looks like.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Seen {
+    /// Bytes that each process caused to be written, by `/proc/<pid>/io`: servers first, then nodes.
+    written: Vec<u64>,
+    files: BTreeMap<PathBuf, Stamp>,
+}
+
+/// Length, blocks, and the times of content and inode in nanoseconds: no write leaves all of them alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    length: u64,
+    blocks: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Seen {
+    fn of(site: &Site) -> Self {
+        let servers = site.servers.iter().map(|server| server.pid());
+        let nodes = site.nodes.iter().flat_map(|node| node.pids());
+        let written = servers.chain(nodes).map(written_bytes).collect();
+        // The logs of all processes are in the same folder: an idle site has nothing to tell either.
+        let mut files = BTreeMap::new();
+        add(site.path(), &mut files);
+        Self { written, files }
+    }
+}
+
+fn written_bytes(pid: u32) -> u64 {
+    let io = fs::read_to_string(format!("/proc/{pid}/io")).unwrap();
+    let line = io.lines().find_map(|line| line.strip_prefix("write_bytes: ")).unwrap();
+    line.parse().unwrap()
+}
+
+fn add(folder: &Path, files: &mut BTreeMap<PathBuf, Stamp>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let meta = fs::symlink_metadata(&path).unwrap();
+        let stamp = Stamp {
+            length: meta.len(),
+            blocks: meta.blocks(),
+            modified: (meta.mtime(), meta.mtime_nsec()),
+            changed: (meta.ctime(), meta.ctime_nsec()),
+        };
+        files.insert(path.clone(), stamp);
+        if meta.is_dir() {
+            add(&path, files);
+        }
+    }
+}
+
+/// The state that has not changed for a while.
+async fn settled(site: &Site) -> Seen {
+    let end = Instant::now() + SETTLED_WITHIN;
+    let (mut seen, mut since) = (Seen::of(site), Instant::now());
+    while since.elapsed() < QUIET {
+        assert!(Instant::now() < end, "something is still written {SETTLED_WITHIN:?} after the start");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let now = Seen::of(site);
+        if now != seen {
+            (seen, since) = (now, Instant::now());
+        }
+    }
+    seen
+}

@@ -1,0 +1,223 @@
+//! What must hold after all trouble. It knows what was acknowledged, what lies in the layouts, what the
+//! servers answer and what they logged, and nothing of the trouble that there was.
+//!
+//! - I1, I3: every acknowledged key is there, on every server; nothing else is.
+//! - I2: equal checksums at an equal log index.
+//! - Nobody was hidden who had been heard of within a lease.
+//! - No term had two leaders; no server ended by itself, panicked or logged an error.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use piccolo::api::FindQuery;
+
+use crate::history::{Alive, Expected, History, Life};
+use crate::load::{self, GROUP};
+use crate::logs::{self, Line};
+use crate::node::{HEARTBEAT, Node};
+use crate::server::Server;
+use crate::site::Site;
+use crate::wire;
+
+/// Until all servers are equal, and nodes have said all that they hold.
+const CONVERGED: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(50);
+const PATIENCE: Duration = Duration::from_secs(5);
+const QUESTIONS_AT_ONCE: usize = 16;
+/// A `Hide` that was decided on is applied and logged a little later.
+const HIDE_TAKES_MS: u64 = 2_000;
+/// A node that was started again needs so long until its first heartbeat.
+const NODE_STARTS: Duration = Duration::from_secs(15);
+
+/// Panics with everything that is not as it must be.
+pub async fn assert_kept(site: &mut Site, history: &History, expected: &[Expected]) {
+    println!("{}", history.summary());
+    let findings = findings(site, history, expected).await;
+    assert!(findings.is_empty(), "{} broken promises:\n{}", findings.len(), findings.join("\n"));
+}
+
+/// Everything that is not as it must be. Nothing may change any more.
+pub async fn findings(site: &mut Site, history: &History, expected: &[Expected]) -> Vec<String> {
+    findings_within(site, history, expected, CONVERGED).await
+}
+
+/// The same with less time for servers to be equal, and for nodes to have said all.
+pub async fn findings_within(
+    site: &mut Site,
+    history: &History,
+    expected: &[Expected],
+    patience: Duration,
+) -> Vec<String> {
+    let mut findings = history.findings();
+    for server in &mut site.servers {
+        if !server.still_runs() {
+            findings.push(format!("server {} ended by itself", server.number));
+        }
+    }
+    // Clients have their answers: no server may need time to show what it acknowledged, once it has
+    // applied as much as the others.
+    findings.extend(converged(&site.servers, patience).await);
+    for server in &site.servers {
+        let of_clients = contents(server.api, expected, &load::keys()).await;
+        findings.extend(of_clients.into_iter().map(|finding| format!("server {}: {finding}", server.number)));
+    }
+    findings.extend(nodes_are_known(site, expected, patience).await);
+    findings.extend(converged(&site.servers, patience).await);
+    findings.extend(two_leaders(&site.servers, history));
+    findings.extend(hidden_alive(&site.servers, &site.nodes, history));
+    for server in &site.servers {
+        for line in logs::lines(&server.log()) {
+            if let Line::Trouble { text } = line {
+                findings.push(format!("server {} logged: {text}", server.number));
+            }
+        }
+    }
+    findings
+}
+
+/// I2.
+async fn converged(servers: &[Server], patience: Duration) -> Option<String> {
+    let end = Instant::now() + patience;
+    loop {
+        let mut seen = Vec::new();
+        for server in servers {
+            if let Some(status) = wire::status(server.api).await.filter(|status| status.quorum) {
+                seen.push((status.applied_index, status.checksum));
+            }
+        }
+        if seen.len() == servers.len() && seen.iter().all(|(index, _)| *index == seen[0].0) {
+            let equal = seen.iter().all(|(_, checksum)| *checksum == seen[0].1);
+            return (!equal).then(|| format!("checksums differ at one log index: {seen:?}"));
+        }
+        if Instant::now() > end {
+            return Some(format!("not equal within {patience:?}: {seen:?}"));
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// I1, I3: what one server answers for these holders, key by key, and in numbers.
+async fn contents(server: SocketAddr, expected: &[Expected], keys: &[String]) -> Vec<String> {
+    let Some(hosts) = wire::hosts(server).await else { return vec!["does not tell its hosts".into()] };
+    let hosts: BTreeMap<String, _> =
+        hosts.hosts.into_iter().map(|host| (host.holder.clone(), host)).collect();
+    let mut findings = Vec::new();
+    for Expected { holder, keys } in expected {
+        let count = hosts.get(holder).map_or(0, |host| host.keys);
+        if count != keys.len() as u64 {
+            findings.push(format!("{holder} has {count} keys, not {}", keys.len()));
+        }
+        if hosts.get(holder).is_some_and(|host| host.hidden_unix_ms.is_some()) {
+            findings.push(format!("{holder} is hidden"));
+        }
+    }
+    let questions = futures_util::stream::iter(keys).map(async |key| (key, holders(server, key).await));
+    let answers: Vec<_> = questions.buffer_unordered(QUESTIONS_AT_ONCE).collect().await;
+    for (key, found) in answers {
+        let Some(found) = found else {
+            findings.push(format!("no answer for {key}"));
+            continue;
+        };
+        for Expected { holder, keys } in expected {
+            match (keys.contains(key), found.contains(holder)) {
+                (true, false) => findings.push(format!("{holder} holds {key}, which is not found")),
+                (false, true) => findings.push(format!("{holder} does not hold {key}, which is found")),
+                _ => {}
+            }
+        }
+    }
+    findings
+}
+
+async fn holders(server: SocketAddr, key: &str) -> Option<BTreeSet<String>> {
+    let query = FindQuery { key: key.to_owned(), group: GROUP.to_owned(), ..FindQuery::default() };
+    let found = wire::find(server, &query, PATIENCE).await?;
+    Some(found.unwrap_or_default().into_iter().collect())
+}
+
+/// Nodes are given some time: what changed last may be on its way. And nobody else is known.
+async fn nodes_are_known(site: &Site, clients: &[Expected], patience: Duration) -> Vec<String> {
+    let expected: Vec<Expected> = site.nodes.iter().map(Node::expected).collect();
+    let keys: BTreeSet<String> = expected.iter().flat_map(|node| node.keys.clone()).collect();
+    let keys: Vec<String> = keys.into_iter().collect();
+    let known: BTreeSet<&String> = expected.iter().chain(clients).map(|one| &one.holder).collect();
+    let mut findings = Vec::new();
+    for server in &site.servers {
+        let end = Instant::now() + patience;
+        let mut late = contents(server.api, &expected, &keys).await;
+        while !late.is_empty() && Instant::now() < end {
+            tokio::time::sleep(POLL).await;
+            late = contents(server.api, &expected, &keys).await;
+        }
+        let hosts = wire::hosts(server.api).await.map(|answer| answer.hosts).unwrap_or_default();
+        let strangers = hosts.into_iter().filter(|host| !known.contains(&host.holder));
+        late.extend(strangers.map(|host| format!("nobody is {}", host.holder)));
+        findings.extend(late.into_iter().map(|finding| format!("server {}: {finding}", server.number)));
+    }
+    findings
+}
+
+/// By what servers answered, and by what they logged.
+fn two_leaders(servers: &[Server], history: &History) -> Vec<String> {
+    let mut answered: BTreeMap<u64, BTreeSet<String>> = BTreeMap::new();
+    for (term, node) in history.leaders() {
+        answered.entry(term).or_default().insert(node);
+    }
+    let mut logged: BTreeMap<u64, BTreeSet<String>> = BTreeMap::new();
+    for server in servers {
+        for line in logs::lines(&server.log()) {
+            if let Line::Leads { term } = line {
+                logged.entry(term).or_default().insert(format!("server {}", server.number));
+            }
+        }
+    }
+    let both = answered.into_iter().chain(logged);
+    both.filter(|(_, leaders)| leaders.len() > 1)
+        .map(|(term, leaders)| format!("term {term} had the leaders {leaders:?}"))
+        .collect()
+}
+
+/// Everybody who was hidden, by what servers answered and by what they logged, although a server had
+/// heard of it less than a lease before.
+fn hidden_alive(servers: &[Server], nodes: &[Node], history: &History) -> Vec<String> {
+    let mut hidden = history.all_hidden();
+    for server in servers {
+        for line in logs::lines(&server.log()) {
+            if let Line::LeaseEnded { holder, at_ms } = line {
+                hidden.insert((holder, at_ms));
+            }
+        }
+    }
+    let lives = history.lives();
+    let alive = hidden.into_iter().filter(|(holder, at_ms)| {
+        match (lives.get(holder), nodes.iter().find(|node| node.holder() == *holder)) {
+            (Some(life), _) => was_alive(life, *at_ms),
+            (None, Some(node)) => was_up(node, *at_ms),
+            (None, None) => true,
+        }
+    });
+    alive.map(|(holder, at_ms)| format!("{holder} was hidden at {at_ms}, and was alive")).collect()
+}
+
+fn was_alive(life: &Life, at_ms: u64) -> bool {
+    let since = at_ms.saturating_sub(life.lease.as_millis() as u64);
+    life.beats.iter().any(|Alive { sent, heard }| *sent >= since && heard + HIDE_TAKES_MS <= at_ms)
+}
+
+/// A node beats by itself: it was alive unless it was killed shortly before.
+fn was_up(node: &Node, at_ms: u64) -> bool {
+    let down = (3 * HEARTBEAT + NODE_STARTS).as_millis() as u64;
+    !node.killed.iter().any(|killed| (*killed..killed + down).contains(&at_ms))
+}
+
+#[test]
+fn who_was_heard_of_within_a_lease_was_alive() {
+    let lease = Duration::from_secs(10);
+    let life = |sent: u64, heard: u64| Life { lease, beats: vec![Alive { sent, heard }] };
+    assert!(was_alive(&life(5_000, 5_100), 14_000));
+    assert!(!was_alive(&life(3_900, 4_000), 14_000), "its lease had ended");
+    assert!(!was_alive(&life(13_000, 13_500), 14_000), "it came while the hide was on its way");
+    assert!(!was_alive(&Life { lease, beats: Vec::new() }, 14_000));
+}

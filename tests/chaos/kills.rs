@@ -1,0 +1,111 @@
+//! kill -9 of servers and agents, one after the other and all at once.
+//!
+//! A killed process keeps what it wrote: the page cache is the kernel's. What a power cut takes away
+//! besides is tested on simulated disks (`raft/src/log`, `raft/src/index`).
+
+use std::time::{Duration, Instant};
+
+use rand::Rng;
+use rand::rngs::StdRng;
+
+use crate::checker::assert_kept;
+use crate::load::{Load, Mix};
+use crate::node::Changes;
+use crate::server::Server;
+use crate::site::{Site, dice, soak_time};
+use crate::support::{SOON, within};
+use crate::witness::Witness;
+
+/// One server is killed in each.
+const EVERY: Duration = Duration::from_secs(1);
+/// One kill in so many is of a node instead.
+const NODES_TOO: f64 = 0.25;
+const NODES: usize = 2;
+
+/// In `make test`.
+const BRIEFLY: Duration = Duration::from_secs(20);
+const POWER_CUTS: usize = 3;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kill_9_of_a_random_server_each_second_loses_and_invents_nothing() {
+    kill_for(BRIEFLY).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn soak_kill_9_of_a_random_server_each_second_for_minutes() {
+    kill_for(soak_time()).await;
+}
+
+async fn kill_for(time: Duration) {
+    let (seed, mut dice) = dice();
+    let mut site = Site::of_three().await;
+    site.add_nodes(NODES, &[]).await;
+    let mut load = Load::on(site.apis(), seed, Mix::SOME);
+    let changes = Changes::on(&site.nodes, seed);
+    let witness = Witness::of(&site.apis(), &load.history());
+    let begun = Instant::now();
+    let mut kills = 0;
+    while begun.elapsed() < time {
+        let round = Instant::now();
+        if dice.random_bool(NODES_TOO) {
+            kill_a_node(&mut site, &mut dice).await;
+        } else {
+            kill_a_server(&mut site, &mut dice).await;
+        }
+        kills += 1;
+        tokio::time::sleep(EVERY.saturating_sub(round.elapsed())).await;
+    }
+    site.all_ready().await;
+    println!("{kills} kills, {} changes of layouts", changes.end().await);
+    let (history, expected) = load.end().await;
+    witness.end().await;
+    assert!(history.writes() as u64 > time.as_secs(), "hardly anything was written: {}", history.summary());
+    assert_kept(&mut site, &history, &expected).await;
+}
+
+async fn kill_a_server(site: &mut Site, dice: &mut StdRng) {
+    let victim = dice.random_range(0..site.servers.len());
+    site.servers[victim].kill();
+    // Long enough for an election, or short enough that there is none.
+    tokio::time::sleep(Duration::from_millis(dice.random_range(0..700))).await;
+    site.servers[victim].start();
+}
+
+async fn kill_a_node(site: &mut Site, dice: &mut StdRng) {
+    let victim = dice.random_range(0..site.nodes.len());
+    site.nodes[victim].kill().await;
+    tokio::time::sleep(Duration::from_millis(dice.random_range(0..700))).await;
+    site.nodes[victim].start();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_servers_killed_at_once_in_mid_load_come_back_with_all_that_was_acknowledged() {
+    cut_the_power(POWER_CUTS).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn soak_all_servers_killed_at_once_again_and_again() {
+    cut_the_power((soak_time().as_secs() / 4).max(1) as usize).await;
+}
+
+async fn cut_the_power(times: usize) {
+    let (seed, mut dice) = dice();
+    let mut site = Site::of_three().await;
+    let mut load = Load::on(site.apis(), seed, Mix::SOME);
+    let witness = Witness::of(&site.apis(), &load.history());
+    let history = load.history();
+    for _ in 0..times {
+        let before = history.writes();
+        within("writes before the cut", SOON, async || (history.writes() > before).then_some(())).await;
+        tokio::time::sleep(Duration::from_millis(dice.random_range(1_000..2_500))).await;
+        site.servers.iter_mut().for_each(Server::kill);
+        // Nobody can beat meanwhile: who hides somebody for that is found.
+        tokio::time::sleep(Duration::from_millis(dice.random_range(0..500))).await;
+        site.servers.iter_mut().for_each(Server::start);
+        site.all_ready().await;
+        site.leader().await;
+    }
+    let (history, expected) = load.end().await;
+    witness.end().await;
+    assert_kept(&mut site, &history, &expected).await;
+}

@@ -1,0 +1,70 @@
+//! A client as the Go `pi`: no pairs, a lease of half an hour, and a list that only grows. (Its late
+//! duplicates may be applied after later writes, which is why native clients have pairs.)
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use piccolo::api::{KeepaliveRequest, path};
+use rand::Rng;
+use rand::rngs::StdRng;
+use serde_json::json;
+
+use super::{GROUP, Servers, some_keys};
+use crate::history::{Alive, Expected, unix_ms};
+use crate::wire::ask;
+
+const PATIENCE: Duration = Duration::from_secs(1);
+/// What servers give to a client that names none.
+const LEASE: Duration = Duration::from_secs(31 * 60);
+
+pub(super) struct Go {
+    holder: String,
+    servers: Servers,
+    dice: StdRng,
+}
+
+impl Go {
+    pub(super) fn new(number: u8, servers: Servers, dice: StdRng) -> Self {
+        Self { holder: format!("10.88.0.{}:7781", number + 1), servers, dice }
+    }
+
+    pub(super) async fn run(mut self) -> Expected {
+        let mut keys = BTreeSet::new();
+        while !self.servers.stopped() {
+            let new = some_keys(&mut self.dice, 2);
+            let body = json!({ "holder": self.holder, "group": GROUP, "keys": new }).to_string();
+            self.until_taken(path::ADVERTISE, &body).await;
+            keys.extend(new);
+            let beat = KeepaliveRequest {
+                host: self.holder.clone(),
+                group: GROUP.to_owned(),
+                ..KeepaliveRequest::default()
+            };
+            let sent = unix_ms();
+            self.until_taken(path::KEEPALIVE, &serde_json::to_string(&beat).unwrap()).await;
+            self.servers.history.alive(&self.holder, LEASE, Alive { sent, heard: unix_ms() });
+            tokio::time::sleep(Duration::from_millis(self.dice.random_range(20..200))).await;
+        }
+        Expected { holder: self.holder, keys }
+    }
+
+    async fn until_taken(&mut self, path: &str, body: &str) {
+        let begun = Instant::now();
+        loop {
+            let server = self.servers.any(&mut self.dice);
+            match ask(server, "POST", path, body, PATIENCE).await {
+                Some(said) if said.status == 201 => break,
+                Some(said) if said.status < 500 => {
+                    self.servers
+                        .history
+                        .found(format!("{} {path}: {}: {}", self.holder, said.status, said.body));
+                    break;
+                }
+                _ => tokio::time::sleep(Duration::from_millis(self.dice.random_range(5..50))).await,
+            }
+        }
+        if path == piccolo::api::path::ADVERTISE {
+            self.servers.history.wrote(begun.elapsed());
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! A client with pairs: it advertises, withdraws and syncs, gives up too early, asks the next server with
+//! the same pair, delivers old requests once more, and reads what it wrote.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use piccolo::api::fingerprint::Fingerprint;
+use piccolo::api::{FindQuery, KeepaliveRequest, KeepaliveResponse, WriteRequest, WriteResponse, path};
+use piccolo_raft::command::Key;
+use rand::Rng;
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+
+use super::{GROUP, Servers, some_keys};
+use crate::history::{Alive, Expected, unix_ms};
+use crate::wire::{Said, ask, find};
+
+/// Some of them are too short for any write, some for one during an election.
+const PATIENCES: [Duration; 4] =
+    [Duration::from_millis(4), Duration::from_millis(60), Duration::from_millis(400), Duration::from_secs(4)];
+/// Requests that may be delivered once more.
+const OLD_ONES: usize = 24;
+/// As an agent: beats in a lease, with all that goes wrong.
+const BEATS_IN_A_LEASE: u32 = 8;
+/// A holder that syncs more often than this is told to wait.
+const SYNC_EVERY: Duration = Duration::from_secs(4);
+/// For answers about what was acknowledged: `min_index` waits 2 s.
+const READ_PATIENCE: Duration = Duration::from_secs(3);
+
+/// What a server has acknowledged.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Acknowledged {
+    keys: BTreeSet<String>,
+    seq: u64,
+    /// Log index that shows it.
+    index: Option<u64>,
+    /// A write is on its way.
+    writing: bool,
+}
+
+pub(super) struct Raw {
+    holder: String,
+    epoch: u64,
+    servers: Servers,
+    dice: StdRng,
+    lease: Duration,
+    acknowledged: Arc<Mutex<Acknowledged>>,
+    old: VecDeque<(&'static str, String)>,
+    synced: Instant,
+}
+
+impl Raw {
+    pub(super) fn new(number: u8, servers: Servers, dice: StdRng, lease: Duration) -> Self {
+        Self {
+            holder: format!("10.77.0.{}:7781", number + 1),
+            epoch: unix_ms(),
+            servers,
+            dice,
+            lease,
+            acknowledged: Arc::default(),
+            old: VecDeque::new(),
+            synced: Instant::now(),
+        }
+    }
+
+    /// Its heartbeats, which go on when it writes no more: the checker asks for what is visible.
+    pub(super) fn beats(&self) -> Beats {
+        Beats {
+            holder: self.holder.clone(),
+            epoch: self.epoch,
+            servers: self.servers.clone(),
+            dice: self.dice.clone(),
+            lease: self.lease,
+            acknowledged: Arc::clone(&self.acknowledged),
+        }
+    }
+
+    pub(super) async fn run(mut self) -> Expected {
+        self.write_on().await;
+        let keys = self.acknowledged.lock().unwrap().keys.clone();
+        Expected { holder: self.holder, keys }
+    }
+
+    async fn write_on(&mut self) {
+        while !self.servers.stopped() {
+            let (path, keys, after) = self.plan();
+            let seq = {
+                let mut acknowledged = self.acknowledged.lock().unwrap();
+                acknowledged.writing = true;
+                acknowledged.seq + 1
+            };
+            let body = self.body(&keys, seq);
+            let index = self.until_taken(path, &body, seq).await;
+            *self.acknowledged.lock().unwrap() = Acknowledged { keys: after, seq, index, writing: false };
+            if self.dice.random_bool(0.3) {
+                self.read_own(index).await;
+            }
+            if self.dice.random_bool(0.15) {
+                self.deliver_an_old_one().await;
+            }
+            self.old.push_back((path, body));
+            if self.old.len() > OLD_ONES {
+                self.old.pop_front();
+            }
+            tokio::time::sleep(Duration::from_millis(self.dice.random_range(0..60))).await;
+        }
+    }
+
+    /// What to write next, and what the index holds of it then.
+    fn plan(&mut self) -> (&'static str, Vec<String>, BTreeSet<String>) {
+        let mut keys = self.acknowledged.lock().unwrap().keys.clone();
+        if self.synced.elapsed() > SYNC_EVERY && self.dice.random_bool(0.2) {
+            self.synced = Instant::now();
+            let whole: BTreeSet<String> = some_keys(&mut self.dice, 30).into_iter().collect();
+            return (path::SYNC, whole.iter().cloned().collect(), whole);
+        }
+        if keys.len() > 5 && self.dice.random_bool(0.45) {
+            let held: Vec<String> = keys.iter().cloned().collect();
+            let count = self.dice.random_range(1..=3);
+            let gone: Vec<String> = held.choose_multiple(&mut self.dice, count).cloned().collect();
+            keys.retain(|key| !gone.contains(key));
+            return (path::WITHDRAW, gone, keys);
+        }
+        let new = some_keys(&mut self.dice, 4);
+        keys.extend(new.iter().cloned());
+        (path::ADVERTISE, new, keys)
+    }
+
+    fn body(&self, keys: &[String], seq: u64) -> String {
+        let request = WriteRequest {
+            holder: self.holder.clone(),
+            group: GROUP.to_owned(),
+            keys: keys.to_vec(),
+            epoch: Some(self.epoch),
+            seq: Some(seq),
+            zone: None,
+            ttl_seconds: Some(self.lease.as_secs() as u32),
+        };
+        serde_json::to_string(&request).unwrap()
+    }
+
+    /// Until some server has taken it; the log index that shows it.
+    async fn until_taken(&mut self, path: &str, body: &str, seq: u64) -> Option<u64> {
+        let begun = Instant::now();
+        loop {
+            let server = self.servers.any(&mut self.dice);
+            let patience = *PATIENCES.choose(&mut self.dice).unwrap();
+            let Some(said) = ask(server, "POST", path, body, patience).await else {
+                tokio::time::sleep(Duration::from_millis(self.dice.random_range(1..20))).await;
+                continue;
+            };
+            match said.status {
+                201 => {
+                    let stored = said.read::<WriteResponse>();
+                    let echoed = stored.map(|stored| (stored.epoch, stored.seq));
+                    if echoed != Some((Some(self.epoch), Some(seq))) {
+                        self.found(format!("{path} {seq} was echoed as {}", said.body));
+                    }
+                    self.servers.history.wrote(begun.elapsed());
+                    return said.applied_index;
+                }
+                500.. => {
+                    tokio::time::sleep(Duration::from_millis(self.dice.random_range(5..80))).await;
+                }
+                // Nobody else writes for this holder, and this is the highest pair that it ever sent.
+                _ => {
+                    self.found(format!("{path} {seq}: {}: {}", said.status, said.body));
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// At any server, by the index of the acknowledgement: no later write is on its way.
+    async fn read_own(&mut self, index: Option<u64>) {
+        let key = some_keys(&mut self.dice, 1).remove(0);
+        let holds = self.acknowledged.lock().unwrap().keys.contains(&key);
+        let query =
+            FindQuery { key: key.clone(), group: GROUP.to_owned(), min_index: index, ..FindQuery::default() };
+        let server = self.servers.any(&mut self.dice);
+        let Some(found) = find(server, &query, READ_PATIENCE).await else { return };
+        self.servers.history.read_own_write();
+        let found = found.is_some_and(|holders| holders.contains(&self.holder));
+        if found != holds {
+            let seq = self.acknowledged.lock().unwrap().seq;
+            self.found(format!(
+                "{server} at index {index:?} (seq {seq}): {key} is held: {holds}, found: {found}"
+            ));
+        }
+    }
+
+    /// A request that was on its way for long. Later writes are acknowledged: it must change nothing. (A
+    /// leader that does not know yet that another one was elected says of the last one it knows that it
+    /// is done, which is true. Its log index tells.)
+    async fn deliver_an_old_one(&mut self) {
+        let Some(at) = self.old.len().checked_sub(1).map(|last| self.dice.random_range(0..=last)) else {
+            return;
+        };
+        let (path, body) = self.old[at].clone();
+        let server = self.servers.any(&mut self.dice);
+        let said = ask(server, "POST", path, &body, *PATIENCES.choose(&mut self.dice).unwrap()).await;
+        self.servers.history.late_duplicate();
+        let index = self.acknowledged.lock().unwrap().index;
+        let wrong = |said: &Said| said.status != 409 && said.status < 500 && said.applied_index >= index;
+        if let Some(said) = said.filter(wrong) {
+            self.found(format!("an old {path} was answered {}: {body}", said.status));
+        }
+    }
+
+    fn found(&self, what: String) {
+        self.servers.history.found(format!("{}: {what}", self.holder));
+    }
+}
+
+/// The same client's heartbeats.
+pub(super) struct Beats {
+    holder: String,
+    epoch: u64,
+    servers: Servers,
+    dice: StdRng,
+    lease: Duration,
+    acknowledged: Arc<Mutex<Acknowledged>>,
+}
+
+impl Beats {
+    /// Until it is dropped.
+    pub(super) async fn beat_on(mut self) {
+        let interval = self.lease / BEATS_IN_A_LEASE;
+        loop {
+            let before = self.acknowledged.lock().unwrap().clone();
+            let keys: Vec<Key> = before.keys.iter().map(|key| key.parse().unwrap()).collect();
+            let request = KeepaliveRequest {
+                host: self.holder.clone(),
+                group: GROUP.to_owned(),
+                ttl_seconds: Some(self.lease.as_secs() as u32),
+                fingerprint: Some(keys.iter().collect::<Fingerprint>().to_string()),
+                count: Some(keys.len() as u64),
+                epoch: Some(self.epoch),
+                seq: Some(before.seq),
+                ..KeepaliveRequest::default()
+            };
+            let body = serde_json::to_string(&request).unwrap();
+            let sent = unix_ms();
+            let said = ask(self.servers.any(&mut self.dice), "POST", path::KEEPALIVE, &body, interval).await;
+            let Some(beat) = said.filter(|said| said.status == 201) else {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                continue;
+            };
+            self.servers.history.alive(&self.holder, self.lease, Alive { sent, heard: unix_ms() });
+            let resync = beat.read::<KeepaliveResponse>().is_none_or(|answer| answer.resync);
+            // A sync under way is not one step. And a leader that was cut off knows for up to
+            // `QUORUM_HEARD_MAX` neither that it is none any more, nor what the next one acknowledged.
+            let quiet = !before.writing && *self.acknowledged.lock().unwrap() == before;
+            let knows = beat.applied_index >= before.index;
+            if resync && quiet && knows && before.seq > 0 {
+                let what = format!(
+                    "{} holds {} keys at seq {}, and is asked to sync",
+                    self.holder,
+                    keys.len(),
+                    before.seq
+                );
+                self.servers.history.found(what);
+            }
+            tokio::time::sleep(interval).await;
+        }
+    }
+}

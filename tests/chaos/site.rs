@@ -1,0 +1,148 @@
+//! Three servers and some nodes, all of them real processes.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tempfile::TempDir;
+
+use crate::network::Network;
+use crate::node::Node;
+use crate::server::{Launcher, PICCOLO, Server, here};
+use crate::support::{SOON, free_address, in_memory, within};
+use crate::wire;
+
+const SERVERS: usize = 3;
+/// Of servers on hosts of their own.
+const PORTS: (u16, u16) = (7789, 7790);
+
+pub struct Site {
+    pub servers: Vec<Server>,
+    pub nodes: Vec<Node>,
+    pub root: TempDir,
+}
+
+impl Site {
+    /// Three servers on loopback that have a leader. Their folders are in memory: a disk that others keep
+    /// busy is no fault of what is tested, and kill -9 leaves what is written in either.
+    pub async fn of_three() -> Self {
+        Self::of_three_in(in_memory()).await
+    }
+
+    /// The same on a disk.
+    pub async fn of_three_on_disk() -> Self {
+        Self::of_three_in(TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap()).await
+    }
+
+    async fn of_three_in(root: TempDir) -> Self {
+        let addresses = [(); SERVERS].map(|()| (free_address(), free_address()));
+        let list = list_of(&addresses);
+        let servers = addresses
+            .iter()
+            .enumerate()
+            .map(|(at, addresses)| Server::new(root.path(), at + 1, *addresses, list.clone(), here()));
+        Self { servers: servers.collect(), nodes: Vec::new(), root }.started().await
+    }
+
+    /// Each server on its own host, number 1 to 3 of the network.
+    pub async fn of_three_on(network: &Network) -> Self {
+        let root = in_memory();
+        let on = |host: u8, port: u16| SocketAddr::new(network.address(host).parse().unwrap(), port);
+        let addresses = [1, 2, 3].map(|host| (on(host, PORTS.0), on(host, PORTS.1)));
+        let list = [list_of(&addresses), vec!["--insecure".to_owned()]].concat();
+        let server = |host: u8| {
+            let command = network.command(host, PICCOLO);
+            let words: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
+            let launcher: Launcher = Box::new(move || {
+                let mut command = std::process::Command::new("ip");
+                command.args(&words);
+                command
+            });
+            Server::new(root.path(), host.into(), addresses[usize::from(host) - 1], list.clone(), launcher)
+        };
+        let servers = [1, 2, 3].map(server).into();
+        Self { servers, nodes: Vec::new(), root }.started().await
+    }
+
+    async fn started(mut self) -> Self {
+        self.servers.iter_mut().for_each(Server::start);
+        self.all_ready().await;
+        self.leader().await;
+        self
+    }
+
+    /// Starts real agents over empty layouts.
+    pub async fn add_nodes(&mut self, count: usize, more: &[&str]) {
+        let apis = self.apis();
+        for number in 1..=count {
+            let mut node = Node::new(self.path(), &format!("node-{number}"), &apis, more, here());
+            node.start();
+            self.nodes.push(node);
+        }
+        for node in &self.nodes {
+            node.synced().await;
+        }
+    }
+
+    pub fn path(&self) -> &Path {
+        self.root.path()
+    }
+
+    pub fn apis(&self) -> Vec<SocketAddr> {
+        self.servers.iter().map(|server| server.api).collect()
+    }
+
+    pub async fn all_ready(&self) {
+        for server in &self.servers {
+            server.ready().await;
+        }
+    }
+
+    /// Position of the server that leads, by its own word.
+    pub async fn leader(&self) -> usize {
+        self.leader_among(&[0, 1, 2]).await
+    }
+
+    /// The same of some, while others say nothing or are wrong.
+    pub async fn leader_among(&self, positions: &[usize]) -> usize {
+        within("a leader", SOON, async || {
+            for position in positions {
+                let status = wire::ask(
+                    self.servers[*position].api,
+                    "GET",
+                    piccolo::api::path::STATUS,
+                    "",
+                    Duration::from_millis(500),
+                )
+                .await;
+                let status: Option<piccolo::api::StatusResponse> = status.and_then(|said| said.read());
+                if status.is_some_and(|status| status.quorum && status.leader == Some(status.node)) {
+                    return Some(*position);
+                }
+            }
+            None
+        })
+        .await
+    }
+}
+
+fn list_of(addresses: &[(SocketAddr, SocketAddr)]) -> Vec<String> {
+    let raft: Vec<String> = addresses.iter().map(|(_, raft)| raft.to_string()).collect();
+    vec!["--cluster".to_owned(), raft.join(",")]
+}
+
+/// Dice of a test, with the seed that it prints.
+pub fn dice() -> (u64, StdRng) {
+    let seed = std::env::var("PICCOLO_CHAOS_SEED").ok().map(|seed| seed.parse().unwrap());
+    let seed = seed.unwrap_or_else(|| rand::rng().random());
+    println!("PICCOLO_CHAOS_SEED={seed}");
+    (seed, StdRng::seed_from_u64(seed))
+}
+
+/// How long a soak goes on.
+pub fn soak_time() -> Duration {
+    let seconds = std::env::var("PICCOLO_CHAOS_SECONDS").ok().map(|seconds| seconds.parse().unwrap());
+    Duration::from_secs(seconds.unwrap_or(180))
+}

@@ -1,0 +1,140 @@
+//! Messages at the raft port: the routes of a node in memory.
+//!
+//! An input is a byte for the route, a byte that says whether a header that is right stands before the
+//! rest (a snapshot's preface, with a vote), and the rest.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
+use openraft::EntryPayload;
+use openraft::raft::AppendEntriesRequest;
+use piccolo_raft::cluster::{Node, NodeConfig};
+use piccolo_raft::disk::MemoryDisk;
+use piccolo_raft::network::Whoami;
+use piccolo_raft::snapshot;
+use piccolo_raft::types::{Member, NodeId, TypeConfig, Vote};
+use tokio::runtime::Runtime;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+/// By the first byte of an input.
+pub(crate) const ROUTES: [&str; 7] =
+    ["append", "vote", "pre-vote", "transfer", "snapshot", "standing", "whoami"];
+/// Messages to one node.
+const MESSAGES_MAX: u32 = 500;
+/// A message is answered at once, or after a disk that others keep busy.
+const ANSWER_MAX: Duration = Duration::from_secs(15);
+/// Where nobody listens. No message may make the node ask anybody else.
+const NOBODY: &str = "127.0.0.1:1";
+
+struct Server {
+    runtime: Runtime,
+    node: Node,
+    router: Router,
+    /// Format, cluster id, hash of the list, sender, target: what stands before a message.
+    header: Vec<u8>,
+    messages: u32,
+}
+
+static SERVER: Mutex<Option<Server>> = Mutex::new(None);
+
+pub(super) fn run(input: &[u8]) {
+    let [route, mode, message @ ..] = input else { return };
+    let route = ROUTES[usize::from(*route) % ROUTES.len()];
+    let mut server = SERVER.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let body = match mode % 2 {
+        0 => message.to_vec(),
+        _ if speaks_of_others(route, message) => return,
+        _ => server.get_or_insert_with(Server::start).addressed(route, message),
+    };
+    let serving = server.get_or_insert_with(Server::start);
+    serving.messages += 1;
+    let messages = serving.messages;
+    let (status, failed) = serving.send(route, body);
+    if messages >= MESSAGES_MAX || failed.is_some() {
+        if let Some(server) = server.take() {
+            server.runtime.block_on(server.node.shutdown());
+        }
+    }
+    assert_ne!(status, StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(failed, None, "the node ended of a message to {route}");
+}
+
+impl Server {
+    fn start() -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("the system gives a thread");
+        let (node, whoami) = runtime.block_on(async {
+            let config = NodeConfig {
+                members: vec![NOBODY.to_owned()],
+                raft_address: Some(NOBODY.to_owned()),
+                api_address: NOBODY.to_owned(),
+            };
+            let node = Node::start(config, Arc::new(MemoryDisk::default()), CancellationToken::new());
+            let node = node.await.expect("an empty disk is a new node's");
+            node.wait_leader(ANSWER_MAX).await.expect("a cluster of one has a leader");
+            let request = Request::post("/raft/v1/whoami").body(Body::empty()).expect("a request");
+            let answer = node.router().oneshot(request).await.unwrap_or_else(|never| match never {});
+            let answer = axum::body::to_bytes(answer.into_body(), 1 << 16).await.expect("a short answer");
+            (node, serde_json::from_slice::<Whoami>(&answer).expect("whoami is JSON"))
+        });
+        let number = |hex: &str| u128::from_str_radix(hex, 16).expect("ids are hex");
+        let cluster = number(&whoami.cluster_id.expect("the cluster has formed"));
+        let sender: NodeId = 1;
+        let header = (cluster, number(&whoami.list_hash), sender, whoami.node_id);
+        let mut bytes = piccolo_raft::format::FORMAT.to_le_bytes().to_vec();
+        bytes.extend(postcard::to_stdvec(&header).expect("numbers are written"));
+        Self { runtime, router: node.router(), node, header: bytes, messages: 0 }
+    }
+
+    /// `message` as it comes from a member.
+    fn addressed(&self, route: &str, message: &[u8]) -> Vec<u8> {
+        if route != "snapshot" {
+            return [&self.header, message].concat();
+        }
+        let vote = postcard::to_stdvec(&Vote::new_committed(1, 1)).expect("a vote is written");
+        let length = (self.header.len() + vote.len()) as u32;
+        [&length.to_le_bytes()[..], &self.header, &vote, message].concat()
+    }
+
+    /// The status of the answer, and why the node has ended if it has.
+    fn send(&self, route: &str, body: Vec<u8>) -> (StatusCode, Option<String>) {
+        let request = Request::post(format!("/raft/v1/{route}")).body(Body::from(body)).expect("a request");
+        let router = self.router.clone();
+        self.runtime.block_on(async {
+            let answer = tokio::time::timeout(ANSWER_MAX, router.oneshot(request)).await;
+            let answer = answer.expect("an answer in time").unwrap_or_else(|never| match never {});
+            let failed = tokio::time::timeout(Duration::ZERO, self.node.failed()).await.ok();
+            (answer.status(), failed.map(|failed| failed.to_string()))
+        })
+    }
+}
+
+/// Whether the message brings a membership with addresses that could be somebody's.
+fn speaks_of_others(route: &str, message: &[u8]) -> bool {
+    let somebody = |member: &Member| member.raft_address != NOBODY;
+    match route {
+        "append" => {
+            let Ok(request) = postcard::from_bytes::<AppendEntriesRequest<TypeConfig>>(message) else {
+                return false;
+            };
+            request.entries.iter().any(|entry| match &entry.payload {
+                EntryPayload::Membership(membership) => {
+                    membership.nodes().any(|(_, member)| somebody(member))
+                }
+                EntryPayload::Blank | EntryPayload::Normal(_) => false,
+            })
+        }
+        "snapshot" if super::snapshot::takes_room(message) => true,
+        "snapshot" => snapshot::verify(message).is_ok_and(|(meta, _)| {
+            meta.last_membership.membership().nodes().any(|(_, member)| somebody(member))
+        }),
+        _ => false,
+    }
+}

@@ -1,0 +1,101 @@
+//! Snapshot streams: as they come, and with a checksum that is made right, so that what is behind it is
+//! reached.
+
+use std::sync::Mutex;
+
+use piccolo_raft::command::Key;
+use piccolo_raft::disk::MemoryDisk;
+use piccolo_raft::index::Index;
+use piccolo_raft::snapshot::{Receiver, verify};
+use sha2::{Digest, Sha256};
+use tokio::runtime::Runtime;
+
+use super::stored;
+
+/// Of a record.
+const LENGTH_BYTES: usize = 4;
+/// Variants of records: keys with their ids; an id and its host; the last one, with a hash.
+const KEYS: u8 = 1;
+const HOST: u8 = 2;
+const END: u8 = 4;
+
+static RUNTIME: Mutex<Option<Runtime>> = Mutex::new(None);
+
+pub(super) fn run(input: &[u8]) {
+    let [mode, stream @ ..] = input else { return };
+    let stream = if mode % 2 == 0 { stream.to_vec() } else { sealed(stream) };
+    if takes_room(&stream) {
+        return;
+    }
+    let whole = verify(&stream);
+    let in_pieces = in_pieces(&stream, usize::from(mode / 2) + 1);
+    assert_eq!(whole.is_ok(), in_pieces, "the size of its pieces decides whether it is accepted");
+    let Ok((meta, data)) = whole else { return };
+    assert_eq!(stream[stream.len() - 32..], Sha256::digest(&stream[..stream.len() - 33 - LENGTH_BYTES])[..]);
+    // Installed, and sent on: who receives that is accepted, too, and says the same.
+    let received = data.into_received(&meta).expect("what was accepted is not a view");
+    let mut runtime = RUNTIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let runtime = runtime.get_or_insert_with(|| {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
+    });
+    runtime.block_on(async {
+        let index = Index::open(&MemoryDisk::default()).expect("an empty disk is a new index");
+        index.install(received).await.expect("what was accepted can be installed");
+        let checksum = index.checksum();
+        let (_, view) = index.snapshot().await.expect("what was installed can be sent");
+        let chunks: Vec<u8> =
+            view.into_chunks().expect("a view").flat_map(|chunk| chunk.expect("it can be read")).collect();
+        let (meta, again) = verify(&chunks).expect("what is sent is accepted");
+        let other = Index::open(&MemoryDisk::default()).expect("an empty disk is a new index");
+        other.install(again.into_received(&meta).expect("not a view")).await.expect("installed again");
+        assert_eq!(other.checksum(), checksum);
+        index.close().await.expect("a disk in memory closes");
+        other.close().await.expect("a disk in memory closes");
+    });
+}
+
+fn in_pieces(stream: &[u8], size: usize) -> bool {
+    let mut receiver = Receiver::default();
+    stream.chunks(size).all(|piece| receiver.push(piece).is_ok()) && receiver.finish().is_ok()
+}
+
+/// Whether one of its ids does.
+pub(super) fn takes_room(stream: &[u8]) -> bool {
+    let mut rest = stream.get(2..).unwrap_or_default();
+    while let Some((length, body)) = rest.split_first_chunk::<LENGTH_BYTES>() {
+        let Some((record, behind)) = body.split_at_checked(u32::from_le_bytes(*length) as usize) else {
+            break;
+        };
+        let takes_room = match record {
+            [KEYS, keys @ ..] => postcard::from_bytes::<Vec<(u32, Key)>>(keys)
+                .is_ok_and(|keys| keys.iter().any(|(id, _)| stored::takes_room(*id))),
+            [HOST, host @ ..] => {
+                postcard::take_from_bytes::<u32>(host).is_ok_and(|(id, _)| stored::takes_room(id))
+            }
+            _ => false,
+        };
+        if takes_room {
+            return true;
+        }
+        rest = behind;
+    }
+    false
+}
+
+/// Version and records of `stream`, as far as they are whole, and an end with the hash of that.
+fn sealed(stream: &[u8]) -> Vec<u8> {
+    let mut kept = 2.min(stream.len());
+    while let Some((length, rest)) = stream[kept..].split_first_chunk::<LENGTH_BYTES>() {
+        let length = u32::from_le_bytes(*length) as usize;
+        if length > rest.len() || rest.first() == Some(&END) {
+            break;
+        }
+        kept += LENGTH_BYTES + length;
+    }
+    let mut sealed = stream[..kept].to_vec();
+    let hash = Sha256::digest(&sealed);
+    sealed.extend((1 + hash.len() as u32).to_le_bytes());
+    sealed.push(END);
+    sealed.extend(hash);
+    sealed
+}
