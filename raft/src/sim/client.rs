@@ -159,9 +159,11 @@ impl Front {
             turns.entry(order.holder.clone()).or_default().clone()
         };
         let _turn = turn.lock().await;
-        let stored = self.stored(&order.holder);
-        if order.kind != Kind::Sync && order.pair.is_some() && order.pair == stored {
-            return Answer::Done { index: self.node.index().applied_index() };
+        let record = self.node.index().host(&order.holder);
+        if let Some(record) = record.filter(|record| order.pair.is_some() && record.pair == order.pair)
+            && order.kind != Kind::Sync
+        {
+            return Answer::Done { index: record.last_write_index };
         }
         match order.kind {
             Kind::Advertise => self.propose(order, vec![(Kind::Advertise, order.keys.clone())]).await,
@@ -170,14 +172,11 @@ impl Front {
         }
     }
 
-    fn stored(&self, holder: &Holder) -> Option<Pair> {
-        self.node.index().host(holder).and_then(|record| record.pair)
-    }
-
     async fn sync(&self, order: &Order) -> Answer {
         let mut done = None;
         for _ in 0..SYNC_ROUNDS {
-            let stored = self.stored(&order.holder);
+            let record = self.node.index().host(&order.holder);
+            let stored = record.as_ref().and_then(|record| record.pair);
             if let Some(stored) = stored
                 && order.pair < Some(stored)
             {
@@ -190,7 +189,8 @@ impl Front {
             let mut parts: Vec<(Kind, Vec<Key>)> = vec![(Kind::Withdraw, gone), (Kind::Advertise, new)];
             parts.retain(|(_, keys)| !keys.is_empty());
             if parts.is_empty() && stored == order.pair {
-                return Answer::Done { index: done.unwrap_or_else(|| self.node.index().applied_index()) };
+                let index = record.map_or(0, |record| record.last_write_index);
+                return Answer::Done { index: done.unwrap_or(index) };
             }
             if parts.is_empty() {
                 parts.push((Kind::Advertise, vec![]));

@@ -34,7 +34,7 @@ fn a_vote_that_is_answered_before_it_is_on_disk_is_found() {
 
 #[test]
 fn an_append_that_is_acknowledged_before_its_commit_is_found() {
-    found(Fault::AppendAckedBeforeCommit, &["does not show", "shows", "differ"]);
+    found(Fault::AppendAckedBeforeCommit, &["does not show", "shows", "differ", "raft ended"]);
 }
 
 #[test]

@@ -113,6 +113,13 @@ pub(crate) fn break_it(fault: Fault) {
     inside(|world| world.fault = Some(fault));
 }
 
+/// Prints what happens, of a life that is looked at closely.
+pub(crate) fn say(text: impl FnOnce() -> String) {
+    if std::env::var_os("PICCOLO_SIM_VERBOSE").is_some() {
+        println!("{}", text());
+    }
+}
+
 /// `None` outside of a simulation. Nothing that `work` drops may come back here.
 pub(crate) fn with<T>(work: impl FnOnce(&mut World) -> T) -> Option<T> {
     WORLD.with_borrow_mut(|world| world.as_mut().map(work))
