@@ -10,7 +10,7 @@
 //! - `client`: what clients ask of a server; `workload`: what they ask for.
 //! - `history`: what may be shown after it.
 //! - `nemesis`: what goes wrong.
-//! - `seeds`, `birth`: the tests; `faults`: that they can fail.
+//! - `seeds`, `birth`: the tests; `faults`: that they can fail; `endurance`: a long time.
 
 pub(crate) mod client;
 mod cluster;
@@ -23,6 +23,7 @@ mod workload;
 pub(crate) mod world;
 
 mod birth;
+mod endurance;
 mod faults;
 mod nemesis;
 mod seeds;

@@ -46,7 +46,7 @@ pub async fn apply(app: &App, write: &AcceptedWrite) -> Result<u64, ApiError> {
         let visible = record.as_ref().filter(|record| record.is_visible());
         if let Some(record) = visible.filter(|record| pair_is_stored && same(record)) {
             app.leases().renew(&write.holder, record.ttl_seconds, app.now());
-            return Ok(index.unwrap_or_else(|| app.index.applied_index()));
+            return Ok(index.unwrap_or_else(|| record.last_write_index.max(app.index.applied_index())));
         }
         let difference = match &record {
             Some(record) if same(record) => Difference::default(),

@@ -87,7 +87,10 @@ async fn decide(app: &Arc<App>, kind: Kind, work: Arc<Work>) -> Result<Response,
             request::refuse_far_epoch(write.pair, stored, app.rules())?;
             if let Some(record) = record.filter(|record| is_repeated(kind, write, record)) {
                 app.leases().renew(&write.holder, record.ttl_seconds, app.now());
-                return Ok(answer(kind, write, app.index.applied_index()));
+                // Applied in memory a moment before that counts as applied: who reads behind this answer
+                // elsewhere must not read in front of the write.
+                let index = record.last_write_index.max(app.index.applied_index());
+                return Ok(answer(kind, write, index));
             }
             capacity::check(&app, kind, write)?;
             let index = match kind {

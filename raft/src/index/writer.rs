@@ -9,7 +9,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::apply::{self, Batch};
 use super::{FLUSH_INTERVAL, Index, IndexError, tables};
+#[cfg(test)]
+use crate::command::Command;
 use crate::command::Reply;
+#[cfg(test)]
+use crate::sim::world::{Fault, bits, is_broken, is_broken_on};
 use crate::snapshot::{Received, SnapshotData};
 use crate::types::{Entry, LogId, SnapshotMeta, StoredMembership};
 
@@ -74,6 +78,14 @@ impl Index {
             EntryPayload::Blank => Reply::None,
             #[cfg(test)]
             EntryPayload::Normal(command) if is_skipped(command) => Reply::Applied { changed: 0 },
+            #[cfg(test)]
+            EntryPayload::Normal(hide @ Command::Hide { holder, unix_ms, .. })
+                if is_broken(Fault::HideDeletes) =>
+            {
+                let forget = Command::Forget { holder: holder.clone(), hidden_unix_ms: *unix_ms };
+                state.apply(batch, log_id.index, hide);
+                state.apply(batch, log_id.index, &forget)
+            }
             EntryPayload::Normal(command) => state.apply(batch, log_id.index, command),
             EntryPayload::Membership(membership) => {
                 state.membership = StoredMembership::new(Some(log_id), membership.clone());
@@ -215,9 +227,7 @@ impl Index {
 
 /// What a broken build does not apply.
 #[cfg(test)]
-fn is_skipped(command: &crate::command::Command) -> bool {
-    use crate::command::Command;
-    use crate::sim::world::{Fault, bits, is_broken_on};
+fn is_skipped(command: &Command) -> bool {
     match command {
         Command::Withdraw(_) => is_broken_on(1, Fault::WithdrawSkippedOnOne),
         Command::Advertise(_) => {

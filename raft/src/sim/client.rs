@@ -40,9 +40,20 @@ pub(crate) struct Order {
 /// What is asked.
 #[derive(Clone, Debug)]
 pub(crate) enum Request {
-    Write { order: Order, forwarded: bool },
-    Read { holder: Holder, min_index: u64 },
+    Write {
+        order: Order,
+        forwarded: bool,
+    },
+    Read {
+        holder: Holder,
+        min_index: u64,
+    },
     Change(Change),
+    /// Of a leader: the holder's lease has ended, or it has beaten again.
+    Hide {
+        holder: Holder,
+        hide: bool,
+    },
 }
 
 /// What a read shows.
@@ -100,6 +111,7 @@ impl Front {
             Request::Write { order, forwarded } => self.write(order, forwarded).await,
             Request::Read { holder, min_index } => self.read(&holder, min_index).await,
             Request::Change(change) => self.change(change).await,
+            Request::Hide { holder, hide } => self.hide(holder, hide).await,
         }
     }
 
@@ -147,9 +159,11 @@ impl Front {
             turns.entry(order.holder.clone()).or_default().clone()
         };
         let _turn = turn.lock().await;
-        let stored = self.stored(&order.holder);
-        if order.kind != Kind::Sync && order.pair.is_some() && order.pair == stored {
-            return Answer::Done { index: self.node.index().applied_index() };
+        let record = self.node.index().host(&order.holder);
+        if let Some(record) = record.filter(|record| order.pair.is_some() && record.pair == order.pair)
+            && order.kind != Kind::Sync
+        {
+            return Answer::Done { index: record.last_write_index };
         }
         match order.kind {
             Kind::Advertise => self.propose(order, vec![(Kind::Advertise, order.keys.clone())]).await,
@@ -158,14 +172,11 @@ impl Front {
         }
     }
 
-    fn stored(&self, holder: &Holder) -> Option<Pair> {
-        self.node.index().host(holder).and_then(|record| record.pair)
-    }
-
     async fn sync(&self, order: &Order) -> Answer {
         let mut done = None;
         for _ in 0..SYNC_ROUNDS {
-            let stored = self.stored(&order.holder);
+            let record = self.node.index().host(&order.holder);
+            let stored = record.as_ref().and_then(|record| record.pair);
             if let Some(stored) = stored
                 && order.pair < Some(stored)
             {
@@ -178,7 +189,8 @@ impl Front {
             let mut parts: Vec<(Kind, Vec<Key>)> = vec![(Kind::Withdraw, gone), (Kind::Advertise, new)];
             parts.retain(|(_, keys)| !keys.is_empty());
             if parts.is_empty() && stored == order.pair {
-                return Answer::Done { index: done.unwrap_or_else(|| self.node.index().applied_index()) };
+                let index = record.map_or(0, |record| record.last_write_index);
+                return Answer::Done { index: done.unwrap_or(index) };
             }
             if parts.is_empty() {
                 parts.push((Kind::Advertise, vec![]));
@@ -214,6 +226,18 @@ impl Front {
             }
         }
         Answer::Done { index: done.expect("a write has entries") }
+    }
+
+    async fn hide(&self, holder: Holder, hide: bool) -> Answer {
+        let Some(record) = self.node.index().host(&holder) else { return Answer::NotDone };
+        let command = match hide {
+            true => Command::Hide { holder, last_write_index: record.last_write_index, unix_ms: 1 },
+            false => Command::Unhide { holder },
+        };
+        match self.node.propose(command).await {
+            Ok(proposed) => Answer::Done { index: proposed.index },
+            Err(_) => Answer::NotDone,
+        }
     }
 
     async fn change(&self, change: Change) -> Answer {

@@ -9,13 +9,14 @@ use tokio::runtime::Runtime;
 use tokio::time::Instant;
 
 use crate::cluster::Node;
+use crate::index::HostRecord;
 use crate::testing::sim_disk::SimDisk;
 use crate::types::{ClusterId, NodeId};
 
 use super::client::Shown;
 use super::host::{self, Ended, Host, Role, address_of};
 use super::net::{self, HostId, Message, TICK_MS};
-use super::workload::{Book, Client};
+use super::workload::{Book, Client, hide_holders};
 use super::world::{self, Current, Inside};
 
 /// The clients' host.
@@ -96,6 +97,8 @@ impl Cluster {
             let client = Client::new(CLIENTS, number, number < paired, self.book.clone(), seed);
             self.spawn(client.live());
         }
+        let seed = world::inside(|world| world.dice.random());
+        self.spawn(hide_holders(CLIENTS, self.book.clone(), seed));
     }
 
     /// On the clients' host.
@@ -112,11 +115,11 @@ impl Cluster {
                 self.hosts[id].start(self.now_ms - TICK_MS);
             }
             let ended = self.hosts[id].turn(self.now_ms);
-            if self.hosts[id].disk.is_off() {
+            if !self.hosts[id].disk.is_off() {
+                self.take_note(id, ended);
+            } else if !self.hosts[id].outlives_its_disk || !matches!(ended, Ended::No) {
                 self.seen.cuts += 1;
                 self.cut_power(id);
-            } else {
-                self.take_note(id, ended);
             }
         }
         let Clients { current, runtime } = &self.clients;
@@ -215,13 +218,13 @@ impl Cluster {
 
     /// The host that leads with a quorum.
     pub(crate) fn leader(&self) -> Option<HostId> {
-        let leads = |host: &&Host| host.node().is_some_and(|node| node.is_leader() && node.has_quorum());
+        let leads = |host: &&Host| host.ask(|node| node.is_leader() && node.has_quorum()) == Some(true);
         self.hosts.iter().filter(|host| !host.frozen).find(leads).map(|host| host.id)
     }
 
     /// What a server shows of every holder, judged like a read.
     pub(crate) fn judge_all(&self) {
-        for host in &self.hosts {
+        for host in self.hosts.iter().filter(|host| !host.disk.is_off()) {
             let Some(node) = host.node().filter(|node| node.is_member()) else { continue };
             let index = node.index();
             let holders: Vec<_> = self.book.open().histories.keys().cloned().collect();
@@ -231,13 +234,14 @@ impl Cluster {
             }
             for holder in holders {
                 let keys = index.inventory(&holder).expect("a readable state").unwrap_or_default();
-                for key in &keys {
+                let record = index.host(&holder);
+                for key in keys.iter().filter(|_| record.as_ref().is_some_and(HostRecord::is_visible)) {
                     let found = index.find(&holder.group, key, |postings| postings.len()).unwrap_or(0);
                     if found == 0 {
                         self.book.violate(format!("{}: {key} is held and not found", host.address));
                     }
                 }
-                let pair = index.host(&holder).and_then(|record| record.pair);
+                let pair = record.and_then(|record| record.pair);
                 let shown = Shown { index: index.applied_index(), pair, keys };
                 let last = self.book.open().histories[&holder].last_done();
                 let after = last.filter(|(_, at)| *at <= shown.index).map(|(id, _)| id);
@@ -257,17 +261,13 @@ impl Cluster {
 
     /// Where everybody stands, for people.
     pub(crate) fn tell(&self) -> String {
-        let told = |host: &Host| match host.node() {
-            Some(node) => {
+        let told = |host: &Host| {
+            let told = host.ask(|node| {
                 let (index, sum) = node.index().checksum();
-                format!(
-                    "s{}: term {} index {index} sum {sum:x} {:?}",
-                    host.id,
-                    node.term(),
-                    node.status().reasons
-                )
-            }
-            None => format!("s{}: {}", host.id, if host.is_running() { "starting" } else { "down" }),
+                format!("term {} index {index} sum {sum:x} {:?}", node.term(), node.status().reasons)
+            });
+            let not = if host.is_running() { "starting" } else { "down" };
+            format!("s{}: {}", host.id, told.unwrap_or(not.to_owned()))
         };
         self.hosts.iter().map(told).collect::<Vec<_>>().join("; ")
     }

@@ -34,7 +34,7 @@ fn a_vote_that_is_answered_before_it_is_on_disk_is_found() {
 
 #[test]
 fn an_append_that_is_acknowledged_before_its_commit_is_found() {
-    found(Fault::AppendAckedBeforeCommit, &["does not show", "shows", "differ"]);
+    found(Fault::AppendAckedBeforeCommit, &["does not show", "shows", "differ", "raft ended"]);
 }
 
 #[test]
@@ -45,4 +45,9 @@ fn an_apply_that_skips_withdraws_on_one_server_is_found() {
 #[test]
 fn an_apply_that_draws_dice_on_one_server_is_found() {
     found(Fault::DiceInApplyOfOne, &["differ", "does not show"]);
+}
+
+#[test]
+fn a_lease_whose_end_deletes_is_found() {
+    found(Fault::HideDeletes, &["does not show", "shows pair"]);
 }

@@ -90,8 +90,8 @@ impl History {
             let write = &self.writes[after];
             if write.order.pair.is_some() && shown.pair < write.order.pair {
                 return Err(format!(
-                    "shows pair {:?} after {:?} was acknowledged",
-                    shown.pair, write.order.pair
+                    "shows pair {:?} and {:?} at index {} after {:?} was acknowledged: {write:?}",
+                    shown.pair, shown.keys, shown.index, write.order.pair
                 ));
             }
         }

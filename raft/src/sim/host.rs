@@ -49,6 +49,8 @@ pub(crate) struct Host {
     pub(crate) starts: u64,
     /// SIGSTOP.
     pub(crate) frozen: bool,
+    /// When its disk fails, the machine goes on: it is no power cut, but IO errors.
+    pub(crate) outlives_its_disk: bool,
     /// While it is down: not even its kernel answers.
     silent: bool,
 }
@@ -104,6 +106,7 @@ impl Host {
             role,
             running: None,
             starts: 0,
+            outlives_its_disk: false,
             frozen: false,
             silent: false,
         }
@@ -121,12 +124,22 @@ impl Host {
         }
     }
 
+    /// What the node says by the host's own clock; what depends on no clock may be asked of
+    /// [`Host::node`].
+    pub(crate) fn ask<T>(&self, question: impl FnOnce(&Node) -> T) -> Option<T> {
+        let _clock = self.running.as_ref()?.runtime.enter();
+        self.node().map(question)
+    }
+
     pub(crate) fn start(&mut self, now_ms: u64) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
         let runtime = runtime.expect("a runtime without threads and sockets");
         let began = runtime.block_on(async { Instant::now() });
         let current = Current { host: self.id, began, began_ms: now_ms };
+        self.outlives_its_disk = world::inside(|world| world.dice.random_bool(0.3));
+        let disk = (!self.outlives_its_disk).then(|| self.disk.clone());
         world::inside(|world| {
+            world.net.set_disk(self.id, disk);
             world.net.reset(&mut world.dice, now_ms, self.id);
             world.current = Some(current);
         });
@@ -145,6 +158,7 @@ impl Host {
         };
         let life = Life::Starting(starting);
         self.starts += 1;
+        world::say(|| format!("{now_ms}: s{} starts", self.id));
         self.running = Some(Running { life, handling: BTreeMap::new(), current, runtime });
         world::inside(|world| world.current = None);
     }
@@ -160,10 +174,6 @@ impl Host {
         }
         world::inside(|world| world.current = Some(running.current));
         running.run(until_ms);
-        if self.disk.is_off() {
-            world::inside(|world| world.current = None);
-            return Ended::No;
-        }
         let ended = running.look(self.id);
         world::inside(|world| world.current = None);
         ended
@@ -200,9 +210,13 @@ impl Host {
     /// Kill -9: ends the process at once. Its disk keeps what was written, as the kernel has it.
     pub(crate) fn kill(&mut self) {
         let Some(running) = self.running.take() else { return };
+        world::say(|| format!("s{} ends", self.id));
         // What is dropped now must not close its files, nor its connections, in good order.
         let disk = self.disk.take_over();
-        world::inside(|world| world.net.set_mute(self.id, true));
+        world::inside(|world| {
+            world.net.set_disk(self.id, None);
+            world.net.set_mute(self.id, true);
+        });
         drop(running);
         world::inside(|world| {
             world.net.forget(self.id);
@@ -277,6 +291,7 @@ pub(crate) fn run_until(runtime: &Runtime, current: Current, until_ms: u64, mut 
         while let Some((at, message)) = world::inside(|world| world.net.take(current.host, until_ms)) {
             tokio::time::sleep_until(clock(at)).await;
             world::inside(|world| world.note_message(current.host, at, &message));
+            world::say(|| format!("{at}: at {}: {}", current.host, message.tell()));
             handle(message);
         }
         tokio::time::sleep_until(end).await;

@@ -67,7 +67,9 @@ impl Nemesis {
             return;
         }
         self.next_ms = now + self.dice.random_range(50..900);
-        match self.dice.random_range(0..if self.changes { 17 } else { 13 }) {
+        let what = self.dice.random_range(0..if self.changes { 17 } else { 13 });
+        super::world::say(|| format!("{now}: disturbance {what}; {}", cluster.tell()));
+        match what {
             0 => self.split(cluster),
             1 | 2 => self.cut_one_way(cluster),
             3 => self.flapping = Some(self.any(cluster)),
@@ -98,8 +100,11 @@ impl Nemesis {
     pub(crate) fn end(&mut self, cluster: &mut Cluster) {
         self.heal(cluster);
         self.thaw(cluster, u64::MAX);
-        for host in &cluster.hosts {
-            host.disk.keep_power();
+        for id in 0..cluster.hosts.len() {
+            cluster.hosts[id].disk.keep_power();
+            if cluster.hosts[id].disk.is_off() && cluster.hosts[id].is_running() {
+                cluster.cut_power(id);
+            }
         }
         let down: Vec<HostId> = cluster.restarts.keys().copied().collect();
         for id in down {

@@ -18,6 +18,8 @@ use tokio::sync::oneshot;
 
 use crate::network::client::{Progress, RpcBody};
 
+use crate::testing::sim_disk::SimDisk;
+
 use super::world;
 
 /// Position of a host in the simulation.
@@ -68,6 +70,23 @@ pub(crate) enum Message {
     },
 }
 
+impl Message {
+    /// For people.
+    pub(crate) fn tell(&self) -> String {
+        match self {
+            Message::Request { call, from, payload: Payload::Rpc { route, body } } => {
+                format!("#{call} from {from}: {route}, {} bytes", body.len())
+            }
+            Message::Request { call, from, payload } => format!("#{call} from {from}: {payload:?}"),
+            Message::GivenUp { call } => format!("#{call} given up"),
+            Message::Answer { call, answer: Answer::Rpc(status, body) } => {
+                format!("#{call} answered {status}, {} bytes", body.len())
+            }
+            Message::Answer { call, answer } => format!("#{call} answered {answer:?}"),
+        }
+    }
+}
+
 /// From one host to another.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Link {
@@ -93,8 +112,10 @@ pub(crate) struct Net {
     waiting: BTreeMap<CallId, Asked>,
     /// Parts of a snapshot's exchange that a link has lost.
     held: Vec<(HostId, HostId, Message)>,
-    /// Without power: nothing leaves them.
+    /// Nothing leaves them.
     mute: BTreeSet<HostId>,
+    /// Of hosts that end with the power of their disks.
+    disks: BTreeMap<HostId, SimDisk>,
     next: u64,
 }
 
@@ -140,6 +161,14 @@ impl Net {
         }
     }
 
+    /// The host cannot say anything any more when this disk has no power.
+    pub(crate) fn set_disk(&mut self, host: HostId, disk: Option<SimDisk>) {
+        match disk {
+            Some(disk) => drop(self.disks.insert(host, disk)),
+            None => drop(self.disks.remove(&host)),
+        }
+    }
+
     pub(crate) fn set_mute(&mut self, host: HostId, mute: bool) {
         if mute {
             self.mute.insert(host);
@@ -150,7 +179,7 @@ impl Net {
 
     fn post(&mut self, dice: &mut StdRng, now_ms: u64, from: HostId, to: HostId, message: Message) {
         let link = self.links.get(&(from, to)).copied().unwrap_or(SOUND);
-        if self.mute.contains(&from) {
+        if self.mute.contains(&from) || self.disks.get(&from).is_some_and(SimDisk::is_off) {
             return;
         }
         let snapshot = match &message {

@@ -39,6 +39,7 @@ pub(crate) struct Life {
     leaders: usize,
     cuts: usize,
     purged: usize,
+    snapshots: usize,
     changed: usize,
 }
 
@@ -74,6 +75,7 @@ pub(crate) fn live(scenario: Scenario, seed: u64, fault: Option<Fault>) -> Life 
         leaders: cluster.seen.leaders(),
         cuts: cluster.seen.cuts,
         purged: cluster.seen.purges,
+        snapshots: world::inside(|world| world.snapshots),
         changed: nemesis.changed,
     }
 }
@@ -110,19 +112,21 @@ fn recover(cluster: &mut Cluster, nemesis: &mut Nemesis) {
 /// Lives many lives and panics at the first that breaks a promise, with the way to see it again.
 fn sweep(scenario: Scenario, seeds: impl Iterator<Item = u64>) {
     let start = std::time::Instant::now();
-    let mut sums = [0; 7];
+    let mut sums = [0; 8];
     for seed in seeds {
         let _told = TellsSeed(scenario, seed);
         let life = live(scenario, seed, None);
         assert!(life.violations.is_empty(), "{:#?}", life.violations);
-        let Life { acknowledged, reads, leaders, cuts, purged, changed, .. } = life;
-        let counts = [1, acknowledged, reads as usize, leaders, cuts, usize::from(purged > 0), changed];
+        let Life { acknowledged, reads, leaders, cuts, purged, snapshots, changed, .. } = life;
+        let purges = usize::from(purged > 0);
+        let counts = [1, acknowledged, reads as usize, leaders, cuts, purges, snapshots, changed];
         sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
     }
-    let [seeds, acknowledged, reads, leaders, cuts, purged, changed] = sums;
+    let [seeds, acknowledged, reads, leaders, cuts, purged, snapshots, changed] = sums;
     println!(
         "{}: {seeds} seeds in {:?}: {acknowledged} writes acknowledged, {reads} reads judged, {leaders} \
-         leaders, {cuts} power cuts at a sync, {purged} seeds with purges, {changed} changes of the membership",
+         leaders, {cuts} power cuts at a sync, {purged} seeds with purges, {snapshots} snapshots sent, \
+         {changed} changes of the membership",
         scenario.name,
         start.elapsed()
     );

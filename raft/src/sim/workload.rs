@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
 use crate::command::{Holder, Key, Pair};
@@ -161,6 +162,25 @@ impl Client {
                 tokio::runtime::Handle::current().spawn(read);
             }
         }
+    }
+}
+
+/// Leases that end and begin again: holders are hidden from the answers now and then, and nothing of
+/// theirs may be lost by that (I3).
+pub(crate) async fn hide_holders(me: HostId, book: Book, seed: u64) {
+    let mut dice = StdRng::seed_from_u64(seed);
+    while !book.open().stop {
+        let (server, holder) = {
+            let shared = book.open();
+            let holders: Vec<&Holder> = shared.histories.keys().collect();
+            (shared.servers.choose(&mut dice).cloned(), holders.choose(&mut dice).copied().cloned())
+        };
+        if let (Some(server), Some(holder)) = (server, holder) {
+            let request = Request::Hide { holder, hide: dice.random() };
+            let asked = net::ask(me, &server, Payload::Client(request));
+            tokio::time::timeout(READ_PATIENCE, asked).await.ok();
+        }
+        tokio::time::sleep(Duration::from_millis(dice.random_range(50..400))).await;
     }
 }
 

@@ -29,6 +29,8 @@ pub(crate) enum Fault {
     WithdrawSkippedOnOne,
     /// One server's apply draws dice.
     DiceInApplyOfOne,
+    /// A missed lease deletes.
+    HideDeletes,
     /// A founder does not wait for those who do not answer.
     FoundsWithoutSeeingAll,
 }
@@ -42,6 +44,8 @@ pub(crate) struct World {
     fault: Option<Fault>,
     /// What each host has voted for, by the answers that have left it.
     promised: BTreeMap<HostId, Vote>,
+    /// Requests with a snapshot that have arrived.
+    pub(crate) snapshots: usize,
     /// Of everything that was delivered and observed, in order.
     trace: u64,
 }
@@ -72,6 +76,7 @@ impl Inside {
             current: None,
             fault: None,
             promised: BTreeMap::new(),
+            snapshots: 0,
             trace: 0xcbf2_9ce4_8422_2325,
         };
         let before = WORLD.with_borrow_mut(|slot| slot.replace(world));
@@ -106,6 +111,13 @@ pub(crate) fn is_broken_on(host: HostId, fault: Fault) -> bool {
 /// From now on the build is broken.
 pub(crate) fn break_it(fault: Fault) {
     inside(|world| world.fault = Some(fault));
+}
+
+/// Prints what happens, of a life that is looked at closely.
+pub(crate) fn say(text: impl FnOnce() -> String) {
+    if std::env::var_os("PICCOLO_SIM_VERBOSE").is_some() {
+        println!("{}", text());
+    }
 }
 
 /// `None` outside of a simulation. Nothing that `work` drops may come back here.
@@ -173,6 +185,7 @@ impl World {
         self.note(&[host as u8]);
         match message {
             Message::Request { payload: Payload::Rpc { route, body }, .. } => {
+                self.snapshots += usize::from(route == "snapshot");
                 self.note(route.as_bytes());
                 self.note(body);
             }
