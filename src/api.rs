@@ -59,7 +59,7 @@ pub mod header {
     pub const FORWARDED: &str = "piccolo-forwarded";
     /// IP of the node whose report a server passes on to the other servers.
     pub const REPORTER: &str = "piccolo-reporter";
-    /// API address of the leader, on a 503 of a server that is not.
+    /// API address of the leader, on a 503 of a server that is not; empty if it knows none.
     pub const LEADER: &str = "piccolo-leader";
     /// About how many bytes of a snapshot will come.
     pub const ABOUT_BYTES: &str = "piccolo-about-bytes";
@@ -347,6 +347,22 @@ pub struct MemberStatus {
     /// Log entries it lacks; only the leader knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lag: Option<u64>,
+    /// The disk of its data folder; the leader knows all of them, others only their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<DiskStatus>,
+}
+
+/// The disk of a server's data folder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskStatus {
+    /// What can still be written, bytes.
+    pub free_bytes: u64,
+    /// What it can hold, bytes.
+    pub total_bytes: u64,
+    /// With less than this it is low, bytes; 0: nobody looks.
+    pub minimum_bytes: u64,
+    /// The server stores nothing more.
+    pub low: bool,
 }
 
 /// 200 of hosts.

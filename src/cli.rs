@@ -50,7 +50,7 @@ Each flag has a variable, PICCOLO_ and its name in capitals (--data-dir: PICCOLO
 key in the TOML file of --config (data-dir = \"…\"). Flags win over variables, variables over the file.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 not found (find), 4 no server \
-reachable, 5 this server was removed from its cluster (server).";
+reachable, 5 this server was removed from its cluster (server), 6 its disk is full or broken (server).";
 
 /// One subcommand: how it is called, and what it does.
 struct Subcommand {

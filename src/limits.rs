@@ -63,6 +63,8 @@ pub const OVERLOAD_RETRY_AFTER_SECONDS: RangeInclusive<u64> = 1..=8;
 pub const UNSERVED_RETRY_AFTER_SECONDS: RangeInclusive<u64> = 1..=3;
 /// The same of one whose index may not hold more.
 pub const FULL_RETRY_AFTER_SECONDS: RangeInclusive<u64> = 30..=60;
+/// The same of one whose disk is low: an operator who frees space wants to see it help.
+pub const NO_ROOM_RETRY_AFTER_SECONDS: RangeInclusive<u64> = 5..=15;
 
 /// One step of a changed membership, as the command line waits for it.
 pub const MEMBERS_STEP_TIMEOUT: Duration = Duration::from_secs(30);

@@ -53,7 +53,7 @@ use std::time::Duration;
 
 use axum::Router;
 use piccolo_raft::cluster::{Node, NodeConfig, NodeFailure, StartError};
-use piccolo_raft::disk::FolderDisk;
+use piccolo_raft::disk::{Disk, Fault, FolderDisk};
 use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
 
@@ -93,6 +93,9 @@ pub struct Config {
     pub lease_default: Duration,
     /// How long a hidden holder's inventory is kept.
     pub forget_after: Duration,
+    /// With less free bytes in its data folder it stores nothing more; 0: it does not look. Absent: what
+    /// fits the disk.
+    pub disk_free_min: Option<u64>,
 }
 
 /// Where a server listens.
@@ -143,6 +146,12 @@ pub enum Error {
         /// What it said.
         reason: String,
     },
+    /// The disk is broken or full: a supervisor starts the process again, until somebody has helped.
+    #[error("{reason}")]
+    Disk {
+        /// Which file, why, and what to do.
+        reason: String,
+    },
     /// The other servers have removed this one: it does not start again with this data.
     #[error("{reason}")]
     Removed {
@@ -158,6 +167,7 @@ impl From<NodeFailure> for Error {
     fn from(failure: NodeFailure) -> Self {
         match failure {
             NodeFailure::Removed { .. } => Error::Removed { reason: failure.to_string() },
+            NodeFailure::Disk { reason } => Error::Disk { reason },
             NodeFailure::Broken { reason } => Error::Failed { reason },
         }
     }
@@ -175,6 +185,7 @@ pub async fn run(config: Config, stop: Stop, ready: impl FnOnce(Addresses) + Sen
         insecure,
         lease_default,
         forget_after,
+        disk_free_min,
     } = config;
     let raft_listen = match &join {
         Some(member) => addresses::joining_raft_listen(raft_listen, member, insecure)?,
@@ -197,7 +208,10 @@ pub async fn run(config: Config, stop: Stop, ready: impl FnOnce(Addresses) + Sen
     let mut phases = Phases::new();
     let shared = Shared::default();
     phases.serve_api(api_listener, Endpoints::new(shared.clone()));
-    let folder = |source| Error::Folder { folder: data_dir.clone(), source };
+    let folder = |source| match Fault::of("make", &data_dir, &source) {
+        Some(fault) => Error::Disk { reason: fault.to_string() },
+        None => Error::Folder { folder: data_dir.clone(), source },
+    };
     if offline::settle(&data_dir).map_err(folder)? {
         tracing::info!("finished what piccolo snapshot restore or --force-new-cluster had begun");
     }
@@ -206,14 +220,19 @@ pub async fn run(config: Config, stop: Stop, ready: impl FnOnce(Addresses) + Sen
         members: names.members,
         raft_address: names.raft_address,
         api_address: names.api_address,
+        disk_free_min,
     };
     let raft_threads = RaftThreads::start().map_err(Error::Threads)?;
-    let disk = Arc::new(disk);
+    let disk: Arc<dyn Disk> = Arc::new(disk);
+    let (files, stopped) = (Arc::clone(&disk), stop.clone());
     let node = match join {
-        Some(member) => raft_threads.run(Node::start_joining(node_config, member, disk, stop.clone())).await,
-        None => raft_threads.run(Node::start(node_config, disk, stop.clone())).await,
+        Some(member) => raft_threads.run(Node::start_joining(node_config, member, files, stopped)).await,
+        None => raft_threads.run(Node::start(node_config, files, stopped)).await,
     };
-    let node = node.map_err(|source| Error::Start { folder: data_dir, source })?;
+    let node = node.map_err(|source| match disk.fault() {
+        Some(fault) => Error::Disk { reason: fault.to_string() },
+        None => Error::Start { folder: data_dir, source },
+    })?;
     phases.serve_raft(&raft_threads, raft_listener, node.router());
     let mut app = App::new(
         node.clone(),

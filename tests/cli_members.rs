@@ -355,6 +355,7 @@ async fn servers_join_are_replaced_and_leave_while_clients_go_on() {
     servers[lost].kill_and_wipe();
     let before = load.written();
     servers[lost].start();
+    within("an answer", SOON, async || servers[lost].client().status(BRIEFLY).await.ok()).await;
     let other = (lost + 1) % 4;
     let address = servers[lost].raft_address();
     succeeded(members(&servers[other], &["replace", &address, &address]).await);
@@ -502,6 +503,7 @@ async fn a_wiped_server_catches_up_by_snapshot_while_writes_go_on_then_checksums
     println!("{:?}: a server is killed and wiped", begun.elapsed());
     servers[lost].how = ["--join".to_owned(), servers[other].raft_address()];
     servers[lost].start();
+    within("an answer", SOON, async || servers[lost].client().status(BRIEFLY).await.ok()).await;
     let before = load.written();
     let address = servers[lost].raft_address();
     let said = succeeded(members(&servers[other], &["replace", &address, &address]).await);

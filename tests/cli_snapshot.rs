@@ -172,6 +172,7 @@ async fn one_server_of_three_goes_on_alone_and_gets_new_ones() {
     for at in [0, 2] {
         fs::remove_dir_all(&servers[at].folder).unwrap();
         servers[at].start();
+        servers[at].answers().await;
         let address = servers[at].raft_address();
         let add = run(["members", "add", &address, "--server", &servers[1].url()]).await;
         assert!(add.status.success(), "{}", text(&add.stderr));

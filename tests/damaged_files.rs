@@ -232,6 +232,7 @@ async fn a_server_with_a_damaged_file_comes_back_empty_in_its_own_place() {
     expect_words("a cut state", status, &said, "state.redb is damaged (");
     fs::remove_dir_all(&servers[2].folder).unwrap();
     servers[2].start();
+    servers[2].answers().await;
     let address = servers[2].raft_address();
     let replace = run(["members", "replace", &address, &address, "--server", &servers[0].url()]).await;
     assert!(replace.status.success(), "{}", text(&replace.stderr));

@@ -24,7 +24,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-const SEED: u64 = 0x6761_7262_6167_65;
+const SEED: u64 = 0x0067_6172_6261_6765;
 /// How long garbage is thrown.
 const GARBAGE: Duration = Duration::from_secs(6);
 /// Connections at once.

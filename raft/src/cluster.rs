@@ -5,9 +5,11 @@
 //! - `offline`: a new cluster of one from a snapshot, or from what is left of another.
 //! - `proposals`: writes, and what bounds them.
 //! - `compaction`: which part of the log may go.
+//! - `space`: a disk that is getting full.
 //! - `settings`: how openraft runs here.
 //! - `standing`: a removed node learns that it is one.
 //! - `stop`: handing leadership over, and the orderly end.
+//! - `stores`: whether log and state belong together.
 
 mod bootstrap;
 mod compaction;
@@ -15,9 +17,11 @@ mod members;
 pub mod offline;
 mod proposals;
 mod settings;
+pub(crate) mod space;
 mod standing;
 mod status;
 mod stop;
+mod stores;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -38,12 +42,13 @@ use crate::index::{Index, IndexError, STATE_FILE, StateMachine};
 use crate::log::{LOG_FILE, LogError, LogStore};
 use crate::network::client::RpcClient;
 use crate::network::identity::Identity;
-use crate::network::peer::{Peers, Streams};
+use crate::network::peer::{Peers, Refusing, Streams};
 use crate::network::server::{self, Heard, RpcState};
 use crate::network::{IdentityError, MESSAGES_MAX};
 use crate::types::{Member, NodeId, TypeConfig};
 use crate::watch;
 
+pub use crate::network::DiskSpace;
 pub use members::{
     BadWho, Change, LAG_MAX, MEMBERS_MAX, MembersError, Phase, Progress, Refusal, SEED_ENTRIES_MIN, Who,
     is_address,
@@ -53,7 +58,9 @@ pub use status::{ClusterStatus, MemberInfo, Role};
 
 use members::{Recent, Seeding};
 use proposals::Budget;
+use space::{Disks, Guard, Level};
 use status::Reasons;
+use stores::check_stores;
 
 /// openraft over our state machine.
 pub(crate) type Raft = openraft::Raft<TypeConfig, StateMachine>;
@@ -72,6 +79,9 @@ pub struct NodeConfig {
     pub raft_address: Option<String>,
     /// `host:port` of this node's discovery API, for the membership.
     pub api_address: String,
+    /// With less free bytes in its data folder it stores no more entries; 0: it does not look, `None`: what
+    /// fits the disk.
+    pub disk_free_min: Option<u64>,
 }
 
 /// Why a node did not start.
@@ -156,6 +166,12 @@ pub enum NodeFailure {
         /// This node.
         node_id: NodeId,
     },
+    /// The disk failed, or is full.
+    #[error("{reason}")]
+    Disk {
+        /// Which file, why, and what to do.
+        reason: String,
+    },
     /// Raft or the storage failed.
     #[error("{reason}")]
     Broken {
@@ -171,6 +187,11 @@ pub struct Node {
 }
 
 struct Inner {
+    disk: Arc<dyn Disk>,
+    guard: Arc<Guard>,
+    /// On the leader.
+    disks: Disks,
+    refusing: Refusing,
     identity: Arc<Identity>,
     raft: Raft,
     log: LogStore,
@@ -236,8 +257,12 @@ impl Node {
         disk: Arc<dyn Disk>,
         stop: CancellationToken,
     ) -> Result<Node, StartError> {
-        let NodeConfig { members, raft_address, api_address } = config;
+        let NodeConfig { members, raft_address, api_address, disk_free_min } = config;
+        let guard = Arc::new(Guard::new(disk_free_min, disk.place()));
+        let (files, room) = (disk.clone(), guard.clone());
         let open = move || {
+            let disk = files;
+            space::prepare(disk.as_ref(), &room);
             let log = LogStore::open(disk.as_ref())?;
             let index = Index::open(disk.as_ref())?;
             check_stores(&log, &index)?;
@@ -254,13 +279,18 @@ impl Node {
         let (tasks, ended) = (TaskTracker::new(), CancellationToken::new());
         let client = RpcClient::new(tasks.clone(), ended.clone());
         let streams = Streams::default();
-        let peers = Peers::new(identity.clone(), client.clone(), streams.clone());
+        let refusing = Refusing::default();
+        let peers = Peers::new(identity.clone(), client.clone(), streams.clone(), refusing.clone());
         let settings = settings::settings().map_err(StartError::raft)?;
         let state_machine = StateMachine::new(index.clone());
         let raft = Raft::new(identity.node_id, settings, peers.clone(), log.clone(), state_machine).await;
         let raft = raft.map_err(StartError::raft)?;
         peers.follow(raft.metrics());
         let inner = Arc::new(Inner {
+            disk,
+            guard,
+            disks: Disks::default(),
+            refusing,
             raft,
             identity,
             log,
@@ -304,11 +334,16 @@ impl Node {
         });
         let inner = self.inner.clone();
         self.inner.tasks.spawn(async move {
-            let result = inner.index.run_flusher(inner.stop.clone()).await;
+            let result =
+                inner.index.run_flusher(inner.stop.clone(), || inner.guard.has_room_for_upkeep()).await;
             inner.report(result);
         });
         let inner = self.inner.clone();
         self.inner.tasks.spawn(async move { inner.run_compaction().await });
+        let inner = self.inner.clone();
+        self.inner.tasks.spawn(async move { inner.watch_space().await });
+        let node = self.clone();
+        self.inner.tasks.spawn(async move { node.lead_with_room().await });
     }
 
     /// The routes that other servers call, to be served on the raft listener.
@@ -320,6 +355,7 @@ impl Node {
             receiving: self.inner.receiving.clone(),
             messages: self.inner.messages.clone(),
             index: self.inner.index.clone(),
+            guard: self.inner.guard.clone(),
             log: self.inner.log.clone(),
         })
     }
@@ -394,13 +430,17 @@ impl Node {
         if identity.cluster_id().is_some() && leader.is_none() {
             reasons.push("no leader with a quorum is known".to_owned());
         }
+        reasons.extend(self.disk_reason());
+        let disk = |id: NodeId| {
+            if id == identity.node_id { self.disk() } else { self.inner.disks.get(id) }
+        };
         ClusterStatus {
             node_id: identity.node_id,
             cluster_id: identity.cluster_id(),
             leader,
             term: metrics.current_term,
             quorum: leader.is_some(),
-            members: status::members(&metrics, leader),
+            members: status::members(&metrics, leader, disk),
             reasons,
         }
     }
@@ -414,7 +454,7 @@ impl Node {
                 return reason;
             }
             if let Err(fatal) = &metrics.borrow_and_update().running_state {
-                return NodeFailure::Broken { reason: fatal.to_string() };
+                return self.inner.broken(fatal);
             }
             tokio::select! {
                 biased;
@@ -427,33 +467,21 @@ impl Node {
     }
 }
 
-/// Whether log and state are of one node's life: openraft takes a lost one for a new node.
-fn check_stores(log: &LogStore, index: &Index) -> Result<(), StartError> {
-    let durable = index.durable_applied();
-    let applied = durable.map(|id| id.index);
-    let purged = log.purged().map(|id| id.index);
-    match (applied, purged) {
-        (Some(applied), _) if !log.is_used() => return Err(StartError::LogLost { applied }),
-        (_, Some(purged)) if applied.is_none_or(|applied| applied < purged) => {
-            return Err(StartError::StateLost { purged, applied: applied.unwrap_or(0) });
-        }
-        _ => {}
-    }
-    // A vote is on disk before an entry of its term is taken in.
-    let voted = log.vote().map_or(0, |vote| vote.leader_id.term);
-    match durable.map(|id| id.committed_leader_id().term) {
-        Some(applied) if applied > voted => Err(StartError::LogOlder { applied, voted }),
-        _ => Ok(()),
-    }
-}
-
 impl Inner {
     fn report<E: std::fmt::Display>(&self, result: Result<(), E>) {
         if let Err(error) = result
             && !self.stop.is_cancelled()
         {
             tracing::error!(%error, "the node cannot go on");
-            self.failure.send_replace(Some(NodeFailure::Broken { reason: error.to_string() }));
+            self.failure.send_replace(Some(self.broken(error)));
+        }
+    }
+
+    /// Behind most errors of the storage is one of the disk, which says more.
+    fn broken(&self, error: impl std::fmt::Display) -> NodeFailure {
+        match self.disk.fault() {
+            Some(fault) => NodeFailure::Disk { reason: fault.to_string() },
+            None => NodeFailure::Broken { reason: error.to_string() },
         }
     }
 
@@ -479,12 +507,41 @@ impl Inner {
 
     async fn run_compaction(&self) {
         let mut compaction = compaction::Compaction::default();
-        let mut ticks = tokio::time::interval(compaction.interval());
+        let mut ticks = tokio::time::interval(compaction.interval().min(compaction::LOW_INTERVAL));
+        let mut next = Instant::now();
         while self.stop.run_until_cancelled(ticks.tick()).await.is_some() {
-            let due = compaction.due(Instant::now(), self.index.applied_index(), self.log.appended_bytes());
-            if let Some(upto) = due {
+            let applied = self.index.applied_index();
+            if self.guard.level() > Level::Fine {
+                if self.guard.has_room_for_upkeep()
+                    && let Some(upto) = compaction.due_low(applied)
+                {
+                    self.compact(upto).await;
+                    self.shrink_log(upto).await;
+                }
+                continue;
+            }
+            if Instant::now() < next {
+                continue;
+            }
+            next = Instant::now() + compaction.interval();
+            if let Some(upto) = compaction.due(Instant::now(), applied, self.log.appended_bytes()) {
                 self.compact(upto).await;
             }
+        }
+    }
+
+    /// Gives what a purge has freed back to the disk. Appends wait meanwhile: on a low disk there are none.
+    async fn shrink_log(&self, upto: u64) {
+        let purged = |metrics: &RaftMetrics<TypeConfig>| metrics.purged.is_some_and(|id| id.index >= upto);
+        let wait = self.raft.wait(Some(compaction::COMPACTION_INTERVAL));
+        if wait.metrics(purged, "the purge").await.is_err() {
+            tracing::warn!(upto, "the raft log is not purged yet: it does not shrink");
+            return;
+        }
+        let start = Instant::now();
+        match self.log.shrink().await {
+            Ok(()) => tracing::info!(upto, ms = start.elapsed().as_millis(), "the raft log was compacted"),
+            Err(error) => tracing::warn!(%error, "could not compact the raft log"),
         }
     }
 

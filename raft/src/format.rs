@@ -1,8 +1,11 @@
 //! Versioned bytes: every stored value, command, RPC frame and snapshot begins with its version.
 //!
 //! Layout: one `u16` little endian, then postcard. A version newer than [`FORMAT`] is refused with
-//! an error that names both. Readers of old versions are kept, golden files in `tests/golden` hold
-//! them to it.
+//! an error that names both. There is one version so far, and [`encode`] knows no other: a server that
+//! cannot read it is not admitted, and servers of different versions found no cluster. Whoever raises
+//! [`FORMAT`] gives [`encode`] a version, and lets the leader write the lowest that all members' `whoami`
+//! reports: those that run on would refuse what a newer leader writes, and nothing could be committed.
+//! Readers of old versions are kept, golden files in `tests/golden` hold them to it.
 
 use serde::{Serialize, de::DeserializeOwned};
 

@@ -8,6 +8,7 @@
 //! purge leaves behind goes in small steps with later appends.
 
 mod note;
+mod shrink;
 mod tables;
 mod view;
 mod writer;
@@ -174,6 +175,12 @@ impl LogStore {
     /// Commits to the file since the start of this process.
     pub fn commits(&self) -> u64 {
         self.shared.commits()
+    }
+
+    /// Deletes what is purged and gives its room back to the disk, which redb does not do by itself. The
+    /// writer does nothing else meanwhile.
+    pub async fn shrink(&self) -> io::Result<()> {
+        self.perform(|done| Job::Shrink { done }).await
     }
 
     /// Writes what waits, then closes the file; every later call fails. Waits for the writer.

@@ -3,7 +3,7 @@
 //! Every body but `whoami` is a versioned frame ([`crate::format`]) that begins with a `Header`:
 //! which cluster, from whom, to whom. Who is not the target, or belongs to another cluster, answers
 //! 421 and openraft never sees the message: an address is not an identity. A sender that was removed
-//! is told so with 410. A sender that is merely unknown is heard: it may be a new member of which this
+//! is told so with 410. Who has no room on its disk answers 507 to entries and snapshots. A sender that is merely unknown is heard: it may be a new member of which this
 //! node has not heard yet, and without its vote a cluster could be stuck; what it may do to an election
 //! is bounded by pre-vote and the leader's lease. `whoami` is JSON, because nodes of different formats
 //! must be able to read each other's.
@@ -25,10 +25,12 @@ pub(crate) mod plausible;
 pub(crate) mod server;
 pub(crate) mod snapshot;
 
+use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::disk::Bytes;
 use crate::types::{ClusterId, NodeId};
 
 pub use identity::{IdentityError, ListHash};
@@ -98,6 +100,31 @@ pub struct Whoami {
     /// Of its log; none while it is empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_log_index: Option<u64>,
+    /// Of its data folder; none if it has no bounds, or nobody has looked yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<DiskSpace>,
+}
+
+/// The disk of a node's data folder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskSpace {
+    /// The folder.
+    pub folder: String,
+    /// What can still be written, bytes.
+    pub free_bytes: u64,
+    /// What it can hold, bytes.
+    pub total_bytes: u64,
+    /// With less than this it is low, bytes.
+    pub minimum_bytes: u64,
+    /// The node stores no more entries.
+    pub low: bool,
+}
+
+impl fmt::Display for DiskSpace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (free, minimum) = (Bytes(self.free_bytes), Bytes(self.minimum_bytes));
+        write!(f, "{} has {free} free, the minimum is {minimum}", self.folder)
+    }
 }
 
 impl Whoami {

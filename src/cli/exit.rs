@@ -28,6 +28,8 @@ pub enum Exit {
     Unreachable = 4,
     /// `server`: it was removed from its cluster, and does not start again with its data.
     Removed = 5,
+    /// `server`: its disk is full or broken; the message names the file and says what to do.
+    Disk = 6,
 }
 
 impl From<Exit> for ExitCode {
@@ -124,6 +126,7 @@ impl CliError {
                 server::Error::Removed { .. }
                 | server::Error::Start { source: StartError::Removed { .. }, .. },
             ) => Exit::Removed,
+            CliError::Server(server::Error::Disk { .. }) => Exit::Disk,
             CliError::Server(_) | CliError::Agent(_) => Exit::Failed,
             CliError::Up(error) => error.exit(),
             CliError::Mirror(error) => error.exit(),

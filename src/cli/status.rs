@@ -1,9 +1,11 @@
 //! `piccolo status`: members, leader, lag, hosts, keys.
 
+use piccolo_raft::disk::Bytes;
+
 use super::client::{Asked, CLIENT, DEADLINE, print_json};
 use super::output::{Paint, print, table};
 use super::{CliError, Exit, Invocation, Subcommand, process};
-use crate::api::StatusResponse;
+use crate::api::{MemberStatus, StatusResponse};
 
 /// The subcommand.
 pub(super) const STATUS: Subcommand = Subcommand {
@@ -13,8 +15,10 @@ pub(super) const STATUS: Subcommand = Subcommand {
 Example:
   piccolo status --server http://10.0.0.1:7789,http://10.0.0.2:7789
 
-LAG is the number of log entries that a server has not yet confirmed; only the leader knows it. Exit \
-code 0 says that a server answered, not that all is well: the lines with ! tell what is not.",
+LAG is the number of log entries that a server has not yet confirmed; only the leader knows it, and the \
+room on the disks of the others. A server whose disk is low stores nothing more.
+
+Exit code 0 says that a server answered, not that all is well: the lines with ! tell what is not.",
     settings: &[("", CLIENT)],
     words: &[],
     registries: false,
@@ -31,6 +35,15 @@ fn run(invocation: &Invocation) -> Result<Exit, CliError> {
         print(&text(&status, Paint::stdout()))?;
     }
     Ok(Exit::Done)
+}
+
+/// What is free on a member's disk.
+fn disk(member: &MemberStatus) -> String {
+    match &member.disk {
+        Some(disk) if disk.low => format!("{} (low)", Bytes(disk.free_bytes)),
+        Some(disk) => Bytes(disk.free_bytes).to_string(),
+        None => "-".to_owned(),
+    }
 }
 
 fn text(status: &StatusResponse, paint: Paint) -> String {
@@ -50,11 +63,12 @@ fn text(status: &StatusResponse, paint: Paint) -> String {
             let here = if member.node == status.node { "*" } else { "" };
             let lag = member.lag.map_or_else(|| "-".to_owned(), |lag| lag.to_string());
             let api = member.api_address.clone();
-            vec![format!("{}{here}", member.node), member.role.clone(), api, member.raft_address.clone(), lag]
+            let node = format!("{}{here}", member.node);
+            vec![node, member.role.clone(), api, member.raft_address.clone(), lag, disk(member)]
         })
         .collect();
     text.push('\n');
-    text.push_str(&table(&["NODE", "ROLE", "API", "RAFT", "LAG"], &rows, paint));
+    text.push_str(&table(&["NODE", "ROLE", "API", "RAFT", "LAG", "DISK FREE"], &rows, paint));
     text.push_str("* answered\n\n");
     text.push_str(&format!(
         "{} hosts ({} hidden, their lease ended), {} keys, {} pairs of key and holder\n",

@@ -42,6 +42,7 @@ const SETTINGS: &[Setting] = &[
         "First of six ports on loopback: API and raft of each server in turn; kept in --data-dir [default: \
          7789]",
     ),
+    config::DISK_FREE_MIN,
     Setting::switch("agent", "Start an agent for the local containerd too"),
 ];
 
@@ -133,6 +134,8 @@ fn occupied(addresses: &[(String, SocketAddr)]) -> String {
 struct Options {
     data_dir: PathBuf,
     base_port: Option<u16>,
+    /// For the servers, as it was given.
+    disk_free_min: Option<String>,
     /// If there is to be one.
     agent: Option<AgentOptions>,
 }
@@ -157,6 +160,8 @@ fn run(invocation: &Invocation) -> Result<Exit, CliError> {
 fn read(layers: &mut Layers) -> Option<Options> {
     let data_dir = layers.required("data-dir", value::path);
     let base_port = layers.optional("base-port", |text| value::number(text, 1, u16::MAX - ports::COUNT + 1));
+    layers.optional(config::DISK_FREE_MIN.flag, value::bytes);
+    let disk_free_min = layers.given(config::DISK_FREE_MIN.flag);
     let wanted = layers.switch("agent");
     // The agent reads this again; here a mistake shows before anything is started.
     let right = config::agent_of(layers, Some(Vec::new()));
@@ -170,5 +175,5 @@ fn read(layers: &mut Layers) -> Option<Options> {
         }
     }
     let agent = AgentOptions { flags, mirror_listen: right?.mirror_listen };
-    Some(Options { data_dir: data_dir?, base_port, agent: wanted.then_some(agent) })
+    Some(Options { data_dir: data_dir?, base_port, disk_free_min, agent: wanted.then_some(agent) })
 }

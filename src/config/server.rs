@@ -44,7 +44,16 @@ pub const SERVER: &[Setting] = &[
         .or(Fallback::Duration(limits::LEASE_DEFAULT)),
     Setting::new("forget-after", "TIME", "How long the index keeps what a vanished node had, for its return")
         .or(Fallback::Duration(limits::FORGET_AFTER_DEFAULT)),
+    DISK_FREE_MIN,
 ];
+
+/// `piccolo up` hands it to its servers.
+pub const DISK_FREE_MIN: Setting = Setting::new(
+    "disk-free-min",
+    "BYTES",
+    "With less free in --data-dir nothing more is written there: another server leads, or writes are refused \
+     (0: never) [default: 5 % of the disk, 1GiB to 8GiB, a quarter of a small one]",
+);
 
 const LEASE_LEAST: Duration = Duration::from_secs(limits::LEASE_SECONDS_MIN as u64);
 const LEASE_MOST: Duration = Duration::from_secs(limits::LEASE_SECONDS_MAX as u64);
@@ -65,6 +74,8 @@ pub fn server(layers: &mut Layers) -> Option<server::Config> {
     let forget_after =
         layers.required("forget-after", |text| value::duration(text, FORGET_LEAST, FORGET_MOST));
 
+    let disk_free_min = layers.optional(DISK_FREE_MIN.flag, value::bytes);
+
     let distinct: BTreeSet<&String> = cluster.iter().collect();
     if distinct.len() < cluster.len() {
         layers.problem("cluster", Some(cluster.join(",")), "every server once");
@@ -83,5 +94,6 @@ pub fn server(layers: &mut Layers) -> Option<server::Config> {
         insecure,
         lease_default: lease_default?,
         forget_after: forget_after?,
+        disk_free_min,
     })
 }

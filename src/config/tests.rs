@@ -109,6 +109,22 @@ fn a_lease_keeps_the_limits_of_the_protocol_on_both_sides() {
 }
 
 #[test]
+fn the_minimum_of_free_bytes_is_a_setting_like_the_others() {
+    let read = |flags: &[(&'static str, &'static str)], environment: &[(&'static str, &'static str)]| {
+        let flags = [&[("data-dir", "/d")], flags].concat();
+        read_server(&given(&flags, environment)).map(|config| config.disk_free_min)
+    };
+    let variable = [("PICCOLO_DISK_FREE_MIN", "512MiB")];
+    assert_eq!(read(&[], &[]).unwrap(), None);
+    assert_eq!(read(&[], &variable).unwrap(), Some(512 << 20));
+    assert_eq!(read(&[("disk-free-min", "0")], &variable).unwrap(), Some(0));
+    let file = file("data-dir = \"/d\"\ndisk-free-min = \"3GB\"\n");
+    let config = read_server(&given(&[("config", file.path().to_str().unwrap())], &[])).unwrap();
+    assert_eq!(config.disk_free_min, Some(3_000_000_000));
+    assert_eq!(places(&read(&[("disk-free-min", "5%")], &[]).unwrap_err()), ["--disk-free-min"]);
+}
+
+#[test]
 fn a_missing_file_or_one_that_is_no_toml_is_told_beside_the_rest() {
     let problems = read_server(&given(&[("config", "/nowhere.toml"), ("listen", "x")], &[])).unwrap_err();
     assert_eq!(places(&problems), ["/nowhere.toml", "--data-dir", "--listen"]);

@@ -134,6 +134,28 @@ pub fn bytes_per_second(given: &str) -> Parsed<u64> {
     whole.or(float).ok_or_else(|| "a number of bytes, 0 for no limit".to_owned())
 }
 
+const BYTE_UNITS: [(&str, u64); 9] = [
+    ("TiB", 1 << 40),
+    ("GiB", 1 << 30),
+    ("MiB", 1 << 20),
+    ("KiB", 1 << 10),
+    ("TB", 1_000_000_000_000),
+    ("GB", 1_000_000_000),
+    ("MB", 1_000_000),
+    ("kB", 1_000),
+    ("B", 1),
+];
+
+/// A number of bytes, alone or with a unit behind it.
+pub fn bytes(given: &str) -> Parsed<u64> {
+    let unit = BYTE_UNITS.iter().find_map(|(name, unit)| Some((given.strip_suffix(name)?, *unit)));
+    let (number, unit) = unit.unwrap_or((given, 1));
+    let number = if number.bytes().all(|c| c.is_ascii_digit()) { number.parse::<u64>().ok() } else { None };
+    number
+        .and_then(|number| number.checked_mul(unit))
+        .ok_or_else(|| "a number of bytes, like 512MiB, 1GiB or 10GB, 0 for no limit".to_owned())
+}
+
 /// A duration like `500ms`, `2s`, `31m`, `24h`, `7d` or `1m30s`, between two bounds.
 pub fn duration(given: &str, least: Duration, most: Duration) -> Parsed<Duration> {
     match parse_duration(given) {
@@ -263,6 +285,27 @@ mod tests {
         assert_eq!(bytes_per_second("1.073741824e+09"), Ok(1 << 30));
         for given in ["-1", "1G", "NaN", "inf", "0.5", ""] {
             assert!(bytes_per_second(given).is_err(), "{given}");
+        }
+    }
+
+    #[test]
+    fn bytes_are_read_in_all_units() {
+        let cases = [
+            ("0", 0),
+            ("17", 17),
+            ("17B", 17),
+            ("3kB", 3_000),
+            ("3KiB", 3_072),
+            ("512MiB", 512 << 20),
+            ("1GiB", 1 << 30),
+            ("10GB", 10_000_000_000),
+            ("16777215TiB", 16_777_215 << 40),
+        ];
+        for (given, read) in cases {
+            assert_eq!(bytes(given), Ok(read), "{given}");
+        }
+        for given in ["", "GiB", "1G", "1.5GiB", "-1", "+1", "1 GiB", "1gib", "5%", "16777216TiB"] {
+            assert!(bytes(given).is_err(), "{given}");
         }
     }
 

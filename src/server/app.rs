@@ -194,6 +194,6 @@ impl Shared {
 
     /// The app, or 503 while loading.
     pub fn get(&self) -> Result<&Arc<App>, ApiError> {
-        self.0.get().ok_or_else(|| ApiError::NotServing { reason: "the index is loading".to_owned() })
+        self.0.get().ok_or(ApiError::Loading)
     }
 }

@@ -16,8 +16,8 @@ use super::body::FormatError;
 use super::capacity::Full;
 use crate::api::{Message, WriteResponse, header};
 use crate::limits::{
-    FULL_RETRY_AFTER_SECONDS, MIN_INDEX_WAIT_MAX, OVERLOAD_RETRY_AFTER_SECONDS, SYNC_EVERY,
-    UNSERVED_RETRY_AFTER_SECONDS,
+    FULL_RETRY_AFTER_SECONDS, MIN_INDEX_WAIT_MAX, NO_ROOM_RETRY_AFTER_SECONDS, OVERLOAD_RETRY_AFTER_SECONDS,
+    SYNC_EVERY, UNSERVED_RETRY_AFTER_SECONDS,
 };
 
 /// Why a request has no good answer.
@@ -86,6 +86,16 @@ pub enum ApiError {
     /// The index may not hold more. Nothing was done.
     #[error("could not add to the index: {0}")]
     Full(#[from] Full),
+    /// This server has just been started: it leads no more, whoever takes it for the leader. Nothing was
+    /// done.
+    #[error("the index is loading")]
+    Loading,
+    /// The disks of too many servers are low. Nothing was done.
+    #[error("could not write: {reason}; free space there")]
+    NoRoom {
+        /// Which, and how low.
+        reason: String,
+    },
     /// This server cannot serve yet, or no longer. Nothing was done.
     #[error("{reason}")]
     NotServing {
@@ -144,6 +154,7 @@ impl From<ProposeError> for ApiError {
                 ApiError::NotLeader { leader: leader.map(|member| member.api_address).unwrap_or_default() }
             }
             ProposeError::Overloaded => ApiError::Overloaded,
+            ProposeError::NoRoom { reason } => ApiError::NoRoom { reason },
             ProposeError::OutcomeUnknown => ApiError::OutcomeUnknown,
             ProposeError::Stopped { reason } => ApiError::NotServing { reason },
             ProposeError::TooLarge { .. } => ApiError::Internal { reason: "a log entry is too large" },
@@ -169,8 +180,9 @@ impl ApiError {
             | ApiError::Overloaded
             | ApiError::HolderBusy
             | ApiError::TooManySyncs { .. }
+            | ApiError::Loading
             | ApiError::NotServing { .. } => StatusCode::SERVICE_UNAVAILABLE,
-            ApiError::Full(_) => StatusCode::INSUFFICIENT_STORAGE,
+            ApiError::Full(_) | ApiError::NoRoom { .. } => StatusCode::INSUFFICIENT_STORAGE,
             ApiError::OutcomeUnknown | ApiError::MinIndexTimeout { .. } => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -184,10 +196,12 @@ impl ApiError {
                 let soonest = again_after.as_secs() + 1;
                 Some(soonest..=soonest + SYNC_EVERY.as_secs())
             }
-            ApiError::NotLeader { .. } | ApiError::NoLeader | ApiError::NotServing { .. } => {
-                Some(UNSERVED_RETRY_AFTER_SECONDS)
-            }
+            ApiError::NotLeader { .. }
+            | ApiError::NoLeader
+            | ApiError::Loading
+            | ApiError::NotServing { .. } => Some(UNSERVED_RETRY_AFTER_SECONDS),
             ApiError::Full(_) => Some(FULL_RETRY_AFTER_SECONDS),
+            ApiError::NoRoom { .. } => Some(NO_ROOM_RETRY_AFTER_SECONDS),
             _ => None,
         }
     }
@@ -197,10 +211,13 @@ impl ApiError {
         if let Some(seconds) = self.retry_after_seconds() {
             headers.insert(RETRY_AFTER, HeaderValue::from(rand::rng().random_range(seconds)));
         }
-        if let ApiError::NotLeader { leader } = self {
-            let leader = HeaderValue::from_str(leader).unwrap_or(HeaderValue::from_static(""));
-            headers.insert(HeaderName::from_static(header::LEADER), leader);
-        }
+        let leader = match self {
+            ApiError::NotLeader { leader } => HeaderValue::from_str(leader).ok(),
+            ApiError::Loading => None,
+            _ => return headers,
+        };
+        let leader = leader.unwrap_or(HeaderValue::from_static(""));
+        headers.insert(HeaderName::from_static(header::LEADER), leader);
         headers
     }
 

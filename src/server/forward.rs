@@ -172,3 +172,25 @@ fn read(status: StatusCode, headers: &HeaderMap, body: Bytes) -> Forwarded {
     }
     Forwarded::Answer(answer)
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::response::IntoResponse;
+
+    use super::*;
+
+    fn heard(error: ApiError) -> Forwarded {
+        let answer = error.into_response();
+        read(answer.status(), answer.headers(), Bytes::new())
+    }
+
+    /// A leader that was killed and started again at once answers while its index loads. Its word was passed
+    /// on to clients, who then waited for `Retry-After` although the others were about to elect.
+    #[test]
+    fn who_does_not_lead_or_is_just_starting_is_not_the_last_word_and_an_overload_is() {
+        assert!(matches!(heard(ApiError::NotLeader { leader: "a:1".into() }), Forwarded::NotDone));
+        assert!(matches!(heard(ApiError::Loading), Forwarded::NotDone));
+        assert!(matches!(heard(ApiError::Overloaded), Forwarded::Answer(_)));
+        assert!(matches!(heard(ApiError::NotServing { reason: "x".into() }), Forwarded::Answer(_)));
+    }
+}

@@ -21,9 +21,7 @@ pub fn ready(shared: &Shared) -> Response {
             (StatusCode::SERVICE_UNAVAILABLE, vec!["the server is stopping".to_owned()])
         }
         Ok(app) => (StatusCode::OK, app.node.status().reasons),
-        Err(error @ ApiError::NotServing { .. }) => {
-            (StatusCode::SERVICE_UNAVAILABLE, vec![error.to_string()])
-        }
+        Err(error @ ApiError::Loading) => (StatusCode::SERVICE_UNAVAILABLE, vec![error.to_string()]),
         Err(error) => return error.into_response(),
     };
     (status, Json(Readiness { ready: status == StatusCode::OK, reasons })).into_response()

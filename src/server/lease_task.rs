@@ -74,7 +74,8 @@ async fn begin(app: &App, term: u64) -> Option<Followed> {
 
 async fn sweep(app: &App, followed: Followed) -> Followed {
     let (followed, heard_of) = follow(app, followed);
-    if !app.node.has_quorum() {
+    // What ends with a lease must be written.
+    if !app.node.has_quorum() || app.node.no_room().is_some() {
         app.leases().pause(app.now());
         return followed;
     }

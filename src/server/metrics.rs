@@ -38,6 +38,11 @@ fn describe() {
     describe_gauge!("piccolo_fleet_bytes_served", "bytes that agents served to peers; on the leader");
     describe_gauge!("piccolo_fleet_misses", "requests that no peer could answer; on the leader");
     describe_gauge!("piccolo_index_hosts_reported", "holders ranked last, and pairs left out, by reports");
+    describe_gauge!("piccolo_disk_free_bytes", "free bytes on the disk of the data folder");
+    describe_gauge!("piccolo_disk_size_bytes", "bytes that this disk can hold");
+    describe_gauge!("piccolo_disk_free_min_bytes", "with less free bytes than this the disk is low");
+    describe_gauge!("piccolo_disk_low", "1 while the disk is low: this server stores nothing more");
+    describe_gauge!("piccolo_writes_refused_for_room", "1 on a leader that takes no writes, disks being low");
     let version = [
         ("version", env!("CARGO_PKG_VERSION")),
         ("commit", option_env!("PICCOLO_COMMIT").unwrap_or("unknown")),
@@ -68,6 +73,13 @@ fn set_gauges(app: &App) {
     gauge!("piccolo_index_applied_index").set(app.index.applied_index() as f64);
     gauge!("piccolo_index_checksum").set((checksum & CHECKSUM_MASK) as f64);
     gauge!("piccolo_index_checksum_log_index").set(checksum_index as f64);
+    gauge!("piccolo_writes_refused_for_room").set(flag(app.node.no_room().is_some()));
+    if let Some(disk) = app.node.disk() {
+        gauge!("piccolo_disk_free_bytes").set(disk.free_bytes as f64);
+        gauge!("piccolo_disk_size_bytes").set(disk.total_bytes as f64);
+        gauge!("piccolo_disk_free_min_bytes").set(disk.minimum_bytes as f64);
+        gauge!("piccolo_disk_low").set(flag(disk.low));
+    }
     // 0 elsewhere, so that the sum over the servers is the leader's.
     let sums = app.fleet_sums().unwrap_or_default();
     gauge!("piccolo_fleet_bytes_from_peers").set(sums.bytes_from_peers as f64);

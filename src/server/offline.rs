@@ -38,6 +38,7 @@ mod tests {
             cluster: Vec::new(),
             join: None,
             insecure: false,
+            disk_free_min: None,
             lease_default: Duration::from_secs(60),
             forget_after: Duration::from_secs(60),
         }

@@ -146,6 +146,7 @@ pub(super) mod tests {
             members: vec!["127.0.0.1:1".to_owned()],
             raft_address: Some("127.0.0.1:1".to_owned()),
             api_address: "127.0.0.1:2".to_owned(),
+            disk_free_min: Some(0),
         };
         let node = Node::start(config, Arc::new(MemoryDisk::default()), Stop::new()).await.unwrap();
         let leases = Leases::new(Duration::from_secs(60), Duration::from_secs(60));

@@ -1,9 +1,9 @@
 //! `GET /api/v1/status`: the cluster as this server sees it.
 
-use piccolo_raft::cluster::Role;
+use piccolo_raft::cluster::{DiskSpace, Role};
 
 use super::app::App;
-use crate::api::{MemberStatus, StatusResponse};
+use crate::api::{DiskStatus, MemberStatus, StatusResponse};
 
 /// The answer.
 pub fn answer(app: &App) -> StatusResponse {
@@ -16,6 +16,7 @@ pub fn answer(app: &App) -> StatusResponse {
         api_address: info.member.api_address,
         role: role(info.role).to_owned(),
         lag: info.lag,
+        disk: info.disk.map(disk),
     });
     let sums = app.fleet_sums();
     StatusResponse {
@@ -37,6 +38,11 @@ pub fn answer(app: &App) -> StatusResponse {
         misses: sums.map(|sums| sums.misses),
         reasons: cluster.reasons,
     }
+}
+
+fn disk(disk: DiskSpace) -> DiskStatus {
+    let DiskSpace { folder: _, free_bytes, total_bytes, minimum_bytes, low } = disk;
+    DiskStatus { free_bytes, total_bytes, minimum_bytes, low }
 }
 
 /// As it is on the wire.

@@ -71,6 +71,9 @@ struct Work {
 
 /// On the leader. Runs to its end even if the client leaves.
 async fn decide(app: &Arc<App>, kind: Kind, work: Arc<Work>) -> Result<Response, ApiError> {
+    if let Some(reason) = app.node.no_room() {
+        return Err(ApiError::NoRoom { reason });
+    }
     if kind == Kind::Sync {
         app.pace_of_syncs(&work.write.holder)?;
     }

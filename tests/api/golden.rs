@@ -201,6 +201,7 @@ fn views() {
                 api_address: "10.0.1.2:7789".into(),
                 role: "leader".into(),
                 lag: Some(0),
+                disk: None,
             }],
             hosts: 2,
             hosts_hidden: 1,

@@ -108,6 +108,11 @@ impl Server {
         within("a leader", SOON, async || self.status().await.filter(|status| status.quorum)).await
     }
 
+    /// Until it answers, whatever it belongs to: its raft port is served by then.
+    pub(crate) async fn answers(&self) {
+        within("an answer", SOON, async || self.status().await).await;
+    }
+
     /// Until it is taken.
     pub(crate) async fn advertise(&self, holder: &str, keys: Vec<String>) {
         let request = WriteRequest {

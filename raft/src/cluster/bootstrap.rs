@@ -93,9 +93,10 @@ fn objection(me: &Whoami, entry: &str, other: &Whoami) -> Option<String> {
         let (mine, theirs) = (me.list.join(","), other.list.join(","));
         return Some(format!("the lists differ: this node has {mine}, {entry} has {theirs}"));
     }
-    if other.format_lowest > me.format_highest || other.format_highest < me.format_lowest {
-        let (lowest, highest) = (other.format_lowest, other.format_highest);
-        return Some(format!("{entry} reads formats {lowest} to {highest} only: start the same piccolo"));
+    // Each of them may come to lead, and then writes its highest to all.
+    if other.format_highest != me.format_highest {
+        let (theirs, mine) = (other.format_highest, me.format_highest);
+        return Some(format!("{entry} writes format {theirs}, this node {mine}: start the same piccolo"));
     }
     None
 }
@@ -238,6 +239,7 @@ mod tests {
             format_lowest: format::FORMAT_LOWEST,
             format_highest: format::FORMAT,
             last_log_index: None,
+            disk: None,
         }
     }
 
@@ -278,6 +280,16 @@ mod tests {
         let seen: Vec<Seen> = nodes.iter().cloned().map(Ok).collect();
         let reasons = reasons(judge(&nodes[0], &seen));
         assert!(reasons.contains("a:1,b:1,c:1") && reasons.contains("a:1,b:1,d:1"), "{reasons}");
+    }
+
+    #[test]
+    fn servers_that_write_different_formats_found_no_cluster() {
+        let mut nodes = three();
+        nodes[2].format_highest = format::FORMAT + 1;
+        let seen: Vec<Seen> = nodes.iter().cloned().map(Ok).collect();
+        assert!(
+            reasons(judge(&nodes[0], &seen)).contains("c:1 writes format 2, this node 1: start the same")
+        );
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Which part of the log may go: what is older than ten minutes, or further back than 1 GiB. A member
-//! that was away for less catches up from the log, without a snapshot.
+//! that was away for less catches up from the log, without a snapshot. On a disk that is low as good as
+//! nothing is kept: room is worth more than a short way back.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -12,8 +13,14 @@ const KEEP_TIME: Duration = Duration::from_secs(600);
 pub(super) const KEEP_BYTES: u64 = 1024 * 1024 * 1024;
 /// Fewer entries than this are not worth a purge.
 const PURGE_ENTRIES_MIN: u64 = 1024;
+/// On a low disk so many entries are kept, for followers that are a moment behind.
+const KEEP_ENTRIES_LOW: u64 = 256;
+/// There so many are worth a purge.
+const PURGE_ENTRIES_MIN_LOW: u64 = 256;
 /// Time between two looks.
 pub(super) const COMPACTION_INTERVAL: Duration = Duration::from_secs(10);
+/// The same on a low disk.
+pub(super) const LOW_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What is kept.
 #[derive(Clone, Copy, Debug)]
@@ -90,6 +97,17 @@ impl Compaction {
         self.purged = upto;
         Some(upto)
     }
+
+    /// The same on a disk that is low.
+    pub(super) fn due_low(&mut self, applied: u64) -> Option<u64> {
+        let upto = applied.checked_sub(KEEP_ENTRIES_LOW)?;
+        if upto < self.purged + PURGE_ENTRIES_MIN_LOW {
+            return None;
+        }
+        self.samples.retain(|sample| sample.applied > upto);
+        self.purged = upto;
+        Some(upto)
+    }
 }
 
 #[cfg(test)]
@@ -113,6 +131,17 @@ mod tests {
         assert_eq!(compaction.due(start, 2000, 0), None);
         assert_eq!(compaction.due(start, 4000, KEEP_BYTES - 1), None);
         assert_eq!(compaction.due(start, 4001, KEEP_BYTES), Some(2000));
+    }
+
+    #[tokio::test]
+    async fn a_low_disk_keeps_a_handful_of_entries_and_is_done_once() {
+        let (mut compaction, start) = (Compaction::default(), Instant::now());
+        assert_eq!(compaction.due(start, 5000, 0), None);
+        assert_eq!(compaction.due_low(100), None);
+        assert_eq!(compaction.due_low(5000), Some(4744));
+        assert_eq!(compaction.due_low(5255), None);
+        assert_eq!(compaction.due_low(5256), Some(5000));
+        assert_eq!(compaction.due(start + KEEP_TIME, 5257, 0), None, "its sample is gone with the entries");
     }
 
     #[tokio::test]

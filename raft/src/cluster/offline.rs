@@ -31,7 +31,8 @@ use crate::snapshot::file::{FileReceiver, Saved};
 use crate::snapshot::{Received, SnapshotError};
 use crate::types::{ClusterId, Entry, LogId, Member, NodeId, StoredMembership, TypeConfig, Vote};
 
-use super::{StartError, check_stores};
+use super::StartError;
+use super::stores::check_stores;
 
 pub use swap::settle;
 

@@ -50,6 +50,12 @@ pub enum ProposeError {
     /// Proposed, but not known to be applied in time; it may still be.
     #[error("the outcome of the proposal is unknown")]
     OutcomeUnknown,
+    /// Not proposed: it could not be stored, the disks of too many servers are low.
+    #[error("{reason}")]
+    NoRoom {
+        /// Which, and how low.
+        reason: String,
+    },
     /// Not proposed: the node has stopped.
     #[error("raft has stopped: {reason}")]
     Stopped {
@@ -70,6 +76,12 @@ impl Node {
         let bytes = command.bytes_at_most();
         if bytes > COMMAND_BYTES_MAX {
             return Err(ProposeError::TooLarge { bytes });
+        }
+        // A tombstone is part of a change of the membership, which may be the way out.
+        if !matches!(command, Command::Tombstone { .. })
+            && let Some(reason) = self.no_room()
+        {
+            return Err(ProposeError::NoRoom { reason });
         }
         let permit = self.inner.budget.take(bytes).ok_or(ProposeError::Overloaded)?;
         let inner = self.inner.clone();

@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use openraft::Membership;
 use openraft::metrics::RaftMetrics;
 
+use crate::network::DiskSpace;
 use crate::network::identity::Identity;
 use crate::types::{ClusterId, Member, NodeId, TypeConfig};
 
@@ -30,6 +31,8 @@ pub struct MemberInfo {
     pub role: Role,
     /// Log entries that it does not have yet; only the leader knows.
     pub lag: Option<u64>,
+    /// Its disk; the leader knows all of them, others only their own.
+    pub disk: Option<DiskSpace>,
 }
 
 /// The cluster as one node sees it.
@@ -52,7 +55,11 @@ pub struct ClusterStatus {
 }
 
 /// Members with roles and, on the leader, lags.
-pub(super) fn members(metrics: &RaftMetrics<TypeConfig>, leader: Option<NodeId>) -> Vec<MemberInfo> {
+pub(super) fn members(
+    metrics: &RaftMetrics<TypeConfig>,
+    leader: Option<NodeId>,
+    disk: impl Fn(NodeId) -> Option<DiskSpace>,
+) -> Vec<MemberInfo> {
     let membership = metrics.membership_config.membership();
     let voters: Vec<NodeId> = membership.voter_ids().collect();
     let last = metrics.last_log_index.map_or(0, |index| index + 1);
@@ -65,7 +72,7 @@ pub(super) fn members(metrics: &RaftMetrics<TypeConfig>, leader: Option<NodeId>)
         let matched = metrics.replication.as_ref().and_then(|all| all.get(id));
         let lag = matched.map(|matched| last.saturating_sub(matched.map_or(0, |matched| matched.index + 1)));
         let lag = if *id == metrics.id && metrics.replication.is_some() { Some(0) } else { lag };
-        MemberInfo { node_id: *id, member: member.clone(), role, lag }
+        MemberInfo { node_id: *id, member: member.clone(), role, lag, disk: disk(*id) }
     };
     membership.nodes().map(info).collect()
 }

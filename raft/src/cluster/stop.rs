@@ -36,6 +36,18 @@ impl Node {
         false
     }
 
+    /// Hands leadership to the first of them that answers; true if it leads then.
+    pub(super) async fn hand_over_to_any(&self, to: &mut impl Iterator<Item = (NodeId, String)>) -> bool {
+        for (target, address) in to {
+            match timeout(TRANSFER_TIMEOUT, self.hand_over(target, &address)).await {
+                Ok(None) => {}
+                Ok(Some(done)) => return done,
+                Err(_) => return false,
+            }
+        }
+        false
+    }
+
     /// Hands leadership to one voter; true if it leads then.
     pub(super) async fn hand_over_to(&self, target: NodeId, address: &str) -> bool {
         let handed_over = timeout(TRANSFER_TIMEOUT, self.hand_over(target, address)).await;
@@ -58,14 +70,14 @@ impl Node {
         Some(true)
     }
 
-    /// The other voters with their raft addresses, the furthest first.
-    fn candidates(&self) -> Vec<(NodeId, String)> {
+    /// The other voters with their raft addresses, the furthest first, those whose disks are low last.
+    pub(super) fn candidates(&self) -> Vec<(NodeId, String)> {
         let metrics = self.inner.raft.metrics().borrow_watched().clone();
         let membership = metrics.membership_config.membership();
         let matched =
             |id: &NodeId| metrics.replication.as_ref().and_then(|all| all.get(id).copied().flatten());
         let mut voters: Vec<NodeId> = membership.voter_ids().filter(|id| *id != metrics.id).collect();
-        voters.sort_by_key(|id| std::cmp::Reverse(matched(id)));
+        voters.sort_by_key(|id| (self.inner.disks.is_low(*id), std::cmp::Reverse(matched(id))));
         let address = |id: NodeId| Some((id, membership.get_node(&id)?.raft_address.clone()));
         voters.into_iter().filter_map(address).collect()
     }

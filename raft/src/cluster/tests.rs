@@ -5,6 +5,7 @@ mod crashes;
 mod members;
 mod month;
 mod offline;
+mod space;
 mod stopping;
 mod wire;
 
@@ -15,7 +16,7 @@ use tokio::runtime::Runtime;
 
 use super::*;
 use crate::command::{COMMAND_BYTES_MAX, Command, Holder, Key, Reply, Write};
-use crate::disk::FolderDisk;
+use crate::disk::{FolderDisk, MemoryDisk, Space};
 use crate::format;
 use crate::network::client::{CallError, RpcClient};
 use crate::network::{Header, ListHash};
@@ -24,12 +25,51 @@ use crate::types::{ClusterId, LogId, Vote};
 /// For anything that has no deadline of its own.
 const SOON: Duration = Duration::from_secs(20);
 
+/// A folder whose room is what a test says.
+#[derive(Debug)]
+struct WithRoom {
+    files: Arc<FolderDisk>,
+    room: MemoryDisk,
+}
+
+impl Disk for WithRoom {
+    fn database(&self, name: &str, builder: redb::Builder) -> Result<redb::Database, redb::DatabaseError> {
+        self.files.database(name, builder)
+    }
+
+    fn read(&self, name: &str) -> std::io::Result<Option<Vec<u8>>> {
+        self.files.read(name)
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> std::io::Result<()> {
+        self.files.write(name, bytes)
+    }
+
+    fn place(&self) -> String {
+        self.files.place()
+    }
+
+    fn space(&self) -> std::io::Result<Option<Space>> {
+        self.room.space()
+    }
+
+    fn ballast(&self) -> std::io::Result<u64> {
+        self.room.ballast()
+    }
+
+    fn set_ballast(&self, bytes: u64) -> std::io::Result<()> {
+        self.room.set_ballast(bytes)
+    }
+}
+
 struct Server {
     address: SocketAddr,
     config: NodeConfig,
     /// Waits to be admitted to the cluster of the server at this address.
     join: Option<String>,
     folder: tempfile::TempDir,
+    /// What its disk says of its room.
+    room: MemoryDisk,
     running: Option<(Runtime, Node)>,
 }
 
@@ -62,6 +102,7 @@ impl Server {
 
     async fn try_open(&self, disk: Arc<FolderDisk>) -> Result<Node, StartError> {
         let (config, stop) = (self.config.clone(), CancellationToken::new());
+        let disk = Arc::new(WithRoom { files: disk, room: self.room.clone() });
         match &self.join {
             Some(member) => Node::start_joining(config, member.clone(), disk, stop).await,
             None => Node::start(config, disk, stop).await,
@@ -120,10 +161,14 @@ fn servers_stopped(
             members: lists(&addresses, at),
             raft_address: None,
             api_address: format!("api-{at}:7789"),
+            disk_free_min: Some(0),
         };
         let address = listener.local_addr().unwrap();
         let folder = tempfile::tempdir().unwrap();
-        (Server { address, config, join: None, folder, running: None }, Some(listener))
+        (
+            Server { address, config, join: None, folder, room: MemoryDisk::default(), running: None },
+            Some(listener),
+        )
     };
     listeners.into_iter().enumerate().map(server).collect()
 }

@@ -117,7 +117,7 @@ async fn a_crash_leaves_the_last_durable_state_and_says_so() {
 async fn the_flusher_makes_news_durable_within_its_interval_and_at_the_stop() {
     let index = memory();
     let stop = CancellationToken::new();
-    let flusher = index.run_flusher(stop.clone());
+    let flusher = index.run_flusher(stop.clone(), || true);
     let test = async {
         apply(&index, 1, [advertise(1, &["r/a:1"])]).await;
         while index.durable_applied() != index.applied_state().0 {
@@ -217,7 +217,7 @@ async fn at_rest_nothing_is_written() {
     let disk = SimDisk::default();
     let index = Index::open(&disk).unwrap();
     let stop = CancellationToken::new();
-    let flusher = index.run_flusher(stop.clone());
+    let flusher = index.run_flusher(stop.clone(), || true);
     let test = async {
         apply(&index, 1, [advertise(1, &["r/a:1"])]).await;
         while index.durable_applied() != index.applied_state().0 {

@@ -120,13 +120,21 @@ impl Index {
     }
 
     /// Flushes within [`FLUSH_INTERVAL`] of news, and a last time after `stop`; sleeps while there
-    /// is none, so that an idle site writes nothing.
-    pub async fn run_flusher(&self, stop: CancellationToken) -> Result<(), IndexError> {
+    /// is none, so that an idle site writes nothing. While there is no `room` it waits: the log has it all.
+    pub async fn run_flusher(
+        &self,
+        stop: CancellationToken,
+        room: impl Fn() -> bool,
+    ) -> Result<(), IndexError> {
         let mut applied = self.applied_watch();
         applied.mark_changed();
         while stop.run_until_cancelled(applied.changed()).await.is_some() {
             if stop.run_until_cancelled(tokio::time::sleep(FLUSH_INTERVAL)).await.is_none() {
                 break;
+            }
+            if !room() {
+                applied.mark_changed();
+                continue;
             }
             applied.mark_unchanged();
             self.flush_durable().await?;

@@ -294,3 +294,46 @@ fn entries_of_the_first_format_are_read() {
         (0..golden.len()).step_by(2).map(|at| u8::from_str_radix(&golden[at..at + 2], 16).unwrap()).collect();
     assert_eq!(decode_entry(&bytes).unwrap(), entry);
 }
+
+/// What a file takes up of its disk, bytes.
+fn on_disk(folder: &Path) -> u64 {
+    std::os::unix::fs::MetadataExt::blocks(&std::fs::metadata(folder.join(LOG_FILE)).unwrap()) * 512
+}
+
+/// Fills a log with so many entries of 100 KiB, purges all but some, and shrinks it: bytes on disk when it
+/// was full, after some more appends, and after that.
+async fn filled_purged_and_shrunk(entries: u64) -> [u64; 3] {
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = open(folder.path());
+    for index in 0..entries {
+        log.blocking_append([entry_of_bytes(index, 100 * 1024)]).await.unwrap();
+    }
+    let full = on_disk(folder.path());
+    log.purge(log_id(1, entries - 11)).await.unwrap();
+    for index in entries..entries + 10 {
+        log.blocking_append([blank(index)]).await.unwrap();
+    }
+    let purged = on_disk(folder.path());
+    let start = std::time::Instant::now();
+    log.shrink().await.unwrap();
+    println!("{entries} entries: shrunk within {:?}", start.elapsed());
+    assert_eq!(indices(&mut log).await, (entries - 10..entries + 10).collect::<Vec<_>>());
+    log.blocking_append([blank(entries + 10)]).await.unwrap();
+    let shrunk = on_disk(folder.path());
+    let after = cut_power(folder.path());
+    assert_eq!(indices(&mut open(after.path())).await.len(), 21);
+    println!("{full} bytes full, {purged} purged, {shrunk} shrunk");
+    [full, purged, shrunk]
+}
+
+#[tokio::test]
+async fn a_purged_log_gives_its_room_back_when_it_is_told_to() {
+    let [full, _, shrunk] = filled_purged_and_shrunk(300).await;
+    assert!(shrunk < full / 4, "{shrunk} of {full} bytes");
+}
+
+#[tokio::test]
+async fn soak_a_log_of_its_largest_size_shrinks_within_seconds() {
+    let [full, _, shrunk] = filled_purged_and_shrunk(11_000).await;
+    assert!(full > 1 << 30 && shrunk < full / 16, "{shrunk} of {full} bytes");
+}

@@ -83,6 +83,15 @@ impl Shared {
         }
     }
 
+    /// Runs `work` on the open database while nobody reads it.
+    pub(super) fn with_database_alone<T>(
+        &self,
+        work: impl FnOnce(&mut Database) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let mut guard = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        work(guard.as_mut().ok_or_else(closed)?)
+    }
+
     pub(super) fn close(&self) {
         let database = self.database.write().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(Err(error)) = database.map(Database::close) {

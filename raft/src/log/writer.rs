@@ -44,6 +44,9 @@ pub(super) enum Job {
         upto: LogId,
         done: Done,
     },
+    Shrink {
+        done: Done,
+    },
     Close {
         done: oneshot::Sender<()>,
     },
@@ -63,7 +66,7 @@ impl Job {
         if matches!(self, Job::Vote { .. }) && world::is_broken(Fault::VoteIsNotSynced) {
             return false;
         }
-        !matches!(self, Job::Purge { .. } | Job::Close { .. })
+        !matches!(self, Job::Purge { .. } | Job::Shrink { .. } | Job::Close { .. })
     }
 }
 
@@ -164,7 +167,7 @@ impl Writer {
                 Job::Purge { upto, .. } => {
                     meta.insert(META_PURGED, format::encode(upto).as_slice())?;
                 }
-                Job::Close { .. } => {}
+                Job::Shrink { .. } | Job::Close { .. } => {}
             }
         }
         let (purged, _) = self.shared.state();
@@ -185,7 +188,7 @@ impl Writer {
             Ok(()) => Ok(()),
             Err(error) => Err(io::Error::other(error.to_string())),
         };
-        let mut close = None;
+        let (mut close, mut shrink) = (None, Vec::new());
         for job in batch {
             match job {
                 Job::Append { entries, callback } => {
@@ -197,8 +200,13 @@ impl Writer {
                 Job::Vote { done, .. } | Job::Truncate { done, .. } | Job::Purge { done, .. } => {
                     done.send(if close.is_none() { result() } else { Err(closed()) }).ok();
                 }
+                Job::Shrink { done } => shrink.push(done),
                 Job::Close { done } => close = Some(done),
             }
+        }
+        // After the others: it takes a while, and what it comes to is nothing to them.
+        for done in shrink {
+            done.send(result().and_then(|()| self.shared.shrink())).ok();
         }
         let Some(done) = close else { return false };
         self.shared.close();
@@ -207,7 +215,12 @@ impl Writer {
     }
 }
 
-fn delete_purged(entries: &mut Table<'_, u64, &[u8]>, upto: u64, count: usize) -> Result<(), redb::Error> {
+/// Deletes at most so many entries up to that one, the oldest first.
+pub(super) fn delete_purged(
+    entries: &mut Table<'_, u64, &[u8]>,
+    upto: u64,
+    count: usize,
+) -> Result<(), redb::Error> {
     let doomed: Vec<u64> = entries
         .range(..=upto)?
         .take(count)

@@ -272,6 +272,7 @@ impl Identity {
             format_lowest: format::FORMAT_LOWEST,
             format_highest: format::FORMAT,
             last_log_index: None,
+            disk: None,
         }
     }
 }
@@ -414,6 +415,7 @@ mod tests {
             format_lowest: 1,
             format_highest: 1,
             last_log_index: None,
+            disk: None,
         };
         let golden = include_str!("../../tests/golden/whoami.json").trim();
         assert_eq!(serde_json::to_string(&whoami).unwrap(), golden);

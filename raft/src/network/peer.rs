@@ -5,10 +5,11 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
+use hyper::StatusCode;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
 use openraft::metrics::RaftMetrics;
-use openraft::network::{RPCOption, RPCTypes, RaftNetworkFactory, v2::RaftNetworkV2};
+use openraft::network::{Backoff, RPCOption, RPCTypes, RaftNetworkFactory, v2::RaftNetworkV2};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
     TransferLeaderResponse, VoteRequest, VoteResponse,
@@ -75,6 +76,35 @@ impl Drop for Streaming {
     }
 }
 
+/// Who has answered that its disk is low: entries and snapshots are not sent to it for a while. openraft
+/// would read megabytes of the log for it twice a second, for hours.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Refusing(Arc<Mutex<BTreeMap<NodeId, Instant>>>);
+
+/// After so long one message is sent again, also if nobody has heard that there is room.
+const REFUSING_FOR: Duration = Duration::from_secs(5);
+/// Between two attempts of openraft meanwhile.
+const REFUSING_BACKOFF: Duration = Duration::from_secs(1);
+
+impl Refusing {
+    fn nodes(&self) -> MutexGuard<'_, BTreeMap<NodeId, Instant>> {
+        self.0.lock().expect("nothing panics while it holds the nodes")
+    }
+
+    fn note(&self, node_id: NodeId) {
+        self.nodes().insert(node_id, Instant::now());
+    }
+
+    /// It has room again; true if it was noted.
+    pub(crate) fn forget(&self, node_id: NodeId) -> bool {
+        self.nodes().remove(&node_id).is_some()
+    }
+
+    fn has(&self, node_id: NodeId) -> bool {
+        self.nodes().get(&node_id).is_some_and(|noted| noted.elapsed() < REFUSING_FOR)
+    }
+}
+
 type Metrics = WatchReceiverOf<TypeConfig, RaftMetrics<TypeConfig>>;
 
 /// Makes a [`Peer`] for each member.
@@ -83,13 +113,19 @@ pub(crate) struct Peers {
     identity: Arc<Identity>,
     client: RpcClient,
     streams: Streams,
+    refusing: Refusing,
     /// Says where members are now: openraft keeps a [`Peer`] as it was made when one moves.
     metrics: Arc<OnceLock<Metrics>>,
 }
 
 impl Peers {
-    pub(crate) fn new(identity: Arc<Identity>, client: RpcClient, streams: Streams) -> Self {
-        Self { identity, client, streams, metrics: Arc::default() }
+    pub(crate) fn new(
+        identity: Arc<Identity>,
+        client: RpcClient,
+        streams: Streams,
+        refusing: Refusing,
+    ) -> Self {
+        Self { identity, client, streams, refusing, metrics: Arc::default() }
     }
 
     /// From now on addresses come from the membership that openraft tells of. Called once.
@@ -142,6 +178,9 @@ impl Peer {
     /// Unreachable makes openraft wait before it tries again.
     fn rpc_error(&self, action: RPCTypes, error: CallError) -> RPCError<TypeConfig> {
         self.peers.identity.hear(&error);
+        if let CallError::Refused { status: StatusCode::INSUFFICIENT_STORAGE, .. } = error {
+            self.peers.refusing.note(self.target);
+        }
         match error {
             CallError::Idle { idle, .. } => RPCError::Timeout(Timeout {
                 action,
@@ -157,6 +196,10 @@ impl Peer {
     }
 }
 
+fn no_room() -> RPCError<TypeConfig> {
+    RPCError::Unreachable(Unreachable::from_string("its disk is low, it said a moment ago"))
+}
+
 /// openraft does not speak before it is initialised, and it is initialised with a cluster id.
 fn no_cluster() -> RPCError<TypeConfig> {
     RPCError::Unreachable(Unreachable::from_string("this node belongs to no cluster yet"))
@@ -170,6 +213,9 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         rpc: AppendEntriesRequest<TypeConfig>,
         _: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
+        if !rpc.entries.is_empty() && self.peers.refusing.has(self.target) {
+            return Err(no_room());
+        }
         self.call(RPCTypes::AppendEntries, "append", &rpc, APPEND_IDLE_TIMEOUT).await
     }
 
@@ -196,6 +242,9 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
         _: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        if self.peers.refusing.has(self.target) {
+            return Err(no_room().into());
+        }
         let header = self.peers.identity.header(self.target).ok_or_else(no_cluster)?;
         let address = self.address();
         let _streaming = self.peers.streams.begin(snapshot.meta.last_log_id.map_or(0, |id| id.index));
@@ -217,5 +266,10 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         _: RPCOption,
     ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
         self.call(RPCTypes::TransferLeader, "transfer", &rpc, VOTE_TIMEOUT).await
+    }
+
+    fn backoff(&self) -> Option<Backoff> {
+        let refusing = self.peers.refusing.has(self.target);
+        refusing.then(|| Backoff::new(std::iter::repeat(REFUSING_BACKOFF)))
     }
 }

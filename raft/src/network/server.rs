@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use crate::blocking::blocking;
 use crate::cluster::Raft;
+use crate::cluster::space::{DiskLow, Guard};
 use crate::format::{self, FormatError};
 use crate::index::Index;
 use crate::log::LogStore;
@@ -58,6 +59,8 @@ pub(crate) struct RpcState {
     /// [`super::MESSAGES_MAX`] other messages. Closed: the node is stopping.
     pub(crate) messages: Arc<Semaphore>,
     pub(crate) index: Index,
+    /// What the disk has room for.
+    pub(crate) guard: Arc<Guard>,
     pub(crate) log: LogStore,
 }
 
@@ -78,6 +81,8 @@ pub(crate) enum RpcError {
     Body { reason: String },
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    #[error(transparent)]
+    DiskLow(#[from] DiskLow),
     #[error("too many messages, or another snapshot, are being received")]
     Busy,
     #[error("raft has stopped: {reason}")]
@@ -93,6 +98,7 @@ impl IntoResponse for RpcError {
             RpcError::Removed { .. } => StatusCode::GONE,
             RpcError::Implausible(_) | RpcError::Format(_) | RpcError::Body { .. } => StatusCode::BAD_REQUEST,
             RpcError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            RpcError::DiskLow(_) => StatusCode::INSUFFICIENT_STORAGE,
             RpcError::Identity(_) => StatusCode::INTERNAL_SERVER_ERROR,
             RpcError::Busy | RpcError::Stopped { .. } | RpcError::Stopping => StatusCode::SERVICE_UNAVAILABLE,
         };
@@ -199,8 +205,10 @@ pub(super) async fn within<T>(deadline: Duration, work: impl Future<Output = T>)
     tokio::time::timeout(deadline, work).await.map_err(late)
 }
 
+/// On a low disk only one without entries passes: the leader keeps its lease, and goes on to be heard.
 async fn append(State(state): State<RpcState>, body: Body) -> Result<Response, RpcError> {
     let handle = async |request: AppendEntriesRequest<TypeConfig>| {
+        state.guard.admit_entries(&request.entries)?;
         check_history(&request, &state.index, &state.log).await?;
         let answer = state.raft.append_entries(request).await.map_err(stopped);
         if answer.as_ref().is_ok_and(|answer| !matches!(answer, AppendEntriesResponse::HigherVote(_))) {
@@ -251,6 +259,7 @@ async fn whoami(State(state): State<RpcState>) -> Result<Json<Whoami>, RpcError>
     let metrics = state.raft.metrics();
     let metrics = metrics.borrow_watched();
     whoami.last_log_index = metrics.last_log_index;
+    whoami.disk = state.guard.disk();
     if let Some(member) = metrics.membership_config.membership().get_node(&whoami.node_id) {
         whoami.raft_address = Some(member.raft_address.clone());
     }

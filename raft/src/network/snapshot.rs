@@ -75,9 +75,12 @@ pub(super) async fn receive(state: &RpcState, body: Body) -> Result<SnapshotResp
     let frame = pieces.exactly(length as usize).await?;
     let (header, vote): (Header, Vote) = format::decode("snapshot preface", &frame)?;
     state.admit(&header).await?;
+    state.guard.admit_snapshot()?;
     let _only = state.receiving.try_acquire().map_err(|_| RpcError::Busy)?;
     let mut receiver = Receiver::default();
+    let mut received = 0;
     while let Some(piece) = pieces.next().await? {
+        received += piece.len() as u64;
         receiver.push(&piece).map_err(refused)?;
     }
     let verified = blocking(move || receiver.finish()).await.map_err(stopped)?;
@@ -85,6 +88,7 @@ pub(super) async fn receive(state: &RpcState, body: Body) -> Result<SnapshotResp
     check_snapshot(&vote, &meta, header.sender)?;
     tracing::info!(%meta, from = header.sender, "received a snapshot");
     state.check_running()?;
+    state.guard.admit_install(received)?;
     state.raft.install_full_snapshot(vote, Snapshot { meta, snapshot }).await.map_err(stopped)
 }
 

@@ -195,7 +195,7 @@ impl Cluster {
                 self.hosts[id].kill();
                 self.seen.removed.push(id);
             }
-            Ended::Failed(NodeFailure::Broken { reason }) => {
+            Ended::Failed(NodeFailure::Broken { reason } | NodeFailure::Disk { reason }) => {
                 self.book.violate(format!("s{id} failed without a reason: {reason}"));
                 self.kill(id);
             }

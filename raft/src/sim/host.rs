@@ -147,6 +147,7 @@ impl Host {
             members,
             raft_address: Some(self.address.clone()),
             api_address: format!("{}-api:1", self.address),
+            disk_free_min: None,
         };
         let (disk, stop) = (Arc::new(self.disk.clone()), CancellationToken::new());
         let starting = match &self.role {

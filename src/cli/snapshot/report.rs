@@ -81,12 +81,11 @@ impl Checked {
 
 impl Report {
     pub(super) fn of_file(path: &Path) -> Result<Self, SnapshotCliError> {
-        let read = |file: &mut File, buffer: &mut [u8]| file.read(buffer);
         let mut file = File::open(path).map_err(SnapshotCliError::file("open", path))?;
         let (mut checked, mut buffer) = (Checked::default(), vec![0; SNAPSHOT_READ_BYTES]);
         let content = |source| SnapshotCliError::Content { path: path.to_owned(), source };
         loop {
-            let length = read(&mut file, &mut buffer).map_err(SnapshotCliError::file("read", path))?;
+            let length = file.read(&mut buffer).map_err(SnapshotCliError::file("read", path))?;
             if length == 0 {
                 return checked.report(path).map_err(content);
             }
@@ -125,7 +124,7 @@ fn age(unix_ms: u64) -> String {
     let age = now.saturating_sub(Duration::from_millis(unix_ms)).as_secs();
     // Nobody asks for the seconds of yesterday.
     let age = match age {
-        0..3_600 => age,
+        0..3_600 => age.max(1),
         3_600..86_400 => age / 60 * 60,
         _ => age / 3_600 * 3_600,
     };
@@ -165,7 +164,7 @@ mod tests {
     #[test]
     fn an_age_is_as_exact_as_it_is_young() {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
-        assert_eq!(age(now + 60_000), "0s");
+        assert_eq!(age(now + 60_000), "1s");
         assert_eq!(age(now - 90_500), "1m30s");
         assert_eq!(age(now - 3_700_000), "1h1m");
         assert_eq!(age(now - 90_000_000), "25h");

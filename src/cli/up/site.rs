@@ -11,20 +11,24 @@ use super::{AgentOptions, Options, UpError, ready};
 use crate::cli::CliError;
 use crate::cli::output::{Paint, print, table};
 use crate::cli::signals::Signals;
-use crate::config::Logging;
+use crate::config::{DISK_FREE_MIN, Logging};
 use crate::task::Stop;
 
 /// Runs until a signal, or until a child cannot go on.
 pub(super) async fn run(options: Options, logging: Logging) -> Result<(), CliError> {
     let mut signals = Signals::catch()?;
-    let Options { data_dir, base_port, agent } = options;
+    let Options { data_dir, base_port, disk_free_min, agent } = options;
     let folder = DataFolder::open(&data_dir)?;
     let addresses = folder.addresses(base_port)?;
     let binary = std::env::current_exe()
         .map_err(|source| CliError::Process { action: "find the path of this program", source })?;
     let child = |name: String, arguments: Vec<String>| Child::new(name, binary.clone(), arguments);
     let servers: Vec<Child> = (0..addresses.len())
-        .map(|place| child(server_name(place), server_arguments(folder.path(), &addresses, place, &logging)))
+        .map(|place| {
+            let mut arguments = server_arguments(folder.path(), &addresses, place, &logging);
+            arguments.extend(disk_arguments(disk_free_min.as_deref()));
+            child(server_name(place), arguments)
+        })
         .collect();
     let next = next_steps(&addresses, agent.as_ref());
     let agent =
@@ -106,6 +110,12 @@ fn server_arguments(folder: &Path, addresses: &[Addresses], place: usize, loggin
     arguments
 }
 
+/// What is given here holds for each server.
+fn disk_arguments(disk_free_min: Option<&str>) -> Vec<String> {
+    let flag = |minimum: &str| vec![format!("--{}", DISK_FREE_MIN.flag), minimum.to_owned()];
+    disk_free_min.map(flag).unwrap_or_default()
+}
+
 fn agent_arguments(addresses: &[Addresses], flags: Vec<String>, logging: &Logging) -> Vec<String> {
     let mut arguments = vec!["agent".to_owned(), "--servers".to_owned(), urls(addresses).join(",")];
     arguments.extend(flags);
@@ -180,6 +190,12 @@ mod tests {
     fn addresses() -> Vec<Addresses> {
         let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         [1, 3].map(|port| Addresses { api: loopback(port), raft: loopback(port + 1) }).to_vec()
+    }
+
+    #[test]
+    fn servers_are_told_of_the_disk_only_what_was_given() {
+        assert_eq!(disk_arguments(Some("1GiB")), ["--disk-free-min", "1GiB"]);
+        assert_eq!(disk_arguments(None), [""; 0]);
     }
 
     #[test]

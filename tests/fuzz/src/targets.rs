@@ -34,6 +34,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "discovery", run: discovery::run },
     Target { name: "raft_rpc", run: raft_rpc::run },
     Target { name: "snapshot", run: snapshot::run },
+    Target { name: "snapshot_file", run: snapshot::run_file },
     Target { name: "stored_values", run: stored::run_values },
     Target { name: "stored_state", run: stored::run_state },
     Target { name: "stored_log", run: stored::run_log },

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use super::{Change, Refusal, Who};
 use crate::cluster::bootstrap::Seen;
+use crate::format;
 use crate::network::Whoami;
 use crate::types::{ClusterId, Member, NodeId};
 
@@ -247,7 +248,9 @@ impl View {
         let lowest = self.nodes.values().map(|member| member.format_lowest).max().unwrap_or(0);
         let highest = self.nodes.values().map(|member| member.format_highest).min().unwrap_or(u16::MAX);
         let (theirs_lowest, theirs_highest) = (whoami.format_lowest, whoami.format_highest);
-        if theirs_lowest > highest || theirs_highest < lowest {
+        // What this build writes it writes to all: there is no lower format that it could write instead.
+        let reads_us = (theirs_lowest..=theirs_highest).contains(&format::FORMAT);
+        if theirs_lowest > highest || theirs_highest < lowest || !reads_us {
             return Err(Refusal::Formats { address, theirs_lowest, theirs_highest, lowest, highest });
         }
         Ok(())

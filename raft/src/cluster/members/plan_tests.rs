@@ -67,6 +67,7 @@ fn waiting(id: NodeId) -> Whoami {
         format_lowest: format::FORMAT_LOWEST,
         format_highest: format::FORMAT,
         last_log_index: None,
+        disk: None,
     }
 }
 
@@ -148,6 +149,12 @@ fn who_may_not_become_a_member_is_refused_with_the_reason() {
     let newer =
         Whoami { format_lowest: format::FORMAT + 1, format_highest: format::FORMAT + 2, ..waiting(4) };
     refused(add_of(&three(), newer), &["reads formats 2 to 3", "agree on 1 to 1"]);
+    // All members could read its format, but this one writes another.
+    let older = format::FORMAT - 1;
+    let mut view = three();
+    view.nodes.values_mut().for_each(|member| member.format_lowest = older);
+    let of_older = Whoami { format_lowest: older, format_highest: older, ..waiting(4) };
+    refused(add_of(&view, of_older), &["reads formats 0 to 0"]);
 
     let mut removed = three();
     removed.tombstones.insert(4);

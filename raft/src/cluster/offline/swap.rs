@@ -7,6 +7,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 
 use crate::index::STATE_FILE;
@@ -80,6 +81,7 @@ pub(super) fn commit_or_clean(
         }
     };
     let commit = || {
+        give_to_owner(folder, &begun)?;
         sync(&begun)?;
         fs::rename(&begun, folder.join(READY))?;
         sync(folder)?;
@@ -87,6 +89,23 @@ pub(super) fn commit_or_clean(
     };
     commit().map_err(OfflineError::io("put the new files in their places in", folder))?;
     Ok(founded)
+}
+
+/// What root makes is to be read by the user that the server runs as: the folder's owner.
+fn give_to_owner(folder: &Path, begun: &Path) -> io::Result<()> {
+    let owner = fs::metadata(folder)?;
+    for entry in fs::read_dir(begun)? {
+        let entry = entry?;
+        let is = entry.metadata()?;
+        if (is.uid(), is.gid()) != (owner.uid(), owner.gid()) {
+            match chown(entry.path(), Some(owner.uid()), Some(owner.gid())) {
+                // Not root: then it is the server's user, or somebody whom it trusts.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+                done => done?,
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Refuses a folder with anything in it but what an earlier call has left.
@@ -152,6 +171,19 @@ mod tests {
                 expect_new(folder.path());
             }
         }
+    }
+
+    #[test]
+    fn new_files_are_the_owners_of_the_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let begun = begin(folder.path()).unwrap();
+        fs::write(begun.join(NODE_FILE), "new").unwrap();
+        let user = fs::metadata(folder.path()).unwrap().uid();
+        // Tests run as root; who is not can only give to himself.
+        let other = if user == 0 { 1234 } else { user };
+        chown(folder.path(), Some(other), Some(other)).unwrap_or_default();
+        give_to_owner(folder.path(), &begun).unwrap();
+        assert_eq!(fs::metadata(begun.join(NODE_FILE)).unwrap().uid(), other);
     }
 
     #[test]

@@ -4,7 +4,6 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::*;
-use crate::disk::MemoryDisk;
 use crate::log::LOG_FILE;
 use crate::network::identity::Identity;
 use crate::testing::sim_disk::SimDisk;
@@ -73,8 +72,12 @@ impl Disk for FailingDisk {
 #[tokio::test]
 async fn a_log_that_cannot_be_written_acknowledges_nothing_and_ends_the_node() {
     let disk = Arc::new(FailingDisk::default());
-    let config =
-        NodeConfig { members: vec!["one:1".to_owned()], raft_address: None, api_address: "one:2".to_owned() };
+    let config = NodeConfig {
+        members: vec!["one:1".to_owned()],
+        raft_address: None,
+        api_address: "one:2".to_owned(),
+        disk_free_min: Some(0),
+    };
     let node = Node::start(config, disk.clone(), CancellationToken::new()).await.unwrap();
     node.wait_leader(SOON).await.unwrap();
     node.propose(advertise(0..1)).await.unwrap();
@@ -138,4 +141,62 @@ fn a_state_that_ends_before_the_log_begins_is_refused() {
     drop(node);
     let error = servers[0].refused_without(crate::index::STATE_FILE);
     assert!(matches!(error, StartError::StateLost { purged, applied: 0 } if purged == upto), "{error:?}");
+}
+
+#[test]
+fn an_older_log_beside_a_newer_state_is_refused() {
+    let mut servers = servers(1);
+    write(&servers, 0);
+    let stop = |server: &mut Server| {
+        server.run(server.node().shutdown());
+        server.kill();
+    };
+    stop(&mut servers[0]);
+    let older = servers[0].log_file();
+    // Another term.
+    servers[0].start(None);
+    write(&servers, 1);
+    stop(&mut servers[0]);
+    let newer = servers[0].log_file();
+    let path = servers[0].folder.path().join(LOG_FILE);
+    std::fs::write(&path, older).unwrap();
+    let runtime = Runtime::new().unwrap();
+    let disk = Arc::new(FolderDisk::open(servers[0].folder.path()).unwrap());
+    let error = runtime.block_on(servers[0].try_open(disk)).err().unwrap();
+    assert!(matches!(error, StartError::LogOlder { applied, voted } if applied > voted), "{error:?}");
+    assert!(error.to_string().contains("members replace"), "{error}");
+    // The refused node closes its file on a thread of its own.
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, newer).unwrap();
+    servers[0].start(None);
+    write(&servers, 2);
+    expect_on_all(&servers, 0..=2);
+}
+
+#[test]
+fn a_first_start_that_was_cut_after_any_file_is_followed_by_one_that_works() {
+    let (mut whole, listener) =
+        servers_stopped(1, |all, _| vec![all[0].clone(), "127.0.0.1:1".to_owned()]).remove(0);
+    whole.start(listener);
+    whole.kill();
+    let files = [LOG_FILE, crate::index::STATE_FILE, crate::log::LOG_NOTE_FILE, "node"];
+    let mut there: Vec<_> =
+        std::fs::read_dir(whole.folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    there.sort();
+    let mut expected = files;
+    expected.sort();
+    assert_eq!(there, expected, "the files of a server that waits for others");
+    for count in 0..=files.len() {
+        let (mut cut, listener) = servers_stopped(1, |all, _| all.to_vec()).remove(0);
+        for name in &files[..count] {
+            std::fs::copy(whole.folder.path().join(name), cut.folder.path().join(name)).unwrap();
+        }
+        // A file that was being made.
+        let next = files.get(count).unwrap_or(&"node");
+        std::fs::write(cut.folder.path().join(format!("{next}.new")), "half").unwrap();
+        cut.start(listener);
+        let servers = [cut];
+        write(&servers, 0);
+        expect_on_all(&servers, 0..1);
+    }
 }

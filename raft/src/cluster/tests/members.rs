@@ -17,10 +17,11 @@ pub(super) fn joining(member: &Server) -> Server {
         members: Vec::new(),
         raft_address: Some(address.to_string()),
         api_address: format!("api-{}:7789", address.port()),
+        disk_free_min: Some(0),
     };
     let folder = tempfile::tempdir().unwrap();
     let join = Some(member.address.to_string());
-    let mut server = Server { address, config, join, folder, running: None };
+    let mut server = Server { address, config, join, folder, room: MemoryDisk::default(), running: None };
     server.start(Some(listener));
     server
 }

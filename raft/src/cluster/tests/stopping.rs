@@ -7,7 +7,6 @@ use tokio::task::JoinSet;
 use tracing::span;
 
 use super::*;
-use crate::disk::MemoryDisk;
 
 /// Counts the errors that openraft logs on this thread.
 #[derive(Default)]
@@ -37,7 +36,12 @@ impl tracing::Subscriber for RaftErrors {
 }
 
 fn one(raft_address: &str) -> NodeConfig {
-    NodeConfig { members: vec![raft_address.to_owned()], raft_address: None, api_address: "one:2".to_owned() }
+    NodeConfig {
+        members: vec![raft_address.to_owned()],
+        raft_address: None,
+        api_address: "one:2".to_owned(),
+        disk_free_min: Some(0),
+    }
 }
 
 #[tokio::test]
@@ -55,7 +59,8 @@ async fn a_stopped_node_refuses_messages_before_openraft_calls_them_errors() {
     node.wait_leader(SOON).await.unwrap();
 
     let header = node.inner.identity.header(node.inner.identity.node_id).unwrap();
-    let vote = format::encode(&(header, VoteRequest::<TypeConfig>::new(Vote::new(0, 1), None)));
+    let own = Vote::new(0, node.inner.identity.node_id);
+    let vote = format::encode(&(header, VoteRequest::<TypeConfig>::new(own, None)));
     let client = RpcClient::new(TaskTracker::new(), CancellationToken::new());
     let post = |route| client.call(&address, route, vote.clone(), SOON);
     for route in ["vote", "pre-vote", "whoami"] {

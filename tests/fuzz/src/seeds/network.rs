@@ -45,6 +45,7 @@ fn discovery() -> Vec<Seed> {
         ("members-replace", format!("POST /api/v1/members/replace\n{JSON}\n\n{{\"address\":\"127.0.0.1:1\",\"member\":\"1\"}}")),
         ("members-remove", format!("POST /api/v1/members/remove\n{JSON}\n\n{{\"member\":\"127.0.0.1:1\"}}")),
         ("members-transfer", format!("POST /api/v1/members/transfer-leader\n{JSON}\n\n{{}}")),
+        ("snapshot", format!("POST /api/v1/snapshot\n{JSON}\n\n")),
         ("unknown", "BREW /api/v1/distribution/..%2fkeepalive?%00=%ff".to_owned()),
     ];
     for (name, json) in nasty_json() {
@@ -131,6 +132,7 @@ fn raft_rpc() -> Vec<Seed> {
         if name == "snapshot" {
             seeds.push(seed("snapshot", "golden", [&[0], &bytes[..]].concat()));
             seeds.push(seed("snapshot", "golden-sealed", [&[7], &bytes[..]].concat()));
+            seeds.push(seed("snapshot_file", "golden-stream", [&[7], &bytes[..]].concat()));
             seeds.push(seed("snapshot", "golden-cut", [&[2], &bytes[..bytes.len() / 2]].concat()));
         }
     }

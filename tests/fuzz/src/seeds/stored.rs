@@ -74,7 +74,7 @@ fn real_node() -> Vec<Seed> {
     let state_rows: Vec<u8> =
         ids.chain(meta(&state, &["applied", "membership", "tombstones"], 3)).flatten().collect();
     let entries = rows(&log, TableDefinition::<u64, &[u8]>::new("entries"), |index| (0, index));
-    let log_meta = meta(&log, &["format", "vote", "committed", "purged"], 1);
+    let log_meta = meta(&log, &["format", "vote", "committed", "purged", "id"], 1);
     let log_rows: Vec<u8> = entries.into_iter().chain(log_meta).flatten().collect();
     // A key far away from all others.
     let far_key = [row(1, u64::from(u32::MAX), b"\x01\x00\x01\x01a"), state_rows.clone()].concat();
@@ -92,6 +92,7 @@ async fn live(folder: &Path) {
         members: vec!["127.0.0.1:1".to_owned()],
         raft_address: Some("127.0.0.1:1".to_owned()),
         api_address: "127.0.0.1:1".to_owned(),
+        disk_free_min: Some(0),
     };
     let disk = Arc::new(FolderDisk::open(folder).expect("a folder of ours"));
     let node = Node::start(config, disk, CancellationToken::new()).await.expect("a new node starts");

@@ -53,14 +53,13 @@ pub(super) fn run(input: &[u8]) {
     serving.requests += 1;
     let answer = serving.router.clone().oneshot(request);
     let patience = if waits { WAITING_LOOKUP } else { ANSWER_MAX };
-    let answered = serving.runtime.block_on(async {
+    serving.runtime.block_on(async {
         let answer = tokio::time::timeout(patience, answer).await;
         match answer {
             Ok(answer) => check(answer.unwrap_or_else(|never| match never {}), is_head).await,
             Err(_) => assert!(waits, "no answer within {ANSWER_MAX:?}"),
         }
     });
-    let () = answered;
     if serving.requests >= REQUESTS_MAX
         && let Some(server) = server.take()
     {
@@ -80,6 +79,7 @@ impl Server {
                 members: vec![NOBODY.to_owned()],
                 raft_address: Some(NOBODY.to_owned()),
                 api_address: NOBODY.to_owned(),
+                disk_free_min: Some(0),
             };
             let node = Node::start(config, Arc::new(MemoryDisk::default()), Stop::new());
             let node = node.await.expect("an empty disk is a new node's");

@@ -54,10 +54,10 @@ pub(super) fn run(input: &[u8]) {
     serving.messages += 1;
     let messages = serving.messages;
     let (status, failed) = serving.send(route, body);
-    if messages >= MESSAGES_MAX || failed.is_some() {
-        if let Some(server) = server.take() {
-            server.runtime.block_on(server.node.shutdown());
-        }
+    if (messages >= MESSAGES_MAX || failed.is_some())
+        && let Some(server) = server.take()
+    {
+        server.runtime.block_on(server.node.shutdown());
     }
     assert_ne!(status, StatusCode::INTERNAL_SERVER_ERROR);
     assert_eq!(failed, None, "the node ended of a message to {route}");
@@ -75,6 +75,7 @@ impl Server {
                 members: vec![NOBODY.to_owned()],
                 raft_address: Some(NOBODY.to_owned()),
                 api_address: NOBODY.to_owned(),
+                disk_free_min: Some(0),
             };
             let node = Node::start(config, Arc::new(MemoryDisk::default()), CancellationToken::new());
             let node = node.await.expect("an empty disk is a new node's");

@@ -6,7 +6,9 @@ use std::sync::Mutex;
 use piccolo_raft::command::Key;
 use piccolo_raft::disk::MemoryDisk;
 use piccolo_raft::index::Index;
+use piccolo_raft::snapshot::file::{FileReceiver, Saved};
 use piccolo_raft::snapshot::{Receiver, verify};
+use piccolo_raft::types::ClusterId;
 use sha2::{Digest, Sha256};
 use tokio::runtime::Runtime;
 
@@ -52,6 +54,32 @@ pub(super) fn run(input: &[u8]) {
         index.close().await.expect("a disk in memory closes");
         other.close().await.expect("a disk in memory closes");
     });
+}
+
+/// A snapshot file: as it is, or behind a beginning that is right.
+pub(super) fn run_file(input: &[u8]) {
+    let [mode, bytes @ ..] = input else { return };
+    let saved =
+        Saved { cluster_id: ClusterId(7), node_id: 1, unix_ms: 2, version: "0.1.0".to_owned() }.to_bytes();
+    let file = if mode % 2 == 0 { bytes.to_vec() } else { [&saved, bytes].concat() };
+    // Where its stream begins is not known here, unless the beginning is ours.
+    if takes_room(file.get(saved.len()..).unwrap_or_default()) {
+        return;
+    }
+    let read = |size: usize| {
+        let mut receiver = FileReceiver::default();
+        for piece in file.chunks(size) {
+            receiver.push(piece).ok()?;
+        }
+        receiver.finish().ok().map(|(saved, _)| saved)
+    };
+    let whole = read(usize::MAX);
+    assert_eq!(whole, read(usize::from(mode / 2) + 1), "the size of its pieces decides what it says");
+    if let Some(found) = whole {
+        let mut receiver = FileReceiver::default();
+        receiver.push(&found.to_bytes()).expect("what is written is read");
+        assert_eq!(receiver.saved(), Some(&found));
+    }
 }
 
 fn in_pieces(stream: &[u8], size: usize) -> bool {

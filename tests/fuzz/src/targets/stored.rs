@@ -61,7 +61,7 @@ const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 /// Tables of a state by the first byte of a row: those of ids, then these rows of `meta`.
 const STATE_META: [&str; 3] = ["applied", "membership", "tombstones"];
 /// Of a log: 0 is an entry, then these rows of `meta`.
-const LOG_META: [&str; 4] = ["format", "vote", "committed", "purged"];
+const LOG_META: [&str; 5] = ["format", "vote", "committed", "purged", "id"];
 
 /// Whether room is made for all ids below this one, as for those of a server that had millions of keys
 /// once: tens of bytes each, up to 2^28 of them.
@@ -179,7 +179,7 @@ pub(super) fn run_log(input: &[u8]) {
 
 /// A node with small files of any content starts as who they say it is, or not at all.
 pub(super) fn run_node(input: &[u8]) {
-    const FILES: [&str; 3] = ["node", "adopted", "removed"];
+    const FILES: [&str; 4] = ["node", "adopted", "removed", "log.id"];
     let files = rows_of(input)
         .into_iter()
         .map(|row| (FILES[usize::from(row.table) % FILES.len()].to_owned(), row.value.to_vec()));
@@ -188,6 +188,7 @@ pub(super) fn run_node(input: &[u8]) {
         members: vec!["127.0.0.1:1".to_owned(), "127.0.0.1:2".to_owned()],
         raft_address: Some("127.0.0.1:1".to_owned()),
         api_address: "127.0.0.1:1".to_owned(),
+        disk_free_min: Some(0),
     };
     runtime(|runtime| {
         runtime.block_on(async {

@@ -1,0 +1,313 @@
+//! A disk that is getting full.
+//!
+//! A node looks at the room in its data folder, twice a second, and writes nothing for it. Below the
+//! minimum it is *low*: it stores no more entries of others (507 in front of openraft; heartbeats and votes
+//! pass, so that nobody starts an election because of it), does not stand for election as long as another
+//! can win, purges its log hard, and as a leader hands leadership to a voter with room. When too few voters
+//! have room to commit anything, the leader takes no writes: none would ever be acknowledged. Below an
+//! eighth of the minimum the *ballast* is given back, for what must still be written. All of it ends by
+//! itself when there is room again.
+//!
+//! - `level`: the marks; pure.
+//! - `guard`: what may still come in.
+//! - `plan`: what a leader does; pure.
+
+mod guard;
+mod level;
+mod plan;
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use openraft::async_runtime::WatchReceiver;
+use openraft::metrics::RaftMetrics;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use crate::blocking::blocking;
+use crate::disk::{Bytes, Disk, Space};
+use crate::network::DiskSpace;
+use crate::types::{NodeId, TypeConfig};
+
+use super::{Inner, Node};
+use plan::{Plan, Seen, plan};
+
+pub(crate) use guard::{DiskLow, Guard};
+pub(crate) use level::Level;
+
+/// Between two looks at the own disk.
+pub(super) const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+/// Between two times that a leader asks the others for theirs.
+const ASK_INTERVAL: Duration = Duration::from_secs(1);
+/// Who has not answered for so long counts as silent.
+const SILENT_AFTER: Duration = Duration::from_secs(3);
+/// A node whose disk is low stands for election when there has been no leader for so long: nobody with room
+/// could win.
+const CANDIDATE_AFTER: Duration = Duration::from_secs(3);
+/// A ballast that could not be made is tried again after this.
+const BALLAST_AGAIN_AFTER: Duration = Duration::from_secs(60);
+
+/// Before the stores are opened, which may want to write: on a disk that is full already the ballast goes.
+pub(super) fn prepare(disk: &dyn Disk, guard: &Guard) {
+    // What cannot be seen now is told at the first look of the task.
+    let Ok(Some(space)) = disk.space() else { return };
+    if guard.look(space).1 == Level::Critical {
+        give_back(disk);
+        if let Ok(Some(space)) = disk.space() {
+            guard.look(space);
+        }
+    }
+}
+
+fn give_back(disk: &dyn Disk) {
+    match disk.ballast().and_then(|bytes| disk.set_ballast(0).map(|()| bytes)) {
+        Ok(0) => {}
+        Ok(bytes) => tracing::warn!(folder = disk.place(), "gives back a ballast of {}", Bytes(bytes)),
+        Err(error) => tracing::warn!(%error, folder = disk.place(), "could not give back the ballast"),
+    }
+}
+
+/// What a leader knows of the disks of the others.
+#[derive(Debug, Default)]
+pub(super) struct Disks(Mutex<BTreeMap<NodeId, Heard>>);
+
+#[derive(Clone, Debug)]
+struct Heard {
+    at: Instant,
+    /// `None`: without bounds, or of a version that does not say.
+    disk: Option<DiskSpace>,
+}
+
+impl Disks {
+    fn all(&self) -> MutexGuard<'_, BTreeMap<NodeId, Heard>> {
+        self.0.lock().expect("nothing panics while it holds the disks")
+    }
+
+    /// As that node last told.
+    pub(super) fn get(&self, node_id: NodeId) -> Option<DiskSpace> {
+        self.all().get(&node_id)?.disk.clone()
+    }
+
+    /// Whether it last told that it is low.
+    pub(super) fn is_low(&self, node_id: NodeId) -> bool {
+        self.get(node_id).is_some_and(|disk| disk.low)
+    }
+
+    fn note(&self, heard: impl Iterator<Item = (NodeId, Heard)>) {
+        self.all().extend(heard);
+    }
+
+    fn seen(&self) -> BTreeMap<NodeId, Seen> {
+        let seen = |heard: &Heard| match &heard.disk {
+            _ if heard.at.elapsed() >= SILENT_AFTER => Seen::Silent,
+            Some(disk) if disk.low => Seen::Low,
+            _ => Seen::Fine,
+        };
+        self.all().iter().map(|(id, heard)| (*id, seen(heard))).collect()
+    }
+}
+
+/// The ballast and the elections, between two looks.
+struct Watch {
+    /// When there last was a leader.
+    led: Instant,
+    /// Whether openraft may stand for election.
+    electable: bool,
+    /// Not before this a ballast is made.
+    ballast_from: Instant,
+    /// The last look failed; that is told once.
+    blind: bool,
+}
+
+impl Watch {
+    fn read(&mut self, disk: &dyn Disk) -> Option<Space> {
+        let space = disk.space();
+        if let Err(error) = &space
+            && !self.blind
+        {
+            tracing::warn!(%error, folder = disk.place(), "could not see how much room the disk has");
+        }
+        self.blind = space.is_err();
+        space.ok().flatten()
+    }
+}
+
+impl Inner {
+    /// Looks at the own disk until the node stops, or the disk fails.
+    pub(super) async fn watch_space(&self) {
+        let now = Instant::now();
+        let mut watch = Watch { led: now, electable: true, ballast_from: now, blind: false };
+        let mut ticks = interval(LOOK_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while self.stop.run_until_cancelled(ticks.tick()).await.is_some() {
+            if let Some(fault) = self.disk.fault() {
+                self.report(Err(fault));
+                return;
+            }
+            // The kernel answers from memory.
+            if let Some(space) = watch.read(self.disk.as_ref()) {
+                self.note(space);
+                self.keep_ballast(space, &mut watch).await;
+            }
+            self.allow_election(&mut watch);
+        }
+    }
+
+    fn note(&self, space: Space) {
+        let (before, after) = self.guard.look(space);
+        let Some(disk) = self.guard.disk().filter(|_| before != after) else { return };
+        match after {
+            Level::Fine => tracing::info!(%disk, "the disk has room again"),
+            Level::Low => tracing::warn!(%disk, "the disk is low: no more entries are stored"),
+            Level::Critical => tracing::error!(%disk, "the disk is all but full"),
+        }
+    }
+
+    async fn keep_ballast(&self, space: Space, watch: &mut Watch) {
+        let marks = self.guard.marks_of(space.total_bytes);
+        let Ok(has) = self.disk.ballast() else { return };
+        let without = Space { free_bytes: space.free_bytes + has, ..space };
+        let level = self.guard.level();
+        if has > 0 && (level == Level::Critical || marks.ballast == 0) {
+            give_back(self.disk.as_ref());
+        } else if level == Level::Fine
+            && has != marks.ballast
+            && marks.has_room_for_ballast(without)
+            && Instant::now() >= watch.ballast_from
+        {
+            let disk = self.disk.clone();
+            // Where the file system cannot allocate it is written, which takes a while.
+            let made = blocking(move || disk.set_ballast(marks.ballast)).await;
+            if let Ok(Err(error)) = made {
+                tracing::warn!(%error, folder = self.disk.place(), "could not make the ballast");
+                watch.ballast_from = Instant::now() + BALLAST_AGAIN_AFTER;
+            }
+        }
+    }
+
+    /// A node that stores nothing should not lead while others can; when nobody else does, it is better
+    /// than nobody: keepalives need a leader.
+    fn allow_election(&self, watch: &mut Watch) {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        if metrics.state.is_leader() || self.heard.within(LOOK_INTERVAL * 2) {
+            watch.led = Instant::now();
+        }
+        let alone = metrics.membership_config.membership().voter_ids().eq([metrics.id]);
+        let low = self.guard.level() > Level::Fine;
+        let electable = !low || alone || watch.led.elapsed() >= CANDIDATE_AFTER;
+        if electable != watch.electable {
+            watch.electable = electable;
+            self.raft.runtime_config().elect(electable);
+        }
+    }
+}
+
+impl Node {
+    /// On the leader: why no writes are taken, if that is so. The disks of too many voters are low.
+    pub fn no_room(&self) -> Option<String> {
+        self.inner.guard.no_room().filter(|_| self.is_leader())
+    }
+
+    /// The disk of this node; `None` if it has no bounds, or could not be looked at.
+    pub fn disk(&self) -> Option<DiskSpace> {
+        self.inner.guard.disk()
+    }
+
+    /// What an operator should know of the disks.
+    pub(super) fn disk_reason(&self) -> Option<String> {
+        if let Some(reason) = self.no_room() {
+            return Some(format!("no writes: {reason}"));
+        }
+        let disk = self.disk().filter(|disk| disk.low)?;
+        Some(format!("the disk is low, no more entries are stored: {disk}"))
+    }
+
+    /// While this node leads: asks the others for their disks and does what follows, until it stops.
+    pub(super) async fn lead_with_room(&self) {
+        let stop = &self.inner.stop;
+        let mut ticks = interval(ASK_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+            if self.is_leader() {
+                stop.run_until_cancelled(self.ask_and_act()).await;
+            } else {
+                self.inner.guard.set_no_room(None);
+                self.inner.disks.all().clear();
+            }
+        }
+    }
+
+    async fn ask_and_act(&self) {
+        let inner = &self.inner;
+        let metrics = inner.raft.metrics().borrow_watched().clone();
+        inner.ask_disks(&metrics).await;
+        let candidates = self.candidates();
+        let others: Vec<NodeId> = candidates.iter().map(|(id, _)| *id).collect();
+        let configs = metrics.membership_config.membership().get_joint_config().clone();
+        let low = inner.guard.level() > Level::Fine;
+        let no_room = match plan(metrics.id, low, &configs, &others, &inner.disks.seen()) {
+            Plan::GoOn => None,
+            Plan::Refuse => Some(inner.reason(&metrics)),
+            Plan::HandOver(to) => {
+                if inner.guard.level() == Level::Critical {
+                    inner.guard.set_no_room(Some(inner.reason(&metrics)));
+                }
+                tracing::warn!("the disk is low: another server should lead");
+                let mut to = candidates.into_iter().filter(|(id, _)| to.contains(id));
+                if self.hand_over_to_any(&mut to).await { None } else { Some(inner.reason(&metrics)) }
+            }
+        };
+        match (&no_room, inner.guard.no_room()) {
+            (Some(reason), None) => tracing::warn!(reason, "takes no writes"),
+            (None, Some(_)) => tracing::info!("takes writes again"),
+            _ => {}
+        }
+        inner.guard.set_no_room(no_room);
+    }
+}
+
+impl Inner {
+    async fn ask_disks(&self, metrics: &RaftMetrics<TypeConfig>) {
+        let membership = metrics.membership_config.membership();
+        let others = membership.nodes().filter(|(id, _)| **id != metrics.id);
+        let answers = join_all(others.map(|(id, member)| async move {
+            let answer = self.client.whoami(&member.raft_address).await.ok()?;
+            (answer.node_id == *id).then_some((*id, answer.disk))
+        }));
+        let answers: Vec<(NodeId, Option<DiskSpace>)> = answers.await.into_iter().flatten().collect();
+        let has_room = |disk: &Option<DiskSpace>| !disk.as_ref().is_some_and(|disk| disk.low);
+        let again = answers.iter().filter(|(_, disk)| has_room(disk)).map(|(id, _)| *id);
+        let again: Vec<NodeId> = again.filter(|id| self.refusing.forget(*id)).collect();
+        let at = Instant::now();
+        self.disks.note(answers.into_iter().map(|(id, disk)| (id, Heard { at, disk })));
+        if !again.is_empty() {
+            tracing::info!(?again, "have room again");
+            self.raft.trigger().reset_backoff(again).await.ok();
+        }
+    }
+
+    /// Why there are no writes, for clients and operators.
+    fn reason(&self, metrics: &RaftMetrics<TypeConfig>) -> String {
+        let membership = metrics.membership_config.membership();
+        let voters = || membership.voter_ids();
+        let own = self.guard.disk().filter(|disk| disk.low);
+        let alone = voters().eq([metrics.id]);
+        if let Some(disk) = own.as_ref().filter(|_| alone) {
+            return format!("the disk is low: {disk}");
+        }
+        let at = |id: NodeId| membership.get_node(&id).map_or("", |member| member.raft_address.as_str());
+        let of = |id: NodeId| if id == metrics.id { own.clone() } else { self.disks.get(id) };
+        let seen = self.disks.seen();
+        let tell = |id: NodeId| match of(id).filter(|disk| disk.low) {
+            Some(disk) => Some(format!("{}: {disk}", at(id))),
+            None if id != metrics.id && seen.get(&id).is_none_or(|seen| *seen == Seen::Silent) => {
+                Some(format!("{} does not answer", at(id)))
+            }
+            None => None,
+        };
+        let told: Vec<String> = voters().filter_map(tell).collect();
+        format!("the disks of too many servers are low ({})", told.join("; "))
+    }
+}

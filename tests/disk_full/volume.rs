@@ -1,0 +1,65 @@
+//! A small file system in memory that a test mounts, fills and removes.
+
+use std::fs::{self, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rustix::fs::{FallocateFlags, fallocate, statvfs};
+use tempfile::TempDir;
+
+pub(crate) const MIB: u64 = 1 << 20;
+
+/// Unmounted when it is dropped, also by a test that fails.
+pub(crate) struct Volume {
+    folder: TempDir,
+}
+
+impl Volume {
+    /// Needs root.
+    pub(crate) fn of(bytes: u64) -> Self {
+        let folder = tempfile::Builder::new().prefix("piccolo-full-").tempdir().unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={bytes}"), "piccolo-test"])
+            .arg(folder.path())
+            .status();
+        assert!(mounted.unwrap().success(), "could not mount a tmpfs: this test needs root");
+        Self { folder }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.path().join("filler")
+    }
+
+    pub(crate) fn free(&self) -> u64 {
+        let space = statvfs(self.path()).unwrap();
+        space.f_bavail * space.f_frsize
+    }
+
+    /// Takes all room but that.
+    pub(crate) fn fill_up_to(&self, left: u64) {
+        let filler = OpenOptions::new().append(true).create(true).open(self.filler()).unwrap();
+        let (has, more) = (filler.metadata().unwrap().len(), self.free().saturating_sub(left));
+        if more > 0 {
+            fallocate(&filler, FallocateFlags::empty(), has, more).unwrap();
+        }
+    }
+
+    /// Gives it back.
+    pub(crate) fn clear(&self) {
+        fs::remove_file(self.filler()).unwrap();
+    }
+}
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        // At once from the tree, in truth when the last file is closed: a server may still be ending.
+        let unmounted = Command::new("umount").arg("--lazy").arg(self.path()).status();
+        if !unmounted.is_ok_and(|status| status.success()) {
+            eprintln!("could not unmount {}", self.path().display());
+        }
+    }
+}
