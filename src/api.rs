@@ -61,6 +61,11 @@ pub mod header {
     pub const REPORTER: &str = "piccolo-reporter";
     /// API address of the leader, on a 503 of a server that is not; empty if it knows none.
     pub const LEADER: &str = "piccolo-leader";
+    /// [`FULL_INDEX`] on a 507: the index has reached a limit, so the write is not worth sending again as
+    /// it is. A 507 without it is about disks, and passes by itself.
+    pub const FULL: &str = "piccolo-full";
+    /// See [`FULL`].
+    pub const FULL_INDEX: &str = "index";
     /// About how many bytes of a snapshot will come.
     pub const ABOUT_BYTES: &str = "piccolo-about-bytes";
     /// Log index that the answering server has applied.

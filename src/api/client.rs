@@ -27,7 +27,7 @@ use serde::de::DeserializeOwned;
 
 use super::{
     Capabilities, FindQuery, FindResponse, HostsResponse, KeepaliveRequest, KeepaliveResponse, Message,
-    ReportRequest, ReportResponse, StatusResponse, WriteRequest, WriteResponse, path,
+    ReportRequest, ReportResponse, StatusResponse, WriteRequest, WriteResponse, header, path,
 };
 pub use snapshot::Download;
 
@@ -84,6 +84,8 @@ pub enum ClientError {
         status: StatusCode,
         /// When it wants to be asked again.
         retry_after: Option<Duration>,
+        /// It says that the index has reached a limit.
+        index_full: bool,
         /// Every server that was asked, with its reason.
         servers: Vec<Attempt>,
     },
@@ -106,10 +108,10 @@ impl ClientError {
         }
     }
 
-    /// Whether the index may not hold what a write would add (507): it was not done, and is not worth
-    /// sending again as it is.
+    /// Whether the index may not hold what a write would add: it was not done, and is not worth sending
+    /// again as it is. Disks without room are no such thing, although that is a 507, too.
     pub fn is_full(&self) -> bool {
-        matches!(self, Self::Unavailable { status: StatusCode::INSUFFICIENT_STORAGE, .. })
+        matches!(self, Self::Unavailable { index_full: true, .. })
     }
 }
 
@@ -158,6 +160,7 @@ struct Answer {
     server: String,
     status: StatusCode,
     retry_after: Option<Duration>,
+    index_full: bool,
     body: Bytes,
 }
 
@@ -304,7 +307,7 @@ impl Client {
                     return Ok(answer);
                 }
                 Ok(Ok(answer)) => {
-                    unavailable = Some((answer.status, answer.retry_after));
+                    unavailable = Some((answer.status, answer.retry_after, answer.index_full));
                     format!("{} {}", answer.status, answer.message())
                 }
                 Ok(Err(reason)) => reason,
@@ -313,8 +316,8 @@ impl Client {
             attempts.push(Attempt { server: server.clone(), reason });
         }
         Err(match unavailable {
-            Some((status, retry_after)) => {
-                ClientError::Unavailable { status, retry_after, servers: attempts }
+            Some((status, retry_after, index_full)) => {
+                ClientError::Unavailable { status, retry_after, index_full, servers: attempts }
             }
             None => ClientError::Unreachable { servers: attempts },
         })
@@ -334,10 +337,12 @@ impl Client {
         let body = Limited::new(body, API_ANSWER_BYTES_MAX).collect().await;
         let body = body.map_err(|error| format!("could not read the answer: {error}"))?.to_bytes();
         let retry_after = head.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+        let index_full = head.headers.get(header::FULL).is_some_and(|value| value == header::FULL_INDEX);
         Ok(Answer {
             server: server.to_owned(),
             status: head.status,
             retry_after: retry_after.map(Duration::from_secs),
+            index_full,
             body,
         })
     }

@@ -163,7 +163,8 @@ impl From<ProposeError> for ApiError {
 }
 
 impl ApiError {
-    fn status(&self) -> StatusCode {
+    /// What it is as HTTP.
+    pub fn status(&self) -> StatusCode {
         match self {
             ApiError::Format(_) | ApiError::NothingToDo | ApiError::BodyBroken { .. } => {
                 StatusCode::BAD_REQUEST
@@ -210,6 +211,10 @@ impl ApiError {
         let mut headers = HeaderMap::new();
         if let Some(seconds) = self.retry_after_seconds() {
             headers.insert(RETRY_AFTER, HeaderValue::from(rand::rng().random_range(seconds)));
+        }
+        if matches!(self, ApiError::Full(_)) {
+            let full = HeaderName::from_static(header::FULL);
+            headers.insert(full, HeaderValue::from_static(header::FULL_INDEX));
         }
         let leader = match self {
             ApiError::NotLeader { leader } => HeaderValue::from_str(leader).ok(),

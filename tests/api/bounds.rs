@@ -124,7 +124,7 @@ async fn distinct_groups_have_a_limit_and_who_is_there_goes_on() {
         async move {
             match client.advertise(&request, PATIENCE).await {
                 Ok(answer) => answer.success,
-                Err(ClientError::Unavailable { status, .. }) if status.as_u16() == 507 => false,
+                Err(error) if error.is_full() => false,
                 Err(error) => panic!("group {n}: {error}"),
             }
         }
@@ -144,6 +144,7 @@ async fn distinct_groups_have_a_limit_and_who_is_there_goes_on() {
     );
     let again: u64 = answer.header("retry-after").unwrap().parse().unwrap();
     assert!(FULL_RETRY_AFTER_SECONDS.contains(&again), "{again}");
+    assert_eq!(answer.header("piccolo-full"), Some("index"));
     let sync = server.sync(in_group("one-more", "10.0.0.1:7781", &[], 1)).await;
     sync.expect(507);
     let answer = server.keepalive(beat("one-more", "10.0.0.1:7781")).await.expect(201);

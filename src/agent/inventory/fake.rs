@@ -21,6 +21,8 @@ pub(super) enum Answer {
     Lost,
     /// Applied, but the answer is lost.
     TakenUnheard,
+    /// Not applied: the disks of the servers have no room.
+    NoRoom,
     /// Refused for good.
     Refused,
 }
@@ -113,6 +115,7 @@ impl FakeDiscovery {
             return Err(ClientError::Unavailable {
                 status: hyper::StatusCode::INSUFFICIENT_STORAGE,
                 retry_after: Some(Duration::from_secs(5)),
+                index_full: true,
                 servers: Vec::new(),
             });
         }
@@ -136,6 +139,12 @@ impl FakeDiscovery {
         match answer {
             Answer::Taken => Ok(response),
             Answer::Lost | Answer::TakenUnheard => Err(ClientError::Unreachable { servers: Vec::new() }),
+            Answer::NoRoom => Err(ClientError::Unavailable {
+                status: hyper::StatusCode::INSUFFICIENT_STORAGE,
+                retry_after: Some(Duration::from_secs(5)),
+                index_full: false,
+                servers: Vec::new(),
+            }),
             Answer::Refused => Err(ClientError::Refused {
                 server: "fake".into(),
                 status: hyper::StatusCode::BAD_REQUEST,

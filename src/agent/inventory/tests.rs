@@ -316,6 +316,25 @@ async fn an_advertise_that_finds_the_index_full_is_not_in_the_way_of_what_makes_
     node.end().await;
 }
 
+/// Any 507 counted as an index that is full: while the servers' disks were, every agent with something to
+/// send was not ready and scanned its whole store each minute.
+#[tokio::test(start_paused = true)]
+async fn a_server_without_room_on_its_disk_is_asked_again_like_one_that_is_away() {
+    let mut node = Node::new();
+    node.start();
+    node.synced().await;
+    let scans = node.store.scans();
+    node.discovery.script(&[Answer::NoRoom; 5]);
+    let layer = node.store.add("layer");
+    within(node.discovery.written(5)).await.unwrap();
+    assert!(node.inventory.state().borrow().is_synced());
+    node.index_is(&[layer.as_str()]).await;
+    let writes = node.discovery.writes();
+    assert!(writes[1..].iter().all(|write| *write == writes[1]), "the same pair");
+    assert_eq!(node.store.scans(), scans);
+    node.end().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_node_beats_although_the_index_has_no_room_for_its_first_sync() {
     let mut node = Node::new();

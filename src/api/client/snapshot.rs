@@ -72,7 +72,7 @@ impl Client {
         }
         Err(match unavailable {
             Some((status, retry_after)) => {
-                ClientError::Unavailable { status, retry_after, servers: attempts }
+                ClientError::Unavailable { status, retry_after, index_full: false, servers: attempts }
             }
             None => ClientError::Unreachable { servers: attempts },
         })
@@ -96,6 +96,6 @@ impl Client {
         let status = response.status();
         let body = Limited::new(response.into_body(), API_ANSWER_BYTES_MAX).collect().await;
         let body = body.map_err(|error| format!("could not read the answer: {error}"))?.to_bytes();
-        Ok(Err(Answer { server, status, retry_after, body }))
+        Ok(Err(Answer { server, status, retry_after, index_full: false, body }))
     }
 }

@@ -165,7 +165,7 @@ async fn when_all_are_unavailable_the_wish_to_wait_is_passed_on() {
     let fake = Fake::answering(503, r#"{"success":false,"message":"no leader"}"#).await;
     let client = Client::new(vec![fake.url.clone(), dead().await]).unwrap();
     let error = client.withdraw(&request(), SECOND).await.unwrap_err();
-    let ClientError::Unavailable { status, retry_after, servers } = error else { panic!("{error}") };
+    let ClientError::Unavailable { status, retry_after, servers, .. } = error else { panic!("{error}") };
     assert_eq!((status.as_u16(), retry_after, servers.len()), (503, Some(SECOND), 2));
     assert!(servers[0].reason.contains("no leader"));
 }
