@@ -5,7 +5,8 @@
 //! nothing and is repeated. One whose answer was lost is repeated only if the request may be: with a
 //! pair it may, and so may a keepalive; it is repeated as soon as another server leads, for a leader
 //! that froze never answers. Otherwise the client is told that the outcome is unknown: a
-//! 503 would claim that nothing happened.
+//! 503 would claim that nothing happened. So would any other error of a repetition: the attempt that was
+//! lost may still become an entry.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -76,10 +77,16 @@ where
         if app.leads() {
             match decide().await {
                 Err(ApiError::NotLeader { .. }) => {}
+                Err(error) if lost && error.status().is_server_error() => {
+                    return Err(ApiError::OutcomeUnknown);
+                }
                 decided => return decided,
             }
         } else if let Some(leader) = other_leader(app) {
             match forward(app, &leader, &request).await {
+                Forwarded::Answer(answer) if lost && answer.status().is_server_error() => {
+                    return Err(ApiError::OutcomeUnknown);
+                }
                 Forwarded::Answer(answer) => return Ok(answer),
                 Forwarded::NotDone => {}
                 Forwarded::Lost if request.repeatable => lost = true,
@@ -165,7 +172,8 @@ fn read(status: StatusCode, headers: &HeaderMap, body: Bytes) -> Forwarded {
     }
     let mut answer = Response::new(Body::from(body));
     *answer.status_mut() = status;
-    for name in [CONTENT_TYPE, RETRY_AFTER, HeaderName::from_static(header::APPLIED_INDEX)] {
+    let ours = [header::APPLIED_INDEX, header::FULL].map(HeaderName::from_static);
+    for name in [CONTENT_TYPE, RETRY_AFTER].into_iter().chain(ours) {
         if let Some(value) = headers.get(&name) {
             answer.headers_mut().insert(name, HeaderValue::clone(value));
         }
@@ -177,6 +185,7 @@ fn read(status: StatusCode, headers: &HeaderMap, body: Bytes) -> Forwarded {
 mod tests {
     use axum::response::IntoResponse;
 
+    use super::super::capacity::Full;
     use super::*;
 
     fn heard(error: ApiError) -> Forwarded {
@@ -192,5 +201,19 @@ mod tests {
         assert!(matches!(heard(ApiError::Loading), Forwarded::NotDone));
         assert!(matches!(heard(ApiError::Overloaded), Forwarded::Answer(_)));
         assert!(matches!(heard(ApiError::NotServing { reason: "x".into() }), Forwarded::Answer(_)));
+    }
+
+    #[test]
+    fn a_full_index_and_a_full_disk_are_told_apart_also_through_another_server() {
+        let full = |error| match heard(error) {
+            Forwarded::Answer(answer) => {
+                assert_eq!(answer.status(), StatusCode::INSUFFICIENT_STORAGE);
+                assert!(answer.headers().contains_key(RETRY_AFTER));
+                answer.headers().get(header::FULL).is_some_and(|full| full == header::FULL_INDEX)
+            }
+            _ => panic!("not an answer"),
+        };
+        assert!(full(ApiError::Full(Full::Hosts)));
+        assert!(!full(ApiError::NoRoom { reason: "x".into() }));
     }
 }

@@ -125,7 +125,7 @@ pub(super) mod tests {
     use axum::http::StatusCode;
     use piccolo_raft::cluster::{Node, NodeConfig};
     use piccolo_raft::command::{Command, Holder};
-    use piccolo_raft::disk::MemoryDisk;
+    use piccolo_raft::disk::{MemoryDisk, Space};
     use tower::ServiceExt;
 
     use super::super::app::App;
@@ -142,13 +142,17 @@ pub(super) mod tests {
 
     /// The app of a cluster of one, in memory.
     async fn app() -> Arc<App> {
+        app_on(MemoryDisk::default(), 0).await
+    }
+
+    async fn app_on(disk: MemoryDisk, disk_free_min: u64) -> Arc<App> {
         let config = NodeConfig {
             members: vec!["127.0.0.1:1".to_owned()],
             raft_address: Some("127.0.0.1:1".to_owned()),
             api_address: "127.0.0.1:2".to_owned(),
-            disk_free_min: Some(0),
+            disk_free_min: Some(disk_free_min),
         };
-        let node = Node::start(config, Arc::new(MemoryDisk::default()), Stop::new()).await.unwrap();
+        let node = Node::start(config, Arc::new(disk), Stop::new()).await.unwrap();
         let leases = Leases::new(Duration::from_secs(60), Duration::from_secs(60));
         let holders = HolderPolicy { loopback: true };
         Arc::new(App::new(node, holders, SystemClock::shared(), leases, Stop::new()))
@@ -156,14 +160,37 @@ pub(super) mod tests {
 
     /// The same, once it leads. The task that ends leases does not run.
     pub(in crate::server) async fn leading_app() -> Arc<App> {
-        let app = app().await;
-        let end = tokio::time::Instant::now() + Duration::from_secs(60);
-        while !app.leads() {
-            assert!(tokio::time::Instant::now() < end, "does not lead");
+        leading(app().await).await
+    }
+
+    async fn leading(app: Arc<App>) -> Arc<App> {
+        until("it leads", || {
             app.set_leading_term(app.node.term());
+            app.leads()
+        })
+        .await;
+        app
+    }
+
+    /// The same on a disk without room, once that is known. It had room while `before` ran.
+    pub(in crate::server) async fn app_without_room(before: impl AsyncFnOnce(&Arc<App>)) -> Arc<App> {
+        let disk = MemoryDisk::default();
+        let bytes = |free_bytes| Space { free_bytes, total_bytes: 1 << 30 };
+        disk.set_space(bytes(1 << 29));
+        let app = leading(app_on(disk.clone(), 16 << 20).await).await;
+        before(&app).await;
+        // Less than what is left for upkeep, too.
+        disk.set_space(bytes(0));
+        until("it is without room", || app.node.no_room().is_some()).await;
+        app
+    }
+
+    async fn until(what: &str, mut is: impl FnMut() -> bool) {
+        let end = tokio::time::Instant::now() + Duration::from_secs(60);
+        while !is() {
+            assert!(tokio::time::Instant::now() < end, "not {what}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        app
     }
 
     fn serving(app: &Arc<App>) -> Router {
@@ -236,6 +263,48 @@ pub(super) mod tests {
             assert_refused(&post(&router, target, body(INDEX_KEYS_OF_A_HOLDER_MAX)).await);
         }
         drop(places);
+        app.node.shutdown().await;
+    }
+
+    /// A write that was done, and whose answer was lost, was refused with "nothing was done".
+    #[tokio::test]
+    async fn without_room_on_the_disk_what_is_stored_is_acknowledged_and_nothing_else_is() {
+        let with_pair = |seq: u64, key: &str| {
+            format!(r#"{{"holder":"10.0.0.1:1","group":"g","keys":["{key}"],"epoch":1,"seq":{seq}}}"#)
+        };
+        let written = [
+            (path::ADVERTISE, with_pair(1, "b:1")),
+            (path::WITHDRAW, with_pair(2, "b:1")),
+            (path::SYNC, with_pair(3, "a:1")),
+        ];
+        let app = app_without_room(async |app| {
+            for (target, body) in &written {
+                assert_eq!(post(&serving(app), target, body.clone()).await.status(), StatusCode::CREATED);
+            }
+            post(&serving(app), path::ADVERTISE, advertise_of(&holder(2))).await;
+        })
+        .await;
+        let router = serving(&app);
+        let applied = app.index.applied_index();
+        let unchanged = advertise_of(&holder(2));
+        for (target, body) in [(path::SYNC, written[2].1.clone()), (path::SYNC, unchanged.clone())] {
+            assert_eq!(post(&router, target, body.clone()).await.status(), StatusCode::CREATED, "{body}");
+        }
+        let repeated = with_pair(3, "a:1");
+        for target in [path::ADVERTISE, path::WITHDRAW] {
+            assert_eq!(post(&router, target, repeated.clone()).await.status(), StatusCode::CREATED);
+        }
+        for (target, body) in [
+            (path::ADVERTISE, with_pair(4, "a:1")),
+            (path::SYNC, with_pair(4, "a:1")),
+            (path::SYNC, advertise_of(&holder(3))),
+            (path::ADVERTISE, unchanged),
+        ] {
+            let answer = post(&router, target, body.clone()).await;
+            assert_eq!(answer.status(), StatusCode::INSUFFICIENT_STORAGE, "{body}");
+            assert!(!answer.headers().contains_key(header::FULL), "the index is not full");
+        }
+        assert_eq!(app.index.applied_index(), applied);
         app.node.shutdown().await;
     }
 

@@ -4,6 +4,10 @@
 //!
 //! Then it looks again: an entry of an earlier write whose outcome was unknown may have been applied
 //! in front of ours. Entries carry the pair and are refused if stale, so a repetition is safe.
+//!
+//! Without a pair and without an entry nothing of the answer has been at a majority. So a sync of that kind
+//! has it confirmed first that this server still leads, and that nothing committed is missing here: a
+//! server that does not know yet that another leads would acknowledge a set that is no more.
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
@@ -15,11 +19,11 @@ use super::app::App;
 use super::entries::Difference;
 use super::error::ApiError;
 use super::request::AcceptedWrite;
-use super::write::{after_a_part, propose};
+use super::write::{after_a_part, propose, refuse_without_room};
 
-/// Looks that a sync takes at what is applied. The first may find a host to be introduced, the one after
-/// its own entries what an earlier write left under way; nothing can add to that, because the holder's
-/// turn is ours.
+/// Looks that a sync takes at what is applied. The first may find a host to be introduced, or nothing to
+/// do, which is then looked at again; the one after its own entries what an earlier write left under way;
+/// nothing can add to that, because the holder's turn is ours.
 const ROUNDS: usize = 4;
 
 /// On the leader, in the holder's turn; the log index of the write.
@@ -27,15 +31,19 @@ pub async fn apply(app: &App, write: &AcceptedWrite) -> Result<u64, ApiError> {
     // When it is first needed: what has just been applied is then at hand.
     let wanted = LazyLock::new(|| app.index.fingerprint_of(&write.keys));
     let mut index = None;
+    // A stored pair is an entry of this very write.
+    let mut confirmed = write.pair.is_some();
     for _ in 0..ROUNDS {
         let record = app.index.host(&write.holder);
         let stored = record.as_ref().and_then(|record| record.pair);
         refuse_stale(write.pair, stored)?;
         if let Some(commands) = introduction(write, record.as_ref()) {
+            refuse_without_room(app).map_err(|error| after_a_part(index.is_some(), error))?;
             // It may be done twice, so it is no part of the write: refused after it is refused.
             for command in commands {
                 propose(app, vec![command]).await?;
             }
+            confirmed = true;
             continue;
         }
         let pair_is_stored = write.pair.is_none() || stored == write.pair;
@@ -45,9 +53,15 @@ pub async fn apply(app: &App, write: &AcceptedWrite) -> Result<u64, ApiError> {
         // A hidden host is shown again by an entry, whether or not its keys have changed.
         let visible = record.as_ref().filter(|record| record.is_visible());
         if let Some(record) = visible.filter(|record| pair_is_stored && same(record)) {
+            if !confirmed {
+                app.node.catch_up().await?;
+                confirmed = true;
+                continue;
+            }
             app.leases().renew(&write.holder, record.ttl_seconds, app.now());
             return Ok(index.unwrap_or_else(|| record.last_write_index.max(app.index.applied_index())));
         }
+        refuse_without_room(app).map_err(|error| after_a_part(index.is_some(), error))?;
         let difference = match &record {
             Some(record) if same(record) => Difference::default(),
             Some(record) if record.count == 0 => Difference::between(&BTreeSet::new(), &write.keys),
@@ -56,6 +70,7 @@ pub async fn apply(app: &App, write: &AcceptedWrite) -> Result<u64, ApiError> {
         };
         let proposed = propose(app, difference.entries(&write.holder, write.pair)).await;
         index = Some(proposed.map_err(|error| after_a_part(index.is_some(), error))?);
+        confirmed = true;
     }
     tracing::warn!(holder = %write.holder.address, "a sync did not settle");
     Err(ApiError::OutcomeUnknown)

@@ -71,9 +71,6 @@ struct Work {
 
 /// On the leader. Runs to its end even if the client leaves.
 async fn decide(app: &Arc<App>, kind: Kind, work: Arc<Work>) -> Result<Response, ApiError> {
-    if let Some(reason) = app.node.no_room() {
-        return Err(ApiError::NoRoom { reason });
-    }
     if kind == Kind::Sync {
         app.pace_of_syncs(&work.write.holder)?;
     }
@@ -92,6 +89,10 @@ async fn decide(app: &Arc<App>, kind: Kind, work: Arc<Work>) -> Result<Response,
                 let index = record.last_write_index.max(app.index.applied_index());
                 return Ok(answer(kind, write, index));
             }
+            // A sync knows itself whether it has anything to write.
+            if kind != Kind::Sync {
+                refuse_without_room(&app)?;
+            }
             capacity::check(&app, kind, write)?;
             let index = match kind {
                 Kind::Advertise => super::advertise::apply(&app, write).await,
@@ -108,6 +109,12 @@ async fn decide(app: &Arc<App>, kind: Kind, work: Arc<Work>) -> Result<Response,
 /// itself, and a hidden host is shown again by an entry.
 fn is_repeated(kind: Kind, write: &AcceptedWrite, record: &HostRecord) -> bool {
     kind != Kind::Sync && write.pair.is_some() && write.pair == record.pair && record.is_visible()
+}
+
+/// Refuses what would have to be stored while too few disks have room. [`propose`] does the same, after
+/// more work. What is stored already is no such thing: its answer may have been lost.
+pub fn refuse_without_room(app: &App) -> Result<(), ApiError> {
+    app.node.no_room().map_or(Ok(()), |reason| Err(ApiError::NoRoom { reason }))
 }
 
 fn answer(kind: Kind, write: &AcceptedWrite, index: u64) -> Response {
