@@ -36,8 +36,18 @@ pub(crate) struct Nemesis {
     operator: Option<Operator>,
     /// Hosts that may become members.
     changes: bool,
-    /// Changes of the membership that were done.
-    pub(crate) changed: usize,
+    pub(crate) done: Done,
+}
+
+/// How often it did what.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Done {
+    /// Changes of the membership that came to their end.
+    pub(crate) changes: usize,
+    /// Members were divided into two sides that heard nothing of each other.
+    pub(crate) splits: usize,
+    /// A member heard others that did not hear it, or the other way round.
+    pub(crate) one_way: usize,
 }
 
 /// A change under way.
@@ -50,8 +60,8 @@ struct Operator {
 impl Nemesis {
     pub(crate) fn new(seed: u64, changes: bool) -> Self {
         let dice = StdRng::seed_from_u64(seed ^ 0x6e65_6d65_7369_7321);
-        let (next_ms, heal_at_ms, frozen) = (0, None, vec![]);
-        Self { dice, next_ms, heal_at_ms, flapping: None, frozen, operator: None, changes, changed: 0 }
+        let (next_ms, heal_at_ms, frozen, done) = (0, None, vec![], Done::default());
+        Self { dice, next_ms, heal_at_ms, flapping: None, frozen, operator: None, changes, done }
     }
 
     /// To be called once a tick.
@@ -145,6 +155,8 @@ impl Nemesis {
 
     fn split(&mut self, cluster: &Cluster) {
         let side: Vec<bool> = cluster.hosts.iter().map(|_| self.dice.random()).collect();
+        let sides: BTreeSet<bool> = cluster.members.iter().map(|id| side[*id]).collect();
+        self.done.splits += usize::from(sides.len() == 2);
         for (from, one) in side.iter().enumerate() {
             for (to, other) in side.iter().enumerate() {
                 Self::link(from, to, |link| link.cut |= one != other);
@@ -154,13 +166,17 @@ impl Nemesis {
 
     fn cut_one_way(&mut self, cluster: &Cluster) {
         let victim = self.any(cluster);
-        for other in 0..cluster.hosts.len() {
-            if self.dice.random_bool(0.6) {
-                Self::link(victim, other, |link| link.cut = true);
-            } else if self.dice.random_bool(0.2) {
-                Self::link(other, victim, |link| link.cut = true);
-            }
+        let mut cut = false;
+        for other in (0..cluster.hosts.len()).filter(|other| *other != victim) {
+            let way = match self.dice.random_range(0..100) {
+                0..60 => (victim, other),
+                60..68 => (other, victim),
+                _ => continue,
+            };
+            Self::link(way.0, way.1, |link| link.cut = true);
+            cut |= cluster.members.contains(&other);
         }
+        self.done.one_way += usize::from(cut);
     }
 
     fn flap(&mut self, cluster: &Cluster) {
@@ -256,6 +272,8 @@ impl Nemesis {
             cluster.wipe(spare, Role::Joining(address_of(*member)));
             cluster.start(spare);
         }
+        // The one that is added may lead before the change is done, and would not be asked.
+        cluster.book.open().joining = gain.map(address_of);
         let done = Arc::new(Mutex::new(false));
         let work = insist(change, cluster.book.clone(), self.dice.random(), done.clone());
         cluster.spawn(work);
@@ -269,13 +287,14 @@ impl Nemesis {
             return;
         }
         let Some(Operator { gain, loss, .. }) = self.operator.take() else { return };
-        self.changed += 1;
+        self.done.changes += 1;
         cluster.members.extend(gain);
         if let Some(loss) = loss {
             cluster.members.remove(&loss);
         }
         let servers: BTreeSet<String> = cluster.members.iter().map(|id| address_of(*id)).collect();
-        cluster.book.open().servers = servers.into_iter().collect();
+        let mut shared = cluster.book.open();
+        (shared.servers, shared.joining) = (servers.into_iter().collect(), None);
     }
 }
 
@@ -300,7 +319,8 @@ async fn insist(change: Change, book: Book, seed: u64, done: Arc<Mutex<bool>>) {
 async fn ask(change: &Change, book: &Book, dice: &mut StdRng) -> Option<Answer> {
     let server = {
         let shared = book.open();
-        shared.servers.choose(dice).expect("there are servers").clone()
+        let asked: Vec<&String> = shared.servers.iter().chain(&shared.joining).collect();
+        (*asked.choose(dice).expect("there are servers")).clone()
     };
     let asked = net::ask(CLIENTS, &server, Payload::Client(Request::Change(change.clone())));
     match tokio::time::timeout(OPERATOR_PATIENCE, asked).await {
