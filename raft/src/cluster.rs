@@ -58,7 +58,7 @@ pub use status::{ClusterStatus, MemberInfo, Role};
 
 use members::{Recent, Seeding};
 use proposals::Budget;
-use space::{Disks, Guard, Level};
+use space::{Disks, Guard};
 use status::Reasons;
 use stores::check_stores;
 
@@ -503,64 +503,6 @@ impl Inner {
             return None;
         }
         Some((leader, membership.get_node(&leader)?.clone()))
-    }
-
-    async fn run_compaction(&self) {
-        let mut compaction = compaction::Compaction::default();
-        let mut ticks = tokio::time::interval(compaction.interval().min(compaction::LOW_INTERVAL));
-        let mut next = Instant::now();
-        while self.stop.run_until_cancelled(ticks.tick()).await.is_some() {
-            let applied = self.index.applied_index();
-            if self.guard.level() > Level::Fine {
-                if self.guard.has_room_for_upkeep()
-                    && let Some(upto) = compaction.due_low(applied)
-                {
-                    self.compact(upto).await;
-                    self.shrink_log(upto).await;
-                }
-                continue;
-            }
-            if Instant::now() < next {
-                continue;
-            }
-            next = Instant::now() + compaction.interval();
-            if let Some(upto) = compaction.due(Instant::now(), applied, self.log.appended_bytes()) {
-                self.compact(upto).await;
-            }
-        }
-    }
-
-    /// Gives what a purge has freed back to the disk. Appends wait meanwhile: on a low disk there are none.
-    async fn shrink_log(&self, upto: u64) {
-        let purged = |metrics: &RaftMetrics<TypeConfig>| metrics.purged.is_some_and(|id| id.index >= upto);
-        let wait = self.raft.wait(Some(compaction::COMPACTION_INTERVAL));
-        if wait.metrics(purged, "the purge").await.is_err() {
-            tracing::warn!(upto, "the raft log is not purged yet: it does not shrink");
-            return;
-        }
-        let start = Instant::now();
-        match self.log.shrink().await {
-            Ok(()) => tracing::info!(upto, ms = start.elapsed().as_millis(), "the raft log was compacted"),
-            Err(error) => tracing::warn!(%error, "could not compact the raft log"),
-        }
-    }
-
-    /// Makes the state durable, tells openraft so, and lets the log go up to `upto`.
-    async fn compact(&self, upto: u64) {
-        let upto = upto.min(self.streams.lowest().unwrap_or(u64::MAX));
-        let trigger = self.raft.trigger();
-        if trigger.snapshot().await.is_err() {
-            return;
-        }
-        let covers = |metrics: &RaftMetrics<TypeConfig>| metrics.snapshot.is_some_and(|id| id.index >= upto);
-        let wait = self.raft.wait(Some(compaction::COMPACTION_INTERVAL));
-        match wait.metrics(covers, "a snapshot that covers the purge").await {
-            Ok(_) => {
-                tracing::info!(upto, "purges the raft log");
-                trigger.purge_log(upto).await.ok();
-            }
-            Err(error) => tracing::warn!(%error, upto, "could not purge the raft log"),
-        }
     }
 }
 

@@ -26,26 +26,62 @@ pub(crate) const WHAT_TO_DO: &str = "empty the data folder, start again, and let
     place (piccolo members replace): the others bring it everything; a server that was alone is brought back \
     by piccolo snapshot restore";
 
-thread_local! {
-    /// This thread reads a file that may be damaged.
-    static GUARDED: Cell<bool> = const { Cell::new(false) };
+/// What a thread does with a file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Guard {
+    /// Nothing that is looked after.
+    None,
+    /// Reads one that may be damaged: whatever panics, it is the file.
+    Unknown,
+    /// Uses one that was found whole: a panic of this crate is a defect of ours.
+    Whole,
 }
 
-/// Runs `work`; its panic becomes the error, and is not printed.
-pub(crate) fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+thread_local! {
+    static GUARD: Cell<Guard> = const { Cell::new(Guard::None) };
+    /// What panicked last was code of this crate.
+    static OWN_PANIC: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Where the code of this crate lies, as panics name it.
+fn is_own(file: &str) -> bool {
+    file!().strip_suffix("damage.rs").is_some_and(|folder| file.starts_with(folder))
+}
+
+fn catch<T>(guard: Guard, work: impl FnOnce() -> T) -> std::thread::Result<T> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let before = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
-            if !GUARDED.get() {
-                before(info);
+            let own = info.location().is_some_and(|place| is_own(place.file()));
+            OWN_PANIC.set(own);
+            match GUARD.get() {
+                Guard::Unknown => {}
+                Guard::Whole if !own => {}
+                Guard::None | Guard::Whole => before(info),
             }
         }));
     });
-    let outside = GUARDED.replace(true);
+    let outside = GUARD.replace(guard);
     let done = panic::catch_unwind(AssertUnwindSafe(work));
-    GUARDED.set(outside);
-    done.map_err(|payload| text(payload.as_ref()))
+    GUARD.set(outside);
+    done
+}
+
+/// Runs `work`, which reads a file for the first time; its panic becomes the error, and is not printed.
+pub(crate) fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    catch(Guard::Unknown, work).map_err(|payload| text(payload.as_ref()))
+}
+
+/// The same of work on a file that was found whole when it was opened. A panic of this crate's own code
+/// goes on: operators must not be told to throw their data away because of it.
+pub(crate) fn guarded_in_use<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    catch(Guard::Whole, work).map_err(|payload| {
+        if OWN_PANIC.get() {
+            panic::resume_unwind(payload);
+        }
+        text(payload.as_ref())
+    })
 }
 
 fn text(payload: &(dyn Any + Send)) -> String {
@@ -150,6 +186,17 @@ mod tests {
         assert_eq!(guarded(|| 7), Ok(7));
         let found: Result<(), String> = guarded(|| panic!("page 3 is odd\nleft: 1"));
         assert_eq!(found, Err("page 3 is odd".to_owned()));
-        assert!(!GUARDED.get(), "only what is guarded is silent");
+        assert!(GUARD.get() == Guard::None, "only what is guarded is silent");
+    }
+
+    #[test]
+    fn a_defect_of_ours_is_not_taken_for_damage_of_a_file_in_use() {
+        let defect = || -> Result<(), String> { guarded_in_use(|| panic!("a defect, on purpose")) };
+        let told = panic::catch_unwind(defect).expect_err("goes on as a panic");
+        assert_eq!(text(told.as_ref()), "a defect, on purpose");
+        // As redb panics when a page is not what it should be: in code that is not ours.
+        let page: &[u8] = &[];
+        let found = guarded_in_use(|| bytes::Buf::get_u64(&mut { page }));
+        assert!(found.is_err(), "{found:?}");
     }
 }

@@ -104,9 +104,17 @@ pub enum IndexError {
 }
 
 impl IndexError {
-    /// Runs what works with the file; damage that it meets is told as such.
-    pub(crate) fn guarded<T>(work: impl FnOnce() -> Result<T, Self>) -> Result<T, Self> {
+    /// Runs what opens the file; damage that it meets is told as such.
+    fn guarded<T>(work: impl FnOnce() -> Result<T, Self>) -> Result<T, Self> {
         match damage::guarded(work) {
+            Ok(done) => done.map_err(Self::of_file),
+            Err(reason) => Err(IndexError::DamagedFile { reason }),
+        }
+    }
+
+    /// The same of what works with the opened file.
+    pub(crate) fn guarded_in_use<T>(work: impl FnOnce() -> Result<T, Self>) -> Result<T, Self> {
+        match damage::guarded_in_use(work) {
             Ok(done) => done.map_err(Self::of_file),
             Err(reason) => Err(IndexError::DamagedFile { reason }),
         }
@@ -185,7 +193,7 @@ impl Index {
     /// The inventory of `holder` at the last commit, `None` for an unknown one. Reads the disk. Who has
     /// seen the reply to a command sees its effect here.
     pub fn inventory(&self, holder: &Holder) -> Result<Option<BTreeSet<Key>>, IndexError> {
-        IndexError::guarded(|| self.read_inventory(holder))
+        IndexError::guarded_in_use(|| self.read_inventory(holder))
     }
 
     fn read_inventory(&self, holder: &Holder) -> Result<Option<BTreeSet<Key>>, IndexError> {

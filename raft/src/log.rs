@@ -150,6 +150,30 @@ impl LogStore {
         self.shared.state().1
     }
 
+    /// The first of these ids, which ascend, that has another entry here. Those that were purged cannot be
+    /// compared. Reads the disk, a piece at a time.
+    pub(crate) fn first_difference(&self, mut sent: &[LogId]) -> io::Result<Option<u64>> {
+        while let [first, .., last] | [first @ last] = sent {
+            let own = self.shared.read(first.index, last.index + 1, LOG_READ_BYTES_MAX)?;
+            let Some(end) = own.last().map(|entry| entry.log_id.index) else { return Ok(None) };
+            let (compared, rest) = sent.split_at(sent.partition_point(|id| id.index <= end));
+            let differs = |id: &&LogId| {
+                let found = own.binary_search_by_key(&id.index, |entry| entry.log_id.index);
+                found.is_ok_and(|at| own[at].log_id != **id)
+            };
+            if let Some(other) = compared.iter().find(differs) {
+                return Ok(Some(other.index));
+            }
+            sent = rest;
+        }
+        Ok(None)
+    }
+
+    /// Up to where openraft counts the log as committed.
+    pub(crate) fn committed(&self) -> Option<LogId> {
+        self.shared.committed()
+    }
+
     /// False for a log that nothing was ever written to.
     pub fn is_used(&self) -> bool {
         let (purged, last) = self.shared.state();

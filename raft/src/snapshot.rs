@@ -305,7 +305,7 @@ impl Iterator for Chunks {
     fn next(&mut self) -> Option<Self::Item> {
         let mut chunk = Vec::with_capacity(CHUNK_BYTES);
         while chunk.len() < CHUNK_BYTES && !matches!(self.next, Stage::Done) {
-            if let Err(error) = IndexError::guarded(|| self.advance(&mut chunk)) {
+            if let Err(error) = IndexError::guarded_in_use(|| self.advance(&mut chunk)) {
                 self.next = Stage::Done;
                 return Some(Err(error.into()));
             }

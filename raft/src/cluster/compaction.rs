@@ -5,7 +5,12 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use openraft::metrics::RaftMetrics;
 use tokio::time::Instant;
+
+use super::Inner;
+use super::space::Level;
+use crate::types::TypeConfig;
 
 /// Entries younger than this are kept ...
 const KEEP_TIME: Duration = Duration::from_secs(600);
@@ -18,9 +23,11 @@ const KEEP_ENTRIES_LOW: u64 = 256;
 /// There so many are worth a purge.
 const PURGE_ENTRIES_MIN_LOW: u64 = 256;
 /// Time between two looks.
-pub(super) const COMPACTION_INTERVAL: Duration = Duration::from_secs(10);
+const COMPACTION_INTERVAL: Duration = Duration::from_secs(10);
 /// The same on a low disk.
-pub(super) const LOW_INTERVAL: Duration = Duration::from_secs(1);
+const LOW_INTERVAL: Duration = Duration::from_secs(1);
+/// Who is being sent what a purge is to delete has so long to take it.
+const READERS_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What is kept.
 #[derive(Clone, Copy, Debug)]
@@ -69,7 +76,6 @@ struct Sample {
 pub(super) struct Compaction {
     keep: Keep,
     samples: VecDeque<Sample>,
-    purged: u64,
 }
 
 impl Compaction {
@@ -78,9 +84,9 @@ impl Compaction {
         self.keep.interval
     }
 
-    /// Up to where the log can be purged now, if it is worth it. `None` while nothing is applied:
-    /// at rest nothing is written.
-    pub(super) fn due(&mut self, at: Instant, applied: u64, bytes: u64) -> Option<u64> {
+    /// Up to where the log, which is purged up to `purged`, can be purged now, if it is worth it. `None` while
+    /// nothing is applied: at rest nothing is written.
+    pub(super) fn due(&mut self, at: Instant, applied: u64, purged: u64, bytes: u64) -> Option<u64> {
         if self.samples.back().is_some_and(|last| last.applied == applied) {
             return None;
         }
@@ -88,25 +94,95 @@ impl Compaction {
         let keep = self.keep;
         let old = |sample: &Sample| at - sample.at >= keep.time || bytes - sample.bytes >= keep.bytes;
         let upto = self.samples.iter().take_while(|sample| old(sample)).last()?.applied;
-        if upto < self.purged + keep.entries_min {
+        if upto < purged + keep.entries_min {
             return None;
         }
         while self.samples.front().is_some_and(|sample| sample.applied <= upto) {
             self.samples.pop_front();
         }
-        self.purged = upto;
         Some(upto)
     }
 
     /// The same on a disk that is low.
-    pub(super) fn due_low(&mut self, applied: u64) -> Option<u64> {
+    pub(super) fn due_low(&mut self, applied: u64, purged: u64) -> Option<u64> {
         let upto = applied.checked_sub(KEEP_ENTRIES_LOW)?;
-        if upto < self.purged + PURGE_ENTRIES_MIN_LOW {
+        if upto < purged + PURGE_ENTRIES_MIN_LOW {
             return None;
         }
         self.samples.retain(|sample| sample.applied > upto);
-        self.purged = upto;
         Some(upto)
+    }
+}
+
+impl Inner {
+    /// Until the node stops.
+    pub(super) async fn run_compaction(&self) {
+        let mut compaction = Compaction::default();
+        let mut ticks = tokio::time::interval(compaction.interval().min(LOW_INTERVAL));
+        let (mut next, mut next_low) = (Instant::now(), Instant::now());
+        while self.stop.run_until_cancelled(ticks.tick()).await.is_some() {
+            let (now, applied) = (Instant::now(), self.index.applied_index());
+            let purged = self.log.purged().map_or(0, |id| id.index);
+            if self.guard.level() > Level::Fine {
+                if now >= next_low
+                    && self.guard.has_room_for_upkeep()
+                    && let Some(upto) = compaction.due_low(applied, purged)
+                {
+                    // What could not be purged is tried again, as long as it is there.
+                    next_low = now + compaction.interval();
+                    if self.compact(upto).await {
+                        self.shrink_log().await;
+                    }
+                }
+            } else if now >= next {
+                next = now + compaction.interval();
+                if let Some(upto) = compaction.due(now, applied, purged, self.log.appended_bytes()) {
+                    self.compact(upto).await;
+                }
+            }
+        }
+    }
+
+    /// Makes the state durable, tells openraft so, and lets the log go up to `upto`, or up to a snapshot
+    /// that is under way; true if it went.
+    pub(super) async fn compact(&self, upto: u64) -> bool {
+        let upto = upto.min(self.streams.lowest().unwrap_or(u64::MAX));
+        let trigger = self.raft.trigger();
+        if trigger.snapshot().await.is_err() {
+            return false;
+        }
+        let covers = |metrics: &RaftMetrics<TypeConfig>| metrics.snapshot.is_some_and(|id| id.index >= upto);
+        let wait = self.raft.wait(Some(COMPACTION_INTERVAL));
+        if let Err(error) = wait.metrics(covers, "a snapshot that covers the purge").await {
+            tracing::warn!(%error, upto, "could not purge the raft log");
+            return false;
+        }
+        tracing::info!(upto, "purges the raft log");
+        trigger.purge_log(upto).await.ok();
+        let purged = |metrics: &RaftMetrics<TypeConfig>| metrics.purged.is_some_and(|id| id.index >= upto);
+        let wait = self.raft.wait(Some(READERS_PATIENCE));
+        if wait.metrics(purged, "the purge").await.is_ok() {
+            return true;
+        }
+        // openraft keeps what a follower is still being sent, however slowly it takes it.
+        tracing::info!(upto, "a follower is further back than the log that is kept: it gets a snapshot");
+        self.streams.cut_below(upto);
+        let wait = self.raft.wait(Some(COMPACTION_INTERVAL));
+        let gone = wait.metrics(purged, "the purge").await.is_ok();
+        if !gone {
+            tracing::warn!(upto, "the raft log is not purged yet");
+        }
+        gone
+    }
+
+    /// Gives what a purge has freed back to the disk. What the node stores meanwhile waits: on a low disk that
+    /// is votes, and little else.
+    async fn shrink_log(&self) {
+        let start = Instant::now();
+        match self.log.shrink().await {
+            Ok(()) => tracing::info!(ms = start.elapsed().as_millis(), "the raft log was compacted"),
+            Err(error) => tracing::warn!(%error, "could not compact the raft log"),
+        }
     }
 }
 
@@ -119,35 +195,40 @@ mod tests {
         let (mut compaction, start) = (Compaction::default(), Instant::now());
         for minute in 0..=9u64 {
             let at = start + Duration::from_secs(60 * minute);
-            assert_eq!(compaction.due(at, (minute + 1) * 2000, 0), None);
+            assert_eq!(compaction.due(at, (minute + 1) * 2000, 0, 0), None);
         }
-        assert_eq!(compaction.due(start + KEEP_TIME, 22_000, 0), Some(2000));
-        assert_eq!(compaction.due(start + KEEP_TIME + Duration::from_secs(1), 22_001, 0), None);
+        assert_eq!(compaction.due(start + KEEP_TIME, 22_000, 0, 0), Some(2000));
+        assert_eq!(compaction.due(start + KEEP_TIME + Duration::from_secs(1), 22_001, 0, 0), None);
     }
 
     #[tokio::test]
     async fn more_than_the_bytes_are_not_kept() {
         let (mut compaction, start) = (Compaction::default(), Instant::now());
-        assert_eq!(compaction.due(start, 2000, 0), None);
-        assert_eq!(compaction.due(start, 4000, KEEP_BYTES - 1), None);
-        assert_eq!(compaction.due(start, 4001, KEEP_BYTES), Some(2000));
+        assert_eq!(compaction.due(start, 2000, 0, 0), None);
+        assert_eq!(compaction.due(start, 4000, 0, KEEP_BYTES - 1), None);
+        assert_eq!(compaction.due(start, 4001, 0, KEEP_BYTES), Some(2000));
     }
 
     #[tokio::test]
-    async fn a_low_disk_keeps_a_handful_of_entries_and_is_done_once() {
+    async fn a_low_disk_keeps_a_handful_of_entries_and_is_tried_until_it_is_done() {
         let (mut compaction, start) = (Compaction::default(), Instant::now());
-        assert_eq!(compaction.due(start, 5000, 0), None);
-        assert_eq!(compaction.due_low(100), None);
-        assert_eq!(compaction.due_low(5000), Some(4744));
-        assert_eq!(compaction.due_low(5255), None);
-        assert_eq!(compaction.due_low(5256), Some(5000));
-        assert_eq!(compaction.due(start + KEEP_TIME, 5257, 0), None, "its sample is gone with the entries");
+        assert_eq!(compaction.due(start, 5000, 0, 0), None);
+        assert_eq!(compaction.due_low(100, 0), None);
+        assert_eq!(compaction.due_low(5000, 0), Some(4744));
+        assert_eq!(compaction.due_low(5000, 0), Some(4744), "again, as long as it is not purged");
+        assert_eq!(compaction.due_low(5255, 4744), None);
+        assert_eq!(compaction.due_low(5256, 4744), Some(5000));
+        assert_eq!(
+            compaction.due(start + KEEP_TIME, 5257, 0, 0),
+            None,
+            "its sample is gone with the entries"
+        );
     }
 
     #[tokio::test]
     async fn a_log_at_rest_is_left_alone() {
         let (mut compaction, start) = (Compaction::default(), Instant::now());
-        assert_eq!(compaction.due(start, 5000, 0), None);
-        assert_eq!(compaction.due(start + KEEP_TIME * 9, 5000, 0), None);
+        assert_eq!(compaction.due(start, 5000, 0, 0), None);
+        assert_eq!(compaction.due(start + KEEP_TIME * 9, 5000, 0, 0), None);
     }
 }

@@ -44,7 +44,7 @@ const ASK_INTERVAL: Duration = Duration::from_secs(1);
 const SILENT_AFTER: Duration = Duration::from_secs(3);
 /// A node whose disk is low stands for election when there has been no leader for so long: nobody with room
 /// could win.
-const CANDIDATE_AFTER: Duration = Duration::from_secs(3);
+pub(super) const CANDIDATE_AFTER: Duration = Duration::from_secs(3);
 /// A ballast that could not be made is tried again after this.
 const BALLAST_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
@@ -252,11 +252,11 @@ impl Node {
             Plan::Refuse => Some(inner.reason(&metrics)),
             Plan::HandOver(to) => {
                 if inner.guard.level() == Level::Critical {
-                    inner.guard.set_no_room(Some(inner.reason(&metrics)));
+                    inner.guard.set_no_room(Some(inner.reason_alone()));
                 }
                 tracing::warn!("the disk is low: another server should lead");
                 let mut to = candidates.into_iter().filter(|(id, _)| to.contains(id));
-                if self.hand_over_to_any(&mut to).await { None } else { Some(inner.reason(&metrics)) }
+                if self.hand_over_to_any(&mut to).await { None } else { Some(inner.reason_alone()) }
             }
         };
         match (&no_room, inner.guard.no_room()) {
@@ -286,6 +286,12 @@ impl Inner {
             tracing::info!(?again, "have room again");
             self.raft.trigger().reset_backoff(again).await.ok();
         }
+    }
+
+    /// Why there are no writes as long as no other server leads.
+    fn reason_alone(&self) -> String {
+        let disk = self.guard.disk().map_or_else(String::new, |disk| disk.to_string());
+        format!("the disk of the leader is low, and no other server has taken over yet: {disk}")
     }
 
     /// Why there are no writes, for clients and operators.

@@ -37,7 +37,7 @@ impl Index {
         }
         let Some(last) = entries.last() else { return Ok(Vec::new()) };
         turn.broken = true;
-        let replies = IndexError::guarded(|| self.apply_batch(entries))?;
+        let replies = IndexError::guarded_in_use(|| self.apply_batch(entries))?;
         *turn = Turn { committed: Some(last.log_id()), broken: false };
         self.inner.applied.send_replace(last.log_id().index);
         Ok(replies)
@@ -241,5 +241,5 @@ fn is_skipped(command: &Command) -> bool {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, IndexError> + Send + 'static,
 ) -> Result<T, IndexError> {
-    crate::blocking::blocking(|| IndexError::guarded(work)).await.unwrap_or(Err(IndexError::Stopping))
+    crate::blocking::blocking(|| IndexError::guarded_in_use(work)).await.unwrap_or(Err(IndexError::Stopping))
 }

@@ -77,10 +77,7 @@ impl Shared {
     pub(super) fn with_database<T>(&self, work: impl FnOnce(&Database) -> io::Result<T>) -> io::Result<T> {
         let guard = self.database.read().unwrap_or_else(PoisonError::into_inner);
         let database = guard.as_ref().ok_or_else(closed)?;
-        match damage::guarded(|| work(database)) {
-            Ok(done) => done.map_err(|error| damage::of_work(LOG_FILE, error)),
-            Err(reason) => Err(damage::found(LOG_FILE, &reason)),
-        }
+        told(damage::guarded_in_use(|| work(database)))
     }
 
     /// Runs `work` on the open database while nobody reads it.
@@ -89,7 +86,8 @@ impl Shared {
         work: impl FnOnce(&mut Database) -> io::Result<T>,
     ) -> io::Result<T> {
         let mut guard = self.database.write().unwrap_or_else(PoisonError::into_inner);
-        work(guard.as_mut().ok_or_else(closed)?)
+        let database = guard.as_mut().ok_or_else(closed)?;
+        told(damage::guarded_in_use(|| work(database)))
     }
 
     pub(super) fn close(&self) {
@@ -226,6 +224,14 @@ impl Shared {
             }
             Ok(true)
         })
+    }
+}
+
+/// What was done with the file; damage is told as such.
+fn told<T>(done: Result<io::Result<T>, String>) -> io::Result<T> {
+    match done {
+        Ok(done) => done.map_err(|error| damage::of_work(LOG_FILE, error)),
+        Err(reason) => Err(damage::found(LOG_FILE, &reason)),
     }
 }
 

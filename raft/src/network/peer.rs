@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use tokio::time::Instant;
 
 use crate::format;
 use crate::snapshot::SnapshotData;
-use crate::types::{Member, NodeId, TypeConfig, Vote};
+use crate::types::{LogId, Member, NodeId, TypeConfig, Vote};
 
 use super::client::{CallError, RpcClient};
 use super::identity::Identity;
@@ -29,9 +30,15 @@ use super::{APPEND_IDLE_TIMEOUT, SNAPSHOT_HOLD, VOTE_TIMEOUT, snapshot};
 
 type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotData>;
 
-/// Snapshots on their way, by log index: the log must keep what comes after them.
+/// Who is being sent what: the log must keep what comes after a snapshot on its way, and who is too far back
+/// must not keep it from being purged.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Streams(Arc<Mutex<BTreeMap<u64, Held>>>);
+pub(crate) struct Streams {
+    /// Snapshots on their way, by log index.
+    snapshots: Arc<Mutex<BTreeMap<u64, Held>>>,
+    /// Entries that follow an earlier one are no longer sent.
+    cut_below: Arc<AtomicU64>,
+}
 
 /// Who needs the log from one index on.
 #[derive(Debug, Default)]
@@ -56,8 +63,18 @@ impl Streams {
         Streaming { streams: self.clone(), index }
     }
 
+    /// The log up to `index` is to go. openraft waits with that as long as entries before it are being sent,
+    /// so they are not any more; it then sends a snapshot.
+    pub(crate) fn cut_below(&self, index: u64) {
+        self.cut_below.fetch_max(index, Ordering::Relaxed);
+    }
+
+    fn is_cut(&self, entries_after: Option<LogId>) -> bool {
+        entries_after.map_or(0, |id| id.index) < self.cut_below.load(Ordering::Relaxed)
+    }
+
     fn held(&self) -> MutexGuard<'_, BTreeMap<u64, Held>> {
-        self.0.lock().expect("nothing panics while it holds the streams")
+        self.snapshots.lock().expect("nothing panics while it holds the streams")
     }
 }
 
@@ -213,6 +230,9 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         rpc: AppendEntriesRequest<TypeConfig>,
         _: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
+        if !rpc.entries.is_empty() && self.peers.streams.is_cut(rpc.prev_log_id) {
+            return Err(RPCError::Unreachable(Unreachable::from_string("it is too far back for the log")));
+        }
         if !rpc.entries.is_empty() && self.peers.refusing.has(self.target) {
             return Err(no_room());
         }

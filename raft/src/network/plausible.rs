@@ -4,11 +4,11 @@
 
 use openraft::EntryPayload;
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
-use openraft::storage::RaftLogReader;
 
+use crate::blocking::blocking;
 use crate::index::Index;
 use crate::log::LogStore;
-use crate::types::{Entry, LogId, NodeId, SnapshotMeta, StoredMembership, TypeConfig, Vote};
+use crate::types::{LogId, NodeId, SnapshotMeta, StoredMembership, TypeConfig, Vote};
 
 /// Terms and log indices from here on are nonsense: a billion years of elections do not get there. Short
 /// of the end of the numbers, because openraft adds one.
@@ -95,6 +95,21 @@ pub(crate) fn check_snapshot(vote: &Vote, meta: &SnapshotMeta, sender: NodeId) -
     check_membership(index, &meta.last_membership)
 }
 
+/// Whether the snapshot goes on from what is committed here. One that ends before is either older, and
+/// ignored by openraft, or of another history, and an assertion there.
+pub(crate) fn check_snapshot_history(
+    meta: &SnapshotMeta,
+    index: &Index,
+    log: &LogStore,
+) -> Result<(), Implausible> {
+    let committed = index.applied_log_id().max(log.committed());
+    let (Some(committed), Some(last)) = (committed, meta.last_log_id) else { return Ok(()) };
+    if last > committed && last.index <= committed.index {
+        return Err(Implausible::Contradiction { index: last.index });
+    }
+    Ok(())
+}
+
 fn check_leader(vote: &Vote, sender: NodeId) -> Result<(), Implausible> {
     check_vote(vote, sender)?;
     if vote.committed { Ok(()) } else { Err(Implausible::NotLeading) }
@@ -127,28 +142,30 @@ fn check_membership(index: u64, stored: &StoredMembership) -> Result<(), Implaus
 }
 
 /// Whether the append is of the same history as what is applied here. Mostly it begins behind it, and
-/// nothing is read: only who repeats old entries is compared with the log.
+/// nothing is read: only who repeats old entries is compared with the log, and with no more of it than
+/// is sent. Of a leader that was deposed openraft tells it so, whatever it sends: it may well have other
+/// entries.
 pub(crate) async fn check_history(
     request: &AppendEntriesRequest<TypeConfig>,
     index: &Index,
     log: &LogStore,
 ) -> Result<(), Implausible> {
-    let Some(applied) = index.applied_log_id() else { return Ok(()) };
+    let deposed = log.vote().is_some_and(|vote| request.vote < vote);
+    let Some(applied) = index.applied_log_id().filter(|_| !deposed) else { return Ok(()) };
     let sent = request.prev_log_id.into_iter().chain(request.entries.iter().map(|entry| entry.log_id));
-    let sent: Vec<LogId> = sent.take_while(|id| id.index <= applied.index).collect();
-    let Some(first) = sent.first() else { return Ok(()) };
-    let is_applied = |id: &LogId| id.index != applied.index || *id == applied;
-    if let Some(other) = sent.iter().find(|id| !is_applied(id)) {
-        return Err(Implausible::Contradiction { index: other.index });
+    let mut sent: Vec<LogId> = sent.take_while(|id| id.index <= applied.index).collect();
+    if let Some(last) = sent.pop_if(|id| id.index == applied.index)
+        && last != applied
+    {
+        return Err(Implausible::Contradiction { index: last.index });
     }
-    if *first == applied {
+    if sent.is_empty() {
         return Ok(());
     }
-    // Purged entries cannot be compared; an error of the log is openraft's to meet.
-    let own = log.clone().try_get_log_entries(first.index..=applied.index).await.unwrap_or_default();
-    let known = |id: &LogId| own.iter().map(|entry: &Entry| entry.log_id).find(|own| own.index == id.index);
-    match sent.iter().find(|id| known(id).is_some_and(|own| own != **id)) {
-        Some(other) => Err(Implausible::Contradiction { index: other.index }),
-        None => Ok(()),
+    let log = log.clone();
+    // An error of the log is openraft's to meet.
+    match blocking(move || log.first_difference(&sent)).await {
+        Ok(Ok(Some(index))) => Err(Implausible::Contradiction { index }),
+        _ => Ok(()),
     }
 }

@@ -17,7 +17,7 @@ use crate::snapshot::{Receiver, SnapshotData};
 use crate::types::{TypeConfig, Vote};
 
 use super::client::{CallError, Progress, RpcClient};
-use super::plausible::check_snapshot;
+use super::plausible::{check_snapshot, check_snapshot_history};
 use super::server::{RpcError, RpcState, stopped, within};
 use super::{BODY_READ_TIMEOUT, Header, SMALL_BODY_BYTES_MAX, SNAPSHOT_IDLE_TIMEOUT, SNAPSHOT_TIMEOUT};
 
@@ -86,6 +86,7 @@ pub(super) async fn receive(state: &RpcState, body: Body) -> Result<SnapshotResp
     let verified = blocking(move || receiver.finish()).await.map_err(stopped)?;
     let (meta, snapshot) = verified.map_err(refused)?;
     check_snapshot(&vote, &meta, header.sender)?;
+    check_snapshot_history(&meta, &state.index, &state.log)?;
     tracing::info!(%meta, from = header.sender, "received a snapshot");
     state.check_running()?;
     state.guard.admit_install(received)?;

@@ -172,7 +172,12 @@ async fn run_site(folder: &Path, half_days: u64) -> (Largest, Largest) {
             index.flush_durable().await.unwrap();
         }
         let at = start + TURN * turn as u32;
-        if let Some(upto) = compaction.due(at, index.applied_index(), log.appended_bytes()) {
+        if let Some(upto) = compaction.due(
+            at,
+            index.applied_index(),
+            log.purged().map_or(0, |id| id.index),
+            log.appended_bytes(),
+        ) {
             index.snapshot().await.map(drop).unwrap();
             log.purge(log_id(upto)).await.unwrap();
             purges += 1;

@@ -1,8 +1,9 @@
 //! What arrives at the raft port and is not what a member sends.
 
-use openraft::raft::{AppendEntriesRequest, VoteRequest};
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest};
 
 use super::*;
+use crate::disk::MemoryDisk;
 use crate::format::FORMAT;
 use crate::network::APPEND_BODY_BYTES_MAX;
 use crate::testing::{entry, log_id};
@@ -18,6 +19,16 @@ impl Server {
 
     fn whoami(&self) -> crate::network::Whoami {
         serde_json::from_slice(&self.post("whoami", Vec::new()).unwrap()).unwrap()
+    }
+
+    /// A message with the snapshot of a server that has applied these entries.
+    fn snapshot_of(&self, entries: &[Entry], leader: Vote) -> Vec<u8> {
+        let other = Index::open(&MemoryDisk::default()).unwrap();
+        self.run(other.apply(entries)).unwrap();
+        let (_, snapshot) = self.run(other.snapshot()).unwrap();
+        let chunks: Vec<u8> = snapshot.into_chunks().unwrap().flat_map(|chunk| chunk.unwrap()).collect();
+        let frame = format::encode(&(self.header(), leader));
+        [&(frame.len() as u32).to_le_bytes()[..], &frame, &chunks].concat()
     }
 
     /// In front of a message of another member to this one.
@@ -178,8 +189,37 @@ fn what_no_member_can_have_sent_is_refused_and_the_node_goes_on() {
         let (status, reason) = refused(server.post(route, body));
         assert_eq!(status, 400, "{what}: {reason}");
     }
+    // A snapshot of a later term that ends before what is committed here.
+    let member = Member { raft_address: "a:1".to_owned(), ..Member::default() };
+    let members = std::collections::BTreeMap::from([(header.sender, member)]);
+    let membership = openraft::Membership::new(vec![[header.sender].into()], members).unwrap();
+    let history = [Entry::new_membership(LogId::new(leader.leader_id, 0), membership), other(1)];
+    let body = server.snapshot_of(&history, leader);
+    let (status, reason) = refused(server.post("snapshot", body));
+    assert_eq!(status, 400, "a snapshot of another history: {reason}");
     assert_eq!(server.node().index().checksum(), checksum);
     write(&servers, 2);
+}
+
+/// Of a leader that was deposed and has other entries: raft tells it so.
+#[test]
+fn a_deposed_leader_with_other_entries_is_told_of_the_higher_vote() {
+    let servers = servers(1);
+    write(&servers, 0);
+    let server = &servers[0];
+    let (header, applied) = (server.header(), server.node().index().applied_index());
+    let old = Vote::new_committed(0, header.sender);
+    let other = Entry::new_normal(LogId::new(old.leader_id, applied), Command::Tombstone { node_id: 4 });
+    let prev_log_id = Some(LogId::new(old.leader_id, applied - 1));
+    let request = AppendEntriesRequest::<TypeConfig> {
+        vote: old,
+        prev_log_id,
+        entries: vec![other],
+        leader_commit: None,
+    };
+    let answer = server.post("append", format::encode(&(header, request))).unwrap();
+    let answer: AppendEntriesResponse<TypeConfig> = format::decode("answer", &answer).unwrap();
+    assert!(matches!(answer, AppendEntriesResponse::HigherVote(_)), "{answer:?}");
 }
 
 #[test]
