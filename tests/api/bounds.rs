@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, stream};
 use piccolo::api::WriteRequest;
-use piccolo::api::client::{Client, ClientError};
+use piccolo::api::client::Client;
 use piccolo::limits::{
     FULL_RETRY_AFTER_SECONDS, HIDES_PER_GROUP_MIN, INDEX_GROUPS_MAX, REQUEST_KEYS_MAX, SYNC_BURST, SYNC_EVERY,
 };
