@@ -22,9 +22,9 @@ use std::time::Duration;
 use openraft::{EntryPayload, Membership, RaftLogReader};
 use tokio::time::Instant;
 
-use crate::disk::FolderDisk;
+use crate::disk::{Disk, FolderDisk};
 use crate::index::{Counts, Index, IndexError};
-use crate::log::{LogError, LogStore};
+use crate::log::{LOG_NOTE_FILE, LogError, LogStore};
 use crate::network::IdentityError;
 use crate::network::identity::{self, NodeFile};
 use crate::snapshot::file::{FileReceiver, Saved};
@@ -42,7 +42,8 @@ const READ_BYTES: usize = 1024 * 1024;
 const LOCK_WAIT: Duration = Duration::from_secs(2);
 const LOCK_POLL: Duration = Duration::from_millis(50);
 
-/// Why there is no new cluster. The data folder is as it was.
+/// Why there is no new cluster. The data folder is as it was, but for one case: new files that count already
+/// could not all be put in their places, and whoever comes next goes on with that.
 #[derive(Debug, thiserror::Error)]
 pub enum OfflineError {
     /// The file system.
@@ -68,6 +69,15 @@ pub enum OfflineError {
     /// There is nothing to go on from.
     #[error("the data folder has no data of a cluster: start the server without --force-new-cluster")]
     NoData,
+    /// A part of the old data is gone.
+    #[error(
+        "the data folder has no {name}, and other files of a server: it is lost; put it back, or choose \
+         another server to go on from"
+    )]
+    Missing {
+        /// The file.
+        name: &'static str,
+    },
     /// The snapshot.
     #[error("could not use the snapshot")]
     Snapshot(#[from] SnapshotError),
@@ -75,7 +85,10 @@ pub enum OfflineError {
     #[error("could not use the data folder")]
     Data(#[from] StartError),
     /// The membership does not know it.
-    #[error("this server is no member of its cluster, so its addresses are unknown: give --advertise HOST")]
+    #[error(
+        "this server is no member of its cluster, so its addresses are unknown: give --advertise HOST, with \
+         --listen and --raft-listen where the ports are not the usual ones"
+    )]
     NoAddress,
 }
 
@@ -191,7 +204,10 @@ async fn convert(
     addresses: impl FnOnce(Option<Addresses>) -> Option<Addresses>,
 ) -> Result<Founded, OfflineError> {
     check_stores(log, old)?;
-    log.check_note(disk)?;
+    // Without a note there is nothing to compare, and none is to be made.
+    if disk.read(LOG_NOTE_FILE).map_err(|source| LogError::Note { verb: "read", source })?.is_some() {
+        log.check_note(disk)?;
+    }
     let NodeFile { node_id, cluster_id } = identity::stored(disk)?.ok_or(IdentityError::Lost)?;
     let applied = old.applied_state().0;
     if cluster_id.is_none() || (applied.is_none() && log.last().is_none()) {

@@ -22,6 +22,8 @@ const BEGUN: &str = "new-cluster";
 const READY: &str = "new-cluster.ready";
 /// Made anew.
 const REPLACED: [&str; 4] = [STATE_FILE, LOG_FILE, LOG_NOTE_FILE, NODE_FILE];
+/// A server that has data has all of these.
+const NEEDED: [&str; 3] = [LOG_FILE, STATE_FILE, NODE_FILE];
 /// Mean nothing in a new cluster.
 const DROPPED: [&str; 2] = [ADOPTED_FILE, REMOVED_FILE];
 /// In the root of a file system of its own.
@@ -91,14 +93,17 @@ pub(super) fn commit_or_clean(
     Ok(founded)
 }
 
-/// What root makes is to be read by the user that the server runs as: the folder's owner.
+/// What root makes is for the user that the server runs as, the folder's owner: to read, and, if power is cut
+/// before the last step, to move out of the new folder.
 fn give_to_owner(folder: &Path, begun: &Path) -> io::Result<()> {
     let owner = fs::metadata(folder)?;
-    for entry in fs::read_dir(begun)? {
-        let entry = entry?;
-        let is = entry.metadata()?;
+    let entries = fs::read_dir(begun)?.map(|entry| Ok(entry?.path()));
+    let mut paths = entries.collect::<io::Result<Vec<_>>>()?;
+    paths.push(begun.to_owned());
+    for path in paths {
+        let is = fs::symlink_metadata(&path)?;
         if (is.uid(), is.gid()) != (owner.uid(), owner.gid()) {
-            match chown(entry.path(), Some(owner.uid()), Some(owner.gid())) {
+            match chown(&path, Some(owner.uid()), Some(owner.gid())) {
                 // Not root: then it is the server's user, or somebody whom it trusts.
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
                 done => done?,
@@ -121,13 +126,18 @@ pub(super) fn check_empty(folder: &Path) -> Result<(), OfflineError> {
     }
 }
 
-/// Opening would make what is missing.
+/// Opening would make what is missing, and leave the folder another than it was.
 pub(super) fn check_data(folder: &Path) -> Result<(), OfflineError> {
-    let there = |name: &str| folder.join(name).try_exists().map_err(OfflineError::io("read", folder));
-    if there(LOG_FILE)? || there(STATE_FILE)? || there(NODE_FILE)? {
-        Ok(())
-    } else {
-        Err(OfflineError::NoData)
+    let mut missing = Vec::new();
+    for name in NEEDED {
+        if !folder.join(name).try_exists().map_err(OfflineError::io("read", folder))? {
+            missing.push(name);
+        }
+    }
+    match missing[..] {
+        [] => Ok(()),
+        _ if missing.len() == NEEDED.len() => Err(OfflineError::NoData),
+        [name, ..] => Err(OfflineError::Missing { name }),
     }
 }
 
@@ -174,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn new_files_are_the_owners_of_the_folder() {
+    fn new_files_and_their_folder_are_the_owners_of_the_folder() {
         let folder = tempfile::tempdir().unwrap();
         let begun = begin(folder.path()).unwrap();
         fs::write(begun.join(NODE_FILE), "new").unwrap();
@@ -183,7 +193,9 @@ mod tests {
         let other = if user == 0 { 1234 } else { user };
         chown(folder.path(), Some(other), Some(other)).unwrap_or_default();
         give_to_owner(folder.path(), &begun).unwrap();
-        assert_eq!(fs::metadata(begun.join(NODE_FILE)).unwrap().uid(), other);
+        for path in [&begun.join(NODE_FILE), &begun] {
+            assert_eq!(fs::metadata(path).unwrap().uid(), other, "{}", path.display());
+        }
     }
 
     #[test]

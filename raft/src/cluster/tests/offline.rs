@@ -219,6 +219,20 @@ fn what_would_destroy_something_is_refused() {
     assert!(error.to_string().contains("newer piccolo"), "{error}");
     assert_eq!(std::fs::read_dir(empty.path()).unwrap().count(), 0, "nothing is left of all that");
 
+    servers[0].kill();
+    for lost in ["log.redb", "state.redb", "node"] {
+        std::fs::rename(folder.join(lost), empty.path().join(lost)).unwrap();
+        let files = || {
+            let names = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name());
+            names.collect::<std::collections::BTreeSet<_>>()
+        };
+        let before = files();
+        let error = force(&servers[0]).unwrap_err();
+        assert!(matches!(error, OfflineError::Missing { name } if name == lost), "{error}");
+        assert_eq!(files(), before, "the folder is as it was");
+        std::fs::rename(empty.path().join(lost), folder.join(lost)).unwrap();
+    }
+
     let pristine = servers_stopped(1, |all, _| [&all[0], "127.0.0.1:1"].map(str::to_owned).to_vec());
     let (mut pristine, listener) = pristine.into_iter().next().unwrap();
     pristine.start(listener);
