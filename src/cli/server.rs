@@ -12,7 +12,7 @@ use crate::task::Stop;
 const FORCE_NEW_CLUSTER: &[Setting] = &[Setting::switch(
     "force-new-cluster",
     "Does not serve: makes the server with this data folder the only one of a new cluster, for when the others \
-     are lost for good, says what to do next, and ends",
+     are lost for good, with the addresses that its data says, says what to do next, and ends",
 )];
 
 /// The subcommand.
