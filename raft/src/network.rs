@@ -100,6 +100,9 @@ pub struct Whoami {
     /// Of its log; none while it is empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_log_index: Option<u64>,
+    /// Term of that entry: of two logs the one with the later term has more of what was acknowledged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_log_term: Option<u64>,
     /// Of its data folder; none if it has no bounds, or nobody has looked yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk: Option<DiskSpace>,

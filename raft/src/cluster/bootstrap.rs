@@ -239,6 +239,7 @@ mod tests {
             format_lowest: format::FORMAT_LOWEST,
             format_highest: format::FORMAT,
             last_log_index: None,
+            last_log_term: None,
             disk: None,
         }
     }

@@ -272,6 +272,7 @@ impl Identity {
             format_lowest: format::FORMAT_LOWEST,
             format_highest: format::FORMAT,
             last_log_index: None,
+            last_log_term: None,
             disk: None,
         }
     }
@@ -415,6 +416,7 @@ mod tests {
             format_lowest: 1,
             format_highest: 1,
             last_log_index: None,
+            last_log_term: None,
             disk: None,
         };
         let golden = include_str!("../../tests/golden/whoami.json").trim();

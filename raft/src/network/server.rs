@@ -258,7 +258,9 @@ async fn whoami(State(state): State<RpcState>) -> Result<Json<Whoami>, RpcError>
     let mut whoami = state.identity.whoami();
     let metrics = state.raft.metrics();
     let metrics = metrics.borrow_watched();
-    whoami.last_log_index = metrics.last_log_index;
+    let last = state.log.last();
+    whoami.last_log_index = last.map(|id| id.index);
+    whoami.last_log_term = last.map(|id| id.leader_id.term);
     whoami.disk = state.guard.disk();
     if let Some(member) = metrics.membership_config.membership().get_node(&whoami.node_id) {
         whoami.raft_address = Some(member.raft_address.clone());

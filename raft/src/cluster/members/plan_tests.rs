@@ -67,6 +67,7 @@ fn waiting(id: NodeId) -> Whoami {
         format_lowest: format::FORMAT_LOWEST,
         format_highest: format::FORMAT,
         last_log_index: None,
+        last_log_term: None,
         disk: None,
     }
 }
