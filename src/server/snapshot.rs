@@ -7,6 +7,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::body::Body;
@@ -27,7 +28,11 @@ use super::members;
 use crate::api::header;
 use crate::limits::{CLIENT_SILENT_MAX, SNAPSHOT_CHUNKS_AHEAD, SNAPSHOT_SEND_TIMEOUT};
 
-type Chunk = Result<Bytes, io::Error>;
+/// What a client gets, and whether it was all of it.
+struct Sending {
+    chunks: mpsc::Sender<Bytes>,
+    whole: Arc<AtomicBool>,
+}
 
 /// Answers with a snapshot file.
 pub async fn save(app: &Arc<App>, incoming: Request) -> Result<Response, ApiError> {
@@ -38,6 +43,10 @@ pub async fn save(app: &Arc<App>, incoming: Request) -> Result<Response, ApiErro
         let reason = "this server is not a member of its cluster yet".to_owned();
         return Err(ApiError::NotServing { reason });
     };
+    // A view begins with a commit.
+    if let Some(reason) = app.node.no_room_for_upkeep() {
+        return Err(ApiError::NoRoom { reason });
+    }
     let (meta, data) = app.index.snapshot().await?;
     tracing::info!(%meta, "sends a snapshot to an operator");
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -57,25 +66,34 @@ pub async fn save(app: &Arc<App>, incoming: Request) -> Result<Response, ApiErro
 
 /// A body that holds `place` until all of it is sent or given up.
 fn body(first: Bytes, data: SnapshotData, place: OwnedSemaphorePermit) -> Body {
-    let (sender, receiver) = mpsc::channel(SNAPSHOT_CHUNKS_AHEAD);
+    let (chunks, receiver) = mpsc::channel(SNAPSHOT_CHUNKS_AHEAD);
+    let whole = Arc::new(AtomicBool::new(false));
+    let sending = Sending { chunks, whole: Arc::clone(&whole) };
     let threads = Handle::current();
     tokio::task::spawn_blocking(move || {
         let _place = place;
-        send(&threads, first, data, &sender);
+        send(&threads, first, data, &sending);
     });
-    Body::from_stream(stream::unfold(receiver, |mut receiver: mpsc::Receiver<Chunk>| async {
-        receiver.recv().await.map(|chunk| (chunk, receiver))
+    received(receiver, whole)
+}
+
+/// Ends with an error, which cuts the connection, unless the sender has said that all is sent: what is given up,
+/// for whatever reason, must not look like what is whole.
+fn received(receiver: mpsc::Receiver<Bytes>, whole: Arc<AtomicBool>) -> Body {
+    Body::from_stream(stream::unfold(Some((receiver, whole)), async |state| {
+        let (mut receiver, whole) = state?;
+        match receiver.recv().await {
+            Some(chunk) => Some((Ok(chunk), Some((receiver, whole)))),
+            None if whole.load(Ordering::Acquire) => None,
+            None => Some((Err(io::Error::other("the snapshot was given up")), None)),
+        }
     }))
 }
 
-fn send(threads: &Handle, first: Bytes, data: SnapshotData, sender: &mpsc::Sender<Chunk>) {
+fn send(threads: &Handle, first: Bytes, data: SnapshotData, sending: &Sending) {
     let begun = Instant::now();
     let chunks = data.into_chunks().map(|chunks| std::iter::once(Ok(first)).chain(chunks));
-    let give_up = |error: io::Error| {
-        tracing::warn!(%error, "gives a snapshot up");
-        // The body ends with an error, not like one that is whole; a client that is gone hears nothing.
-        let _ = sender.try_send(Err(error));
-    };
+    let give_up = |error: io::Error| tracing::warn!(%error, "gives a snapshot up");
     let chunks = match chunks {
         Ok(chunks) => chunks,
         Err(error) => return give_up(io::Error::other(error)),
@@ -89,12 +107,13 @@ fn send(threads: &Handle, first: Bytes, data: SnapshotData, sender: &mpsc::Sende
         if begun.elapsed() > SNAPSHOT_SEND_TIMEOUT {
             return give_up(io::Error::other("its client was too slow"));
         }
-        match threads.block_on(async { timeout(CLIENT_SILENT_MAX, sender.send(Ok(chunk))).await }) {
+        match threads.block_on(async { timeout(CLIENT_SILENT_MAX, sending.chunks.send(chunk)).await }) {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return tracing::info!("the client of a snapshot is gone"),
             Err(_) => return give_up(io::Error::other("its client takes nothing")),
         }
     }
+    sending.whole.store(true, Ordering::Release);
     tracing::info!("a snapshot is sent");
 }
 
@@ -105,7 +124,7 @@ mod tests {
     use futures_util::StreamExt;
     use piccolo_raft::snapshot::file::FileReceiver;
 
-    use super::super::routes::tests::leading_app;
+    use super::super::routes::tests::{app_without_room, leading_app};
     use super::*;
     use crate::http::Connection;
     use crate::limits::SNAPSHOTS_SENT_MAX;
@@ -144,6 +163,34 @@ mod tests {
                 tokio::task::yield_now().await;
             }
         }
+    }
+
+    /// With a full queue the error found no place in it, and the body ended like a whole one.
+    #[tokio::test]
+    async fn what_is_given_up_ends_with_an_error_also_behind_a_full_queue() {
+        for is_whole in [false, true] {
+            let (chunks, receiver) = mpsc::channel(1);
+            let whole = Arc::new(AtomicBool::new(false));
+            let mut body = received(receiver, Arc::clone(&whole)).into_data_stream();
+            chunks.try_send(Bytes::from_static(b"first")).unwrap();
+            assert!(chunks.try_send(Bytes::new()).is_err(), "it is full");
+            whole.store(is_whole, Ordering::Release);
+            drop(chunks);
+            assert_eq!(body.next().await.unwrap().unwrap(), "first");
+            assert_eq!(body.next().await.map(|end| end.is_err()), (!is_whole).then_some(true));
+        }
+    }
+
+    #[tokio::test]
+    async fn on_a_disk_without_room_there_is_none() {
+        let app = app_without_room(async |app| {
+            assert!(save(app, asked_from("127.0.0.1:9")).await.is_ok());
+        })
+        .await;
+        let refused = save(&app, asked_from("127.0.0.1:9")).await.unwrap_err();
+        assert!(refused.to_string().contains("the disk is all but full"), "{refused}");
+        assert_eq!(refused.into_response().status(), StatusCode::INSUFFICIENT_STORAGE);
+        app.node.shutdown().await;
     }
 
     #[tokio::test]

@@ -9,6 +9,8 @@ use crate::network::DiskSpace;
 use crate::network::identity::Identity;
 use crate::types::{ClusterId, Member, NodeId, TypeConfig};
 
+use super::Node;
+
 /// What a member does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -52,6 +54,16 @@ pub struct ClusterStatus {
     pub members: Vec<MemberInfo>,
     /// What keeps the node from being a healthy member; empty when all is well.
     pub reasons: Vec<String>,
+}
+
+impl Node {
+    /// Why nothing should be made durable here that can wait, if that is so: on a disk without any room that
+    /// would end the node, which can still answer lookups.
+    pub fn no_room_for_upkeep(&self) -> Option<String> {
+        let guard = &self.inner.guard;
+        let disk = guard.disk().filter(|_| !guard.has_room_for_upkeep())?;
+        Some(format!("the disk is all but full: {disk}"))
+    }
 }
 
 /// Members with roles and, on the leader, lags.
