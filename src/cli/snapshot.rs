@@ -64,6 +64,12 @@ pub enum SnapshotCliError {
         #[source]
         source: piccolo_raft::snapshot::SnapshotError,
     },
+    /// Another `snapshot save` writes to the same file.
+    #[error("{} is being written by another call", path.display())]
+    Busy {
+        /// What it writes to.
+        path: PathBuf,
+    },
     /// There is a file already.
     #[error("{} exists already: give another name, or --force", path.display())]
     Exists {

@@ -1,11 +1,12 @@
 //! `piccolo snapshot save`: all of it is checked before the file has its name.
 
-use std::fs::{self, File};
-use std::io::{IsTerminal, Write};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, IsTerminal, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempPath};
 
 use super::report::{Checked, Report};
 use super::{SnapshotCliError, file_of};
@@ -14,6 +15,9 @@ use crate::cli::client::{Asked, CLIENT};
 use crate::cli::{CliError, Exit, Invocation, Subcommand, Word, process};
 use crate::config::{Layers, Setting};
 use crate::limits::SNAPSHOT_SILENT_MAX;
+
+/// Behind the name of a file that is not whole yet.
+const PARTIAL: &str = ".partial";
 
 const FORCE: &[Setting] = &[Setting::switch("force", "Replace a file that is there")];
 
@@ -29,7 +33,7 @@ The state is that of the server that answers; writes go on meanwhile. From anoth
 runs with --insecure. It says what each node holds and who the servers are; there is no secret in it. All of \
 that can also be had anew from the agents: a snapshot spares them the work.",
     settings: &[("", CLIENT), ("", FORCE)],
-    words: &[Word::required("FILE", "Where to; it appears when it is whole")],
+    words: &[Word::required("FILE", "Where to; FILE.partial until it is whole")],
     registries: false,
     run,
 };
@@ -90,10 +94,43 @@ impl Target {
         parent.unwrap_or(Path::new("."))
     }
 
-    /// A file without a lasting name beside it: gone with this process if it fails.
+    /// Always the same, so that what a call leaves that was killed goes with the next one.
+    fn partial(&self) -> PathBuf {
+        let mut name = self.path.clone().into_os_string();
+        name.push(PARTIAL);
+        name.into()
+    }
+
+    /// A new file under that name, locked; it is gone again if this process ends before it is whole.
     fn begin(&self) -> Result<NamedTempFile, SnapshotCliError> {
-        let file = tempfile::Builder::new().prefix(".snapshot-").tempfile_in(self.folder());
-        file.map_err(SnapshotCliError::file("make a file for", &self.path))
+        let path = self.partial();
+        let failed = || SnapshotCliError::file("make", &path);
+        let new = || OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+        let file = match new() {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                let left = File::open(&path).map_err(failed())?;
+                Self::own(&path, &left)?;
+                fs::remove_file(&path).map_err(failed())?;
+                new().map_err(failed())?
+            }
+            file => file.map_err(failed())?,
+        };
+        Self::own(&path, &file)?;
+        let path = TempPath::try_from_path(&path).map_err(failed())?;
+        Ok(NamedTempFile::from_parts(file, path))
+    }
+
+    /// Refuses a file that another call holds, or that is no longer the one of that name. Where the file
+    /// system has no locks, nobody looks.
+    fn own(path: &Path, file: &File) -> Result<(), SnapshotCliError> {
+        let busy = || SnapshotCliError::Busy { path: path.to_owned() };
+        if let Err(TryLockError::WouldBlock) = file.try_lock() {
+            return Err(busy());
+        }
+        let id = |is: fs::Metadata| (is.dev(), is.ino());
+        let named = fs::symlink_metadata(path).map_err(|_| busy())?;
+        let is = file.metadata().map_err(SnapshotCliError::file("read", path))?;
+        if id(named) == id(is) { Ok(()) } else { Err(busy()) }
     }
 
     fn finish(&self, file: NamedTempFile) -> Result<(), SnapshotCliError> {
@@ -153,6 +190,27 @@ impl Bar {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Each call that was killed left a file as large as the state, under a name of its own.
+    #[test]
+    fn what_a_killed_call_has_left_goes_with_the_next_and_a_running_one_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = Target { path: folder.path().join("a.snapshot"), force: false };
+        let partial = folder.path().join("a.snapshot.partial");
+        fs::write(&partial, "half of the state").unwrap();
+        let mut file = target.begin().unwrap();
+        assert_eq!(fs::metadata(&partial).unwrap().len(), 0);
+        assert!(matches!(target.begin(), Err(SnapshotCliError::Busy { .. })));
+        file.write_all(b"whole").unwrap();
+        target.finish(file).unwrap();
+        assert_eq!(fs::read(&target.path).unwrap(), b"whole");
+        drop(target.begin().unwrap());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing else is left");
+        // Somebody else's file is not written to by way of a link.
+        std::os::unix::fs::symlink(&target.path, &partial).unwrap();
+        assert!(target.begin().is_err());
+        assert_eq!(fs::read(&target.path).unwrap(), b"whole");
+    }
 
     #[test]
     fn the_bar_is_full_at_the_guess_and_no_longer_beyond() {
