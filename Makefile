@@ -21,7 +21,7 @@ test: ## all tests, those with a real containerd included (as root)
 	@.ci/install build run
 	$(CARGO) test --workspace --locked --lib --bins --tests -- --skip $(SOAK)
 
-soak: ## what takes long: the whole fault matrix with a real containerd (as root, 2 minutes after the build), then fuzzing, an hour for each of 17 targets (PICCOLO_FUZZ_SECONDS)
+soak: ## what takes long (as root): the whole fault matrix with a real containerd, other seeds of the simulation each day (PICCOLO_SIM_FIRST, PICCOLO_SIM_SEEDS), a month of traffic (15 minutes), ten minutes at rest, chaos (12 minutes; PICCOLO_CHAOS_SECONDS), then fuzzing, an hour for each of 17 targets (PICCOLO_FUZZ_SECONDS)
 	@.ci/install build run fuzz
 	$(CARGO) test --workspace --locked --tests -- --nocapture $(SOAK)
 	tests/fuzz/soak
