@@ -181,7 +181,10 @@ fn a_fleet_gives_everything_back_to_servers_that_start_empty() {
     let arguments = ["--nodes", "60", "--interval", "2", "--before", "1", "--away", "1"];
     let (results, plots) = with_piccolo("rebuild", &arguments);
     assert!(results.contains("60 nodes × 400 keys = 24000 pairs"), "{results}");
-    assert!(results.contains("| syncs | 201: 60 |"), "{results}");
+    // On a busy machine some are refused first, and come again.
+    let syncs = results.lines().find_map(|line| line.strip_prefix("| syncs | ")).unwrap_or_default();
+    let answers: Vec<&str> = syncs.split('|').next().unwrap_or_default().split(',').map(str::trim).collect();
+    assert!(answers.contains(&"201: 60"), "{results}");
     assert!(results.contains("| hosts hidden in the end | 0 |"), "{results}");
     assert_eq!(plots, ["rebuild-answers.svg", "rebuild.svg"]);
 }
