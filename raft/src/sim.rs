@@ -8,7 +8,7 @@
 //! - `net`: messages, and what becomes of them.
 //! - `host`: one server; `cluster`: all of them, their clients and their clock.
 //! - `client`: what clients ask of a server; `workload`: what they ask for.
-//! - `history`: what may be shown after it.
+//! - `history`: what may be shown after it; `judge`: holds it against all that servers show.
 //! - `nemesis`: what goes wrong.
 //! - `seeds`, `birth`: the tests; `faults`: that they can fail; `endurance`: a long time.
 
@@ -16,6 +16,7 @@ pub(crate) mod client;
 mod cluster;
 mod history;
 mod host;
+mod judge;
 pub(crate) mod net;
 pub(crate) mod runtime;
 pub(crate) mod watch;

@@ -9,11 +9,9 @@ use tokio::runtime::Runtime;
 use tokio::time::Instant;
 
 use crate::cluster::Node;
-use crate::index::HostRecord;
 use crate::testing::sim_disk::SimDisk;
 use crate::types::{ClusterId, NodeId};
 
-use super::client::Shown;
 use super::host::{self, Ended, Host, Role, address_of};
 use super::net::{self, HostId, Message, TICK_MS};
 use super::workload::{Book, Client, hide_holders};
@@ -51,8 +49,9 @@ pub(crate) struct Seen {
     checksums: BTreeMap<u64, (u128, HostId)>,
     /// And who belongs to them.
     pub(crate) clusters: BTreeMap<ClusterId, BTreeSet<HostId>>,
-    pub(crate) removed: Vec<HostId>,
     pub(crate) cuts: usize,
+    /// Power cuts that took something which was written and not synced.
+    pub(crate) losses: usize,
     pub(crate) purges: usize,
 }
 
@@ -152,6 +151,7 @@ impl Cluster {
     /// Cuts its power; it comes back after a while.
     pub(crate) fn cut_power(&mut self, id: HostId) {
         self.hosts[id].cut_power();
+        self.seen.losses += usize::from(self.hosts[id].disk.lost_sectors() > 0);
         self.come_back(id);
     }
 
@@ -193,7 +193,6 @@ impl Cluster {
             }
             Ended::Failed(NodeFailure::Removed { .. }) | Ended::NotStarted(StartError::Removed { .. }) => {
                 self.hosts[id].kill();
-                self.seen.removed.push(id);
             }
             Ended::Failed(NodeFailure::Broken { reason } | NodeFailure::Disk { reason }) => {
                 self.book.violate(format!("s{id} failed without a reason: {reason}"));
@@ -220,34 +219,6 @@ impl Cluster {
     pub(crate) fn leader(&self) -> Option<HostId> {
         let leads = |host: &&Host| host.ask(|node| node.is_leader() && node.has_quorum()) == Some(true);
         self.hosts.iter().filter(|host| !host.frozen).find(leads).map(|host| host.id)
-    }
-
-    /// What a server shows of every holder, judged like a read.
-    pub(crate) fn judge_all(&self) {
-        for host in self.hosts.iter().filter(|host| !host.disk.is_off()) {
-            let Some(node) = host.node().filter(|node| node.is_member()) else { continue };
-            let index = node.index();
-            let holders: Vec<_> = self.book.open().histories.keys().cloned().collect();
-            let expected = index.hosts(None).into_iter().all(|record| holders.contains(&record.holder));
-            if !expected {
-                self.book.violate(format!("{}: a host that never wrote", host.address));
-            }
-            for holder in holders {
-                let keys = index.inventory(&holder).expect("a readable state").unwrap_or_default();
-                let record = index.host(&holder);
-                for key in keys.iter().filter(|_| record.as_ref().is_some_and(HostRecord::is_visible)) {
-                    let found = index.find(&holder.group, key, |postings| postings.len()).unwrap_or(0);
-                    if found == 0 {
-                        self.book.violate(format!("{}: {key} is held and not found", host.address));
-                    }
-                }
-                let pair = record.and_then(|record| record.pair);
-                let shown = Shown { index: index.applied_index(), pair, keys };
-                let last = self.book.open().histories[&holder].last_done();
-                let after = last.filter(|(_, at)| *at <= shown.index).map(|(id, _)| id);
-                self.book.judge(&host.address, &holder, after, &shown);
-            }
-        }
     }
 
     /// All members run, have applied the same, and say so by their checksums.

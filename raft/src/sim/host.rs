@@ -302,7 +302,7 @@ pub(crate) fn run_until(runtime: &Runtime, current: Current, until_ms: u64, mut 
 fn handle(life: &Life, handling: &mut BTreeMap<CallId, AbortHandle>, message: Message) {
     match (message, life) {
         (Message::Request { call, from, .. }, Life::Starting(_)) => net::answer(from, call, Answer::Refused),
-        (Message::Request { call, from, payload }, Life::Serving(serving)) => {
+        (Message::Request { call, from, payload, .. }, Life::Serving(serving)) => {
             let (front, router) = (serving.front.clone(), serving.router.clone());
             let work = async move {
                 let answer = match payload {

@@ -20,6 +20,7 @@ use crate::network::client::{Progress, RpcBody};
 
 use crate::testing::sim_disk::SimDisk;
 
+use super::client::Request;
 use super::world;
 
 /// Position of a host in the simulation.
@@ -40,7 +41,7 @@ pub(crate) enum Payload {
     /// Raft RPC, for the router.
     Rpc { route: String, body: Bytes },
     /// Of a client of the simulation.
-    Client(super::client::Request),
+    Client(Request),
 }
 
 /// What a request gets.
@@ -59,6 +60,8 @@ pub(crate) enum Message {
         call: CallId,
         from: HostId,
         payload: Payload,
+        /// The second of two.
+        again: bool,
     },
     /// The one who asked has gone.
     GivenUp {
@@ -74,10 +77,10 @@ impl Message {
     /// For people.
     pub(crate) fn tell(&self) -> String {
         match self {
-            Message::Request { call, from, payload: Payload::Rpc { route, body } } => {
+            Message::Request { call, from, payload: Payload::Rpc { route, body }, .. } => {
                 format!("#{call} from {from}: {route}, {} bytes", body.len())
             }
-            Message::Request { call, from, payload } => format!("#{call} from {from}: {payload:?}"),
+            Message::Request { call, from, payload, .. } => format!("#{call} from {from}: {payload:?}"),
             Message::GivenUp { call } => format!("#{call} given up"),
             Message::Answer { call, answer: Answer::Rpc(status, body) } => {
                 format!("#{call} answered {status}, {} bytes", body.len())
@@ -116,6 +119,8 @@ pub(crate) struct Net {
     mute: BTreeSet<HostId>,
     /// Of hosts that end with the power of their disks.
     disks: BTreeMap<HostId, SimDisk>,
+    /// Messages that links have lost which were not cut.
+    pub(crate) lost: usize,
     next: u64,
 }
 
@@ -130,6 +135,14 @@ struct Asked {
 impl Payload {
     fn is_snapshot(&self) -> bool {
         matches!(self, Payload::Rpc { route, .. } if route == "snapshot")
+    }
+
+    /// A write without a pair that comes twice is made twice, after whatever its holder has been told of
+    /// later ones. No promise is made for that: who sends it twice has to know.
+    fn may_come_twice(&self) -> bool {
+        let pairless =
+            |request: &Request| matches!(request, Request::Write { order, .. } if order.pair.is_none());
+        !matches!(self, Payload::Client(request) if pairless(request))
     }
 }
 
@@ -187,7 +200,9 @@ impl Net {
             Message::Answer { call, .. } => self.waiting.get(call).is_some_and(|asked| asked.snapshot),
             Message::GivenUp { .. } => false,
         };
-        if link.cut || dice.random_range(0..1000) < link.lost {
+        let lost = !link.cut && dice.random_range(0..1000) < link.lost;
+        self.lost += usize::from(lost);
+        if link.cut || lost {
             if snapshot {
                 self.held.push((from, to, message));
             }
@@ -202,8 +217,8 @@ impl Net {
         }
         let doubled = dice.random_range(0..1000) < link.doubled;
         let copy = match &message {
-            Message::Request { call, from, payload } if doubled => {
-                Some(Message::Request { call: *call, from: *from, payload: payload.clone() })
+            Message::Request { call, from, payload, .. } if doubled && payload.may_come_twice() => {
+                Some(Message::Request { call: *call, from: *from, payload: payload.clone(), again: true })
             }
             _ => None,
         };
@@ -261,7 +276,8 @@ pub(crate) async fn ask(from: HostId, address: &str, payload: Payload) -> Answer
         world.net.next += 1;
         let snapshot = payload.is_snapshot();
         world.net.waiting.insert(call, Asked { from, to, snapshot, sender });
-        world.net.post(&mut world.dice, now_ms, from, to, Message::Request { call, from, payload });
+        let request = Message::Request { call, from, payload, again: false };
+        world.net.post(&mut world.dice, now_ms, from, to, request);
         Some(Waiting { call, from, to })
     });
     let Some(waiting) = waiting else { return Answer::Refused };

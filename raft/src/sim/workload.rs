@@ -24,6 +24,8 @@ const ATTEMPTS_MAX: u32 = 8;
 /// How long a holder waits for an answer: one of these. Short ones leave requests behind that are
 /// applied late.
 const PATIENCE_MS: [u64; 5] = [60, 150, 400, 1200, 6000];
+/// One write in so many is read on every server at its index.
+const READ_EVERY: u32 = 3;
 /// How long a reader waits.
 const READ_PATIENCE: Duration = Duration::from_secs(4);
 
@@ -32,9 +34,15 @@ const READ_PATIENCE: Duration = Duration::from_secs(4);
 pub(crate) struct Shared {
     /// Where servers may be.
     pub(crate) servers: Vec<String>,
+    /// One more that an operator asks: it is being added.
+    pub(crate) joining: Option<String>,
     pub(crate) histories: BTreeMap<Holder, History>,
     pub(crate) violations: Vec<String>,
-    pub(crate) reads: u64,
+    pub(crate) reads: usize,
+    /// Of these, reads behind an acknowledged write, at its index.
+    pub(crate) reads_behind: usize,
+    /// Such reads that a server did not answer in time, or not yet.
+    pub(crate) reads_unanswered: usize,
     /// What an operator was told last.
     pub(crate) last_change: String,
     /// Holders make no new writes.
@@ -70,6 +78,15 @@ impl Book {
             shared.violations.push(format!("{server}: {}: {why}", holder.address));
         }
     }
+}
+
+fn key_number(number: u32) -> Key {
+    key(&format!("r/k:{number}"))
+}
+
+/// All keys that a holder may have.
+pub(crate) fn all_keys() -> impl Iterator<Item = Key> {
+    (0..KEYS).map(key_number)
 }
 
 /// The holder number `number`.
@@ -116,8 +133,7 @@ impl Client {
 
     fn order(&mut self, kind: Kind, keys_max: usize) -> Order {
         let count = self.dice.random_range(1..=keys_max);
-        let mut keys: Vec<Key> =
-            (0..count).map(|_| key(&format!("r/k:{}", self.dice.random_range(0..KEYS)))).collect();
+        let mut keys: Vec<Key> = (0..count).map(|_| key_number(self.dice.random_range(0..KEYS))).collect();
         keys.sort();
         keys.dedup();
         self.pair.seq += 1;
@@ -154,13 +170,14 @@ impl Client {
         shared.servers[self.dice.random_range(0..shared.servers.len())].clone()
     }
 
-    /// Reads on some servers, beside what the holder does next.
+    /// Now and then reads on every server, beside what the holder does next.
     fn read_behind(&mut self, id: WriteId, index: u64) {
+        if self.dice.random_range(0..READ_EVERY) > 0 {
+            return;
+        }
         for server in self.book.open().servers.clone() {
-            if self.dice.random_bool(0.4) {
-                let read = read(self.me, server, self.holder.clone(), Some((id, index)), self.book.clone());
-                tokio::runtime::Handle::current().spawn(read);
-            }
+            let read = read(self.me, server, self.holder.clone(), (id, index), self.book.clone());
+            tokio::runtime::Handle::current().spawn(read);
         }
     }
 }
@@ -184,11 +201,15 @@ pub(crate) async fn hide_holders(me: HostId, book: Book, seed: u64) {
     }
 }
 
-/// One read; `after`: behind an acknowledged write.
-async fn read(me: HostId, server: String, holder: Holder, after: Option<(WriteId, u64)>, book: Book) {
-    let request = Request::Read { holder: holder.clone(), min_index: after.map_or(0, |(_, index)| index) };
+/// One read behind an acknowledged write, at its index.
+async fn read(me: HostId, server: String, holder: Holder, (id, index): (WriteId, u64), book: Book) {
+    let request = Request::Read { holder: holder.clone(), min_index: index };
     let asked = net::ask(me, &server, Payload::Client(request));
-    if let Ok(net::Answer::Client(Answer::Shown(shown))) = tokio::time::timeout(READ_PATIENCE, asked).await {
-        book.judge(&server, &holder, after.map(|(id, _)| id), &shown);
+    match tokio::time::timeout(READ_PATIENCE, asked).await {
+        Ok(net::Answer::Client(Answer::Shown(shown))) => {
+            book.judge(&server, &holder, Some(id), &shown);
+            book.open().reads_behind += 1;
+        }
+        _ => book.open().reads_unanswered += 1,
     }
 }

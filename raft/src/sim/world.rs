@@ -21,6 +21,8 @@ const DISK_DELAY_MS_MAX: u64 = 6;
 pub(crate) enum Fault {
     /// The log's syncs are acknowledged and not done.
     LogSyncIsALie,
+    /// The disk acknowledges the log's syncs and does them a few syncs later.
+    LogSyncsAreLate,
     /// A vote is answered before it is on disk.
     VoteIsNotSynced,
     /// An append is acknowledged before its commit.
@@ -46,6 +48,8 @@ pub(crate) struct World {
     promised: BTreeMap<HostId, Vote>,
     /// Requests with a snapshot that have arrived.
     pub(crate) snapshots: usize,
+    /// Requests that have arrived a second time.
+    pub(crate) doubled: usize,
     /// Of everything that was delivered and observed, in order.
     trace: u64,
 }
@@ -77,6 +81,7 @@ impl Inside {
             fault: None,
             promised: BTreeMap::new(),
             snapshots: 0,
+            doubled: 0,
             trace: 0xcbf2_9ce4_8422_2325,
         };
         let before = WORLD.with_borrow_mut(|slot| slot.replace(world));
@@ -183,6 +188,7 @@ impl World {
     pub(crate) fn note_message(&mut self, host: HostId, at_ms: u64, message: &Message) {
         self.note(&at_ms.to_le_bytes());
         self.note(&[host as u8]);
+        self.doubled += usize::from(matches!(message, Message::Request { again: true, .. }));
         match message {
             Message::Request { payload: Payload::Rpc { route, body }, .. } => {
                 self.snapshots += usize::from(route == "snapshot");

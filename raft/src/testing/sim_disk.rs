@@ -1,7 +1,7 @@
 //! A disk whose power can be cut at any sync: what was synced stays, of what was written since, some
 //! pieces arrived and others did not.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -29,6 +29,10 @@ struct Platter {
     off: bool,
     /// Files whose syncs are acknowledged and not done.
     lying: BTreeSet<String>,
+    /// Files whose syncs are acknowledged, and done when so many more have come.
+    late: BTreeMap<String, usize>,
+    /// Pieces that the power cut took which this disk comes from.
+    lost_sectors: usize,
 }
 
 /// A redb file.
@@ -39,6 +43,8 @@ struct Content {
     synced: Vec<u8>,
     /// Since the last sync: offset and bytes, or a new length.
     unsynced: Vec<(u64, Change)>,
+    /// Of each sync that is still to be done, what it was to bring to the disk.
+    owed: VecDeque<Vec<(u64, Change)>>,
     syncs: u64,
     writes: u64,
     /// The power goes off at this sync.
@@ -130,18 +136,32 @@ impl SimDisk {
         self.platter().lying.insert(name.to_owned());
     }
 
+    /// From now on syncs of the redb file are acknowledged at once, and done when `syncs` more have come. A
+    /// power cut takes those that are not done as a whole: the file is sound, and some syncs old.
+    pub(crate) fn delay_syncs_of(&self, name: &str, syncs: usize) {
+        self.platter().late.insert(name.to_owned(), syncs);
+    }
+
+    /// How many pieces were lost in the power cut that this disk comes from.
+    pub(crate) fn lost_sectors(&self) -> usize {
+        self.platter().lost_sectors
+    }
+
     /// The disk as it is found when the power is back; `seed` decides which unsynced pieces arrived.
     pub(crate) fn after_power_cut(&self, seed: u64) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
         let platter = self.platter();
+        let mut lost_sectors = 0;
         let databases = platter.databases.iter().filter(|(_, content)| !content.is_absent());
-        let databases =
-            databases.filter_map(|(name, content)| Some((name.clone(), content.survivor(&mut random)?)));
+        let databases = databases.filter_map(|(name, content)| {
+            Some((name.clone(), content.survivor(&mut random, &mut lost_sectors)?))
+        });
         let databases = databases.collect();
         let small = platter.small.iter().map(|(name, small)| (name.clone(), small.survivor(&mut random)));
         let small = small.collect();
-        let lying = platter.lying.clone();
-        Self(Arc::new(Mutex::new(Platter { databases, small, lying, ..Platter::default() })))
+        let (lying, late) = (platter.lying.clone(), platter.late.clone());
+        let found = Platter { databases, small, lying, late, lost_sectors, ..Platter::default() };
+        Self(Arc::new(Mutex::new(found)))
     }
 }
 
@@ -202,6 +222,7 @@ impl Platter {
     fn sync(&mut self, name: &str, birth: bool) -> io::Result<()> {
         let cut = self.is_cut_by_the_next_sync();
         let lies = self.lying.contains(name);
+        let late = self.late.get(name).copied();
         let content = self.databases.get_mut(name).expect("an open file is there");
         content.syncs += 1;
         if cut || content.cut_at_sync == Some(content.syncs) {
@@ -209,8 +230,10 @@ impl Platter {
             content.half_born = birth;
             return Err(off());
         }
-        if !lies {
-            content.settle();
+        match late {
+            Some(syncs) => content.owe(syncs),
+            None if lies => {}
+            None => content.settle(),
         }
         Ok(())
     }
@@ -224,11 +247,25 @@ impl Content {
 
     /// What was written is on the disk.
     fn settle(&mut self) {
-        for (offset, change) in self.unsynced.drain(..) {
+        let written = std::mem::take(&mut self.unsynced);
+        self.settle_these(written);
+    }
+
+    fn settle_these(&mut self, written: Vec<(u64, Change)>) {
+        for (offset, change) in written {
             match change {
                 Change::Length => self.synced.resize(offset as usize, 0),
                 Change::Bytes(bytes) => Self::apply(&mut self.synced, offset, &bytes),
             }
+        }
+    }
+
+    /// What was written is on the disk when `syncs` more have come.
+    fn owe(&mut self, syncs: usize) {
+        self.owed.push_back(std::mem::take(&mut self.unsynced));
+        while self.owed.len() > syncs {
+            let written = self.owed.pop_front().expect("there are some");
+            self.settle_these(written);
         }
     }
 
@@ -240,8 +277,12 @@ impl Content {
         bytes[start..end].copy_from_slice(change);
     }
 
-    /// `None`: there is no such file.
-    fn survivor(&self, random: &mut StdRng) -> Option<Self> {
+    /// `None`: there is no such file. Counts the pieces that did not arrive.
+    fn survivor(&self, random: &mut StdRng, lost: &mut usize) -> Option<Self> {
+        if !self.owed.is_empty() {
+            *lost += self.owed.len();
+            return Some(Self::holding(self.synced.clone()));
+        }
         if self.half_born {
             let bytes = self.live.clone();
             return random.random::<bool>().then(|| Self::holding(bytes));
@@ -257,6 +298,8 @@ impl Content {
                     for (at, sector) in (*offset..).step_by(SECTOR_BYTES).zip(written.chunks(SECTOR_BYTES)) {
                         if arrives == 1 || (arrives > 1 && coin(salt, at, sector)) {
                             Self::apply(&mut bytes, at, sector);
+                        } else {
+                            *lost += 1;
                         }
                     }
                 }
