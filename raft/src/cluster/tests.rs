@@ -5,6 +5,7 @@ mod crashes;
 mod members;
 mod month;
 mod offline;
+mod slow;
 mod space;
 mod stopping;
 mod wire;
