@@ -148,6 +148,7 @@ impl Front {
         match net::ask(self.host, &leader.raft_address, Payload::Client(request)).await {
             net::Answer::Client(answer) => answer,
             net::Answer::Refused => Answer::NotDone,
+            net::Answer::Broken => Answer::Unknown,
             net::Answer::Rpc(..) => unreachable!("clients' requests are answered as such"),
         }
     }

@@ -47,8 +47,10 @@ pub(crate) enum Payload {
 /// What a request gets.
 #[derive(Debug)]
 pub(crate) enum Answer {
-    /// Nobody listens there.
+    /// Nobody listens there: it was not handled.
     Refused,
+    /// The connection broke: it may have been handled, or passed on.
+    Broken,
     Rpc(StatusCode, Bytes),
     Client(super::client::Answer),
 }
@@ -168,8 +170,8 @@ impl Net {
         self.held.retain(|(from, to, _)| *from != host && *to != host);
         for (call, asked) in self.waiting.iter().filter(|(_, asked)| asked.to == host) {
             let at = now_ms + dice.random_range(TICK_MS..=LATENCY_MS_MAX);
-            let refused = Message::Answer { call: *call, answer: Answer::Refused };
-            self.queues.entry(asked.from).or_default().insert((at, self.next), refused);
+            let broken = Message::Answer { call: *call, answer: Answer::Broken };
+            self.queues.entry(asked.from).or_default().insert((at, self.next), broken);
             self.next += 1;
         }
     }
@@ -283,7 +285,7 @@ pub(crate) async fn ask(from: HostId, address: &str, payload: Payload) -> Answer
     let Some(waiting) = waiting else { return Answer::Refused };
     let answer = answer.await;
     drop(waiting);
-    answer.unwrap_or(Answer::Refused)
+    answer.unwrap_or(Answer::Broken)
 }
 
 /// Answers a request, at the host whose turn it is.
@@ -338,6 +340,7 @@ impl Wire {
                 Ok((status, answer))
             }
             Answer::Refused => Err("connection refused".to_owned()),
+            Answer::Broken => Err("connection reset".to_owned()),
             Answer::Client(_) => unreachable!("raft RPC is answered as such"),
         }
     }
