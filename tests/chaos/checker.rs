@@ -4,7 +4,7 @@
 //! - I1, I3: every acknowledged key is there, on every server; nothing else is.
 //! - I2: equal checksums at an equal log index.
 //! - Nobody was hidden who had been heard of within a lease.
-//! - No term had two leaders; no server ended by itself, panicked or logged an error.
+//! - No leader, which is a term and a node, led twice; no server ended by itself, panicked or logged an error.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -159,24 +159,41 @@ async fn nodes_are_known(site: &Site, clients: &[Expected], patience: Duration) 
     findings
 }
 
-/// By what servers answered, and by what they logged.
+/// A leader is known by its term and node id: openraft orders leaders by both, and a term may have a second
+/// one with a higher id. None leads for two servers (by what they answered), nor in two lives of one server
+/// (by what it logged): it could give other entries the same log id.
 fn two_leaders(servers: &[Server], history: &History) -> Vec<String> {
-    let mut answered: BTreeMap<u64, BTreeSet<String>> = BTreeMap::new();
-    for (term, node) in history.leaders() {
-        answered.entry(term).or_default().insert(node);
+    let mut answered: BTreeMap<(u64, String), BTreeSet<SocketAddr>> = BTreeMap::new();
+    for (term, server, node) in history.leaders() {
+        answered.entry((term, node)).or_default().insert(server);
     }
-    let mut logged: BTreeMap<u64, BTreeSet<String>> = BTreeMap::new();
+    let twice = answered.into_iter().filter(|(_, servers)| servers.len() > 1);
+    let mut findings: Vec<String> = twice
+        .map(|((term, node), servers)| format!("term {term} of node {node} was led by {servers:?}"))
+        .collect();
     for server in servers {
-        for line in logs::lines(&server.log()) {
-            if let Line::Leads { term } = line {
-                logged.entry(term).or_default().insert(format!("server {}", server.number));
-            }
+        let led = logs::lines(&server.log()).into_iter().filter_map(|line| match line {
+            Line::Leads { term, at_ms } => Some((term, at_ms)),
+            _ => None,
+        });
+        let again = led_in_two_lives(&server.started, led);
+        findings.extend(
+            again.into_iter().map(|term| format!("server {} led term {term} in two lives", server.number)),
+        );
+    }
+    findings
+}
+
+/// Terms that one server led after more than one of its starts. What was before the first does not count.
+fn led_in_two_lives(started: &[u64], led: impl Iterator<Item = (u64, u64)>) -> Vec<u64> {
+    let mut lives: BTreeMap<u64, BTreeSet<usize>> = BTreeMap::new();
+    for (term, at_ms) in led {
+        let life = started.partition_point(|start| *start <= at_ms);
+        if life > 0 {
+            lives.entry(term).or_default().insert(life);
         }
     }
-    let both = answered.into_iter().chain(logged);
-    both.filter(|(_, leaders)| leaders.len() > 1)
-        .map(|(term, leaders)| format!("term {term} had the leaders {leaders:?}"))
-        .collect()
+    lives.into_iter().filter(|(_, lives)| lives.len() > 1).map(|(term, _)| term).collect()
 }
 
 /// Everybody who was hidden, by what servers answered and by what they logged, although a server had
@@ -210,6 +227,14 @@ fn was_alive(life: &Life, at_ms: u64) -> bool {
 fn was_up(node: &Node, at_ms: u64) -> bool {
     let down = (3 * HEARTBEAT + NODE_STARTS).as_millis() as u64;
     !node.killed.iter().any(|killed| (*killed..killed + down).contains(&at_ms))
+}
+
+#[test]
+fn a_server_leads_a_term_in_one_life_only() {
+    let led = |lines: &[(u64, u64)]| led_in_two_lives(&[1_000, 2_000], lines.iter().copied());
+    assert_eq!(led(&[(1, 1_100), (1, 1_900), (2, 2_100)]), Vec::<u64>::new());
+    assert_eq!(led(&[(1, 1_100), (1, 2_100)]), [1]);
+    assert_eq!(led(&[(1, 900), (1, 2_100)]), Vec::<u64>::new(), "of another cluster");
 }
 
 #[test]

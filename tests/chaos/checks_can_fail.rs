@@ -1,6 +1,6 @@
 //! The checks can fail (issue 6, proof 5): what breaks a promise on purpose is found by the same checker
 //! that the scenarios end with. For I3, a store whose scan takes what it could read for all there is, and
-//! a server that withdraws when a lease ends. (I1 and I2: `raft/src/testing`.)
+//! keys that go when a lease ends. (I1, I2, and a lease whose end deletes: `raft/src/sim/faults.rs`.)
 
 use std::fs;
 use std::future::Future;
@@ -42,7 +42,7 @@ const BLOBS: u64 = 4;
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_key_an_invented_one_a_wrong_hide_and_a_second_leader_are_found() {
     let (seed, _) = dice();
-    let mut site = Site::of_three().await;
+    let mut site = Site::of_three_unhurried().await;
     let mut load = Load::on(site.apis(), seed, Mix { raw: 2, go: 1, ..Mix::SOME });
     let history = load.history();
     within("some writes", SOON, async || (history.writes() > 20).then_some(())).await;
@@ -71,9 +71,12 @@ async fn a_lost_key_an_invented_one_a_wrong_hide_and_a_second_leader_are_found()
     history.hidden(&holder.holder, at_ms);
     found(&mut site, &history, &format!("{} was hidden at {at_ms}, and was alive", holder.holder), 1).await;
     let leader = status(site.servers[0].api).await.unwrap();
-    history.leads(leader.term, leader.leader.unwrap());
-    history.leads(leader.term, "another".into());
-    found(&mut site, &history, &format!("term {} had the leaders", leader.term), 1).await;
+    let (term, node) = (leader.term, leader.leader.unwrap());
+    history.leads(term, site.servers[0].api, node.clone());
+    history.leads(term, site.servers[0].api, "another".into());
+    found(&mut site, &history, &format!("term {term} of node"), 0).await;
+    history.leads(term, site.servers[1].api, node.clone());
+    found(&mut site, &history, &format!("term {term} of node {node} was led by"), 1).await;
     site.servers[1].signal(Signal::KILL);
     let ended = async || (!site.servers[1].still_runs()).then_some(());
     within("its end", SOON, ended).await;
@@ -81,10 +84,11 @@ async fn a_lost_key_an_invented_one_a_wrong_hide_and_a_second_leader_are_found()
     assert!(findings.contains(&"server 2 ended by itself".to_owned()), "{findings:#?}");
 }
 
-/// I3, "a missed heartbeat hides, it does not delete": first as it is, then as it must not be.
+/// I3, "a missed heartbeat hides, it does not delete": first as it is, then as if the server had deleted. The
+/// test withdraws in its place.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_withdraws_when_a_lease_ends_is_found() {
-    let mut site = Site::of_three().await;
+async fn a_lease_that_ends_only_hides_and_keys_that_go_with_it_are_missed() {
+    let mut site = Site::of_three_unhurried().await;
     let holder = "10.55.0.2:7781";
     let keys: Vec<String> = keys().into_iter().take(5).collect();
     let body = json!({
@@ -113,7 +117,7 @@ async fn a_server_that_withdraws_when_a_lease_ends_is_found() {
 /// sound one in the same trouble.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_takes_a_partial_scan_for_a_complete_one_is_found() {
-    let mut site = Site::of_three().await;
+    let mut site = Site::of_three_unhurried().await;
     let node = Node::new(site.path(), "in-process", &site.apis(), &[], here());
     (0..BLOBS).for_each(|blob| _ = node.layout.put(&noise(blob, 2_000)));
     let (layout, holder) = (node.layout.path().to_owned(), node.peer);

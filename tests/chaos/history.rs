@@ -1,6 +1,7 @@
 //! What clients and nodes wrote down while there was trouble: the checker believes nothing else.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -44,8 +45,8 @@ struct Inner {
     reads_of_own_writes: u64,
     /// Holders that a server showed as hidden, with the time that it gave, Unix milliseconds.
     hidden: BTreeSet<(String, u64)>,
-    /// Terms, with the node that said it leads.
-    leaders: BTreeSet<(u64, String)>,
+    /// Terms, with the server that said it leads: its address for clients, and its node id.
+    leaders: BTreeSet<(u64, SocketAddr, String)>,
 }
 
 pub fn unix_ms() -> u64 {
@@ -88,11 +89,11 @@ impl History {
         self.inner().hidden.clone()
     }
 
-    pub fn leads(&self, term: u64, node: String) {
-        self.inner().leaders.insert((term, node));
+    pub fn leads(&self, term: u64, server: SocketAddr, node: String) {
+        self.inner().leaders.insert((term, server, node));
     }
 
-    pub fn leaders(&self) -> BTreeSet<(u64, String)> {
+    pub fn leaders(&self) -> BTreeSet<(u64, SocketAddr, String)> {
         self.inner().leaders.clone()
     }
 
@@ -106,6 +107,15 @@ impl History {
 
     pub fn read_own_write(&self) {
         self.inner().reads_of_own_writes += 1;
+    }
+
+    /// The clients with pairs did what their history is judged by.
+    pub fn assert_lived(&self) {
+        let (reads, duplicates) = {
+            let inner = self.inner();
+            (inner.reads_of_own_writes, inner.late_duplicates)
+        };
+        assert!(reads > 0 && duplicates > 0, "hardly any load: {}", self.summary());
     }
 
     pub fn writes(&self) -> usize {

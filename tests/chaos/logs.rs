@@ -7,6 +7,7 @@ use serde_json::Value;
 pub enum Line {
     Leads {
         term: u64,
+        at_ms: u64,
     },
     LeaseEnded {
         holder: String,
@@ -31,7 +32,8 @@ fn line(text: &str) -> Option<Line> {
     };
     let message = value["message"].as_str().unwrap_or_default();
     if message.starts_with("leads, every host") {
-        return Some(Line::Leads { term: value["term"].as_u64().unwrap() });
+        let at_ms = unix_ms_of(value["timestamp"].as_str().unwrap());
+        return Some(Line::Leads { term: value["term"].as_u64().unwrap(), at_ms });
     }
     if message == "a lease has ended" || message == "could not end a lease" {
         let at_ms = unix_ms_of(value["timestamp"].as_str().unwrap());
@@ -63,7 +65,7 @@ fn lines_are_understood() {
         r#"{"timestamp":"x","level":"ERROR","message":"request failed"}"#,
     );
     let seen = lines(log);
-    assert_eq!(seen[0], Line::Leads { term: 7 });
+    assert_eq!(seen[0], Line::Leads { term: 7, at_ms: 1_795_451_652_246 });
     assert_eq!(seen[1], Line::LeaseEnded { holder: "10.0.0.1:7".into(), at_ms: 951_782_401_500 });
     assert!(matches!(&seen[2], Line::Trouble { text } if text == "thread panicked"), "{seen:?}");
     assert!(matches!(&seen[3], Line::Trouble { text } if text.contains("request failed")), "{seen:?}");

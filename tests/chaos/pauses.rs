@@ -20,7 +20,7 @@ use crate::wire::{ask, status};
 use crate::witness::Witness;
 
 /// "Writes go on" although the leader answers nothing: an election, and clients that find out.
-const WRITES_AGAIN: Duration = Duration::from_secs(6);
+const WRITES_AGAIN: Duration = Duration::from_secs(15);
 /// The shortest lease, and time to get a beat through on a machine that does other things as well.
 const LEASE: Duration = Duration::from_secs(LEASE_SECONDS_MIN as u64 + 2);
 
@@ -68,7 +68,7 @@ const BULK_PATIENCE: Duration = Duration::from_secs(20);
 /// Of the leader beyond what it had. What is to be kept for the follower is in the log, on disk.
 const LEADER_GROWS_BYTES_MAX: u64 = 96 * 1024 * 1024;
 /// The slowest write while a follower stands still, beside clients that write as fast as they can.
-const SLOWEST_WRITE: Duration = Duration::from_secs(8);
+const SLOWEST_WRITE: Duration = Duration::from_secs(15);
 const CATCHES_UP: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]

@@ -50,7 +50,7 @@ async fn wiped_servers_have_all_pairs_back_by_resync_and_no_pull_breaks_meanwhil
     .await;
 
     site.servers.iter_mut().for_each(Server::kill);
-    site.servers.iter().for_each(Server::wipe);
+    site.servers.iter_mut().for_each(Server::wipe);
     tokio::time::sleep(WITHOUT_SERVERS).await;
     site.servers.iter_mut().for_each(Server::start);
     let started = Instant::now();

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
+use crate::history::unix_ms;
 use crate::process::Process;
 use crate::support::within;
 use crate::wire;
@@ -33,6 +34,8 @@ pub struct Server {
     pub raft: SocketAddr,
     /// Its data.
     pub data: PathBuf,
+    /// When its lives began in the cluster that it is in, Unix milliseconds.
+    pub started: Vec<u64>,
     root: PathBuf,
     arguments: Vec<String>,
     launcher: Launcher,
@@ -49,7 +52,17 @@ impl Server {
         launcher: Launcher,
     ) -> Self {
         let data = root.join(format!("server-{number}"));
-        Self { number, api, raft, data, root: root.to_owned(), arguments, launcher, process: None }
+        Self {
+            number,
+            api,
+            raft,
+            data,
+            started: Vec::new(),
+            root: root.to_owned(),
+            arguments,
+            launcher,
+            process: None,
+        }
     }
 
     pub fn start(&mut self) {
@@ -58,6 +71,7 @@ impl Server {
         command.args(["server", "--listen", &self.api.to_string(), "--raft-listen", &self.raft.to_string()]);
         command.arg("--data-dir").arg(&self.data).args(["--log-format", "json"]).args(&self.arguments);
         command.args(["--exit-with-parent", &std::process::id().to_string()]);
+        self.started.push(unix_ms());
         self.process = Some(Process::start(&self.root, &format!("server-{}", self.number), command));
     }
 
@@ -77,10 +91,11 @@ impl Server {
         self.process.take().expect("it runs").kill();
     }
 
-    /// Everything that it knew is gone.
-    pub fn wipe(&self) {
+    /// Everything that it knew is gone. What it is in next is another cluster, which counts its terms anew.
+    pub fn wipe(&mut self) {
         assert!(self.process.is_none(), "server {} runs", self.number);
         std::fs::remove_dir_all(&self.data).unwrap();
+        self.started.clear();
     }
 
     pub fn signal(&self, signal: Signal) {

@@ -18,36 +18,58 @@ const SERVERS: usize = 3;
 /// Of servers on hosts of their own.
 const PORTS: (u16, u16) = (7789, 7790);
 
+/// One scenario under load at a time: it has deadlines, and two cores must do for it.
+static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 pub struct Site {
     pub servers: Vec<Server>,
     pub nodes: Vec<Node>,
     pub root: TempDir,
+    /// Where the servers' data is, if not there.
+    pub disk: Option<TempDir>,
+    /// Dropped last, when all processes have ended.
+    _turn: Option<tokio::sync::MutexGuard<'static, ()>>,
 }
 
 impl Site {
     /// Three servers on loopback that have a leader. Their folders are in memory: a disk that others keep
     /// busy is no fault of what is tested, and kill -9 leaves what is written in either.
     pub async fn of_three() -> Self {
-        Self::of_three_in(in_memory()).await
+        let turn = TURN.lock().await;
+        Self::of_three_in(in_memory(), None, Some(turn)).await
     }
 
-    /// The same on a disk.
+    /// The same for a scenario that puts no load on them, beside others.
+    pub async fn of_three_unhurried() -> Self {
+        Self::of_three_in(in_memory(), None, None).await
+    }
+
+    /// The same with the servers' data on a disk; what all processes log stays in memory.
     pub async fn of_three_on_disk() -> Self {
-        Self::of_three_in(TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap()).await
+        let disk = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        Self::of_three_in(in_memory(), Some(disk), None).await
     }
 
-    async fn of_three_in(root: TempDir) -> Self {
+    async fn of_three_in(
+        root: TempDir,
+        disk: Option<TempDir>,
+        turn: Option<tokio::sync::MutexGuard<'static, ()>>,
+    ) -> Self {
         let addresses = [(); SERVERS].map(|()| (free_address(), free_address()));
         let list = list_of(&addresses);
-        let servers = addresses
-            .iter()
-            .enumerate()
-            .map(|(at, addresses)| Server::new(root.path(), at + 1, *addresses, list.clone(), here()));
-        Self { servers: servers.collect(), nodes: Vec::new(), root }.started().await
+        let servers = addresses.iter().enumerate().map(|(at, addresses)| {
+            let mut server = Server::new(root.path(), at + 1, *addresses, list.clone(), here());
+            if let Some(disk) = &disk {
+                server.data = disk.path().join(format!("server-{}", at + 1));
+            }
+            server
+        });
+        Self { servers: servers.collect(), nodes: Vec::new(), root, disk, _turn: turn }.started().await
     }
 
     /// Each server on its own host, number 1 to 3 of the network.
     pub async fn of_three_on(network: &Network) -> Self {
+        let turn = TURN.lock().await;
         let root = in_memory();
         let on = |host: u8, port: u16| SocketAddr::new(network.address(host).parse().unwrap(), port);
         let addresses = [1, 2, 3].map(|host| (on(host, PORTS.0), on(host, PORTS.1)));
@@ -63,7 +85,7 @@ impl Site {
             Server::new(root.path(), host.into(), addresses[usize::from(host) - 1], list.clone(), launcher)
         };
         let servers = [1, 2, 3].map(server).into();
-        Self { servers, nodes: Vec::new(), root }.started().await
+        Self { servers, nodes: Vec::new(), root, disk: None, _turn: Some(turn) }.started().await
     }
 
     async fn started(mut self) -> Self {

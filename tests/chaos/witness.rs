@@ -49,7 +49,7 @@ async fn look(server: SocketAddr, history: &History) {
     if let Some(status) = status.and_then(|said| said.read::<StatusResponse>())
         && status.leader.as_ref() == Some(&status.node)
     {
-        history.leads(status.term, status.node);
+        history.leads(status.term, server, status.node);
     }
     let hosts = ask(server, "GET", path::HOSTS, "", PATIENCE).await;
     let hosts = hosts.and_then(|said| said.read::<HostsResponse>());

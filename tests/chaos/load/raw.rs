@@ -94,7 +94,7 @@ impl Raw {
             let index = self.until_taken(path, &body, seq).await;
             *self.acknowledged.lock().unwrap() = Acknowledged { keys: after, seq, index, writing: false };
             if self.dice.random_bool(0.3) {
-                self.read_own(index).await;
+                self.read_own(&keys, index).await;
             }
             if self.dice.random_bool(0.15) {
                 self.deliver_an_old_one().await;
@@ -172,9 +172,10 @@ impl Raw {
         }
     }
 
-    /// At any server, by the index of the acknowledgement: no later write is on its way.
-    async fn read_own(&mut self, index: Option<u64>) {
-        let key = some_keys(&mut self.dice, 1).remove(0);
+    /// What was just written, at any server, by the index of the acknowledgement: no later write is on its
+    /// way.
+    async fn read_own(&mut self, written: &[String], index: Option<u64>) {
+        let Some(key) = written.choose(&mut self.dice).cloned() else { return };
         let holds = self.acknowledged.lock().unwrap().keys.contains(&key);
         let query =
             FindQuery { key: key.clone(), group: GROUP.to_owned(), min_index: index, ..FindQuery::default() };
@@ -200,7 +201,10 @@ impl Raw {
         let (path, body) = self.old[at].clone();
         let server = self.servers.any(&mut self.dice);
         let said = ask(server, "POST", path, &body, *PATIENCES.choose(&mut self.dice).unwrap()).await;
-        self.servers.history.late_duplicate();
+        // By no server: nobody knows whether it ever arrived.
+        if said.as_ref().is_some_and(|said| said.status < 500) {
+            self.servers.history.late_duplicate();
+        }
         let index = self.acknowledged.lock().unwrap().index;
         let wrong = |said: &Said| said.status != 409 && said.status < 500 && said.applied_index >= index;
         if let Some(said) = said.filter(wrong) {
