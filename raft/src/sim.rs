@@ -10,7 +10,7 @@
 //! - `client`: what clients ask of a server; `workload`: what they ask for.
 //! - `history`: what may be shown after it; `judge`: holds it against all that servers show.
 //! - `nemesis`: what goes wrong.
-//! - `seeds`, `birth`: the tests; `faults`: that they can fail; `endurance`: a long time.
+//! - `seeds`, `birth`: the tests; `stores`: one server without network; `faults`: that they can fail; `endurance`: a long time.
 
 pub(crate) mod client;
 mod cluster;
@@ -28,3 +28,4 @@ mod endurance;
 mod faults;
 mod nemesis;
 mod seeds;
+mod stores;
