@@ -63,6 +63,9 @@ pub(super) fn run(input: &[u8]) {
     assert_eq!(failed, None, "the node ended of a message to {route}");
 }
 
+/// No election of the node gets there.
+const LATE_TERM: u64 = 1 << 40;
+
 impl Server {
     fn start() -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -99,7 +102,8 @@ impl Server {
         if route != "snapshot" {
             return [&self.header, message].concat();
         }
-        let vote = postcard::to_stdvec(&Vote::new_committed(1, 1)).expect("a vote is written");
+        // Above the node's own, or openraft would not look at the snapshot.
+        let vote = postcard::to_stdvec(&Vote::new_committed(LATE_TERM, 1)).expect("a vote is written");
         let length = (self.header.len() + vote.len()) as u32;
         [&length.to_le_bytes()[..], &self.header, &vote, message].concat()
     }
