@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use crate::command::Key;
-use crate::index::{HostRecord, Index};
+use crate::index::{HostRecord, Index, IndexError};
 
 use super::client::Shown;
 use super::cluster::Cluster;
@@ -17,12 +17,21 @@ impl Cluster {
     pub(crate) fn judge_all(&self) {
         for host in self.hosts.iter().filter(|host| !host.disk.is_off()) {
             let Some(node) = host.node().filter(|node| node.is_member()) else { continue };
+            if is_closed(node.index()) {
+                continue;
+            }
             judge_inventories(host, node.index(), &self.book);
             for wrong in wrong_lookups(node.index()) {
                 self.book.violate(format!("{}: {wrong}", host.address));
             }
         }
     }
+}
+
+/// Whether it is stopping: its inventories cannot be read any more.
+fn is_closed(index: &Index) -> bool {
+    let hosts = index.hosts(None);
+    hosts.first().is_some_and(|host| matches!(index.inventory(&host.holder), Err(IndexError::Closed)))
 }
 
 fn judge_inventories(host: &Host, index: &Index, book: &Book) {
