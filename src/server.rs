@@ -1,13 +1,13 @@
 //! A discovery server: the API over the replicated index.
 //!
 //! A lookup is answered from the index at once ([`lookups`], [`findkey`], [`ranking`]). Any other
-//! request goes through [`routes`] to the file of its endpoint. Writes ([`advertise`], [`withdraw`], [`sync`]) are taken
-//! in within bounds ([`intake`], [`pace`]), read by [`request`], brought to the leader by [`forward`], one
+//! request goes through [`routes`] to the file of its endpoint. Writes ([`advertise`], [`withdraw`],
+//! [`sync`]) are taken in within bounds ([`intake`], [`pace`]), read by [`request`], brought to the leader by [`forward`], one
 //! at a time for each holder ([`locks`]), held to the limits of the index ([`capacity`]), cut into log
 //! [`entries`] and proposed ([`mod@write`]). Keepalives ([`keepalive`]) renew [`leases`] in the leader's
 //! memory; [`lease_task`] proposes what follows when one ends. What nodes [`mod@report`] of holders
-//! changes the order of answers for a while. [`snapshot`] gives an operator the whole state, and [`offline`] makes
-//! a new cluster of what is left of one.
+//! changes the order of answers for a while. [`snapshot`] gives an operator the whole state, and [`offline`]
+//! makes a new cluster of what is left of one.
 
 pub mod addresses;
 pub mod advertise;

@@ -6,6 +6,7 @@
 //! - `proposals`: writes, and what bounds them.
 //! - `compaction`: which part of the log may go.
 //! - `space`: a disk that is getting full.
+//! - `error`: why a node does not start, and why it ends.
 //! - `settings`: how openraft runs here.
 //! - `standing`: a removed node learns that it is one.
 //! - `stop`: handing leadership over, and the orderly end.
@@ -13,6 +14,7 @@
 
 mod bootstrap;
 mod compaction;
+mod error;
 mod members;
 pub mod offline;
 mod proposals;
@@ -36,19 +38,19 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::blocking::blocking;
-use crate::damage::WHAT_TO_DO;
 use crate::disk::Disk;
-use crate::index::{Index, IndexError, STATE_FILE, StateMachine};
-use crate::log::{LOG_FILE, LogError, LogStore};
+use crate::index::{Index, StateMachine};
+use crate::log::LogStore;
+use crate::network::MESSAGES_MAX;
 use crate::network::client::RpcClient;
 use crate::network::identity::Identity;
 use crate::network::peer::{Peers, Refusing, Streams};
 use crate::network::server::{self, Heard, RpcState};
-use crate::network::{IdentityError, MESSAGES_MAX};
 use crate::types::{Member, NodeId, TypeConfig};
 use crate::watch;
 
 pub use crate::network::DiskSpace;
+pub use error::{NodeFailure, StartError};
 pub use members::{
     BadWho, Change, LAG_MAX, MEMBERS_MAX, MembersError, Phase, Progress, Refusal, SEED_ENTRIES_MIN, Who,
     is_address,
@@ -82,102 +84,6 @@ pub struct NodeConfig {
     /// With less free bytes in its data folder it stores no more entries; 0: it does not look, `None`: what
     /// fits the disk.
     pub disk_free_min: Option<u64>,
-}
-
-/// Why a node did not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// There must be one server at least.
-    #[error("the list of servers is empty")]
-    NoMembers,
-    /// The log.
-    #[error(transparent)]
-    Log(#[from] LogError),
-    /// The state.
-    #[error(transparent)]
-    Index(#[from] IndexError),
-    /// The identity.
-    #[error(transparent)]
-    Identity(#[from] IdentityError),
-    /// The raft log is gone beside the state: this node may have forgotten its vote, and could vote
-    /// a second time in one term.
-    #[error(
-        "the data folder has a state up to log index {applied} but no raft log: {LOG_FILE} with the \
-         vote and the entries is lost; put it back, or {WHAT_TO_DO}"
-    )]
-    LogLost {
-        /// Log index of the state.
-        applied: u64,
-    },
-    /// The raft log is an older one than the state was made with: this node has voted since.
-    #[error(
-        "the state has an entry of term {applied}, but the raft log knows terms up to {voted} only: {LOG_FILE} \
-         was replaced by an older one; put the right one back, or {WHAT_TO_DO}"
-    )]
-    LogOlder {
-        /// Of the last applied entry.
-        applied: u64,
-        /// Of the last vote.
-        voted: u64,
-    },
-    /// The state is gone, or is an older one than the raft log goes on from.
-    #[error(
-        "the raft log begins after log index {purged} but the state ends at {applied}: {STATE_FILE} \
-         is lost or was replaced by an older one; put the right one back, or {WHAT_TO_DO}"
-    )]
-    StateLost {
-        /// The last entry that the log has no longer.
-        purged: u64,
-        /// Log index of the state, 0 for none.
-        applied: u64,
-    },
-    /// It was a member once.
-    #[error(
-        "server {node_id:016x} was removed from its cluster: start with an empty folder and --join to come \
-         back as a new one"
-    )]
-    Removed {
-        /// This node.
-        node_id: NodeId,
-    },
-    /// openraft.
-    #[error("could not start raft: {reason}")]
-    Raft {
-        /// What it said.
-        reason: String,
-    },
-}
-
-impl StartError {
-    fn raft(error: impl std::fmt::Display) -> Self {
-        StartError::Raft { reason: error.to_string() }
-    }
-}
-
-/// Why a running node ended without being asked.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NodeFailure {
-    /// The others have removed it.
-    #[error(
-        "server {node_id:016x} was removed from its cluster: start with an empty folder and --join to come \
-         back as a new one"
-    )]
-    Removed {
-        /// This node.
-        node_id: NodeId,
-    },
-    /// The disk failed, or is full.
-    #[error("{reason}")]
-    Disk {
-        /// Which file, why, and what to do.
-        reason: String,
-    },
-    /// Raft or the storage failed.
-    #[error("{reason}")]
-    Broken {
-        /// What it said.
-        reason: String,
-    },
 }
 
 /// A handle on the node; clones share it.

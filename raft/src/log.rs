@@ -2,10 +2,11 @@
 //! must not wait for a commit of the state.
 //!
 //! One thread writes (`writer`): an append returns as soon as its entries are readable, and its
-//! callback comes when they are durable (encoding is the writer's work, not openraft's), so that the leader's sync and its followers' overlap, and
-//! appends that wait together share one commit. Entries that are not on disk yet are read from
-//! memory (`view`). `note` says beside the file which log it is. At rest nothing is written: `committed` goes with the next append, and what a
-//! purge leaves behind goes in small steps with later appends.
+//! callback comes when they are durable (encoding is the writer's work, not openraft's), so that the
+//! leader's sync and its followers' overlap, and appends that wait together share one commit. Entries that
+//! are not on disk yet are read from memory (`view`). `note` says beside the file which log it is. At rest
+//! nothing is written: `committed` goes with the next append, and what a purge leaves behind goes in small
+//! steps with later appends, or at once where the disk is low (`shrink`).
 
 mod note;
 mod shrink;

@@ -3,9 +3,10 @@
 //! Every body but `whoami` is a versioned frame ([`crate::format`]) that begins with a `Header`:
 //! which cluster, from whom, to whom. Who is not the target, or belongs to another cluster, answers
 //! 421 and openraft never sees the message: an address is not an identity. A sender that was removed
-//! is told so with 410. Who has no room on its disk answers 507 to entries and snapshots. A sender that is merely unknown is heard: it may be a new member of which this
-//! node has not heard yet, and without its vote a cluster could be stuck; what it may do to an election
-//! is bounded by pre-vote and the leader's lease. `whoami` is JSON, because nodes of different formats
+//! is told so with 410. Who has no room on its disk answers 507 to entries and snapshots. A sender that is
+//! merely unknown is heard: it may be a new member of which this node has not heard yet, and without its
+//! vote a cluster could be stuck; what it may do to an election is bounded by pre-vote and the leader's
+//! lease. What no member can have sent is answered 400 (`plausible`). `whoami` is JSON, because nodes of different formats
 //! must be able to read each other's.
 //!
 //! `standing` has no message behind its header: it asks whether a message of that sender would be heard,

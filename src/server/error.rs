@@ -118,7 +118,8 @@ pub enum ApiError {
     Index(#[from] IndexError),
     /// An operator's call from another host.
     #[error(
-        "members are changed and snapshots taken from this host only, as long as the server runs without --insecure"
+        "members are changed and snapshots taken from this host only, as long as the server runs without \
+         --insecure"
     )]
     NotOperator,
     /// An operator's call that somebody between here and the operator has passed on.

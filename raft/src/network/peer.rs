@@ -93,8 +93,8 @@ impl Drop for Streaming {
     }
 }
 
-/// Who has answered that its disk is low: entries and snapshots are not sent to it for a while. openraft
-/// would read megabytes of the log for it twice a second, for hours.
+/// Who has answered that its disk is low: entries and snapshots are not sent to it for a while. openraft has
+/// read them from the log by then, up to megabytes, so it is also made to try less often.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Refusing(Arc<Mutex<BTreeMap<NodeId, Instant>>>);
 

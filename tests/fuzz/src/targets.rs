@@ -4,6 +4,7 @@
 mod agent;
 mod client;
 mod discovery;
+mod in_process;
 mod manifest;
 mod names;
 mod raft_rpc;

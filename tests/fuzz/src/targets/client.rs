@@ -9,6 +9,7 @@ use piccolo::api::client::{Client, ClientError};
 use piccolo::api::{FindQuery, KeepaliveRequest, ReportReason, ReportRequest, WriteRequest};
 use tokio::runtime::Runtime;
 
+use super::in_process;
 use super::raw::{Bytes, Listener};
 
 /// Of one call.
@@ -25,11 +26,7 @@ struct Server {
 
 impl Server {
     fn start() -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .expect("the system gives a thread");
+        let runtime = in_process::runtime();
         let bytes = Bytes::default();
         let listener = runtime.block_on(Listener::start([127, 0, 0, 1], bytes.answers()));
         let client = Client::new(vec![format!("http://{}", listener.address)]).expect("it is a URL");

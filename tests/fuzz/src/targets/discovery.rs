@@ -17,10 +17,11 @@ use piccolo::server::leases::Leases;
 use piccolo::server::request::HolderPolicy;
 use piccolo::server::routes;
 use piccolo::task::Stop;
-use piccolo_raft::cluster::{Node, NodeConfig, is_address};
-use piccolo_raft::disk::MemoryDisk;
+use piccolo_raft::cluster::is_address;
 use tokio::runtime::Runtime;
 use tower::ServiceExt;
+
+use super::in_process::{self, NOBODY};
 
 /// Requests to one server: its index must not grow without end, and a finding not depend on hours.
 const REQUESTS_MAX: u32 = 5_000;
@@ -32,8 +33,6 @@ const ANSWER_MAX: Duration = Duration::from_secs(15);
 const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// What an answer may be: never 500.
 const SERVER_ERRORS: [u16; 3] = [503, 504, 507];
-/// Members are only asked for here, where nobody listens.
-const NOBODY: &str = "127.0.0.1:1";
 
 struct Server {
     runtime: Runtime,
@@ -69,20 +68,9 @@ pub(super) fn run(input: &[u8]) {
 
 impl Server {
     fn start() -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .expect("the system gives a thread");
+        let runtime = in_process::runtime();
         let (app, router) = runtime.block_on(async {
-            let config = NodeConfig {
-                members: vec![NOBODY.to_owned()],
-                raft_address: Some(NOBODY.to_owned()),
-                api_address: NOBODY.to_owned(),
-                disk_free_min: Some(0),
-            };
-            let node = Node::start(config, Arc::new(MemoryDisk::default()), Stop::new());
-            let node = node.await.expect("an empty disk is a new node's");
+            let node = in_process::node().await;
             let leases = Leases::new(Duration::from_secs(60), Duration::from_secs(60));
             let holders = HolderPolicy { loopback: true };
             let app = Arc::new(App::new(node, holders, SystemClock::shared(), leases, Stop::new()));

@@ -3,7 +3,7 @@
 //! An input is a byte for the route, a byte that says whether a header that is right stands before the
 //! rest (a snapshot's preface, with a vote), and the rest.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use axum::Router;
@@ -11,14 +11,14 @@ use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use openraft::EntryPayload;
 use openraft::raft::AppendEntriesRequest;
-use piccolo_raft::cluster::{Node, NodeConfig};
-use piccolo_raft::disk::MemoryDisk;
+use piccolo_raft::cluster::Node;
 use piccolo_raft::network::Whoami;
 use piccolo_raft::snapshot;
 use piccolo_raft::types::{Member, NodeId, TypeConfig, Vote};
 use tokio::runtime::Runtime;
-use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
+
+use super::in_process::{self, NOBODY};
 
 /// By the first byte of an input.
 pub(crate) const ROUTES: [&str; 7] =
@@ -27,8 +27,6 @@ pub(crate) const ROUTES: [&str; 7] =
 const MESSAGES_MAX: u32 = 500;
 /// A message is answered at once, or after a disk that others keep busy.
 const ANSWER_MAX: Duration = Duration::from_secs(15);
-/// Where nobody listens. No message may make the node ask anybody else.
-const NOBODY: &str = "127.0.0.1:1";
 
 struct Server {
     runtime: Runtime,
@@ -68,20 +66,9 @@ const LATE_TERM: u64 = 1 << 40;
 
 impl Server {
     fn start() -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .expect("the system gives a thread");
+        let runtime = in_process::runtime();
         let (node, whoami) = runtime.block_on(async {
-            let config = NodeConfig {
-                members: vec![NOBODY.to_owned()],
-                raft_address: Some(NOBODY.to_owned()),
-                api_address: NOBODY.to_owned(),
-                disk_free_min: Some(0),
-            };
-            let node = Node::start(config, Arc::new(MemoryDisk::default()), CancellationToken::new());
-            let node = node.await.expect("an empty disk is a new node's");
+            let node = in_process::node().await;
             node.wait_leader(ANSWER_MAX).await.expect("a cluster of one has a leader");
             let request = Request::post("/raft/v1/whoami").body(Body::empty()).expect("a request");
             let answer = node.router().oneshot(request).await.unwrap_or_else(|never| match never {});

@@ -1,0 +1,29 @@
+//! Servers in this process that targets speak to.
+
+use std::sync::Arc;
+
+use piccolo_raft::cluster::{Node, NodeConfig};
+use piccolo_raft::disk::MemoryDisk;
+use tokio::runtime::{Builder, Runtime};
+use tokio_util::sync::CancellationToken;
+
+/// Where nobody listens.
+pub(super) const NOBODY: &str = "127.0.0.1:1";
+
+/// One thread, so that an input's work is done in one order.
+pub(super) fn runtime() -> Runtime {
+    let built = Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    built.expect("the system gives a thread")
+}
+
+/// A cluster of one on an empty disk in memory.
+pub(super) async fn node() -> Node {
+    let config = NodeConfig {
+        members: vec![NOBODY.to_owned()],
+        raft_address: Some(NOBODY.to_owned()),
+        api_address: NOBODY.to_owned(),
+        disk_free_min: Some(0),
+    };
+    let node = Node::start(config, Arc::new(MemoryDisk::default()), CancellationToken::new());
+    node.await.expect("an empty disk is a new node's")
+}
