@@ -175,6 +175,9 @@ async fn a_server_alone_refuses_on_a_full_disk_starts_on_it_and_goes_on_with_roo
     server.start();
     leader(std::slice::from_ref(server)).await;
     let lookups = Lookups::on([&*server]);
+    // What its election wrote is durable within a second. Room that is taken away in that moment ends it, as
+    // it should: it is refused a write.
+    tokio::time::sleep(Duration::from_secs(2)).await;
     server.volume.fill_up_to(0);
     refused(server).await;
     // As full as can be: it goes on to answer.
