@@ -19,7 +19,7 @@ build: ## the release binary: target/release/piccolo
 
 test: ## all tests, those with a real containerd included (as root)
 	@.ci/install build run
-	$(CARGO) test --workspace --locked --lib --bins --tests -- --skip $(SOAK)
+	$(CARGO) test --workspace --locked --no-fail-fast --lib --bins --tests -- --skip $(SOAK)
 
 soak: ## what takes long (as root): the whole fault matrix with a real containerd, other seeds of the simulation each day (PICCOLO_SIM_FIRST, PICCOLO_SIM_SEEDS), a month of traffic (15 minutes), ten minutes at rest, chaos (12 minutes; PICCOLO_CHAOS_SECONDS), then fuzzing, an hour for each of 17 targets (PICCOLO_FUZZ_SECONDS)
 	@.ci/install build run fuzz

@@ -221,7 +221,8 @@ class Demo:
         self.processes.start(
             f"agent-{number}", self.binary, "agent", "--servers", ",".join(self.servers),
             "--mirror-listen", f"127.0.0.1:{mirror}", "--peer-listen", f"127.0.0.1:{peer}",
-            "--metrics-listen", f"127.0.0.1:{metrics}", "--containerd-sock", sock, "--log-format", "json")
+            "--metrics-listen", f"127.0.0.1:{metrics}", "--containerd-sock", sock, "--log-format", "json",
+            "--state-dir", root / "agent")
         run(self.binary, "mirror", "install", "--certs-dir", root / "certs.d",
             "--registry", f"http://{self.registry}", "--mirror", f"http://127.0.0.1:{mirror}")
         wait_until(f"the agent of node {number}", lambda: http_status(f"http://127.0.0.1:{metrics}/readyz") == 200)

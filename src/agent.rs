@@ -2,6 +2,7 @@
 //! keeps the index true to what the node holds.
 
 mod advertise;
+mod allegiance;
 mod answer;
 mod blob_server;
 mod body;
@@ -14,17 +15,23 @@ mod heal;
 mod health;
 pub mod inventory;
 mod local;
+mod manifest;
 mod mirror;
+mod notices;
 mod origin;
+mod own_address;
 mod peer;
 mod policy;
 mod recent;
 mod record;
 mod report;
 mod run;
+mod state_dir;
 pub mod store;
+pub(crate) mod tags;
 #[cfg(test)]
 mod testing;
+mod unasked;
 mod uploads;
 mod verified;
 
@@ -33,8 +40,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use advertise::{Cidr, Selection};
+pub use own_address::OwnAddress;
 pub use policy::Filter;
 pub use run::{Addresses, Error, Listeners, run, run_on};
+pub use unasked::UNASKED;
 
 /// Everything that an agent can be told.
 #[derive(Clone, Debug)]
@@ -47,8 +57,10 @@ pub struct Config {
     pub mirror_listen: SocketAddr,
     /// Where peers ask.
     pub peer_listen: SocketAddr,
-    /// What peers are told; found out when absent.
+    /// What peers are told; found out and followed when absent.
     pub advertise: Option<SocketAddr>,
+    /// Which of this node's addresses it may be then; by default any.
+    pub advertise_among: Selection,
     /// Where Prometheus and probes ask.
     pub metrics_listen: SocketAddr,
     /// Where this node's images are.
@@ -63,6 +75,10 @@ pub struct Config {
     pub upload_bytes_per_second: u64,
     /// Time between heartbeats; the lease is three of them.
     pub heartbeat_interval: Duration,
+    /// Folder of what the agent keeps on disk: blobs that are being verified, and verdicts.
+    pub state_dir: PathBuf,
+    /// Folders in which containerd looks for the hosts of a registry; found out when absent.
+    pub certs_dirs: Option<Vec<PathBuf>>,
     /// Policy per registry, by `host[:port]`; `_default` holds for the others.
     pub registries: BTreeMap<String, RegistryPolicy>,
 }
@@ -84,6 +100,16 @@ pub enum StoreConfig {
         /// The folder with `oci-layout`, `index.json` and `blobs/`.
         folder: PathBuf,
     },
+}
+
+impl StoreConfig {
+    /// containerd's socket, if the store is a containerd's.
+    fn socket(&self) -> Option<PathBuf> {
+        match self {
+            StoreConfig::Containerd { socket, .. } => Some(socket.clone()),
+            StoreConfig::Layout { .. } => None,
+        }
+    }
 }
 
 /// What is done with one registry.

@@ -5,10 +5,12 @@
 
 pub mod client;
 pub mod fingerprint;
+mod level;
 mod members;
 
 use serde::{Deserialize, Serialize};
 
+pub use level::{LevelRange, LevelStatus};
 pub use members::{MemberEntry, MembersAction, MembersProgress, MembersRequest, MembersResponse};
 
 /// Paths of the API, below the base URL of a server.
@@ -29,7 +31,8 @@ pub mod path {
     pub const CAPABILITIES: &str = "/api/v1/capabilities";
     /// GET [`super::StatusResponse`]. Ours.
     pub const STATUS: &str = "/api/v1/status";
-    /// GET [`super::HostsResponse`], `?group=` narrows. Ours.
+    /// GET [`super::HostsResponse`], `?group=` narrows. `?limit=` asks for a page of so many hosts at most,
+    /// `&after=` for the one behind the page with that `next`; without a limit it is all of them. Ours.
     pub const HOSTS: &str = "/api/v1/hosts";
     /// GET [`super::MembersResponse`]; POST asks the same of the leader. Ours.
     pub const MEMBERS: &str = "/api/v1/members";
@@ -41,13 +44,15 @@ pub mod path {
     pub const MEMBERS_REMOVE: &str = "/api/v1/members/remove";
     /// POST [`super::MembersRequest`]. Ours.
     pub const MEMBERS_TRANSFER: &str = "/api/v1/members/transfer-leader";
+    /// POST, an empty JSON object. Ours.
+    pub const MEMBERS_ACTIVATE: &str = "/api/v1/members/activate";
     /// POST: the state as the answering server has it, in the form of a snapshot file. Ours.
     pub const SNAPSHOT: &str = "/api/v1/snapshot";
     /// GET, the Go Piccolo's static health.
     pub const HEALTHZ: &str = "/healthz";
     /// GET, 200 while the process runs.
     pub const LIVEZ: &str = "/livez";
-    /// GET, 503 while the index is loading; reasons in the body.
+    /// GET, 503 while lookups should go to another server; reasons in the body.
     pub const READYZ: &str = "/readyz";
     /// GET, Prometheus text.
     pub const METRICS: &str = "/metrics";
@@ -66,6 +71,15 @@ pub mod header {
     pub const FULL: &str = "piccolo-full";
     /// See [`FULL`].
     pub const FULL_INDEX: &str = "index";
+    /// `1` on an answer of a server that may lack what the others have: what it says is not there may be
+    /// there, so that a client asks the next server.
+    pub const BEHIND: &str = "piccolo-behind";
+    /// `1` on a request of a client that reads [`BEHIND`] and has another server to ask. For any other one a
+    /// server asks itself.
+    pub const ASKS_OTHERS: &str = "piccolo-asks-others";
+    /// Cluster id, 32 hex digits. On an answer: of the answering server, once it belongs to one. On a write:
+    /// the cluster that it is for; a server of another one refuses it with 421.
+    pub const CLUSTER: &str = "piccolo-cluster";
     /// About how many bytes of a snapshot will come.
     pub const ABOUT_BYTES: &str = "piccolo-about-bytes";
     /// Log index that the answering server has applied.
@@ -269,6 +283,9 @@ pub struct Capabilities {
     pub cluster: String,
     /// What a client may use beyond the Go Piccolo's API.
     pub features: Vec<String>,
+    /// Servers of the cluster, as the answering one knows it; 0 while none has formed.
+    #[serde(default)]
+    pub servers: usize,
 }
 
 /// Any answer that is only a text: errors, health.
@@ -288,7 +305,7 @@ pub struct Message {
 /// 200 or 503 of readyz.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Readiness {
-    /// Whether lookups are answered.
+    /// Whether lookups should come here.
     pub ready: bool,
     /// Why not, or what is not as it should be.
     pub reasons: Vec<String>,
@@ -308,12 +325,18 @@ pub struct StatusResponse {
     pub leader: Option<String>,
     /// Whether the answering server knows a leader with a recent quorum.
     pub quorum: bool,
+    /// Whether the answering server has all that it knows to be acknowledged, and would hear of more.
+    #[serde(default)]
+    pub current: bool,
     /// Raft term.
     pub term: u64,
     /// Log index applied here.
     pub applied_index: u64,
     /// State checksum at that index, 32 hex digits (I2).
     pub checksum: String,
+    /// What the servers have agreed to write.
+    #[serde(default)]
+    pub level: LevelStatus,
     /// All members.
     pub members: Vec<MemberStatus>,
     /// Holders known.
@@ -355,6 +378,10 @@ pub struct MemberStatus {
     /// The disk of its data folder; the leader knows all of them, others only their own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk: Option<DiskStatus>,
+    /// The levels that its version knows, as it said a moment ago; the leader knows all of them, others only
+    /// their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reads: Option<LevelRange>,
 }
 
 /// The disk of a server's data folder.
@@ -373,8 +400,11 @@ pub struct DiskStatus {
 /// 200 of hosts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostsResponse {
-    /// All holders, by group and address.
+    /// Holders, by group and address.
     pub hosts: Vec<HostStatus>,
+    /// Of a page: what to ask for the next one with. Absent: there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
 }
 
 /// One holder in [`HostsResponse`].

@@ -3,6 +3,7 @@
 //! that all mistakes are reported together.
 
 mod agent;
+mod agent_port;
 mod client;
 mod exit;
 mod find;
@@ -68,20 +69,26 @@ struct Subcommand {
     run: fn(&Invocation) -> Result<Exit, CliError>,
 }
 
-/// One positional argument; only the last one may be left out.
+/// One positional argument; only the last one may be left out, or repeated.
 struct Word {
     name: &'static str,
     help: &'static str,
     required: bool,
+    /// May be given several times.
+    repeated: bool,
 }
 
 impl Word {
     const fn required(name: &'static str, help: &'static str) -> Self {
-        Self { name, help, required: true }
+        Self { name, help, required: true, repeated: false }
     }
 
     const fn optional(name: &'static str, help: &'static str) -> Self {
-        Self { name, help, required: false }
+        Self { name, help, required: false, repeated: false }
+    }
+
+    const fn repeated(name: &'static str, help: &'static str) -> Self {
+        Self { name, help, required: true, repeated: true }
     }
 }
 
@@ -97,18 +104,19 @@ const SUBCOMMANDS: &[&Subcommand] =
 const FAMILIES: &[Family] = &[
     Family {
         name: "mirror",
-        about: "Tell containerd to ask us first, or take that back",
-        subcommands: &[&mirror::INSTALL, &mirror::REMOVE],
+        about: "Tell containerd to ask us first, take that back, or check whether it asks",
+        subcommands: &[&mirror::INSTALL, &mirror::REMOVE, &mirror::CHECK],
     },
     Family {
         name: "members",
-        about: "Show the servers, add, replace and remove them, and say who leads",
+        about: "Show the servers, add, replace and remove them, say who leads, end an upgrade",
         subcommands: &[
             &members::LIST,
             &members::ADD,
             &members::REPLACE,
             &members::REMOVE,
             &members::TRANSFER_LEADER,
+            &members::ACTIVATE,
         ],
     },
     Family {
@@ -148,6 +156,7 @@ pub fn main(
     arguments: impl IntoIterator<Item = OsString>,
     environment: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Exit {
+    signals::hold();
     let matches = match command().try_get_matches_from(arguments) {
         Ok(matches) => matches,
         Err(error) => {
@@ -162,6 +171,10 @@ pub fn main(
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
     let invocation = invocation(&matches, environment);
+    // The agent releases them once its handlers are there. Nothing else runs on through an exec.
+    if invocation.subcommand.name != agent::AGENT.name {
+        signals::release();
+    }
     match (invocation.subcommand.run)(&invocation) {
         Ok(exit) => exit,
         Err(error) => {
@@ -195,8 +208,9 @@ fn command() -> Command {
 impl Subcommand {
     fn command(&self) -> Command {
         let mut command = Command::new(self.name).about(self.about).after_help(self.examples);
-        for Word { name, help, required } in self.words {
-            command = command.arg(Arg::new(*name).required(*required).help(*help));
+        for Word { name, help, required, repeated } in self.words {
+            let action = if *repeated { ArgAction::Append } else { ArgAction::Set };
+            command = command.arg(Arg::new(*name).required(*required).help(*help).action(action));
         }
         for (heading, settings) in self.settings {
             let heading = (!heading.is_empty()).then_some(*heading);
@@ -245,7 +259,8 @@ fn invocation(matches: &ArgMatches, environment: BTreeMap<String, String>) -> In
         Some((setting.flag, value?))
     });
     let given = Given { flags: flags.collect(), environment };
-    let words = subcommand.words.iter().filter_map(|word| matches.get_one::<String>(word.name).cloned());
+    let words = subcommand.words.iter().filter_map(|word| matches.get_many::<String>(word.name));
+    let words = words.flatten().cloned();
     Invocation { subcommand, given, words: words.collect() }
 }
 

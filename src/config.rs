@@ -34,7 +34,7 @@ pub struct Problem {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.value {
-            Some(value) => write!(f, "{}: {value:?} is not right: expected {}", self.place, self.expected),
+            Some(value) => write!(f, "{}: invalid value {value:?}: expected {}", self.place, self.expected),
             None => write!(f, "{}: {}", self.place, self.expected),
         }
     }

@@ -5,6 +5,11 @@
 //! `server`, or the registry itself where there is no `server` (docs/hosts.md; `getSortedHosts` in
 //! core/remotes/docker/config/hosts.go). All text of others stays as it is, byte for byte.
 
+mod asked;
+mod ours;
+pub mod upstreams;
+
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use toml::Table as Values;
@@ -12,8 +17,14 @@ use toml_edit::{Document, Item, Table};
 
 use crate::config::value::format_duration;
 
+pub use asked::{Host, hosts_in_order};
+pub use ours::{Before, before, first_line_is_of_k3s};
+
 /// Stands above our entry.
 pub const MARK: &str = "# Written by `piccolo mirror install`; `piccolo mirror remove` takes it out.";
+
+/// First line of a file that install made where there was none.
+const FRESH: &str = "# `piccolo mirror install` made this file: there was none.";
 
 /// Our entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +64,12 @@ pub enum HostsTomlError {
         /// That URL.
         url: String,
     },
+    /// containerd ignores the whole file because of one value.
+    #[error("containerd ignores the whole file: its {key:?} has a value that containerd does not accept")]
+    NotAccepted {
+        /// The key of that value.
+        key: String,
+    },
     /// The result would have said something else about other hosts.
     #[error("could not change it without changing what others wrote there")]
     NotSafe,
@@ -71,15 +88,17 @@ pub fn fresh(upstream: &Upstream, entry: &Entry) -> String {
         text.push_str(&format!("ca = {}\n", list(names)));
     }
     if !upstream.clients.is_empty() {
+        // A list of a list of one is an error to containerd, which then ignores the whole file. A list of
+        // pairs is read by all versions, and a certificate without a key file holds its key itself.
         let pair = |(certificate, key): &(String, Option<String>)| {
-            list(std::iter::once(certificate).chain(key).map(|name| quoted(name)).collect())
+            list(vec![quoted(certificate), quoted(key.as_ref().unwrap_or(certificate))])
         };
         text.push_str(&format!("client = {}\n", list(upstream.clients.iter().map(pair).collect())));
     }
     if !text.is_empty() {
         text.push('\n');
     }
-    text + &block(entry)
+    format!("{FRESH}\n{text}{}", block(entry))
 }
 
 /// `original` with our entry before all other hosts.
@@ -111,25 +130,33 @@ pub fn in_front(original: &str, entry: &Entry) -> Result<String, HostsTomlError>
 
 /// `current` without the entry for `url`; `None` if it has none.
 pub fn without(current: &str, url: &str) -> Result<Option<String>, HostsTomlError> {
+    without_all(current, &BTreeSet::from([url.to_owned()]))
+}
+
+fn without_all(current: &str, urls: &BTreeSet<String>) -> Result<Option<String>, HostsTomlError> {
     let headers = headers(current)?;
-    if !headers.iter().any(|header| header.is_host(url)) {
+    let is_ours = |header: &Header| urls.iter().any(|url| header.is_host(url));
+    if !headers.iter().any(is_ours) {
         return Ok(None);
     }
     let mut text = String::new();
     let mut copied = 0;
-    for (position, header) in headers.iter().enumerate().filter(|(_, header)| header.is_host(url)) {
+    for (position, header) in headers.iter().enumerate().filter(|(_, header)| is_ours(header)) {
         let next = headers.get(position + 1).map_or(current.len(), |next| next.start);
-        let start = line_above(current, header.start)
-            .filter(|line| current[*line..header.start].trim_end() == MARK)
-            .unwrap_or(header.start);
+        let start = mark_above(current, header.start).unwrap_or(header.start);
         text.push_str(&current[copied..start.max(copied)]);
         copied = end_of_table(current, header.start, next);
     }
     text.push_str(&current[copied..]);
-    if values(&text)? != values_without(current, url)? {
+    if values(&text)? != values_without_all(current, urls)? {
         return Err(HostsTomlError::NotSafe);
     }
     Ok(Some(text))
+}
+
+/// Start of the line above the table at `start`, if it is [`MARK`].
+fn mark_above(text: &str, start: usize) -> Option<usize> {
+    line_above(text, start).filter(|line| text[*line..start].trim_end() == MARK)
 }
 
 fn block(entry: &Entry) -> String {
@@ -234,9 +261,13 @@ fn values(text: &str) -> Result<Values, HostsTomlError> {
 }
 
 fn values_without(text: &str, url: &str) -> Result<Values, HostsTomlError> {
+    values_without_all(text, &BTreeSet::from([url.to_owned()]))
+}
+
+fn values_without_all(text: &str, urls: &BTreeSet<String>) -> Result<Values, HostsTomlError> {
     let mut values = values(text)?;
     if let Some(hosts) = values.get_mut("host").and_then(toml::Value::as_table_mut) {
-        hosts.remove(url);
+        hosts.retain(|url, _| !urls.contains(url));
         if hosts.is_empty() {
             values.remove("host");
         }

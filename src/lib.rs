@@ -15,5 +15,6 @@ pub mod http;
 pub mod limits;
 pub mod metrics;
 pub mod oci;
+pub mod proxies;
 pub mod server;
 pub mod task;

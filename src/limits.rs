@@ -1,12 +1,22 @@
 //! Every limit by name, with its unit (I7). Relations between limits are asserted at compile time.
 
+mod agent;
+
 use std::ops::RangeInclusive;
 use std::time::Duration;
+
+pub use agent::*;
 
 /// Keys in one advertise, withdraw or sync of a native client.
 pub const REQUEST_KEYS_MAX: usize = 100_000;
 /// Body of one request to the discovery API, bytes.
 pub const API_BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// One text of a request that is not in a list, bytes: names, addresses and keys are a few hundred at most.
+pub const API_TEXT_BYTES_MAX: usize = 1_024;
+/// Hosts in one page of their list.
+pub const HOSTS_PAGE_MAX: usize = 1_000;
+/// Pages that a client asks for: more hosts than an index may have.
+pub const HOSTS_PAGES_MAX: usize = 1_000;
 /// Body of one keepalive, bytes: a few names and numbers. It is outside of [`API_BODIES_BYTES_MAX`].
 pub const BEAT_BODY_BYTES_MAX: usize = 64 * 1024;
 /// Bodies of all other requests to the discovery API at hand, bytes.
@@ -37,8 +47,12 @@ pub const INDEX_HOSTS_MAX: u64 = 200_000;
 pub const INDEX_KEYS_OF_A_HOLDER_MAX: u64 = 200_000;
 /// Pairs of key and holder in the index; ten times what it is made for.
 pub const INDEX_PAIRS_MAX: u64 = 200_000_000;
-/// How far the epoch of a request may be ahead of the server's wall clock.
-pub const EPOCH_AHEAD_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+/// Largest epoch of a request, milliseconds since 1970: a time no clock shows, with room for every holder
+/// to go on above it.
+pub const EPOCH_MAX: u64 = 1 << 53;
+/// How far the epoch of a request may be above the holder's stored one, if that is at [`EPOCH_MAX`]; a
+/// writer goes on by 1.
+pub const EPOCH_STEP_MAX: u64 = 1_000;
 /// Holders in one findkey answer; the Go Piccolo's limit.
 pub const FINDKEY_COUNT_MAX: usize = 2_000;
 /// Holders in a findkey answer whose request names no count.
@@ -51,6 +65,19 @@ pub const BEAT_BODY_READ_TIMEOUT: Duration = Duration::from_secs(5);
 pub const FORWARD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest entry that a write is cut into, bytes of its keys: the rest is for holder and framing.
 pub const ENTRY_KEY_BYTES_MAX: usize = piccolo_raft::command::COMMAND_BYTES_MAX - 1024;
+/// How often a server that may lack what the others have looks for one that does not.
+pub const CURRENCY_LOOK_INTERVAL: Duration = Duration::from_millis(500);
+/// How long it waits for each of them.
+pub const CURRENCY_ASK_TIMEOUT: Duration = Duration::from_secs(1);
+/// A server that follows its leader is ready as long as its oldest missing entry is younger than this.
+pub const LAG_READY_MAX: Duration = Duration::from_secs(5);
+/// How long it waits for another server's answer to a lookup that it cannot answer for good. The Go `pi`
+/// gives its whole lookup 2 s.
+pub const ELSEWHERE_TIMEOUT: Duration = Duration::from_millis(700);
+/// Such lookups at once; further ones are answered by what is here.
+pub const ASKED_ELSEWHERE_AT_ONCE: usize = 256;
+/// Largest answer that is read of another server, bytes: [`FINDKEY_COUNT_MAX`] holders are a fraction of it.
+pub const ELSEWHERE_ANSWER_BYTES_MAX: usize = 1024 * 1024;
 /// How long findkey waits for `min_index`.
 pub const MIN_INDEX_WAIT_MAX: Duration = Duration::from_secs(2);
 /// How long a write waits for a leader.
@@ -66,12 +93,31 @@ pub const FULL_RETRY_AFTER_SECONDS: RangeInclusive<u64> = 30..=60;
 /// The same of one whose disk is low: an operator who frees space wants to see it help.
 pub const NO_ROOM_RETRY_AFTER_SECONDS: RangeInclusive<u64> = 5..=15;
 
+/// One look of an agent at the cluster of each of its servers.
+pub const CLUSTER_LOOK_TIMEOUT: Duration = Duration::from_secs(2);
+/// Between two looks while no server of the agent's cluster answers: any time between the two.
+pub const CLUSTER_LOOK_PAUSE: (Duration, Duration) = (Duration::from_millis(2_500), Duration::from_secs(5));
+/// The same while some do.
+pub const CLUSTER_LOOK_PAUSE_AMONG_OWN: (Duration, Duration) =
+    (Duration::from_secs(30), Duration::from_secs(60));
+/// The same while there is nothing to look for, to know how many servers the cluster has.
+pub const CLUSTER_LOOK_PAUSE_CALM: (Duration, Duration) =
+    (Duration::from_secs(30 * 60), Duration::from_secs(60 * 60));
+/// An agent follows its servers to another cluster once all of them have said for so long that they belong
+/// to it.
+pub const CLUSTER_FOLLOWED_AFTER: Duration = Duration::from_secs(5);
+/// The same while some of them are silent, or fewer than its cluster has servers: those may be the cluster that
+/// it belongs to, cut off; and while they are of several others.
+pub const CLUSTER_FOLLOWED_IN_DOUBT_AFTER: Duration = Duration::from_secs(600);
+
 /// One step of a changed membership, as the command line waits for it.
 pub const MEMBERS_STEP_TIMEOUT: Duration = Duration::from_secs(30);
 /// Between two questions how far a changed membership is.
 pub const MEMBERS_POLL_INTERVAL: Duration = Duration::from_millis(300);
 /// A changed membership that stands still for so long is given up by the command line.
 pub const MEMBERS_PATIENCE_DEFAULT: Duration = Duration::from_secs(60);
+/// One look whose discovery API answers at the address of a server, before it is admitted.
+pub const MEMBERS_API_LOOK_TIMEOUT: Duration = Duration::from_millis(900);
 
 /// Snapshots that a server sends to operators at once; each holds back what the state's file could free.
 pub const SNAPSHOTS_SENT_MAX: usize = 2;
@@ -133,13 +179,53 @@ pub const REPORTS_PASSED_ON_AT_ONCE: usize = 32;
 pub const API_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Idle connections to discovery servers are closed after this: 50,000 agents must not hold theirs.
 pub const API_IDLE_TIMEOUT: Duration = Duration::from_secs(5);
-/// The least that one server gets of a call's deadline.
+/// A longer round trip than this to a server makes a new connection for each pull worth avoiding.
+pub const FAR_ROUND_TRIP: Duration = Duration::from_millis(50);
+/// For so long after its last lookup an agent keeps one connection to a far server. If all agents did,
+/// 50,000 of them would be 16,700 connections at each of three servers.
+pub const LOOKUP_CONNECTION_KEPT: Duration = Duration::from_secs(60);
+/// Such a connection is used after so long without a lookup; less than [`HEADER_READ_TIMEOUT`], after which
+/// a server closes it.
+pub const API_PULSE_AFTER: Duration = Duration::from_secs(7);
+/// The least that one server gets of a call's deadline; a far one gets more.
 pub const API_ATTEMPT_TIMEOUT_MIN: Duration = Duration::from_millis(250);
+/// Addresses of one server's name that a client asks; further ones are left out.
+pub const ADDRESSES_OF_A_NAME_MAX: usize = 16;
+/// A server's name is resolved again after so long.
+pub const RESOLVE_AGAIN_AFTER: Duration = Duration::from_secs(60);
+/// The same when it has no address, or when no server has answered.
+pub const RESOLVE_PAUSE_MIN: Duration = Duration::from_secs(1);
+/// For so long after a request without an answer a server is asked behind the others, and not waited for
+/// where another one has an answer that may lack something.
+pub const ENDPOINT_REST: Duration = Duration::from_secs(10);
 /// Largest answer of a discovery server that a client reads, bytes.
 pub const API_ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Connections on one listener.
 pub const CONNECTIONS_MAX: usize = 10_240;
+/// Connections beyond the limit of one listener whose connections all have requests in flight: for
+/// probes, and for refusals.
+pub const CONNECTIONS_OVER_LIMIT_MAX: usize = 256;
+/// How long one of those may take from its begin to its end: probes and refusals are short.
+pub const OVER_LIMIT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Writes that a server forwards to the leader at once, each over a connection that is kept for the next one;
+/// further ones wait. A connection of its own for each would wait at the leader behind those of its clients.
+pub const FORWARDED_WRITES_MAX: usize = 512;
+/// The same of keepalives.
+pub const FORWARDED_BEATS_MAX: usize = 512;
+/// The other servers of a cluster, at most.
+const OTHER_SERVERS_MAX: usize = 4;
+/// Connections on the API port from the addresses of the other servers, beside [`CONNECTIONS_MAX`] of all
+/// others: what they forward, reports, and some for their operators.
+pub const SERVER_CONNECTIONS_MAX: usize =
+    OTHER_SERVERS_MAX * (FORWARDED_WRITES_MAX + FORWARDED_BEATS_MAX + REPORTS_PASSED_ON_AT_ONCE + 32);
+/// Connections on the raft port from addresses that are no member's, as that of a server that joins. Fewer
+/// than the messages that are handled at once, so that some are left for members.
+pub const RAFT_CONNECTIONS_MAX: usize = 24;
+/// Connections beyond those.
+pub const RAFT_CONNECTIONS_OVER_LIMIT_MAX: usize = 4;
+/// The same from members' addresses; each keeps a handful.
+pub const RAFT_SERVER_CONNECTIONS_MAX: usize = 256;
 /// Threads that serve a port whose answers are large; one such thread fills a link of 10 Gbit/s.
 pub const SERVING_THREADS_MAX: usize = 8;
 /// Connections on a port that only Prometheus and probes ask.
@@ -176,160 +262,15 @@ pub const STAND_IN_CONNECTIONS_MAX: usize = 256;
 /// Time for each of them.
 pub const STAND_IN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long the mirror holds one request until its headers.
-pub const RESOLVE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(2);
-/// Part of it that a lookup may take.
-pub const LOOKUP_TIMEOUT_MAX: Duration = Duration::from_secs(1);
-/// Candidates that an agent asks discovery for.
-pub const CANDIDATES: usize = 16;
-/// Time for one connection to a peer.
-pub const PEER_CONNECT_TIMEOUT: Duration = Duration::from_millis(250);
-/// A source that sends nothing for so long is stalled.
-pub const SOURCE_STALL_TIMEOUT: Duration = Duration::from_secs(3);
-/// Blobs up to this size are verified whole before their first byte goes to containerd.
-pub const VERIFIED_WHOLE_BYTES_MAX: u64 = 16 * 1024 * 1024;
-/// Of those, what is kept in memory; larger ones are spooled to an unlinked file.
-pub const SPOOL_MEMORY_BYTES_MAX: u64 = 1024 * 1024;
-/// What is gathered for one write to such a file, bytes.
-pub const SPOOL_WRITE_BYTES: usize = 1024 * 1024;
-/// The same over all transfers; what does not fit goes to a file, too.
-pub const SPOOL_MEMORY_TOTAL_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// Transfers from peers at once; further requests wait for one to end, as long as they are held.
-pub const TRANSFERS_MAX: usize = 48;
-/// One read from a file, and the read buffer of one connection to a peer, bytes.
-pub const FILE_CHUNK_BYTES: usize = 256 * 1024;
-/// Interim answers (1xx) of one peer before its answer; we ask for none.
-pub const PEER_INTERIM_ANSWERS_MAX: usize = 16;
-/// A source slower than this over [`SOURCE_RATE_WINDOW_SECONDS`] is stalled, bytes per second.
-pub const SOURCE_BYTES_PER_SECOND_MIN: u64 = 64 * 1024;
-/// Over how many seconds of waiting the rate of a source is judged.
-pub const SOURCE_RATE_WINDOW_SECONDS: usize = 5;
-/// Connections to peers that are kept open for the next request.
-pub const PEER_IDLE_CONNECTIONS_MAX: usize = 16;
-/// How long they are kept; less than [`HEADER_READ_TIMEOUT`], after which the peer closes them.
-pub const PEER_IDLE_TIMEOUT: Duration = Duration::from_secs(5);
-/// The least and the most that one peer's headers are awaited before the next peer is asked as well;
-/// in between the delay is learned.
-pub const HEDGE_DELAY_MIN: Duration = Duration::from_millis(50);
-/// See [`HEDGE_DELAY_MIN`]; also the delay as long as nothing was learned.
-pub const HEDGE_DELAY_MAX: Duration = Duration::from_millis(500);
-/// How long a transfer whose source broke off looks for another one.
-pub const FAILOVER_TIMEOUT: Duration = Duration::from_secs(2);
-/// A peer that had less time than this for its headers is not blamed for having none.
-pub const PEER_CONCLUSIVE_MIN: Duration = Duration::from_millis(250);
-/// When a peer that was busy is asked again.
-pub const BUSY_RETRY_AFTER: Duration = Duration::from_millis(250);
-/// What is asked of a peer at a time where containerd asks for a range without end: it may close after
-/// any part of it.
-pub const OPEN_RANGE_WINDOW_BYTES: u64 = 8 * 1024 * 1024;
-/// Peers that send one large blob at the same time.
-pub const FAN_SOURCES_MAX: usize = 4;
-/// Blobs of which less than this is left come from one peer, bytes.
-pub const FAN_BLOB_BYTES_MIN: u64 = 16 * 1024 * 1024;
-/// What is asked of each of them at a time, bytes.
-pub const FAN_WINDOW_BYTES: u64 = 2 * 1024 * 1024;
-/// How far one transfer runs ahead of its reader, bytes.
-pub const FAN_AHEAD_BYTES_MAX: u64 = 8 * 1024 * 1024;
-/// Memory for what was received ahead of its turn, all transfers together, bytes.
-pub const FAN_MEMORY_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Transfers that take several sources at once: each has a few windows beside that memory.
-pub const FANS_MAX: usize = 4;
-/// How long a range that has no source waits for those before it to end first.
-pub const CUT_ORDER_WAIT: Duration = Duration::from_secs(5);
-/// How long an ingest may rest while it is followed; then it is given up.
-pub const FOLLOW_IDLE_MAX: Duration = Duration::from_secs(3);
-/// How long the last bytes of a rest wait for the file to have come so far.
-pub const FOLLOW_VERDICT_MAX: Duration = Duration::from_secs(5);
-/// What is kept of a blob's end, because containerd may not have written it yet (it writes in steps of
-/// 1 MiB, behind what its socket holds), bytes.
-pub const FOLLOW_TAIL_BYTES: u64 = 4 * 1024 * 1024;
-/// A complete ingest that nobody has written to for so long is nobody's any more.
-pub const INGEST_UNTOUCHED_MIN: Duration = Duration::from_secs(60);
-/// How long it is remembered how a transfer of a digest went.
-pub const TRANSFER_MEMORY_TTL: Duration = Duration::from_secs(60);
-/// Offsets of one digest at which answers were cut.
-pub const CUTS_REMEMBERED_MAX: usize = 64;
-/// A blob that several peers sent together, and wrong, is received and verified whole up to this size.
-pub const DOUBTED_WHOLE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
-/// Small blobs asked for in parts that are kept for their other parts.
-pub const WHOLES_SHARED_MAX: usize = 8;
-/// How long such a blob is kept after the last request for a part of it.
-pub const WHOLE_KEPT: Duration = Duration::from_secs(10);
-/// Digests of which it is remembered.
-pub const TRANSFERS_REMEMBERED_MAX: usize = 1_024;
-/// How long a peer is avoided for a digest of which it sent bad bytes, or a broken stream.
-pub const PEER_AVOID_TTL: Duration = Duration::from_secs(60);
-/// Pairs of peer and digest that are avoided at once; peers that stayed silent.
-pub const TROUBLES_REMEMBERED_MAX: usize = 4_096;
-/// Holders that are asked for the same tag.
-pub const TAG_VOTES: usize = 3;
-/// How long a source holds its headers for its own check of the content; less than
-/// [`HEDGE_DELAY_MAX`], so that a peer knows what comes before it goes on to the next.
-pub const VERIFY_BEFORE_HEADERS: Duration = Duration::from_millis(250);
-/// How long it holds the first byte; less than [`SOURCE_STALL_TIMEOUT`].
-pub const VERIFY_BEFORE_BYTES: Duration = Duration::from_secs(2);
-/// How long each chunk waits for the check to have come so far.
-pub const VERIFY_BEFORE_CHUNK: Duration = Duration::from_secs(1);
-/// How long a peer that could not be reached, or stayed silent, is asked after all others.
-pub const PEER_UNREACHABLE_TTL: Duration = Duration::from_secs(10);
-/// Files that are known to be as their digest says.
-pub const VERIFIED_FILES_MAX: usize = 8_192;
-/// How long a blob is served from the file that its last request opened, without asking the store.
-pub const OPENED_TTL: Duration = Duration::from_secs(1);
-/// Files that are kept open for it.
-pub const OPENED_FILES_MAX: usize = 256;
-/// Files up to [`VERIFIED_WHOLE_BYTES_MAX`] that a source hashes at once, and as many larger ones: a
-/// small one never waits for those.
-pub const VERIFICATIONS_MAX: usize = 4;
-/// Memory for manifests that are being read or sent, bytes.
-pub const MANIFEST_MEMORY_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// How long a manifest waits for that memory.
-pub const MANIFEST_MEMORY_WAIT: Duration = Duration::from_secs(1);
-/// Registries whose reachability is remembered.
-pub const ORIGINS_MAX: usize = 256;
-/// A lookup that had less time than this says nothing about the servers.
-pub const LOOKUP_CONCLUSIVE_MIN: Duration = Duration::from_millis(250);
-/// So many of them in a row do.
-pub const LOOKUPS_CONCLUSIVE: usize = 5;
-/// First and longest pause between two looks of the breaker for a server that answers; in between it
-/// doubles, with jitter.
-pub const BREAKER_PROBE_PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(4));
-/// Second try to abort the ingest of bad bytes: containerd may still have been writing.
-pub const ABORT_AGAIN_AFTER: Duration = Duration::from_secs(1);
-/// How long the mirror remembers under which name it was asked for content that may not be shared.
-/// Longer than a fetch takes: then the store knows.
-pub const ASKED_TTL: Duration = Duration::from_secs(3600);
-/// How much of that it remembers; the oldest goes first.
-pub const ASKED_REMEMBERED_MAX: usize = 4_096;
-/// What one compiled filter of a registry may take up, bytes.
-pub const FILTER_BYTES_MAX: usize = 256 * 1024;
-/// Largest manifest or index read, bytes.
-pub const MANIFEST_BYTES_MAX: u64 = 4 * 1024 * 1024;
-/// Concurrent uploads of one agent.
-pub const UPLOADS_MAX_DEFAULT: usize = 64;
-/// Advertises are collected for so long before they are sent.
-pub const ADVERTISE_COALESCE: Duration = Duration::from_millis(50);
-/// Time between two heartbeats of an agent; a little more or less, so that a fleet spreads.
-pub const HEARTBEAT_INTERVAL_DEFAULT: Duration = Duration::from_secs(30);
-/// An agent that is told to come back later (`Retry-After`) waits no longer than this.
-pub const RETRY_AFTER_HONOURED_MAX: Duration = Duration::from_secs(120);
-/// Reports of an agent that wait to be sent; further ones are dropped.
-pub const REPORTS_QUEUED_MAX: usize = 256;
-/// The same trouble with the same holder is reported once in this time.
-pub const REPORT_AGAIN_AFTER: Duration = Duration::from_secs(60);
-/// Reports that an agent remembers for that.
-pub const REPORTS_REMEMBERED_MAX: usize = 4_096;
-/// Time for one report to reach a server.
-pub const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long an answer about the origin is remembered.
-pub const ORIGIN_PROBE_TTL: Duration = Duration::from_secs(10);
-/// How long the origin may take to answer.
-pub const ORIGIN_PROBE_TIMEOUT: Duration = Duration::from_secs(1);
-
 const _: () = assert!(BEAT_CHANGES_WAITING_MAX < BEATS_WAITING_MAX);
+const _: () = assert!(ORIGIN_PROBE_TIMEOUT.as_millis() < RESOLVE_TIMEOUT_DEFAULT.as_millis());
+const _: () = assert!(ORIGIN_PROBE_FRESH.as_millis() < ORIGIN_PROBE_TTL.as_millis());
 const _: () = assert!(BEATS_WAITING_MAX * BEAT_BODY_BYTES_MAX <= API_BODIES_BYTES_MAX);
 const _: () = assert!(HOLDER_WRITES_WAITING_MAX * 16 < WRITES_WAITING_MAX);
 const _: () = assert!(REQUEST_KEYS_MAX as u64 <= INDEX_KEYS_OF_A_HOLDER_MAX);
+const _: () = assert!((HOSTS_PAGE_MAX * HOSTS_PAGES_MAX) as u64 > INDEX_HOSTS_MAX);
+const _: () =
+    assert!(RAFT_CONNECTIONS_MAX + RAFT_CONNECTIONS_OVER_LIMIT_MAX < piccolo_raft::network::MESSAGES_MAX);
 const _: () = assert!(API_BODIES_BYTES_MAX >= 4 * API_BODY_BYTES_MAX);
 const _: () = assert!(REPORT_AGAIN_AFTER.as_secs() < REPORT_TTL.as_secs());
 const _: () = assert!(REPORT_TTL.as_secs() < REPORT_WRONG_TTL.as_secs());
@@ -338,8 +279,19 @@ const FROZEN_COST_MAX: Duration = Duration::from_secs(5);
 
 const _: () =
     assert!(WORKER_PROBE_INTERVAL.as_millis() + WORKER_SILENT_MAX.as_millis() < FROZEN_COST_MAX.as_millis());
+/// I4: what a pull may cost with everything of ours down.
+const DOWN_COST_MAX: Duration = Duration::from_secs(3);
+
+const _: () = assert!(
+    LOOKUP_TIMEOUT_FAR_MAX.as_millis() + FETCH_AFTER_FAR_LOOKUP.as_millis() < DOWN_COST_MAX.as_millis()
+);
+const _: () = assert!(LOOKUP_TIMEOUT_UNMEASURED.as_millis() < LOOKUP_TIMEOUT_FAR_MAX.as_millis());
+const _: () = assert!(API_PULSE_AFTER.as_millis() < HEADER_READ_TIMEOUT.as_millis());
 const _: () = assert!(LOOKUP_TIMEOUT_MAX.as_millis() < RESOLVE_TIMEOUT_DEFAULT.as_millis());
 const _: () = assert!(VERIFY_BEFORE_HEADERS.as_millis() < HEDGE_DELAY_MAX.as_millis());
+const _: () = assert!(UNANSWERED_WAIT_MAX.as_millis() <= RESOLVE_TIMEOUT_DEFAULT.as_millis());
+const _: () = assert!(STALL_BUDGET.as_millis() >= 2 * SOURCE_STALL_TIMEOUT.as_millis());
+const _: () = assert!(DELIVERED_BYTES_MIN > 9_000, "more than one packet of any common MTU");
 const _: () = assert!(PEER_IDLE_TIMEOUT.as_millis() < HEADER_READ_TIMEOUT.as_millis());
 const _: () = assert!(FAN_AHEAD_BYTES_MAX >= FAN_WINDOW_BYTES * FAN_SOURCES_MAX as u64);
 const _: () = assert!(FAN_MEMORY_BYTES_MAX as u64 >= FAN_AHEAD_BYTES_MAX);
@@ -349,6 +301,10 @@ const _: () = assert!(FILE_CHUNK_BYTES as u64 >= SOURCE_BYTES_PER_SECOND_MIN * V
 const _: () = assert!(MANIFEST_BYTES_MAX <= MANIFEST_MEMORY_BYTES_MAX as u64);
 const _: () = assert!(SPOOL_MEMORY_BYTES_MAX < VERIFIED_WHOLE_BYTES_MAX);
 const _: () = assert!(SPOOL_MEMORY_BYTES_MAX < SPOOL_MEMORY_TOTAL_BYTES_MAX as u64);
+const _: () = assert!(VERIFIED_WHOLE_BYTES_MAX <= SPOOL_WITHOUT_DISK_TOTAL_BYTES_MAX as u64);
+const _: () = assert!(DOUBTED_WHOLE_BYTES_MAX <= SPOOL_DISK_TOTAL_BYTES_MAX);
+const _: () = assert!(VERIFIED_WHOLE_BYTES_MAX <= VERIFIED_FIRST_BYTES_MAX);
+const _: () = assert!(VERDICTS_KEPT_MAX <= VERIFIED_FILES_MAX);
 const _: () = assert!(MANIFEST_BYTES_MAX <= VERIFIED_WHOLE_BYTES_MAX);
 const _: () = assert!(REQUEST_KEYS_MAX * (piccolo_raft::command::KEY_BYTES_MAX + 3) > API_BODY_BYTES_MAX);
 // An index within its limits never has an id that a restart refuses.

@@ -9,6 +9,7 @@ pub mod media_type;
 pub mod path;
 pub mod range;
 pub mod reference;
+pub mod registry;
 
 pub use children::Children;
 pub use digest::{Algorithm, Digest, DigestError, Hasher};

@@ -11,10 +11,13 @@
 
 pub mod addresses;
 pub mod advertise;
+mod api_ports;
 pub mod app;
 pub mod body;
 pub mod capabilities;
 pub mod capacity;
+mod clusters;
+pub mod currency;
 pub mod entries;
 pub mod error;
 pub mod findkey;
@@ -26,11 +29,13 @@ pub mod intake;
 pub mod keepalive;
 pub mod lease_task;
 pub mod leases;
+mod level;
 pub mod locks;
 pub mod lookups;
 pub mod members;
 pub mod metrics;
 pub mod offline;
+mod others;
 pub mod pace;
 pub mod query;
 mod raft_threads;
@@ -38,9 +43,11 @@ pub mod ranking;
 pub mod report;
 pub mod request;
 pub mod routes;
+pub mod servers;
 pub mod snapshot;
 pub mod status;
 pub mod sync;
+mod waiting;
 pub mod withdraw;
 pub mod write;
 
@@ -52,21 +59,28 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use piccolo_raft::cluster::{Node, NodeConfig, NodeFailure, StartError};
+use piccolo_raft::cluster::{Node, NodeFailure, NodeNames, StartError};
 use piccolo_raft::disk::{Disk, Fault, FolderDisk};
+use piccolo_raft::network::names::SystemResolver;
 use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::SystemClock;
-use crate::http::{self, BindError, ConnectionLimits};
-use crate::limits::{DRAIN_TIMEOUT, RAFT_DRAIN_TIMEOUT};
+use crate::http::{self, BindError, ConnectionLimits, Known};
+use crate::limits::{
+    DRAIN_TIMEOUT, RAFT_CONNECTIONS_MAX, RAFT_CONNECTIONS_OVER_LIMIT_MAX, RAFT_DRAIN_TIMEOUT,
+    RAFT_SERVER_CONNECTIONS_MAX, SERVER_CONNECTIONS_MAX,
+};
 use crate::task::{Stop, TaskError, Tasks};
-use addresses::AddressError;
+use addresses::{AddressError, Stored};
+use api_ports::ApiPorts;
 use app::{App, Shared};
 use leases::Leases;
 use lookups::Endpoints;
 use raft_threads::RaftThreads;
 use request::HolderPolicy;
+use servers::Servers;
+use waiting::{Binding, Naming, Waiting};
 
 /// Time that tasks have to end once everything is drained.
 const TASKS_STOP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -93,6 +107,8 @@ pub struct Config {
     pub lease_default: Duration,
     /// How long a hidden holder's inventory is kept.
     pub forget_after: Duration,
+    /// Without data and others it listens for so long before it founds a cluster.
+    pub found_after: Duration,
     /// With less free bytes in its data folder it stores nothing more; 0: it does not look. Absent: what
     /// fits the disk.
     pub disk_free_min: Option<u64>,
@@ -169,6 +185,7 @@ impl From<NodeFailure> for Error {
             NodeFailure::Removed { .. } => Error::Removed { reason: failure.to_string() },
             NodeFailure::Disk { reason } => Error::Disk { reason },
             NodeFailure::Broken { reason } => Error::Failed { reason },
+            NodeFailure::Level(unknown) => Error::Failed { reason: unknown.to_string() },
         }
     }
 }
@@ -185,29 +202,26 @@ pub async fn run(config: Config, stop: Stop, ready: impl FnOnce(Addresses) + Sen
         insecure,
         lease_default,
         forget_after,
+        found_after,
         disk_free_min,
     } = config;
     let raft_listen = match &join {
         Some(member) => addresses::joining_raft_listen(raft_listen, member, insecure)?,
         None => addresses::raft_listen(raft_listen, &cluster, insecure)?,
     };
-    let api_listener = http::bind(listen, "the discovery API").await?;
-    let raft_listener = http::bind(raft_listen, "raft").await?;
-    let addresses = Addresses {
-        api: api_listener.local_addr().map_err(Error::Listener)?,
-        raft: raft_listener.local_addr().map_err(Error::Listener)?,
-    };
-    let (api, raft) = (addresses.api, addresses.raft);
-    let names = match &join {
-        Some(member) => addresses::joining_names(member, advertise.as_deref(), api, raft).await?,
-        None => addresses::names(&cluster, advertise.as_deref(), api, raft).await?,
-    };
-    warn_in_the_clear(addresses);
-
-    // The API answers while the index loads: /livez with 200, the rest with 503.
+    let starting = Waiting { shared: Shared::default(), stop: stop.clone() };
+    let binding = Binding { address: listen, what: "the discovery API" };
+    let Some(api_listener) = starting.until_done(binding).await? else { return Ok(()) };
+    let api = api_listener.local_addr().map_err(Error::Listener)?;
+    // The API answers while the start waits and the index loads: /livez with 200, the rest with 503.
     let mut phases = Phases::new();
-    let shared = Shared::default();
+    let shared = starting.shared.clone();
     phases.serve_api(api_listener, Endpoints::new(shared.clone()));
+    let binding = Binding { address: raft_listen, what: "raft" };
+    let Some(raft_listener) = starting.until_done(binding).await? else { return Ok(()) };
+    let raft = raft_listener.local_addr().map_err(Error::Listener)?;
+    let addresses = Addresses { api, raft };
+    warn_in_the_clear(addresses);
     let folder = |source| match Fault::of("make", &data_dir, &source) {
         Some(fault) => Error::Disk { reason: fault.to_string() },
         None => Error::Folder { folder: data_dir.clone(), source },
@@ -216,23 +230,20 @@ pub async fn run(config: Config, stop: Stop, ready: impl FnOnce(Addresses) + Sen
         tracing::info!("finished what piccolo snapshot restore or --force-new-cluster had begun");
     }
     let disk = FolderDisk::open(&data_dir).map_err(folder)?;
-    let node_config = NodeConfig {
-        members: names.members,
-        raft_address: names.raft_address,
-        api_address: names.api_address,
-        disk_free_min,
-    };
     let raft_threads = RaftThreads::start().map_err(Error::Threads)?;
     let disk: Arc<dyn Disk> = Arc::new(disk);
-    let (files, stopped) = (Arc::clone(&disk), stop.clone());
-    let node = match join {
-        Some(member) => raft_threads.run(Node::start_joining(node_config, member, files, stopped)).await,
-        None => raft_threads.run(Node::start(node_config, files, stopped)).await,
-    };
-    let node = node.map_err(|source| match disk.fault() {
+    let failed = |source| match disk.fault() {
         Some(fault) => Error::Disk { reason: fault.to_string() },
-        None => Error::Start { folder: data_dir, source },
-    })?;
+        None => Error::Start { folder: data_dir.clone(), source },
+    };
+    let opening = Node::open(Arc::clone(&disk), disk_free_min, Arc::new(SystemResolver));
+    let opened = raft_threads.run(opening).await.map_err(failed)?;
+    let (stored, known) = (Stored::of(&opened), opened.names().clone());
+    let naming = Naming { cluster, join: join.clone(), advertise, api, raft, stored, known };
+    let Some(names) = starting.until_done(naming).await? else { return Ok(()) };
+    warn_of_names(&names, addresses);
+    let starting = opened.start(names, join, found_after, Some(Arc::new(ApiPorts)), stop.clone());
+    let node = raft_threads.run(starting).await.map_err(failed)?;
     phases.serve_raft(&raft_threads, raft_listener, node.router());
     let mut app = App::new(
         node.clone(),
@@ -242,13 +253,16 @@ pub async fn run(config: Config, stop: Stop, ready: impl FnOnce(Addresses) + Sen
         stop.clone(),
     );
     app.remote_operators = insecure;
+    app.servers = Servers::new(phases.known.clone());
     let app = Arc::new(app);
     phases.tasks.spawn("leases", lease_task::run(Arc::clone(&app), phases.end.clone()));
+    phases.tasks.spawn("addresses of servers", servers::upkeep(Arc::clone(&app), phases.end.clone()));
+    phases.tasks.spawn("currency", currency::watch(Arc::clone(&app), phases.end.clone()));
     phases.tasks.spawn("reports", report::upkeep(Arc::clone(&app), phases.end.clone()));
     let upkeep = crate::metrics::upkeep(crate::metrics::install(), phases.end.clone());
     phases.tasks.spawn("metrics upkeep", upkeep);
     shared.set(Arc::clone(&app));
-    tracing::info!(api = %addresses.api, raft = %addresses.raft, "serves");
+    tracing::info!(api = %addresses.api, raft = %addresses.raft, "serving");
     ready(addresses);
     phases.run(&app, stop).await
 }
@@ -261,17 +275,36 @@ fn warn_in_the_clear(addresses: Addresses) {
     }
 }
 
+/// Others that join would be told this name, which leads each of them to itself; they are refused then.
+fn warn_of_names(names: &NodeNames, addresses: Addresses) {
+    let name = names.raft_address.as_deref().and_then(|name| name.parse::<SocketAddr>().ok());
+    if let Some(name) = name.filter(|name| name.ip().is_loopback())
+        && !addresses.raft.ip().is_loopback()
+    {
+        tracing::warn!(
+            %name,
+            "raft listens for other hosts, and they would be told to find this server at {name}: give --advertise \
+             HOST before others join"
+        );
+    }
+}
+
 /// Waits for writes under way, as long as for requests: one that hangs keeps no server from its end.
 async fn finish(writes: &TaskTracker) {
     writes.close();
     if tokio::time::timeout(DRAIN_TIMEOUT, writes.wait()).await.is_err() {
-        tracing::warn!(left = writes.len(), "stops although writes are under way");
+        tracing::warn!(
+            left = writes.len(),
+            "stopping although writes are under way: their clients send them again"
+        );
     }
 }
 
 /// The tasks of a server with the signals that stop them one after the other.
 struct Phases {
     tasks: Tasks,
+    /// Addresses of the other servers, for both listeners.
+    known: Known,
     /// Stops the API listener.
     api: Stop,
     /// The last request has been answered.
@@ -289,6 +322,7 @@ impl Phases {
         let end = Stop::new();
         Self {
             tasks: Tasks::new(end.clone()),
+            known: Known::default(),
             api: Stop::new(),
             api_drained: Stop::new(),
             raft: Stop::new(),
@@ -298,9 +332,15 @@ impl Phases {
     }
 
     fn serve_raft(&mut self, threads: &RaftThreads, listener: TcpListener, router: Router) {
-        let limits = ConnectionLimits { drain_timeout: RAFT_DRAIN_TIMEOUT, ..ConnectionLimits::default() };
+        let limits = ConnectionLimits {
+            connections_max: RAFT_CONNECTIONS_MAX,
+            over_limit_max: RAFT_CONNECTIONS_OVER_LIMIT_MAX,
+            known_max: RAFT_SERVER_CONNECTIONS_MAX,
+            drain_timeout: RAFT_DRAIN_TIMEOUT,
+            ..ConnectionLimits::default()
+        };
         let (stop, drained) = (self.raft.clone(), self.raft_drained.clone());
-        let serving = threads.serve(listener, router, limits, stop, drained);
+        let serving = threads.serve(listener, router, limits, self.known.clone(), (stop, drained));
         let end = self.end.clone();
         self.tasks.spawn("raft", async move {
             let ended = end.run_until_cancelled(serving).await;
@@ -309,11 +349,16 @@ impl Phases {
     }
 
     fn serve_api(&mut self, listener: TcpListener, endpoints: Endpoints) {
-        let limits = ConnectionLimits { drain_timeout: DRAIN_TIMEOUT, ..ConnectionLimits::default() };
+        let limits = ConnectionLimits {
+            known_max: SERVER_CONNECTIONS_MAX,
+            drain_timeout: DRAIN_TIMEOUT,
+            ..ConnectionLimits::default()
+        };
+        let known = self.known.clone();
         let (stop, drained) = (self.api.clone(), self.api_drained.clone());
         let end = self.end.clone();
         self.tasks.spawn("api", async move {
-            http::serve(listener, endpoints, limits, stop).await;
+            http::serve_known(listener, endpoints, limits, known, stop).await;
             drained.cancel();
             end.cancelled().await;
             Ok::<(), Infallible>(())
@@ -322,7 +367,7 @@ impl Phases {
 
     /// Until `stop` or a failure; then stops in order.
     async fn run(self, app: &App, stop: Stop) -> Result<(), Error> {
-        let Self { tasks, api, api_drained, raft, raft_drained, end } = self;
+        let Self { tasks, known: _, api, api_drained, raft, raft_drained, end } = self;
         let mut running = std::pin::pin!(tasks.run(TASKS_STOP_TIMEOUT));
         tokio::select! {
             () = stop.cancelled() => {}

@@ -35,7 +35,7 @@ pub enum TaskError {
         name: &'static str,
     },
     /// It panicked; the panic hook has logged where.
-    #[error("a task panicked")]
+    #[error("a task panicked; the log line before says where")]
     Panicked,
     /// Still running when the time to stop was over.
     #[error("{count} tasks did not stop within {seconds} s")]

@@ -1,8 +1,12 @@
 //! The real binary: help, versions, exit codes, and what it says to mistakes.
 
+#[path = "support/ports.rs"]
+mod ports;
+
 use std::fs;
-use std::net::TcpListener;
 use std::process::{Command, Output};
+
+use ports::free_port;
 
 fn piccolo(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     let inherited = std::env::vars().filter(|(name, _)| !name.starts_with("PICCOLO_"));
@@ -27,13 +31,14 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-const COMMANDS: [&[&str]; 14] = [
+const COMMANDS: [&[&str]; 15] = [
     &[],
     &["up"],
     &["server"],
     &["agent"],
     &["mirror", "install"],
     &["mirror", "remove"],
+    &["mirror", "check"],
     &["status"],
     &["find"],
     &["hosts"],
@@ -89,11 +94,11 @@ fn all_mistakes_come_at_once_with_exit_code_2() {
     let text = stderr(&output);
     for part in [
         "5 mistakes",
-        "--mirror-listen: \"here\"",
-        "--uploads-max: \"-1\"",
-        "PICCOLO_SERVERS: \"node-1:7789\"",
-        "MIRROR_RESOLVE_TIMEOUT: \"2\"",
-        "PICCOLO_LOG_FORMAT: \"xml\"",
+        "--mirror-listen: invalid value \"here\"",
+        "--uploads-max: invalid value \"-1\"",
+        "PICCOLO_SERVERS: invalid value \"node-1:7789\"",
+        "MIRROR_RESOLVE_TIMEOUT: invalid value \"2\"",
+        "PICCOLO_LOG_FORMAT: invalid value \"xml\"",
     ] {
         assert!(text.contains(part), "{part} is missing in\n{text}");
     }
@@ -101,8 +106,8 @@ fn all_mistakes_come_at_once_with_exit_code_2() {
 
 #[test]
 fn an_unreachable_server_has_exit_code_4() {
-    // A port that was just free: nobody answers there.
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    // Nobody answers there.
+    let port = free_port();
     let server = format!("http://127.0.0.1:{port}");
     for command in
         [&["status"][..], &["hosts"], &["find", "nginx"], &["members", "list"], &["members", "remove", "1"]]
@@ -150,6 +155,22 @@ fn mirror_install_and_remove_leave_a_folder_as_it_was() {
     assert_eq!(fs::read_to_string(&file).unwrap(), "server = \"https://ghcr.io\" # ours\n");
     assert!(!folder.path().join("docker.io").exists());
     assert_eq!(fs::read_dir(folder.path().join("ghcr.io")).unwrap().count(), 1);
+}
+
+#[test]
+fn mirror_check_says_what_is_missing_and_has_exit_code_1() {
+    let folder = tempfile::tempdir().unwrap();
+    let certs = folder.path().to_str().unwrap();
+    let nobody = "http://127.0.0.1:1";
+    let check = ["mirror", "check", "--certs-dir", certs, "--mirror", nobody, "--agent", nobody];
+    let output = piccolo(&[&check[..], &["--registry", "ghcr.io"]].concat(), &[]);
+    assert_eq!(code(&output), 1, "{}", stderr(&output));
+    let text = String::from_utf8_lossy(&output.stdout);
+    for part in
+        ["! ghcr.io: containerd has no hosts.toml", "! the mirror does not answer at http://127.0.0.1:1"]
+    {
+        assert!(text.contains(part), "{part} is missing in\n{text}");
+    }
 }
 
 #[test]

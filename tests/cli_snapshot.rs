@@ -132,7 +132,7 @@ async fn agents_notice_a_restored_older_state_and_send_what_they_hold() {
     server.start();
     server.ready().await;
     // Two heartbeats, and what a busy machine takes for a sync.
-    const NOTICED: Duration = Duration::from_secs(10);
+    const NOTICED: Duration = Duration::from_secs(30);
     within("what came after the snapshot", NOTICED, async || of_agent(server.holders(&comes).await)).await;
     within("what went after the snapshot", NOTICED, async || nobody(server.holders(&goes).await)).await;
     assert_eq!(server.holders(&stays).await.unwrap(), own);
@@ -151,7 +151,8 @@ async fn one_server_of_three_goes_on_alone_and_gets_new_ones() {
         run(server.arguments().into_iter().chain(["--force-new-cluster".to_owned()])).await
     };
     let error = refused(&force(&servers[1]).await);
-    assert!(error.contains("the data folder is in use: stop its server first"), "{error}");
+    let its_pid = format!("the data folder is in use by process {}", servers[1].pid());
+    assert!(error.contains(&its_pid) && error.contains("stop its server first"), "{error}");
     servers.iter_mut().for_each(Server::kill);
 
     // What the API is called is not what raft is.

@@ -2,15 +2,18 @@
 
 #![allow(clippy::unwrap_used, reason = "clippy.toml exempts #[test] functions, not the helpers beside them")]
 
+#[path = "support/ports.rs"]
+mod ports;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ports::{free_port, free_ports_in_a_row};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 /// Starting, electing and stopping take a second each; the rest is for a busy machine.
@@ -24,16 +27,9 @@ fn binary() -> Command {
     command
 }
 
-/// Six ports in a row below the ephemeral ones, not used by another test of this process.
+/// The first of six free ports in a row.
 fn base_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let first = 12_000 + (std::process::id() % 1_000) as u16 * 12;
-    loop {
-        let base = first + NEXT.fetch_add(6, Ordering::Relaxed);
-        if (base..base + 6).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
-            return base;
-        }
-    }
+    free_ports_in_a_row(6)
 }
 
 fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
@@ -294,7 +290,7 @@ fn a_child_that_cannot_use_its_configuration_ends_everything() {
         .unwrap();
     assert_eq!(output.status.code(), Some(2));
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(text.contains("PICCOLO_LEASE_DEFAULT: \"soon\" is not right"), "{text}");
+    assert!(text.contains("PICCOLO_LEASE_DEFAULT: invalid value \"soon\""), "{text}");
 }
 
 #[test]
@@ -314,7 +310,7 @@ fn an_agent_comes_along_and_is_known_to_the_servers() {
     std::fs::write(layout.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
     std::fs::write(layout.join("index.json"), r#"{"schemaVersion":2,"manifests":[]}"#).unwrap();
     let base = base_port();
-    let peer = format!("127.0.0.1:{}", base_port());
+    let peer = format!("127.0.0.1:{}", free_port());
     let mut up = Up::start(
         &folder.path().join("data"),
         &[

@@ -298,7 +298,7 @@ fn ranges(images: &Images) -> Vec<Row> {
             .with("Range", format!("bytes={start}-{}", end - 1)),
     );
     for value in ["bytes=0-", "bytes=-1", "bytes=0-0"] {
-        let empty = row("15.5.17: nothing of an empty one", blob(&images.empty), Unsatisfiable(0));
+        let empty = row("14.2: of an empty one, ignored", blob(&images.empty), Whole(OCTETS, Vec::new()));
         rows.push(empty.with("Range", value));
     }
     rows
@@ -401,6 +401,8 @@ impl Images {
 fn lasting(answer: &Answer) -> BTreeMap<String, String> {
     let mut headers = answer.headers.clone();
     headers.remove("date");
+    // Of a tag: how long ago it was set.
+    headers.remove("piccolo-tag-age-ms");
     headers
 }
 

@@ -12,12 +12,11 @@ use std::fs;
 use std::path::Path;
 
 use cluster::{Server, agree, run, text, three};
-use redb::{ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{ReadableTable, TableDefinition};
 use tempfile::TempDir;
 
 const KEY: &str = "registry.example/app:v1";
 const BY_TEXT: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
-const BY_NUMBER: TableDefinition<u64, &[u8]> = TableDefinition::new("entries");
 
 /// What is done to a folder, and what the server says then.
 struct Case {
@@ -76,16 +75,17 @@ fn newer_row(path: &Path, table: &str) {
     transaction.commit().unwrap();
 }
 
-/// The last entry of the log.
-fn newer_entry(path: &Path) {
+/// The last entries of the log.
+fn newer_entries(path: &Path) {
+    const TAIL: TableDefinition<&str, &[u8]> = TableDefinition::new("tail");
     let database = redb::Database::open(path).unwrap();
-    let read = database.begin_read().unwrap().open_table(BY_NUMBER).unwrap();
-    let (index, mut value) =
-        read.last().unwrap().map(|(id, value)| (id.value(), value.value().to_vec())).unwrap();
-    drop(read);
-    value[0] = 9;
     let transaction = database.begin_write().unwrap();
-    transaction.open_table(BY_NUMBER).unwrap().insert(index, value.as_slice()).unwrap();
+    {
+        let mut tail = transaction.open_table(TAIL).unwrap();
+        let mut value = tail.get("entries").unwrap().unwrap().value().to_vec();
+        value[0] = 9;
+        tail.insert("entries", value.as_slice()).unwrap();
+    }
     transaction.commit().unwrap();
 }
 
@@ -144,7 +144,7 @@ const CASES: &[Case] = &[
     Case { name: "a newer log", damage: |folder| newer_value(&folder.join("log.redb"), "format"), says: NEWER },
     Case { name: "a newer id of the log", damage: |folder| newer_value(&folder.join("log.redb"), "id"), says: NEWER },
     Case { name: "a newer vote", damage: |folder| newer_value(&folder.join("log.redb"), "vote"), says: NEWER },
-    Case { name: "a newer log entry", damage: |folder| newer_entry(&folder.join("log.redb")), says: NEWER },
+    Case { name: "a newer log entry", damage: |folder| newer_entries(&folder.join("log.redb")), says: NEWER },
     Case { name: "a newer applied state", damage: |folder| newer_value(&folder.join("state.redb"), "applied"), says: NEWER },
     Case { name: "a newer membership", damage: |folder| newer_value(&folder.join("state.redb"), "membership"), says: NEWER },
     Case { name: "a newer host", damage: |folder| newer_row(&folder.join("state.redb"), "hosts"), says: NEWER },

@@ -31,7 +31,7 @@ const GARBAGE: Duration = Duration::from_secs(6);
 const THROWERS: usize = 16;
 /// What is waited for an answer: most garbage has none until it is cut off.
 const LISTEN: Duration = Duration::from_millis(20);
-/// Fewer, and nothing was tested.
+/// No fewer, however long it takes.
 const THROWN_MIN: u64 = 500;
 /// What either may have in memory at its worst, bytes; a debug build of the agent has 80 MiB at its
 /// connection limits, and of the server little more.
@@ -155,7 +155,7 @@ async fn garbage_at_every_port_changes_nothing() {
     for _ in 0..THROWERS {
         let (mutator, thrown) = (Arc::clone(&mutator), Arc::clone(&thrown));
         throwers.spawn(async move {
-            while Instant::now() < end {
+            while Instant::now() < end || thrown.load(Ordering::Relaxed) < THROWN_MIN {
                 let n = thrown.fetch_add(1, Ordering::Relaxed);
                 throw(ports[n as usize % ports.len()], &mutator, SEED + n).await;
             }
@@ -185,5 +185,4 @@ async fn garbage_at_every_port_changes_nothing() {
         assert!(held < MEMORY_MAX, "{name}: {} MiB", held >> 20);
         assert!(!process.log().contains("panicked"), "{name}: {}", process.log());
     }
-    assert!(thrown > THROWN_MIN, "only {thrown}");
 }

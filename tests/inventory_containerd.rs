@@ -21,7 +21,7 @@ use tokio::sync::watch;
 
 const NAMESPACE: &str = "k8s.io";
 /// What must happen, happens within this; generous, because tests share the machine.
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 
 /// Takes everything, and remembers it.
 #[derive(Default)]
@@ -77,11 +77,12 @@ impl Node {
         let recorder = Arc::new(Recorder::default());
         let store = ContainerdStore::new(&containerd.socket(), NAMESPACE, None).expect("a valid namespace");
         let config = Config {
-            holder: "10.0.0.1:7781".parse().expect("an address"),
+            holder: std::net::SocketAddr::from(([10, 0, 0, 1], 7781)).into(),
             group: "default".into(),
             zone: String::new(),
             heartbeat_interval: Duration::from_secs(30),
             advertises_tag: Box::new(|_| true),
+            seen: Box::new(|_| {}),
             counters: Arc::new(Counters::default()),
         };
         let inventory = Inventory::new(Arc::new(store), recorder.clone(), &SystemClock::shared(), config);

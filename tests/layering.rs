@@ -71,3 +71,22 @@ fn a_forbidden_arrow_is_found_and_a_comment_is_none() {
     let text = "// crate::server\nuse crate::server::Config;\n";
     assert_eq!(violations(text, &["crate::server"]), [(2, "use crate::server::Config;".to_owned())]);
 }
+
+/// The formats and the command of a version that does not exist are for tests of upgrades.
+#[test]
+fn no_release_has_the_formats_of_a_version_to_come() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut named = Vec::new();
+    for folder in [".", "raft", "bench", "tests/fuzz"] {
+        let manifest: toml::Table =
+            fs::read_to_string(root.join(folder).join("Cargo.toml")).unwrap().parse().unwrap();
+        for (section, content) in manifest {
+            if content.to_string().contains("next-format") {
+                named.push(format!("{folder} {section}"));
+            }
+        }
+    }
+    assert_eq!(named, [". dev-dependencies", "raft features"]);
+    let features = fs::read_to_string(root.join("raft/Cargo.toml")).unwrap();
+    assert!(!features.contains("default = "), "a default feature would be in a release");
+}

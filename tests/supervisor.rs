@@ -3,6 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "clippy.toml exempts #[test] functions, not the helpers beside them")]
 
+#[path = "support/ports.rs"]
+mod ports;
+
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -14,13 +17,17 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ports::free_address;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 /// For what is no promise.
-const SOON: Duration = Duration::from_secs(30);
-/// I4: what a frozen agent may cost.
-const FROZEN_COST_MAX: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(60);
+/// What a frozen agent may cost here. The promise (I4) is half of it: `limits.rs` asserts that the times of the
+/// supervisor add up to less. A busy machine adds its own.
+const FROZEN_COST_MAX: Duration = Duration::from_secs(10);
+/// Longer than a worker may be silent.
+const LONG: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(20);
 /// In the file, so that a test can change it.
 const PEER_LISTEN: &str = "peer-listen = \"127.0.0.1:0\"\n";
@@ -37,12 +44,12 @@ fn within<T>(what: &str, time: Duration, mut look: impl FnMut() -> Option<T>) ->
     }
 }
 
-fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+fn pid_of(pid: u32) -> Pid {
+    Pid::from_raw(pid as i32).unwrap()
 }
 
 fn send(pid: u32, signal: Signal) {
-    kill_process(Pid::from_raw(pid as i32).unwrap(), signal).unwrap();
+    kill_process(pid_of(pid), signal).unwrap();
 }
 
 /// State and parent of a process; `None` once it is gone.
@@ -123,6 +130,8 @@ impl Agent {
             .args(["agent", "--servers", "http://127.0.0.1:1"])
             .args(["--metrics-listen", "127.0.0.1:0", "--mirror-listen", &mirror.to_string()])
             .args(["--exit-with-parent", &std::process::id().to_string()])
+            .arg("--state-dir")
+            .arg(folder.path().join("state"))
             .arg("--layout")
             .arg(layout)
             .arg("--config")
@@ -163,6 +172,11 @@ impl Agent {
             [worker] => Some(worker),
             _ => None,
         })
+    }
+
+    /// The worker that serves is `worker`, and no other one is left.
+    fn keeps(&self, worker: u32) {
+        within("the worker before stays alone", SOON, || (self.workers() == [worker]).then_some(()));
     }
 
     fn told(&self, what: &str) {
@@ -244,9 +258,7 @@ fn a_worker_that_is_killed_is_replaced_and_the_port_never_refuses() {
     let crowd = Crowd::start(agent.mirror, true);
     let killed = agent.worker();
     send(killed, Signal::KILL);
-    let asked = Instant::now();
-    within("an answer", Duration::from_secs(1), || ask(agent.mirror).ok());
-    assert!(asked.elapsed() <= Duration::from_secs(1), "answered after {:?}", asked.elapsed());
+    within("an answer", FROZEN_COST_MAX, || ask(agent.mirror).ok());
     within("a worker serves", SOON, || ask(agent.mirror).ok().filter(|status| *status == 200));
     crowd.is_served();
     crowd.stays_content();
@@ -288,12 +300,12 @@ fn a_pause_of_the_whole_agent_kills_nobody() {
     let worker = agent.worker();
     send(agent.supervisor(), Signal::STOP);
     send(worker, Signal::STOP);
-    thread::sleep(FROZEN_COST_MAX);
+    thread::sleep(LONG);
     send(agent.supervisor(), Signal::CONT);
     // The worse order: the supervisor has a moment alone.
     thread::sleep(Duration::from_millis(500));
     send(worker, Signal::CONT);
-    let end = Instant::now() + FROZEN_COST_MAX;
+    let end = Instant::now() + LONG;
     while Instant::now() < end {
         assert_eq!(agent.workers(), [worker], "another worker");
         thread::sleep(POLL);
@@ -306,7 +318,7 @@ fn a_supervisor_that_is_killed_takes_its_worker_along() {
     let agent = Agent::start();
     let worker = agent.worker();
     send(agent.supervisor(), Signal::KILL);
-    within("the worker is gone", Duration::from_secs(5), || (!is_alive(worker)).then_some(()));
+    within("the worker is gone", SOON, || (!is_alive(worker)).then_some(()));
 }
 
 #[test]
@@ -355,6 +367,54 @@ fn an_upgrade_replaces_worker_and_supervisor_without_a_gap_and_keeps_the_pid() {
     assert!(agent.wait().success());
 }
 
+/// An exec takes the handlers away: a SIGHUP before the new version had its own ended the agent. And orders to
+/// reload that came while a worker started put the upgrade off, for as long as they came.
+#[test]
+fn signals_during_an_upgrade_end_nobody_and_are_obeyed_after_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let binary = folder.path().join("piccolo");
+    let install = || {
+        let next = folder.path().join("next");
+        copy(env!("CARGO_BIN_EXE_piccolo"), &next);
+        fs::rename(next, &binary).unwrap();
+        fs::metadata(&binary).unwrap().ino()
+    };
+    install();
+    let mut agent = Agent::start_as(&binary, "");
+    for _ in 0..3 {
+        let version = install();
+        let runs = |pid: u32| fs::metadata(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe.ino() == version);
+        let is_new = AtomicBool::new(false);
+        thread::scope(|scope| {
+            // More often than any worker starts.
+            scope.spawn(|| {
+                let end = Instant::now() + SOON;
+                let mut left_after_exec = 1000;
+                while left_after_exec > 0 && Instant::now() < end {
+                    send(agent.supervisor(), Signal::HUP);
+                    left_after_exec -= usize::from(is_new.load(Ordering::Relaxed));
+                    thread::sleep(Duration::from_micros(200));
+                }
+            });
+            let end = Instant::now() + SOON;
+            while !is_new.load(Ordering::Relaxed) {
+                assert!(Instant::now() < end, "the supervisor does not become the new version");
+                agent.workers().into_iter().for_each(|worker| _ = kill_process(pid_of(worker), Signal::HUP));
+                is_new.store(runs(agent.supervisor()), Ordering::Relaxed);
+                thread::sleep(Duration::from_millis(1));
+            }
+        });
+        assert!(agent.process.try_wait().unwrap().is_none(), "a signal ended the supervisor");
+    }
+    // The last reload was asked for by a signal that some version before may have caught.
+    within("one worker serves", SOON, || {
+        (agent.workers().len() == 1 && ask(agent.mirror).is_ok_and(|status| status == 200)).then_some(())
+    });
+    assert!(!agent.log().contains("killed by signal 1 "), "a signal ended a worker");
+    send(agent.supervisor(), Signal::TERM);
+    assert!(agent.wait().success(), "it stops in order");
+}
+
 #[test]
 fn a_version_that_cannot_start_leaves_the_old_one_in_place() {
     let folder = tempfile::tempdir().unwrap();
@@ -367,7 +427,7 @@ fn a_version_that_cannot_start_leaves_the_old_one_in_place() {
     fs::rename(broken, &binary).unwrap();
     send(agent.supervisor(), Signal::HUP);
     agent.told("the one before stays");
-    assert_eq!(agent.workers(), [worker]);
+    agent.keeps(worker);
     assert_eq!(ask(agent.mirror).unwrap(), 200);
 }
 
@@ -379,12 +439,12 @@ fn a_reload_with_a_mistake_or_other_ports_leaves_everything_as_it_is() {
     send(agent.supervisor(), Signal::HUP);
     agent.told("2 mistakes in the configuration");
     agent.told("the one before stays");
-    assert_eq!(agent.workers(), [worker]);
+    agent.keeps(worker);
 
     agent.configure("peer-listen = \"127.0.0.2:0\"\n");
     send(agent.supervisor(), Signal::HUP);
     agent.told("the listening addresses have changed");
-    assert_eq!(agent.workers(), [worker]);
+    agent.keeps(worker);
 
     agent.configure(&format!("{PEER_LISTEN}zone = \"rack-7\"\n"));
     send(agent.supervisor(), Signal::HUP);
@@ -425,16 +485,14 @@ fn a_log_that_nobody_reads_costs_no_answers() {
     // A line each of the worker, longer than the pipe all together.
     let path =
         format!("GET /v2/{}/blobs/sha256:{:064} HTTP/1.1\r\nConnection: close\r\n\r\n", "a".repeat(200), 7);
-    let full = Instant::now() + Duration::from_secs(6);
-    let mut asked = 0;
-    while Instant::now() < full {
+    let (full, mut lines) = (Instant::now() + LONG, 500_u32);
+    while Instant::now() < full || lines > 0 {
         let mut stream = TcpStream::connect(agent.mirror).unwrap();
         stream.set_read_timeout(Some(FROZEN_COST_MAX)).unwrap();
         stream.write_all(path.as_bytes()).unwrap();
         stream.read_to_end(&mut Vec::new()).expect("an answer");
-        asked += 1;
+        lines = lines.saturating_sub(1);
     }
-    assert!(asked > 500, "only {asked} lines were logged: that fills no pipe");
     assert_eq!(ask(agent.mirror).unwrap(), 200);
     assert_eq!(agent.workers(), [worker], "it hung, and was killed");
     drop(reader);

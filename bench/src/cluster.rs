@@ -105,7 +105,10 @@ impl Cluster {
     /// Starts one that does not run, with what is in its folder.
     pub(crate) fn spawn(&mut self, number: usize) -> Result<()> {
         let list: Vec<String> = self.members.iter().map(|member| member.raft.to_string()).collect();
-        let founded = if list.len() > 1 { vec!["--cluster".to_owned(), list.join(",")] } else { Vec::new() };
+        let founded = match list.len() {
+            0 | 1 => ["--found-after".to_owned(), "0s".to_owned()],
+            _ => ["--cluster".to_owned(), list.join(",")],
+        };
         self.spawn_with(number, &founded)
     }
 

@@ -20,6 +20,7 @@ use crate::Settings;
 use crate::agents::Agents;
 use crate::cluster::Cluster;
 use crate::enroll::{beat_all, sync_all};
+use crate::meter::{Meter, Shares};
 use crate::plot::lines;
 use crate::report::Report;
 use crate::usage::process::peak_resident;
@@ -50,6 +51,8 @@ struct Seen {
     hidden: u64,
     /// From the restart until every server was ready.
     ready: f64,
+    /// From the release until everybody was answered.
+    shares: Shares,
 }
 
 /// Runs the scenario.
@@ -76,6 +79,7 @@ pub(crate) fn herd(settings: &Settings, args: &HerdArgs, report: &Report, folder
         cluster.wait_ready(number)?;
     }
     let ready = start.elapsed().as_secs_f64();
+    let meter = Meter::start(&cluster)?;
     flock.release()?;
     let end = Instant::now() + PATIENCE;
     let mut hidden = 0;
@@ -85,9 +89,10 @@ pub(crate) fn herd(settings: &Settings, args: &HerdArgs, report: &Report, folder
         let statuses = (0..SERVERS).filter_map(|number| cluster.status(number));
         hidden = statuses.map(|status| status.hosts_hidden).max().unwrap_or(0).max(hidden);
     }
+    let shares = meter.read(&cluster)?;
     let tally = flock.tally()?;
     let peak = (0..SERVERS).map(|number| peak_resident(cluster.pid(number)?)).collect::<Result<_>>()?;
-    let seen = Seen { tally, before, after: resident(&cluster)?, peak, hidden, ready };
+    let seen = Seen { tally, before, after: resident(&cluster)?, peak, hidden, ready, shares };
     report.section(
         "herd",
         "Thundering herd: every agent comes back at once",
@@ -96,7 +101,7 @@ pub(crate) fn herd(settings: &Settings, args: &HerdArgs, report: &Report, folder
 }
 
 fn body(seen: &Seen, hosts: u32, report: &Report) -> Result<String> {
-    let Seen { tally, before, after, peak, hidden, ready } = seen;
+    let Seen { tally, before, after, peak, hidden, ready, shares } = seen;
     let whole = tally.seconds.len();
     let answered = |share: f64| {
         let wanted = (f64::from(hosts) * share).ceil() as u64;
@@ -112,7 +117,7 @@ fn body(seen: &Seen, hosts: u32, report: &Report) -> Result<String> {
     let mib = |values: &[f64]| values.iter().map(|mib| format!("{mib:.0}")).collect::<Vec<_>>().join(", ");
     let mut text = format!(
         "{hosts} agents on {SERVERS} servers that were killed (kill -9) and started again, ready after {ready:.2} s. Then every \
-         agent beats in the same moment, each over a new connection to its server (a third to each), tries the others \
+         agent beats in the same moment, each over a new connection from an address of its own to its server (a third to each), tries the others \
          when that one does not answer, and pauses as the agent does (any time up to 0.5 s, doubled each time, 30 s at \
          most, and no less than `Retry-After`). Load and servers share the machine.\n\n| | seen |\n|---|---|\n"
     );
@@ -120,12 +125,24 @@ fn body(seen: &Seen, hosts: u32, report: &Report) -> Result<String> {
         writeln!(text, "| {what} | {seen} |").expect("a string takes everything");
     };
     row("half / 99 % / all answered 201 within", [0.5, 0.99, 1.0].map(answered).join(" / "));
-    row("attempts", total(|second| second.attempts).to_string());
+    let attempts = total(|second| second.attempts);
+    row("attempts; of one agent", format!("{attempts}; {:.2}", attempts as f64 / f64::from(hosts)));
     row("answers 503", total(|second| second.unavailable).to_string());
     row("no connection, or no answer in time", total(|second| second.failures).to_string());
     row("other answers", total(|second| second.others).to_string());
     row("answers that ask for a sync", tally.resyncs.to_string());
     row("hosts hidden at most", hidden.to_string());
+    row(
+        "cores of the leader, of the busiest follower, of the load and others; machine idle",
+        format!(
+            "{:.2}, {:.2}, {:.2}; {:.0} %",
+            shares.leader(),
+            shares.follower(),
+            // The agents are other processes to this one.
+            shares.load + shares.others,
+            shares.idle * 100.0
+        ),
+    );
     row("resident before, MiB", mib(before));
     row("the most meanwhile, MiB", mib(peak));
     row("resident after, MiB", mib(after));

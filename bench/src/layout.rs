@@ -63,6 +63,31 @@ impl Layout {
         Ok(Self { folder: folder.to_owned(), layers, rest: vec![manifest, config] })
     }
 
+    /// So many images of tiny layers, all different, each with a name.
+    pub(crate) fn many(folder: &Path, images: u32, layers_each: u32) -> Result<Self> {
+        fs::create_dir_all(folder.join("blobs/sha256")).context("could not make a layout")?;
+        let put = |text: String| put_text(folder, &text);
+        let mut entries = Vec::new();
+        let mut all = Self { folder: folder.to_owned(), layers: Vec::new(), rest: Vec::new() };
+        for image in 0..images {
+            let layers = (0..layers_each).map(|layer| put(format!("layer {layer} of image {image}")));
+            let layers: Vec<Blob> = layers.collect::<Result<_>>()?;
+            let config = put(format!("{{\"image\":{image}}}"))?;
+            let described: Vec<Value> = layers.iter().map(|layer| describe(LAYER, layer)).collect();
+            let manifest = json!({"schemaVersion": 2, "mediaType": MANIFEST,
+                "config": describe(CONFIG, &config), "layers": described});
+            let manifest = put_json(folder, &manifest)?;
+            let mut entry = describe(MANIFEST, &manifest);
+            let name = format!("bench.invalid/team/app-{image}:v1");
+            entry["annotations"] = json!({"io.containerd.image.name": name});
+            entries.push(entry);
+            all.layers.extend(layers);
+            all.rest.extend([manifest, config]);
+        }
+        write_index(folder, &entries)?;
+        Ok(all)
+    }
+
     /// A layout that holds nothing.
     pub(crate) fn empty(folder: &Path) -> Result<Self> {
         fs::create_dir_all(folder.join("blobs/sha256")).context("could not make a layout")?;
@@ -83,9 +108,12 @@ fn describe(media_type: &str, blob: &Blob) -> Value {
 }
 
 fn put_json(folder: &Path, value: &Value) -> Result<Blob> {
-    let text = value.to_string();
-    let hex = hex(&Sha256::digest(&text));
-    fs::write(folder.join("blobs/sha256").join(&hex), &text).context("could not write a blob")?;
+    put_text(folder, &value.to_string())
+}
+
+fn put_text(folder: &Path, text: &str) -> Result<Blob> {
+    let hex = hex(&Sha256::digest(text));
+    fs::write(folder.join("blobs/sha256").join(&hex), text).context("could not write a blob")?;
     Ok(Blob { hex, bytes: text.len() as u64 })
 }
 

@@ -1,6 +1,7 @@
 //! Black-box benchmarks of the real binary: rates and CPU beside nginx, pull times beside a
 //! registry. Writes RESULTS.md and plots.
 
+mod agent_cost;
 mod agents;
 mod catch_up;
 mod client;
@@ -25,6 +26,8 @@ mod net;
 mod nginx;
 mod piccolo;
 mod plot;
+#[path = "../../tests/support/ports.rs"]
+mod ports;
 mod process;
 mod pull;
 mod rebuild;
@@ -71,6 +74,8 @@ enum Scenario {
     RelayCapped,
     /// Real containerds: time to findable, pull beside the registry, memory (as root).
     Pull,
+    /// Memory and CPU of one agent that has nothing to do, and its memory under many requests at once.
+    Agent(agent_cost::AgentArgs),
     /// Heartbeats of a fleet that starts at once, simulated.
     Jitter,
     /// Cold registration of a fleet into three servers, beside MariaDB.
@@ -217,6 +222,7 @@ fn main() -> Result<()> {
             Scenario::Veth => serve::veth(&settings, &report, folder.path())?,
             Scenario::Relay => relay::uncapped(&settings, &report, folder.path())?,
             Scenario::RelayCapped => relay::capped(&settings, &report, folder.path())?,
+            Scenario::Agent(args) => agent_cost::agent(&settings, &args, &report, folder.path())?,
             Scenario::Jitter => jitter::jitter(settings.agents as usize, &report)?,
             Scenario::Register(args) => register::register(&settings, &args, &report, folder.path())?,
             Scenario::Crowd(args) => crowd::crowd(&settings, &args, &report, folder.path())?,

@@ -1,22 +1,19 @@
 //! Where a part runs: on the host, or in a network namespace behind a veth.
 
 use std::fs::File;
-use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
 use std::process::Command;
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 
 use anyhow::{Context, Result, anyhow};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use crate::ports::free_ports_in_a_row;
 use crate::process::run;
 
 const SERVER_IP: Ipv4Addr = Ipv4Addr::new(10, 213, 0, 1);
 const CLIENT_IP: Ipv4Addr = Ipv4Addr::new(10, 213, 0, 2);
-
-/// Below Linux's ephemeral ports.
-const PORTS: std::ops::Range<u16> = 12_000..32_000;
 
 /// A network that commands and threads can be put into.
 #[derive(Clone, Debug)]
@@ -57,22 +54,9 @@ impl Network {
         thread::scope(|scope| scope.spawn(thread).join()).map_err(|_| anyhow!("a thread panicked"))?
     }
 
-    /// The first of `count` ports in a row that nobody listens on. They lie below the range from which
-    /// the system gives ports to outgoing connections, and no two calls give the same one.
+    /// The first of `count` ports in a row that nobody listens on, and that no other bench or test is given.
     pub(crate) fn free_ports(&self, count: u16) -> Result<u16> {
-        static GIVEN: AtomicU16 = AtomicU16::new(0);
-        self.run(|| {
-            let start = u16::try_from(std::process::id() % 97).expect("below 97") * (PORTS.len() as u16 / 97);
-            for _ in 0..PORTS.len() {
-                let given = GIVEN.fetch_add(count, Ordering::Relaxed).wrapping_add(start);
-                let base = PORTS.start + given % (PORTS.len() as u16 - count);
-                let held = (base..base + count).map_while(|port| TcpListener::bind((self.ip, port)).ok());
-                if held.collect::<Vec<_>>().len() == usize::from(count) {
-                    return Ok(base);
-                }
-            }
-            Err(anyhow!("could not find {count} free ports in a row"))
-        })
+        self.run(|| Ok(free_ports_in_a_row(count)))
     }
 
     pub(crate) fn free_port(&self) -> Result<u16> {

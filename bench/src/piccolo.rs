@@ -48,6 +48,7 @@ impl Piccolo {
         let data = self.folder.join(format!("server-{}", api.port()));
         command.arg("server").arg("--data-dir").arg(data);
         command.args(["--listen", &api.to_string(), "--raft-listen", "127.0.0.1:0"]);
+        command.args(["--found-after", "0s"]);
         let mut process = Process::start(&self.folder, &format!("server-{}", api.port()), command)?;
         wait_ready(&mut process, network, api)?;
         Ok(Server { process, api })
@@ -64,6 +65,7 @@ impl Piccolo {
         {
             command.args([flag, &address.to_string()]);
         }
+        command.env("PICCOLO_STATE_DIR", self.folder.join(format!("state-{}", peer.port())));
         let mut process = Process::start(&self.folder, &format!("agent-{}", peer.port()), command)?;
         wait_ready(&mut process, network, metrics)?;
         Ok(Agent { process, mirror, peer })

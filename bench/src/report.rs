@@ -14,12 +14,13 @@ const HEAD: &str = "# Results\n\nWritten by `piccolo-bench` (`make bench`); each
     Ratios count, bare rates belong to the machine. *idle*: share of all CPUs that did nothing while Piccolo was \
     measured; *others*: share taken by processes that are not part of the bench.\n";
 /// The scenarios, by the names of their commands, in the order of the file; `all` runs them.
-pub(crate) const SECTIONS: [&str; 15] = [
+pub(crate) const SECTIONS: [&str; 16] = [
     "loopback",
     "veth",
     "relay",
     "relay-capped",
     "pull",
+    "agent",
     "findkey",
     "register",
     "crowd",
@@ -82,9 +83,15 @@ fn markers(name: &str) -> (String, String) {
     (format!("<!-- {name} -->\n"), format!("<!-- end of {name} -->\n"))
 }
 
+/// Sections that a person has written; they come last.
+fn by_hand(old: &str) -> impl Iterator<Item = &str> {
+    let names = old.lines().filter_map(|line| line.strip_prefix("<!-- ")?.strip_suffix(" -->"));
+    names.filter(|name| !name.starts_with("end of ") && !SECTIONS.contains(name))
+}
+
 fn replace(old: &str, name: &str, section: &str) -> String {
     let mut text = HEAD.to_owned();
-    for known in SECTIONS {
+    for known in SECTIONS.iter().copied().chain(by_hand(old)) {
         let (start, end) = markers(known);
         let kept = old.split_once(&start).and_then(|(_, rest)| rest.split_once(&end)).map(|(body, _)| body);
         let fresh = format!("{section}\n");
@@ -107,5 +114,9 @@ mod tests {
         assert!(third.contains("new pull") && !third.contains("old pull"));
         assert!(third.find("veth").unwrap() < third.find("new pull").unwrap());
         assert_eq!(replace(&third, "pull", "new pull"), third);
+        let (start, end) = markers("what a person saw");
+        let fourth = format!("{third}\n{start}by hand\n{end}");
+        let fifth = replace(&fourth, "veth", "new veth");
+        assert!(fifth.contains("new veth") && fifth.ends_with(&format!("{start}by hand\n{end}")), "{fifth}");
     }
 }

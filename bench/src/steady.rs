@@ -30,8 +30,9 @@ const WARM_UP: Duration = Duration::from_secs(33);
 /// How.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct SteadyArgs {
-    /// Length of what is measured, seconds.
-    #[arg(long, default_value_t = 180)]
+    /// Length of what is measured, seconds. The servers flush their states every 300 s: what they write is
+    /// right for multiples of that.
+    #[arg(long, default_value_t = 600)]
     seconds: u64,
     /// Length of what comes before it.
     #[arg(long, default_value_t = WARM_UP.as_secs())]

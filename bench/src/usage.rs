@@ -56,10 +56,15 @@ pub(crate) fn cpu_seconds_of_tree(root: u32) -> Result<f64> {
     Ok(ticks as f64 / TICKS_PER_SECOND)
 }
 
+/// `root`, then each of its descendants by pid.
+pub(crate) fn pids_of_tree(root: u32) -> Result<Vec<u32>> {
+    let descendants = tree(root)?.into_keys().filter(|pid| *pid != root);
+    Ok(std::iter::once(root).chain(descendants).collect())
+}
+
 /// Resident memory of `root`, MiB, then of each of its descendants by pid.
 pub(crate) fn resident_mib_of_tree(root: u32) -> Result<Vec<f64>> {
-    let descendants = tree(root)?.into_keys().filter(|pid| *pid != root);
-    std::iter::once(root).chain(descendants).map(resident_mib).collect()
+    pids_of_tree(root)?.into_iter().map(resident_mib).collect()
 }
 
 /// Seconds of all CPUs since boot.

@@ -102,6 +102,14 @@ fn a_pull_from_a_neighbour_is_timed_beside_the_registry() {
 }
 
 #[test]
+fn one_agent_is_measured_idle_and_under_many_requests() {
+    let arguments = ["--images", "5", "--settle-seconds", "0", "--seconds", "1", "--requests", "40"];
+    let (results, _) = with_piccolo("agent", &arguments);
+    assert!(results.contains("| supervisor |") && results.contains("| worker |"), "{results}");
+    assert!(results.contains("40 requests at once for 20 blobs of 700 KiB"), "{results}");
+}
+
+#[test]
 fn a_whole_fleet_registers_in_three_servers() {
     let (results, plots) =
         with_piccolo("register", &["--hosts", "100", "--repeats", "1", "--mariadb-hosts", "10"]);

@@ -1,11 +1,15 @@
 //! One node's life in its cluster: birth, proposals, leadership, status, stop.
 //!
 //! - `bootstrap`: how a cluster is born, and how a node waits to be admitted to one.
+//! - `levels`: what the servers have agreed to write.
 //! - `members`: add, replace, remove.
 //! - `offline`: a new cluster of one from a snapshot, or from what is left of another.
+//! - `opening`: its start: files first, then names.
+//! - `reach`: where the other members are, and connections that are there before they are needed.
 //! - `proposals`: writes, and what bounds them.
 //! - `compaction`: which part of the log may go.
 //! - `space`: a disk that is getting full.
+//! - `currency`: whether a node has all that was acknowledged.
 //! - `error`: why a node does not start, and why it ends.
 //! - `settings`: how openraft runs here.
 //! - `standing`: a removed node learns that it is one.
@@ -14,10 +18,14 @@
 
 mod bootstrap;
 mod compaction;
+mod currency;
 mod error;
+pub(crate) mod levels;
 mod members;
 pub mod offline;
+mod opening;
 mod proposals;
+mod reach;
 mod settings;
 pub(crate) mod space;
 mod standing;
@@ -37,36 +45,47 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::blocking::blocking;
 use crate::disk::Disk;
+use crate::format::Reads;
 use crate::index::{Index, StateMachine};
 use crate::log::LogStore;
-use crate::network::MESSAGES_MAX;
 use crate::network::client::RpcClient;
+use crate::network::heard::Heard;
 use crate::network::identity::Identity;
-use crate::network::peer::{Peers, Refusing, Streams};
-use crate::network::server::{self, Heard, RpcState};
-use crate::types::{Member, NodeId, TypeConfig};
+use crate::network::names::Names;
+use crate::network::peer::{Refusing, Streams};
+use crate::network::reach::Scout;
+use crate::network::server::{self, RpcState};
+use crate::network::whereabouts::Whereabouts;
+use crate::types::{ClusterId, Member, NodeId, TypeConfig};
 use crate::watch;
 
 pub use crate::network::DiskSpace;
+pub use crate::network::identity::NodeNames;
+pub use crate::network::reach::ApiPort;
+pub use currency::{BEHIND_AFTER, Behind};
 pub use error::{NodeFailure, StartError};
+pub use levels::{ACTIVATE_AFTER, LevelStatus, NO_WAY_BACK, NextLevel};
 pub use members::{
     BadWho, Change, LAG_MAX, MEMBERS_MAX, MembersError, Phase, Progress, Refusal, SEED_ENTRIES_MIN, Who,
     is_address,
 };
-pub use proposals::{PROPOSALS_MAX, PROPOSE_TIMEOUT, PROPOSED_BYTES_MAX, ProposeError, Proposed};
+pub use opening::Opened;
+pub use proposals::{LINGER, PROPOSALS_MAX, PROPOSE_TIMEOUT, PROPOSED_BYTES_MAX, ProposeError, Proposed};
 pub use status::{ClusterStatus, MemberInfo, Role};
 
+use levels::Counting;
 use members::{Recent, Seeding};
-use proposals::Budget;
+use proposals::{Budget, Together};
 use space::{Disks, Guard};
 use status::Reasons;
-use stores::check_stores;
 
 /// openraft over our state machine.
 pub(crate) type Raft = openraft::Raft<TypeConfig, StateMachine>;
 
+/// For so long a server without data that is alone in its list listens, before it founds a cluster: the other
+/// members of one that it was in elect a leader within two seconds, and that leader sends to it at once.
+pub const FOUND_AFTER: Duration = Duration::from_secs(5);
 /// A quorum, or a leader, that was heard so long ago counts as lost.
 pub const QUORUM_HEARD_MAX: Duration = Duration::from_millis(1500);
 /// Between two looks at something that has no event.
@@ -84,6 +103,11 @@ pub struct NodeConfig {
     /// With less free bytes in its data folder it stores no more entries; 0: it does not look, `None`: what
     /// fits the disk.
     pub disk_free_min: Option<u64>,
+    /// A node without data that is alone in its list listens for so long before it founds a cluster: one that
+    /// lost its disk is sent what was meant for the member that it was.
+    pub found_after: Duration,
+    /// Looks who answers at the API addresses of other servers; `None`: nobody does.
+    pub api_port: Option<Arc<dyn ApiPort>>,
 }
 
 /// A handle on the node; clones share it.
@@ -95,14 +119,17 @@ pub struct Node {
 struct Inner {
     disk: Arc<dyn Disk>,
     guard: Arc<Guard>,
-    /// On the leader.
+    /// What the members said lately of their disks and formats; filled on the leader only.
     disks: Disks,
+    /// Time during which all members could run at the next level; counted on the leader only.
+    counting: Counting,
     refusing: Refusing,
     identity: Arc<Identity>,
     raft: Raft,
     log: LogStore,
     index: Index,
     client: RpcClient,
+    whereabouts: Whereabouts,
     /// The threads that the node was started on. A connection belongs to those that it was opened on, and
     /// may later carry what is urgent.
     threads: tokio::runtime::Handle,
@@ -111,8 +138,12 @@ struct Inner {
     /// See [`RpcState`].
     receiving: Arc<Semaphore>,
     messages: Arc<Semaphore>,
+    looking: Arc<Semaphore>,
     /// Raft address of a member of the cluster that this node waits to be admitted to.
     join: Option<String>,
+    /// How long this node listens before it founds a cluster: see [`NodeConfig::found_after`].
+    found_after: Duration,
+    api_port: Option<Arc<dyn ApiPort>>,
     /// One change of the membership at a time.
     changing: Semaphore,
     seeding: Seeding,
@@ -121,6 +152,7 @@ struct Inner {
     was_member: AtomicBool,
     reasons: Reasons,
     budget: Budget,
+    together: Together,
     /// Bootstrap, flusher, compaction, proposals in flight, connections to other servers.
     tasks: TaskTracker,
     /// The background tasks stop; proposals and connections go on, to hand leadership over.
@@ -131,99 +163,6 @@ struct Inner {
 }
 
 impl Node {
-    /// Opens the stores and starts raft. The cluster forms, or is found again, in the background:
-    /// serve [`Node::router`] on the raft listener now. After `stop` no cluster is founded; the node goes
-    /// on until [`Node::shutdown`].
-    pub async fn start(
-        config: NodeConfig,
-        disk: Arc<dyn Disk>,
-        stop: CancellationToken,
-    ) -> Result<Node, StartError> {
-        if config.members.is_empty() {
-            return Err(StartError::NoMembers);
-        }
-        Self::start_with(config, None, disk, stop).await
-    }
-
-    /// Like [`Node::start`], of a node that founds no cluster: if it is pristine, it waits to be
-    /// admitted to that of the member whose raft address is `member`.
-    pub async fn start_joining(
-        config: NodeConfig,
-        member: String,
-        disk: Arc<dyn Disk>,
-        stop: CancellationToken,
-    ) -> Result<Node, StartError> {
-        let config = NodeConfig { members: Vec::new(), ..config };
-        Self::start_with(config, Some(member), disk, stop).await
-    }
-
-    async fn start_with(
-        config: NodeConfig,
-        join: Option<String>,
-        disk: Arc<dyn Disk>,
-        stop: CancellationToken,
-    ) -> Result<Node, StartError> {
-        let NodeConfig { members, raft_address, api_address, disk_free_min } = config;
-        let guard = Arc::new(Guard::new(disk_free_min, disk.place()));
-        let (files, room) = (disk.clone(), guard.clone());
-        let open = move || {
-            let disk = files;
-            space::prepare(disk.as_ref(), &room);
-            let log = LogStore::open(disk.as_ref())?;
-            let index = Index::open(disk.as_ref())?;
-            check_stores(&log, &index)?;
-            log.check_note(disk.as_ref())?;
-            let identity = Identity::load(disk, members, raft_address, api_address, log.is_used())?;
-            if identity.was_removed()? {
-                return Err(StartError::Removed { node_id: identity.node_id });
-            }
-            Ok::<_, StartError>((log, index, Arc::new(identity)))
-        };
-        let (log, index, identity) = blocking(open).await.map_err(StartError::raft)??;
-        let durable = index.clone();
-        log.guard_purge(move || durable.durable_applied().map_or(0, |id| id.index));
-        let (tasks, ended) = (TaskTracker::new(), CancellationToken::new());
-        let client = RpcClient::new(tasks.clone(), ended.clone());
-        let streams = Streams::default();
-        let refusing = Refusing::default();
-        let peers = Peers::new(identity.clone(), client.clone(), streams.clone(), refusing.clone());
-        let settings = settings::settings().map_err(StartError::raft)?;
-        let state_machine = StateMachine::new(index.clone());
-        let raft = Raft::new(identity.node_id, settings, peers.clone(), log.clone(), state_machine).await;
-        let raft = raft.map_err(StartError::raft)?;
-        peers.follow(raft.metrics());
-        let inner = Arc::new(Inner {
-            disk,
-            guard,
-            disks: Disks::default(),
-            refusing,
-            raft,
-            identity,
-            log,
-            index,
-            client,
-            threads: tokio::runtime::Handle::current(),
-            streams,
-            heard: Arc::default(),
-            receiving: Arc::new(Semaphore::new(1)),
-            messages: Arc::new(Semaphore::new(MESSAGES_MAX)),
-            join,
-            changing: Semaphore::new(1),
-            seeding: Seeding::default(),
-            recent: Recent::default(),
-            was_member: AtomicBool::new(false),
-            reasons: Reasons::default(),
-            budget: Budget::new(PROPOSED_BYTES_MAX, PROPOSALS_MAX),
-            tasks,
-            stop: stop.child_token(),
-            ended,
-            failure: watch::Sender::new(None),
-        });
-        let node = Node { inner };
-        node.spawn_tasks();
-        Ok(node)
-    }
-
     /// Their errors end the node: see [`Node::failed`].
     fn spawn_tasks(&self) {
         let inner = self.inner.clone();
@@ -240,8 +179,7 @@ impl Node {
         });
         let inner = self.inner.clone();
         self.inner.tasks.spawn(async move {
-            let result =
-                inner.index.run_flusher(inner.stop.clone(), || inner.guard.has_room_for_upkeep()).await;
+            let result = inner.index.run_flusher(inner.stop.clone(), || inner.guard.room_to_flush()).await;
             inner.report(result);
         });
         let inner = self.inner.clone();
@@ -250,20 +188,34 @@ impl Node {
         self.inner.tasks.spawn(async move { inner.watch_space().await });
         let node = self.clone();
         self.inner.tasks.spawn(async move { node.lead_with_room().await });
+        let node = self.clone();
+        self.inner.tasks.spawn(async move { node.lead_to_next_level().await });
+        let node = self.clone();
+        self.inner.tasks.spawn(async move { node.keep_in_reach().await });
     }
 
     /// The routes that other servers call, to be served on the raft listener.
     pub fn router(&self) -> Router {
+        let inner = self.inner.clone();
         server::router(RpcState {
+            end: Arc::new(move |error| inner.report(Err(error))),
             identity: self.inner.identity.clone(),
             raft: self.inner.raft.clone(),
             heard: self.inner.heard.clone(),
             receiving: self.inner.receiving.clone(),
             messages: self.inner.messages.clone(),
+            looking: self.inner.looking.clone(),
             index: self.inner.index.clone(),
             guard: self.inner.guard.clone(),
             log: self.inner.log.clone(),
+            scout: self.inner.scout(),
+            whereabouts: self.inner.whereabouts.clone(),
         })
+    }
+
+    /// What is known of the addresses of servers' names.
+    pub fn names(&self) -> &Names {
+        self.inner.client.names()
     }
 
     /// The index of this node.
@@ -275,6 +227,11 @@ impl Node {
     #[cfg(test)]
     pub(crate) fn parts(&self) -> (&Raft, &Identity, &LogStore) {
         (&self.inner.raft, &self.inner.identity, &self.inner.log)
+    }
+
+    /// The cluster that this node belongs to; `None` while it is pristine.
+    pub fn cluster_id(&self) -> Option<ClusterId> {
+        self.inner.identity.cluster_id()
     }
 
     /// Whether this node leads.
@@ -334,11 +291,15 @@ impl Node {
         let mut reasons = self.inner.reasons.get();
         reasons.extend(status::objections(identity, metrics.membership_config.membership()));
         if identity.cluster_id().is_some() && leader.is_none() {
-            reasons.push("no leader with a quorum is known".to_owned());
+            reasons.push(Behind::Unled.to_string());
         }
         reasons.extend(self.disk_reason());
-        let disk = |id: NodeId| {
-            if id == identity.node_id { self.disk() } else { self.inner.disks.get(id) }
+        if leader.is_some() && self.is_member() {
+            reasons.extend(self.inner.behind(&metrics).map(|behind| behind.to_string()));
+        }
+        let seen = |id: NodeId| match id == identity.node_id {
+            true => (self.disk(), Some(Reads::of_this_build())),
+            false => (self.inner.disks.get(id), self.inner.disks.reads(id)),
         };
         ClusterStatus {
             node_id: identity.node_id,
@@ -346,7 +307,8 @@ impl Node {
             leader,
             term: metrics.current_term,
             quorum: leader.is_some(),
-            members: status::members(&metrics, leader, disk),
+            level: self.level_status(),
+            members: status::members(&metrics, leader, seen),
             reasons,
         }
     }
@@ -374,6 +336,10 @@ impl Node {
 }
 
 impl Inner {
+    fn scout(&self) -> Scout {
+        Scout { client: self.client.clone(), api: self.api_port.clone() }
+    }
+
     fn report<E: std::fmt::Display>(&self, result: Result<(), E>) {
         if let Err(error) = result
             && !self.stop.is_cancelled()
@@ -385,6 +351,9 @@ impl Inner {
 
     /// Behind most errors of the storage is one of the disk, which says more.
     fn broken(&self, error: impl std::fmt::Display) -> NodeFailure {
+        if let Some(unknown) = self.index.refused_level() {
+            return NodeFailure::Level(unknown);
+        }
         match self.disk.fault() {
             Some(fault) => NodeFailure::Disk { reason: fault.to_string() },
             None => NodeFailure::Broken { reason: error.to_string() },
@@ -392,23 +361,8 @@ impl Inner {
     }
 
     fn leader(&self, metrics: &RaftMetrics<TypeConfig>) -> Option<(NodeId, Member)> {
-        let leader = metrics.current_leader?;
-        let membership = metrics.membership_config.membership();
-        let heard = if leader != self.identity.node_id {
-            self.heard.within(QUORUM_HEARD_MAX)
-        } else if !metrics.state.is_leader() {
-            false
-        } else if membership.voter_ids().eq([leader]) {
-            true
-        } else {
-            let acked =
-                metrics.last_quorum_acked.map(|acked| openraft::Instant::elapsed(&acked.into_inner()));
-            acked.is_some_and(|age| age <= QUORUM_HEARD_MAX)
-        };
-        if !heard {
-            return None;
-        }
-        Some((leader, membership.get_node(&leader)?.clone()))
+        let leader = self.leader_id(metrics)?;
+        Some((leader, metrics.membership_config.membership().get_node(&leader)?.clone()))
     }
 }
 

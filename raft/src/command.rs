@@ -7,6 +7,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::format::Level;
+
 /// Longest key, bytes. The Go Piccolo's column.
 pub const KEY_BYTES_MAX: usize = 255;
 /// Longest group name, bytes. The Go Piccolo's column.
@@ -155,7 +157,8 @@ pub struct Write {
     pub keys: Vec<Key>,
 }
 
-/// A replicated command, exactly these. The order of the variants is the disk format.
+/// A replicated command, exactly these. The order of the variants is the disk format. A new one goes behind
+/// the others and needs a new level ([`Command::needs`]).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Command {
     /// The holder has these keys. Creates the host record; empty keys are allowed (an empty sync).
@@ -200,19 +203,58 @@ pub enum Command {
         /// The removed server.
         node_id: u64,
     },
+    /// From here on the cluster writes what this level says. No-op if it already does.
+    Activate {
+        /// Higher than the active one; all members can run at it.
+        level: Level,
+    },
+    /// All members have been able to run at a level for so long, as leaders saw it. One that is not above
+    /// the active level says that none is on its way.
+    Readable {
+        /// Which level.
+        level: Level,
+        /// All in all.
+        seconds: u64,
+    },
+    /// An advertise that is counted: what the next build of tests brings.
+    #[cfg(any(test, feature = "next-format"))]
+    NotedAdvertise(Write),
 }
 
 impl Command {
+    /// The lowest level at which it may be written.
+    pub fn needs(&self) -> Level {
+        match self {
+            Command::Advertise(_)
+            | Command::Withdraw(_)
+            | Command::SetHost { .. }
+            | Command::Hide { .. }
+            | Command::Unhide { .. }
+            | Command::Forget { .. }
+            | Command::Tombstone { .. }
+            | Command::Activate { .. }
+            | Command::Readable { .. } => Level::FIRST,
+            #[cfg(any(test, feature = "next-format"))]
+            Command::NotedAdvertise(_) => crate::format::next::LEVEL,
+        }
+    }
+
+    /// The write that it is, if it is one.
+    pub(crate) fn write(&self) -> Option<&Write> {
+        match self {
+            Command::Advertise(write) | Command::Withdraw(write) => Some(write),
+            #[cfg(any(test, feature = "next-format"))]
+            Command::NotedAdvertise(write) => Some(write),
+            _ => None,
+        }
+    }
+
     /// No fewer bytes than it has when it is encoded, without encoding it.
     pub fn bytes_at_most(&self) -> usize {
         /// Everything but keys: a variant, group, address, zone, numbers.
         const FIXED_BYTES: usize = GROUP_BYTES_MAX + ZONE_BYTES_MAX + 128;
-        match self {
-            Command::Advertise(write) | Command::Withdraw(write) => {
-                FIXED_BYTES + write.keys.iter().map(Key::bytes_at_most).sum::<usize>()
-            }
-            _ => FIXED_BYTES,
-        }
+        let keys = self.write().map_or(&[][..], |write| &write.keys);
+        FIXED_BYTES + keys.iter().map(Key::bytes_at_most).sum::<usize>()
     }
 
     /// Short name for logs and metrics.
@@ -225,6 +267,10 @@ impl Command {
             Command::Unhide { .. } => "unhide",
             Command::Forget { .. } => "forget",
             Command::Tombstone { .. } => "tombstone",
+            Command::Activate { .. } => "activate",
+            Command::Readable { .. } => "readable",
+            #[cfg(any(test, feature = "next-format"))]
+            Command::NotedAdvertise(_) => "noted_advertise",
         }
     }
 }
@@ -254,6 +300,13 @@ pub enum Reply {
     UnknownHost,
     /// A condition of the command did not hold; nothing changed.
     NotApplicable,
+    /// The command is of a level that is not active; nothing changed.
+    BeyondLevel {
+        /// The lowest level at which it may be written.
+        needs: Level,
+        /// That of the cluster.
+        active: Level,
+    },
 }
 
 #[cfg(test)]
@@ -296,7 +349,11 @@ mod tests {
             Command::Tombstone { node_id: u64::MAX },
         ];
         for command in commands {
-            assert!(crate::format::encode(&command).len() <= command.bytes_at_most(), "{command}");
+            assert!(
+                crate::format::ENTRY.encode(crate::format::Level::FIRST, &command).len()
+                    <= command.bytes_at_most(),
+                "{command}"
+            );
         }
     }
 

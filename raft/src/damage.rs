@@ -103,12 +103,19 @@ pub(crate) fn open(
     let noted = repaired.clone();
     builder.set_repair_callback(move |_| {
         if !noted.swap(true, Ordering::Relaxed) {
-            tracing::info!(file = name, "was not closed in order: reads all of it");
+            tracing::info!(
+                file = name,
+                "the file was not closed in order (a crash, a power cut): all of it is read and checked \
+                 first"
+            );
         }
     });
     let mut database = disk.database(name, builder)?;
     if !repaired.load(Ordering::Relaxed) && !database.check_integrity()? {
-        tracing::warn!(file = name, "the list of free pages was not right and was made anew");
+        tracing::warn!(
+            file = name,
+            "the list of free pages did not match the file and was rebuilt; no data was lost"
+        );
     }
     Ok(database)
 }
@@ -149,7 +156,7 @@ pub(crate) fn of_work(name: &'static str, error: io::Error) -> io::Error {
     let Some(inner) = error.get_ref() else { return error };
     let by_format = |error: &FormatError| match error {
         FormatError::Damaged { .. } => Some(error.to_string()),
-        FormatError::Newer { .. } => None,
+        FormatError::Newer { .. } | FormatError::Older { .. } => None,
     };
     let reason = (inner.downcast_ref::<redb::Error>().and_then(of_call))
         .or_else(|| inner.downcast_ref::<StorageError>().and_then(of_storage))

@@ -11,6 +11,7 @@
 
 mod ballast;
 mod fault;
+mod user;
 mod watched;
 
 use std::collections::BTreeMap;
@@ -24,6 +25,7 @@ use redb::backends::InMemoryBackend;
 use redb::{Builder, Database, DatabaseError};
 
 pub use fault::Fault;
+pub use user::FileUser;
 
 use fault::Faults;
 use watched::Watched;
@@ -65,6 +67,10 @@ pub trait Disk: Debug + Send + Sync + 'static {
     /// Replaces the small file `name`: after it returns, a power cut shows the new bytes; before,
     /// the old or the new ones, never a mix.
     fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()>;
+    /// The process that has the file `name` open, as far as this one can see.
+    fn user(&self, _name: &str) -> Option<FileUser> {
+        None
+    }
     /// What people know it by: its folder, if it has one.
     fn place(&self) -> String {
         "memory".to_owned()
@@ -149,6 +155,10 @@ impl Disk for FolderDisk {
     fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let (path, temporary) = (self.folder.join(name), self.folder.join(format!("{name}.new")));
         self.replace(&path, &temporary, bytes).map_err(|error| self.faults.noted("write", &path, error))
+    }
+
+    fn user(&self, name: &str) -> Option<FileUser> {
+        user::of(&self.folder.join(name))
     }
 
     fn place(&self) -> String {

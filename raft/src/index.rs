@@ -1,36 +1,40 @@
 //! The replicated index: which holder has which key.
 //!
 //! On disk (`state.redb`): what each host holds. In memory: who holds each key, derived from it. One
-//! writer (openraft's state machine task) applies entries to both; readers take the in-memory lock
+//! writer (openraft's state machine task) applies entries in memory; readers take the in-memory lock
 //! for a moment and never touch the disk, except [`Index::inventory`].
 //!
-//! Commits of applied entries are not durable: the log has them. [`Index::run_flusher`] makes them
-//! durable within a second, [`Index::flush_durable`] at once. redb has one writer: whoever commits
-//! holds `turn`, an async lock, so that `apply` never blocks a thread on somebody's fsync. The
-//! non-durable commit itself is a few hundred microseconds of work in memory and runs inline, as a
-//! simulation needs it; an fsync runs on the blocking pool.
+//! Applying writes nothing: the log has the entries. [`Index::run_flusher`] brings what has changed to the disk
+//! from time to time, [`Index::flush_durable`] at once (`unflushed`): in one durable commit, so that the file always
+//! holds the state of one log index, from which a restart goes on. A flush reads the state under `turn`, an
+//! async lock that whoever applies holds; while it writes, on the blocking pool, applying goes on.
 
 mod apply;
 mod changes;
 mod groups;
+mod hash;
 mod host;
 pub(crate) mod inventory;
 mod keys;
 mod lists;
 mod order;
 mod postings;
+mod shrink;
 mod slots;
 pub(crate) mod state;
 mod state_machine;
 pub(crate) mod tables;
+mod unflushed;
 mod writer;
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
-use redb::{Database, ReadableDatabase};
+use redb::{Database, ReadTransaction, ReadableDatabase};
 
+pub(crate) use apply::holder_of;
 pub use changes::HostChanges;
 pub use host::{HostRecord, address_key};
 pub use postings::Postings;
@@ -41,22 +45,42 @@ use crate::command::{Holder, Key};
 use crate::damage::{self, WHAT_TO_DO};
 use crate::disk::Disk;
 use crate::fingerprint::{Fingerprint, key_fingerprint};
-use crate::format::FormatError;
+use crate::format::{Active, FormatError, Levels, UnknownLevel};
 use crate::types::{LogId, StoredMembership};
 use crate::watch;
 use state::State;
-use writer::Turn;
+use unflushed::Delta;
 
 /// File of the state in a data folder.
 pub const STATE_FILE: &str = "state.redb";
 /// redb's page cache of that file, bytes; its own default is 1 GiB. What is read often is in memory
 /// anyway, and the kernel caches the file once more.
 pub const STATE_CACHE_BYTES: usize = 8 * 1024 * 1024;
-/// Longest time between an applied entry and the durable commit that has it.
-pub const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
+/// Longest time between an applied entry and the flush that has it. A flush writes whole pages, and the hosts of
+/// a fleet write one after the other: the longer the time, the more of them share one. The log is kept for longer.
+pub const FLUSH_INTERVAL: Duration = Duration::from_secs(300);
+/// With so many applied entries since the last flush there is another: a restart applies them again.
+pub const UNFLUSHED_ENTRIES_MAX: u64 = 65_536;
+/// The same of keys that were added to inventories or taken out; they are kept in memory, 8 bytes each.
+pub const UNFLUSHED_KEYS_MAX: usize = 262_144;
+
+/// Free space on the disk, as far as a flush is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// More than a flush ever takes.
+    Plenty,
+    /// Not far from too little.
+    Little,
+    /// A flush would end the node.
+    None,
+}
 
 /// Keys that are looked up in one stretch: writers wait for readers, and other readers for them.
 const KEYS_UNDER_LOCK_MAX: usize = 1_024;
+/// Hosts that are copied in one stretch.
+pub const HOSTS_UNDER_LOCK_MAX: usize = 1_024;
+/// An inventory that its host changes while it is read is read anew so often.
+const INVENTORY_READS_MAX: usize = 16;
 
 /// Why the index cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +101,9 @@ pub enum IndexError {
         #[source]
         source: Box<redb::Error>,
     },
+    /// The state is of a level that this build does not know, or is about to be.
+    #[error(transparent)]
+    Level(#[from] UnknownLevel),
     /// A stored value is of a newer format or unreadable.
     #[error(transparent)]
     Format(#[from] FormatError),
@@ -92,8 +119,8 @@ pub enum IndexError {
         /// What does not fit.
         reason: String,
     },
-    /// An earlier batch failed half-way; only a restart leads back to a state that is whole.
-    #[error("could not apply, an earlier commit to {STATE_FILE} failed")]
+    /// Reading or writing the file failed before; only a restart leads back to a state that is whole.
+    #[error("could not go on, an earlier use of {STATE_FILE} failed")]
     Broken,
     /// After [`Index::close`].
     #[error("could not use {STATE_FILE}, it is closed")]
@@ -148,10 +175,18 @@ struct Inner {
     /// `None` after [`Index::close`].
     database: RwLock<Option<Arc<Database>>>,
     state: RwLock<State>,
-    /// Held by whoever commits.
-    turn: Arc<tokio::sync::Mutex<Turn>>,
+    /// Held by whoever changes the state.
+    turn: Arc<tokio::sync::Mutex<()>>,
+    /// Held by whoever writes to the file; taken before `turn`.
+    flushing: Arc<tokio::sync::Mutex<()>>,
+    /// Applying or a flush has failed.
+    broken: AtomicBool,
     applied: watch::Sender<u64>,
     durable: Mutex<Option<LogId>>,
+    /// That of `state`, for all who write.
+    level: Active,
+    /// A level that was to be applied and is not known here.
+    refused: OnceLock<UnknownLevel>,
 }
 
 impl Index {
@@ -159,19 +194,54 @@ impl Index {
     /// seconds for millions of pairs.
     pub fn open(disk: &dyn Disk) -> Result<Self, IndexError> {
         let (database, state) = IndexError::guarded(|| {
-            let database = damage::open(disk, STATE_FILE, STATE_CACHE_BYTES);
-            let database = database.map_err(|source| IndexError::Open { source: Box::new(source) })?;
+            let open = || {
+                let database = damage::open(disk, STATE_FILE, STATE_CACHE_BYTES);
+                database.map_err(|source| IndexError::Open { source: Box::new(source) })
+            };
+            let mut database = open()?;
             let state = tables::read_state(&database)?;
+            if let Err(error) = shrink::shrink_if_it_pays(&mut database) {
+                tracing::warn!(%error, "could not compact the state file, which goes on as it is");
+                drop(database);
+                database = open()?;
+            }
             Ok((database, state))
         })?;
+        let level = Active::at(state.level());
         let inner = Inner {
-            turn: Arc::new(tokio::sync::Mutex::new(Turn { committed: state.applied, broken: false })),
+            level,
+            refused: OnceLock::new(),
+            turn: Arc::default(),
+            flushing: Arc::default(),
+            broken: AtomicBool::new(false),
             applied: watch::Sender::new(state.applied_index()),
             durable: Mutex::new(state.applied),
             state: RwLock::new(state),
             database: RwLock::new(Some(Arc::new(database))),
         };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The level that is applied, and stays that of this index.
+    pub fn level(&self) -> Active {
+        self.inner.level.clone()
+    }
+
+    /// What the servers have agreed to write, and what they are to write next.
+    pub fn levels(&self) -> Levels {
+        self.state().levels
+    }
+
+    /// The level that the cluster has begun and this build does not know: it was refused before anything of
+    /// it was applied, and nothing is applied any more.
+    pub fn refused_level(&self) -> Option<UnknownLevel> {
+        self.inner.refused.get().copied()
+    }
+
+    /// Advertises that were applied by the command of the next build.
+    #[cfg(any(test, feature = "next-format"))]
+    pub fn noted(&self) -> u64 {
+        self.state().noted
     }
 
     /// Calls `read` with the visible holders of `key` in `group`; `None` if there are none. Keep it
@@ -185,51 +255,57 @@ impl Index {
         self.state().host(holder).cloned()
     }
 
-    /// All hosts of `group`, or of all groups, sorted by group and address, hidden ones included.
-    pub fn hosts(&self, group: Option<&str>) -> Vec<HostRecord> {
-        self.state().hosts_of(group)
+    /// Up to `most` hosts of `group`, or of all groups, behind `after` in the order of group and address;
+    /// hidden ones included. All of them at one moment: ask for no more than may be copied while writers and
+    /// other readers wait.
+    pub fn hosts_after(&self, group: Option<&str>, after: Option<&Holder>, most: usize) -> Vec<HostRecord> {
+        self.state().hosts_after(group, after, most)
     }
 
-    /// The inventory of `holder` at the last commit, `None` for an unknown one. Reads the disk. Who has
-    /// seen the reply to a command sees its effect here.
+    /// All hosts of `group`, or of all groups, sorted by group and address, hidden ones included. Some at a
+    /// time: one that comes, goes or changes meanwhile is shown as it was or as it is, and once at most.
+    pub fn hosts(&self, group: Option<&str>) -> Vec<HostRecord> {
+        let mut hosts: Vec<HostRecord> = Vec::new();
+        loop {
+            let last = hosts.last().map(|host| &host.holder);
+            let some = self.hosts_after(group, last, HOSTS_UNDER_LOCK_MAX);
+            if some.is_empty() {
+                return hosts;
+            }
+            hosts.extend(some);
+        }
+    }
+
+    /// The inventory of `holder`, `None` for an unknown one. Reads the disk. Who has seen the reply to a
+    /// command sees its effect here.
     pub fn inventory(&self, holder: &Holder) -> Result<Option<BTreeSet<Key>>, IndexError> {
         IndexError::guarded_in_use(|| self.read_inventory(holder))
     }
 
     fn read_inventory(&self, holder: &Holder) -> Result<Option<BTreeSet<Key>>, IndexError> {
-        let Some(id) = self.state().host_id(holder) else { return Ok(None) };
-        let transaction = self.database()?.begin_read().map_err(IndexError::storage("begin a read"))?;
-        let hosts = match transaction.open_table(tables::HOSTS) {
-            // The very first host is seen in memory a moment before its commit makes the tables.
-            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
-            hosts => hosts.map_err(IndexError::storage("open a table"))?,
-        };
-        let read = IndexError::storage("read an inventory");
-        let Some(record) = hosts.get(id).map_err(read)? else { return Ok(None) };
-        let record: HostRecord = crate::format::decode("host record", record.value())?;
-        if record.holder != *holder {
-            return Ok(None);
-        }
-        let inventories =
-            transaction.open_table(tables::INVENTORIES).map_err(IndexError::storage("open inventories"))?;
-        let Some(bytes) = inventories.get(id).map_err(read)? else { return Ok(None) };
-        let ids = inventory::decode(bytes.value())?;
-        if let Some(keys) = self.keys_in_memory(&ids, record.fingerprint) {
-            return Ok(Some(keys));
-        }
-        let table = transaction.open_table(tables::KEYS).map_err(IndexError::storage("open keys"))?;
-        let mut keys = BTreeSet::new();
-        for id in ids {
-            let Some(bytes) = table.get(id).map_err(read)? else {
-                return Err(IndexError::Damaged { reason: format!("{} has no key {id}", holder.address) });
+        self.database()?;
+        for _ in 0..INVENTORY_READS_MAX {
+            let (held, fingerprint) = {
+                let state = self.state();
+                let Some(id) = state.host_id(holder) else { return Ok(None) };
+                (self.held_by(&state, id)?, state.host_slot(id).record.fingerprint)
             };
-            keys.insert(crate::format::decode::<Key>("key", bytes.value())?);
+            if let Some(keys) = self.keys_in_memory(&held.ids()?, fingerprint) {
+                return Ok(Some(keys));
+            }
         }
-        Ok(Some(keys))
+        Err(IndexError::Damaged { reason: format!("the inventory of {} has other keys", holder.address) })
     }
 
-    /// The keys of these ids, which sum up to `fingerprint`. The keys in memory may be those of a later
-    /// state; then they sum up to something else, and it is `None`.
+    /// What `host` holds in `state`, to be read when the lock is given back.
+    fn held_by(&self, state: &State, host: u32) -> Result<Held, IndexError> {
+        // Under the lock: a flush that ends after this takes its changes away, which this view may not have yet.
+        let transaction = self.database()?.begin_read().map_err(IndexError::storage("begin a read"))?;
+        Ok(Held { transaction, host, delta: state.unflushed.delta_of(host) })
+    }
+
+    /// The keys of these ids, which sum up to `fingerprint`. `None` if they are by now those of a later state,
+    /// and sum up to something else.
     fn keys_in_memory(&self, ids: &[u32], fingerprint: Fingerprint) -> Option<BTreeSet<Key>> {
         let (mut keys, mut sum) = (Vec::with_capacity(ids.len()), 0u128);
         for some in ids.chunks(KEYS_UNDER_LOCK_MAX) {
@@ -288,9 +364,28 @@ impl Index {
 
     /// Hosts that changed after log index `index`. A leader's leases call it with 0 first, then with
     /// the answer's `index` whenever [`Index::applied_watch`] has news: nothing is missed, nothing
-    /// queues up.
+    /// queues up. What changes while it looks may be in this answer and in the next.
     pub fn hosts_changed_since(&self, index: u64) -> HostChanges {
-        self.state().changes_since(index)
+        self.known_changes_since(index).unwrap_or_else(|| {
+            let index = self.state().applied_index();
+            HostChanges { index, all: true, changed: self.hosts(None), gone: vec![] }
+        })
+    }
+
+    fn known_changes_since(&self, index: u64) -> Option<HostChanges> {
+        let (applied, gone) = {
+            let state = self.state();
+            (state.applied_index(), state.gone_since(index)?)
+        };
+        let (mut changed, mut last) = (Vec::new(), (index, u32::MAX));
+        loop {
+            let some = self.state().changed_after(last, applied, HOSTS_UNDER_LOCK_MAX)?;
+            let Some((change, _)) = some.last() else {
+                return Some(HostChanges { index: applied, all: false, changed, gone });
+            };
+            last = *change;
+            changed.extend(some.into_iter().map(|(_, record)| record));
+        }
     }
 
     /// The state checksum (I2) and the log index that it belongs to: a sum over the hosts of a hash
@@ -316,7 +411,7 @@ impl Index {
         self.state().applied_state()
     }
 
-    /// The last applied entry that a power cut leaves applied. A log must not purge past it.
+    /// The last applied entry that is on the disk: a power cut leaves it applied. A log must not purge past it.
     pub fn durable_applied(&self) -> Option<LogId> {
         *self.inner.durable.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -334,6 +429,30 @@ impl Index {
     }
 }
 
+impl Drop for Inner {
+    /// redb closes its file when it is dropped, and panics on some damage.
+    fn drop(&mut self) {
+        let database = self.database.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if let Err(reason) = damage::guarded_in_use(|| drop(database)) {
+            tracing::warn!(reason, "could not close {STATE_FILE} in order");
+        }
+    }
+}
+
+/// The inventory of one host, on the disk and what goes on top of it.
+struct Held {
+    transaction: ReadTransaction,
+    host: u32,
+    delta: Delta,
+}
+
+impl Held {
+    /// Sorted key ids. Reads the disk.
+    fn ids(&self) -> Result<Vec<u32>, IndexError> {
+        Ok(self.delta.on(tables::read_inventory(&self.transaction, self.host)?))
+    }
+}
+
 #[cfg(test)]
 #[path = "index/index_tests.rs"]
 mod tests;
@@ -341,3 +460,7 @@ mod tests;
 #[cfg(test)]
 #[path = "index/golden_tests.rs"]
 pub(crate) mod golden_tests;
+
+#[cfg(test)]
+#[path = "index/level_tests.rs"]
+mod level_tests;

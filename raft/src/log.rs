@@ -9,7 +9,9 @@
 //! steps with later appends, or at once where the disk is low (`shrink`).
 
 mod note;
+mod segment;
 mod shrink;
+mod stored;
 mod tables;
 mod view;
 mod writer;
@@ -21,12 +23,12 @@ use std::sync::Arc;
 
 use futures_util::Stream;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
-use openraft::{OptionalSend, RaftLogReader};
+use openraft::{EntryPayload, OptionalSend, RaftLogReader};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::damage::{self, WHAT_TO_DO};
 use crate::disk::Disk;
-use crate::format::{self, FormatError};
+use crate::format::{Active, ENTRY, FormatError, Level};
 use crate::types::{Entry, LogId, TypeConfig, Vote};
 
 pub use note::LOG_NOTE_FILE;
@@ -129,16 +131,21 @@ impl LogStore {
 
     /// Makes the log of a node that goes on after `applied`, of which it has the state: as if everything up
     /// to there had been purged. The disk has no log yet.
-    pub(crate) fn create_after(disk: &dyn Disk, vote: &Vote, applied: &LogId) -> Result<(), LogError> {
-        let begin = |database: &redb::Database| tables::begin_after(database, vote, applied);
+    pub(crate) fn create_after(
+        disk: &dyn Disk,
+        level: Level,
+        vote: &Vote,
+        applied: &LogId,
+    ) -> Result<(), LogError> {
+        let begin = |database: &redb::Database| tables::begin_after(database, level, vote, applied);
         let (_, id) = open_database(disk, begin)?;
-        note::write(disk, id)
+        note::write(disk, level, id)
     }
 
     /// Refuses a log that is not the one that this server has spoken by; notes which it is where that was
     /// not done. To be called before the node speaks.
     pub fn check_note(&self, disk: &dyn Disk) -> Result<(), LogError> {
-        note::check(disk, self.id)
+        note::check(disk, self.shared.level(), self.id)
     }
 
     /// Term and candidate of the last vote.
@@ -190,6 +197,11 @@ impl LogStore {
     /// makes the state machine need again.
     pub fn guard_purge(&self, durable_applied: impl Fn() -> u64 + Send + Sync + 'static) {
         self.shared.guard_purge(Box::new(durable_applied));
+    }
+
+    /// From now on it is written as that level says; until then as the first one does.
+    pub fn write_at(&self, level: Active) {
+        self.shared.write_at(level);
     }
 
     /// Bytes of entries appended since the start of this process.
@@ -373,9 +385,19 @@ fn half_open(range: &impl RangeBounds<u64>) -> (u64, u64) {
     (start, end)
 }
 
-/// Reads one stored entry.
-fn decode_entry(bytes: &[u8]) -> io::Result<Entry> {
-    format::decode("raft log entry", bytes).map_err(io::Error::other)
+/// One entry as it is stored, and sent. A command that needs a higher level than `level` is written as that one
+/// says: the cluster has it already, and this node has not applied that yet.
+pub(crate) fn encode_entry(level: Level, entry: &Entry) -> Vec<u8> {
+    let needs = match &entry.payload {
+        EntryPayload::Normal(command) => command.needs(),
+        EntryPayload::Blank | EntryPayload::Membership(_) => Level::FIRST,
+    };
+    ENTRY.encode(level.max(needs), entry)
+}
+
+/// Reads what [`encode_entry`] wrote.
+pub(crate) fn decode_entry(bytes: &[u8]) -> Result<Entry, FormatError> {
+    ENTRY.decode("raft log entry", bytes)
 }
 
 #[cfg(test)]

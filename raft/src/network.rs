@@ -1,30 +1,43 @@
-//! Raft RPC over HTTP/1.1: `POST /raft/v1/{append,vote,pre-vote,transfer,snapshot,standing,whoami}`.
+//! Raft RPC over HTTP/1.1: `POST /raft/v1/{append,vote,pre-vote,transfer,snapshot,standing,reach,whoami}`.
 //!
-//! Every body but `whoami` is a versioned frame ([`crate::format`]) that begins with a `Header`:
+//! Every body but those of `whoami` and `reach` is a versioned frame (`frame`) that begins with a `Header`:
 //! which cluster, from whom, to whom. Who is not the target, or belongs to another cluster, answers
 //! 421 and openraft never sees the message: an address is not an identity. A sender that was removed
 //! is told so with 410. Who has no room on its disk answers 507 to entries and snapshots. A sender that is
 //! merely unknown is heard: it may be a new member of which this node has not heard yet, and without its
 //! vote a cluster could be stuck; what it may do to an election is bounded by pre-vote and the leader's
-//! lease. What no member can have sent is answered 400 (`plausible`). `whoami` is JSON, because nodes of different formats
-//! must be able to read each other's.
+//! lease. What no member can have sent is answered 400 (`plausible`). `whoami` and `reach` are JSON, because
+//! nodes of different formats must be able to read each other's; `whoami` says which levels and formats a
+//! node reads.
 //!
-//! `standing` has no message behind its header: it asks whether a message of that sender would be heard,
-//! and makes a pristine target join the sender's cluster, like any other.
+//! `standing` asks whether a message of that sender would be heard, and says where the sender is (or
+//! nothing); it makes a pristine target join the sender's cluster, like any other.
 //!
-//! - `client`: connections, deadlines.
+//! - `client`: requests, deadlines.
+//! - `frame`: messages as bytes.
+//! - `pool`: connections.
+//! - `names`: which addresses names have, without DNS where something urgent waits.
+//! - `whereabouts`: members that have moved.
 //! - `peer`: what openraft calls to reach another node.
 //! - `server`: the routes.
 //! - `plausible`: what no member sends is refused before openraft sees it.
+//! - `heard`: what a node hears of its leader.
+//! - `reach`: whether a node reaches other servers.
 //! - `identity`: who this node is, kept in the file `node`.
 //! - `snapshot`: a snapshot in a request body.
 
 pub(crate) mod client;
+pub(crate) mod frame;
+pub(crate) mod heard;
 pub(crate) mod identity;
+pub mod names;
 pub(crate) mod peer;
 pub(crate) mod plausible;
+mod pool;
+pub(crate) mod reach;
 pub(crate) mod server;
 pub(crate) mod snapshot;
+pub(crate) mod whereabouts;
 
 use std::fmt;
 use std::time::Duration;
@@ -32,8 +45,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::disk::Bytes;
+use crate::format::{Level, Reads};
 use crate::types::{ClusterId, NodeId};
 
+pub use frame::SentAppend;
 pub use identity::{IdentityError, ListHash};
 
 /// Prefix of the routes.
@@ -44,7 +59,7 @@ pub const APPEND_BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub const SMALL_BODY_BYTES_MAX: usize = 64 * 1024;
 /// Messages that are handled at once. Each may have a body of [`APPEND_BODY_BYTES_MAX`]; members send a
 /// handful.
-pub(crate) const MESSAGES_MAX: usize = 32;
+pub const MESSAGES_MAX: usize = 32;
 /// Time for one connection to another server.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// An append that makes no progress for so long is dropped. Longer than a heartbeat interval: 4 MiB
@@ -94,10 +109,11 @@ pub struct Whoami {
     pub raft_address: Option<String>,
     /// `host:port` of its discovery API.
     pub api_address: String,
-    /// Lowest format version that it reads and writes.
-    pub format_lowest: u16,
-    /// Highest format version that it reads and writes.
-    pub format_highest: u16,
+    /// The levels and formats that it can read.
+    pub reads: Reads,
+    /// What its cluster writes, as far as it has applied; none while it is pristine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub level: Option<Level>,
     /// Of its log; none while it is empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_log_index: Option<u64>,
@@ -107,6 +123,10 @@ pub struct Whoami {
     /// Of its data folder; none if it has no bounds, or nobody has looked yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk: Option<DiskSpace>,
+    /// Cluster of the last message that came to this node's address and was not for it, 32 hex digits. Said
+    /// by a pristine node, it means that this cluster has lost a member here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missed_by: Option<String>,
 }
 
 /// The disk of a node's data folder.

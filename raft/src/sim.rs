@@ -10,7 +10,7 @@
 //! - `client`: what clients ask of a server; `workload`: what they ask for.
 //! - `history`: what may be shown after it; `judge`: holds it against all that servers show.
 //! - `nemesis`: what goes wrong.
-//! - `seeds`, `birth`: the tests; `stores`: one server without network; `faults`: that they can fail; `endurance`: a long time.
+//! - `seeds`, `birth`, `moving`: the tests; `stores`: one server without network; `faults`: that they can fail; `endurance`: a long time; `upgrade`: from one build to the next.
 
 pub(crate) mod client;
 mod cluster;
@@ -26,6 +26,9 @@ pub(crate) mod world;
 mod birth;
 mod endurance;
 mod faults;
+mod moving;
 mod nemesis;
 mod seeds;
 mod stores;
+mod upgrade;
+mod wear;

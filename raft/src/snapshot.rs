@@ -1,6 +1,6 @@
 //! The state as a stream.
 //!
-//! Two bytes of format version, then records: a `u32` little endian length and that many bytes of
+//! Two bytes of storage version, then records: a `u32` little endian length and that many bytes of
 //! postcard. One `Record::Header`, the keys, each host followed by its inventory, and a
 //! `Record::End` with the SHA-256 of everything before it. Ids are those of the sender, so the
 //! receiver's next allocations are the same.
@@ -26,7 +26,7 @@ use sha2::{Digest, Sha256};
 pub use receiver::{Receiver, verify};
 
 use crate::command::Key;
-use crate::format::{self, FORMAT, FormatError};
+use crate::format::{FormatError, Levels, STORAGE};
 use crate::index::state::State;
 use crate::index::tables::{self, Applied, HOSTS, INVENTORIES, KEYS, Meta};
 use crate::index::{Counts, HostRecord, IndexError, inventory};
@@ -81,6 +81,9 @@ enum Record {
     End {
         sha256: [u8; 32],
     },
+    /// Behind the header, from the next build's storage version on.
+    #[cfg(any(test, feature = "next-format"))]
+    Noted(u64),
 }
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,6 +91,7 @@ struct Header {
     applied: Applied,
     membership: StoredMembership,
     tombstones: BTreeSet<u64>,
+    levels: Levels,
 }
 
 /// What openraft hands around as a snapshot: a view to be sent, or what was received and verified.
@@ -135,11 +139,20 @@ pub fn about_bytes(counts: Counts) -> u64 {
 impl SnapshotData {
     /// A view of the state that `transaction` sees.
     pub(crate) fn view(transaction: &ReadTransaction) -> Result<(SnapshotMeta, Self), IndexError> {
-        let Meta { applied, membership, tombstones } = tables::read_meta(transaction)?;
+        let meta = tables::read_meta(transaction)?;
+        #[cfg(any(test, feature = "next-format"))]
+        let noted = meta.noted;
+        let Meta { applied, membership, tombstones, levels, .. } = meta;
         let meta = SnapshotMeta { last_log_id: applied.log_id, last_membership: membership.clone() };
-        let header = Header { applied, membership, tombstones };
+        let header = Header { applied, membership, tombstones, levels };
         let rows = Rows::open(transaction)?;
-        let chunks = Chunks { next: Stage::Header(Box::new(header)), rows, hash: Sha256::new() };
+        let chunks = Chunks {
+            next: Stage::Header(Box::new(header)),
+            rows,
+            hash: Sha256::new(),
+            #[cfg(any(test, feature = "next-format"))]
+            noted,
+        };
         Ok((meta, Self(Source::View(Box::new(chunks)))))
     }
 
@@ -214,7 +227,7 @@ impl Rows {
         let mut keys = Vec::new();
         for row in rows.into_iter().flatten().take(KEYS_IN_RECORD) {
             let (id, bytes) = row.map_err(IndexError::storage("read keys"))?;
-            keys.push((id.value(), format::decode("key", bytes.value())?));
+            keys.push((id.value(), STORAGE.decode("key", bytes.value())?));
         }
         Ok(keys)
     }
@@ -225,7 +238,7 @@ impl Rows {
         let Some(row) = tables.hosts.next() else { return Ok(None) };
         let (id, bytes) = row.map_err(IndexError::storage("read hosts"))?;
         let id = id.value();
-        let record = format::decode("host record", bytes.value())?;
+        let record = STORAGE.decode("host record", bytes.value())?;
         let inventory = tables.inventories.get(id).map_err(IndexError::storage("read an inventory"))?;
         let inventory =
             inventory.ok_or_else(|| IndexError::Damaged { reason: format!("host {id} has no inventory") })?;
@@ -245,6 +258,8 @@ pub struct Chunks {
     next: Stage,
     rows: Rows,
     hash: Sha256,
+    #[cfg(any(test, feature = "next-format"))]
+    noted: u64,
 }
 
 impl Chunks {
@@ -252,8 +267,12 @@ impl Chunks {
     fn advance(&mut self, chunk: &mut Vec<u8>) -> Result<(), IndexError> {
         match std::mem::replace(&mut self.next, Stage::Done) {
             Stage::Header(header) => {
-                self.write(chunk, |bytes| bytes.extend(FORMAT.to_le_bytes()));
+                self.write(chunk, |bytes| bytes.extend(STORAGE.at(header.levels.active).to_le_bytes()));
                 self.record(chunk, &Record::Header(header));
+                #[cfg(any(test, feature = "next-format"))]
+                if self.noted > 0 {
+                    self.record(chunk, &Record::Noted(self.noted));
+                }
                 self.next = Stage::Keys;
             }
             Stage::Keys => match self.rows.keys()? {

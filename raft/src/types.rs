@@ -40,10 +40,6 @@ pub struct Member {
     pub raft_address: String,
     /// `host:port` of its discovery API, where followers forward writes to.
     pub api_address: String,
-    /// Lowest format version that it can read and write.
-    pub format_lowest: u16,
-    /// Highest format version that it can read and write.
-    pub format_highest: u16,
 }
 
 openraft::declare_raft_types!(

@@ -5,19 +5,22 @@
 mod tests;
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use axum::body::Body;
 use axum::http::request::Parts;
-use axum::http::{Method, Request, Response, StatusCode};
+use axum::http::{HeaderName, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::answer::{self, Refusal};
 use super::counters::Counters;
 use super::give::{self, Asked};
-use super::local::{Local, LocalBlob, LocalError, LocalManifest};
+use super::local::{Local, LocalBlob, LocalError, LocalManifest, Reader};
 use super::policy::Policies;
 use super::record::{Origin, Record, Side};
+use super::store::Tag;
+use super::tags::{self, TAG_AGE_MS};
 use super::uploads::{Upload, Uploads};
 use crate::http::{Answer, Connection};
 use crate::limits::VERIFY_BEFORE_HEADERS;
@@ -62,7 +65,7 @@ impl BlobServer {
         path: &ContentPath,
         connection: Connection,
     ) -> Result<Response<Body>, Refusal> {
-        let client = Some(connection.peer);
+        let (client, is_over_limit) = (Some(connection.peer), connection.is_over_limit);
         let mut record = Record::new(Side::Peer, &request.method, path, client, Arc::clone(&self.counters));
         let asked = Asked {
             method: &request.method,
@@ -70,8 +73,16 @@ impl BlobServer {
             registry: path.registry.as_deref(),
             connection: Some(connection),
         };
-        match self.find(request, path).await {
-            Ok(found) => Ok(self.give(asked, found, record)),
+        let mut tag_age = None;
+        match self.find(request, path, is_over_limit, &mut tag_age).await {
+            Ok(found) => {
+                let mut response = self.give(asked, found, record);
+                if let Some(age) = tag_age {
+                    let age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+                    response.headers_mut().insert(HeaderName::from_static(TAG_AGE_MS), age_ms.into());
+                }
+                Ok(response)
+            }
             Err(error) => {
                 let refusal = refusal(path, &error);
                 record.refused(&refusal);
@@ -80,10 +91,21 @@ impl BlobServer {
         }
     }
 
-    async fn find(&self, request: &Parts, path: &ContentPath) -> Result<Found, NotGiven> {
+    /// Sets `tag_age` to how long ago the tag was set here, if a tag is asked for and that is known.
+    async fn find(
+        &self,
+        request: &Parts,
+        path: &ContentPath,
+        is_over_limit: bool,
+        tag_age: &mut Option<Duration>,
+    ) -> Result<Found, NotGiven> {
         // What the store holds back for its own names is not there either.
         self.policies.admits(path).map_err(|_| NotGiven::Unknown)?;
-        let digest = self.digest(path).await?;
+        if is_over_limit {
+            return Err(NotGiven::Full);
+        }
+        let Tag { digest, set_at } = self.tag_or_digest(path).await?;
+        *tag_age = set_at.and_then(|set_at| tags::age(set_at, SystemTime::now()));
         let not_modified = answer::is_not_modified(&request.headers, &digest);
         if path.is_manifest() {
             // Boxed, as whatever is not a blob's next bytes: the future of each request is moved about.
@@ -102,15 +124,17 @@ impl BlobServer {
         }
         let upload = self.uploads.start().ok_or(NotGiven::Full)?;
         let verdict_by = Instant::now() + VERIFY_BEFORE_HEADERS;
-        let blob = self.local.blob(&digest, verdict_by).await?.ok_or(NotGiven::Unknown)?;
+        let blob = self.local.blob(&digest, Reader::Peer, verdict_by).await?.ok_or(NotGiven::Unknown)?;
         Ok(Found::Blob(digest, blob, upload))
     }
 
-    async fn digest(&self, path: &ContentPath) -> Result<Digest, NotGiven> {
+    async fn tag_or_digest(&self, path: &ContentPath) -> Result<Tag, NotGiven> {
         match (&path.item, path.tag_name()) {
-            (Item::Manifest(digest) | Item::Blob(digest), _) => Ok(digest.clone()),
+            (Item::Manifest(digest) | Item::Blob(digest), _) => {
+                Ok(Tag { digest: digest.clone(), set_at: None })
+            }
             (Item::Tag(_), Some(name)) if self.policies.serves_tags(path.registry.as_deref()) => {
-                self.local.resolve(&name).await?.ok_or(NotGiven::Unknown)
+                self.local.tag(&name).await?.ok_or(NotGiven::Unknown)
             }
             (Item::Tag(_), _) => Err(NotGiven::Unknown),
         }
@@ -157,13 +181,16 @@ fn refusal(path: &ContentPath, error: &NotGiven) -> Refusal {
         NotGiven::Unknown | NotGiven::Local(LocalError::Damaged { .. }) => {
             Refusal::unknown(path.is_manifest(), NotGiven::Unknown.to_string())
         }
+        NotGiven::Local(LocalError::TooLarge { .. }) => {
+            Refusal::unknown(path.is_manifest(), error.to_string())
+        }
         NotGiven::Full | NotGiven::Local(LocalError::Busy) => {
             Refusal::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TooManyRequests, error.to_string())
         }
         NotGiven::Local(LocalError::Store(_) | LocalError::Read(_)) => {
             tracing::warn!(error = crate::api::client::chain(error), "could not serve a peer");
             let (status, code) = (StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Unknown);
-            Refusal::new(status, code, "this node could not read it")
+            Refusal::new(status, code, "this node could not read the content; its agent's log says why")
         }
     }
 }

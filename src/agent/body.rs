@@ -30,10 +30,14 @@ pub(crate) type ByteStream = BoxStream<'static, Result<Bytes, Cut>>;
 pub(crate) enum Cut {
     #[error("the source broke off")]
     SourceBroken,
+    #[error("the bytes of the source stopped coming, and no other one went on")]
+    SourceStalled,
+    #[error("the source was given up for the registry, which is faster by far")]
+    SourceSlower,
     #[error("the bytes do not have the digest")]
     WrongBytes,
-    #[error("no source has the right bytes")]
-    NoSource,
+    #[error("could not keep what the headers promised: {0}")]
+    Unkept(String),
     #[error("the content on this node is damaged")]
     Damaged,
     #[error("could not read the content")]
@@ -161,7 +165,7 @@ mod tests {
     /// Without a header containerd would see an empty answer, which it does not resume.
     #[tokio::test]
     async fn a_clean_cut_before_the_first_byte_still_sends_the_header() {
-        let (address, _stop, _tasks) = serve(&[], || Cut::NoSource).await;
+        let (address, _stop, _tasks) = serve(&[], || Cut::Unkept(String::new())).await;
         let got = get(address, "/").await;
         assert_eq!((got.status, got.body.len(), got.end), (200, 0, Ok(())));
         assert_eq!(got.header("content-length"), Some("10"));

@@ -8,6 +8,7 @@ pub struct Counters {
     bytes_from_peers: AtomicU64,
     bytes_served: AtomicU64,
     misses: AtomicU64,
+    asked: AtomicU64,
 }
 
 impl Counters {
@@ -24,6 +25,16 @@ impl Counters {
     /// Requests of containerd that nobody here or among the peers could answer.
     pub fn misses(&self) -> u64 {
         self.misses.load(Ordering::Relaxed)
+    }
+
+    /// Requests of containerd for content, whatever became of them.
+    pub fn asked(&self) -> u64 {
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    /// The mirror was asked for content.
+    pub fn add_asked(&self) {
+        self.asked.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The mirror had bytes from a peer.

@@ -1,6 +1,9 @@
 //! Who holds a key. Behind a breaker: once no server answered, nobody waits for the servers again
 //! until one of them is seen to answer (I4).
 
+#[cfg(test)]
+mod far_tests;
+
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,22 +14,30 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
 use super::inventory::backoff::Backoff;
+use super::own_address::OwnAddress;
 use crate::api::FindQuery;
-use crate::api::client::{Client, ClientError};
+use crate::api::client::{Client, ClientError, Timeouts};
 use crate::limits::{
-    BREAKER_PROBE_PAUSE, CANDIDATES, LOOKUP_CONCLUSIVE_MIN, LOOKUP_TIMEOUT_MAX, LOOKUPS_CONCLUSIVE,
+    BREAKER_PROBE_PAUSE, CANDIDATES, FETCH_AFTER_FAR_LOOKUP, LOOKUP_TIMEOUT_FAR_MAX, LOOKUPS_CONCLUSIVE,
+    RESOLVE_TIMEOUT_DEFAULT,
 };
 use crate::oci::Digest;
 use crate::task::Stop;
 
 /// Finds holders; a trait, so that tests answer for the servers.
 pub(crate) trait Lookup: Send + Sync + 'static {
-    /// Holders of `key`, nearest first; none if nobody holds it.
+    /// Holders of `key`, nearest first, at most `count`; none if nobody holds it.
     fn find<'a>(
         &'a self,
         key: &'a str,
+        count: usize,
         deadline: Duration,
     ) -> BoxFuture<'a, Result<Vec<SocketAddr>, LookupError>>;
+
+    /// How long to wait for them.
+    fn timeouts(&self) -> Timeouts {
+        Timeouts::of(Some(Duration::ZERO))
+    }
 }
 
 /// Why there is no answer.
@@ -45,25 +56,26 @@ pub(crate) struct Servers {
     pub(crate) client: Client,
     pub(crate) group: String,
     /// Where this agent's own blob server is: never in its own answer.
-    pub(crate) advertise: SocketAddr,
+    pub(crate) own: OwnAddress,
 }
 
 impl Lookup for Servers {
     fn find<'a>(
         &'a self,
         key: &'a str,
+        count: usize,
         deadline: Duration,
     ) -> BoxFuture<'a, Result<Vec<SocketAddr>, LookupError>> {
         Box::pin(async move {
             let query = FindQuery {
                 key: key.to_owned(),
                 group: self.group.clone(),
-                count: Some(CANDIDATES as i64),
-                request_host: Some(self.advertise.to_string()),
+                count: Some(i64::try_from(count).unwrap_or(i64::MAX)),
+                request_host: self.own.now().map(|own| own.to_string()),
                 ..FindQuery::default()
             };
             match self.client.find(&query, deadline).await {
-                Ok(found) => Ok(found.map_or_else(Vec::new, |found| self.usable(&found.holders))),
+                Ok(found) => Ok(found.map_or_else(Vec::new, |found| self.usable(&found.holders, count))),
                 // Servers that cannot serve are no better than silent ones, which were asked as well.
                 Err(error @ (ClientError::Unreachable { .. } | ClientError::Unavailable { .. })) => {
                     Err(LookupError::NoServer(error.to_string()))
@@ -72,16 +84,20 @@ impl Lookup for Servers {
             }
         })
     }
+
+    fn timeouts(&self) -> Timeouts {
+        self.client.timeouts()
+    }
 }
 
 impl Servers {
     /// One bad holder spoils only itself (B8).
-    fn usable(&self, holders: &[String]) -> Vec<SocketAddr> {
+    fn usable(&self, holders: &[String], count: usize) -> Vec<SocketAddr> {
         let parsed = holders.iter().filter_map(|holder| holder.parse::<SocketAddr>().ok());
-        let usable = |holder: &SocketAddr| {
-            holder.port() != 0 && !holder.ip().is_unspecified() && *holder != self.advertise
-        };
-        parsed.filter(usable).take(CANDIDATES).collect()
+        let own = self.own.now();
+        let usable =
+            |holder: &SocketAddr| holder.port() != 0 && !holder.ip().is_unspecified() && Some(*holder) != own;
+        parsed.filter(usable).take(count).collect()
     }
 }
 
@@ -107,22 +123,47 @@ impl Discovery {
         }
     }
 
-    /// Holders of `key`, within `deadline` and [`LOOKUP_TIMEOUT_MAX`]. While the breaker is open the
-    /// answer comes at once.
+    /// How long the mirror holds a request that it may hold for `resolve_timeout`: longer where a lookup at
+    /// far servers needs it, unless somebody wanted less than the default.
+    pub(crate) fn held_for(&self, resolve_timeout: Duration) -> Duration {
+        let Timeouts { lookup, far, .. } = self.lookup.timeouts();
+        if far && resolve_timeout >= RESOLVE_TIMEOUT_DEFAULT {
+            resolve_timeout.max(lookup + FETCH_AFTER_FAR_LOOKUP)
+        } else {
+            resolve_timeout
+        }
+    }
+
+    /// The nearest holders of `key`, within `deadline` and the time that a lookup may take at the distance of
+    /// the servers. While the breaker is open the answer comes at once.
     pub(crate) async fn find(&self, key: &str, deadline: Duration) -> Result<Vec<SocketAddr>, LookupError> {
+        self.find_up_to(CANDIDATES, key, deadline).await
+    }
+
+    /// [`Self::find`], for up to `count` holders.
+    pub(crate) async fn find_up_to(
+        &self,
+        count: usize,
+        key: &str,
+        deadline: Duration,
+    ) -> Result<Vec<SocketAddr>, LookupError> {
         if self.is_open() {
             return Err(LookupError::NoServer("none has answered since the last lookup".to_owned()));
         }
-        let deadline = deadline.min(LOOKUP_TIMEOUT_MAX);
+        let Timeouts { lookup, conclusive, .. } = self.lookup.timeouts();
+        let deadline = deadline.min(lookup);
         let start = Instant::now();
-        let found = self.ask(key, deadline).await;
+        let found = self.ask(key, count, deadline).await;
         if let Err(LookupError::NoServer(reason)) = &found
-            && self.is_conclusive(deadline)
+            && self.is_conclusive(deadline, conclusive)
             // Another lookup was answered meanwhile: it is this node that is slow.
             && self.last_answer().is_none_or(|answered| answered < start)
             && !self.open.swap(true, Ordering::AcqRel)
         {
-            tracing::warn!(reason, "no discovery server answers, going without");
+            tracing::warn!(
+                reason,
+                "no discovery server answers: images come from the registry until one does"
+            );
             ::metrics::gauge!("piccolo_discovery_reachable").set(0.0);
             self.opened.notify_one();
         }
@@ -130,9 +171,8 @@ impl Discovery {
     }
 
     /// One lookup without an answer is enough, if it had time; of short ones several in a row.
-    fn is_conclusive(&self, deadline: Duration) -> bool {
-        deadline >= LOOKUP_CONCLUSIVE_MIN
-            || self.inconclusive.fetch_add(1, Ordering::AcqRel) + 1 >= LOOKUPS_CONCLUSIVE
+    fn is_conclusive(&self, deadline: Duration, conclusive: Duration) -> bool {
+        deadline >= conclusive || self.inconclusive.fetch_add(1, Ordering::AcqRel) + 1 >= LOOKUPS_CONCLUSIVE
     }
 
     /// Whether the servers are taken for dead.
@@ -140,8 +180,8 @@ impl Discovery {
         self.open.load(Ordering::Acquire)
     }
 
-    async fn ask(&self, key: &str, deadline: Duration) -> Result<Vec<SocketAddr>, LookupError> {
-        let found = match timeout(deadline, self.lookup.find(key, deadline)).await {
+    async fn ask(&self, key: &str, count: usize, deadline: Duration) -> Result<Vec<SocketAddr>, LookupError> {
+        let found = match timeout(deadline, self.lookup.find(key, count, deadline)).await {
             Ok(found) => found,
             Err(_) => Err(LookupError::NoServer(format!("nothing within {} ms", deadline.as_millis()))),
         };
@@ -156,7 +196,8 @@ impl Discovery {
         *self.answered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The breaker's own task: while it is open, looks for a server that answers.
+    /// The breaker's own task: while it is open, looks for a server that answers. That costs no pull any
+    /// time, so that it waits as long as for the farthest server.
     pub(crate) async fn watch(&self, stop: Stop) -> Result<(), LookupError> {
         ::metrics::gauge!("piccolo_discovery_reachable").set(1.0);
         // A key that nobody holds: any answer at all is what matters.
@@ -167,7 +208,8 @@ impl Discovery {
             }
             let mut backoff = Backoff::new(BREAKER_PROBE_PAUSE.0, BREAKER_PROBE_PAUSE.1);
             while self.is_open() {
-                if !matches!(self.ask(&nobody_has, LOOKUP_TIMEOUT_MAX).await, Err(LookupError::NoServer(_))) {
+                let found = self.ask(&nobody_has, CANDIDATES, LOOKUP_TIMEOUT_FAR_MAX).await;
+                if !matches!(found, Err(LookupError::NoServer(_))) {
                     self.open.store(false, Ordering::Release);
                     tracing::info!("a discovery server answers again");
                     ::metrics::gauge!("piccolo_discovery_reachable").set(1.0);
@@ -185,6 +227,7 @@ impl Discovery {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::LOOKUP_TIMEOUT_MAX;
 
     /// Answers nothing until told to.
     #[derive(Default)]
@@ -197,6 +240,7 @@ mod tests {
         fn find<'a>(
             &'a self,
             _: &'a str,
+            _: usize,
             _: Duration,
         ) -> BoxFuture<'a, Result<Vec<SocketAddr>, LookupError>> {
             Box::pin(async {
@@ -279,7 +323,8 @@ mod tests {
             stopped.run_until_cancelled(serve).await.unwrap_or(())
         });
         let client = Client::new(vec![server]).unwrap();
-        let servers = Servers { client, group: "g".to_owned(), advertise: "10.0.0.1:7781".parse().unwrap() };
+        let own = OwnAddress::from(SocketAddr::from(([10, 0, 0, 1], 7781)));
+        let servers = Servers { client, group: "g".to_owned(), own };
         let discovery = Arc::new(Discovery::new(Arc::new(servers)));
         let (watched, stopped) = (Arc::clone(&discovery), stop.clone());
         tasks.spawn(async move { _ = watched.watch(stopped).await });
@@ -302,11 +347,11 @@ mod tests {
 
     #[test]
     fn one_bad_holder_spoils_only_itself_and_oneself_is_none() {
-        let advertise = "10.0.0.1:7781".parse().unwrap();
+        let own = OwnAddress::from(SocketAddr::from(([10, 0, 0, 1], 7781)));
         let client = Client::new(vec!["http://127.0.0.1:1".to_owned()]).unwrap();
-        let servers = Servers { client, group: "g".to_owned(), advertise };
+        let servers = Servers { client, group: "g".to_owned(), own };
         let holders = ["nonsense", "10.0.0.1:7781", "0.0.0.0:1", "10.0.0.2:0", "[fd00::2]:1", "10.0.0.2:1"];
-        let usable = servers.usable(&holders.map(str::to_owned));
+        let usable = servers.usable(&holders.map(str::to_owned), CANDIDATES);
         assert_eq!(usable, ["[fd00::2]:1".parse().unwrap(), "10.0.0.2:1".parse().unwrap()]);
     }
 }

@@ -4,16 +4,23 @@
 //! replaces a source that fails on the way, or takes several at once ([`fan`]). Manifests, and blobs up
 //! to [`VERIFIED_WHOLE_BYTES_MAX`], are received and verified whole ([`spool`]); larger blobs are passed
 //! on as they come and verified before their last byte ([`relay`]) (I5). [`troubles`] and [`lately`]
-//! remember how it went with whom, and with which digest.
+//! remember how it went with whom, and with which digest; [`reach`] whether peers are to be had at all,
+//! and [`registry`] how fast the registry is that containerd would ask instead (I4).
 
 mod delay;
 mod fan;
 mod follow;
 mod ingests;
 mod lately;
+mod manifests;
+mod missed;
 mod offer;
+mod probe;
 mod race;
+mod reach;
+mod registry;
 mod relay;
+mod room;
 mod roster;
 mod spool;
 mod tag;
@@ -26,7 +33,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use axum::http::{Method, StatusCode};
+use axum::http::Method;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::sync::Semaphore;
@@ -35,27 +42,33 @@ use tokio_util::task::TaskTracker;
 
 use super::body::ByteStream;
 use super::buffers::BufferPool;
-use super::discovery::{Discovery, LookupError};
+use super::discovery::Discovery;
 use super::heal::Healer;
+use super::notices::Notices;
 use super::peer::{self, Answer, Ask, PeerError, Peers};
 use super::report::Reporter;
+use super::state_dir::StateDir;
 use super::store::Store;
 use crate::limits::{
-    FAILOVER_TIMEOUT, FAN_MEMORY_BYTES_MAX, FANS_MAX, FILE_CHUNK_BYTES, MANIFEST_BYTES_MAX,
-    OPEN_RANGE_WINDOW_BYTES, TRANSFERS_MAX, VERIFIED_WHOLE_BYTES_MAX,
+    FAILOVER_TIMEOUT, FAN_MEMORY_BYTES_MAX, FANS_MAX, FILE_CHUNK_BYTES, OPEN_RANGE_WINDOW_BYTES,
+    TRANSFERS_MAX, VERIFIED_WHOLE_BYTES_MAX,
 };
 use crate::oci::{ContentPath, Digest, RangeHeader, media_type};
 use crate::task::Stop;
 
 pub(crate) use lately::RunningRange;
+pub(crate) use missed::Missed;
 pub(crate) use offer::{Head, Offer};
 pub(crate) use spool::Whole;
-pub(crate) use tag::TagManifest;
+pub(crate) use tag::{TagManifest, claim_of};
 
 use delay::Delay;
 use lately::{Lately, SharedWhole};
-use race::NoSource;
+use missed::{Failed, contradicted};
+use race::{Ended, NoSource};
+use registry::Registries;
 use relay::Relay;
+use room::Rooms;
 use roster::Roster;
 use transfer::{Item, Opened, Terms, Transfer};
 use troubles::Troubles;
@@ -74,7 +87,12 @@ pub(crate) struct Fetcher {
     peers: Arc<Peers>,
     troubles: Troubles,
     delay: Delay,
+    registries: Registries,
+    /// True while a task probes peers that requests do not wait for.
+    probes: AtomicBool,
     lately: Arc<Lately>,
+    /// For blobs that are received and verified whole.
+    rooms: Rooms,
     /// For windows of large blobs that are here before their turn.
     fan_memory: Arc<Semaphore>,
     /// For transfers that take several sources at once.
@@ -122,34 +140,12 @@ impl Fetched {
     }
 }
 
-/// Why no peer had it.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Missed {
-    #[error(transparent)]
-    Lookup(#[from] LookupError),
-    #[error("as many transfers as there may be are running")]
-    Busy,
-    #[error("no peer holds it")]
-    NoHolder,
-    #[error("{attempts} attempts at peers, none could deliver it")]
-    NoSource { attempts: usize },
-    #[error("the answer before this one was cut")]
-    JustCut,
-}
-
-impl Missed {
-    /// Peers asked in vain.
-    pub(crate) fn attempts(&self) -> usize {
-        if let Missed::NoSource { attempts } = self { *attempts } else { 0 }
-    }
-}
-
 impl Fetcher {
     pub(crate) fn new(
         discovery: Arc<Discovery>,
         store: Arc<dyn Store>,
         pool: BufferPool,
-        (reporter, healer): (Reporter, Healer),
+        (reporter, healer, state, notices): (Reporter, Healer, StateDir, Notices),
         stop: Stop,
     ) -> Self {
         Self {
@@ -158,9 +154,12 @@ impl Fetcher {
             pool,
             healer,
             peers: Arc::default(),
-            troubles: Troubles::new(reporter),
+            troubles: Troubles::new(reporter, notices),
             delay: Delay::default(),
+            registries: Registries::new(),
+            probes: AtomicBool::new(false),
             lately: Arc::default(),
+            rooms: Rooms::new(state),
             fan_memory: Arc::new(Semaphore::new(FAN_MEMORY_BYTES_MAX)),
             fan_slots: Arc::new(Semaphore::new(FANS_MAX)),
             forgets_wholes: AtomicBool::new(false),
@@ -185,18 +184,27 @@ impl Fetcher {
         offer: Arc<Offer>,
         deadline: Instant,
     ) -> Result<Fetched, Missed> {
-        let deadline = deadline - DEADLINE_MARGIN;
+        let fetched = self.fetch_now(&wanted, &offer, deadline - DEADLINE_MARGIN).await;
+        self.probe_later();
+        if fetched.is_err() {
+            self.measure_registry(&wanted);
+        }
+        fetched
+    }
+
+    async fn fetch_now(
+        self: &Arc<Self>,
+        wanted: &Wanted,
+        offer: &Offer,
+        deadline: Instant,
+    ) -> Result<Fetched, Missed> {
         if !wanted.path.is_manifest() && !wanted.head_only {
-            self.begins(&wanted)?;
+            self.begins(wanted)?;
         }
         let left = deadline.saturating_duration_since(Instant::now());
         let find = self.discovery.find(wanted.digest.as_str(), left);
-        let (holders, total) = tokio::join!(find, self.expected_total(&wanted));
-        let holders = holders?;
-        if holders.is_empty() {
-            return Err(Missed::NoHolder);
-        }
-        let mut roster = Roster::new(self.troubles.order(holders, &wanted.digest));
+        let (holders, total) = tokio::join!(find, self.expected_total(wanted));
+        let mut roster = Roster::new(self.to_ask(wanted, holders?)?);
         let (digest, path) = (&wanted.digest, &wanted.path);
         let raced = if wanted.path.is_manifest() {
             let attempt = |holder| self.manifest(holder, path, digest);
@@ -206,9 +214,35 @@ impl Fetcher {
             let raced = self.race(&mut roster, digest, deadline, |holder| self.size(holder, path)).await;
             raced.map(|(source, total)| Fetched::Size { total, source })
         } else {
-            return self.blob(&wanted, roster, total, &offer, deadline).await;
+            return self.blob(wanted, roster, total, offer, deadline).await;
         };
         raced.map_err(|_| Missed::NoSource { attempts: roster.attempts() })
+    }
+
+    /// Those of `holders` that are asked for `wanted`, in order.
+    fn to_ask(&self, wanted: &Wanted, holders: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, Missed> {
+        if holders.is_empty() {
+            return Err(Missed::NoHolder);
+        }
+        let count = holders.len();
+        self.troubles.asked(&holders, &wanted.path);
+        if !holders.iter().any(|holder| self.troubles.admits(*holder)) {
+            self.troubles.request_was_skipped(&holders);
+            return Err(Missed::OutOfReach { holders: count });
+        }
+        let mut order = self.troubles.order(holders, &wanted.digest);
+        let registry = wanted.path.registry.as_deref();
+        let is_outpaced = |holder: &SocketAddr| self.registries.is_outpaced(registry, *holder);
+        if !order.is_empty() && order.iter().all(is_outpaced) && self.registries.takes(wanted) {
+            return Err(Missed::Slower);
+        }
+        order.retain(|holder| !self.registries.is_outpaced(registry, *holder));
+        Ok(order)
+    }
+
+    /// How many share the link of this node.
+    fn running_transfers(&self) -> usize {
+        TRANSFERS_MAX - self.slots.available_permits()
     }
 
     /// The answer to `digest` was cut at `offset`.
@@ -330,14 +364,20 @@ impl Fetcher {
         let item = Item { path: wanted.path.clone(), digest: wanted.digest.clone() };
         let mut mixes_sources = true;
         let mut unsatisfiable = None;
+        let mut has_stalled = false;
         loop {
             let asked = asked.map(|range| window(range, total));
             let opened = match self.open(&mut roster, &item, asked, total, deadline).await {
                 Ok(opened) => opened,
-                Err(NoSource { unsatisfiable: said }) => {
-                    return match unsatisfiable.or(said) {
-                        Some((source, total)) => Ok(Fetched::Unsatisfiable { total, source }),
-                        None => Err(Missed::NoSource { attempts: roster.attempts() }),
+                Err(NoSource { unsatisfiable: said, other_lengths, .. }) => {
+                    let attempts = roster.attempts();
+                    return match (unsatisfiable.or(said), total) {
+                        (Some((source, total)), _) => Ok(Fetched::Unsatisfiable { total, source }),
+                        (None, Some(expected)) if !other_lengths.is_empty() => {
+                            Err(contradicted(&item, expected, &other_lengths))
+                        }
+                        (None, _) if has_stalled => Err(Missed::Stalled { attempts }),
+                        (None, _) => Err(Missed::NoSource { attempts }),
                     };
                 }
             };
@@ -350,22 +390,31 @@ impl Fetcher {
                 Some(range) => range,
                 None => None,
             };
+            // Before the headers are promised: who finds no room goes on to the registry.
+            let room = if self.is_verified_whole(&item.digest, total) {
+                Some(self.room(total, deadline).await.ok_or(Missed::NoRoom)?)
+            } else {
+                None
+            };
             let head = Head { total, range };
             if !offer.make(head) {
                 // The one who made the offer may be the liar.
                 tracing::info!(%holder, digest = %item.digest, total, "peer has another length than was promised");
                 continue;
             }
-            let fetched = if self.is_verified_whole(&item.digest, total) {
-                self.whole(&item, head, &mut roster, opened, mixes_sources).await
-            } else {
-                self.stream(wanted, &item, head, &mut roster, opened).await
+            let fetched = match room {
+                Some(room) => self.whole(&item, (head, room), &mut roster, opened, mixes_sources).await,
+                None => self.stream(wanted, &item, head, &mut roster, opened).await,
             };
             match fetched {
                 Ok(fetched) => return Ok(fetched),
                 Err(Failed::Mixture) => mixes_sources = false,
-                Err(Failed::Source) => {}
-                Err(Failed::Spool) => return Err(Missed::NoSource { attempts: roster.attempts() }),
+                Err(Failed::Source { has_stalled: stalled }) => has_stalled = stalled,
+                Err(Failed::Ended(Ended::Stalled)) => {
+                    return Err(Missed::Stalled { attempts: roster.attempts() });
+                }
+                Err(Failed::Ended(Ended::Slower)) => return Err(Missed::Slower),
+                Err(Failed::NoRoom) => return Err(Missed::NoRoom),
             }
             offer.withdraw();
             // Whoever comes next has the time of a failover, whenever that is.
@@ -385,7 +434,7 @@ impl Fetcher {
         let (source, part) = (opened.holder, head.part());
         if opened.part.start != part.start {
             self.troubles.failed(source, &item.digest, &PeerError::Length);
-            return Err(Failed::Source);
+            return Err(Failed::Source { has_stalled: false });
         }
         let window_bytes = head.range.map(|_| OPEN_RANGE_WINDOW_BYTES);
         // Who sent bytes that were wrong together is found out alone.
@@ -394,43 +443,14 @@ impl Fetcher {
         let taken = std::mem::take(roster);
         let mut transfer = Transfer::new(Arc::clone(self), item.clone(), taken, part, Some(opened), terms);
         let Ok(Some(first)) = transfer.next().await else {
+            let failed = Failed::of(&transfer);
             *roster = transfer.into_roster();
-            return Err(Failed::Source);
+            return Err(failed);
         };
         let (fetcher, digest) = (Arc::clone(self), item.digest.clone());
         let stream = Relay::stream(fetcher, digest, transfer, first, part, wanted.running.clone()).await;
         Ok(Fetched::Stream { head, stream, source })
     }
-
-    async fn size(&self, holder: SocketAddr, path: &ContentPath) -> Result<u64, PeerError> {
-        let answer = ask(&self.peers, holder, path, &Method::HEAD, None).await?;
-        match answer.status {
-            StatusCode::OK => answer.length().ok_or(PeerError::Length),
-            status => Err(PeerError::Status(status)),
-        }
-    }
-
-    async fn manifest(
-        &self,
-        holder: SocketAddr,
-        path: &ContentPath,
-        digest: &Digest,
-    ) -> Result<(Bytes, &'static str), PeerError> {
-        let answer = ask(&self.peers, holder, path, &Method::GET, None).await?;
-        let bytes = manifest_bytes(answer).await?;
-        spool::verify(&bytes, digest)?;
-        let media_type = media_type::of_manifest(&bytes).ok_or(PeerError::NotManifest)?;
-        Ok((bytes, media_type))
-    }
-}
-
-/// Why a source, or several, did not bring a blob.
-enum Failed {
-    Source,
-    /// This node has no room for it: no other source would help.
-    Spool,
-    /// The bytes of several sources together are wrong.
-    Mixture,
 }
 
 /// What is asked of a peer at first for `range`: not more than a window of one without an end.
@@ -461,12 +481,4 @@ async fn ask(
 ) -> Result<Answer, PeerError> {
     let accept = if path.is_manifest() { media_type::ACCEPT_MANIFESTS } else { "*/*" };
     peer::ask(peers, holder, Ask { method, target: &path.request_target(), range, accept }).await
-}
-
-async fn manifest_bytes(answer: Answer) -> Result<Bytes, PeerError> {
-    if answer.status != StatusCode::OK {
-        return Err(PeerError::Status(answer.status));
-    }
-    let length = answer.length().filter(|length| *length <= MANIFEST_BYTES_MAX).ok_or(PeerError::Length)?;
-    spool::memory(answer.body, length).await
 }

@@ -25,8 +25,12 @@ pub(crate) struct Asked<'a> {
     pub(crate) connection: Option<Connection>,
 }
 
-/// The one range that a request asks for, of content with this digest.
+/// The one range that a request asks for, of content with this digest. Some clients send `bytes=0-`
+/// always: of an empty blob that gets the whole, 200 and no bytes, as from Go's `http.ServeContent`.
 pub(crate) fn range_of(headers: &HeaderMap, digest: Option<&Digest>) -> Option<RangeHeader> {
+    if digest.is_some_and(Digest::is_of_nothing) {
+        return None;
+    }
     if answer::is_range_of_other(headers, digest) {
         return None;
     }

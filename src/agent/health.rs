@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use super::discovery::Discovery;
 use super::inventory::InventoryState;
+use super::notices::Notices;
 use crate::api::path;
 
 /// What readiness is made of.
@@ -18,6 +19,7 @@ use crate::api::path;
 pub(crate) struct Health {
     pub(crate) inventory: watch::Receiver<InventoryState>,
     pub(crate) discovery: Arc<Discovery>,
+    pub(crate) notices: Notices,
 }
 
 /// Its routes.
@@ -37,6 +39,7 @@ async fn readyz(State(health): State<Health>) -> (StatusCode, String) {
     if health.discovery.is_open() {
         reasons.push("no discovery server answers".to_owned());
     }
+    reasons.extend(health.notices.texts());
     let status = if inventory.is_synced() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, reasons.join("\n") + "\n")
 }
@@ -45,6 +48,7 @@ async fn readyz(State(health): State<Health>) -> (StatusCode, String) {
 mod tests {
     use super::*;
     use crate::agent::discovery::{Lookup, LookupError};
+    use crate::agent::notices::Topic;
     use futures_util::future::BoxFuture;
     use std::net::SocketAddr;
     use std::time::Duration;
@@ -55,6 +59,7 @@ mod tests {
         fn find<'a>(
             &'a self,
             _: &'a str,
+            _: usize,
             _: Duration,
         ) -> BoxFuture<'a, Result<Vec<SocketAddr>, LookupError>> {
             Box::pin(async { Err(LookupError::NoServer("dead".to_owned())) })
@@ -66,13 +71,18 @@ mod tests {
         let (state, inventory) =
             watch::channel(InventoryState::Waiting { reason: "containerd is away".into() });
         let discovery = Arc::new(Discovery::new(Arc::new(Dead)));
-        let health = Health { inventory, discovery: Arc::clone(&discovery) };
+        let notices = Notices::default();
+        let health = Health { inventory, discovery: Arc::clone(&discovery), notices: notices.clone() };
         let (status, reasons) = readyz(State(health.clone())).await;
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
         assert!(reasons.contains("containerd is away"), "{reasons}");
 
         state.send_replace(InventoryState::Synced);
         assert_eq!(readyz(State(health.clone())).await.0, StatusCode::OK);
+        notices.set(Topic::Peers, "", "no peer can be reached");
+        let (status, reasons) = readyz(State(health.clone())).await;
+        assert_eq!(status, StatusCode::OK, "what lasts is a reason to look");
+        assert!(reasons.contains("no peer can be reached"), "{reasons}");
         assert!(discovery.find("k", Duration::from_secs(1)).await.is_err());
         let (status, reasons) = readyz(State(health)).await;
         assert_eq!(status, StatusCode::OK);

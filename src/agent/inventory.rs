@@ -6,6 +6,7 @@
 //! cannot vouch for leads to a new watch and a new scan; a scan that fails deletes nothing (I3).
 
 pub mod backoff;
+mod claims;
 mod discovery;
 #[cfg(test)]
 mod fake;
@@ -22,10 +23,13 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::counters::Counters;
-use super::store::{Store, StoreError};
+use super::own_address::OwnAddress;
+use super::store::{Store, StoreError, StoreEvent};
+use crate::api::client::chain;
 use crate::clock::SharedClock;
 use crate::task::{Stop, TaskError, Tasks};
 use backoff::Backoff;
+use claims::Claims;
 pub use discovery::{Discovery, Write};
 use ledger::{Ledger, Pair};
 
@@ -42,7 +46,7 @@ pub type TagFilter = Box<dyn Fn(&str) -> bool + Send + Sync>;
 /// Who this node is to discovery.
 pub struct Config {
     /// Where peers reach this node's blob server.
-    pub holder: SocketAddr,
+    pub holder: OwnAddress,
     /// Who may see it.
     pub group: String,
     /// Zone label, empty if none.
@@ -53,7 +57,12 @@ pub struct Config {
     pub advertises_tag: TagFilter,
     /// What the heartbeat tells of this agent's use.
     pub counters: Arc<Counters>,
+    /// Is told each event of the store, and does not block.
+    pub seen: Seen,
 }
+
+/// Whom the inventory tells what it sees.
+pub type Seen = Box<dyn Fn(&StoreEvent) + Send + Sync>;
 
 /// How far the index is true to this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,6 +78,12 @@ pub enum InventoryState {
     Unsent {
         /// Why not.
         reason: String,
+    },
+    /// Another agent writes under the address of this one, so that each takes the other's keys out of the
+    /// index.
+    Contested {
+        /// The address.
+        holder: SocketAddr,
     },
     /// Discovery has acknowledged a complete scan of the watched store; changes follow within
     /// milliseconds.
@@ -88,6 +103,12 @@ impl fmt::Display for InventoryState {
             Self::Waiting { reason } => write!(f, "waiting for the image store: {reason}"),
             Self::Scanning => f.write_str("scanning the image store"),
             Self::Unsent { reason } => write!(f, "not yet known to discovery: {reason}"),
+            Self::Contested { holder } => write!(
+                f,
+                "another agent writes as {holder}: two nodes have the same address, or two sites behind a \
+                 translation of addresses have; give each agent an address of its own with --advertise IP:PORT, \
+                 or stop the other one"
+            ),
             Self::Synced => f.write_str("synced"),
         }
     }
@@ -105,6 +126,7 @@ struct Shared {
     config: Config,
     clock: SharedClock,
     ledger: Mutex<Ledger>,
+    claims: Mutex<Claims>,
     /// There may be something to write.
     write_wanted: Notify,
     /// Somebody wants a new complete scan.
@@ -123,6 +145,7 @@ impl Inventory {
         config: Config,
     ) -> Self {
         let shared = Shared {
+            claims: Mutex::new(Claims::new(config.heartbeat_interval)),
             store,
             discovery,
             config,
@@ -134,6 +157,11 @@ impl Inventory {
             known: watch::Sender::new(false),
         };
         Self { shared: Arc::new(shared) }
+    }
+
+    /// The index may be another one from now on: what this node holds is sent anew.
+    pub(crate) fn begin_anew(&self, why: &str) {
+        self.shared.want_scan(why);
     }
 
     /// How far it is now, and when that changes.
@@ -175,6 +203,15 @@ impl Shared {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn claims(&self) -> MutexGuard<'_, Claims> {
+        self.claims.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a scan and its sync are news: not while another agent has this one's address, too.
+    fn is_on_its_way(&self) -> bool {
+        !self.state.borrow().is_synced() && !self.claims().is_contested()
+    }
+
     fn set_state(&self, state: InventoryState) {
         self.state.send_if_modified(|before| {
             let changed = *before != state;
@@ -188,10 +225,28 @@ impl Shared {
 
     /// How sending went; says nothing while the store is not read.
     fn set_sent(&self, state: InventoryState) {
-        let was_read = matches!(*self.state.borrow(), InventoryState::Unsent { .. } | InventoryState::Synced);
-        if was_read {
+        let was_read = matches!(
+            *self.state.borrow(),
+            InventoryState::Unsent { .. } | InventoryState::Contested { .. } | InventoryState::Synced
+        );
+        if was_read && !self.claims().is_contested() {
             self.set_state(state);
         }
+    }
+
+    /// After a heartbeat that was heard: an address that nobody else has claimed for long is this node's alone.
+    fn settle_claims(&self) {
+        if !self.claims().has_settled(tokio::time::Instant::now()) {
+            return;
+        }
+        let ledger = self.ledger();
+        let is_sent = ledger.acknowledged().is_some() && !ledger.is_syncing();
+        drop(ledger);
+        self.set_sent(if is_sent {
+            InventoryState::Synced
+        } else {
+            InventoryState::Unsent { reason: "the sync is on its way".into() }
+        });
     }
 
     /// A new complete scan, unless one or its sync is on its way.
@@ -209,8 +264,8 @@ impl Shared {
             let ended = self.watch_once(&mut backoff).await;
             self.ledger().scan_failed();
             let store = self.store.name();
-            tracing::warn!(store, error = %ended, "the watch ended, watching and scanning anew");
-            self.set_state(InventoryState::Waiting { reason: ended.to_string() });
+            tracing::warn!(store, error = chain(&ended), "the watch ended, watching and scanning anew");
+            self.set_state(InventoryState::Waiting { reason: chain(&ended) });
             tokio::time::sleep(backoff.next_pause()).await;
         }
     }
@@ -226,6 +281,7 @@ impl Shared {
         }
         let follow = async {
             while let Some(event) = events.recv().await {
+                (self.config.seen)(&event);
                 self.ledger().changed(&event, &self.config.advertises_tag);
                 self.write_wanted.notify_one();
             }
@@ -242,8 +298,12 @@ impl Shared {
     async fn scan_whenever_wanted(&self, backoff: &mut Backoff) -> Infallible {
         loop {
             while let Err(error) = self.scan().await {
-                tracing::warn!(store = self.store.name(), %error, "a scan failed, what was advertised stays");
-                self.set_state(InventoryState::Waiting { reason: error.to_string() });
+                tracing::warn!(
+                    store = self.store.name(),
+                    error = chain(&error),
+                    "a scan failed, what was advertised stays"
+                );
+                self.set_state(InventoryState::Waiting { reason: chain(&error) });
                 tokio::time::sleep(backoff.next_pause()).await;
             }
             backoff.reset();
@@ -252,7 +312,7 @@ impl Shared {
     }
 
     async fn scan(&self) -> Result<(), StoreError> {
-        if !self.state.borrow().is_synced() {
+        if self.is_on_its_way() {
             self.set_state(InventoryState::Scanning);
         }
         let pair: Pair = self.ledger().begin_scan();
@@ -268,8 +328,10 @@ impl Shared {
             }
         }
         drop(ledger);
-        if !self.state.borrow().is_synced() {
+        if self.is_on_its_way() {
             self.set_state(InventoryState::Unsent { reason: "the first sync is on its way".into() });
+        } else if let (true, Some(holder)) = (self.claims().is_contested(), self.ledger().holder()) {
+            self.set_state(InventoryState::Contested { holder });
         }
         self.write_wanted.notify_one();
         Ok(())

@@ -1,10 +1,13 @@
 //! Content of this node's own store, on its way out: to peers and to containerd.
 
 mod opened;
+mod tag_times;
+mod unchecked;
 
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use axum::body::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt};
@@ -13,15 +16,16 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::body::{ByteStream, Cut};
 use super::buffers::BufferPool;
-use super::store::{Content, RemoteReader, Store, StoreError};
+use super::manifest::{self, Checked};
+use super::store::{Content, RemoteReader, Store, StoreError, Tag};
 use super::uploads::TokenBucket;
 use super::verified::{FileState, Verdict, Verifier};
-use crate::limits::{
-    FILE_CHUNK_BYTES, MANIFEST_BYTES_MAX, MANIFEST_MEMORY_BYTES_MAX, MANIFEST_MEMORY_WAIT,
-    VERIFY_BEFORE_BYTES, VERIFY_BEFORE_CHUNK,
-};
-use crate::oci::{ByteRange, Digest, Hasher, media_type};
+use crate::limits::{FILE_CHUNK_BYTES, MANIFEST_BYTES_MAX, MANIFEST_MEMORY_BYTES_MAX, MANIFEST_MEMORY_WAIT};
+use crate::oci::{ByteRange, Digest, Hasher};
 use opened::OpenedFiles;
+use tag_times::TagTimes;
+pub(crate) use unchecked::Reader;
+use unchecked::{headers_by, unchecked_file};
 
 /// What this node holds, checked before it is given away.
 #[derive(Clone)]
@@ -30,6 +34,7 @@ pub(crate) struct Local {
     verifier: Verifier,
     pool: BufferPool,
     opened: OpenedFiles,
+    tag_times: Arc<TagTimes>,
     manifest_memory: Arc<Semaphore>,
 }
 
@@ -43,7 +48,7 @@ pub(crate) struct LocalBlob {
 
 enum BlobBytes {
     Right(Arc<File>),
-    Unchecked { file: Arc<File>, verdict: Verdict },
+    Unchecked { file: Arc<File>, verdict: Verdict, reader: Reader },
     Remote(Box<dyn RemoteReader>),
 }
 
@@ -66,35 +71,51 @@ pub(crate) enum LocalError {
     Damaged { digest: Digest },
     #[error("too many manifests at once")]
     Busy,
+    #[error(
+        "this content has {size_bytes} bytes and a manifest at most {MANIFEST_BYTES_MAX}: it is given under \
+         /blobs/ only"
+    )]
+    TooLarge { size_bytes: u64 },
 }
 
 impl Local {
     pub(crate) fn new(store: Arc<dyn Store>, verifier: Verifier, pool: BufferPool) -> Self {
         let manifest_memory = Arc::new(Semaphore::new(MANIFEST_MEMORY_BYTES_MAX));
         let opened = OpenedFiles::new(verifier.stop().clone());
-        Self { store, verifier, pool, opened, manifest_memory }
+        Self { store, verifier, pool, opened, tag_times: Arc::default(), manifest_memory }
     }
 
-    /// Where `registry/repository:tag` points to.
-    pub(crate) async fn resolve(&self, name: &str) -> Result<Option<Digest>, LocalError> {
-        Ok(self.store.resolve(name).await?)
+    /// The tag `registry/repository:tag`, with the time of its import, wherever that was.
+    pub(crate) async fn tag(&self, name: &str) -> Result<Option<Tag>, LocalError> {
+        Ok(self.store.tag(name).await?.map(|tag| self.tag_times.corrected(name, tag)))
     }
 
-    /// Opens a blob for sending, waiting until `verdict_by` for a check that is not done yet: content
-    /// known to be damaged is an error, content whose check still runs is opened.
+    /// The mirror answers that `name` is `tag`: a pull of it does not make it newer.
+    pub(crate) fn tag_answered(&self, name: &str, tag: Tag) {
+        self.tag_times.answered(name, tag, SystemTime::now());
+    }
+
+    /// Opens a blob for sending, waiting until `verdict_by` at most for a check that is not done yet:
+    /// content known to be damaged is an error, content whose check still runs is opened.
     pub(crate) async fn blob(
         &self,
         digest: &Digest,
+        reader: Reader,
         verdict_by: Instant,
     ) -> Result<Option<LocalBlob>, LocalError> {
         if let Some((file, state)) = self.opened.get(digest) {
             return Ok(Some(self.found(digest, state.size_bytes(), BlobBytes::Right(file))));
         }
         // Boxed: the future of every request is moved about, and this is its largest part.
-        Box::pin(self.open(digest, verdict_by)).await
+        Box::pin(self.open(digest, reader, verdict_by)).await
     }
 
-    async fn open(&self, digest: &Digest, verdict_by: Instant) -> Result<Option<LocalBlob>, LocalError> {
+    async fn open(
+        &self,
+        digest: &Digest,
+        reader: Reader,
+        verdict_by: Instant,
+    ) -> Result<Option<LocalBlob>, LocalError> {
         let since = Instant::now();
         let Some(content) = self.store.open(digest).await? else { return Ok(None) };
         let size_bytes = content.size_bytes();
@@ -104,14 +125,16 @@ impl Local {
                 let file = Arc::new(file);
                 let (state, _) = FileState::of(&file)?;
                 let mut verdict = self.verifier.verdict(&file, state, digest);
-                if timeout_at(verdict_by, verdict.wait()).await == Ok(false) {
+                let patience = verdict_by.saturating_duration_since(since);
+                let headers_by = headers_by(reader, size_bytes, verdict.begun(), patience, verdict_by);
+                if timeout_at(headers_by, verdict.wait()).await == Ok(false) {
                     return Err(LocalError::Damaged { digest: digest.clone() });
                 }
                 if verdict.now() == Some(true) && state.size_bytes() == size_bytes {
                     self.opened.keep(digest, &file, state, since);
                     BlobBytes::Right(file)
                 } else {
-                    BlobBytes::Unchecked { file, verdict }
+                    BlobBytes::Unchecked { file, verdict, reader }
                 }
             }
         };
@@ -136,20 +159,18 @@ impl Local {
         let Some(content) = self.store.open(digest).await? else { return Ok(None) };
         let size_bytes = content.size_bytes();
         if size_bytes > MANIFEST_BYTES_MAX {
-            return Ok(None);
+            return Err(LocalError::TooLarge { size_bytes });
         }
         let permits = u32::try_from(size_bytes.max(1)).expect("a manifest's size fits");
         let memory = Arc::clone(&self.manifest_memory).acquire_many_owned(permits);
         let Ok(memory) = timeout(MANIFEST_MEMORY_WAIT, memory).await else { return Err(LocalError::Busy) };
         let memory = memory.expect("the semaphore is never closed");
         let bytes = read_whole(content).await?;
-        let Some(media_type) = media_type::of_manifest(&bytes) else { return Ok(None) };
-        let mut hasher = Hasher::new(digest.algorithm());
-        hasher.update(&bytes);
-        if hasher.finish() != *digest {
-            return Err(LocalError::Damaged { digest: digest.clone() });
+        match manifest::check(&bytes, digest).await? {
+            Checked::Manifest(media_type) => Ok(Some(LocalManifest { bytes, media_type, memory })),
+            Checked::Other => Ok(None),
+            Checked::Damaged => Err(LocalError::Damaged { digest: digest.clone() }),
         }
-        Ok(Some(LocalManifest { bytes, media_type, memory }))
     }
 }
 
@@ -194,8 +215,9 @@ impl LocalBlob {
             BlobBytes::Right(file) => {
                 right_file(FileReader { file, range, pool: self.pool, rate, begun: false }, guard)
             }
-            BlobBytes::Unchecked { file, verdict } => {
-                checked_file(FileReader { file, range, pool: self.pool, rate, begun: false }, verdict, guard)
+            BlobBytes::Unchecked { file, verdict, reader } => {
+                let file = FileReader { file, range, pool: self.pool, rate, begun: false };
+                unchecked_file(reader, file, verdict, guard)
             }
             BlobBytes::Remote(reader) => {
                 // Without a file there is no knowing whether it changed: a whole is hashed each time.
@@ -227,11 +249,7 @@ impl FileReader {
         self.rate.as_ref().map_or(FILE_CHUNK_BYTES, |rate| rate.chunk_bytes())
     }
 
-    /// The next chunk. `before_last` is awaited before the last one.
-    async fn next(
-        &mut self,
-        before_last: impl Future<Output = Result<(), Cut>>,
-    ) -> Result<Option<Bytes>, Cut> {
+    async fn next(&mut self) -> Result<Option<Bytes>, Cut> {
         let left = self.range.end - self.range.start;
         if left == 0 {
             return Ok(None);
@@ -244,9 +262,6 @@ impl FileReader {
         }
         if let Some(rate) = &self.rate {
             rate.take(length).await;
-        }
-        if left == length as u64 {
-            before_last.await?;
         }
         let bytes = self.read(length).await.map_err(Cut::Read)?;
         self.range.start += length as u64;
@@ -266,36 +281,20 @@ impl FileReader {
     }
 }
 
-/// A part of a file that is right already.
-pub(crate) fn file_stream(file: Arc<File>, range: ByteRange, pool: BufferPool) -> ByteStream {
-    right_file(FileReader { file, range, pool, rate: None, begun: false }, ())
+/// A part of a file that is right already. `guard` is dropped with the stream.
+pub(crate) fn file_stream<G: Send + 'static>(
+    file: Arc<File>,
+    range: ByteRange,
+    pool: BufferPool,
+    guard: G,
+) -> ByteStream {
+    right_file(FileReader { file, range, pool, rate: None, begun: false }, guard)
 }
 
 fn right_file<G: Send + 'static>(reader: FileReader, guard: G) -> ByteStream {
     stream::try_unfold((reader, guard), |(mut reader, guard)| async move {
-        let bytes = reader.next(std::future::ready(Ok(()))).await?;
+        let bytes = reader.next().await?;
         Ok(bytes.map(|bytes| (bytes, (reader, guard))))
-    })
-    .boxed()
-}
-
-/// A part of a file whose check may still run. The first byte waits for the check to end, each chunk
-/// for the check to have come so far; neither forever, because who asks takes a silent source for a
-/// stalled one. Only the last chunk waits as long as it takes.
-fn checked_file<G: Send + 'static>(reader: FileReader, verdict: Verdict, guard: G) -> ByteStream {
-    stream::try_unfold((reader, verdict, guard, true), |(mut reader, mut verdict, guard, first)| async move {
-        let so_far = reader.range.end.min(reader.range.start + reader.chunk_bytes() as u64);
-        match (verdict.now(), first) {
-            (Some(_), _) => {}
-            (None, true) => _ = timeout(VERIFY_BEFORE_BYTES, verdict.wait()).await,
-            (None, false) => _ = timeout(VERIFY_BEFORE_CHUNK, verdict.wait_hashed(so_far)).await,
-        }
-        if verdict.now() == Some(false) {
-            return Err(Cut::Damaged);
-        }
-        let right = async { if verdict.wait().await { Ok(()) } else { Err(Cut::Damaged) } };
-        let bytes = reader.next(right).await?;
-        Ok(bytes.map(|bytes| (bytes, (reader, verdict, guard, false))))
     })
     .boxed()
 }
@@ -340,32 +339,11 @@ mod tests {
     use super::*;
     use crate::agent::store::LayoutStore;
     use crate::agent::testing::SOON;
-    use crate::agent::verified::testing::{ManualCheck, manual};
     use crate::task::Stop;
     use futures_util::FutureExt;
     use std::io::Write;
-    use std::time::Duration;
 
     const CHUNK: u64 = FILE_CHUNK_BYTES as u64;
-
-    /// Four chunks, and a check of them that ends when the test says so.
-    fn unchecked() -> (ByteStream, ManualCheck) {
-        let mut file = tempfile::tempfile().unwrap();
-        file.write_all(&vec![7; 4 * FILE_CHUNK_BYTES]).unwrap();
-        let (check, verdict) = manual();
-        let range = ByteRange::whole(4 * CHUNK);
-        let (file, pool) = (Arc::new(file), BufferPool::default());
-        let reader = FileReader { file, range, pool, rate: None, begun: false };
-        (checked_file(reader, verdict, ()), check)
-    }
-
-    /// How long the next chunk took.
-    async fn next(stream: &mut ByteStream) -> Duration {
-        let start = Instant::now();
-        let chunk = stream.next().await.unwrap().unwrap();
-        assert_eq!(chunk.len(), FILE_CHUNK_BYTES);
-        start.elapsed()
-    }
 
     #[tokio::test]
     async fn a_blob_that_was_just_served_is_not_once_it_is_replaced_or_removed() {
@@ -379,7 +357,7 @@ mod tests {
         };
         let verifier = Verifier::new(BufferPool::default(), Stop::new());
         let local = Local::new(store, verifier, BufferPool::default());
-        let served = || local.blob(&digest, Instant::now() + SOON);
+        let served = || local.blob(&digest, Reader::Peer, Instant::now() + SOON);
         for _ in 0..2 {
             put(b"right");
             assert!(served().await.unwrap().is_some());
@@ -400,7 +378,7 @@ mod tests {
         file.write_all(&vec![7; 4 * FILE_CHUNK_BYTES]).unwrap();
         file.sync_all().unwrap();
         let (file, pool) = (Arc::new(file), BufferPool::default());
-        let stream = || file_stream(Arc::clone(&file), ByteRange::whole(4 * CHUNK), pool.clone());
+        let stream = || file_stream(Arc::clone(&file), ByteRange::whole(4 * CHUNK), pool.clone(), ());
         let can_tell = pool.read_cached_at(&file, 0, FILE_CHUNK_BYTES).unwrap().is_some();
         assert_eq!(stream().next().now_or_never().is_some(), can_tell, "pages in the cache");
         rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
@@ -410,33 +388,5 @@ mod tests {
         let mut cold = stream();
         assert!(cold.next().now_or_never().is_none(), "this thread has waited for the disk");
         assert_eq!(cold.next().await.unwrap().unwrap().len(), FILE_CHUNK_BYTES);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_slow_check_slows_the_bytes_down_but_never_stalls_them() {
-        let (mut stream, check) = unchecked();
-        assert_eq!(next(&mut stream).await.as_millis(), VERIFY_BEFORE_BYTES.as_millis());
-        assert_eq!(next(&mut stream).await.as_millis(), VERIFY_BEFORE_CHUNK.as_millis());
-        check.hashed(3 * CHUNK);
-        assert_eq!(next(&mut stream).await.as_millis(), 0, "the check has come so far");
-        let last = timeout(Duration::from_secs(600), stream.next()).await;
-        assert!(last.is_err(), "the last chunk went out before the verdict");
-        check.ended(true);
-        assert!(stream.next().await.unwrap().is_ok());
-        assert!(stream.next().await.is_none());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_check_that_fails_on_the_way_keeps_the_rest_back() {
-        let (mut stream, check) = unchecked();
-        next(&mut stream).await;
-        check.ended(false);
-        assert!(matches!(stream.next().await, Some(Err(Cut::Damaged))));
-        let (mut stream, check) = unchecked();
-        for _ in 0..3 {
-            next(&mut stream).await;
-        }
-        drop(check);
-        assert!(matches!(stream.next().await, Some(Err(Cut::Damaged))), "an unfinished check proves nothing");
     }
 }

@@ -4,18 +4,26 @@
 //! (401, 408, 429, redirects). Nothing of the request but its path, its registry and its range goes
 //! to a peer (B11).
 
+#[cfg(test)]
+mod fresh_holder_tests;
 mod late;
 #[cfg(test)]
 mod origin_tests;
 #[cfg(test)]
 mod policy_tests;
+#[cfg(test)]
+mod reach_tests;
 mod tag;
+#[cfg(test)]
+mod tag_peers_tests;
 #[cfg(test)]
 mod tag_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod trouble_tests;
+#[cfg(test)]
+mod upstream_tests;
 mod withheld;
 
 use std::sync::Arc;
@@ -36,7 +44,7 @@ use super::counters::Counters;
 use super::discovery::Discovery;
 use super::fetch::{Fetched, Fetcher, Missed, Offer, RunningRange, Wanted};
 use super::give::{self, Asked};
-use super::local::{Local, LocalBlob, LocalError, LocalManifest};
+use super::local::{Local, LocalBlob, LocalError, LocalManifest, Reader};
 use super::origin::Origins;
 use super::policy::{NotOurs, Policies};
 use super::record::{Origin, Record, Side};
@@ -97,6 +105,11 @@ impl Mirror {
         let client = connection.as_ref().map(|connection| connection.peer);
         let mut record =
             Record::new(Side::Mirror, &request.method, &path, client, Arc::clone(&self.counters));
+        if connection.as_ref().is_some_and(|connection| connection.is_over_limit) {
+            let refusal = Refusal::unknown(path.is_manifest(), "this mirror has too many requests in flight");
+            record.refused(&refusal);
+            return Err(refusal);
+        }
         self.policies.remember_asked(&path);
         if let Err(not_ours) = self.policies.admits(&path) {
             let refusal = Refusal::unknown(path.is_manifest(), not_ours.to_string());
@@ -109,7 +122,10 @@ impl Mirror {
             registry: path.registry.as_deref(),
             connection,
         };
-        let deadline = Instant::now() + self.resolve_timeout;
+        let deadline = Instant::now() + self.discovery.held_for(self.resolve_timeout);
+        if let (Some(registry), Some(_)) = (&path.registry, path.digest()) {
+            self.origins.fetched(registry, &path.repository);
+        }
         match path.digest() {
             Some(digest) => self.by_digest(asked, &path, digest, deadline, record).await,
             None => self.by_tag(asked, &path, deadline, record).await,
@@ -180,17 +196,21 @@ impl Mirror {
             } else if method == Method::HEAD {
                 self.local.size(digest).await?.map(Own::Size)
             } else {
-                self.local.blob(digest, until).await?.map(Own::Blob)
+                self.local.blob(digest, Reader::Containerd, until).await?.map(Own::Blob)
             })
         };
         match timeout_at(until + GRACE, find).await {
             Ok(Ok(found)) => found,
             Ok(Err(error)) => {
-                tracing::warn!(%digest, error = crate::api::client::chain(&error), "own content is of no use");
+                tracing::warn!(
+                    %digest,
+                    error = crate::api::client::chain(&error),
+                    "could not use the content of this node's own store: peers are asked"
+                );
                 None
             }
             Err(_) => {
-                tracing::warn!(%digest, "the store did not answer in time");
+                tracing::warn!(%digest, "the store of this node did not answer in time: peers are asked");
                 None
             }
         }

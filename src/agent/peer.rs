@@ -3,7 +3,7 @@
 //! for a while for the next request ([`idle`]).
 
 mod idle;
-mod pace;
+pub(crate) mod pace;
 
 use std::future::poll_fn;
 use std::io;
@@ -12,6 +12,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::http::header::{
     ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, HOST, RANGE, TRANSFER_ENCODING, USER_AGENT,
@@ -48,8 +49,10 @@ pub(crate) enum PeerError {
     Exchange(hyper::Error),
     #[error("answered {0}")]
     Status(StatusCode),
-    #[error("the length or range of its answer is not right")]
+    #[error("its answer has another length or range than was asked for")]
     Length,
+    #[error("its content has {total} bytes, which is not what was expected")]
+    OtherLength { total: u64 },
     #[error("the range is outside of its {total} bytes")]
     Unsatisfiable { total: u64 },
     #[error("its bytes do not have the digest")]
@@ -64,6 +67,8 @@ pub(crate) enum PeerError {
     Stalled,
     #[error("too slow")]
     Slow,
+    #[error("slower by far than this node's registry")]
+    SlowerThanRegistry,
     #[error("could not spool: {0}")]
     Spool(std::io::Error),
 }
@@ -80,6 +85,8 @@ impl PeerError {
             PeerError::Unsatisfiable { .. } => "unsatisfiable",
             PeerError::Status(_) => "refused",
             PeerError::Length | PeerError::WrongBytes | PeerError::NotManifest => "wrong",
+            PeerError::OtherLength { .. } => "other_length",
+            PeerError::SlowerThanRegistry => "slower",
             PeerError::Stalled | PeerError::Slow => "stalled",
             PeerError::Spool(_) => "spool",
         }
@@ -97,7 +104,12 @@ impl PeerError {
 
     /// Its bytes stopped coming.
     pub(crate) fn is_broken(&self) -> bool {
-        matches!(self, PeerError::Broken(_) | PeerError::Short | PeerError::Stalled | PeerError::Slow)
+        self.is_slow() || matches!(self, PeerError::Broken(_) | PeerError::Short | PeerError::Stalled)
+    }
+
+    /// Its bytes come, but slowly.
+    pub(crate) fn is_slow(&self) -> bool {
+        matches!(self, PeerError::Slow | PeerError::SlowerThanRegistry)
     }
 
     /// All its slots are taken.
@@ -144,6 +156,8 @@ pub(crate) struct Source {
     wire: Option<Wire>,
     body: Incoming,
     pace: Pace,
+    /// So long without a byte it is stalled.
+    stalls_after: Duration,
     /// Where the connection goes after the last byte.
     peers: Arc<Peers>,
 }
@@ -220,7 +234,14 @@ async fn exchange(
     };
     let (head, body) = response.map_err(PeerError::Exchange)?.into_parts();
     let wire = connection.map(|connection| Wire { sender, connection, interims });
-    let body = Source { peer, wire, body, pace: Pace::default(), peers: Arc::clone(peers) };
+    let body = Source {
+        peer,
+        wire,
+        body,
+        pace: Pace::default(),
+        stalls_after: SOURCE_STALL_TIMEOUT,
+        peers: Arc::clone(peers),
+    };
     Ok(Answer { status: head.status, headers: head.headers, body })
 }
 
@@ -251,10 +272,15 @@ fn drive(connection: &mut Option<Connection>, cx: &mut Context<'_>) {
 }
 
 impl Source {
+    /// From now on it is stalled after so long without a byte.
+    pub(crate) fn stall_after(&mut self, time: Duration) {
+        self.stalls_after = time;
+    }
+
     /// The next bytes; `None` at the end.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, PeerError> {
         let asked = Instant::now();
-        let next = match timeout(SOURCE_STALL_TIMEOUT, poll_fn(|cx| self.poll_next(cx))).await {
+        let next = match timeout(self.stalls_after, poll_fn(|cx| self.poll_next(cx))).await {
             Ok(next) => next?,
             Err(_) => return Err(PeerError::Stalled),
         };

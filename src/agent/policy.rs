@@ -17,6 +17,7 @@ use super::recent::Recent;
 use super::{RegistryPolicy, Sharing, TagPolicy};
 use crate::limits::{ASKED_REMEMBERED_MAX, ASKED_TTL};
 use crate::oci::reference::looks_like_registry;
+use crate::oci::registry;
 use crate::oci::{ContentPath, Digest};
 
 pub use filter::Filter;
@@ -31,11 +32,11 @@ pub(crate) const DEFAULT: &str = "_default";
 /// Why a request is not for us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NotOurs {
-    #[error("a filter of this registry refuses it")]
+    #[error("a filter of this registry keeps it from being shared")]
     Filtered,
-    #[error("manifests of this registry are its own to give")]
+    #[error("manifests of this registry come from the registry only (manifests = \"origin\")")]
     Manifests,
-    #[error("blobs of this registry are its own to give")]
+    #[error("blobs of this registry come from the registry only (blobs = \"origin\")")]
     Blobs,
 }
 
@@ -62,8 +63,9 @@ impl Default for Policies {
 
 impl Policies {
     pub(crate) fn new(registries: BTreeMap<String, RegistryPolicy>) -> Self {
-        let lower_case = registries.into_iter().map(|(name, policy)| (name.to_ascii_lowercase(), policy));
-        let mut registries: BTreeMap<String, RegistryPolicy> = lower_case.collect();
+        let canonical =
+            registries.into_iter().map(|(name, policy)| (registry::canonical(&name).into_owned(), policy));
+        let mut registries: BTreeMap<String, RegistryPolicy> = canonical.collect();
         let default = registries.remove(DEFAULT).unwrap_or_default();
         let any = |of: fn(&RegistryPolicy) -> bool| registries.values().chain([&default]).any(of);
         let restricts = any(RegistryPolicy::restricts_content);
@@ -77,17 +79,12 @@ impl Policies {
         registry.and_then(|registry| self.table(registry)).unwrap_or(&self.default)
     }
 
-    fn table(&self, registry: &str) -> Option<&RegistryPolicy> {
+    /// The table of `registry` itself, however the registry is spelled.
+    pub(crate) fn table(&self, registry: &str) -> Option<&RegistryPolicy> {
         if self.registries.is_empty() {
             return None;
         }
-        // Host names have no case.
-        let is_lower = !registry.bytes().any(|byte| byte.is_ascii_uppercase());
-        if is_lower {
-            self.registries.get(registry)
-        } else {
-            self.registries.get(&registry.to_ascii_lowercase())
-        }
+        self.registries.get(&*registry::canonical(registry))
     }
 
     /// Whether any registry keeps content back. If none does, nobody need know where content is from.
@@ -132,7 +129,7 @@ impl Policies {
     /// has a table of its own, as a host without a dot may have.
     fn without_tag<'a>(&self, name: &'a str) -> (&'a str, Option<&'a str>) {
         let name = name.split_once('@').map_or(name, |(name, _)| name);
-        let is_registry = |first: &str| looks_like_registry(first) || self.registries.contains_key(first);
+        let is_registry = |first: &str| looks_like_registry(first) || self.table(first).is_some();
         let Some((first, rest)) = name.split_once('/').filter(|(first, _)| is_registry(first)) else {
             return (name.split_once(':').map_or(name, |(name, _)| name), None);
         };
@@ -206,7 +203,12 @@ impl RegistryPolicy {
     }
 
     fn refuses(&self, name: &str) -> bool {
-        self.filter.iter().any(|filter| filter.matches(name))
+        if self.filter.is_empty() {
+            return false;
+        }
+        // A filter is about the registry, not about the spelling that a client chose.
+        let names = registry::spellings(name);
+        self.filter.iter().any(|filter| names.iter().any(|name| filter.matches(name)))
     }
 }
 

@@ -59,6 +59,9 @@ impl Record {
         client: Option<SocketAddr>,
         counters: Arc<Counters>,
     ) -> Self {
+        if side == Side::Mirror {
+            counters.add_asked();
+        }
         let what = match &path.item {
             Item::Tag(tag) => format!("{}:{tag}", path.repository),
             Item::Manifest(digest) | Item::Blob(digest) => digest.as_str().to_owned(),

@@ -12,6 +12,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::own_address::OwnAddress;
 use crate::api::client::{Client, ClientError};
 use crate::api::{ReportReason, ReportRequest};
 use crate::limits::{REPORT_AGAIN_AFTER, REPORT_TIMEOUT, REPORTS_QUEUED_MAX, REPORTS_REMEMBERED_MAX};
@@ -30,11 +31,11 @@ impl TakesReports for Client {
 }
 
 /// A reporter, and the task that sends for it. `host` is this node's own blob server.
-pub(crate) fn channel(servers: impl TakesReports, host: SocketAddr, group: String) -> (Reporter, Reports) {
+pub(crate) fn channel(servers: impl TakesReports, host: OwnAddress, group: String) -> (Reporter, Reports) {
     let (queue, queued) = mpsc::channel(REPORTS_QUEUED_MAX);
     let said = Said::default();
     let reporter = Reporter { queue, said: Arc::clone(&said) };
-    (reporter, Reports { servers: Box::new(servers), host: host.to_string(), group, queued, said })
+    (reporter, Reports { servers: Box::new(servers), host, group, queued, said })
 }
 
 /// What is said once per [`REPORT_AGAIN_AFTER`]: a holder that cannot be had is the same for all
@@ -108,7 +109,7 @@ impl Reporter {
 /// The task that sends, one after the other.
 pub(crate) struct Reports {
     servers: Box<dyn TakesReports>,
-    host: String,
+    host: OwnAddress,
     group: String,
     queued: mpsc::Receiver<Report>,
     said: Said,
@@ -128,8 +129,13 @@ impl Reports {
     }
 
     async fn send(&self, report: Report) {
+        let Some(host) = self.host.now() else {
+            // Servers take reports of nodes that they could tell apart only.
+            lock(&self.said).remove(&report.subject());
+            return count(report.reason, "dropped");
+        };
         let request = ReportRequest {
-            host: self.host.clone(),
+            host: host.to_string(),
             holder: report.holder.to_string(),
             group: self.group.clone(),
             key: report.key.clone(),
@@ -202,7 +208,8 @@ mod tests {
 
     fn start() -> (Reporter, Servers, Stop, TaskTracker) {
         let servers = Servers::default();
-        let (reporter, reports) = channel(servers.clone(), HOST.parse().unwrap(), "g".to_owned());
+        let (reporter, reports) =
+            channel(servers.clone(), HOST.parse::<SocketAddr>().unwrap().into(), "g".to_owned());
         let (stop, tasks) = (Stop::new(), TaskTracker::new());
         tasks.spawn(reports.run(stop.clone()));
         (reporter, servers, stop, tasks)
@@ -277,7 +284,8 @@ mod tests {
     async fn queue_and_memory_are_bounded_and_a_report_never_waits() {
         let servers = Servers::default();
         // Nobody sends: the task is not started.
-        let (reporter, reports) = channel(servers.clone(), HOST.parse().unwrap(), "g".to_owned());
+        let (reporter, reports) =
+            channel(servers.clone(), HOST.parse::<SocketAddr>().unwrap().into(), "g".to_owned());
         for n in 1..=(REPORTS_QUEUED_MAX as u16 + 100) {
             reporter.report(holder(n), "a", ReportReason::Unreachable);
         }

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 
-use super::advertise::{self, AdvertiseError};
+use super::advertise::{self, AdvertiseError, Listens, Seeker, Selection};
+use super::allegiance::Allegiance;
 use super::blob_server::BlobServer;
 use super::buffers::BufferPool;
 use super::counters::Counters;
@@ -21,12 +22,16 @@ use super::health::{self, Health};
 use super::inventory::{self, Inventory};
 use super::local::Local;
 use super::mirror::{self, Mirror};
-use super::origin::{OriginError, Origins};
+use super::notices::Notices;
+use super::origin::{self, OriginError, Origins};
+use super::own_address::OwnAddress;
 use super::policy::{self, Policies};
 use super::report;
+use super::state_dir::StateDir;
 use super::store::containerd::ContainerdStore;
 use super::store::layout::LayoutStore;
 use super::store::{Store, StoreError};
+use super::unasked;
 use super::uploads::Uploads;
 use super::verified::Verifier;
 use super::{Config, StoreConfig};
@@ -48,8 +53,8 @@ pub struct Addresses {
     pub peer: SocketAddr,
     /// By Prometheus and probes.
     pub metrics: SocketAddr,
-    /// By peers, as they are told.
-    pub advertise: SocketAddr,
+    /// By peers, as they are told; `None`: not known yet.
+    pub advertise: Option<SocketAddr>,
 }
 
 /// Why an agent could not start, or did not go on.
@@ -116,6 +121,7 @@ pub async fn run_on(
         mirror_listen: _,
         peer_listen: _,
         advertise,
+        advertise_among,
         metrics_listen: _,
         store,
         zone,
@@ -123,41 +129,66 @@ pub async fn run_on(
         uploads_max,
         upload_bytes_per_second,
         heartbeat_interval,
+        state_dir,
+        certs_dirs,
         registries,
     } = config;
+    let notices = Notices::default();
+    let state = StateDir::open(&state_dir, &notices);
     let client = Client::new(servers)?;
     client.begin_at(rand::random_range(..usize::MAX));
     let policies = Arc::new(Policies::new(registries));
-    let origins = Origins::new(Arc::clone(&policies))?;
-    let store = policy::guarded(open(&store)?, &policies);
+    let origins = Origins::new(origin::Config {
+        policies: Arc::clone(&policies),
+        notices: notices.clone(),
+        certs_dirs,
+        socket: store.socket(),
+        own: listeners.mirror.local_addr().ok(),
+        environment: origin::environment(),
+    })?;
+    let store = policy::guarded(open(&store, &notices)?, &policies);
 
-    let advertise = advertise::address(advertise, listeners.peer_address()?, client.servers()).await?;
-    let addresses = listeners.addresses(advertise)?;
+    let (own, following) = own_address(&listeners, advertise, advertise_among, &client, &notices).await?;
+    let addresses = listeners.addresses(own.now())?;
 
     let counters = Arc::<Counters>::default();
+    let allegiance = Allegiance::new(client.clone(), notices.clone());
     let pool = BufferPool::default();
-    let (reporter, reports) = report::channel(client.clone(), advertise, group.clone());
+    let (reporter, reports) = report::channel(client.clone(), own.clone(), group.clone());
     let lookup: Arc<dyn Lookup> =
-        Arc::new(Servers { client: client.clone(), group: group.clone(), advertise });
+        Arc::new(Servers { client: client.clone(), group: group.clone(), own: own.clone() });
     let discovery = Arc::new(Discovery::new(lookup));
     let healer = Healer::new(Arc::clone(&store), pool.clone());
-    let helpers = (reporter, healer.clone());
+    let helpers = (reporter, healer.clone(), state.clone(), notices.clone());
     let fetcher =
         Fetcher::new(Arc::clone(&discovery), Arc::clone(&store), pool.clone(), helpers, stop.clone());
     let fetcher = Arc::new(fetcher);
     // Uploads that run at the end still wait for the check of what they send.
     let checks_stop = Stop::new();
     let verifier = Verifier::new(pool.clone(), checks_stop.clone());
-    let local = Local::new(Arc::clone(&store), verifier, pool.clone());
-    let inventory =
-        inventory(&store, client, (advertise, group, zone), heartbeat_interval, &policies, &counters);
+    verifier.recall(&state);
+    let local = Local::new(Arc::clone(&store), verifier.clone(), pool.clone());
+    let (seen, seen_events) = unasked::channel();
+    let unasked = unasked::Watch {
+        store: Arc::clone(&store),
+        policies: Arc::clone(&policies),
+        counters: Arc::clone(&counters),
+        notices: notices.clone(),
+    };
+    let inventory = inventory(
+        &store,
+        client.clone(),
+        (own, group, zone),
+        heartbeat_interval,
+        (&policies, &counters, Box::new(seen)),
+    );
     let blob_server = BlobServer {
         local: local.clone(),
         uploads: Uploads::new(uploads_max, upload_bytes_per_second),
         policies: Arc::clone(&policies),
         counters: Arc::clone(&counters),
     };
-    let health = Health { inventory: inventory.state(), discovery: Arc::clone(&discovery) };
+    let health = Health { inventory: inventory.state(), discovery: Arc::clone(&discovery), notices };
     let mirror = Mirror {
         local,
         fetcher: Arc::clone(&fetcher),
@@ -171,6 +202,8 @@ pub async fn run_on(
 
     describe_metrics();
     let metrics = crate::metrics::install();
+    // Until a peer is asked in vain.
+    ::metrics::gauge!("piccolo_peers_reachable").set(1.0);
     let mut tasks = Tasks::new(stop);
     let stop = tasks.stop().clone();
     let limits = ConnectionLimits::default();
@@ -183,11 +216,24 @@ pub async fn run_on(
     );
     serve(&mut tasks, "probes", listeners.metrics, health::router(health, metrics.clone()), probes);
     tasks.spawn("metrics upkeep", crate::metrics::upkeep(metrics, stop.clone()));
+    if let Some(following) = following {
+        tasks.spawn("own address", following.run(stop.clone()));
+    }
+    let (far, far_stop) = (client.clone(), stop.clone());
+    tasks.spawn("kept connection", async move {
+        far_stop.run_until_cancelled(far.keep_connection()).await;
+        Ok::<(), Infallible>(())
+    });
+    let (index, allegiance_stop) = (inventory.clone(), stop.clone());
+    tasks.spawn("cluster", allegiance.run(move |why| index.begin_anew(why), allegiance_stop));
     let breaker_stop = stop.clone();
     tasks.spawn("breaker", async move { discovery.watch(breaker_stop).await });
     let reports_stop = stop.clone();
     tasks.spawn("reports", async move { reports.run(reports_stop).await });
+    tasks.spawn("unasked", unasked.run(seen_events, stop.clone()));
     tasks.spawn("healer", healer.run(stop.clone()));
+    tasks.spawn("state folder", state.clone().watch(stop.clone()));
+    tasks.spawn("verdicts", verifier.keep(state, stop.clone()));
     tasks.spawn("inventory", async move { inventory.run(stop).await });
     ready(addresses);
     let ended = tasks.run(DRAIN_TIMEOUT + STOP_MARGIN).await;
@@ -196,22 +242,38 @@ pub async fn run_on(
     Ok(ended?)
 }
 
-fn open(store: &StoreConfig) -> Result<Arc<dyn Store>, StoreError> {
+/// The address that peers are told, and the task that follows it unless it is fixed.
+async fn own_address(
+    listeners: &Listeners,
+    given: Option<SocketAddr>,
+    among: Selection,
+    client: &Client,
+    notices: &Notices,
+) -> Result<(OwnAddress, Option<advertise::Following>), Error> {
+    let listens = Listens::of(&listeners.peer).map_err(Error::Listener)?;
+    if let Some(fixed) = advertise::fixed(given, listens)? {
+        return Ok((fixed.into(), None));
+    }
+    let seeker = Seeker::new(client.servers().to_vec(), listens, among);
+    let (own, following) = advertise::begin(Box::new(seeker), notices.clone()).await;
+    Ok((own, Some(following)))
+}
+
+fn open(store: &StoreConfig, notices: &Notices) -> Result<Arc<dyn Store>, StoreError> {
     Ok(match store {
         StoreConfig::Containerd { socket, namespace, content_path } => {
-            Arc::new(ContainerdStore::new(socket, namespace, content_path.clone())?)
+            Arc::new(ContainerdStore::new(socket, namespace, content_path.clone())?.noticing(notices))
         }
-        StoreConfig::Layout { folder } => Arc::new(LayoutStore::new(folder)),
+        StoreConfig::Layout { folder } => Arc::new(LayoutStore::new(folder).noticing(notices)),
     })
 }
 
 fn inventory(
     store: &Arc<dyn Store>,
     client: Client,
-    (holder, group, zone): (SocketAddr, String, String),
+    (holder, group, zone): (OwnAddress, String, String),
     heartbeat_interval: Duration,
-    policies: &Arc<Policies>,
-    counters: &Arc<Counters>,
+    (policies, counters, seen): (&Arc<Policies>, &Arc<Counters>, inventory::Seen),
 ) -> Inventory {
     let policies = Arc::clone(policies);
     let config = inventory::Config {
@@ -221,6 +283,7 @@ fn inventory(
         heartbeat_interval,
         advertises_tag: Box::new(move |name| policies.advertises_tag(name)),
         counters: Arc::clone(counters),
+        seen,
     };
     Inventory::new(Arc::clone(store), Arc::new(client), &SystemClock::shared(), config)
 }
@@ -238,14 +301,10 @@ impl Listeners {
         })
     }
 
-    fn peer_address(&self) -> Result<SocketAddr, Error> {
-        self.peer.local_addr().map_err(Error::Listener)
-    }
-
-    fn addresses(&self, advertise: SocketAddr) -> Result<Addresses, Error> {
+    fn addresses(&self, advertise: Option<SocketAddr>) -> Result<Addresses, Error> {
         Ok(Addresses {
             mirror: self.mirror.local_addr().map_err(Error::Listener)?,
-            peer: self.peer_address()?,
+            peer: self.peer.local_addr().map_err(Error::Listener)?,
             metrics: self.metrics.local_addr().map_err(Error::Listener)?,
             advertise,
         })
@@ -271,9 +330,14 @@ fn describe_metrics() {
     describe_counter!("piccolo_mirror_requests_total", "Requests of containerd by their outcome.");
     describe_counter!("piccolo_bytes_from_peers_total", "Bytes that containerd had from peers.");
     describe_counter!("piccolo_bytes_served_total", "Bytes that peers had from this node.");
+    describe_counter!(
+        "piccolo_origin_probes_total",
+        "Probes whether the registry of a tag answers, by their outcome."
+    );
     describe_counter!("piccolo_peer_attempts_total", "Requests to peers by their outcome.");
     describe_counter!("piccolo_reports_total", "Reports of holders by reason and outcome.");
     describe_gauge!("http_requests_blob_inflight", "Uploads to peers that are running.");
+    describe_gauge!("piccolo_peers_reachable", "0 while no peer that is asked answers.");
     describe_gauge!("piccolo_discovery_reachable", "1 while the mirror asks the discovery servers.");
     describe_histogram!("piccolo_resolve_duration_seconds", "Time until the headers of the mirror's answer.");
 }

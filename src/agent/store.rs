@@ -18,6 +18,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
+use futures_util::{FutureExt, TryFutureExt};
 use tokio::sync::mpsc;
 
 use crate::oci::Digest;
@@ -149,6 +150,15 @@ pub struct Fetched {
     pub is_unrecorded: bool,
 }
 
+/// Where a tag points.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tag {
+    /// The manifest or index that the tag names.
+    pub digest: Digest,
+    /// When the tag was set to this digest on this node, by this node's clock; `None`: not recorded.
+    pub set_at: Option<SystemTime>,
+}
+
 /// What changed in a store after its watches were set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreEvent {
@@ -188,8 +198,13 @@ pub trait Store: Send + Sync + 'static {
     /// Opens content that is present and that the namespace knows; `None`: not here for us.
     fn open<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<Content>, StoreError>>;
 
-    /// Where `registry/repository:tag` points to, if the name is known and its target is present.
-    fn resolve<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Digest>, StoreError>>;
+    /// The tag `registry/repository:tag`, if the name is known and its target is present.
+    fn tag<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Tag>, StoreError>>;
+
+    /// Where that tag points.
+    fn resolve<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Digest>, StoreError>> {
+        self.tag(name).map_ok(|tag| tag.map(|tag| tag.digest)).boxed()
+    }
 
     /// Tells everything that is known about where content is from. Whoever needs it asks for it:
     /// nothing of it is kept.

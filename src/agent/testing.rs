@@ -22,20 +22,24 @@ use super::fetch::Fetcher;
 use super::heal::Healer;
 use super::local::Local;
 use super::mirror::{self, Mirror};
-use super::origin::Origins;
+use super::notices::Notices;
+use super::origin::{self, Origins};
 use super::policy::{self, Policies};
-use super::report::{self, Reporter};
+use super::report::{self, Reporter, TakesReports};
+use super::state_dir::StateDir;
 use super::store::Store;
 use super::store::memory::MemoryStore;
 use super::uploads::Uploads;
 use super::verified::Verifier;
-use crate::api::client::Client;
+use crate::api::ReportRequest;
+use crate::api::client::{Client, ClientError};
 use crate::http::{self, ConnectionLimits};
 use crate::oci::Digest;
+use crate::proxies::Proxies;
 use crate::task::Stop;
 
-/// How long anything may take that should happen soon.
-pub(crate) const SOON: Duration = Duration::from_secs(10);
+/// How long anything may take that should happen soon, on a machine that others keep busy.
+pub(crate) const SOON: Duration = Duration::from_secs(60);
 
 /// The discovery servers.
 #[derive(Default)]
@@ -43,6 +47,15 @@ pub(crate) struct FakeServers {
     holders: Mutex<BTreeMap<String, Vec<SocketAddr>>>,
     pub(crate) down: AtomicBool,
     pub(crate) asked: AtomicUsize,
+    /// What they were told of holders.
+    pub(crate) reports: Mutex<Vec<ReportRequest>>,
+}
+
+impl TakesReports for Arc<FakeServers> {
+    fn send<'a>(&'a self, request: &'a ReportRequest) -> BoxFuture<'a, Result<(), ClientError>> {
+        self.reports.lock().unwrap().push(request.clone());
+        Box::pin(std::future::ready(Ok(())))
+    }
 }
 
 impl FakeServers {
@@ -52,13 +65,20 @@ impl FakeServers {
 }
 
 impl Lookup for FakeServers {
-    fn find<'a>(&'a self, key: &'a str, _: Duration) -> BoxFuture<'a, Result<Vec<SocketAddr>, LookupError>> {
+    fn find<'a>(
+        &'a self,
+        key: &'a str,
+        count: usize,
+        _: Duration,
+    ) -> BoxFuture<'a, Result<Vec<SocketAddr>, LookupError>> {
         Box::pin(async move {
             self.asked.fetch_add(1, Ordering::Relaxed);
             if self.down.load(Ordering::Relaxed) {
                 return Err(LookupError::NoServer("down".to_owned()));
             }
-            Ok(self.holders.lock().unwrap().get(key).cloned().unwrap_or_default())
+            let mut holders = self.holders.lock().unwrap().get(key).cloned().unwrap_or_default();
+            holders.truncate(count);
+            Ok(holders)
         })
     }
 }
@@ -66,7 +86,7 @@ impl Lookup for FakeServers {
 /// A reporter whose reports go nowhere.
 pub(crate) fn unheard_reporter() -> Reporter {
     let nowhere = Client::new(vec!["http://127.0.0.1:1".to_owned()]).unwrap();
-    report::channel(nowhere, SocketAddr::from(([127, 0, 0, 1], 1)), "default".to_owned()).0
+    report::channel(nowhere, SocketAddr::from(([127, 0, 0, 1], 1)).into(), "default".to_owned()).0
 }
 
 /// A node: its store, its two ports, and the servers that it asks.
@@ -76,8 +96,10 @@ pub(crate) struct Node {
     pub(crate) mirror: SocketAddr,
     pub(crate) peer: SocketAddr,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) notices: Notices,
     stop: Stop,
     _tasks: TaskTracker,
+    _folder: tempfile::TempDir,
 }
 
 /// What a test wants to be different.
@@ -87,6 +109,14 @@ pub(crate) struct Wish {
     pub(crate) uploads_max: usize,
     pub(crate) upload_bytes_per_second: u64,
     pub(crate) resolve_timeout: Duration,
+    /// How fast the node checks its own content.
+    pub(crate) hash_bytes_per_second: Option<u64>,
+    /// Absent: a folder of its own on disk.
+    pub(crate) state: Option<StateDir>,
+    pub(crate) connections: ConnectionLimits,
+    /// Folders of `--certs-dir`, and the proxies in the environment.
+    pub(crate) certs_dirs: Vec<std::path::PathBuf>,
+    pub(crate) environment: Option<Proxies>,
 }
 
 impl Default for Wish {
@@ -97,6 +127,11 @@ impl Default for Wish {
             uploads_max: 0,
             upload_bytes_per_second: 0,
             resolve_timeout: crate::limits::RESOLVE_TIMEOUT_DEFAULT,
+            hash_bytes_per_second: None,
+            state: None,
+            connections: ConnectionLimits::default(),
+            certs_dirs: Vec::new(),
+            environment: None,
         }
     }
 }
@@ -107,21 +142,30 @@ impl Node {
     }
 
     pub(crate) async fn wish(wish: Wish) -> Self {
+        let folder = tempfile::tempdir().unwrap();
         let store = Arc::new(wish.store);
         let servers = Arc::<FakeServers>::default();
         let (stop, tasks, counters) = (Stop::new(), TaskTracker::new(), Arc::<Counters>::default());
+        let notices = Notices::default();
         let policies = Arc::new(Policies::new(wish.registries));
         let pool = BufferPool::default();
         let discovery = Arc::new(Discovery::new(Arc::clone(&servers) as Arc<dyn Lookup>));
         let dyn_store = policy::guarded(Arc::clone(&store) as Arc<dyn Store>, &policies);
-        let local =
-            Local::new(Arc::clone(&dyn_store), Verifier::new(pool.clone(), stop.clone()), pool.clone());
+        let local = Local::new(
+            Arc::clone(&dyn_store),
+            verifier(&pool, &stop, wish.hash_bytes_per_second),
+            pool.clone(),
+        );
         let blob_server = BlobServer {
             local: local.clone(),
             uploads: Uploads::new(wish.uploads_max, wish.upload_bytes_per_second),
             policies: Arc::clone(&policies),
             counters: Arc::clone(&counters),
         };
+        let own = SocketAddr::from(([127, 0, 0, 1], 1));
+        let (reporter, reports) = report::channel(Arc::clone(&servers), own.into(), "default".to_owned());
+        let reports_stop = stop.clone();
+        tasks.spawn(async move { reports.run(reports_stop).await });
         let healer = Healer::new(Arc::clone(&dyn_store), pool.clone());
         let mirror = Mirror {
             local,
@@ -129,11 +173,24 @@ impl Node {
                 Arc::clone(&discovery),
                 dyn_store,
                 pool.clone(),
-                (unheard_reporter(), healer),
+                (
+                    reporter,
+                    healer,
+                    wish.state.unwrap_or_else(|| StateDir::on_disk(folder.path())),
+                    notices.clone(),
+                ),
                 stop.clone(),
             )),
             discovery: Arc::clone(&discovery),
-            origins: Origins::new(Arc::clone(&policies)).unwrap(),
+            origins: Origins::new(origin::Config {
+                policies: Arc::clone(&policies),
+                notices: notices.clone(),
+                certs_dirs: Some(wish.certs_dirs),
+                socket: None,
+                own: None,
+                environment: wish.environment,
+            })
+            .unwrap(),
             policies,
             counters: Arc::clone(&counters),
             pool,
@@ -141,9 +198,9 @@ impl Node {
         };
         let watch_stop = stop.clone();
         tasks.spawn(async move { discovery.watch(watch_stop).await });
-        let mirror = serve(mirror::router(Arc::new(mirror)), &tasks, &stop).await;
-        let peer = serve(Arc::new(blob_server), &tasks, &stop).await;
-        Self { store, servers, mirror, peer, counters, stop, _tasks: tasks }
+        let mirror = serve(mirror::router(Arc::new(mirror)), wish.connections, &tasks, &stop).await;
+        let peer = serve(Arc::new(blob_server), wish.connections, &tasks, &stop).await;
+        Self { store, servers, mirror, peer, counters, notices, stop, _tasks: tasks, _folder: folder }
     }
 
     /// A node that holds `bytes`.
@@ -160,11 +217,23 @@ impl Drop for Node {
     }
 }
 
-async fn serve(answers: impl http::Answer, tasks: &TaskTracker, stop: &Stop) -> SocketAddr {
+async fn serve(
+    answers: impl http::Answer,
+    connections: ConnectionLimits,
+    tasks: &TaskTracker,
+    stop: &Stop,
+) -> SocketAddr {
     let listener = http::bind("127.0.0.1:0".parse().unwrap(), "a test").await.unwrap();
     let address = listener.local_addr().unwrap();
-    tasks.spawn(http::serve(listener, answers, ConnectionLimits::default(), stop.clone()));
+    tasks.spawn(http::serve(listener, answers, connections, stop.clone()));
     address
+}
+
+fn verifier(pool: &BufferPool, stop: &Stop, bytes_per_second: Option<u64>) -> Verifier {
+    match bytes_per_second {
+        Some(rate) => Verifier::throttled(pool.clone(), stop.clone(), rate),
+        None => Verifier::new(pool.clone(), stop.clone()),
+    }
 }
 
 /// A node that waits for its peers as long as this busy machine takes.
@@ -176,6 +245,33 @@ pub(crate) async fn patient() -> Node {
 pub(crate) async fn nobody() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     listener.local_addr().unwrap()
+}
+
+/// An address that answers no packet: the kernel drops the first packet of each connection to a
+/// listener whose queue is full, as a firewall does.
+pub(crate) struct Swallowing {
+    pub(crate) address: SocketAddr,
+    _listener: socket2::Socket,
+    _queued: Vec<socket2::Socket>,
+}
+
+impl Swallowing {
+    pub(crate) fn start() -> Self {
+        let socket = || socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        let listener = socket();
+        listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        listener.listen(0).unwrap();
+        let address = listener.local_addr().unwrap().as_socket().unwrap();
+        let mut queued = Vec::new();
+        while queued.len() < 100 {
+            let client = socket();
+            if client.connect_timeout(&address.into(), Duration::from_millis(50)).is_err() {
+                return Self { address, _listener: listener, _queued: queued };
+            }
+            queued.push(client);
+        }
+        panic!("the queue of a listener is never full");
+    }
 }
 
 /// What a raw peer does after its bytes.
@@ -191,7 +287,10 @@ pub(crate) enum End {
     Repeat(&'static [u8]),
 }
 
-/// A peer that answers whatever it is asked with the same bytes.
+/// The bytes that a raw peer sends for the text of a request.
+type Answer = Arc<dyn Fn(&str) -> Vec<u8> + Send + Sync>;
+
+/// A peer that answers whatever it is asked with the same bytes, unless it is [`RawPeer::holding`] a blob.
 pub(crate) struct RawPeer {
     pub(crate) address: SocketAddr,
     /// The requests that it has had, as text.
@@ -212,19 +311,46 @@ impl RawPeer {
         Self::paused(answer.into(), end, Duration::ZERO).await
     }
 
+    /// Answers right, a range without end also.
+    pub(crate) async fn holding(body: &[u8]) -> Self {
+        let body = body.to_vec();
+        let answer = move |request: &str| {
+            let line = request
+                .to_lowercase()
+                .lines()
+                .find_map(|line| line.strip_prefix("range: bytes=")?.strip_suffix('-').map(str::to_owned));
+            let start = line.map_or(0, |start| start.parse().unwrap());
+            let (length, total) = (body.len() - start, body.len());
+            let (status, range) = match start {
+                0 => ("200 OK", String::new()),
+                _ => {
+                    ("206 Partial Content", format!("Content-Range: bytes {start}-{}/{total}\r\n", total - 1))
+                }
+            };
+            let head = format!("HTTP/1.1 {status}\r\n{range}Content-Length: {length}\r\n\r\n");
+            with_head(&head, &body[start..])
+        };
+        Self::answering(Arc::new(answer), End::Close, Duration::ZERO).await
+    }
+
     /// Answers with `200`, a `Content-Length`, and a body that may be of another length.
     pub(crate) async fn ok(length: usize, body: &[u8], end: End) -> Self {
         Self::start(with_head(&format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n"), body), end)
             .await
     }
 
-    async fn paused(answer: Vec<u8>, end: End, pause: Duration) -> Self {
+    /// Answers after `pause`.
+    pub(crate) async fn paused(answer: Vec<u8>, end: End, pause: Duration) -> Self {
+        Self::answering(Arc::new(move |_: &str| answer.clone()), end, pause).await
+    }
+
+    async fn answering(answer: Answer, end: End, pause: Duration) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (requests, open, stop) = (Arc::<Mutex<Vec<String>>>::default(), Arc::default(), Stop::new());
         let peer =
             Self { address, requests: Arc::clone(&requests), open: Arc::clone(&open), stop: stop.clone() };
-        let (tasks, answer) = (TaskTracker::new(), Arc::new(answer));
+        let tasks = TaskTracker::new();
         let connections = tasks.clone();
         tasks.spawn(async move {
             while let Some(Ok((stream, _))) = stop.run_until_cancelled(listener.accept()).await {
@@ -264,7 +390,7 @@ pub(crate) fn with_head(head: &str, body: &[u8]) -> Vec<u8> {
 async fn converse(
     mut stream: TcpStream,
     requests: &Mutex<Vec<String>>,
-    answer: &[u8],
+    answer: &Answer,
     pause: Duration,
     end: End,
 ) -> io::Result<()> {
@@ -272,11 +398,13 @@ async fn converse(
     while !request.ends_with(b"\r\n\r\n") {
         request.push(stream.read_u8().await?);
     }
-    requests.lock().unwrap().push(String::from_utf8_lossy(&request).into_owned());
+    let request = String::from_utf8_lossy(&request).into_owned();
+    let answer = answer(&request);
+    requests.lock().unwrap().push(request);
     tokio::time::sleep(pause).await;
     let (now, later) = match end {
         End::Later(_, count) => answer.split_at(answer.len() - count),
-        _ => (answer, &[][..]),
+        _ => (&answer[..], &[][..]),
     };
     stream.write_all(now).await?;
     match end {
@@ -313,6 +441,14 @@ pub(crate) struct Got {
 }
 
 impl Got {
+    /// All that a connection has sent.
+    pub(crate) fn parse(bytes: &[u8], end: Result<(), io::ErrorKind>) -> Self {
+        let split = bytes.windows(4).position(|four| four == b"\r\n\r\n").map_or(bytes.len(), |at| at + 4);
+        let head = String::from_utf8_lossy(&bytes[..split]).into_owned();
+        let status = head.get(9..12).and_then(|status| status.parse().ok()).unwrap_or(0);
+        Self { status, head, body: bytes[split..].to_vec(), end }
+    }
+
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.head.lines().find_map(|line| {
             let (key, value) = line.split_once(": ")?;
@@ -349,10 +485,7 @@ pub(crate) async fn request(address: SocketAddr, method: &str, target: &str, hea
         (bytes, end)
     };
     let (bytes, end) = tokio::time::timeout(SOON, exchange).await.expect("an answer that ends");
-    let split = bytes.windows(4).position(|four| four == b"\r\n\r\n").map_or(bytes.len(), |at| at + 4);
-    let head = String::from_utf8_lossy(&bytes[..split]).into_owned();
-    let status = head.get(9..12).and_then(|status| status.parse().ok()).unwrap_or(0);
-    Got { status, head, body: bytes[split..].to_vec(), end }
+    Got::parse(&bytes, end)
 }
 
 /// Bytes that look random and are the same every time.

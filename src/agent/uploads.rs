@@ -44,7 +44,11 @@ impl Uploads {
             tracing::info!(slots, bytes_per_second, "fewer uploads at once, for each to be fast enough");
         }
         if (1..SOURCE_BYTES_PER_SECOND_MIN).contains(&bytes_per_second) {
-            tracing::warn!(bytes_per_second, "peers give up on uploads that are as slow as this rate");
+            tracing::warn!(
+                bytes_per_second,
+                "the upload rate is so low that peers give up on each upload: raise \
+                 --upload-bytes-per-second"
+            );
         }
         let slots = (slots < usize::MAX).then(|| Arc::new(Semaphore::new(slots.min(Semaphore::MAX_PERMITS))));
         let rate = (bytes_per_second > 0).then(|| Arc::new(TokenBucket::new(bytes_per_second)));

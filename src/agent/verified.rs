@@ -1,20 +1,33 @@
-//! A source's own check: a file is hashed once before it is first served, and again when its inode,
-//! size or time of modification change. All who ask meanwhile wait for the same check; while nobody
-//! does it rests, for the checks that somebody waits for, and goes on from there.
+//! A source's own check: a file is hashed once when it is first served, and again when its [`FileState`]
+//! changes. All requests that come meanwhile wait for the same check. While no request waits for it, it
+//! rests and leaves its slot to other checks; the next request lets it go on where it stopped.
+//!
+//! Checks of large files share their slots in slices, so that each of them makes progress however many
+//! there are. [`keep`] writes the verdicts down for the next start of the agent.
+
+mod file_state;
+mod keep;
+mod verdicts;
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::buffers::BufferPool;
-use crate::limits::{FILE_CHUNK_BYTES, VERIFICATIONS_MAX, VERIFIED_FILES_MAX, VERIFIED_WHOLE_BYTES_MAX};
+use crate::limits::{
+    FILE_CHUNK_BYTES, VERDICT_KEPT_BYTES_MIN, VERIFICATION_SLICE_BYTES, VERIFICATIONS_MAX,
+    VERIFIED_FILES_MAX, VERIFIED_WHOLE_BYTES_MAX,
+};
 use crate::oci::{Digest, Hasher};
 use crate::task::Stop;
+
+pub(crate) use file_state::FileState;
+use file_state::FileVersion;
 
 /// Files that were checked, and checks that run.
 #[derive(Clone, Debug)]
@@ -30,19 +43,29 @@ struct Shared {
     pool: BufferPool,
     tasks: TaskTracker,
     stop: Stop,
+    /// Notified when there is a verdict that the next start should know.
+    worth_keeping: Notify,
+    /// How fast a check may read, in tests.
+    #[cfg(test)]
+    bytes_per_second: Option<u64>,
 }
 
-/// At most [`VERIFIED_FILES_MAX`]; the one known longest goes first.
+/// At most [`VERIFIED_FILES_MAX`] checks; the oldest is dropped first.
 #[derive(Debug, Default)]
 struct Known {
     files: HashMap<FileVersion, Check>,
     order: VecDeque<FileVersion>,
+    /// Files that an earlier run of the agent found right, and that nobody has asked for since.
+    right_before: Vec<FileVersion>,
 }
 
 /// A check that is done, runs, or rests.
 #[derive(Debug)]
 struct Check {
     progress: watch::Sender<Progress>,
+    /// When the first request asked for it. A rest does not count: ranges that are asked for one after
+    /// the other have one between each two, and only the first of them should wait.
+    begun: Instant,
     /// What was hashed before nobody waited any more.
     resting: Option<Hashed>,
 }
@@ -54,37 +77,6 @@ struct Hashed {
     offset: u64,
 }
 
-/// What changes with a file's content, as far as the file system can say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct FileState {
-    device: u64,
-    inode: u64,
-    size_bytes: u64,
-    modified: (i64, i64),
-}
-
-impl FileState {
-    /// The state of an open file, and how many names it still has.
-    pub(crate) fn of(file: &File) -> io::Result<(Self, u64)> {
-        let meta = file.metadata()?;
-        let modified = (meta.mtime(), meta.mtime_nsec());
-        let state = Self { device: meta.dev(), inode: meta.ino(), size_bytes: meta.size(), modified };
-        Ok((state, meta.nlink()))
-    }
-
-    /// Length, bytes.
-    pub(crate) fn size_bytes(&self) -> u64 {
-        self.size_bytes
-    }
-}
-
-/// Content that has not changed since.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct FileVersion {
-    state: FileState,
-    digest: Digest,
-}
-
 /// How far a check is.
 #[derive(Clone, Copy, Debug, Default)]
 struct Progress {
@@ -94,17 +86,25 @@ struct Progress {
 
 /// Whether the bytes are what their digest says, now or once that has been found out.
 #[derive(Clone, Debug)]
-pub(crate) struct Verdict(watch::Receiver<Progress>);
+pub(crate) struct Verdict {
+    progress: watch::Receiver<Progress>,
+    begun: Instant,
+}
 
 impl Verdict {
     /// The verdict, if it is known already.
     pub(crate) fn now(&self) -> Option<bool> {
-        self.0.borrow().right
+        self.progress.borrow().right
+    }
+
+    /// When the check was begun: waiting for it counts from then, not from each request.
+    pub(crate) fn begun(&self) -> Instant {
+        self.begun
     }
 
     /// Waits for the verdict. A check that could not be made proves nothing: false.
     pub(crate) async fn wait(&mut self) -> bool {
-        self.0
+        self.progress
             .wait_for(|progress| progress.right.is_some())
             .await
             .is_ok_and(|progress| progress.right == Some(true))
@@ -114,7 +114,7 @@ impl Verdict {
     pub(crate) async fn wait_hashed(&mut self, bytes: u64) {
         let far_enough = |progress: &Progress| progress.hashed_bytes >= bytes || progress.right.is_some();
         // A check that ended without a verdict is found out by `wait`.
-        _ = self.0.wait_for(far_enough).await;
+        _ = self.progress.wait_for(far_enough).await;
     }
 }
 
@@ -128,8 +128,20 @@ impl Verifier {
             pool,
             tasks: TaskTracker::new(),
             stop,
+            worth_keeping: Notify::new(),
+            #[cfg(test)]
+            bytes_per_second: None,
         };
         Self { shared: Arc::new(shared) }
+    }
+
+    /// Like [`Self::new`], with checks that read so slowly.
+    #[cfg(test)]
+    pub(crate) fn throttled(pool: BufferPool, stop: Stop, bytes_per_second: u64) -> Self {
+        let mut verifier = Self::new(pool, stop);
+        let shared = Arc::get_mut(&mut verifier.shared).expect("it is not shared yet");
+        shared.bytes_per_second = Some(bytes_per_second);
+        verifier
     }
 
     /// What ends the checks.
@@ -142,12 +154,9 @@ impl Verifier {
     pub(crate) fn verdict(&self, file: &Arc<File>, state: FileState, digest: &Digest) -> Verdict {
         let version = FileVersion { state, digest: digest.clone() };
         let mut known = self.lock();
-        let (verdict, hashed) = if let Some(check) = known.files.get_mut(&version) {
-            (Verdict(check.progress.subscribe()), check.resting.take())
-        } else {
-            let (progress, receiver) = watch::channel(Progress::default());
-            known.insert(version.clone(), Check { progress, resting: None });
-            (Verdict(receiver), Some(Hashed { hasher: Hasher::new(digest.algorithm()), offset: 0 }))
+        let (verdict, hashed) = match known.files.get_mut(&version) {
+            Some(check) => check.asked_again(),
+            None => known.ask_first(&version),
         };
         if let Some(hashed) = hashed
             && let Some(check) = known.files.get(&version)
@@ -168,7 +177,7 @@ impl Verifier {
         loop {
             hashed = match self.hash_on(&file, &version, hashed, &progress).await {
                 Ok(hashed) if hashed.offset < version.state.size_bytes => hashed,
-                Ok(hashed) => return conclude(&version, hashed, &progress),
+                Ok(hashed) => return self.conclude(&version, hashed, &progress),
                 // Not a verdict: whoever asks next has it checked anew.
                 Err(error) => {
                     tracing::warn!(digest = %version.digest, %error, "could not check content");
@@ -186,7 +195,7 @@ impl Verifier {
         }
     }
 
-    /// Hashes to the end, or until nobody waits any more.
+    /// Hashes a slice, or less if nobody waits any more.
     async fn hash_on(
         &self,
         file: &Arc<File>,
@@ -201,9 +210,36 @@ impl Verifier {
             () = progress.closed() => return Ok(hashed),
         };
         let (pool, stop) = (self.shared.pool.clone(), self.shared.stop.clone());
-        let (file, size, progress) = (Arc::clone(file), version.state.size_bytes, progress.clone());
-        let hashing = move || hash(&file, size, hashed, &pool, &stop, &progress);
+        let (file, progress) = (Arc::clone(file), progress.clone());
+        let end = version.state.size_bytes.min(hashed.offset + VERIFICATION_SLICE_BYTES);
+        #[cfg(test)]
+        let bytes_per_second = self.shared.bytes_per_second;
+        let hashing = move || {
+            let mut hashed = hashed;
+            while hashed.offset < end && !progress.is_closed() {
+                if stop.is_cancelled() {
+                    return Err(io::Error::new(io::ErrorKind::Interrupted, "the agent is stopping"));
+                }
+                hashed.chunk(&file, end, &pool)?;
+                #[cfg(test)]
+                testing::pause_after_chunk(bytes_per_second);
+                progress.send_modify(|progress| progress.hashed_bytes = hashed.offset);
+            }
+            Ok(hashed)
+        };
         tokio::task::spawn_blocking(hashing).await.map_err(io::Error::other)?
+    }
+
+    fn conclude(&self, version: &FileVersion, hashed: Hashed, progress: &watch::Sender<Progress>) {
+        let found = hashed.hasher.finish();
+        let right = found == version.digest;
+        if !right {
+            tracing::error!(digest = %version.digest, %found, "content on this node is damaged, not serving it");
+        }
+        progress.send_replace(Progress { hashed_bytes: version.state.size_bytes, right: Some(right) });
+        if right && version.state.size_bytes >= VERDICT_KEPT_BYTES_MIN {
+            self.shared.worth_keeping.notify_one();
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
@@ -213,6 +249,22 @@ impl Verifier {
 }
 
 impl Known {
+    /// The verdict on a file that this run was not asked for before, and where its check begins unless
+    /// an earlier run has made it.
+    fn ask_first(&mut self, version: &FileVersion) -> (Verdict, Option<Hashed>) {
+        let before = self.right_before.iter().position(|right| right == version);
+        let progress = match before {
+            Some(_) => Progress { hashed_bytes: version.state.size_bytes, right: Some(true) },
+            None => Progress::default(),
+        };
+        let hashed = Hashed { hasher: Hasher::new(version.digest.algorithm()), offset: 0 };
+        let (progress, receiver) = watch::channel(progress);
+        let begun = Instant::now();
+        self.insert(version.clone(), Check { progress, begun, resting: None });
+        before.map(|index| self.right_before.remove(index));
+        (Verdict { progress: receiver, begun }, before.is_none().then_some(hashed))
+    }
+
     fn insert(&mut self, version: FileVersion, check: Check) {
         if self.order.len() >= VERIFIED_FILES_MAX
             && let Some(oldest) = self.order.pop_front()
@@ -229,46 +281,42 @@ impl Known {
     }
 }
 
-fn conclude(version: &FileVersion, hashed: Hashed, progress: &watch::Sender<Progress>) {
-    let found = hashed.hasher.finish();
-    let right = found == version.digest;
-    if !right {
-        tracing::error!(digest = %version.digest, %found, "content on this node is damaged, not serving it");
+impl Check {
+    /// The verdict for one more request, and where the check has to go on if it rested.
+    fn asked_again(&mut self) -> (Verdict, Option<Hashed>) {
+        (Verdict { progress: self.progress.subscribe(), begun: self.begun }, self.resting.take())
     }
-    progress.send_replace(Progress { hashed_bytes: version.state.size_bytes, right: Some(right) });
 }
 
-fn hash(
-    file: &File,
-    size: u64,
-    hashed: Hashed,
-    pool: &BufferPool,
-    stop: &Stop,
-    progress: &watch::Sender<Progress>,
-) -> io::Result<Hashed> {
-    let Hashed { mut hasher, mut offset } = hashed;
-    while offset < size && !progress.is_closed() {
-        if stop.is_cancelled() {
-            return Err(io::Error::new(io::ErrorKind::Interrupted, "the agent is stopping"));
-        }
-        let length = usize::try_from(size - offset).unwrap_or(FILE_CHUNK_BYTES).min(FILE_CHUNK_BYTES);
-        hasher.update(&pool.read_at(file, offset, length)?);
-        offset += length as u64;
-        progress.send_modify(|progress| progress.hashed_bytes = offset);
+impl Hashed {
+    /// Reads and hashes the next chunk before `end`.
+    fn chunk(&mut self, file: &File, end: u64, pool: &BufferPool) -> io::Result<()> {
+        let left = end - self.offset;
+        let length = usize::try_from(left).unwrap_or(FILE_CHUNK_BYTES).min(FILE_CHUNK_BYTES);
+        self.hasher.update(&pool.read_at(file, self.offset, length)?);
+        self.offset += length as u64;
+        Ok(())
     }
-    Ok(Hashed { hasher, offset })
 }
 
 /// A check that ends when a test says so.
 #[cfg(test)]
 pub(crate) mod testing {
-    use super::{Progress, Verdict, watch};
+    use super::{FILE_CHUNK_BYTES, Instant, Progress, Verdict, watch};
+    use std::time::Duration;
 
     pub(crate) struct ManualCheck(watch::Sender<Progress>);
 
     pub(crate) fn manual() -> (ManualCheck, Verdict) {
         let (sender, receiver) = watch::channel(Progress::default());
-        (ManualCheck(sender), Verdict(receiver))
+        (ManualCheck(sender), Verdict { progress: receiver, begun: Instant::now() })
+    }
+
+    /// The time that a chunk takes at this rate.
+    pub(super) fn pause_after_chunk(bytes_per_second: Option<u64>) {
+        if let Some(rate) = bytes_per_second {
+            std::thread::sleep(Duration::from_secs_f64(FILE_CHUNK_BYTES as f64 / rate as f64));
+        }
     }
 
     impl ManualCheck {
@@ -357,9 +405,39 @@ mod tests {
         assert!((1..size_bytes).contains(&offset), "{offset}");
         assert_eq!(verifier.shared.slots_large.available_permits(), VERIFICATIONS_MAX);
         let mut second = ask(&verifier, &file, &digest);
-        assert!(resting().is_none() && second.0.borrow().hashed_bytes >= offset, "it starts anew");
+        assert!(resting().is_none() && second.progress.borrow().hashed_bytes >= offset, "it starts anew");
         second.wait_hashed(offset + 1).await;
-        assert!(second.0.borrow().hashed_bytes > offset);
+        assert!(second.progress.borrow().hashed_bytes > offset);
+    }
+
+    /// What broke: a check kept its slot until it was done, so the fifth large layer that was asked for
+    /// waited for one of the first four.
+    #[tokio::test]
+    async fn more_checks_than_slots_come_forward_together() {
+        let verifier = Verifier::throttled(BufferPool::default(), Stop::new(), 64 << 20);
+        let size_bytes = 100 * VERIFICATION_SLICE_BYTES;
+        let mut all: Vec<Verdict> = (0..=VERIFICATIONS_MAX)
+            .map(|number| ask(&verifier, &zeros(size_bytes), &Digest::of(&[number as u8])))
+            .collect();
+        for (number, verdict) in all.iter_mut().enumerate() {
+            let hashed = tokio::time::timeout(SOON, verdict.wait_hashed(1)).await;
+            assert!(hashed.is_ok(), "check {number} has not begun");
+            assert_eq!(verdict.now(), None, "check {number} is done");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_begin_of_a_check_is_that_of_its_first_request_also_after_a_rest() {
+        let verifier = verifier();
+        let _no_slot = verifier.shared.slots_large.acquire_many(VERIFICATIONS_MAX as u32).await.unwrap();
+        let (file, digest) = (zeros(VERIFIED_WHOLE_BYTES_MAX + 1), Digest::of(b"x"));
+        let first = ask(&verifier, &file, &digest);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let begun = first.begun();
+        assert_eq!(ask(&verifier, &file, &digest).begun(), begun);
+        drop(first);
+        until("it rests", || verifier.lock().files.values().any(|check| check.resting.is_some())).await;
+        assert_eq!(ask(&verifier, &file, &digest).begun(), begun);
     }
 
     #[tokio::test]

@@ -10,7 +10,7 @@ use super::path;
 /// What is to change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MembersAction {
-    /// A waiting server becomes a member.
+    /// Waiting servers become members.
     Add,
     /// A waiting server takes the place of a member.
     Replace,
@@ -18,6 +18,8 @@ pub enum MembersAction {
     Remove,
     /// Another voter leads.
     TransferLeader,
+    /// The highest level that all members know begins.
+    Activate,
 }
 
 impl MembersAction {
@@ -28,6 +30,7 @@ impl MembersAction {
             Self::Replace => path::MEMBERS_REPLACE,
             Self::Remove => path::MEMBERS_REMOVE,
             Self::TransferLeader => path::MEMBERS_TRANSFER,
+            Self::Activate => path::MEMBERS_ACTIVATE,
         }
     }
 }
@@ -35,7 +38,10 @@ impl MembersAction {
 /// Body of a change.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MembersRequest {
-    /// Raft address of the new server; add and replace.
+    /// Raft addresses of the new servers; add.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<String>,
+    /// Raft address of the new server; replace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
     /// Node id (hex) or raft address of a member; replace (the old one), remove, and transfer-leader
@@ -102,8 +108,4 @@ pub struct MemberEntry {
     /// Its removal has begun: asking for it again ends it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub leaving: bool,
-    /// Lowest format version that it reads and writes.
-    pub format_lowest: u16,
-    /// Highest format version that it reads and writes.
-    pub format_highest: u16,
 }

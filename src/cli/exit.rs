@@ -98,13 +98,13 @@ pub enum CliError {
     #[error("the listening addresses have changed: that needs a restart of the agent")]
     OtherPorts,
     /// The first worker; it has told why.
-    #[error("the agent could not start (exit code {code} of its worker)")]
+    #[error("the agent could not start: its worker ended with exit code {code}; its message above says why")]
     WorkerDidNotStart {
         /// Of the worker.
         code: i32,
     },
     /// A worker was killed, or failed, after it had been told to stop.
-    #[error("the agent did not stop in order")]
+    #[error("a worker of the agent failed, or was killed, while it was stopping; the log says which")]
     WorkerStoppedBadly,
     /// A second signal came while the process was stopping.
     #[error("told to stop twice: ended without waiting for what was running")]

@@ -1,6 +1,9 @@
 //! `piccolo find`: who holds an image or a digest.
 
+mod claims;
 mod reference;
+
+use std::io::Write as _;
 
 use piccolo_raft::command::GROUP_BYTES_MAX;
 
@@ -10,6 +13,7 @@ use super::{CliError, Exit, Invocation, Subcommand, Word, process};
 use crate::api::{FindQuery, FindResponse};
 use crate::config::{Fallback, Layers, Setting, value};
 use crate::limits::FINDKEY_COUNT_MAX;
+use claims::Told;
 
 /// The subcommand.
 pub(super) const FIND: Subcommand = Subcommand {
@@ -22,7 +26,10 @@ Examples:
   piccolo find sha256:1f0c…                             a manifest or a layer
   piccolo find ghcr.io/org/app@sha256:1f0c…             the same
 
-Exit code 3: nobody has it.",
+The holders of a tag are asked what it is there: where they differ, each is shown with its
+digest and the time of its import, and which of them counts under tags = \"peers\".
+
+Exit code 3: nobody has it, as far as the servers know.",
     settings: &[("", CLIENT), ("", GROUP)],
     words: &[Word::required("REF", "An image, as docker and containerd write it, or a digest")],
     registries: false,
@@ -31,6 +38,10 @@ Exit code 3: nobody has it.",
 
 const GROUP: &[Setting] =
     &[Setting::new("group", "NAME", "Whose nodes").or(Fallback::Text("default")).alias(&["PI_GROUP"])];
+
+/// Beside a "nobody" of servers that all may be behind.
+const DOUBT: &str = "no server that answered is sure of this: none of them has heard of a leader that is up to \
+                     date, or their disks are low; see piccolo status";
 
 fn run(invocation: &Invocation) -> Result<Exit, CliError> {
     let ((asked, group), _) = invocation.configure(read)?;
@@ -43,13 +54,22 @@ fn run(invocation: &Invocation) -> Result<Exit, CliError> {
         count: Some(FINDKEY_COUNT_MAX as i64),
         ..FindQuery::default()
     };
-    let found = process::block_on_this_thread(async { Ok(client.find(&query, DEADLINE).await?) })?;
+    let (found, doubt, told) = process::block_on_this_thread(async {
+        let (found, doubt) = client.find_with_doubt(&query, DEADLINE).await?;
+        let holders = found.as_ref().filter(|_| !asked.json).map(|found| &found.holders[..]);
+        let told = claims::ask(&key, holders.unwrap_or_default()).await;
+        Ok((found, doubt, told))
+    })?;
     let exit = if found.is_some() { Exit::Done } else { Exit::NotFound };
     let answer = found.unwrap_or(FindResponse { key, group, holders: Vec::new(), total: 0 });
     if asked.json {
         print_json(&answer)?;
     } else {
-        print(&text(&answer, Paint::stdout()))?;
+        print(&text(&answer, &told, Paint::stdout()))?;
+    }
+    if doubt && exit == Exit::NotFound {
+        // A closed stderr is no reason to fail.
+        _ = writeln!(std::io::stderr().lock(), "piccolo: {DOUBT}");
     }
     Ok(exit)
 }
@@ -60,7 +80,7 @@ fn read(layers: &mut Layers) -> Option<(Asked, String)> {
     Some((asked?, group?))
 }
 
-fn text(answer: &FindResponse, paint: Paint) -> String {
+fn text(answer: &FindResponse, told: &[Told], paint: Paint) -> String {
     let count = match answer.holders.len() {
         0 => paint.bad("nobody"),
         1 => paint.good("1 node"),
@@ -68,6 +88,12 @@ fn text(answer: &FindResponse, paint: Paint) -> String {
         count => paint.good(&format!("{count} nodes")),
     };
     let mut text = format!("{} in group {}: {count}\n", answer.key, answer.group);
+    if claims::differ(told) {
+        text.push_str(&claims::text(told, paint));
+        // The others were not asked.
+        answer.holders.iter().skip(told.len()).for_each(|holder| text.push_str(&format!("{holder}\n")));
+        return text;
+    }
     for holder in &answer.holders {
         text.push_str(&format!("{holder}\n"));
     }

@@ -84,8 +84,8 @@ mod tests {
             keys: 3,
             hidden_unix_ms,
         };
-        let answer =
-            HostsResponse { hosts: vec![host("10.0.0.1:7781", None), host("10.0.0.2:7781", Some(1_000))] };
+        let hosts = vec![host("10.0.0.1:7781", None), host("10.0.0.2:7781", Some(1_000))];
+        let answer = HostsResponse { hosts, next: None };
         let text = text(&answer, 91_500, Paint::stdout());
         assert!(text.contains("10.0.0.1:7781  -        3  alive\n"), "{text}");
         assert!(text.contains("10.0.0.2:7781  -        3  gone for 1m30s\n"), "{text}");

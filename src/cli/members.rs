@@ -38,16 +38,17 @@ LAG is the number of log entries that a server has not yet confirmed; only the l
 /// `piccolo members add`.
 pub(super) const ADD: Subcommand = Subcommand {
     name: "add",
-    about: "Admit a server that waits: it gets all data first, then it votes",
+    about: "Admit servers that wait: they get all data first, then they vote",
     examples: "\
-Example, on the new host and then anywhere:
+Example, from one server to three: on each new host, and then anywhere:
   piccolo server --data-dir /var/lib/piccolo --join 10.0.0.1:7790 --insecure
-  piccolo members add 10.0.0.4:7790 --server http://10.0.0.1:7789
+  piccolo members add 10.0.0.2:7790 10.0.0.3:7790 --server http://10.0.0.1:7789
 
-The address is the one under which all other servers reach it. An odd number of voters is best: a fourth \
-one tolerates no more failures than three do.",
+An address is the one under which all other servers reach it. Servers that are named together begin to \
+vote together: two voters go on without neither, so that one alone after the other would be the worse way \
+from one to three. An odd number of voters is best: a fourth one tolerates no more failures than three do.",
     settings: &[("", CLIENT), ("", PATIENCE)],
-    words: &[Word::required("ADDRESS", NEW)],
+    words: &[Word::repeated("ADDRESS", NEW)],
     registries: false,
     run: |invocation| change(invocation, MembersAction::Add),
 };
@@ -94,6 +95,23 @@ Examples:
     words: &[Word::optional("TO", MEMBER)],
     registries: false,
     run: |invocation| change(invocation, MembersAction::TransferLeader),
+};
+
+/// `piccolo members activate`.
+pub(super) const ACTIVATE: Subcommand = Subcommand {
+    name: "activate",
+    about: "End an upgrade now: from then on the servers write what only the new version reads",
+    examples: "\
+Example:
+  piccolo members activate --server http://10.0.0.1:7789
+
+Without it the servers do so 24 h after all of them have the new version. Until then each can go back to the \
+version before, from then on none can; piccolo status shows which it is. Refused while a server does not answer or \
+has the version before.",
+    settings: &[("", CLIENT), ("", PATIENCE)],
+    words: &[],
+    registries: false,
+    run: |invocation| change(invocation, MembersAction::Activate),
 };
 
 fn list(invocation: &Invocation) -> Result<Exit, CliError> {
@@ -145,14 +163,15 @@ fn change(invocation: &Invocation, action: MembersAction) -> Result<Exit, CliErr
     let client = asked.client()?;
     let mut words = invocation.words.iter().cloned();
     let request = match action {
-        MembersAction::Add => MembersRequest { address: words.next(), member: None },
+        MembersAction::Add => MembersRequest { addresses: words.collect(), ..MembersRequest::default() },
         MembersAction::Replace => {
             let member = words.next();
-            MembersRequest { address: words.next(), member }
+            MembersRequest { address: words.next(), member, ..MembersRequest::default() }
         }
         MembersAction::Remove | MembersAction::TransferLeader => {
-            MembersRequest { address: None, member: words.next() }
+            MembersRequest { member: words.next(), ..MembersRequest::default() }
         }
+        MembersAction::Activate => MembersRequest::default(),
     };
     let drive = Drive { client, action, request, patience, display: Display::default() };
     let done = process::block_on_this_thread(drive.run())?;
@@ -316,8 +335,6 @@ mod tests {
             role: role.to_owned(),
             lag: Some(0),
             leaving,
-            format_lowest: 1,
-            format_highest: 1,
         };
         let members = MembersResponse {
             cluster: "feed".to_owned(),

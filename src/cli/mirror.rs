@@ -1,13 +1,23 @@
-//! `piccolo mirror install` and `remove`: containerd's `certs.d`, with our mirror in front and what
-//! was there kept behind it and given back.
+//! `piccolo mirror install`, `remove` and `check`: containerd's `certs.d`, with our mirror in front and
+//! what was there kept behind it and given back; and whether containerd asks the mirror.
 
+mod check;
+mod config_path;
 mod folder;
 mod install;
+mod k3s;
+mod lock;
+mod proxy;
+mod registry;
 mod remove;
+mod roots;
+mod standing;
+mod units;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+pub(super) use check::CHECK;
 pub(super) use install::INSTALL;
 pub(super) use remove::REMOVE;
 
@@ -18,8 +28,7 @@ use crate::hosts_toml::HostsTomlError;
 const CERTS_DIR: &[Setting] = &[Setting::new(
     "certs-dir",
     "DIR",
-    "containerd's config_path, often /etc/containerd/certs.d; for k3s \
-     /var/lib/rancher/k3s/agent/etc/containerd/certs.d",
+    "containerd's config_path, often /etc/containerd/certs.d; several folders as there, with colons: A:B",
 )];
 
 /// Why `piccolo mirror` failed.
@@ -32,13 +41,33 @@ pub enum MirrorError {
         /// Each with its reason.
         refused: Vec<(PathBuf, FileError)>,
     },
+    /// The folder is written by k3s or RKE2.
+    #[error(
+        "could not install into {}: {program} generates the files there anew at each start. Put this into its \
+         own configuration and restart {program}:\n\n{snippet}\n{recorded}",
+        .folder.display()
+    )]
+    Generated {
+        /// The folder of `--certs-dir`.
+        folder: PathBuf,
+        /// The program.
+        program: &'static str,
+        /// What its configuration needs.
+        snippet: String,
+        /// What was recorded of containerd's proxy.
+        recorded: String,
+    },
 }
 
 impl MirrorError {
     pub(super) fn exit(&self) -> Exit {
         match self {
-            MirrorError::Refused { .. } => Exit::Failed,
+            MirrorError::Refused { .. } | MirrorError::Generated { .. } => Exit::Failed,
         }
+    }
+
+    fn of(path: &Path, error: FileError) -> Self {
+        Self::Refused { refused: vec![(path.to_owned(), error)] }
     }
 }
 
@@ -58,8 +87,26 @@ pub enum FileError {
         .default.display()
     )]
     HidesDefault {
-        /// The file of `_default`.
+        /// The folder `_default`.
         default: PathBuf,
+    },
+    /// k3s or RKE2 generates it.
+    #[error(
+        "could not keep an entry there: {program} generates this file anew at each start; {}",
+        k3s::advice(.program)
+    )]
+    Generated {
+        /// The program.
+        program: &'static str,
+    },
+    /// Somebody else wrote the file at the same time.
+    #[error("could not change it: somebody else changed it at this moment; run the command again")]
+    ChangedMeanwhile,
+    /// Another install or remove.
+    #[error("could not lock it: another `piccolo mirror` has been at work there for {seconds} s")]
+    Locked {
+        /// How long this one waited.
+        seconds: u64,
     },
     /// What install left for remove is not readable.
     #[error("could not read what install left for remove: {reason}")]

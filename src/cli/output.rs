@@ -41,6 +41,12 @@ impl Paint {
         Self { on: io::stdout().is_terminal() && !forbidden }
     }
 
+    /// Without colours.
+    #[cfg(test)]
+    pub(super) fn plain() -> Self {
+        Self { on: false }
+    }
+
     /// As it should be.
     pub(super) fn good(self, text: &str) -> String {
         self.wrap("32", text)

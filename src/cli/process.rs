@@ -11,10 +11,11 @@ use tracing_subscriber::EnvFilter;
 use super::CliError;
 use super::log_lines::LogLines;
 use crate::config::{LogFormat, Logging};
-use crate::limits::CONNECTIONS_MAX;
+use crate::limits::{CONNECTIONS_MAX, CONNECTIONS_OVER_LIMIT_MAX, SERVER_CONNECTIONS_MAX};
 
 /// Open files that one busy listener needs: its connections, and what is read or fetched for them.
-const DESCRIPTORS_WANTED: u64 = CONNECTIONS_MAX as u64 + 1_024;
+const DESCRIPTORS_WANTED: u64 =
+    (CONNECTIONS_MAX + CONNECTIONS_OVER_LIMIT_MAX + SERVER_CONNECTIONS_MAX) as u64 + 1_024;
 
 /// Log lines go to stderr from here on; a panic is one, with its place.
 pub(super) fn start_logging(logging: &Logging) {
@@ -62,7 +63,8 @@ fn raise_descriptor_limit() {
         tracing::warn!(
             maximum,
             wanted,
-            "few open files are allowed: raise LimitNOFILE, or the hard ulimit -n"
+            "this process may open too few files for its connections: raise LimitNOFILE of the unit, or the \
+             hard ulimit -n"
         );
     }
 }

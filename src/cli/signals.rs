@@ -2,11 +2,37 @@
 //! to reload, and that a child has ended.
 
 use std::io::{self, IsTerminal};
+use std::time::Duration;
 
+use nix::sys::signal::{SigSet, Signal as Number};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::CliError;
 use crate::task::Stop;
+
+/// How long the runtime may take to tell of a signal that the handler has seen.
+const CAUGHT_WITHIN: Duration = Duration::from_millis(20);
+
+/// Holds back the signals that would end this process before its handlers are there. They are not lost:
+/// the kernel delivers them after [`release`]. An exec keeps the mask and what is held back, and a child
+/// inherits the mask. It must be called on the main thread, before there are others.
+pub(super) fn hold() {
+    if let Err(error) = held().thread_block() {
+        tracing::warn!(%error, "could not hold signals back");
+    }
+}
+
+/// Delivers what [`hold`] has held back.
+pub(super) fn release() {
+    if let Err(error) = held().thread_unblock() {
+        tracing::warn!(%error, "could not release the signals that were held back");
+    }
+}
+
+/// Which they are. The default action of SIGCHLD does nothing.
+fn held() -> SigSet {
+    [Number::SIGHUP, Number::SIGTERM, Number::SIGINT].into_iter().collect()
+}
 
 /// The two signals, caught from now on.
 #[derive(Debug)]
@@ -41,6 +67,13 @@ impl Signals {
     }
 }
 
+/// Sends this process a signal.
+fn send_again(number: Number) {
+    if let Err(error) = nix::sys::signal::kill(nix::unistd::Pid::this(), number) {
+        tracing::warn!(%error, signal = number.as_str(), "could not pass a signal on");
+    }
+}
+
 /// What a supervisor is told by signals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Order {
@@ -69,6 +102,24 @@ impl Orders {
         };
         let (hangup, child) = (catch(SignalKind::hangup())?, catch(SignalKind::child())?);
         Ok(Self { stop: Signals::catch()?, hangup, child, had_terminal: io::stderr().is_terminal() })
+    }
+
+    /// Sends this process again, while signals are held back, the signals that were caught and not yet
+    /// obeyed: they are obeyed after the exec. `reload` is such an order that was taken already. SIGCHLD needs
+    /// none: children are looked for at each start.
+    pub(super) async fn pass_on(&mut self, reload: bool) {
+        if reload {
+            send_again(Number::SIGHUP);
+        }
+        let end = tokio::time::Instant::now() + CAUGHT_WITHIN;
+        while let Ok(order) = tokio::time::timeout_at(end, self.next()).await {
+            match order {
+                Order::Stop("SIGINT") => send_again(Number::SIGINT),
+                Order::Stop(_) => send_again(Number::SIGTERM),
+                Order::Reload => send_again(Number::SIGHUP),
+                Order::ChildEnded => {}
+            }
+        }
     }
 
     /// Waits for the next one.

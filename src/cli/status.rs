@@ -1,11 +1,13 @@
-//! `piccolo status`: members, leader, lag, hosts, keys.
+//! `piccolo status`: members, leader, lag, hosts, keys; and what an agent says about its node.
 
 use piccolo_raft::disk::Bytes;
 
+use super::agent_port::{self, Agent};
 use super::client::{Asked, CLIENT, DEADLINE, print_json};
 use super::output::{Paint, print, table};
 use super::{CliError, Exit, Invocation, Subcommand, process};
-use crate::api::{MemberStatus, StatusResponse};
+use crate::api::{LevelRange, MemberStatus, StatusResponse};
+use crate::config::{Layers, Setting, value};
 
 /// The subcommand.
 pub(super) const STATUS: Subcommand = Subcommand {
@@ -14,19 +16,39 @@ pub(super) const STATUS: Subcommand = Subcommand {
     examples: "\
 Example:
   piccolo status --server http://10.0.0.1:7789,http://10.0.0.2:7789
+  piccolo status --agent http://127.0.0.1:7782       what the agent of this node says, instead
 
 LAG is the number of log entries that a server has not yet confirmed; only the leader knows it, and the \
-room on the disks of the others. A server whose disk is low stores nothing more.
+room on the disks of the others, and the LEVELS that their versions know. A server whose disk is low stores \
+nothing more.
 
 Exit code 0 says that a server answered, not that all is well: the lines with ! tell what is not.",
-    settings: &[("", CLIENT)],
+    settings: &[("", CLIENT), ("", AGENT)],
     words: &[],
     registries: false,
     run,
 };
 
+const AGENT: &[Setting] = &[Setting::new(
+    "agent",
+    "URL",
+    "The --metrics-listen of an agent: shows what it says about its node, in place of the servers",
+)];
+
+fn read(layers: &mut Layers) -> Option<(Asked, Option<String>)> {
+    let asked = Asked::read(layers);
+    let agent = layers.optional("agent", value::base_url);
+    if agent.is_some() && asked.as_ref().is_some_and(|asked| asked.json) {
+        layers.problem("agent", None, "has no meaning together with --json");
+    }
+    Some((asked?, agent))
+}
+
 fn run(invocation: &Invocation) -> Result<Exit, CliError> {
-    let (asked, _) = invocation.configure(Asked::read)?;
+    let ((asked, agent), _) = invocation.configure(read)?;
+    if let Some(url) = agent {
+        return of_agent(&url);
+    }
     let client = asked.client()?;
     let status = process::block_on_this_thread(async { Ok(client.status(DEADLINE).await?) })?;
     if asked.json {
@@ -35,6 +57,32 @@ fn run(invocation: &Invocation) -> Result<Exit, CliError> {
         print(&text(&status, Paint::stdout()))?;
     }
     Ok(Exit::Done)
+}
+
+/// Prints what the agent at `url` says. It fails where the agent does not answer or is not ready.
+fn of_agent(url: &str) -> Result<Exit, CliError> {
+    let seen = process::block_on_this_thread(async { Ok(agent_port::agent(url).await) })?;
+    let ready = seen.as_ref().is_ok_and(|agent| agent.ready);
+    print(&agent_text(url, &seen, Paint::stdout()))?;
+    Ok(if ready { Exit::Done } else { Exit::Failed })
+}
+
+fn agent_text(url: &str, seen: &Result<Agent, String>, paint: Paint) -> String {
+    let agent = match seen {
+        Ok(agent) => agent,
+        Err(reason) => {
+            return format!("{} could not ask the agent at {url}: {reason}\n", paint.bad("!"));
+        }
+    };
+    let (state, notices) =
+        agent.notices.split_first().map_or(("", &[][..]), |(state, rest)| (state.as_str(), rest));
+    let ready = if agent.ready { paint.good("ready") } else { paint.bad("not ready") };
+    let mut text = format!("agent {url}: {ready}, {state}\n");
+    for notice in notices {
+        text.push_str(&format!("{} {notice}\n", paint.bad("!")));
+    }
+    text.push_str(&format!("{} requests of containerd since the agent's start\n", agent.requests));
+    text
 }
 
 /// What is free on a member's disk.
@@ -46,6 +94,12 @@ fn disk(member: &MemberStatus) -> String {
     }
 }
 
+/// Those that a member's version knows.
+fn levels(known: LevelRange) -> String {
+    let LevelRange { lowest, highest } = known;
+    if lowest == highest { lowest.to_string() } else { format!("{lowest}-{highest}") }
+}
+
 fn text(status: &StatusResponse, paint: Paint) -> String {
     let cluster = if status.cluster.is_empty() { "none yet" } else { &status.cluster };
     let quorum = if status.quorum { paint.good("quorum") } else { paint.bad("no quorum") };
@@ -53,6 +107,10 @@ fn text(status: &StatusResponse, paint: Paint) -> String {
         "cluster {cluster}: {quorum}, term {}, applied {}, version {}\n",
         status.term, status.applied_index, status.version
     );
+    let level = &status.level;
+    if level.active > 0 {
+        text.push_str(&format!("level {}: {}\n", level.active, level.way_back));
+    }
     for reason in &status.reasons {
         text.push_str(&format!("{} {reason}\n", paint.bad("!")));
     }
@@ -64,11 +122,12 @@ fn text(status: &StatusResponse, paint: Paint) -> String {
             let lag = member.lag.map_or_else(|| "-".to_owned(), |lag| lag.to_string());
             let api = member.api_address.clone();
             let node = format!("{}{here}", member.node);
-            vec![node, member.role.clone(), api, member.raft_address.clone(), lag, disk(member)]
+            let levels = member.reads.map_or_else(|| "-".to_owned(), levels);
+            vec![node, member.role.clone(), api, member.raft_address.clone(), lag, levels, disk(member)]
         })
         .collect();
     text.push('\n');
-    text.push_str(&table(&["NODE", "ROLE", "API", "RAFT", "LAG", "DISK FREE"], &rows, paint));
+    text.push_str(&table(&["NODE", "ROLE", "API", "RAFT", "LAG", "LEVELS", "DISK FREE"], &rows, paint));
     text.push_str("* answered\n\n");
     text.push_str(&format!(
         "{} hosts ({} hidden, their lease ended), {} keys, {} pairs of key and holder\n",
@@ -87,6 +146,19 @@ fn text(status: &StatusResponse, paint: Paint) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_an_agent_says_about_its_node_is_shown_line_by_line() {
+        let notices = vec!["synced".to_owned(), "registry ghcr.io gives 503".to_owned()];
+        let seen = Ok(Agent { requests: 7, ready: true, notices });
+        let text = agent_text("http://127.0.0.1:7782", &seen, Paint::stdout());
+        let expected = "agent http://127.0.0.1:7782: ready, synced\n! registry ghcr.io gives 503\n\
+            7 requests of containerd since the agent's start\n";
+        assert_eq!(text, expected);
+        let away = Err("Connection refused".to_owned());
+        let text = agent_text("http://127.0.0.1:7782", &away, Paint::stdout());
+        assert_eq!(text, "! could not ask the agent at http://127.0.0.1:7782: Connection refused\n");
+    }
 
     #[test]
     fn what_agents_counted_is_told_where_it_is_known() {

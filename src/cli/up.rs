@@ -90,7 +90,7 @@ pub enum UpError {
         reason: String,
     },
     /// A child cannot work with what it was told; starting it again would not help.
-    #[error("{name} ended with a configuration that it cannot use")]
+    #[error("{name} ended because of its configuration; its lines above say what is wrong")]
     BadChild {
         /// Which.
         name: String,
@@ -173,6 +173,11 @@ fn read(layers: &mut Layers) -> Option<Options> {
         if !wanted && layers.is_flagged(setting.flag) {
             layers.problem(setting.flag, None, "has a meaning only together with --agent");
         }
+    }
+    if layers.given("state-dir").is_none()
+        && let Some(data_dir) = &data_dir
+    {
+        flags.extend(["--state-dir".to_owned(), data_dir.join("agent").display().to_string()]);
     }
     let agent = AgentOptions { flags, mirror_listen: right?.mirror_listen };
     Some(Options { data_dir: data_dir?, base_port, disk_free_min, agent: wanted.then_some(agent) })

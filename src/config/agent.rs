@@ -1,5 +1,6 @@
 //! Settings of `piccolo agent`.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use piccolo_raft::command::{GROUP_BYTES_MAX, ZONE_BYTES_MAX};
@@ -17,15 +18,21 @@ pub const AGENT: &[Setting] = &[
     Setting::new("mirror-listen", "ADDRESS", "Where containerd asks; keep it on loopback")
         .or(Fallback::Text("127.0.0.1:7780"))
         .alias(&["REGISTRY_ADDR"]),
-    Setting::new("peer-listen", "ADDRESS", "Where the other nodes fetch from")
-        .or(Fallback::Text("0.0.0.0:7781"))
-        .alias(&["PI_ADDR"]),
+    Setting::new(
+        "peer-listen",
+        "ADDRESS",
+        "Where the other nodes fetch from; [::] is all addresses, those of IPv4 too",
+    )
+    .or(Fallback::Text("[::]:7781"))
+    .alias(&["PI_ADDR"]),
     Setting::new(
         "advertise",
         "IP:PORT",
         "What other nodes are told [default: the local address of the connection to the first server, with \
-         the port of --peer-listen]",
+         the port of --peer-listen; followed when it changes]",
     ),
+    Setting::new("advertise-interface", "NAME", "Tell other nodes an address of this network interface"),
+    Setting::new("advertise-cidr", "CIDR,…", "Tell other nodes an address in one of these ranges"),
     Setting::new("metrics-listen", "ADDRESS", "Where /metrics, /livez and /readyz are")
         .or(Fallback::Text("127.0.0.1:7782"))
         .alias(&["METRICS_ADDR"]),
@@ -61,6 +68,15 @@ pub const AGENT: &[Setting] = &[
     .alias(&["RESOLVE_LATEST_TAG"]),
     Setting::new("heartbeat-interval", "TIME", "Time between heartbeats; the lease is three of them")
         .or(Fallback::Duration(limits::HEARTBEAT_INTERVAL_DEFAULT)),
+    Setting::new("state-dir", "DIR", "Folder for blobs that are being checked and for what was found right; on a disk, made where it is missing")
+        .or(Fallback::Text("/var/lib/piccolo/agent")),
+    Setting::new(
+        "certs-dir",
+        "DIR[:DIR]",
+        "containerd's config_path, from which the agent learns what containerd asks after the mirror [default: what \
+         containerd says over CRI, else /etc/containerd/certs.d:/etc/docker/certs.d, or the folder of k3s or RKE2, \
+         where they exist]",
+    ),
 ];
 
 /// Variables of the Go `pi` that have no counterpart here.
@@ -68,6 +84,8 @@ pub(crate) const WITHOUT_COUNTERPART: &[&str] =
     &["REGISTRIES", "PI_REFRESH_MINUTES", "MIRROR_RESOLVE_RETRIES"];
 
 const CONTAINERD_ONLY: [&str; 3] = ["containerd-sock", "containerd-namespace", "containerd-content-path"];
+/// The kernel's own limit of an interface's name.
+const INTERFACE_BYTES_MAX: usize = 15;
 const RESOLVE_LEAST: Duration = Duration::from_millis(100);
 const RESOLVE_MOST: Duration = Duration::from_secs(60);
 const HEARTBEATS_PER_LEASE: u32 = 3;
@@ -89,6 +107,7 @@ pub fn agent_of(layers: &mut Layers, servers: Option<Vec<String>>) -> Option<age
     let mirror_listen = layers.required("mirror-listen", value::listen_address);
     let peer_listen = layers.required("peer-listen", value::listen_address);
     let advertise = layers.optional("advertise", value::told_address);
+    let advertise_among = selection(layers, advertise);
     let metrics_listen = layers.required("metrics-listen", value::listen_address);
     let store = store(layers);
     let zone = layers.optional("zone", |text| value::name(text, ZONE_BYTES_MAX, true)).unwrap_or_default();
@@ -98,6 +117,8 @@ pub fn agent_of(layers: &mut Layers, servers: Option<Vec<String>>) -> Option<age
     let upload_bytes_per_second = layers.required("upload-bytes-per-second", value::bytes_per_second);
     let heartbeat_interval =
         layers.required("heartbeat-interval", |text| value::duration(text, HEARTBEAT_LEAST, HEARTBEAT_MOST));
+    let state_dir = layers.required("state-dir", value::path);
+    let certs_dirs = layers.optional("certs-dir", value::folders);
     let mut registries = layers.registries();
     if layers.required("resolve-latest-tag", value::switch) == Some(false) {
         Layers::filter_latest(&mut registries);
@@ -108,6 +129,7 @@ pub fn agent_of(layers: &mut Layers, servers: Option<Vec<String>>) -> Option<age
         mirror_listen: mirror_listen?,
         peer_listen: peer_listen?,
         advertise,
+        advertise_among,
         metrics_listen: metrics_listen?,
         store: store?,
         zone,
@@ -115,8 +137,25 @@ pub fn agent_of(layers: &mut Layers, servers: Option<Vec<String>>) -> Option<age
         uploads_max: uploads_max?,
         upload_bytes_per_second: upload_bytes_per_second?,
         heartbeat_interval: heartbeat_interval?,
+        state_dir: state_dir?,
+        certs_dirs,
         registries,
     })
+}
+
+/// Which of the node's addresses other nodes are told.
+fn selection(layers: &mut Layers, advertise: Option<SocketAddr>) -> agent::Selection {
+    let interface =
+        layers.optional("advertise-interface", |text| value::name(text, INTERFACE_BYTES_MAX, false));
+    let cidr =
+        |text: &str| text.parse().map_err(|_| "a range of addresses like 10.0.0.0/8 or fd00::/8".to_owned());
+    let cidrs = layers.optional("advertise-cidr", |text| value::list(text, cidr)).unwrap_or_default();
+    for flag in ["advertise-interface", "advertise-cidr"] {
+        if advertise.is_some() && layers.given(flag).is_some() {
+            layers.problem(flag, None, "has no meaning together with --advertise");
+        }
+    }
+    agent::Selection { interface, cidrs }
 }
 
 fn store(layers: &mut Layers) -> Option<StoreConfig> {

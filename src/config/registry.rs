@@ -8,6 +8,7 @@ use toml::{Table, Value};
 
 use super::{Layers, Problem, value};
 use crate::agent::{Filter, RegistryPolicy, Sharing, TagPolicy};
+use crate::oci::registry::canonical;
 
 /// The table that holds for registries without one of their own.
 const DEFAULT: &str = "_default";
@@ -21,10 +22,15 @@ impl Layers {
             return BTreeMap::new();
         };
         let mut policies = BTreeMap::new();
+        let mut spelled = BTreeMap::new();
         for (name, table) in &tables {
             let place = format!("[registry.{name:?}]");
             if name != DEFAULT && value::host(name).is_err() && value::host_port(name).is_err() {
                 self.registry_problem(&place, None, "must be named like host, host:port or _default");
+            }
+            if let Some(other) = spelled.insert(canonical(name).into_owned(), name.clone()) {
+                let expected = format!("names the same registry as [registry.{other:?}]: keep one of them");
+                self.registry_problem(&place, None, &expected);
             }
             match table {
                 Value::Table(table) => {
@@ -72,8 +78,8 @@ impl Layers {
         }
         if policy.manifests == Sharing::Origin && policy.tags == TagPolicy::Peers {
             let place = format!("tags of {place}");
-            let expected =
-                "has no meaning together with manifests = \"origin\": what a tag is says a manifest";
+            let expected = "\"peers\" cannot be used with manifests = \"origin\": a tag names a manifest, so its \
+                 manifests would come from peers; set tags = \"origin\" or manifests = \"peers\"";
             self.registry_problem(&place, None, expected);
         }
         policy

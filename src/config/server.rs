@@ -10,7 +10,7 @@ use crate::{limits, server};
 pub const SERVER: &[Setting] = &[
     Setting::new("data-dir", "DIR", "Folder of the index and the raft log; made where it is missing"),
     Setting::new("listen", "ADDRESS", "Where agents ask: discovery API, /metrics, /livez, /readyz")
-        .or(Fallback::Text("0.0.0.0:7789")),
+        .or(Fallback::Text("[::]:7789")),
     Setting::new(
         "raft-listen",
         "ADDRESS",
@@ -44,6 +44,13 @@ pub const SERVER: &[Setting] = &[
         .or(Fallback::Duration(limits::LEASE_DEFAULT)),
     Setting::new("forget-after", "TIME", "How long the index keeps what a vanished node had, for its return")
         .or(Fallback::Duration(limits::FORGET_AFTER_DEFAULT)),
+    Setting::new(
+        "found-after",
+        "TIME",
+        "Without --join a server that has no data and no others in its --cluster listens for so long before it \
+         founds a cluster: to one that lost its disk the members of its cluster speak",
+    )
+    .or(Fallback::Duration(piccolo_raft::cluster::FOUND_AFTER)),
     DISK_FREE_MIN,
 ];
 
@@ -57,6 +64,7 @@ pub const DISK_FREE_MIN: Setting = Setting::new(
 
 const LEASE_LEAST: Duration = Duration::from_secs(limits::LEASE_SECONDS_MIN as u64);
 const LEASE_MOST: Duration = Duration::from_secs(limits::LEASE_SECONDS_MAX as u64);
+const FOUND_AFTER_MOST: Duration = Duration::from_secs(3600);
 const FORGET_LEAST: Duration = Duration::from_secs(1);
 const FORGET_MOST: Duration = Duration::from_secs(365 * 86_400);
 
@@ -74,6 +82,8 @@ pub fn server(layers: &mut Layers) -> Option<server::Config> {
     let forget_after =
         layers.required("forget-after", |text| value::duration(text, FORGET_LEAST, FORGET_MOST));
 
+    let found_after =
+        layers.required("found-after", |text| value::duration(text, Duration::ZERO, FOUND_AFTER_MOST));
     let disk_free_min = layers.optional(DISK_FREE_MIN.flag, value::bytes);
 
     let distinct: BTreeSet<&String> = cluster.iter().collect();
@@ -94,6 +104,7 @@ pub fn server(layers: &mut Layers) -> Option<server::Config> {
         insecure,
         lease_default: lease_default?,
         forget_after: forget_after?,
+        found_after: found_after?,
         disk_free_min,
     })
 }

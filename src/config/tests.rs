@@ -94,7 +94,7 @@ fn all_mistakes_are_told_together_each_with_its_place() {
     let text = problems.to_string();
     assert!(text.starts_with("9 mistakes in the configuration:\n  "), "{text}");
     assert!(
-        text.contains("PICCOLO_LEASE_DEFAULT: \"1s\" is not right: expected a duration from 3s to 24h"),
+        text.contains("PICCOLO_LEASE_DEFAULT: invalid value \"1s\": expected a duration from 3s to 24h"),
         "{text}"
     );
     assert!(text.contains("--data-dir: is required (PICCOLO_DATA_DIR in the environment"), "{text}");
@@ -155,7 +155,7 @@ fn the_variables_of_the_go_pi_are_understood() {
     ))
     .unwrap();
     assert_eq!(config.servers, ["http://piccolo.svc:7789/prefix"]);
-    assert_eq!(config.mirror_listen.to_string(), "0.0.0.0:5000");
+    assert_eq!(config.mirror_listen.to_string(), "[::]:5000");
     assert_eq!(config.peer_listen.to_string(), "10.0.0.1:5001");
     assert_eq!(config.metrics_listen.to_string(), "0.0.0.0:9090");
     assert_eq!((config.group.as_str(), config.uploads_max), ("blue", 5));
@@ -203,6 +203,22 @@ fn registries_have_tables() {
 
 /// The Go version's switch; there it missed registries with a port.
 #[test]
+fn two_tables_of_one_registry_are_a_problem_and_the_folders_of_certs_dir_are_a_list() {
+    let tables = "[registry.\"r.example.com\"]\n[registry.\"R.example.com:443\"]\n";
+    let file = file(&format!("servers = \"http://a:1\"\n{tables}"));
+    let problems =
+        read_agent(&given(&[("config", file.path().to_str().unwrap())], &[])).unwrap_err().to_string();
+    assert!(problems.contains("names the same registry as [registry."), "{problems}");
+
+    let of = |dirs| read_agent(&given(&[("servers", "http://a:1"), ("certs-dir", dirs)], &[]));
+    let expected = ["/etc/containerd/certs.d", "/etc/docker/certs.d"].map(std::path::PathBuf::from);
+    let read = of("/etc/containerd/certs.d:/etc/docker/certs.d").unwrap();
+    assert_eq!(read.certs_dirs.as_deref(), Some(&expected[..]));
+    assert_eq!(read_agent(&given(&[("servers", "http://a:1")], &[])).unwrap().certs_dirs, None);
+    assert!(of("certs.d").unwrap_err().to_string().contains("absolute folders"));
+}
+
+#[test]
 fn without_the_latest_tag_every_registry_has_a_filter_for_it() {
     let file = file("servers = \"http://a:1\"\n[registry.\"r.example.com:5000\"]\nblobs = \"origin\"\n");
     let config = ("config", file.path().to_str().unwrap());
@@ -232,8 +248,8 @@ fn mistakes_in_tables_of_registries_are_all_told() {
     let text = problems.to_string();
     for part in [
         "manifests of [registry.\"a\"]",
-        "\"orign\" is not right: expected peers or origin",
-        "\"(\" is not right: expected a regular expression (error: unclosed group)",
+        "invalid value \"orign\": expected peers or origin",
+        "invalid value \"(\": expected a regular expression (error: unclosed group)",
         "tags of [registry.\"c\"]",
     ] {
         assert!(text.contains(part), "{part}: {text}");

@@ -30,6 +30,15 @@ pub fn path(given: &str) -> Parsed<PathBuf> {
     if given.is_empty() { Err("a path".to_owned()) } else { Ok(PathBuf::from(given)) }
 }
 
+/// Absolute folders, with colons between them.
+pub fn folders(given: &str) -> Parsed<Vec<PathBuf>> {
+    let folders: Vec<PathBuf> = given.split(':').filter(|part| !part.is_empty()).map(PathBuf::from).collect();
+    if folders.is_empty() || folders.iter().any(|folder| folder.is_relative()) {
+        return Err("absolute folders, like /etc/containerd/certs.d:/etc/docker/certs.d".to_owned());
+    }
+    Ok(folders)
+}
+
 /// On or off.
 pub fn switch(given: &str) -> Parsed<bool> {
     match given.to_ascii_lowercase().as_str() {
@@ -39,11 +48,11 @@ pub fn switch(given: &str) -> Parsed<bool> {
     }
 }
 
-/// Where to listen: `IP:PORT`, or `:PORT` for all IPv4 addresses, as Go writes it. Port 0 lets the
-/// system choose.
+/// Where to listen: `IP:PORT`, or `:PORT` for all addresses, as Go writes it. Port 0 lets the system
+/// choose.
 pub fn listen_address(given: &str) -> Parsed<SocketAddr> {
-    let full = if given.starts_with(':') { format!("0.0.0.0{given}") } else { given.to_owned() };
-    full.parse().map_err(|_| "an address like 0.0.0.0:7789 or [::]:7789".to_owned())
+    let full = if given.starts_with(':') { format!("[::]{given}") } else { given.to_owned() };
+    full.parse().map_err(|_| "an address like 10.0.0.7:7789, 0.0.0.0:7789 or [::]:7789".to_owned())
 }
 
 /// What others are told: `IP:PORT` that can be reached.
@@ -311,7 +320,7 @@ mod tests {
 
     #[test]
     fn addresses_are_told_apart() {
-        assert_eq!(listen_address(":5000"), Ok("0.0.0.0:5000".parse().unwrap()));
+        assert_eq!(listen_address(":5000"), Ok("[::]:5000".parse().unwrap()));
         assert!(listen_address("[::]:7789").is_ok());
         for given in ["7789", "localhost:7789", "0.0.0.0", "1.2.3.4:99999", ""] {
             assert!(listen_address(given).is_err(), "{given}");

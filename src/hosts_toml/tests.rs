@@ -17,8 +17,8 @@ const OURS: &str = "\
 #[test]
 fn a_file_of_our_own_names_the_registry_and_us() {
     let upstream = Upstream { server: Some("https://ghcr.io".to_owned()), ..Upstream::default() };
-    assert_eq!(fresh(&upstream, &entry()), format!("server = \"https://ghcr.io\"\n\n{OURS}"));
-    assert_eq!(fresh(&Upstream::default(), &entry()), OURS);
+    assert_eq!(fresh(&upstream, &entry()), format!("{FRESH}\nserver = \"https://ghcr.io\"\n\n{OURS}"));
+    assert_eq!(fresh(&Upstream::default(), &entry()), format!("{FRESH}\n{OURS}"));
 }
 
 #[test]
@@ -29,7 +29,7 @@ fn a_file_of_our_own_keeps_the_certificates_that_containerd_found_by_itself() {
         clients: vec![("a.cert".to_owned(), Some("a.key".to_owned())), ("b.cert".to_owned(), None)],
     };
     let expected = format!(
-        "server = \"https://r:5000\"\nca = [\"ca.crt\"]\nclient = [[\"a.cert\", \"a.key\"], [\"b.cert\"]]\n\n{OURS}"
+        "{FRESH}\nserver = \"https://r:5000\"\nca = [\"ca.crt\"]\nclient = [[\"a.cert\", \"a.key\"], [\"b.cert\", \"b.cert\"]]\n\n{OURS}"
     );
     assert_eq!(fresh(&upstream, &entry()), expected);
 }
@@ -37,7 +37,7 @@ fn a_file_of_our_own_keeps_the_certificates_that_containerd_found_by_itself() {
 #[test]
 fn a_dial_timeout_is_written_where_it_is_asked_for() {
     let entry = Entry { dial_timeout: Some(Duration::from_millis(200)), ..entry() };
-    assert_eq!(fresh(&Upstream::default(), &entry), format!("{OURS}  dial_timeout = \"200ms\"\n"));
+    assert_eq!(fresh(&Upstream::default(), &entry), format!("{FRESH}\n{OURS}  dial_timeout = \"200ms\"\n"));
 }
 
 const TWO_HOSTS: &str = r#"server = "https://registry.example.com"

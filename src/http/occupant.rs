@@ -14,7 +14,7 @@ const COMMAND_CHARS_MAX: usize = 200;
 pub struct Occupant {
     /// Its pid, as this process sees it.
     pub pid: u32,
-    /// Its command line.
+    /// Command line of that process.
     pub command: String,
 }
 

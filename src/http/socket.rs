@@ -7,9 +7,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use axum::body::Body;
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
+
+use super::places::Place;
 
 /// Zero linger makes `close` send RST. hyper cannot be asked for that, but it drops the stream when
 /// a body fails: the flag decides then. Until the drop nothing is shut down, because a FIN sent
@@ -22,11 +27,18 @@ pub(super) struct Socket {
     silent_max: Duration,
     /// When the write that waits now has waited too long.
     overdue: Option<Pin<Box<Sleep>>>,
+    /// Is told when nothing of an answer is left to send.
+    place: Arc<Place>,
 }
 
 impl Socket {
-    pub(super) fn new(stream: TcpStream, reset: Arc<AtomicBool>, silent_max: Duration) -> Self {
-        Self { stream, reset, silent_max, overdue: None }
+    pub(super) fn new(
+        stream: TcpStream,
+        reset: Arc<AtomicBool>,
+        silent_max: Duration,
+        place: Arc<Place>,
+    ) -> Self {
+        Self { stream, reset, silent_max, overdue: None, place }
     }
 
     /// Ends a write that has waited for too long. The kernel would not: a client that is alive
@@ -45,7 +57,10 @@ impl Socket {
         std::task::ready!(overdue.as_mut().poll(context));
         // What the client does not take should not stay in the kernel either.
         self.reset.store(true, Ordering::Release);
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes nothing")))
+        Poll::Ready(Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            "the client takes nothing of what is sent to it",
+        )))
     }
 
     fn must_reset(&self) -> bool {
@@ -84,7 +99,12 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        let flushed = Pin::new(&mut self.stream).poll_flush(context);
+        // hyper flushes the socket only once its own buffer is empty.
+        if matches!(flushed, Poll::Ready(Ok(()))) {
+            self.place.flushed();
+        }
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -105,5 +125,53 @@ impl AsyncWrite for Socket {
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
         self.bounded(written, context)
+    }
+}
+
+/// A request that is in flight until this is dropped: with the last byte of its answer's body.
+#[derive(Debug)]
+pub(super) struct InFlight(Arc<Place>);
+
+impl InFlight {
+    /// `None` if the connection has to close.
+    pub(super) fn begin(place: &Arc<Place>) -> Option<Self> {
+        place.begin().then(|| Self(Arc::clone(place)))
+    }
+
+    pub(super) fn with(self, body: Body) -> AnswerBody {
+        AnswerBody { body, _in_flight: self }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.answered();
+    }
+}
+
+/// The body of an answer, with the request that it keeps in flight.
+#[derive(Debug)]
+pub(super) struct AnswerBody {
+    body: Body,
+    _in_flight: InFlight,
+}
+
+impl http_body::Body for AnswerBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }

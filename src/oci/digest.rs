@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::LazyLock;
 
 use sha2::Digest as _;
 use sha2::{Sha256, Sha512};
@@ -77,6 +78,14 @@ impl Digest {
             Text::Sha512(text) => &**text,
         };
         std::str::from_utf8(text).expect("a digest is ASCII")
+    }
+
+    /// Whether the content with this digest has no bytes at all.
+    pub fn is_of_nothing(&self) -> bool {
+        static OF_NOTHING: LazyLock<[Digest; 2]> = LazyLock::new(|| {
+            [Algorithm::Sha256, Algorithm::Sha512].map(|algorithm| Hasher::new(algorithm).finish())
+        });
+        OF_NOTHING.contains(self)
     }
 
     /// SHA-256 of `bytes`.

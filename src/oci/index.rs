@@ -5,13 +5,15 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::{Digest, DigestError};
+use super::Digest;
 
 /// What an index points to, in its order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Index {
     /// Manifests, or further indexes.
     pub manifests: Vec<Descriptor>,
+    /// Entries that cannot be read, each with its place and why.
+    pub skipped: Vec<String>,
 }
 
 /// A pointer to content.
@@ -23,43 +25,50 @@ pub struct Descriptor {
     pub annotations: BTreeMap<String, String>,
 }
 
-/// Why bytes are no index.
+/// Why bytes are no index: not JSON, or without a list of manifests.
 #[derive(Debug, thiserror::Error)]
-pub enum IndexError {
-    /// Not JSON, without manifests, or with fields of wrong types.
-    #[error("could not read an image index: {0}")]
-    Json(#[from] serde_json::Error),
-    /// A pointer by something else.
-    #[error("could not read an image index: {0}")]
-    Digest(#[from] DigestError),
-}
+#[error("could not read an image index: {0}")]
+pub struct IndexError(#[from] serde_json::Error);
 
 #[derive(Deserialize)]
 struct RawIndex {
     /// Must be there; `null` is what umoci writes into a new layout.
     #[serde(deserialize_with = "Option::deserialize")]
-    manifests: Option<Vec<RawDescriptor>>,
+    manifests: Option<Vec<RawEntry>>,
 }
 
 #[derive(Deserialize)]
-struct RawDescriptor {
-    digest: String,
-    annotations: Option<BTreeMap<String, String>>,
+#[serde(untagged)]
+enum RawEntry {
+    Descriptor { digest: String, annotations: Option<BTreeMap<String, String>> },
+    Odd(serde::de::IgnoredAny),
 }
 
 impl Index {
-    /// Reads an index. Unknown fields are ignored.
+    /// Reads an index. Unknown fields are ignored, and entries that cannot be read are skipped: another
+    /// tool's odd entry must not hide the images beside it.
     pub fn parse(bytes: &[u8]) -> Result<Self, IndexError> {
         let raw: RawIndex = serde_json::from_slice(bytes)?;
-        let manifests =
-            raw.manifests.into_iter().flatten().map(Descriptor::from_raw).collect::<Result<_, _>>()?;
-        Ok(Self { manifests })
+        let mut index = Self { manifests: Vec::new(), skipped: Vec::new() };
+        for (place, entry) in raw.manifests.into_iter().flatten().enumerate() {
+            match entry.read() {
+                Ok(descriptor) => index.manifests.push(descriptor),
+                Err(why) => index.skipped.push(format!("entry {}: {why}", place + 1)),
+            }
+        }
+        Ok(index)
     }
 }
 
-impl Descriptor {
-    fn from_raw(raw: RawDescriptor) -> Result<Self, DigestError> {
-        Ok(Self { digest: raw.digest.parse()?, annotations: raw.annotations.unwrap_or_default() })
+impl RawEntry {
+    fn read(self) -> Result<Descriptor, String> {
+        match self {
+            Self::Descriptor { digest, annotations } => {
+                let digest = digest.parse().map_err(|error: super::DigestError| error.to_string())?;
+                Ok(Descriptor { digest, annotations: annotations.unwrap_or_default() })
+            }
+            Self::Odd(_) => Err("it has no digest, or annotations that are not text".to_owned()),
+        }
     }
 }
 
@@ -90,9 +99,22 @@ mod tests {
     #[test]
     fn what_is_no_index_is_refused() {
         for json in ["", "\x1f\u{8b}", "{}", r#"{"manifests":{}}"#, r#"{"config":{},"layers":[]}"#] {
-            assert!(matches!(Index::parse(json.as_bytes()), Err(IndexError::Json(_))), "{json}");
+            assert!(Index::parse(json.as_bytes()).is_err(), "{json}");
         }
-        let bad = br#"{"manifests":[{"digest":"sha256:../../x","size":1}]}"#;
-        assert!(matches!(Index::parse(bad), Err(IndexError::Digest(_))));
+    }
+
+    #[test]
+    fn an_odd_entry_is_skipped_and_named_and_hides_no_other() {
+        let sound = Digest::of(b"sound");
+        let json = format!(
+            r#"{{"manifests":[{{"digest":"sha384:{}","size":1}},{{"digest":"{sound}","size":5}},
+                {{"digest":"sha256:../../x"}},{{"size":1}},7,{{"digest":"{sound}","annotations":{{"a":1}}}}]}}"#,
+            "0".repeat(96)
+        );
+        let index = Index::parse(json.as_bytes()).unwrap();
+        assert_eq!(index.manifests, [Descriptor { digest: sound, annotations: BTreeMap::new() }]);
+        assert_eq!(index.skipped.len(), 5);
+        assert!(index.skipped[0].starts_with("entry 1: \"sha384:000"), "{:?}", index.skipped);
+        assert!(index.skipped[3].starts_with("entry 5: it has no digest"), "{:?}", index.skipped);
     }
 }

@@ -10,6 +10,11 @@ pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 /// `application/vnd.docker.distribution.manifest.list.v2+json`
 pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+/// `application/vnd.oci.artifact.manifest.v1+json`, of release candidates of the OCI image spec 1.1:
+/// signatures and SBOMs were stored with it.
+pub const OCI_ARTIFACT: &str = "application/vnd.oci.artifact.manifest.v1+json";
+/// `application/vnd.cncf.oras.artifact.manifest.v1+json`, its predecessor.
+pub const ORAS_ARTIFACT: &str = "application/vnd.cncf.oras.artifact.manifest.v1+json";
 /// `application/vnd.docker.distribution.manifest.v1+prettyjws`
 pub const DOCKER_SCHEMA_1: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";
 /// Anything that is only bytes.
@@ -21,6 +26,10 @@ pub const ACCEPT_MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, \
     application/vnd.docker.distribution.manifest.v2+json, */*";
 
+/// Types that a manifest may give itself.
+const NAMED: [&str; 7] =
+    [OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_LIST, OCI_ARTIFACT, ORAS_ARTIFACT, DOCKER_SCHEMA_1];
+
 /// The fields by which manifests are told apart; their values do not matter here.
 #[derive(Deserialize)]
 struct Shape {
@@ -28,11 +37,30 @@ struct Shape {
     media_type: Option<String>,
     #[serde(rename = "schemaVersion")]
     schema_version: Option<u64>,
-    config: Option<serde::de::IgnoredAny>,
-    layers: Option<serde::de::IgnoredAny>,
-    manifests: Option<serde::de::IgnoredAny>,
-    #[serde(rename = "fsLayers")]
-    fs_layers: Option<serde::de::IgnoredAny>,
+    #[serde(default)]
+    config: Field,
+    #[serde(default)]
+    layers: Field,
+    #[serde(default)]
+    manifests: Field,
+    #[serde(rename = "fsLayers", default)]
+    fs_layers: Field,
+}
+
+/// Go writes `null` for a list that is empty, so that this is not the same as no field.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Field {
+    #[default]
+    Absent,
+    Null,
+    Value,
+}
+
+impl<'de> Deserialize<'de> for Field {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = Option::<serde::de::IgnoredAny>::deserialize(deserializer)?;
+        Ok(if value.is_some() { Self::Value } else { Self::Null })
+    }
 }
 
 /// Media type of a manifest or index by its content; `None` if it is neither.
@@ -42,17 +70,19 @@ pub fn of_manifest(content: &[u8]) -> Option<&'static str> {
         return None;
     }
     let shape: Shape = serde_json::from_slice(content).ok()?;
-    if shape.manifests.is_some() && shape.layers.is_some() {
+    let Shape { media_type, schema_version, config, layers, manifests, fs_layers } = shape;
+    if (manifests, layers) == (Field::Value, Field::Value) {
         // Two readings of one digest could be played against each other (CVE-2021-41190).
         return None;
     }
-    match shape.media_type.as_deref() {
-        Some(named) => {
-            [OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_LIST].into_iter().find(|t| *t == named)
-        }
-        None if shape.manifests.is_some() => Some(OCI_INDEX),
-        None if shape.layers.is_some() && shape.config.is_some() => Some(OCI_MANIFEST),
-        None if shape.schema_version == Some(1) && shape.fs_layers.is_some() => Some(DOCKER_SCHEMA_1),
+    let is_version_2 = schema_version == Some(2);
+    match media_type.as_deref() {
+        Some(named) => NAMED.into_iter().find(|known| *known == named),
+        None if manifests == Field::Value => Some(OCI_INDEX),
+        // An image's config has no schemaVersion.
+        None if config == Field::Value && (layers != Field::Absent || is_version_2) => Some(OCI_MANIFEST),
+        None if manifests == Field::Null && layers == Field::Absent && is_version_2 => Some(OCI_INDEX),
+        None if schema_version == Some(1) && fs_layers != Field::Absent => Some(DOCKER_SCHEMA_1),
         None => None,
     }
 }
@@ -141,6 +171,26 @@ mod tests {
         assert_eq!(of_manifest(br#"{"schemaVersion":2,"manifests":[]}"#), Some(OCI_INDEX));
         assert_eq!(of_manifest(br#" {"schemaVersion":2,"config":{},"layers":[]}"#), Some(OCI_MANIFEST));
         assert_eq!(of_manifest(br#"{"schemaVersion":1,"fsLayers":[]}"#), Some(DOCKER_SCHEMA_1));
+    }
+
+    /// What a store holds beside images: signatures, SBOMs, and manifests that Go wrote from empty lists.
+    #[test]
+    fn artifacts_and_manifests_without_layers_are_manifests() {
+        for named in NAMED {
+            let json = format!(r#"{{"mediaType":"{named}","blobs":[],"subject":{{"digest":"x"}}}}"#);
+            assert_eq!(of_manifest(json.as_bytes()), Some(named));
+        }
+        for (json, expected) in [
+            (r#"{"schemaVersion":2,"config":{},"layers":null}"#, OCI_MANIFEST),
+            (r#"{"config":{},"layers":null}"#, OCI_MANIFEST),
+            (r#"{"schemaVersion":2,"config":{},"subject":{}}"#, OCI_MANIFEST),
+            (r#"{"schemaVersion":2,"config":{},"layers":[],"manifests":null}"#, OCI_MANIFEST),
+            (r#"{"schemaVersion":2,"manifests":[],"layers":null}"#, OCI_INDEX),
+            (r#"{"schemaVersion":2,"manifests":null}"#, OCI_INDEX),
+        ] {
+            assert_eq!(of_manifest(json.as_bytes()), Some(expected), "{json}");
+            assert!(may_be_manifest(json.as_bytes()), "{json}");
+        }
     }
 
     #[test]

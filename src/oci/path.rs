@@ -40,19 +40,19 @@ pub enum Item {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
     /// Not of this API.
-    #[error("not a path that a mirror knows")]
+    #[error("the path is none of /v2/, /v2/<name>/manifests/<reference> and /v2/<name>/blobs/<digest>")]
     Unknown,
     /// The repository is against the grammar.
-    #[error("not a repository name")]
+    #[error("the path has no valid repository name")]
     Name,
     /// `ns`, or the first component, is no registry.
-    #[error("not a registry")]
+    #[error("the parameter ns is not a registry (HOST or HOST:PORT)")]
     Registry,
     /// Behind `manifests/`.
-    #[error("neither a tag nor a digest")]
+    #[error("the reference is neither a valid tag nor a valid digest")]
     Reference,
     /// Behind `blobs/`.
-    #[error("not a digest")]
+    #[error("the digest is not valid: expected sha256: or sha512: and lower-case hex digits")]
     Digest,
 }
 

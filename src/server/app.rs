@@ -3,21 +3,25 @@
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
+use axum::http::HeaderValue;
 use piccolo_raft::cluster::Node;
 use piccolo_raft::command::Holder;
 use piccolo_raft::index::Index;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
 
+use super::currency::Elsewhere;
 use super::error::ApiError;
 use super::fleet::{Fleet, Usage};
+use super::forward::Ways;
 use super::intake::Bodies;
 use super::leases::Leases;
 use super::locks::{HolderLocks, Place, Turn};
+use super::others::{OthersClient, others_client};
 use super::pace::Pace;
 use super::report::Reporting;
-use super::request::{HolderPolicy, Rules};
-use crate::api::client::{HttpClient, http_client};
+use super::request::HolderPolicy;
+use super::servers::Servers;
 use crate::clock::SharedClock;
 use crate::limits::{
     BEAT_CHANGES_WAITING_MAX, BEATS_WAITING_MAX, HOLDER_BEATS_WAITING_MAX, HOLDER_WRITES_WAITING_MAX,
@@ -35,8 +39,12 @@ pub struct App {
     pub holders: HolderPolicy,
     /// Of time.
     pub clock: SharedClock,
-    /// Forwards writes to the leader.
-    pub http: HttpClient,
+    /// Forwards writes to the leader, and reports to the other servers.
+    pub(crate) http: OthersClient,
+    /// So many writes are on their way there at once.
+    pub ways: Ways,
+    /// Where the other servers are.
+    pub servers: Servers,
     /// What bodies at hand take up.
     pub bodies: Bodies,
     /// Writes run here to their end, whether or not their client waits: the next write of the
@@ -48,8 +56,12 @@ pub struct App {
     pub remote_operators: bool,
     /// Places for snapshots on their way to operators.
     pub snapshots: Arc<Semaphore>,
+    /// Who answers while this server may lack something.
+    pub elsewhere: Elsewhere,
     /// Set once stopping begins.
     pub stop: Stop,
+    /// Once known it stays.
+    cluster: OnceLock<HeaderValue>,
     leases: Mutex<Leases>,
     fleet: Mutex<Fleet>,
     /// The term whose leader this node is with leases at hand and every earlier entry applied;
@@ -86,16 +98,20 @@ impl App {
     pub fn new(node: Node, holders: HolderPolicy, clock: SharedClock, leases: Leases, stop: Stop) -> Self {
         Self {
             index: node.index().clone(),
+            http: others_client(node.names().clone()),
             node,
             holders,
             clock,
-            http: http_client(),
+            ways: Ways::default(),
+            servers: Servers::default(),
             bodies: Bodies::default(),
             writes: TaskTracker::new(),
             reports: Reporting::default(),
             remote_operators: false,
             snapshots: Arc::new(Semaphore::new(SNAPSHOTS_SENT_MAX)),
+            elsewhere: Elsewhere::default(),
             stop,
+            cluster: OnceLock::new(),
             leases: Mutex::new(leases),
             fleet: Mutex::default(),
             leading_term: Mutex::new(0),
@@ -106,6 +122,16 @@ impl App {
             beat_changes_of: HolderLocks::new(HOLDER_BEATS_WAITING_MAX),
             syncs: Mutex::new(Pace::new(SYNC_BURST, SYNC_EVERY)),
         }
+    }
+
+    /// Id of the cluster that this server belongs to, as headers carry it.
+    pub fn cluster(&self) -> Option<&HeaderValue> {
+        if let Some(known) = self.cluster.get() {
+            return Some(known);
+        }
+        let id = self.node.cluster_id()?.to_string();
+        let header = HeaderValue::from_str(&id).expect("hex digits are a header value");
+        Some(self.cluster.get_or_init(|| header))
     }
 
     /// The leases, for a moment.
@@ -157,11 +183,6 @@ impl App {
         syncs.take(holder, self.now()).map_err(|again_after| ApiError::TooManySyncs { again_after })
     }
 
-    /// What requests are held to now.
-    pub fn rules(&self) -> Rules {
-        Rules { holders: self.holders, unix_ms: self.clock.unix_ms() }
-    }
-
     /// Since the process's start.
     pub fn now(&self) -> Duration {
         self.clock.monotonic()
@@ -183,17 +204,44 @@ impl App {
 /// The app once the index is loaded. The listener is open before: `/livez` answers at once, and a
 /// port in use is found before anything else is done.
 #[derive(Clone, Default)]
-pub struct Shared(Arc<OnceLock<Arc<App>>>);
+pub struct Shared(Arc<Starting>);
+
+#[derive(Default)]
+struct Starting {
+    app: OnceLock<Arc<App>>,
+    waits: Mutex<Option<String>>,
+}
 
 impl Shared {
     /// The index is loaded. Called once.
     pub fn set(&self, app: Arc<App>) {
-        let first = self.0.set(app);
+        let first = self.0.app.set(app);
         assert!(first.is_ok(), "a server starts once");
     }
 
     /// The app, or 503 while loading.
     pub fn get(&self) -> Result<&Arc<App>, ApiError> {
-        self.0.get().ok_or(ApiError::Loading)
+        self.0.app.get().ok_or(ApiError::Loading)
+    }
+
+    /// The start waits for something that may come by itself, or goes on; each reason is logged once.
+    pub fn set_waits(&self, reason: Option<String>) {
+        let mut waits = self.waits();
+        if *waits != reason {
+            match &reason {
+                Some(reason) => tracing::warn!(reason, "waits with the start"),
+                None => tracing::info!("goes on with the start"),
+            }
+            *waits = reason;
+        }
+    }
+
+    /// What the start waits for.
+    pub fn waits_for(&self) -> Option<String> {
+        self.waits().clone()
+    }
+
+    fn waits(&self) -> MutexGuard<'_, Option<String>> {
+        self.0.waits.lock().expect("nothing panics with it in hand")
     }
 }

@@ -2,11 +2,13 @@
 //! any case, the last one of a name counts, `null` is absent, unknown fields are ignored. What is
 //! wrong is said with the name of the field.
 
-use std::fmt;
+mod fields;
 
-use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, Visitor};
-use serde_json::Value;
+use serde::de::DeserializeSeed;
+
+use crate::limits::API_TEXT_BYTES_MAX;
+pub use fields::Texts;
+use fields::{Found, Object};
 
 /// What is wrong with a request; the text behind "Wrong request format: ".
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -50,50 +52,59 @@ impl FormatError {
     }
 }
 
-/// The fields of a JSON object, in the order of the text.
+/// The fields of a JSON object that somebody asks for, and the list that `T` takes. A field is asked for by
+/// one of the names given to [`Fields::parse`].
 #[derive(Debug)]
-pub struct Fields(Vec<(String, Value)>);
+pub struct Fields<T = ()>(Object<T>);
 
-impl<'de> Deserialize<'de> for Fields {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Entries;
-        impl<'de> Visitor<'de> for Entries {
-            type Value = Vec<(String, Value)>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut entries = Vec::new();
-                while let Some(entry) = map.next_entry()? {
-                    entries.push(entry);
-                }
-                Ok(entries)
-            }
-        }
-        deserializer.deserialize_map(Entries).map(Fields)
+impl Fields {
+    /// Reads those of these names.
+    pub fn parse(body: &[u8], names: &[&'static str]) -> Result<Self, FormatError> {
+        Self::read(body, names, None)
     }
 }
 
-impl Fields {
-    /// Reads a body.
-    pub fn parse(body: &[u8]) -> Result<Self, FormatError> {
-        serde_json::from_slice(body).map_err(|error| FormatError::Json { reason: error.to_string() })
+impl<T: Texts> Fields<T> {
+    /// The same of an object with a list of that name.
+    pub fn parse_with(body: &[u8], names: &[&'static str], list: &'static str) -> Result<Self, FormatError> {
+        Self::read(body, names, Some(list))
     }
 
-    /// Takes the last field of that name in any case, unless it is null.
-    fn take(&mut self, name: &str) -> Option<Value> {
-        let (_, value) = self.0.iter_mut().rev().find(|(key, _)| key.eq_ignore_ascii_case(name))?;
-        Some(value.take()).filter(|value| !value.is_null())
+    fn read(body: &[u8], names: &[&'static str], list: Option<&'static str>) -> Result<Self, FormatError> {
+        let object = Object {
+            fields: names.iter().map(|name| (*name, Found::Nothing)).collect(),
+            list: list.map(|name| (name, Found::Nothing)),
+            texts: T::default(),
+        };
+        let mut deserializer = serde_json::Deserializer::from_slice(body);
+        let read = object.deserialize(&mut deserializer);
+        let read = read.and_then(|object| deserializer.end().map(|()| object));
+        read.map(Self).map_err(|error| FormatError::Json { reason: error.to_string() })
+    }
+
+    fn take(&mut self, name: &'static str) -> Found {
+        let field = self.0.fields.iter_mut().find(|(field, _)| *field == name);
+        let (_, found) = field.expect("a field is read before it is asked for");
+        std::mem::replace(found, Found::Nothing)
     }
 
     /// A string.
     pub fn text(&mut self, name: &'static str) -> Result<Option<String>, FormatError> {
+        self.text_within(name, API_TEXT_BYTES_MAX)
+    }
+
+    /// A string of a length of its own, no more than [`API_TEXT_BYTES_MAX`].
+    pub fn text_within(
+        &mut self,
+        name: &'static str,
+        bytes_max: usize,
+    ) -> Result<Option<String>, FormatError> {
+        let too_long = || Err(FormatError::value(name, format!("is longer than {bytes_max} bytes")));
         match self.take(name) {
-            None => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text)),
-            Some(other) => Err(type_error(name, "a string", &other)),
+            Found::Nothing => Ok(None),
+            Found::Text(text) if text.len() <= bytes_max => Ok(Some(text)),
+            Found::Text(_) | Found::PassedOver => too_long(),
+            other => Err(type_error(name, "a string", other.kind())),
         }
     }
 
@@ -105,42 +116,30 @@ impl Fields {
     /// A number from 0 on.
     pub fn unsigned(&mut self, name: &'static str) -> Result<Option<u64>, FormatError> {
         match self.take(name) {
-            None => Ok(None),
-            Some(value) => match value.as_u64() {
-                Some(number) => Ok(Some(number)),
-                None if value.is_number() => {
-                    Err(FormatError::value(name, format!("must be an integer from 0 to {}", u64::MAX)))
-                }
-                None => Err(type_error(name, "an integer", &value)),
-            },
+            Found::Nothing => Ok(None),
+            Found::Number(Some(number)) => Ok(Some(number)),
+            Found::Number(None) => {
+                Err(FormatError::value(name, format!("must be an integer from 0 to {}", u64::MAX)))
+            }
+            other => Err(type_error(name, "an integer", other.kind())),
         }
     }
 
-    /// A list of strings that is there; a null in it is an empty string, as in Go.
-    pub fn required_texts(&mut self, name: &'static str) -> Result<Vec<String>, FormatError> {
-        let list = match self.take(name) {
-            None => return Err(FormatError::Missing { field: name }),
-            Some(Value::Array(list)) => list,
-            Some(other) => return Err(type_error(name, "a list of strings", &other)),
-        };
-        let text = |(position, value): (usize, Value)| match value {
-            Value::String(text) => Ok(text),
-            Value::Null => Ok(String::new()),
-            other => Err(type_error(&format!("{name}[{position}]"), "a string", &other)),
-        };
-        list.into_iter().enumerate().map(text).collect()
+    /// The list of strings, which is there.
+    pub fn required_texts(&mut self) -> Result<T, FormatError> {
+        let (name, found) = self.0.list.as_ref().expect("the list is read before it is asked for");
+        match found {
+            Found::Nothing => Err(FormatError::Missing { field: name }),
+            Found::Taken(None) => Ok(std::mem::take(&mut self.0.texts)),
+            Found::Taken(Some((position, kind))) => {
+                Err(type_error(&format!("{name}[{position}]"), "a string", kind))
+            }
+            other => Err(type_error(name, "a list of strings", other.kind())),
+        }
     }
 }
 
-fn type_error(field: &str, expected: &'static str, found: &Value) -> FormatError {
-    let found = match found {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    };
+fn type_error(field: &str, expected: &'static str, found: &'static str) -> FormatError {
     FormatError::Type { field: field.to_owned(), expected, found }
 }
 
@@ -148,36 +147,66 @@ fn type_error(field: &str, expected: &'static str, found: &Value) -> FormatError
 mod tests {
     use super::*;
 
-    fn fields(json: &str) -> Fields {
-        Fields::parse(json.as_bytes()).unwrap()
+    /// What a list had.
+    #[derive(Debug, Default)]
+    struct Kept(Vec<(usize, String)>);
+
+    impl Texts for Kept {
+        fn take(&mut self, position: usize, text: &str) {
+            self.0.push((position, text.to_owned()));
+        }
+    }
+
+    fn fields(json: &str) -> Fields<Kept> {
+        Fields::parse_with(json.as_bytes(), &["group", "holder", "epoch"], "keys").unwrap()
+    }
+
+    fn texts(json: &str) -> Result<Vec<String>, String> {
+        let kept = fields(json).required_texts().map_err(|error| error.to_string())?;
+        assert!(kept.0.iter().map(|(position, _)| *position).eq(0..kept.0.len()), "{kept:?}");
+        Ok(kept.0.into_iter().map(|(_, text)| text).collect())
     }
 
     #[test]
     fn names_in_any_case_count_and_the_last_one_wins() {
-        let mut fields = fields(r#"{"Group":"a","HOLDER":"x","group":"b","other":1}"#);
-        assert_eq!(fields.required_text("group").unwrap(), "b");
-        assert_eq!(fields.required_text("holder").unwrap(), "x");
+        let json = r#"{"Group":"a","HOLDER":"x","KEYS":["a"],"group":"b","other":1,"keys":["b","c"]}"#;
+        let mut read = fields(json);
+        assert_eq!(read.required_text("group").unwrap(), "b");
+        assert_eq!(read.required_text("holder").unwrap(), "x");
+        assert_eq!(texts(json).unwrap(), ["b", "c"]);
+        assert_eq!(fields(r#"{"epoch":"x","epoch":7}"#).unsigned("epoch").unwrap(), Some(7));
     }
 
     #[test]
     fn null_and_empty_are_missing() {
-        for json in ["{}", r#"{"group":null}"#, r#"{"group":""}"#] {
+        for json in ["{}", r#"{"group":null}"#, r#"{"group":"a","group":null}"#, r#"{"group":""}"#] {
             let error = fields(json).required_text("group").unwrap_err();
             assert_eq!(error.to_string(), "field group is required", "{json}");
         }
-        let error = fields(r#"{"keys":null}"#).required_texts("keys").unwrap_err();
-        assert_eq!(error.to_string(), "field keys is required");
-        assert_eq!(fields(r#"{"keys":["a",null]}"#).required_texts("keys").unwrap(), ["a", ""]);
+        for json in ["{}", r#"{"keys":null}"#, r#"{"keys":["a"],"keys":null}"#] {
+            assert_eq!(texts(json).unwrap_err(), "field keys is required", "{json}");
+        }
+        assert_eq!(texts(r#"{"keys":["a",null]}"#).unwrap(), ["a", ""]);
+        assert_eq!(texts(r#"{"keys":[]}"#).unwrap(), [] as [&str; 0]);
     }
 
     #[test]
     fn wrong_types_are_named_with_their_position() {
         let error = fields(r#"{"holder":7}"#).text("holder").unwrap_err();
         assert_eq!(error.to_string(), "field holder must be a string, not a number");
-        let error = fields(r#"{"keys":"a"}"#).required_texts("keys").unwrap_err();
-        assert_eq!(error.to_string(), "field keys must be a list of strings, not a string");
-        let error = fields(r#"{"keys":["a",{}]}"#).required_texts("keys").unwrap_err();
-        assert_eq!(error.to_string(), "field keys[1] must be a string, not an object");
+        for (value, found) in [
+            ("\"a\"", "a string"),
+            ("{\"a\":[1,{}]}", "an object"),
+            ("true", "a boolean"),
+            ("-1", "a number"),
+        ] {
+            let error = texts(&format!(r#"{{"keys":{value}}}"#)).unwrap_err();
+            assert_eq!(error, format!("field keys must be a list of strings, not {found}"));
+        }
+        for (value, found) in [("{}", "an object"), ("[[1],2]", "a list"), ("1e3", "a number")] {
+            let error = texts(&format!(r#"{{"keys":["a",{value},7,"b"]}}"#)).unwrap_err();
+            assert_eq!(error, format!("field keys[1] must be a string, not {found}"));
+        }
         let error = fields(r#"{"epoch":"1"}"#).unsigned("epoch").unwrap_err();
         assert_eq!(error.to_string(), "field epoch must be an integer, not a string");
         for json in [r#"{"epoch":-1}"#, r#"{"epoch":1.5}"#, r#"{"epoch":18446744073709551616}"#] {
@@ -187,9 +216,24 @@ mod tests {
     }
 
     #[test]
+    fn a_text_longer_than_any_field_is_refused_with_the_limit_of_its_own() {
+        let json = |bytes: usize| format!(r#"{{"holder":"{}"}}"#, "x".repeat(bytes));
+        assert!(fields(&json(API_TEXT_BYTES_MAX)).required_text("holder").is_ok());
+        let error = fields(&json(API_TEXT_BYTES_MAX + 1)).required_text("holder").unwrap_err();
+        assert_eq!(error.to_string(), format!("field holder is longer than {API_TEXT_BYTES_MAX} bytes"));
+        for bytes in [8, API_TEXT_BYTES_MAX + 1] {
+            let error = fields(&json(bytes)).text_within("holder", 7).unwrap_err();
+            assert_eq!(error.to_string(), "field holder is longer than 7 bytes");
+        }
+    }
+
+    #[test]
     fn what_is_no_object_is_refused() {
         for json in ["", "{", "[]", "7", "\"a\"", "{\"a\":1} x", "\u{0}", &"[".repeat(100_000)] {
-            assert!(matches!(Fields::parse(json.as_bytes()), Err(FormatError::Json { .. })));
+            assert!(
+                matches!(Fields::parse(json.as_bytes(), &["a"]), Err(FormatError::Json { .. })),
+                "{json:.20}"
+            );
         }
     }
 }

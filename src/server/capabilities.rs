@@ -7,11 +7,12 @@ use crate::api::Capabilities;
 const API_VERSION: u32 = 1;
 /// Each is what a client would have to probe for otherwise.
 const FEATURES: &[&str] =
-    &["withdraw", "order", "lease", "resync", "min_index", "rank_prefix", "hosts", "report"];
+    &["withdraw", "order", "lease", "resync", "min_index", "rank_prefix", "hosts", "report", "behind"];
 
 /// The answer.
 pub fn answer(app: &App) -> Capabilities {
-    let cluster = app.node.status().cluster_id.map(|id| id.to_string()).unwrap_or_default();
+    let status = app.node.status();
+    let cluster = status.cluster_id.map(|id| id.to_string()).unwrap_or_default();
     let features = FEATURES.iter().map(|feature| (*feature).to_owned()).collect();
-    Capabilities { api: API_VERSION, cluster, features }
+    Capabilities { api: API_VERSION, cluster, features, servers: status.members.len() }
 }

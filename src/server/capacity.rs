@@ -22,7 +22,7 @@ pub enum Full {
     #[error("the index holds {INDEX_HOSTS_MAX} hosts, the limit")]
     Hosts,
     /// Keys of one holder.
-    #[error("the holder would have {keys} keys, the limit is {INDEX_KEYS_OF_A_HOLDER_MAX}")]
+    #[error("the holder would have {keys} keys or more, the limit is {INDEX_KEYS_OF_A_HOLDER_MAX}")]
     KeysOfAHolder {
         /// How many.
         keys: u64,

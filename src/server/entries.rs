@@ -91,7 +91,7 @@ fn chunks(keys: Vec<Key>) -> Vec<Vec<Key>> {
 #[cfg(test)]
 mod tests {
     use piccolo_raft::command::{COMMAND_BYTES_MAX, GROUP_BYTES_MAX};
-    use piccolo_raft::format;
+    use piccolo_raft::format::{ENTRY, Level};
 
     use super::*;
 
@@ -118,7 +118,7 @@ mod tests {
         let commands = entries(Direction::Advertise, &holder(), PAIR, many.clone());
         assert!(commands.len() > 4);
         for (position, command) in commands.iter().enumerate() {
-            assert!(format::encode(command).len() <= COMMAND_BYTES_MAX);
+            assert!(ENTRY.encode(Level::FIRST, command).len() <= COMMAND_BYTES_MAX);
             assert_eq!(write_of(command).stores_pair, position + 1 == commands.len());
         }
         let again: Vec<Key> = commands.iter().flat_map(|c| write_of(c).keys.clone()).collect();

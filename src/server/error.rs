@@ -14,6 +14,7 @@ use rand::Rng;
 
 use super::body::FormatError;
 use super::capacity::Full;
+use super::currency::behind_header;
 use crate::api::{Message, WriteResponse, header};
 use crate::limits::{
     FULL_RETRY_AFTER_SECONDS, MIN_INDEX_WAIT_MAX, NO_ROOM_RETRY_AFTER_SECONDS, OVERLOAD_RETRY_AFTER_SECONDS,
@@ -52,6 +53,8 @@ pub enum ApiError {
     KeyNotFound {
         /// As asked.
         key: String,
+        /// This server may lack what the others have: they may know a holder.
+        behind: bool,
     },
     /// There is no such route.
     #[error("404 page not found")]
@@ -61,6 +64,14 @@ pub enum ApiError {
     Stale {
         /// What is stored.
         stored: Pair,
+    },
+    /// A write is meant for another cluster. Nothing was done.
+    #[error("this server belongs to cluster {own}, and the request is for cluster {asked}")]
+    OtherCluster {
+        /// This server's.
+        own: String,
+        /// The client's.
+        asked: String,
     },
     /// A forwarded request reached a server that does not lead. Nothing was done.
     #[error("this server is not the leader")]
@@ -158,6 +169,7 @@ impl From<ProposeError> for ApiError {
             ProposeError::NoRoom { reason } => ApiError::NoRoom { reason },
             ProposeError::OutcomeUnknown => ApiError::OutcomeUnknown,
             ProposeError::Stopped { reason } => ApiError::NotServing { reason },
+            ProposeError::BeyondLevel { .. } => ApiError::NotServing { reason: error.to_string() },
             ProposeError::TooLarge { .. } => ApiError::Internal { reason: "a log entry is too large" },
         }
     }
@@ -175,6 +187,7 @@ impl ApiError {
             ApiError::NotOperator | ApiError::PassedOn { .. } => StatusCode::FORBIDDEN,
             ApiError::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             ApiError::Stale { .. } | ApiError::Refused { .. } => StatusCode::CONFLICT,
+            ApiError::OtherCluster { .. } => StatusCode::MISDIRECTED_REQUEST,
             ApiError::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             ApiError::Index(_) | ApiError::Internal { .. } => StatusCode::INTERNAL_SERVER_ERROR,
             ApiError::NotLeader { .. }
@@ -212,6 +225,9 @@ impl ApiError {
         let mut headers = HeaderMap::new();
         if let Some(seconds) = self.retry_after_seconds() {
             headers.insert(RETRY_AFTER, HeaderValue::from(rand::rng().random_range(seconds)));
+        }
+        if matches!(self, ApiError::KeyNotFound { behind: true, .. }) {
+            headers.extend([behind_header()]);
         }
         if matches!(self, ApiError::Full(_)) {
             let full = HeaderName::from_static(header::FULL);

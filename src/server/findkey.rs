@@ -1,5 +1,6 @@
 //! `GET /api/v1/distribution/findkey`: who holds a key, best for the asker first. Answered from this
-//! server's own state, with or without a quorum.
+//! server's own state, with or without a quorum. A 404 of a server that may lack what the others have is
+//! marked ([`crate::api::header::BEHIND`]): it is no last word. Holders are useful wherever they come from.
 
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
@@ -46,23 +47,33 @@ pub async fn handle(app: &App, query: &Query<'_>) -> Result<Response, QueryError
     let question = question(query)?;
     check_admitted(app.node.is_member())?;
     wait_applied(app, question.min_index).await?;
-    let found = question.key.parse::<Key>().ok().and_then(|key| {
-        app.index.find(question.group, &key, |postings| {
-            let asker = asker(postings, &question);
-            let reported = app.reports.with_standing(app, (question.group, &key), |standing| {
-                rank_by_standing(postings, &key, &asker, question.count, standing)
-            });
-            reported.unwrap_or_else(|| rank(postings, &key, &asker, question.count))
-        })
-    });
-    let found = found.unwrap_or_default();
+    let key = question.key.parse::<Key>().ok();
+    let look = || key.as_ref().map(|key| holders(app, &question, key)).unwrap_or_default();
+    let mut found = look();
+    let behind = found.is_empty() && app.node.behind().is_some();
+    if found.is_empty() && !behind {
+        // It may have caught up after that look.
+        found = look();
+    }
     result_count().record(found.len() as f64);
     if found.is_empty() {
-        return Err(ApiError::KeyNotFound { key: question.key.to_owned() }.into());
+        return Err(ApiError::KeyNotFound { key: question.key.to_owned(), behind }.into());
     }
     let mut answer = Response::new(Body::from(written(&question, &found)));
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(answer)
+}
+
+/// Who has it, the best for the asker first.
+fn holders(app: &App, question: &Question<'_>, key: &Key) -> Vec<SocketAddr> {
+    let found = app.index.find(question.group, key, |postings| {
+        let asker = asker(postings, question);
+        let reported = app.reports.with_standing(app, (question.group, key), |standing| {
+            rank_by_standing(postings, key, &asker, question.count, standing)
+        });
+        reported.unwrap_or_else(|| rank(postings, key, &asker, question.count))
+    });
+    found.unwrap_or_default()
 }
 
 /// A server that waits to be admitted has nothing, or a snapshot that ages: its 404 would send the asker
@@ -186,16 +197,28 @@ impl Holders for Postings<'_> {
         Postings::address(self, position)
     }
 
-    fn zone(&self, position: usize) -> &str {
-        Postings::zone(self, position)
-    }
-
     fn range(&self, zone: &str, low: u128, high: u128) -> Range<usize> {
         Postings::range(self, zone, low, high)
     }
 
     fn zone_range(&self, zone: &str) -> Range<usize> {
         Postings::zone_range(self, zone)
+    }
+
+    fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        Postings::addresses(self)
+    }
+
+    fn hosts(&self, low: u128, high: u128) -> impl Iterator<Item = (SocketAddr, bool)> {
+        Postings::hosts(self, low, high)
+    }
+
+    fn host_at_or_below(&self, address: u128) -> Option<u128> {
+        Postings::host_at_or_below(self, address)
+    }
+
+    fn host_at_or_above(&self, address: u128) -> Option<u128> {
+        Postings::host_at_or_above(self, address)
     }
 }
 

@@ -1,6 +1,11 @@
 //! Brings a write or keepalive to the leader: decides here if this node leads, otherwise forwards,
 //! once. While there is no leader it waits, at most [`LEADER_WAIT_MAX`].
 //!
+//! So many are forwarded at once ([`Ways`]), keepalives apart from writes; the others wait here. So a server
+//! keeps its connections to the leader, and no forward waits there among clients to be accepted. A client that
+//! leaves ends no exchange with the leader: that would close the connection, and the next forward would have to
+//! be accepted there anew.
+//!
 //! A forward that failed before it was sent, or that met a server which does not lead, has changed
 //! nothing and is repeated. One whose answer was lost is repeated only if the request may be: with a
 //! pair it may, and so may a keepalive; it is repeated as soon as another server leads, for a leader
@@ -8,6 +13,7 @@
 //! 503 would claim that nothing happened. So would any other error of a repetition: the attempt that was
 //! lost may still become an entry.
 
+use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,13 +23,39 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode
 use axum::response::Response;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use super::app::App;
+use super::clusters;
 use super::error::ApiError;
 use crate::api::client::chain;
-use crate::api::header;
-use crate::limits::{API_BODY_BYTES_MAX, FORWARD_TIMEOUT, LEADER_WAIT_MAX};
+use crate::api::{header, path};
+use crate::limits::{
+    API_BODY_BYTES_MAX, FORWARD_TIMEOUT, FORWARDED_BEATS_MAX, FORWARDED_WRITES_MAX, LEADER_WAIT_MAX,
+};
+
+/// Ways to the leader: who forwards something takes one, until it has the answer.
+#[derive(Debug)]
+pub struct Ways {
+    writes: Arc<Semaphore>,
+    beats: Arc<Semaphore>,
+}
+
+impl Default for Ways {
+    fn default() -> Self {
+        let ways = |count| Arc::new(Semaphore::new(count));
+        Self { writes: ways(FORWARDED_WRITES_MAX), beats: ways(FORWARDED_BEATS_MAX) }
+    }
+}
+
+impl Ways {
+    /// `None` if there is none for as long as a write waits for a leader.
+    async fn take(&self, path: &str) -> Option<OwnedSemaphorePermit> {
+        let ways = if path == path::KEEPALIVE { &self.beats } else { &self.writes };
+        tokio::time::timeout(LEADER_WAIT_MAX, ways.clone().acquire_owned()).await.ok()?.ok()
+    }
+}
 
 /// Pause between two looks for a leader.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(50);
@@ -38,6 +70,9 @@ pub struct ForLeader {
     pub forwarded: bool,
     /// Whether a repetition does no harm.
     pub repeatable: bool,
+    /// What the request takes up: places, memory. Given back when the leader has answered, whether or not
+    /// the client has waited for that.
+    pub held: Arc<dyn Any + Send + Sync>,
 }
 
 impl ForLeader {
@@ -57,6 +92,8 @@ enum Forwarded {
     Lost,
     /// The same, and another node leads meanwhile. Only of requests that may be repeated.
     Overtaken,
+    /// Nothing was done: too many are on their way.
+    Crowded,
 }
 
 /// Answers `request` by `decide` on the leader, here or there.
@@ -96,6 +133,8 @@ where
                     end = Instant::now() + LEADER_WAIT_MAX;
                 }
                 Forwarded::Lost => return Err(ApiError::OutcomeUnknown),
+                Forwarded::Crowded if lost => return Err(ApiError::OutcomeUnknown),
+                Forwarded::Crowded => return Err(ApiError::Overloaded),
             }
         }
         if Instant::now() >= end {
@@ -117,20 +156,40 @@ fn not_leader(app: &App) -> ApiError {
     ApiError::NotLeader { leader: other_leader(app).unwrap_or_default() }
 }
 
-async fn forward(app: &App, leader: &str, request: &ForLeader) -> Forwarded {
+/// Sends `request` to `leader`, in a task that ends with the answer: also when the client leaves.
+async fn forward(app: &Arc<App>, leader: &str, request: &ForLeader) -> Forwarded {
+    let Some(way) = app.ways.take(request.path).await else { return Forwarded::Crowded };
+    if other_leader(app).as_deref() != Some(leader) {
+        return Forwarded::NotDone;
+    }
     let outgoing = Request::builder()
         .method(Method::POST)
         .uri(format!("http://{leader}{}", request.path))
         .header(CONTENT_TYPE, "application/json")
-        .header(header::FORWARDED, "1")
-        .body(Full::new(request.body.clone()));
-    let outgoing = match outgoing {
+        .header(header::FORWARDED, "1");
+    let outgoing = match clusters::name(app, outgoing).body(Full::new(request.body.clone())) {
         Ok(outgoing) => outgoing,
         Err(error) => {
             tracing::error!(leader, %error, "could not use the leader's API address");
             return Forwarded::NotDone;
         }
     };
+    let held = (way, Arc::clone(&request.held));
+    let (app, leader, repeatable) = (Arc::clone(app), leader.to_owned(), request.repeatable);
+    let task = Arc::clone(&app).writes.spawn(async move {
+        let _held = held;
+        tokio::select! {
+            forwarded = exchange(&app, &leader, outgoing) => forwarded,
+            () = overtaken(&app, &leader), if repeatable => {
+                tracing::warn!(leader, "repeats a forwarded write: another server leads");
+                Forwarded::Overtaken
+            }
+        }
+    });
+    task.await.unwrap_or(Forwarded::Lost)
+}
+
+async fn exchange(app: &App, leader: &str, outgoing: Request<Full<Bytes>>) -> Forwarded {
     let exchange = async {
         let answer = app.http.request(outgoing).await;
         let answer = answer.map_err(|error| (!error.is_connect(), chain(&error)))?;
@@ -139,20 +198,11 @@ async fn forward(app: &App, leader: &str, request: &ForLeader) -> Forwarded {
         let body = body.map_err(|error| (true, error.to_string()))?.to_bytes();
         Ok::<_, (bool, String)>((head, body))
     };
-    let exchange = tokio::time::timeout(FORWARD_TIMEOUT, exchange);
-    let exchanged = tokio::select! {
-        exchanged = exchange => exchanged,
-        () = overtaken(app, leader), if request.repeatable => {
-            tracing::warn!(leader, "repeats a forwarded write: another server leads");
-            return Forwarded::Overtaken;
-        }
-    };
-    let failure = match exchanged {
+    let (sent, reason) = match tokio::time::timeout(FORWARD_TIMEOUT, exchange).await {
         Ok(Ok((head, body))) => return read(head.status, &head.headers, body),
-        Ok(Err((sent, reason))) => (sent, reason),
+        Ok(Err(failure)) => failure,
         Err(_) => (true, format!("no answer within {} s", FORWARD_TIMEOUT.as_secs())),
     };
-    let (sent, reason) = failure;
     tracing::warn!(leader, reason, sent, "could not forward a write to the leader");
     if sent { Forwarded::Lost } else { Forwarded::NotDone }
 }
@@ -168,6 +218,9 @@ async fn overtaken(app: &App, leader: &str) {
 
 fn read(status: StatusCode, headers: &HeaderMap, body: Bytes) -> Forwarded {
     if status == StatusCode::SERVICE_UNAVAILABLE && headers.contains_key(header::LEADER) {
+        return Forwarded::NotDone;
+    }
+    if clusters::is_refusal(status, headers) {
         return Forwarded::NotDone;
     }
     let mut answer = Response::new(Body::from(body));
@@ -201,6 +254,20 @@ mod tests {
         assert!(matches!(heard(ApiError::Loading), Forwarded::NotDone));
         assert!(matches!(heard(ApiError::Overloaded), Forwarded::Answer(_)));
         assert!(matches!(heard(ApiError::NotServing { reason: "x".into() }), Forwarded::Answer(_)));
+    }
+
+    /// With a connection for each forward, a herd's waited at the leader behind its clients to be accepted.
+    #[tokio::test(start_paused = true)]
+    async fn so_many_are_on_their_way_at_once_and_keepalives_need_no_way_of_writes() {
+        let ways = Ways::default();
+        let mut writes = Vec::new();
+        for _ in 0..FORWARDED_WRITES_MAX {
+            writes.push(ways.take(path::SYNC).await.unwrap());
+        }
+        assert!(ways.take(path::ADVERTISE).await.is_none(), "one more is on its way");
+        assert!(ways.take(path::KEEPALIVE).await.is_some());
+        let (waited, ()) = tokio::join!(ways.take(path::ADVERTISE), async { drop(writes.pop()) });
+        assert!(waited.is_some());
     }
 
     #[test]

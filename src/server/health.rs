@@ -1,11 +1,13 @@
 //! `/healthz` of the Go Piccolo, `/livez` and `/readyz`. A server is ready as soon as it can answer
-//! lookups: no quorum is a reason to show, not one to leave the load balancer.
+//! lookups, unless it may lack what another one has that answers them: then that one is to be asked. No
+//! quorum alone is a reason to show, not one to leave the load balancer.
 
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 
 use super::app::Shared;
+use super::currency;
 use super::error::ApiError;
 use crate::api::{Message, Readiness};
 
@@ -20,9 +22,20 @@ pub fn ready(shared: &Shared) -> Response {
         Ok(app) if app.stop.is_cancelled() => {
             (StatusCode::SERVICE_UNAVAILABLE, vec!["the server is stopping".to_owned()])
         }
-        Ok(app) => (StatusCode::OK, app.node.status().reasons),
-        Err(error @ ApiError::Loading) => (StatusCode::SERVICE_UNAVAILABLE, vec![error.to_string()]),
+        Ok(app) => readiness(app.node.status().reasons, currency::unready(app)),
+        Err(error @ ApiError::Loading) => {
+            let reason = shared.waits_for().unwrap_or_else(|| error.to_string());
+            (StatusCode::SERVICE_UNAVAILABLE, vec![reason])
+        }
         Err(error) => return error.into_response(),
     };
     (status, Json(Readiness { ready: status == StatusCode::OK, reasons })).into_response()
+}
+
+/// `unready` is why lookups should go elsewhere, and often one of `reasons` with more to it.
+fn readiness(mut reasons: Vec<String>, unready: Option<String>) -> (StatusCode, Vec<String>) {
+    let Some(unready) = unready else { return (StatusCode::OK, reasons) };
+    reasons.retain(|reason| !unready.starts_with(reason.as_str()));
+    reasons.push(unready);
+    (StatusCode::SERVICE_UNAVAILABLE, reasons)
 }

@@ -51,7 +51,7 @@ pub async fn read_write(app: &App, request: Request<Body>) -> Result<(Bytes, Bod
     if app.has_place_for_write() {
         return read(app, request).await;
     }
-    discard(&mut request.into_body(), REFUSED_DISCARD_BYTES_MAX, REFUSED_DISCARD_TIMEOUT).await;
+    discard_refused(&mut request.into_body()).await;
     Err(ApiError::Overloaded)
 }
 
@@ -61,14 +61,14 @@ pub async fn read_beat(app: &App, request: Request<Body>) -> Result<(Bytes, Owne
     let place = match app.place_for_keepalive() {
         Ok(place) => place,
         Err(error) => {
-            discard(&mut body, REFUSED_DISCARD_BYTES_MAX, REFUSED_DISCARD_TIMEOUT).await;
+            discard_refused(&mut body).await;
             return Err(error);
         }
     };
     let collected = tokio::time::timeout(BEAT_BODY_READ_TIMEOUT, collect_beat(&mut body)).await;
     if let Ok(Err(ApiError::BodyTooLarge { .. })) = &collected {
         drop(place);
-        discard(&mut body, REFUSED_DISCARD_BYTES_MAX, REFUSED_DISCARD_TIMEOUT).await;
+        discard_refused(&mut body).await;
         return Err(ApiError::BodyTooLarge { bytes_max: BEAT_BODY_BYTES_MAX });
     }
     let timeout = BEAT_BODY_READ_TIMEOUT;
@@ -98,7 +98,7 @@ pub async fn read(app: &App, request: Request<Body>) -> Result<(Bytes, BodyShare
             discard(&mut body, TOO_LARGE_DISCARD_BYTES_MAX, TOO_LARGE_DISCARD_TIMEOUT).await;
         }
         Ok(Err(ApiError::Overloaded)) => {
-            discard(&mut body, REFUSED_DISCARD_BYTES_MAX, REFUSED_DISCARD_TIMEOUT).await;
+            discard_refused(&mut body).await;
         }
         _ => {}
     }
@@ -121,6 +121,11 @@ async fn collect(bodies: &Bodies, body: &mut Body) -> Result<(Bytes, BodyShare),
         collected.extend_from_slice(&data);
     }
     Ok((collected.freeze(), BodyShare { _permit: permit }))
+}
+
+/// Reads on what is not wanted: unread, it would cost the client its connection.
+pub(super) async fn discard_refused(body: &mut Body) {
+    discard(body, REFUSED_DISCARD_BYTES_MAX, REFUSED_DISCARD_TIMEOUT).await;
 }
 
 /// Reads on without keeping it.

@@ -21,9 +21,10 @@ use crate::api::{KeepaliveResponse, path};
 /// Answers one keepalive.
 pub async fn handle(app: &Arc<App>, incoming: Request) -> Result<Response, ApiError> {
     let forwarded = ForLeader::is_forwarded(incoming.headers());
-    let (body, _place) = intake::read_beat(app, incoming).await?;
-    let accepted = request::keepalive(&body, app.rules())?;
-    let request = ForLeader { path: path::KEEPALIVE, body, forwarded, repeatable: true };
+    let (body, place) = intake::read_beat(app, incoming).await?;
+    let accepted = request::keepalive(&body, app.holders)?;
+    let held = Arc::new(place);
+    let request = ForLeader { path: path::KEEPALIVE, body, forwarded, repeatable: true, held };
     let answer = to_leader(app, request, || decide(app, &accepted)).await?;
     if answer.status().is_success() {
         report::heard(app, &accepted.holder);

@@ -110,8 +110,8 @@ fn follow(app: &App, followed: Followed) -> (Followed, Vec<Holder>) {
 }
 
 fn state(record: HostRecord) -> HostState {
-    let HostRecord { holder, ttl_seconds, hidden_unix_ms, .. } = record;
-    HostState { holder, ttl_seconds, hidden_unix_ms }
+    let HostRecord { holder, ttl_seconds, hidden_unix_ms, pair, .. } = record;
+    HostState { holder, ttl_seconds, hidden_unix_ms, epoch_unix_ms: pair.map(|pair| pair.epoch) }
 }
 
 async fn show_again(app: &App, holder: Holder) {

@@ -28,6 +28,8 @@ use crate::limits::{
     HIDES_PER_SWEEP_MAX,
 };
 
+/// Clocks of two machines that differ by no more than this count as right, milliseconds.
+const CLOCKS_APART_MAX_MS: u64 = 60 * 60 * 1_000;
 /// A sweep that comes later than this after the one before was held up, and time is added.
 pub const SWEEP_LATE_AFTER: Duration = Duration::from_secs(1);
 
@@ -68,6 +70,21 @@ pub struct HostState {
     pub ttl_seconds: u32,
     /// Since which wall clock it is hidden.
     pub hidden_unix_ms: Option<u64>,
+    /// The epoch of its last write, by the holder's own wall clock; `None`: it writes without pairs.
+    pub epoch_unix_ms: Option<u64>,
+}
+
+impl HostState {
+    /// For how long the host has been hidden at `unix_ms`, by the clocks of the leader that hid it and of
+    /// this one; `None`: it is visible. Zero if the first clock was behind the holder's own, which began its
+    /// epoch before it was hidden: a leader without a battery for its clock says 1970, and the next one
+    /// would take its hosts for gone for decades.
+    fn hidden_for(&self, unix_ms: u64) -> Option<Duration> {
+        let since = self.hidden_unix_ms?;
+        let since_least = self.epoch_unix_ms.map_or(0, |epoch| epoch.saturating_sub(CLOCKS_APART_MAX_MS));
+        let hidden_ms = if since < since_least { 0 } else { unix_ms.saturating_sub(since) };
+        Some(Duration::from_millis(hidden_ms))
+    }
 }
 
 /// What follows from a keepalive.
@@ -222,20 +239,20 @@ impl Leases {
 
     /// This node has become leader: what it knew is void, every host of `all` gets a full lease.
     ///
-    /// This is the only place that believes a wall clock: for how long hosts were hidden before. From
-    /// here on monotonic time counts, so that no jump of the clock ends or forgets anything. One that
+    /// This is the only place that believes a wall clock: for how long hosts were hidden before, see
+    /// `HostState::hidden_for`. From here on monotonic time counts, so that no jump of the clock ends or forgets anything. One that
     /// is wrong now cannot forget a host that this leader has not seen hidden for
     /// [`FORGET_SEEN_MIN`], nor keep one for longer than `forget_after`.
     pub fn begin_term(&mut self, all: impl IntoIterator<Item = HostState>, now: Duration, unix_ms: u64) {
         *self = Self { swept: now, ..Self::new(self.lease_default, self.forget_after) };
-        for HostState { holder, ttl_seconds, hidden_unix_ms } in all {
-            match hidden_unix_ms {
-                None => self.renew(&holder, ttl_seconds, now),
-                Some(since) => {
-                    let hidden_for = Duration::from_millis(unix_ms.saturating_sub(since));
+        for host in all {
+            let hidden = host.hidden_unix_ms.zip(host.hidden_for(unix_ms));
+            match hidden {
+                None => self.renew(&host.holder, host.ttl_seconds, now),
+                Some((since, hidden_for)) => {
                     let left = self.forget_after.saturating_sub(hidden_for);
                     let left = left.max(FORGET_SEEN_MIN.min(self.forget_after));
-                    self.hide(&holder, since, now, left);
+                    self.hide(&host.holder, since, now, left);
                 }
             }
         }
@@ -246,7 +263,7 @@ impl Leases {
     /// are to be shown again.
     pub fn follow(&mut self, changed: impl IntoIterator<Item = HostState>, now: Duration) -> Vec<Holder> {
         let mut heard_of = Vec::new();
-        for HostState { holder, ttl_seconds, hidden_unix_ms } in changed {
+        for HostState { holder, ttl_seconds, hidden_unix_ms, epoch_unix_ms: _ } in changed {
             match (hidden_unix_ms, self.standing(&holder)) {
                 (None, _) => self.renew(&holder, ttl_seconds, now),
                 (Some(_), Some(Standing::Visible { heard: true, .. })) => heard_of.push(holder),

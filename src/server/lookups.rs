@@ -7,17 +7,18 @@ use std::time::Instant;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::{Method, Request, Response, Uri};
+use axum::http::request::Parts;
+use axum::http::{Method, Request, Response};
 use axum::response::IntoResponse;
 use futures_util::future::Either;
 use hyper::body::Incoming;
 use metrics::{Counter, Histogram, counter, histogram};
 
 use super::app::Shared;
-use super::error::QueryError;
+use super::error::{ApiError, QueryError};
 use super::query::Query;
-use super::{findkey, routes};
-use crate::api::path;
+use super::{currency, findkey, routes};
+use crate::api::{header, path};
 use crate::http::{Answer, Connection};
 
 /// All endpoints of a server; cheap to clone, as each request does.
@@ -75,15 +76,47 @@ impl Endpoints {
         *request.method() == Method::GET && request.uri().path() == path::FINDKEY
     }
 
-    async fn look_up(self, uri: Uri) -> Response<Body> {
+    /// Probes, and what is answered from memory in a few bytes.
+    fn is_short<B>(request: &Request<B>) -> bool {
+        const SHORT: [&str; 6] =
+            [path::LIVEZ, path::READYZ, path::HEALTHZ, path::METRICS, path::FINDKEY, path::STATUS];
+        [Method::GET, Method::HEAD].contains(request.method()) && SHORT.contains(&request.uri().path())
+    }
+
+    async fn look_up(self, head: Parts) -> Response<Body> {
         let Inner { shared, metrics, .. } = &*self.0;
         let start = Instant::now();
-        let query = Query::parse(uri.query());
+        let query = Query::parse(head.uri.query());
         let found = async { findkey::handle(shared.get()?, &query).await };
         let answer: Result<_, QueryError> = found.await;
-        let answer = routes::with_applied_index(shared, answer.into_response());
+        let answer = match answer {
+            Err(QueryError(
+                error @ (ApiError::KeyNotFound { behind: true, .. } | ApiError::NotServing { .. }),
+            )) => {
+                // In a box, because every lookup would move the room for it.
+                Box::pin(Self::not_here(shared, &head, error)).await
+            }
+            answer => answer.into_response(),
+        };
+        let answer = routes::with_applied_index(shared, answer);
         metrics.count(answer.status().as_u16(), start.elapsed().as_secs_f64());
         answer
+    }
+}
+
+impl Endpoints {
+    /// A server that may lack what others have, or is no member yet, has no answer: a client that knows of
+    /// other servers asks them itself. The Go `pi` knows one address and takes a 404 for the last word, so
+    /// that this server asks for it.
+    async fn not_here(shared: &Shared, head: &Parts, error: ApiError) -> Response<Body> {
+        let asks_itself = head.headers.contains_key(header::ASKS_OTHERS);
+        let target = head.uri.path_and_query().filter(|_| !asks_itself);
+        if let (Ok(app), Some(target)) = (shared.get(), target)
+            && let Some(answer) = currency::find(app, target.as_str()).await
+        {
+            return answer;
+        }
+        QueryError(error).into_response()
     }
 }
 
@@ -93,12 +126,15 @@ impl Answer for Endpoints {
         request: Request<Incoming>,
         connection: Connection,
     ) -> impl Future<Output = Response<Body>> + Send + 'static {
-        if Self::is_lookup(&request) {
+        if connection.is_over_limit && !Self::is_short(&request) {
+            // A write, or an answer of megabytes, could keep this connection for long.
+            Either::Right(Either::Left(std::future::ready(ApiError::Overloaded.into_response())))
+        } else if Self::is_lookup(&request) {
             let (head, _no_body) = request.into_parts();
-            Either::Left(self.look_up(head.uri))
+            Either::Left(self.look_up(head))
         } else {
             // In a box, because every lookup would move the room for it.
-            Either::Right(Box::pin(self.0.routes.clone().answer(request, connection)))
+            Either::Right(Either::Right(Box::pin(self.0.routes.clone().answer(request, connection))))
         }
     }
 }
@@ -108,6 +144,22 @@ mod tests {
     use tower::ServiceExt;
 
     use super::*;
+
+    #[test]
+    fn beyond_the_limit_only_what_is_short_is_answered() {
+        let is_short = |method: &str, target: &str| {
+            Endpoints::is_short(&Request::builder().method(method).uri(target).body(()).unwrap())
+        };
+        for target in [path::LIVEZ, path::READYZ, path::METRICS, path::STATUS] {
+            assert!(is_short("GET", target) && is_short("HEAD", target), "{target}");
+        }
+        assert!(is_short("GET", &format!("{}?key=k&group=g", path::FINDKEY)));
+        for (method, target) in
+            [("POST", path::KEEPALIVE), ("GET", path::HOSTS), ("POST", path::LIVEZ), ("POST", path::SNAPSHOT)]
+        {
+            assert!(!is_short(method, target), "{method} {target}");
+        }
+    }
 
     #[tokio::test]
     async fn a_lookup_is_answered_and_counted_as_its_route_would() {
@@ -121,7 +173,7 @@ mod tests {
         let mut routed = endpoints.0.routes.clone().oneshot(request()).await.unwrap();
         // hyper adds it to an answer that has none.
         routed.headers_mut().remove("content-length");
-        let direct = endpoints.look_up(request().into_parts().0.uri).await;
+        let direct = endpoints.look_up(request().into_parts().0).await;
         assert_eq!(direct.status(), routed.status());
         // Their values differ by chance: when to come again.
         let names = |answer: &Response<Body>| {

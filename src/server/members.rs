@@ -18,10 +18,10 @@ use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_TYPE, FORWARDED, HeaderName, ORIGIN, VIA};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use piccolo_raft::cluster::{Change, MembersError, Phase, Progress, Role, Who, is_address};
+use piccolo_raft::cluster::{Change, MEMBERS_MAX, MembersError, Phase, Progress, Role, Who, is_address};
 
 use super::app::App;
-use super::body::{Fields, FormatError};
+use super::body::{Fields, FormatError, Texts};
 use super::error::ApiError;
 use super::forward::{ForLeader, to_leader};
 use super::intake;
@@ -35,7 +35,8 @@ pub async fn list(app: &Arc<App>, incoming: Request) -> Result<Response, ApiErro
     if app.leads() || !app.node.has_quorum() {
         return Ok(Json(answer(app)).into_response());
     }
-    let request = ForLeader { path: path::MEMBERS, body: Bytes::new(), forwarded, repeatable: true };
+    let held = Arc::new(());
+    let request = ForLeader { path: path::MEMBERS, body: Bytes::new(), forwarded, repeatable: true, held };
     match to_leader(app, request, async || Ok(Json(answer(app)).into_response())).await {
         Err(ApiError::NoLeader | ApiError::OutcomeUnknown) => Ok(Json(answer(app)).into_response()),
         answered => answered,
@@ -52,8 +53,6 @@ fn answer(app: &App) -> MembersResponse {
         leaving: app.node.is_leaving(info.node_id),
         raft_address: info.member.raft_address,
         api_address: info.member.api_address,
-        format_lowest: info.member.format_lowest,
-        format_highest: info.member.format_highest,
     });
     MembersResponse {
         cluster: cluster.cluster_id.map(|id| id.to_string()).unwrap_or_default(),
@@ -70,11 +69,18 @@ fn answer(app: &App) -> MembersResponse {
 pub async fn change(app: &Arc<App>, action: MembersAction, incoming: Request) -> Result<Response, ApiError> {
     check_caller(app, &incoming)?;
     let forwarded = ForLeader::is_forwarded(incoming.headers());
-    let (body, _share) = intake::read(app, incoming).await?;
+    let (body, share) = intake::read(app, incoming).await?;
+    let held = Arc::new(share);
+    if action == MembersAction::Activate {
+        Fields::parse(&body, &[])?;
+        // Repeated on the next leader it finds the level active.
+        let request = ForLeader { path: action.path(), body, forwarded, repeatable: true, held };
+        return to_leader(app, request, async || progress(app.node.activate().await)).await;
+    }
     let change = read(action, &body)?;
     // Repeated on the next leader, "to somebody else" would go on from there.
     let repeatable = !matches!(change, Change::Transfer { to: None });
-    let request = ForLeader { path: action.path(), body, forwarded, repeatable };
+    let request = ForLeader { path: action.path(), body, forwarded, repeatable, held };
     to_leader(app, request, || decide(app, change.clone())).await
 }
 
@@ -110,34 +116,65 @@ fn is_json(headers: &HeaderMap) -> bool {
     given.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
 }
 
+/// The list of new servers, no more of it than one more than there may be.
+#[derive(Debug, Default)]
+struct Addresses(Vec<String>);
+
+/// An address is shorter, characters.
+const ADDRESS_KEPT_MAX: usize = 400;
+
+impl Texts for Addresses {
+    fn take(&mut self, _: usize, text: &str) {
+        if self.0.len() <= MEMBERS_MAX {
+            self.0.push(text.chars().take(ADDRESS_KEPT_MAX).collect());
+        }
+    }
+}
+
 fn read(action: MembersAction, body: &[u8]) -> Result<Change, FormatError> {
-    let mut fields = Fields::parse(body)?;
-    let mut address = || {
-        let address = fields.required_text("address")?;
-        let bad = || FormatError::value("address", format!("is not host:port: {address:?}"));
+    let mut fields = Fields::<Addresses>::parse_with(body, &["address", "member"], "addresses")?;
+    let address = |field: String, address: String| {
+        let bad = || FormatError::value(field, format!("is not host:port: {address:?}"));
         if is_address(&address) { Ok(address) } else { Err(bad()) }
-    };
-    let address = match action {
-        MembersAction::Add | MembersAction::Replace => Some(address()?),
-        MembersAction::Remove | MembersAction::TransferLeader => None,
     };
     let who = |text: String| {
         let bad = |error| FormatError::value("member", format!("{error}: {text:?}"));
         text.parse::<Who>().map_err(bad)
     };
-    Ok(match (action, address) {
-        (MembersAction::Add, Some(address)) => Change::Add { address },
-        (_, Some(address)) => Change::Replace { old: who(fields.required_text("member")?)?, address },
-        (MembersAction::TransferLeader, None) => {
+    Ok(match action {
+        MembersAction::Add => {
+            let Addresses(texts) = fields.required_texts()?;
+            if texts.is_empty() {
+                return Err(FormatError::Missing { field: "addresses" });
+            }
+            if texts.len() > MEMBERS_MAX {
+                return Err(FormatError::value("addresses", format!("has more than {MEMBERS_MAX} entries")));
+            }
+            let named = texts.into_iter().enumerate();
+            let addresses = named.map(|(position, text)| address(format!("addresses[{position}]"), text));
+            Change::Add { addresses: addresses.collect::<Result<_, _>>()? }
+        }
+        MembersAction::Replace => {
+            let address = address("address".to_owned(), fields.required_text("address")?)?;
+            Change::Replace { old: who(fields.required_text("member")?)?, address }
+        }
+        // An activation is no change of the membership, and does not come here.
+        MembersAction::Remove | MembersAction::Activate => {
+            Change::Remove { who: who(fields.required_text("member")?)? }
+        }
+        MembersAction::TransferLeader => {
             Change::Transfer { to: fields.text("member")?.map(who).transpose()? }
         }
-        (_, None) => Change::Remove { who: who(fields.required_text("member")?)? },
     })
 }
 
 /// On the leader.
 async fn decide(app: &App, change: Change) -> Result<Response, ApiError> {
-    let progress = app.node.change_members(change).await.map_err(|error| match error {
+    progress(app.node.change_members(change).await)
+}
+
+fn progress(result: Result<Progress, MembersError>) -> Result<Response, ApiError> {
+    let progress = result.map_err(|error| match error {
         MembersError::Refused(refusal) => ApiError::Refused { reason: refusal.to_string() },
         MembersError::Propose(error) => error.into(),
         MembersError::Raft { .. } => ApiError::NotServing { reason: error.to_string() },
@@ -223,16 +260,26 @@ mod tests {
 
     #[test]
     fn a_change_is_read_with_the_names_of_what_is_wrong() {
-        let add = read(MembersAction::Add, br#"{"address":"10.0.0.4:7790"}"#).unwrap();
-        assert_eq!(add, Change::Add { address: "10.0.0.4:7790".to_owned() });
+        let add = read(MembersAction::Add, br#"{"addresses":["10.0.0.4:7790","b:1"]}"#).unwrap();
+        assert_eq!(add, Change::Add { addresses: vec!["10.0.0.4:7790".to_owned(), "b:1".to_owned()] });
         let replace = read(MembersAction::Replace, br#"{"address":"d:1","member":"ff"}"#).unwrap();
         assert_eq!(replace, Change::Replace { old: Who::Id(255), address: "d:1".to_owned() });
         let transfer = |body: &[u8]| read(MembersAction::TransferLeader, body);
         assert_eq!(transfer(b"{}"), Ok(Change::Transfer { to: None }));
         assert!(matches!(transfer(br#"{"member":"a:1"}"#), Ok(Change::Transfer { to: Some(_) })));
         for (action, body, word) in [
-            (MembersAction::Add, "{}", "field address is required"),
-            (MembersAction::Add, r#"{"address":"10.0.0.4"}"#, "field address is not host:port"),
+            (MembersAction::Add, "{}", "field addresses is required"),
+            (MembersAction::Add, r#"{"addresses":[]}"#, "field addresses is required"),
+            (
+                MembersAction::Add,
+                r#"{"addresses":["a:1","10.0.0.4"]}"#,
+                "field addresses[1] is not host:port",
+            ),
+            (
+                MembersAction::Replace,
+                r#"{"address":"10.0.0.4","member":"1"}"#,
+                "field address is not host:port",
+            ),
             (MembersAction::Replace, r#"{"address":"d:1"}"#, "field member is required"),
             (MembersAction::Remove, r#"{"member":"somebody"}"#, "field member is neither a node id"),
             (MembersAction::TransferLeader, r#"{"member":7}"#, "field member must be a string"),

@@ -11,6 +11,7 @@ use axum::response::Response;
 use metrics::{counter, describe_gauge, gauge, histogram};
 
 use super::app::{App, Shared};
+use super::level;
 
 /// Label of requests that match no route: a path would be an unbounded label.
 const UNMATCHED: &str = "unmatched";
@@ -24,6 +25,7 @@ pub fn router(shared: Shared) -> Router<Shared> {
 }
 
 fn describe() {
+    level::describe();
     describe_gauge!("piccolo_raft_term", "raft term");
     describe_gauge!("piccolo_raft_is_leader", "1 on the leader");
     describe_gauge!("piccolo_raft_has_quorum", "1 if a leader with a quorum is known");
@@ -32,6 +34,7 @@ fn describe() {
     describe_gauge!("piccolo_index_keys", "distinct keys");
     describe_gauge!("piccolo_index_pairs", "pairs of key and holder");
     describe_gauge!("piccolo_index_applied_index", "log index applied");
+    describe_gauge!("piccolo_index_current", "1 while this server has all that it knows to be acknowledged");
     describe_gauge!("piccolo_index_checksum", "lower 52 bits of the state checksum");
     describe_gauge!("piccolo_index_checksum_log_index", "log index that the checksum belongs to");
     describe_gauge!("piccolo_fleet_bytes_from_peers", "bytes that agents had from peers; on the leader");
@@ -71,8 +74,10 @@ fn set_gauges(app: &App) {
     gauge!("piccolo_index_pairs").set(counts.pairs as f64);
     gauge!("piccolo_index_hosts_reported").set(app.reports.effective() as f64);
     gauge!("piccolo_index_applied_index").set(app.index.applied_index() as f64);
+    gauge!("piccolo_index_current").set(flag(app.node.behind().is_none()));
     gauge!("piccolo_index_checksum").set((checksum & CHECKSUM_MASK) as f64);
     gauge!("piccolo_index_checksum_log_index").set(checksum_index as f64);
+    level::set_gauges(app.node.level_status());
     gauge!("piccolo_writes_refused_for_room").set(flag(app.node.no_room().is_some()));
     if let Some(disk) = app.node.disk() {
         gauge!("piccolo_disk_free_bytes").set(disk.free_bytes as f64);

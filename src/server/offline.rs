@@ -44,6 +44,7 @@ mod tests {
             disk_free_min: None,
             lease_default: Duration::from_secs(60),
             forget_after: Duration::from_secs(60),
+            found_after: Duration::ZERO,
         }
     }
 

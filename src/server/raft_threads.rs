@@ -10,7 +10,7 @@ use std::io;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Handle, Runtime};
 
-use crate::http::{self, ConnectionLimits};
+use crate::http::{self, ConnectionLimits, Known};
 use crate::task::Stop;
 use axum::Router;
 
@@ -51,15 +51,15 @@ impl RaftThreads {
         listener: TcpListener,
         router: Router,
         limits: ConnectionLimits,
-        stop: Stop,
-        drained: Stop,
+        known: Known,
+        (stop, drained): (Stop, Stop),
     ) -> impl Future<Output = io::Result<Infallible>> + Send + use<> {
         let handle = self.handle().clone();
         async move {
             // A listener belongs to the threads that it was made on.
             let listener = listener.into_std()?;
             let serving = handle.spawn(async move {
-                http::serve(TcpListener::from_std(listener)?, router, limits, stop).await;
+                http::serve_known(TcpListener::from_std(listener)?, router, limits, known, stop).await;
                 Ok::<(), io::Error>(())
             });
             serving.await.map_err(io::Error::other)??;

@@ -8,6 +8,8 @@
 //! The holders of a key come sorted by (zone, address), so that every tier is a contiguous range
 //! found by binary search: a key with 50,000 holders costs hardly more than one with 40.
 
+mod prefix;
+
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 
@@ -16,6 +18,7 @@ use piccolo_raft::index::address_key;
 use sha2::{Digest, Sha256};
 
 use crate::limits::RANKED_LAST_SKIPPED_MAX;
+use prefix::by_prefix;
 
 /// The visible holders of one key in one group, sorted by (zone, [`address_key`], port).
 pub trait Holders {
@@ -27,12 +30,19 @@ pub trait Holders {
     }
     /// Address at a position below [`Holders::len`].
     fn address(&self, position: usize) -> SocketAddr;
-    /// Zone at a position below [`Holders::len`].
-    fn zone(&self, position: usize) -> &str;
     /// Positions of the holders of `zone` with `low <= address_key <= high`.
     fn range(&self, zone: &str, low: u128, high: u128) -> Range<usize>;
     /// Positions of all holders of `zone`.
     fn zone_range(&self, zone: &str) -> Range<usize>;
+    /// All of their addresses, by position.
+    fn addresses(&self) -> impl Iterator<Item = SocketAddr>;
+    /// All hosts of the group with `low <= address_key <= high`, sorted by [`address_key`] and port, and
+    /// whether each is one of the holders.
+    fn hosts(&self, low: u128, high: u128) -> impl Iterator<Item = (SocketAddr, bool)>;
+    /// [`address_key`] of the last host of the group that is not above `address`.
+    fn host_at_or_below(&self, address: u128) -> Option<u128>;
+    /// The same of the first that is not below.
+    fn host_at_or_above(&self, address: u128) -> Option<u128>;
 }
 
 /// Who asks.
@@ -232,78 +242,6 @@ fn coprime(n: u64, candidate: u64) -> u64 {
 
 fn gcd(a: u64, b: u64) -> u64 {
     if b == 0 { a } else { gcd(b, a % b) }
-}
-
-/// Strict order: common prefix with `asker` descending, then address, then text of `ip:port`.
-/// Leaves out `except`, or everything on the asker's address.
-fn by_prefix(
-    holders: &impl Holders,
-    asker: IpAddr,
-    except: Option<SocketAddr>,
-    count: usize,
-) -> Vec<SocketAddr> {
-    let asker = address_key(asker);
-    let zones = zones(holders);
-    let longest = if except.is_some() { u128::BITS } else { u128::BITS - 1 };
-    let mut chosen = Vec::with_capacity(count.min(holders.len()));
-    for prefix in (0..=longest).rev() {
-        if chosen.len() >= count.min(holders.len()) {
-            break;
-        }
-        let (low, high) = common_prefix_exactly(asker, prefix);
-        let wanted = count - chosen.len();
-        let mut ring = Vec::new();
-        for zone in &zones {
-            take_lowest(holders, holders.range(zone, low, high), except, wanted, &mut ring);
-        }
-        ring.sort_unstable_by(|a, b| {
-            let by_address = address_key(a.ip()).cmp(&address_key(b.ip()));
-            by_address.then_with(|| a.port().to_string().cmp(&b.port().to_string()))
-        });
-        chosen.extend(ring.into_iter().take(wanted));
-    }
-    chosen
-}
-
-/// The names of all zones that occur, by jumping from one to the next.
-fn zones(holders: &impl Holders) -> Vec<&str> {
-    let mut zones = Vec::new();
-    let mut position = 0;
-    while position < holders.len() {
-        let zone = holders.zone(position);
-        zones.push(zone);
-        position = holders.zone_range(zone).end.max(position + 1);
-    }
-    zones
-}
-
-/// Bounds of the numbers whose common prefix with `address` has exactly `prefix` bits.
-fn common_prefix_exactly(address: u128, prefix: u32) -> (u128, u128) {
-    if prefix == u128::BITS {
-        return (address, address);
-    }
-    let first_other_bit = 1 << (u128::BITS - 1 - prefix);
-    prefix_bounds(address ^ first_other_bit, prefix + 1)
-}
-
-/// The first `wanted` of a range, and those on the same address as the last of them: among these
-/// the text decides, and the range is in the order of the port number.
-fn take_lowest(
-    holders: &impl Holders,
-    range: Range<usize>,
-    except: Option<SocketAddr>,
-    wanted: usize,
-    into: &mut Vec<SocketAddr>,
-) {
-    let mut last = None;
-    let others = range.map(|position| holders.address(position)).filter(|holder| Some(*holder) != except);
-    for (taken, holder) in others.enumerate() {
-        if taken >= wanted && last != Some(holder.ip()) {
-            break;
-        }
-        last = Some(holder.ip());
-        into.push(holder);
-    }
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ use super::error::ApiError;
 use super::forward::ForLeader;
 use super::intake;
 use super::ranking::Standing;
-use super::request::{self, Rules};
+use super::request::{self, HolderPolicy};
 use crate::api::{ReportReason, ReportResponse, default_group, header};
 use crate::http::Connection;
 use crate::task::Stop;
@@ -70,11 +70,15 @@ struct Accepted {
 pub async fn handle(app: &Arc<App>, incoming: Request) -> Result<Response, ApiError> {
     let connection = incoming.extensions().get::<Connection>().map(|connection| connection.peer.ip());
     let from = connection.ok_or(ApiError::Internal { reason: "a request without a connection" })?;
-    let passed_on = passed_on(app, incoming.headers(), from).await;
+    let passed_on = passed_on(app, incoming.headers(), from);
     let (body, _share) = intake::read(app, incoming).await?;
-    let accepted = accept(&body, app.rules(), passed_on.is_some())?;
+    let accepted = accept(&body, app.holders, passed_on.is_some())?;
     let Accepted { host, holder, key, reason } = accepted;
     if app.index.host(&holder).is_none() {
+        if let Some(behind) = app.node.behind() {
+            // Another one may know it.
+            return Err(ApiError::NotServing { reason: behind.to_string() });
+        }
         return Err(FormatError::value("holder", format!("is not known: {}", holder.address)).into());
     }
     let Some(reason) = reason else {
@@ -99,8 +103,8 @@ fn answer(recorded: bool) -> Response {
 
 /// Whose report a server passes on. What is not from a server's address is a report like any other,
 /// whatever its headers say.
-async fn passed_on(app: &App, headers: &HeaderMap, from: IpAddr) -> Option<IpAddr> {
-    if !ForLeader::is_forwarded(headers) || !app.reports.pass_on.is_server(app, from).await {
+fn passed_on(app: &App, headers: &HeaderMap, from: IpAddr) -> Option<IpAddr> {
+    if !ForLeader::is_forwarded(headers) || !app.servers.has(app, from) {
         return None;
     }
     let reporter = headers.get(header::REPORTER)?.to_str().ok()?;
@@ -114,15 +118,15 @@ fn source(from: IpAddr, host: SocketAddr, loopback_site: bool) -> Source {
     if loopback_site && from.is_loopback() { Source::Agent(host) } else { Source::Host(from) }
 }
 
-fn accept(body: &[u8], rules: Rules, from_server: bool) -> Result<Accepted, FormatError> {
-    let mut fields = Fields::parse(body)?;
+fn accept(body: &[u8], holders: HolderPolicy, from_server: bool) -> Result<Accepted, FormatError> {
+    let mut fields = Fields::parse(body, &["host", "holder", "group", "key", "reason"])?;
     let host = fields.required_text("host")?;
     let holder = fields.required_text("holder")?;
-    let group = request::group(fields.text("group")?.unwrap_or_else(default_group))?;
+    let group = request::group_of(&mut fields)?.unwrap_or_else(default_group);
     let key = fields.required_text("key")?;
     let reason = fields.required_text("reason")?;
-    let host = request::holder_address("host", &host, rules.holders)?;
-    let address = request::holder_address("holder", &holder, rules.holders)?;
+    let host = request::holder_address("host", &host, holders)?;
+    let address = request::holder_address("holder", &holder, holders)?;
     let reason = match reason.as_str() {
         ALIVE if from_server => None,
         other => Some(parse_reason(other)?),

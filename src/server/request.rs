@@ -3,30 +3,38 @@
 //! Requests with a pair come from native agents, which are told what is wrong. Requests without one
 //! come from the Go `pi`, which does not retry a 4xx: one bad key must not make its node invisible.
 
+mod keys;
+
 use std::net::{IpAddr, SocketAddr};
 
+use keys::KeyList;
 use piccolo_raft::command::{GROUP_BYTES_MAX, Holder, Key, Pair, ZONE_BYTES_MAX};
 use piccolo_raft::fingerprint::Fingerprint;
 
-use super::body::{Fields, FormatError};
+use super::body::{Fields, FormatError, Texts};
 use super::fleet::Usage;
 use super::leases::Beat;
-use crate::limits::{EPOCH_AHEAD_MAX, LEASE_SECONDS_MAX, LEASE_SECONDS_MIN, REQUEST_KEYS_MAX};
+use crate::limits::{EPOCH_MAX, EPOCH_STEP_MAX, LEASE_SECONDS_MAX, LEASE_SECONDS_MIN};
+
+const BEAT_FIELDS: [&str; 11] = [
+    "host",
+    "group",
+    "zone",
+    "ttl_seconds",
+    "fingerprint",
+    "count",
+    "bytes_from_peers",
+    "bytes_served",
+    "misses",
+    "epoch",
+    "seq",
+];
 
 /// Which addresses are taken for holders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HolderPolicy {
     /// Loopback, too: the server itself listens only there.
     pub loopback: bool,
-}
-
-/// What a request is held to besides its own form.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rules {
-    /// Which addresses are taken for holders.
-    pub holders: HolderPolicy,
-    /// This server's wall clock, milliseconds since 1970. Only the leader's counts.
-    pub unix_ms: u64,
 }
 
 /// An accepted advertise, withdraw or sync.
@@ -36,7 +44,7 @@ pub struct AcceptedWrite {
     pub holder: Holder,
     /// `None`: a client without pairs.
     pub pair: Option<Pair>,
-    /// Sorted, without duplicates.
+    /// Sorted, without duplicates. Of more than any holder may have only so many that it shows.
     pub keys: Vec<Key>,
     /// Keys that were skipped because they are none.
     pub skipped: u64,
@@ -60,49 +68,27 @@ pub struct AcceptedBeat {
 }
 
 /// Reads the body of advertise, withdraw and sync.
-pub fn write(body: &[u8], rules: Rules) -> Result<AcceptedWrite, FormatError> {
-    let mut fields = Fields::parse(body)?;
+pub fn write(body: &[u8], holders: HolderPolicy) -> Result<AcceptedWrite, FormatError> {
+    let names = ["holder", "group", "epoch", "seq", "zone", "ttl_seconds"];
+    let mut fields = Fields::<KeyList>::parse_with(body, &names, "keys")?;
     let address = fields.required_text("holder")?;
-    let texts = fields.required_texts("keys")?;
-    let group = group(fields.required_text("group")?)?;
+    let list = fields.required_texts()?;
+    let group = required_group(&mut fields)?;
     let pair = pair(&mut fields)?;
     let (zone, ttl_seconds) = zone_and_ttl(&mut fields)?;
-    let holder = Holder { group, address: holder_address("holder", &address, rules.holders)? };
-    let named_nothing = texts.iter().all(String::is_empty);
-    let offered = texts.len() as u64;
-    let mut keys = match pair {
-        Some(_) => native_keys(&texts)?,
-        None => texts.iter().filter_map(|text| text.parse().ok()).collect(),
-    };
-    let skipped = offered - keys.len() as u64;
-    if keys.is_empty() && !named_nothing {
-        return Err(FormatError::value("keys", format!("has no valid key among {offered}")));
-    }
-    keys.sort_unstable();
-    keys.dedup();
-    // The write may wait for long: no more than it needs.
-    keys.shrink_to_fit();
+    let holder = Holder { group, address: holder_address("holder", &address, holders)? };
+    let named_nothing = list.named_nothing();
+    let skipped = list.skipped();
+    let keys = if pair.is_some() { list.all_valid()? } else { list.some_valid()? };
     Ok(AcceptedWrite { holder, pair, keys, skipped, named_nothing, zone, ttl_seconds })
 }
 
-fn native_keys(texts: &[String]) -> Result<Vec<Key>, FormatError> {
-    if texts.len() > REQUEST_KEYS_MAX {
-        let reason = format!("has {} entries, the limit is {REQUEST_KEYS_MAX}", texts.len());
-        return Err(FormatError::value("keys", reason));
-    }
-    let key = |(position, text): (usize, &String)| {
-        text.parse::<Key>()
-            .map_err(|error| FormatError::value(format!("keys[{position}]"), error.to_string()))
-    };
-    texts.iter().enumerate().map(key).collect()
-}
-
 /// Reads the body of keepalive.
-pub fn keepalive(body: &[u8], rules: Rules) -> Result<AcceptedBeat, FormatError> {
-    let mut fields = Fields::parse(body)?;
+pub fn keepalive(body: &[u8], holders: HolderPolicy) -> Result<AcceptedBeat, FormatError> {
+    let mut fields = Fields::parse(body, &BEAT_FIELDS)?;
     let address = fields.required_text("host")?;
-    let group = group(fields.required_text("group")?)?;
-    let holder = Holder { group, address: holder_address("host", &address, rules.holders)? };
+    let group = required_group(&mut fields)?;
+    let holder = Holder { group, address: holder_address("host", &address, holders)? };
     let (zone, ttl_seconds) = zone_and_ttl(&mut fields)?;
     let fingerprint = fields.text("fingerprint")?.map(fingerprint).transpose()?;
     fields.unsigned("count")?;
@@ -118,8 +104,9 @@ pub fn keepalive(body: &[u8], rules: Rules) -> Result<AcceptedBeat, FormatError>
     Ok(AcceptedBeat { holder, beat, usage })
 }
 
-fn zone_and_ttl(fields: &mut Fields) -> Result<(Option<String>, Option<u32>), FormatError> {
-    let zone = fields.text("zone")?.map(|zone| name("zone", zone, ZONE_BYTES_MAX)).transpose()?;
+fn zone_and_ttl<T: Texts>(fields: &mut Fields<T>) -> Result<(Option<String>, Option<u32>), FormatError> {
+    let zone = fields.text_within("zone", ZONE_BYTES_MAX)?;
+    let zone = zone.map(|zone| name("zone", zone, ZONE_BYTES_MAX)).transpose()?;
     Ok((zone, fields.unsigned("ttl_seconds")?.map(ttl).transpose()?))
 }
 
@@ -137,33 +124,42 @@ fn fingerprint(hex: String) -> Result<Fingerprint, FormatError> {
     if well_formed { hex.parse().map_err(|_| error()) } else { Err(error()) }
 }
 
-/// An epoch is a time. One far ahead is a wrong clock or a mistake, and it would stay: each later
-/// write of that holder has to be above it, and above the largest one there is nothing. What goes on
-/// from the stored epoch is taken, whatever the clock says.
+/// Refuses an epoch after which there would be none: each later write of that holder has to be above the
+/// stored one. An epoch far below [`EPOCH_MAX`] locks nobody out, however wrong the clock it comes from: a
+/// writer that is told of a stored epoch goes on behind it. What goes on so from the stored epoch is
+/// accepted, so that a holder at the limit can go on, too.
 ///
-/// The leader's clock decides, on writes alone: a keepalive stores no pair, and with a server whose
-/// clock is behind nobody could beat there.
-pub fn refuse_far_epoch(pair: Option<Pair>, stored: Option<Pair>, rules: Rules) -> Result<(), FormatError> {
-    let now = stored.map_or(rules.unix_ms, |stored| stored.epoch.max(rules.unix_ms));
-    let epoch_max = now.saturating_add(EPOCH_AHEAD_MAX.as_millis() as u64);
+/// No clock is asked: an agent's epoch would be compared with the clock of another machine, and a leader
+/// without a battery for its clock refused every new holder.
+pub fn refuse_last_epoch(pair: Option<Pair>, stored: Option<Pair>) -> Result<(), FormatError> {
+    let behind_stored = stored.map_or(0, |stored| stored.epoch.saturating_add(EPOCH_STEP_MAX));
+    let epoch_max = EPOCH_MAX.max(behind_stored);
     match pair {
         Some(Pair { epoch, .. }) if epoch > epoch_max => {
-            let hours = EPOCH_AHEAD_MAX.as_secs() / 3600;
-            let unix_ms = rules.unix_ms;
-            let reason = format!("{epoch} is more than {hours} h ahead of the leader's clock ({unix_ms})");
+            let reason = format!("{epoch} is over the limit of {epoch_max}; it is a time in milliseconds");
             Err(FormatError::value("epoch", reason))
         }
         _ => Ok(()),
     }
 }
 
-fn pair(fields: &mut Fields) -> Result<Option<Pair>, FormatError> {
+fn pair<T: Texts>(fields: &mut Fields<T>) -> Result<Option<Pair>, FormatError> {
     match (fields.unsigned("epoch")?, fields.unsigned("seq")?) {
         (Some(epoch), Some(seq)) => Ok(Some(Pair { epoch, seq })),
         (None, None) => Ok(None),
         (Some(_), None) => Err(FormatError::value("epoch", "needs field seq beside it")),
         (None, Some(_)) => Err(FormatError::value("seq", "needs field epoch beside it")),
     }
+}
+
+fn required_group<T: Texts>(fields: &mut Fields<T>) -> Result<String, FormatError> {
+    let group = group_of(fields)?.filter(|group| !group.is_empty());
+    group.ok_or(FormatError::Missing { field: "group" })
+}
+
+/// The group of a request that may leave it out.
+pub fn group_of<T: Texts>(fields: &mut Fields<T>) -> Result<Option<String>, FormatError> {
+    fields.text_within("group", GROUP_BYTES_MAX)?.map(group).transpose()
 }
 
 /// A group's name.
@@ -202,7 +198,13 @@ pub fn holder_address(field: &str, text: &str, policy: HolderPolicy) -> Result<S
         _ => None,
     };
     match fault {
-        Some(fault) => Err(FormatError::value(field, format!("{fault}: {text:?}"))),
+        Some(fault) => {
+            let reason = format!(
+                "{fault}: {text:?}; start that agent with --advertise IP:PORT or --advertise-interface NAME, an \
+                 address under which the other nodes reach it"
+            );
+            Err(FormatError::value(field, reason))
+        }
         None => Ok(address),
     }
 }
@@ -216,10 +218,10 @@ pub fn socket_address(text: &str) -> Option<SocketAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::REQUEST_KEYS_MAX;
 
     const DIGEST: &str = "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
-    const NOW: u64 = 1_800_000_000_000;
-    const PUBLIC: Rules = Rules { holders: HolderPolicy { loopback: false }, unix_ms: NOW };
+    const PUBLIC: HolderPolicy = HolderPolicy { loopback: false };
 
     fn refused(json: &str) -> String {
         write(json.as_bytes(), PUBLIC).unwrap_err().to_string()
@@ -285,33 +287,21 @@ mod tests {
     }
 
     #[test]
-    fn an_epoch_may_be_a_day_ahead_of_the_clock_or_of_the_stored_one_and_no_more() {
-        let day = 24 * 60 * 60 * 1000;
+    fn an_epoch_is_held_to_its_limit_or_to_the_stored_one_and_to_no_clock() {
         let pair = |epoch: u64| Some(Pair { epoch, seq: 1 });
-        let refuse = |epoch, stored, rules| refuse_far_epoch(pair(epoch), stored, rules);
-        assert_eq!(refuse(NOW + day, None, PUBLIC), Ok(()));
-        assert_eq!(refuse(NOW + day, pair(7), PUBLIC), Ok(()), "a stored one behind the clock");
-        for epoch in [NOW + day + 1, u64::MAX] {
-            let message = refuse(epoch, None, PUBLIC).unwrap_err().to_string();
-            assert!(message.starts_with("field epoch") && message.contains("24 h ahead"), "{message}");
+        for epoch in [0, 1, 1_800_000_000_000, EPOCH_MAX] {
+            assert_eq!(refuse_last_epoch(pair(epoch), None), Ok(()), "{epoch}");
+            assert_eq!(refuse_last_epoch(pair(epoch), pair(7)), Ok(()), "{epoch} behind a low one");
         }
-        let stored = pair(NOW + 9 * day);
-        assert_eq!(refuse(NOW + 10 * day, stored, PUBLIC), Ok(()), "goes on from what is stored");
-        assert!(refuse(NOW + 10 * day + 1, stored, PUBLIC).is_err());
-        let at_the_end = Rules { unix_ms: u64::MAX, ..PUBLIC };
-        assert_eq!(refuse(u64::MAX, None, at_the_end), Ok(()), "a clock at its end");
-        assert_eq!(refuse_far_epoch(None, None, PUBLIC), Ok(()));
-    }
-
-    /// The clock of the server that reads a request may be years behind the leader's.
-    #[test]
-    fn whoever_reads_a_request_does_not_look_at_its_own_clock() {
-        let behind = Rules { unix_ms: 0, ..PUBLIC };
-        let body = format!(r#"{{"holder":"10.0.0.1:1","group":"g","keys":["a/b:1"],"epoch":{NOW},"seq":1}}"#);
-        let beat = format!(r#"{{"host":"10.0.0.1:1","group":"g","epoch":{NOW},"seq":1}}"#);
-        let pair = Some(Pair { epoch: NOW, seq: 1 });
-        assert_eq!(write(body.as_bytes(), behind).unwrap().pair, pair);
-        assert_eq!(keepalive(beat.as_bytes(), behind).unwrap().beat.pair, pair);
+        for epoch in [EPOCH_MAX + 1, u64::MAX] {
+            let message = refuse_last_epoch(pair(epoch), None).unwrap_err().to_string();
+            assert!(message.starts_with("field epoch") && message.contains("over the limit"), "{message}");
+        }
+        let stored = pair(EPOCH_MAX);
+        assert_eq!(refuse_last_epoch(pair(EPOCH_MAX + EPOCH_STEP_MAX), stored), Ok(()), "it goes on");
+        assert!(refuse_last_epoch(pair(EPOCH_MAX + EPOCH_STEP_MAX + 1), stored).is_err());
+        assert_eq!(refuse_last_epoch(pair(u64::MAX), pair(u64::MAX)), Ok(()), "a repetition at the end");
+        assert_eq!(refuse_last_epoch(None, stored), Ok(()));
     }
 
     /// Of the Go `pi`, too: it has no pair, and its operator should see it.
@@ -357,9 +347,9 @@ mod tests {
 
     #[test]
     fn a_loopback_server_takes_loopback_holders_but_not_unspecified_ones() {
-        let rules = Rules { holders: HolderPolicy { loopback: true }, ..PUBLIC };
-        assert!(write(with_holder("127.0.0.1:7781").as_bytes(), rules).is_ok());
-        assert!(write(with_holder("0.0.0.0:7781").as_bytes(), rules).is_err());
+        let loopback = HolderPolicy { loopback: true };
+        assert!(write(with_holder("127.0.0.1:7781").as_bytes(), loopback).is_ok());
+        assert!(write(with_holder("0.0.0.0:7781").as_bytes(), loopback).is_err());
     }
 
     #[test]

@@ -8,22 +8,20 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 
 use super::app::Shared;
+use super::currency::behind_header;
 use super::error::{ApiError, QueryError};
 use super::query::Query;
 use super::write::Kind;
 use super::{
-    capabilities, findkey, health, hosts, keepalive, members, metrics, report, snapshot, status, write,
+    capabilities, clusters, findkey, health, hosts, keepalive, members, metrics, report, snapshot, status,
+    write,
 };
-use crate::api::{Capabilities, HostsResponse, MembersAction, StatusResponse, header, path};
+use crate::api::{Capabilities, MembersAction, StatusResponse, header, path};
 
 /// The router of the API port.
 pub fn router(shared: Shared) -> Router {
     Router::new()
-        .route(path::ADVERTISE, post(advertise))
-        .route(path::WITHDRAW, post(withdraw))
-        .route(path::SYNC, post(sync))
-        .route(path::KEEPALIVE, post(keep_alive))
-        .route(path::REPORT, post(take_report))
+        .merge(writes(shared.clone()))
         // GET comes here by `lookups`, HEAD by its route.
         .route(path::FINDKEY, get(find_key))
         .route(path::CAPABILITIES, get(show_capabilities))
@@ -41,6 +39,17 @@ pub fn router(shared: Shared) -> Router {
         .layer(middleware::from_fn_with_state(shared.clone(), tell_applied_index))
         .layer(middleware::from_fn(metrics::count))
         .with_state(shared)
+}
+
+/// Of this cluster's agents, and of those that know none.
+fn writes(shared: Shared) -> Router<Shared> {
+    Router::new()
+        .route(path::ADVERTISE, post(advertise))
+        .route(path::WITHDRAW, post(withdraw))
+        .route(path::SYNC, post(sync))
+        .route(path::KEEPALIVE, post(keep_alive))
+        .route(path::REPORT, post(take_report))
+        .route_layer(middleware::from_fn_with_state(shared, clusters::admit))
 }
 
 async fn advertise(State(shared): State<Shared>, request: Request) -> Result<Response, ApiError> {
@@ -75,8 +84,15 @@ async fn show_status(State(shared): State<Shared>) -> Result<Json<StatusResponse
     Ok(Json(status::answer(shared.get()?)))
 }
 
-async fn show_hosts(State(shared): State<Shared>, request: Request) -> Result<Json<HostsResponse>, ApiError> {
-    Ok(Json(hosts::answer(shared.get()?, &Query::parse(request.uri().query()))?))
+async fn show_hosts(State(shared): State<Shared>, request: Request) -> Result<Response, ApiError> {
+    let app = shared.get()?;
+    // What it lacks now it may have after the answer was made, not the other way round.
+    let behind = app.node.behind().is_some();
+    let mut answer = hosts::answer(app, &Query::parse(request.uri().query()))?;
+    if behind {
+        answer.headers_mut().extend([behind_header()]);
+    }
+    Ok(answer)
 }
 
 async fn list_members(State(shared): State<Shared>, request: Request) -> Result<Response, ApiError> {
@@ -88,8 +104,8 @@ async fn save_snapshot(State(shared): State<Shared>, request: Request) -> Result
 }
 
 fn changes_of_members() -> Router<Shared> {
-    use MembersAction::{Add, Remove, Replace, TransferLeader};
-    [Add, Replace, Remove, TransferLeader].into_iter().fold(Router::new(), |router, action| {
+    use MembersAction::{Activate, Add, Remove, Replace, TransferLeader};
+    [Add, Replace, Remove, TransferLeader, Activate].into_iter().fold(Router::new(), |router, action| {
         let change = async move |State(shared): State<Shared>, request: Request| {
             members::change(shared.get()?, action, request).await
         };
@@ -112,6 +128,7 @@ pub(super) fn with_applied_index(shared: &Shared, mut response: Response) -> Res
     if let Ok(app) = shared.get() {
         let index = HeaderValue::from(app.index.applied_index());
         response.headers_mut().entry(HeaderName::from_static(header::APPLIED_INDEX)).or_insert(index);
+        clusters::tell(app, response.headers_mut());
     }
     response
 }
@@ -132,7 +149,8 @@ pub(super) mod tests {
     use super::super::leases::Leases;
     use super::super::request::HolderPolicy;
     use super::*;
-    use crate::clock::SystemClock;
+    use crate::api::client::{Client, Sighting};
+    use crate::clock::{SharedClock, SystemClock};
     use crate::limits::{
         API_BODIES_BYTES_MAX, BEAT_BODY_BYTES_MAX, BEAT_CHANGES_WAITING_MAX, BEATS_WAITING_MAX,
         HOLDER_BEATS_WAITING_MAX, HOLDER_WRITES_WAITING_MAX, INDEX_KEYS_OF_A_HOLDER_MAX,
@@ -145,17 +163,28 @@ pub(super) mod tests {
         app_on(MemoryDisk::default(), 0).await
     }
 
+    /// The same, by that clock.
+    pub(in crate::server) async fn app_with_clock(clock: SharedClock) -> Arc<App> {
+        app_of(MemoryDisk::default(), 0, clock).await
+    }
+
     async fn app_on(disk: MemoryDisk, disk_free_min: u64) -> Arc<App> {
+        app_of(disk, disk_free_min, SystemClock::shared()).await
+    }
+
+    async fn app_of(disk: MemoryDisk, disk_free_min: u64, clock: SharedClock) -> Arc<App> {
         let config = NodeConfig {
             members: vec!["127.0.0.1:1".to_owned()],
             raft_address: Some("127.0.0.1:1".to_owned()),
             api_address: "127.0.0.1:2".to_owned(),
             disk_free_min: Some(disk_free_min),
+            found_after: Duration::ZERO,
+            api_port: None,
         };
         let node = Node::start(config, Arc::new(disk), Stop::new()).await.unwrap();
         let leases = Leases::new(Duration::from_secs(60), Duration::from_secs(60));
         let holders = HolderPolicy { loopback: true };
-        Arc::new(App::new(node, holders, SystemClock::shared(), leases, Stop::new()))
+        Arc::new(App::new(node, holders, clock, leases, Stop::new()))
     }
 
     /// The same, once it leads. The task that ends leases does not run.
@@ -163,7 +192,8 @@ pub(super) mod tests {
         leading(app().await).await
     }
 
-    async fn leading(app: Arc<App>) -> Arc<App> {
+    /// That app, once it leads.
+    pub(in crate::server) async fn leading(app: Arc<App>) -> Arc<App> {
         until("it leads", || {
             app.set_leading_term(app.node.term());
             app.leads()
@@ -424,5 +454,31 @@ pub(super) mod tests {
             assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE, "{target}");
             assert!(answer.headers().contains_key("retry-after"), "{target}");
         }
+    }
+
+    /// A server that loads answered like one that belongs to no cluster: agents took the cluster that was
+    /// left for the only one.
+    #[tokio::test]
+    async fn while_the_index_loads_a_server_does_not_say_that_it_belongs_to_no_cluster() {
+        let shared = Shared::default();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let mut tasks = tokio::task::JoinSet::new();
+        let routes = router(shared.clone());
+        tasks.spawn(async move { axum::serve(listener, routes).await.unwrap() });
+        let client = Client::new(vec![url]).unwrap();
+        let seen = async || {
+            let seen = client.clusters(Duration::from_secs(10)).await;
+            seen.into_iter().map(|(_, sighting)| sighting).collect::<Vec<_>>()
+        };
+        let loading = seen().await;
+        assert!(loading.iter().all(|one| *one == Sighting::Silent), "{loading:?}");
+        let app = leading_app().await;
+        shared.set(Arc::clone(&app));
+        let cluster = app.node.cluster_id().unwrap().to_string();
+        let loaded = seen().await;
+        let of_it = Sighting::Of { cluster, servers: 1 };
+        assert!(loaded.iter().all(|one| *one == of_it), "{loaded:?}");
+        app.node.shutdown().await;
     }
 }

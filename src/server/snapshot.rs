@@ -23,6 +23,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, timeout};
 
 use super::app::App;
+use super::currency;
 use super::error::ApiError;
 use super::members;
 use crate::api::header;
@@ -43,6 +44,10 @@ pub async fn save(app: &Arc<App>, incoming: Request) -> Result<Response, ApiErro
         let reason = "this server is not a member of its cluster yet".to_owned();
         return Err(ApiError::NotServing { reason });
     };
+    if let Some(reason) = currency::unready(app) {
+        // A backup should be of what was acknowledged.
+        return Err(ApiError::NotServing { reason });
+    }
     // A view begins with a commit.
     if let Some(reason) = app.node.no_room_for_upkeep() {
         return Err(ApiError::NoRoom { reason });
@@ -56,8 +61,9 @@ pub async fn save(app: &Arc<App>, incoming: Request) -> Result<Response, ApiErro
         unix_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
-    let about = saved.to_bytes().len() as u64 + about_bytes(app.index.counts());
-    let mut response = Response::new(body(saved.to_bytes().into(), data, place));
+    let head = saved.to_bytes(app.index.level().get());
+    let about = head.len() as u64 + about_bytes(app.index.counts());
+    let mut response = Response::new(body(head.into(), data, place));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     headers.insert(HeaderName::from_static(header::ABOUT_BYTES), HeaderValue::from(about));
@@ -93,7 +99,7 @@ fn received(receiver: mpsc::Receiver<Bytes>, whole: Arc<AtomicBool>) -> Body {
 fn send(threads: &Handle, first: Bytes, data: SnapshotData, sending: &Sending) {
     let begun = Instant::now();
     let chunks = data.into_chunks().map(|chunks| std::iter::once(Ok(first)).chain(chunks));
-    let give_up = |error: io::Error| tracing::warn!(%error, "gives a snapshot up");
+    let give_up = |error: io::Error| tracing::warn!(%error, "could not send a snapshot to the end");
     let chunks = match chunks {
         Ok(chunks) => chunks,
         Err(error) => return give_up(io::Error::other(error)),
@@ -110,7 +116,7 @@ fn send(threads: &Handle, first: Bytes, data: SnapshotData, sending: &Sending) {
         match threads.block_on(async { timeout(CLIENT_SILENT_MAX, sending.chunks.send(chunk)).await }) {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return tracing::info!("the client of a snapshot is gone"),
-            Err(_) => return give_up(io::Error::other("its client takes nothing")),
+            Err(_) => return give_up(io::Error::other("the client takes nothing of it")),
         }
     }
     sending.whole.store(true, Ordering::Release);

@@ -3,6 +3,7 @@
 use piccolo_raft::cluster::{DiskSpace, Role};
 
 use super::app::App;
+use super::level;
 use crate::api::{DiskStatus, MemberStatus, StatusResponse};
 
 /// The answer.
@@ -17,6 +18,7 @@ pub fn answer(app: &App) -> StatusResponse {
         role: role(info.role).to_owned(),
         lag: info.lag,
         disk: info.disk.map(disk),
+        reads: info.reads.map(level::range),
     });
     let sums = app.fleet_sums();
     StatusResponse {
@@ -25,9 +27,11 @@ pub fn answer(app: &App) -> StatusResponse {
         node: node_id(cluster.node_id),
         leader: cluster.leader.map(node_id),
         quorum: cluster.quorum,
+        current: app.node.behind().is_none() && !app.stop.is_cancelled(),
         term: cluster.term,
         applied_index,
         checksum: format!("{checksum:032x}"),
+        level: level::answer(cluster.level),
         members: members.collect(),
         hosts: counts.hosts,
         hosts_hidden: counts.hosts_hidden,

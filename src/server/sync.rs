@@ -72,7 +72,10 @@ pub async fn apply(app: &App, write: &AcceptedWrite) -> Result<u64, ApiError> {
         index = Some(proposed.map_err(|error| after_a_part(index.is_some(), error))?);
         confirmed = true;
     }
-    tracing::warn!(holder = %write.holder.address, "a sync did not settle");
+    tracing::warn!(
+        holder = %write.holder.address,
+        "a sync did not end with the fingerprint that the holder has sent: the holder syncs again"
+    );
     Err(ApiError::OutcomeUnknown)
 }
 

@@ -50,15 +50,15 @@ impl Kind {
 pub async fn handle(app: &Arc<App>, kind: Kind, incoming: Request) -> Result<Response, ApiError> {
     let forwarded = ForLeader::is_forwarded(incoming.headers());
     let (body, share) = intake::read_write(app, incoming).await?;
-    let write = request::write(&body, app.rules())?;
+    let write = request::write(&body, app.holders)?;
     if kind != Kind::Sync && write.keys.is_empty() {
         return Err(ApiError::NothingToDo);
     }
     capacity::check_length(&write)?;
     let place = app.place_for_write(&write.holder)?;
     let repeatable = write.pair.is_some();
-    let request = ForLeader { path: kind.path(), body, forwarded, repeatable };
     let work = Arc::new(Work { write, place, _share: share });
+    let request = ForLeader { path: kind.path(), body, forwarded, repeatable, held: work.clone() };
     to_leader(app, request, || decide(app, kind, Arc::clone(&work))).await
 }
 
@@ -81,7 +81,7 @@ async fn decide(app: &Arc<App>, kind: Kind, work: Arc<Work>) -> Result<Response,
             let _turn = place.turn().await;
             let record = app.index.host(&write.holder);
             let stored = record.as_ref().and_then(|record| record.pair);
-            request::refuse_far_epoch(write.pair, stored, app.rules())?;
+            request::refuse_last_epoch(write.pair, stored)?;
             if let Some(record) = record.filter(|record| is_repeated(kind, write, record)) {
                 app.leases().renew(&write.holder, record.ttl_seconds, app.now());
                 // Applied in memory a moment before that counts as applied: who reads behind this answer
@@ -147,6 +147,10 @@ pub async fn propose(app: &App, commands: Vec<Command>) -> Result<u64, ApiError>
             // A withdraw of a host that is not there: what is to be gone is gone.
             Reply::UnknownHost => {}
             Reply::Stale { stored } => return Err(ApiError::Stale { stored }),
+            Reply::BeyondLevel { needs, active } => {
+                let reason = format!("the write needs {needs}, the cluster runs at {active}");
+                return Err(after_a_part(index.is_some(), ApiError::NotServing { reason }));
+            }
             Reply::None | Reply::NotApplicable => {
                 return Err(ApiError::Internal { reason: "a write had the reply of another command" });
             }
@@ -158,4 +162,43 @@ pub async fn propose(app: &App, commands: Vec<Command>) -> Result<u64, ApiError>
 /// What to say of an error when a part of the write may have been applied before it.
 pub fn after_a_part(applied: bool, error: ApiError) -> ApiError {
     if applied && !matches!(error, ApiError::Stale { .. }) { ApiError::OutcomeUnknown } else { error }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use axum::http::Method;
+
+    use super::super::routes::tests::{app_with_clock, leading};
+    use super::*;
+    use crate::clock::Clock;
+
+    /// A board without a battery for its clock, before it has found a time server.
+    struct Since1970;
+
+    impl Clock for Since1970 {
+        fn monotonic(&self) -> std::time::Duration {
+            std::time::Duration::from_secs(60)
+        }
+
+        fn unix_ms(&self) -> u64 {
+            60_000
+        }
+    }
+
+    /// The epoch of an agent is a time by the agent's clock, and was compared with the leader's: a leader in
+    /// 1970 refused every new holder of the site.
+    #[tokio::test]
+    async fn a_leader_with_a_clock_far_behind_takes_new_holders() {
+        let app = leading(app_with_clock(Arc::new(Since1970)).await).await;
+        for (kind, seq) in [(Kind::Sync, 1), (Kind::Advertise, 2), (Kind::Withdraw, 3)] {
+            let body = format!(
+                r#"{{"holder":"10.0.0.1:1","group":"g","keys":["a:1"],"epoch":1800000000000,"seq":{seq}}}"#
+            );
+            let request = Request::builder().method(Method::POST).body(Body::from(body)).unwrap();
+            let answer = handle(&app, kind, request).await;
+            assert_eq!(answer.unwrap().status(), StatusCode::CREATED, "{kind:?}");
+        }
+        app.node.shutdown().await;
+    }
 }

@@ -5,8 +5,9 @@ use std::path::Path;
 
 use piccolo::api::{
     Capabilities, FindQuery, FindResponse, HostStatus, HostsResponse, KeepaliveRequest, KeepaliveResponse,
-    MemberEntry, MemberStatus, MembersProgress, MembersRequest, MembersResponse, Message, Readiness,
-    ReportReason, ReportRequest, ReportResponse, StatusResponse, WriteRequest, WriteResponse,
+    LevelRange, LevelStatus, MemberEntry, MemberStatus, MembersProgress, MembersRequest, MembersResponse,
+    Message, Readiness, ReportReason, ReportRequest, ReportResponse, StatusResponse, WriteRequest,
+    WriteResponse,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -139,9 +140,11 @@ fn messages() {
 
 #[test]
 fn membership() {
-    let add = MembersRequest { address: Some("10.0.1.4:7790".into()), member: None };
-    golden("members_request_add", add.clone());
-    golden("members_request_replace", MembersRequest { member: Some("00000000000000aa".into()), ..add });
+    let none = MembersRequest::default();
+    let addresses = vec!["10.0.1.4:7790".into(), "10.0.1.5:7790".into()];
+    golden("members_request_add", MembersRequest { addresses, ..none.clone() });
+    let (address, member) = (Some("10.0.1.4:7790".into()), Some("00000000000000aa".into()));
+    golden("members_request_replace", MembersRequest { address, member, ..none });
     golden(
         "members_progress",
         MembersProgress {
@@ -160,8 +163,6 @@ fn membership() {
         role: "leader".into(),
         lag: Some(0),
         leaving: false,
-        format_lowest: 1,
-        format_highest: 1,
     };
     let leaving = MemberEntry { role: "voter".into(), lag: None, leaving: true, ..leader.clone() };
     golden(
@@ -182,7 +183,7 @@ fn membership() {
 fn views() {
     golden(
         "capabilities",
-        Capabilities { api: 1, cluster: "0f".repeat(16), features: vec!["withdraw".into()] },
+        Capabilities { api: 1, cluster: "0f".repeat(16), features: vec!["withdraw".into()], servers: 3 },
     );
     golden(
         "status_response",
@@ -192,9 +193,18 @@ fn views() {
             node: "00000000000000aa".into(),
             leader: Some("00000000000000bb".into()),
             quorum: true,
+            current: true,
             term: 3,
             applied_index: 42,
             checksum: "01".repeat(16),
+            level: LevelStatus {
+                active: 1,
+                lowest: 1,
+                highest: 2,
+                next: Some(2),
+                begins_in_seconds: Some(60),
+                way_back: "servers can go back".into(),
+            },
             members: vec![MemberStatus {
                 node: "00000000000000bb".into(),
                 raft_address: "10.0.1.2:7790".into(),
@@ -202,6 +212,7 @@ fn views() {
                 role: "leader".into(),
                 lag: Some(0),
                 disk: None,
+                reads: Some(LevelRange { lowest: 1, highest: 2 }),
             }],
             hosts: 2,
             hosts_hidden: 1,
@@ -225,5 +236,7 @@ fn views() {
         hidden_unix_ms: Some(1_700_000_000_000),
         ..host.clone()
     };
-    golden("hosts_response", HostsResponse { hosts: vec![host, hidden] });
+    golden("hosts_response", HostsResponse { hosts: vec![host.clone(), hidden], next: None });
+    let next = Some("10.0.0.1:7781/default".into());
+    golden("hosts_response_page", HostsResponse { hosts: vec![host], next });
 }

@@ -1,6 +1,6 @@
 //! Servers in this process, and a client that sees status, headers and body.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -17,6 +17,8 @@ use piccolo::task::Stop;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
+
+use crate::ports::free_address;
 
 /// Far more than anything here takes; a test that waits so long has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -75,7 +77,7 @@ impl Answer {
 pub(crate) fn config(folder: &Path) -> Config {
     Config {
         data_dir: folder.to_owned(),
-        listen: "127.0.0.1:0".parse().unwrap(),
+        listen: free_address(),
         raft_listen: Some("127.0.0.1:0".parse().unwrap()),
         advertise: None,
         cluster: vec![],
@@ -83,6 +85,7 @@ pub(crate) fn config(folder: &Path) -> Config {
         insecure: false,
         lease_default: LEASE_DEFAULT,
         forget_after: FORGET_AFTER_DEFAULT,
+        found_after: Duration::ZERO,
         // What the machine has left is not the tests' business.
         disk_free_min: Some(0),
     }
@@ -247,7 +250,7 @@ pub(crate) async fn settled(mut send: impl AsyncFnMut() -> Answer) -> Answer {
 
 /// Three servers on loopback that found each other.
 pub(crate) async fn three() -> Vec<Server> {
-    let raft: Vec<SocketAddr> = free_ports(3);
+    let raft = [(); 3].map(|()| free_address());
     let cluster: Vec<String> = raft.iter().map(SocketAddr::to_string).collect();
     let mut servers = Vec::new();
     for raft_listen in raft {
@@ -262,12 +265,6 @@ pub(crate) async fn three() -> Vec<Server> {
         server.wait_leader().await;
     }
     servers
-}
-
-/// Ports that were free a moment ago.
-fn free_ports(count: usize) -> Vec<SocketAddr> {
-    let listeners: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    listeners.iter().map(|listener| listener.local_addr().unwrap()).collect()
 }
 
 /// Polls until there is something.

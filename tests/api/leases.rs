@@ -36,7 +36,8 @@ async fn a_node_that_stops_is_gone_from_all_servers_after_its_lease_and_comes_ba
         within(PATIENCE, async || server.holders(&keys[0]).await.is_empty().then_some(())).await;
     }
     assert!(start.elapsed() >= Duration::from_secs(3), "hidden after {:?}", start.elapsed());
-    assert!(start.elapsed() <= Duration::from_secs(8), "hidden after {:?}", start.elapsed());
+    // Far from the default lease, and with room for an election: a new leader gives a full lease.
+    assert!(start.elapsed() <= Duration::from_secs(30), "hidden after {:?}", start.elapsed());
     let hosts = servers[2].get("/api/v1/hosts").await.json();
     assert_eq!(hosts["hosts"][0]["keys"], json!(1), "hidden, not deleted");
     assert!(hosts["hosts"][0]["hidden_unix_ms"].is_u64());
@@ -45,7 +46,7 @@ async fn a_node_that_stops_is_gone_from_all_servers_after_its_lease_and_comes_ba
     assert_eq!(answer.json()["resync"], json!(false), "it need not send its list again");
     for server in &servers {
         let back = async || (server.holders(&keys[0]).await == [HOLDER]).then_some(());
-        within(Duration::from_secs(2), back).await;
+        within(PATIENCE, back).await;
     }
     for server in servers {
         server.stop().await;

@@ -10,6 +10,8 @@ mod harness;
 mod holders;
 mod leases;
 mod order;
+#[path = "../support/ports.rs"]
+mod ports;
 mod report;
 mod start;
 mod three_servers;

@@ -1,7 +1,5 @@
 //! Any server takes any request; what one has acknowledged all can read; no quorum, no writes.
 
-use std::time::Duration;
-
 use serde_json::json;
 
 use crate::harness::{PATIENCE, Server, digest, paired, plain, settled, three, within};
@@ -148,7 +146,7 @@ async fn a_restarted_server_catches_up() {
     let _folder = follower.stop().await.unwrap();
     let at = servers[0].advertise(plain("10.0.0.1:7781", &[digest(1)])).await.expect(201).applied_index();
     let follower = Server::start(config).await;
-    within(Duration::from_secs(10), async || {
+    within(PATIENCE, async || {
         let answer = follower.find(&digest(1), &format!("&min_index={at}")).await;
         (answer.status == 200).then_some(())
     })

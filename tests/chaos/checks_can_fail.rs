@@ -13,7 +13,7 @@ use futures_util::future::BoxFuture;
 use piccolo::agent::counters::Counters;
 use piccolo::agent::inventory::{Config, Inventory};
 use piccolo::agent::store::{
-    Content, Fetched, Ingest, LayoutStore, Scan, Source, Store, StoreError, StoreEvent,
+    Content, Fetched, Ingest, LayoutStore, Scan, Source, Store, StoreError, StoreEvent, Tag,
 };
 use piccolo::api::client::Client;
 use piccolo::api::path;
@@ -165,11 +165,12 @@ async fn while_it_runs(
     meanwhile: impl Future<Output = ()>,
 ) {
     let config = Config {
-        holder,
+        holder: holder.into(),
         group: GROUP.to_owned(),
         zone: String::new(),
         heartbeat_interval: Duration::from_secs(60),
         advertises_tag: Box::new(|_| true),
+        seen: Box::new(|_| {}),
         counters: Arc::new(Counters::default()),
     };
     let inventory = Inventory::new(store, Arc::new(client.clone()), &SystemClock::shared(), config);
@@ -234,8 +235,8 @@ impl Store for Partial {
         self.sound.open(digest)
     }
 
-    fn resolve<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Digest>, StoreError>> {
-        self.sound.resolve(name)
+    fn tag<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Tag>, StoreError>> {
+        self.sound.tag(name)
     }
 
     fn sources<'a>(

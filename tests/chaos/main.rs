@@ -32,5 +32,6 @@ mod server;
 mod site;
 #[path = "../support/site.rs"]
 mod support;
+mod upgrade;
 mod wire;
 mod witness;

@@ -51,6 +51,7 @@ impl Node {
             ("--layout", layout.path().display().to_string()),
             ("--heartbeat-interval", format!("{}s", HEARTBEAT.as_secs())),
             ("--exit-with-parent", std::process::id().to_string()),
+            ("--state-dir", root.join(format!("{name}-state")).display().to_string()),
         ] {
             arguments.extend([flag.to_owned(), value]);
         }

@@ -71,7 +71,7 @@ async fn restart_in_turn(times: usize) {
 
 /// What all clients did.
 #[derive(Clone, Copy, Debug)]
-struct Counts {
+pub struct Counts {
     lookups: usize,
     writes: usize,
     retries: usize,
@@ -84,7 +84,7 @@ struct Counters {
     retries: AtomicUsize,
 }
 
-struct Clients {
+pub struct Clients {
     stop: Arc<AtomicBool>,
     counters: Arc<Counters>,
     tasks: JoinSet<Option<Expected>>,
@@ -103,7 +103,7 @@ struct Client {
 }
 
 impl Clients {
-    fn on(servers: Vec<SocketAddr>, history: &Arc<History>) -> Self {
+    pub fn on(servers: Vec<SocketAddr>, history: &Arc<History>) -> Self {
         let (stop, counters) = (Arc::<AtomicBool>::default(), Arc::<Counters>::default());
         let mut tasks = JoinSet::new();
         for number in 0..2 * CLIENTS {
@@ -123,7 +123,7 @@ impl Clients {
         Self { stop, counters, tasks }
     }
 
-    async fn end(mut self) -> (Counts, Vec<Expected>) {
+    pub async fn end(mut self) -> (Counts, Vec<Expected>) {
         self.stop.store(true, Ordering::Relaxed);
         let mut expected = Vec::new();
         while let Some(ended) = self.tasks.join_next().await {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use piccolo_raft::format::next::VARIABLE;
 use rustix::process::Signal;
 
 use crate::history::unix_ms;
@@ -34,6 +35,8 @@ pub struct Server {
     pub raft: SocketAddr,
     /// Its data.
     pub data: PathBuf,
+    /// It is of the next version, from its next start on.
+    pub next: bool,
     /// When its lives began in the cluster that it is in, Unix milliseconds.
     pub started: Vec<u64>,
     root: PathBuf,
@@ -57,6 +60,7 @@ impl Server {
             api,
             raft,
             data,
+            next: false,
             started: Vec::new(),
             root: root.to_owned(),
             arguments,
@@ -67,12 +71,20 @@ impl Server {
 
     pub fn start(&mut self) {
         assert!(self.process.is_none(), "server {} runs already", self.number);
+        self.started.push(unix_ms());
+        self.process = Some(Process::start(&self.root, &format!("server-{}", self.number), self.command()));
+    }
+
+    /// How it is started.
+    pub fn command(&self) -> Command {
         let mut command = (self.launcher)();
         command.args(["server", "--listen", &self.api.to_string(), "--raft-listen", &self.raft.to_string()]);
         command.arg("--data-dir").arg(&self.data).args(["--log-format", "json"]).args(&self.arguments);
         command.args(["--exit-with-parent", &std::process::id().to_string()]);
-        self.started.push(unix_ms());
-        self.process = Some(Process::start(&self.root, &format!("server-{}", self.number), command));
+        if self.next {
+            command.env(VARIABLE, "1");
+        }
+        command
     }
 
     pub async fn ready(&self) {

@@ -1,10 +1,9 @@
 //! Server processes, each on a volume of its own, and what clients do with them.
 
 use std::fs::{self, File};
-use std::net::TcpListener;
 use std::process::{Child, Command, ExitStatus};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -16,6 +15,7 @@ use piccolo::api::{FindQuery, StatusResponse, WriteRequest};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
+use super::ports::free_ports;
 use super::volume::Volume;
 
 /// Far more than anything here takes.
@@ -25,28 +25,20 @@ pub(crate) const BRIEFLY: Duration = Duration::from_secs(8);
 pub(crate) const KEYS: usize = 100;
 
 /// Polls until there is something.
-pub(crate) async fn within<T>(what: &str, deadline: Duration, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let end = Instant::now() + deadline;
-    loop {
-        if let Some(found) = look().await {
-            return found;
-        }
-        assert!(Instant::now() < end, "{what}: not within {deadline:?}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+pub(crate) async fn within<T>(what: &str, deadline: Duration, look: impl AsyncFnMut() -> Option<T>) -> T {
+    poll(deadline, look).await.unwrap_or_else(|| panic!("{what}: not within {deadline:?}"))
 }
 
-/// Ports that are free, and that no test takes twice; below those that the system gives to connections.
-fn free_ports(count: usize) -> Vec<u16> {
-    const FIRST: u16 = 15_000;
-    const PORTS: u16 = 15_000;
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let start = (std::process::id() % u32::from(PORTS)) as u16;
-    let candidates = (0..PORTS).map(|_| {
-        let number = u32::from(start) + 11 * u32::from(NEXT.fetch_add(1, Ordering::Relaxed));
-        FIRST + (number % u32::from(PORTS)) as u16
-    });
-    candidates.filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).take(count).collect()
+/// Polls until there is something, or the deadline is over.
+pub(crate) async fn poll<T>(deadline: Duration, mut look: impl AsyncFnMut() -> Option<T>) -> Option<T> {
+    let end = Instant::now() + deadline;
+    loop {
+        let found = look().await;
+        if found.is_some() || Instant::now() >= end {
+            return found;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// One server process and its disk.
@@ -88,6 +80,23 @@ impl Server {
     /// What it said since its last start.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.logs.path().join(self.starts.to_string())).unwrap()
+    }
+
+    /// Waits until the server has written nothing for three seconds. With little room it makes its state
+    /// durable within a second; a disk that becomes full in the middle of that refuses a write, which ends it.
+    pub(crate) async fn at_rest(&self) {
+        const REST: Duration = Duration::from_secs(3);
+        let data = self.volume.path().join("data");
+        let (mut written, mut since) = (None, Instant::now());
+        within("three seconds without a write", SOON, async || {
+            let now = ["log.redb", "state.redb"]
+                .map(|name| fs::metadata(data.join(name)).unwrap().modified().unwrap());
+            if written.replace(now) != Some(now) {
+                since = Instant::now();
+            }
+            (since.elapsed() > REST).then_some(())
+        })
+        .await;
     }
 
     pub(crate) fn url(&self) -> String {
@@ -153,6 +162,8 @@ pub(crate) async fn servers(count: usize, bytes: u64, minimum: &str) -> Vec<Serv
         flag("disk-free-min", minimum.to_owned());
         if count > 1 {
             flag("cluster", cluster.join(","));
+        } else {
+            flag("found-after", "0s".to_owned());
         }
         Server { volume, logs, arguments, api, raft, starts: 0, child: None }
     };

@@ -9,10 +9,10 @@ use rustix::process::Signal;
 
 use crate::harness::{Agent, Image, SOON, Servers, find, find_if_up, http, keys_of, never_for, within};
 
-/// "Writes go on within 2 s" of a killed leader.
-const WRITES_AGAIN: Duration = Duration::from_secs(2);
+/// Writes go on within 2 s of a killed leader, on a machine with nothing else to do: three times of it here.
+const WRITES_AGAIN: Duration = Duration::from_secs(2 * 3);
 /// The same of one that froze: its connections stay open, so only the election tells.
-const OVERTAKEN: Duration = Duration::from_secs(4);
+const OVERTAKEN: Duration = Duration::from_secs(4 * 3);
 const HOLDER: &str = "127.0.0.1:4001";
 
 fn key(number: usize) -> String {
@@ -148,7 +148,7 @@ async fn a_write_that_waits_for_a_frozen_leader_goes_to_the_next_one() {
     }
 }
 
-/// A holder that beats once a second with the shortest lease, at whichever server answers.
+/// A holder that beats twice a second with the shortest lease, at whichever server answers; for ever.
 async fn beat_on(servers: &Servers) {
     let everyone = Client::new(servers.urls()).unwrap();
     let beat = KeepaliveRequest {
@@ -159,23 +159,32 @@ async fn beat_on(servers: &Servers) {
         seq: Some(1),
         ..KeepaliveRequest::default()
     };
-    // No answer is the servers' fault here; the next beat goes to another one.
-    everyone.keepalive(&beat, Duration::from_secs(1)).await.ok();
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    loop {
+        // No answer is the servers' fault here; the next beat goes to another one.
+        everyone.keepalive(&beat, Duration::from_secs(1)).await.ok();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
 }
 
 /// Asserts for `time` that no server which answers has lost the holder, while that beats.
 async fn stays_for(servers: &Servers, time: Duration) {
     let end = Instant::now() + time;
-    while Instant::now() < end {
-        beat_on(servers).await;
-        for number in 1..=3 {
-            let query = FindQuery { key: key(1), group: "default".to_owned(), ..FindQuery::default() };
-            // One that is stopped says nothing.
-            if let Ok(found) = servers.client(number).find(&query, Duration::from_millis(300)).await {
-                assert!(found.is_some(), "server {number} has lost the holder");
+    let looks = async {
+        while Instant::now() < end {
+            for number in 1..=3 {
+                let query = FindQuery { key: key(1), group: "default".to_owned(), ..FindQuery::default() };
+                // One that is stopped says nothing.
+                if let Ok(found) = servers.client(number).find(&query, Duration::from_millis(300)).await {
+                    assert!(found.is_some(), "server {number} has lost the holder");
+                }
             }
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
+    };
+    // The beats do not wait for the looks: the lease is short.
+    tokio::select! {
+        () = looks => {}
+        () = beat_on(servers) => {}
     }
 }
 
@@ -230,14 +239,14 @@ async fn a_node_that_dies_leaves_all_answers_after_its_lease_and_comes_back_with
     never_for("a living holder is hidden", Duration::from_secs(8), || async { !held_by(1).await }).await;
     agent.process.signal_all(Signal::STOP);
     for number in 1..=3 {
-        within("a dead holder is hidden", Duration::from_secs(6 + 3), || async {
+        within("a dead holder is hidden", Duration::from_secs(6 + 20), || async {
             (!held_by(number).await).then_some(())
         })
         .await;
     }
     agent.process.signal_all(Signal::CONT);
     for number in 1..=3 {
-        within("it is findable again", Duration::from_secs(5), || async {
+        within("it is findable again", Duration::from_secs(20), || async {
             held_by(number).await.then_some(())
         })
         .await;

@@ -40,7 +40,7 @@ impl Site {
         let url = format!("http://{}:7789", network.address(server_host));
         let mut server = network.command(server_host, PICCOLO);
         let listen = format!("{}:7789", network.address(server_host));
-        server.args(["server", "--insecure", "--listen", &listen, "--data-dir"]);
+        server.args(["server", "--insecure", "--found-after", "0s", "--listen", &listen, "--data-dir"]);
         server.arg(folder.path().join("server"));
         let server = Process::start(folder.path(), "server", server);
         let client = Client::new(vec![url.clone()]).unwrap();

@@ -4,21 +4,28 @@
 #![allow(clippy::unwrap_used, reason = "clippy.toml exempts #[test] functions, not the harness beside them")]
 #![allow(unreachable_pub, reason = "the harness is a library to the scenarios beside it")]
 
+mod air_gapped;
 mod bad_input;
 #[path = "../support/blob.rs"]
 mod blob;
 #[path = "../support/cells.rs"]
 #[allow(dead_code, reason = "each test binary uses its part")]
 mod cells;
+mod client_certificates;
 mod cluster;
 #[path = "../support/fault.rs"]
 mod fault;
 mod faults;
+mod growing;
+mod harbor_behind_us;
 mod harness;
 mod holders;
 mod hosts;
 #[path = "../support/lag.rs"]
 mod lag;
+mod moving_addresses;
+mod nobody_asks;
+mod peers_walled_off;
 mod policy;
 mod pulls;
 #[path = "../support/scripted.rs"]
@@ -26,3 +33,4 @@ mod pulls;
 mod scripted;
 mod supervisor;
 mod unreachable;
+mod unusual_stores;

@@ -13,10 +13,10 @@ use crate::harness::process::run;
 use crate::harness::{Image, PICCOLO, Process, SOON, find_if_up, http, status_of, within};
 
 static NETWORKS: AtomicU8 = AtomicU8::new(0);
-/// The promise.
-const SERVED_WITHIN: Duration = Duration::from_secs(2);
+/// The promise is 2 s; twice as much here, where others keep the machine busy.
+const SERVED_WITHIN: Duration = Duration::from_secs(2 * 2);
 /// Headers held for containerd are answered until then, with time for the machine.
-const STOPPED_WITHIN: Duration = Duration::from_secs(5);
+const STOPPED_WITHIN: Duration = Duration::from_secs(8);
 
 /// A namespace with a link to the test, and a neighbour on another that swallows what it is sent:
 /// it is resolver and registry.
@@ -115,7 +115,14 @@ async fn peers_serve_tags_and_digests_while_dns_is_silent_or_packets_vanish() {
     .unwrap();
 
     let mut server = network.piccolo("server");
-    server.args(["--insecure", "--listen", &format!("{}:7789", network.address(1)), "--data-dir"]);
+    server.args([
+        "--insecure",
+        "--found-after",
+        "0s",
+        "--listen",
+        &format!("{}:7789", network.address(1)),
+        "--data-dir",
+    ]);
     server.arg(folder.path().join("server"));
     let _server = Process::start(folder.path(), "server", server);
     let servers = format!("http://{}:7789", network.address(1));
@@ -127,6 +134,7 @@ async fn peers_serve_tags_and_digests_while_dns_is_silent_or_packets_vanish() {
         {
             command.args([flag, &format!("{}:{port}", network.address(1))]);
         }
+        command.env("PICCOLO_STATE_DIR", folder.path().join(format!("{name}-state")));
         Process::start(folder.path(), name, command)
     };
     let empty = folder.path().join("empty");

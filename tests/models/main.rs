@@ -14,6 +14,8 @@ mod fault;
 #[path = "../support/lag.rs"]
 mod lag;
 mod matrix;
+#[path = "../support/ports.rs"]
+mod ports;
 mod product;
 mod rules;
 #[path = "../support/scripted.rs"]

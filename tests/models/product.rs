@@ -1,7 +1,7 @@
 //! The real binary: one server, a cluster of one, and one agent of a node that holds nothing.
 
 use std::fs::File;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 use piccolo::api::{WriteRequest, path};
 use tempfile::TempDir;
 
+use crate::ports::free_address;
+
 /// For what is no promise: a process starts, a write is taken.
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(20);
 
 /// Killed when dropped.
@@ -30,14 +32,24 @@ pub struct Piccolo {
     client: reqwest::Client,
     _processes: [Process; 2],
     folder: TempDir,
+    /// Of the agent: one in memory would have far less room for blobs that are verified before they are passed on.
+    _state: TempDir,
 }
 
 impl Piccolo {
     pub async fn start() -> Self {
-        let folder = in_memory();
+        let (folder, state) = (in_memory(), TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap());
         let [api, raft, mirror, peer, metrics] = [(); 5].map(|()| free_address());
-        let server =
-            ["server", "--listen", &api.to_string(), "--raft-listen", &raft.to_string(), "--data-dir"];
+        let server = [
+            "server",
+            "--listen",
+            &api.to_string(),
+            "--raft-listen",
+            &raft.to_string(),
+            "--found-after",
+            "0s",
+            "--data-dir",
+        ];
         let server = start(folder.path(), "server", &server, &folder.path().join("data"));
         let layout = folder.path().join("layout");
         std::fs::create_dir_all(layout.join("blobs/sha256")).unwrap();
@@ -54,12 +66,12 @@ impl Piccolo {
         let agent = [
             ["agent", "--servers", &api].as_slice(),
             &["--mirror-listen", &mirror_text, "--peer-listen", &peer, "--metrics-listen", &metrics],
-            &["--advertise", &peer, "--layout"],
+            &["--advertise", &peer, "--state-dir", state.path().to_str().unwrap(), "--layout"],
         ]
         .concat();
         let agent = start(folder.path(), "agent", &agent, &layout);
         wait_for(&client, &format!("http://{metrics}{}", path::READYZ), |_| true).await;
-        Self { mirror, api, client, _processes: [server, agent], folder }
+        Self { mirror, api, client, _processes: [server, agent], folder, _state: state }
     }
 
     /// Tells the index that `holder` has `digest`.
@@ -93,10 +105,6 @@ impl Piccolo {
 /// A folder without a disk below it, where there is one: a disk that others keep busy is no fault of a peer.
 fn in_memory() -> TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
-}
-
-fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 fn start(folder: &Path, name: &str, arguments: &[&str], last: &Path) -> Process {

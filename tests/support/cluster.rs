@@ -17,6 +17,8 @@ pub(crate) const BRIEFLY: Duration = Duration::from_secs(2);
 /// One server, running or not.
 pub(crate) struct Server {
     pub(crate) folder: PathBuf,
+    /// Where both ports are.
+    pub(crate) host: &'static str,
     pub(crate) api: u16,
     pub(crate) raft: u16,
     /// `--cluster …` or `--join …`; none: a cluster of one.
@@ -29,15 +31,25 @@ impl Server {
     pub(crate) fn new(root: &Path, how: &[&str]) -> Self {
         let [api, raft] = [(); 2].map(|()| free_address().port());
         let how = how.iter().map(|word| (*word).to_owned()).collect();
-        Self { folder: root.join(format!("server-{raft}")), api, raft, how, starts: 0, child: None }
+        Self {
+            folder: root.join(format!("server-{raft}")),
+            host: "127.0.0.1",
+            api,
+            raft,
+            how,
+            starts: 0,
+            child: None,
+        }
     }
 
     /// Flags of its command line, without those of one run.
     pub(crate) fn arguments(&self) -> Vec<String> {
-        let mut arguments =
-            ["server", "--listen", &format!("127.0.0.1:{}", self.api)].map(str::to_owned).to_vec();
+        let mut arguments = ["server", "--listen", &self.api_address()].map(str::to_owned).to_vec();
         arguments.extend(["--raft-listen".to_owned(), self.raft_address(), "--data-dir".to_owned()]);
         arguments.push(self.folder.display().to_string());
+        if self.how.is_empty() {
+            arguments.extend(["--found-after".to_owned(), "0s".to_owned()]);
+        }
         arguments.extend(self.how.iter().cloned());
         arguments
     }
@@ -57,6 +69,11 @@ impl Server {
         let status = within("its end", SOON, async || child.try_wait().unwrap()).await;
         self.child = None;
         (status, self.log())
+    }
+
+    /// Its process, while it runs.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.as_ref().expect("it runs").id()
     }
 
     pub(crate) fn kill(&mut self) {
@@ -84,11 +101,11 @@ impl Server {
     }
 
     pub(crate) fn raft_address(&self) -> String {
-        format!("127.0.0.1:{}", self.raft)
+        format!("{}:{}", self.host, self.raft)
     }
 
     pub(crate) fn api_address(&self) -> String {
-        format!("127.0.0.1:{}", self.api)
+        format!("{}:{}", self.host, self.api)
     }
 
     pub(crate) fn url(&self) -> String {
@@ -103,9 +120,11 @@ impl Server {
         self.client().status(BRIEFLY).await.ok()
     }
 
-    /// As soon as it knows a leader with a quorum.
+    /// As soon as it knows a leader with a quorum, and has all that is committed.
     pub(crate) async fn ready(&self) -> StatusResponse {
-        within("a leader", SOON, async || self.status().await.filter(|status| status.quorum)).await
+        let is_ready = |status: &StatusResponse| status.quorum && status.current;
+        within("a leader, and all that it has committed", SOON, async || self.status().await.filter(is_ready))
+            .await
     }
 
     /// Until it answers, whatever it belongs to: its raft port is served by then.
@@ -148,12 +167,16 @@ impl Drop for Server {
     }
 }
 
-/// Three servers that found a cluster, and the position of one that does not lead.
+/// Three servers that found a cluster.
 pub(crate) async fn three(root: &Path) -> Vec<Server> {
-    let mut servers: Vec<Server> = (0..3).map(|_| Server::new(root, &[])).collect();
+    founded((0..3).map(|_| Server::new(root, &[])).collect()).await
+}
+
+/// The same of these servers.
+pub(crate) async fn founded(mut servers: Vec<Server>) -> Vec<Server> {
     let list: Vec<String> = servers.iter().map(Server::raft_address).collect();
     for server in &mut servers {
-        server.how = vec!["--cluster".to_owned(), list.join(",")];
+        server.how.extend(["--cluster".to_owned(), list.join(",")]);
         server.start();
     }
     for server in &servers {

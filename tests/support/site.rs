@@ -3,13 +3,15 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+#[path = "ports.rs"]
+mod ports;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use piccolo::api::client::Client;
@@ -18,6 +20,8 @@ use piccolo::oci::Digest;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+
+pub(crate) use ports::free_address;
 
 /// For what is no promise: a process starts, a write is taken.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
@@ -121,22 +125,6 @@ impl Drop for Process {
     }
 }
 
-/// Below the range that the kernel gives to outgoing connections: one of those must not take a port
-/// between our look and the start of the process that wants it.
-const PORTS: std::ops::Range<u16> = 15_000..30_000;
-static NEXT_PORT: AtomicU16 = AtomicU16::new(0);
-
-/// An address that was free a moment ago, and that no other test of this process is given.
-pub(crate) fn free_address() -> SocketAddr {
-    let span = PORTS.end - PORTS.start;
-    // Test processes that run side by side start far from each other.
-    let start = (std::process::id() % 89) as u16 * 167;
-    let next = || PORTS.start + (start + NEXT_PORT.fetch_add(1, Ordering::Relaxed)) % span;
-    let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
-    let port = (0..1_000).map(|_| next()).find(free).expect("there are free ports");
-    SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)
-}
-
 /// A folder without a disk below it, where there is one: a disk that others keep busy is no fault of
 /// what is tested.
 pub(crate) fn in_memory() -> TempDir {
@@ -169,6 +157,8 @@ impl Server {
             &listen,
             "--raft-listen",
             &raft_listen,
+            "--found-after",
+            "0s",
             "--data-dir",
             data.to_str().unwrap(),
         ]
@@ -250,7 +240,7 @@ pub(crate) struct Agent {
     pub(crate) peer: SocketAddr,
     pub(crate) metrics: SocketAddr,
     pub(crate) process: Process,
-    _folder: TempDir,
+    _folders: [TempDir; 2],
 }
 
 /// How an agent is started.
@@ -267,6 +257,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) config: &'a str,
     /// Where the blob server listens; none: on loopback.
     pub(crate) peer_ip: Option<IpAddr>,
+    /// Its `--state-dir`; none: a folder of its own, on a disk where there is one.
+    pub(crate) state_dir: Option<&'a Path>,
 }
 
 impl Agent {
@@ -289,6 +281,8 @@ impl Agent {
         let layout = setup.layout.unwrap_or(&own);
         let config = folder.path().join("config.toml");
         fs::write(&config, setup.config).unwrap();
+        let state = tempfile::tempdir_in("/var/tmp").or_else(|_| tempfile::tempdir()).unwrap();
+        let state_dir = setup.state_dir.unwrap_or(state.path());
         let mut arguments: Vec<String> = vec!["agent".into(), "--servers".into(), servers.join(",")];
         for (flag, value) in [
             ("--mirror-listen", mirror.to_string()),
@@ -297,12 +291,13 @@ impl Agent {
             ("--advertise", peer.to_string()),
             ("--layout", layout.display().to_string()),
             ("--config", config.display().to_string()),
+            ("--state-dir", state_dir.display().to_string()),
         ] {
             arguments.extend([flag.to_owned(), value]);
         }
         arguments.extend(setup.flags.iter().map(|flag| (*flag).to_owned()));
         let process = Process::start(folder.path(), "agent", setup.launcher, &arguments);
-        let agent = Self { mirror, peer, metrics, process, _folder: folder };
+        let agent = Self { mirror, peer, metrics, process, _folders: [folder, state] };
         within("an agent that listens", SOON, async || {
             get(agent.metrics, "/livez").await.ok().filter(|answer| answer.status == 200)
         })

@@ -2,7 +2,7 @@
 //! CPU that the servers need.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -23,6 +23,8 @@ pub(crate) struct Answer<'a> {
 
 /// Connects when it is first used, and again when the server has closed it meanwhile.
 pub(crate) struct Connection {
+    /// Where it comes from; the system's choice without.
+    source: Option<IpAddr>,
     address: SocketAddr,
     stream: Option<TcpStream>,
     buffer: Vec<u8>,
@@ -39,12 +41,18 @@ struct Head {
 
 impl Connection {
     pub(crate) fn new(address: SocketAddr) -> Self {
-        Self { address, stream: None, buffer: Vec::new() }
+        Self { source: None, address, stream: None, buffer: Vec::new() }
+    }
+
+    /// The same from the address of one host: all hosts of a large fleet behind one address would use up its
+    /// ports, of which there are 28,232 for each server, and the kernel would look for a free one in vain.
+    pub(crate) fn from(source: IpAddr, address: SocketAddr) -> Self {
+        Self { source: Some(source), ..Self::new(address) }
     }
 
     /// Another one to the same server.
     pub(crate) fn another(&self) -> Self {
-        Self::new(self.address)
+        Self { source: self.source, ..Self::new(self.address) }
     }
 
     /// Sends `request` as it is and reads the answer. What fails on a connection that was used before
@@ -74,7 +82,7 @@ impl Connection {
     async fn attempt(&mut self, request: &[u8]) -> io::Result<Head> {
         let mut stream = match self.stream.take() {
             Some(stream) => stream,
-            None => connect(self.address).await?,
+            None => connect(self.source, self.address).await?,
         };
         stream.write_all(request).await?;
         self.buffer.clear();
@@ -94,8 +102,11 @@ impl Connection {
     }
 }
 
-async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+async fn connect(source: Option<IpAddr>, address: SocketAddr) -> io::Result<TcpStream> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    if let Some(source) = source {
+        socket.bind((source, 0).into())?;
+    }
     let stream = timeout(CONNECT_TIMEOUT, socket.connect(address)).await??;
     stream.set_nodelay(true)?;
     Ok(stream)

@@ -2,7 +2,7 @@
 //! 50,000.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::rc::Rc;
@@ -233,6 +233,12 @@ struct Seen {
     resyncs: u64,
 }
 
+/// The address of the agent with that number: one of loopback's 16 million.
+fn source(number: usize) -> IpAddr {
+    let number = u32::try_from(number).expect("a fleet has fewer agents than loopback has addresses");
+    Ipv4Addr::from_bits(Ipv4Addr::new(127, 64, 0, 0).to_bits() + number).into()
+}
+
 /// Beats until it is heard, as the agent does.
 async fn agent(shared: Rc<Shared>, number: usize, request: Vec<u8>) {
     let mut dice = SmallRng::seed_from_u64(number as u64);
@@ -241,7 +247,7 @@ async fn agent(shared: Rc<Shared>, number: usize, request: Vec<u8>) {
     loop {
         let mut wanted = None;
         for asked in 0..count {
-            let mut connection = Connection::new(shared.servers[(number + asked) % count]);
+            let mut connection = Connection::from(source(number), shared.servers[(number + asked) % count]);
             let answer = connection.exchange(&request, BEAT_PATIENCE).await;
             let at = shared.start.elapsed();
             let seen = &mut *shared.seen.borrow_mut();

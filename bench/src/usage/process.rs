@@ -32,6 +32,12 @@ pub(crate) fn peak_resident(pid: u32) -> Result<f64> {
     kib(&read(pid, "status")?, "VmHWM:").context("no VmHWM")
 }
 
+/// What is resident of the pages of files, such as the binary: the kernel takes them back when it wants them,
+/// MiB.
+pub(crate) fn resident_of_files(pid: u32) -> Result<f64> {
+    kib(&read(pid, "status")?, "RssFile:").context("no RssFile")
+}
+
 /// Lets [`peak_resident`] begin anew.
 pub(crate) fn forget_peak(pid: u32) -> Result<()> {
     fs::write(format!("/proc/{pid}/clear_refs"), "5").context("could not reset the peak of resident memory")

@@ -3,22 +3,29 @@
 //!
 //! [`judge`] decides, without I/O. A founder that dies between storing the cluster id and
 //! initialising raft has told nobody: it goes on with the stored id.
+//!
+//! The first server of a cluster that has grown is alone in its list, and nothing in an empty folder says
+//! that it was a member. So a server that is alone listens for a while before it founds, and a server to
+//! whose address any cluster sends what is meant for a member founds nothing.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use tokio::time::Instant;
 
 use crate::blocking::blocking;
 use crate::dice;
+use crate::format::{Level, UnknownLevel};
 use crate::network::Whoami;
 use crate::network::client::RpcClient;
-use crate::network::identity::Identity;
+use crate::network::identity::{Identity, Missed};
 use crate::types::{ClusterId, Member, NodeId};
 
 #[cfg(test)]
 use crate::sim::world::{self, Fault};
 
+use super::members::is_loopback;
 use super::{Inner, StartError};
 
 /// Between two rounds of questions at first; doubles up to [`ROUND_INTERVAL_MAX`].
@@ -51,12 +58,7 @@ pub(super) fn judge(me: &Whoami, seen: &[Seen]) -> Verdict {
             Ok(other) => {
                 own += usize::from(other.boot_nonce == me.boot_nonce);
                 reasons.extend(objection(me, entry, other));
-                let member = Member {
-                    raft_address: entry.clone(),
-                    api_address: other.api_address.clone(),
-                    format_lowest: other.format_lowest,
-                    format_highest: other.format_highest,
-                };
+                let member = Member { raft_address: entry.clone(), api_address: other.api_address.clone() };
                 if members.insert(other.node_id, member).is_some() {
                     reasons.push(format!("{entry} leads to a node that another entry leads to as well"));
                 }
@@ -93,17 +95,52 @@ fn objection(me: &Whoami, entry: &str, other: &Whoami) -> Option<String> {
         let (mine, theirs) = (me.list.join(","), other.list.join(","));
         return Some(format!("the lists differ: this node has {mine}, {entry} has {theirs}"));
     }
-    // Each of them may come to lead, and then writes its highest to all.
-    if other.format_highest != me.format_highest {
-        let (theirs, mine) = (other.format_highest, me.format_highest);
-        return Some(format!("{entry} writes format {theirs}, this node {mine}: start the same piccolo"));
+    // A cluster begins at the first level, whatever its servers can read beyond.
+    if !other.reads.can_run_at(Level::FIRST) {
+        let (theirs, first) = (other.reads.level, Level::FIRST);
+        return Some(format!(
+            "{entry} reads levels {theirs} and a cluster begins at {first}: start the same piccolo"
+        ));
     }
     None
+}
+
+/// What keeps this node from founding a cluster although nothing in its list does.
+fn hold_back(inner: &Inner, listening: Instant) -> Vec<String> {
+    let identity = &inner.identity;
+    #[cfg(test)]
+    if world::is_broken(Fault::FoundsWithoutListening) {
+        return Vec::new();
+    }
+    if let Some(missed) = identity.missed() {
+        return vec![is_missed(identity, missed)];
+    }
+    // With a cluster id it has listened before.
+    let is_new = identity.list.len() == 1 && identity.cluster_id().is_none();
+    if is_new && listening.elapsed() < inner.found_after {
+        let after = inner.found_after.as_secs_f64();
+        return vec![format!(
+            "founds a cluster of its own once no cluster has missed a member at this address for {after} s"
+        )];
+    }
+    Vec::new()
+}
+
+fn is_missed(identity: &Identity, missed: Missed) -> String {
+    let Missed { cluster_id, target } = missed;
+    let own = identity.raft_address().unwrap_or_else(|| "this server's raft address".to_owned());
+    format!(
+        "cluster {cluster_id} has its member {target:016x} at this address, and this server has no data of it: \
+         it founds no cluster and waits to take that place: run piccolo members replace {target:016x} {own} \
+         --server http://HOST:PORT with the API address of another member. If that cluster is given up, stop \
+         its servers and start this one again"
+    )
 }
 
 /// Asks until this node belongs to a running cluster. Returns early when the node stops.
 pub(super) async fn run(inner: &Inner) -> Result<(), StartError> {
     let mut interval = ROUND_INTERVAL_MIN;
+    let listening = Instant::now();
     loop {
         if inner.stop.is_cancelled() {
             return Ok(());
@@ -141,12 +178,18 @@ pub(super) async fn run(inner: &Inner) -> Result<(), StartError> {
                 judge(&inner.identity.whoami(), &seen)
             }
         };
+        let held_back = hold_back(inner, listening);
         match verdict {
-            Verdict::Found(members) => {
+            Verdict::Found(members) if held_back.is_empty() => {
                 found(inner, members).await?;
                 continue;
             }
-            Verdict::Wait(reasons) => inner.reasons.set(reasons),
+            Verdict::Found(_) => inner.reasons.set(held_back),
+            Verdict::Wait(mut reasons) => {
+                // A list that is waited for says more than that nobody has been heard.
+                reasons.extend(inner.identity.missed().map(|missed| is_missed(&inner.identity, missed)));
+                inner.reasons.set(reasons);
+            }
         }
         if inner.stop.run_until_cancelled(tokio::time::sleep(interval)).await.is_none() {
             return Ok(());
@@ -170,17 +213,33 @@ async fn wait_to_join(inner: &Inner, member: &str) -> Vec<String> {
         Ok(Whoami { cluster_id: None, .. }) => {
             reasons.push(format!("{member} belongs to no cluster yet"));
         }
+        Ok(Whoami { level: Some(active), .. }) if !inner.identity.whoami().reads.level.contains(active.0) => {
+            let unknown = UnknownLevel { active, reads: inner.identity.whoami().reads.level };
+            reasons.push(format!("cannot join the cluster of {member}: {unknown}"));
+            return reasons;
+        }
         Ok(Whoami { cluster_id: Some(cluster), api_address, .. }) => {
             if let Ok(id) = u128::from_str_radix(&cluster, 16) {
                 identity.wait_for(ClusterId(id));
             }
-            let command = format!("piccolo members add {own} --server http://{api_address}");
+            let command = admitting_command(&own, member, &api_address);
             reasons.push(format!("waits to be admitted to cluster {cluster}: {command}"));
             return reasons;
         }
     }
-    reasons.push(format!("waits to be admitted: piccolo members add {own}"));
+    reasons.push(format!(
+        "waits to be admitted: run piccolo members add {own} --server http://HOST:PORT with the API address of \
+         a member (port 7789 by default)"
+    ));
     reasons
+}
+
+/// How an operator admits this server. An API on loopback is that of the member's own host: on any
+/// other one the command would ask another server, or none.
+fn admitting_command(own: &str, member: &str, api_address: &str) -> String {
+    let command = format!("piccolo members add {own} --server http://{api_address}");
+    let is_elsewhere = is_loopback(api_address) && !is_loopback(member);
+    if is_elsewhere { format!("on the host of {member} run {command}") } else { format!("run {command}") }
 }
 
 async fn ask(client: &RpcClient, identity: &Identity, list: &[String]) -> Vec<Seen> {
@@ -202,18 +261,21 @@ async fn found(inner: &Inner, members: BTreeMap<NodeId, Member>) -> Result<(), S
     let identity = inner.identity.clone();
     blocking(move || identity.adopt(cluster_id)).await.map_err(StartError::raft)??;
     if inner.identity.cluster_id() != Some(cluster_id) {
-        tracing::warn!("joined another cluster instead of founding one");
+        tracing::warn!("another server has founded the cluster meanwhile: this one joins it");
         return Ok(());
     }
     if inner.stop.is_cancelled() {
         return Ok(());
     }
-    tracing::info!(%cluster_id, members = members.len(), "founds the cluster");
+    tracing::info!(%cluster_id, members = members.len(), "founding the cluster");
     match inner.raft.initialize(members).await {
         Ok(()) => Ok(()),
         // Somebody's message arrived in between: the loop asks again.
         Err(error) if error.api_error().is_some() => {
-            tracing::warn!(%error, "did not found the cluster");
+            tracing::warn!(
+                %error,
+                "could not found the cluster: another server may have done so; trying again"
+            );
             Ok(())
         }
         Err(error) => Err(StartError::raft(error)),
@@ -223,7 +285,7 @@ async fn found(inner: &Inner, members: BTreeMap<NodeId, Member>) -> Result<(), S
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format;
+    use crate::format::{Range, Reads};
     use crate::network::ListHash;
 
     fn whoami(node_id: NodeId, list: &[&str]) -> Whoami {
@@ -236,11 +298,12 @@ mod tests {
             list,
             raft_address: None,
             api_address: format!("api-{node_id}"),
-            format_lowest: format::FORMAT_LOWEST,
-            format_highest: format::FORMAT,
+            reads: Reads::levels(Level::FIRST, Level::FIRST),
+            level: None,
             last_log_index: None,
             last_log_term: None,
             disk: None,
+            missed_by: None,
         }
     }
 
@@ -255,6 +318,22 @@ mod tests {
             Verdict::Wait(reasons) => reasons.join("; "),
             Verdict::Found(members) => panic!("founded {members:?}"),
         }
+    }
+
+    #[test]
+    fn the_command_that_admits_a_server_names_an_api_that_answers_where_it_is_run() {
+        assert_eq!(
+            admitting_command("10.0.0.4:7790", "10.0.0.1:7790", "10.0.0.1:7789"),
+            "run piccolo members add 10.0.0.4:7790 --server http://10.0.0.1:7789"
+        );
+        assert_eq!(
+            admitting_command("10.0.0.4:7790", "10.0.0.1:7790", "127.0.0.1:7789"),
+            "on the host of 10.0.0.1:7790 run piccolo members add 10.0.0.4:7790 --server http://127.0.0.1:7789"
+        );
+        assert_eq!(
+            admitting_command("127.0.0.1:5", "127.0.0.1:7790", "127.0.0.1:7789"),
+            "run piccolo members add 127.0.0.1:5 --server http://127.0.0.1:7789"
+        );
     }
 
     #[test]
@@ -284,13 +363,16 @@ mod tests {
     }
 
     #[test]
-    fn servers_that_write_different_formats_found_no_cluster() {
+    fn servers_of_two_builds_found_a_cluster_where_all_read_its_first_level() {
         let mut nodes = three();
-        nodes[2].format_highest = format::FORMAT + 1;
+        nodes[2].reads.level.highest = 2;
+        nodes[2].reads.wire.highest += 1;
         let seen: Vec<Seen> = nodes.iter().cloned().map(Ok).collect();
-        assert!(
-            reasons(judge(&nodes[0], &seen)).contains("c:1 writes format 2, this node 1: start the same")
-        );
+        assert!(matches!(judge(&nodes[0], &seen), Verdict::Found(_)));
+        nodes[2].reads.level = Range { lowest: 2, highest: 3 };
+        let seen: Vec<Seen> = nodes.iter().cloned().map(Ok).collect();
+        let reasons = reasons(judge(&nodes[0], &seen));
+        assert!(reasons.contains("c:1 reads levels 2 to 3 and a cluster begins at level 1"), "{reasons}");
     }
 
     #[test]

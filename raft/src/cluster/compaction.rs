@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::Inner;
 use super::space::Level;
+use crate::index::FLUSH_INTERVAL;
 use crate::types::TypeConfig;
 
 /// Entries younger than this are kept ...
@@ -28,6 +29,9 @@ const COMPACTION_INTERVAL: Duration = Duration::from_secs(10);
 const LOW_INTERVAL: Duration = Duration::from_secs(1);
 /// Who is being sent what a purge is to delete has so long to take it.
 const READERS_PATIENCE: Duration = Duration::from_secs(2);
+
+/// A purge of old entries finds them flushed.
+const _: () = assert!(FLUSH_INTERVAL.as_secs() < KEEP_TIME.as_secs());
 
 /// What is kept.
 #[derive(Clone, Copy, Debug)]
@@ -143,10 +147,16 @@ impl Inner {
         }
     }
 
-    /// Makes the state durable, tells openraft so, and lets the log go up to `upto`, or up to a snapshot
+    /// Makes the state durable up to there, tells openraft so, and lets the log go up to `upto`, or up to a snapshot
     /// that is under way; true if it went.
     pub(super) async fn compact(&self, upto: u64) -> bool {
         let upto = upto.min(self.streams.lowest().unwrap_or(u64::MAX));
+        if self.index.durable_applied().is_none_or(|id| id.index < upto)
+            && let Err(error) = self.index.flush_durable().await
+        {
+            tracing::warn!(%error, upto, "could not make the state durable before a purge");
+            return false;
+        }
         let trigger = self.raft.trigger();
         if trigger.snapshot().await.is_err() {
             return false;

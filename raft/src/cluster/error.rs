@@ -1,6 +1,8 @@
 //! Why a node does not start, and why a running one ends.
 
 use crate::damage::WHAT_TO_DO;
+use crate::disk::{Disk, FileUser};
+use crate::format::UnknownLevel;
 use crate::index::{IndexError, STATE_FILE};
 use crate::log::{LOG_FILE, LogError};
 use crate::network::IdentityError;
@@ -10,7 +12,7 @@ use crate::types::NodeId;
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// There must be one server at least.
-    #[error("the list of servers is empty")]
+    #[error("--cluster names no server")]
     NoMembers,
     /// The log.
     #[error(transparent)]
@@ -18,6 +20,12 @@ pub enum StartError {
     /// The state.
     #[error(transparent)]
     Index(#[from] IndexError),
+    /// Another process has the files open.
+    #[error("another server uses this data folder: {}; stop it, or give each server a folder of its own", named(user.as_ref()))]
+    InUse {
+        /// That process, as far as this one can see.
+        user: Option<FileUser>,
+    },
     /// The identity.
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -70,7 +78,26 @@ pub enum StartError {
     },
 }
 
+fn named(user: Option<&FileUser>) -> String {
+    let unseen =
+        || "which process it is cannot be seen from here (another user, or another container)".to_owned();
+    user.map_or_else(unseen, FileUser::to_string)
+}
+
 impl StartError {
+    /// Why the files of `disk` could not be opened.
+    pub(super) fn opening(error: StartError, disk: &dyn Disk) -> Self {
+        let (source, name) = match &error {
+            StartError::Log(LogError::Open { source }) => (source, LOG_FILE),
+            StartError::Index(IndexError::Open { source }) => (source.as_ref(), STATE_FILE),
+            _ => return error,
+        };
+        match source {
+            redb::DatabaseError::DatabaseAlreadyOpen => StartError::InUse { user: disk.user(name) },
+            _ => error,
+        }
+    }
+
     pub(super) fn raft(error: impl std::fmt::Display) -> Self {
         StartError::Raft { reason: error.to_string() }
     }
@@ -88,6 +115,9 @@ pub enum NodeFailure {
         /// This node.
         node_id: NodeId,
     },
+    /// The cluster has begun to write what this build does not know.
+    #[error(transparent)]
+    Level(#[from] UnknownLevel),
     /// The disk failed, or is full.
     #[error("{reason}")]
     Disk {
@@ -100,4 +130,22 @@ pub enum NodeFailure {
         /// What it said.
         reason: String,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::FolderDisk;
+    use crate::log::LogStore;
+
+    #[tokio::test]
+    async fn a_folder_in_use_is_refused_with_the_process_that_uses_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = FolderDisk::open(folder.path()).unwrap();
+        let _running = LogStore::open(&disk).unwrap();
+        let error = LogStore::open(&disk).map(|_| ()).unwrap_err();
+        let error = StartError::opening(error.into(), &disk).to_string();
+        let this = format!("another server uses this data folder: process {} (", std::process::id());
+        assert!(error.starts_with(&this) && error.contains("stop it"), "{error}");
+    }
 }

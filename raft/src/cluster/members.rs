@@ -11,10 +11,14 @@
 //!
 //! - `request`, `refusal`: what is asked for, and why not.
 //! - `plan`: what comes next; pure.
+//! - `reach`: whether newcomers and members reach each other.
 //! - `recent`: where the log ended a moment ago.
+//! - `correct`: addresses that have changed.
 //! - `seed`: the snapshot for an empty server.
 
+mod correct;
 mod plan;
+mod reach;
 mod recent;
 mod refusal;
 mod request;
@@ -30,12 +34,14 @@ use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use tokio::time::{Instant, timeout};
 
 use crate::command::Command;
+use crate::network::Whoami;
 use crate::types::{LogId, Member, NodeId, TypeConfig};
 
 use super::bootstrap::Seen;
 use super::{Inner, Node, ProposeError};
 use plan::{Action, View, plan};
 
+pub(super) use plan::is_loopback;
 pub use plan::{LAG_MAX, MEMBERS_MAX, SEED_ENTRIES_MIN};
 pub(super) use recent::Recent;
 pub use refusal::{MembersError, Refusal};
@@ -52,11 +58,17 @@ impl Node {
     /// until [`Phase::Done`]; any server may be the leader by then.
     pub async fn change_members(&self, change: Change) -> Result<Progress, MembersError> {
         let node = self.clone();
-        // A task of its own: a step that is begun is ended, also if the caller goes.
-        let work = async move {
-            let stop = node.inner.stop.clone();
-            stop.run_until_cancelled(node.advance(&change)).await
-        };
+        self.step(async move { node.advance(&change).await }).await
+    }
+
+    /// Runs a step in a task of its own: a step that is begun is ended, also if the caller goes, and what it
+    /// connects to is connected to on the node's threads.
+    pub(super) async fn step(
+        &self,
+        work: impl Future<Output = Result<Progress, MembersError>> + Send + 'static,
+    ) -> Result<Progress, MembersError> {
+        let stop = self.inner.stop.clone();
+        let work = async move { stop.run_until_cancelled(work).await };
         let work = self.inner.tasks.spawn_on(work, &self.inner.threads);
         match timeout(STEP_TIMEOUT, work).await {
             Ok(Ok(Some(result))) => result,
@@ -78,10 +90,10 @@ impl Node {
             return Ok(Progress::of(Phase::Step, None, "another change is under way".to_owned()));
         };
         for _ in 0..STEPS_MAX {
-            let (view, newcomer) = self.look(change).await?;
-            let action = plan(&view, change, newcomer.as_ref())?;
+            let (view, newcomers) = self.look(change).await?;
+            let action = plan(&view, change, &newcomers)?;
             tracing::debug!(?change, ?action, "changes the membership");
-            if let Some(progress) = self.perform(&view, change, action, newcomer.as_ref()).await? {
+            if let Some(progress) = self.perform(&view, change, action, &newcomers).await? {
                 return Ok(progress);
             }
         }
@@ -89,7 +101,7 @@ impl Node {
     }
 
     /// Asks everybody whom the change may depend on.
-    async fn look(&self, change: &Change) -> Result<(View, Option<Seen>), MembersError> {
+    async fn look(&self, change: &Change) -> Result<(View, Vec<Seen>), MembersError> {
         self.catch_up().await?;
         let inner = &self.inner;
         let metrics = inner.raft.metrics().borrow_watched().clone();
@@ -99,23 +111,18 @@ impl Node {
         let me = inner.identity.node_id;
         let others = nodes.iter().filter(|(id, _)| **id != me);
         let answers = join_all(others.map(|(id, member)| async move {
-            let answer = inner.client.whoami(&member.raft_address).await;
+            let answer = inner.client.whoami(&inner.whereabouts.address(*id, member)).await;
             answer.ok().filter(|whoami| whoami.node_id == *id).map(|whoami| (*id, whoami.boot_nonce))
         }));
-        let ask = async {
-            match change {
-                Change::Add { address } | Change::Replace { address, .. } => {
-                    Some(inner.client.whoami(address).await.map_err(|error| error.to_string()))
-                }
-                Change::Remove { .. } | Change::Transfer { .. } => None,
-            }
-        };
-        let (answers, newcomer): (Vec<Option<(NodeId, u64)>>, Option<Seen>) = tokio::join!(answers, ask);
+        let ask = join_all(change.newcomers().iter().map(|address| async move {
+            inner.client.whoami(address).await.map_err(|error| error.to_string())
+        }));
+        let (answers, newcomers): (Vec<Option<(NodeId, u64)>>, Vec<Seen>) = tokio::join!(answers, ask);
         let named = match change {
             Change::Remove { who: Who::Id(id) } | Change::Replace { old: Who::Id(id), .. } => Some(*id),
             _ => None,
         };
-        let asked = newcomer.as_ref().and_then(|seen| seen.as_ref().ok()).map(|whoami| whoami.node_id);
+        let asked = newcomers.iter().flatten().map(|whoami| whoami.node_id);
         let may_be_gone = nodes.keys().copied().chain(named).chain(asked);
         let matched = metrics.replication.iter().flatten().map(|(id, at)| (*id, at.map_or(0, |at| at.index)));
         let configs = membership.get_joint_config();
@@ -127,12 +134,13 @@ impl Node {
             joint: configs.len() > 1,
             tombstones: may_be_gone.filter(|id| inner.index.is_tombstone(*id)).collect(),
             answering: answers.into_iter().flatten().chain([(me, inner.identity.boot_nonce)]).collect(),
+            level: inner.identity.level(),
             last: metrics.last_log_index.unwrap_or(0),
             last_before: inner.recent.before(Instant::now()),
             matched: matched.filter(|(_, at)| *at > 0).collect(),
             nodes,
         };
-        Ok((view, newcomer))
+        Ok((view, newcomers))
     }
 
     /// `None`: the next step can follow at once.
@@ -141,22 +149,27 @@ impl Node {
         view: &View,
         change: &Change,
         action: Action,
-        newcomer: Option<&Seen>,
+        newcomers: &[Seen],
     ) -> Result<Option<Progress>, MembersError> {
         let only = |id: NodeId| BTreeSet::from([id]);
+        let newcomer = |id: NodeId| newcomers.iter().flatten().find(|whoami| whoami.node_id == id);
         match action {
             Action::Done { node_id, message } => {
                 return Ok(Some(Progress::of(Phase::Done, node_id, message)));
             }
             Action::Seed { node_id, address } => {
-                let list_hash = newcomer.and_then(|seen| seen.as_ref().ok()).map(|whoami| whoami.list_hash());
-                return Ok(Some(self.seed(node_id, address, list_hash.flatten())));
+                if !self.inner.seeding.is_running_for(node_id) {
+                    self.check_reach(view, change, newcomers, node_id).await?;
+                }
+                let list_hash = newcomer(node_id).and_then(Whoami::list_hash);
+                return Ok(Some(self.seed(node_id, address, list_hash)));
             }
             Action::Wait { node_id } => return Ok(Some(catching_up(view, node_id))),
             Action::HandOver { to } => return self.give_lead(view, change, to).await.map(Some),
             Action::Flatten => self.change(ChangeMembers::AddVoterIds(BTreeSet::new()), false).await?,
             Action::AddLearner { node_id, member } => {
-                if let Some(Ok(whoami)) = newcomer
+                self.check_reach(view, change, newcomers, node_id).await?;
+                if let Some(whoami) = newcomer(node_id)
                     && let Err(reason) = self.invite(&member.raft_address, whoami).await
                 {
                     return Err(Refusal::Unreachable { address: member.raft_address, reason }.into());
@@ -164,11 +177,15 @@ impl Node {
                 tracing::info!(node_id, address = member.raft_address, "adds a learner");
                 self.change(ChangeMembers::AddNodes(BTreeMap::from([(node_id, member)])), true).await?;
             }
-            Action::Promote { node_id } => {
-                tracing::info!(node_id, "a learner becomes a voter");
-                self.change(ChangeMembers::AddVoterIds(only(node_id)), true).await?;
+            Action::Promote { node_ids } => {
+                tracing::info!(?node_ids, "learners become voters");
+                if view.voters.union(&node_ids).count() == 2 {
+                    tracing::warn!("with two voters the loss of either one stops all writes: add a third");
+                }
+                self.change(ChangeMembers::AddVoterIds(node_ids), true).await?;
             }
             Action::Readdress { node_id, member } => {
+                self.check_reach(view, change, newcomers, node_id).await?;
                 tracing::info!(node_id, address = member.raft_address, "a member has moved");
                 self.change(ChangeMembers::SetNodes(BTreeMap::from([(node_id, member)])), true).await?;
             }

@@ -22,7 +22,7 @@ use std::time::Duration;
 use openraft::{EntryPayload, Membership, RaftLogReader};
 use tokio::time::Instant;
 
-use crate::disk::{Disk, FolderDisk};
+use crate::disk::{Disk, FileUser, FolderDisk};
 use crate::index::{Counts, Index, IndexError};
 use crate::log::{LOG_NOTE_FILE, LogError, LogStore};
 use crate::network::IdentityError;
@@ -58,8 +58,11 @@ pub enum OfflineError {
         source: io::Error,
     },
     /// Somebody works with it.
-    #[error("the data folder is in use: stop its server first")]
-    InUse,
+    #[error("the data folder is in use{}: stop its server first", by(user.as_ref()))]
+    InUse {
+        /// The process that has it open, as far as this one can see.
+        user: Option<FileUser>,
+    },
     /// A restore begins with nothing.
     #[error("the data folder is not empty, it has {name}: give an empty one, or none that exists")]
     NotEmpty {
@@ -90,6 +93,10 @@ pub enum OfflineError {
          --listen and --raft-listen where the ports are not the usual ones"
     )]
     NoAddress,
+}
+
+fn by(user: Option<&FileUser>) -> String {
+    user.map(|user| format!(" by {user}")).unwrap_or_default()
 }
 
 impl OfflineError {
@@ -263,31 +270,31 @@ async fn alone(
 fn lock(folder: &Path) -> Result<File, OfflineError> {
     let handle = File::open(folder).map_err(OfflineError::io("open", folder))?;
     match handle.try_lock() {
-        Err(TryLockError::WouldBlock) => Err(OfflineError::InUse),
+        Err(TryLockError::WouldBlock) => Err(OfflineError::InUse { user: None }),
         Err(TryLockError::Error(_)) | Ok(()) => Ok(handle),
     }
 }
 
 async fn open(disk: &FolderDisk) -> Result<(LogStore, Index), OfflineError> {
     let end = Instant::now() + LOCK_WAIT;
-    let both = || Ok::<_, StartError>((LogStore::open(disk)?, Index::open(disk)?));
+    let both = || {
+        let index = Index::open(disk)?;
+        Ok::<_, StartError>((LogStore::open(disk)?, index))
+    };
+    let both = || both().map_err(|error| StartError::opening(error, disk));
     loop {
         match both() {
             Ok(both) => return Ok(both),
-            Err(error) if !is_locked(&error) => return Err(error.into()),
-            Err(_) if Instant::now() >= end => return Err(OfflineError::InUse),
-            Err(_) => tokio::time::sleep(LOCK_POLL).await,
+            Err(StartError::InUse { user }) if Instant::now() >= end => {
+                return Err(OfflineError::InUse { user });
+            }
+            Err(error @ StartError::InUse { .. }) => {
+                tracing::debug!(%error, "waits for the data folder");
+                tokio::time::sleep(LOCK_POLL).await;
+            }
+            Err(error) => return Err(error.into()),
         }
     }
-}
-
-fn is_locked(error: &StartError) -> bool {
-    let source = match error {
-        StartError::Log(LogError::Open { source }) => source,
-        StartError::Index(IndexError::Open { source }) => source.as_ref(),
-        _ => return false,
-    };
-    matches!(source, redb::DatabaseError::DatabaseAlreadyOpen)
 }
 
 /// A new index with the state, in the folder of the new files.
@@ -334,26 +341,22 @@ async fn found(
     before: NodeId,
 ) -> Result<Founded, OfflineError> {
     let disk = FolderDisk::open(new).map_err(OfflineError::io("open", new))?;
+    let level = index.level().get();
     let (applied, membership) = index.applied_state();
     let own = membership.membership().get_node(&before).cloned();
     let own = own.map(|member| Addresses { raft: member.raft_address, api: member.api_address });
     let others = membership.membership().nodes().filter(|(id, _)| **id != before);
     let left_out = others.map(|(_, member)| member.raft_address.clone()).collect();
     let Addresses { raft, api } = addresses(own).ok_or(OfflineError::NoAddress)?;
-    let (node_id, cluster_id) = identity::write_new(&disk)?;
-    let member = Member {
-        raft_address: raft,
-        api_address: api,
-        format_lowest: crate::format::FORMAT_LOWEST,
-        format_highest: crate::format::FORMAT,
-    };
+    let (node_id, cluster_id) = identity::write_new(&disk, level)?;
+    let member = Member { raft_address: raft, api_address: api };
     let (term, index_before) = applied.map_or((0, 0), |id| (id.committed_leader_id().term, id.index));
     let leader = openraft::impls::leader_id_adv::LeaderId { term: term + 1, node_id };
     let log_id: LogId = openraft::type_config::alias::LogIdOf::<TypeConfig>::new(leader, index_before + 1);
     let alone = Membership::new(vec![[node_id].into()], BTreeMap::from([(node_id, member.clone())]));
     let alone = alone.expect("the only voter is among the nodes");
     index.begin_anew(StoredMembership::new(Some(log_id), alone)).await?;
-    LogStore::create_after(&disk, &Vote::new(term + 1, node_id), &log_id)?;
+    LogStore::create_after(&disk, level, &Vote::new(term + 1, node_id), &log_id)?;
     let counts = index.counts();
     index.close().await?;
     let log_index = log_id.index;

@@ -1,18 +1,38 @@
 //! Writes. What is proposed and not yet applied is bounded before openraft sees it: its own limits
 //! count entries, ours bytes.
+//!
+//! - `together`: which writes wait for others, to share a commit.
+
+mod together;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, ForwardReason, RaftError};
+use openraft::raft::{WriteResponse, WriteResult};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::command::{COMMAND_BYTES_MAX, Command, Reply};
-use crate::types::Member;
+use crate::format::Level;
+use crate::index::holder_of;
+use crate::types::{Member, TypeConfig};
 
 use super::{Inner, Node, POLL_INTERVAL};
+use together::{Joined, Waiting};
+
+pub use together::LINGER;
+
+/// The writes that wait to go into the log together.
+pub(super) type Together = together::Together<Written>;
+/// What became of a write.
+type Written = WriteResult<TypeConfig>;
+
+/// A write on its way.
+type InFlight = JoinHandle<Result<Proposed, ProposeError>>;
 
 /// Encoded commands that are proposed and not yet applied, bytes.
 pub const PROPOSED_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -62,6 +82,14 @@ pub enum ProposeError {
         /// What it said.
         reason: String,
     },
+    /// Not proposed: the servers have not agreed yet to write such commands.
+    #[error("the command needs {needs}, the cluster runs at {active}")]
+    BeyondLevel {
+        /// The lowest level at which it may be written.
+        needs: Level,
+        /// That of the cluster.
+        active: Level,
+    },
     /// Not proposed: the encoded command may be larger than an entry may be.
     #[error("the command has up to {bytes} bytes, the limit is {COMMAND_BYTES_MAX}")]
     TooLarge {
@@ -73,6 +101,25 @@ pub enum ProposeError {
 impl Node {
     /// Proposes on the leader and waits until the entry is applied here; elsewhere, says who leads.
     pub async fn propose(&self, command: Command) -> Result<Proposed, ProposeError> {
+        let write = self.begin_proposal(command)?;
+        match tokio::time::timeout(PROPOSE_TIMEOUT, write).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) | Err(_) => Err(ProposeError::OutcomeUnknown),
+        }
+    }
+
+    /// Like [`Node::propose`], but waits for as long as the entry may still be committed by this leader.
+    pub(super) async fn propose_to_the_end(&self, command: Command) -> Result<Proposed, ProposeError> {
+        self.begin_proposal(command)?.await.unwrap_or(Err(ProposeError::OutcomeUnknown))
+    }
+
+    fn begin_proposal(&self, command: Command) -> Result<InFlight, ProposeError> {
+        let (needs, active) = (command.needs(), self.inner.identity.level());
+        if needs > active {
+            return Err(ProposeError::BeyondLevel { needs, active });
+        }
+        #[cfg(any(test, feature = "next-format"))]
+        let command = crate::format::next::newest(command, active);
         let bytes = command.bytes_at_most();
         if bytes > COMMAND_BYTES_MAX {
             return Err(ProposeError::TooLarge { bytes });
@@ -86,15 +133,11 @@ impl Node {
         let permit = self.inner.budget.take(bytes).ok_or(ProposeError::Overloaded)?;
         let inner = self.inner.clone();
         // A task of its own: the permit is held until the entry is applied, also if the caller goes.
-        let write = self.inner.tasks.spawn(async move {
+        Ok(self.inner.tasks.spawn(async move {
             let result = inner.write(command).await;
             drop(permit);
             result
-        });
-        match tokio::time::timeout(PROPOSE_TIMEOUT, write).await {
-            Ok(Ok(result)) => result,
-            Ok(Err(_)) | Err(_) => Err(ProposeError::OutcomeUnknown),
-        }
+        }))
     }
 
     /// On the leader: waits until every entry that was committed before is applied here, those of
@@ -116,14 +159,12 @@ impl Inner {
         }
         let deadline = Instant::now() + LEASE_WAIT_MAX;
         loop {
-            let error = match self.raft.client_write(command.clone()).await {
-                Ok(written) => return Ok(Proposed { index: written.log_id.index, reply: written.data }),
-                Err(error) => error,
-            };
-            let forward = match error {
-                RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => forward,
-                // Others may commit what this node proposed, also if it stops.
-                RaftError::APIError(_) | RaftError::Fatal(_) => return Err(ProposeError::OutcomeUnknown),
+            let forward = match self.append(&command).await? {
+                Ok(written) => {
+                    return Ok(Proposed { index: written.log_id.index, reply: written.response });
+                }
+                Err(ClientWriteError::ForwardToLeader(forward)) => forward,
+                Err(_) => return Err(ProposeError::OutcomeUnknown),
             };
             // Nothing was proposed: a leader that has just been elected gets its lease with the
             // first answers.
@@ -131,6 +172,38 @@ impl Inner {
                 return Err(ProposeError::NotLeader { leader: forward.leader_node });
             }
             tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    }
+}
+
+impl Inner {
+    /// Puts the command into the log, where others come at the same time together with theirs. It fails when
+    /// this node stops: others may still commit what it has proposed.
+    async fn append(&self, command: &Command) -> Result<Written, ProposeError> {
+        let joined =
+            holder_of(command).and_then(|holder| self.together.join(Instant::now(), holder, command));
+        let Some(Joined { result, first }) = joined else {
+            return match self.raft.client_write(command.clone()).await {
+                Ok(written) => Ok(Ok(WriteResponse::from(written))),
+                Err(RaftError::APIError(error)) => Ok(Err(error)),
+                Err(RaftError::Fatal(_)) => Err(ProposeError::OutcomeUnknown),
+            };
+        };
+        if let Some(enough) = first {
+            tokio::time::timeout(LINGER, enough).await.ok();
+            self.append_together(self.together.take()).await;
+        }
+        result.await.map_err(|_| ProposeError::OutcomeUnknown)
+    }
+
+    /// In one append. Who gets no answer does not know what became of its write.
+    async fn append_together(&self, writes: Vec<Waiting<Written>>) {
+        let (commands, answers): (Vec<Command>, Vec<_>) =
+            writes.into_iter().map(|write| (write.command, write.done)).unzip();
+        let Ok(mut results) = self.raft.client_write_many(commands).await else { return };
+        for answer in answers {
+            let Some(Ok(result)) = results.next().await else { return };
+            answer.send(result).ok();
         }
     }
 }

@@ -27,6 +27,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::blocking::blocking;
 use crate::disk::{Bytes, Disk, Space};
+use crate::format::Reads;
 use crate::network::DiskSpace;
 use crate::types::{NodeId, TypeConfig};
 
@@ -63,12 +64,20 @@ pub(super) fn prepare(disk: &dyn Disk, guard: &Guard) {
 fn give_back(disk: &dyn Disk) {
     match disk.ballast().and_then(|bytes| disk.set_ballast(0).map(|()| bytes)) {
         Ok(0) => {}
-        Ok(bytes) => tracing::warn!(folder = disk.place(), "gives back a ballast of {}", Bytes(bytes)),
-        Err(error) => tracing::warn!(%error, folder = disk.place(), "could not give back the ballast"),
+        Ok(bytes) => tracing::warn!(
+            folder = disk.place(),
+            "the disk is nearly full: frees the {} that were reserved for the last writes",
+            Bytes(bytes)
+        ),
+        Err(error) => tracing::warn!(
+            %error,
+            folder = disk.place(),
+            "could not free the space that is reserved for the last writes"
+        ),
     }
 }
 
-/// What a leader knows of the disks of the others.
+/// What a leader knows of the others, as they last said: their disks, and what they can read.
 #[derive(Debug, Default)]
 pub(super) struct Disks(Mutex<BTreeMap<NodeId, Heard>>);
 
@@ -77,6 +86,8 @@ struct Heard {
     at: Instant,
     /// `None`: without bounds, or of a version that does not say.
     disk: Option<DiskSpace>,
+    /// What it can read.
+    reads: Reads,
 }
 
 impl Disks {
@@ -87,6 +98,11 @@ impl Disks {
     /// As that node last told.
     pub(super) fn get(&self, node_id: NodeId) -> Option<DiskSpace> {
         self.all().get(&node_id)?.disk.clone()
+    }
+
+    /// What it can read, if it said so a moment ago.
+    pub(super) fn reads(&self, node_id: NodeId) -> Option<Reads> {
+        self.all().get(&node_id).filter(|heard| heard.at.elapsed() < SILENT_AFTER).map(|heard| heard.reads)
     }
 
     /// Whether it last told that it is low.
@@ -159,8 +175,11 @@ impl Inner {
         let Some(disk) = self.guard.disk().filter(|_| before != after) else { return };
         match after {
             Level::Fine => tracing::info!(%disk, "the disk has room again"),
-            Level::Low => tracing::warn!(%disk, "the disk is low: no more entries are stored"),
-            Level::Critical => tracing::error!(%disk, "the disk is all but full"),
+            Level::Low => tracing::warn!(
+                %disk,
+                "the disk has too little free space: this server stores no more writes until some is freed"
+            ),
+            Level::Critical => tracing::error!(%disk, "the disk is nearly full: free space now"),
         }
     }
 
@@ -180,7 +199,11 @@ impl Inner {
             // Where the file system cannot allocate it is written, which takes a while.
             let made = blocking(move || disk.set_ballast(marks.ballast)).await;
             if let Ok(Err(error)) = made {
-                tracing::warn!(%error, folder = self.disk.place(), "could not make the ballast");
+                tracing::warn!(
+                    %error,
+                    folder = self.disk.place(),
+                    "could not reserve space for the last writes on a full disk"
+                );
                 watch.ballast_from = Instant::now() + BALLAST_AGAIN_AFTER;
             }
         }
@@ -273,15 +296,19 @@ impl Inner {
         let membership = metrics.membership_config.membership();
         let others = membership.nodes().filter(|(id, _)| **id != metrics.id);
         let answers = join_all(others.map(|(id, member)| async move {
-            let answer = self.client.whoami(&member.raft_address).await.ok()?;
-            (answer.node_id == *id).then_some((*id, answer.disk))
+            let answer = self.client.whoami(&self.whereabouts.address(*id, member)).await.ok()?;
+            if answer.node_id != *id {
+                return None;
+            }
+            self.whereabouts.note_api(*id, &answer.api_address);
+            Some((*id, answer.disk, answer.reads))
         }));
-        let answers: Vec<(NodeId, Option<DiskSpace>)> = answers.await.into_iter().flatten().collect();
+        let answers: Vec<(NodeId, Option<DiskSpace>, Reads)> = answers.await.into_iter().flatten().collect();
         let has_room = |disk: &Option<DiskSpace>| !disk.as_ref().is_some_and(|disk| disk.low);
-        let again = answers.iter().filter(|(_, disk)| has_room(disk)).map(|(id, _)| *id);
+        let again = answers.iter().filter(|(_, disk, _)| has_room(disk)).map(|(id, ..)| *id);
         let again: Vec<NodeId> = again.filter(|id| self.refusing.forget(*id)).collect();
         let at = Instant::now();
-        self.disks.note(answers.into_iter().map(|(id, disk)| (id, Heard { at, disk })));
+        self.disks.note(answers.into_iter().map(|(id, disk, reads)| (id, Heard { at, disk, reads })));
         if !again.is_empty() {
             tracing::info!(?again, "have room again");
             self.raft.trigger().reset_backoff(again).await.ok();

@@ -2,17 +2,19 @@
 //! votes forever.
 //!
 //! Nobody tells it while it is away, and the leader stops sending to it as soon as the membership has
-//! forgotten it. So a node that hears no leader asks the members that it knows; one that has applied
-//! the removal answers 410. Its own vote requests are answered the same.
+//! forgotten it. But it asks the members that it knows all the time (`reach`), and one that has applied
+//! the removal answers 410. Its own vote requests are answered the same. A node whose build does not know the level
+//! that the cluster has begun meanwhile hears no leader: it ends too, and names both.
 
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use openraft::async_runtime::WatchReceiver;
 use tokio::time::Instant;
 
 use crate::blocking::blocking;
-use crate::types::NodeId;
+use crate::format::{Reads, UnknownLevel};
+use crate::network::Header;
+use crate::network::client::CallError;
 
 use super::{Inner, NodeFailure};
 
@@ -39,6 +41,9 @@ pub(super) async fn run(inner: &Inner) -> Result<(), NodeFailure> {
         inner.stop.run_until_cancelled(inner.finish_joint()).await;
         if inner.identity.cluster_id().is_some() && !inner.hears_a_leader() {
             inner.stop.run_until_cancelled(inner.ask_standing()).await;
+            if let Some(known) = inner.stop.run_until_cancelled(inner.ask_level()).await {
+                known?;
+            }
         }
     }
     let identity = inner.identity.clone();
@@ -60,26 +65,36 @@ impl Inner {
         self.heard.within(ASK_AFTER) || self.raft.metrics().borrow_watched().state.is_leader()
     }
 
-    /// Asks everybody that this node knows. Who was removed before the first entry reached it knows
-    /// only the member that it was to join by.
+    /// Who was removed before the first entry reached it knows only the member that it was to join by; the
+    /// members that a node knows are asked anyway (`reach`).
     async fn ask_standing(&self) {
-        let metrics = self.raft.metrics().borrow_watched().clone();
-        let membership = metrics.membership_config.membership();
-        let others = membership.nodes().filter(|(id, _)| **id != metrics.id);
-        let mut others: Vec<(NodeId, String)> =
-            others.map(|(id, member)| (*id, member.raft_address.clone())).collect();
-        if let Some(address) = &self.join
-            && let Ok(member) = self.client.whoami(address).await
+        let Some(address) = &self.join else { return };
+        if let Ok(member) = self.client.whoami(address).await
+            && let Some(header) = self.identity.header(member.node_id)
+            && let Err(error) = self.say_where(address, header).await
         {
-            others.push((member.node_id, address.clone()));
-        }
-        join_all(others.iter().map(|(id, address)| self.ask_standing_of(*id, address))).await;
-    }
-
-    async fn ask_standing_of(&self, node_id: NodeId, address: &str) {
-        let Some(header) = self.identity.header(node_id) else { return };
-        if let Err(error) = self.client.standing(address, header).await {
             self.identity.hear(&error);
         }
+    }
+
+    /// Whether the cluster writes what this build does not know: then no leader can be heard here.
+    async fn ask_level(&self) -> Result<(), NodeFailure> {
+        let reads = Reads::of_this_build().level;
+        let own = self.identity.cluster_id().map(|id| id.to_string());
+        for (id, member) in self.other_members() {
+            let address = self.whereabouts.address(id, &member);
+            let Ok(whoami) = self.client.whoami(&address).await else { continue };
+            let Some(active) = whoami.level.filter(|level| !reads.contains(level.0)) else { continue };
+            if whoami.node_id == id && whoami.cluster_id == own {
+                return Err(UnknownLevel { active, reads }.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks whether messages of this node are heard at `address`, and says where it is.
+    pub(super) async fn say_where(&self, address: &str, header: Header) -> Result<(), CallError> {
+        let (level, own) = (self.identity.level(), self.identity.raft_address());
+        self.client.standing(address, header, level, own).await
     }
 }

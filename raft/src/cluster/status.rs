@@ -5,11 +5,12 @@ use std::sync::Mutex;
 use openraft::Membership;
 use openraft::metrics::RaftMetrics;
 
+use crate::format::{Range, Reads};
 use crate::network::DiskSpace;
 use crate::network::identity::Identity;
 use crate::types::{ClusterId, Member, NodeId, TypeConfig};
 
-use super::Node;
+use super::{LevelStatus, Node};
 
 /// What a member does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +36,8 @@ pub struct MemberInfo {
     pub lag: Option<u64>,
     /// Its disk; the leader knows all of them, others only their own.
     pub disk: Option<DiskSpace>,
+    /// Levels that it can run at, as it said a moment ago; the leader knows all of them, others only their own.
+    pub reads: Option<Range>,
 }
 
 /// The cluster as one node sees it.
@@ -50,6 +53,8 @@ pub struct ClusterStatus {
     pub term: u64,
     /// Whether a majority was heard of lately.
     pub quorum: bool,
+    /// What the cluster writes.
+    pub level: LevelStatus,
     /// Members by node id.
     pub members: Vec<MemberInfo>,
     /// What keeps the node from being a healthy member; empty when all is well.
@@ -70,7 +75,7 @@ impl Node {
 pub(super) fn members(
     metrics: &RaftMetrics<TypeConfig>,
     leader: Option<NodeId>,
-    disk: impl Fn(NodeId) -> Option<DiskSpace>,
+    seen: impl Fn(NodeId) -> (Option<DiskSpace>, Option<Reads>),
 ) -> Vec<MemberInfo> {
     let membership = metrics.membership_config.membership();
     let voters: Vec<NodeId> = membership.voter_ids().collect();
@@ -84,7 +89,9 @@ pub(super) fn members(
         let matched = metrics.replication.as_ref().and_then(|all| all.get(id));
         let lag = matched.map(|matched| last.saturating_sub(matched.map_or(0, |matched| matched.index + 1)));
         let lag = if *id == metrics.id && metrics.replication.is_some() { Some(0) } else { lag };
-        MemberInfo { node_id: *id, member: member.clone(), role, lag, disk: disk(*id) }
+        let (disk, reads) = seen(*id);
+        let reads = reads.map(|reads| reads.level);
+        MemberInfo { node_id: *id, member: member.clone(), role, lag, disk, reads }
     };
     membership.nodes().map(info).collect()
 }
@@ -105,8 +112,9 @@ pub(super) fn objections(identity: &Identity, membership: &Membership<NodeId, Me
         let was = &own.raft_address;
         objections.push(format!("raft is at {is}, but the membership says {was}: the others look there"));
     }
-    if identity.api_address != own.api_address {
-        let (is, was) = (&identity.api_address, &own.api_address);
+    let is = identity.api_address();
+    if is != own.api_address {
+        let was = &own.api_address;
         objections.push(format!("the discovery API is at {is}, but the membership says {was}"));
     }
     objections

@@ -11,7 +11,7 @@ use crate::types::NodeId;
 use super::{Inner, Node, POLL_INTERVAL};
 
 /// Time to find a voter that answers and to see it lead.
-const TRANSFER_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const TRANSFER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time for messages that openraft has taken in to be answered.
 const MESSAGES_DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 /// Time for proposals and connections to end.
@@ -78,7 +78,7 @@ impl Node {
             |id: &NodeId| metrics.replication.as_ref().and_then(|all| all.get(id).copied().flatten());
         let mut voters: Vec<NodeId> = membership.voter_ids().filter(|id| *id != metrics.id).collect();
         voters.sort_by_key(|id| (self.inner.disks.is_low(*id), std::cmp::Reverse(matched(id))));
-        let address = |id: NodeId| Some((id, membership.get_node(&id)?.raft_address.clone()));
+        let address = |id: NodeId| Some((id, self.inner.whereabouts.address(id, membership.get_node(&id)?)));
         voters.into_iter().filter_map(address).collect()
     }
 

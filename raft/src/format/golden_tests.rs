@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use openraft::Membership;
@@ -17,22 +18,34 @@ use openraft::{EntryPayload, RaftLogReader};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{decode, encode};
+use super::{Format, Level, STORAGE, WIRE};
 use crate::command::{Command, Pair, Write};
 use crate::disk::FolderDisk;
 use crate::index::golden_tests::golden;
 use crate::index::{Index, STATE_FILE};
-use crate::log::{LOG_FILE, LogStore};
+use crate::log::{LOG_FILE, LogStore, decode_entry, encode_entry};
+use crate::network::frame::{self, Message};
 use crate::network::{Header, ListHash};
 use crate::snapshot::file::Saved;
 use crate::testing::{entry, holder, key, log_id, write};
 use crate::types::{ClusterId, Entry, LogId, Member, NodeId, TypeConfig, Vote};
 
 /// Values without an equality are compared as they show themselves.
-fn golden_bytes<T: Serialize + DeserializeOwned + Debug>(name: &str, value: &T) {
-    let bytes = golden(name, &encode(value));
-    let read = decode::<T>("golden file", &bytes).unwrap();
+fn golden_bytes<T: Serialize + DeserializeOwned + Debug>(format: Format, name: &str, value: &T) {
+    let bytes = golden(name, &format.encode(Level::FIRST, value));
+    let read = format.decode::<T>("golden file", &bytes).unwrap();
     assert_eq!(format!("{read:?}"), format!("{value:?}"), "{name}");
+}
+
+fn golden_entry(name: &str, entry: &Entry) {
+    let bytes = golden(name, &encode_entry(Level::FIRST, entry));
+    assert_eq!(decode_entry(&bytes).unwrap(), *entry, "{name}");
+}
+
+fn golden_frame<M: Message + Debug>(name: &str, message: &M) {
+    let bytes = golden(name, &message.frame(&header(), Level::FIRST));
+    let read = frame::read::<M>(&bytes).unwrap();
+    assert_eq!(format!("{:?}", (read.header, read.message)), format!("{:?}", (header(), message)), "{name}");
 }
 
 fn header() -> Header {
@@ -40,40 +53,39 @@ fn header() -> Header {
 }
 
 fn members() -> Membership<NodeId, Member> {
-    let member = |name: &str| Member {
-        raft_address: format!("{name}:7790"),
-        api_address: format!("{name}:7789"),
-        format_lowest: 1,
-        format_highest: 1,
-    };
+    let member =
+        |name: &str| Member { raft_address: format!("{name}:7790"), api_address: format!("{name}:7789") };
     let nodes = BTreeMap::from([(1, member("a")), (2, member("b"))]);
     Membership::new(vec![BTreeSet::from([1]), BTreeSet::from([1, 2])], nodes).unwrap()
 }
 
 #[test]
 fn values_of_the_log_are_written_as_ever() {
-    golden_bytes("log_format", &());
-    golden_bytes("log_id_of_file", &0x0123_4567_89ab_cdef_u128);
-    golden_bytes::<Vote>("log_vote", &Vote::new(3, 1));
-    golden_bytes::<Vote>("log_vote_committed", &Vote::new_committed(3, u64::MAX));
+    golden_bytes(STORAGE, "log_format", &());
+    golden_bytes(STORAGE, "log_id_of_file", &0x0123_4567_89ab_cdef_u128);
+    golden_bytes::<Vote>(STORAGE, "log_vote", &Vote::new(3, 1));
+    golden_bytes::<Vote>(STORAGE, "log_vote_committed", &Vote::new_committed(3, u64::MAX));
     // Also of what is purged.
-    golden_bytes::<LogId>("log_committed", &log_id(1_000_000));
-    golden_bytes::<Entry>("log_entry_blank", &Entry::new_blank(log_id(7)));
-    golden_bytes::<Entry>("log_entry_membership", &Entry::new_membership(log_id(8), members()));
+    golden_bytes::<LogId>(STORAGE, "log_committed", &log_id(1_000_000));
+    golden_entry("log_entry_blank", &Entry::new_blank(log_id(7)));
+    golden_entry("log_entry_membership", &Entry::new_membership(log_id(8), members()));
 }
 
 #[test]
 fn small_files_are_written_as_ever() {
-    golden_bytes("file_log_id", &0x0123_4567_89ab_cdef_u128);
-    golden_bytes("file_adopted", &ClusterId(0xfeed));
-    golden_bytes::<NodeId>("file_removed", &u64::MAX);
+    golden_bytes(STORAGE, "file_log_id", &0x0123_4567_89ab_cdef_u128);
+    golden_bytes(STORAGE, "file_adopted", &ClusterId(0xfeed));
+    golden_bytes::<NodeId>(STORAGE, "file_removed", &u64::MAX);
+    let at = |ip: &str| ip.parse::<IpAddr>().unwrap();
+    let addresses = BTreeMap::from([("a".to_owned(), at("10.0.0.1")), ("b".to_owned(), at("fd00::1"))]);
+    golden_bytes(STORAGE, "file_addresses", &addresses);
     let saved = Saved {
         cluster_id: ClusterId(0xfeed),
         node_id: 7,
         unix_ms: 1_700_000_000_000,
         version: "0.1.0".to_owned(),
     };
-    golden("snapshot_file_begin", &saved.to_bytes());
+    golden("snapshot_file_begin", &saved.to_bytes(Level::FIRST));
 }
 
 #[test]
@@ -85,25 +97,26 @@ fn frames_are_written_as_ever() {
         entries: vec![Entry::new_blank(log_id(1)), Entry::new_membership(log_id(2), members())],
         leader_commit: None,
     };
-    golden_bytes("rpc_append_first", &(header(), append));
+    golden_frame("rpc_append_first", &append);
     let pre_vote = VoteRequest::<TypeConfig>::new(vote, None);
-    golden_bytes("rpc_pre_vote", &(header(), pre_vote));
+    golden_frame("rpc_pre_vote", &pre_vote);
     let transfer = TransferLeaderRequest::<TypeConfig>::new(Vote::new_committed(3, 1), 2, Some(log_id(8)));
-    golden_bytes("rpc_transfer", &(header(), transfer));
-    golden_bytes("rpc_standing", &(header(), ()));
-    golden_bytes::<(Header, Vote)>("rpc_snapshot_preface", &(header(), Vote::new_committed(3, 1)));
+    golden_frame("rpc_transfer", &transfer);
+    golden_frame("rpc_standing", &None::<String>);
+    golden_frame("rpc_standing_claim", &Some("a:7790".to_owned()));
+    golden_frame("rpc_snapshot_preface", &Vote::new_committed(3, 1));
 }
 
 #[test]
 fn answers_are_written_as_ever() {
     type Append = AppendEntriesResponse<TypeConfig>;
-    golden_bytes("rpc_append_success", &Append::Success);
-    golden_bytes("rpc_append_partial", &Append::PartialSuccess(Some(log_id(8))));
-    golden_bytes("rpc_append_conflict", &Append::Conflict);
-    golden_bytes("rpc_append_higher", &Append::HigherVote(Vote::new(4, 2)));
+    golden_bytes(WIRE, "rpc_append_success", &Append::Success);
+    golden_bytes(WIRE, "rpc_append_partial", &Append::PartialSuccess(Some(log_id(8))));
+    golden_bytes(WIRE, "rpc_append_conflict", &Append::Conflict);
+    golden_bytes(WIRE, "rpc_append_higher", &Append::HigherVote(Vote::new(4, 2)));
     let vote: Vote = Vote::new(3, 1);
-    golden_bytes("rpc_vote_answer", &VoteResponse::<TypeConfig>::new(vote, Some(log_id(8)), true));
-    golden_bytes("rpc_snapshot_answer", &SnapshotResponse::<TypeConfig>::new(vote));
+    golden_bytes(WIRE, "rpc_vote_answer", &VoteResponse::<TypeConfig>::new(vote, Some(log_id(8)), true));
+    golden_bytes(WIRE, "rpc_snapshot_answer", &SnapshotResponse::<TypeConfig>::new(vote));
 }
 
 fn golden_path(name: &str) -> PathBuf {

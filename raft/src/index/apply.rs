@@ -2,25 +2,20 @@
 //! clock, no randomness, no order of a hash map, no panic on data, because a poisonous entry would
 //! crash every replica at every restart.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
+use super::hash;
 use super::host::{HostRecord, HostSlot};
 use super::postings::Postings;
 use super::state::State;
 use crate::command::{Command, Holder, Key, Reply, Write};
 use crate::fingerprint::Fingerprint;
+use crate::format::{Level, Levels, Next};
 
-/// What one write transaction must bring to disk: ids of changed rows, whose values are read from
-/// the state when the batch ends, so that disk and memory cannot differ.
+/// Inventories that a batch of entries has read or changed; sorted key ids.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
-    pub(super) hosts: BTreeSet<u32>,
-    pub(super) keys: BTreeSet<u32>,
-    /// Inventories read from disk or changed since; sorted key ids.
-    pub(super) inventories: BTreeMap<u32, Vec<u32>>,
-    pub(super) inventories_changed: BTreeSet<u32>,
-    pub(super) tombstones: bool,
-    pub(super) membership: bool,
+    inventories: BTreeMap<u32, Vec<u32>>,
 }
 
 impl Batch {
@@ -29,7 +24,7 @@ impl Batch {
         self.inventories.contains_key(&host)
     }
 
-    /// The inventory of `host` as read from disk.
+    /// The inventory of `host` as it is now.
     pub(super) fn load(&mut self, host: u32, inventory: Vec<u32>) {
         self.inventories.insert(host, inventory);
     }
@@ -39,25 +34,22 @@ impl Batch {
         self.inventories.get(&host).map_or(&[], Vec::as_slice)
     }
 
-    fn store(&mut self, host: u32, inventory: Vec<u32>) {
-        self.inventories.insert(host, inventory);
-        self.inventories_changed.insert(host);
-    }
-
     fn take(&mut self, host: u32) -> Vec<u32> {
         self.inventories.remove(&host).unwrap_or_default()
     }
 }
 
 /// The host that a command speaks of.
-pub(super) fn holder_of(command: &Command) -> Option<&Holder> {
+pub(crate) fn holder_of(command: &Command) -> Option<&Holder> {
     match command {
         Command::Advertise(write) | Command::Withdraw(write) => Some(&write.holder),
         Command::SetHost { holder, .. }
         | Command::Hide { holder, .. }
         | Command::Unhide { holder }
         | Command::Forget { holder, .. } => Some(holder),
-        Command::Tombstone { .. } => None,
+        #[cfg(any(test, feature = "next-format"))]
+        Command::NotedAdvertise(write) => Some(&write.holder),
+        Command::Tombstone { .. } | Command::Activate { .. } | Command::Readable { .. } => None,
     }
 }
 
@@ -66,10 +58,25 @@ const DONE: Reply = Reply::Applied { changed: 0 };
 impl State {
     /// Applies `command`, which is at `index` of the log. `batch` holds the inventory of its host.
     pub(super) fn apply(&mut self, batch: &mut Batch, index: u64, command: &Command) -> Reply {
+        let (needs, active) = (command.needs(), self.levels.active);
+        if needs > active {
+            return Reply::BeyondLevel { needs, active };
+        }
         let known = holder_of(command).map(|holder| self.host_id(holder));
         match (command, known.flatten()) {
+            (Command::Activate { level }, _) => self.activate(*level),
+            (Command::Readable { level, seconds }, _) => {
+                let next = Next { level: *level, seconds: *seconds };
+                self.set_levels(Levels { next: (*level > active).then_some(next), active });
+                DONE
+            }
+            #[cfg(any(test, feature = "next-format"))]
+            (Command::NotedAdvertise(write), known) => {
+                self.note();
+                self.advertise(batch, index, write, known)
+            }
             (Command::Tombstone { node_id }, _) => {
-                batch.tombstones |= self.add_tombstone(*node_id);
+                self.unflushed.changes.tombstones |= self.add_tombstone(*node_id);
                 DONE
             }
             (Command::Advertise(write), known) => self.advertise(batch, index, write, known),
@@ -93,6 +100,14 @@ impl State {
         }
     }
 
+    fn activate(&mut self, level: Level) -> Reply {
+        if level <= self.levels.active {
+            return Reply::NotApplicable;
+        }
+        self.set_levels(Levels { active: level, next: None });
+        DONE
+    }
+
     fn advertise(&mut self, batch: &mut Batch, index: u64, write: &Write, known: Option<u32>) -> Reply {
         let id = match known {
             Some(id) => id,
@@ -102,7 +117,7 @@ impl State {
             return stale;
         }
         let mut inventory = batch.take(id);
-        let added = self.intern_missing(batch, &inventory, &write.keys);
+        let added = self.intern_missing(&inventory, &write.keys);
         let sum = self.sum_of(&added);
         let changed = added.len();
         if changed > 0 {
@@ -114,12 +129,11 @@ impl State {
         } else {
             self.post(id, &inventory);
         }
+        batch.load(id, inventory);
         if changed > 0 {
-            batch.store(id, inventory);
-        } else {
-            batch.load(id, inventory);
+            self.unflushed.put(id, &added, true);
         }
-        self.finish_write(batch, index, write, id, |record| {
+        self.finish_write(index, write, id, |record| {
             record.fingerprint.0 = record.fingerprint.0.wrapping_add(sum.0);
             record.count += changed as u64;
         });
@@ -128,12 +142,12 @@ impl State {
     }
 
     /// Ids of those of `keys` that are not in `inventory`, ascending; one inventory more has them.
-    fn intern_missing(&mut self, batch: &mut Batch, inventory: &[u32], keys: &[Key]) -> Vec<u32> {
+    fn intern_missing(&mut self, inventory: &[u32], keys: &[Key]) -> Vec<u32> {
         let mut missing = Vec::with_capacity(keys.len());
         for key in keys {
             let (id, new) = self.keys.intern(key);
             if new {
-                batch.keys.insert(id);
+                self.unflushed.changes.keys.insert(id);
             }
             if inventory.binary_search(&id).is_err() {
                 missing.push(id);
@@ -169,14 +183,13 @@ impl State {
         } else {
             self.post(id, &inventory);
         }
-        self.release_keys(batch, &removed);
-        if removed.is_empty() {
-            batch.load(id, inventory);
-        } else {
-            batch.store(id, inventory);
+        self.release_keys(&removed);
+        batch.load(id, inventory);
+        if !removed.is_empty() {
+            self.unflushed.put(id, &removed, false);
         }
         let changed = removed.len();
-        self.finish_write(batch, index, write, id, |record| {
+        self.finish_write(index, write, id, |record| {
             record.fingerprint.0 = record.fingerprint.0.wrapping_sub(sum.0);
             record.count -= changed as u64;
         });
@@ -190,15 +203,8 @@ impl State {
     }
 
     /// What every applied write does to the record, besides its keys.
-    fn finish_write(
-        &mut self,
-        batch: &mut Batch,
-        index: u64,
-        write: &Write,
-        id: u32,
-        change: impl FnOnce(&mut HostRecord),
-    ) {
-        self.update_host(batch, index, id, |record| {
+    fn finish_write(&mut self, index: u64, write: &Write, id: u32, change: impl FnOnce(&mut HostRecord)) {
+        self.update_host(index, id, |record| {
             change(record);
             record.hidden_unix_ms = None;
             record.last_write_index = index;
@@ -215,7 +221,7 @@ impl State {
         if moves && posted {
             self.unpost(id, batch.inventory(id));
         }
-        self.update_host(batch, index, id, |record| {
+        self.update_host(index, id, |record| {
             zone.clone_into(&mut record.zone);
             record.ttl_seconds = ttl_seconds;
             record.last_write_index = index;
@@ -238,7 +244,7 @@ impl State {
         // Hidden before: `forget_after` counts from the first time.
         if record.is_visible() {
             self.unpost(id, batch.inventory(id));
-            self.update_host(batch, index, id, |record| record.hidden_unix_ms = Some(unix_ms));
+            self.update_host(index, id, |record| record.hidden_unix_ms = Some(unix_ms));
         }
         DONE
     }
@@ -247,7 +253,7 @@ impl State {
         if !self.host_slot(id).record.is_visible() {
             self.post(id, batch.inventory(id));
         }
-        self.update_host(batch, index, id, |record| {
+        self.update_host(index, id, |record| {
             record.hidden_unix_ms = None;
             record.last_write_index = index;
         });
@@ -259,9 +265,9 @@ impl State {
             return Reply::NotApplicable;
         }
         let inventory = batch.take(id);
-        self.release_keys(batch, &inventory);
-        batch.store(id, Vec::new());
-        batch.hosts.insert(id);
+        self.release_keys(&inventory);
+        self.unflushed.put(id, &inventory, false);
+        self.unflushed.changes.hosts.insert(id);
         let slot = self.hosts.remove(id).expect("found by its holder");
         self.groups.remove_host(&slot);
         self.checksum = self.checksum.wrapping_sub(slot.hash);
@@ -273,28 +279,30 @@ impl State {
 
     fn create_host(&mut self, batch: &mut Batch, holder: Holder) -> u32 {
         let group = self.groups.intern(&holder.group);
-        let slot = HostSlot::new(HostRecord::new(holder), group);
+        let slot = HostSlot::new(self.levels.active, HostRecord::new(holder), group);
         self.checksum = self.checksum.wrapping_add(slot.hash);
         let id = self.hosts.insert(slot);
         let slot = self.hosts.get(id).expect("just inserted");
         self.groups.get_mut(group).add(&mut self.labels, id, slot);
-        batch.store(id, Vec::new());
+        batch.load(id, Vec::new());
+        self.unflushed.put(id, &[], true);
         id
     }
 
     /// Changes a record, and with it the checksum, the count of hidden hosts and the changes.
-    fn update_host(&mut self, batch: &mut Batch, index: u64, id: u32, change: impl FnOnce(&mut HostRecord)) {
+    fn update_host(&mut self, index: u64, id: u32, change: impl FnOnce(&mut HostRecord)) {
+        let level = self.levels.active;
         let slot = self.hosts.get_mut(id).expect("ids come from this state");
         let hidden_before = !slot.record.is_visible();
         change(&mut slot.record);
         let hidden = !slot.record.is_visible();
-        let hash = slot.record.state_hash();
+        let hash = hash::host(level, &slot.record);
         self.checksum = self.checksum.wrapping_sub(slot.hash).wrapping_add(hash);
         self.hosts_hidden = self.hosts_hidden + u64::from(hidden) - u64::from(hidden_before);
         self.changes.touch(id, slot.changed, index);
         slot.hash = hash;
         slot.changed = index;
-        batch.hosts.insert(id);
+        self.unflushed.changes.hosts.insert(id);
     }
 
     /// Puts the host into the postings of `keys`.
@@ -313,10 +321,10 @@ impl State {
         }
     }
 
-    fn release_keys(&mut self, batch: &mut Batch, keys: &[u32]) {
+    fn release_keys(&mut self, keys: &[u32]) {
         for &key in keys {
             if self.keys.release(key) {
-                batch.keys.insert(key);
+                self.unflushed.changes.keys.insert(key);
             }
         }
     }

@@ -1,6 +1,6 @@
 //! What each command does, as a table, and against a naive model.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -37,6 +37,8 @@ impl Machine {
             applied: None,
             membership: self.state.membership.clone(),
             tombstones: self.state.tombstones.clone(),
+            levels: self.state.levels,
+            noted: self.state.noted,
             keys: self.state.keys.iter().map(|(id, key)| (id, key.clone())).collect(),
             hosts: self.state.hosts.iter().map(|(id, slot)| (id, slot.record.clone())).collect(),
         };
@@ -399,7 +401,11 @@ impl Model {
                 self.hosts.remove(&holder.clone());
                 return applied(changed);
             }
-            Command::Tombstone { .. } => {}
+            // Of no host; `level_tests` has them.
+            Command::Tombstone { .. }
+            | Command::Activate { .. }
+            | Command::Readable { .. }
+            | Command::NotedAdvertise(_) => {}
         }
         DONE
     }

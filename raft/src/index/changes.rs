@@ -2,6 +2,7 @@
 //! that could fill up or lose something.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::ops::Bound;
 
 use super::host::HostRecord;
 use crate::command::Holder;
@@ -9,10 +10,13 @@ use crate::command::Holder;
 /// Forgotten hosts remembered; who asks for older ones is given all hosts.
 const GONE_MAX: usize = 4_096;
 
+/// The log index of a host's last change, and its id.
+pub(super) type Change = (u64, u32);
+
 /// Hosts by the log index of their last change.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
-    by_index: BTreeSet<(u64, u32)>,
+    by_index: BTreeSet<Change>,
     gone: VecDeque<(u64, Holder)>,
     /// What was forgotten up to here is not remembered.
     floor: u64,
@@ -55,18 +59,17 @@ impl Changes {
         }
     }
 
-    /// Ids and forgotten holders with a change after `index`; `None` if that is not known any more.
-    pub(super) fn since(
-        &self,
-        index: u64,
-    ) -> Option<(impl Iterator<Item = u32>, impl Iterator<Item = &Holder>)> {
-        if index < self.floor {
-            return None;
-        }
-        let first = (index.saturating_add(1), 0);
-        let ids = self.by_index.range(first..).map(|&(_, id)| id);
+    /// Hosts whose last change is behind `after` and not behind log index `until`; `None` if not all of that
+    /// is known any more.
+    pub(super) fn after(&self, after: Change, until: u64) -> Option<impl Iterator<Item = Change>> {
+        let behind = (Bound::Excluded(after), Bound::Included((until.max(after.0), u32::MAX)));
+        (after.0 >= self.floor).then(|| self.by_index.range(behind).copied())
+    }
+
+    /// Holders that were forgotten after log index `index`; `None` if that is not known any more.
+    pub(super) fn gone_since(&self, index: u64) -> Option<impl Iterator<Item = &Holder>> {
         let gone = self.gone.iter().filter(move |(at, _)| *at > index).map(|(_, holder)| holder);
-        Some((ids, gone))
+        (index >= self.floor).then_some(gone)
     }
 }
 
@@ -84,21 +87,27 @@ mod tests {
         changes.touch(7, 0, 3);
         changes.touch(8, 0, 4);
         changes.touch(7, 3, 5);
-        let ids = |since| changes.since(since).unwrap().0.collect::<Vec<_>>();
-        assert_eq!(ids(0), [8, 7]);
-        assert_eq!(ids(4), [7]);
-        assert_eq!(ids(5), [] as [u32; 0]);
+        let all = |since| changes.after((since, u32::MAX), 9).unwrap().collect::<Vec<_>>();
+        assert_eq!(all(0), [(4, 8), (5, 7)]);
+        assert_eq!(all(4), [(5, 7)]);
+        assert_eq!(all(5), []);
+        assert_eq!(changes.after((0, u32::MAX), 4).unwrap().collect::<Vec<_>>(), [(4, 8)]);
+        assert_eq!(changes.after((4, 7), 9).unwrap().collect::<Vec<_>>(), [(4, 8), (5, 7)]);
     }
 
     #[test]
     fn who_is_further_behind_than_what_is_remembered_must_take_all() {
         let mut changes = Changes::starting_at(10);
-        assert!(changes.since(9).is_none());
-        assert!(changes.since(10).is_some());
+        let known = |changes: &Changes, since| {
+            let gone = changes.gone_since(since).map(Iterator::count);
+            assert_eq!(gone.is_some(), changes.after((since, u32::MAX), since).is_some());
+            gone
+        };
+        assert_eq!((known(&changes, 9), known(&changes, 10)), (None, Some(0)));
         for index in 0..=GONE_MAX as u64 {
             changes.forget(0, 0, 11 + index, holder(index as u16));
         }
-        assert!(changes.since(10).is_none(), "the one forgotten at 11 is lost");
-        assert_eq!(changes.since(11).unwrap().1.count(), GONE_MAX);
+        assert_eq!(known(&changes, 10), None, "the one forgotten at 11 is lost");
+        assert_eq!(known(&changes, 11), Some(GONE_MAX));
     }
 }

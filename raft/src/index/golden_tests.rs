@@ -12,7 +12,7 @@ use super::*;
 use crate::command::{Command, Pair, Reply, Write};
 use crate::disk::MemoryDisk;
 use crate::fingerprint::Fingerprint;
-use crate::format::{decode, encode};
+use crate::format::{ENTRY, Format, Level, Next, STORAGE};
 use crate::testing::{entry, holder, key, log_id, write};
 use crate::types::Member;
 
@@ -29,9 +29,9 @@ pub(crate) fn golden(name: &str, written: &[u8]) -> Vec<u8> {
     digits.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
 }
 
-fn golden_value<T: Serialize + DeserializeOwned + PartialEq + Debug>(name: &str, value: &T) {
-    let bytes = golden(name, &encode(value));
-    assert_eq!(decode::<T>("golden file", &bytes).unwrap(), *value, "{name}");
+fn golden_value<T: Serialize + DeserializeOwned + PartialEq + Debug>(format: Format, name: &str, value: &T) {
+    let bytes = golden(name, &format.encode(Level::FIRST, value));
+    assert_eq!(format.decode::<T>("golden file", &bytes).unwrap(), *value, "{name}");
 }
 
 fn ipv6_holder() -> Holder {
@@ -47,16 +47,18 @@ fn commands_are_written_as_ever() {
     let pair = Some(Pair { epoch: 1_700_000_000_000, seq: 300 });
     let keys = vec![digest(), key("registry.example/library/app:1.0")];
     let full = Write { holder: ipv6_holder(), pair, stores_pair: true, keys };
-    golden_value("command_advertise", &Command::Advertise(full));
-    golden_value("command_withdraw", &Command::Withdraw(write(1, &["r/a:1"])));
+    golden_value(ENTRY, "command_advertise", &Command::Advertise(full));
+    golden_value(ENTRY, "command_withdraw", &Command::Withdraw(write(1, &["r/a:1"])));
     let set_host = Command::SetHost { holder: holder(1), zone: "rack-7".into(), ttl_seconds: 90 };
-    golden_value("command_set_host", &set_host);
+    golden_value(ENTRY, "command_set_host", &set_host);
     let hide = Command::Hide { holder: holder(1), last_write_index: 1_000_000, unix_ms: 1_700_000_000_000 };
-    golden_value("command_hide", &hide);
-    golden_value("command_unhide", &Command::Unhide { holder: ipv6_holder() });
+    golden_value(ENTRY, "command_hide", &hide);
+    golden_value(ENTRY, "command_unhide", &Command::Unhide { holder: ipv6_holder() });
     let forget = Command::Forget { holder: holder(1), hidden_unix_ms: 1_700_000_000_000 };
-    golden_value("command_forget", &forget);
-    golden_value("command_tombstone", &Command::Tombstone { node_id: u64::MAX });
+    golden_value(ENTRY, "command_forget", &forget);
+    golden_value(ENTRY, "command_tombstone", &Command::Tombstone { node_id: u64::MAX });
+    golden_value(ENTRY, "command_activate", &Command::Activate { level: Level(300) });
+    golden_value(ENTRY, "command_readable", &Command::Readable { level: Level(2), seconds: 86_400 });
 }
 
 #[test]
@@ -67,8 +69,9 @@ fn replies_are_written_as_ever() {
         Reply::Stale { stored: Pair { epoch: 7, seq: 8 } },
         Reply::UnknownHost,
         Reply::NotApplicable,
+        Reply::BeyondLevel { needs: Level(2), active: Level::FIRST },
     ];
-    golden_value("replies", &replies);
+    golden_value(STORAGE, "replies", &replies);
 }
 
 #[test]
@@ -83,25 +86,21 @@ fn rows_are_written_as_ever() {
         last_write_index: 1_000_000,
         hidden_unix_ms: Some(1_700_000_000_001),
     };
-    golden_value("host_record", &record);
-    golden_value("host_record_new", &HostRecord::new(holder(1)));
-    golden_value("key_digest", &digest());
-    golden_value("key_text", &key("registry.example/library/app:1.0"));
+    golden_value(STORAGE, "host_record", &record);
+    golden_value(STORAGE, "host_record_new", &HostRecord::new(holder(1)));
+    golden_value(STORAGE, "key_digest", &digest());
+    golden_value(STORAGE, "key_text", &key("registry.example/library/app:1.0"));
     let ids = [0, 1, 127, 128, 300, 70_000, u32::MAX];
-    assert_eq!(inventory::decode(&golden("inventory", &inventory::encode(&ids))).unwrap(), ids);
-    golden_value("meta_tombstones", &BTreeSet::from([1u64, 2, u64::MAX]));
+    assert_eq!(inventory::decode(&golden("inventory", &inventory::encode(Level::FIRST, &ids))).unwrap(), ids);
+    golden_value(STORAGE, "meta_tombstones", &BTreeSet::from([1u64, 2, u64::MAX]));
     let applied = tables::Applied { log_id: Some(log_id(300)), checksum: 7, hosts: 1, keys: 2, pairs: 3 };
-    golden_value("meta_applied", &applied);
-    golden_value("meta_membership", &membership());
+    golden_value(STORAGE, "meta_applied", &applied);
+    golden_value(STORAGE, "meta_membership", &membership());
+    golden_value(STORAGE, "meta_next_level", &Some(Next { level: Level(2), seconds: 86_400 }));
 }
 
 fn membership() -> StoredMembership {
-    let member = Member {
-        raft_address: "a:7790".into(),
-        api_address: "a:7789".into(),
-        format_lowest: 1,
-        format_highest: 1,
-    };
+    let member = Member { raft_address: "a:7790".into(), api_address: "a:7789".into() };
     let nodes =
         BTreeMap::from([(1u64, member.clone()), (2, Member { raft_address: "b:7790".into(), ..member })]);
     let membership = Membership::new(vec![BTreeSet::from([1])], nodes).unwrap();

@@ -2,22 +2,36 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::Bound;
 
-use super::host::HostSlot;
-use super::order::{Labels, Order};
+use super::host::{HostSlot, address_key};
+use super::order::{Labels, Order, Place};
 use super::slots::Slots;
 
 /// One group.
 #[derive(Debug, Default)]
 pub(super) struct Group {
-    hosts: BTreeMap<SocketAddr, u32>,
+    /// By address, whatever their zones.
+    hosts: BTreeMap<Place, u32>,
     order: Order,
 }
 
 impl Group {
-    /// By address.
-    pub(super) fn hosts(&self) -> &BTreeMap<SocketAddr, u32> {
+    /// The host at `address`.
+    pub(super) fn host(&self, address: SocketAddr) -> Option<u32> {
+        self.hosts.get(&(address_key(address.ip()), address.port())).copied()
+    }
+
+    /// By address, whatever their zones.
+    pub(super) fn hosts(&self) -> &BTreeMap<Place, u32> {
         &self.hosts
+    }
+
+    /// The hosts behind an address, or all, by address.
+    pub(super) fn hosts_after(&self, address: Option<SocketAddr>) -> impl Iterator<Item = u32> {
+        let after = address.map(|address| (address_key(address.ip()), address.port()));
+        let first = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.hosts.range((first, Bound::Unbounded)).map(|(_, &id)| id)
     }
 
     /// As postings are sorted.
@@ -27,7 +41,7 @@ impl Group {
 
     /// Host `id`, which is new here; false if its address is taken.
     pub(super) fn add(&mut self, labels: &mut Labels, id: u32, host: &HostSlot) -> bool {
-        if self.hosts.insert(host.address(), id).is_some() {
+        if self.hosts.insert(host.place(), id).is_some() {
             return false;
         }
         labels.settle(id, host.address());
@@ -38,7 +52,7 @@ impl Group {
     /// The same for a host that comes back from disk; its label comes with [`Group::number`].
     pub(super) fn restore(&mut self, labels: &mut Labels, id: u32, host: &HostSlot) -> bool {
         labels.settle(id, host.address());
-        self.hosts.insert(host.address(), id).is_none()
+        self.hosts.insert(host.place(), id).is_none()
             && self.order.restore(&host.record.zone, host.place(), id)
     }
 
@@ -49,7 +63,7 @@ impl Group {
 
     /// The host is no more.
     fn remove(&mut self, host: &HostSlot) {
-        self.hosts.remove(&host.address());
+        self.hosts.remove(&host.place());
         self.order.remove(&host.record.zone, host.place());
     }
 
@@ -106,6 +120,12 @@ impl Groups {
     /// Names and groups, by name.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &Group)> {
         self.ids.iter().map(|(name, &id)| (name.as_str(), self.get(id)))
+    }
+
+    /// The same from a name on, whether or not it is one.
+    pub(super) fn from(&self, name: &str) -> impl Iterator<Item = (&str, &Group)> {
+        let names = self.ids.range::<str, _>((Bound::Included(name), Bound::Unbounded));
+        names.map(|(name, &id)| (name.as_str(), self.get(id)))
     }
 
     /// How many there are.

@@ -3,12 +3,12 @@
 use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
+use super::hash;
 use super::order::Place;
 use crate::command::{Holder, Pair};
 use crate::fingerprint::Fingerprint;
-use crate::format;
+use crate::format::Level;
 
 /// One holder, as it is stored and shown.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,23 +50,6 @@ impl HostRecord {
     pub fn is_visible(&self) -> bool {
         self.hidden_unix_ms.is_none()
     }
-
-    /// What the host adds to the state checksum: a hash over all its fields. The fingerprint stands
-    /// for its keys, so no pair needs a hash of its own: a restart at 20 million pairs stays quick.
-    pub(super) fn state_hash(&self) -> u128 {
-        first_16_bytes(&format::encode(self))
-    }
-}
-
-/// What a tombstone adds to the state checksum.
-pub(super) fn tombstone_hash(node_id: u64) -> u128 {
-    first_16_bytes(&format::encode(&("tombstone", node_id)))
-}
-
-fn first_16_bytes(bytes: &[u8]) -> u128 {
-    let digest = Sha256::digest(bytes);
-    let (first, _) = digest.split_first_chunk::<16>().expect("SHA-256 has 32 bytes");
-    u128::from_be_bytes(*first)
 }
 
 /// An address as a number, IPv4 mapped into `::ffff:0:0/96`: one order for both families.
@@ -83,15 +66,15 @@ pub(super) struct HostSlot {
     pub(super) record: HostRecord,
     /// Id of its group.
     pub(super) group: u32,
-    /// [`HostRecord::state_hash`] of `record` as counted in the state checksum.
+    /// [`hash::host`] of `record` as counted in the state checksum.
     pub(super) hash: u128,
     /// Log index of the last change of any kind, for [`super::Index::hosts_changed_since`].
     pub(super) changed: u64,
 }
 
 impl HostSlot {
-    pub(super) fn new(record: HostRecord, group: u32) -> Self {
-        let (hash, changed) = (record.state_hash(), record.last_write_index);
+    pub(super) fn new(level: Level, record: HostRecord, group: u32) -> Self {
+        let (hash, changed) = (hash::host(level, &record), record.last_write_index);
         Self { group, hash, changed, record }
     }
 

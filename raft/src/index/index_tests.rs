@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use futures_util::FutureExt;
+use openraft::storage::{RaftSnapshotBuilder, RaftStateMachine};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use redb::{Builder, ReadableTable};
@@ -113,22 +115,83 @@ async fn a_crash_leaves_the_last_durable_state_and_says_so() {
     assert_eq!((after.checksum(), after.hosts(None)), newest, "applied again from the log");
 }
 
-#[tokio::test]
+async fn until_durable(index: &Index) {
+    while index.durable_applied() != index.applied_state().0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// The clock stands still while somebody works.
+#[tokio::test(start_paused = true)]
 async fn the_flusher_makes_news_durable_within_its_interval_and_at_the_stop() {
     let index = memory();
     let stop = CancellationToken::new();
-    let flusher = index.run_flusher(stop.clone(), || true);
+    let flusher = index.run_flusher(stop.clone(), || Room::Plenty);
     let test = async {
+        let start = tokio::time::Instant::now();
         apply(&index, 1, [advertise(1, &["r/a:1"])]).await;
-        while index.durable_applied() != index.applied_state().0 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        until_durable(&index).await;
+        assert!(start.elapsed() > FLUSH_INTERVAL / 2, "writes that follow share the pages");
         apply(&index, 2, [advertise(2, &["r/a:1"])]).await;
         stop.cancel();
     };
-    let both = tokio::time::timeout(FLUSH_INTERVAL * 5, async { tokio::join!(flusher, test) });
+    let both = tokio::time::timeout(FLUSH_INTERVAL * 2, async { tokio::join!(flusher, test) });
     both.await.expect("flushed in time").0.unwrap();
     assert_eq!(index.durable_applied(), index.applied_state().0, "flushed once more at the stop");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_restart_would_have_to_apply_again_is_bounded() {
+    let index = memory();
+    let stop = CancellationToken::new();
+    let flusher = index.run_flusher(stop.clone(), || Room::Plenty);
+    let test = async {
+        let start = tokio::time::Instant::now();
+        let beats = (0..UNFLUSHED_ENTRIES_MAX).map(|_| Command::Unhide { holder: holder(1) });
+        apply(&index, 1, beats).await;
+        until_durable(&index).await;
+        let keys: Vec<String> = (0..UNFLUSHED_KEYS_MAX).map(|number| format!("r/a:{number}")).collect();
+        let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+        apply(&index, UNFLUSHED_ENTRIES_MAX + 1, [advertise(1, &keys)]).await;
+        until_durable(&index).await;
+        assert!(start.elapsed() < FLUSH_INTERVAL / 2, "entries, then keys");
+        stop.cancel();
+    };
+    tokio::join!(flusher, test).0.unwrap();
+}
+
+/// A host that is read, forgotten, made anew with its id, and read again, between flushes and after a restart.
+#[tokio::test]
+async fn an_inventory_shows_what_is_applied_whatever_of_it_is_flushed() {
+    let shown = |index: &Index, host: u8| index.inventory(&holder(host)).unwrap();
+    let hide = Command::Hide { holder: holder(1), last_write_index: 99, unix_ms: 7 };
+    let forget = Command::Forget { holder: holder(1), hidden_unix_ms: 7 };
+    let steps = [
+        (1, advertise(1, &["r/a:1", "r/b:1"]), Some(vec!["r/a:1", "r/b:1"])),
+        (1, Command::Withdraw(write(1, &["r/a:1"])), Some(vec!["r/b:1"])),
+        (1, advertise(1, &["r/c:1"]), Some(vec!["r/b:1", "r/c:1"])),
+        (1, hide, Some(vec!["r/b:1", "r/c:1"])),
+        (1, forget, None),
+        (2, advertise(2, &["r/d:1"]), Some(vec!["r/d:1"])),
+        (2, advertise(2, &["r/b:1", "r/e:1"]), Some(vec!["r/b:1", "r/d:1", "r/e:1"])),
+    ];
+    for flushes in 0..1 << steps.len() {
+        let disk = SimDisk::default();
+        let index = Index::open(&disk).unwrap();
+        for (at, (host, command, expected)) in steps.iter().enumerate() {
+            apply(&index, 1 + at as u64, [command.clone()]).await;
+            let expected = expected.as_ref().map(|keys| keys.iter().map(|name| key(name)).collect());
+            assert_eq!(shown(&index, *host), expected, "step {at}");
+            if flushes & 1 << at != 0 {
+                index.flush_durable().await.unwrap();
+                assert_eq!(shown(&index, *host), expected, "step {at}, flushed: {flushes:b}");
+            }
+        }
+        index.close().await.unwrap();
+        let index = Index::open(&disk).unwrap();
+        assert_eq!(shown(&index, 1), None);
+        assert_eq!(shown(&index, 2).unwrap().len(), 3, "flushed: {flushes:b}");
+    }
 }
 
 #[tokio::test]
@@ -136,11 +199,11 @@ async fn a_file_of_a_newer_format_is_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let index = open(folder.path());
     apply(&index, 1, [advertise(1, &["r/a:1"])]).await;
-    drop(index);
+    index.close().await.unwrap();
     change_row(folder.path(), |row| row[0] = 9);
     let error = Index::open(&FolderDisk::open(folder.path()).unwrap()).err().unwrap();
     let IndexError::Format(format) = error else { panic!("{error}") };
-    assert!(format.to_string().contains("host record has format 9"), "{format}");
+    assert!(format.to_string().contains("host record has storage format 9"), "{format}");
 }
 
 #[tokio::test]
@@ -148,11 +211,11 @@ async fn a_changed_fingerprint_is_found_at_open() {
     let folder = tempfile::tempdir().unwrap();
     let index = open(folder.path());
     apply(&index, 1, [advertise(1, &["r/a:1"])]).await;
-    drop(index);
+    index.close().await.unwrap();
     change_row(folder.path(), |row| {
-        let mut record: HostRecord = crate::format::decode("host record", row).unwrap();
+        let mut record: HostRecord = crate::format::STORAGE.decode("host record", row).unwrap();
         record.fingerprint.0 ^= 1;
-        *row = crate::format::encode(&record);
+        *row = crate::format::STORAGE.encode(crate::format::Level::FIRST, &record);
     });
     let error = Index::open(&FolderDisk::open(folder.path()).unwrap()).err().unwrap();
     assert!(matches!(error, IndexError::DamagedFile { .. }), "{error}");
@@ -193,6 +256,41 @@ async fn changes_tell_of_every_host_since_an_index() {
     assert_eq!(names(3), (8, vec![holder(1), holder(2)], vec![]), "it came back");
 }
 
+/// A host of one of three groups, in no order.
+fn spread(n: u32) -> Holder {
+    let address = std::net::Ipv4Addr::from_bits(0x0a00_0000 + n * 7_919 % 10_007);
+    Holder { group: ["g", "a/b", "z"][n as usize % 3].into(), address: (address, 7781).into() }
+}
+
+/// All hosts were copied in one stretch, while writers waited and other readers for them.
+#[tokio::test]
+async fn hosts_and_their_changes_are_copied_in_stretches_and_none_is_missed() {
+    let index = memory();
+    let count = 2 * HOSTS_UNDER_LOCK_MAX as u32 + 7;
+    let new = |n| Command::Advertise(Write { holder: spread(n), ..write(0, &[]) });
+    apply(&index, 1, (0..count).map(new)).await;
+    let mut all: Vec<Holder> = (0..count).map(spread).collect();
+    let changes = index.hosts_changed_since(0);
+    assert!(!changes.all);
+    assert!(changes.changed.iter().map(|host| &host.holder).eq(&all), "in the order of their changes");
+    let last = index.hosts_changed_since(u64::from(count) - 1);
+    assert!(last.changed.iter().map(|host| &host.holder).eq(all.last()));
+    all.sort();
+    assert!(index.hosts(None).iter().map(|host| &host.holder).eq(&all));
+    for group in ["a/b", "g", "z", "none"] {
+        let of_group = || all.iter().filter(|holder| holder.group == group);
+        assert!(index.hosts(Some(group)).iter().map(|host| &host.holder).eq(of_group()), "{group}");
+        let after = Holder { group: group.into(), ..spread(5) };
+        let page = index.hosts_after(Some(group), Some(&after), 3);
+        let expected = of_group().filter(|holder| **holder > after).take(3);
+        assert!(page.iter().map(|host| &host.holder).eq(expected), "{group}");
+        assert_eq!(index.hosts_after(Some(group), Some(&Holder { group: "zz".into(), ..after }), 3), []);
+    }
+    let between = Holder { group: "b".into(), ..spread(0) };
+    let page = index.hosts_after(None, Some(&between), 5);
+    assert!(page.iter().map(|host| &host.holder).eq(all.iter().filter(|holder| **holder > between).take(5)));
+}
+
 #[tokio::test]
 async fn a_withdrawn_pair_and_a_lower_pair_are_told_apart() {
     let index = memory();
@@ -212,23 +310,59 @@ async fn a_withdrawn_pair_and_a_lower_pair_are_told_apart() {
     assert_eq!(index.counts().keys, 0);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn at_rest_nothing_is_written() {
     let disk = SimDisk::default();
     let index = Index::open(&disk).unwrap();
     let stop = CancellationToken::new();
-    let flusher = index.run_flusher(stop.clone(), || true);
+    let flusher = index.run_flusher(stop.clone(), || Room::Plenty);
     let test = async {
         apply(&index, 1, [advertise(1, &["r/a:1"])]).await;
-        while index.durable_applied() != index.applied_state().0 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        until_durable(&index).await;
         let flushed = disk.activity(STATE_FILE);
         tokio::time::sleep(FLUSH_INTERVAL * 2).await;
         assert_eq!(disk.activity(STATE_FILE), flushed, "syncs and writes");
         stop.cancel();
     };
     tokio::join!(flusher, test).0.unwrap();
+}
+
+/// openraft applies nothing while it waits for this, and a disk that is full refuses the write.
+#[tokio::test]
+async fn a_snapshot_for_a_follower_is_the_durable_state_and_costs_no_write() {
+    let disk = SimDisk::default();
+    let index = Index::open(&disk).unwrap();
+    let mut machine = StateMachine::new(index.clone());
+    apply(&index, 1, [advertise(1, &["r/a:1"])]).await;
+    machine.get_snapshot_builder().await.build_snapshot().await.unwrap();
+    let durable = index.durable_applied();
+    apply(&index, 2, [advertise(2, &["r/a:1"])]).await;
+    let (syncs, writes) = disk.activity(STATE_FILE);
+    disk.cut_power_at(STATE_FILE, syncs + 1);
+    let snapshot = machine.get_current_snapshot().await.unwrap().unwrap();
+    assert_eq!(snapshot.meta.last_log_id, durable);
+    assert_eq!(disk.activity(STATE_FILE), (syncs, writes));
+    apply(&index, 3, [advertise(3, &["r/a:1"])]).await;
+}
+
+/// The changes that it took would be missing in the next flush, which might succeed.
+#[tokio::test]
+async fn a_flush_that_fails_when_nobody_waits_for_it_any_more_breaks_the_index_all_the_same() {
+    let disk = SimDisk::default();
+    let index = Index::open(&disk).unwrap();
+    apply(&index, 1, [advertise(1, &["r/a:1"])]).await;
+    let (syncs, _) = disk.activity(STATE_FILE);
+    disk.cut_power_at(STATE_FILE, syncs + 1);
+    let gone = index.flush_durable().now_or_never();
+    assert!(gone.is_none(), "the flush is begun, and nobody waits for it");
+    let end = std::time::Instant::now() + Duration::from_secs(30);
+    let mut at = 2;
+    while let Ok(_applied) = index.apply(&[entry(at, advertise(2, &["r/a:1"]))]).await {
+        assert!(std::time::Instant::now() < end, "it goes on as if the flush had succeeded");
+        at += 1;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(matches!(index.flush_durable().await, Err(IndexError::Broken)));
 }
 
 #[tokio::test]

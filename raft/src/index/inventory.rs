@@ -1,7 +1,7 @@
 //! One host's inventory as bytes: sorted key ids, each as the LEB128 varint of its distance to the
 //! one before (the first as it is). 400 keys of one node take 400 to 800 bytes.
 
-use crate::format::{FORMAT, FORMAT_LOWEST, FormatError};
+use crate::format::{FormatError, Level, STORAGE};
 
 const WHAT: &str = "inventory";
 
@@ -49,10 +49,11 @@ pub(crate) fn decode_ids(bytes: &[u8], ids: &mut Vec<u32>) -> Result<(), FormatE
 }
 
 /// A stored inventory: the format version, then the ids.
-pub(crate) fn encode(ids: &[u32]) -> Vec<u8> {
-    let mut bytes = FORMAT.to_le_bytes().to_vec();
-    encode_ids(ids, &mut bytes);
-    bytes
+pub(crate) fn encode(level: Level, ids: &[u32]) -> Vec<u8> {
+    STORAGE.frame(STORAGE.at(level), |mut bytes| {
+        encode_ids(ids, &mut bytes);
+        bytes
+    })
 }
 
 /// Reads what [`encode`] wrote.
@@ -64,16 +65,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Vec<u32>, FormatError> {
 
 /// The same, behind what `ids` has already.
 pub(crate) fn decode_into(bytes: &[u8], ids: &mut Vec<u32>) -> Result<(), FormatError> {
-    let Some((version, body)) = bytes.split_first_chunk::<2>() else {
-        return Err(FormatError::Damaged { what: WHAT, reason: format!("{} bytes", bytes.len()) });
-    };
-    let found = u16::from_le_bytes(*version);
-    if found > FORMAT {
-        return Err(FormatError::Newer { what: WHAT, found });
-    }
-    if found < FORMAT_LOWEST {
-        return Err(FormatError::Damaged { what: WHAT, reason: format!("format {found}") });
-    }
+    let (_, body) = STORAGE.open(WHAT, bytes)?;
     decode_ids(body, ids)
 }
 
@@ -89,13 +81,13 @@ mod tests {
             vec![0, 1, 127, 128, 16_383, 16_384, u32::MAX - 1, u32::MAX],
             (0..1000).map(|i| i * 97).collect(),
         ] {
-            assert_eq!(decode(&encode(&ids)).unwrap(), ids);
+            assert_eq!(decode(&encode(Level::FIRST, &ids)).unwrap(), ids);
         }
     }
 
     #[test]
     fn what_was_never_written_is_damage() {
-        let version = FORMAT.to_le_bytes();
+        let version = STORAGE.at(Level::FIRST).to_le_bytes();
         for (body, why) in [
             (&[0x80][..], "ends inside a number"),
             (&[1, 0], "twice"),

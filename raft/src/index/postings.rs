@@ -2,9 +2,10 @@
 //!
 //! Most keys have few holders and are one short slice. A base layer on 50,000 nodes is a list of
 //! chunks of at most [`CHUNK_HOSTS_MAX`], so that one more holder moves at most 1 KiB and not 100.
-//! Ids take two bytes as long as they fit into them, which is up to 65,536 hosts.
+//! Ids take two bytes in a list whose ids all fit into them: in every list up to 65,536 hosts.
 
 mod chunks;
+mod small;
 
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -13,41 +14,43 @@ use super::groups::Group;
 use super::host::HostSlot;
 use super::order::Labels;
 use super::slots::Slots;
-use chunks::{CHUNK_HOSTS_MAX, Chunks, insert_into, remove_from};
+use chunks::{CHUNK_HOSTS_MAX, Chunks};
+use small::Small;
 
 /// Host ids, distinct, by ascending label.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum PostingList {
-    /// At most [`CHUNK_HOSTS_MAX`], all of two bytes. Exactly as long as it is full: a million of
-    /// these have no room to spare.
-    Small(Box<[u16]>),
-    /// More, or lately more, or wider ids.
+    /// At most [`CHUNK_HOSTS_MAX`].
+    Small(Small),
+    /// More, or lately more.
     Large(Box<Large>),
 }
 
-/// Chunks of the narrowest ids that do.
+/// Chunks of the narrowest ids that do; at least two.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Large {
-    /// At least two chunks.
+    /// Of two bytes.
     Narrow(Chunks<u16>),
-    /// At least one.
+    /// Of four.
     Wide(Chunks<u32>),
 }
 
 impl Default for PostingList {
     fn default() -> Self {
-        Self::Small(Box::default())
+        Self::Small(Small::default())
     }
 }
 
 impl PostingList {
     /// The list of these ids, which are distinct and in order.
     pub(super) fn from_sorted(ids: &[u32]) -> Self {
-        match narrow(ids.iter().copied()) {
-            Some(ids) if ids.len() <= CHUNK_HOSTS_MAX => Self::Small(ids.into()),
-            Some(ids) => Self::Large(Box::new(Large::Narrow(Chunks::from_sorted(&ids)))),
-            None => Self::Large(Box::new(Large::Wide(Chunks::from_sorted(ids)))),
+        if ids.len() <= CHUNK_HOSTS_MAX {
+            return Self::Small(Small::from_sorted(ids.iter().copied()));
         }
+        Self::Large(Box::new(match narrow(ids) {
+            Some(ids) => Large::Narrow(Chunks::from_sorted(&ids)),
+            None => Large::Wide(Chunks::from_sorted(ids)),
+        }))
     }
 
     /// Number of ids.
@@ -64,7 +67,7 @@ impl PostingList {
     /// The id at a position below `len`.
     fn get(&self, position: usize) -> u32 {
         match self {
-            Self::Small(ids) => ids[position].into(),
+            Self::Small(ids) => ids.get(position),
             Self::Large(large) => match &**large {
                 Large::Narrow(chunks) => chunks.get(position),
                 Large::Wide(chunks) => chunks.get(position),
@@ -72,10 +75,27 @@ impl PostingList {
         }
     }
 
+    /// All ids.
+    fn ids(&self) -> Box<dyn Iterator<Item = u32> + '_> {
+        match self {
+            Self::Small(ids) => Box::new(ids.ids()),
+            Self::Large(large) => match &**large {
+                Large::Narrow(chunks) => Box::new(chunks.ids()),
+                Large::Wide(chunks) => Box::new(chunks.ids()),
+            },
+        }
+    }
+
+    /// Whether `id`, which has a label, is in the list.
+    fn contains(&self, labels: &Labels, id: u32) -> bool {
+        let position = self.count_below(labels, labels.of(id));
+        position < self.len() && self.get(position) == id
+    }
+
     /// How many ids have a label below `label`.
     fn count_below(&self, labels: &Labels, label: u64) -> usize {
         match self {
-            Self::Small(ids) => ids.partition_point(|&id| labels.of(id.into()) < label),
+            Self::Small(ids) => ids.count_below(labels, label),
             Self::Large(large) => match &**large {
                 Large::Narrow(chunks) => chunks.count_below(labels, label),
                 Large::Wide(chunks) => chunks.count_below(labels, label),
@@ -85,36 +105,22 @@ impl PostingList {
 
     /// Adds `id`, which has a label and is not in the list.
     pub(super) fn insert(&mut self, labels: &Labels, id: u32) {
-        if u16::try_from(id).is_err() {
-            self.widen();
-        }
         match self {
             Self::Small(ids) => {
-                let mut grown = std::mem::take(ids).into_vec();
-                grown.reserve_exact(1);
-                insert_into(&mut grown, labels, id);
-                if grown.len() <= CHUNK_HOSTS_MAX {
-                    *ids = grown.into_boxed_slice();
-                } else {
-                    *self = Self::Large(Box::new(Large::Narrow(Chunks::from_sorted(&grown))));
+                ids.insert(labels, id);
+                if ids.len() > CHUNK_HOSTS_MAX {
+                    let ids: Vec<u32> = ids.ids().collect();
+                    *self = Self::from_sorted(&ids);
                 }
             }
-            Self::Large(large) => match &mut **large {
-                Large::Narrow(chunks) => chunks.insert(labels, id),
-                Large::Wide(chunks) => chunks.insert(labels, id),
-            },
+            Self::Large(large) => large.insert(labels, id),
         }
     }
 
     /// Takes `id` away, found by its label; false if it is not in the list.
     pub(super) fn remove(&mut self, labels: &Labels, id: u32) -> bool {
         let found = match self {
-            Self::Small(ids) => {
-                let mut shrunk = std::mem::take(ids).into_vec();
-                let found = remove_from(&mut shrunk, labels, id);
-                *ids = shrunk.into_boxed_slice();
-                found
-            }
+            Self::Small(ids) => ids.remove(labels, id),
             Self::Large(large) => match &mut **large {
                 Large::Narrow(chunks) => chunks.remove(labels, id),
                 Large::Wide(chunks) => chunks.remove(labels, id),
@@ -127,32 +133,36 @@ impl PostingList {
         }
         found
     }
-
-    /// Ids of four bytes from now on.
-    fn widen(&mut self) {
-        let ids: Vec<u32> = match self {
-            Self::Small(ids) => ids.iter().copied().map(u32::from).collect(),
-            Self::Large(large) => match &**large {
-                Large::Narrow(chunks) => chunks.ids().collect(),
-                Large::Wide(_) => return,
-            },
-        };
-        *self = Self::Large(Box::new(Large::Wide(Chunks::from_sorted(&ids))));
-    }
 }
 
 impl Large {
-    /// The same ids as one slice, if one chunk of two bytes each holds them.
-    fn as_small(&self) -> Option<Box<[u16]>> {
+    fn insert(&mut self, labels: &Labels, id: u32) {
+        // Ids of four bytes from now on.
+        if let Self::Narrow(chunks) = self
+            && u16::try_from(id).is_err()
+        {
+            let ids: Vec<u32> = chunks.ids().collect();
+            *self = Self::Wide(Chunks::from_sorted(&ids));
+        }
         match self {
-            Large::Narrow(chunks) => Some(chunks.only()?.into()),
-            Large::Wide(chunks) => Some(narrow(chunks.only()?.iter().copied())?.into()),
+            Self::Narrow(chunks) => chunks.insert(labels, id),
+            Self::Wide(chunks) => chunks.insert(labels, id),
+        }
+    }
+
+    /// The same ids as one slice, if one chunk holds them.
+    fn as_small(&self) -> Option<Small> {
+        match self {
+            Self::Narrow(chunks) => {
+                chunks.only().map(|ids| Small::from_sorted(ids.iter().map(|&id| id.into())))
+            }
+            Self::Wide(chunks) => chunks.only().map(|ids| Small::from_sorted(ids.iter().copied())),
         }
     }
 }
 
-fn narrow(ids: impl Iterator<Item = u32>) -> Option<Vec<u16>> {
-    ids.map(|id| u16::try_from(id).ok()).collect()
+fn narrow(ids: &[u32]) -> Option<Vec<u16>> {
+    ids.iter().map(|&id| u16::try_from(id).ok()).collect()
 }
 
 /// The visible holders of one key in one group, sorted by (zone, address, port). A position counts
@@ -181,15 +191,10 @@ impl<'a> Postings<'a> {
         self.labels.address(self.list.get(position))
     }
 
-    /// Zone of the holder at a position below `len`.
-    pub fn zone(&self, position: usize) -> &'a str {
-        self.zone_of_host(self.list.get(position))
-    }
-
     /// Zone of the host of this group at `address`, whether or not it holds the key; `None` if it is
     /// not known.
     pub fn zone_of(&self, address: SocketAddr) -> Option<&'a str> {
-        self.group.hosts().get(&address).map(|&id| self.zone_of_host(id))
+        self.group.host(address).map(|id| self.zone_of_host(id))
     }
 
     fn zone_of_host(&self, id: u32) -> &'a str {
@@ -206,6 +211,28 @@ impl<'a> Postings<'a> {
         }
         let start = self.list.count_below(self.labels, labels.start);
         start..self.list.count_below(self.labels, labels.end)
+    }
+
+    /// Addresses of all holders, by position.
+    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        self.list.ids().map(|id| self.labels.address(id))
+    }
+
+    /// All hosts of the group, hidden ones included, whose address is from `low` to `high`, sorted by
+    /// address and port; and whether each is one of the holders.
+    pub fn hosts(&self, low: u128, high: u128) -> impl Iterator<Item = (SocketAddr, bool)> {
+        let hosts = self.group.hosts().range((low, 0)..=(high, u16::MAX));
+        hosts.map(|(_, &id)| (self.labels.address(id), self.list.contains(self.labels, id)))
+    }
+
+    /// Address of the last host of the group that is not above `address`.
+    pub fn host_at_or_below(&self, address: u128) -> Option<u128> {
+        self.group.hosts().range(..=(address, u16::MAX)).next_back().map(|((address, _), _)| *address)
+    }
+
+    /// Address of the first host of the group that is not below `address`.
+    pub fn host_at_or_above(&self, address: u128) -> Option<u128> {
+        self.group.hosts().range((address, 0)..).next().map(|((address, _), _)| *address)
     }
 
     /// Positions of the holders in `zone`.

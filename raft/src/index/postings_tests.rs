@@ -34,7 +34,7 @@ impl Hosts {
             };
             let mut record = HostRecord::new(Holder { group: "g".into(), address });
             record.zone = ZONES[random.random_range(0..ZONES.len())].into();
-            let slot = HostSlot::new(record, 0);
+            let slot = HostSlot::new(Default::default(), record, 0);
             let id = hosts.ids.len() as u32 * stride;
             if hosts.group.add(&mut hosts.labels, id, &slot) {
                 assert!(hosts.slots.restore(id, slot));
@@ -61,9 +61,11 @@ fn assert_equal(list: &PostingList, model: &Model<'_>, context: &str) {
     for (position, (_, _, id)) in model.iter().enumerate() {
         assert_eq!(list.get(position), *id, "{context}, position {position}");
     }
-    let fits = model.iter().all(|(_, _, id)| u16::try_from(*id).is_ok());
     match list {
-        PostingList::Small(ids) => assert!(fits && ids.len() <= CHUNK_HOSTS_MAX, "{context}"),
+        PostingList::Small(ids) => {
+            assert!(ids.len() <= CHUNK_HOSTS_MAX, "{context}");
+            ids.assert_whole(context);
+        }
         PostingList::Large(large) => match &**large {
             Large::Narrow(chunks) => chunks.assert_whole(context),
             Large::Wide(chunks) => chunks.assert_whole(context),
@@ -153,5 +155,30 @@ fn the_first_wide_id_and_the_last_one_to_go_change_the_form_and_nothing_else() {
     ids.iter().for_each(|&id| list.insert(&labels, id));
     assert!((0..5).map(|at| list.get(at)).eq(ids), "{list:?}");
     assert!(list.remove(&labels, 100_000) && list.remove(&labels, 65_536));
-    assert_eq!(list, PostingList::Small([0, 7, 65_535].into()));
+    assert_eq!(list, PostingList::from_sorted(&[0, 7, 65_535]));
+}
+
+/// The first id over 65,535 put a list into chunks, each with a vector and two indexes of its own: one of
+/// eight holders took five times as much.
+#[test]
+fn a_wide_id_makes_a_short_list_no_larger_than_its_ids_are() {
+    let (mut order, mut labels) = (Order::default(), Labels::default());
+    for id in 65_000..66_000 {
+        labels.settle(id, ([10, 0, 0, 1], 1).into());
+        order.insert(&mut labels, "", (u128::from(id), 0), id);
+    }
+    let bytes = |list: &PostingList| match list {
+        PostingList::Small(ids) => ids.heap_bytes(),
+        PostingList::Large(_) => panic!("in chunks: {list:?}"),
+    };
+    for holders in [1, 8, 20, 200] {
+        let narrow: Vec<u32> = (65_000..65_000 + holders).collect();
+        let mut list = PostingList::from_sorted(&narrow);
+        assert_eq!(bytes(&list), 2 * holders as usize);
+        list.insert(&labels, 65_999);
+        assert_eq!(bytes(&list), 4 + 4 * (holders + 1) as usize, "{holders} holders");
+        assert_eq!(list, PostingList::from_sorted(&[narrow.as_slice(), &[65_999]].concat()));
+        assert!(list.remove(&labels, 65_999));
+        assert_eq!(bytes(&list), 2 * holders as usize, "the last wide one is gone");
+    }
 }

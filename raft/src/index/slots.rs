@@ -59,6 +59,11 @@ impl<T> Slots<T> {
         self.slots.get_mut(id as usize)?.as_mut()
     }
 
+    /// All values, to change them.
+    pub(super) fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.slots.iter_mut().flatten()
+    }
+
     /// All ids in use with their values, ascending.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
         self.slots.iter().enumerate().filter_map(|(id, slot)| Some((id as u32, slot.as_ref()?)))

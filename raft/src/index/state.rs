@@ -1,17 +1,22 @@
 //! The index in memory: everything but the inventories, which only redb holds.
 
+mod levels;
 mod rebuild;
 
 use std::collections::BTreeSet;
 
 use super::IndexError;
-use super::changes::{Changes, HostChanges};
+use super::changes::{Change, Changes};
 use super::groups::Groups;
-use super::host::{HostRecord, HostSlot, tombstone_hash};
+use super::hash;
+use super::host::{HostRecord, HostSlot};
 use super::keys::KeyTable;
 use super::order::Labels;
 use super::slots::Slots;
+use super::tables::Meta;
+use super::unflushed::Unflushed;
 use crate::command::{Holder, Key};
+use crate::format::{Level, Levels};
 use crate::types::{LogId, StoredMembership};
 
 pub use rebuild::{HOST_IDS_MAX, KEY_IDS_MAX};
@@ -45,6 +50,10 @@ pub(crate) struct State {
     pub(super) checksum: u128,
     pub(super) applied: Option<LogId>,
     pub(super) membership: StoredMembership,
+    pub(super) levels: Levels,
+    #[cfg(any(test, feature = "next-format"))]
+    pub(super) noted: u64,
+    pub(super) unflushed: Unflushed,
 }
 
 /// What a stored state consists of besides its inventories.
@@ -53,14 +62,33 @@ pub(crate) struct Parts {
     pub(crate) applied: Option<LogId>,
     pub(crate) membership: StoredMembership,
     pub(crate) tombstones: BTreeSet<u64>,
+    pub(crate) levels: Levels,
+    #[cfg(any(test, feature = "next-format"))]
+    pub(crate) noted: u64,
     pub(crate) keys: Vec<(u32, Key)>,
     pub(crate) hosts: Vec<(u32, HostRecord)>,
+}
+
+impl Parts {
+    /// Without keys and hosts.
+    pub(crate) fn of(meta: Meta) -> Self {
+        Self {
+            applied: meta.applied.log_id,
+            membership: meta.membership,
+            tombstones: meta.tombstones,
+            levels: meta.levels,
+            #[cfg(any(test, feature = "next-format"))]
+            noted: meta.noted,
+            keys: Vec::new(),
+            hosts: Vec::new(),
+        }
+    }
 }
 
 impl State {
     fn restore_host(&mut self, id: u32, record: HostRecord) -> Result<(), IndexError> {
         let group = self.groups.intern(&record.holder.group);
-        let slot = HostSlot::new(record, group);
+        let slot = HostSlot::new(self.levels.active, record, group);
         if !self.groups.get_mut(group).restore(&mut self.labels, id, &slot) {
             return Err(IndexError::Damaged { reason: format!("host {} is there twice", slot.address()) });
         }
@@ -76,7 +104,7 @@ impl State {
     pub(super) fn add_tombstone(&mut self, node_id: u64) -> bool {
         let new = self.tombstones.insert(node_id);
         if new {
-            self.checksum = self.checksum.wrapping_add(tombstone_hash(node_id));
+            self.checksum = self.checksum.wrapping_add(hash::tombstone(self.levels.active, node_id));
         }
         new
     }
@@ -84,14 +112,18 @@ impl State {
     /// See [`super::Index::begin_anew`].
     pub(super) fn begin_anew(&mut self, membership: StoredMembership) {
         for node_id in std::mem::take(&mut self.tombstones) {
-            self.checksum = self.checksum.wrapping_sub(tombstone_hash(node_id));
+            self.checksum = self.checksum.wrapping_sub(hash::tombstone(self.levels.active, node_id));
         }
+        self.set_levels(Levels { next: None, ..self.levels });
         self.applied = *membership.log_id();
         self.membership = membership;
+        self.unflushed.changes.tombstones = true;
+        self.unflushed.changes.membership = true;
+        self.unflushed.changes.levels = true;
     }
 
     pub(super) fn host_id(&self, holder: &Holder) -> Option<u32> {
-        self.groups.get(self.groups.id(&holder.group)?).hosts().get(&holder.address).copied()
+        self.groups.get(self.groups.id(&holder.group)?).host(holder.address)
     }
 
     pub(super) fn host_slot(&self, id: u32) -> &HostSlot {
@@ -102,27 +134,39 @@ impl State {
         Some(&self.host_slot(self.host_id(holder)?).record)
     }
 
-    /// Sorted by group and address.
-    pub(super) fn hosts_of(&self, group: Option<&str>) -> Vec<HostRecord> {
-        let groups = self.groups.iter().filter(|(name, _)| group.is_none_or(|group| group == *name));
-        let ids = groups.flat_map(|(_, group)| group.hosts().values());
-        ids.map(|&id| self.host_slot(id).record.clone()).collect()
+    /// Up to `most` hosts of `group`, or of all groups, behind `after`; sorted by group and address.
+    pub(super) fn hosts_after(
+        &self,
+        group: Option<&str>,
+        after: Option<&Holder>,
+        most: usize,
+    ) -> Vec<HostRecord> {
+        let first = after.map(|after| after.group.as_str()).max(group).unwrap_or_default();
+        let groups = self.groups.from(first).take_while(|(name, _)| group.is_none_or(|group| group == *name));
+        let hosts = groups.flat_map(|(name, group)| {
+            let inside = after.filter(|after| after.group == name);
+            group.hosts_after(inside.map(|after| after.address))
+        });
+        hosts.take(most).map(|id| self.host_slot(id).record.clone()).collect()
     }
 
-    pub(super) fn changes_since(&self, index: u64) -> HostChanges {
-        let mut answer =
-            HostChanges { index: self.applied_index(), all: false, changed: vec![], gone: vec![] };
-        match self.changes.since(index) {
-            None => {
-                answer.all = true;
-                answer.changed = self.hosts_of(None);
-            }
-            Some((ids, gone)) => {
-                answer.changed = ids.map(|id| self.host_slot(id).record.clone()).collect();
-                answer.gone = gone.filter(|holder| self.host_id(holder).is_none()).cloned().collect();
-            }
-        }
-        answer
+    /// Holders that were forgotten after log index `index`, and are not there again; `None` if that is not
+    /// known any more.
+    pub(super) fn gone_since(&self, index: u64) -> Option<Vec<Holder>> {
+        let gone = self.changes.gone_since(index)?;
+        Some(gone.filter(|holder| self.host_id(holder).is_none()).cloned().collect())
+    }
+
+    /// Up to `most` hosts whose last change is behind `after` and not behind log index `until`, in this order;
+    /// `None` if that is not known any more.
+    pub(super) fn changed_after(
+        &self,
+        after: Change,
+        until: u64,
+        most: usize,
+    ) -> Option<Vec<(Change, HostRecord)>> {
+        let changes = self.changes.after(after, until)?.take(most);
+        Some(changes.map(|change| (change, self.host_slot(change.1).record.clone())).collect())
     }
 
     pub(crate) fn counts(&self) -> Counts {
@@ -137,6 +181,11 @@ impl State {
 
     pub(crate) fn applied_state(&self) -> (Option<LogId>, StoredMembership) {
         (self.applied, self.membership.clone())
+    }
+
+    /// What is written of it is of this level.
+    pub(crate) fn level(&self) -> Level {
+        self.levels.active
     }
 
     /// 0 before the first entry.

@@ -9,11 +9,10 @@ use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, Raf
 use openraft::{EntryPayload, OptionalSend, type_config::alias::SnapshotOf};
 
 use super::{Index, IndexError, apply};
-use crate::command::Command;
 use crate::snapshot::SnapshotData;
 use crate::types::{Entry, LogId, SnapshotMeta, StoredMembership, TypeConfig};
 
-/// Entries in one write transaction: bounds its memory when a server catches up.
+/// Entries that are applied in one go: bounds their memory when a server catches up.
 const BATCH_ENTRIES_MAX: usize = 1_024;
 /// Keys in them, or one entry: some milliseconds of work, after which others get their turn. Raft's
 /// heartbeats run on the same threads.
@@ -29,7 +28,7 @@ pub struct StateMachine {
     snapshot_exists: Arc<AtomicBool>,
 }
 
-/// Builds a snapshot of what is applied when it is asked.
+/// Makes the state durable, and a snapshot of it.
 pub struct SnapshotBuilder {
     index: Index,
     snapshot_exists: Arc<AtomicBool>,
@@ -44,10 +43,13 @@ impl StateMachine {
     /// How many keys an entry moves: its own, or all of the host that it shows, hides or moves.
     fn keys_in(&self, entry: &Entry) -> usize {
         match &entry.payload {
-            EntryPayload::Normal(Command::Advertise(write) | Command::Withdraw(write)) => write.keys.len(),
-            EntryPayload::Normal(command) => apply::holder_of(command).map_or(0, |holder| {
-                self.index.state().host(holder).map_or(0, |record| record.count as usize)
-            }),
+            EntryPayload::Normal(command) => match (command.write(), apply::holder_of(command)) {
+                (Some(write), _) => write.keys.len(),
+                (None, Some(holder)) => {
+                    self.index.state().host(holder).map_or(0, |record| record.count as usize)
+                }
+                (None, None) => 0,
+            },
             EntryPayload::Blank | EntryPayload::Membership(_) => 0,
         }
     }
@@ -105,12 +107,14 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         Ok(())
     }
 
-    /// Read anew from the state: as new as the last one that was built, or newer.
+    /// Read anew from the durable state: as new as the last one that was built or installed, or newer, and never
+    /// older than what the log still has. Nothing is flushed for it: openraft applies nothing meanwhile, and a
+    /// disk without room would end a leader that can still answer.
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
         if !self.snapshot_exists.load(Ordering::Relaxed) {
             return Ok(None);
         }
-        let (meta, snapshot) = self.index.snapshot().await.map_err(io::Error::other)?;
+        let (meta, snapshot) = self.index.durable_snapshot().map_err(io::Error::other)?;
         Ok(Some(Snapshot { meta, snapshot }))
     }
 }

@@ -1,15 +1,18 @@
-//! `state.redb`: its tables, how they are read at start and what a batch writes.
+//! `state.redb`: its tables, how they are read at start and what a flush writes.
 //!
 //! | table | key | value |
 //! |---|---|---|
 //! | `meta` | `applied` | [`Applied`] |
 //! | `meta` | `membership` | the last applied membership |
 //! | `meta` | `tombstones` | ids of removed servers |
+//! | `meta` | `level` | the active level, a `u16` little endian, without a version: every build reads it |
+//! | `meta` | `next level` | [`Next`], if one is on its way |
 //! | `hosts` | host id | [`HostRecord`] |
 //! | `keys` | key id | [`Key`] |
 //! | `inventories` | host id | sorted key ids, see [`super::inventory`] |
 //!
-//! Every value begins with its format version.
+//! Every other value begins with its storage version. Rows of an older version stay as they are until they are
+//! written again.
 
 use std::collections::BTreeSet;
 
@@ -17,12 +20,12 @@ use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, ReadableT
 use redb::{TableDefinition, TableError, TableHandle, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
-use super::apply::Batch;
 use super::host::HostRecord;
 use super::state::{Counts, Parts, State};
+use super::unflushed::{Changes, Delta};
 use super::{IndexError, inventory};
 use crate::command::Key;
-use crate::format::{decode, encode};
+use crate::format::{Level, Levels, Reads, STORAGE, UnknownLevel};
 use crate::types::{LogId, StoredMembership};
 
 pub(crate) const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
@@ -33,6 +36,10 @@ pub(crate) const INVENTORIES: TableDefinition<u32, &[u8]> = TableDefinition::new
 const APPLIED: &str = "applied";
 const MEMBERSHIP: &str = "membership";
 const TOMBSTONES: &str = "tombstones";
+const LEVEL: &str = "level";
+const NEXT_LEVEL: &str = "next level";
+#[cfg(any(test, feature = "next-format"))]
+const NOTED: &str = "noted";
 
 /// How far the state is, and sums over it that are compared at start.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +64,9 @@ pub(crate) struct Meta {
     pub(crate) applied: Applied,
     pub(crate) membership: StoredMembership,
     pub(crate) tombstones: BTreeSet<u64>,
+    pub(crate) levels: Levels,
+    #[cfg(any(test, feature = "next-format"))]
+    pub(crate) noted: u64,
 }
 
 /// True if the file has no tables yet.
@@ -74,16 +84,41 @@ pub(crate) fn read_meta(transaction: &ReadTransaction) -> Result<Meta, IndexErro
     };
     let row = |name: &str| table.get(name).map_err(IndexError::storage("read meta"));
     let mut meta = Meta::default();
+    // First of all: a build that does not know the level is told so, not that some row is newer.
+    if let Some(bytes) = row(LEVEL)? {
+        meta.levels.active = read_level(bytes.value())?;
+    }
+    if let Some(bytes) = row(NEXT_LEVEL)? {
+        meta.levels.next = STORAGE.decode("next level", bytes.value())?;
+    }
+    #[cfg(any(test, feature = "next-format"))]
+    if let Some(bytes) = row(NOTED)? {
+        meta.noted = STORAGE.decode("noted advertises", bytes.value())?;
+    }
     if let Some(bytes) = row(APPLIED)? {
-        meta.applied = decode("applied state", bytes.value())?;
+        meta.applied = STORAGE.decode("applied state", bytes.value())?;
     }
     if let Some(bytes) = row(MEMBERSHIP)? {
-        meta.membership = decode("membership", bytes.value())?;
+        meta.membership = STORAGE.decode("membership", bytes.value())?;
     }
     if let Some(bytes) = row(TOMBSTONES)? {
-        meta.tombstones = decode("tombstones", bytes.value())?;
+        meta.tombstones = STORAGE.decode("tombstones", bytes.value())?;
     }
     Ok(meta)
+}
+
+/// The level of a state that this build can go on with.
+fn read_level(bytes: &[u8]) -> Result<Level, IndexError> {
+    let Ok(level) = bytes.try_into().map(u16::from_le_bytes) else {
+        return Err(IndexError::Damaged { reason: format!("a level of {} bytes", bytes.len()) });
+    };
+    check_level(Level(level))
+}
+
+/// Refuses a level that this build does not know.
+pub(crate) fn check_level(active: Level) -> Result<Level, IndexError> {
+    let reads = Reads::of_this_build().level;
+    if reads.contains(active.0) { Ok(active) } else { Err(IndexError::Level(UnknownLevel { active, reads })) }
 }
 
 /// Reads the whole state, checking it against what `meta` says of it.
@@ -92,15 +127,16 @@ pub(super) fn read_state(database: &Database) -> Result<State, IndexError> {
     if is_empty(&transaction)? {
         return Ok(State::default());
     }
-    let Meta { applied, membership, tombstones } = read_meta(&transaction)?;
-    let mut parts = Parts { applied: applied.log_id, membership, tombstones, ..Parts::default() };
+    let meta = read_meta(&transaction)?;
+    let applied = meta.applied.clone();
+    let mut parts = Parts::of(meta);
     for row in rows(&transaction, KEYS)? {
         let (id, bytes) = row.map_err(IndexError::storage("read keys"))?;
-        parts.keys.push((id.value(), decode::<Key>("key", bytes.value())?));
+        parts.keys.push((id.value(), STORAGE.decode::<Key>("key", bytes.value())?));
     }
     for row in rows(&transaction, HOSTS)? {
         let (id, bytes) = row.map_err(IndexError::storage("read hosts"))?;
-        parts.hosts.push((id.value(), decode::<HostRecord>("host record", bytes.value())?));
+        parts.hosts.push((id.value(), STORAGE.decode::<HostRecord>("host record", bytes.value())?));
     }
     let inventories = transaction.open_table(INVENTORIES).map_err(IndexError::storage("open inventories"))?;
     let state = State::build(parts, |id, ids| {
@@ -130,45 +166,100 @@ pub(crate) fn rows(
     table.range::<u32>(..).map_err(IndexError::storage("read a table"))
 }
 
-/// The applied inventory of `host` before this transaction.
-pub(super) fn read_inventory(transaction: &WriteTransaction, host: u32) -> Result<Vec<u32>, IndexError> {
-    let table = transaction.open_table(INVENTORIES).map_err(IndexError::storage("open inventories"))?;
+/// The stored inventory of `host`; empty without one.
+pub(super) fn read_inventory(transaction: &ReadTransaction, host: u32) -> Result<Vec<u32>, IndexError> {
+    let table = match transaction.open_table(INVENTORIES) {
+        // Before the first flush.
+        Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+        table => table.map_err(IndexError::storage("open inventories"))?,
+    };
+    stored_inventory(&table, host)
+}
+
+fn stored_inventory(
+    table: &impl ReadableTable<u32, &'static [u8]>,
+    host: u32,
+) -> Result<Vec<u32>, IndexError> {
     let bytes = table.get(host).map_err(IndexError::storage("read an inventory"))?;
-    match bytes {
-        Some(bytes) => Ok(inventory::decode(bytes.value())?),
-        None => Err(IndexError::Damaged { reason: format!("host {host} has no inventory") }),
+    bytes.map_or(Ok(Vec::new()), |bytes| Ok(inventory::decode(bytes.value())?))
+}
+
+/// A row by its id; without a value it is to be removed.
+type Row<V> = (u32, Option<V>);
+
+/// What a flush writes: the rows of the state at one log index.
+pub(super) struct Rows {
+    level: Level,
+    meta: Vec<(&'static str, Vec<u8>)>,
+    hosts: Vec<Row<Vec<u8>>>,
+    keys: Vec<Row<Vec<u8>>>,
+    inventories: Vec<Row<Delta>>,
+}
+
+impl Rows {
+    /// The rows that `changes` names, as `state` has them.
+    pub(super) fn of(state: &State, changes: Changes) -> Self {
+        let level = state.level();
+        let host = |id: u32| (id, state.hosts.get(id).map(|slot| STORAGE.encode(level, &slot.record)));
+        let key = |id: u32| (id, state.keys.get(id).map(|key| STORAGE.encode(level, key)));
+        let inventory = |(id, delta)| (id, state.hosts.get(id).map(|_| delta));
+        Self {
+            level,
+            meta: meta_rows(state, &changes),
+            hosts: changes.hosts.into_iter().map(host).collect(),
+            keys: changes.keys.into_iter().map(key).collect(),
+            inventories: changes.inventories.into_iter().map(inventory).collect(),
+        }
+    }
+
+    /// In the order of the tables, so that each page is written once.
+    pub(super) fn write(self, transaction: &WriteTransaction) -> Result<(), IndexError> {
+        let opened = IndexError::storage("open a table");
+        let mut meta = transaction.open_table(META).map_err(opened)?;
+        for (name, row) in self.meta {
+            put(&mut meta, name, Some(row))?;
+        }
+        let mut hosts = transaction.open_table(HOSTS).map_err(opened)?;
+        for (id, row) in self.hosts {
+            put(&mut hosts, id, row)?;
+        }
+        let mut keys = transaction.open_table(KEYS).map_err(opened)?;
+        for (id, row) in self.keys {
+            put(&mut keys, id, row)?;
+        }
+        let mut inventories = transaction.open_table(INVENTORIES).map_err(opened)?;
+        for (id, delta) in self.inventories {
+            let row = match delta {
+                Some(delta) => {
+                    let ids = delta.on(stored_inventory(&inventories, id)?);
+                    Some(inventory::encode(self.level, &ids))
+                }
+                None => None,
+            };
+            put(&mut inventories, id, row)?;
+        }
+        Ok(())
     }
 }
 
-/// Brings the rows that `batch` names to what `state` says.
-pub(super) fn write_batch(
-    transaction: &WriteTransaction,
-    state: &State,
-    batch: &Batch,
-) -> Result<(), IndexError> {
-    let opened = IndexError::storage("open a table");
-    let mut meta = transaction.open_table(META).map_err(opened)?;
-    put(&mut meta, APPLIED, Some(encode(&Applied::of(state))))?;
-    if batch.membership {
-        put(&mut meta, MEMBERSHIP, Some(encode(&state.membership)))?;
+fn meta_rows(state: &State, changes: &Changes) -> Vec<(&'static str, Vec<u8>)> {
+    let level = state.level();
+    let mut rows = vec![(APPLIED, STORAGE.encode(level, &Applied::of(state)))];
+    if changes.membership {
+        rows.push((MEMBERSHIP, STORAGE.encode(level, &state.membership)));
     }
-    if batch.tombstones {
-        put(&mut meta, TOMBSTONES, Some(encode(&state.tombstones)))?;
+    if changes.tombstones {
+        rows.push((TOMBSTONES, STORAGE.encode(level, &state.tombstones)));
     }
-    let mut hosts = transaction.open_table(HOSTS).map_err(IndexError::storage("open hosts"))?;
-    for &id in &batch.hosts {
-        put(&mut hosts, id, state.hosts.get(id).map(|slot| encode(&slot.record)))?;
+    if changes.levels {
+        rows.push((LEVEL, level.0.to_le_bytes().to_vec()));
+        rows.push((NEXT_LEVEL, STORAGE.encode(level, &state.levels.next)));
     }
-    let mut keys = transaction.open_table(KEYS).map_err(IndexError::storage("open keys"))?;
-    for &id in &batch.keys {
-        put(&mut keys, id, state.keys.get(id).map(encode))?;
+    #[cfg(any(test, feature = "next-format"))]
+    if changes.noted {
+        rows.push((NOTED, STORAGE.encode(level, &state.noted)));
     }
-    let mut table = transaction.open_table(INVENTORIES).map_err(IndexError::storage("open inventories"))?;
-    for &id in &batch.inventories_changed {
-        let known = state.hosts.get(id).is_some();
-        put(&mut table, id, known.then(|| inventory::encode(batch.inventory(id))))?;
-    }
-    Ok(())
+    rows
 }
 
 /// Replaces all rows by `state`, whose inventories `inventory_of` gives as [`inventory::encode`]
@@ -181,17 +272,28 @@ pub(super) fn write_whole(
     for table in [HOSTS, KEYS, INVENTORIES] {
         transaction.delete_table(table).map_err(IndexError::storage("empty a table"))?;
     }
-    let batch = Batch {
-        hosts: state.hosts.iter().map(|(id, _)| id).collect(),
-        keys: state.keys.iter().map(|(id, _)| id).collect(),
+    let meta = Changes {
         tombstones: true,
         membership: true,
-        ..Batch::default()
+        levels: true,
+        #[cfg(any(test, feature = "next-format"))]
+        noted: state.noted > 0,
+        ..Changes::default()
     };
-    write_batch(transaction, state, &batch)?;
-    let mut table = transaction.open_table(INVENTORIES).map_err(IndexError::storage("open inventories"))?;
-    for &id in &batch.hosts {
-        put(&mut table, id, Some(inventory_of(id)))?;
+    Rows::of(state, meta).write(transaction)?;
+    let level = state.level();
+    let opened = IndexError::storage("open a table");
+    let mut hosts = transaction.open_table(HOSTS).map_err(opened)?;
+    for (id, slot) in state.hosts.iter() {
+        put(&mut hosts, id, Some(STORAGE.encode(level, &slot.record)))?;
+    }
+    let mut keys = transaction.open_table(KEYS).map_err(opened)?;
+    for (id, key) in state.keys.iter() {
+        put(&mut keys, id, Some(STORAGE.encode(level, key)))?;
+    }
+    let mut inventories = transaction.open_table(INVENTORIES).map_err(opened)?;
+    for (id, _) in state.hosts.iter() {
+        put(&mut inventories, id, Some(inventory_of(id)))?;
     }
     Ok(())
 }

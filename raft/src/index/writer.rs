@@ -1,77 +1,80 @@
 //! The writing side of [`Index`]: apply, flush, snapshot, install, close.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use openraft::EntryPayload;
 use openraft::entry::RaftEntry;
-use redb::{Durability, ReadableDatabase, WriteTransaction};
+use redb::{ReadableDatabase, WriteTransaction};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::apply::{self, Batch};
-use super::{FLUSH_INTERVAL, Index, IndexError, tables};
-#[cfg(test)]
-use crate::command::Command;
-use crate::command::Reply;
+use super::tables::{self, Rows};
+use super::{FLUSH_INTERVAL, Index, IndexError, Room, UNFLUSHED_ENTRIES_MAX, UNFLUSHED_KEYS_MAX};
+use crate::command::{Command, Reply};
 #[cfg(test)]
 use crate::sim::world::{Fault, bits, is_broken, is_broken_on};
 use crate::snapshot::{Received, SnapshotData};
 use crate::types::{Entry, LogId, SnapshotMeta, StoredMembership};
 
-/// The right to commit, and what the last commits came to.
-pub(super) struct Turn {
-    /// The last applied entry that redb has, durable or not.
-    pub(super) committed: Option<LogId>,
-    /// A batch failed half-way: memory is ahead of redb, nothing more may be applied.
-    pub(super) broken: bool,
-}
+/// Time between two looks at how much is not flushed.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-type OwnedTurn = tokio::sync::OwnedMutexGuard<Turn>;
+/// The right to write to the file.
+type Flushing = tokio::sync::OwnedMutexGuard<()>;
 
 impl Index {
-    /// Applies entries in one non-durable transaction; one reply each, in order. Not to be called
-    /// beside a running [`super::StateMachine`] of the same index.
+    /// Applies entries; one reply each, in order. Not to be called beside a running
+    /// [`super::StateMachine`] of the same index.
     pub async fn apply(&self, entries: &[Entry]) -> Result<Vec<Reply>, IndexError> {
-        let mut turn = self.inner.turn.lock().await;
-        if turn.broken {
-            return Err(IndexError::Broken);
-        }
+        let _turn = self.inner.turn.lock().await;
+        self.check_whole()?;
         let Some(last) = entries.last() else { return Ok(Vec::new()) };
-        turn.broken = true;
-        let replies = IndexError::guarded_in_use(|| self.apply_batch(entries))?;
-        *turn = Turn { committed: Some(last.log_id()), broken: false };
+        self.check_levels(entries)?;
+        let replies = self.or_broken(IndexError::guarded_in_use(|| self.apply_batch(entries)))?;
+        self.inner.level.set(self.state().level());
         self.inner.applied.send_replace(last.log_id().index);
         Ok(replies)
     }
 
-    fn apply_batch(&self, entries: &[Entry]) -> Result<Vec<Reply>, IndexError> {
-        let transaction = self.begin_write(Durability::None)?;
-        let mut batch = Batch::default();
-        let mut replies = Vec::with_capacity(entries.len());
+    /// Nothing is applied by a build that does not know the level of it: its folder is as good as before for
+    /// one that does.
+    fn check_levels(&self, entries: &[Entry]) -> Result<(), IndexError> {
         for entry in entries {
-            replies.push(self.apply_entry(&transaction, &mut batch, entry)?);
+            if let EntryPayload::Normal(Command::Activate { level }) = &entry.payload
+                && let Err(IndexError::Level(unknown)) = tables::check_level(*level)
+            {
+                self.inner.refused.get_or_init(|| unknown);
+                return Err(unknown.into());
+            }
         }
-        tables::write_batch(&transaction, &self.state(), &batch)?;
-        transaction.commit().map_err(IndexError::storage("commit"))?;
-        Ok(replies)
+        Ok(())
     }
 
-    fn apply_entry(
-        &self,
-        transaction: &WriteTransaction,
-        batch: &mut Batch,
-        entry: &Entry,
-    ) -> Result<Reply, IndexError> {
+    fn check_whole(&self) -> Result<(), IndexError> {
+        if self.inner.broken.load(Ordering::Relaxed) { Err(IndexError::Broken) } else { Ok(()) }
+    }
+
+    /// After a failure nothing more is applied or flushed.
+    fn or_broken<T>(&self, result: Result<T, IndexError>) -> Result<T, IndexError> {
+        if result.is_err() {
+            self.inner.broken.store(true, Ordering::Relaxed);
+        }
+        result
+    }
+
+    fn apply_batch(&self, entries: &[Entry]) -> Result<Vec<Reply>, IndexError> {
+        self.database()?;
+        let mut batch = Batch::default();
+        entries.iter().map(|entry| self.apply_entry(&mut batch, entry)).collect()
+    }
+
+    fn apply_entry(&self, batch: &mut Batch, entry: &Entry) -> Result<Reply, IndexError> {
         let log_id = entry.log_id();
-        let host = match &entry.payload {
-            EntryPayload::Normal(command) => {
-                apply::holder_of(command).and_then(|holder| self.state().host_id(holder))
-            }
-            _ => None,
-        };
-        if let Some(host) = host
-            && !batch.has_inventory(host)
-        {
-            batch.load(host, tables::read_inventory(transaction, host)?);
+        if let EntryPayload::Normal(command) = &entry.payload {
+            self.load_inventory(batch, command)?;
         }
         let mut state = self.state_mut();
         let reply = match &entry.payload {
@@ -89,7 +92,7 @@ impl Index {
             EntryPayload::Normal(command) => state.apply(batch, log_id.index, command),
             EntryPayload::Membership(membership) => {
                 state.membership = StoredMembership::new(Some(log_id), membership.clone());
-                batch.membership = true;
+                state.unflushed.changes.membership = true;
                 Reply::None
             }
         };
@@ -97,44 +100,69 @@ impl Index {
         Ok(reply)
     }
 
+    /// Nobody else changes the state meanwhile.
+    fn load_inventory(&self, batch: &mut Batch, command: &crate::command::Command) -> Result<(), IndexError> {
+        let Some(holder) = apply::holder_of(command) else { return Ok(()) };
+        let (host, held) = {
+            let state = self.state();
+            match state.host_id(holder) {
+                Some(host) if !batch.has_inventory(host) => (host, self.held_by(&state, host)?),
+                _ => return Ok(()),
+            }
+        };
+        batch.load(host, held.ids()?);
+        Ok(())
+    }
+
     /// Makes everything applied so far durable. Returns at once, without touching the disk, if it is
     /// already.
     pub async fn flush_durable(&self) -> Result<(), IndexError> {
-        let turn = self.inner.turn.clone().lock_owned().await;
-        self.flush_in_turn(turn).await.map(drop)
+        self.flush().await.map(drop)
     }
 
-    /// The turn goes along with the work: it is not given up when the caller is.
-    async fn flush_in_turn(&self, turn: OwnedTurn) -> Result<OwnedTurn, IndexError> {
-        if turn.committed == self.durable_applied() {
-            return Ok(turn);
+    /// The right to write goes along with the work: it is not given up when the caller is. Applying goes on
+    /// while the rows are written.
+    async fn flush(&self) -> Result<Flushing, IndexError> {
+        let flushing = self.inner.flushing.clone().lock_owned().await;
+        let turn = self.inner.turn.clone().lock_owned().await;
+        if self.applied_log_id() == self.durable_applied() {
+            return Ok(flushing);
         }
+        self.check_whole()?;
         let index = self.clone();
         blocking(move || {
-            let transaction = index.begin_write(Durability::Immediate)?;
+            let unless_done = BrokenUnlessDone::new(&index);
+            let changes = index.state_mut().unflushed.begin_flush();
+            let (rows, applied) = {
+                let state = index.state();
+                (Rows::of(&state, changes), state.applied)
+            };
+            drop(turn);
+            let transaction = index.begin_write()?;
+            rows.write(&transaction)?;
             transaction.commit().map_err(IndexError::storage("commit"))?;
-            index.set_durable(turn.committed);
-            Ok(turn)
+            index.state_mut().unflushed.flushed();
+            index.set_durable(applied);
+            unless_done.done();
+            Ok(flushing)
         })
         .await
     }
 
-    /// Flushes within [`FLUSH_INTERVAL`] of news, and a last time after `stop`; sleeps while there
-    /// is none, so that an idle site writes nothing. While there is no `room` it waits: the log has it all.
+    /// Flushes when there is much, or news for [`FLUSH_INTERVAL`], and a last time after `stop`; sleeps while
+    /// there is none, so that an idle site writes nothing. With little `room` it flushes each second: what is
+    /// flushed late takes its room late, when a purge of the log needs it. Without any it waits: the log has
+    /// it all.
     pub async fn run_flusher(
         &self,
         stop: CancellationToken,
-        room: impl Fn() -> bool,
+        room: impl Fn() -> Room,
     ) -> Result<(), IndexError> {
         let mut applied = self.applied_watch();
         applied.mark_changed();
         while stop.run_until_cancelled(applied.changed()).await.is_some() {
-            if stop.run_until_cancelled(tokio::time::sleep(FLUSH_INTERVAL)).await.is_none() {
+            if stop.run_until_cancelled(self.wait_for_much(&room)).await.is_none() {
                 break;
-            }
-            if !room() {
-                applied.mark_changed();
-                continue;
             }
             applied.mark_unchanged();
             self.flush_durable().await?;
@@ -142,31 +170,61 @@ impl Index {
         self.flush_durable().await
     }
 
-    /// A durable and consistent view of the state, to be streamed.
+    /// Until a flush is due. One for another reason (a snapshot, a purge) begins the time anew.
+    async fn wait_for_much(&self, room: &impl Fn() -> Room) {
+        let interval = flush_interval();
+        let (mut since, mut durable) = (Instant::now(), self.durable_applied());
+        loop {
+            tokio::time::sleep(interval.min(LOOK_INTERVAL)).await;
+            if self.durable_applied() != durable {
+                (since, durable) = (Instant::now(), self.durable_applied());
+            }
+            let is_due = match room() {
+                Room::Plenty => since.elapsed() >= interval || self.has_much_unflushed(),
+                Room::Little => true,
+                Room::None => false,
+            };
+            if self.applied_log_id() == durable || is_due {
+                return;
+            }
+        }
+    }
+
+    fn has_much_unflushed(&self) -> bool {
+        let durable = self.durable_applied().map_or(0, |id| id.index);
+        let state = self.state();
+        state.applied_index().saturating_sub(durable) >= UNFLUSHED_ENTRIES_MAX
+            || state.unflushed.moved() >= UNFLUSHED_KEYS_MAX
+    }
+
+    /// A durable and consistent view of the state, to be streamed: that of now.
     pub async fn snapshot(&self) -> Result<(SnapshotMeta, SnapshotData), IndexError> {
-        let turn = self.inner.turn.clone().lock_owned().await;
-        let turn = self.flush_in_turn(turn).await?;
+        let _flushing = self.flush().await?;
+        self.durable_snapshot()
+    }
+
+    /// The same of the state of the last flush, which is what the file holds. The log has all that came after.
+    pub(super) fn durable_snapshot(&self) -> Result<(SnapshotMeta, SnapshotData), IndexError> {
         let transaction = self.database()?.begin_read().map_err(IndexError::storage("begin a read"))?;
-        drop(turn);
         SnapshotData::view(&transaction)
     }
 
     /// Replaces the state by a received one, in one durable transaction.
     pub async fn install(&self, received: Received) -> Result<(), IndexError> {
-        let mut turn = self.inner.turn.clone().lock_owned().await;
-        if turn.broken {
-            return Err(IndexError::Broken);
-        }
+        let flushing = self.inner.flushing.clone().lock_owned().await;
+        let turn = self.inner.turn.clone().lock_owned().await;
+        self.check_whole()?;
         let index = self.clone();
         blocking(move || {
+            let _rights = (flushing, turn);
             let Received { state, mut inventories } = received;
-            let transaction = index.begin_write(Durability::Immediate)?;
+            let transaction = index.begin_write()?;
             tables::write_whole(&transaction, &state, |id| inventories.remove(&id).unwrap_or_default())?;
             transaction.commit().map_err(IndexError::storage("commit"))?;
             let (applied, applied_index) = (state.applied, state.applied_index());
+            index.inner.level.set(state.level());
             // The old state is dropped after the lock: that takes a while for millions of pairs.
             let _old = std::mem::replace(&mut *index.state_mut(), state);
-            turn.committed = applied;
             index.set_durable(applied);
             index.inner.applied.send_replace(applied_index);
             Ok(())
@@ -177,24 +235,14 @@ impl Index {
     /// Makes the state that of a new cluster with one member, as if `membership` were its last entry: the
     /// holders stay, who was removed from the old cluster is nobody here. In one durable transaction.
     pub(crate) async fn begin_anew(&self, membership: StoredMembership) -> Result<(), IndexError> {
-        let mut turn = self.inner.turn.clone().lock_owned().await;
-        if turn.broken {
-            return Err(IndexError::Broken);
+        {
+            let _turn = self.inner.turn.lock().await;
+            self.check_whole()?;
+            self.state_mut().begin_anew(membership);
         }
-        let index = self.clone();
-        blocking(move || {
-            index.state_mut().begin_anew(membership);
-            let transaction = index.begin_write(Durability::Immediate)?;
-            let batch = Batch { membership: true, tombstones: true, ..Batch::default() };
-            tables::write_batch(&transaction, &index.state(), &batch)?;
-            transaction.commit().map_err(IndexError::storage("commit"))?;
-            let (applied, applied_index) = (index.state().applied, index.state().applied_index());
-            turn.committed = applied;
-            index.set_durable(applied);
-            index.inner.applied.send_replace(applied_index);
-            Ok(())
-        })
-        .await
+        self.flush_durable().await?;
+        self.inner.applied.send_replace(self.state().applied_index());
+        Ok(())
     }
 
     fn set_durable(&self, log_id: Option<LogId>) {
@@ -204,25 +252,33 @@ impl Index {
     /// Flushes and closes `state.redb`, so that it can be opened again; the file's lock is gone even
     /// if clones or views are left. Lookups in memory go on, everything else fails from now on.
     pub async fn close(&self) -> Result<(), IndexError> {
-        let turn = self.inner.turn.clone().lock_owned().await;
-        let turn = self.flush_in_turn(turn).await?;
+        let flushed = self.flush().await.map(drop);
+        let flushing = self.inner.flushing.clone().lock_owned().await;
         let database = self.inner.database.write().unwrap_or_else(PoisonError::into_inner).take();
         // Somebody who reads an inventory just now closes it with his own drop.
-        let Some(database) = database.and_then(Arc::into_inner) else { return Ok(()) };
-        blocking(move || {
-            let _turn = turn;
+        let Some(database) = database.and_then(Arc::into_inner) else { return flushed };
+        let closed = blocking(move || {
+            let _flushing = flushing;
             database.close().map_err(|source| IndexError::Open { source: Box::new(source) })
-        })
-        .await
+        });
+        flushed.and(closed.await)
     }
 
-    fn begin_write(&self, durability: Durability) -> Result<WriteTransaction, IndexError> {
+    fn begin_write(&self) -> Result<WriteTransaction, IndexError> {
         let mut transaction = self.database()?.begin_write().map_err(IndexError::storage("begin a write"))?;
-        transaction.set_durability(durability).map_err(IndexError::storage("set durability"))?;
         // Saves the allocator's state with the commit: reopening after a kill takes milliseconds.
-        transaction.set_quick_repair(matches!(durability, Durability::Immediate));
+        transaction.set_quick_repair(true);
         Ok(transaction)
     }
+}
+
+/// So that a few seconds of a simulation see many flushes.
+fn flush_interval() -> Duration {
+    #[cfg(test)]
+    if crate::sim::world::is_inside() {
+        return Duration::from_secs(1);
+    }
+    FLUSH_INTERVAL
 }
 
 /// What a broken build does not apply.
@@ -241,5 +297,31 @@ fn is_skipped(command: &Command) -> bool {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, IndexError> + Send + 'static,
 ) -> Result<T, IndexError> {
-    crate::blocking::blocking(|| IndexError::guarded_in_use(work)).await.unwrap_or(Err(IndexError::Stopping))
+    let done = crate::blocking::blocking(|| IndexError::guarded_in_use(work)).await;
+    done.unwrap_or_else(|error| match error.try_into_panic() {
+        Ok(panic) => std::panic::resume_unwind(panic),
+        Err(_) => Err(IndexError::Stopping),
+    })
+}
+
+/// The index is broken if this goes before [`BrokenUnlessDone::done`]: by an error, a panic, and also when nobody
+/// waits for the work any more. The changes that a flush took would be missing in the next one.
+struct BrokenUnlessDone<'a>(Option<&'a Index>);
+
+impl<'a> BrokenUnlessDone<'a> {
+    fn new(index: &'a Index) -> Self {
+        Self(Some(index))
+    }
+
+    fn done(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for BrokenUnlessDone<'_> {
+    fn drop(&mut self) {
+        if let Some(index) = self.0 {
+            index.inner.broken.store(true, Ordering::Relaxed);
+        }
+    }
 }

@@ -7,24 +7,25 @@
 //! or is from before there were notes.
 
 use crate::disk::Disk;
-use crate::format;
+use crate::format::{Level, STORAGE};
 
 use super::LogError;
 
 /// Name of the file on the disk.
 pub const LOG_NOTE_FILE: &str = "log.id";
 
-pub(super) fn check(disk: &dyn Disk, id: u128) -> Result<(), LogError> {
+pub(super) fn check(disk: &dyn Disk, level: Level, id: u128) -> Result<(), LogError> {
     let stored = disk.read(LOG_NOTE_FILE).map_err(|source| LogError::Note { verb: "read", source })?;
-    let Some(bytes) = stored else { return write(disk, id) };
-    match format::decode::<u128>("note of the raft log", &bytes)? {
+    let Some(bytes) = stored else { return write(disk, level, id) };
+    match STORAGE.decode::<u128>("note of the raft log", &bytes)? {
         noted if noted == id => Ok(()),
         _ => Err(LogError::Other),
     }
 }
 
-pub(super) fn write(disk: &dyn Disk, id: u128) -> Result<(), LogError> {
-    disk.write(LOG_NOTE_FILE, &format::encode(&id)).map_err(|source| LogError::Note { verb: "write", source })
+pub(super) fn write(disk: &dyn Disk, level: Level, id: u128) -> Result<(), LogError> {
+    disk.write(LOG_NOTE_FILE, &STORAGE.encode(level, &id))
+        .map_err(|source| LogError::Note { verb: "write", source })
 }
 
 #[cfg(test)]

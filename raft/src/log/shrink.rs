@@ -3,37 +3,39 @@
 
 use std::io;
 
-use redb::{Database, Durability, ReadableDatabase, ReadableTable};
+use redb::{Database, Durability};
 
-use super::tables::ENTRIES;
+use crate::format::Level;
+
+use super::stored::StoredEntries;
 use super::view::Shared;
-use super::writer::delete_purged;
 
-/// Purged entries that one commit deletes: bounds its memory.
+/// Purged segments that one commit deletes: bounds its memory.
 const DELETE_STEP: usize = 4096;
 
 impl Shared {
     /// On the writer's thread.
     pub(super) fn shrink(&self) -> io::Result<()> {
         if let (Some(purged), _) = self.state() {
-            self.with_database(|database| delete_all(database, purged.index).map_err(io::Error::other))?;
+            self.with_database(|database| {
+                delete_all(database, self.level(), purged.index).map_err(io::Error::other)
+            })?;
         }
         self.with_database_alone(|database| database.compact().map(drop).map_err(io::Error::other))
     }
 }
 
 /// Without a sync a step: what a crash brings back is deleted again, and the compaction syncs.
-fn delete_all(database: &Database, upto: u64) -> Result<(), redb::Error> {
-    while has_entry_up_to(database, upto)? {
+fn delete_all(database: &Database, level: Level, upto: u64) -> Result<(), redb::Error> {
+    loop {
         let mut transaction = database.begin_write()?;
         transaction.set_durability(Durability::None)?;
-        delete_purged(&mut transaction.open_table(ENTRIES)?, upto, DELETE_STEP)?;
+        let mut entries = StoredEntries::open(&transaction, level)?;
+        let deleted = entries.delete_purged(upto, DELETE_STEP)?;
+        entries.finish(None)?;
         transaction.commit()?;
+        if deleted < DELETE_STEP {
+            return Ok(());
+        }
     }
-    Ok(())
-}
-
-fn has_entry_up_to(database: &Database, upto: u64) -> Result<bool, redb::Error> {
-    let first = database.begin_read()?.open_table(ENTRIES)?.first()?.map(|(index, _)| index.value());
-    Ok(first.is_some_and(|first| first <= upto))
 }

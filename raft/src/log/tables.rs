@@ -1,18 +1,26 @@
 //! The tables of `log.redb`, and what is read from them at start.
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition};
 
 use crate::dice;
-use crate::format;
+use crate::format::{Level, STORAGE};
 use crate::types::{Entry, LogId, Vote};
 
-use super::LogError;
+use super::segment::{self, Segment};
 use super::view::View;
+use super::{LogError, decode_entry};
 
-/// Index to versioned bytes of the entry.
-pub(super) const ENTRIES: TableDefinition<u64, &[u8]> = TableDefinition::new("entries");
-/// [`META_FORMAT`], [`META_ID`], [`META_VOTE`], [`META_COMMITTED`], [`META_PURGED`] to versioned bytes.
+/// Index of the first entry to consecutive entries, see [`super::segment`].
+pub(super) const SEGMENTS: TableDefinition<u64, &[u8]> = TableDefinition::new("segments");
+/// [`TAIL_ENTRIES`] and [`TAIL_COMMITTED`]: what each append changes, together in one page.
+pub(super) const TAIL: TableDefinition<&str, &[u8]> = TableDefinition::new("tail");
+/// [`META_FORMAT`], [`META_ID`], [`META_VOTE`], [`META_PURGED`] to versioned bytes.
 pub(super) const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
+
+/// The last entries, until they fill a segment.
+pub(super) const TAIL_ENTRIES: &str = "entries";
+/// Committed as of the last append.
+pub(super) const TAIL_COMMITTED: &str = "committed";
 
 /// Format of the file: only the version in front of no value.
 pub(super) const META_FORMAT: &str = "format";
@@ -20,8 +28,6 @@ pub(super) const META_FORMAT: &str = "format";
 const META_ID: &str = "id";
 /// The last vote.
 pub(super) const META_VOTE: &str = "vote";
-/// Committed as of the last append.
-pub(super) const META_COMMITTED: &str = "committed";
 /// Entries up to here do not exist, even where some are still to be deleted.
 pub(super) const META_PURGED: &str = "purged";
 
@@ -36,14 +42,10 @@ pub(super) fn load(database: &Database) -> Result<Loaded, LogError> {
     let id = create(database)?;
     let transaction = database.begin_read()?;
     let meta = transaction.open_table(META)?;
-    let entries = transaction.open_table(ENTRIES)?;
     let vote = read(&meta, META_VOTE, "raft vote")?;
-    let committed = read(&meta, META_COMMITTED, "raft committed id")?;
+    let committed = read(&transaction.open_table(TAIL)?, TAIL_COMMITTED, "raft committed id")?;
     let purged: Option<LogId> = read(&meta, META_PURGED, "raft purged id")?;
-    let last = match entries.last()? {
-        Some((_, bytes)) => Some(format::decode::<Entry>("raft log entry", bytes.value())?.log_id),
-        None => None,
-    };
+    let last = last_entry(&transaction)?.map(|entry| entry.log_id);
     let view = View { vote, committed, purged, last: last.max(purged), ..View::default() };
     Ok(Loaded { id, view })
 }
@@ -55,15 +57,16 @@ fn create(database: &Database) -> Result<u128, LogError> {
     transaction.set_quick_repair(true);
     let id = {
         let mut meta = transaction.open_table(META)?;
-        let format = meta.get(META_FORMAT)?.map(|bytes| format::decode::<()>("raft log", bytes.value()));
+        let format = meta.get(META_FORMAT)?.map(|bytes| STORAGE.decode::<()>("raft log", bytes.value()));
         format.transpose()?;
         if let Some(id) = read(&meta, META_ID, "id of the raft log")? {
             return Ok(id);
         }
         let id = dice::bits();
-        meta.insert(META_FORMAT, format::encode(&()).as_slice())?;
-        meta.insert(META_ID, format::encode(&id).as_slice())?;
-        transaction.open_table(ENTRIES)?;
+        meta.insert(META_FORMAT, STORAGE.encode(Level::FIRST, &()).as_slice())?;
+        meta.insert(META_ID, STORAGE.encode(Level::FIRST, &id).as_slice())?;
+        transaction.open_table(SEGMENTS)?;
+        transaction.open_table(TAIL)?;
         id
     };
     transaction.commit()?;
@@ -71,14 +74,20 @@ fn create(database: &Database) -> Result<u128, LogError> {
 }
 
 /// A new file of a log that was purged up to `applied`; its id.
-pub(super) fn begin_after(database: &Database, vote: &Vote, applied: &LogId) -> Result<u128, LogError> {
+pub(super) fn begin_after(
+    database: &Database,
+    level: Level,
+    vote: &Vote,
+    applied: &LogId,
+) -> Result<u128, LogError> {
     let id = create(database)?;
     let transaction = database.begin_write()?;
     {
         let mut meta = transaction.open_table(META)?;
-        meta.insert(META_VOTE, format::encode(vote).as_slice())?;
-        meta.insert(META_COMMITTED, format::encode(applied).as_slice())?;
-        meta.insert(META_PURGED, format::encode(applied).as_slice())?;
+        meta.insert(META_VOTE, STORAGE.encode(level, vote).as_slice())?;
+        meta.insert(META_PURGED, STORAGE.encode(level, applied).as_slice())?;
+        let mut tail = transaction.open_table(TAIL)?;
+        tail.insert(TAIL_COMMITTED, STORAGE.encode(level, applied).as_slice())?;
     }
     transaction.commit()?;
     Ok(id)
@@ -90,16 +99,50 @@ fn read<T: serde::de::DeserializeOwned>(
     what: &'static str,
 ) -> Result<Option<T>, LogError> {
     match meta.get(key)? {
-        Some(bytes) => Ok(Some(format::decode(what, bytes.value())?)),
+        Some(bytes) => Ok(Some(STORAGE.decode(what, bytes.value())?)),
         None => Ok(None),
     }
+}
+
+/// The entry that was appended last, if it is not deleted.
+fn last_entry(transaction: &ReadTransaction) -> Result<Option<Entry>, LogError> {
+    let of = |bytes: &[u8]| {
+        let last = segment::entries(bytes)?.last().transpose()?;
+        last.map(|(_, entry)| decode_entry(entry)).transpose()
+    };
+    if let Some(tail) = transaction.open_table(TAIL)?.get(TAIL_ENTRIES)? {
+        return Ok(of(tail.value())?);
+    }
+    match transaction.open_table(SEGMENTS)?.last()? {
+        Some((_, bytes)) => Ok(of(bytes.value())?),
+        None => Ok(None),
+    }
+}
+
+/// The entries of `tail` that fill no segment yet.
+pub(super) fn read_tail(
+    tail: &impl ReadableTable<&'static str, &'static [u8]>,
+) -> Result<Segment, redb::Error> {
+    match tail.get(TAIL_ENTRIES)? {
+        Some(bytes) => Ok(segment_of(bytes.value())?),
+        None => Ok(Segment::default()),
+    }
+}
+
+/// A stored segment; damage becomes an error of the file.
+pub(super) fn segment_of(bytes: &[u8]) -> Result<Segment, redb::Error> {
+    Segment::read(bytes).map_err(|error| redb::Error::Corrupted(error.to_string()))
 }
 
 /// Stored entries, purged ones that are still to be deleted included.
 #[cfg(test)]
 pub(super) fn count(database: &Database) -> u64 {
-    use redb::ReadableTableMetadata;
-    database.begin_read().unwrap().open_table(ENTRIES).unwrap().len().unwrap()
+    let transaction = database.begin_read().unwrap();
+    let length = |segment: Segment| segment.range().1 - segment.range().0;
+    let tail = length(read_tail(&transaction.open_table(TAIL).unwrap()).unwrap());
+    let segments = transaction.open_table(SEGMENTS).unwrap();
+    let stored = segments.iter().unwrap().map(|row| length(segment_of(row.unwrap().1.value()).unwrap()));
+    stored.sum::<u64>() + tail
 }
 
 #[cfg(test)]

@@ -2,18 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use openraft::EntryPayload;
 use redb::{Database, ReadableDatabase};
 
-use crate::command::{Command, Key};
+use crate::command::Key;
 use crate::damage;
+use crate::format::{Active, Level};
 use crate::types::{Entry, LogId, Vote};
 
-use super::tables::ENTRIES;
-use super::{LOG_FILE, decode_entry};
+use super::tables::{SEGMENTS, TAIL, TAIL_ENTRIES};
+use super::{LOG_FILE, decode_entry, segment};
 
 type DurableApplied = Box<dyn Fn() -> u64 + Send + Sync>;
 
@@ -21,8 +23,8 @@ type DurableApplied = Box<dyn Fn() -> u64 + Send + Sync>;
 pub(super) fn approximate_bytes(entry: &Entry) -> usize {
     const FIXED_BYTES: usize = 256;
     let keys = match &entry.payload {
-        EntryPayload::Normal(Command::Advertise(write) | Command::Withdraw(write)) => write.keys.as_slice(),
-        EntryPayload::Normal(_) | EntryPayload::Blank | EntryPayload::Membership(_) => &[],
+        EntryPayload::Normal(command) => command.write().map_or(&[][..], |write| &write.keys),
+        EntryPayload::Blank | EntryPayload::Membership(_) => &[],
     };
     let key_bytes = |key: &Key| match key {
         Key::Sha256(digest) => 1 + digest.len(),
@@ -49,6 +51,8 @@ pub(super) struct Shared {
     database: RwLock<Option<Database>>,
     view: Mutex<View>,
     durable_applied: OnceLock<DurableApplied>,
+    /// Of what is written.
+    level: OnceLock<Active>,
     appended_bytes: AtomicU64,
     commits: AtomicU64,
 }
@@ -64,6 +68,7 @@ impl Shared {
             database: RwLock::new(Some(database)),
             view: Mutex::new(view),
             durable_applied: OnceLock::new(),
+            level: OnceLock::new(),
             appended_bytes: AtomicU64::new(0),
             commits: AtomicU64::new(0),
         }
@@ -101,6 +106,16 @@ impl Shared {
         if self.durable_applied.set(durable_applied).is_err() {
             tracing::warn!("the purge guard of the raft log was set twice; the first one stays");
         }
+    }
+
+    pub(super) fn write_at(&self, level: Active) {
+        if self.level.set(level).is_err() {
+            tracing::warn!("the level of the raft log was set twice; the first one stays");
+        }
+    }
+
+    pub(super) fn level(&self) -> Level {
+        self.level.get().map(Active::get).unwrap_or_default()
     }
 
     pub(super) fn check_purge(&self, index: u64) -> io::Result<()> {
@@ -211,18 +226,20 @@ impl Shared {
             return Ok(true);
         }
         self.with_database(|database| {
-            let read = || {
-                let table = database.begin_read()?.open_table(ENTRIES)?;
-                Ok(table.range(start..end)?)
+            let open = || {
+                let transaction = database.begin_read()?;
+                let (segments, tail) = (transaction.open_table(SEGMENTS)?, transaction.open_table(TAIL)?);
+                let first = segments.range(..=start)?.next_back().transpose()?.map(|(key, _)| key.value());
+                Ok((segments.range(first.unwrap_or(start)..end)?, tail.get(TAIL_ENTRIES)?))
             };
-            for stored in read().map_err(|error: redb::Error| io::Error::other(error))? {
+            let (segments, tail) = open().map_err(|error: redb::Error| io::Error::other(error))?;
+            for stored in segments {
                 let (_, bytes) = stored.map_err(io::Error::other)?;
-                if !piece.take(bytes.value().len()) {
+                if !piece.take_from(bytes.value(), start..end)? {
                     return Ok(false);
                 }
-                piece.entries.push(decode_entry(bytes.value())?);
             }
-            Ok(true)
+            tail.map_or(Ok(true), |bytes| piece.take_from(bytes.value(), start..end))
         })
     }
 }
@@ -242,6 +259,24 @@ struct Piece {
 }
 
 impl Piece {
+    /// Takes the entries of `range` that are in a segment; false if the piece is full.
+    fn take_from(&mut self, segment: &[u8], range: Range<u64>) -> io::Result<bool> {
+        for entry in segment::entries(segment).map_err(io::Error::other)? {
+            let (index, bytes) = entry.map_err(io::Error::other)?;
+            if index >= range.end {
+                break;
+            }
+            if index < range.start {
+                continue;
+            }
+            if !self.take(bytes.len()) {
+                return Ok(false);
+            }
+            self.entries.push(decode_entry(bytes).map_err(io::Error::other)?);
+        }
+        Ok(true)
+    }
+
     /// Makes room for one more entry; false if the piece is full.
     fn take(&mut self, bytes: usize) -> bool {
         if !self.entries.is_empty() && bytes > self.bytes_left {

@@ -5,23 +5,24 @@ use std::io;
 use std::sync::Arc;
 
 use openraft::storage::IOFlushed;
-use redb::{Durability, ReadableTable, Table, WriteTransaction};
+use redb::{Durability, ReadableDatabase, WriteTransaction};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::format;
+use crate::format::{Level, STORAGE};
 use crate::types::{Entry, LogId, TypeConfig, Vote};
 
 #[cfg(test)]
 use crate::sim::world::{self, Fault};
 
-use super::tables::{ENTRIES, META, META_COMMITTED, META_PURGED, META_VOTE};
+use super::encode_entry;
+use super::stored::StoredEntries;
+use super::tables::{META, META_PURGED, META_VOTE};
 use super::view::{Shared, approximate_bytes, closed};
 
 /// Jobs of one commit are at most so many bytes of entries, or one job.
 const COMMIT_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// Purged entries that one commit deletes at least, if there are any; a commit that appends more
-/// deletes twice as many as it appends, so that the backlog shrinks.
-const PURGE_STEP: usize = 1024;
+/// Purged segments that one commit deletes at least, if there are any.
+const PURGE_STEP: usize = 256;
 
 pub(super) type Done = oneshot::Sender<io::Result<()>>;
 
@@ -139,7 +140,13 @@ impl Writer {
                 // of 850 MiB, and a busy site commits hundreds of times a second.
                 transaction.set_durability(if durable { Durability::Immediate } else { Durability::None })?;
                 self.perform(&transaction, batch)?;
-                Ok(transaction.commit()?)
+                // While somebody may still read the state before, redb leaves its freed pages to the next
+                // commit. Without a reader it frees them after this one, in a commit that is not durable:
+                // the next one has a page more to write because of it.
+                let before = database.begin_read()?;
+                transaction.commit()?;
+                drop(before);
+                Ok(())
             };
             work().map_err(|error: redb::Error| io::Error::other(error))
         })?;
@@ -148,38 +155,34 @@ impl Writer {
     }
 
     fn perform(&self, transaction: &WriteTransaction, batch: &[Job]) -> Result<(), redb::Error> {
-        let mut entries = transaction.open_table(ENTRIES)?;
-        let mut meta = transaction.open_table(META)?;
-        let mut appended = 0;
+        let level: Level = self.shared.level();
+        let mut entries = StoredEntries::open(transaction, level)?;
         for job in batch {
             match job {
                 Job::Append { entries: new, .. } => {
                     for entry in new {
-                        let bytes = format::encode(entry.as_ref());
-                        entries.insert(entry.log_id.index, bytes.as_slice())?;
+                        entries.append(entry.log_id.index, &encode_entry(level, entry))?;
                     }
-                    appended += new.len();
                 }
                 Job::Vote { vote, .. } => {
-                    meta.insert(META_VOTE, format::encode(vote).as_slice())?;
+                    let mut meta = transaction.open_table(META)?;
+                    meta.insert(META_VOTE, STORAGE.encode(level, vote).as_slice())?;
                 }
-                Job::Truncate { first, .. } => entries.retain_in::<u64, _>(*first.., |_, _| false)?,
+                Job::Truncate { first, .. } => entries.truncate(*first)?,
                 Job::Purge { upto, .. } => {
-                    meta.insert(META_PURGED, format::encode(upto).as_slice())?;
+                    let mut meta = transaction.open_table(META)?;
+                    meta.insert(META_PURGED, STORAGE.encode(level, upto).as_slice())?;
                 }
                 Job::Shrink { .. } | Job::Close { .. } => {}
             }
         }
         let (purged, _) = self.shared.state();
-        let last = entries.last()?.map(|(index, _)| index.value()).max(purged.map(|id| id.index));
+        let last = entries.last()?.max(purged.map(|id| id.index));
+        if let Some(purged) = purged {
+            entries.delete_purged(purged.index, PURGE_STEP)?;
+        }
         // A majority of others can commit what this disk does not have yet.
-        if let Some(committed) = self.shared.committed().filter(|id| Some(id.index) <= last) {
-            meta.insert(META_COMMITTED, format::encode(&committed).as_slice())?;
-        }
-        match purged {
-            Some(purged) => delete_purged(&mut entries, purged.index, PURGE_STEP.max(2 * appended)),
-            None => Ok(()),
-        }
+        entries.finish(self.shared.committed().filter(|id| Some(id.index) <= last))
     }
 
     /// True after a close.
@@ -213,21 +216,4 @@ impl Writer {
         done.send(()).ok();
         true
     }
-}
-
-/// Deletes at most so many entries up to that one, the oldest first.
-pub(super) fn delete_purged(
-    entries: &mut Table<'_, u64, &[u8]>,
-    upto: u64,
-    count: usize,
-) -> Result<(), redb::Error> {
-    let doomed: Vec<u64> = entries
-        .range(..=upto)?
-        .take(count)
-        .map(|e| e.map(|(key, _)| key.value()))
-        .collect::<Result<_, _>>()?;
-    for index in doomed {
-        entries.remove(index)?;
-    }
-    Ok(())
 }

@@ -8,9 +8,10 @@ use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::damage::WHAT_TO_DO;
 use crate::dice;
 use crate::disk::Disk;
-use crate::format::{self, FormatError};
+use crate::format::{Active, FormatError, Level, Reads, STORAGE};
 use crate::types::{ClusterId, NodeId};
 use crate::watch;
 
@@ -53,7 +54,7 @@ pub(crate) fn removed_text(node_id: NodeId, cluster_id: ClusterId) -> String {
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     /// The file.
-    #[error("could not {verb} the file {name}")]
+    #[error("could not {verb} the file {name} in the data folder")]
     File {
         /// Which.
         name: &'static str,
@@ -67,9 +68,7 @@ pub enum IdentityError {
     #[error(transparent)]
     Format(#[from] FormatError),
     /// The file is gone, but the raft log is there.
-    #[error(
-        "the data folder has a raft log but no file {NODE_FILE}: restore it, or start with an empty folder"
-    )]
+    #[error("the data folder has a raft log but no file {NODE_FILE}: put it back, or {WHAT_TO_DO}")]
     Lost,
 }
 
@@ -80,8 +79,21 @@ pub(crate) enum Misdirected {
     Target { is: NodeId, asked: NodeId },
     #[error("this node belongs to cluster {is}, not {asked}")]
     Cluster { is: ClusterId, asked: ClusterId },
-    #[error("this node was started with another list: {list}")]
+    #[error("this node was started with another --cluster: {list}")]
     List { list: String },
+}
+
+/// What a node is called, and whom it was told of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeNames {
+    /// Raft addresses of all servers, `host:port`; none for a node that is to be admitted by a member.
+    pub members: Vec<String>,
+    /// This node's own entry, or the address at which the others reach it, if it is known.
+    pub raft_address: Option<String>,
+    /// `host:port` of this node's discovery API, for the membership.
+    pub api_address: String,
+    /// The host of `api_address` is a guess: it becomes that of this node's entry once that is found.
+    pub api_host_follows: bool,
 }
 
 /// Format of the file.
@@ -99,8 +111,9 @@ pub(crate) struct Identity {
     /// Sorted.
     pub list: Vec<String>,
     pub list_hash: ListHash,
-    pub api_address: String,
     disk: Arc<dyn Disk>,
+    /// Of what is written.
+    level: Active,
     known: Mutex<Known>,
     /// Another member has said that this node was removed.
     removed: watch::Sender<bool>,
@@ -113,8 +126,22 @@ struct Known {
     /// Joined by somebody's message.
     adopted: bool,
     raft_address: Option<String>,
+    api_address: String,
+    /// The host of `api_address` is a guess until this node finds its own entry in the list.
+    api_host_follows: bool,
     /// Of the member that a joining node was told; it joins no other.
     joins: Option<ClusterId>,
+    missed: Option<Missed>,
+}
+
+/// A cluster that sends to this node's address what is meant for a member. If this node is pristine, it has
+/// lost that member's data, or was given its address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Missed {
+    /// The cluster that sent the message.
+    pub(crate) cluster_id: ClusterId,
+    /// Id of the member for which the message was meant.
+    pub(crate) target: NodeId,
 }
 
 impl Identity {
@@ -126,6 +153,7 @@ impl Identity {
         raft_address: Option<String>,
         api_address: String,
         has_log: bool,
+        level: Active,
     ) -> Result<Self, IdentityError> {
         list.sort();
         list.dedup();
@@ -134,13 +162,13 @@ impl Identity {
             None if has_log => return Err(IdentityError::Lost),
             None => {
                 let file = NodeFile { node_id: dice::nonzero(), cluster_id: None };
-                write(disk.as_ref(), file)?;
+                write(disk.as_ref(), level.get(), file)?;
                 file
             }
         };
         let failed = |source| IdentityError::File { name: ADOPTED_FILE, verb: "read", source };
         let adopted = match disk.read(ADOPTED_FILE).map_err(failed)? {
-            Some(bytes) => Some(format::decode::<ClusterId>("note of the cluster joined", &bytes)?),
+            Some(bytes) => Some(STORAGE.decode::<ClusterId>("note of the cluster joined", &bytes)?),
             None => None,
         };
         let adopted = adopted.is_some() && adopted == file.cluster_id;
@@ -149,11 +177,33 @@ impl Identity {
             boot_nonce: dice::nonzero(),
             list_hash: ListHash::of(&list),
             list,
-            api_address,
             disk,
-            known: Mutex::new(Known { cluster_id: file.cluster_id, adopted, raft_address, joins: None }),
+            level,
+            known: Mutex::new(Known {
+                cluster_id: file.cluster_id,
+                adopted,
+                raft_address,
+                api_address,
+                api_host_follows: false,
+                joins: None,
+                missed: None,
+            }),
             removed: watch::Sender::new(false),
         })
+    }
+
+    /// The same node with the names that it was started with.
+    pub(crate) fn named(mut self, names: NodeNames) -> Self {
+        let NodeNames { mut members, raft_address, api_address, api_host_follows } = names;
+        members.sort();
+        members.dedup();
+        (self.list_hash, self.list) = (ListHash::of(&members), members);
+        {
+            let mut known = self.known();
+            (known.raft_address, known.api_address) = (raft_address, api_address);
+            known.api_host_follows = api_host_follows;
+        }
+        self
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -164,12 +214,30 @@ impl Identity {
         self.known().cluster_id
     }
 
+    /// What is written is of this level.
+    pub(crate) fn level(&self) -> Level {
+        self.level.get()
+    }
+
     pub(crate) fn raft_address(&self) -> Option<String> {
         self.known().raft_address.clone()
     }
 
+    /// This node has found itself at `address`.
     pub(crate) fn set_raft_address(&self, address: &str) {
-        self.known().raft_address = Some(address.to_owned());
+        let mut known = self.known();
+        known.raft_address = Some(address.to_owned());
+        let api_port = known.api_address.rsplit_once(':').map(|(_, port)| port.to_owned());
+        if let (true, Some((host, _)), Some(port)) =
+            (known.api_host_follows, address.rsplit_once(':'), api_port)
+        {
+            known.api_address = format!("{host}:{port}");
+        }
+    }
+
+    /// `host:port` of this node's discovery API.
+    pub(crate) fn api_address(&self) -> String {
+        self.known().api_address.clone()
     }
 
     /// The cluster that this node waits to be admitted to.
@@ -194,7 +262,7 @@ impl Identity {
 
     /// Notes the removal for the next start.
     pub(crate) fn store_removed(&self) -> Result<(), IdentityError> {
-        let bytes = format::encode(&self.node_id);
+        let bytes = STORAGE.encode(self.level.get(), &self.node_id);
         let failed = |source| IdentityError::File { name: REMOVED_FILE, verb: "write", source };
         self.disk.write(REMOVED_FILE, &bytes).map_err(failed)
     }
@@ -203,7 +271,7 @@ impl Identity {
     pub(crate) fn was_removed(&self) -> Result<bool, IdentityError> {
         let failed = |source| IdentityError::File { name: REMOVED_FILE, verb: "read", source };
         match self.disk.read(REMOVED_FILE).map_err(failed)? {
-            Some(bytes) => Ok(format::decode::<NodeId>("note of the removal", &bytes)? == self.node_id),
+            Some(bytes) => Ok(STORAGE.decode::<NodeId>("note of the removal", &bytes)? == self.node_id),
             None => Ok(false),
         }
     }
@@ -212,7 +280,7 @@ impl Identity {
     pub(crate) fn adopt_from_message(&self, cluster_id: ClusterId) -> Result<(), IdentityError> {
         if self.cluster_id().is_none() {
             let failed = |source| IdentityError::File { name: ADOPTED_FILE, verb: "write", source };
-            self.disk.write(ADOPTED_FILE, &format::encode(&cluster_id)).map_err(failed)?;
+            self.disk.write(ADOPTED_FILE, &STORAGE.encode(self.level.get(), &cluster_id)).map_err(failed)?;
             self.adopt(cluster_id)?;
             let mut known = self.known();
             known.adopted = known.cluster_id == Some(cluster_id);
@@ -229,16 +297,29 @@ impl Identity {
     pub(crate) fn adopt(&self, cluster_id: ClusterId) -> Result<(), IdentityError> {
         let mut known = self.known();
         if known.cluster_id.is_none() {
-            write(self.disk.as_ref(), NodeFile { node_id: self.node_id, cluster_id: Some(cluster_id) })?;
+            let file = NodeFile { node_id: self.node_id, cluster_id: Some(cluster_id) };
+            write(self.disk.as_ref(), self.level.get(), file)?;
             known.cluster_id = Some(cluster_id);
             tracing::info!(node_id = self.node_id, %cluster_id, "joined the cluster");
         }
         Ok(())
     }
 
+    /// The cluster whose message was the last one here that was not for this node.
+    pub(crate) fn missed(&self) -> Option<Missed> {
+        self.known().missed
+    }
+
     /// Whether a message with this header is for this node; true if the node must adopt its
-    /// cluster first.
+    /// cluster first. What is not for it is noted: see [`Identity::missed`].
     pub(crate) fn check(&self, header: &Header) -> Result<bool, Misdirected> {
+        self.check_header(header).inspect_err(|_| {
+            let Header { cluster_id, target, .. } = *header;
+            self.known().missed = Some(Missed { cluster_id, target });
+        })
+    }
+
+    fn check_header(&self, header: &Header) -> Result<bool, Misdirected> {
         if header.target != self.node_id {
             return Err(Misdirected::Target { is: self.node_id, asked: header.target });
         }
@@ -268,20 +349,24 @@ impl Identity {
             list_hash: self.list_hash.to_string(),
             list: self.list.clone(),
             raft_address: known.raft_address.clone(),
-            api_address: self.api_address.clone(),
-            format_lowest: format::FORMAT_LOWEST,
-            format_highest: format::FORMAT,
+            api_address: known.api_address.clone(),
+            reads: Reads::of_this_build(),
+            level: known.cluster_id.map(|_| self.level()),
             last_log_index: None,
             last_log_term: None,
             disk: None,
+            missed_by: known
+                .missed
+                .filter(|_| known.cluster_id.is_none())
+                .map(|missed| missed.cluster_id.to_string()),
         }
     }
 }
 
 /// Writes the file of a new node, which is the only member of a new cluster.
-pub(crate) fn write_new(disk: &dyn Disk) -> Result<(NodeId, ClusterId), IdentityError> {
+pub(crate) fn write_new(disk: &dyn Disk, level: Level) -> Result<(NodeId, ClusterId), IdentityError> {
     let (node_id, cluster_id) = (dice::nonzero(), ClusterId(dice::bits()));
-    write(disk, NodeFile { node_id, cluster_id: Some(cluster_id) })?;
+    write(disk, level, NodeFile { node_id, cluster_id: Some(cluster_id) })?;
     Ok((node_id, cluster_id))
 }
 
@@ -289,13 +374,13 @@ pub(crate) fn write_new(disk: &dyn Disk) -> Result<(NodeId, ClusterId), Identity
 pub(crate) fn stored(disk: &dyn Disk) -> Result<Option<NodeFile>, IdentityError> {
     let failed = |source| IdentityError::File { name: NODE_FILE, verb: "read", source };
     match disk.read(NODE_FILE).map_err(failed)? {
-        Some(bytes) => Ok(Some(format::decode("node identity", &bytes)?)),
+        Some(bytes) => Ok(Some(STORAGE.decode("node identity", &bytes)?)),
         None => Ok(None),
     }
 }
 
-fn write(disk: &dyn Disk, file: NodeFile) -> Result<(), IdentityError> {
-    let bytes = format::encode(&file);
+fn write(disk: &dyn Disk, level: Level, file: NodeFile) -> Result<(), IdentityError> {
+    let bytes = STORAGE.encode(level, &file);
     let failed = |source| IdentityError::File { name: NODE_FILE, verb: "write", source };
     disk.write(NODE_FILE, &bytes).map_err(failed)
 }
@@ -307,7 +392,8 @@ mod tests {
 
     fn load(disk: &MemoryDisk, list: &[&str]) -> Identity {
         let list = list.iter().map(|entry| (*entry).to_owned()).collect();
-        Identity::load(Arc::new(disk.clone()), list, None, "a:7789".to_owned(), false).unwrap()
+        Identity::load(Arc::new(disk.clone()), list, None, "a:7789".to_owned(), false, Active::default())
+            .unwrap()
     }
 
     #[test]
@@ -335,7 +421,7 @@ mod tests {
         assert!(!founder.is_adopted());
         // A power cut between the two files: it belongs to nobody yet.
         let disk = MemoryDisk::default();
-        disk.write(ADOPTED_FILE, &format::encode(&ClusterId(7))).unwrap();
+        disk.write(ADOPTED_FILE, &STORAGE.encode(Level::FIRST, &ClusterId(7))).unwrap();
         let node = load(&disk, &["a:1"]);
         assert!(!node.is_adopted() && node.cluster_id().is_none());
     }
@@ -370,9 +456,22 @@ mod tests {
     }
 
     #[test]
+    fn a_guessed_host_of_the_api_becomes_that_of_the_own_entry() {
+        let named = |api_host_follows| {
+            let api_address = "10.0.0.9:7789".to_owned();
+            let names = NodeNames { api_address, api_host_follows, ..NodeNames::default() };
+            let node = load(&MemoryDisk::default(), &[]).named(names);
+            node.set_raft_address("[fd00::1]:7790");
+            (node.raft_address().unwrap(), node.api_address())
+        };
+        assert_eq!(named(true), ("[fd00::1]:7790".to_owned(), "[fd00::1]:7789".to_owned()));
+        assert_eq!(named(false).1, "10.0.0.9:7789");
+    }
+
+    #[test]
     fn a_log_without_an_identity_is_refused() {
         let disk = Arc::new(MemoryDisk::default());
-        let error = Identity::load(disk, vec![], None, String::new(), true).unwrap_err();
+        let error = Identity::load(disk, vec![], None, String::new(), true, Active::default()).unwrap_err();
         assert!(error.to_string().contains("raft log but no file node"), "{error}");
     }
 
@@ -399,7 +498,8 @@ mod tests {
     fn the_first_format_of_the_node_file_is_read() {
         let file = NodeFile { node_id: 0x1234_5678_9abc, cluster_id: Some(ClusterId(0xfeed)) };
         let golden = include_str!("../../tests/golden/node_file.hex").trim();
-        let hex: String = format::encode(&file).iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex: String =
+            STORAGE.encode(Level::FIRST, &file).iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(hex, golden);
     }
 
@@ -413,11 +513,12 @@ mod tests {
             list: vec!["a:7790".to_owned(), "b:7790".to_owned()],
             raft_address: Some("a:7790".to_owned()),
             api_address: "a:7789".to_owned(),
-            format_lowest: 1,
-            format_highest: 1,
+            reads: Reads::levels(Level::FIRST, Level::FIRST),
+            level: Some(Level::FIRST),
             last_log_index: None,
             last_log_term: None,
             disk: None,
+            missed_by: None,
         };
         let golden = include_str!("../../tests/golden/whoami.json").trim();
         assert_eq!(serde_json::to_string(&whoami).unwrap(), golden);

@@ -16,16 +16,17 @@ use openraft::raft::{
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::type_config::alias::WatchReceiverOf;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
-use crate::format;
+use crate::format::WIRE;
 use crate::snapshot::SnapshotData;
 use crate::types::{LogId, Member, NodeId, TypeConfig, Vote};
 
 use super::client::{CallError, RpcClient};
+use super::frame::Message;
 use super::identity::Identity;
+use super::whereabouts::Whereabouts;
 use super::{APPEND_IDLE_TIMEOUT, SNAPSHOT_HOLD, VOTE_TIMEOUT, snapshot};
 
 type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotData>;
@@ -131,6 +132,7 @@ pub(crate) struct Peers {
     client: RpcClient,
     streams: Streams,
     refusing: Refusing,
+    whereabouts: Whereabouts,
     /// Says where members are now: openraft keeps a [`Peer`] as it was made when one moves.
     metrics: Arc<OnceLock<Metrics>>,
 }
@@ -141,8 +143,9 @@ impl Peers {
         client: RpcClient,
         streams: Streams,
         refusing: Refusing,
+        whereabouts: Whereabouts,
     ) -> Self {
-        Self { identity, client, streams, refusing, metrics: Arc::default() }
+        Self { identity, client, streams, refusing, whereabouts, metrics: Arc::default() }
     }
 
     /// From now on addresses come from the membership that openraft tells of. Called once.
@@ -173,12 +176,12 @@ impl Peer {
         let known = self.peers.metrics.get().and_then(|metrics| {
             let metrics = metrics.borrow_watched();
             let member = metrics.membership_config.membership().get_node(&self.target)?;
-            Some(member.raft_address.clone())
+            Some(self.peers.whereabouts.address(self.target, member))
         });
         known.unwrap_or_else(|| self.address.clone())
     }
 
-    async fn call<M: Serialize, A: DeserializeOwned>(
+    async fn call<M: Message, A: DeserializeOwned>(
         &self,
         action: RPCTypes,
         route: &str,
@@ -186,10 +189,10 @@ impl Peer {
         idle: Duration,
     ) -> Result<A, RPCError<TypeConfig>> {
         let header = self.peers.identity.header(self.target).ok_or_else(no_cluster)?;
-        let frame = format::encode(&(header, message));
+        let frame = message.frame(&header, self.peers.identity.level());
         let answer = self.peers.client.call(&self.address(), route, frame, idle).await;
         let answer = answer.map_err(|error| self.rpc_error(action, error))?;
-        format::decode("raft answer", &answer).map_err(|error| RPCError::Network(NetworkError::new(&error)))
+        WIRE.decode("raft answer", &answer).map_err(|error| RPCError::Network(NetworkError::new(&error)))
     }
 
     /// Unreachable makes openraft wait before it tries again.
@@ -266,6 +269,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
             return Err(no_room().into());
         }
         let header = self.peers.identity.header(self.target).ok_or_else(no_cluster)?;
+        let header = (header, self.peers.identity.level());
         let address = self.address();
         let _streaming = self.peers.streams.begin(snapshot.meta.last_log_id.map_or(0, |id| id.index));
         let sent = snapshot::send(&self.peers.client, &address, header, vote, snapshot, Arc::default());
@@ -273,7 +277,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
             biased;
             answer = sent => {
                 let answer = answer.map_err(|error| self.rpc_error(RPCTypes::InstallSnapshot, error))?;
-                format::decode("raft answer", &answer)
+                WIRE.decode("raft answer", &answer)
                     .map_err(|error| StreamingError::Network(NetworkError::new(&error)))
             }
             closed = cancel => Err(StreamingError::Closed(closed)),

@@ -39,12 +39,6 @@ pub(crate) trait Plausible {
     fn check(&self, sender: NodeId) -> Result<(), Implausible>;
 }
 
-impl Plausible for () {
-    fn check(&self, _sender: NodeId) -> Result<(), Implausible> {
-        Ok(())
-    }
-}
-
 impl Plausible for VoteRequest<TypeConfig> {
     fn check(&self, sender: NodeId) -> Result<(), Implausible> {
         check_vote(&self.vote, sender)?;

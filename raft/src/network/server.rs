@@ -1,52 +1,38 @@
 //! The routes that other servers call.
 
 use std::future::Future;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::post;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use openraft::async_runtime::WatchReceiver;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use tokio::sync::{Semaphore, SemaphorePermit, TryAcquireError};
-use tokio::time::Instant;
 
 use crate::blocking::blocking;
-use crate::cluster::Raft;
 use crate::cluster::space::{DiskLow, Guard};
-use crate::format::{self, FormatError};
+use crate::cluster::{Raft, is_address};
+use crate::format::{FormatError, WIRE};
 use crate::index::Index;
 use crate::log::LogStore;
 use crate::types::{ClusterId, NodeId, TypeConfig};
 
+use super::frame::{self, Message, Received};
+use super::heard::Heard;
 use super::identity::{Identity, IdentityError, Misdirected, removed_text};
 use super::plausible::{Implausible, Plausible, check_history};
+use super::reach::{Claimed, REACH_SERVERS_MAX, Scout, Unreached};
+use super::whereabouts::Whereabouts;
 use super::{
     APPEND_BODY_BYTES_MAX, BODY_READ_TIMEOUT, Header, RAFT_PREFIX, SMALL_BODY_BYTES_MAX, Whoami, snapshot,
 };
-
-/// When the leader was last heard.
-#[derive(Debug, Default)]
-pub(crate) struct Heard(Mutex<Option<Instant>>);
-
-impl Heard {
-    pub(crate) fn now(&self) {
-        *self.0.lock().expect("nothing panics while it holds the time") = Some(Instant::now());
-    }
-
-    /// True if the leader was heard no longer ago than `age`.
-    pub(crate) fn within(&self, age: Duration) -> bool {
-        let heard = *self.0.lock().expect("nothing panics while it holds the time");
-        heard.is_some_and(|heard| heard.elapsed() <= age)
-    }
-}
 
 /// What the routes need.
 #[derive(Clone)]
@@ -58,10 +44,17 @@ pub(crate) struct RpcState {
     pub(crate) receiving: Arc<Semaphore>,
     /// [`super::MESSAGES_MAX`] other messages. Closed: the node is stopping.
     pub(crate) messages: Arc<Semaphore>,
+    /// [`super::reach::LOOKS_MAX`] looks for other servers. Each takes seconds where nobody answers: they hold
+    /// no place of a message.
+    pub(crate) looking: Arc<Semaphore>,
     pub(crate) index: Index,
     /// What the disk has room for.
     pub(crate) guard: Arc<Guard>,
     pub(crate) log: LogStore,
+    pub(crate) scout: Scout,
+    pub(crate) whereabouts: Whereabouts,
+    /// Ends the node: a disk that does not take its identity takes nothing else.
+    pub(crate) end: Arc<dyn Fn(&IdentityError) + Send + Sync>,
 }
 
 /// Why a message was not handed to openraft.
@@ -119,8 +112,28 @@ pub(crate) fn router(state: RpcState) -> Router {
         .route(&route("transfer"), post(transfer))
         .route(&route("snapshot"), post(receive_snapshot))
         .route(&route("standing"), post(standing))
+        .route(&route("reach"), post(reach))
         .route(&route("whoami"), post(whoami))
+        .fallback(other_path)
         .with_state(state)
+}
+
+/// A path that is none of raft's: somebody takes this port for another one. The answer is no 404,
+/// because a 404 of the discovery API means that nobody holds a key.
+async fn other_path(State(state): State<RpcState>, uri: Uri) -> Response {
+    if uri.path().starts_with(RAFT_PREFIX) {
+        return (StatusCode::NOT_FOUND, "this server does not know this raft message").into_response();
+    }
+    let message = wrong_port(&state.identity.api_address());
+    (StatusCode::MISDIRECTED_REQUEST, Json(serde_json::json!({ "message": message }))).into_response()
+}
+
+/// What whoever asks this port for something else than raft is told.
+fn wrong_port(api_address: &str) -> String {
+    format!(
+        "this is the raft port of a piccolo server, where only the other servers ask; its discovery API is at \
+         http://{api_address}"
+    )
 }
 
 fn route(name: &str) -> String {
@@ -140,7 +153,8 @@ impl RpcState {
         self.check_sender(header)?;
         if pristine {
             let (identity, cluster_id) = (self.identity.clone(), header.cluster_id);
-            blocking(move || identity.adopt_from_message(cluster_id)).await.map_err(stopped)??;
+            let adopted = blocking(move || identity.adopt_from_message(cluster_id)).await.map_err(stopped)?;
+            adopted.inspect_err(|error| (self.end)(error))?;
             self.identity.check(header)?;
         }
         Ok(())
@@ -158,6 +172,15 @@ impl RpcState {
         Ok(())
     }
 
+    /// Where a member says that it is. It is only asked there who it is, should it be silent elsewhere.
+    fn note_claim(&self, sender: NodeId, claim: Option<String>) {
+        let metrics = self.raft.metrics();
+        let is_member = metrics.borrow_watched().membership_config.membership().get_node(&sender).is_some();
+        if let Some(address) = claim.filter(|address| is_member && is_address(address)) {
+            self.whereabouts.claims(sender, address);
+        }
+    }
+
     async fn handle<M, A>(
         &self,
         body: Body,
@@ -165,29 +188,34 @@ impl RpcState {
         message: impl AsyncFnOnce(M) -> Result<A, RpcError>,
     ) -> Result<Response, RpcError>
     where
-        M: DeserializeOwned + Plausible,
+        M: Message + Plausible,
         A: Serialize,
     {
-        let (_one, request) = self.read(body, limit).await?;
-        let (header, request): (Header, M) = request;
+        let (_one, received) = self.read(body, limit).await?;
+        let Received { version, header, message: request }: Received<M> = received;
         request.check(header.sender)?;
         self.admit(&header).await?;
         let answer = message(request).await?;
-        Ok(format::encode(&answer).into_response())
+        Ok(WIRE.encode_version(version, &answer).into_response())
     }
 
-    async fn read<M: DeserializeOwned>(
+    /// A place among the messages that are handled.
+    fn place(&self) -> Result<SemaphorePermit<'_>, RpcError> {
+        self.messages.try_acquire().map_err(|error| match error {
+            TryAcquireError::NoPermits => RpcError::Busy,
+            TryAcquireError::Closed => RpcError::Stopping,
+        })
+    }
+
+    async fn read<M: Message>(
         &self,
         body: Body,
         limit: usize,
-    ) -> Result<(SemaphorePermit<'_>, (Header, M)), RpcError> {
-        let one = self.messages.try_acquire().map_err(|error| match error {
-            TryAcquireError::NoPermits => RpcError::Busy,
-            TryAcquireError::Closed => RpcError::Stopping,
-        })?;
+    ) -> Result<(SemaphorePermit<'_>, Received<M>), RpcError> {
+        let one = self.place()?;
         let bytes = read_body(body, limit).await?;
         self.check_running()?;
-        Ok((one, format::decode("raft message", &bytes)?))
+        Ok((one, frame::read(&bytes)?))
     }
 }
 
@@ -208,11 +236,14 @@ pub(super) async fn within<T>(deadline: Duration, work: impl Future<Output = T>)
 /// On a low disk only one without entries passes: the leader keeps its lease, and goes on to be heard.
 async fn append(State(state): State<RpcState>, body: Body) -> Result<Response, RpcError> {
     let handle = async |request: AppendEntriesRequest<TypeConfig>| {
+        let term = request.vote.leader_id.term;
+        let own = request.leader_commit.as_ref().filter(|id| id.leader_id == request.vote.leader_id);
+        let committed = own.map(|id| id.index);
         state.guard.admit_entries(&request.entries)?;
         check_history(&request, &state.index, &state.log).await?;
         let answer = state.raft.append_entries(request).await.map_err(stopped);
         if answer.as_ref().is_ok_and(|answer| !matches!(answer, AppendEntriesResponse::HigherVote(_))) {
-            state.heard.now();
+            state.heard.leader(term, committed, state.index.applied_index());
         }
         answer
     };
@@ -227,12 +258,13 @@ async fn vote(State(state): State<RpcState>, body: Body) -> Result<Response, Rpc
 /// Nothing is stored by a pre-vote, here or there: a pristine node answers, and joins with the vote.
 /// (A founder that loses its power between the two has told nobody of its cluster.)
 async fn pre_vote(State(state): State<RpcState>, body: Body) -> Result<Response, RpcError> {
-    let (_one, (header, request)) = state.read::<VoteRequest<TypeConfig>>(body, SMALL_BODY_BYTES_MAX).await?;
+    let (_one, received) = state.read::<VoteRequest<TypeConfig>>(body, SMALL_BODY_BYTES_MAX).await?;
+    let Received { version, header, message: request } = received;
     request.check(header.sender)?;
     state.identity.check(&header)?;
     state.check_sender(&header)?;
     let answer = state.raft.pre_vote(request).await.map_err(stopped)?;
-    Ok(format::encode(&answer).into_response())
+    Ok(WIRE.encode_version(version, &answer).into_response())
 }
 
 async fn transfer(State(state): State<RpcState>, body: Body) -> Result<Response, RpcError> {
@@ -243,13 +275,30 @@ async fn transfer(State(state): State<RpcState>, body: Body) -> Result<Response,
 }
 
 async fn receive_snapshot(State(state): State<RpcState>, body: Body) -> Result<Response, RpcError> {
-    let answer = snapshot::receive(&state, body).await?;
-    Ok(format::encode(&answer).into_response())
+    let (version, answer) = snapshot::receive(&state, body).await?;
+    Ok(WIRE.encode_version(version, &answer).into_response())
 }
 
 async fn standing(State(state): State<RpcState>, body: Body) -> Result<Response, RpcError> {
-    let welcome = async |()| Ok(());
-    state.handle(body, SMALL_BODY_BYTES_MAX, welcome).await
+    let (_one, received) = state.read::<Option<String>>(body, SMALL_BODY_BYTES_MAX).await?;
+    let Received { version, header, message: claim } = received;
+    state.admit(&header).await?;
+    state.note_claim(header.sender, claim);
+    Ok(WIRE.encode_version(version, &()).into_response())
+}
+
+async fn reach(State(state): State<RpcState>, body: Body) -> Result<Json<Vec<Unreached>>, RpcError> {
+    let bytes = {
+        let _one = state.place()?;
+        read_body(body, SMALL_BODY_BYTES_MAX).await?
+    };
+    let unreadable = |error: serde_json::Error| RpcError::Body { reason: error.to_string() };
+    let servers: Vec<Claimed> = serde_json::from_slice(&bytes).map_err(unreadable)?;
+    if servers.len() > REACH_SERVERS_MAX {
+        return Err(RpcError::Body { reason: format!("more than {REACH_SERVERS_MAX} servers") });
+    }
+    let _look = state.looking.try_acquire().map_err(|_| RpcError::Busy)?;
+    Ok(Json(state.scout.look(&servers).await))
 }
 
 /// The address that the membership knows, if there is one, wins over what bootstrap found.

@@ -12,11 +12,12 @@ use hyper::body::Frame;
 use openraft::raft::SnapshotResponse;
 
 use crate::blocking::blocking;
-use crate::format;
+use crate::format::Level;
 use crate::snapshot::{Receiver, SnapshotData};
 use crate::types::{TypeConfig, Vote};
 
 use super::client::{CallError, Progress, RpcClient};
+use super::frame::{self, Message, Received};
 use super::plausible::{check_snapshot, check_snapshot_history};
 use super::server::{RpcError, RpcState, stopped, within};
 use super::{BODY_READ_TIMEOUT, Header, SMALL_BODY_BYTES_MAX, SNAPSHOT_IDLE_TIMEOUT, SNAPSHOT_TIMEOUT};
@@ -26,11 +27,11 @@ type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotDat
 /// Largest snapshot that is taken in, bytes; 20 million pairs are a few hundred megabytes.
 const SNAPSHOT_BYTES_MAX: u64 = 8 * 1024 * 1024 * 1024;
 
-/// Streams `snapshot` to `address`, counting the bytes in `sent`; its answer is a [`SnapshotResponse`].
+/// Streams `snapshot` to `address`, in a frame of `level`, counting the bytes in `sent`; its answer is a [`SnapshotResponse`].
 pub(crate) async fn send(
     client: &RpcClient,
     address: &str,
-    header: Header,
+    (header, level): (Header, Level),
     vote: Vote,
     snapshot: Snapshot,
     sent: Arc<AtomicU64>,
@@ -42,7 +43,7 @@ pub(crate) async fn send(
     })?;
     let progress = Progress::new();
     let touched = progress.clone();
-    let first = stream::iter([Ok(preface(&header, &vote))]);
+    let first = stream::iter([Ok(preface(&header, level, &vote))]);
     let frames = first.chain(chunks.map(|chunk| chunk.map_err(std::io::Error::other))).map(move |chunk| {
         touched.touch();
         if let Ok(chunk) = &chunk {
@@ -58,14 +59,17 @@ pub(crate) async fn send(
     }
 }
 
-fn preface(header: &Header, vote: &Vote) -> Bytes {
-    let frame = format::encode(&(header, vote));
+fn preface(header: &Header, level: Level, vote: &Vote) -> Bytes {
+    let frame = vote.frame(header, level);
     let length = u32::try_from(frame.len()).expect("a header and a vote are some hundred bytes");
     [length.to_le_bytes().as_slice(), &frame].concat().into()
 }
 
-/// Takes a snapshot in and installs it.
-pub(super) async fn receive(state: &RpcState, body: Body) -> Result<SnapshotResponse<TypeConfig>, RpcError> {
+/// Takes a snapshot in and installs it; the answer, and the version that it is given in.
+pub(super) async fn receive(
+    state: &RpcState,
+    body: Body,
+) -> Result<(u16, SnapshotResponse<TypeConfig>), RpcError> {
     let mut pieces = Pieces { body, first: Bytes::new(), left: SNAPSHOT_BYTES_MAX };
     let length = pieces.exactly(4).await?;
     let length = u32::from_le_bytes(length.as_ref().try_into().expect("exactly four bytes"));
@@ -73,7 +77,7 @@ pub(super) async fn receive(state: &RpcState, body: Body) -> Result<SnapshotResp
         return Err(RpcError::TooLarge { limit: SMALL_BODY_BYTES_MAX });
     }
     let frame = pieces.exactly(length as usize).await?;
-    let (header, vote): (Header, Vote) = format::decode("snapshot preface", &frame)?;
+    let Received { version, header, message: vote } = frame::read::<Vote>(&frame)?;
     state.admit(&header).await?;
     state.guard.admit_snapshot()?;
     let _only = state.receiving.try_acquire().map_err(|_| RpcError::Busy)?;
@@ -90,7 +94,8 @@ pub(super) async fn receive(state: &RpcState, body: Body) -> Result<SnapshotResp
     tracing::info!(%meta, from = header.sender, "received a snapshot");
     state.check_running()?;
     state.guard.admit_install(received)?;
-    state.raft.install_full_snapshot(vote, Snapshot { meta, snapshot }).await.map_err(stopped)
+    let installed = state.raft.install_full_snapshot(vote, Snapshot { meta, snapshot }).await;
+    Ok((version, installed.map_err(stopped)?))
 }
 
 fn refused(error: crate::snapshot::SnapshotError) -> RpcError {

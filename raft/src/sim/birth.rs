@@ -1,12 +1,17 @@
 //! How a cluster is born: one, or none, never two, whatever the order and the moment of starts, crashes
 //! and wipes.
 
+use std::sync::{Arc, Mutex};
+
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 
+use crate::cluster::{Change, FOUND_AFTER, Who};
+
 use super::cluster::Cluster;
 use super::host::{Role, address_of};
+use super::nemesis::insist;
 use super::net::HostId;
 use super::world::{self, Fault};
 
@@ -166,4 +171,68 @@ fn a_founder_that_does_not_wait_for_all_is_found() {
     });
     println!("found by seed {found:?}");
     assert!(found.is_some());
+}
+
+/// Asks for a change until it is done.
+fn change(cluster: &mut Cluster, change: Change, told: &str) {
+    let done = Arc::new(Mutex::new(false));
+    let seed = world::inside(|world| world.dice.random());
+    let asking = insist(change, cluster.book.clone(), seed, done.clone());
+    cluster.spawn(asking);
+    let is_done = cluster.run_until(2 * BIRTH_MS, |_| *done.lock().unwrap());
+    assert!(is_done, "{told}: not changed: {}, {}", cluster.book.open().last_change, cluster.tell());
+}
+
+/// The first server of a cluster that has grown from one to three gets an empty disk; the others may be
+/// down when it does, and come back.
+fn wipe_the_first(seed: u64, fault: Option<Fault>) -> Vec<String> {
+    let told = format!("seed {seed}");
+    let mut dice = StdRng::seed_from_u64(seed);
+    let alone = Role::Listed(vec![address_of(0)]);
+    let joins = Role::Joining(address_of(0));
+    let mut cluster = Cluster::new(seed, vec![alone.clone(), joins.clone(), joins]);
+    (0..3).for_each(|id| cluster.start(id));
+    let born = cluster.run_until(BIRTH_MS, |cluster| cluster.leader() == Some(0));
+    assert!(born && cluster.now_ms >= FOUND_AFTER.as_millis() as u64, "{told}: {}", cluster.tell());
+    let addresses = [1, 2].map(address_of).to_vec();
+    change(&mut cluster, Change::Add { addresses }, &told);
+    if let Some(fault) = fault {
+        world::break_it(fault);
+    }
+    let old = cluster.hosts[0].node().expect("it serves").parts().1.node_id;
+    cluster.run([0, 20, 400, 2000][dice.random_range(0..4)]);
+    for id in [1, 2] {
+        if dice.random() {
+            cluster.kill(id);
+        }
+    }
+    cluster.wipe(0, alone);
+    cluster.run(dice.random_range(0..300));
+    cluster.start(0);
+    cluster.run(FOUND_AFTER.as_millis() as u64 + NEVER_MS);
+    let violations = cluster.violations();
+    if violations.is_empty() {
+        let address = address_of(0);
+        change(&mut cluster, Change::Replace { old: Who::Id(old), address }, &told);
+        let level = cluster.run_until(BIRTH_MS, |cluster| cluster.is_level());
+        assert!(level, "{told}: not level: {}", cluster.tell());
+        expect_sound(&cluster, &told);
+    }
+    violations
+}
+
+#[test]
+fn the_first_server_of_a_grown_cluster_founds_no_second_one_on_an_empty_disk() {
+    for seed in 0..12 {
+        assert_eq!(wipe_the_first(seed, None), Vec::<String>::new(), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_founder_that_does_not_listen_is_found() {
+    let founds = |seed: &u64| {
+        let violations = wipe_the_first(*seed, Some(Fault::FoundsWithoutListening));
+        violations.iter().any(|text| text.contains("two clusters"))
+    };
+    assert!((0..4).any(|seed| founds(&seed)));
 }

@@ -53,6 +53,8 @@ pub(crate) struct Seen {
     /// Power cuts that took something which was written and not synced.
     pub(crate) losses: usize,
     pub(crate) purges: usize,
+    /// What servers said that ended because they do not know the cluster's level.
+    pub(crate) unknown_levels: Vec<String>,
 }
 
 impl Cluster {
@@ -184,6 +186,7 @@ impl Cluster {
 
     fn take_note(&mut self, id: HostId, ended: Ended) {
         use crate::cluster::{NodeFailure, StartError};
+        use crate::index::IndexError;
         match ended {
             Ended::No => {}
             Ended::Forgetful(why) => self.book.violate(why),
@@ -192,6 +195,11 @@ impl Cluster {
                 self.come_back(id);
             }
             Ended::Failed(NodeFailure::Removed { .. }) | Ended::NotStarted(StartError::Removed { .. }) => {
+                self.hosts[id].kill();
+            }
+            Ended::Failed(NodeFailure::Level(unknown))
+            | Ended::NotStarted(StartError::Index(IndexError::Level(unknown))) => {
+                self.seen.unknown_levels.push(unknown.to_string());
                 self.hosts[id].kill();
             }
             Ended::Failed(NodeFailure::Broken { reason } | NodeFailure::Disk { reason }) => {

@@ -2,6 +2,7 @@
 //! real node lives. To kill it is to drop the runtime with everything in it.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,8 +20,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-use crate::cluster::{Node, NodeConfig, NodeFailure, StartError};
-use crate::format;
+use crate::cluster::{FOUND_AFTER, Node, NodeFailure, NodeNames, StartError};
+use crate::format::{WIRE, next};
 use crate::network::RAFT_PREFIX;
 use crate::testing::sim_disk::SimDisk;
 use crate::types::TypeConfig;
@@ -53,6 +54,8 @@ pub(crate) struct Host {
     pub(crate) outlives_its_disk: bool,
     /// While it is down: not even its kernel answers.
     silent: bool,
+    /// From its next start on it is of the next build.
+    pub(crate) next: bool,
 }
 
 struct Running {
@@ -60,6 +63,8 @@ struct Running {
     life: Life,
     handling: BTreeMap<CallId, AbortHandle>,
     current: Current,
+    /// It is of the next build.
+    next: bool,
     runtime: Runtime,
 }
 
@@ -90,6 +95,11 @@ pub(crate) enum Ended {
     Forgetful(String),
 }
 
+/// Of the host at a raft address: the same host, another port.
+fn api_of(raft: &str) -> String {
+    raft.replace(":1", ":2")
+}
+
 /// `s<id>:1`.
 pub(crate) fn address_of(id: HostId) -> String {
     format!("s{id}:1")
@@ -98,7 +108,7 @@ pub(crate) fn address_of(id: HostId) -> String {
 impl Host {
     pub(crate) fn new(id: HostId, role: Role) -> Self {
         let address = address_of(id);
-        world::inside(|world| world.net.listen(&address, id));
+        world::inside(|world| world.net.listen(&address, id, net::ip_of(id, 0)));
         Self {
             id,
             address,
@@ -109,7 +119,17 @@ impl Host {
             outlives_its_disk: false,
             frozen: false,
             silent: false,
+            next: false,
         }
+    }
+
+    /// Down, it gets another address, and is called by that from the next start on unless it has a name.
+    pub(crate) fn move_to(&mut self, at: IpAddr, named: bool) {
+        assert!(!self.is_running(), "a host moves while it is down");
+        if !named {
+            self.address = format!("{at}:1");
+        }
+        world::inside(|world| world.net.listen(&self.address, self.id, at));
     }
 
     pub(crate) fn is_running(&self) -> bool {
@@ -127,8 +147,12 @@ impl Host {
     /// What the node says by the host's own clock; what depends on no clock may be asked of
     /// [`Host::node`].
     pub(crate) fn ask<T>(&self, question: impl FnOnce(&Node) -> T) -> Option<T> {
-        let _clock = self.running.as_ref()?.runtime.enter();
-        self.node().map(question)
+        let running = self.running.as_ref()?;
+        let _clock = running.runtime.enter();
+        next::set_on_this_thread(running.next);
+        let answer = self.node().map(question);
+        next::set_on_this_thread(true);
+        answer
     }
 
     pub(crate) fn start(&mut self, now_ms: u64) {
@@ -143,23 +167,25 @@ impl Host {
             world.net.reset(&mut world.dice, now_ms, self.id);
             world.current = Some(current);
         });
-        let config = |members| NodeConfig {
+        let (members, join) = match &self.role {
+            Role::Listed(list) => (list.clone(), None),
+            Role::Joining(member) => (Vec::new(), Some(member.clone())),
+        };
+        let names = NodeNames {
             members,
             raft_address: Some(self.address.clone()),
-            api_address: format!("{}-api:1", self.address),
-            disk_free_min: None,
+            api_address: api_of(&self.address),
+            api_host_follows: false,
         };
         let (disk, stop) = (Arc::new(self.disk.clone()), CancellationToken::new());
-        let starting = match &self.role {
-            Role::Listed(list) => runtime.spawn(Node::start(config(list.clone()), disk, stop)),
-            Role::Joining(member) => {
-                runtime.spawn(Node::start_joining(config(vec![]), member.clone(), disk, stop))
-            }
+        let starting = async move {
+            let opened = Node::open(disk, None, Arc::new(net::SimDns)).await?;
+            opened.start(names, join, FOUND_AFTER, None, stop).await
         };
-        let life = Life::Starting(starting);
+        let life = Life::Starting(runtime.spawn(starting));
         self.starts += 1;
         world::say(|| format!("{now_ms}: s{} starts", self.id));
-        self.running = Some(Running { life, handling: BTreeMap::new(), current, runtime });
+        self.running = Some(Running { life, handling: BTreeMap::new(), current, next: self.next, runtime });
         world::inside(|world| world.current = None);
     }
 
@@ -173,8 +199,11 @@ impl Host {
             return Ended::No;
         }
         world::inside(|world| world.current = Some(running.current));
+        next::set_on_this_thread(running.next);
         running.run(until_ms);
         let ended = running.look(self.id);
+        // Between the turns tests look at files of both builds.
+        next::set_on_this_thread(true);
         world::inside(|world| world.current = None);
         ended
     }
@@ -237,7 +266,7 @@ impl Host {
 
 impl Running {
     fn run(&mut self, until_ms: u64) {
-        let Self { life, handling, current, runtime } = self;
+        let Self { life, handling, current, next: _, runtime } = self;
         run_until(runtime, *current, until_ms, |message| handle(life, handling, message));
         handling.retain(|_, task| !task.is_finished());
     }
@@ -331,7 +360,7 @@ fn handle(life: &Life, handling: &mut BTreeMap<CallId, AbortHandle>, message: Me
 fn note_vote(host: HostId, route: &str, answer: &Answer) {
     if let ("vote", Answer::Rpc(StatusCode::OK, body)) = (route, answer) {
         let answer: VoteResponse<TypeConfig> =
-            format::decode("raft answer", body).expect("our own answer is readable");
+            WIRE.decode("raft answer", body).expect("our own answer is readable");
         if answer.vote_granted {
             world::inside(|world| world.promise(host, answer.vote));
         }

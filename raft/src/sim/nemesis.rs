@@ -248,7 +248,7 @@ impl Nemesis {
         let victim = self.any(cluster);
         let victim_id = Self::node_id(cluster, victim);
         let (change, gain, loss) = match (self.dice.random_range(0..4), spare, victim_id) {
-            (0, Some(spare), _) => (Change::Add { address: address_of(spare) }, Some(spare), None),
+            (0, Some(spare), _) => (Change::Add { addresses: vec![address_of(spare)] }, Some(spare), None),
             (1, Some(spare), Some(old)) => {
                 let change = Change::Replace { old: Who::Id(old), address: address_of(spare) };
                 // Its disk is gone for good, or it is as healthy as the others.
@@ -305,7 +305,7 @@ async fn ask_once(change: Change, book: Book, seed: u64) {
 }
 
 /// Asks for a change until it is done.
-async fn insist(change: Change, book: Book, seed: u64, done: Arc<Mutex<bool>>) {
+pub(super) async fn insist(change: Change, book: Book, seed: u64, done: Arc<Mutex<bool>>) {
     let mut dice = StdRng::seed_from_u64(seed);
     loop {
         if let Some(Answer::Changing { phase: Phase::Done, .. }) = ask(&change, &book, &mut dice).await {

@@ -8,6 +8,9 @@
 //! would. A host that has died refuses what it was asked before.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
@@ -16,7 +19,11 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use tokio::sync::oneshot;
 
-use crate::network::client::{Progress, RpcBody};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+
+use crate::network::client::{Answered, Progress, RpcBody};
+use crate::network::names::{Names, Resolve, split};
 
 use crate::testing::sim_disk::SimDisk;
 
@@ -102,14 +109,65 @@ pub(crate) struct Link {
     pub(crate) lost: u32,
     /// Of a thousand requests, these arrive a second time, later.
     pub(crate) doubled: u32,
+    /// Raft messages with larger bodies are lost, bytes.
+    pub(crate) rpc_bytes_max: usize,
 }
 
-const SOUND: Link = Link { cut: false, delay_ms_max: 0, lost: 0, doubled: 0 };
+const SOUND: Link = Link { cut: false, delay_ms_max: 0, lost: 0, doubled: 0, rpc_bytes_max: usize::MAX };
+
+/// A host behind a NAT that does not lead back inside.
+#[derive(Clone, Copy, Debug)]
+struct Nat {
+    /// The host's own address, at which it alone reaches itself.
+    inside: SocketAddr,
+    /// Where all others reach it, and it does not.
+    outside: SocketAddr,
+}
+
+/// How names are looked up.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) enum Dns {
+    #[default]
+    Sound,
+    /// It has no answer for longer than anybody waits.
+    Away,
+    /// It takes so long, milliseconds.
+    Slow(u64),
+}
+
+/// Asks the simulation.
+#[derive(Debug)]
+pub(crate) struct SimDns;
+
+impl Resolve for SimDns {
+    fn resolve(&self, host: &str) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> {
+        let (dns, found) = world::inside(|world| {
+            world.net.lookups += 1;
+            (world.net.dns, world.net.names.get(host).copied())
+        });
+        async move {
+            match dns {
+                Dns::Sound => {}
+                Dns::Away => tokio::time::sleep(Duration::from_secs(20)).await,
+                Dns::Slow(ms) => tokio::time::sleep(Duration::from_millis(ms)).await,
+            }
+            let found = found.filter(|_| !matches!(dns, Dns::Away));
+            found.map(|ip| vec![ip]).ok_or_else(|| io::Error::other("no such name"))
+        }
+        .boxed()
+    }
+}
 
 /// All links and what is on its way.
 #[derive(Default)]
 pub(crate) struct Net {
-    addresses: BTreeMap<String, HostId>,
+    /// Who listens, by address; never by name.
+    addresses: BTreeMap<SocketAddr, HostId>,
+    names: BTreeMap<String, IpAddr>,
+    nats: BTreeMap<HostId, Nat>,
+    pub(crate) dns: Dns,
+    /// Lookups that were begun.
+    pub(crate) lookups: usize,
     /// Those that are not [`SOUND`].
     links: BTreeMap<(HostId, HostId), Link>,
     /// By receiver; then by time and order of sending.
@@ -149,8 +207,35 @@ impl Payload {
 }
 
 impl Net {
-    pub(crate) fn listen(&mut self, address: &str, host: HostId) {
-        self.addresses.insert(address.to_owned(), host);
+    /// From now on the host is reached at `address` only, and that has its name if it has one.
+    pub(crate) fn listen(&mut self, address: &str, host: HostId, at: IpAddr) {
+        let (name, port) = split(address).expect("host:port");
+        self.addresses.retain(|_, other| *other != host);
+        // Who had the address before has none, until it moves too.
+        self.addresses.insert(SocketAddr::new(at, port), host);
+        if name.parse::<IpAddr>().is_err() {
+            self.names.insert(name.to_owned(), at);
+        }
+    }
+
+    /// From now on the host is behind a NAT: the others reach it at `outside` only, and it reaches itself only where
+    /// it listens.
+    pub(crate) fn put_behind_nat(&mut self, host: HostId, outside: IpAddr) {
+        let listens = self.addresses.iter().find(|(_, other)| **other == host);
+        let inside = *listens.expect("the host listens somewhere").0;
+        self.nats.insert(host, Nat { inside, outside: SocketAddr::new(outside, inside.port()) });
+    }
+
+    /// Who answers `from` at `address`.
+    fn find(&self, from: HostId, address: &str) -> Option<HostId> {
+        let (name, port) = split(address)?;
+        let ip = name.parse().ok().or_else(|| self.names.get(name).copied())?;
+        let at = SocketAddr::new(ip, port);
+        let translated = self.nats.iter().find(|(_, nat)| nat.inside == at || nat.outside == at);
+        match translated {
+            Some((host, nat)) => ((from == *host) == (at == nat.inside)).then_some(*host),
+            None => self.addresses.get(&at).copied(),
+        }
     }
 
     pub(crate) fn link(&mut self, from: HostId, to: HostId) -> &mut Link {
@@ -202,7 +287,9 @@ impl Net {
             Message::Answer { call, .. } => self.waiting.get(call).is_some_and(|asked| asked.snapshot),
             Message::GivenUp { .. } => false,
         };
-        let lost = !link.cut && dice.random_range(0..1000) < link.lost;
+        let too_large = matches!(&message, Message::Request { payload: Payload::Rpc { body, .. }, .. }
+            if body.len() > link.rpc_bytes_max);
+        let lost = !link.cut && (dice.random_range(0..1000) < link.lost || too_large);
         self.lost += usize::from(lost);
         if link.cut || lost {
             if snapshot {
@@ -273,7 +360,7 @@ impl Drop for Waiting {
 pub(crate) async fn ask(from: HostId, address: &str, payload: Payload) -> Answer {
     let (sender, answer) = oneshot::channel();
     let waiting = world::inside(|world| {
-        let to = *world.net.addresses.get(address)?;
+        let to = world.net.find(from, address)?;
         let (now_ms, call) = (world.now_ms(), world.net.next);
         world.net.next += 1;
         let snapshot = payload.is_snapshot();
@@ -327,21 +414,31 @@ impl Wire {
     /// As [`crate::network::client::RpcClient`] does it.
     pub(crate) async fn post(
         &self,
+        names: &Names,
         address: &str,
         route: &str,
         body: RpcBody,
         progress: &Progress,
-    ) -> Result<(StatusCode, Bytes), String> {
+    ) -> Result<Answered, String> {
         let body = body.collect().await.map_err(|error| error.to_string())?.to_bytes();
-        let payload = Payload::Rpc { route: route.to_owned(), body };
-        match ask(self.host, address, payload).await {
-            Answer::Rpc(status, answer) => {
-                progress.touch();
-                Ok((status, answer))
+        let (host, port) = split(address).ok_or("not host:port")?;
+        for ip in names.addresses(host).await? {
+            let payload = Payload::Rpc { route: route.to_owned(), body: body.clone() };
+            match ask(self.host, &SocketAddr::new(ip, port).to_string(), payload).await {
+                Answer::Rpc(status, body) => {
+                    progress.touch();
+                    return Ok(Answered { ip, status, body });
+                }
+                Answer::Refused => {}
+                Answer::Broken => return Err("connection reset".to_owned()),
+                Answer::Client(_) => unreachable!("raft RPC is answered as such"),
             }
-            Answer::Refused => Err("connection refused".to_owned()),
-            Answer::Broken => Err("connection reset".to_owned()),
-            Answer::Client(_) => unreachable!("raft RPC is answered as such"),
         }
+        Err("connection refused".to_owned())
     }
+}
+
+/// The `number`-th address of a host.
+pub(crate) fn ip_of(host: HostId, number: u8) -> IpAddr {
+    Ipv4Addr::new(10, 0, number, host as u8 + 1).into()
 }

@@ -35,6 +35,8 @@ pub(crate) enum Fault {
     HideDeletes,
     /// A founder does not wait for those who do not answer.
     FoundsWithoutSeeingAll,
+    /// A server that is alone in its list does not listen before it founds.
+    FoundsWithoutListening,
 }
 
 /// Shared by all hosts of one simulation.
@@ -94,6 +96,7 @@ impl Drop for Inside {
     fn drop(&mut self) {
         let world = WORLD.with_borrow_mut(Option::take);
         drop(world);
+        crate::format::next::set_on_this_thread(false);
     }
 }
 

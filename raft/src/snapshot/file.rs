@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{Received, Receiver, SnapshotError};
-use crate::format;
+use crate::format::{FormatError, Level, STORAGE};
 use crate::types::{ClusterId, NodeId};
 
 /// What a file begins with. The last byte is none that a text has.
@@ -31,9 +31,9 @@ pub struct Saved {
 }
 
 impl Saved {
-    /// The first bytes of the file, up to the stream.
-    pub fn to_bytes(&self) -> Vec<u8> {
-        let frame = format::encode(self);
+    /// The first bytes of the file, up to the stream, which is of `level`.
+    pub fn to_bytes(&self, level: Level) -> Vec<u8> {
+        let frame = STORAGE.encode(level, self);
         let length = u32::try_from(frame.len()).expect("ids, a time and a version are some dozen bytes");
         let mut bytes = [&MAGIC[..], &length.to_le_bytes(), &frame].concat();
         let sha256 = Sha256::digest(&bytes);
@@ -94,10 +94,10 @@ fn parse(bytes: &[u8]) -> Result<Option<(Saved, usize)>, SnapshotError> {
         return Err(SnapshotError::damaged(format!("a beginning of {length} bytes")));
     }
     let Some((frame, rest)) = frame.split_at_checked(length) else { return Ok(None) };
-    // The version comes first: of a newer format, not even this checksum is known.
-    let saved = format::decode("snapshot file", frame);
-    if let Err(newer @ format::FormatError::Newer { .. }) = saved {
-        return Err(newer.into());
+    // The version comes first: of another format, not even this checksum is known.
+    let saved = STORAGE.decode("snapshot file", frame);
+    if let Err(other @ (FormatError::Newer { .. } | FormatError::Older { .. })) = saved {
+        return Err(other.into());
     }
     let Some(sha256) = rest.get(..SHA256_BYTES) else { return Ok(None) };
     let hashed = MAGIC.len() + 4 + length;
@@ -129,7 +129,7 @@ mod tests {
         index.apply(&[entry(1, Command::Advertise(write(1, &["r/a:1", "r/b:1"])))]).await.unwrap();
         let (_, data) = index.snapshot().await.unwrap();
         let chunks: Vec<_> = data.into_chunks().unwrap().map(Result::unwrap).collect();
-        [saved().to_bytes(), chunks.concat()].concat()
+        [saved().to_bytes(Level::FIRST), chunks.concat()].concat()
     }
 
     fn read(bytes: &[u8], piece: usize) -> Result<(Saved, Received), SnapshotError> {
@@ -169,6 +169,9 @@ mod tests {
         let mut bytes = file().await;
         bytes[MAGIC.len() + 4] = 9;
         let error = read(&bytes, 64).err().unwrap().to_string();
-        assert!(error.contains("snapshot file has format 9") && error.contains("newer piccolo"), "{error}");
+        assert!(
+            error.contains("snapshot file has storage format 9") && error.contains("newer piccolo"),
+            "{error}"
+        );
     }
 }

@@ -5,10 +5,10 @@ use std::collections::HashMap;
 use sha2::{Digest, Sha256};
 
 use super::{Header, RECORD_BYTES_MAX, Received, Record, SnapshotData, SnapshotError, Source};
-use crate::format::{FORMAT, FORMAT_LOWEST, FormatError};
+use crate::format::STORAGE;
 use crate::index::inventory;
 use crate::index::state::{Parts, State};
-use crate::index::tables::Applied;
+use crate::index::tables::{self, Applied};
 use crate::types::SnapshotMeta;
 
 /// Verifies a snapshot while it arrives. Bytes may come in pieces of any size; what is kept of them
@@ -49,7 +49,7 @@ impl Receiver {
     fn take_records<'b>(&mut self, mut bytes: &'b [u8]) -> Result<&'b [u8], SnapshotError> {
         if !self.version_seen {
             let Some((version, rest)) = bytes.split_first_chunk::<2>() else { return Ok(bytes) };
-            check_version(u16::from_le_bytes(*version))?;
+            STORAGE.check("snapshot", u16::from_le_bytes(*version))?;
             self.version_seen = true;
             self.hash.update(version);
             bytes = rest;
@@ -79,7 +79,12 @@ impl Receiver {
 
     fn take(&mut self, record: Record) -> Result<(), SnapshotError> {
         match (record, self.header.is_some()) {
-            (Record::Header(header), false) => self.header = Some(*header),
+            (Record::Header(header), false) => {
+                tables::check_level(header.levels.active)?;
+                self.header = Some(*header);
+            }
+            #[cfg(any(test, feature = "next-format"))]
+            (Record::Noted(noted), true) => self.parts.noted = noted,
             (Record::Keys(keys), true) => self.parts.keys.extend(keys),
             (Record::Host { id, record }, true) => {
                 self.close_host();
@@ -103,7 +108,8 @@ impl Receiver {
 
     fn close_host(&mut self) {
         if let Some((id, ids)) = self.host.take() {
-            self.inventories.insert(id, inventory::encode(&ids));
+            let level = self.header.as_ref().map(|header| header.levels.active).unwrap_or_default();
+            self.inventories.insert(id, inventory::encode(level, &ids));
         }
     }
 
@@ -134,11 +140,12 @@ impl Receiver {
         let (Some(header), true, true) = (header, ended, buffer.is_empty()) else {
             return Err(SnapshotError::damaged("it is cut"));
         };
-        let Header { applied, membership, tombstones } = header;
+        let Header { applied, membership, tombstones, levels } = header;
         let meta = SnapshotMeta { last_log_id: applied.log_id, last_membership: membership.clone() };
         parts.applied = applied.log_id;
         parts.membership = membership;
         parts.tombstones = tombstones;
+        parts.levels = levels;
         let state = State::build(parts, |id, ids| {
             let bytes = inventories.get(&id).map_or(&[][..], Vec::as_slice);
             Ok(inventory::decode_into(bytes, ids)?)
@@ -158,17 +165,6 @@ pub fn verify(bytes: &[u8]) -> Result<(SnapshotMeta, SnapshotData), SnapshotErro
     let mut receiver = Receiver::default();
     receiver.push(bytes)?;
     receiver.finish()
-}
-
-fn check_version(found: u16) -> Result<(), FormatError> {
-    let what = "snapshot";
-    match found {
-        newer if newer > FORMAT => Err(FormatError::Newer { what, found }),
-        older if older < FORMAT_LOWEST => {
-            Err(FormatError::Damaged { what, reason: format!("format {found}") })
-        }
-        _ => Ok(()),
-    }
 }
 
 fn decode(bytes: &[u8]) -> Result<Record, SnapshotError> {

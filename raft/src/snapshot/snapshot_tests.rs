@@ -130,7 +130,7 @@ async fn a_newer_snapshot_is_refused_by_name() {
     sent[0] = 9;
     let error = verify(&sent).err().unwrap();
     let SnapshotError::Format(format) = error else { panic!("{error}") };
-    assert!(format.to_string().contains("snapshot has format 9"), "{format}");
+    assert!(format.to_string().contains("snapshot has storage format 9"), "{format}");
 }
 
 /// A sender with a bug, or a liar: the hash is right, the content is not.
@@ -142,6 +142,7 @@ fn what_does_not_fit_together_is_refused_even_with_the_right_hash() {
             applied,
             membership: Default::default(),
             tombstones: Default::default(),
+            levels: Default::default(),
         }))
     };
     let host = |id| Record::Host { id, record: Box::new(HostRecord::new(holder(1))) };
@@ -169,9 +170,10 @@ fn what_does_not_fit_together_is_refused_even_with_the_right_hash() {
         ("its header says", vec![header(1, 0, 0), host(0)]),
         ("its SHA-256 does not match", vec![header(0, 0, 0), Record::End { sha256: [0; 32] }]),
     ] {
-        let mut chunks = Chunks { next: Stage::Done, rows: Rows { tables: None }, hash: Sha256::new() };
+        let mut chunks =
+            Chunks { next: Stage::Done, rows: Rows { tables: None }, hash: Sha256::new(), noted: 0 };
         let mut bytes = Vec::new();
-        chunks.write(&mut bytes, |bytes| bytes.extend(FORMAT.to_le_bytes()));
+        chunks.write(&mut bytes, |bytes| bytes.extend(STORAGE.at(crate::format::Level::FIRST).to_le_bytes()));
         records.iter().for_each(|record| chunks.record(&mut bytes, record));
         chunks.next = Stage::Hosts;
         chunks.advance(&mut bytes).unwrap();
@@ -187,7 +189,7 @@ fn what_does_not_fit_together_is_refused_even_with_the_right_hash() {
 fn a_record_that_comes_byte_by_byte_is_put_together_once() {
     const RECORD_BYTES: usize = 1024 * 1024;
     let mut receiver = Receiver::default();
-    receiver.push(&FORMAT.to_le_bytes()).unwrap();
+    receiver.push(&STORAGE.at(crate::format::Level::FIRST).to_le_bytes()).unwrap();
     receiver.push(&(RECORD_BYTES as u32).to_le_bytes()).unwrap();
     for _ in 1..RECORD_BYTES {
         receiver.push(&[0xff]).unwrap();

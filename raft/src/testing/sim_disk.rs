@@ -47,6 +47,7 @@ struct Content {
     owed: VecDeque<Vec<(u64, Change)>>,
     syncs: u64,
     writes: u64,
+    written_bytes: u64,
     /// The power goes off at this sync.
     cut_at_sync: Option<u64>,
     /// The power went when the new file got its name: it is there whole, or not at all.
@@ -87,6 +88,11 @@ impl SimDisk {
     pub(crate) fn activity(&self, name: &str) -> (u64, u64) {
         let platter = self.platter();
         platter.databases.get(name).map_or((0, 0), |content| (content.syncs, content.writes))
+    }
+
+    /// Bytes written to a redb file so far.
+    pub(crate) fn written_bytes(&self, name: &str) -> u64 {
+        self.platter().databases.get(name).map_or(0, |content| content.written_bytes)
     }
 
     /// Syncs of all files so far, the small ones included.
@@ -366,6 +372,7 @@ impl StorageBackend for SimFile {
             Content::apply(&mut content.live, offset, data);
             content.unsynced.push((offset, Change::Bytes(data.to_vec())));
             content.writes += 1;
+            content.written_bytes += data.len() as u64;
         })
     }
 }

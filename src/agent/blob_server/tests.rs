@@ -11,6 +11,7 @@ use tokio::sync::Barrier;
 use crate::agent::store::memory::MemoryStore;
 use crate::agent::testing::*;
 use crate::agent::{RegistryPolicy, TagPolicy};
+use crate::limits::MANIFEST_BYTES_MAX;
 use crate::oci::Digest;
 
 #[tokio::test]
@@ -67,16 +68,72 @@ async fn what_is_not_here_is_404_with_an_oci_body_and_other_methods_are_405() {
     }
 }
 
+/// An index of this length.
+fn index_of(length: usize) -> Vec<u8> {
+    let (begin, end) = (br#"{"manifests":[]"#, b"}");
+    [begin.to_vec(), vec![b' '; length - begin.len() - end.len()], end.to_vec()].concat()
+}
+
+/// Registries take 4 MiB, `ctr image import` takes any length.
+#[tokio::test]
+async fn a_manifest_larger_than_registries_take_is_given_by_the_peer_port_and_by_the_mirror() {
+    let holder = patient().await;
+    let asker = patient().await;
+    for length in [5_000_000, MANIFEST_BYTES_MAX as usize] {
+        let index = index_of(length);
+        let digest = holder.store.add(index.clone());
+        let target = manifest_target(&digest, "registry.test");
+        let got = get(holder.peer, &target).await;
+        assert_eq!((got.status, got.body == index), (200, true));
+        asker.servers.hold(&digest, &[holder.peer]);
+        let got = get(asker.mirror, &target).await;
+        assert_eq!((got.status, got.body == index, got.is_complete()), (200, true, true));
+    }
+}
+
+#[tokio::test]
+async fn artifacts_and_manifests_without_layers_are_given_as_manifests() {
+    let node = Node::start().await;
+    for (json, media_type) in [
+        (
+            r#"{"mediaType":"application/vnd.oci.artifact.manifest.v1+json","blobs":[]}"#,
+            "application/vnd.oci.artifact.manifest.v1+json",
+        ),
+        (r#"{"schemaVersion":2,"config":{},"layers":null}"#, "application/vnd.oci.image.manifest.v1+json"),
+        (r#"{"schemaVersion":2,"config":{},"subject":{}}"#, "application/vnd.oci.image.manifest.v1+json"),
+    ] {
+        let digest = node.store.add(json.as_bytes());
+        let got = get(node.peer, &manifest_target(&digest, "registry.test")).await;
+        assert_eq!((got.status, got.header("content-type")), (200, Some(media_type)), "{json}");
+    }
+}
+
+/// containerd 2.1 and others ask for ranges of whatever they fetch.
+#[tokio::test]
+async fn a_range_of_an_empty_blob_is_all_of_its_no_bytes() {
+    let holder = patient().await;
+    let digest = holder.store.add(&b""[..]);
+    let asker = patient().await;
+    asker.servers.hold(&digest, &[holder.peer]);
+    for port in [holder.peer, holder.mirror, asker.mirror] {
+        for range in ["bytes=0-", "bytes=0-0", "bytes=-1"] {
+            let got = get_range(port, &blob_target(&digest), range).await;
+            assert_eq!((got.status, got.header("content-length"), &got.body[..]), (200, Some("0"), &b""[..]));
+        }
+    }
+}
+
 /// B13b: the Go version read any digest whole into memory first.
 #[tokio::test]
 async fn only_manifests_are_given_as_manifests() {
     let node = Node::start().await;
     let layer = node.store.add(noise(100));
-    let large =
-        node.store.add([br#"{"manifests":[]"#.to_vec(), vec![b' '; 5_000_000], b"}".to_vec()].concat());
+    let large = node.store.add(index_of(MANIFEST_BYTES_MAX as usize + 1));
     let manifest = manifest("a");
     let digest = node.store.add(manifest.clone());
-    for refused in [layer, large] {
+    for (refused, reason) in [(layer, "does not hold it"), (large, "/blobs/ only")] {
+        let got = get(node.peer, &manifest_target(&refused, "registry.test")).await;
+        assert!(got.text().contains(reason), "{}", got.text());
         assert_eq!(get(node.peer, &manifest_target(&refused, "registry.test")).await.status, 404);
         assert_eq!(request(node.peer, "HEAD", &blob_target(&refused), "").await.status, 200);
     }

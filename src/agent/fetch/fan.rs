@@ -191,6 +191,10 @@ impl Fan {
     fn hire(&mut self, roster: &mut Roster) {
         while self.workers.len() < FAN_SOURCES_MAX {
             let Some(holder) = self.holders.pop().or_else(|| roster.next(Instant::now())) else { return };
+            // Since it was put on the roster others may have found out that it is not to be had.
+            if !self.shared.fetcher.troubles.may_go_on_with(holder) {
+                continue;
+            }
             let shared = Arc::clone(&self.shared);
             self.workers.spawn(async move { shared.work(holder).await });
         }
@@ -310,6 +314,7 @@ impl Shared {
             state.senders.push(holder);
         }
         drop(state);
+        self.fetcher.troubles.delivered(holder);
         self.news.notify_waiters();
         true
     }

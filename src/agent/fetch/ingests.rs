@@ -41,7 +41,7 @@ impl Fetcher {
         Some(follower)
     }
 
-    async fn ingests(&self, digest: &Digest) -> Vec<Ingest> {
+    pub(super) async fn ingests(&self, digest: &Digest) -> Vec<Ingest> {
         match timeout(INGESTS_TIMEOUT, self.store.ingests(digest)).await {
             Ok(Ok(ingests)) => ingests,
             Ok(Err(error)) => {

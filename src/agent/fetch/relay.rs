@@ -16,6 +16,7 @@ use futures_util::stream;
 use super::Fetcher;
 use super::follow::{Follower, Tail};
 use super::lately::{Prefix, RunningRange};
+use super::race::Ended;
 use super::transfer::Transfer;
 use crate::agent::body::{ByteStream, Cut};
 use crate::agent::peer::PeerError;
@@ -122,7 +123,12 @@ impl Relay {
             self.fetcher.lately.keep_prefix(&self.digest, *prefix);
         }
         self.fetcher.lately.cut(&self.digest, self.transfer.left().start);
-        Cut::SourceBroken
+        match self.transfer.ended() {
+            Some(Ended::Slower) => Cut::SourceSlower,
+            Some(Ended::Stalled) => Cut::SourceStalled,
+            None if self.transfer.has_stalled() => Cut::SourceStalled,
+            None => Cut::SourceBroken,
+        }
     }
 
     async fn wrong_bytes(&mut self) -> Cut {

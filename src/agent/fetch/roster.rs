@@ -71,6 +71,12 @@ impl Roster {
         self.waiting.push_front(holder);
     }
 
+    /// Asks nobody but those that `may_ask` allows.
+    pub(super) fn retain(&mut self, may_ask: impl Fn(SocketAddr) -> bool) {
+        self.waiting.retain(|holder| may_ask(*holder));
+        self.again.retain(|(holder, _)| may_ask(*holder));
+    }
+
     /// Puts those at the end that were never on it.
     pub(super) fn extend(&mut self, holders: Vec<SocketAddr>) {
         for holder in holders {

@@ -1,29 +1,37 @@
-//! Content received and verified whole before anyone sees a byte of it: in memory up to
-//! [`SPOOL_MEMORY_BYTES_MAX`], while there is room, beyond that in a file without a name.
+//! Content received and verified whole before anyone sees a byte of it, in memory or in a file without
+//! a name: [`super::room`] decides which.
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use futures_util::stream;
-use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::compact;
+use super::room::{DiskRoom, MemoryRoom, Room, Rooms};
 use super::transfer::Transfer;
 use crate::agent::body::ByteStream;
 use crate::agent::buffers::BufferPool;
 use crate::agent::local::file_stream;
 use crate::agent::peer::{PeerError, Source};
-use crate::limits::{SPOOL_MEMORY_BYTES_MAX, SPOOL_MEMORY_TOTAL_BYTES_MAX, SPOOL_WRITE_BYTES};
+use crate::limits::SPOOL_WRITE_BYTES;
 use crate::oci::{ByteRange, Digest, Hasher};
 
 /// Verified content.
 #[derive(Clone, Debug)]
 pub(crate) enum Whole {
     Memory(Bytes),
-    File(Arc<File>),
+    File(Arc<Spooled>),
+}
+
+/// A file without a name, and the room that it takes.
+#[derive(Debug)]
+pub(crate) struct Spooled {
+    pub(crate) file: Arc<File>,
+    _room: DiskRoom,
 }
 
 impl Whole {
@@ -36,64 +44,143 @@ impl Whole {
                 let part = bytes.slice(index(range.start)..index(range.end));
                 stream::iter([Ok(part)]).boxed()
             }
-            Whole::File(file) => file_stream(file, range, pool),
+            Whole::File(spooled) => file_stream(Arc::clone(&spooled.file), range, pool, spooled),
         }
     }
 }
 
-/// What all transfers together may keep in memory, bytes.
-static MEMORY: Semaphore = Semaphore::const_new(SPOOL_MEMORY_TOTAL_BYTES_MAX);
-
-/// A part of [`MEMORY`], taken until the last clone of its bytes is gone.
-struct Room {
+/// Bytes in memory, and the room that they take until the last clone of them is gone.
+struct InMemory {
     bytes: Vec<u8>,
-    _taken: SemaphorePermit<'static>,
+    _room: MemoryRoom,
 }
 
-impl Room {
-    /// `None`: a file is the place for so many.
-    fn of(length: u64) -> Option<Self> {
-        let length = u32::try_from(length).ok().filter(|_| length <= SPOOL_MEMORY_BYTES_MAX)?;
-        let taken = MEMORY.try_acquire_many(length).ok()?;
-        Some(Self { bytes: Vec::with_capacity(usize::try_from(length).ok()?), _taken: taken })
-    }
-}
-
-impl AsRef<[u8]> for Room {
+impl AsRef<[u8]> for InMemory {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
 }
 
-/// Receives all that `transfer` brings, which is `length` bytes, and verifies it. `Ok(None)`: nobody is
-/// left who could send the rest.
+/// Where the bytes of one blob go.
+enum Spool {
+    Memory(InMemory),
+    File(Writer),
+}
+
+/// What has come is gathered, and written together.
+struct Writer {
+    file: Arc<File>,
+    room: DiskRoom,
+    written: u64,
+    gathered: Vec<Bytes>,
+    gathered_bytes: usize,
+}
+
+/// Receives all that `transfer` brings, which is `length` bytes, into `room`, and verifies it.
+/// `Ok(None)`: nobody is left who could send the rest.
 pub(super) async fn receive(
     transfer: &mut Transfer,
     length: u64,
     digest: &Digest,
+    room: Room,
+    rooms: &Rooms,
 ) -> Result<Option<Whole>, PeerError> {
     let mut hasher = Hasher::new(digest.algorithm());
-    let whole = if let Some(mut room) = Room::of(length) {
-        while let Some(piece) = next(transfer, &mut hasher).await? {
-            room.bytes.extend_from_slice(&piece);
-        }
-        Whole::Memory(Bytes::from_owner(room))
-    } else {
-        Whole::File(file(transfer, &mut hasher).await?)
-    };
+    let mut spool = Spool::new(room, length);
+    // The transfer tells whether this was the end, or nobody is left.
+    while let Some(piece) = transfer.next().await.unwrap_or(None) {
+        hasher.update(&piece);
+        spool.push(piece, length, rooms).await?;
+    }
+    let whole = spool.finish(length, rooms).await?;
     if transfer.left().start < transfer.left().end {
         return Ok(None);
     }
     if hasher.finish() == *digest { Ok(Some(whole)) } else { Err(PeerError::WrongBytes) }
 }
 
-/// `None` at the end, and where nobody is left: the transfer tells which.
-async fn next(transfer: &mut Transfer, hasher: &mut Hasher) -> Result<Option<Bytes>, PeerError> {
-    let next = transfer.next().await.unwrap_or(None);
-    if let Some(piece) = &next {
-        hasher.update(piece);
+impl Spool {
+    fn new(room: Room, length: u64) -> Self {
+        match room {
+            Room::Memory(room) => Self::Memory(InMemory::new(room, length)),
+            Room::Disk(file, room) => {
+                let (gathered, file) = (Vec::new(), Arc::new(file));
+                Self::File(Writer { file, room, written: 0, gathered, gathered_bytes: 0 })
+            }
+        }
     }
-    Ok(next)
+
+    /// `length`: of the whole blob.
+    async fn push(&mut self, piece: Bytes, length: u64, rooms: &Rooms) -> Result<(), PeerError> {
+        match self {
+            Spool::Memory(memory) => memory.bytes.extend_from_slice(&piece),
+            Spool::File(writer) => {
+                writer.gathered_bytes += piece.len();
+                writer.gathered.push(compact(piece));
+                if writer.gathered_bytes >= SPOOL_WRITE_BYTES {
+                    self.flush(length, rooms).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn finish(mut self, length: u64, rooms: &Rooms) -> Result<Whole, PeerError> {
+        self.flush(length, rooms).await?;
+        Ok(match self {
+            Spool::Memory(memory) => Whole::Memory(Bytes::from_owner(memory)),
+            Spool::File(writer) => Whole::File(Arc::new(Spooled { file: writer.file, _room: writer.room })),
+        })
+    }
+
+    /// Writes what was gathered. A disk that takes no more is no fault of the sender: then all of it goes
+    /// on in memory, if there is room.
+    async fn flush(&mut self, length: u64, rooms: &Rooms) -> Result<(), PeerError> {
+        let Spool::File(writer) = self else { return Ok(()) };
+        let Err(error) = writer.write().await else { return Ok(()) };
+        rooms.disk_failed(&error);
+        let Some(room) = rooms.instead_of_disk(length).await else { return Err(PeerError::Spool(error)) };
+        *self = Spool::Memory(
+            writer.move_to_memory(InMemory::new(room, length)).await.map_err(PeerError::Spool)?,
+        );
+        Ok(())
+    }
+}
+
+impl InMemory {
+    fn new(room: MemoryRoom, length: u64) -> Self {
+        let length = usize::try_from(length).expect("what has room in memory has a length of usize");
+        Self { bytes: Vec::with_capacity(length), _room: room }
+    }
+}
+
+impl Writer {
+    /// Writes what was gathered, and keeps it if that fails.
+    async fn write(&mut self) -> io::Result<()> {
+        let (file, pieces, start) = (Arc::clone(&self.file), self.gathered.clone(), self.written);
+        let written = tokio::task::spawn_blocking(move || {
+            pieces.iter().try_fold(start, |offset, piece| {
+                file.write_all_at(piece, offset).map(|()| offset + piece.len() as u64)
+            })
+        });
+        self.written = written.await.map_err(io::Error::other)??;
+        self.gathered.clear();
+        self.gathered_bytes = 0;
+        Ok(())
+    }
+
+    /// What has been written and gathered, in memory.
+    async fn move_to_memory(&mut self, mut memory: InMemory) -> io::Result<InMemory> {
+        let (file, written, gathered) =
+            (Arc::clone(&self.file), self.written, std::mem::take(&mut self.gathered));
+        let moved = tokio::task::spawn_blocking(move || {
+            memory.bytes.resize(usize::try_from(written).map_err(io::Error::other)?, 0);
+            file.read_exact_at(&mut memory.bytes, 0)?;
+            gathered.iter().for_each(|piece| memory.bytes.extend_from_slice(piece));
+            Ok(memory)
+        });
+        moved.await.map_err(io::Error::other)?
+    }
 }
 
 /// Receives exactly `length` bytes on the heap.
@@ -108,48 +195,82 @@ pub(super) async fn memory(mut source: Source, length: u64) -> Result<Bytes, Pee
     if bytes.len() as u64 == length { Ok(bytes.freeze()) } else { Err(PeerError::Short) }
 }
 
-/// Whether the bytes are what the digest says.
-pub(super) fn verify(bytes: &[u8], digest: &Digest) -> Result<(), PeerError> {
-    let mut hasher = Hasher::new(digest.algorithm());
-    hasher.update(bytes);
-    if hasher.finish() == *digest { Ok(()) } else { Err(PeerError::WrongBytes) }
-}
-
-/// Writes to a file without a name. What has come while it is being written goes into the next write.
-async fn file(transfer: &mut Transfer, hasher: &mut Hasher) -> Result<Arc<File>, PeerError> {
-    let file = tokio::task::spawn_blocking(tempfile::tempfile).await;
-    let file = Arc::new(file.map_err(io::Error::other).and_then(|file| file).map_err(PeerError::Spool)?);
-    let mut gathered = Vec::new();
-    let mut gathered_bytes = 0;
-    loop {
-        let piece = next(transfer, hasher).await?;
-        let is_last = piece.is_none();
-        gathered_bytes += piece.as_ref().map_or(0, Bytes::len);
-        gathered.extend(piece.map(compact));
-        if gathered_bytes >= SPOOL_WRITE_BYTES || is_last {
-            write(&file, std::mem::take(&mut gathered)).await.map_err(PeerError::Spool)?;
-            gathered_bytes = 0;
-        }
-        if is_last {
-            return Ok(file);
-        }
-    }
-}
-
-async fn write(file: &Arc<File>, pieces: Vec<Bytes>) -> io::Result<()> {
-    let file = Arc::clone(file);
-    let written = tokio::task::spawn_blocking(move || {
-        pieces.iter().try_for_each(|piece| io::Write::write_all(&mut &*file, piece))
-    });
-    written.await.map_err(io::Error::other)?
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::agent::peer::{Ask, ask};
+    use crate::agent::state_dir::StateDir;
     use crate::agent::testing::{End, RawPeer, SOON};
+    use crate::limits::SPOOL_WITHOUT_DISK_TOTAL_BYTES_MAX;
     use axum::http::Method;
+
+    const MIB: usize = SPOOL_WRITE_BYTES;
+
+    /// A file that takes so many bytes and no more.
+    fn full_at(bytes: usize) -> File {
+        use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+        let file = File::from(memfd_create("full", MemfdFlags::ALLOW_SEALING).unwrap());
+        file.set_len(bytes as u64).unwrap();
+        fcntl_add_seals(&file, SealFlags::GROW).unwrap();
+        file
+    }
+
+    /// Spools four MiB to a disk that takes two and a half.
+    async fn spool_to_a_full_disk(rooms: &Rooms) -> (Result<Whole, PeerError>, Vec<u8>) {
+        let bytes = crate::agent::testing::noise(4 * MIB);
+        let length = bytes.len() as u64;
+        let Some(Room::Disk(_, room)) = rooms.room(length).await else { panic!("no disk") };
+        let mut spool = Spool::new(Room::Disk(full_at(MIB * 5 / 2), room), length);
+        for piece in bytes.chunks(MIB / 4) {
+            if let Err(error) = spool.push(Bytes::copy_from_slice(piece), length, rooms).await {
+                return (Err(error), bytes);
+            }
+        }
+        (spool.finish(length, rooms).await, bytes)
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_gets_full_in_the_middle_sends_the_blob_to_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateDir::on_disk(folder.path());
+        let rooms = Rooms::new(state.clone());
+        let (whole, bytes) = spool_to_a_full_disk(&rooms).await;
+        let Ok(Whole::Memory(received)) = whole else { panic!("not in memory") };
+        assert!(received == bytes, "other bytes");
+        assert!(!state.has_disk(), "the next blob goes to the disk again at once");
+    }
+
+    /// It is said of this node, not of the peer.
+    #[tokio::test(start_paused = true)]
+    async fn without_room_in_memory_either_it_is_an_error_of_this_node() {
+        let folder = tempfile::tempdir().unwrap();
+        let rooms = Rooms::new(StateDir::on_disk(folder.path()));
+        let full = SPOOL_WITHOUT_DISK_TOTAL_BYTES_MAX as u64;
+        let _taken = rooms.instead_of_disk(full).await.expect("all of the room");
+        let (whole, _) = spool_to_a_full_disk(&rooms).await;
+        assert!(matches!(whole, Err(PeerError::Spool(_))), "{:?}", whole.err());
+    }
+
+    #[tokio::test]
+    async fn what_is_spooled_to_disk_is_read_from_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let rooms = Rooms::new(StateDir::on_disk(folder.path()));
+        let bytes = crate::agent::testing::noise(3 * MIB + 5);
+        let length = bytes.len() as u64;
+        let mut spool = Spool::new(rooms.room(length).await.unwrap(), length);
+        for piece in bytes.chunks(100_000) {
+            spool.push(Bytes::copy_from_slice(piece), length, &rooms).await.unwrap();
+        }
+        let whole = spool.finish(length, &rooms).await.unwrap();
+        assert!(matches!(whole, Whole::File(_)));
+        let part = ByteRange { start: 7, end: length - 1, total: length };
+        let mut stream = whole.stream(part, BufferPool::default());
+        let mut read = Vec::new();
+        while let Some(piece) = stream.next().await {
+            read.extend_from_slice(&piece.unwrap());
+        }
+        assert!(read == bytes[7..bytes.len() - 1], "other bytes");
+    }
 
     /// A peer could fill memory or disk otherwise.
     #[tokio::test]

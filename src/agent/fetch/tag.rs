@@ -2,18 +2,23 @@
 //! with bytes that hash to the digest that it names.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
-use axum::http::Method;
+use axum::http::{Method, StatusCode};
 use bytes::Bytes;
 use futures_util::future::join_all;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
+use super::manifests::{manifest_bytes, manifest_type};
 use super::roster::Roster;
-use super::{Fetcher, ask, count, manifest_bytes, spool};
+use super::{DEADLINE_MARGIN, Fetcher, ask, count};
 use crate::agent::answer::CONTENT_DIGEST;
-use crate::agent::peer::PeerError;
-use crate::limits::{HEDGE_DELAY_MAX, TAG_VOTES};
-use crate::oci::{ContentPath, Digest, media_type};
+use crate::agent::peer::{PeerError, Peers};
+use crate::agent::tags::{Claim, TAG_AGE_MS};
+use crate::limits::TAG_HOLDERS_ASKED_AT_ONCE;
+use crate::oci::{ContentPath, Digest, Item};
 
 /// What a peer says that a tag is.
 #[derive(Clone, Debug)]
@@ -27,37 +32,66 @@ pub(crate) struct TagManifest {
 impl Fetcher {
     /// The answer of the first holder that gives a proper one, and how many were asked.
     pub(crate) async fn first_tag(
-        &self,
+        self: &Arc<Self>,
         path: &ContentPath,
         holders: Vec<SocketAddr>,
         deadline: Instant,
     ) -> (Option<TagManifest>, usize) {
         // What is wrong with a peer is remembered by digest, and there is none yet.
         let name = Digest::of(path.tag_name().unwrap_or_default().as_bytes());
-        let mut roster = Roster::new(self.troubles.order(holders, &name));
+        let mut roster = Roster::new(self.to_ask_for_tag(path, holders, &name));
+        let deadline = deadline - DEADLINE_MARGIN;
         let raced = self.race(&mut roster, &name, deadline, |holder| self.tag(path, holder)).await;
+        self.probe_later();
         (raced.ok().map(|(_, found)| found), roster.attempts())
     }
 
-    /// The proper answers of up to [`TAG_VOTES`] holders.
-    pub(crate) async fn tag_votes(
+    /// Those of `holders` that are asked, in order. A pull begins with its tag: where no holder is asked for
+    /// that, nothing else is wanted of them, so that a tag is as good a reason for probes as content.
+    fn to_ask_for_tag(
+        &self,
+        path: &ContentPath,
+        holders: Vec<SocketAddr>,
+        digest: &Digest,
+    ) -> Vec<SocketAddr> {
+        self.troubles.asked(&holders, path);
+        if !holders.is_empty() && !holders.iter().any(|holder| self.troubles.admits(*holder)) {
+            self.troubles.request_was_skipped(&holders);
+        }
+        self.troubles.order(holders, digest)
+    }
+
+    /// What each of `holders` says that the tag is, as of the moment of the return: up to
+    /// [`TAG_HOLDERS_ASKED_AT_ONCE`] are asked at once, and those that have not answered by `until` are left out.
+    pub(crate) async fn tag_claims(
         &self,
         path: &ContentPath,
         holders: &[SocketAddr],
-        deadline: Instant,
-    ) -> Vec<TagManifest> {
-        // A silent one among several must not keep the others from being heard.
-        let deadline =
-            if holders.len() > 1 { deadline.min(Instant::now() + HEDGE_DELAY_MAX) } else { deadline };
-        let asked = holders.iter().take(TAG_VOTES).map(|holder| self.vote(path, *holder, deadline));
-        join_all(asked).await.into_iter().flatten().collect()
+        until: Instant,
+    ) -> Vec<(SocketAddr, Claim)> {
+        let places = Semaphore::new(TAG_HOLDERS_ASKED_AT_ONCE);
+        let asked = holders.iter().map(|holder| async {
+            let _place = places.acquire().await;
+            let claim = self.claim(path, *holder, until).await?;
+            Some((*holder, claim, Instant::now()))
+        });
+        let answered = join_all(asked).await;
+        let now = Instant::now();
+        let as_of_now = |(holder, mut claim, at): (SocketAddr, Claim, Instant)| {
+            claim.age = claim.age.map(|age| age + now.duration_since(at));
+            (holder, claim)
+        };
+        answered.into_iter().flatten().map(as_of_now).collect()
     }
 
-    async fn vote(&self, path: &ContentPath, holder: SocketAddr, deadline: Instant) -> Option<TagManifest> {
-        match timeout_at(deadline, self.tag(path, holder)).await.unwrap_or(Err(PeerError::HeaderTimeout)) {
-            Ok(found) => {
+    async fn claim(&self, path: &ContentPath, holder: SocketAddr, until: Instant) -> Option<Claim> {
+        let asked = timeout_at(until, claim_of(&self.peers, holder, path));
+        match asked.await.unwrap_or(Err(PeerError::HeaderTimeout)) {
+            Ok(claim) => {
                 count("ok");
-                Some(found)
+                // Whoever answers can be asked for the manifest, too.
+                self.troubles.answered(holder);
+                Some(claim)
             }
             Err(error) => {
                 count(error.label());
@@ -67,13 +101,50 @@ impl Fetcher {
         }
     }
 
+    /// The manifest `digest` that these `holders` say the tag is.
+    pub(crate) async fn tag_manifest(
+        self: &Arc<Self>,
+        path: &ContentPath,
+        digest: &Digest,
+        holders: Vec<SocketAddr>,
+        deadline: Instant,
+    ) -> Option<TagManifest> {
+        let path = ContentPath { item: Item::Manifest(digest.clone()), ..path.clone() };
+        let mut roster = Roster::new(self.to_ask_for_tag(&path, holders, digest));
+        let attempt = |holder| self.manifest(holder, &path, digest);
+        let deadline = deadline - DEADLINE_MARGIN;
+        let raced = self.race(&mut roster, digest, deadline, attempt).await;
+        self.probe_later();
+        let (source, (bytes, media_type)) = raced.ok()?;
+        Some(TagManifest { digest: digest.clone(), bytes, media_type, source })
+    }
+
     async fn tag(&self, path: &ContentPath, holder: SocketAddr) -> Result<TagManifest, PeerError> {
         let answer = ask(&self.peers, holder, path, &Method::GET, None).await?;
         let named = answer.header(CONTENT_DIGEST).and_then(|digest| digest.parse::<Digest>().ok());
         let bytes = manifest_bytes(answer).await?;
         let digest = named.ok_or(PeerError::WrongBytes)?;
-        spool::verify(&bytes, &digest)?;
-        let media_type = media_type::of_manifest(&bytes).ok_or(PeerError::NotManifest)?;
+        let media_type = manifest_type(&bytes, &digest).await?;
         Ok(TagManifest { digest, bytes, media_type, source: holder })
     }
+}
+
+/// What one holder says that a tag is, and since when. Only the head is asked for: the bytes come from
+/// those whose claim wins.
+pub(crate) async fn claim_of(
+    peers: &Arc<Peers>,
+    holder: SocketAddr,
+    path: &ContentPath,
+) -> Result<Claim, PeerError> {
+    let answer = ask(peers, holder, path, &Method::HEAD, None).await?;
+    if answer.status != StatusCode::OK {
+        return Err(PeerError::Status(answer.status));
+    }
+    let digest = answer.header(CONTENT_DIGEST).and_then(|digest| digest.parse().ok());
+    let age_ms: Option<u64> = answer.header(TAG_AGE_MS).and_then(|age| age.parse().ok());
+    Ok(Claim {
+        holder: holder.to_string(),
+        digest: digest.ok_or(PeerError::WrongBytes)?,
+        age: age_ms.map(Duration::from_millis),
+    })
 }

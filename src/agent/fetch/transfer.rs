@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::http::header::CONTENT_RANGE;
 use axum::http::{Method, StatusCode};
@@ -10,15 +11,23 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::fan::{Bottleneck, Fan};
-use super::race::NoSource;
+use super::race::{Ended, NoSource};
+use super::registry::Running;
 use super::roster::Roster;
 use super::{Fetcher, ask};
+use crate::agent::peer::pace::Pace;
 use crate::agent::peer::{Answer, PeerError, Source};
-use crate::limits::{BUSY_RETRY_AFTER, FAILOVER_TIMEOUT};
+use crate::limits::{
+    BUSY_RETRY_AFTER, DELIVERED_BYTES_MIN, FAILOVER_TIMEOUT, SOURCE_RATE_WINDOW_SECONDS,
+    SOURCE_STALL_TIMEOUT, STALL_BUDGET, STALL_FORGIVEN_BYTES,
+};
 use crate::oci::{ByteRange, ContentPath, Digest, RangeHeader};
 
 /// How often a peer that was too busy among several is asked again later.
 const FAN_COMEBACKS_MAX: usize = 4;
+
+/// After so many bytes a source is known to deliver once more.
+const DELIVERED_EVERY_BYTES: u64 = 1024 * 1024;
 
 /// What is transferred.
 #[derive(Clone, Debug)]
@@ -58,12 +67,21 @@ pub(super) struct Transfer {
     bottleneck: Bottleneck,
     senders: Vec<SocketAddr>,
     looked_up: Instant,
+    /// How fast all sources together are.
+    pace: Pace,
+    /// Time lost with sources that stalled or crawled.
+    stalled: Duration,
+    /// Bytes that came since.
+    since_stall_bytes: u64,
+    /// Why it ended, if it is not the lack of a source.
+    ended: Option<Ended>,
 }
 
 struct Current {
     holder: SocketAddr,
     source: Source,
     left_bytes: u64,
+    received_bytes: u64,
 }
 
 impl Fetcher {
@@ -91,14 +109,14 @@ impl Fetcher {
     ) -> Result<(ByteRange, Source), PeerError> {
         let answer = ask(&self.peers, holder, &item.path, &Method::GET, range).await?;
         let part = match part(&answer, range) {
-            // It may lie, or have something else; who knows the length does not believe it.
+            // It may lie, or have something else, or what was expected is wrong.
             Err(PeerError::Unsatisfiable { total: said }) if total.is_some_and(|total| total != said) => {
-                return Err(PeerError::Length);
+                return Err(PeerError::OtherLength { total: said });
             }
             part => part?,
         };
         if total.is_some_and(|total| part.total != total) {
-            return Err(PeerError::Length);
+            return Err(PeerError::OtherLength { total: part.total });
         }
         Ok((part, answer.body))
     }
@@ -147,6 +165,10 @@ impl Transfer {
             bottleneck: Bottleneck::default(),
             senders: Vec::new(),
             looked_up: Instant::now(),
+            pace: Pace::default(),
+            stalled: Duration::ZERO,
+            since_stall_bytes: 0,
+            ended: None,
         };
         if let Some(opened) = opened {
             transfer.begin(opened);
@@ -156,7 +178,15 @@ impl Transfer {
 
     /// The next bytes; `None` at the end of the part.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, NoSource> {
+        let next = self.go_on().await;
+        self.ended = next.as_ref().err().and_then(|no_source| no_source.ended);
+        next
+    }
+
+    async fn go_on(&mut self) -> Result<Option<Bytes>, NoSource> {
         while self.left.start < self.left.end {
+            self.give_way_to_registry()?;
+            let asked = Instant::now();
             if let Some(fan) = &mut self.fan {
                 let piece = fan.next(&mut self.roster).await;
                 let (senders, busy) = (fan.new_senders(), fan.busy());
@@ -165,7 +195,7 @@ impl Transfer {
                 busy.into_iter().for_each(|holder| self.roster.again(holder, later, FAN_COMEBACKS_MAX));
                 match piece {
                     Some(bytes) => {
-                        self.left.start += bytes.len() as u64;
+                        self.has_come(asked, &bytes);
                         return Ok(Some(bytes));
                     }
                     // What it had came to nothing; one source at a time may do.
@@ -183,9 +213,13 @@ impl Transfer {
             self.bottleneck.ask_source();
             match current.next().await {
                 Ok(bytes) => {
-                    self.left.start += bytes.len() as u64;
+                    let (holder, left_bytes) = (current.holder, current.left_bytes);
+                    if current.delivers(bytes.len() as u64) {
+                        self.fetcher.troubles.delivered(holder);
+                    }
+                    self.has_come(asked, &bytes);
                     self.bottleneck.has();
-                    if current.left_bytes == 0 {
+                    if left_bytes == 0 {
                         self.end_of_window();
                     }
                     self.fan_out();
@@ -216,8 +250,66 @@ impl Transfer {
         self.left
     }
 
+    /// Why no source went on, if it is not the lack of one.
+    pub(super) fn ended(&self) -> Option<Ended> {
+        self.ended
+    }
+
+    /// Whether the last thing that happened was a source that stalled or crawled.
+    pub(super) fn has_stalled(&self) -> bool {
+        self.stalled > Duration::ZERO && self.since_stall_bytes == 0
+    }
+
+    fn has_come(&mut self, asked: Instant, bytes: &Bytes) {
+        let length = bytes.len() as u64;
+        self.left.start += length;
+        self.pace.add(asked.elapsed(), length);
+        self.since_stall_bytes += length;
+        if self.since_stall_bytes >= STALL_FORGIVEN_BYTES {
+            self.stalled = Duration::ZERO;
+        }
+    }
+
+    /// Ends the source, or all of this if there is no other one, where the registry is faster by far.
+    fn give_way_to_registry(&mut self) -> Result<(), NoSource> {
+        let Some(bytes_per_second) = self.pace.bytes_per_second() else { return Ok(()) };
+        let left_bytes = self.left.len();
+        let running = Running { bytes_per_second, left_bytes, transfers: self.fetcher.running_transfers() };
+        let registry = self.item.path.registry.as_deref();
+        if !self.fetcher.registries.outpaces(registry, running) {
+            return Ok(());
+        }
+        for holder in &self.senders {
+            self.fetcher.registries.was_slow(registry, *holder);
+        }
+        self.pace = Pace::default();
+        if let Some(current) = self.current.take_if(|_| self.roster.waiting() > 0) {
+            return self.failed(current.holder, &PeerError::SlowerThanRegistry);
+        }
+        tracing::info!(digest = %self.item.digest, bytes_per_second, "peers are slower by far than the registry");
+        Err(NoSource { ended: Some(Ended::Slower), ..NoSource::default() })
+    }
+
     fn failed(&mut self, holder: SocketAddr, error: &PeerError) -> Result<(), NoSource> {
         self.fetcher.troubles.failed(holder, &self.item.digest, error);
+        if error.is_slow() {
+            self.fetcher.registries.was_slow(self.item.path.registry.as_deref(), holder);
+        }
+        if error.is_slow() || matches!(error, PeerError::Stalled) {
+            self.since_stall_bytes = 0;
+            self.stalled += if error.is_slow() {
+                Duration::from_secs(SOURCE_RATE_WINDOW_SECONDS as u64)
+            } else {
+                SOURCE_STALL_TIMEOUT
+            };
+            let waiting = self.roster.waiting();
+            let troubles = &self.fetcher.troubles;
+            self.roster.retain(|holder| troubles.may_go_on_with(holder));
+            let has_lost_all = waiting > 0 && self.roster.waiting() == 0;
+            if self.stalled >= STALL_BUDGET || has_lost_all {
+                return Err(NoSource { ended: Some(Ended::Stalled), ..NoSource::default() });
+            }
+        }
         if error.is_worth_a_second_try() {
             self.roster.again(holder, Instant::now(), 1);
         }
@@ -269,7 +361,7 @@ impl Transfer {
         let Opened { holder, part, source } = opened;
         self.sent(holder);
         let left_bytes = part.end.min(self.left.end) - part.start;
-        self.current = Some(Current { holder, source, left_bytes });
+        self.current = Some(Current { holder, source, left_bytes, received_bytes: 0 });
     }
 
     /// The connection is free for the next request, and who has just answered is asked first.
@@ -301,6 +393,14 @@ impl Transfer {
 }
 
 impl Current {
+    /// Whether these bytes show anew that large packets arrive: the first ones, and some now and then.
+    fn delivers(&mut self, bytes: u64) -> bool {
+        let before = self.received_bytes;
+        self.received_bytes += bytes;
+        let is_first = (before..self.received_bytes).contains(&(DELIVERED_BYTES_MIN - 1));
+        is_first || before / DELIVERED_EVERY_BYTES < self.received_bytes / DELIVERED_EVERY_BYTES
+    }
+
     async fn next(&mut self) -> Result<Bytes, PeerError> {
         let mut bytes = self.source.next().await?.ok_or(PeerError::Short)?;
         // Who does not know ranges sends more than was asked for.

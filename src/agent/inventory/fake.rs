@@ -179,7 +179,8 @@ impl Discovery for FakeDiscovery {
         async move {
             let mut state = self.state.lock().unwrap();
             state.beats.push(request.clone());
-            let resync = std::mem::take(&mut state.resync);
+            let beaten = request.epoch.zip(request.seq);
+            let resync = std::mem::take(&mut state.resync) | beaten.is_some_and(|pair| pair < state.pair);
             drop(state);
             self.beats.send_modify(|beats| *beats += 1);
             Ok(KeepaliveResponse { success: true, message: String::new(), resync })

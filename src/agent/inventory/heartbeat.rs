@@ -22,11 +22,16 @@ pub(super) async fn run(shared: &Shared) -> Infallible {
     let mut pause = beats.first(&mut rand::rng());
     loop {
         tokio::time::sleep(pause).await;
-        let result = beat(shared).await;
+        let Some(result) = beat(shared).await else {
+            // Without an address there is nobody to speak for.
+            pause = beats.after_success(&mut rand::rng());
+            continue;
+        };
         let status = if result.is_ok() { "success" } else { "error" };
         ::metrics::counter!("piccolo_keepalive_total", "status" => status).increment(1);
         pause = match result {
             Ok(response) => {
+                shared.settle_claims();
                 if response.resync {
                     shared.want_scan("discovery asks for a sync");
                 }
@@ -40,11 +45,14 @@ pub(super) async fn run(shared: &Shared) -> Infallible {
     }
 }
 
-async fn beat(shared: &Shared) -> Result<KeepaliveResponse, ClientError> {
+async fn beat(shared: &Shared) -> Option<Result<KeepaliveResponse, ClientError>> {
     let config = &shared.config;
-    let acknowledged = shared.ledger().acknowledged();
+    let (holder, acknowledged) = {
+        let ledger = shared.ledger();
+        (ledger.holder()?, ledger.acknowledged())
+    };
     let request = KeepaliveRequest {
-        host: config.holder.to_string(),
+        host: holder.to_string(),
         group: config.group.clone(),
         ttl_seconds: Some(lease_seconds(config.heartbeat_interval)),
         zone: Some(config.zone.clone()),
@@ -56,7 +64,7 @@ async fn beat(shared: &Shared) -> Result<KeepaliveResponse, ClientError> {
         bytes_served: Some(config.counters.bytes_served()),
         misses: Some(config.counters.misses()),
     };
-    shared.discovery.keepalive(&request, HEARTBEAT_TIMEOUT).await
+    Some(shared.discovery.keepalive(&request, HEARTBEAT_TIMEOUT).await)
 }
 
 /// Three heartbeats: two may be lost.

@@ -6,6 +6,7 @@
 //! was held. One request is outstanding at a time and keeps its pair until its outcome is known.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use piccolo_raft::command::Key;
@@ -46,6 +47,13 @@ pub(super) struct Acknowledged {
     pub(super) count: u64,
 }
 
+/// An address that this node had before, and the pair of the write that takes its keys out of the index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Left {
+    pub(super) holder: SocketAddr,
+    pub(super) pair: Pair,
+}
+
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 struct Entry {
     held: bool,
@@ -54,6 +62,8 @@ struct Entry {
 
 /// See the module.
 pub(super) struct Ledger {
+    /// Under which address this node writes; `None`: not known yet.
+    holder: Option<SocketAddr>,
     epoch: u64,
     seq: u64,
     /// Keys in one sync.
@@ -74,6 +84,7 @@ pub(super) struct Ledger {
 impl Ledger {
     pub(super) fn new(epoch: u64) -> Self {
         Self {
+            holder: None,
             epoch,
             seq: 0,
             sync_keys_max: REQUEST_KEYS_MAX,
@@ -90,6 +101,27 @@ impl Ledger {
     fn next_pair(&mut self) -> Pair {
         self.seq += 1;
         Pair { epoch: self.epoch, seq: self.seq }
+    }
+
+    /// Under which address this node writes.
+    pub(super) fn holder(&self) -> Option<SocketAddr> {
+        self.holder
+    }
+
+    /// Peers reach this node at another address from now on, where discovery knows nothing of it. Returns the
+    /// address before, if something was written under it. A scan is needed.
+    pub(super) fn move_to(&mut self, holder: SocketAddr, unix_ms: u64) -> Option<Left> {
+        let before = self.holder.replace(holder)?;
+        let has_written = self.acknowledged.take().is_some() | self.outstanding.take().is_some();
+        let pair = self.next_pair();
+        self.full = false;
+        self.entries.retain(|_, entry| {
+            entry.acknowledged = false;
+            entry.held
+        });
+        // It may be an address that this node had before: above whatever it wrote there.
+        self.begin_epoch(unix_ms.max(self.epoch.saturating_add(1)));
+        has_written.then_some(Left { holder: before, pair })
     }
 
     /// What discovery has acknowledged; `None` before the first sync.

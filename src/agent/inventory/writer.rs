@@ -1,16 +1,21 @@
 //! The one writer: one request at a time, the same pair until its outcome is known.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::time::Duration;
+
+use piccolo_raft::command::Key;
+use tokio::time::Instant;
 
 use super::backoff::Backoff;
 use super::discovery::Write;
 use super::heartbeat::lease_seconds;
-use super::ledger::Request;
+use super::ledger::{Left, Pair, Request};
 use super::{InventoryState, Shared};
 use crate::api::WriteRequest;
 use crate::api::client::ClientError;
-use crate::limits::ADVERTISE_COALESCE;
+use crate::limits::{ADDRESS_LEFT_ATTEMPTS, ADDRESSES_LEFT_MAX, ADVERTISE_COALESCE, CLAIM_CONTESTED_PAUSE};
 
 /// One attempt at an advertise or withdraw.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -31,32 +36,80 @@ enum Outcome {
     Full(ClientError),
 }
 
-/// Writes what the ledger says.
+/// Writes what the ledger says, under the address that this node has.
 pub(super) async fn run(shared: &Shared) -> Infallible {
-    let mut refused = Backoff::new(REFUSED_PAUSE.0, REFUSED_PAUSE.1);
+    let mut address = shared.config.holder.clone();
+    let mut writer =
+        Writer { shared, refused: Backoff::new(REFUSED_PAUSE.0, REFUSED_PAUSE.1), left: VecDeque::new() };
     loop {
+        writer.follow(address.now());
+        tokio::select! {
+            () = address.changed() => {}
+            () = writer.write_all_wanted() => {}
+        }
+    }
+}
+
+struct Writer<'a> {
+    shared: &'a Shared,
+    refused: Backoff,
+    /// Addresses that this node had before, with the attempts made to empty them.
+    left: VecDeque<(Left, usize)>,
+}
+
+impl Writer<'_> {
+    /// Writes under this address from now on.
+    fn follow(&mut self, address: Option<SocketAddr>) {
+        let shared = self.shared;
+        let Some(address) = address else { return };
+        let mut ledger = shared.ledger();
+        let before = ledger.holder();
+        if before == Some(address) {
+            return;
+        }
+        let left = ledger.move_to(address, shared.clock.unix_ms());
+        drop(ledger);
+        let was_contested = shared.claims().is_contested();
+        shared.claims().moved();
+        self.refused.reset();
+        self.left.retain(|(left, _)| left.holder != address);
+        // What another agent writes under is not ours to empty.
+        if let Some(left) = left.filter(|_| !was_contested) {
+            if self.left.len() == ADDRESSES_LEFT_MAX {
+                self.left.pop_front();
+            }
+            self.left.push_back((left, 0));
+        }
+        if before.is_some() {
+            let reason = format!("the address of this node has changed to {address}");
+            shared.set_sent(InventoryState::Unsent { reason });
+            shared.want_scan("the address of this node has changed");
+        }
+        shared.write_wanted.notify_one();
+    }
+
+    /// Waits for something to write, and writes all that there is.
+    async fn write_all_wanted(&mut self) {
+        let shared = self.shared;
         shared.write_wanted.notified().await;
+        let Some(holder) = shared.ledger().holder() else { return };
         if !shared.ledger().sync_is_next() {
             tokio::time::sleep(ADVERTISE_COALESCE).await;
         }
         loop {
             let Some(request) = shared.ledger().next_request() else { break };
-            match send(shared, &request).await {
+            match send(shared, holder, &request).await {
                 Outcome::Done => {
-                    refused.reset();
+                    self.refused.reset();
                     done(shared, request.kind);
+                    self.empty_left().await;
                 }
-                Outcome::Stale(epoch) => {
-                    tracing::warn!(?epoch, ours = request.pair.epoch, "somebody else wrote for this holder");
-                    shared.ledger().stale(epoch);
-                    tokio::time::sleep(refused.next_pause()).await;
-                    shared.want_scan("discovery knows a later write of this holder");
-                }
+                Outcome::Stale(epoch) => self.overtaken(holder, &request, epoch).await,
                 Outcome::Refused(error) => {
                     tracing::error!(%error, kind = ?request.kind, "discovery refused a write");
                     shared.set_sent(InventoryState::Unsent { reason: error.to_string() });
                     shared.ledger().refused(shared.clock.unix_ms());
-                    tokio::time::sleep(refused.next_pause()).await;
+                    tokio::time::sleep(self.refused.next_pause()).await;
                     shared.want_scan("discovery refused a write");
                 }
                 Outcome::Full(error) => {
@@ -65,10 +118,45 @@ pub(super) async fn run(shared: &Shared) -> Infallible {
                     shared.ledger().found_full();
                     // What an earlier run of this agent has in the index must not end for want of beats.
                     shared.known.send_replace(true);
-                    tokio::time::sleep(refused.next_pause_after(error.retry_after())).await;
+                    tokio::time::sleep(self.refused.next_pause_after(error.retry_after())).await;
                     shared.want_scan("discovery had no room for a write");
                 }
             }
+        }
+    }
+
+    /// Discovery knows a later write under this address: goes on behind it, at once if it is one of our own.
+    async fn overtaken(&mut self, holder: SocketAddr, request: &Request, epoch: Option<u64>) {
+        let shared = self.shared;
+        let is_contested = shared.claims().stale(Instant::now());
+        tracing::warn!(?epoch, ours = request.pair.epoch, is_contested, "somebody else wrote as {holder}");
+        shared.ledger().stale(epoch);
+        let mut pause = self.refused.next_pause();
+        if is_contested {
+            let was_read =
+                !matches!(*shared.state.borrow(), InventoryState::Waiting { .. } | InventoryState::Scanning);
+            if was_read {
+                shared.set_state(InventoryState::Contested { holder });
+            }
+            pause += CLAIM_CONTESTED_PAUSE;
+        }
+        tokio::time::sleep(pause).await;
+        shared.want_scan("discovery knows a later write of this holder");
+    }
+
+    /// Takes the keys under addresses that this node had before out of the index. Best effort: the end of
+    /// their leases does the same, later.
+    async fn empty_left(&mut self) {
+        let Some((left, attempts)) = self.left.pop_front() else { return };
+        let body = body(self.shared, left.holder, Write::Sync, left.pair, &[]);
+        match self.shared.discovery.write(Write::Sync, &body, WRITE_TIMEOUT).await {
+            Ok(_) => tracing::info!(holder = %left.holder, "no longer in the index under the address before"),
+            Err(ClientError::Refused { .. }) => {}
+            Err(error) if attempts + 1 < ADDRESS_LEFT_ATTEMPTS => {
+                tracing::debug!(holder = %left.holder, %error, "could not empty the address before");
+                self.left.push_back((left, attempts + 1));
+            }
+            Err(error) => tracing::warn!(holder = %left.holder, %error, "could not empty the address before"),
         }
     }
 }
@@ -85,18 +173,23 @@ fn done(shared: &Shared, kind: Write) {
     }
 }
 
-/// Sends a request until its outcome is known.
-async fn send(shared: &Shared, request: &Request) -> Outcome {
-    let sync = request.kind == Write::Sync;
-    let body = WriteRequest {
-        holder: shared.config.holder.to_string(),
+fn body(shared: &Shared, holder: SocketAddr, kind: Write, pair: Pair, keys: &[Key]) -> WriteRequest {
+    let sync = kind == Write::Sync;
+    WriteRequest {
+        holder: holder.to_string(),
         group: shared.config.group.clone(),
-        keys: request.keys.iter().map(ToString::to_string).collect(),
-        epoch: Some(request.pair.epoch),
-        seq: Some(request.pair.seq),
+        keys: keys.iter().map(ToString::to_string).collect(),
+        epoch: Some(pair.epoch),
+        seq: Some(pair.seq),
         zone: sync.then(|| shared.config.zone.clone()),
         ttl_seconds: sync.then(|| lease_seconds(shared.config.heartbeat_interval)),
-    };
+    }
+}
+
+/// Sends a request until its outcome is known.
+async fn send(shared: &Shared, holder: SocketAddr, request: &Request) -> Outcome {
+    let sync = request.kind == Write::Sync;
+    let body = body(shared, holder, request.kind, request.pair, &request.keys);
     let deadline = if sync { SYNC_TIMEOUT } else { WRITE_TIMEOUT };
     let mut backoff = Backoff::new(RETRY_PAUSE.0, RETRY_PAUSE.1);
     loop {

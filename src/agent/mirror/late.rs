@@ -14,14 +14,14 @@ use super::{Asked, Mirror, content_head, held};
 use crate::agent::body::{ByteStream, Cut, Served};
 use crate::agent::fetch::RunningRange;
 use crate::agent::fetch::{Fetched, Head, Missed};
-use crate::agent::policy::may_be_manifest;
+use crate::agent::policy::{NotOurs, may_be_manifest};
 use crate::agent::record::Record;
 use crate::oci::Digest;
 
 type Fetching = Pin<Box<dyn Future<Output = Result<Fetched, Missed>> + Send>>;
 
 impl Mirror {
-    /// The answer that `head` promises; `fetching` may only end with the same. If no source has the
+    /// The answer that `head` promises; `fetching` may only end with the same. If no source delivers the
     /// right bytes it is a clean close without any, and the next request is answered 404.
     pub(super) fn give_late(
         &self,
@@ -50,19 +50,21 @@ impl Mirror {
                     if !shares_manifests && may_be_manifest(&whole, head.total).await.unwrap_or(true) =>
                 {
                     fetcher.was_cut(&digest, head.part().start);
-                    Err(Cut::NoSource)
+                    Err(Cut::Unkept(NotOurs::Manifests.to_string()))
                 }
                 Ok(Fetched::Whole { whole, .. }) => Ok::<ByteStream, Cut>(whole.stream(head.part(), pool)),
                 Ok(Fetched::Stream { stream, .. }) => Ok(stream),
                 Ok(Fetched::Manifest { .. } | Fetched::Size { .. } | Fetched::Unsatisfiable { .. })
                 | Err(_) => {
-                    let missed = fetched.err().map(|missed| missed.to_string());
-                    tracing::info!(%digest, missed, "could not keep what the headers promised");
+                    let missed = fetched.err().map_or_else(
+                        || "a source answered something else".to_owned(),
+                        |missed| missed.to_string(),
+                    );
                     if let Some(range) = range {
                         range.is_first().await;
                     }
                     fetcher.was_cut(&digest, head.part().start);
-                    Err(Cut::NoSource)
+                    Err(Cut::Unkept(missed))
                 }
             }
         };
@@ -86,7 +88,7 @@ impl Mirror {
         let nothing = async move {
             range.is_first().await;
             fetcher.was_cut(&digest, head.part().start);
-            Err(Cut::NoSource)
+            Err(Cut::Unkept("no peer can send this range".to_owned()))
         };
         let stream = held(stream::once(nothing).boxed(), Some(running));
         promised.response(Served::body(stream, promised.length(), record, asked.connection.clone()))

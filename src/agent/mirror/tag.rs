@@ -1,6 +1,8 @@
 //! Tags, by the policy of their registry. A tag is mutable, and whoever answers it decides what
 //! runs: by default its origin, as long as that answers at all (I6).
 
+mod agreed;
+
 use std::time::Duration;
 
 use axum::body::Body;
@@ -14,8 +16,10 @@ use crate::agent::answer::Refusal;
 use crate::agent::fetch::TagManifest;
 use crate::agent::give;
 use crate::agent::local::LocalManifest;
+use crate::agent::origin::Tag;
 use crate::agent::record::{Origin, Record};
-use crate::oci::{ContentPath, Digest};
+use crate::limits::CANDIDATES;
+use crate::oci::{ContentPath, Digest, Item};
 
 /// How long the origin may think before the servers are asked as well, to save time if it is gone.
 const ORIGIN_HEAD_START: Duration = Duration::from_millis(200);
@@ -33,12 +37,20 @@ enum Unnamed {
     NoRegistry,
     #[error("tags of this registry are its own to answer")]
     NotOurs,
-    #[error("the registry answers, ask it")]
+    #[error("the registry is there for this tag, or may be: ask it")]
     OriginAnswers,
+    #[error("neither a table nor certs.d names this registry, and no node holds this tag of it")]
+    UnknownRegistry,
     #[error("could not reach the registry, and none of {attempts} peers could deliver the tag")]
     Nobody { attempts: usize },
-    #[error("the nodes asked do not agree on what this tag is")]
-    Disagreement,
+    /// Two nodes set the tag at the same time.
+    #[error(
+        "this tag was set to different images at the same time: {claims}; import the right one again on any \
+         of these nodes"
+    )]
+    Tie { claims: String },
+    #[error("could not fetch {digest}, which this tag was set to last")]
+    NewestAway { digest: Digest },
     #[error("no answer in time")]
     Late,
     #[error("this manifest is known from a registry that gives its manifests itself")]
@@ -95,27 +107,23 @@ impl Mirror {
         registry: &str,
         deadline: Instant,
     ) -> Result<Named, Unnamed> {
-        let mut answers = std::pin::pin!(self.origins.answers(registry));
-        let own_or_holders = async {
-            tokio::time::sleep(ORIGIN_HEAD_START).await;
-            self.own_or_holders(name, deadline).await
-        };
-        let mut own_or_holders = std::pin::pin!(own_or_holders);
-        let found = tokio::select! {
-            answers = &mut answers => {
-                if answers {
-                    return Err(Unnamed::OriginAnswers);
-                }
-                // Known to be gone: the head start has no use any more.
-                self.own_or_holders(name, deadline).await
+        let Item::Tag(tag) = &path.item else { return Err(Unnamed::NotOurs) };
+        let asked = Tag { registry, repository: &path.repository, tag };
+        let found = if self.origins.is_named(registry).await {
+            self.unless_origin_answers(asked, name, deadline).await?
+        } else {
+            // A name that a client may have made up: no connection goes there unless a node holds the tag.
+            let half = deadline - self.resolve_timeout / 2;
+            let found = self.own_or_holders(name, half).await;
+            if matches!(&found, OwnOrHolders::Holders(holders) if holders.is_empty()) {
+                return Err(Unnamed::UnknownRegistry);
             }
-            found = &mut own_or_holders => {
-                if answers.await {
-                    return Err(Unnamed::OriginAnswers);
-                }
-                found
+            if !self.origins.leaves_to_nodes(asked).await {
+                return Err(Unnamed::OriginAnswers);
             }
+            found
         };
+        self.fetcher.registry_is_away(registry);
         match found {
             OwnOrHolders::Own(digest, manifest) => Ok(Named::Own(digest, manifest)),
             OwnOrHolders::Holders(holders) => {
@@ -125,55 +133,46 @@ impl Mirror {
         }
     }
 
-    /// For air-gapped sites: all that were asked must say the same.
-    async fn agreed(&self, path: &ContentPath, name: &str, deadline: Instant) -> Result<Named, Unnamed> {
-        let (own, holders) = tokio::join!(self.own_tag(name), self.holders(name, deadline));
-        let votes = self.fetcher.tag_votes(path, &holders, deadline).await;
-        let mut digests: Vec<&Digest> = votes.iter().map(|vote| &vote.digest).collect();
-        digests.extend(own.as_ref().map(|(digest, _)| digest));
-        digests.sort();
-        digests.dedup();
-        if digests.len() > 1 {
-            tracing::warn!(tag = name, ?digests, "nodes disagree on a tag, not answering it");
-            return Err(Unnamed::Disagreement);
-        }
-        let voters = votes.len();
-        let named = match own {
-            Some((digest, manifest)) => Named::Own(digest, manifest),
-            None => {
-                Named::Peers(votes.into_iter().next().ok_or(Unnamed::Nobody { attempts: holders.len() })?)
-            }
+    /// Who has the tag, looked for while the origin is asked.
+    async fn unless_origin_answers(
+        &self,
+        asked: Tag<'_>,
+        name: &str,
+        deadline: Instant,
+    ) -> Result<OwnOrHolders, Unnamed> {
+        let mut leaves = std::pin::pin!(self.origins.leaves_to_nodes(asked));
+        let own_or_holders = async {
+            tokio::time::sleep(ORIGIN_HEAD_START).await;
+            self.own_or_holders(name, deadline).await
         };
-        tracing::info!(tag = name, voters, "answering a tag without its registry");
-        Ok(named)
+        let mut own_or_holders = std::pin::pin!(own_or_holders);
+        let (leaves, found) = tokio::select! {
+            leaves = &mut leaves => (leaves, None),
+            found = &mut own_or_holders => (leaves.await, Some(found)),
+        };
+        match (leaves, found) {
+            (false, _) => Err(Unnamed::OriginAnswers),
+            (true, Some(found)) => Ok(found),
+            // Known to be gone: the head start has no use any more.
+            (true, None) => Ok(self.own_or_holders(name, deadline).await),
+        }
     }
 
     async fn own_or_holders(&self, name: &str, deadline: Instant) -> OwnOrHolders {
         match self.own_tag(name).await {
             Some((digest, manifest)) => OwnOrHolders::Own(digest, manifest),
-            None => OwnOrHolders::Holders(self.holders(name, deadline).await),
+            None => OwnOrHolders::Holders(self.holders(name, CANDIDATES, deadline).await),
         }
     }
 
     async fn own_tag(&self, name: &str) -> Option<(Digest, LocalManifest)> {
-        let until = Instant::now() + self.resolve_timeout / 4;
-        let found = async {
-            let Some(digest) = self.local.resolve(name).await? else { return Ok(None) };
-            Ok::<_, crate::agent::local::LocalError>(self.local.manifest(&digest).await?.map(|m| (digest, m)))
-        };
-        match timeout_at(until, found).await {
-            Ok(Ok(found)) => found,
-            Ok(Err(error)) => {
-                tracing::warn!(tag = name, error = crate::api::client::chain(&error), "own tag is of no use");
-                None
-            }
-            Err(_) => None,
-        }
+        let (tag, manifest) = self.own_claim(name).await?;
+        Some((tag.digest, manifest))
     }
 
-    async fn holders(&self, name: &str, deadline: Instant) -> Vec<std::net::SocketAddr> {
+    async fn holders(&self, name: &str, count: usize, deadline: Instant) -> Vec<std::net::SocketAddr> {
         let left = deadline.saturating_duration_since(Instant::now());
-        self.discovery.find(name, left).await.unwrap_or_else(|error| {
+        self.discovery.find_up_to(count, name, left).await.unwrap_or_else(|error| {
             tracing::debug!(tag = name, %error, "no holders");
             Vec::new()
         })

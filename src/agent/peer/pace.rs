@@ -9,7 +9,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// The last [`SOURCE_RATE_WINDOW_SECONDS`] seconds of waiting.
 #[derive(Debug, Default)]
-pub(super) struct Pace {
+pub(crate) struct Pace {
     /// Bytes of whole seconds, the oldest to be overwritten next.
     seconds: [u64; SOURCE_RATE_WINDOW_SECONDS],
     filled: usize,
@@ -19,7 +19,7 @@ pub(super) struct Pace {
 
 impl Pace {
     /// `bytes` came after so much waiting.
-    pub(super) fn add(&mut self, waited: Duration, bytes: u64) {
+    pub(crate) fn add(&mut self, waited: Duration, bytes: u64) {
         self.current_waited += waited;
         self.current_bytes += bytes;
         while self.current_waited >= SECOND {
@@ -27,6 +27,12 @@ impl Pace {
             self.seconds[self.filled % SOURCE_RATE_WINDOW_SECONDS] = std::mem::take(&mut self.current_bytes);
             self.filled += 1;
         }
+    }
+
+    /// The rate over the window, once that is full.
+    pub(crate) fn bytes_per_second(&self) -> Option<u64> {
+        let is_full = self.filled >= SOURCE_RATE_WINDOW_SECONDS;
+        is_full.then(|| self.seconds.iter().sum::<u64>() / SOURCE_RATE_WINDOW_SECONDS as u64)
     }
 
     /// Known for a whole window, and below the least rate in it.

@@ -18,9 +18,11 @@ use futures_util::{FutureExt, StreamExt};
 use tokio::sync::{mpsc, oneshot};
 
 use super::Policies;
-use super::kind::file_may_be_manifest;
+use super::kind::{BEGINNING_BYTES, file_may_be_manifest};
 use super::restriction::{Key, Restriction};
-use crate::agent::store::{Content, Fetched, Ingest, Scan, Source, Store, StoreError, StoreEvent};
+use crate::agent::store::{
+    Content, Fetched, Ingest, RemoteReader, Scan, Source, Store, StoreError, StoreEvent, Tag,
+};
 use crate::limits::MANIFEST_BYTES_MAX;
 use crate::oci::{Digest, media_type};
 use look::Look;
@@ -117,7 +119,11 @@ impl GuardedStore {
             Content::File { file, .. } => file_may_be_manifest(Arc::new(file), size_bytes)
                 .await
                 .map_err(|source| StoreError::Io { action: "look what content is", source })?,
-            remote @ Content::Remote { .. } => media_type::may_be_manifest(&read(remote).await?),
+            Content::Remote { reader, .. } => {
+                let beginning = read_remote(&*reader, size_bytes.min(BEGINNING_BYTES)).await?;
+                media_type::may_begin_manifest(&beginning)
+                    && media_type::may_be_manifest(&read_remote(&*reader, size_bytes).await?)
+            }
         };
         if let Some(mark) = self.known().marks.get_mut(&Key::of(digest)) {
             mark.is_manifest = Some(is_manifest);
@@ -162,19 +168,22 @@ async fn read(content: Content) -> Result<Vec<u8>, StoreError> {
             });
             read.await.map_err(std::io::Error::other).and_then(|read| read).map_err(failed)
         }
-        Content::Remote { size_bytes, reader } => {
-            let mut pieces = reader.read(0, size_bytes);
-            let mut bytes = Vec::new();
-            while let Some(piece) = pieces.next().await {
-                bytes.extend_from_slice(&piece?);
-            }
-            if bytes.len() as u64 == size_bytes {
-                Ok(bytes)
-            } else {
-                Err(failed(std::io::ErrorKind::UnexpectedEof.into()))
-            }
-        }
+        Content::Remote { size_bytes, reader } => read_remote(&*reader, size_bytes).await,
     }
+}
+
+/// The first `length` bytes.
+async fn read_remote(reader: &dyn RemoteReader, length: u64) -> Result<Vec<u8>, StoreError> {
+    let mut pieces = reader.read(0, length);
+    let mut bytes = Vec::new();
+    while let Some(piece) = pieces.next().await {
+        bytes.extend_from_slice(&piece?);
+    }
+    if bytes.len() as u64 == length {
+        return Ok(bytes);
+    }
+    let source = std::io::ErrorKind::UnexpectedEof.into();
+    Err(StoreError::Io { action: "read a manifest", source })
 }
 
 impl Store for GuardedStore {
@@ -187,8 +196,8 @@ impl Store for GuardedStore {
     }
 
     /// A name may be known whose content is held back: who opens that sees so.
-    fn resolve<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Digest>, StoreError>> {
-        self.inner.resolve(name)
+    fn tag<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Tag>, StoreError>> {
+        self.inner.tag(name)
     }
 
     fn sources<'a>(

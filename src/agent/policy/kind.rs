@@ -11,7 +11,7 @@ use crate::limits::MANIFEST_BYTES_MAX;
 use crate::oci::media_type;
 
 /// How much of content is looked at before all of it is read, bytes.
-const BEGINNING_BYTES: u64 = 512;
+pub(super) const BEGINNING_BYTES: u64 = 512;
 
 /// Whether verified content of this length may be a manifest or index.
 pub(crate) async fn may_be_manifest(whole: &Whole, size_bytes: u64) -> io::Result<bool> {
@@ -21,7 +21,7 @@ pub(crate) async fn may_be_manifest(whole: &Whole, size_bytes: u64) -> io::Resul
     }
     match whole {
         Whole::Memory(bytes) => Ok(media_type::may_be_manifest(bytes)),
-        Whole::File(file) => file_may_be_manifest(Arc::clone(file), size_bytes).await,
+        Whole::File(spooled) => file_may_be_manifest(Arc::clone(&spooled.file), size_bytes).await,
     }
 }
 

@@ -49,6 +49,48 @@ fn a_registry_without_a_table_has_that_of_the_others() {
     assert!(!policies.restricts() && !Policies::default().restricts());
 }
 
+/// A client chooses the spelling; a filter or a table that it could slip past by that is none.
+#[test]
+fn tables_and_filters_hold_for_a_registry_however_it_is_spelled() {
+    let secret =
+        |pattern: &str| RegistryPolicy { filter: vec![pattern.parse().unwrap()], ..manifests_origin() };
+    let policies = policies(&[
+        ("registry.example:443", secret("^registry\\.example:443/secret/")),
+        ("registry-1.docker.io", secret("^docker\\.io/secret/")),
+        ("Upper.Example:5000", secret("^upper\\.example:5000/secret/")),
+    ]);
+    let digest = Digest::of(b"x");
+    for spelled in [
+        "registry.example",
+        "registry.example:443",
+        "Registry.EXAMPLE:443",
+        "docker.io",
+        "Docker.io",
+        "index.docker.io",
+        "registry-1.docker.io",
+        "registry-1.docker.io:443",
+        "upper.example:5000",
+        "UPPER.example:5000",
+    ] {
+        let ask = |route: String| policies.admits(&path(&format!("/v2/{route}?ns={spelled}")));
+        assert_eq!(ask(format!("secret/app/blobs/{digest}")), Err(NotOurs::Filtered), "{spelled}");
+        assert_eq!(ask("app/manifests/v1".to_owned()), Err(NotOurs::Manifests), "{spelled}");
+        assert_eq!(ask(format!("app/blobs/{digest}")), Ok(()), "{spelled}");
+        let in_path = path(&format!("/v2/{spelled}/app/manifests/v1"));
+        assert_eq!(policies.admits(&in_path), Err(NotOurs::Manifests), "{spelled} in the path");
+        assert!(!policies.advertises_tag(&format!("{spelled}/app:v1")), "{spelled}");
+        assert_eq!(policies.of_name(&format!("{spelled}/secret/app:v1")), Restriction::ALL, "{spelled}");
+        assert!(policies.of_name(&format!("{spelled}/app@{digest}")).forbids(Some(true)), "{spelled}");
+    }
+    for other in ["registry.example:5000", "upper.example", "docker.io.example"] {
+        assert_eq!(
+            policies.admits(&path(&format!("/v2/secret/app/manifests/v1?ns={other}"))),
+            Ok(()),
+            "{other}"
+        );
+    }
+}
+
 /// B36: the Go version took a port for the tag, so that its filter missed such registries.
 #[test]
 fn the_latest_filter_refuses_that_tag_of_registries_with_a_port_too_and_no_content() {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -19,7 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{Addresses, Error, run};
 use crate::agent::testing::*;
-use crate::agent::{Config, RegistryPolicy, StoreConfig, TagPolicy};
+use crate::agent::{Config, RegistryPolicy, Selection, StoreConfig, TagPolicy};
 use crate::api::{FindQuery, FindResponse, KeepaliveResponse, Message, WriteRequest, WriteResponse, path};
 use crate::http::{self, ConnectionLimits};
 use crate::oci::Digest;
@@ -99,6 +100,7 @@ fn config(server: &str, folder: &Path) -> Config {
         mirror_listen: any,
         peer_listen: any,
         advertise: None,
+        advertise_among: Selection::default(),
         metrics_listen: any,
         store: StoreConfig::Layout { folder: folder.to_owned() },
         zone: String::new(),
@@ -106,6 +108,8 @@ fn config(server: &str, folder: &Path) -> Config {
         uploads_max: 4,
         upload_bytes_per_second: 0,
         heartbeat_interval: Duration::from_secs(30),
+        state_dir: folder.join("state"),
+        certs_dirs: Some(Vec::new()),
         registries: BTreeMap::from([("registry.test".to_owned(), policy)]),
     }
 }
@@ -147,7 +151,7 @@ async fn one_agent_serves_what_another_holds() {
     layout(&folders.path().join("empty"), &[], None);
     let holder = start(&tasks, config(&server, &folders.path().join("full"))).await;
     let asker = start(&tasks, config(&server, &folders.path().join("empty"))).await;
-    assert_eq!(holder.addresses.advertise, holder.addresses.peer);
+    assert_eq!(holder.addresses.advertise, Some(holder.addresses.peer));
     until("the tag is advertised", || {
         pairs.lock().unwrap().iter().any(|(key, _)| key == "registry.test/library/test:v1")
     })
@@ -224,4 +228,40 @@ async fn bad_registry_tables_are_named_at_the_start() {
     let url = RegistryPolicy { origin: Some("bad.test:5000".to_owned()), ..RegistryPolicy::default() };
     let error = run(with(url), Stop::new(), |_| {}).await.unwrap_err().to_string();
     assert!(error.contains("bad.test:5000"), "{error}");
+}
+
+/// What earlier runs found right is not read again: shown by a verdict that is wrong.
+#[tokio::test]
+async fn verdicts_of_an_earlier_run_are_taken_over() {
+    let (tasks, stop) = (TaskTracker::new(), Stop::new());
+    let (server, _) = server(&tasks, &stop).await;
+    let root = tempfile::tempdir().unwrap();
+    let bytes = noise(2 << 20);
+    layout(root.path(), &[&bytes], None);
+    let digest = Digest::of(&bytes);
+    let first = start(&tasks, config(&server, root.path())).await;
+    assert_eq!(get(first.addresses.peer, &blob_target(&digest)).await.status, 200);
+    first.stop.cancel();
+    first.ended.await.unwrap().unwrap();
+    let verdicts = root.path().join("state/verdicts");
+    let text = fs::read_to_string(&verdicts).unwrap();
+    assert!(text.contains(digest.as_str()), "{text}");
+    // The same file under a digest that its bytes do not have.
+    let other = Digest::of(b"other");
+    let blobs = root.path().join("blobs/sha256");
+    let lines: Vec<&str> = text.lines().skip(2).collect();
+    fs::hard_link(blobs.join(digest.hex()), blobs.join(other.hex())).unwrap();
+    let meta = fs::metadata(blobs.join(other.hex())).unwrap();
+    let mut fields: Vec<String> = lines[0].split(' ').map(str::to_owned).collect();
+    // The new name has changed the inode.
+    (fields[5], fields[6]) = (meta.ctime().to_string(), meta.ctime_nsec().to_string());
+    fields[7] = other.to_string();
+    let line = fields.join(" ") + "\n";
+    fs::write(&verdicts, format!("piccolo verdicts 1\n{}\n{line}", Digest::of(line.as_bytes()))).unwrap();
+    let second = start(&tasks, config(&server, root.path())).await;
+    let got = get(second.addresses.peer, &blob_target(&other)).await;
+    assert!(got.status == 200 && got.body == bytes, "{}", got.status);
+    second.stop.cancel();
+    second.ended.await.unwrap().unwrap();
+    stop.cancel();
 }

@@ -77,10 +77,15 @@ async fn a_name_resolves_while_its_target_is_present(subject: &dyn Subject) {
     let store = subject.store();
     let (first, second) = (subject.put(b"{\"first\":1}").await, subject.put(b"{\"second\":2}").await);
     let name = "registry.example:5000/team/app:v1";
+    let before = SystemTime::now();
     subject.tag(name, &first).await;
     assert_eq!(resolve(&*store, name).await, Some(first.clone()));
     subject.tag(name, &second).await;
     assert_eq!(resolve(&*store, name).await, Some(second.clone()), "a moved tag");
+    let tag = store.tag(name).await.expect("a sound store resolves without an error").expect("it is there");
+    let set_at = tag.set_at.expect("each store records when a tag was set");
+    let distance = set_at.duration_since(before).unwrap_or_else(|early| early.duration());
+    assert!(distance < EVENT_TIMEOUT * 6, "the tag was set {distance:?} from the time it was set at");
     let scan = store.scan().await.expect("a scan of a sound store succeeds");
     assert_eq!(scan.tags.get(name), Some(&second));
     subject.untag(name).await;

@@ -6,12 +6,16 @@
 
 mod client;
 mod fetched;
+mod newness;
+mod survey;
+mod view;
 mod watch;
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -23,9 +27,11 @@ use tokio::sync::{mpsc, oneshot};
 use super::folder::BlobFolder;
 use super::ingest;
 use super::name::ImageName;
-use super::{Content, Fetched, Ingest, RemoteReader, Scan, Source, Store, StoreError, StoreEvent};
+use super::{Content, Fetched, Ingest, RemoteReader, Scan, Source, Store, StoreError, StoreEvent, Tag};
+use crate::agent::notices::Notices;
 use crate::oci::Digest;
 use client::Client;
+use view::View;
 
 /// See the module.
 #[derive(Debug)]
@@ -35,16 +41,11 @@ pub struct ContainerdStore {
     content_path: Option<PathBuf>,
     /// Where bytes are read, as the last look found it; asked for when there was none yet.
     view: Mutex<Option<View>>,
+    /// A folder that was found not to be containerd's, until it is seen to hold containerd's content.
+    wrong_folder: Mutex<Option<BlobFolder>>,
     /// Between two looks at the namespace, where no file notifications are wanted.
     poll_interval: Option<Duration>,
-}
-
-/// Where bytes are read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum View {
-    Folder(BlobFolder),
-    /// The folder is not visible from here.
-    Remote,
+    notices: Notices,
 }
 
 impl ContainerdStore {
@@ -55,7 +56,14 @@ impl ContainerdStore {
     /// If `namespace` is not a valid name of one.
     pub fn new(socket: &Path, namespace: &str, content_path: Option<PathBuf>) -> Result<Self, StoreError> {
         let client = Client::new(socket, namespace)?;
-        Ok(Self { client, content_path, view: Mutex::new(None), poll_interval: None })
+        Ok(Self {
+            client,
+            content_path,
+            view: Mutex::default(),
+            wrong_folder: Mutex::default(),
+            poll_interval: None,
+            notices: Notices::default(),
+        })
     }
 
     /// The same without file notifications: it asks containerd `every` so often.
@@ -65,60 +73,11 @@ impl ContainerdStore {
         self
     }
 
-    /// Finds out anew where bytes are read.
-    async fn find_view(&self) -> Result<View, StoreError> {
-        let root = match &self.content_path {
-            Some(path) => Some(path.clone()),
-            None => self.client.content_root().await?,
-        };
-        let folder = root.map(BlobFolder::new).filter(BlobFolder::is_visible);
-        Ok(self.remember(folder.map_or(View::Remote, View::Folder)))
-    }
-
-    fn remember(&self, view: View) -> View {
-        let before = self.view.lock().unwrap_or_else(PoisonError::into_inner).replace(view.clone());
-        if before.as_ref() != Some(&view) {
-            match &view {
-                View::Folder(folder) => {
-                    tracing::info!(path = %folder.root().display(), "reading blobs from files")
-                }
-                View::Remote => {
-                    tracing::warn!("containerd's content folder is not visible here: reading over gRPC")
-                }
-            }
-        }
-        view
-    }
-
-    async fn view(&self) -> Result<View, StoreError> {
-        let known = self.view.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        match known {
-            Some(view) => Ok(view),
-            None => self.find_view().await,
-        }
-    }
-
-    /// What the namespace knows and is really there.
-    async fn look(&self) -> Result<(View, BTreeMap<Digest, u64>), StoreError> {
-        let view = self.find_view().await?;
-        let mut listed = self.client.list_content().await?;
-        let View::Folder(folder) = &view else { return Ok((view, listed)) };
-        // After the list: what is removed in between is missing in the files.
-        let files = folder.list().await?;
-        let none_has_a_file = !listed.keys().any(|digest| files.contains_key(digest));
-        if none_has_a_file && self.can_read_any(&listed).await {
-            tracing::warn!(path = %folder.root().display(), "none of containerd's content is in this folder");
-            return Ok((self.remember(View::Remote), listed));
-        }
-        listed.retain(|digest, size_bytes| files.get(digest) == Some(size_bytes));
-        Ok((view, listed))
-    }
-
-    /// Whether containerd itself still has these files: tells a wrong folder from one whose last
-    /// files were collected, or lost.
-    async fn can_read_any(&self, listed: &BTreeMap<Digest, u64>) -> bool {
-        let Some((digest, _)) = listed.iter().find(|(_, size_bytes)| **size_bytes > 0) else { return false };
-        matches!(self.client.read(digest, 0, 1).next().await, Some(Ok(_)))
+    /// Says there what this node has and cannot share.
+    #[must_use]
+    pub(crate) fn noticing(mut self, notices: &Notices) -> Self {
+        self.notices = notices.clone();
+        self
     }
 
     async fn scan_all(&self) -> Result<Scan, StoreError> {
@@ -157,7 +116,16 @@ impl ContainerdStore {
                 return Ok(Some(Content::Remote { size_bytes, reader: Box::new(reader) }));
             }
         };
-        match folder.open(digest).await? {
+        let opened = match folder.open(digest).await {
+            // One file that is not ours to read.
+            Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => {
+                tracing::debug!(%source, "reading a blob over gRPC");
+                let reader = GrpcReader { client: self.client.clone(), digest: digest.clone() };
+                return Ok(Some(Content::Remote { size_bytes, reader: Box::new(reader) }));
+            }
+            opened => opened?,
+        };
+        match opened {
             Some((file, length)) if length == size_bytes => Ok(Some(Content::File { file, size_bytes })),
             Some((_, length)) => Err(StoreError::Failed {
                 action: "open a blob",
@@ -168,7 +136,7 @@ impl ContainerdStore {
     }
 
     /// Where a name points, if that is present.
-    async fn target(&self, name: &str) -> Result<Option<Digest>, StoreError> {
+    async fn target(&self, name: &str) -> Result<Option<Tag>, StoreError> {
         let Some(image) = self.client.image(name).await? else { return Ok(None) };
         let Ok(digest) = image.target.parse::<Digest>() else { return Ok(None) };
         if self.client.info(&digest).await?.is_none() {
@@ -178,7 +146,7 @@ impl ContainerdStore {
             View::Folder(folder) => folder.size_bytes(&digest).await?.is_some(),
             View::Remote => true,
         };
-        Ok(present.then_some(digest))
+        Ok(present.then_some(Tag { digest, set_at: image.updated }))
     }
 
     async fn tell_sources(&self, tell: &mut (dyn FnMut(Source<'_>) + Send)) -> Result<(), StoreError> {
@@ -211,9 +179,11 @@ impl ContainerdStore {
         let mut aborted = 0;
         for ingest in self.client.ingests().await? {
             // `layer-sha256:<hex>`, `manifest-sha256:<hex>`, or the bare digest
-            let is_meant =
-                ingest.name.ends_with(digest.as_str()) && ingest.begun.is_none_or(|begun| begun <= begun_by);
-            if is_meant && self.client.abort(&ingest.name).await? {
+            let is_of_digest = ingest.name.ends_with(digest.as_str());
+            if is_of_digest
+                && ingest::begun_by(ingest.begun, begun_by, SystemTime::now())
+                && self.client.abort(&ingest.name).await?
+            {
                 aborted += 1;
             }
         }
@@ -230,7 +200,7 @@ impl Store for ContainerdStore {
         self.open_known(digest).boxed()
     }
 
-    fn resolve<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Digest>, StoreError>> {
+    fn tag<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Tag>, StoreError>> {
         self.target(name).boxed()
     }
 

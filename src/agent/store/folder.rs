@@ -2,12 +2,15 @@
 //! store lay it out. Only well-formed digests become paths.
 
 mod watch;
+mod watching;
 
 use std::collections::BTreeMap;
 use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, open, openat2};
 use rustix::io::Errno;
@@ -15,7 +18,10 @@ use rustix::io::Errno;
 use super::StoreError;
 use crate::oci::{Algorithm, Digest};
 
-pub(super) use watch::{Change, FolderWatch};
+use watch::FolderWatch;
+
+pub(super) use watch::Change;
+pub(super) use watching::{Watching, poll_pause};
 
 /// Algorithms that have a folder below `blobs`.
 const ALGORITHMS: [Algorithm; 2] = [Algorithm::Sha256, Algorithm::Sha512];
@@ -47,10 +53,19 @@ impl BlobFolder {
         self.of(digest.algorithm()).join(digest.hex())
     }
 
-    /// Whether this process can look into the folder. It may belong to a daemon in another mount
-    /// namespace, or to another user.
-    pub(super) fn is_visible(&self) -> bool {
-        std::fs::read_dir(&self.root).is_ok()
+    /// Whether this process can look into the folder and into those of its blobs, as far as they exist. It
+    /// may belong to a daemon in another mount namespace, or to another user. The error names the path.
+    pub(super) fn check_visible(&self) -> io::Result<()> {
+        let look = |path: &Path| std::fs::read_dir(path).map(|_| ()).map_err(|error| at(path, &error));
+        look(&self.root)?;
+        let below = [self.blobs()].into_iter().chain(ALGORITHMS.map(|algorithm| self.of(algorithm)));
+        for path in below {
+            match look(&path) {
+                Err(error) if !is_absent(&error) => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// The blob at its start, with its length; `None` if there is none.
@@ -69,16 +84,35 @@ impl BlobFolder {
             Ok((file, metadata)) if metadata.is_file() => Ok(Some((file, metadata.len()))),
             Ok(_) => Ok(None),
             Err(error) if is_absent(&error) => Ok(None),
-            Err(source) => Err(StoreError::Io { action: "open a blob", source }),
+            Err(error) => {
+                Err(StoreError::Io { action: "open a blob", source: at(&self.path(digest), &error) })
+            }
         }
     }
 
     /// Length of a blob; `None` if there is none.
     pub(super) async fn size_bytes(&self, digest: &Digest) -> Result<Option<u64>, StoreError> {
-        match tokio::fs::metadata(self.path(digest)).await {
+        let path = self.path(digest);
+        match tokio::fs::metadata(&path).await {
             Ok(metadata) => Ok(metadata.is_file().then_some(metadata.len())),
             Err(error) if is_absent(&error) => Ok(None),
-            Err(source) => Err(StoreError::Io { action: "look at a blob", source }),
+            Err(error) => Err(StoreError::Io { action: "look at a blob", source: at(&path, &error) }),
+        }
+    }
+
+    /// When a blob's file came to this folder; `None` if there is none. The change time of the inode: a
+    /// copy that keeps the modification time of its source (rsync -t, tar) does not keep that.
+    pub(super) async fn arrived(&self, digest: &Digest) -> Result<Option<SystemTime>, StoreError> {
+        let path = self.path(digest);
+        match tokio::fs::metadata(&path).await {
+            Ok(metadata) => {
+                let seconds = u64::try_from(metadata.ctime()).unwrap_or(0);
+                let nanoseconds = u32::try_from(metadata.ctime_nsec()).unwrap_or(0);
+                let arrived = SystemTime::UNIX_EPOCH + Duration::new(seconds, nanoseconds);
+                Ok(metadata.is_file().then_some(arrived))
+            }
+            Err(error) if is_absent(&error) => Ok(None),
+            Err(error) => Err(StoreError::Io { action: "look at a blob", source: at(&path, &error) }),
         }
     }
 
@@ -96,19 +130,20 @@ impl BlobFolder {
         // A list, which goes back to the system whole; the map is then made with full nodes.
         let mut found = Vec::new();
         for algorithm in ALGORITHMS {
-            let entries = match std::fs::read_dir(self.of(algorithm)) {
+            let folder = self.of(algorithm);
+            let entries = match std::fs::read_dir(&folder) {
                 Ok(entries) => entries,
                 Err(error) if is_absent(&error) => continue,
-                Err(error) => return Err(error),
+                Err(error) => return Err(at(&folder, &error)),
             };
             for entry in entries {
-                let entry = entry?;
+                let entry = entry.map_err(|error| at(&folder, &error))?;
                 let Some(digest) = digest_of(algorithm, &entry.file_name()) else { continue };
                 match std::fs::metadata(entry.path()) {
                     Ok(metadata) if metadata.is_file() => found.push((digest, metadata.len())),
                     Ok(_) => {}
                     Err(error) if is_absent(&error) => {} // removed while we looked
-                    Err(error) => return Err(error),
+                    Err(error) => return Err(at(&entry.path(), &error)),
                 }
             }
         }
@@ -143,6 +178,11 @@ fn digest_of(algorithm: Algorithm, file_name: &std::ffi::OsStr) -> Option<Digest
     format!("{}:{}", algorithm.name(), file_name.to_str()?).parse().ok()
 }
 
+/// The error with the path that it is about, of the same kind.
+fn at(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
 fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
@@ -175,7 +215,7 @@ mod tests {
         let digest = Digest::of(b"layer");
         std::fs::create_dir_all(folder.of(digest.algorithm())).unwrap();
         rustix::fs::mknodat(CWD, folder.path(&digest), rustix::fs::FileType::Fifo, Mode::RUSR, 0).unwrap();
-        let opened = tokio::time::timeout(std::time::Duration::from_secs(5), folder.open(&digest)).await;
+        let opened = tokio::time::timeout(std::time::Duration::from_secs(60), folder.open(&digest)).await;
         assert!(opened.expect("it does not wait").unwrap().is_none());
     }
 }

@@ -23,10 +23,12 @@ pub(super) async fn find(root: &Path, digest: &Digest) -> Result<Vec<Ingest>, St
 }
 
 fn find_blocking(folder: &Path, digest: &Digest) -> io::Result<Vec<Ingest>> {
-    let mut found = Vec::new();
+    let (mut found, now) = (Vec::new(), SystemTime::now());
     each(folder, |name, total_bytes, data| {
         if name.ends_with(digest.as_str()) {
             let written = data.as_ref().and_then(|data| data.metadata().ok()?.modified().ok());
+            // Written by a clock that was wrong: not the one that is written to now.
+            let written = written.filter(|written| *written <= now || !rests(*written, now));
             found.push((written.unwrap_or(SystemTime::UNIX_EPOCH), Ingest { total_bytes, data }));
         }
     })?;
@@ -51,12 +53,25 @@ fn complete_blocking(folder: &Path) -> io::Result<Vec<(Digest, File)>> {
         let digest = start.and_then(|start| name[start..].parse::<Digest>().ok());
         let (Some(digest), Some(total_bytes), Some(data)) = (digest, total_bytes, data) else { return };
         let Ok(metadata) = data.metadata() else { return };
-        let rests = metadata.modified().ok().and_then(|written| now.duration_since(written).ok());
-        if metadata.len() == total_bytes && rests.is_some_and(|rests| rests >= INGEST_UNTOUCHED_MIN) {
+        let rested = metadata.modified().is_ok_and(|written| rests(written, now));
+        if metadata.len() == total_bytes && rested {
             found.push((digest, data));
         }
     })?;
     Ok(found)
+}
+
+/// Whether an ingest that began at `begun` had begun by `limit`. One that began after `now` did so by a
+/// clock that was wrong: it was there before anything that begins by the clock as it is.
+pub(super) fn begun_by(begun: Option<SystemTime>, limit: SystemTime, now: SystemTime) -> bool {
+    begun.is_none_or(|begun| begun <= limit || begun > now)
+}
+
+/// Whether a file that was last written to at `written` has rested for [`INGEST_UNTOUCHED_MIN`]. A date
+/// that far in the future is that of a clock that was wrong, so that nobody wrote within that time either.
+fn rests(written: SystemTime, now: SystemTime) -> bool {
+    let apart = now.duration_since(written).unwrap_or_else(|future| future.duration());
+    apart >= INGEST_UNTOUCHED_MIN
 }
 
 /// Calls `see` with `ref`, `total` and `data` of each ingest.
@@ -106,6 +121,30 @@ mod tests {
         totals.sort();
         assert_eq!(totals, [None, Some(5)]);
         assert!(found.iter().all(|ingest| ingest.data.is_some()));
+    }
+
+    #[test]
+    fn a_date_in_the_future_neither_saves_an_ingest_nor_condemns_a_running_one() {
+        let second = std::time::Duration::from_secs(1);
+        let now = SystemTime::now();
+        for (written, expected) in [
+            (now - INGEST_UNTOUCHED_MIN, true),
+            (now - INGEST_UNTOUCHED_MIN + second, false),
+            (now, false),
+            (now + second, false),
+            (now + INGEST_UNTOUCHED_MIN * 60, true),
+        ] {
+            assert_eq!(rests(written, now), expected, "{:?}", written.duration_since(now));
+        }
+        let limit = now - 2 * second;
+        for (begun, expected) in [
+            (None, true),
+            (Some(limit), true),
+            (Some(limit + second), false),
+            (Some(now + 3_600 * second), true),
+        ] {
+            assert_eq!(begun_by(begun, limit, now), expected, "{begun:?}");
+        }
     }
 
     #[tokio::test]

@@ -4,7 +4,7 @@
 //! Content is every blob in the folder. Tags are the descriptors of `index.json` that carry a full
 //! `registry/repository:tag` in `org.opencontainers.image.ref.name` or, as `ctr images export` and
 //! `nerdctl save` write it, in `io.containerd.image.name`. A bare tag (`skopeo copy … oci:dir:v1`)
-//! says nothing about its registry, and is skipped.
+//! says nothing about its registry: its content is shared by digest only, and a notice says so.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -14,12 +14,14 @@ use std::time::{Duration, SystemTime};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
-use super::folder::{BlobFolder, Change, FolderWatch};
+use super::folder::{BlobFolder, Change, Watching, poll_pause};
 use super::ingest;
 use super::name::ImageName;
-use super::{Content, Fetched, Ingest, Scan, Source, Store, StoreError, StoreEvent};
-use crate::limits::MANIFEST_BYTES_MAX;
+use super::{Content, Fetched, Ingest, Scan, Source, Store, StoreError, StoreEvent, Tag};
+use crate::agent::notices::{Notices, Topic};
+use crate::limits::{MANIFEST_BYTES_MAX, NOTICE_EXAMPLES_MAX};
 use crate::oci::Digest;
 use crate::oci::index::Index;
 
@@ -27,8 +29,6 @@ const MARKER: &str = "oci-layout";
 const INDEX: &str = "index.json";
 /// Annotations that may hold a full name, the first wins.
 const NAME_ANNOTATIONS: [&str; 2] = ["io.containerd.image.name", "org.opencontainers.image.ref.name"];
-/// Time between two looks where the system refuses to notify.
-const POLL_INTERVAL: Duration = Duration::from_secs(5);
 
 /// See the module.
 #[derive(Debug)]
@@ -36,45 +36,101 @@ pub struct LayoutStore {
     folder: BlobFolder,
     /// Between two looks, where nothing notifies.
     poll_interval: Option<Duration>,
+    notices: Notices,
+}
+
+/// What `index.json` says about names.
+#[derive(Debug, Default)]
+struct Named {
+    /// Full names, whether or not their targets are present.
+    tags: BTreeMap<String, Digest>,
+    /// Names without a registry.
+    bare: Vec<String>,
+    /// Entries that cannot be read, and why.
+    odd: Vec<String>,
 }
 
 impl LayoutStore {
     /// A layout that may not exist yet.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
-        Self { folder: BlobFolder::new(folder), poll_interval: None }
+        Self { folder: BlobFolder::new(folder), poll_interval: None, notices: Notices::default() }
+    }
+
+    /// Says there what of the layout cannot be shared.
+    #[must_use]
+    pub(crate) fn noticing(mut self, notices: &Notices) -> Self {
+        self.notices = notices.clone();
+        self
     }
 
     /// A layout on a file system that does not notify (network file systems, for changes made
     /// elsewhere): it is looked at `every` so often.
     pub fn polled(folder: impl Into<PathBuf>, every: Duration) -> Self {
-        Self { folder: BlobFolder::new(folder), poll_interval: Some(every) }
+        Self { poll_interval: Some(every), ..Self::new(folder) }
     }
 
-    /// Names in `index.json`, whether or not their targets are present.
-    async fn names(&self) -> Result<BTreeMap<String, Digest>, StoreError> {
+    async fn named(&self) -> Result<Named, StoreError> {
         let index = self.read(INDEX).await?;
-        let index = Index::parse(&index)
-            .map_err(|error| StoreError::Failed { action: "read index.json", reason: error.to_string() })?;
-        let mut names = BTreeMap::new();
+        let index = Index::parse(&index).map_err(|error| {
+            let reason = format!("{}: {error}", self.folder.root().join(INDEX).display());
+            StoreError::Failed { action: "read an image layout", reason }
+        })?;
+        let mut named = Named { odd: index.skipped, ..Named::default() };
         for descriptor in index.manifests {
-            let annotated = NAME_ANNOTATIONS.iter().filter_map(|key| descriptor.annotations.get(*key));
-            match annotated.filter_map(|name| ImageName::parse(name).tag()).next() {
-                Some(name) => _ = names.insert(name.to_owned(), descriptor.digest.clone()),
-                None => tracing::debug!(digest = %descriptor.digest, "no full name in index.json"),
+            let annotated = || NAME_ANNOTATIONS.iter().filter_map(|key| descriptor.annotations.get(*key));
+            match annotated().find_map(|name| ImageName::parse(name).tag()) {
+                Some(name) => _ = named.tags.insert(name.to_owned(), descriptor.digest.clone()),
+                // A pinned name claims no tag; its content is asked for by digest.
+                None => named.bare.extend(
+                    annotated().next().filter(|name| ImageName::parse(name) == ImageName::Other).cloned(),
+                ),
             }
         }
-        Ok(names)
+        Ok(named)
+    }
+
+    /// Full names in `index.json`, whether or not their targets are present.
+    async fn names(&self) -> Result<BTreeMap<String, Digest>, StoreError> {
+        Ok(self.named().await?.tags)
+    }
+
+    /// Says which names and entries are of no use, and what to do about that.
+    fn notice(&self, named: &Named) {
+        let index = self.folder.root().join(INDEX);
+        let (index, root) = (index.display(), self.folder.root().display());
+        let say = |subject: &str, things: &[String], text: &dyn Fn(String) -> String| {
+            let subject = format!("{subject} in {index}");
+            if things.is_empty() {
+                return self.notices.clear(Topic::Store, &subject);
+            }
+            let more = things.len().saturating_sub(NOTICE_EXAMPLES_MAX);
+            let examples = things[..things.len() - more].join("; ");
+            let list = if more > 0 { format!("{examples}; and {more} more") } else { examples };
+            self.notices.set(Topic::Store, &subject, text(list));
+        };
+        let bare: Vec<String> = named.bare.iter().map(|name| format!("{name:?}")).collect();
+        say("names", &bare, &|list| {
+            format!(
+                "{index} has names without a registry, so that nobody can pull them by tag: {list}. Their content \
+                 is shared by digest. Copy them with their full names, as in skopeo copy … \
+                 oci:{root}:registry.example/app:v1"
+            )
+        });
+        say("entries", &named.odd, &|list| {
+            format!("{index} has entries that cannot be read, and are skipped: {list}")
+        });
     }
 
     async fn read(&self, file: &'static str) -> Result<Vec<u8>, StoreError> {
         let path = self.folder.root().join(file);
         let failed = |error: std::io::Error| StoreError::Unreachable {
             store: self.name(),
-            reason: format!("could not read {file}: {error}"),
+            reason: format!("could not read {}: {error}", path.display()),
         };
         let size_bytes = tokio::fs::metadata(&path).await.map_err(failed)?.len();
         if size_bytes > MANIFEST_BYTES_MAX {
-            let reason = format!("{file} has {size_bytes} bytes, the limit is {MANIFEST_BYTES_MAX}");
+            let reason =
+                format!("{} has {size_bytes} bytes, the limit is {MANIFEST_BYTES_MAX}", path.display());
             return Err(StoreError::Failed { action: "read an image layout", reason });
         }
         tokio::fs::read(&path).await.map_err(failed)
@@ -83,9 +139,10 @@ impl LayoutStore {
     /// A folder without its marker is not a layout yet: that is no empty scan (I3).
     async fn look(&self) -> Result<Scan, StoreError> {
         self.read(MARKER).await?;
-        let names = self.names().await?;
+        let named = self.named().await?;
+        self.notice(&named);
         let content = self.folder.list().await?;
-        let tags = names.into_iter().filter(|(_, digest)| content.contains_key(digest)).collect();
+        let tags = named.tags.into_iter().filter(|(_, digest)| content.contains_key(digest)).collect();
         Ok(Scan { content, tags })
     }
 
@@ -94,28 +151,35 @@ impl LayoutStore {
         events: mpsc::Sender<StoreEvent>,
         ready: oneshot::Sender<()>,
     ) -> StoreError {
-        let mut watch = None;
+        let mut watching = None;
         if self.poll_interval.is_none() {
-            watch = FolderWatch::set(&self.folder)
-                .inspect_err(|error| {
-                    tracing::warn!(%error, store = self.name(), "could not watch, looking every few seconds");
-                })
-                .ok();
+            watching = Some(Watching::set(&self.folder, &self.notices));
         }
         // Before there is a layout, nothing of it has been seen.
+        let begun = Instant::now();
         let seen = self.look().await.ok();
+        let mut cost = begun.elapsed();
         _ = ready.send(());
         let mut following = Following { store: self, seen, events };
         loop {
-            let followed = match &mut watch {
-                Some(watch) => match watch.next().await {
+            let followed = match &mut watching {
+                Some(watching) if watching.is_set() => match watching.next().await {
                     Change::Blob(digest) => following.blob(digest).await,
                     Change::RootFile(_) | Change::FolderMade => following.all().await,
                     Change::Lost(reason) => Err(StoreError::Failed { action: "go on watching", reason }),
                 },
-                None => {
-                    tokio::time::sleep(self.poll_interval.unwrap_or(POLL_INTERVAL)).await;
-                    following.all().await
+                unwatched => {
+                    tokio::time::sleep(self.poll_interval.unwrap_or(poll_pause(cost))).await;
+                    let due = |watching: &&mut Watching| {
+                        watching.again_at().is_some_and(|again_at| again_at <= Instant::now())
+                    };
+                    if let Some(watching) = unwatched.as_mut().filter(due) {
+                        watching.try_to_set();
+                    }
+                    let begun = Instant::now();
+                    let followed = following.all().await;
+                    cost = begun.elapsed();
+                    followed
                 }
             };
             if let Err(error) = followed {
@@ -151,8 +215,9 @@ impl Following<'_> {
 
     /// Which names have their target present may have changed.
     async fn tags(&mut self) -> Result<(), StoreError> {
-        let (Some(seen), Ok(names)) = (&mut self.seen, self.store.names().await) else { return Ok(()) };
-        let tags = names.into_iter().filter(|(_, digest)| seen.content.contains_key(digest)).collect();
+        let (Some(seen), Ok(named)) = (&mut self.seen, self.store.named().await) else { return Ok(()) };
+        self.store.notice(&named);
+        let tags = named.tags.into_iter().filter(|(_, digest)| seen.content.contains_key(digest)).collect();
         let events = difference_of_tags(&std::mem::replace(&mut seen.tags, tags), &seen.tags);
         for event in events {
             self.send(event).await?;
@@ -223,10 +288,13 @@ impl Store for LayoutStore {
         .boxed()
     }
 
-    fn resolve<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Digest>, StoreError>> {
+    /// A tag counts as set when its manifest arrived in this folder. The file of index.json is written
+    /// anew for any other image too, and annotations tell when an image was built.
+    fn tag<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Tag>, StoreError>> {
         async move {
             let Some(digest) = self.names().await?.remove(name) else { return Ok(None) };
-            Ok(self.folder.size_bytes(&digest).await?.map(|_| digest))
+            let arrived = self.folder.arrived(&digest).await?;
+            Ok(arrived.map(|arrived| Tag { digest, set_at: Some(arrived) }))
         }
         .boxed()
     }

@@ -12,7 +12,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream, StreamExt};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-use super::{Content, Fetched, Ingest, RemoteReader, Scan, Source, Store, StoreError, StoreEvent};
+use super::{Content, Fetched, Ingest, RemoteReader, Scan, Source, Store, StoreError, StoreEvent, Tag};
 use crate::oci::Digest;
 
 /// Pieces that a remote reader hands out, bytes.
@@ -41,6 +41,7 @@ struct MemoryIngest {
 struct State {
     blobs: BTreeMap<Digest, Bytes>,
     tags: BTreeMap<String, Digest>,
+    tags_set: BTreeMap<String, SystemTime>,
     fetched: BTreeMap<Digest, Fetched>,
     ingests: Vec<MemoryIngest>,
     scan_error: Option<String>,
@@ -111,8 +112,19 @@ impl MemoryStore {
 
     /// Makes a name point to content.
     pub fn tag(&self, name: &str, digest: &Digest) {
+        self.tag_at(name, digest, Some(SystemTime::now()));
+    }
+
+    /// The same, set at another time than now; `None`: the time is not recorded.
+    pub fn tag_at(&self, name: &str, digest: &Digest, set_at: Option<SystemTime>) {
         let event = StoreEvent::Tagged { name: name.to_owned(), digest: digest.clone() };
-        self.change(event, |state| _ = state.tags.insert(name.to_owned(), digest.clone()));
+        self.change(event, |state| {
+            state.tags.insert(name.to_owned(), digest.clone());
+            match set_at {
+                Some(set_at) => _ = state.tags_set.insert(name.to_owned(), set_at),
+                None => _ = state.tags_set.remove(name),
+            }
+        });
         self.change(StoreEvent::Sourced, |_| ());
     }
 
@@ -259,10 +271,12 @@ impl Store for MemoryStore {
         .boxed()
     }
 
-    fn resolve<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Digest>, StoreError>> {
+    fn tag<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Tag>, StoreError>> {
         let state = self.state();
-        let digest = state.tags.get(name).filter(|digest| state.blobs.contains_key(digest)).cloned();
-        std::future::ready(Ok(digest)).boxed()
+        let digest = state.tags.get(name).filter(|digest| state.blobs.contains_key(digest));
+        let tag =
+            digest.map(|digest| Tag { digest: digest.clone(), set_at: state.tags_set.get(name).copied() });
+        std::future::ready(Ok(tag)).boxed()
     }
 
     fn sources<'a>(

@@ -2,16 +2,15 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use hyper::Method;
-
-use super::{Client, ClientError, json};
+use super::ask::Question;
+use super::text::json;
+use super::{Client, ClientError};
 use crate::api::{MembersAction, MembersProgress, MembersRequest, MembersResponse, path};
 
 impl Client {
     /// All servers, as the leader sees them if there is one.
     pub async fn members(&self, deadline: Duration) -> Result<MembersResponse, ClientError> {
-        self.call(Method::GET, path::MEMBERS, Bytes::new(), deadline).await?.read()
+        self.call(Question::get(path::MEMBERS), deadline).await?.read()
     }
 
     /// A few steps towards a changed membership. To be repeated until it is done.
@@ -21,6 +20,6 @@ impl Client {
         request: &MembersRequest,
         deadline: Duration,
     ) -> Result<MembersProgress, ClientError> {
-        self.call(Method::POST, action.path(), json(request), deadline).await?.read()
+        self.call(Question::post(action.path(), json(request)), deadline).await?.read()
     }
 }

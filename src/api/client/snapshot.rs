@@ -5,10 +5,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::header::{CONTENT_TYPE, HOST, HeaderValue};
 use hyper::{Method, Request};
 
-use super::{Answer, Attempt, Client, ClientError, chain};
+use super::answer::Answer;
+use super::endpoint::Endpoint;
+use super::error::chain;
+use super::failures::Failures;
+use super::servers::{Next, Round};
+use super::{Client, ClientError};
 use crate::api::{header, path};
 use crate::limits::API_ANSWER_BYTES_MAX;
 
@@ -48,54 +53,51 @@ impl Download {
 impl Client {
     /// A snapshot of the first server that has one to give; each has `deadline` to begin.
     pub async fn snapshot(&self, deadline: Duration) -> Result<Download, ClientError> {
-        let mut attempts = Vec::new();
-        let mut unavailable = None;
-        for server in &self.shared.servers {
-            let reason = match tokio::time::timeout(deadline, self.begin_snapshot(server)).await {
-                Ok(Ok(Ok(download))) => return Ok(download),
-                Ok(Ok(Err(answer))) if !answer.status.is_server_error() => {
-                    let message = answer.message();
-                    return Err(ClientError::Refused {
-                        server: answer.server,
-                        status: answer.status,
-                        message,
-                    });
+        let servers = &self.shared.servers;
+        let mut resolved = servers.follow();
+        let mut round = Round::new(servers);
+        let mut failures = Failures::default();
+        loop {
+            let Some(Next { endpoint, .. }) = round.next().filter(|next| !next.fresh) else {
+                if servers.is_waiting() && tokio::time::timeout(deadline, resolved.changed()).await.is_ok() {
+                    continue;
                 }
-                Ok(Ok(Err(answer))) => {
-                    unavailable = Some((answer.status, answer.retry_after));
-                    format!("{} {}", answer.status, answer.message())
-                }
-                Ok(Err(reason)) => reason,
-                Err(_) => format!("no answer within {} ms", deadline.as_millis()),
+                return Err(self.nobody(failures, deadline));
             };
-            attempts.push(Attempt { server: server.clone(), reason });
-        }
-        Err(match unavailable {
-            Some((status, retry_after)) => {
-                ClientError::Unavailable { status, retry_after, index_full: false, servers: attempts }
+            let refused = match tokio::time::timeout(deadline, self.begin_snapshot(&endpoint)).await {
+                Ok(Ok(Ok(download))) => return Ok(download),
+                Ok(Ok(Err(answer))) => Ok(answer),
+                Ok(Err(reason)) => Err(reason),
+                Err(_) => {
+                    failures.silent(&endpoint.label, deadline);
+                    continue;
+                }
+            };
+            if let Some(answer) = failures.unless_failed(&endpoint.label, refused) {
+                let message = answer.message();
+                return Err(ClientError::Refused { server: answer.server, status: answer.status, message });
             }
-            None => ClientError::Unreachable { servers: attempts },
-        })
+        }
     }
 
-    async fn begin_snapshot(&self, server: &str) -> Result<Result<Download, Answer>, String> {
+    async fn begin_snapshot(&self, endpoint: &Endpoint) -> Result<Result<Download, Answer>, String> {
         let request = Request::builder()
             .method(Method::POST)
-            .uri(format!("{server}{}", path::SNAPSHOT))
+            .uri(format!("{}{}", endpoint.base, path::SNAPSHOT))
+            .header(HOST, endpoint.authority.clone())
             .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
             .body(Full::new(Bytes::from_static(b"{}")))
             .map_err(|error| error.to_string())?;
         let response = self.shared.http.request(request).await.map_err(|error| chain(&error))?;
-        let number = |name: &str| response.headers().get(name)?.to_str().ok()?.parse::<u64>().ok();
-        let server = server.to_owned();
-        if response.status().is_success() {
-            let about_bytes = number(header::ABOUT_BYTES);
-            return Ok(Ok(Download { server, about_bytes, body: response.into_body() }));
+        let server = endpoint.label.clone();
+        let (head, body) = response.into_parts();
+        if head.status.is_success() {
+            let about_bytes = head.headers.get(header::ABOUT_BYTES);
+            let about_bytes = about_bytes.and_then(|bytes| bytes.to_str().ok()?.parse().ok());
+            return Ok(Ok(Download { server, about_bytes, body }));
         }
-        let retry_after = number(RETRY_AFTER.as_str()).map(Duration::from_secs);
-        let status = response.status();
-        let body = Limited::new(response.into_body(), API_ANSWER_BYTES_MAX).collect().await;
+        let body = Limited::new(body, API_ANSWER_BYTES_MAX).collect().await;
         let body = body.map_err(|error| format!("could not read the answer: {error}"))?.to_bytes();
-        Ok(Err(Answer { server, status, retry_after, index_full: false, body }))
+        Ok(Err(Answer::new(server, &head, body)))
     }
 }

@@ -1,17 +1,23 @@
 //! Against small servers on loopback that answer as told.
 
+mod behind;
+mod names;
+
 use std::sync::Mutex;
 
 use axum::Router;
 use axum::extract::Request as AxumRequest;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
+use hyper::header::{HeaderValue, RETRY_AFTER};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
+/// Of calls that servers answer, some of them dead or silent: long enough for a busy machine.
+const DEADLINE: Duration = Duration::from_secs(4);
 
 /// A server that gives every request the same answer and notes what it was asked.
 struct Fake {
@@ -26,6 +32,11 @@ impl Fake {
     }
 
     async fn with(delay: Duration, status: u16, body: &'static str) -> Self {
+        Self::saying(delay, status, body, "x-nothing").await
+    }
+
+    /// The same with one header more.
+    async fn saying(delay: Duration, status: u16, body: &'static str, name: &'static str) -> Self {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let note = seen.clone();
         let router = Router::new().fallback(move |request: AxumRequest| {
@@ -35,6 +46,7 @@ impl Fake {
                 tokio::time::sleep(delay).await;
                 let mut headers = HeaderMap::new();
                 headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+                headers.insert(name, HeaderValue::from_static("1"));
                 let status = StatusCode::from_u16(status).unwrap();
                 Response::into_response((status, headers, body).into_response())
             }
@@ -85,7 +97,7 @@ const FOUND: &str = r#"{"key":"k","Group":"g","holders":["10.0.0.2:7781"],"total
 async fn a_query_arrives_with_every_special_character_encoded() {
     let fake = Fake::answering(200, FOUND).await;
     let client = Client::new(vec![format!("{}/prefix/", fake.url)]).unwrap();
-    let found = client.find(&query(), SECOND).await.unwrap().unwrap();
+    let found = client.find(&query(), DEADLINE).await.unwrap().unwrap();
     assert_eq!(found.holders, ["10.0.0.2:7781"]);
     assert_eq!(
         fake.seen.lock().unwrap()[0],
@@ -98,12 +110,32 @@ async fn a_query_arrives_with_every_special_character_encoded() {
 async fn nobody_holds_it_is_none_but_a_foreign_404_is_an_error() {
     let fake = Fake::answering(404, r#"{"message":"Didn't find the key k in piccolo"}"#).await;
     let client = Client::new(vec![fake.url.clone()]).unwrap();
-    assert_eq!(client.find(&query(), SECOND).await.unwrap(), None);
+    assert_eq!(client.find(&query(), DEADLINE).await.unwrap(), None);
 
     let foreign = Fake::answering(404, "404 page not found").await;
     let client = Client::new(vec![foreign.url.clone()]).unwrap();
-    let error = client.find(&query(), SECOND).await.unwrap_err();
-    assert!(matches!(error, ClientError::Malformed { .. }), "{error}");
+    let error = client.find(&query(), DEADLINE).await.unwrap_err();
+    assert!(matches!(error, ClientError::Unreachable { .. }), "{error}");
+    assert!(
+        error.to_string().contains("not the discovery API: 404 Not Found (404 page not found)"),
+        "{error}"
+    );
+}
+
+/// An agent with the raft port of a server in its list was refused for ever, with an empty reason.
+#[tokio::test]
+async fn who_is_no_discovery_api_is_named_and_the_next_server_is_asked() {
+    let raft =
+        Fake::answering(421, r#"{"message":"this is the raft port; the API is at http://a:7789"}"#).await;
+    let silent = Fake::answering(404, "").await;
+    let mirror = Fake::answering(404, r#"{"errors":[{"code":"NAME_INVALID","message":"x"}]}"#).await;
+    let good = Fake::answering(200, FOUND).await;
+    let wrong = [&raft, &silent, &mirror].map(|fake| fake.url.clone());
+    let client = Client::new([&wrong[..], std::slice::from_ref(&good.url)].concat()).unwrap();
+    assert!(client.find(&query(), DEADLINE).await.unwrap().is_some());
+    let error = Client::new(wrong.to_vec()).unwrap().find(&query(), DEADLINE).await.unwrap_err().to_string();
+    assert!(error.contains("the API is at http://a:7789"), "{error}");
+    assert_eq!(error.matches("the API has port 7789 by default").count(), 2, "{error}");
 }
 
 #[tokio::test]
@@ -112,7 +144,7 @@ async fn the_next_server_is_asked_when_one_is_dead_or_ill_and_is_remembered() {
     let good = Fake::answering(200, FOUND).await;
     let client = Client::new(vec![dead().await, ill.url.clone(), good.url.clone()]).unwrap();
     for _ in 0..3 {
-        assert!(client.find(&query(), SECOND).await.unwrap().is_some());
+        assert!(client.find(&query(), DEADLINE).await.unwrap().is_some());
     }
     assert_eq!((ill.asked(), good.asked()), (1, 3));
 }
@@ -123,18 +155,19 @@ async fn a_frozen_server_leaves_time_for_the_others() {
     let good = Fake::answering(200, FOUND).await;
     let client = Client::new(vec![frozen.url.clone(), good.url.clone()]).unwrap();
     let start = Instant::now();
-    assert!(client.find(&query(), SECOND).await.unwrap().is_some());
-    assert!(start.elapsed() < SECOND);
+    assert!(client.find(&query(), DEADLINE).await.unwrap().is_some());
+    assert!(start.elapsed() < DEADLINE);
 }
 
 #[tokio::test]
 async fn the_deadline_holds_over_all_servers_and_each_reason_is_named() {
-    let frozen = Fake::with(Duration::from_secs(60), 200, FOUND).await;
+    let frozen = [(); 2].map(|()| Fake::with(Duration::from_secs(60), 200, FOUND));
+    let frozen = futures_util::future::join_all(frozen).await;
     let dead = dead().await;
-    let client = Client::new(vec![frozen.url.clone(), dead.clone(), frozen.url.clone()]).unwrap();
+    let client = Client::new(vec![frozen[0].url.clone(), dead.clone(), frozen[1].url.clone()]).unwrap();
     let start = Instant::now();
-    let error = client.find(&query(), SECOND).await.unwrap_err();
-    assert!(start.elapsed() < 2 * SECOND);
+    let error = client.find(&query(), DEADLINE).await.unwrap_err();
+    assert!(start.elapsed() < 2 * DEADLINE);
     let ClientError::Unreachable { servers } = &error else { panic!("{error}") };
     assert_eq!(servers.len(), 3);
     assert!(error.to_string().contains(&dead) && error.to_string().contains("no answer within"), "{error}");
@@ -145,7 +178,7 @@ async fn a_refusal_is_an_answer_and_nobody_else_is_asked() {
     let strict = Fake::answering(400, r#"{"success":false,"message":"Wrong request format: x"}"#).await;
     let other = Fake::answering(201, r#"{"success":true,"message":""}"#).await;
     let client = Client::new(vec![strict.url.clone(), other.url.clone()]).unwrap();
-    let error = client.advertise(&request(), SECOND).await.unwrap_err();
+    let error = client.advertise(&request(), DEADLINE).await.unwrap_err();
     assert!(matches!(&error, ClientError::Refused { status, message, .. }
         if *status == 400 && message == "Wrong request format: x"));
     assert_eq!(other.asked(), 0);
@@ -155,7 +188,7 @@ async fn a_refusal_is_an_answer_and_nobody_else_is_asked() {
 async fn a_stale_pair_is_an_answer_with_the_stored_one() {
     let fake = Fake::answering(409, r#"{"success":false,"stale":true,"epoch":9,"seq":4}"#).await;
     let client = Client::new(vec![fake.url.clone()]).unwrap();
-    let answer = client.sync(&request(), SECOND).await.unwrap();
+    let answer = client.sync(&request(), DEADLINE).await.unwrap();
     assert!(answer.stale && !answer.success);
     assert_eq!((answer.epoch, answer.seq), (Some(9), Some(4)));
 }
@@ -164,7 +197,7 @@ async fn a_stale_pair_is_an_answer_with_the_stored_one() {
 async fn when_all_are_unavailable_the_wish_to_wait_is_passed_on() {
     let fake = Fake::answering(503, r#"{"success":false,"message":"no leader"}"#).await;
     let client = Client::new(vec![fake.url.clone(), dead().await]).unwrap();
-    let error = client.withdraw(&request(), SECOND).await.unwrap_err();
+    let error = client.withdraw(&request(), DEADLINE).await.unwrap_err();
     let ClientError::Unavailable { status, retry_after, servers, .. } = error else { panic!("{error}") };
     assert_eq!((status.as_u16(), retry_after, servers.len()), (503, Some(SECOND), 2));
     assert!(servers[0].reason.contains("no leader"));

@@ -4,7 +4,7 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
@@ -62,6 +62,18 @@ impl Told {
     pub(super) fn of(config: &agent::Config) -> Self {
         let (mirror, peer) = (config.mirror_listen, config.peer_listen);
         Self { mirror, peer, metrics: config.metrics_listen }
+    }
+}
+
+impl Told {
+    /// Whether sockets that were opened for `self` serve for `other`. Before `[::]` became the default of the
+    /// peer port that was `0.0.0.0`: a new version takes such a port over, and listens on all addresses when
+    /// the service is restarted.
+    pub(super) fn serves_for(&self, other: &Self) -> bool {
+        let all_ipv4 = self.peer.is_ipv4() && self.peer.ip().is_unspecified();
+        let was_default =
+            all_ipv4 && other.peer == SocketAddr::from((Ipv6Addr::UNSPECIFIED, self.peer.port()));
+        self == other || (was_default && Self { peer: other.peer, ..*self } == *other)
     }
 }
 
@@ -138,6 +150,24 @@ impl Ports {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_default_peer_port_of_an_older_version_serves_for_that_of_this_one() {
+        let told = |peer: &str, metrics: &str| {
+            let [mirror, peer, metrics] = ["127.0.0.1:1", peer, metrics].map(|text| text.parse().unwrap());
+            Told { mirror, peer, metrics }
+        };
+        let old = told("0.0.0.0:7781", "127.0.0.1:2");
+        assert!(old.serves_for(&old) && old.serves_for(&told("[::]:7781", "127.0.0.1:2")));
+        for other in [
+            told("[::]:7782", "127.0.0.1:2"),
+            told("[::]:7781", "127.0.0.1:3"),
+            told("127.0.0.2:7781", "127.0.0.1:2"),
+        ] {
+            assert!(!old.serves_for(&other), "{other:?}");
+        }
+        assert!(!told("[::]:7781", "127.0.0.1:2").serves_for(&old), "it would listen on more than is wanted");
+    }
 
     async fn open() -> Ports {
         let any = "127.0.0.1:0".parse().unwrap();

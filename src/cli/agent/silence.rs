@@ -112,7 +112,8 @@ mod tests {
         let asked = Instant::now();
         assert!(is_silent(held.local_addr().unwrap()).await);
         let took = asked.elapsed();
-        assert!((WORKER_SILENT_MAX..WORKER_SILENT_MAX * 2).contains(&took), "{took:?}");
+        // Of a tick that comes late, not all is counted.
+        assert!((WORKER_SILENT_MAX..WORKER_SILENT_MAX * 5).contains(&took), "{took:?}");
     }
 
     #[tokio::test]

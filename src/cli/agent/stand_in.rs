@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use super::handover::Ports;
+use crate::http::{Known, Place, PlaceCounts, Places};
 use crate::limits::{HEADER_BYTES_MAX, RETRY_AFTER_SECONDS, STAND_IN_CONNECTIONS_MAX, STAND_IN_TIMEOUT};
 use crate::oci::ErrorCode;
 use crate::task::Stop;
@@ -65,17 +65,23 @@ impl StandIn {
 }
 
 async fn accept(listener: TcpListener, answer: Arc<str>, tasks: TaskTracker, stop: Stop, last: Stop) {
-    let slots = Arc::new(Semaphore::new(STAND_IN_CONNECTIONS_MAX));
+    // Of those that send nothing, the longest silent one makes room for a new one.
+    let counts = PlaceCounts { anybody: STAND_IN_CONNECTIONS_MAX, over_limit: 0, known: 0 };
+    let places = Places::new(counts, Known::default());
     let next = || async {
-        let slot = Arc::clone(&slots).acquire_owned().await.expect("the semaphore is never closed");
-        listener.accept().await.map(|(stream, _)| (stream, slot))
+        let (stream, peer) = listener.accept().await?;
+        let place = places.take(peer.ip()).await;
+        Ok::<_, io::Error>(place.map(|place| (stream, place)))
     };
-    let serve = |(stream, slot): (TcpStream, _)| {
+    let serve = |accepted: Option<(TcpStream, Place)>| {
+        let Some((stream, place)) = accepted else { return };
         let answer = Arc::clone(&answer);
         tasks.spawn(async move {
-            // A client that goes away, or that sends nothing, is no news.
-            let _ = tokio::time::timeout(STAND_IN_TIMEOUT, exchange(stream, &answer)).await;
-            drop(slot);
+            tokio::select! {
+                // A client that goes away, or that sends nothing, is no news.
+                _ = tokio::time::timeout(STAND_IN_TIMEOUT, exchange(stream, &answer, &place)) => {}
+                () = place.must_close() => {}
+            }
         });
     };
     while let Some(accepted) = stop.run_until_cancelled(next()).await {
@@ -83,6 +89,7 @@ async fn accept(listener: TcpListener, answer: Arc<str>, tasks: TaskTracker, sto
             Ok(accepted) => serve(accepted),
             Err(error) => {
                 tracing::warn!(%error, "could not accept a connection");
+                places.close_longest_waiting();
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -98,12 +105,16 @@ async fn accept(listener: TcpListener, answer: Arc<str>, tasks: TaskTracker, sto
     }
 }
 
-async fn exchange(mut stream: TcpStream, answer: &str) -> io::Result<()> {
+async fn exchange(mut stream: TcpStream, answer: &str, place: &Place) -> io::Result<()> {
+    place.looked_at();
     let mut request = Vec::new();
     while !request.windows(4).any(|end| end == b"\r\n\r\n") {
         if request.len() > HEADER_BYTES_MAX || stream.read_buf(&mut request).await? == 0 {
             return Ok(());
         }
+    }
+    if !place.begin() {
+        return Ok(());
     }
     let head_only = request.starts_with(b"HEAD ");
     let end = if head_only { answer.find("\r\n\r\n").map(|end| end + 4) } else { None };
@@ -191,10 +202,11 @@ mod tests {
         let mirror = ports.mirror.local_addr().unwrap();
         let _stand_in = StandIn::start(&ports).unwrap();
         let mut silent = Vec::new();
-        for _ in 0..STAND_IN_CONNECTIONS_MAX {
+        // Together they would keep all slots for many times the timeout.
+        for _ in 0..STAND_IN_CONNECTIONS_MAX * 8 {
             silent.push(TcpStream::connect(mirror).await.unwrap());
         }
-        let answer = tokio::time::timeout(STAND_IN_TIMEOUT * 2, ask(mirror, "GET / HTTP/1.1\r\n\r\n")).await;
+        let answer = tokio::time::timeout(STAND_IN_TIMEOUT, ask(mirror, "GET / HTTP/1.1\r\n\r\n")).await;
         assert!(answer.is_ok(), "the slots are taken");
     }
 }

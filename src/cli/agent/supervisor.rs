@@ -14,7 +14,7 @@ use super::handover::{Ports, Told, Workers};
 use super::silence;
 use super::stand_in::StandIn;
 use super::wire::{Program, Word, Worker};
-use crate::cli::signals::{Order, Orders};
+use crate::cli::signals::{self, Order, Orders};
 use crate::cli::{CliError, Exit};
 use crate::config::value::format_duration;
 use crate::limits::{
@@ -27,6 +27,7 @@ const KILLED_TIMEOUT: Duration = Duration::from_secs(2);
 /// Opens the ports, or takes them from the version before, and keeps a worker until told to stop.
 pub(super) async fn run(told: Told, handed_over: bool) -> Result<(), CliError> {
     let mut orders = Orders::catch()?;
+    signals::release();
     let program = Program::this()?;
     let mut supervisor = if handed_over {
         let (ports, workers) = Ports::receive(io::stdin()).map_err(not_taken)?;
@@ -141,7 +142,7 @@ impl Supervisor {
                 Event::Order(Order::Stop(name)) => self.stop(name)?,
                 Event::Order(Order::Reload) => self.reload(),
                 Event::Order(Order::ChildEnded) => self.reap()?,
-                Event::Starting(Word::Serving) => self.replace().await,
+                Event::Starting(Word::Serving) => self.replace(orders).await,
                 Event::Starting(Word::Stopping) => {}
                 Event::Serving(Word::Stopping) => self.stand_in_for_stopping(),
                 Event::Serving(Word::Serving) => {}
@@ -188,7 +189,7 @@ impl Supervisor {
     }
 
     /// The worker that was starting serves.
-    async fn replace(&mut self) {
+    async fn replace(&mut self, orders: &mut Orders) {
         let Some(Leaving { worker, .. }) = self.starting.take() else { return };
         if self.stopping {
             return self.let_end(worker);
@@ -202,16 +203,18 @@ impl Supervisor {
         }
         let stand_in = self.stand_in.take();
         stand_in.iter().for_each(StandIn::stand_back);
-        if std::mem::take(&mut self.reload_again) {
-            return self.reload();
-        }
         // A worker of our own version says nothing about a newer one that nobody asked for.
         if self.starts_newest && self.program.is_replaced() {
             // What it has accepted would be cut.
             if let Some(stand_in) = stand_in {
                 stand_in.ended().await;
             }
+            signals::hold();
+            orders.pass_on(std::mem::take(&mut self.reload_again)).await;
             self.become_newest();
+            signals::release();
+        } else if std::mem::take(&mut self.reload_again) {
+            self.reload();
         }
     }
 
@@ -219,7 +222,8 @@ impl Supervisor {
         self.ending.push(Leaving { worker, due: Instant::now() + WORKER_STOP_TIMEOUT, killed: false });
     }
 
-    /// The version that has just shown a working worker becomes our own too.
+    /// The version that has just shown a working worker becomes our own too. Signals have to be held back:
+    /// until its handlers are there, SIGHUP would end it.
     fn become_newest(&mut self) {
         let Some((pid, wire)) = self
             .serving
@@ -233,13 +237,21 @@ impl Supervisor {
             Ok(stdin) => self.program.become_newest(stdin),
             Err(error) => error,
         };
-        tracing::error!(%error, "could not become the new version; its worker serves, this supervisor stays");
+        tracing::error!(
+            %error,
+            "could not run the new version of the supervisor: its worker serves under the old one; try \
+             again with SIGHUP"
+        );
     }
 
     fn start(&mut self, newest: bool) -> io::Result<()> {
         self.start_at = None;
         self.starts_newest = newest;
-        let worker = Worker::start(&self.program, &self.ports, newest)?;
+        // The worker releases them once its handlers are there.
+        signals::hold();
+        let started = Worker::start(&self.program, &self.ports, newest);
+        signals::release();
+        let worker = started?;
         tracing::debug!(worker = worker.pid(), "worker started");
         self.starting = Some(Leaving { worker, due: Instant::now() + WORKER_START_TIMEOUT, killed: false });
         Ok(())
@@ -290,7 +302,10 @@ impl Supervisor {
     /// Somebody else than we has told it to stop.
     fn stand_in_for_stopping(&mut self) {
         let Some(Serving { worker, since, .. }) = self.serving.take() else { return };
-        tracing::warn!(worker = worker.pid(), "the worker was told to stop");
+        tracing::warn!(
+            worker = worker.pid(),
+            "another process has told the worker to stop: the supervisor starts a new one"
+        );
         self.let_end(worker);
         self.lost(since);
     }
@@ -387,7 +402,7 @@ impl Supervisor {
             if late.killed {
                 tracing::error!(
                     worker = late.worker.pid(),
-                    "a killed worker hangs in the kernel; left to it"
+                    "a killed worker does not end: it waits in the kernel, mostly for a disk"
                 );
                 continue;
             }

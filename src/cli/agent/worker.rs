@@ -11,9 +11,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::handover::{Ports, Told};
 use super::wire::Word;
 use crate::agent;
-use crate::cli::parent;
 use crate::cli::signals::Signals;
-use crate::cli::{CliError, process};
+use crate::cli::{CliError, parent, process, signals};
 use crate::task::Stop;
 
 /// How much rather than its supervisor the kernel should end the worker when memory is short: a tiny
@@ -30,24 +29,27 @@ pub(super) fn run(config: agent::Config, supervisor: u32) -> Result<(), CliError
     set_apart();
     let taken = |source| CliError::Process { action: "take the ports over from the supervisor", source };
     let (ports, _) = Ports::receive(io::stdin()).map_err(taken)?;
-    if ports.told != Told::of(&config) {
+    if !ports.told.serves_for(&Told::of(&config)) {
         return Err(CliError::OtherPorts);
     }
     let wire = UnixStream::from(io::stdin().as_fd().try_clone_to_owned().map_err(taken)?);
     process::block_on_all_cores(async {
-        let mut signals = Signals::catch()?;
+        let mut caught = Signals::catch()?;
         // For the supervisor; whoever signals all processes of a service should not end this one.
         let _hangup = signal(SignalKind::hangup())
             .map_err(|source| CliError::Process { action: "catch SIGHUP", source })?;
+        signals::release();
         let listeners = ports.into_listeners().map_err(taken)?;
         let stop = Stop::new();
         let ready = |addresses: agent::Addresses| {
             let agent::Addresses { mirror, peer, metrics, advertise } = addresses;
             say(&wire, Word::Serving);
-            tracing::info!(%mirror, %peer, %metrics, %advertise, "serving");
+            let advertise =
+                advertise.map_or_else(|| "not known yet".to_owned(), |address| address.to_string());
+            tracing::info!(%mirror, %peer, %metrics, advertise, "serving");
         };
         let told = async {
-            let name = signals.next().await;
+            let name = caught.next().await;
             say(&wire, Word::Stopping);
             tracing::info!(signal = name, "the worker is stopping");
             stop.cancel();

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::FileError;
+use crate::hosts_toml::{self, Before};
 use crate::oci::Digest;
 
 const HOSTS: &str = "hosts.toml";
@@ -45,6 +46,25 @@ impl Note {
     }
 }
 
+/// What is in a registry's folder.
+#[derive(Clone, Debug)]
+pub(super) struct State {
+    /// `hosts.toml`.
+    pub(super) current: Option<String>,
+    pub(super) note: Option<Note>,
+    pub(super) has_backup: bool,
+    /// What others had, or have, in `hosts.toml`.
+    pub(super) before: Before,
+}
+
+impl State {
+    /// Nothing there was left by an install.
+    pub(super) fn is_untouched(&self) -> bool {
+        let is_ours = self.current.is_some() && self.before != Before::NotOurs;
+        !is_ours && self.note.is_none() && !self.has_backup
+    }
+}
+
 /// A registry's folder, which may not exist yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Folder {
@@ -69,8 +89,22 @@ impl Folder {
         read(&self.hosts_path(), "read it")
     }
 
+    /// What others had there before us, as far as file, note and backup tell.
+    pub(super) fn state(&self) -> Result<State, FileError> {
+        let (current, note, backup) = (self.hosts()?, self.note()?, self.backup()?);
+        let before = match &current {
+            // Whoever took our file away took theirs with it, perhaps unknowingly.
+            None => backup.clone().map_or(Before::Nothing, Before::Backup),
+            Some(text) => {
+                let noted = note.as_ref().map(|note| (note.mirror.as_str(), note.wrote(text)));
+                hosts_toml::before(text, noted, backup.as_deref())?
+            }
+        };
+        Ok(State { current, note, has_backup: backup.is_some(), before })
+    }
+
     /// What was there before us, if there was something.
-    pub(super) fn backup(&self) -> Result<Option<String>, FileError> {
+    fn backup(&self) -> Result<Option<String>, FileError> {
         read(&self.path.join(BACKUP), "read its backup")
     }
 
@@ -86,14 +120,16 @@ impl Folder {
         Ok(Some(note))
     }
 
-    /// Keeps `hosts.toml` itself as the backup, with its mode, owner and times.
-    pub(super) fn back_up(&self) -> Result<(), FileError> {
+    /// Keeps `hosts.toml` itself as the backup, with its mode, owner and times. `expected` is what it was
+    /// when the plan was made.
+    pub(super) fn back_up(&self, expected: Option<&str>) -> Result<(), FileError> {
         let (hosts, backup) = (self.hosts_path(), self.path.join(BACKUP));
         self.forget_backup()?;
         // Not every file system has hard links.
         fs::hard_link(&hosts, &backup)
             .or_else(|_| fs::copy(&hosts, &backup).map(drop))
-            .map_err(FileError::io("back it up"))
+            .map_err(FileError::io("back it up"))?;
+        if self.backup()?.as_deref() == expected { Ok(()) } else { Err(FileError::ChangedMeanwhile) }
     }
 
     /// Replaces the backup by `text`.
@@ -115,19 +151,23 @@ impl Folder {
         remove(&self.path.join(NOTE)).map_err(FileError::io("remove what install left"))
     }
 
-    /// Replaces `hosts.toml`; its mode stays.
-    pub(super) fn write_hosts(&self, text: &str) -> Result<(), FileError> {
+    /// Replaces `hosts.toml`; its mode stays. `expected` is what it was when the plan was made: what others
+    /// wrote since is not overwritten.
+    pub(super) fn write_hosts(&self, text: &str, expected: Option<&str>) -> Result<(), FileError> {
+        if self.hosts()?.as_deref() != expected {
+            return Err(FileError::ChangedMeanwhile);
+        }
         self.replace(HOSTS, text, self.mode()).map_err(FileError::io("write it"))
     }
 
-    /// Puts the backup back as it was, or removes `hosts.toml` where there was none before us.
+    /// Puts the backup back as it was.
     pub(super) fn restore(&self) -> Result<(), FileError> {
-        match fs::rename(self.path.join(BACKUP), self.hosts_path()) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                remove(&self.hosts_path()).map_err(FileError::io("remove it"))
-            }
-            result => result.map_err(FileError::io("restore it")),
-        }
+        fs::rename(self.path.join(BACKUP), self.hosts_path()).map_err(FileError::io("restore it"))
+    }
+
+    /// Removes `hosts.toml`.
+    pub(super) fn forget_hosts(&self) -> Result<(), FileError> {
+        remove(&self.hosts_path()).map_err(FileError::io("remove it"))
     }
 
     /// Makes the folder and what is missing above it; answers how many that were.

@@ -2,16 +2,21 @@
 //! changed leaves all others as they are.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::folder::{Folder, Note};
-use super::{CERTS_DIR, FileError, MirrorError};
+use super::folder::{Folder, Note, State};
+use super::lock::Lock;
+use super::registry::Registry;
+use super::roots::{DEFAULT, Place, Roots};
+use super::standing::{self, Standing};
+use super::{CERTS_DIR, FileError, MirrorError, config_path, k3s, proxy};
 use crate::cli::output::print;
 use crate::cli::{CliError, Exit, Invocation, Subcommand};
 use crate::config::{Fallback, Layers, Setting, value};
-use crate::hosts_toml::{self, Entry, MARK, Upstream};
+use crate::hosts_toml::{self, Before, Entry, Upstream};
+use crate::limits::{DIAL_TIMEOUT_MAX, MIRROR_LOCK_WAIT};
+use crate::proxies::Proxies;
 
 /// The subcommand.
 pub(in crate::cli) const INSTALL: Subcommand = Subcommand {
@@ -20,20 +25,24 @@ pub(in crate::cli) const INSTALL: Subcommand = Subcommand {
     examples: "\
 Examples:
   piccolo mirror install --certs-dir /etc/containerd/certs.d --registry docker.io,ghcr.io
-  piccolo mirror install --certs-dir /etc/containerd/certs.d --registry _default
+  piccolo mirror install --certs-dir /etc/containerd/certs.d:/etc/docker/certs.d --registry _default
   piccolo mirror install --certs-dir /etc/containerd/certs.d --registry http://10.0.0.9:5000
 
 What is in hosts.toml stays behind our entry, and `piccolo mirror remove` gives it back. containerd reads \
 the file at each pull: no restart. It must be told once where the folder is (config_path of its registry \
-settings). A registry that speaks plain http is given with http://.",
-    settings: &[("", CERTS_DIR), ("", SETTINGS)],
+settings). A registry that speaks plain http is given with http://. Of several folders the one is changed \
+that containerd reads for the registry.
+
+The proxy that containerd goes through is recorded for the agent, in piccolo-proxies.toml of the first \
+folder. It is taken from the files of containerd's systemd unit, unless --containerd-proxy names it.
+`piccolo mirror check` tells whether containerd asks the mirror.",
+    settings: &[("", CERTS_DIR), ("", SETTINGS), ("", config_path::SETTINGS)],
     words: &[],
     registries: false,
     run,
 };
 
 const DIAL_TIMEOUT_LEAST: Duration = Duration::from_millis(10);
-const DIAL_TIMEOUT_MOST: Duration = Duration::from_secs(30);
 
 const SETTINGS: &[Setting] = &[
     Setting::new(
@@ -49,21 +58,19 @@ const SETTINGS: &[Setting] = &[
         "After how long containerd goes on without us when nothing answers; only containerd 2.1 and later \
          know it [default: not written]",
     ),
+    Setting::new(
+        "containerd-proxy",
+        "URL|none",
+        "The proxy that containerd goes through [default: what the files of its systemd unit say]",
+    ),
 ];
 
-/// One registry to install for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Registry {
-    /// As in image names.
-    name: String,
-    /// Scheme, where the user gave one.
-    scheme: Option<&'static str>,
-}
-
 struct Options {
-    certs_dir: PathBuf,
+    roots: Roots,
     registries: Vec<Registry>,
     entry: Entry,
+    proxy: proxy::Choice,
+    containerd: config_path::Containerd,
 }
 
 fn run(invocation: &Invocation) -> Result<Exit, CliError> {
@@ -73,47 +80,31 @@ fn run(invocation: &Invocation) -> Result<Exit, CliError> {
 }
 
 fn read(layers: &mut Layers) -> Option<Options> {
-    let certs_dir = layers.required("certs-dir", folder);
-    let registries = layers.required("registry", |text| value::list(text, registry));
+    let roots = layers.required("certs-dir", Roots::parse);
+    let registries = layers.required("registry", |text| value::list(text, Registry::parse));
     let url = layers.required("mirror", mirror_url);
     let names = registries.iter().flatten().map(|registry| registry.name.as_str());
     if names.clone().collect::<BTreeSet<_>>().len() < names.count() {
         layers.problem("registry", layers.given("registry"), "every registry once");
     }
     let dial_timeout =
-        layers.optional("dial-timeout", |text| value::duration(text, DIAL_TIMEOUT_LEAST, DIAL_TIMEOUT_MOST));
-    Some(Options { certs_dir: certs_dir?, registries: registries?, entry: Entry { url: url?, dial_timeout } })
-}
-
-/// A folder, or what may become one.
-fn folder(given: &str) -> value::Parsed<PathBuf> {
-    let path = value::path(given)?;
-    if path.exists() && !path.is_dir() { Err("a folder".to_owned()) } else { Ok(path) }
-}
-
-fn registry(given: &str) -> value::Parsed<Registry> {
-    let (scheme, rest) = match given.split_once("://") {
-        Some(("http", rest)) => (Some("http"), rest),
-        Some(("https", rest)) => (Some("https"), rest),
-        Some(_) => (None, ""),
-        None => (None, given),
+        layers.optional("dial-timeout", |text| value::duration(text, DIAL_TIMEOUT_LEAST, DIAL_TIMEOUT_MAX));
+    let proxy = match layers.optional("containerd-proxy", proxy::given) {
+        Some(proxies) => proxy::Choice::Given(proxies),
+        None => proxy::Choice::Find { system: PathBuf::from("/") },
     };
-    let name = rest.strip_suffix('/').unwrap_or(rest).to_ascii_lowercase();
-    // The same registry; containerd looks for the folder of the name that images have.
-    let name = if name == "index.docker.io" { "docker.io".to_owned() } else { name };
-    let right = match name.as_str() {
-        "_default" => scheme.is_none(),
-        name => value::host(name).is_ok() || value::host_port(name).is_ok(),
-    };
-    if right {
-        Ok(Registry { name, scheme })
-    } else {
-        Err("registries like docker.io, 10.0.0.9:5000, http://10.0.0.9:5000 or _default".to_owned())
-    }
+    let containerd = config_path::read(layers);
+    Some(Options {
+        roots: roots?,
+        registries: registries?,
+        entry: Entry { url: url?, dial_timeout },
+        proxy,
+        containerd: containerd?,
+    })
 }
 
 /// containerd compares hosts by scheme and address; a path would be in front of `/v2`.
-fn mirror_url(given: &str) -> value::Parsed<String> {
+pub(super) fn mirror_url(given: &str) -> value::Parsed<String> {
     let expected = || "a URL like http://127.0.0.1:7780, without a path".to_owned();
     let url = value::base_url(given).map_err(|_| expected())?;
     let authority = url.split_once("://").map_or("", |(_, rest)| rest);
@@ -124,6 +115,8 @@ fn mirror_url(given: &str) -> value::Parsed<String> {
 /// What will happen in one folder.
 struct Plan {
     folder: Folder,
+    /// `hosts.toml` as it was when the plan was made.
+    current: Option<String>,
     /// The new `hosts.toml`.
     text: String,
     backup: Backup,
@@ -144,138 +137,159 @@ enum Backup {
     None,
 }
 
+/// What install has done so far in one folder. Tests cut it short there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Folder,
+    Backup,
+    Note,
+    Hosts,
+}
+
 /// Plans and does it all; answers what to tell.
 fn install(options: &Options) -> Result<String, MirrorError> {
+    let found = options.containerd.config_path(None);
+    let roots = found.whole_list(&options.roots).unwrap_or_else(|| options.roots.clone());
+    let owner = roots.all().iter().find_map(|root| k3s::owner_of(root).map(|owner| (root, owner)));
+    if let Some((root, program)) = owner {
+        return Err(generated(options, root, program));
+    }
+    let lock =
+        Lock::take(&roots, true, MIRROR_LOCK_WAIT).map_err(|error| MirrorError::of(roots.first(), error))?;
     let mut plans = Vec::new();
     let mut refused = Vec::new();
     for registry in &options.registries {
-        let folder = place(&options.certs_dir, &registry.name);
-        let hosts = folder.hosts_path();
-        match plan(options, registry, folder) {
-            Ok(plan) => plans.push(plan),
-            Err(error) => refused.push((hosts, error)),
+        match plan(options, &roots, registry) {
+            Ok(plan) => plans.push((registry, plan)),
+            Err((hosts, error)) => refused.push((hosts, error)),
         }
     }
     if !refused.is_empty() {
+        lock.unmake();
         return Err(MirrorError::Refused { refused });
     }
     let mut told = String::new();
-    for plan in plans {
-        let hosts = plan.folder.hosts_path();
-        let what = if plan.unchanged { "as it should be already" } else { "our mirror is first" };
-        carry_out(&plan, &options.entry)
-            .map_err(|error| MirrorError::Refused { refused: vec![(hosts.clone(), error)] })?;
-        told.push_str(&format!("{}: {what}\n", hosts.display()));
+    for (registry, plan) in &plans {
+        let in_first_root = plan.folder.path().parent() == Some(roots.first());
+        let folders_made = if in_first_root { lock.folders_made() } else { 0 };
+        carry_out(plan, &options.entry, folders_made, &mut |_| Ok(()))
+            .map_err(|error| MirrorError::of(&plan.folder.hosts_path(), error))?;
+        told.push_str(&sentence(&roots, &options.entry, registry, plan));
     }
-    told.push_str("containerd asks ");
-    told.push_str(&options.entry.url);
-    told.push_str(" first from its next pull on, if its config_path names this folder\n");
+    let recorded = proxy::record(&roots, &options.proxy)
+        .map_err(|error| MirrorError::of(&Proxies::path(roots.first()), error))?;
+    told.push_str(&recorded);
+    told.push_str(&config_path::sentence(&found, &roots));
+    // The first folder, if nothing was put there.
+    lock.unmake();
     Ok(told)
 }
 
-/// containerd looks for `host_port_` before `host:port` (`hostPaths` in
-/// core/remotes/docker/config/config_unix.go).
-fn place(certs_dir: &Path, name: &str) -> Folder {
-    let preferred = name.rsplit_once(':').map(|(host, port)| certs_dir.join(format!("{host}_{port}_")));
-    Folder::new(preferred.filter(|folder| folder.is_dir()).unwrap_or_else(|| certs_dir.join(name)))
+/// k3s and RKE2 leave files beside the folders of registries alone: there the proxy is recorded even so.
+fn generated(options: &Options, folder: &Path, program: &'static str) -> MirrorError {
+    let snippet = k3s::snippet(program, &options.registries, &options.entry.url);
+    let recorded = if options.roots.first().is_dir() {
+        proxy::record(&options.roots, &options.proxy).unwrap_or_else(|error| format!("{error}\n"))
+    } else {
+        String::new()
+    };
+    MirrorError::Generated { folder: folder.to_owned(), program, snippet, recorded }
 }
 
-fn plan(options: &Options, registry: &Registry, folder: Folder) -> Result<Plan, FileError> {
-    let entry = &options.entry;
-    let note = folder.note()?;
-    let current = folder.hosts()?;
-    let folders_made = note.as_ref().map_or(0, |note| note.folders_made);
-    // What others have there, and how it is kept.
-    let (base, backup) = match (&note, current.clone()) {
-        (_, None) => (None, Backup::None),
-        (Some(note), Some(text)) if note.wrote(&text) => match folder.backup()? {
-            Some(original) => (Some(original), Backup::Keep),
-            None => (None, Backup::None),
-        },
-        (Some(note), Some(text)) => match hosts_toml::without(&text, &note.mirror)? {
-            Some(theirs) => (Some(theirs.clone()), Backup::Write(theirs)),
-            None => (Some(text), Backup::Take),
-        },
-        // Ours, but the note is lost: what is not ours is what others have.
-        (None, Some(text)) if text.contains(MARK) => match hosts_toml::without(&text, &entry.url)? {
-            Some(theirs) => (Some(theirs.clone()), Backup::Write(theirs)),
-            None => (Some(text), Backup::Take),
-        },
-        (None, Some(text)) => (Some(text), Backup::Take),
+/// What is true of one registry after the install.
+fn sentence(roots: &Roots, entry: &Entry, registry: &Registry, plan: &Plan) -> String {
+    let standing = standing::of(roots, &registry.name, &entry.url);
+    let what = match &standing {
+        Standing::First { .. } if plan.unchanged => "unchanged, our mirror is first already".to_owned(),
+        standing => standing.to_string(),
     };
-    if base.is_none() && current.is_none() && !folder.path().exists() {
-        hides_default(&options.certs_dir, &registry.name)?;
+    let mut told = format!("{}: {what}\n", plan.folder.hosts_path().display());
+    if let Some(given) = &registry.given {
+        told.push_str(&format!(
+            "  no image name has {given}: images of Docker Hub are images of docker.io\n"
+        ));
     }
+    told
+}
+
+/// An error with the path that it is about.
+type Refused = (PathBuf, FileError);
+
+fn plan(options: &Options, roots: &Roots, registry: &Registry) -> Result<Plan, Refused> {
+    let folder = match roots.place(&registry.name) {
+        Place::Own(folder) => folder,
+        Place::Default(default) => {
+            // Before the folder that is read now, whichever of them that is in.
+            let new = roots.new_place(&registry.name, roots.first());
+            hides(&default).map_err(|error| (new.hosts_path(), error))?;
+            new
+        }
+        Place::None => roots.new_place(&registry.name, options.roots.first()),
+    };
+    let hosts = folder.hosts_path();
+    plan_in(folder, registry, &options.entry).map_err(|error| (hosts, error))
+}
+
+fn plan_in(folder: Folder, registry: &Registry, entry: &Entry) -> Result<Plan, FileError> {
+    let State { current, note, before, .. } = folder.state()?;
+    if let Some(program) = current.as_deref().and_then(hosts_toml::first_line_is_of_k3s) {
+        return Err(FileError::Generated { program });
+    }
+    let (base, backup) = match before {
+        Before::Nothing => (None, Backup::None),
+        Before::Backup(text) => (Some(text), Backup::Keep),
+        Before::Edited(text) => (Some(text.clone()), Backup::Write(text)),
+        Before::NotOurs => (current.clone(), Backup::Take),
+    };
     let text = match base {
         // containerd takes an empty file for none.
         Some(original) if !original.is_empty() => hosts_toml::in_front(&original, entry)?,
-        _ => hosts_toml::fresh(&upstream(registry, &folder)?, entry),
+        _ => hosts_toml::fresh(&registry.upstream(&folder)?, entry),
     };
+    let folders_made = note.as_ref().map_or(0, |note| note.folders_made);
     let unchanged = note.is_some_and(|note| note.wrote(&text)) && current.as_ref() == Some(&text);
-    Ok(Plan { folder, text, backup, folders_made, unchanged })
+    Ok(Plan { folder, current, text, backup, folders_made, unchanged })
 }
 
-/// A folder for this registry takes it away from `_default`.
-fn hides_default(certs_dir: &Path, name: &str) -> Result<(), FileError> {
-    let default = Folder::new(certs_dir.join("_default"));
-    let Some(text) = default.hosts()?.filter(|_| name != "_default") else { return Ok(()) };
-    let ours_alone = default.backup()?.is_none() && default.note()?.is_some_and(|note| note.wrote(&text));
-    if ours_alone { Ok(()) } else { Err(FileError::HidesDefault { default: default.hosts_path() }) }
-}
-
-/// What containerd does for this registry without a file.
-fn upstream(registry: &Registry, folder: &Folder) -> Result<Upstream, FileError> {
-    let mut upstream = Upstream { server: server(registry), ..Upstream::default() };
-    let mut names: Vec<String> = match fs::read_dir(folder.path()) {
-        Err(_) => Vec::new(),
-        Ok(entries) => entries
-            .map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()))
-            .collect::<Result<_, _>>()
-            .map_err(FileError::io("list its folder"))?,
+/// A folder for a registry takes it away from `_default`, which matters if others have something there:
+/// hosts, or certificates.
+fn hides(default: &Folder) -> Result<(), FileError> {
+    let certificates = Registry::parse(DEFAULT).expect("it is one").upstream(default)?;
+    let is_empty = match default.state()?.before {
+        Before::Nothing => certificates == Upstream::default(),
+        Before::Backup(text) => text.is_empty() && certificates == Upstream::default(),
+        Before::Edited(_) | Before::NotOurs => false,
     };
-    names.sort();
-    for name in &names {
-        if name.ends_with(".crt") {
-            upstream.authorities.push(name.clone());
-        } else if let Some(stem) = name.strip_suffix(".cert") {
-            let key = format!("{stem}.key");
-            let key = names.contains(&key).then_some(key);
-            upstream.clients.push((name.clone(), key));
-        }
-    }
-    Ok(upstream)
-}
-
-/// Without a scheme from the user, containerd's own default is kept: https, and for registries on
-/// loopback http or https as it finds out, which `server` would take away.
-fn server(registry: &Registry) -> Option<String> {
-    let host = registry.name.rsplit_once(':').map_or(registry.name.as_str(), |(host, _)| host);
-    let loopback =
-        host == "localhost" || host.starts_with("127.") || host == "[::1]" || registry.name == "::1";
-    match (registry.scheme, registry.name.as_str()) {
-        (None, "_default") => None,
-        (None | Some("https"), "docker.io") => Some("https://registry-1.docker.io".to_owned()),
-        (None, _) if loopback => None,
-        (scheme, name) => Some(format!("{}://{name}", scheme.unwrap_or("https"))),
-    }
+    if is_empty { Ok(()) } else { Err(FileError::HidesDefault { default: default.path().to_owned() }) }
 }
 
 /// Backup, note, file, in this order: whatever is cut short, remove and another install find out by
 /// the file itself what is true.
-fn carry_out(plan: &Plan, entry: &Entry) -> Result<(), FileError> {
+fn carry_out(
+    plan: &Plan,
+    entry: &Entry,
+    root_folders_made: usize,
+    done: &mut dyn FnMut(Step) -> Result<(), FileError>,
+) -> Result<(), FileError> {
     if plan.unchanged {
         return Ok(());
     }
     let folder = &plan.folder;
-    let folders_made = folder.make()? + plan.folders_made;
+    let made = folder.make()?;
+    // Folders above were made for this one only if it is new itself.
+    let folders_made = made + plan.folders_made + if made > 0 { root_folders_made } else { 0 };
+    done(Step::Folder)?;
     match &plan.backup {
-        Backup::Take => folder.back_up()?,
+        Backup::Take => folder.back_up(plan.current.as_deref())?,
         Backup::Keep => {}
         Backup::Write(text) => folder.write_backup(text)?,
         Backup::None => folder.forget_backup()?,
     }
+    done(Step::Backup)?;
     folder.write_note(&Note::new(&entry.url, &plan.text, folders_made))?;
-    folder.write_hosts(&plan.text)
+    done(Step::Note)?;
+    folder.write_hosts(&plan.text, plan.current.as_deref())?;
+    done(Step::Hosts)
 }
 
 #[cfg(test)]

@@ -2,15 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use super::folder::Folder;
-use super::{CERTS_DIR, FileError, MirrorError};
+use super::lock::Lock;
+use super::roots::Roots;
+use super::{CERTS_DIR, FileError, MirrorError, config_path, proxy};
 use crate::cli::output::print;
 use crate::cli::{CliError, Exit, Invocation, Subcommand};
-use crate::config::value;
-use crate::hosts_toml;
+use crate::hosts_toml::Before;
+use crate::limits::MIRROR_LOCK_WAIT;
+use crate::proxies::Proxies;
 
 /// The subcommand.
 pub(in crate::cli) const REMOVE: Subcommand = Subcommand {
@@ -21,15 +23,20 @@ Example:
   piccolo mirror remove --certs-dir /etc/containerd/certs.d
 
 A file that somebody edited since keeps these edits and loses only our entry.",
-    settings: &[("", CERTS_DIR)],
+    settings: &[("", CERTS_DIR), ("", config_path::SETTINGS)],
     words: &[],
     registries: false,
     run,
 };
 
 fn run(invocation: &Invocation) -> Result<Exit, CliError> {
-    let (certs_dir, _) = invocation.configure(|layers| layers.required("certs-dir", value::path))?;
-    let (told, refused) = remove(&certs_dir);
+    let (roots, _) = invocation.configure(|layers| {
+        let roots = layers.required("certs-dir", Roots::parse);
+        let containerd = config_path::read(layers);
+        let (roots, found) = (roots?, containerd?.config_path(None));
+        Some(found.whole_list(&roots).unwrap_or(roots))
+    })?;
+    let (told, refused) = remove(&roots);
     let printed = print(&told);
     if !refused.is_empty() {
         return Err(MirrorError::Refused { refused }.into());
@@ -37,21 +44,40 @@ fn run(invocation: &Invocation) -> Result<Exit, CliError> {
     printed.map(|()| Exit::Done)
 }
 
+/// What remove has done so far in one folder. Tests cut it short there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    Hosts,
+    Backup,
+    Note,
+}
+
 /// What to tell, and what could not be done; one folder's trouble does not keep the others.
-pub(super) fn remove(certs_dir: &Path) -> (String, Vec<(PathBuf, FileError)>) {
+pub(super) fn remove(roots: &Roots) -> (String, Vec<(PathBuf, FileError)>) {
     let mut told = String::new();
+    let locked = Lock::take(roots, false, MIRROR_LOCK_WAIT);
+    let _lock = match locked {
+        Ok(lock) => lock,
+        Err(error) => return (told, vec![(roots.first().to_owned(), error)]),
+    };
     let mut refused = Vec::new();
     let mut made = BTreeSet::new();
-    let folders = match folders(certs_dir) {
+    let folders = match roots.folders() {
         Ok(folders) => folders,
-        Err(error) => return (told, vec![(certs_dir.to_owned(), error)]),
+        Err((root, error)) => return (told, vec![(root, FileError::io("list it")(error))]),
     };
     for folder in folders {
         let hosts = folder.hosts_path();
-        match take_back(&folder, &mut made) {
+        match take_back(&folder, &mut made, &mut |_| Ok(())) {
             Ok(None) => {}
             Ok(Some(what)) => told.push_str(&format!("{}: {what}\n", hosts.display())),
             Err(error) => refused.push((hosts, error)),
+        }
+    }
+    if refused.is_empty() {
+        match proxy::forget(roots) {
+            Ok(what) => told.push_str(&what),
+            Err(error) => refused.push((Proxies::path(roots.first()), error)),
         }
     }
     // Innermost first; one that is not empty has got something of somebody else.
@@ -59,47 +85,50 @@ pub(super) fn remove(certs_dir: &Path) -> (String, Vec<(PathBuf, FileError)>) {
         let _ = fs::remove_dir(folder);
     }
     if told.is_empty() && refused.is_empty() {
-        told = format!("{}: nothing of ours is there\n", certs_dir.display());
+        told = format!("{}: nothing of ours is there\n", roots.text());
     }
     (told, refused)
 }
 
-fn folders(certs_dir: &Path) -> Result<Vec<Folder>, FileError> {
-    let entries = match fs::read_dir(certs_dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        result => result.map_err(FileError::io("list it"))?,
-    };
-    let mut paths = Vec::new();
-    for entry in entries {
-        let path = entry.map_err(FileError::io("list it"))?.path();
-        if path.is_dir() {
-            paths.push(path);
-        }
-    }
-    paths.sort();
-    Ok(paths.into_iter().map(Folder::new).collect())
-}
-
 /// Takes one folder's part back; `None`: nothing of ours is there.
-fn take_back(folder: &Folder, made: &mut BTreeSet<PathBuf>) -> Result<Option<&'static str>, FileError> {
-    let Some(note) = folder.note()? else { return Ok(None) };
-    let told = match folder.hosts()? {
-        None => "is gone already",
-        Some(text) if note.wrote(&text) => {
-            let restored = folder.backup()?.is_some();
-            folder.restore()?;
-            if restored { "is again what it was" } else { "removed: there was none before" }
+pub(super) fn take_back(
+    folder: &Folder,
+    made: &mut BTreeSet<PathBuf>,
+    done: &mut dyn FnMut(Step) -> Result<(), FileError>,
+) -> Result<Option<&'static str>, FileError> {
+    let state = folder.state()?;
+    if state.is_untouched() {
+        return Ok(None);
+    }
+    let current = state.current.as_deref();
+    let told = match &state.before {
+        Before::Nothing if current.is_none() => "is gone already",
+        Before::Nothing => {
+            // First: without the file it would count as what is to be given back.
+            folder.forget_backup()?;
+            folder.forget_hosts()?;
+            "removed: there was none before"
         }
-        Some(text) => match hosts_toml::without(&text, &note.mirror)? {
-            Some(theirs) => {
-                folder.write_hosts(&theirs)?;
-                "was edited since the install: only our entry is taken out, the edits stay"
-            }
-            None => "was rewritten since the install, without our entry: left as it is",
-        },
+        Before::Backup(_) => {
+            folder.restore()?;
+            "is again what it was"
+        }
+        Before::Edited(theirs) => {
+            folder.write_hosts(theirs, current)?;
+            "was edited since the install: only our entry is taken out, the edits stay"
+        }
+        Before::NotOurs => "was rewritten since the install, without our entry: left as it is",
     };
+    done(Step::Hosts)?;
     folder.forget_backup()?;
+    done(Step::Backup)?;
     folder.forget_note()?;
-    made.extend(folder.path().ancestors().take(note.folders_made).map(Path::to_owned));
+    done(Step::Note)?;
+    let folders_made = match &state.note {
+        Some(note) => note.folders_made,
+        // An empty folder hides `_default` and the other folders of config_path.
+        None => usize::from(state.before == Before::Nothing),
+    };
+    made.extend(folder.path().ancestors().take(folders_made).map(Path::to_owned));
     Ok(Some(told))
 }

@@ -151,7 +151,7 @@ pub(in crate::cli) fn summary_of(founded: &Founded) -> String {
 pub(in crate::cli) fn newcomers(founded: &Founded) -> String {
     format!(
         "On each of the other hosts: empty the data folder, start piccolo server with its usual flags (or \
-         --join {}), then\n  piccolo members add HOST:PORT --server http://{}\n\
+         --join {}), then name all of them together:\n  piccolo members add HOST:PORT … --server http://{}\n\
          Never start a server with data of the old cluster again: it would go on as the old one, beside this.\n",
         founded.member.raft_address, founded.member.api_address
     )

@@ -1,10 +1,14 @@
 //! The same of a server that waits to be admitted: it is in nobody's list.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
-use tokio::net::UdpSocket;
+use piccolo_raft::cluster::NodeNames;
+use piccolo_raft::network::names::Names;
 
-use super::{AddressError, Names, RAFT_PORT_DEFAULT, RESOLVE_TIMEOUT, entries, host_port};
+use super::{
+    AddressError, Listens, RAFT_PORT_DEFAULT, RESOLVE_BRIEFLY, RESOLVE_TIMEOUT, Stored, all_take,
+    check_listening, entries, host_port, look_up,
+};
 
 /// Where raft listens: as given, or on the usual port, on loopback only if the member is there.
 pub fn joining_raft_listen(
@@ -16,7 +20,7 @@ pub fn joining_raft_listen(
     let near = member.iter().all(|entry| {
         entry.host == "localhost" || entry.host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
     });
-    let ip = if near { Ipv4Addr::LOCALHOST } else { Ipv4Addr::UNSPECIFIED };
+    let ip = if near { IpAddr::from(Ipv4Addr::LOCALHOST) } else { Ipv6Addr::UNSPECIFIED.into() };
     let address = given.unwrap_or_else(|| SocketAddr::from((ip, RAFT_PORT_DEFAULT)));
     if !address.ip().is_loopback() && !insecure {
         return Err(AddressError::NotLoopback { address });
@@ -25,15 +29,24 @@ pub fn joining_raft_listen(
 }
 
 /// The names of a server that listens on `api` and `raft`: as advertised, where it listens, or the
-/// address of this host on the way to the member.
+/// address of this host on the way to the member. One with data, which does not find that at once, is what
+/// its data says.
 pub async fn joining_names(
     member: &str,
     advertise: Option<&str>,
     api: SocketAddr,
     raft: SocketAddr,
-) -> Result<Names, AddressError> {
-    let towards = match advertise {
-        None if api.ip().is_unspecified() || raft.ip().is_unspecified() => Some(local_towards(member).await?),
+    stored: Option<&Stored>,
+    known: &Names,
+) -> Result<NodeNames, AddressError> {
+    let open: Vec<SocketAddr> = [api, raft].into_iter().filter(|at| at.ip().is_unspecified()).collect();
+    let is_open = !open.is_empty();
+    let towards = match (advertise, stored) {
+        (None, Some(stored)) if is_open => match local_towards(member, true, &open, known).await {
+            Ok(ip) if !stored.is_here(known) => Some(ip),
+            _ => return Ok(stored.names(&[], api, raft, known)),
+        },
+        (None, None) if is_open => Some(local_towards(member, false, &open, known).await?),
         _ => None,
     };
     let host = |listens: IpAddr| match (advertise, towards) {
@@ -41,29 +54,78 @@ pub async fn joining_names(
         (None, Some(towards)) if listens.is_unspecified() => towards.to_string(),
         (None, _) => listens.to_string(),
     };
-    Ok(Names {
+    check_listening(&host(raft.ip()), Listens::raft(raft, advertise.is_some()))?;
+    check_listening(&host(api.ip()), Listens::api(api, advertise.is_some()))?;
+    Ok(NodeNames {
         members: Vec::new(),
         raft_address: Some(host_port(&host(raft.ip()), raft.port())),
         api_address: host_port(&host(api.ip()), api.port()),
+        api_host_follows: false,
     })
 }
 
-/// A datagram socket tells its own address without sending anything.
-async fn local_towards(member: &str) -> Result<IpAddr, AddressError> {
-    let look = async {
-        let target = tokio::net::lookup_host(member).await.ok()?.next()?;
-        let any: SocketAddr = if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }.parse().ok()?;
-        let socket = UdpSocket::bind(any).await.ok()?;
-        socket.connect(target).await.ok()?;
-        socket.local_addr().ok().map(|address| address.ip()).filter(|ip| !ip.is_unspecified())
+/// The address of this host on the way to the member: the first at which all of `open` listen, else the first
+/// one, which [`check_listening`] refuses with the reason.
+async fn local_towards(
+    member: &str,
+    briefly: bool,
+    open: &[SocketAddr],
+    known: &Names,
+) -> Result<IpAddr, AddressError> {
+    let patience = if briefly { RESOLVE_BRIEFLY } else { RESOLVE_TIMEOUT };
+    let no_name = |reason| AddressError::NoName { member: member.to_owned(), reason };
+    let (host, port) = member.rsplit_once(':').unwrap_or((member, ""));
+    let ips = look_up(host, patience, known).await.map_err(no_name)?;
+    let port = port.parse().unwrap_or(RAFT_PORT_DEFAULT);
+    let local = ips.into_iter().filter_map(|ip| local_address_towards(SocketAddr::new(ip, port)));
+    let local: Vec<IpAddr> = local.collect();
+    let taken = local.iter().find(|ip| all_take(open.iter().copied(), **ip));
+    taken.or(local.first()).copied().ok_or_else(|| no_name("this host has no route to it".to_owned()))
+}
+
+/// The address of this host on the way to another one. A datagram socket tells it without sending anything.
+pub(super) fn local_address_towards(target: SocketAddr) -> Option<IpAddr> {
+    let any: SocketAddr = match target {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
     };
-    let found = tokio::time::timeout(RESOLVE_TIMEOUT, look).await.ok().flatten();
-    found.ok_or_else(|| AddressError::NoName { member: member.to_owned() })
+    let socket = UdpSocket::bind(any).ok()?;
+    socket.connect(target).ok()?;
+    socket.local_addr().ok().map(|address| address.ip()).filter(|ip| !ip.is_unspecified())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+    use std::sync::Arc;
+
+    use futures_util::FutureExt;
+    use futures_util::future::BoxFuture;
+    use piccolo_raft::network::names::{Resolve, SystemResolver};
+
     use super::*;
+
+    /// Every name has an address of each family, IPv6 first.
+    #[derive(Debug)]
+    struct Both;
+
+    impl Resolve for Both {
+        fn resolve(&self, _: &str) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> {
+            let both = [Ipv6Addr::LOCALHOST.into(), Ipv4Addr::LOCALHOST.into()];
+            std::future::ready(Ok(both.to_vec())).boxed()
+        }
+    }
+
+    /// Of a server without data.
+    async fn joining_names(
+        member: &str,
+        advertise: Option<&str>,
+        api: SocketAddr,
+        raft: SocketAddr,
+    ) -> Result<NodeNames, AddressError> {
+        let known = Names::new(Arc::new(SystemResolver));
+        super::joining_names(member, advertise, api, raft, None, &known).await
+    }
 
     fn address(text: &str) -> SocketAddr {
         text.parse().unwrap()
@@ -72,7 +134,7 @@ mod tests {
     #[test]
     fn raft_listens_like_the_member_and_needs_consent_off_loopback() {
         assert_eq!(joining_raft_listen(None, "127.0.0.1:7790", false).unwrap(), address("127.0.0.1:7790"));
-        assert_eq!(joining_raft_listen(None, "10.0.0.1:7790", true).unwrap(), address("0.0.0.0:7790"));
+        assert_eq!(joining_raft_listen(None, "10.0.0.1:7790", true).unwrap(), address("[::]:7790"));
         let error = joining_raft_listen(None, "node-1:7790", false).unwrap_err().to_string();
         assert!(error.contains("--insecure"), "{error}");
         let given = Some(address("127.0.0.1:9"));
@@ -88,7 +150,8 @@ mod tests {
             (names.raft_address.as_deref(), names.api_address.as_str()),
             (Some("127.0.0.1:7790"), "127.0.0.1:7789")
         );
-        let names = joining_names("no-such-host.invalid:1", Some("fd00::1"), api, raft).await.unwrap();
+        let (v6_api, v6_raft) = (address("[::]:7789"), address("[::]:7790"));
+        let names = joining_names("no-such-host.invalid:1", Some("fd00::1"), v6_api, v6_raft).await.unwrap();
         assert_eq!(
             (names.raft_address.as_deref(), names.api_address.as_str()),
             (Some("[fd00::1]:7790"), "[fd00::1]:7789")
@@ -100,5 +163,18 @@ mod tests {
         );
         let error = joining_names("no-such-host.invalid:1", None, api, raft).await.unwrap_err().to_string();
         assert!(error.contains("--advertise"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn it_is_called_by_an_address_at_which_it_listens() {
+        let known = Names::new(Arc::new(Both));
+        let names = async |api: &str, raft: &str| {
+            super::joining_names("m:7790", None, address(api), address(raft), None, &known).await
+        };
+        let own = names("0.0.0.0:7789", "0.0.0.0:7790").await.unwrap();
+        assert_eq!(own.raft_address.as_deref(), Some("127.0.0.1:7790"));
+        let own = names("127.0.0.1:7789", "[::]:7790").await.unwrap();
+        assert_eq!(own.raft_address.as_deref(), Some("[::1]:7790"), "the API has an address of its own");
+        assert_eq!(own.api_address, "127.0.0.1:7789");
     }
 }

@@ -25,7 +25,7 @@ fn known() -> Known {
 }
 
 fn host(holder: Holder, ttl_seconds: u32, hidden_unix_ms: Option<u64>) -> HostState {
-    HostState { holder, ttl_seconds, hidden_unix_ms }
+    HostState { holder, ttl_seconds, hidden_unix_ms, epoch_unix_ms: None }
 }
 
 /// The keepalive of a native agent that agrees with [`known`].
@@ -258,6 +258,27 @@ fn a_leader_that_begins_with_a_wrong_clock_waits_an_hour_before_it_forgets_and_a
         assert_eq!(scene.pass(seconds - 1), [], "{unix_ms}");
         assert_eq!(scene.pass(1), [Due::Forget(holder(1), START_MS)], "{unix_ms}");
     }
+}
+
+/// A leader without a battery for its clock says 1970 when it hides a host: the next one took the host for
+/// gone for decades, and forgot it after an hour.
+#[test]
+fn a_host_that_was_hidden_by_a_clock_behind_its_own_is_kept_for_the_whole_time() {
+    let day_ms = 86_400_000;
+    for (since, seconds) in [
+        (5 * day_ms, 86_400),
+        (START_MS - day_ms, 86_400),
+        // Clocks that differ by a little are right.
+        (START_MS - 120_000, 86_400 - 120),
+    ] {
+        let hidden = host(holder(1), NATIVE, Some(since));
+        let mut scene = Scene::new(&[HostState { epoch_unix_ms: Some(START_MS - 60_000), ..hidden }]);
+        assert_eq!(scene.pass(seconds - 1), [], "{since}");
+        assert_eq!(scene.pass(1), [Due::Forget(holder(1), since)], "{since}");
+    }
+    let without_pairs = host(holder(1), NATIVE, Some(5 * day_ms));
+    let mut scene = Scene::new(&[without_pairs]);
+    assert_eq!(scene.pass(3_600), [Due::Forget(holder(1), 5 * day_ms)], "nothing tells which is right");
 }
 
 #[test]

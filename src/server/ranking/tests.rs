@@ -1,13 +1,15 @@
 //! Both orders against a naive sort, and the spread.
 
 use std::cell::Cell;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::*;
 
-/// Holders in a sorted vector, counting how many were looked at.
+/// Holders in a sorted vector, counting how much is looked at.
 struct Sorted {
     entries: Vec<(String, u128, SocketAddr)>,
+    /// All hosts of the group, and whether each is one of them.
+    hosts: BTreeMap<(u128, u16), (SocketAddr, bool)>,
     looked_at: Cell<usize>,
 }
 
@@ -18,7 +20,21 @@ impl Sorted {
             .map(|(zone, address)| (zone.to_owned(), address_key(address.ip()), address))
             .collect();
         entries.sort_by_key(|(zone, key, address)| (zone.clone(), *key, address.port()));
-        Self { entries, looked_at: Cell::new(0) }
+        let host = |(_, key, address): &(_, u128, SocketAddr)| ((*key, address.port()), (*address, true));
+        let hosts = entries.iter().map(host).collect();
+        Self { entries, hosts, looked_at: Cell::new(0) }
+    }
+
+    /// Among hosts that do not hold the key.
+    fn among(mut self, others: impl IntoIterator<Item = SocketAddr>) -> Self {
+        for other in others {
+            self.hosts.entry((address_key(other.ip()), other.port())).or_insert((other, false));
+        }
+        self
+    }
+
+    fn look(&self) {
+        self.looked_at.set(self.looked_at.get() + 1);
     }
 }
 
@@ -28,16 +44,12 @@ impl Holders for Sorted {
     }
 
     fn address(&self, position: usize) -> SocketAddr {
-        self.looked_at.set(self.looked_at.get() + 1);
+        self.look();
         self.entries[position].2
     }
 
-    fn zone(&self, position: usize) -> &str {
-        self.looked_at.set(self.looked_at.get() + 1);
-        &self.entries[position].0
-    }
-
     fn range(&self, zone: &str, low: u128, high: u128) -> Range<usize> {
+        self.look();
         let start = self.entries.partition_point(|(z, key, _)| (z.as_str(), *key) < (zone, low));
         let end = self.entries.partition_point(|(z, key, _)| (z.as_str(), *key) <= (zone, high));
         start..end
@@ -45,6 +57,24 @@ impl Holders for Sorted {
 
     fn zone_range(&self, zone: &str) -> Range<usize> {
         self.range(zone, 0, u128::MAX)
+    }
+
+    fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        (0..self.len()).map(|position| self.address(position))
+    }
+
+    fn hosts(&self, low: u128, high: u128) -> impl Iterator<Item = (SocketAddr, bool)> {
+        self.hosts.range((low, 0)..=(high, u16::MAX)).map(|(_, host)| *host).inspect(|_| self.look())
+    }
+
+    fn host_at_or_below(&self, address: u128) -> Option<u128> {
+        self.look();
+        self.hosts.range(..=(address, u16::MAX)).next_back().map(|((address, _), _)| *address)
+    }
+
+    fn host_at_or_above(&self, address: u128) -> Option<u128> {
+        self.look();
+        self.hosts.range((address, 0)..).next().map(|((address, _), _)| *address)
     }
 }
 
@@ -149,33 +179,79 @@ fn numbers(mut state: u64) -> impl FnMut() -> u64 {
     }
 }
 
+/// Hosts of three zones and both families, close together.
+fn some_hosts(next: &mut impl FnMut() -> u64, count: usize) -> BTreeSet<(&'static str, SocketAddr)> {
+    let host = |_| {
+        let zone = ["", "a", "b"][next() as usize % 3];
+        let port = [80, 7781, 10_000][next() as usize % 3];
+        let ip = match next() % 4 {
+            0 => IpAddr::from((0xfd00_u128 << 112 | u128::from(next() % 9)).to_be_bytes()),
+            1 => IpAddr::from(u128::from(next() % 9).to_be_bytes()),
+            _ => IpAddr::from((0x0a00_0000 + (next() % 1_000) as u32).to_be_bytes()),
+        };
+        (SocketAddr::new(ip, port), zone)
+    };
+    // One zone each.
+    let hosts: BTreeMap<_, _> = (0..count).map(host).collect();
+    hosts.into_iter().map(|(address, zone)| (zone, address)).collect()
+}
+
+/// That of the Go Piccolo, as it makes it.
+fn sorted_by_prefix(holders: impl Iterator<Item = SocketAddr>, asker: IpAddr) -> Vec<SocketAddr> {
+    let mut all: Vec<SocketAddr> = holders.filter(|holder| holder.ip() != asker).collect();
+    all.sort_by_key(|holder| {
+        let common = (address_key(holder.ip()) ^ address_key(asker)).leading_zeros();
+        (std::cmp::Reverse(common), address_key(holder.ip()), holder.to_string())
+    });
+    all
+}
+
 #[test]
 fn the_prefix_order_is_that_of_sorting_everything() {
     let mut next = numbers(7);
-    for round in 0..200 {
-        let count = 1 + next() as usize % 60;
-        let list: BTreeSet<(&str, SocketAddr)> = (0..count)
-            .map(|_| {
-                let zone = ["", "a", "b"][next() as usize % 3];
-                let port = [80, 7781, 10_000][next() as usize % 3];
-                let ip = match next() % 4 {
-                    0 => IpAddr::from((0xfd00_u128 << 112 | u128::from(next() % 9)).to_be_bytes()),
-                    _ => IpAddr::from((0x0a00_0000 + (next() % 1_000) as u32).to_be_bytes()),
-                };
-                (zone, SocketAddr::new(ip, port))
-            })
-            .collect();
-        let asker = numbered(next() as u32 % 1_000).ip();
-        let mut naive: Vec<SocketAddr> =
-            list.iter().map(|(_, holder)| *holder).filter(|holder| holder.ip() != asker).collect();
-        naive.sort_by_key(|holder| {
-            let common = (address_key(holder.ip()) ^ address_key(asker)).leading_zeros();
-            (std::cmp::Reverse(common), address_key(holder.ip()), holder.to_string())
-        });
-        let wanted = 1 + next() as usize % 70;
+    for round in 0..400 {
+        let holders = [60, 400][round % 2];
+        let count = 1 + next() as usize % holders;
+        let list = some_hosts(&mut next, count);
+        // In some rounds nearly all hosts hold the key, in others nearly none.
+        let others = some_hosts(&mut next, [0, 20, 2_000][round % 3]);
+        let asker = match next() % 3 {
+            0 => numbered(next() as u32 % 1_000).ip(),
+            1 => list.first().unwrap().1.ip(),
+            _ => IpAddr::from(u128::from(next()).to_be_bytes()),
+        };
+        let mut naive = sorted_by_prefix(list.iter().map(|(_, holder)| *holder), asker);
+        let wanted = 1 + next() as usize % [3, 70, 500][round % 3];
         naive.truncate(wanted);
-        let ranked = rank(&Sorted::new(list), &key(), &Asker::Host(asker), wanted);
+        let sorted = Sorted::new(list).among(others.into_iter().map(|(_, other)| other));
+        let ranked = rank(&sorted, &key(), &Asker::Host(asker), wanted);
         assert_eq!(ranked, naive, "round {round}");
+    }
+}
+
+/// Each prefix length was looked for in each zone: 6.4 million ranges under the lock for one lookup.
+#[test]
+fn a_zone_for_each_host_costs_the_prefix_order_no_more_than_a_look_at_each_holder() {
+    const HOSTS: u32 = 50_000;
+    let zones: Vec<String> = (0..HOSTS).map(|n| format!("zone-{n}")).collect();
+    let far = |n: u32| SocketAddr::new(IpAddr::from((0xac10_0000 + n).to_be_bytes()), 7781);
+    let all = || zones.iter().map(String::as_str).zip((0..HOSTS).map(numbered));
+    let every_tenth = || all().step_by(10);
+    for (what, list, looked_at_max) in [
+        ("all hosts hold it", Sorted::new(all()), 200),
+        ("every tenth", Sorted::new(every_tenth()).among(all().map(|(_, host)| host)), 400),
+        (
+            "only far ones",
+            Sorted::new(all().map(|(zone, _)| zone).zip((0..HOSTS).map(far))).among((0..HOSTS).map(numbered)),
+            HOSTS / 4 * 5,
+        ),
+    ] {
+        let asker = "10.0.77.1".parse().unwrap();
+        let ranked = rank(&list, &key(), &Asker::Host(asker), 16);
+        let looked_at = list.looked_at.get();
+        assert!(looked_at <= looked_at_max as usize, "{what}: {looked_at} looks");
+        let holders = list.entries.iter().map(|(_, _, holder)| *holder);
+        assert_eq!(ranked, sorted_by_prefix(holders, asker)[..16], "{what}");
     }
 }
 

@@ -1,10 +1,8 @@
 //! Brings a report, or the end of one, to the other servers: once, at the same time, and best effort.
 //! Who misses it learns of that holder by the next report, or forgets its own with time.
 
-use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::Arc;
 
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{Method, Request};
@@ -20,11 +18,8 @@ use crate::api::client::chain;
 use crate::api::{ReportReason, header, path};
 use crate::limits::{REPORT_TIMEOUT, REPORTS_PASSED_ON_AT_ONCE, REPORTS_TO_PASS_ON_MAX};
 use crate::server::app::App;
+use crate::server::clusters;
 
-/// How long the servers' addresses are remembered, in case a name of theirs gets another one.
-const ADDRESSES_TTL: Duration = Duration::from_secs(30);
-/// How long their names may take to resolve.
-const RESOLVE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Far more than the answer to a report has, bytes.
 const ANSWER_BYTES_MAX: usize = 4 * 1024;
 
@@ -73,14 +68,12 @@ impl News {
     }
 }
 
-/// Reports on their way, and who may bring some.
+/// Reports on their way.
 pub struct PassOn {
     /// Places for those that wait or are on their way.
     places: Arc<Semaphore>,
     /// Of those, on their way.
     under_way: Arc<Semaphore>,
-    /// Addresses of the servers, and when they were resolved.
-    servers: Mutex<Option<(Duration, HashSet<IpAddr>)>>,
     tasks: TaskTracker,
 }
 
@@ -89,7 +82,6 @@ impl Default for PassOn {
         Self {
             places: Arc::new(Semaphore::new(REPORTS_TO_PASS_ON_MAX)),
             under_way: Arc::new(Semaphore::new(REPORTS_PASSED_ON_AT_ONCE)),
-            servers: Mutex::default(),
             tasks: TaskTracker::new(),
         }
     }
@@ -121,21 +113,6 @@ impl PassOn {
         self.tasks.close();
         self.tasks.wait().await;
     }
-
-    /// Whether one of the cluster's servers has this address.
-    pub async fn is_server(&self, app: &App, ip: IpAddr) -> bool {
-        let ip = ip.to_canonical();
-        let remembered = self.servers.lock().expect("nothing panics with it in hand").clone();
-        if let Some((at, servers)) = remembered
-            && app.now().saturating_sub(at) < ADDRESSES_TTL
-        {
-            return servers.contains(&ip);
-        }
-        let servers = addresses(app).await;
-        let known = servers.contains(&ip);
-        *self.servers.lock().expect("nothing panics with it in hand") = Some((app.now(), servers));
-        known
-    }
 }
 
 /// API addresses of the other servers.
@@ -145,29 +122,14 @@ fn others(app: &App) -> Vec<String> {
     others.map(|info| info.member.api_address).collect()
 }
 
-/// Where the servers' connections come from: the addresses that they are reached at, for API or raft.
-/// A server behind address translation is not known by these, and its reports count as its own.
-async fn addresses(app: &App) -> HashSet<IpAddr> {
-    let members = app.node.status().members.into_iter().map(|info| info.member);
-    let names: HashSet<String> =
-        members.flat_map(|member| [member.api_address, member.raft_address]).collect();
-    join_all(names.into_iter().map(resolve)).await.into_iter().flatten().collect()
-}
-
-async fn resolve(name: String) -> Vec<IpAddr> {
-    let resolved = tokio::time::timeout(RESOLVE_TIMEOUT, tokio::net::lookup_host(name)).await;
-    let found = resolved.ok().and_then(Result::ok).into_iter().flatten();
-    found.map(|address| address.ip().to_canonical()).collect()
-}
-
 async fn send(app: &App, server: &str, news: &News) {
     let request = Request::builder()
         .method(Method::POST)
         .uri(format!("http://{server}{}", path::REPORT))
         .header(CONTENT_TYPE, "application/json")
         .header(header::FORWARDED, "1")
-        .header(header::REPORTER, news.from().to_string())
-        .body(Full::new(news.body()));
+        .header(header::REPORTER, news.from().to_string());
+    let request = clusters::name(app, request).body(Full::new(news.body()));
     let exchange = async {
         let request = request.map_err(|error| error.to_string())?;
         let answer = app.http.request(request).await.map_err(|error| chain(&error))?;

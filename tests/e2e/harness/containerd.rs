@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use tempfile::TempDir;
+
 use super::process::run;
 use super::{PICCOLO, Process, SOON, free_port, status_of, within};
 
@@ -69,22 +71,28 @@ pub struct Agent {
     pub mirror: u16,
     pub peer: u16,
     pub metrics: u16,
+    _state: TempDir,
 }
 
 impl Agent {
     /// Starts an agent on free loopback ports with `extra` arguments; does not wait.
     pub fn start(folder: &Path, servers: &[String], extra: &[&str]) -> Self {
+        Self::start_by(Command::new(PICCOLO), folder, servers, extra)
+    }
+
+    /// The same by a command that ends in the binary, such as `setpriv … piccolo`.
+    pub fn start_by(mut command: Command, folder: &Path, servers: &[String], extra: &[&str]) -> Self {
         let (mirror, peer, metrics) = (free_port(), free_port(), free_port());
-        let mut command = Command::new(PICCOLO);
         command.args(["agent", "--servers", &servers.join(","), "--heartbeat-interval", "2s"]);
         for (flag, port) in
             [("--mirror-listen", mirror), ("--peer-listen", peer), ("--metrics-listen", metrics)]
         {
             command.args([flag, &format!("127.0.0.1:{port}")]);
         }
-        // What it spools belongs to the test, too.
-        command.args(extra).env("TMPDIR", folder);
-        Self { process: Process::start(folder, "agent", command), mirror, peer, metrics }
+        // With a disk below it: in memory, an agent has far less room for blobs that it verifies first.
+        let state = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        command.args(extra).env("TMPDIR", folder).env("PICCOLO_STATE_DIR", state.path());
+        Self { process: Process::start(folder, "agent", command), mirror, peer, metrics, _state: state }
     }
 
     pub async fn ready(&self) {
@@ -133,7 +141,16 @@ impl Node {
 
     /// Pulls through the mirror; panics if that fails.
     pub async fn pull(&self, reference: &str) {
-        let output = self.try_pull(reference).await;
+        self.succeeds(reference, self.try_pull(reference).await);
+    }
+
+    /// Pulls through the mirror as containerd does for a kubelet: three layers at a time.
+    pub async fn pull_by_threes(&self, reference: &str) {
+        let output = self.pull_with(&["--max-concurrent-downloads", "3"], reference).await;
+        self.succeeds(reference, output);
+    }
+
+    fn succeeds(&self, reference: &str, output: Output) {
         let error = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "could not pull {reference}: {error}\n{}", self.agent.process.log());
     }
@@ -145,9 +162,14 @@ impl Node {
 
     /// Pulls through the mirror, with a `user:password` for whoever asks for one.
     pub async fn try_pull_as(&self, user: Option<&str>, reference: &str) -> Output {
+        let user: Vec<&str> = user.iter().flat_map(|user| ["--user", *user]).collect();
+        self.pull_with(&user, reference).await
+    }
+
+    async fn pull_with(&self, flags: &[&str], reference: &str) -> Output {
         let certs = self.containerd.folder.join("certs.d").display().to_string();
         let mut arguments = vec!["images", "pull", "--snapshotter", "native", "--hosts-dir", &certs];
-        arguments.extend(user.iter().flat_map(|user| ["--user", *user]));
+        arguments.extend(flags);
         arguments.push(reference);
         let pull = tokio::process::Command::from(self.containerd.ctr(&arguments)).output();
         tokio::time::timeout(Duration::from_secs(120), pull).await.expect("a pull ends").unwrap()

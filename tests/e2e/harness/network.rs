@@ -52,6 +52,21 @@ impl Network {
         command
     }
 
+    /// Runs `ip` on a host.
+    pub fn inside(&self, host: u8, arguments: &[&str]) {
+        ip(&[&["-n", &self.space(host)], arguments].concat());
+    }
+
+    /// The link of the test itself.
+    pub fn bridge(&self) -> String {
+        bridge(self.number)
+    }
+
+    /// The address of a host within the IPv6 network of this bridge, which [`Self::inside`] may give to it.
+    pub fn address_v6(&self, host: u8) -> String {
+        format!("fd00:211:{:x}::{host:x}", self.number)
+    }
+
     /// Nothing comes from it or goes to it any more, and nobody is told.
     pub fn unplug(&self, host: u8) {
         ip(&["link", "set", &self.outer(host), "down"]);

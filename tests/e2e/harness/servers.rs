@@ -77,9 +77,10 @@ impl Servers {
     }
 }
 
-/// Holders of `key` in the group `default`, as `client` sees it; empty: nobody.
+/// Holders of `key` in the group `default`, as `client` sees it; empty: nobody. Asks again while there is no
+/// answer: a lookup has two seconds, and a busy machine can take them.
 pub async fn find(client: &Client, key: &str) -> Vec<String> {
-    find_if_up(client, key).await.expect("the server answers")
+    within("the server answers", SOON, || find_if_up(client, key)).await
 }
 
 /// The same of a server that may be down: `None`.

@@ -16,7 +16,7 @@ mod stored;
 mod wire;
 
 pub(crate) use raft_rpc::ROUTES as RAFT_ROUTES;
-pub(crate) use stored::VALUES;
+pub(crate) use stored::{LOG_ROWS, SEGMENTS, VALUES};
 
 /// Something that reads what others send.
 pub struct Target {

@@ -2,14 +2,18 @@
 //! now: it remembers nothing between two steps, so a change that was cut by a crash goes on where it
 //! was when somebody asks for it again.
 
+mod replace;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::{Change, Refusal, Who};
 use crate::cluster::bootstrap::Seen;
-use crate::format;
+use crate::format::Level;
 use crate::network::Whoami;
 use crate::types::{ClusterId, Member, NodeId};
+
+use replace::replace;
 
 /// Members, learners included.
 pub const MEMBERS_MAX: usize = 9;
@@ -38,6 +42,8 @@ pub(super) struct View {
     /// Members that answered with their id at their address just now, and the boot nonce of the process
     /// that did; this node too.
     pub(super) answering: BTreeMap<NodeId, u64>,
+    /// What the cluster writes.
+    pub(super) level: Level,
     /// Last log index.
     pub(super) last: u64,
     /// The same a moment ago, if this node ran then.
@@ -59,8 +65,8 @@ pub(super) enum Action {
     AddLearner { node_id: NodeId, member: Member },
     /// It is not there yet.
     Wait { node_id: NodeId },
-    /// Lets a learner vote.
-    Promote { node_id: NodeId },
+    /// Lets learners vote, in one change.
+    Promote { node_ids: BTreeSet<NodeId> },
     /// Lets a learner vote and removes another member, in one change.
     Swap { old: NodeId, new: NodeId },
     /// Corrects the address of a member.
@@ -79,66 +85,58 @@ enum Admission {
     Next(Action),
 }
 
-/// `newcomer` is what the address of an add or replace answers.
-pub(super) fn plan(view: &View, change: &Change, newcomer: Option<&Seen>) -> Result<Action, Refusal> {
+/// `newcomers` is what the addresses of an add or replace answer, in their order.
+pub(super) fn plan(view: &View, change: &Change, newcomers: &[Seen]) -> Result<Action, Refusal> {
     if view.joint {
         return Ok(Action::Flatten);
     }
     let nobody = Err("nobody asked".to_owned());
-    let newcomer = newcomer.unwrap_or(&nobody);
     match change {
-        Change::Add { address } => add(view, address, newcomer),
-        Change::Replace { old, address } => replace(view, old, address, newcomer),
+        Change::Add { addresses } => add(view, addresses, newcomers),
+        Change::Replace { old, address } => replace(view, old, address, newcomers.first().unwrap_or(&nobody)),
         Change::Remove { who } => remove(view, who),
         Change::Transfer { to } => transfer(view, to.as_ref()),
     }
 }
 
-fn add(view: &View, address: &str, newcomer: &Seen) -> Result<Action, Refusal> {
-    match view.admit(address, newcomer, None)? {
-        Admission::Next(action) => Ok(action),
-        Admission::Voter(node_id) => {
-            let message = format!("server {node_id:016x} at {address} is a voter");
-            Ok(Action::Done { node_id: Some(node_id), message })
+/// All that is wrong with any of them is found before the first one is taken in.
+fn add(view: &View, addresses: &[String], newcomers: &[Seen]) -> Result<Action, Refusal> {
+    let mut ready = BTreeSet::new();
+    let mut voters = Vec::new();
+    let mut steps = Vec::new();
+    let mut at: BTreeMap<NodeId, &String> = BTreeMap::new();
+    for (address, newcomer) in addresses.iter().zip(newcomers) {
+        if let Ok(whoami) = newcomer
+            && let Some(other) = at.insert(whoami.node_id, address)
+        {
+            let (address, other) = (address.clone(), other.clone());
+            return Err(Refusal::SameServer { node_id: whoami.node_id, address, other });
         }
-        Admission::Ready(node_id) => {
-            view.check_quorum("adding this server", &with(&view.voters, node_id))?;
-            Ok(Action::Promote { node_id })
+        match view.admit(address, newcomer, None)? {
+            Admission::Next(action) => steps.push(action),
+            Admission::Voter(node_id) => voters.push((node_id, address)),
+            Admission::Ready(node_id) => _ = ready.insert(node_id),
         }
     }
-}
-
-fn replace(view: &View, old: &Who, address: &str, newcomer: &Seen) -> Result<Action, Refusal> {
-    let new = newcomer.as_ref().ok().map(|whoami| whoami.node_id);
-    let old = view.old(old, address, new)?;
-    if let (Some(old), Ok(whoami)) = (old, newcomer)
-        && old == whoami.node_id
-    {
-        return view.readdress(old, address, whoami);
+    let new = at.keys().filter(|id| !view.nodes.contains_key(id)).count();
+    if new > 0 && view.nodes.len() + new > MEMBERS_MAX {
+        return Err(Refusal::TooMany);
     }
-    let (new, votes) = match view.admit(address, newcomer, old)? {
-        Admission::Next(action) => return Ok(action),
-        Admission::Voter(new) => (new, true),
-        Admission::Ready(new) => (new, false),
-    };
-    let Some(old) = old else {
-        if votes {
-            let message = format!("server {new:016x} at {address} is a voter, the old one is gone");
-            return Ok(Action::Done { node_id: Some(new), message });
-        }
-        view.check_quorum("adding this server", &with(&view.voters, new))?;
-        return Ok(Action::Promote { node_id: new });
-    };
-    let after = without(&with(&view.voters, new), old);
-    view.check_quorum("replacing this server", &after)?;
-    if old != view.me {
-        return Ok(Action::Swap { old, new });
+    // So that they catch up side by side.
+    steps.sort_by_key(|action| match action {
+        Action::AddLearner { .. } => 0,
+        Action::Seed { .. } => 1,
+        _ => 2,
+    });
+    if let Some(first) = steps.into_iter().next() {
+        return Ok(first);
     }
-    match view.successor() {
-        Some(to) => Ok(Action::HandOver { to }),
-        // Nobody else could take over from the only voter.
-        None => Ok(Action::Promote { node_id: new }),
+    if ready.is_empty() {
+        return Ok(view.added(&voters));
     }
+    let after: BTreeSet<NodeId> = view.voters.union(&ready).copied().collect();
+    view.check_quorum(if ready.len() == 1 { "adding this server" } else { "adding these servers" }, &after)?;
+    Ok(Action::Promote { node_ids: ready })
 }
 
 fn remove(view: &View, who: &Who) -> Result<Action, Refusal> {
@@ -184,6 +182,20 @@ fn transfer(view: &View, to: Option<&Who>) -> Result<Action, Refusal> {
 }
 
 impl View {
+    fn added(&self, voters: &[(NodeId, &String)]) -> Action {
+        let server = |(node_id, address): &(NodeId, &String)| format!("server {node_id:016x} at {address}");
+        let servers: Vec<String> = voters.iter().map(server).collect();
+        let are = if servers.len() == 1 { "is a voter" } else { "are voters" };
+        // One of two is no majority.
+        let survives_nothing = match self.voters.len() {
+            2 => "; of two voters none may fail: add a third",
+            _ => "",
+        };
+        let message = format!("{} {are}{survives_nothing}", servers.join(", "));
+        let node_id = voters.first().filter(|_| voters.len() == 1).map(|(node_id, _)| *node_id);
+        Action::Done { node_id, message }
+    }
+
     fn admit(&self, address: &str, newcomer: &Seen, replaced: Option<NodeId>) -> Result<Admission, Refusal> {
         let here = |(id, member): &(&NodeId, &Member)| {
             member.raft_address == address && Some(**id) != replaced && !self.tombstones.contains(id)
@@ -235,23 +247,26 @@ impl View {
     fn check_newcomer(&self, address: &str, whoami: &Whoami) -> Result<(), Refusal> {
         let address = address.to_owned();
         let own = self.cluster.to_string();
+        let ours = |entry: &String| {
+            *entry != address && self.nodes.values().any(|member| member.raft_address == *entry)
+        };
+        let names_us = whoami.list.iter().any(ours);
+        let others = self.nodes.values().map(|member| &member.raft_address);
+        let join = others.filter(|other| **other != address).min().cloned().unwrap_or_default();
         if let Some(cluster) = whoami.cluster_id.clone().filter(|cluster| *cluster != own) {
-            return Err(Refusal::OtherCluster { address, cluster, own });
+            let list = if names_us { Vec::new() } else { whoami.list.clone() };
+            return Err(Refusal::OtherCluster { address, cluster, own, list, join });
         }
         self.check_reach(&address, whoami)?;
-        let ours = |entry: &String| self.nodes.values().any(|member| member.raft_address == *entry);
         let pristine = whoami.cluster_id.is_none();
-        let founds = !whoami.list.is_empty() && whoami.list_hash != self.list_hash;
-        if pristine && founds && !whoami.list.iter().any(ours) {
-            return Err(Refusal::Founds { address, list: whoami.list.join(",") });
+        // Who is alone in its list waits for nobody else.
+        let founds = whoami.list.len() > 1 && whoami.list_hash != self.list_hash;
+        let is_missed = whoami.missed_by.as_ref() == Some(&own);
+        if pristine && founds && !names_us && !is_missed {
+            return Err(Refusal::Founds { address, list: whoami.list.join(","), join });
         }
-        let lowest = self.nodes.values().map(|member| member.format_lowest).max().unwrap_or(0);
-        let highest = self.nodes.values().map(|member| member.format_highest).min().unwrap_or(u16::MAX);
-        let (theirs_lowest, theirs_highest) = (whoami.format_lowest, whoami.format_highest);
-        // What this build writes it writes to all: there is no lower format that it could write instead.
-        let reads_us = (theirs_lowest..=theirs_highest).contains(&format::FORMAT);
-        if theirs_lowest > highest || theirs_highest < lowest || !reads_us {
-            return Err(Refusal::Formats { address, theirs_lowest, theirs_highest, lowest, highest });
+        if !whoami.reads.can_run_at(self.level) {
+            return Err(Refusal::Level { address, reads: whoami.reads.level, active: self.level });
         }
         Ok(())
     }
@@ -266,53 +281,6 @@ impl View {
         };
         let (address, api_address) = (address.to_owned(), whoami.api_address.clone());
         Err(Refusal::Loopback { address, api_address, other: other.clone() })
-    }
-
-    /// The member to be replaced; `None` if it is gone already.
-    fn old(&self, old: &Who, address: &str, new: Option<NodeId>) -> Result<Option<NodeId>, Refusal> {
-        let Who::Address(text) = old else {
-            return match self.find(old) {
-                Err(Refusal::NoMember { .. }) if self.is_gone(old) => Ok(None),
-                found => found.map(Some),
-            };
-        };
-        let at = self.nodes.iter().filter(|(_, member)| member.raft_address == *text);
-        // A wiped server comes back at its old address, and is another one there.
-        let others = at.filter(|(id, _)| *text != address || Some(**id) != new).map(|(id, _)| *id);
-        let others: Vec<NodeId> = others.collect();
-        match others.as_slice() {
-            [] if new.is_some_and(|new| self.voters.contains(&new)) => Ok(None),
-            [] => Err(Refusal::NoMember { who: old.clone() }),
-            [one] => Ok(Some(*one)),
-            _ => Err(Refusal::Ambiguous { address: text.clone(), ids: others }),
-        }
-    }
-
-    fn readdress(&self, node_id: NodeId, address: &str, whoami: &Whoami) -> Result<Action, Refusal> {
-        let taken = self.nodes.iter().find(|(id, m)| m.raft_address == address && **id != node_id);
-        if let Some((&by, _)) = taken {
-            return Err(Refusal::AddressTaken { address: address.to_owned(), by, is: node_id });
-        }
-        self.check_one_process(address, whoami)?;
-        self.check_reach(address, whoami)?;
-        let member = member(address, whoami);
-        if self.nodes.get(&node_id) != Some(&member) {
-            return Ok(Action::Readdress { node_id, member });
-        }
-        let message = format!("server {node_id:016x} is at {address}");
-        Ok(Action::Done { node_id: Some(node_id), message })
-    }
-
-    /// Who has moved is not where it was: if another process answers there by the same id, one of them
-    /// runs on a copy of the other's folder, and both would vote.
-    fn check_one_process(&self, address: &str, whoami: &Whoami) -> Result<(), Refusal> {
-        let node_id = whoami.node_id;
-        let known = self.address(node_id);
-        let other = self.answering.get(&node_id).is_some_and(|nonce| *nonce != whoami.boot_nonce);
-        if other && known != address {
-            return Err(Refusal::Copy { node_id, address: address.to_owned(), known });
-        }
-        Ok(())
     }
 
     fn find(&self, who: &Who) -> Result<NodeId, Refusal> {
@@ -368,7 +336,7 @@ impl View {
     }
 }
 
-fn is_loopback(address: &str) -> bool {
+pub(in crate::cluster) fn is_loopback(address: &str) -> bool {
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
     let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
     let named = bare.trim_end_matches('.').eq_ignore_ascii_case("localhost");
@@ -376,12 +344,7 @@ fn is_loopback(address: &str) -> bool {
 }
 
 fn member(address: &str, whoami: &Whoami) -> Member {
-    Member {
-        raft_address: address.to_owned(),
-        api_address: whoami.api_address.clone(),
-        format_lowest: whoami.format_lowest,
-        format_highest: whoami.format_highest,
-    }
+    Member { raft_address: address.to_owned(), api_address: whoami.api_address.clone() }
 }
 
 fn with(voters: &BTreeSet<NodeId>, node_id: NodeId) -> BTreeSet<NodeId> {

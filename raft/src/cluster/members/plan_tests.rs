@@ -1,7 +1,10 @@
 //! Every refusal, and every next step, by what the leader sees.
 
+#[path = "plan/growing_tests.rs"]
+mod growing;
+
 use super::*;
-use crate::format;
+use crate::format::{Range, Reads};
 use crate::network::ListHash;
 
 const CLUSTER: ClusterId = ClusterId(0xfeed);
@@ -11,12 +14,7 @@ fn at(id: NodeId) -> String {
 }
 
 fn as_member(id: NodeId) -> Member {
-    Member {
-        raft_address: at(id),
-        api_address: format!("s{id}:7789"),
-        format_lowest: format::FORMAT_LOWEST,
-        format_highest: format::FORMAT,
-    }
+    Member { raft_address: at(id), api_address: format!("s{id}:7789") }
 }
 
 fn list(ids: &[NodeId]) -> Vec<String> {
@@ -34,6 +32,7 @@ fn three() -> View {
         nodes: [1, 2, 3].map(|id| (id, as_member(id))).into(),
         tombstones: BTreeSet::new(),
         answering: [1, 2, 3].map(|id| (id, id)).into(),
+        level: Level::FIRST,
         last: 10,
         last_before: None,
         matched: [(2, 10), (3, 9)].into(),
@@ -64,25 +63,26 @@ fn waiting(id: NodeId) -> Whoami {
         list: Vec::new(),
         raft_address: Some(at(id)),
         api_address: format!("s{id}:7789"),
-        format_lowest: format::FORMAT_LOWEST,
-        format_highest: format::FORMAT,
+        reads: Reads::levels(Level::FIRST, Level::FIRST),
+        level: None,
         last_log_index: None,
         last_log_term: None,
         disk: None,
+        missed_by: None,
     }
 }
 
 fn add_of(view: &View, whoami: Whoami) -> Result<Action, Refusal> {
-    plan(view, &Change::Add { address: at(4) }, Some(&Ok(whoami)))
+    plan(view, &Change::Add { addresses: vec![at(4)] }, &[Ok(whoami)])
 }
 
 fn remove_of(view: &View, who: &str) -> Result<Action, Refusal> {
-    plan(view, &Change::Remove { who: who.parse().unwrap() }, None)
+    plan(view, &Change::Remove { who: who.parse().unwrap() }, &[])
 }
 
 fn replace_of(view: &View, old: &str, address: &str, whoami: Whoami) -> Result<Action, Refusal> {
     let change = Change::Replace { old: old.parse().unwrap(), address: address.to_owned() };
-    plan(view, &change, Some(&Ok(whoami)))
+    plan(view, &change, &[Ok(whoami)])
 }
 
 #[track_caller]
@@ -100,7 +100,7 @@ fn a_new_server_learns_then_waits_then_votes() {
     let behind = View { last: 10_000, ..three() }.learner(4, 10_000 - LAG_MAX - 1);
     assert_eq!(add_of(&behind, waiting(4)), Ok(Action::Wait { node_id }));
     let near = View { last: 10_000, ..three() }.learner(4, 10_000 - LAG_MAX);
-    assert_eq!(add_of(&near, waiting(4)), Ok(Action::Promote { node_id }));
+    assert_eq!(add_of(&near, waiting(4)), Ok(Action::Promote { node_ids: BTreeSet::from([node_id]) }));
     let mut voter = near;
     voter.voters.insert(4);
     assert!(matches!(add_of(&voter, waiting(4)), Ok(Action::Done { node_id: Some(4), .. })));
@@ -111,7 +111,7 @@ fn who_keeps_pace_with_a_fast_log_may_vote() {
     let node_id = 4;
     let fast = View { last: 30_000, last_before: Some(10_000), ..three() };
     let pace = fast.clone().learner(4, 10_000);
-    assert_eq!(add_of(&pace, waiting(4)), Ok(Action::Promote { node_id }));
+    assert_eq!(add_of(&pace, waiting(4)), Ok(Action::Promote { node_ids: BTreeSet::from([node_id]) }));
     let behind = fast.learner(4, 9_999);
     assert_eq!(add_of(&behind, waiting(4)), Ok(Action::Wait { node_id }));
     let unknown = View { last_before: None, ..pace };
@@ -143,25 +143,35 @@ fn who_may_not_become_a_member_is_refused_with_the_reason() {
     let founding = list(&[4, 5, 6]);
     let founder = Whoami { list_hash: ListHash::of(&founding).to_string(), list: founding, ..waiting(4) };
     refused(add_of(&three(), founder.clone()), &["waits to found a cluster of s4:7790,s5:7790,s6:7790"]);
+    // A wiped founder whose own list is only itself founds a cluster again with every empty folder.
+    let alone = Whoami { list: vec![at(3)], cluster_id: Some("beef".to_owned()), ..waiting(4) };
+    refused(
+        replace_of(&three(), "s3:7790", &at(3), alone),
+        &["has data of cluster beef", "empty folder and with --join s1:7790 in place of --cluster"],
+    );
     let wiped = list(&[1, 2, 4]);
     let wiped = Whoami { list_hash: ListHash::of(&wiped).to_string(), list: wiped, ..waiting(4) };
     assert!(matches!(add_of(&three(), wiped), Ok(Action::AddLearner { .. })), "its list names our servers");
 
-    let newer =
-        Whoami { format_lowest: format::FORMAT + 1, format_highest: format::FORMAT + 2, ..waiting(4) };
-    refused(add_of(&three(), newer), &["reads formats 2 to 3", "agree on 1 to 1"]);
-    // All members could read its format, but this one writes another.
-    let older = format::FORMAT - 1;
-    let mut view = three();
-    view.nodes.values_mut().for_each(|member| member.format_lowest = older);
-    let of_older = Whoami { format_lowest: older, format_highest: older, ..waiting(4) };
-    refused(add_of(&view, of_older), &["reads formats 0 to 0"]);
+    let mut newer = waiting(4);
+    newer.reads.level.highest = 2;
+    assert!(
+        matches!(add_of(&three(), newer.clone()), Ok(Action::AddLearner { .. })),
+        "it reads our level, too"
+    );
+    newer.reads.level.lowest = 2;
+    refused(add_of(&three(), newer), &["reads levels 2 to 2", "runs at level 1"]);
+    let older = View { level: Level(2), ..three() };
+    refused(add_of(&older, waiting(4)), &["reads levels 1 to 1", "runs at level 2"]);
+    let mut of_another_line = waiting(4);
+    of_another_line.reads.entry = Range { lowest: 7, highest: 7 };
+    refused(add_of(&three(), of_another_line), &["reads levels 1 to 1", "runs at level 1"]);
 
     let mut removed = three();
     removed.tombstones.insert(4);
     refused(add_of(&removed, waiting(4)), &["0000000000000004, which was removed"]);
 
-    let silent = plan(&three(), &Change::Add { address: at(4) }, Some(&Err("no route".to_owned())));
+    let silent = plan(&three(), &Change::Add { addresses: vec![at(4)] }, &[Err("no route".to_owned())]);
     refused(silent, &["could not ask s4:7790", "no route"]);
 
     let mut full = three();
@@ -175,7 +185,7 @@ fn who_may_not_become_a_member_is_refused_with_the_reason() {
 fn a_server_on_loopback_joins_no_cluster_of_several_hosts() {
     let add = |view: &View, address: &str, api: &str| {
         let whoami = Whoami { api_address: api.to_owned(), ..waiting(4) };
-        plan(view, &Change::Add { address: address.to_owned() }, Some(&Ok(whoami)))
+        plan(view, &Change::Add { addresses: vec![address.to_owned()] }, &[Ok(whoami)])
     };
     let words = ["is on loopback, but the member at s1:7790 is not"];
     for address in ["127.0.0.1:7790", "[::1]:7790", "[::ffff:127.0.0.1]:7790", "LocalHost:7790"] {
@@ -204,7 +214,7 @@ fn an_address_belongs_to_one_member_and_a_member_has_one_address() {
 
 #[test]
 fn a_learner_that_is_away_for_a_moment_is_waited_for() {
-    let away = |view: &View| plan(view, &Change::Add { address: at(4) }, Some(&Err("reset".to_owned())));
+    let away = |view: &View| plan(view, &Change::Add { addresses: vec![at(4)] }, &[Err("reset".to_owned())]);
     assert_eq!(away(&three().learner(4, 1)), Ok(Action::Wait { node_id: 4 }));
     let mut voter = three().learner(4, 1);
     voter.voters.insert(4);
@@ -224,11 +234,8 @@ fn what_would_lose_the_quorum_is_refused_with_the_numbers() {
     two_of_four.nodes.insert(5, as_member(5));
     two_of_four.matched.insert(5, 10);
     two_of_four.voters = BTreeSet::from([1, 2, 3, 4]);
-    let change = Change::Add { address: at(5) };
-    refused(
-        plan(&two_of_four, &change, Some(&Ok(waiting(5)))),
-        &["of 5 voters then, 3 must answer, and 2 do"],
-    );
+    let change = Change::Add { addresses: vec![at(5)] };
+    refused(plan(&two_of_four, &change, &[Ok(waiting(5))]), &["of 5 voters then, 3 must answer, and 2 do"]);
 
     let one = View { voters: BTreeSet::from([1]), ..three() };
     refused(remove_of(&one, "1"), &["the only voter"]);
@@ -245,7 +252,10 @@ fn a_leader_hands_over_before_it_goes() {
     assert_eq!(replace_of(&caught_up, "1", &at(4), waiting(4)), Ok(Action::HandOver { to: 2 }));
     let mut only = caught_up;
     only.voters = BTreeSet::from([1]);
-    assert_eq!(replace_of(&only, "1", &at(4), waiting(4)), Ok(Action::Promote { node_id: 4 }));
+    assert_eq!(
+        replace_of(&only, "1", &at(4), waiting(4)),
+        Ok(Action::Promote { node_ids: BTreeSet::from([4]) })
+    );
     only.voters.insert(4);
     assert_eq!(replace_of(&only, "1", &at(4), waiting(4)), Ok(Action::HandOver { to: 4 }));
 }
@@ -324,22 +334,22 @@ fn a_copy_of_a_member_that_still_runs_does_not_take_its_place() {
     for old in ["3", "s3:7790"] {
         refused(replace_of(&three(), old, "n3:1", copy.clone()), &words);
     }
-    refused(plan(&three(), &Change::Add { address: "n3:1".to_owned() }, Some(&Ok(copy.clone()))), &words);
+    refused(plan(&three(), &Change::Add { addresses: vec!["n3:1".to_owned()] }, &[Ok(copy.clone())]), &words);
     let stopped = three().silent(3);
     assert!(matches!(replace_of(&stopped, "3", "n3:1", copy.clone()), Ok(Action::Readdress { .. })));
-    let known = Change::Add { address: at(3) };
-    assert!(matches!(plan(&three(), &known, Some(&Ok(copy))), Ok(Action::Done { .. })), "it was restarted");
+    let known = Change::Add { addresses: vec![at(3)] };
+    assert!(matches!(plan(&three(), &known, &[Ok(copy)]), Ok(Action::Done { .. })), "it was restarted");
 }
 
 #[test]
 fn only_a_voter_that_answers_and_is_near_can_lead() {
-    let to = |view: &View, who: &str| plan(view, &Change::Transfer { to: Some(who.parse().unwrap()) }, None);
+    let to = |view: &View, who: &str| plan(view, &Change::Transfer { to: Some(who.parse().unwrap()) }, &[]);
     assert_eq!(to(&three(), "s3:7790"), Ok(Action::HandOver { to: 3 }));
     assert!(matches!(to(&three(), "1"), Ok(Action::Done { .. })));
     refused(to(&three().silent(3), "3"), &["at s3:7790 does not answer"]);
     refused(to(&three().learner(4, 10), "4"), &["does not vote"]);
     refused(to(&View { last: 9 + LAG_MAX + 1, ..three() }, "3"), &["lacks 1025 log entries"]);
-    let any = |view: &View| plan(view, &Change::Transfer { to: None }, None);
+    let any = |view: &View| plan(view, &Change::Transfer { to: None }, &[]);
     assert_eq!(any(&three()), Ok(Action::HandOver { to: 2 }));
     refused(any(&three().silent(2).silent(3)), &["no other voter answers"]);
 }

@@ -3,6 +3,7 @@
 use super::Who;
 use super::plan::MEMBERS_MAX;
 use crate::cluster::ProposeError;
+use crate::format::{Level, Range};
 use crate::types::NodeId;
 
 /// Why a change is not made. Nothing was changed by the step that was refused.
@@ -17,7 +18,10 @@ pub enum Refusal {
         reason: String,
     },
     /// It has data of another cluster.
-    #[error("{address} has data of cluster {cluster}, this is cluster {own}: start it with an empty folder")]
+    #[error(
+        "{address} has data of cluster {cluster}, this is cluster {own}: start it with an empty folder{}",
+        founds_again(list, join)
+    )]
     OtherCluster {
         /// Asked.
         address: String,
@@ -25,31 +29,53 @@ pub enum Refusal {
         cluster: String,
         /// Ours.
         own: String,
+        /// Its `--cluster`, where that names no member of ours: it founds a cluster with every empty folder.
+        list: Vec<String>,
+        /// The raft address of a member.
+        join: String,
     },
     /// It waits to found a cluster of its own.
-    #[error("{address} waits to found a cluster of {list}: start it with --join")]
+    #[error(
+        "{address} waits to found a cluster of {list}: start it with --join {join} in place of --cluster"
+    )]
     Founds {
         /// Asked.
         address: String,
         /// Its list.
         list: String,
+        /// The raft address of a member.
+        join: String,
     },
-    /// Its formats are not ours.
+    /// It does not read what the members write.
     #[error(
-        "{address} reads formats {theirs_lowest} to {theirs_highest}, the members agree on {lowest} to \
-         {highest}: start the same piccolo there"
+        "{address} reads levels {reads}, and the cluster runs at {active}: start the members' piccolo there"
     )]
-    Formats {
+    Level {
         /// Asked.
         address: String,
-        /// Its lowest.
-        theirs_lowest: u16,
-        /// Its highest.
-        theirs_highest: u16,
-        /// The highest of the members' lowest.
-        lowest: u16,
-        /// The lowest of the members' highest.
-        highest: u16,
+        /// The levels that the server at that address can run at.
+        reads: Range,
+        /// The level at which the cluster runs.
+        active: Level,
+    },
+    /// A level cannot begin: nobody knows what this member reads.
+    #[error(
+        "server {node_id:016x} at {address} does not answer: a level begins only when all members say that they \
+         can run at it; start it, or remove it"
+    )]
+    Unreadable {
+        /// Id of the member that does not answer.
+        node_id: NodeId,
+        /// Raft address of that member.
+        address: String,
+    },
+    /// A level cannot begin: some members do not know it.
+    #[error("not all members can run at more than {active}: {}: start the newer piccolo there first", unable.join("; "))]
+    NotAll {
+        /// The level at which the cluster runs.
+        active: Level,
+        /// The members that cannot run at a later level, each with the levels that it reads.
+        unable: Vec<String>,
     },
     /// It was removed, or is being removed.
     #[error(
@@ -73,6 +99,14 @@ pub enum Refusal {
         api_address: String,
         /// A member on another host.
         other: String,
+    },
+    /// A newcomer and a member do not reach each other.
+    #[error("{}; {advice}", told.join("; "))]
+    Unreached {
+        /// A sentence for each port that was not reached: who does not reach whom, and where.
+        told: Vec<String>,
+        /// What the operator should do.
+        advice: String,
     },
     /// Another member has that address.
     #[error(
@@ -99,6 +133,16 @@ pub enum Refusal {
         /// As the membership says.
         known: String,
     },
+    /// A server is named twice.
+    #[error("{other} and {address} are one server, {node_id:016x}: name each server once")]
+    SameServer {
+        /// Id of the server.
+        node_id: NodeId,
+        /// The later one of the two addresses that were given.
+        address: String,
+        /// The earlier one.
+        other: String,
+    },
     /// Two processes have one id.
     #[error(
         "{address} and {known} both answer as member {node_id:016x}: one runs on a copy of the other's data \
@@ -113,7 +157,7 @@ pub enum Refusal {
         known: String,
     },
     /// Nobody is called so.
-    #[error("{who} is not a member")]
+    #[error("{who} is not a member: piccolo members list shows the ids and addresses of all members")]
     NoMember {
         /// As asked.
         who: Who,
@@ -127,7 +171,7 @@ pub enum Refusal {
         ids: Vec<NodeId>,
     },
     /// The cluster is large enough.
-    #[error("the cluster has {MEMBERS_MAX} members, which is the limit")]
+    #[error("the cluster has {MEMBERS_MAX} members, which is the limit: remove one first, or replace one")]
     TooMany,
     /// No majority would answer afterwards.
     #[error(
@@ -178,6 +222,18 @@ pub enum Refusal {
     /// Nobody can lead.
     #[error("no other voter answers and is near the end of the log: none can lead")]
     NoSuccessor,
+}
+
+/// An empty folder alone does not help a server that founds a cluster whenever it has one.
+fn founds_again(list: &[String], join: &str) -> String {
+    if list.is_empty() {
+        return String::new();
+    }
+    format!(
+        " and with --join {join} in place of --cluster: by its own list ({}) it founds another cluster whenever its \
+         folder is empty",
+        list.join(",")
+    )
 }
 
 fn list_ids(ids: &[NodeId]) -> String {

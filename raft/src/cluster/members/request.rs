@@ -8,10 +8,10 @@ use crate::types::NodeId;
 /// What an operator asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// The server at this raft address becomes a voter.
+    /// The servers at these raft addresses become voters, all in one change.
     Add {
-        /// `host:port`.
-        address: String,
+        /// `host:port` of each.
+        addresses: Vec<String>,
     },
     /// The server at this raft address takes the place of a member. If it is that member, at a new
     /// address, the membership learns the address.
@@ -31,6 +31,17 @@ pub enum Change {
         /// Which; `None`: the one that is furthest.
         to: Option<Who>,
     },
+}
+
+impl Change {
+    /// Raft addresses of the servers that are to become members.
+    pub(super) fn newcomers(&self) -> &[String] {
+        match self {
+            Change::Add { addresses } => addresses,
+            Change::Replace { address, .. } => std::slice::from_ref(address),
+            Change::Remove { .. } | Change::Transfer { .. } => &[],
+        }
+    }
 }
 
 /// A member as an operator names it.
@@ -107,7 +118,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    pub(super) fn of(phase: Phase, node_id: Option<NodeId>, message: String) -> Self {
+    pub(in crate::cluster) fn of(phase: Phase, node_id: Option<NodeId>, message: String) -> Self {
         Self { phase, node_id, position: 0, goal: 0, message }
     }
 }

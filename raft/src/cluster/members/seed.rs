@@ -19,7 +19,7 @@ use openraft::type_config::alias::SnapshotOf;
 use super::{Phase, Progress};
 use crate::cluster::compaction::KEEP_BYTES;
 use crate::cluster::{Inner, Node};
-use crate::format;
+use crate::format::WIRE;
 use crate::network::{ListHash, Whoami, snapshot};
 use crate::snapshot::about_bytes;
 use crate::types::{NodeId, TypeConfig};
@@ -46,6 +46,10 @@ struct Seed {
 impl Seeding {
     fn slot(&self) -> MutexGuard<'_, Option<Seed>> {
         self.0.lock().expect("nothing panics while it holds the transfer")
+    }
+
+    pub(super) fn is_running_for(&self, node_id: NodeId) -> bool {
+        self.slot().as_ref().is_some_and(|seed| seed.running && seed.node_id == node_id)
     }
 }
 
@@ -96,7 +100,8 @@ impl Node {
         let header = inner.identity.header(whoami.node_id).ok_or("this node belongs to no cluster")?;
         let list_hash = whoami.list_hash().unwrap_or(header.list_hash);
         let header = crate::network::Header { list_hash, ..header };
-        inner.client.standing(address, header).await.map_err(|error| error.to_string())
+        let standing = inner.client.standing(address, header, inner.identity.level(), None);
+        standing.await.map_err(|error| error.to_string())
     }
 }
 
@@ -115,7 +120,14 @@ impl Inner {
         let (meta, data) = self.index.snapshot().await.map_err(|error| error.to_string())?;
         tracing::info!(%meta, node_id, address, "brings a new server a snapshot");
         let snapshot: SnapshotOf<TypeConfig, _> = SnapshotOf::<TypeConfig, _> { meta, snapshot: data };
-        let sending = snapshot::send(&self.client, address, header, vote, snapshot, sent.clone());
+        let sending = snapshot::send(
+            &self.client,
+            address,
+            (header, self.identity.level()),
+            vote,
+            snapshot,
+            sent.clone(),
+        );
         let answer = tokio::select! {
             biased;
             answer = sending => answer.map_err(|error| error.to_string())?,
@@ -124,7 +136,7 @@ impl Inner {
             }
         };
         let answer: SnapshotResponse<TypeConfig> =
-            format::decode("raft answer", &answer).map_err(|error| error.to_string())?;
+            WIRE.decode("raft answer", &answer).map_err(|error| error.to_string())?;
         if answer.vote != vote {
             return Err(format!("it has heard of another leader: {}", answer.vote));
         }

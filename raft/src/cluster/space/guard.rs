@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::command::Command;
 use crate::disk::Space;
+use crate::index::Room;
 use crate::network::DiskSpace;
 use crate::types::Entry;
 
@@ -42,11 +43,18 @@ struct State {
     level: Level,
     /// What is still taken of entries although the level is low.
     grace: u64,
+    /// Entries or a snapshot have been refused since the level is low.
+    refused: bool,
     /// What a snapshot would have needed, and until when that counts.
     wanted: Option<(u64, Instant)>,
     /// On a leader: why it takes no writes.
     no_room: Option<String>,
 }
+
+/// Free space of fewer times the minimum is little for the state,
+const LITTLE_ROOM: u64 = 4;
+/// but not if there is so much beyond the minimum: more than a late flush takes.
+const FLUSH_BYTES_MOST: u64 = 512 << 20;
 
 impl Guard {
     /// `setting` is the minimum of free bytes: see [`Marks::of`].
@@ -78,6 +86,7 @@ impl Guard {
         if before == Level::Fine {
             state.grace = marks.grace;
         }
+        state.refused &= state.level > Level::Fine;
         (before, state.level)
     }
 
@@ -117,7 +126,10 @@ impl Guard {
         if state.level > Level::Fine {
             match state.grace.checked_sub(bytes) {
                 Some(left) => state.grace = left,
-                None => self.low(&state)?,
+                None => {
+                    state.refused = true;
+                    self.low(&state)?;
+                }
             }
         }
         Ok(())
@@ -125,7 +137,14 @@ impl Guard {
 
     /// Whether a snapshot may come in.
     pub(crate) fn admit_snapshot(&self) -> Result<(), DiskLow> {
-        self.low(&self.state())
+        let mut state = self.state();
+        state.refused |= state.level > Level::Fine;
+        self.low(&state)
+    }
+
+    /// Whether what comes from the leader has been refused, and still would be.
+    pub(crate) fn is_refusing(&self) -> bool {
+        self.state().refused
     }
 
     /// Whether a snapshot of `bytes` may be installed. If not, the disk counts as low until there is room.
@@ -149,6 +168,19 @@ impl Guard {
     pub(crate) fn has_room_for_upkeep(&self) -> bool {
         let state = self.state();
         state.space.is_none_or(|space| space.free_bytes >= self.marks_of(space.total_bytes).grace)
+    }
+
+    /// How much room there is for the state. A disk that is not watched counts as one with plenty.
+    pub(crate) fn room_to_flush(&self) -> Room {
+        let state = self.state();
+        let Some(space) = state.space else { return Room::Plenty };
+        let marks = self.marks_of(space.total_bytes);
+        let little = (LITTLE_ROOM * marks.minimum).min(marks.minimum + FLUSH_BYTES_MOST);
+        match space.free_bytes {
+            free if free < marks.grace => Room::None,
+            free if free < little => Room::Little,
+            _ => Room::Plenty,
+        }
     }
 
     /// On a leader: why it takes no writes, from now on.
@@ -204,6 +236,25 @@ mod tests {
         guard.admit_snapshot().unwrap();
     }
 
+    /// A node's disk that is four fifths full, and a small volume that is nearly empty, are what sites have: each
+    /// second a commit of the state would be most of what a server writes.
+    #[test]
+    fn the_state_is_flushed_often_only_where_a_late_flush_might_find_no_room() {
+        const GIB: u64 = 1024 * MIB;
+        let room = |free_bytes, total_bytes| {
+            let guard = Guard::new(None, "/data".to_owned());
+            guard.look(Space { free_bytes, total_bytes });
+            guard.room_to_flush()
+        };
+        assert_eq!(room(19 * GIB, 100 * GIB), Room::Plenty);
+        assert_eq!(room(6 * GIB, 100 * GIB), Room::Plenty);
+        assert_eq!(room(5 * GIB + 400 * MIB, 100 * GIB), Room::Little);
+        assert_eq!(room(1900 * MIB, 2 * GIB), Room::Plenty);
+        assert_eq!(room(700 * MIB, 2 * GIB), Room::Little);
+        assert_eq!(room(30 * MIB, 64 * MIB), Room::Little);
+        assert_eq!(room(0, 64 * MIB), Room::None);
+    }
+
     #[test]
     fn a_low_disk_takes_what_is_under_way_and_then_no_entries() {
         let guard = guard();
@@ -219,7 +270,9 @@ mod tests {
         assert_eq!(error, "the disk is low: /data has 1.0 MiB free, the minimum is 16.0 MiB");
         guard.admit_entries(&[Entry::new_blank(log_id(2))]).unwrap();
         guard.admit_entries(&[]).unwrap();
+        assert!(guard.is_refusing());
         guard.look(free(18 * MIB));
+        assert!(!guard.is_refusing());
         guard.admit_entries(&[advertise()]).unwrap();
     }
 

@@ -38,7 +38,10 @@ fn a_founder_that_died_before_it_initialised_founds_the_same_cluster() {
     list.sort();
     let founder = servers.iter().position(|(server, _)| server.address.to_string() == list[0]).unwrap();
     let disk = Arc::new(FolderDisk::open(servers[founder].0.folder.path()).unwrap());
-    Identity::load(disk, list, None, String::new(), false).unwrap().adopt(ClusterId(77)).unwrap();
+    Identity::load(disk, list, None, String::new(), false, Default::default())
+        .unwrap()
+        .adopt(ClusterId(77))
+        .unwrap();
     for (server, listener) in &mut servers {
         server.start(listener.take());
     }
@@ -77,6 +80,8 @@ async fn a_log_that_cannot_be_written_acknowledges_nothing_and_ends_the_node() {
         raft_address: None,
         api_address: "one:2".to_owned(),
         disk_free_min: Some(0),
+        found_after: Duration::ZERO,
+        api_port: None,
     };
     let node = Node::start(config, disk.clone(), CancellationToken::new()).await.unwrap();
     node.wait_leader(SOON).await.unwrap();
@@ -102,7 +107,7 @@ impl Server {
             let start = Node::start(self.config.clone(), disk.clone(), CancellationToken::new());
             match runtime.block_on(start) {
                 Ok(_) => panic!("started without {file}"),
-                Err(StartError::Log(_) | StartError::Index(_)) => None,
+                Err(StartError::InUse { .. } | StartError::Log(_) | StartError::Index(_)) => None,
                 Err(error) => Some(error),
             }
         })
@@ -115,8 +120,7 @@ fn a_node_that_lost_its_log_does_not_vote_again() {
         let mut servers = servers(count);
         write(&servers, 0);
         expect_on_all(&servers, 0..1);
-        let index = servers[0].node().index();
-        within(SOON, "a durable state", || index.durable_applied());
+        servers[0].run(servers[0].node().index().flush_durable()).unwrap();
         let error = servers[0].refused_without(LOG_FILE);
         assert!(matches!(error, StartError::LogLost { applied: 1.. }), "{count} servers: {error:?}");
         assert!(error.to_string().contains("log.redb with the vote and the entries is lost"), "{error}");
@@ -162,7 +166,7 @@ fn an_older_log_beside_a_newer_state_is_refused() {
     std::fs::write(&path, older).unwrap();
     let runtime = Runtime::new().unwrap();
     let disk = Arc::new(FolderDisk::open(servers[0].folder.path()).unwrap());
-    let error = runtime.block_on(servers[0].try_open(disk)).err().unwrap();
+    let error = servers[0].refusal(&runtime, &disk);
     assert!(matches!(error, StartError::LogOlder { applied, voted } if applied > voted), "{error:?}");
     assert!(error.to_string().contains("members replace"), "{error}");
     // The refused node closes its file on a thread of its own.

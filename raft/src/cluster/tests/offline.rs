@@ -35,7 +35,7 @@ fn snapshot_of(server: &Server) -> Vec<u8> {
         unix_ms: 1,
         version: "test".to_owned(),
     };
-    saved.to_bytes().into_iter().chain(chunks).collect()
+    saved.to_bytes(crate::format::Level::FIRST).into_iter().chain(chunks).collect()
 }
 
 /// A server that is not started, at an address of its own.
@@ -128,7 +128,7 @@ fn servers_of_the_old_cluster_that_come_back_do_not_disturb_the_new_one() {
 
 impl Server {
     fn step_of_add(&self, address: &str) -> String {
-        let change = crate::cluster::Change::Add { address: address.to_owned() };
+        let change = crate::cluster::Change::Add { addresses: vec![address.to_owned()] };
         self.run(self.node().change_members(change)).unwrap_err().to_string()
     }
 }
@@ -192,7 +192,7 @@ fn what_would_destroy_something_is_refused() {
     let mut servers = servers(1);
     write(&servers, 0);
     let file = snapshot_of(&servers[0]);
-    assert!(matches!(force(&servers[0]), Err(OfflineError::InUse)), "it runs");
+    assert!(matches!(force(&servers[0]), Err(OfflineError::InUse { user: Some(_) })), "it runs");
     servers[0].kill();
     let folder = servers[0].folder.path().to_owned();
     assert!(matches!(restored(&folder, &file), Err(OfflineError::NotEmpty { .. })));

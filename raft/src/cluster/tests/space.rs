@@ -64,7 +64,7 @@ fn a_leader_whose_disk_is_low_hands_over_and_writes_go_on() {
     write(&servers, 0);
     let first = leader(&servers);
     servers[first].fills_up();
-    let second = within(Duration::from_secs(5), "another leader", || {
+    let second = within(SOON, "another leader", || {
         let leading = leader(&servers);
         (leading != first).then_some(leading)
     });
@@ -131,7 +131,7 @@ fn without_a_majority_with_room_writes_are_refused_until_there_is_one() {
     let leading = leader(&servers);
     let others = [(leading + 1) % 3, (leading + 2) % 3];
     others.iter().for_each(|other| servers[*other].fills_up());
-    let reason = within(Duration::from_secs(5), "a refusal", || servers[leading].node().no_room());
+    let reason = within(SOON, "a refusal", || servers[leading].node().no_room());
     for other in others {
         assert!(reason.contains(&servers[other].address.to_string()), "{reason}");
     }
@@ -141,7 +141,7 @@ fn without_a_majority_with_room_writes_are_refused_until_there_is_one() {
     }
     servers[others[0]].has(1024 * MIB);
     let taken = || servers[leader(&servers)].propose(advertise(1..2)).ok();
-    within(Duration::from_secs(5), "a write", taken);
+    within(SOON, "a write", taken);
     servers[others[1]].has(1024 * MIB);
     expect_on_all(&servers, 0..2);
 }

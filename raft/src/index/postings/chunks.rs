@@ -148,14 +148,14 @@ impl<T: Id> Chunks<T> {
 }
 
 /// Puts `id` into its place.
-pub(super) fn insert_into<T: Id>(ids: &mut Vec<T>, labels: &Labels, id: u32) {
+fn insert_into<T: Id>(ids: &mut Vec<T>, labels: &Labels, id: u32) {
     let label = labels.of(id);
     let position = ids.partition_point(|&other| labels.of(other.into()) < label);
     ids.insert(position, T::of(id));
 }
 
 /// Takes `id` out of its place; false if it is not there.
-pub(super) fn remove_from<T: Id>(ids: &mut Vec<T>, labels: &Labels, id: u32) -> bool {
+fn remove_from<T: Id>(ids: &mut Vec<T>, labels: &Labels, id: u32) -> bool {
     let label = labels.of(id);
     let position = ids.partition_point(|&other| labels.of(other.into()) < label);
     let found = ids.get(position).is_some_and(|&other| other.into() == id);

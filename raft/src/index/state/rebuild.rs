@@ -35,8 +35,12 @@ impl State {
             applied: parts.applied,
             membership: parts.membership,
             changes: Changes::starting_at(applied_index),
+            levels: parts.levels,
+            #[cfg(any(test, feature = "next-format"))]
+            noted: parts.noted,
             ..Self::default()
         };
+        state.checksum = state.checksum_of_levels();
         for node_id in parts.tombstones {
             state.add_tombstone(node_id);
         }

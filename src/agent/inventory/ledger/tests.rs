@@ -245,3 +245,30 @@ fn a_request_stays_below_the_limit_of_a_body() {
     let size = serde_json::to_vec(&request).unwrap().len();
     assert!(size <= API_BODY_BYTES_MAX && size > API_BODY_BYTES_MAX - 2 * ENVELOPE_BYTES_MAX, "{size}");
 }
+
+#[test]
+fn a_node_that_moves_writes_all_of_it_anew_and_leaves_one_write_for_the_address_before() {
+    let addresses = [1, 2].map(|last| SocketAddr::from(([10, 0, 0, last], 7781)));
+    let mut ledger = Ledger::new(1_000);
+    assert_eq!(ledger.move_to(addresses[0], 1_000), None, "the first address");
+    let pair = ledger.begin_scan();
+    let digest = Digest::of(b"layer");
+    let scan = || Scan { content: BTreeMap::from([(digest.clone(), 5)]), tags: BTreeMap::new() };
+    ledger.scanned(pair, scan(), &|_| true);
+    assert_eq!(ledger.next_request().unwrap().kind, Write::Sync);
+    ledger.succeeded();
+    assert_eq!(ledger.acknowledged().map(|acknowledged| acknowledged.count), Some(1));
+
+    let left = ledger.move_to(addresses[1], 900).unwrap();
+    assert_eq!((left.holder, left.pair), (addresses[0], Pair { epoch: 1_000, seq: 2 }));
+    assert_eq!((ledger.holder(), ledger.acknowledged()), (Some(addresses[1]), None));
+    assert_eq!(ledger.next_request(), None, "nothing before a sync");
+    let pair = ledger.begin_scan();
+    ledger.scanned(pair, scan(), &|_| true);
+    let sync = ledger.next_request().unwrap();
+    assert_eq!((sync.kind, sync.pair.epoch, sync.keys.len()), (Write::Sync, 1_001, 1));
+
+    // The answer to that sync is lost: it may be in the index all the same.
+    assert_eq!(ledger.move_to(addresses[0], 5_000).map(|left| left.holder), Some(addresses[1]));
+    assert_eq!(ledger.move_to(addresses[1], 5_000), None, "nothing was written there since");
+}

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::future::Future;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use containerd_client::services::v1 as api;
@@ -17,6 +18,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status};
 
 use super::fetched;
+use super::newness::Ages;
 use crate::agent::store::{Fetched, Source, StoreError};
 use crate::oci::Digest;
 
@@ -39,6 +41,7 @@ pub(super) struct Client {
     namespace: String,
     header: MetadataValue<Ascii>,
     channel: Channel,
+    ages: Arc<Ages>,
 }
 
 /// An ingest.
@@ -56,16 +59,15 @@ pub(super) struct ActiveIngest {
 pub(super) struct Image {
     pub(super) name: String,
     pub(super) target: String,
+    /// When the record was made or last changed: a pull or an import of the same name writes it anew,
+    /// also where the target stays the same.
+    pub(super) updated: Option<SystemTime>,
 }
 
 impl Client {
     /// Does not connect yet. Must be called within a tokio runtime.
     pub(super) fn new(socket: &Path, namespace: &str) -> Result<Self, StoreError> {
-        let header = namespace.parse().ok().filter(|_| is_namespace(namespace));
-        let header = header.ok_or_else(|| StoreError::Failed {
-            action: "use a containerd namespace",
-            reason: format!("{namespace:?} is not one"),
-        })?;
+        let header = header(namespace)?;
         let path = socket.to_owned();
         let connector = tower::service_fn(move |_| {
             let path = path.clone();
@@ -73,11 +75,50 @@ impl Client {
         });
         // The address is not used: the connector knows the socket.
         let channel = Endpoint::from_static("http://containerd").connect_with_connector_lazy(connector);
-        Ok(Self { socket: socket.to_owned(), namespace: namespace.to_owned(), header, channel })
+        let ages = Arc::new(Ages::new());
+        Ok(Self { socket: socket.to_owned(), namespace: namespace.to_owned(), header, channel, ages })
     }
 
     pub(super) fn socket(&self) -> &Path {
         &self.socket
+    }
+
+    pub(super) fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// The same containerd, another namespace.
+    pub(super) fn of(&self, namespace: &str) -> Result<Self, StoreError> {
+        let header = header(namespace)?;
+        Ok(Self { namespace: namespace.to_owned(), header, ..self.clone() })
+    }
+
+    /// All namespaces of this containerd.
+    pub(super) async fn namespaces(&self) -> Result<Vec<String>, StoreError> {
+        let mut client = api::namespaces_client::NamespacesClient::new(self.channel.clone());
+        let request = self.request(api::ListNamespacesRequest { filter: String::new() });
+        let response = self.call("list namespaces", client.list(request)).await?;
+        let namespaces = response.map(|response| response.namespaces).unwrap_or_default();
+        Ok(namespaces.into_iter().map(|namespace| namespace.name).collect())
+    }
+
+    /// All of content that has no more than `limit` bytes; `None` if it is larger or not there.
+    pub(super) async fn read_whole(
+        &self,
+        digest: &Digest,
+        limit: u64,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        let Some(size_bytes) = self.info(digest).await?.filter(|size| (1..=limit).contains(size)) else {
+            return Ok(None);
+        };
+        let mut pieces = self.read(digest, 0, size_bytes);
+        let mut bytes = Vec::new();
+        while let Some(piece) = pieces.next().await {
+            // Its file may be lost.
+            let Ok(piece) = piece else { return Ok(None) };
+            bytes.extend_from_slice(&piece);
+        }
+        Ok(Some(bytes))
     }
 
     fn content(&self) -> api::content_client::ContentClient<Channel> {
@@ -172,7 +213,7 @@ impl Client {
         tell: &mut (dyn FnMut(Source<'_>) + Send),
     ) -> Result<(), StoreError> {
         self.each_content(|digest, info| {
-            let fetched = fetched::of(&info);
+            let fetched = self.fetched(&digest, &info);
             fetched.names.iter().for_each(|name| tell(Source::Fetched { digest: &digest, name }));
             if fetched.is_unrecorded {
                 tell(Source::Unrecorded { digest: &digest });
@@ -185,7 +226,12 @@ impl Client {
     pub(super) async fn fetched_from(&self, digest: &Digest) -> Result<Fetched, StoreError> {
         let request = self.request(api::InfoRequest { digest: digest.to_string() });
         let response = self.call("ask for content", self.content().info(request)).await?;
-        Ok(response.and_then(|response| response.info).map(|info| fetched::of(&info)).unwrap_or_default())
+        let info = response.and_then(|response| response.info);
+        Ok(info.map(|info| self.fetched(digest, &info)).unwrap_or_default())
+    }
+
+    fn fetched(&self, digest: &Digest, info: &api::Info) -> Fetched {
+        fetched::of(digest, info, &mut self.ages.newness(), self.ages.now())
     }
 
     /// Bytes of content, as they come.
@@ -208,6 +254,19 @@ impl Client {
             }))
         };
         futures_util::stream::once(start).flat_map(flatten).boxed()
+    }
+
+    /// Whether containerd can read the first byte of content that is not empty. False only where it says
+    /// that the content, or its file, is not there.
+    pub(super) async fn can_read(&self, digest: &Digest) -> Result<bool, StoreError> {
+        let request = api::ReadContentRequest { digest: digest.to_string(), offset: 0, size: 1 };
+        let first_piece =
+            async { self.content().read(self.request(request)).await?.into_inner().message().await };
+        match self.within(CALL_TIMEOUT, first_piece).await? {
+            Ok(piece) => Ok(piece.is_some()),
+            Err(status) if status.code() == Code::NotFound => Ok(false),
+            Err(status) => Err(self.error("read content", &status)),
+        }
     }
 
     /// Every image record of the namespace.
@@ -312,8 +371,20 @@ impl From<api::Status> for ActiveIngest {
 
 impl From<api::Image> for Image {
     fn from(image: api::Image) -> Self {
-        Self { name: image.name, target: image.target.map(|target| target.digest).unwrap_or_default() }
+        Self {
+            name: image.name,
+            target: image.target.map(|target| target.digest).unwrap_or_default(),
+            updated: image.updated_at.and_then(|updated| SystemTime::try_from(updated).ok()),
+        }
     }
+}
+
+fn header(namespace: &str) -> Result<MetadataValue<Ascii>, StoreError> {
+    let header = namespace.parse().ok().filter(|_| is_namespace(namespace));
+    header.ok_or_else(|| StoreError::Failed {
+        action: "use a containerd namespace",
+        reason: format!("{namespace:?} is not one"),
+    })
 }
 
 /// containerd's own rule (`pkg/identifiers`): it goes into a filter unquoted.

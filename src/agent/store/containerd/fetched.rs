@@ -2,19 +2,18 @@
 //! for each registry, with the repositories as value (`pkg/…/docker/handler.go`,
 //! `AppendDistributionSourceLabel`).
 
-use std::time::{Duration, SystemTime};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use containerd_client::services::v1::Info;
 
+use super::newness::{Moment, Newness};
 use crate::agent::store::Fetched;
+use crate::oci::Digest;
 
 /// Followed by the registry, `host[:port]`.
 const LABEL_PREFIX: &str = "containerd.io/distribution.source.";
-/// After so long a label that is not there will not come.
-const LABELLED_WITHIN: Duration = Duration::from_secs(5);
-
-/// What the labels say.
-pub(super) fn of(info: &Info) -> Fetched {
+/// What the labels of `digest` say.
+pub(super) fn of(digest: &Digest, info: &Info, newness: &mut Newness, now: Moment) -> Fetched {
     let mut names: Vec<String> = Vec::new();
     for (label, repositories) in &info.labels {
         let Some(registry) = label.strip_prefix(LABEL_PREFIX) else { continue };
@@ -23,25 +22,39 @@ pub(super) fn of(info: &Info) -> Fetched {
     }
     names.sort_unstable();
     names.dedup();
-    Fetched { is_unrecorded: names.is_empty() && is_new(info), names }
+    let is_unrecorded = names.is_empty() && newness.is_new(digest, created_unix_ms(info), now);
+    if !names.is_empty() {
+        newness.settle(digest);
+    }
+    Fetched { is_unrecorded, names }
 }
 
-fn is_new(info: &Info) -> bool {
-    let created = info.created_at.as_ref().and_then(|time| SystemTime::try_from(*time).ok());
-    // A clock that was set back makes it younger than nothing: new, until it is no more.
-    created.is_some_and(|created| created.elapsed().map_or(true, |age| age < LABELLED_WITHIN))
+fn created_unix_ms(info: &Info) -> Option<i128> {
+    let created = SystemTime::try_from(*info.created_at.as_ref()?).ok()?;
+    Some(match created.duration_since(UNIX_EPOCH) {
+        Ok(since) => since.as_millis() as i128,
+        Err(before) => -(before.duration().as_millis() as i128),
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::newness::LABELLED_WITHIN;
     use super::*;
+    use std::time::Duration;
+
+    const NOW: Moment = Moment { monotonic: Duration::from_secs(9), unix_ms: 1_700_000_000_000 };
 
     fn info(labels: &[(&str, &str)], age: Duration) -> Info {
         Info {
             labels: labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
-            created_at: Some((SystemTime::now() - age).into()),
+            created_at: Some((UNIX_EPOCH + Duration::from_millis(NOW.unix_ms) - age).into()),
             ..Info::default()
         }
+    }
+
+    fn fetched(info: &Info) -> Fetched {
+        of(&Digest::of(b"content"), info, &mut Newness::default(), NOW)
     }
 
     #[test]
@@ -51,7 +64,7 @@ mod tests {
             ("containerd.io/distribution.source.docker.io", "library/alpine"),
             ("containerd.io/uncompressed", "sha256:12"),
         ];
-        let fetched = of(&info(&labels, Duration::ZERO));
+        let fetched = fetched(&info(&labels, Duration::ZERO));
         assert_eq!(
             fetched.names,
             ["127.0.0.1:5000/other", "127.0.0.1:5000/team/app", "docker.io/library/alpine"]
@@ -61,8 +74,18 @@ mod tests {
 
     #[test]
     fn only_new_content_may_still_get_its_label() {
-        assert!(of(&info(&[], Duration::ZERO)).is_unrecorded);
-        assert!(!of(&info(&[], LABELLED_WITHIN)).is_unrecorded);
-        assert!(!of(&Info::default()).is_unrecorded, "of an unknown age");
+        assert!(fetched(&info(&[], Duration::ZERO)).is_unrecorded);
+        assert!(!fetched(&info(&[], LABELLED_WITHIN)).is_unrecorded);
+    }
+
+    /// It was held back until that date, and with it every scan, the sync and the heartbeat.
+    #[test]
+    fn content_dated_in_the_future_is_held_back_for_its_time_and_no_longer() {
+        let mut dated = info(&[], Duration::ZERO);
+        dated.created_at = Some((UNIX_EPOCH + Duration::from_secs(4_000_000_000)).into());
+        let (mut newness, digest) = (Newness::default(), Digest::of(b"content"));
+        assert!(of(&digest, &dated, &mut newness, NOW).is_unrecorded);
+        let later = Moment { monotonic: NOW.monotonic + LABELLED_WITHIN, ..NOW };
+        assert!(!of(&digest, &dated, &mut newness, later).is_unrecorded);
     }
 }

@@ -19,9 +19,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::{ContainerdStore, View};
-use crate::agent::store::folder::{Change, FolderWatch};
+use crate::agent::store::folder::{Change, Watching, poll_pause};
 use crate::agent::store::name::ImageName;
-use crate::agent::store::{StoreError, StoreEvent};
+use crate::agent::store::{StoreError, StoreEvent, Tag};
+use crate::limits::SURVEY_INTERVAL;
 use crate::oci::Digest;
 
 /// First pause before the namespace is asked again for a blob whose file is there. containerd moves
@@ -35,8 +36,6 @@ const ASK_AGAIN_MAX: Duration = Duration::from_secs(3);
 const COMPARE_SOON: Duration = Duration::from_millis(100);
 /// From the last removal to another: garbage collection follows its event.
 const COMPARE_LATE: Duration = Duration::from_secs(3);
-/// Between two comparisons where files are not notified.
-const POLL_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Watches until that cannot go on.
 pub(super) async fn run(
@@ -47,7 +46,9 @@ pub(super) async fn run(
     let view = store.find_view().await?;
     let mut files = set_file_watch(store, &view);
     let mut envelopes = store.client.subscribe().await?;
+    let begun = Instant::now();
     let (seen_at, seen) = store.look().await?;
+    let cost = begun.elapsed();
     if seen_at != view {
         files = None;
     }
@@ -61,49 +62,69 @@ pub(super) async fn run(
         compare_late: None,
         comparing: None,
         touched: BTreeSet::new(),
-        polled: files.is_none(),
+        polled: !files.as_ref().is_some_and(Watching::is_set),
+        cost,
         image_changed: false,
+        survey_wanted: false,
     };
     watch.schedule_poll();
     _ = ready.send(());
+    // At once, and then from time to time.
+    let (mut survey_at, mut surveying, mut survey_images) = (Instant::now(), None::<Surveying<'_>>, true);
     loop {
         let deadline = watch.next_deadline();
+        let again_at = files.as_ref().and_then(Watching::again_at);
+        survey_images |= std::mem::take(&mut watch.survey_wanted);
         tokio::select! {
+            () = until(again_at) => {
+                if let Some(files) = &mut files {
+                    files.try_to_set();
+                    watch.watched_again(files.is_set());
+                }
+            }
+            () = until(surveying.is_none().then_some(survey_at)) => {
+                surveying = Some(store.survey(std::mem::take(&mut survey_images)).boxed());
+            }
+            surveyed = next_of(&mut surveying) => {
+                surveying = None;
+                survey_at = Instant::now() + SURVEY_INTERVAL;
+                if let Err(error) = surveyed {
+                    tracing::debug!(%error, "could not look for images that are not shared");
+                    survey_images = true;
+                }
+            }
             change = next_change(&mut files) => watch.changed(change).await?,
             envelope = envelopes.next() => match envelope {
                 Some(envelope) => watch.heard(envelope?).await?,
                 None => return Err(lost("containerd ended the event stream")),
             },
-            looked = next_looked(&mut watch.comparing) => {
+            looked = next_of(&mut watch.comparing) => {
                 watch.comparing = None;
-                watch.apply(looked?).await?;
+                let (looked, cost) = looked?;
+                watch.cost = cost;
+                watch.apply(looked).await?;
             }
             () = until(deadline) => watch.due().await?,
         }
     }
 }
 
-fn set_file_watch(store: &ContainerdStore, view: &View) -> Option<FolderWatch> {
+fn set_file_watch(store: &ContainerdStore, view: &View) -> Option<Watching> {
     let View::Folder(folder) = view else { return None };
-    if store.poll_interval.is_some() {
-        return None;
-    }
-    let refused = |error: &std::io::Error| {
-        tracing::warn!(%error, seconds = POLL_INTERVAL.as_secs(), "could not watch the blob folder, asking instead");
-    };
-    FolderWatch::set(folder).inspect_err(refused).ok()
+    store.poll_interval.is_none().then(|| Watching::set(folder, &store.notices))
 }
 
-async fn next_change(files: &mut Option<FolderWatch>) -> Change {
+async fn next_change(files: &mut Option<Watching>) -> Change {
     match files {
         Some(files) => files.next().await,
         None => std::future::pending().await,
     }
 }
 
-async fn next_looked(comparing: &mut Option<Comparing<'_>>) -> Result<Looked, StoreError> {
-    match comparing {
-        Some(comparing) => comparing.await,
+/// Waits for what runs, for ever if nothing does.
+async fn next_of<T>(running: &mut Option<BoxFuture<'_, T>>) -> T {
+    match running {
+        Some(running) => running.await,
         None => std::future::pending().await,
     }
 }
@@ -148,12 +169,18 @@ struct Watch<'a> {
     /// What was reported since it began: there it is out of date.
     touched: BTreeSet<Digest>,
     polled: bool,
+    /// How long the last look at all content took.
+    cost: Duration,
     /// There was an image event since the last comparison.
     image_changed: bool,
+    /// Images or content have changed since the last survey of the images.
+    survey_wanted: bool,
 }
 
 type Looked = (View, BTreeMap<Digest, u64>);
-type Comparing<'a> = BoxFuture<'a, Result<Looked, StoreError>>;
+/// With the time that it takes.
+type Comparing<'a> = BoxFuture<'a, Result<(Looked, Duration), StoreError>>;
+type Surveying<'a> = BoxFuture<'a, Result<(), StoreError>>;
 
 impl Watch<'_> {
     fn next_deadline(&self) -> Option<Instant> {
@@ -165,7 +192,16 @@ impl Watch<'_> {
 
     fn schedule_poll(&mut self) {
         if self.polled {
-            self.compare_late = Some(Instant::now() + self.store.poll_interval.unwrap_or(POLL_INTERVAL));
+            let pause = self.store.poll_interval.unwrap_or(poll_pause(self.cost));
+            self.compare_late = Some(Instant::now() + pause);
+        }
+    }
+
+    /// The folder may be watched again: what came before that is compared once.
+    fn watched_again(&mut self, is_set: bool) {
+        if is_set {
+            self.polled = false;
+            self.compare_soon.get_or_insert(Instant::now());
         }
     }
 
@@ -214,7 +250,9 @@ impl Watch<'_> {
     async fn heard(&mut self, envelope: Envelope) -> Result<(), StoreError> {
         let value = envelope.event.map(|event| event.value).unwrap_or_default();
         let now = Instant::now();
-        self.image_changed |= envelope.topic.starts_with("/images/");
+        let is_of_image = envelope.topic.starts_with("/images/");
+        self.image_changed |= is_of_image;
+        self.survey_wanted |= is_of_image;
         match envelope.topic.as_str() {
             "/images/create" | "/images/update" => {
                 self.compare_soon.get_or_insert(now + COMPARE_SOON);
@@ -249,7 +287,7 @@ impl Watch<'_> {
     async fn named(&mut self, name: &str) -> Result<(), StoreError> {
         let Some(tag) = ImageName::parse(name).tag() else { return Ok(()) };
         match self.store.target(name).await? {
-            Some(digest) => self.send(StoreEvent::Tagged { name: tag.to_owned(), digest }).await,
+            Some(Tag { digest, .. }) => self.send(StoreEvent::Tagged { name: tag.to_owned(), digest }).await,
             None => Ok(()),
         }
     }
@@ -268,7 +306,9 @@ impl Watch<'_> {
             self.compare_late = self.compare_late.filter(|at| *at > now);
             self.schedule_poll();
             self.touched.clear();
-            self.comparing = Some(self.store.look().boxed());
+            let (store, begun) = (self.store, Instant::now());
+            self.comparing =
+                Some(async move { store.look().await.map(|looked| (looked, begun.elapsed())) }.boxed());
         }
         Ok(())
     }
@@ -300,6 +340,7 @@ impl Watch<'_> {
 
     async fn removed(&mut self, digest: Digest) -> Result<(), StoreError> {
         self.touch(&digest);
+        self.survey_wanted = true;
         self.seen.remove(&digest);
         self.send(StoreEvent::Removed { digest }).await
     }

@@ -108,7 +108,7 @@ async fn a_folder_that_is_no_layout_yet_is_an_error_and_wakes_the_watch_when_it_
         write_index(&root, &BTreeMap::new());
         std::future::pending::<()>().await;
     };
-    let woken = tokio::time::timeout(Duration::from_secs(10), async {
+    let woken = tokio::time::timeout(Duration::from_secs(60), async {
         tokio::select! {
             reason = store.watch(events, ready) => reason,
             () = appear => unreachable!(),
@@ -131,6 +131,33 @@ async fn bare_tags_and_tags_of_absent_content_are_skipped() {
     write_index(layout.root.path(), &names);
     let scan = layout.store.scan().await.unwrap();
     assert_eq!(scan.tags, BTreeMap::from([("registry.example/a:1".to_owned(), digest)]));
+}
+
+#[tokio::test]
+async fn names_without_a_registry_and_odd_entries_are_said_and_hide_nothing() {
+    let mut layout = Layout::new();
+    let notices = Notices::default();
+    layout.store = Arc::new(LayoutStore::new(layout.root.path()).noticing(&notices));
+    let digest = write_blob(layout.root.path(), b"manifest");
+    let full = "registry.example/a:1";
+    let index = serde_json::json!({"schemaVersion": 2, "manifests": [
+        {"digest": format!("sha384:{}", "0".repeat(96)), "size": 1},
+        {"digest": digest.as_str(), "annotations": {"org.opencontainers.image.ref.name": full}},
+        {"digest": digest.as_str(), "annotations": {"org.opencontainers.image.ref.name": "v1"}},
+        {"digest": digest.as_str()},
+    ]});
+    std::fs::write(layout.root.path().join(INDEX), index.to_string()).unwrap();
+    let scan = layout.store.scan().await.unwrap();
+    assert_eq!(scan.tags.keys().collect::<Vec<_>>(), [full]);
+    assert!(scan.content.contains_key(&digest));
+    let texts = notices.texts().join("\n");
+    let folder = layout.root.path().display().to_string();
+    for part in ["without a registry", "\"v1\"", "skopeo copy", "entry 1: \"sha384:", &folder] {
+        assert!(texts.contains(part), "{part}: {texts}");
+    }
+    write_index(layout.root.path(), &BTreeMap::from([(full.to_owned(), digest)]));
+    layout.store.scan().await.unwrap();
+    assert_eq!(notices.texts(), Vec::<String>::new(), "what was mended is not said any more");
 }
 
 #[tokio::test]

@@ -1,20 +1,30 @@
 //! Install and remove on real folders.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
-use super::super::remove::remove;
+use super::super::remove::{self, remove};
 use super::*;
+use crate::hosts_toml::MARK;
 
 const URL: &str = "http://127.0.0.1:7780";
 const ORIGINAL: &str =
     "server = \"https://ghcr.io\"\n\n# theirs\n[host.\"https://harbor\"]\ncapabilities = [\"pull\"]\n";
 
 fn options(certs_dir: &Path, registries: &str) -> Options {
+    of_roots(certs_dir.to_str().unwrap(), registries)
+}
+
+/// On a node whose containerd has no configuration and no unit.
+fn of_roots(roots: &str, registries: &str) -> Options {
     Options {
-        certs_dir: certs_dir.to_owned(),
-        registries: value::list(registries, registry).unwrap(),
+        roots: Roots::parse(roots).unwrap(),
+        registries: value::list(registries, Registry::parse).unwrap(),
         entry: Entry { url: URL.to_owned(), dial_timeout: None },
+        proxy: proxy::Choice::Find { system: PathBuf::from("/nowhere") },
+        containerd: config_path::Containerd { config: PathBuf::from("/nowhere/config.toml"), binary: None },
     }
 }
 
@@ -40,7 +50,7 @@ fn write(path: &Path, text: &str) {
 }
 
 fn removed(certs_dir: &Path) -> String {
-    let (told, refused) = remove(certs_dir);
+    let (told, refused) = remove(&Roots::parse(certs_dir.to_str().unwrap()).unwrap());
     assert!(refused.is_empty(), "{refused:?}");
     told
 }
@@ -60,11 +70,11 @@ fn remove_gives_back_every_byte_and_mode_and_no_folder_more() {
     assert!(text.find(URL).unwrap() < text.find("https://harbor").unwrap(), "{text}");
     assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
     let hub = fs::read_to_string(certs.join("docker.io/hosts.toml")).unwrap();
-    assert!(hub.starts_with("server = \"https://registry-1.docker.io\"\n"), "{hub}");
+    assert!(hub.contains("\nserver = \"https://registry-1.docker.io\"\n"), "{hub}");
     let own = fs::read_to_string(certs.join("r:5000/hosts.toml")).unwrap();
     assert!(own.contains("ca = [\"ca.crt\"]"), "{own}");
     let plain = fs::read_to_string(certs.join("10.0.0.9:5000/hosts.toml")).unwrap();
-    assert!(plain.starts_with("server = \"http://10.0.0.9:5000\"\n"), "{plain}");
+    assert!(plain.contains("\nserver = \"http://10.0.0.9:5000\"\n"), "{plain}");
 
     removed(&certs);
     assert_eq!(tree(root.path()), before);
@@ -90,7 +100,7 @@ fn installing_twice_changes_nothing_and_keeps_the_first_backup() {
     let options = options(root.path(), "ghcr.io,docker.io");
     install(&options).unwrap();
     let once = tree(root.path());
-    assert!(install(&options).unwrap().contains("as it should be already"));
+    assert!(install(&options).unwrap().contains("unchanged, our mirror is first already"));
     assert_eq!(tree(root.path()), once);
     removed(root.path());
     assert_eq!(fs::read_to_string(&file).unwrap(), ORIGINAL);
@@ -169,7 +179,7 @@ fn an_install_cut_short_before_the_file_was_written_is_taken_back_and_repeated()
     write(&file, ORIGINAL);
     let folder = Folder::new(root.path().join("ghcr.io"));
     let cut_short = || {
-        folder.back_up().unwrap();
+        folder.back_up(Some(ORIGINAL)).unwrap();
         folder.write_note(&Note::new(URL, "what was never written", 0)).unwrap();
     };
     cut_short();
@@ -192,6 +202,12 @@ fn what_others_serve_by_default_is_not_hidden() {
     assert!(install(&options(root.path(), "ghcr.io")).is_err());
     removed(root.path());
     fs::remove_dir_all(root.path().join("_default")).unwrap();
+    write(&root.path().join("_default/ca.crt"), "certificate");
+    assert!(install(&options(root.path(), "ghcr.io")).is_err(), "containerd would no longer know this CA");
+    install(&options(root.path(), "_default")).unwrap();
+    assert!(install(&options(root.path(), "ghcr.io")).is_err());
+    removed(root.path());
+    fs::remove_dir_all(root.path().join("_default")).unwrap();
     install(&options(root.path(), "_default")).unwrap();
     install(&options(root.path(), "ghcr.io")).unwrap();
 }
@@ -206,23 +222,7 @@ fn the_folder_that_containerd_prefers_is_taken() {
 }
 
 #[test]
-fn containerds_own_idea_of_a_loopback_registry_is_kept() {
-    let server_of = |given: &str| server(&registry(given).unwrap());
-    assert_eq!(server_of("localhost:5000"), None);
-    assert_eq!(server_of("127.0.0.1:5000"), None);
-    assert_eq!(server_of("http://127.0.0.1:5000").as_deref(), Some("http://127.0.0.1:5000"));
-    assert_eq!(server_of("ghcr.io").as_deref(), Some("https://ghcr.io"));
-    assert_eq!(server_of("_default"), None);
-}
-
-#[test]
-fn registries_and_mirrors_are_checked() {
-    for given in ["docker.io", "r:5000", "http://r:5000/", "_default", "[fd00::1]:5000", "GHCR.io"] {
-        assert!(registry(given).is_ok(), "{given}");
-    }
-    for given in ["", "ftp://r", "r/x", "..", "a b", "http://_default", "http://", "r:0", "../etc"] {
-        assert!(registry(given).is_err(), "{given}");
-    }
+fn mirrors_are_checked() {
     assert_eq!(mirror_url("http://127.0.0.1:7780/"), Ok(URL.to_owned()));
     for given in ["http://127.0.0.1:7780/v2", "127.0.0.1:7780", "http://u@h", "http://h\"x"] {
         assert!(mirror_url(given).is_err(), "{given}");
@@ -253,4 +253,270 @@ fn an_entry_for_our_url_that_is_not_ours_is_refused() {
     let error = install(&options(root.path(), "ghcr.io")).unwrap_err().to_string();
     assert!(error.contains("which is not ours"), "{error}");
     assert_eq!(tree(root.path()), before);
+}
+
+#[test]
+fn an_entry_of_ours_whose_note_is_lost_is_taken_out_by_remove() {
+    let root = tempfile::tempdir().unwrap();
+    let file = root.path().join("ghcr.io/hosts.toml");
+    write(&file, ORIGINAL);
+    let before = tree(root.path());
+    install(&options(root.path(), "ghcr.io,docker.io")).unwrap();
+    for name in
+        ["ghcr.io/hosts.toml.piccolo", "ghcr.io/hosts.toml.piccolo-backup", "docker.io/hosts.toml.piccolo"]
+    {
+        fs::remove_file(root.path().join(name)).unwrap();
+    }
+    removed(root.path());
+    assert_eq!(tree(root.path()), before);
+}
+
+#[test]
+fn a_lost_backup_loses_nothing_of_others() {
+    let root = tempfile::tempdir().unwrap();
+    let file = root.path().join("ghcr.io/hosts.toml");
+    for again in [false, true] {
+        write(&file, ORIGINAL);
+        install(&options(root.path(), "ghcr.io")).unwrap();
+        fs::remove_file(root.path().join("ghcr.io/hosts.toml.piccolo-backup")).unwrap();
+        if again {
+            install(&options(root.path(), "ghcr.io")).unwrap();
+            assert!(fs::read_to_string(&file).unwrap().contains("https://harbor"));
+        }
+        removed(root.path());
+        assert_eq!(fs::read_to_string(&file).unwrap(), ORIGINAL);
+    }
+}
+
+/// Whoever takes our file away, to be rid of the mirror or by mistake, does not mean the file of others that
+/// install keeps beside it.
+#[test]
+fn a_file_that_is_gone_since_the_install_comes_back_as_it_was_before() {
+    let root = tempfile::tempdir().unwrap();
+    let file = root.path().join("ghcr.io/hosts.toml");
+    for again in [false, true] {
+        write(&file, ORIGINAL);
+        install(&options(root.path(), "ghcr.io")).unwrap();
+        fs::remove_file(&file).unwrap();
+        if again {
+            install(&options(root.path(), "ghcr.io")).unwrap();
+            let text = fs::read_to_string(&file).unwrap();
+            assert!(text.find(URL).unwrap() < text.find("https://harbor").unwrap(), "{text}");
+        }
+        let told = removed(root.path());
+        assert!(told.contains("is again what it was"), "{told}");
+        assert_eq!(fs::read_to_string(&file).unwrap(), ORIGINAL);
+        assert_eq!(tree(root.path()).len(), 2, "nothing of ours is left");
+    }
+}
+
+/// States in which an install finds a folder.
+fn prepare(root: &Path, state: &str) {
+    let file = root.join("ghcr.io/hosts.toml");
+    match state {
+        "nothing" => {}
+        "theirs" => write(&file, ORIGINAL),
+        "ours" | "ours, edited" => {
+            write(&file, ORIGINAL);
+            let mut earlier = options(root, "ghcr.io");
+            earlier.entry.url = "http://127.0.0.1:9".to_owned();
+            install(&earlier).unwrap();
+            if state == "ours, edited" {
+                let text = fs::read_to_string(&file).unwrap();
+                fs::write(&file, text.replace("# theirs", "# theirs, edited")).unwrap();
+            }
+        }
+        other => panic!("{other}"),
+    }
+}
+
+fn cut_short() -> FileError {
+    FileError::BadState { reason: "cut short by the test".to_owned() }
+}
+
+#[test]
+fn an_install_or_remove_cut_short_after_any_step_loses_nothing() {
+    let steps = [Step::Folder, Step::Backup, Step::Note, Step::Hosts];
+    for state in ["nothing", "theirs", "ours", "ours, edited"] {
+        for (number, last) in steps.into_iter().enumerate() {
+            for then_install in [false, true] {
+                let root = tempfile::tempdir().unwrap();
+                let file = root.path().join("ghcr.io/hosts.toml");
+                prepare(root.path(), state);
+                let options = options(root.path(), "ghcr.io");
+                let plan = plan(&options, &options.roots, &options.registries[0]).unwrap();
+                let mut stop = |step| if step == last { Err(cut_short()) } else { Ok(()) };
+                assert!(carry_out(&plan, &options.entry, 0, &mut stop).is_err(), "{state} {number}");
+                if then_install {
+                    install(&options).unwrap();
+                    let text = fs::read_to_string(&file).unwrap();
+                    assert_eq!(text.matches("[host.\"http://127.0.0.1:").count(), 1, "{text}");
+                }
+                removed(root.path());
+                let expected = match state {
+                    "nothing" => None,
+                    "ours, edited" => Some(ORIGINAL.replace("# theirs", "# theirs, edited")),
+                    _ => Some(ORIGINAL.to_owned()),
+                };
+                let left = fs::read_to_string(&file).ok();
+                assert_eq!(
+                    left, expected,
+                    "{state}, cut after step {number}, installed again: {then_install}"
+                );
+                let files = tree(root.path()).values().flatten().count();
+                assert_eq!(
+                    files,
+                    usize::from(expected.is_some()),
+                    "{state} {number}: {:?}",
+                    tree(root.path())
+                );
+            }
+        }
+        for last in [remove::Step::Hosts, remove::Step::Backup, remove::Step::Note] {
+            let root = tempfile::tempdir().unwrap();
+            prepare(root.path(), state);
+            install(&options(root.path(), "ghcr.io")).unwrap();
+            let folder = Folder::new(root.path().join("ghcr.io"));
+            let mut stop = |step| if step == last { Err(cut_short()) } else { Ok(()) };
+            assert!(remove::take_back(&folder, &mut BTreeSet::new(), &mut stop).is_err());
+            removed(root.path());
+            let left = fs::read_to_string(folder.hosts_path()).ok();
+            let expected = match state {
+                "nothing" => None,
+                "ours, edited" => Some(ORIGINAL.replace("# theirs", "# theirs, edited")),
+                _ => Some(ORIGINAL.to_owned()),
+            };
+            assert_eq!(left, expected, "{state}, remove cut after {last:?}");
+        }
+    }
+}
+
+#[test]
+fn installs_and_removes_at_once_lose_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let certs = root.path().join("certs.d");
+    let file = certs.join("ghcr.io/hosts.toml");
+    write(&file, ORIGINAL);
+    let before = tree(root.path());
+    std::thread::scope(|scope| {
+        for number in 0..8 {
+            let certs = &certs;
+            scope.spawn(move || {
+                for round in 0..10 {
+                    if (number + round) % 3 == 0 {
+                        removed(certs);
+                    } else {
+                        install(&options(certs, "ghcr.io,docker.io")).unwrap();
+                    }
+                }
+            });
+        }
+    });
+    removed(&certs);
+    assert_eq!(tree(root.path()), before);
+}
+
+#[test]
+fn what_others_write_between_plan_and_write_is_not_overwritten() {
+    let root = tempfile::tempdir().unwrap();
+    let file = root.path().join("ghcr.io/hosts.toml");
+    let theirs = "server = \"https://written.meanwhile\"\n";
+    for first in [None, Some(ORIGINAL)] {
+        for at in [Step::Folder, Step::Backup, Step::Note] {
+            fs::remove_dir_all(root.path().join("ghcr.io")).ok();
+            if let Some(first) = first {
+                write(&file, first);
+            }
+            let options = options(root.path(), "ghcr.io");
+            let plan = plan(&options, &options.roots, &options.registries[0]).unwrap();
+            let mut others = |step| {
+                if step == at {
+                    // A new file in its place, as configuration management writes.
+                    fs::remove_file(&file).ok();
+                    write(&file, theirs);
+                }
+                Ok(())
+            };
+            let error = carry_out(&plan, &options.entry, 0, &mut others).unwrap_err();
+            assert!(matches!(error, FileError::ChangedMeanwhile), "{error}");
+            assert_eq!(fs::read_to_string(&file).unwrap(), theirs, "{at:?}");
+            removed(root.path());
+            assert_eq!(fs::read_to_string(&file).unwrap(), theirs, "{at:?}");
+        }
+    }
+}
+
+/// Two folders of one `config_path`; a registry with a CA of its own is in the second one.
+fn two_roots(root: &Path) -> (PathBuf, PathBuf) {
+    let (first, second) = (root.join("containerd"), root.join("docker"));
+    fs::create_dir(&first).unwrap();
+    write(&second.join("harbor.corp/ca.crt"), "certificate");
+    write(&second.join("ghcr.io/hosts.toml"), ORIGINAL);
+    (first, second)
+}
+
+#[test]
+fn of_several_folders_the_one_is_changed_that_containerd_reads() {
+    let root = tempfile::tempdir().unwrap();
+    let (first, second) = two_roots(root.path());
+    let before = tree(root.path());
+    let both = format!("{}:{}", first.display(), second.display());
+    install(&of_roots(&both, "harbor.corp,ghcr.io,docker.io,_default")).unwrap();
+    let harbor = fs::read_to_string(second.join("harbor.corp/hosts.toml")).unwrap();
+    assert!(harbor.contains("ca = [\"ca.crt\"]"), "{harbor}");
+    assert!(fs::read_to_string(second.join("ghcr.io/hosts.toml")).unwrap().contains("https://harbor"));
+    assert!(!first.join("harbor.corp").exists() && !first.join("ghcr.io").exists());
+    assert!(first.join("docker.io/hosts.toml").exists());
+    // In the first folder it would hide what the second one has for others.
+    assert!(second.join("_default/hosts.toml").exists() && !first.join("_default").exists());
+    let (_, refused) = remove(&Roots::parse(&both).unwrap());
+    assert!(refused.is_empty(), "{refused:?}");
+    assert_eq!(tree(root.path()), before);
+}
+
+#[test]
+fn a_folder_that_is_one_of_containerds_list_is_taken_with_the_others() {
+    let root = tempfile::tempdir().unwrap();
+    let (first, second) = two_roots(root.path());
+    let config = root.path().join("config.toml");
+    let list = format!("{}:{}", first.display(), second.display());
+    let text = format!("[plugins.'io.containerd.cri.v1.images'.registry]\nconfig_path = '{list}'\n");
+    fs::write(&config, text).unwrap();
+    let mut options = options(&first, "harbor.corp");
+    options.containerd.config = config.clone();
+    let told = install(&options).unwrap();
+    assert!(!first.join("harbor.corp").exists(), "it would hide the CA of the second folder");
+    assert!(told.contains(&format!("containerd reads {list} at each pull")), "{told}");
+
+    fs::write(&config, "[plugins.'io.containerd.cri.v1.images'.registry]\nconfig_path = '/other'\n").unwrap();
+    let told = install(&options).unwrap();
+    assert!(told.contains("does NOT read") && told.contains("/other"), "{told}");
+}
+
+#[test]
+fn the_names_of_docker_hubs_machines_are_taken_for_docker_io_and_that_is_told() {
+    let root = tempfile::tempdir().unwrap();
+    let told = install(&options(root.path(), "registry-1.docker.io")).unwrap();
+    assert!(root.path().join("docker.io/hosts.toml").exists());
+    assert!(!root.path().join("registry-1.docker.io").exists());
+    assert!(told.contains("no image name has registry-1.docker.io"), "{told}");
+    assert!(told.contains("docker.io/hosts.toml: our mirror is first"), "{told}");
+}
+
+#[test]
+fn what_k3s_generates_is_refused_with_what_to_put_into_its_own_configuration() {
+    let root = tempfile::tempdir().unwrap();
+    let certs = root.path().join("rancher/k3s/agent/etc/containerd/certs.d");
+    fs::create_dir_all(&certs).unwrap();
+    let error = install(&options(&certs, "docker.io")).unwrap_err().to_string();
+    assert!(error.contains("registries.yaml") && error.contains("\"docker.io\":\n"), "{error}");
+    assert_eq!(tree(&certs), BTreeMap::new());
+
+    let linked = root.path().join("certs.d");
+    let header = "# File generated by rke2. DO NOT EDIT.\n\nserver = \"https://ghcr.io/v2\"\n";
+    write(&linked.join("ghcr.io/hosts.toml"), header);
+    let before = tree(&linked);
+    let error = install(&options(&linked, "ghcr.io,docker.io")).unwrap_err().to_string();
+    assert!(error.contains("/etc/rancher/rke2/registries.yaml"), "{error}");
+    assert_eq!(tree(&linked), before);
 }

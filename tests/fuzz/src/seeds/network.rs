@@ -3,6 +3,8 @@
 use openraft::entry::RaftEntry;
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
 use piccolo_raft::command::{Command, Holder, Key, Write};
+use piccolo_raft::format::Level;
+use piccolo_raft::network::SentAppend;
 use piccolo_raft::types::{Entry, LogId, TypeConfig, Vote};
 use serde::Serialize;
 
@@ -41,7 +43,7 @@ fn discovery() -> Vec<Seed> {
         ("metrics", "GET /metrics".to_owned()),
         ("readyz", "HEAD /readyz".to_owned()),
         ("members", "GET /api/v1/members".to_owned()),
-        ("members-add", format!("POST /api/v1/members/add\n{JSON}\n\n{{\"address\":\"127.0.0.1:1\"}}")),
+        ("members-add", format!("POST /api/v1/members/add\n{JSON}\n\n{{\"addresses\":[\"127.0.0.1:1\"]}}")),
         ("members-replace", format!("POST /api/v1/members/replace\n{JSON}\n\n{{\"address\":\"127.0.0.1:1\",\"member\":\"1\"}}")),
         ("members-remove", format!("POST /api/v1/members/remove\n{JSON}\n\n{{\"member\":\"127.0.0.1:1\"}}")),
         ("members-transfer", format!("POST /api/v1/members/transfer-leader\n{JSON}\n\n{{}}")),
@@ -66,11 +68,12 @@ fn raft_rpc() -> Vec<Seed> {
         stores_pair: false,
         keys: vec![Key::Text("a:1".to_owned())],
     };
-    let append = |vote, prev: Option<u64>, entries, commit: Option<u64>| AppendEntriesRequest::<TypeConfig> {
-        vote,
-        prev_log_id: prev.map(log_id),
-        entries,
-        leader_commit: commit.map(log_id),
+    let append = |vote, prev: Option<u64>, entries, commit: Option<u64>| {
+        let (prev_log_id, leader_commit) = (prev.map(log_id), commit.map(log_id));
+        SentAppend::of(
+            &AppendEntriesRequest::<TypeConfig> { vote, prev_log_id, entries, leader_commit },
+            Level::FIRST,
+        )
     };
     let entry = |index, command| Entry::new_normal(log_id(index), command);
     let (none, far) = (Vec::new(), u64::MAX);
@@ -113,8 +116,9 @@ fn raft_rpc() -> Vec<Seed> {
         ("pre-vote", message("pre-vote", &vote(2, Some(1)))),
         ("pre-vote-end", message("pre-vote", &vote(far, None))),
         ("transfer", message("transfer", &transfer)),
-        ("standing", message("standing", &())),
+        ("standing", message("standing", &Some("a:7790"))),
         ("whoami", vec![route("whoami"), 0]),
+        ("reach", [&[route("reach"), 0][..], b"[]"].concat()),
     ];
     let mut seeds: Vec<_> = messages.into_iter().map(|(name, bytes)| seed("raft_rpc", name, bytes)).collect();
     for (name, bytes) in golden("raft/tests/golden") {

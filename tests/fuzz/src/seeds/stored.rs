@@ -12,7 +12,7 @@ use redb::{Builder, ReadableDatabase, ReadableTable, TableDefinition};
 use tokio_util::sync::CancellationToken;
 
 use super::{Seed, golden, seed};
-use crate::targets::VALUES;
+use crate::targets::{LOG_ROWS, SEGMENTS, VALUES};
 
 pub(super) fn all() -> Vec<Seed> {
     [values(), real_node(), folders()].concat()
@@ -39,12 +39,12 @@ fn values() -> Vec<Seed> {
         seeds.push(seed(
             "stored_values",
             format!("long-{name}"),
-            [&[kind, 1, 0][..], &[0xff; 9], &[1]].concat(),
+            [&[kind, 2, 0][..], &[0xff; 9], &[1]].concat(),
         ));
         seeds.push(seed(
             "stored_values",
             format!("endless-{name}"),
-            [&[kind, 1, 0, 0][..], &[0x80; 40]].concat(),
+            [&[kind, 2, 0, 0][..], &[0x80; 40]].concat(),
         ));
     }
     seeds
@@ -66,18 +66,19 @@ fn real_node() -> Vec<Seed> {
     let ids = ["hosts", "keys", "inventories"].into_iter().enumerate().flat_map(|(table, name)| {
         rows(&state, TableDefinition::<u32, &[u8]>::new(name), |id| (table as u8, u64::from(id)))
     });
-    let meta = |file: &Path, names: &'static [&'static str], first: u8| {
-        rows(file, TableDefinition::<&str, &[u8]>::new("meta"), move |name| {
-            (first + names.iter().position(|known| *known == name).expect("a row of ours") as u8, 0)
-        })
-    };
-    let state_rows: Vec<u8> =
-        ids.chain(meta(&state, &["applied", "membership", "tombstones"], 3)).flatten().collect();
-    let entries = rows(&log, TableDefinition::<u64, &[u8]>::new("entries"), |index| (0, index));
-    let log_meta = meta(&log, &["format", "vote", "committed", "purged", "id"], 1);
-    let log_rows: Vec<u8> = entries.into_iter().chain(log_meta).flatten().collect();
+    const META: [&str; 5] = ["applied", "membership", "tombstones", "level", "next level"];
+    let meta = rows(&state, TableDefinition::<&str, &[u8]>::new("meta"), |name| {
+        (3 + META.iter().position(|known| *known == name).expect("a row of ours") as u8, 0)
+    });
+    let state_rows: Vec<u8> = ids.chain(meta).flatten().collect();
+    let segments = rows(&log, SEGMENTS, |index| (0, index));
+    let log_rows = (1..).zip(LOG_ROWS).flat_map(|(number, (table, name))| {
+        let named = rows(&log, table, |stored| (if stored == name { number } else { 0 }, 0));
+        named.into_iter().filter(|row| row[0] != 0)
+    });
+    let log_rows: Vec<u8> = segments.into_iter().chain(log_rows).flatten().collect();
     // A key far away from all others.
-    let far_key = [row(1, u64::from(u32::MAX), b"\x01\x00\x01\x01a"), state_rows.clone()].concat();
+    let far_key = [row(1, u64::from(u32::MAX), b"\x02\x00\x01\x01a"), state_rows.clone()].concat();
     vec![
         seed("stored_state", "real", state_rows),
         seed("stored_state", "far-key", far_key),
@@ -93,6 +94,8 @@ async fn live(folder: &Path) {
         raft_address: Some("127.0.0.1:1".to_owned()),
         api_address: "127.0.0.1:1".to_owned(),
         disk_free_min: Some(0),
+        found_after: Duration::ZERO,
+        api_port: None,
     };
     let disk = Arc::new(FolderDisk::open(folder).expect("a folder of ours"));
     let node = Node::start(config, disk, CancellationToken::new()).await.expect("a new node starts");

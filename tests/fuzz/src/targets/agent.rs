@@ -110,6 +110,7 @@ impl Site {
             mirror_listen: loopback,
             peer_listen: loopback,
             advertise: Some(([127, 0, 0, 1], 9).into()),
+            advertise_among: agent::Selection::default(),
             metrics_listen: loopback,
             store: StoreConfig::Layout { folder: layout.path().to_owned() },
             zone: String::new(),
@@ -117,6 +118,8 @@ impl Site {
             uploads_max: 0,
             upload_bytes_per_second: 0,
             heartbeat_interval: Duration::from_secs(30),
+            state_dir: layout.path().join("state"),
+            certs_dirs: Some(Vec::new()),
             registries: BTreeMap::new(),
         };
         let (ready, addresses) = mpsc::channel();

@@ -108,7 +108,8 @@ fn request(input: &[u8]) -> Option<Request<Body>> {
 
 /// Whether the change of members would ask a server that could exist.
 fn names_somebody(body: &[u8]) -> bool {
-    let address = Fields::parse(body).ok().and_then(|mut fields| fields.text("address").ok().flatten());
+    let address =
+        Fields::parse(body, &["address"]).ok().and_then(|mut fields| fields.text("address").ok().flatten());
     address.is_some_and(|address| is_address(&address) && address != NOBODY)
 }
 

@@ -23,6 +23,8 @@ pub(super) async fn node() -> Node {
         raft_address: Some(NOBODY.to_owned()),
         api_address: NOBODY.to_owned(),
         disk_free_min: Some(0),
+        found_after: std::time::Duration::ZERO,
+        api_port: None,
     };
     let node = Node::start(config, Arc::new(MemoryDisk::default()), CancellationToken::new());
     node.await.expect("an empty disk is a new node's")

@@ -9,20 +9,21 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
+use axum::response::Response;
 use openraft::EntryPayload;
-use openraft::raft::AppendEntriesRequest;
 use piccolo_raft::cluster::Node;
-use piccolo_raft::network::Whoami;
+use piccolo_raft::format::{Level, WIRE};
+use piccolo_raft::network::{SentAppend, Whoami};
 use piccolo_raft::snapshot;
-use piccolo_raft::types::{Member, NodeId, TypeConfig, Vote};
+use piccolo_raft::types::{Member, NodeId, Vote};
 use tokio::runtime::Runtime;
 use tower::ServiceExt;
 
 use super::in_process::{self, NOBODY};
 
 /// By the first byte of an input.
-pub(crate) const ROUTES: [&str; 7] =
-    ["append", "vote", "pre-vote", "transfer", "snapshot", "standing", "whoami"];
+pub(crate) const ROUTES: [&str; 8] =
+    ["append", "vote", "pre-vote", "transfer", "snapshot", "standing", "whoami", "reach"];
 /// Messages to one node.
 const MESSAGES_MAX: u32 = 500;
 /// A message is answered at once, or after a disk that others keep busy.
@@ -44,6 +45,7 @@ pub(super) fn run(input: &[u8]) {
     let route = ROUTES[usize::from(*route) % ROUTES.len()];
     let mut server = SERVER.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let body = match mode % 2 {
+        0 if names_others(route, message) => return,
         0 => message.to_vec(),
         _ if speaks_of_others(route, message) => return,
         _ => server.get_or_insert_with(Server::start).addressed(route, message),
@@ -79,7 +81,7 @@ impl Server {
         let cluster = number(&whoami.cluster_id.expect("the cluster has formed"));
         let sender: NodeId = 1;
         let header = (cluster, number(&whoami.list_hash), sender, whoami.node_id);
-        let mut bytes = piccolo_raft::format::FORMAT.to_le_bytes().to_vec();
+        let mut bytes = WIRE.at(Level::FIRST).to_le_bytes().to_vec();
         bytes.extend(postcard::to_stdvec(&header).expect("numbers are written"));
         Self { runtime, router: node.router(), node, header: bytes, messages: 0 }
     }
@@ -97,15 +99,26 @@ impl Server {
 
     /// The status of the answer, and why the node has ended if it has.
     fn send(&self, route: &str, body: Vec<u8>) -> (StatusCode, Option<String>) {
+        let (answer, failed) = self.ask(route, body);
+        (answer.status(), failed)
+    }
+
+    fn ask(&self, route: &str, body: Vec<u8>) -> (Response, Option<String>) {
         let request = Request::post(format!("/raft/v1/{route}")).body(Body::from(body)).expect("a request");
         let router = self.router.clone();
         self.runtime.block_on(async {
             let answer = tokio::time::timeout(ANSWER_MAX, router.oneshot(request)).await;
             let answer = answer.expect("an answer in time").unwrap_or_else(|never| match never {});
             let failed = tokio::time::timeout(Duration::ZERO, self.node.failed()).await.ok();
-            (answer.status(), failed.map(|failed| failed.to_string()))
+            (answer, failed.map(|failed| failed.to_string()))
         })
     }
+}
+
+/// Whether the node would look for servers at addresses that could be somebody's.
+fn names_others(route: &str, message: &[u8]) -> bool {
+    let named = || serde_json::from_slice::<Vec<serde_json::Value>>(message);
+    route == "reach" && named().is_ok_and(|named| !named.is_empty())
 }
 
 /// Whether the message brings a membership with addresses that could be somebody's.
@@ -113,9 +126,8 @@ fn speaks_of_others(route: &str, message: &[u8]) -> bool {
     let somebody = |member: &Member| member.raft_address != NOBODY;
     match route {
         "append" => {
-            let Ok(request) = postcard::from_bytes::<AppendEntriesRequest<TypeConfig>>(message) else {
-                return false;
-            };
+            let sent = postcard::from_bytes::<SentAppend>(message).ok();
+            let Some(request) = sent.and_then(|sent| sent.read().ok()) else { return false };
             request.entries.iter().any(|entry| match &entry.payload {
                 EntryPayload::Membership(membership) => {
                     membership.nodes().any(|(_, member)| somebody(member))
@@ -128,5 +140,50 @@ fn speaks_of_others(route: &str, message: &[u8]) -> bool {
             meta.last_membership.membership().nodes().any(|(_, member)| somebody(member))
         }),
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use openraft::entry::RaftEntry;
+    use openraft::raft::AppendEntriesRequest;
+    use piccolo_raft::types::{Entry, LogId};
+
+    use super::*;
+    use crate::seeds;
+
+    /// Seeds of an older format were all refused before anything was looked at, and nothing said so.
+    #[test]
+    fn seeds_are_messages_that_a_node_of_this_build_reads() {
+        let server = Server::start();
+        for (_, name, input) in seeds::all().into_iter().filter(|(target, _, _)| *target == "raft_rpc") {
+            let [route, mode, message @ ..] = &input[..] else { panic!("{name} has no route") };
+            let route = ROUTES[usize::from(*route)];
+            let body = if *mode == 0 { message.to_vec() } else { server.addressed(route, message) };
+            let (answer, failed) = server.ask(route, body);
+            assert_eq!(failed, None, "{name}");
+            let status = answer.status();
+            let body = server.runtime.block_on(axum::body::to_bytes(answer.into_body(), 1 << 16)).unwrap();
+            let text = String::from_utf8_lossy(&body);
+            let unread = ["is damaged", "start a newer piccolo", "could not read the body"];
+            assert!(status.is_success() || !unread.iter().any(|part| text.contains(part)), "{name}: {text}");
+        }
+        server.runtime.block_on(server.node.shutdown());
+    }
+
+    #[test]
+    fn the_members_that_an_append_brings_are_seen() {
+        let member = |raft_address: &str| {
+            let member = Member { raft_address: raft_address.to_owned(), ..Member::default() };
+            let members = std::collections::BTreeMap::from([(1, member)]);
+            let membership = openraft::Membership::new(vec![[1].into()], members).unwrap();
+            let vote = Vote::new_committed(1, 1);
+            let entry = Entry::new_membership(LogId::new(vote.leader_id, 1), membership);
+            let request =
+                AppendEntriesRequest { vote, prev_log_id: None, entries: vec![entry], leader_commit: None };
+            postcard::to_stdvec(&SentAppend::of(&request, Level::FIRST)).unwrap()
+        };
+        assert!(speaks_of_others("append", &member("192.0.2.1:1")));
+        assert!(!speaks_of_others("append", &member(NOBODY)));
     }
 }

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use piccolo::config::{AGENT, Given, LOGGING, Layers, SERVER, agent, logging, server, value};
-use piccolo::hosts_toml::{Entry, HostsTomlError, fresh, in_front, without};
+use piccolo::hosts_toml::{Before, Entry, HostsTomlError, before, fresh, hosts_in_order, in_front, without};
 use tempfile::TempDir;
 
 /// A file of settings, for a server and for an agent; and its text as each kind of value.
@@ -65,8 +65,13 @@ pub(super) fn run_hosts_toml(input: &[u8]) {
     if let Ok(Some(left)) = without(text, &entry.url) {
         assert_eq!(without(&left, &entry.url), Ok(None), "all of ours is gone");
     }
+    if let Err(error) = hosts_in_order(text) {
+        assert!(!error.to_string().is_empty());
+    }
+    let _ = before(text, None, Some(text));
     match in_front(text, &entry) {
         Ok(with_ours) => {
+            assert_ne!(before(&with_ours, None, None), Ok(Before::NotOurs), "our entry is found by its mark");
             let again = in_front(&with_ours, &entry);
             assert_eq!(again, Err(HostsTomlError::AlreadyThere { url: entry.url.clone() }));
             let restored = without(&with_ours, &entry.url).expect("what we wrote we read");

@@ -59,8 +59,8 @@ pub(super) fn run(input: &[u8]) {
 /// A snapshot file: as it is, or behind a beginning that is right.
 pub(super) fn run_file(input: &[u8]) {
     let [mode, bytes @ ..] = input else { return };
-    let saved =
-        Saved { cluster_id: ClusterId(7), node_id: 1, unix_ms: 2, version: "0.1.0".to_owned() }.to_bytes();
+    let saved = Saved { cluster_id: ClusterId(7), node_id: 1, unix_ms: 2, version: "0.1.0".to_owned() }
+        .to_bytes(piccolo_raft::format::Level::FIRST);
     let file = if mode % 2 == 0 { bytes.to_vec() } else { [&saved, bytes].concat() };
     // Where its stream begins is not known here, unless the beginning is ours.
     if takes_room(file.get(saved.len()..).unwrap_or_default()) {
@@ -77,7 +77,7 @@ pub(super) fn run_file(input: &[u8]) {
     assert_eq!(whole, read(usize::from(mode / 2) + 1), "the size of its pieces decides what it says");
     if let Some(found) = whole {
         let mut receiver = FileReceiver::default();
-        receiver.push(&found.to_bytes()).expect("what is written is read");
+        receiver.push(&found.to_bytes(piccolo_raft::format::Level::FIRST)).expect("what is written is read");
         assert_eq!(receiver.saved(), Some(&found));
     }
 }

@@ -13,7 +13,7 @@ use openraft::storage::{RaftLogReader, RaftLogStorage};
 use piccolo_raft::cluster::{Node, NodeConfig};
 use piccolo_raft::command::{Command, Key, Reply};
 use piccolo_raft::disk::{Disk, MemoryDisk};
-use piccolo_raft::format;
+use piccolo_raft::format::{ENTRY, Format, Level, STORAGE};
 use piccolo_raft::index::{HostRecord, Index};
 use piccolo_raft::log::LogStore;
 use piccolo_raft::types::{ClusterId, Entry, LogId, SnapshotMeta, StoredMembership, Vote};
@@ -28,16 +28,16 @@ type Read = fn(&[u8]);
 
 /// By the first byte of an input.
 pub(crate) const VALUES: [(&str, Read); 10] = [
-    ("command", again::<Command>),
-    ("reply", again::<Reply>),
-    ("key", again::<Key>),
-    ("host_record", again::<HostRecord>),
-    ("log_entry", again::<Entry>),
-    ("vote", again::<Vote>),
-    ("log_id", again::<Option<LogId>>),
-    ("membership", again::<StoredMembership>),
-    ("snapshot_meta", again::<SnapshotMeta>),
-    ("identity", again::<(u64, Option<ClusterId>)>),
+    ("command", |bytes| again::<Command>(ENTRY, bytes)),
+    ("reply", |bytes| again::<Reply>(STORAGE, bytes)),
+    ("key", |bytes| again::<Key>(STORAGE, bytes)),
+    ("host_record", |bytes| again::<HostRecord>(STORAGE, bytes)),
+    ("log_entry", |bytes| again::<Entry>(ENTRY, bytes)),
+    ("vote", |bytes| again::<Vote>(STORAGE, bytes)),
+    ("log_id", |bytes| again::<Option<LogId>>(STORAGE, bytes)),
+    ("membership", |bytes| again::<StoredMembership>(STORAGE, bytes)),
+    ("snapshot_meta", |bytes| again::<SnapshotMeta>(STORAGE, bytes)),
+    ("identity", |bytes| again::<(u64, Option<ClusterId>)>(STORAGE, bytes)),
 ];
 
 pub(super) fn run_values(input: &[u8]) {
@@ -46,22 +46,30 @@ pub(super) fn run_values(input: &[u8]) {
 }
 
 /// What is read and written is read alike, and takes no more than it took.
-fn again<T: DeserializeOwned + Serialize>(bytes: &[u8]) {
-    let Ok(value) = format::decode::<T>("a value", bytes) else { return };
-    let written = format::encode(&value);
+fn again<T: DeserializeOwned + Serialize>(format: Format, bytes: &[u8]) {
+    let Ok(value) = format.decode::<T>("a value", bytes) else { return };
+    let written = format.encode(Level::FIRST, &value);
     assert!(written.len() <= bytes.len(), "the shortest form is ours");
-    let read: T = format::decode("a value", &written).expect("what is written is read");
-    assert_eq!(format::encode(&read), written);
+    let read: T = format.decode("a value", &written).expect("what is written is read");
+    assert_eq!(format.encode(Level::FIRST, &read), written);
 }
 
 const IDS: [TableDefinition<u32, &[u8]>; 3] =
     [TableDefinition::new("hosts"), TableDefinition::new("keys"), TableDefinition::new("inventories")];
-const ENTRIES: TableDefinition<u64, &[u8]> = TableDefinition::new("entries");
+pub(crate) const SEGMENTS: TableDefinition<u64, &[u8]> = TableDefinition::new("segments");
+const TAIL: TableDefinition<&str, &[u8]> = TableDefinition::new("tail");
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 /// Tables of a state by the first byte of a row: those of ids, then these rows of `meta`.
-const STATE_META: [&str; 3] = ["applied", "membership", "tombstones"];
-/// Of a log: 0 is an entry, then these rows of `meta`.
-const LOG_META: [&str; 5] = ["format", "vote", "committed", "purged", "id"];
+const STATE_META: [&str; 5] = ["applied", "membership", "tombstones", "level", "next level"];
+/// Rows of a log by the first byte of a row, if it is not 0, which is a segment.
+pub(crate) const LOG_ROWS: [(TableDefinition<&str, &[u8]>, &str); 6] = [
+    (META, "format"),
+    (META, "vote"),
+    (TAIL, "committed"),
+    (META, "purged"),
+    (META, "id"),
+    (TAIL, "entries"),
+];
 
 /// Whether room is made for all ids below this one, as for those of a server that had millions of keys
 /// once: tens of bytes each, up to 2^28 of them.
@@ -155,13 +163,16 @@ pub(super) fn run_state(input: &[u8]) {
 /// A log that is damaged is refused, or gives an error for the entry.
 pub(super) fn run_log(input: &[u8]) {
     let disk = disk(|transaction| {
-        let mut meta = transaction.open_table(META)?;
-        meta.insert(LOG_META[0], format::encode(&()).as_slice())?;
-        let mut entries = transaction.open_table(ENTRIES)?;
+        transaction.open_table(META)?.insert("format", STORAGE.encode(Level::FIRST, &()).as_slice())?;
+        transaction.open_table(TAIL)?;
+        let mut segments = transaction.open_table(SEGMENTS)?;
         for row in rows_of(input) {
-            match usize::from(row.table) % (1 + LOG_META.len()) {
-                0 => _ = entries.insert(row.key, row.value)?,
-                row_of_meta => _ = meta.insert(LOG_META[row_of_meta - 1], row.value)?,
+            match usize::from(row.table) % (1 + LOG_ROWS.len()) {
+                0 => _ = segments.insert(row.key, row.value)?,
+                other => {
+                    let (table, name) = LOG_ROWS[other - 1];
+                    transaction.open_table(table)?.insert(name, row.value)?;
+                }
             }
         }
         Ok(())
@@ -189,6 +200,8 @@ pub(super) fn run_node(input: &[u8]) {
         raft_address: Some("127.0.0.1:1".to_owned()),
         api_address: "127.0.0.1:1".to_owned(),
         disk_free_min: Some(0),
+        found_after: Duration::ZERO,
+        api_port: None,
     };
     runtime(|runtime| {
         runtime.block_on(async {

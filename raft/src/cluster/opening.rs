@@ -1,0 +1,226 @@
+//! The start of a node: its files first, then its names. What the files say of the node helps to name it, so
+//! that a server with data needs neither DNS nor the right list to start.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use openraft::StorageHelper;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::blocking::blocking;
+use crate::disk::Disk;
+use crate::index::{Index, StateMachine};
+use crate::log::LogStore;
+use crate::network::MESSAGES_MAX;
+use crate::network::client::RpcClient;
+use crate::network::identity::{Identity, NodeNames};
+use crate::network::names::{Names, Resolve, SystemResolver};
+use crate::network::peer::{Peers, Refusing, Streams};
+use crate::network::reach::{ApiPort, LOOKS_MAX};
+use crate::network::whereabouts::Whereabouts;
+use crate::types::{Member, NodeId, StoredMembership, TypeConfig};
+use crate::watch;
+
+use super::levels::Counting;
+use super::members::{Recent, Seeding};
+use super::proposals::{Budget, PROPOSALS_MAX, PROPOSED_BYTES_MAX, Together};
+use super::space::{self, Disks, Guard};
+use super::status::Reasons;
+use super::stores::check_stores;
+use super::{Inner, Node, NodeConfig, Raft, StartError, settings};
+
+/// A node whose files are open, and which does nothing yet.
+pub struct Opened {
+    disk: Arc<dyn Disk>,
+    guard: Arc<Guard>,
+    log: LogStore,
+    index: Index,
+    identity: Identity,
+    membership: StoredMembership,
+    tasks: TaskTracker,
+    ended: CancellationToken,
+    names: Names,
+}
+
+impl Opened {
+    /// What the stored membership says of this node; none while it is in no membership.
+    pub fn member(&self) -> Option<Member> {
+        self.membership.membership().get_node(&self.identity.node_id).cloned()
+    }
+
+    /// The other members that the stored membership names.
+    pub fn others(&self) -> Vec<Member> {
+        let nodes = self.membership.membership().nodes();
+        let others = nodes.filter(|(id, _)| **id != self.identity.node_id);
+        others.map(|(_, member)| member.clone()).collect()
+    }
+
+    /// What is known of the addresses of names, also from earlier starts.
+    pub fn names(&self) -> &Names {
+        &self.names
+    }
+
+    /// Starts raft. The cluster forms, or is found again, in the background: serve [`Node::router`] on the
+    /// raft listener now. A pristine node founds a cluster with the members of `names`, or with `join` waits
+    /// to be admitted to that of the member whose raft address it is. `found_after` and `api_port` are those of
+    /// [`NodeConfig`]. After `stop` no cluster is founded; the
+    /// node goes on until [`Node::shutdown`].
+    pub async fn start(
+        self,
+        names: NodeNames,
+        join: Option<String>,
+        found_after: Duration,
+        api_port: Option<Arc<dyn ApiPort>>,
+        stop: CancellationToken,
+    ) -> Result<Node, StartError> {
+        let Self { disk, guard, log, index, identity, membership: _, tasks, ended, names: known } = self;
+        if names.members.is_empty() && join.is_none() {
+            return Err(StartError::NoMembers);
+        }
+        let identity = Arc::new(identity.named(names));
+        let durable = index.clone();
+        log.guard_purge(move || durable.durable_applied().map_or(0, |id| id.index));
+        let client = RpcClient::new(known, tasks.clone(), ended.clone());
+        let (streams, refusing, whereabouts) =
+            (Streams::default(), Refusing::default(), Whereabouts::default());
+        let peers = Peers::new(
+            identity.clone(),
+            client.clone(),
+            streams.clone(),
+            refusing.clone(),
+            whereabouts.clone(),
+        );
+        let settings = settings::settings().map_err(StartError::raft)?;
+        let state_machine = StateMachine::new(index.clone());
+        let raft = Raft::new(identity.node_id, settings, peers.clone(), log.clone(), state_machine).await;
+        let raft = raft.map_err(StartError::raft)?;
+        peers.follow(raft.metrics());
+        let inner = Arc::new(Inner {
+            disk,
+            guard,
+            disks: Disks::default(),
+            counting: Counting::default(),
+            refusing,
+            raft,
+            identity,
+            log,
+            index,
+            client,
+            whereabouts,
+            threads: tokio::runtime::Handle::current(),
+            streams,
+            heard: Arc::default(),
+            receiving: Arc::new(Semaphore::new(1)),
+            messages: Arc::new(Semaphore::new(MESSAGES_MAX)),
+            looking: Arc::new(Semaphore::new(LOOKS_MAX)),
+            join,
+            found_after,
+            api_port,
+            changing: Semaphore::new(1),
+            seeding: Seeding::default(),
+            recent: Recent::default(),
+            was_member: AtomicBool::new(false),
+            reasons: Reasons::default(),
+            budget: Budget::new(PROPOSED_BYTES_MAX, PROPOSALS_MAX),
+            together: Together::default(),
+            tasks,
+            stop: stop.child_token(),
+            ended,
+            failure: watch::Sender::new(None),
+        });
+        let node = Node { inner };
+        node.spawn_tasks();
+        Ok(node)
+    }
+}
+
+impl Node {
+    /// Opens the files of a node. With less than `disk_free_min` free bytes in its data folder it stores no
+    /// more entries; 0: it does not look, `None`: what fits the disk. Names are looked up by `resolver`.
+    pub async fn open(
+        disk: Arc<dyn Disk>,
+        disk_free_min: Option<u64>,
+        resolver: Arc<dyn Resolve>,
+    ) -> Result<Opened, StartError> {
+        let guard = Arc::new(Guard::new(disk_free_min, disk.place()));
+        let (tasks, ended) = (TaskTracker::new(), CancellationToken::new());
+        let (tracker, stop) = (tasks.clone(), ended.clone());
+        let open = move || {
+            space::prepare(disk.as_ref(), &guard);
+            let opening = |error: StartError| StartError::opening(error, disk.as_ref());
+            // The state first: it says by name that its level is unknown here, the log only that an entry is newer.
+            let index = Index::open(disk.as_ref()).map_err(|error| opening(error.into()))?;
+            let log = LogStore::open(disk.as_ref()).map_err(|error| opening(error.into()))?;
+            check_stores(&log, &index)?;
+            let level = index.level();
+            log.write_at(level.clone());
+            log.check_note(disk.as_ref())?;
+            let (used, nowhere) = (log.is_used(), String::new());
+            let identity = Identity::load(disk.clone(), vec![], None, nowhere, used, level)?;
+            if identity.was_removed()? {
+                return Err(StartError::Removed { node_id: identity.node_id });
+            }
+            let names = Names::load(resolver, disk.as_ref(), tracker, stop);
+            Ok((disk, guard, log, index, identity, names))
+        };
+        let opened = blocking(open).await.map_err(StartError::raft)?;
+        let (disk, guard, log, index, identity, names) = opened?;
+        let membership = stored_membership(&log, &index, identity.node_id).await?;
+        Ok(Opened { disk, guard, log, index, identity, membership, tasks, ended, names })
+    }
+
+    /// [`Node::open`] and [`Opened::start`], with the resolver of the system.
+    pub async fn start(
+        config: NodeConfig,
+        disk: Arc<dyn Disk>,
+        stop: CancellationToken,
+    ) -> Result<Node, StartError> {
+        if config.members.is_empty() {
+            return Err(StartError::NoMembers);
+        }
+        Self::start_with(config, None, disk, stop).await
+    }
+
+    /// Like [`Node::start`], of a node that founds no cluster: if it is pristine, it waits to be
+    /// admitted to that of the member whose raft address is `member`.
+    pub async fn start_joining(
+        config: NodeConfig,
+        member: String,
+        disk: Arc<dyn Disk>,
+        stop: CancellationToken,
+    ) -> Result<Node, StartError> {
+        let config = NodeConfig { members: Vec::new(), ..config };
+        Self::start_with(config, Some(member), disk, stop).await
+    }
+
+    async fn start_with(
+        config: NodeConfig,
+        join: Option<String>,
+        disk: Arc<dyn Disk>,
+        stop: CancellationToken,
+    ) -> Result<Node, StartError> {
+        let NodeConfig { members, raft_address, api_address, disk_free_min, found_after, api_port } = config;
+        let names = NodeNames { members, raft_address, api_address, api_host_follows: false };
+        let opened = Self::open(disk, disk_free_min, Arc::new(SystemResolver)).await?;
+        opened.start(names, join, found_after, api_port, stop).await
+    }
+}
+
+/// What the state says, which may be minutes behind; for a node that is not in it, what the log says behind
+/// it.
+async fn stored_membership(
+    log: &LogStore,
+    index: &Index,
+    node_id: NodeId,
+) -> Result<StoredMembership, StartError> {
+    let (_, applied) = index.applied_state();
+    if applied.membership().get_node(&node_id).is_some() {
+        return Ok(applied);
+    }
+    let (mut log, mut state_machine) = (log.clone(), StateMachine::new(index.clone()));
+    let known = StorageHelper::<TypeConfig, _, _>::new(&mut log, &mut state_machine).get_membership().await;
+    Ok(known.map_err(StartError::raft)?.effective().as_ref().clone())
+}

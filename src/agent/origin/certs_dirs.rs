@@ -1,0 +1,93 @@
+//! The folders in which containerd looks for the hosts of a registry: `--certs-dir`, or what CRI says,
+//! or where they usually are.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use super::cri::Cri;
+use crate::limits::{CERTS_DIRS_RETRY, CERTS_DIRS_TTL};
+
+/// Default of containerd 2.2 and later; earlier ones have none, and packages configure the first.
+const USUAL: [&str; 2] = ["/etc/containerd/certs.d", "/etc/docker/certs.d"];
+/// The folders that k3s and RKE2 write, and the folder of the socket of both. Their containerd does not say
+/// it over CRI from 2.0 on.
+const OF_K3S: [&str; 2] = [
+    "/var/lib/rancher/k3s/agent/etc/containerd/certs.d",
+    "/var/lib/rancher/rke2/agent/etc/containerd/certs.d",
+];
+const RUN_OF_K3S: &str = "/run/k3s";
+
+/// Folders in the order in which containerd looks; none: it reads none, or they cannot be seen from here.
+pub(super) type Roots = Arc<[PathBuf]>;
+
+/// Where they are, and how that is found out.
+pub(super) struct CertsDirs {
+    given: Option<Roots>,
+    cri: Option<Cri>,
+    /// Where the folders are if containerd does not say.
+    usual: [&'static str; 2],
+    found: Mutex<Option<Found>>,
+}
+
+struct Found {
+    roots: Roots,
+    until: Instant,
+    by_cri: bool,
+}
+
+impl CertsDirs {
+    pub(super) fn new(given: Option<Vec<PathBuf>>, socket: Option<&Path>) -> Self {
+        let cri = socket.filter(|_| given.is_none()).map(Cri::new);
+        let usual = if socket.is_some_and(|socket| socket.starts_with(RUN_OF_K3S)) { OF_K3S } else { USUAL };
+        Self { given: given.map(Into::into), cri, usual, found: Mutex::default() }
+    }
+
+    /// The folders. Asks containerd again after a while: it may have been started with other ones.
+    pub(super) async fn roots(&self) -> Roots {
+        if let Some(given) = &self.given {
+            return Arc::clone(given);
+        }
+        let mut found = self.found.lock().await;
+        let now = Instant::now();
+        if let Some(found) = found.as_ref().filter(|found| now < found.until) {
+            return Arc::clone(&found.roots);
+        }
+        let said = match &self.cri {
+            Some(cri) => cri.config_path().await,
+            None => None,
+        };
+        let ttl = if said.is_some() { CERTS_DIRS_TTL } else { CERTS_DIRS_RETRY };
+        let (roots, by_cri): (Roots, bool) = match (said, found.take()) {
+            (Some(said), _) => (seen(said.into_iter()), true),
+            // containerd is stopped just now: what it said before holds.
+            (None, Some(before)) if before.by_cri => (before.roots, true),
+            (None, _) => (seen(self.usual.iter().map(PathBuf::from)), false),
+        };
+        *found = Some(Found { roots: Arc::clone(&roots), until: now + ttl, by_cri });
+        roots
+    }
+}
+
+/// Those that exist, as this process sees it.
+fn seen(folders: impl Iterator<Item = PathBuf>) -> Roots {
+    folders.filter(|folder| folder.is_dir()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_folders_of_k3s_are_looked_at_behind_its_socket() {
+        for (socket, expected) in [
+            (None, USUAL),
+            (Some("/run/containerd/containerd.sock"), USUAL),
+            (Some("/run/k3s/containerd/containerd.sock"), OF_K3S),
+        ] {
+            assert_eq!(CertsDirs::new(None, socket.map(Path::new)).usual, expected, "{socket:?}");
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! HTTP clients of probes: one for each set of certificates and each proxy, made anew when a file changes.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use super::plan::{TlsSpec, Verify};
+use crate::hosts_toml::upstreams::{Stamp, stamp};
+use crate::limits::ORIGIN_CLIENTS_MAX;
+
+/// The parts of one probe follow each other within this time; a connection kept for longer would answer
+/// for an origin that has since become unreachable.
+const IDLE_MAX: Duration = Duration::from_secs(1);
+
+/// A client, and what it lacks.
+#[derive(Clone, Debug)]
+pub(super) struct Built {
+    pub(super) client: reqwest::Client,
+    /// A client certificate could not be read, which containerd may be able to read.
+    pub(super) lacks_certificate: bool,
+}
+
+/// Certificates and proxy.
+type Key = (TlsSpec, Option<String>);
+
+/// All of one agent.
+#[derive(Default)]
+pub(super) struct Clients {
+    made: Mutex<BTreeMap<Key, (Vec<Stamp>, Built)>>,
+}
+
+impl Clients {
+    /// The client for `tls` through `proxy`.
+    ///
+    /// # Errors
+    /// The library's or the system's reason.
+    pub(super) fn get(&self, tls: &TlsSpec, proxy: Option<&str>) -> Result<Built, String> {
+        let (key, stamps): (Key, _) = ((tls.clone(), proxy.map(str::to_owned)), stamps(tls));
+        // A map of clients is whole after any panic.
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, built)) = made.get(&key).filter(|(of, _)| *of == stamps) {
+            return Ok(built.clone());
+        }
+        let built = build(tls, proxy)?;
+        if made.len() >= ORIGIN_CLIENTS_MAX {
+            made.clear();
+        }
+        made.insert(key, (stamps, built.clone()));
+        Ok(built)
+    }
+}
+
+fn stamps(tls: &TlsSpec) -> Vec<Stamp> {
+    let authorities: &[_] = match &tls.verify {
+        Verify::Any => &[],
+        Verify::With(files) => files,
+        Verify::Only(file) => std::slice::from_ref(file),
+    };
+    let clients = tls.clients.iter().flat_map(|(certificate, key)| std::iter::once(certificate).chain(key));
+    authorities.iter().chain(clients).map(|path| stamp(path)).collect()
+}
+
+fn build(tls: &TlsSpec, proxy: Option<&str>) -> Result<Built, String> {
+    // Fails only if the process has a provider already, which does as well.
+    _ = rustls::crypto::ring::default_provider().install_default();
+    let mut lacks_certificate = false;
+    let mut builder = base();
+    if let Some(proxy) = proxy {
+        builder = builder.proxy(reqwest::Proxy::all(proxy).map_err(|error| error.to_string())?);
+    }
+    builder = match &tls.verify {
+        Verify::Any => builder.tls_danger_accept_invalid_certs(true),
+        Verify::Only(file) => builder.tls_certs_only(certificates(file)?),
+        Verify::With(files) => {
+            let read: Result<Vec<_>, String> = files.iter().map(|file| certificates(file)).collect();
+            match read {
+                Ok(read) => builder.tls_certs_merge(read.into_iter().flatten()),
+                // Not to be judged by what only containerd can read.
+                Err(reason) => {
+                    tracing::debug!(reason, "any certificate counts");
+                    builder.tls_danger_accept_invalid_certs(true)
+                }
+            }
+        }
+    };
+    // containerd offers all, and TLS chooses; one is all that this library takes.
+    if let Some((certificate, key)) = tls.clients.first() {
+        match identity(certificate, key.as_deref()) {
+            Ok(identity) => builder = builder.identity(identity),
+            Err(reason) => {
+                tracing::debug!(certificate = %certificate.display(), reason, "no client certificate");
+                lacks_certificate = true;
+            }
+        }
+        lacks_certificate |= tls.clients.len() > 1;
+    }
+    let client = builder.build().map_err(|error| crate::api::client::chain(&error))?;
+    Ok(Built { client, lacks_certificate })
+}
+
+fn base() -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
+        .user_agent(concat!("piccolo/", env!("CARGO_PKG_VERSION")))
+        .redirect(reqwest::redirect::Policy::none())
+        .pool_idle_timeout(IDLE_MAX)
+        .no_proxy()
+}
+
+/// The certificates of a PEM file, one at least.
+pub(super) fn certificates(path: &Path) -> Result<Vec<reqwest::Certificate>, String> {
+    let pem = std::fs::read(path).map_err(|error| error.to_string())?;
+    let certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| error.to_string())?;
+    if certificates.is_empty() {
+        return Err("it has no certificate".to_owned());
+    }
+    Ok(certificates)
+}
+
+fn identity(certificate: &Path, key: Option<&Path>) -> Result<reqwest::Identity, String> {
+    let mut pem = std::fs::read(certificate).map_err(|error| error.to_string())?;
+    if let Some(key) = key {
+        pem.push(b'\n');
+        pem.extend(std::fs::read(key).map_err(|error| error.to_string())?);
+    }
+    reqwest::Identity::from_pem(&pem).map_err(|error| error.to_string())
+}

@@ -1,0 +1,54 @@
+//! What the servers that did not help with one call said.
+
+use std::time::Duration;
+
+use hyper::StatusCode;
+
+use super::answer::Answer;
+use super::{Attempt, ClientError};
+
+/// The servers that did not help with one call.
+#[derive(Default)]
+pub(super) struct Failures {
+    attempts: Vec<Attempt>,
+    /// What the last one with a 5xx said.
+    unavailable: Option<(StatusCode, Option<Duration>, bool)>,
+}
+
+impl Failures {
+    /// The answer, unless there is none or it is a 5xx.
+    pub(super) fn unless_failed(&mut self, server: &str, result: Result<Answer, String>) -> Option<Answer> {
+        let reason = match result {
+            Ok(answer) if answer.is_of_something_else() => answer.of_something_else(),
+            Ok(answer) if !answer.status.is_server_error() => return Some(answer),
+            Ok(answer) => {
+                self.unavailable = Some((answer.status, answer.retry_after, answer.index_full));
+                format!("{} {}", answer.status, answer.message())
+            }
+            Err(reason) => reason,
+        };
+        self.attempts.push(Attempt { server: server.to_owned(), reason });
+        None
+    }
+
+    /// Nothing came from a server in this time.
+    pub(super) fn silent(&mut self, server: &str, time: Duration) {
+        let reason = format!("no answer within {} ms", time.as_millis());
+        self.attempts.push(Attempt { server: server.to_owned(), reason });
+    }
+
+    /// Servers that could not be asked.
+    pub(super) fn add(&mut self, attempts: Vec<Attempt>) {
+        self.attempts.extend(attempts);
+    }
+
+    pub(super) fn into_error(self) -> ClientError {
+        let servers = self.attempts;
+        match self.unavailable {
+            Some((status, retry_after, index_full)) => {
+                ClientError::Unavailable { status, retry_after, index_full, servers }
+            }
+            None => ClientError::Unreachable { servers },
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! How far away a server is: its round trip as measured, and the time-outs that follow from it. Pure.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::limits::{
+    API_ATTEMPT_TIMEOUT_MIN, FAR_ROUND_TRIP, LOOKUP_CONCLUSIVE_MIN, LOOKUP_TIMEOUT_FAR_MAX,
+    LOOKUP_TIMEOUT_MAX, LOOKUP_TIMEOUT_UNMEASURED,
+};
+
+/// The smallest of so many samples counts: what a server takes for its answer is no distance.
+const SAMPLES: usize = 4;
+/// Round trips of one request on a new connection in a half: connection, later two of a TLS handshake, the
+/// request itself, and half of one in hand.
+const NEW_CONNECTION_HALF_TRIPS: u32 = 9;
+/// The same without TLS: what an answer needs today.
+const CONCLUSIVE_HALF_TRIPS: u32 = 5;
+
+/// The round trip to one server.
+#[derive(Clone, Debug, Default)]
+pub(super) struct RoundTrip {
+    samples: VecDeque<Duration>,
+}
+
+impl RoundTrip {
+    /// A small request was answered in this time on an open connection.
+    pub(super) fn answered(&mut self, took: Duration) {
+        if self.samples.len() == SAMPLES {
+            self.samples.pop_front();
+        }
+        self.samples.push_back(took);
+    }
+
+    /// A lookup was not answered in time: the server may have moved away, so that nothing is known.
+    pub(super) fn missed(&mut self) {
+        self.samples.clear();
+    }
+
+    /// The measured round trip; `None` while nothing is known.
+    pub(super) fn measured(&self) -> Option<Duration> {
+        self.samples.iter().min().copied()
+    }
+}
+
+/// What a measured round trip means for waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Timeouts {
+    /// The most that one lookup may take.
+    pub(crate) lookup: Duration,
+    /// A lookup without an answer that had less time says nothing about the servers.
+    pub(crate) conclusive: Duration,
+    /// The round trip is long enough for a connection to be kept.
+    pub(crate) far: bool,
+}
+
+impl Timeouts {
+    /// For servers at this distance; `None`: not measured.
+    pub(crate) fn of(round_trip: Option<Duration>) -> Self {
+        let Some(trip) = round_trip else {
+            let lookup = LOOKUP_TIMEOUT_UNMEASURED;
+            return Self { lookup, conclusive: LOOKUP_CONCLUSIVE_MIN, far: false };
+        };
+        Self {
+            lookup: half_trips(trip, NEW_CONNECTION_HALF_TRIPS)
+                .clamp(LOOKUP_TIMEOUT_MAX, LOOKUP_TIMEOUT_FAR_MAX),
+            conclusive: half_trips(trip, CONCLUSIVE_HALF_TRIPS).max(LOOKUP_CONCLUSIVE_MIN),
+            far: trip > FAR_ROUND_TRIP,
+        }
+    }
+}
+
+/// The least that one server gets of a call's deadline.
+pub(super) fn attempt_min(round_trip: Option<Duration>) -> Duration {
+    let trip = round_trip.unwrap_or_default();
+    half_trips(trip, NEW_CONNECTION_HALF_TRIPS).max(API_ATTEMPT_TIMEOUT_MIN)
+}
+
+fn half_trips(trip: Duration, count: u32) -> Duration {
+    trip.saturating_mul(count) / 2
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    #[test]
+    fn the_round_trip_is_the_shortest_of_the_last_answers() {
+        let mut trip = RoundTrip::default();
+        assert_eq!(trip.measured(), None);
+        let samples = [(300, 300), (170, 170), (900, 170), (180, 170), (175, 170), (181, 175), (182, 175)];
+        for (sample, expected) in samples {
+            trip.answered(ms(sample));
+            assert_eq!(trip.measured(), Some(ms(expected)), "after {sample} ms");
+        }
+        trip.missed();
+        assert_eq!(trip.measured(), None, "nothing is known of a server that did not answer");
+        trip.answered(ms(400));
+        assert_eq!(trip.measured(), Some(ms(400)), "it may have moved away");
+    }
+
+    #[test]
+    fn time_outs_follow_the_round_trip_within_their_limits() {
+        // Round trip; lookup, conclusive, far.
+        let cases = [
+            (0, 1_000, 250, false),
+            (50, 1_000, 250, false),
+            (51, 1_000, 250, true),
+            (170, 1_000, 425, true),
+            (300, 1_350, 750, true),
+            (450, 2_025, 1_125, true),
+            (500, 2_200, 1_250, true),
+            (9_000, 2_200, 22_500, true),
+        ];
+        for (trip, lookup, conclusive, far) in cases {
+            let expected = Timeouts { lookup: ms(lookup), conclusive: ms(conclusive), far };
+            assert_eq!(Timeouts::of(Some(ms(trip))), expected, "{trip} ms");
+        }
+        assert!(Timeouts::of(None).lookup > 2 * ms(500), "the first lookup reaches a server 500 ms away");
+        assert!(!Timeouts::of(None).far);
+    }
+
+    /// I4: one silent lookup is enough, at each distance that is supported.
+    #[test]
+    fn a_silent_lookup_of_full_length_is_conclusive_up_to_500_ms_of_round_trip() {
+        for trip in (0..=500).step_by(10) {
+            let Timeouts { lookup, conclusive, .. } = Timeouts::of(Some(ms(trip)));
+            let held = lookup.min(crate::limits::RESOLVE_TIMEOUT_DEFAULT);
+            assert!(held >= conclusive, "{trip} ms: {held:?} of {conclusive:?}");
+            assert!(4 * ms(trip) <= lookup, "{trip} ms: room for a new connection with TLS in {lookup:?}");
+        }
+    }
+
+    #[test]
+    fn an_attempt_has_time_for_a_new_connection() {
+        assert_eq!(attempt_min(None), API_ATTEMPT_TIMEOUT_MIN);
+        assert_eq!(attempt_min(Some(ms(1))), API_ATTEMPT_TIMEOUT_MIN);
+        assert_eq!(attempt_min(Some(ms(500))), ms(2_250));
+    }
+}

@@ -1,0 +1,37 @@
+//! What mirror and containerd answer.
+
+use std::path::Path;
+use std::time::Duration;
+
+use containerd_client::services::v1::version_client::VersionClient;
+use hyper_util::rt::TokioIo;
+use tonic::transport::Endpoint;
+
+use crate::cli::agent_port::get;
+use crate::cli::mirror::config_path::version_in;
+
+/// containerd's answer.
+const TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Whether the mirror answers as a registry does; else why not.
+pub(super) async fn mirror(url: &str) -> Result<(), String> {
+    let answer = get(&format!("{url}/v2/")).await?;
+    match answer.status().as_u16() {
+        200 => Ok(()),
+        status => Err(format!("/v2/ is answered with {status}")),
+    }
+}
+
+/// Major and minor version of the daemon behind `socket`, if it answers.
+pub(super) async fn version(socket: &Path) -> Option<(u32, u32)> {
+    let path = socket.to_owned();
+    let connector = tower::service_fn(move |_| {
+        let path = path.clone();
+        async move { tokio::net::UnixStream::connect(path).await.map(TokioIo::new) }
+    });
+    // The address is not used: the connector knows the socket.
+    let channel = Endpoint::from_static("http://containerd").connect_with_connector_lazy(connector);
+    let mut client = VersionClient::new(channel);
+    let answer = tokio::time::timeout(TIMEOUT, client.version(())).await.ok()?.ok()?;
+    version_in(&answer.into_inner().version)
+}

@@ -1,0 +1,191 @@
+//! What `piccolo mirror install` wrote into a `hosts.toml`, found again by the text itself, and what
+//! others had there before. The note and the backup beside the file help, but each of them may be lost.
+
+use std::collections::BTreeSet;
+
+use super::{
+    Entry, FRESH, HostsTomlError, MARK, Upstream, fresh, headers, in_front, mark_above, values, without_all,
+};
+use crate::config::value;
+use crate::limits::DIAL_TIMEOUT_MAX;
+
+/// What others had in `hosts.toml` before install.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Before {
+    /// There was no file.
+    Nothing,
+    /// The backup is the file as it was, byte for byte.
+    Backup(String),
+    /// The file was edited since, or the backup is lost: this is its text without our entry.
+    Edited(String),
+    /// The text has no entry of ours: all of it is of others.
+    NotOurs,
+}
+
+/// Finds out what others had in `current`. `noted` is the URL that the note of install names, and
+/// whether the note says that `current` is what install wrote.
+///
+/// # Errors
+/// Text that cannot be parsed, or that would lose something of others.
+pub fn before(
+    current: &str,
+    noted: Option<(&str, bool)>,
+    backup: Option<&str>,
+) -> Result<Before, HostsTomlError> {
+    if noted.is_none() && !current.contains(MARK) {
+        return Ok(Before::NotOurs);
+    }
+    let urls = our_urls(current, noted.map(|(url, _)| url))?;
+    let Some(stripped) = without_all(current, &urls)? else { return Ok(Before::NotOurs) };
+    let entry = urls.first().and_then(|url| entry_of(current, url)).filter(|_| urls.len() == 1);
+    let is_fresh = entry.as_ref().is_some_and(|entry| is_fresh(current, entry));
+    match backup {
+        // containerd takes an empty file for none, and so did install.
+        Some(backup) if backup.is_empty() && is_fresh => return Ok(Before::Backup(backup.to_owned())),
+        Some(backup) => {
+            let was_rebuilt = || {
+                entry.as_ref().is_some_and(|entry| in_front(backup, entry).is_ok_and(|text| text == current))
+            };
+            let is_untouched = noted.is_some_and(|(_, is_written)| is_written) || was_rebuilt();
+            if is_untouched && values(backup).ok() == values(&stripped).ok() {
+                return Ok(Before::Backup(backup.to_owned()));
+            }
+        }
+        None if is_fresh => return Ok(Before::Nothing),
+        None => {}
+    }
+    Ok(if stripped.trim().is_empty() { Before::Nothing } else { Before::Edited(stripped) })
+}
+
+/// The URLs of all marked entries, and the noted one where its mark was edited away.
+fn our_urls(current: &str, noted: Option<&str>) -> Result<BTreeSet<String>, HostsTomlError> {
+    let headers = headers(current)?;
+    let hosts = headers.iter().filter(|header| header.path.len() == 2 && header.path[0] == "host");
+    let ours = hosts.filter(|header| {
+        mark_above(current, header.start).is_some() || noted == Some(header.path[1].as_str())
+    });
+    Ok(ours.map(|header| header.path[1].clone()).collect())
+}
+
+/// Our entry for `url`, as far as install writes one.
+fn entry_of(text: &str, url: &str) -> Option<Entry> {
+    let values = values(text).ok()?;
+    let ours = values.get("host")?.get(url)?;
+    let dial_timeout = ours.get("dial_timeout").and_then(toml::Value::as_str);
+    let dial_timeout = dial_timeout
+        .map(|text| value::duration(text, std::time::Duration::ZERO, DIAL_TIMEOUT_MAX))
+        .transpose()
+        .ok()?;
+    Some(Entry { url: url.to_owned(), dial_timeout })
+}
+
+/// Whether `text` is a file that install made where there was none, and that nobody edited since.
+fn is_fresh(text: &str, entry: &Entry) -> bool {
+    let Some(values) = values(text).ok().filter(|_| text.starts_with(FRESH)) else { return false };
+    let strings = |value: &toml::Value| -> Vec<String> {
+        let items = value.as_array().map_or(&[][..], Vec::as_slice);
+        items.iter().filter_map(toml::Value::as_str).map(str::to_owned).collect()
+    };
+    let pair = |value: &toml::Value| {
+        let mut names = strings(value).into_iter();
+        let certificate = names.next()?;
+        let key = names.next().filter(|key| *key != certificate);
+        Some((certificate, key))
+    };
+    let clients = values.get("client").and_then(toml::Value::as_array).map_or(&[][..], Vec::as_slice);
+    let upstream = Upstream {
+        server: values.get("server").and_then(toml::Value::as_str).map(str::to_owned),
+        authorities: values.get("ca").map(strings).unwrap_or_default(),
+        clients: clients.iter().filter_map(pair).collect(),
+    };
+    fresh(&upstream, entry) == text
+}
+
+/// `k3s` or `rke2` if that program generated this text: at each start it removes the folders of such
+/// files (`cleanContainerdHosts` in pkg/agent/containerd/config.go of k3s).
+pub fn first_line_is_of_k3s(text: &str) -> Option<&'static str> {
+    let line = text.lines().next()?;
+    let program = line.strip_prefix("# File generated by ")?.strip_suffix(". DO NOT EDIT.")?;
+    ["k3s", "rke2"].into_iter().find(|known| *known == program)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const URL: &str = "http://127.0.0.1:7780";
+    const THEIRS: &str = "server = \"https://ghcr.io\"\n\n# theirs\n[host.\"https://harbor\"]\n";
+
+    fn entry(url: &str) -> Entry {
+        Entry { url: url.to_owned(), dial_timeout: Some(std::time::Duration::from_millis(200)) }
+    }
+
+    fn edited(text: &str) -> Before {
+        Before::Edited(text.to_owned())
+    }
+
+    #[test]
+    fn what_was_there_before_is_found_by_the_text_the_note_and_the_backup() {
+        let ours = in_front(THEIRS, &entry(URL)).unwrap();
+        let later = ours.replace("# theirs", "# theirs, edited");
+        let theirs_later = THEIRS.replace("# theirs", "# theirs, edited");
+        let bare = ours.replace(&format!("{MARK}\n"), "");
+        let made = fresh(
+            &Upstream {
+                server: Some("https://r".to_owned()),
+                authorities: vec!["ca.crt".to_owned()],
+                clients: vec![("a.cert".to_owned(), Some("a.key".to_owned())), ("b.cert".to_owned(), None)],
+            },
+            &entry(URL),
+        );
+        let (written, not_written) = (Some((URL, true)), Some((URL, false)));
+        let backup = Before::Backup(THEIRS.to_owned());
+        // Text, note, backup, expected.
+        type Noted<'a> = Option<(&'a str, bool)>;
+        let cases: &[(&str, Noted<'_>, Option<&str>, Before)] = &[
+            (&ours, written, Some(THEIRS), backup.clone()),
+            (&ours, written, None, edited(THEIRS)),
+            (&ours, None, Some(THEIRS), backup.clone()),
+            (&ours, None, None, edited(THEIRS)),
+            // An install with another URL that was cut short left its note, and not its file.
+            (&ours, Some(("http://127.0.0.1:9", false)), Some(THEIRS), backup),
+            (&ours, Some(("http://127.0.0.1:9", false)), None, edited(THEIRS)),
+            // A backup that belongs to another file.
+            (&ours, written, Some("server = \"https://other\"\n"), edited(THEIRS)),
+            (&later, not_written, Some(THEIRS), edited(&theirs_later)),
+            (&later, None, Some(THEIRS), edited(&theirs_later)),
+            (&bare, not_written, Some(THEIRS), edited(THEIRS)),
+            (&bare, None, None, Before::NotOurs),
+            (THEIRS, None, None, Before::NotOurs),
+            (THEIRS, not_written, Some(THEIRS), Before::NotOurs),
+            (&made, written, None, Before::Nothing),
+            (&made, None, None, Before::Nothing),
+            (&made, written, Some(""), Before::Backup(String::new())),
+        ];
+        for (text, noted, kept, expected) in cases {
+            assert_eq!(before(text, *noted, *kept).unwrap(), *expected, "{text}\n{noted:?} {kept:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_install_made_and_somebody_edited_is_not_thrown_away() {
+        let made = fresh(&Upstream::default(), &entry(URL));
+        let with_host = format!("{made}\n[host.\"https://harbor\"]\n");
+        assert_eq!(
+            before(&with_host, None, None).unwrap(),
+            edited(&format!("{FRESH}\n[host.\"https://harbor\"]\n"))
+        );
+        let server = made.replace(FRESH, &format!("{FRESH}\nserver = \"https://mirror.corp\" # ours"));
+        assert!(matches!(before(&server, None, None).unwrap(), Before::Edited(_)));
+    }
+
+    #[test]
+    fn files_of_k3s_and_rke2_are_told_by_their_first_line() {
+        assert_eq!(first_line_is_of_k3s("# File generated by k3s. DO NOT EDIT.\n\nserver"), Some("k3s"));
+        assert_eq!(first_line_is_of_k3s("# File generated by rke2. DO NOT EDIT.\n"), Some("rke2"));
+        for text in ["", "server = \"x\"\n# File generated by k3s. DO NOT EDIT.\n", "# File generated by x."]
+        {
+            assert_eq!(first_line_is_of_k3s(text), None, "{text}");
+        }
+    }
+}

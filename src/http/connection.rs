@@ -1,0 +1,174 @@
+//! One accepted connection: from its first byte to its end.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::task::Poll;
+
+use axum::http::HeaderValue;
+use axum::http::header::CONNECTION;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+
+use super::places::Place;
+use super::socket::{InFlight, Socket};
+use super::{Answer, Connection, ConnectionLimits, canonical};
+use crate::limits;
+use crate::task::Stop;
+
+/// A connection, its client, and its place.
+pub(super) type Accepted = (TcpStream, SocketAddr, Arc<Place>);
+
+/// Serves a connection until it ends, is abandoned, or has to make room for another one.
+pub(super) async fn serve_until_told(
+    (stream, peer, place): Accepted,
+    answers: impl Answer,
+    limits: ConnectionLimits,
+    stop: Stop,
+    abandon: Stop,
+) {
+    let has_had_enough = async {
+        match place.is_over_limit() {
+            true => tokio::time::sleep(limits.over_limit_timeout).await,
+            false => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = serve_connection(stream, peer, answers, limits, stop, Arc::clone(&place)) => {}
+        () = abandon.cancelled() => {}
+        () = place.must_close() => {}
+        () = has_had_enough => {}
+    }
+}
+
+/// What a client has done since its connection was accepted.
+enum First {
+    Sent,
+    Nothing,
+    Left,
+}
+
+/// Looks into the socket: what the runtime knows of it is what it was told when it last waited. A server that
+/// has fallen behind accepts connections whose clients have given up; nobody waits for their answers, and
+/// with the time for those the next ones would come too late, too.
+fn first(stream: &TcpStream) -> First {
+    let mut looked = [PollFd::new(stream, PollFlags::IN | PollFlags::RDHUP)];
+    let found = poll(&mut looked, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
+    match looked[0].revents() {
+        seen if found.is_ok() && seen.intersects(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR) => {
+            First::Left
+        }
+        seen if found.is_ok() && seen.contains(PollFlags::IN) => First::Sent,
+        _ => First::Nothing,
+    }
+}
+
+async fn serve_connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    answers: impl Answer,
+    limits: ConnectionLimits,
+    stop: Stop,
+    place: Arc<Place>,
+) {
+    let says_something = match first(&stream) {
+        // The runtime is to know of it: otherwise it would not be read by the first look of hyper.
+        First::Sent => stream.readable().await.is_ok(),
+        First::Left => false,
+        First::Nothing => {
+            place.looked_at();
+            wait_for_first(&stream, limits, &stop).await
+        }
+    };
+    if !says_something {
+        return;
+    }
+    Box::pin(serve_requests(stream, peer, answers, limits, stop, place)).await;
+}
+
+/// Whether the client sends anything. hyper takes its buffers, 16 KiB, before it knows that: a connection
+/// that only stays open should cost no more than its socket.
+async fn wait_for_first(stream: &TcpStream, limits: ConnectionLimits, stop: &Stop) -> bool {
+    // Readiness alone may be spurious.
+    let mut byte = [0];
+    let sent = tokio::time::timeout(limits.header_timeout, stream.peek(&mut byte));
+    let stopped = async {
+        stop.cancelled().await;
+        // It may have been accepted a moment ago, and its request be on the way.
+        tokio::time::sleep(limits::FIRST_REQUEST_WAIT).await;
+    };
+    tokio::select! {
+        sent = sent => matches!(sent, Ok(Ok(1))),
+        () = stopped => false,
+    }
+}
+
+async fn serve_requests(
+    stream: TcpStream,
+    peer: SocketAddr,
+    answers: impl Answer,
+    limits: ConnectionLimits,
+    stop: Stop,
+    place: Arc<Place>,
+) {
+    let Ok(local) = stream.local_addr() else { return };
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%peer, %error, "client gone before its first byte");
+        return;
+    }
+    let is_over_limit = place.is_over_limit();
+    let connection =
+        Connection { peer, local: canonical(local), is_over_limit, reset: Arc::new(AtomicBool::new(false)) };
+    let reset = Arc::clone(&connection.reset);
+    let io = TokioIo::new(Socket::new(stream, reset, limits.client_silent_max, Arc::clone(&place)));
+    let begun = Arc::new(Notify::new());
+    let begins = Arc::clone(&begun);
+    let of_requests = Arc::clone(&place);
+    let service = hyper::service::service_fn(move |request| {
+        begins.notify_one();
+        let place = Arc::clone(&of_requests);
+        let in_flight = InFlight::begin(&place);
+        let answer = answers.clone().answer(request, connection.clone());
+        async move {
+            // The connection is closing, and whoever holds it is about to drop it.
+            let Some(in_flight) = in_flight else { return std::future::pending().await };
+            let mut answer = answer.await;
+            if place.is_to_end() {
+                answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(answer.map(|body| in_flight.with(body)))
+        }
+    });
+    let http = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_timeout)
+        .max_buf_size(limits::HEADER_BYTES_MAX)
+        .half_close(false)
+        .serve_connection(io, service);
+    let mut http = std::pin::pin!(http);
+    let stopping = async {
+        stop.cancelled().await;
+        // hyper would close a connection that was accepted a moment ago, in the face of its request.
+        let _ = tokio::time::timeout(limits::FIRST_REQUEST_WAIT, begun.notified()).await;
+    };
+    // All that has come is read by this.
+    let at_once = poll_fn(|context| Poll::Ready(http.as_mut().poll(context))).await;
+    place.looked_at();
+    let ended = match at_once {
+        Poll::Ready(ended) => ended,
+        Poll::Pending => tokio::select! {
+            ended = http.as_mut() => ended,
+            () = stopping => {
+                http.as_mut().graceful_shutdown();
+                http.await
+            }
+        },
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%peer, %error, "connection ended");
+    }
+}

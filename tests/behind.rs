@@ -1,0 +1,261 @@
+//! Servers that may lack what the others have, names behind which there are several servers, and a leader that
+//! is slow for a moment: by the real binary.
+
+#![allow(clippy::unwrap_used, reason = "clippy.toml exempts #[test] functions, not the helpers beside them")]
+
+#[path = "support/cluster.rs"]
+mod cluster;
+#[path = "support/site.rs"]
+mod site;
+
+use std::fs;
+use std::net::SocketAddr;
+use std::process::Command;
+use std::time::Duration;
+
+use piccolo::api::FindQuery;
+use piccolo::api::client::Client;
+use piccolo::api::header::{ASKS_OTHERS, BEHIND};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use cluster::{BRIEFLY, Server, binary, founded, succeeded, three};
+use site::{Agent, Answer, Layout, SOON, Setup, ask, get, noise, within};
+
+const HOLDER: &str = "127.0.0.9:7781";
+/// Keys of one write, each near the length limit: an eighth of a megabyte in the log.
+const KEYS: usize = 500;
+/// What a server without room still takes are 4 MiB.
+const WRITES: usize = 48;
+/// Comes when it takes no more.
+const LATE: &str = "registry.example/late:1";
+
+fn address(server: &Server) -> SocketAddr {
+    server.api_address().parse().unwrap()
+}
+
+/// A findkey of a client that asks other servers itself, or of one that cannot.
+async fn find_raw(server: &Server, key: &str, asks_others: bool) -> Answer {
+    let target = format!("/api/v1/distribution/findkey?group=default&key={key}");
+    let headers = if asks_others { &[(ASKS_OTHERS, "1")][..] } else { &[] };
+    ask(address(server), "GET", &target, headers).await.unwrap()
+}
+
+async fn find(client: &Client, key: &str) -> Vec<String> {
+    let query = FindQuery { key: key.to_owned(), group: "default".to_owned(), ..FindQuery::default() };
+    let found = client.find(&query, SOON).await.unwrap();
+    found.map(|found| found.holders).unwrap_or_default()
+}
+
+fn urls<'a>(servers: impl IntoIterator<Item = &'a Server>) -> Vec<String> {
+    servers.into_iter().map(Server::url).collect()
+}
+
+/// Until a server without room has taken what it takes, and the others have more.
+async fn fill(servers: &[Server]) {
+    for write in 0..WRITES {
+        let key = |n| format!("registry.example/{}:{write}-{n}", "x".repeat(220));
+        servers[1].advertise("127.0.0.9:7782", (0..KEYS).map(key).collect()).await;
+    }
+    servers[1].advertise(HOLDER, vec![LATE.to_owned()]).await;
+    within("the others have it", SOON, async || {
+        let holders = servers[2].holders(LATE).await?;
+        (holders == [HOLDER]).then_some(())
+    })
+    .await;
+}
+
+/// Seen on a site: one of three servers had a low disk and took no more entries. It answered 404 for what the
+/// others had, was ready, and so sent a third of the fleet to the registry.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_without_room_is_no_last_word_and_not_ready_where_others_serve() {
+    let root = tempfile::tempdir().unwrap();
+    let how = |n| if n == 0 { vec!["--disk-free-min", "900TiB"] } else { vec!["--disk-free-min", "0"] };
+    let mut servers = founded((0..3).map(|n| Server::new(root.path(), &how(n))).collect()).await;
+    fill(&servers).await;
+
+    let low = &servers[0];
+    let status = within("it knows that it is behind", SOON, async || {
+        low.status().await.filter(|status| !status.current)
+    })
+    .await;
+    assert!(status.reasons.iter().any(|reason| reason.contains("the others have committed")), "{status:?}");
+    let marked = find_raw(low, LATE, true).await;
+    assert_eq!((marked.status, marked.header(BEHIND)), (404, Some("1")), "{}", marked.text());
+    // A Go `pi` has one address, and asks nobody else.
+    let for_pi = find_raw(low, LATE, false).await;
+    assert!(for_pi.status == 200 && for_pi.text().contains(HOLDER), "{}", for_pi.text());
+    let nobody = find_raw(low, "registry.example/nobody:1", false).await;
+    assert_eq!((nobody.status, nobody.header(BEHIND)), (404, None), "the others have said so");
+    let old = find_raw(low, &format!("registry.example/{}:0-0", "x".repeat(220)), true).await;
+    assert_eq!((old.status, old.header(BEHIND)), (200, None), "what it has is useful");
+
+    let ready = within("it is not ready", SOON, async || {
+        get(address(low), "/readyz").await.ok().filter(|answer| answer.status == 503)
+    })
+    .await;
+    assert!(
+        ready.text().contains("answers lookups") && ready.text().contains("the disk is low"),
+        "{ready:?}"
+    );
+    assert_eq!(get(address(&servers[1]), "/readyz").await.unwrap().status, 200);
+    assert_eq!(get(address(low), "/api/v1/hosts").await.unwrap().header(BEHIND), Some("1"));
+
+    let everyone = Client::new(urls(&servers)).unwrap();
+    assert_eq!(find(&everyone, LATE).await, [HOLDER], "the first server has said 404");
+    let hosts = everyone.hosts(None, SOON).await.unwrap().hosts;
+    assert!(hosts.iter().any(|host| host.holder == HOLDER), "{hosts:?}");
+
+    // A survivor of a power cut goes on with what it has, and says that it may be little.
+    let [low, others @ ..] = &mut servers[..] else { unreachable!("three") };
+    others.iter_mut().for_each(Server::kill);
+    let ready = within("it is ready", SOON, async || {
+        let ready = get(address(low), "/readyz").await.ok().filter(|ready| ready.status == 200)?;
+        ready.text().contains("no leader with a quorum is known").then_some(ready)
+    })
+    .await;
+    assert!(ready.text().contains("\"ready\":true"), "{}", ready.text());
+    assert_eq!(find(&everyone, LATE).await, [""; 0], "nobody is the answer of a site without a quorum");
+    assert_eq!(find_raw(low, LATE, false).await.header(BEHIND), Some("1"));
+    let found = binary().args(["find", LATE, "--server", &low.url()]).output().unwrap();
+    let said = String::from_utf8_lossy(&found.stderr);
+    assert!(found.status.code() == Some(3) && said.contains("is sure of this"), "{found:?}");
+}
+
+/// Cut off, and back from a pause: what was written meanwhile is elsewhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_hears_no_leader_is_no_last_word_until_it_has_caught_up() {
+    let root = tempfile::tempdir().unwrap();
+    let mut servers = three(root.path()).await;
+    servers[0].kill();
+    for n in 0..20 {
+        servers[1].advertise(HOLDER, vec![format!("registry.example/meanwhile:{n}")]).await;
+    }
+    // Alone with what it had. The others are up and do not speak.
+    for server in &servers[1..] {
+        signal(server, Signal::STOP);
+    }
+    servers[0].start();
+    let key = "registry.example/meanwhile:19";
+    let alone = within("an answer", SOON, async || {
+        let target = format!("/api/v1/distribution/findkey?group=default&key={key}");
+        let answer = tokio::time::timeout(BRIEFLY, get(address(&servers[0]), &target)).await.ok()?.ok()?;
+        (answer.status != 503).then_some(answer)
+    })
+    .await;
+    assert_eq!((alone.status, alone.header(BEHIND)), (404, Some("1")), "{}", alone.text());
+    within("it is ready", SOON, async || {
+        get(address(&servers[0]), "/readyz").await.ok().filter(|answer| answer.status == 200)
+    })
+    .await;
+    for server in &servers[1..] {
+        signal(server, Signal::CONT);
+    }
+    // From here on each 404 without a mark would be a lie.
+    within("it has caught up", SOON, async || {
+        let answer = find_raw(&servers[0], key, true).await;
+        assert!(answer.status == 200 || answer.header(BEHIND).is_some(), "{}", answer.text());
+        (answer.status == 200).then_some(())
+    })
+    .await;
+    within("it is current", SOON, async || servers[0].status().await.filter(|status| status.current)).await;
+}
+
+fn signal(server: &Server, signal: Signal) {
+    kill_process(Pid::from_raw(i32::try_from(server.pid()).unwrap()).unwrap(), signal).unwrap();
+}
+
+/// Connections to `address` (127.0.0.1).
+fn connections_to(address: SocketAddr) -> usize {
+    let there = format!("0100007F:{:04X}", address.port());
+    let table = fs::read_to_string("/proc/net/tcp").unwrap();
+    table.lines().filter(|line| line.split_whitespace().nth(2) == Some(&there)).count()
+}
+
+/// The agents of a fleet that comes back at once leave when their patience is over. Each of them closed a
+/// connection between its server and the leader, and the next keepalive had to be accepted there anew, behind
+/// the leader's own clients.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_leave_cost_their_server_no_connection_to_the_leader() {
+    const AT_ONCE: usize = 40;
+    const TIMES: usize = 5;
+    let root = tempfile::tempdir().unwrap();
+    let servers = three(root.path()).await;
+    servers[0].advertise(HOLDER, vec![LATE.to_owned()]).await;
+    let leader = within("a leader", SOON, async || {
+        let status = servers[0].status().await?;
+        servers.iter().position(|server| {
+            status.members.iter().any(|member| {
+                status.leader.as_deref() == Some(&member.node) && member.api_address == server.api_address()
+            })
+        })
+    })
+    .await;
+    let follower = address(&servers[(leader + 1) % 3]);
+    let leader = &servers[leader];
+    let beat = format!(r#"{{"host":"{HOLDER}","Group":"default"}}"#);
+    let request =
+        format!("POST /api/v1/keepalive HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{beat}", beat.len());
+    let before = connections_to(address(leader));
+    for _ in 0..TIMES {
+        // For less than it takes the others to elect another one.
+        signal(leader, Signal::STOP);
+        let mut clients = Vec::new();
+        for _ in 0..AT_ONCE {
+            let mut client = TcpStream::connect(follower).await.unwrap();
+            client.write_all(request.as_bytes()).await.unwrap();
+            clients.push(client);
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        drop(clients);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        signal(leader, Signal::CONT);
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    let more = connections_to(address(leader)).saturating_sub(before);
+    println!("{} clients left, {more} connections more", AT_ONCE * TIMES);
+    assert!((AT_ONCE / 2..2 * AT_ONCE).contains(&more), "of {AT_ONCE} connections {more} were kept");
+}
+
+/// One name for all servers, as behind a Service without an address of its own. A frozen server at the first
+/// address was the server, for every agent and for good.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_address_of_a_name_is_tried_by_agents_and_by_the_command_line() {
+    let root = tempfile::tempdir().unwrap();
+    let mut servers: Vec<Server> = (0..3).map(|_| Server::new(root.path(), &[])).collect();
+    let api = servers[0].api;
+    for (server, host) in servers.iter_mut().zip(["127.0.0.2", "127.0.0.3", "127.0.0.4"]) {
+        (server.host, server.api) = (host, api);
+    }
+    let servers = founded(servers).await;
+
+    let hosts = root.path().join("hosts");
+    let lines = servers.iter().map(|server| format!("{} servers.example\n", server.host));
+    fs::write(&hosts, format!("127.0.0.1 localhost\n{}", lines.collect::<String>())).unwrap();
+    let bind = format!("mount --bind {} /etc/hosts && exec \"$@\"", hosts.display());
+    let in_site = ["unshare", "--mount", "sh", "-c", &bind, "sh"];
+    let url = format!("http://servers.example:{api}");
+    // Which address comes first is the resolver's to say.
+    for frozen in &servers {
+        signal(frozen, Signal::STOP);
+        let layout = Layout::empty();
+        let blob = layout.put(&noise(u64::from(frozen.raft), 1_000));
+        let setup = Setup {
+            servers: vec![url.clone()],
+            layout: Some(layout.path()),
+            launcher: &in_site,
+            ..Setup::default()
+        };
+        let agent = Agent::start(setup).await;
+        agent.synced().await;
+        let mut command = Command::new(in_site[0]);
+        command.args(&in_site[1..]).arg(binary().get_program());
+        command.args(["find", &blob.to_string(), "--server", &url]);
+        let found = tokio::process::Command::from(command).kill_on_drop(true).output();
+        let found = tokio::time::timeout(SOON, found).await.unwrap().unwrap();
+        assert!(succeeded(&found).contains(&agent.peer.to_string()), "{found:?}");
+        signal(frozen, Signal::CONT);
+        within("it is back", SOON, async || frozen.status().await.filter(|status| status.current)).await;
+    }
+}
