@@ -372,21 +372,40 @@ mod tests {
     }
 
     /// Whoever asks for cached pages on the same thread goes on meanwhile.
-    #[tokio::test]
-    async fn pages_that_are_not_cached_are_read_by_another_thread() {
+    #[test]
+    fn pages_that_are_not_cached_are_read_by_another_thread() {
+        let pool = BufferPool::default();
+        let cached = |file: &File| pool.read_cached_at(file, 0, FILE_CHUNK_BYTES).unwrap().is_some();
+        let stream =
+            |file: &Arc<File>| file_stream(Arc::clone(file), ByteRange::whole(4 * CHUNK), pool.clone(), ());
+        let warm = written_file();
+        assert_eq!(stream(&warm).next().now_or_never().is_some(), cached(&warm), "pages in the cache");
+        forget_pages(&warm);
+        if cached(&warm) {
+            return; // a file system without a disk, which has nothing else than its cache
+        }
+        // Another file: to ask whether pages are cached may begin to read them.
+        let cold = written_file();
+        forget_pages(&cold);
+        let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build().unwrap();
+        let (go_on, wait) = std::sync::mpsc::channel::<()>();
+        runtime.spawn_blocking(move || wait.recv());
+        runtime.block_on(async {
+            let mut stream = stream(&cold);
+            assert!(stream.next().now_or_never().is_none(), "this thread has waited for the disk");
+            drop(go_on);
+            assert_eq!(stream.next().await.unwrap().unwrap().len(), FILE_CHUNK_BYTES);
+        });
+    }
+
+    fn written_file() -> Arc<File> {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&vec![7; 4 * FILE_CHUNK_BYTES]).unwrap();
         file.sync_all().unwrap();
-        let (file, pool) = (Arc::new(file), BufferPool::default());
-        let stream = || file_stream(Arc::clone(&file), ByteRange::whole(4 * CHUNK), pool.clone(), ());
-        let can_tell = pool.read_cached_at(&file, 0, FILE_CHUNK_BYTES).unwrap().is_some();
-        assert_eq!(stream().next().now_or_never().is_some(), can_tell, "pages in the cache");
-        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
-        if pool.read_cached_at(&file, 0, FILE_CHUNK_BYTES).unwrap().is_some() {
-            return; // a file system without a disk, which has nothing else than its cache
-        }
-        let mut cold = stream();
-        assert!(cold.next().now_or_never().is_none(), "this thread has waited for the disk");
-        assert_eq!(cold.next().await.unwrap().unwrap().len(), FILE_CHUNK_BYTES);
+        Arc::new(file)
+    }
+
+    fn forget_pages(file: &File) {
+        rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
     }
 }
