@@ -1,30 +1,39 @@
 //! Buffers for file reads, shared by all transfers and used again: no megabyte per connection, and
-//! no fresh pages from the kernel for each chunk.
+//! no fresh pages from the kernel for each chunk. A client that reads slowly keeps the buffer of its chunk;
+//! while many do, the chunks are small.
 
 use std::fs::File;
 use std::io::{self, IoSliceMut};
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
-use crate::limits::FILE_CHUNK_BYTES;
+use crate::limits::{FILE_CHUNK_BYTES, FILE_CHUNKS_MAX, SMALL_FILE_CHUNK_BYTES};
 
 /// Idle buffers kept for the next reads.
 const IDLE_BUFFERS_MAX: usize = 32;
 
-/// Buffers of [`FILE_CHUNK_BYTES`].
+/// Buffers of [`FILE_CHUNK_BYTES`], for reads of more than [`SMALL_FILE_CHUNK_BYTES`].
 #[derive(Clone, Debug, Default)]
 pub(crate) struct BufferPool {
-    idle: Arc<Mutex<Vec<Vec<u8>>>>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    idle: Mutex<Vec<Vec<u8>>>,
+    /// Buffers that are in use.
+    lent: AtomicUsize,
 }
 
 /// A buffer that returns to its pool when the last `Bytes` of it is gone.
 struct Pooled {
     bytes: Vec<u8>,
     used: usize,
-    idle: Arc<Mutex<Vec<Vec<u8>>>>,
+    pool: Arc<Shared>,
 }
 
 impl AsRef<[u8]> for Pooled {
@@ -35,7 +44,11 @@ impl AsRef<[u8]> for Pooled {
 
 impl Drop for Pooled {
     fn drop(&mut self) {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.bytes.len() < FILE_CHUNK_BYTES {
+            return;
+        }
+        self.pool.lent.fetch_sub(1, Ordering::Relaxed);
+        let mut idle = self.pool.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() < IDLE_BUFFERS_MAX {
             idle.push(std::mem::take(&mut self.bytes));
         }
@@ -43,6 +56,13 @@ impl Drop for Pooled {
 }
 
 impl BufferPool {
+    /// How many bytes to read at a time: [`FILE_CHUNK_BYTES`], or fewer while [`FILE_CHUNKS_MAX`] of these are in
+    /// use.
+    pub(crate) fn chunk_bytes(&self) -> usize {
+        let is_free = self.shared.lent.load(Ordering::Relaxed) < FILE_CHUNKS_MAX;
+        if is_free { FILE_CHUNK_BYTES } else { SMALL_FILE_CHUNK_BYTES }
+    }
+
     /// Reads `length` bytes, at most [`FILE_CHUNK_BYTES`], at `offset`. Blocks.
     pub(crate) fn read_at(&self, file: &File, offset: u64, length: usize) -> io::Result<Bytes> {
         let mut buffer = self.take(length);
@@ -70,9 +90,14 @@ impl BufferPool {
 
     fn take(&self, length: usize) -> Pooled {
         debug_assert!(length <= FILE_CHUNK_BYTES);
-        let taken = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let pool = Arc::clone(&self.shared);
+        if length <= SMALL_FILE_CHUNK_BYTES {
+            return Pooled { bytes: vec![0; length], used: length, pool };
+        }
+        pool.lent.fetch_add(1, Ordering::Relaxed);
+        let taken = pool.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let bytes = taken.unwrap_or_else(|| vec![0; FILE_CHUNK_BYTES]);
-        Pooled { bytes, used: length, idle: Arc::clone(&self.idle) }
+        Pooled { bytes, used: length, pool }
     }
 }
 
@@ -81,38 +106,74 @@ mod tests {
     use super::*;
     use std::io::Write;
 
+    const LARGE: usize = SMALL_FILE_CHUNK_BYTES + 1;
+
+    fn file_of(bytes: &[u8]) -> File {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        file
+    }
+
+    fn idle(pool: &BufferPool) -> usize {
+        pool.shared.idle.lock().unwrap().len()
+    }
+
     #[test]
     fn a_buffer_is_used_again_once_its_bytes_are_gone() {
-        let mut file = tempfile::tempfile().unwrap();
-        file.write_all(b"0123456789").unwrap();
+        let file = file_of(&[7; 2 * LARGE]);
         let pool = BufferPool::default();
-        let bytes = pool.read_at(&file, 2, 3).unwrap();
-        assert_eq!(&bytes[..], b"234");
-        assert_eq!(pool.idle.lock().unwrap().len(), 0);
+        let bytes = pool.read_at(&file, 2, LARGE).unwrap();
+        assert_eq!(bytes, [7; LARGE][..]);
+        assert_eq!(idle(&pool), 0);
         drop(bytes);
-        assert_eq!(pool.idle.lock().unwrap().len(), 1);
-        assert_eq!(&pool.read_at(&file, 0, 10).unwrap()[..], b"0123456789");
-        assert_eq!(pool.idle.lock().unwrap().len(), 1);
+        assert_eq!(idle(&pool), 1);
+        assert_eq!(pool.read_at(&file, 0, 2 * LARGE).unwrap().len(), 2 * LARGE);
+        assert_eq!(idle(&pool), 1);
+    }
+
+    #[test]
+    fn a_small_read_takes_what_it_needs() {
+        let pool = BufferPool::default();
+        assert_eq!(&pool.read_at(&file_of(b"0123456789"), 2, 3).unwrap()[..], b"234");
+        assert_eq!(idle(&pool), 0);
+    }
+
+    /// Those of clients that read slowly.
+    #[test]
+    fn while_many_buffers_are_in_use_chunks_are_small() {
+        let file = file_of(&[7; LARGE]);
+        let pool = BufferPool::default();
+        let mut slow = Vec::new();
+        while pool.chunk_bytes() == FILE_CHUNK_BYTES {
+            slow.push(pool.read_at(&file, 0, LARGE).unwrap());
+        }
+        assert_eq!(slow.len(), FILE_CHUNKS_MAX);
+        let small = pool.read_at(&file, 0, pool.chunk_bytes()).unwrap();
+        slow.pop();
+        assert_eq!(pool.chunk_bytes(), FILE_CHUNK_BYTES);
+        drop(small);
+        slow.push(pool.read_at(&file, 0, LARGE).unwrap());
+        assert_eq!(pool.chunk_bytes(), SMALL_FILE_CHUNK_BYTES);
     }
 
     #[test]
     fn what_was_just_written_is_in_the_page_cache() {
-        let mut file = tempfile::tempfile().unwrap();
-        file.write_all(b"0123456789").unwrap();
+        let file = file_of(&[7; LARGE]);
         let pool = BufferPool::default();
         // A file system that cannot tell answers None: the caller reads another way.
-        if let Some(bytes) = pool.read_cached_at(&file, 2, 3).unwrap() {
-            assert_eq!(&bytes[..], b"234");
+        if let Some(bytes) = pool.read_cached_at(&file, 0, LARGE).unwrap() {
+            assert_eq!(bytes, [7; LARGE][..]);
         }
-        assert_eq!(pool.read_cached_at(&file, 8, 3).unwrap(), None, "past the end");
-        assert_eq!(pool.idle.lock().unwrap().len(), 1);
+        assert_eq!(pool.read_cached_at(&file, 1, LARGE).unwrap(), None, "past the end");
+        assert_eq!(idle(&pool), 1);
     }
 
     #[test]
     fn a_file_that_shrank_is_an_error_and_its_buffer_returns() {
-        let file = tempfile::tempfile().unwrap();
         let pool = BufferPool::default();
-        assert_eq!(pool.read_at(&file, 0, 1).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
-        assert_eq!(pool.idle.lock().unwrap().len(), 1);
+        let shrunk = pool.read_at(&file_of(b""), 0, LARGE);
+        assert_eq!(shrunk.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(idle(&pool), 1);
+        assert_eq!(pool.shared.lent.load(Ordering::Relaxed), 0);
     }
 }

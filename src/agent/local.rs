@@ -245,16 +245,19 @@ struct FileReader {
 }
 
 impl FileReader {
-    fn chunk_bytes(&self) -> usize {
-        self.rate.as_ref().map_or(FILE_CHUNK_BYTES, |rate| rate.chunk_bytes())
+    /// How many bytes to read next, 0 at the end: no more than is fair to those who share the rate and the
+    /// pool.
+    fn next_length(&self) -> usize {
+        let left = usize::try_from(self.range.end - self.range.start).unwrap_or(usize::MAX);
+        let fair = self.rate.as_ref().map_or(FILE_CHUNK_BYTES, |rate| rate.chunk_bytes());
+        left.min(fair).min(self.pool.chunk_bytes())
     }
 
-    async fn next(&mut self) -> Result<Option<Bytes>, Cut> {
-        let left = self.range.end - self.range.start;
-        if left == 0 {
+    /// The next `length` bytes, which are [`FileReader::next_length`]; `None` if these are none.
+    async fn next(&mut self, length: usize) -> Result<Option<Bytes>, Cut> {
+        if length == 0 {
             return Ok(None);
         }
-        let length = usize::try_from(left).unwrap_or(usize::MAX).min(self.chunk_bytes());
         // A chunk of each connection in turn, also where a socket would take more: fair, and what a
         // client on this machine reads is still in the CPU's cache.
         if std::mem::replace(&mut self.begun, true) {
@@ -293,7 +296,8 @@ pub(crate) fn file_stream<G: Send + 'static>(
 
 fn right_file<G: Send + 'static>(reader: FileReader, guard: G) -> ByteStream {
     stream::try_unfold((reader, guard), |(mut reader, guard)| async move {
-        let bytes = reader.next().await?;
+        let length = reader.next_length();
+        let bytes = reader.next(length).await?;
         Ok(bytes.map(|bytes| (bytes, (reader, guard))))
     })
     .boxed()

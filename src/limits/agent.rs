@@ -47,6 +47,11 @@ pub const STATE_DIR_LEFTOVER_AGE: Duration = Duration::from_secs(600);
 pub const TRANSFERS_MAX: usize = 48;
 /// One read from a file, and the read buffer of one connection to a peer, bytes.
 pub const FILE_CHUNK_BYTES: usize = 256 * 1024;
+/// Chunks of that size that are in use at once, in answers that their clients have not read yet. Beyond it, chunks
+/// have [`SMALL_FILE_CHUNK_BYTES`].
+pub const FILE_CHUNKS_MAX: usize = 96;
+/// One read from a file while many answers wait for their clients, bytes.
+pub const SMALL_FILE_CHUNK_BYTES: usize = 16 * 1024;
 /// Interim answers (1xx) of one peer before its answer; we ask for none.
 pub const PEER_INTERIM_ANSWERS_MAX: usize = 16;
 /// A source slower than this over [`SOURCE_RATE_WINDOW_SECONDS`] is stalled, bytes per second.

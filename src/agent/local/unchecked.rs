@@ -103,10 +103,11 @@ pub(super) fn unchecked_file<G: Send + 'static>(
 ) -> ByteStream {
     let range = file.range;
     stream::try_unfold((file, verdict, guard), move |(mut file, mut verdict, guard)| async move {
-        let chunk_end = file.range.end.min(file.range.start + file.chunk_bytes() as u64);
+        let length = file.next_length();
+        let chunk_end = file.range.start + length as u64;
         let wait = wait_for(reader, range, chunk_end, file.range.start == range.start);
         wait.on(&mut verdict).await?;
-        let bytes = file.next().await?;
+        let bytes = file.next(length).await?;
         Ok(bytes.map(|bytes| (bytes, (file, verdict, guard))))
     })
     .boxed()
