@@ -87,6 +87,34 @@ async fn entries_are_readable_as_soon_as_append_returns() {
     }
 }
 
+/// The pages of a row that is being read are not the writer's. redb checks that in builds with debug assertions,
+/// and its panic ended the log.
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_and_the_writer_do_not_disturb_each_other() {
+    const ENTRIES: u64 = 500;
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = open(folder.path());
+    log.blocking_append([blank(0)]).await.unwrap();
+    let reading = |mut log: LogStore| async move {
+        let mut seen = 0;
+        while seen < ENTRIES {
+            let last = log.get_log_state().await.unwrap().last_log_id.unwrap().index;
+            let from = last.saturating_sub(40);
+            let read = log.try_get_log_entries(from..=last).await.unwrap();
+            assert!(read.iter().map(|entry| entry.log_id.index).eq(from..=last));
+            seen = last;
+            tokio::task::yield_now().await;
+        }
+    };
+    let readers: Vec<_> = (0..3).map(|_| tokio::spawn(reading(log.clone()))).collect();
+    for index in 1..=ENTRIES {
+        log.blocking_append([entry_of_bytes(index, 200)]).await.unwrap();
+    }
+    for reader in readers {
+        reader.await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn appends_that_wait_together_share_commits() {
     let folder = tempfile::tempdir().unwrap();

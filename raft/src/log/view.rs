@@ -226,8 +226,10 @@ impl Shared {
             return Ok(true);
         }
         self.with_database(|database| {
+            // A row does not keep its transaction alive, so this outlives the rows: the writer takes the pages of
+            // a state that nobody reads.
+            let transaction = database.begin_read().map_err(io::Error::other)?;
             let open = || {
-                let transaction = database.begin_read()?;
                 let (segments, tail) = (transaction.open_table(SEGMENTS)?, transaction.open_table(TAIL)?);
                 let first = segments.range(..=start)?.next_back().transpose()?.map(|(key, _)| key.value());
                 Ok((segments.range(first.unwrap_or(start)..end)?, tail.get(TAIL_ENTRIES)?))
