@@ -465,7 +465,16 @@ fn window(range: RangeHeader, total: Option<u64>) -> RangeHeader {
 
 /// A piece to be kept: a small one would keep all of the buffer that it was read into.
 fn compact(piece: Bytes) -> Bytes {
-    if piece.len() < FILE_CHUNK_BYTES / 4 { Bytes::copy_from_slice(&piece) } else { piece }
+    if is_small(&piece) { Bytes::copy_from_slice(&piece) } else { piece }
+}
+
+/// Memory that a piece keeps once it went through [`compact`], bytes.
+fn kept_bytes(piece: &Bytes) -> usize {
+    if is_small(piece) { piece.len() } else { piece.len().max(FILE_CHUNK_BYTES) }
+}
+
+fn is_small(piece: &Bytes) -> bool {
+    piece.len() < FILE_CHUNK_BYTES / 4
 }
 
 fn count(result: &'static str) {

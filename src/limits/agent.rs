@@ -23,8 +23,8 @@ pub const SOURCE_STALL_TIMEOUT: Duration = Duration::from_secs(3);
 pub const VERIFIED_WHOLE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Of those, what is kept in memory; larger ones are spooled to an unlinked file in the state folder.
 pub const SPOOL_MEMORY_BYTES_MAX: u64 = 1024 * 1024;
-/// What is gathered for one write to such a file, bytes.
-pub const SPOOL_WRITE_BYTES: usize = 1024 * 1024;
+/// Memory that is kept by what is gathered for one write to such a file, bytes.
+pub const SPOOL_WRITE_BYTES: usize = 256 * 1024;
 /// What is kept in memory over all transfers while there is a disk; what does not fit goes to a file, too.
 pub const SPOOL_MEMORY_TOTAL_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// The same where the state folder cannot be written to, or is in memory itself, beside those. What does not fit waits.
@@ -49,7 +49,7 @@ pub const TRANSFERS_MAX: usize = 48;
 pub const FILE_CHUNK_BYTES: usize = 256 * 1024;
 /// Chunks of that size that are in use at once, in answers that their clients have not read yet. Beyond it, chunks
 /// have [`SMALL_FILE_CHUNK_BYTES`].
-pub const FILE_CHUNKS_MAX: usize = 96;
+pub const FILE_CHUNKS_MAX: usize = 64;
 /// One read from a file while many answers wait for their clients, bytes.
 pub const SMALL_FILE_CHUNK_BYTES: usize = 16 * 1024;
 /// Interim answers (1xx) of one peer before its answer; we ask for none.

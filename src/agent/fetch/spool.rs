@@ -10,9 +10,9 @@ use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use futures_util::stream;
 
-use super::compact;
 use super::room::{DiskRoom, MemoryRoom, Room, Rooms};
 use super::transfer::Transfer;
+use super::{compact, kept_bytes};
 use crate::agent::body::ByteStream;
 use crate::agent::buffers::BufferPool;
 use crate::agent::local::file_stream;
@@ -73,7 +73,8 @@ struct Writer {
     room: DiskRoom,
     written: u64,
     gathered: Vec<Bytes>,
-    gathered_bytes: usize,
+    /// Memory that these keep: whole buffers of their connection.
+    kept_bytes: usize,
 }
 
 /// Receives all that `transfer` brings, which is `length` bytes, into `room`, and verifies it.
@@ -105,7 +106,7 @@ impl Spool {
             Room::Memory(room) => Self::Memory(InMemory::new(room, length)),
             Room::Disk(file, room) => {
                 let (gathered, file) = (Vec::new(), Arc::new(file));
-                Self::File(Writer { file, room, written: 0, gathered, gathered_bytes: 0 })
+                Self::File(Writer { file, room, written: 0, gathered, kept_bytes: 0 })
             }
         }
     }
@@ -115,9 +116,9 @@ impl Spool {
         match self {
             Spool::Memory(memory) => memory.bytes.extend_from_slice(&piece),
             Spool::File(writer) => {
-                writer.gathered_bytes += piece.len();
+                writer.kept_bytes += kept_bytes(&piece);
                 writer.gathered.push(compact(piece));
-                if writer.gathered_bytes >= SPOOL_WRITE_BYTES {
+                if writer.kept_bytes >= SPOOL_WRITE_BYTES {
                     self.flush(length, rooms).await?;
                 }
             }
@@ -165,7 +166,7 @@ impl Writer {
         });
         self.written = written.await.map_err(io::Error::other)??;
         self.gathered.clear();
-        self.gathered_bytes = 0;
+        self.kept_bytes = 0;
         Ok(())
     }
 
@@ -204,7 +205,7 @@ mod tests {
     use crate::limits::SPOOL_WITHOUT_DISK_TOTAL_BYTES_MAX;
     use axum::http::Method;
 
-    const MIB: usize = SPOOL_WRITE_BYTES;
+    const MIB: usize = 1024 * 1024;
 
     /// A file that takes so many bytes and no more.
     fn full_at(bytes: usize) -> File {
