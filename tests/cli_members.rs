@@ -119,6 +119,9 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
+        if std::thread::panicking() && self.starts > 0 {
+            eprintln!("--- {}\n{}", self.log_path().display(), self.log());
+        }
     }
 }
 
