@@ -103,6 +103,8 @@ struct State {
     senders: Vec<SocketAddr>,
     /// Peers that were busy too often; they may do better later.
     busy: Vec<SocketAddr>,
+    /// Peers that were much slower than another one; asked again when nobody else is left.
+    left_out: Vec<SocketAddr>,
 }
 
 #[derive(Clone, Copy)]
@@ -146,6 +148,7 @@ impl Fan {
             usual: None,
             senders: Vec::new(),
             busy: Vec::new(),
+            left_out: Vec::new(),
         };
         let shared = Shared { fetcher, item, range, state: Mutex::new(state), news: Notify::new() };
         let (workers, pieces) = (JoinSet::new(), Vec::new().into_iter());
@@ -190,7 +193,8 @@ impl Fan {
 
     fn hire(&mut self, roster: &mut Roster) {
         while self.workers.len() < FAN_SOURCES_MAX {
-            let Some(holder) = self.holders.pop().or_else(|| roster.next(Instant::now())) else { return };
+            let next = self.holders.pop().or_else(|| roster.next(Instant::now()));
+            let Some(holder) = next.or_else(|| self.last_resort()) else { return };
             // Since it was put on the roster others may have found out that it is not to be had.
             if !self.shared.fetcher.troubles.may_go_on_with(holder) {
                 continue;
@@ -198,6 +202,11 @@ impl Fan {
             let shared = Arc::clone(&self.shared);
             self.workers.spawn(async move { shared.work(holder).await });
         }
+    }
+
+    /// One that was left out, if nobody is at work: a slow peer is better than none.
+    fn last_resort(&self) -> Option<SocketAddr> {
+        if self.workers.is_empty() { self.shared.lock().left_out.pop() } else { None }
     }
 }
 
@@ -228,6 +237,7 @@ impl Shared {
                     failures = 0;
                     if !self.arrived(holder, start, Window { pieces, _memory: memory }, since.elapsed()) {
                         tracing::debug!(%holder, "left out: another peer was faster by far");
+                        self.lock().left_out.push(holder);
                         return;
                     }
                 }

@@ -1,11 +1,14 @@
 //! Peers that lie about a length, are busy, or fail in the company of others: who is believed, who is
 //! blamed, and that a pull goes on. Each of these broke once; see the history of this file.
 
-use std::sync::Arc;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, sleep};
 use tokio_util::task::TaskTracker;
 
 use crate::agent::store::MemoryStore;
@@ -180,4 +183,59 @@ async fn busy_holders_do_not_cut_the_transfers_that_they_share() {
     for got in [one, two] {
         assert!(got.status == 200 && got.is_complete() && got.body == bytes, "{}", got.body.len());
     }
+}
+
+/// Sends a whole so slowly that its parts are asked of others too; answers a part after `delay`.
+async fn slow_whole(bytes: Vec<u8>, delay: impl Fn() -> Duration + Send + Sync + 'static) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (bytes, delay) = (Arc::new(bytes), Arc::new(delay));
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let (bytes, delay) = (Arc::clone(&bytes), Arc::clone(&delay));
+            tokio::spawn(async move {
+                let request = head_of(&mut stream).await?;
+                let answer = honest(&bytes, &request);
+                if request.contains("\r\nrange: ") {
+                    sleep(delay()).await;
+                    stream.write_all(&answer).await?;
+                } else {
+                    for piece in answer.chunks(256 << 10) {
+                        stream.write_all(piece).await?;
+                        sleep(Duration::from_millis(25)).await;
+                    }
+                }
+                stream.shutdown().await
+            });
+        }
+    });
+    address
+}
+
+/// The one that was slow for a moment is left out, and needed when the other one freezes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_was_slower_by_far_goes_on_when_no_other_is_left() {
+    const SLOW: Duration = Duration::from_millis(1_200);
+    let bytes = noise(4 * LARGE);
+    let digest = Digest::of(&bytes);
+    let asked = Arc::new(AtomicUsize::new(0));
+    let (parts, late) = (Arc::clone(&asked), Arc::new(OnceLock::new()));
+    let is_late = Arc::clone(&late);
+    let slow = slow_whole(bytes.clone(), move || {
+        let is_first = parts.fetch_add(1, Ordering::SeqCst) == 0;
+        if is_first {
+            is_late.set(Instant::now() + SLOW).expect("the first is asked for once");
+        }
+        if is_first { SLOW } else { Duration::ZERO }
+    });
+    // Freezes a while after the late part has come.
+    let freezing = slow_whole(bytes.clone(), move || {
+        let is_over = late.get().is_some_and(|late| Instant::now() > *late + Duration::from_millis(300));
+        if is_over { Duration::MAX } else { Duration::from_millis(100) }
+    });
+    let node = patient().await;
+    node.servers.hold(&digest, &[slow.await, freezing.await]);
+    let got = get(node.mirror, &blob_target(&digest)).await;
+    assert!(got.status == 200 && got.is_complete() && got.body == bytes, "{}", got.body.len());
+    assert!(asked.load(Ordering::SeqCst) > 1, "it was never left out");
 }
