@@ -52,6 +52,18 @@ fn send(pid: u32, signal: Signal) {
     kill_process(pid_of(pid), signal).unwrap();
 }
 
+/// Whether the process at the other end has accepted this connection, and read all that was sent to it.
+fn is_read(stream: &TcpStream) -> bool {
+    let port = |address: io::Result<SocketAddr>| format!("0100007F:{:04X}", address.unwrap().port());
+    let (there, here) = (port(stream.peer_addr()), port(stream.local_addr()));
+    let table = fs::read_to_string("/proc/net/tcp").unwrap();
+    table.lines().any(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        // Addresses, queues, and the inode that a socket has once it is accepted.
+        words[1] == there && words[2] == here && words[4].ends_with(":00000000") && words[9] != "0"
+    })
+}
+
 /// State and parent of a process; `None` once it is gone.
 fn look_at(pid: u32) -> Option<(char, u32)> {
     read_stat(Path::new(&format!("/proc/{pid}")))
@@ -458,6 +470,7 @@ fn stopping_ends_what_was_begun_and_answers_the_others_until_it_is_gone() {
     let worker = agent.worker();
     let mut begun = TcpStream::connect(agent.mirror).unwrap();
     begun.write_all(b"GET /v2/ HTTP/1.1\r\n").unwrap();
+    within("the worker reads it", SOON, || is_read(&begun).then_some(()));
     let crowd = Crowd::start(agent.mirror, false);
     send(agent.supervisor(), Signal::TERM);
     // As systemd does it: to each process of the service.
