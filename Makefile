@@ -28,7 +28,7 @@ soak: ## what takes long (as root): the whole fault matrix with a real container
 
 bench: ## rates, CPU, memory and pull times beside nginx, MariaDB and a registry, into bench/RESULTS.md (as root, two hours, 12 GiB, 15 GiB of disk)
 	@.ci/install build run
-	$(CARGO) build --release --locked --workspace
+	PICCOLO_COMMIT=$$(git describe --always --dirty) $(CARGO) build --release --locked --workspace
 	target/release/piccolo-bench all
 
 check: ## format, clippy with warnings as errors, licences and sources of dependencies, docs

@@ -46,15 +46,12 @@ impl Report {
         let date = run(Command::new("date").args(["-u", "+%F %H:%M UTC"]))?;
         let words: Vec<String> = std::env::args().skip(1).collect();
         let version = match binary {
+            // With the commit, where `make bench` has built it.
             Some(binary) => run(Command::new(binary).arg("--version"))?,
             None => "without Piccolo".to_owned(),
         };
-        let commit = Command::new("git").args(["rev-parse", "--short", "HEAD"]).output().ok();
-        let commit = commit.filter(|output| output.status.success()).map(|output| output.stdout);
-        let commit =
-            commit.map(|text| format!(" at {}", String::from_utf8_lossy(&text).trim())).unwrap_or_default();
         let origin = format!(
-            "`piccolo-bench {}`, {}{commit}, {}, {}\n",
+            "`piccolo-bench {}`, {}, {}, {}\n",
             words.join(" "),
             version.trim(),
             date.trim(),
