@@ -299,50 +299,84 @@ mod tests {
         assert!(discovery.is_open(), "several in a row do");
     }
 
+    /// A server that gives `answer` to each request, and the discovery of an agent that knows only it.
+    struct Site {
+        discovery: Arc<Discovery>,
+        asked: Arc<AtomicUsize>,
+        stop: Stop,
+        tasks: tokio_util::task::TaskTracker,
+    }
+
+    impl Site {
+        async fn start(answer: String) -> Self {
+            use tokio::io::{AsyncReadExt, AsyncWriteExt};
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let server = format!("http://{}", listener.local_addr().unwrap());
+            let (asked, stop) = (Arc::new(AtomicUsize::new(0)), Stop::new());
+            let tasks = tokio_util::task::TaskTracker::new();
+            let (count, stopped) = (Arc::clone(&asked), stop.clone());
+            tasks.spawn(async move {
+                let serve = async {
+                    loop {
+                        let (mut wire, _) = listener.accept().await.unwrap();
+                        assert!(wire.read(&mut [0; 4_096]).await.unwrap() > 0);
+                        wire.write_all(answer.as_bytes()).await.unwrap();
+                        count.fetch_add(1, Ordering::Relaxed);
+                    }
+                };
+                stopped.run_until_cancelled(serve).await.unwrap_or(())
+            });
+            let client = Client::new(vec![server]).unwrap();
+            let own = OwnAddress::from(SocketAddr::from(([10, 0, 0, 1], 7781)));
+            let servers = Servers { client, group: "g".to_owned(), own };
+            let discovery = Arc::new(Discovery::new(Arc::new(servers)));
+            let (watched, stopped) = (Arc::clone(&discovery), stop.clone());
+            tasks.spawn(async move { _ = watched.watch(stopped).await });
+            Self { discovery, asked, stop, tasks }
+        }
+
+        async fn end(self) {
+            self.stop.cancel();
+            self.tasks.close();
+            self.tasks.wait().await;
+        }
+    }
+
     /// With two silent ones beside it each lookup would wait for those.
     #[tokio::test]
     async fn a_server_that_cannot_serve_opens_the_breaker_and_does_not_close_it() {
-        use tokio::io::{AsyncReadExt, AsyncWriteExt};
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let server = format!("http://{}", listener.local_addr().unwrap());
-        let asked = Arc::new(AtomicUsize::new(0));
-        let count = Arc::clone(&asked);
-        let stop = Stop::new();
-        let tasks = tokio_util::task::TaskTracker::new();
-        let stopped = stop.clone();
-        tasks.spawn(async move {
-            let serve = async {
-                loop {
-                    let (mut wire, _) = listener.accept().await.unwrap();
-                    assert!(wire.read(&mut [0; 4_096]).await.unwrap() > 0);
-                    let answer = "HTTP/1.1 503 Loading\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
-                    wire.write_all(answer.as_bytes()).await.unwrap();
-                    count.fetch_add(1, Ordering::Relaxed);
-                }
-            };
-            stopped.run_until_cancelled(serve).await.unwrap_or(())
-        });
-        let client = Client::new(vec![server]).unwrap();
-        let own = OwnAddress::from(SocketAddr::from(([10, 0, 0, 1], 7781)));
-        let servers = Servers { client, group: "g".to_owned(), own };
-        let discovery = Arc::new(Discovery::new(Arc::new(servers)));
-        let (watched, stopped) = (Arc::clone(&discovery), stop.clone());
-        tasks.spawn(async move { _ = watched.watch(stopped).await });
-
-        let found = discovery.find("k", Duration::from_secs(9)).await;
+        let answer = "HTTP/1.1 503 Loading\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+        let site = Site::start(answer.to_owned()).await;
+        let found = site.discovery.find("k", Duration::from_secs(9)).await;
         assert!(matches!(found, Err(LookupError::NoServer(_))), "{found:?}");
-        assert!(discovery.is_open());
+        assert!(site.discovery.is_open());
         tokio::time::timeout(Duration::from_secs(60), async {
-            while asked.load(Ordering::Relaxed) < 3 {
+            while site.asked.load(Ordering::Relaxed) < 3 {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         })
         .await
         .expect("the breaker looks again");
-        assert!(discovery.is_open(), "an answer of 503 says that it cannot serve");
-        stop.cancel();
-        tasks.close();
-        tasks.wait().await;
+        assert!(site.discovery.is_open(), "an answer of 503 says that it cannot serve");
+        site.end().await;
+    }
+
+    /// One that is behind serves: what it knows is better than nothing.
+    #[tokio::test]
+    async fn a_server_that_is_behind_does_not_open_the_breaker() {
+        let (behind, body) =
+            (crate::api::header::BEHIND, r#"{"message":"Didn't find the key k in piccolo"}"#);
+        let answer = format!(
+            "HTTP/1.1 404 N\r\n{behind}: 1\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+            body.len()
+        );
+        let site = Site::start(answer).await;
+        for _ in 0..5 {
+            let found = site.discovery.find("k", Duration::from_secs(9)).await;
+            assert!(found.as_ref().is_ok_and(Vec::is_empty), "{found:?}");
+            assert!(!site.discovery.is_open());
+        }
+        site.end().await;
     }
 
     #[test]

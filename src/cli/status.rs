@@ -169,4 +169,15 @@ mod tests {
         status.misses = None;
         assert!(!text(&status, Paint::stdout()).contains("from peers"));
     }
+
+    #[test]
+    fn until_when_the_version_before_can_be_started_again_is_shown_once_a_level_has_begun() {
+        let of_leader = include_str!("../../tests/golden/status_response.json");
+        let mut status: StatusResponse = serde_json::from_str(of_leader).unwrap();
+        status.level.active = 2;
+        status.level.way_back = "no way back".to_owned();
+        assert!(text(&status, Paint::stdout()).contains("\nlevel 2: no way back\n"));
+        status.level.active = 0;
+        assert!(!text(&status, Paint::stdout()).contains("\nlevel "));
+    }
 }

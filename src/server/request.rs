@@ -342,6 +342,8 @@ mod tests {
         ] {
             let message = refused(&with_holder(holder));
             assert!(message.starts_with("field holder") && message.contains(reason), "{holder}: {message}");
+            let advises = message.contains("--advertise IP:PORT or --advertise-interface NAME");
+            assert!(advises || reason == "ip:port", "{holder}: {message}");
         }
     }
 
