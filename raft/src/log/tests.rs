@@ -106,12 +106,12 @@ async fn readers_and_the_writer_do_not_disturb_each_other() {
             tokio::task::yield_now().await;
         }
     };
-    let readers: Vec<_> = (0..3).map(|_| tokio::spawn(reading(log.clone()))).collect();
+    let mut readers: tokio::task::JoinSet<()> = (0..3).map(|_| reading(log.clone())).collect();
     for index in 1..=ENTRIES {
         log.blocking_append([entry_of_bytes(index, 200)]).await.unwrap();
     }
-    for reader in readers {
-        reader.await.unwrap();
+    while let Some(read) = readers.join_next().await {
+        read.unwrap();
     }
 }
 

@@ -186,14 +186,18 @@ async fn busy_holders_do_not_cut_the_transfers_that_they_share() {
 }
 
 /// Sends a whole so slowly that its parts are asked of others too; answers a part after `delay`.
-async fn slow_whole(bytes: Vec<u8>, delay: impl Fn() -> Duration + Send + Sync + 'static) -> SocketAddr {
+async fn slow_whole(
+    tasks: &TaskTracker,
+    bytes: Vec<u8>,
+    delay: impl Fn() -> Duration + Send + Sync + 'static,
+) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let (bytes, delay) = (Arc::new(bytes), Arc::new(delay));
-    tokio::spawn(async move {
+    let (bytes, delay, connections) = (Arc::new(bytes), Arc::new(delay), tasks.clone());
+    tasks.spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             let (bytes, delay) = (Arc::clone(&bytes), Arc::clone(&delay));
-            tokio::spawn(async move {
+            connections.spawn(async move {
                 let request = head_of(&mut stream).await?;
                 let answer = honest(&bytes, &request);
                 if request.contains("\r\nrange: ") {
@@ -221,7 +225,8 @@ async fn a_peer_that_was_slower_by_far_goes_on_when_no_other_is_left() {
     let asked = Arc::new(AtomicUsize::new(0));
     let (parts, late) = (Arc::clone(&asked), Arc::new(OnceLock::new()));
     let is_late = Arc::clone(&late);
-    let slow = slow_whole(bytes.clone(), move || {
+    let tasks = TaskTracker::new();
+    let slow = slow_whole(&tasks, bytes.clone(), move || {
         let is_first = parts.fetch_add(1, Ordering::SeqCst) == 0;
         if is_first {
             is_late.set(Instant::now() + SLOW).expect("the first is asked for once");
@@ -229,7 +234,7 @@ async fn a_peer_that_was_slower_by_far_goes_on_when_no_other_is_left() {
         if is_first { SLOW } else { Duration::ZERO }
     });
     // Freezes a while after the late part has come.
-    let freezing = slow_whole(bytes.clone(), move || {
+    let freezing = slow_whole(&tasks, bytes.clone(), move || {
         let is_over = late.get().is_some_and(|late| Instant::now() > *late + Duration::from_millis(300));
         if is_over { Duration::MAX } else { Duration::from_millis(100) }
     });

@@ -163,7 +163,8 @@ fn a_server_that_has_its_snapshot_is_no_member_until_it_is_admitted() {
     servers[0].run(futures_util::future::join_all(all));
     let new = joining(&servers[0]);
     let change = add(&new);
-    assert_eq!(servers[0].step(&change).unwrap().phase, Phase::Snapshot);
+    let progress = within(SOON, "a step", || servers[0].step(&change).ok());
+    assert_eq!(progress.phase, Phase::Snapshot);
     within(SOON, "its snapshot", || (new.node().index().applied_index() > 0).then_some(()));
     assert!(!new.node().is_member(), "nobody admits it while nobody asks");
     servers.push(new);
@@ -546,9 +547,9 @@ fn a_server_that_takes_nothing_in_costs_the_leader_nothing() {
 
     let change = Change::Add { addresses: vec![address] };
     let sent = within(SOON, "what fits on the way is sent", || {
-        let before = servers[0].step(&change).unwrap();
+        let before = servers[0].step(&change).ok()?;
         std::thread::sleep(Duration::from_millis(300));
-        let after = servers[0].step(&change).unwrap();
+        let after = servers[0].step(&change).ok()?;
         (before.position > 0 && before.position == after.position).then_some(after)
     });
     assert_eq!(sent.phase, Phase::Snapshot);
