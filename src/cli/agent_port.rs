@@ -25,6 +25,13 @@ pub(in crate::cli) async fn agent(url: &str) -> Result<Agent, String> {
     let ready = get(&format!("{url}/readyz")).await?;
     let is_ready = ready.status().is_success();
     let ready = ready.text().await.map_err(|error| error.to_string())?;
+    if is_of_others(&ready) {
+        return Err(
+            "that is no agent's metrics port, which is 7782 by default: it answers like a discovery server, \
+                    or an agent's mirror"
+                .to_owned(),
+        );
+    }
     let notices = ready.lines().map(str::to_owned).collect();
     Ok(Agent { requests: requests_in(&metrics), ready: is_ready, notices })
 }
@@ -39,6 +46,11 @@ pub(in crate::cli) async fn get(url: &str) -> Result<reqwest::Response, String> 
         let root = causes.by_ref().last().map(ToString::to_string);
         root.unwrap_or_else(|| error.to_string())
     })
+}
+
+/// An agent's `/readyz` is lines of text; servers and mirrors answer JSON.
+fn is_of_others(ready: &str) -> bool {
+    ready.trim_start().starts_with('{')
 }
 
 /// The sum over all labels; no line: containerd has not asked.
@@ -61,5 +73,21 @@ mod tests {
             piccolo_mirror_requests_total_other 9\n";
         assert_eq!(requests_in(metrics), 5);
         assert_eq!(requests_in("piccolo_bytes_served_total 4\n"), 0);
+    }
+
+    #[tokio::test]
+    async fn a_server_and_a_mirror_are_not_taken_for_an_agent() {
+        for body in [r#"{"ready":true,"reasons":[]}"#, r#"{"errors":[{"code":"NAME_INVALID"}]}"#] {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let url = format!("http://{}", listener.local_addr().unwrap());
+            let router = axum::Router::new().fallback(move || async move { body });
+            let mut serving = tokio::task::JoinSet::new();
+            serving.spawn(async move { axum::serve(listener, router).await.unwrap() });
+            let seen = agent(&url).await;
+            assert!(
+                seen.as_ref().is_err_and(|reason| reason.contains("no agent's metrics port")),
+                "{seen:?}"
+            );
+        }
     }
 }
