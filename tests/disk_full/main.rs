@@ -112,7 +112,7 @@ async fn a_full_disk_costs_its_server_the_lead_and_the_entries_and_clients_nothi
         servers[leading].status().await.filter(low)
     })
     .await;
-    assert!(servers[full].get("/readyz").await.contains("the disk is low, no more entries are stored"));
+    assert!(servers[full].readiness().await.contains("the disk is low, no more entries are stored"));
     assert!(servers[full].get("/metrics").await.contains("piccolo_disk_low 1"));
     let (stored, term) = (applied(&servers[full]).await, shown.term);
     let quiet = Instant::now();

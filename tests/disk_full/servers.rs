@@ -118,6 +118,12 @@ impl Server {
         text
     }
 
+    /// What it says about its readiness. A full server is not ready once it is behind, where others serve.
+    pub(crate) async fn readiness(&self) -> String {
+        let (_, _, text) = self.ask(Method::GET, "/readyz", String::new()).await;
+        text
+    }
+
     /// Status, `Retry-After` and body of a POST.
     pub(crate) async fn post(&self, path: &str, body: &serde_json::Value) -> (u16, Option<u64>, String) {
         self.ask(Method::POST, path, body.to_string()).await
