@@ -32,7 +32,7 @@ const BLOBS: usize = 20;
 const BLOB_BYTES: u64 = 700 * 1024;
 const SEED: u64 = 23;
 
-/// How.
+/// Size and duration of the scenario.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct AgentArgs {
     /// Images that it holds while it has nothing to do.
@@ -44,7 +44,7 @@ pub(crate) struct AgentArgs {
     /// How long CPU is measured, seconds.
     #[arg(long, default_value_t = 120)]
     seconds: u64,
-    /// Requests at once.
+    /// How many requests are sent at once.
     #[arg(long, default_value_t = 1_000)]
     requests: usize,
 }
@@ -64,7 +64,7 @@ struct Crowd {
     holder_mib: f64,
 }
 
-/// Runs the scenario.
+/// Measures one agent at rest, then under many requests, and writes the section of the report.
 pub(crate) fn agent(settings: &Settings, args: &AgentArgs, report: &Report, folder: &Path) -> Result<()> {
     eprintln!("What one agent takes");
     let Some(binary) = settings.piccolo() else { bail!("there is no agent without Piccolo") };

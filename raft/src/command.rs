@@ -211,9 +211,9 @@ pub enum Command {
     /// All members have been able to run at a level for so long, as leaders saw it. One that is not above
     /// the active level says that none is on its way.
     Readable {
-        /// Which level.
+        /// The level that all members have been able to run at.
         level: Level,
-        /// All in all.
+        /// For how many seconds in all, over all leaders.
         seconds: u64,
     },
     /// An advertise that is counted: what the next build of tests brings.

@@ -32,8 +32,7 @@ pub(crate) fn peak_resident(pid: u32) -> Result<f64> {
     kib(&read(pid, "status")?, "VmHWM:").context("no VmHWM")
 }
 
-/// What is resident of the pages of files, such as the binary: the kernel takes them back when it wants them,
-/// MiB.
+/// Resident pages of files, such as the binary, in MiB. The kernel can take them back at any time.
 pub(crate) fn resident_of_files(pid: u32) -> Result<f64> {
     kib(&read(pid, "status")?, "RssFile:").context("no RssFile")
 }

@@ -22,7 +22,7 @@ use crate::types::{Member, NodeId};
 
 use super::{Inner, Node};
 
-/// Between two rounds.
+/// Time between two rounds in which this server looks after its connections to the other members.
 const ROUND_INTERVAL: Duration = Duration::from_millis(500);
 /// A member that answers is asked again after this: before its connection has been idle for too long.
 const WARM_INTERVAL: Duration = Duration::from_secs(1);

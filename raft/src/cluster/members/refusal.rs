@@ -140,7 +140,7 @@ pub enum Refusal {
         node_id: NodeId,
         /// The later one of the two addresses that were given.
         address: String,
-        /// The earlier one.
+        /// The earlier one of these two addresses.
         other: String,
     },
     /// Two processes have one id.

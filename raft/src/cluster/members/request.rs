@@ -10,7 +10,7 @@ use crate::types::NodeId;
 pub enum Change {
     /// The servers at these raft addresses become voters, all in one change.
     Add {
-        /// `host:port` of each.
+        /// Raft addresses of these servers, each as `host:port`.
         addresses: Vec<String>,
     },
     /// The server at this raft address takes the place of a member. If it is that member, at a new

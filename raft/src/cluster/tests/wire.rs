@@ -275,7 +275,7 @@ fn who_asks_the_raft_port_for_something_else_is_told_where_the_api_is() {
     assert!(ask("/raft/v1/later").starts_with("HTTP/1.1 404 "), "what a later version asks is unknown here");
 }
 
-/// Never answers.
+/// A resolver that never answers.
 #[derive(Debug)]
 struct Nobody;
 
