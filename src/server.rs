@@ -1,55 +1,22 @@
 //! A discovery server: the API over the replicated index.
 //!
-//! A lookup is answered from the index at once ([`lookups`], [`findkey`], [`ranking`]). Any other
-//! request goes through [`routes`] to the file of its endpoint. Writes ([`advertise`], [`withdraw`],
-//! [`sync`]) are taken in within bounds ([`intake`], [`pace`]), read by [`request`], brought to the leader by [`forward`], one
-//! at a time for each holder ([`locks`]), held to the limits of the index ([`capacity`]), cut into log
-//! [`entries`] and proposed ([`mod@write`]). Keepalives ([`keepalive`]) renew [`leases`] in the leader's
-//! memory; [`lease_task`] proposes what follows when one ends. What nodes [`mod@report`] of holders
-//! changes the order of answers for a while. [`snapshot`] gives an operator the whole state, and [`offline`]
-//! makes a new cluster of what is left of one.
+//! [`startup`] finds addresses and opens the node. Each endpoint has its file in [`endpoints`], whose routes lead to
+//! it; [`requests`] reads what clients send. A lookup is answered from the index at once ([`lookups`],
+//! [`endpoints::findkey`], [`ranking`]). Writes go through [`writes`], and to the leader by [`cluster::forward`].
+//! Keepalives renew [`leases`] in the leader's memory; [`leases::task`] proposes what follows when one ends. What
+//! nodes report of holders ([`reports`]) changes the order of answers for a while.
 
-pub mod addresses;
-pub mod advertise;
-mod api_ports;
 pub mod app;
-pub mod body;
-pub mod capabilities;
-pub mod capacity;
-mod clusters;
-pub mod currency;
-pub mod entries;
+pub mod cluster;
+pub mod endpoints;
 pub mod error;
-pub mod findkey;
-pub mod fleet;
-pub mod forward;
-pub mod health;
-pub mod hosts;
-pub mod intake;
-pub mod keepalive;
-pub mod lease_task;
 pub mod leases;
-mod level;
-pub mod locks;
 pub mod lookups;
-pub mod members;
-pub mod metrics;
-pub mod offline;
-mod others;
-pub mod pace;
-pub mod query;
-mod raft_threads;
 pub mod ranking;
-pub mod report;
-pub mod request;
-pub mod routes;
-pub mod servers;
-pub mod snapshot;
-pub mod status;
-pub mod sync;
-mod waiting;
-pub mod withdraw;
-pub mod write;
+pub mod reports;
+pub mod requests;
+pub mod startup;
+pub mod writes;
 
 use std::convert::Infallible;
 use std::io;
@@ -72,15 +39,19 @@ use crate::limits::{
     RAFT_SERVER_CONNECTIONS_MAX, SERVER_CONNECTIONS_MAX,
 };
 use crate::task::{Stop, TaskError, Tasks};
-use addresses::{AddressError, Stored};
-use api_ports::ApiPorts;
 use app::{App, Shared};
+use cluster::behind;
+use cluster::server_addresses::{self, Servers};
+use endpoints::report;
 use leases::Leases;
 use lookups::Endpoints;
-use raft_threads::RaftThreads;
-use request::HolderPolicy;
-use servers::Servers;
-use waiting::{Binding, Naming, Waiting};
+use requests::accepted::HolderPolicy;
+use startup::addresses::{self, AddressError, Stored};
+use startup::api_port::ApiPorts;
+use startup::raft_threads::RaftThreads;
+use startup::waiting::{Binding, Naming, Waiting};
+
+pub use startup::offline;
 
 /// Time that tasks have to end once everything is drained.
 const TASKS_STOP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -255,9 +226,11 @@ pub async fn run(config: Config, stop: Stop, ready: impl FnOnce(Addresses) + Sen
     app.remote_operators = insecure;
     app.servers = Servers::new(phases.known.clone());
     let app = Arc::new(app);
-    phases.tasks.spawn("leases", lease_task::run(Arc::clone(&app), phases.end.clone()));
-    phases.tasks.spawn("addresses of servers", servers::upkeep(Arc::clone(&app), phases.end.clone()));
-    phases.tasks.spawn("currency", currency::watch(Arc::clone(&app), phases.end.clone()));
+    phases.tasks.spawn("leases", leases::task::run(Arc::clone(&app), phases.end.clone()));
+    phases
+        .tasks
+        .spawn("addresses of servers", server_addresses::upkeep(Arc::clone(&app), phases.end.clone()));
+    phases.tasks.spawn("currency", behind::watch(Arc::clone(&app), phases.end.clone()));
     phases.tasks.spawn("reports", report::upkeep(Arc::clone(&app), phases.end.clone()));
     let upkeep = crate::metrics::upkeep(crate::metrics::install(), phases.end.clone());
     phases.tasks.spawn("metrics upkeep", upkeep);

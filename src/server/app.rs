@@ -10,23 +10,23 @@ use piccolo_raft::index::Index;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
 
-use super::currency::Elsewhere;
-use super::error::ApiError;
-use super::fleet::{Fleet, Usage};
-use super::forward::Ways;
-use super::intake::Bodies;
-use super::leases::Leases;
-use super::locks::{HolderLocks, Place, Turn};
-use super::others::{OthersClient, others_client};
-use super::pace::Pace;
-use super::report::Reporting;
-use super::request::HolderPolicy;
-use super::servers::Servers;
 use crate::clock::SharedClock;
 use crate::limits::{
     BEAT_CHANGES_WAITING_MAX, BEATS_WAITING_MAX, HOLDER_BEATS_WAITING_MAX, HOLDER_WRITES_WAITING_MAX,
     SNAPSHOTS_SENT_MAX, SYNC_BURST, SYNC_EVERY, WRITES_WAITING_MAX,
 };
+use crate::server::cluster::behind::Elsewhere;
+use crate::server::cluster::forward::Ways;
+use crate::server::cluster::server_addresses::Servers;
+use crate::server::cluster::server_client::{OthersClient, others_client};
+use crate::server::endpoints::report::Reporting;
+use crate::server::error::ApiError;
+use crate::server::leases::Leases;
+use crate::server::leases::fleet::{Fleet, Usage};
+use crate::server::requests::accepted::HolderPolicy;
+use crate::server::requests::intake::Bodies;
+use crate::server::writes::holder_locks::{HolderLocks, Place, Turn};
+use crate::server::writes::rate_limit::Pace;
 use crate::task::Stop;
 
 /// A server that serves.

@@ -12,14 +12,14 @@ use piccolo_raft::command::Pair;
 use piccolo_raft::index::IndexError;
 use rand::Rng;
 
-use super::body::FormatError;
-use super::capacity::Full;
-use super::currency::behind_header;
 use crate::api::{Message, WriteResponse, header};
 use crate::limits::{
     FULL_RETRY_AFTER_SECONDS, MIN_INDEX_WAIT_MAX, NO_ROOM_RETRY_AFTER_SECONDS, OVERLOAD_RETRY_AFTER_SECONDS,
     SYNC_EVERY, UNSERVED_RETRY_AFTER_SECONDS,
 };
+use crate::server::cluster::behind::behind_header;
+use crate::server::requests::json::FormatError;
+use crate::server::writes::capacity::Full;
 
 /// Why a request has no good answer.
 #[derive(Debug, thiserror::Error)]

@@ -15,6 +15,9 @@
 //! Ends are in *lease time*: monotonic time without the stretches in which nobody could have
 //! renewed (the process was stopped, there was no quorum). Extending all leases is one addition.
 
+pub mod fleet;
+pub mod task;
+
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -14,12 +14,14 @@ use futures_util::future::Either;
 use hyper::body::Incoming;
 use metrics::{Counter, Histogram, counter, histogram};
 
-use super::app::Shared;
-use super::error::{ApiError, QueryError};
-use super::query::Query;
-use super::{currency, findkey, routes};
 use crate::api::{header, path};
 use crate::http::{Answer, Connection};
+use crate::server::app::Shared;
+use crate::server::cluster::behind;
+use crate::server::endpoints;
+use crate::server::endpoints::findkey;
+use crate::server::error::{ApiError, QueryError};
+use crate::server::requests::query::Query;
 
 /// All endpoints of a server; cheap to clone, as each request does.
 #[derive(Clone)]
@@ -68,7 +70,7 @@ impl Metrics {
 impl Endpoints {
     /// Over `shared`.
     pub fn new(shared: Shared) -> Self {
-        let routes = routes::router(shared.clone());
+        let routes = endpoints::router(shared.clone());
         Self(Arc::new(Inner { shared, routes, metrics: Metrics::new() }))
     }
 
@@ -98,7 +100,7 @@ impl Endpoints {
             }
             answer => answer.into_response(),
         };
-        let answer = routes::with_applied_index(shared, answer);
+        let answer = endpoints::with_applied_index(shared, answer);
         metrics.count(answer.status().as_u16(), start.elapsed().as_secs_f64());
         answer
     }
@@ -112,7 +114,7 @@ impl Endpoints {
         let asks_itself = head.headers.contains_key(header::ASKS_OTHERS);
         let target = head.uri.path_and_query().filter(|_| !asks_itself);
         if let (Ok(app), Some(target)) = (shared.get(), target)
-            && let Some(answer) = currency::find(app, target.as_str()).await
+            && let Some(answer) = behind::find(app, target.as_str()).await
         {
             return answer;
         }

@@ -12,10 +12,10 @@ use axum::http::{Method, Request, Response};
 use piccolo::clock::SystemClock;
 use piccolo::http::Connection;
 use piccolo::server::app::{App, Shared};
-use piccolo::server::body::Fields;
+use piccolo::server::endpoints;
 use piccolo::server::leases::Leases;
-use piccolo::server::request::HolderPolicy;
-use piccolo::server::routes;
+use piccolo::server::requests::accepted::HolderPolicy;
+use piccolo::server::requests::json::Fields;
 use piccolo::task::Stop;
 use piccolo_raft::cluster::is_address;
 use tokio::runtime::Runtime;
@@ -80,7 +80,7 @@ impl Server {
             }
             let shared = Shared::default();
             shared.set(Arc::clone(&app));
-            (app, routes::router(shared))
+            (app, endpoints::router(shared))
         });
         Self { runtime, app, router, requests: 0 }
     }

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use piccolo::agent::store::name::ImageName;
 use piccolo::oci::{ApiPath, ByteRange, ContentPath, Digest, RangeHeader, Reference};
-use piccolo::server::query::Query;
-use piccolo::server::request::{HolderPolicy, group, holder_address, socket_address};
+use piccolo::server::requests::accepted::{HolderPolicy, group, holder_address, socket_address};
+use piccolo::server::requests::query::Query;
 use piccolo_raft::cluster::{Who, is_address};
 use piccolo_raft::command::{GROUP_BYTES_MAX, KEY_BYTES_MAX, Key};
 use piccolo_raft::fingerprint::Fingerprint;

@@ -5,7 +5,7 @@ use piccolo::api::{
     MembersProgress, MembersRequest, MembersResponse, Message, Readiness, ReportRequest, ReportResponse,
     StatusResponse, WriteRequest, WriteResponse,
 };
-use piccolo::server::request::{self, HolderPolicy};
+use piccolo::server::requests::accepted::{self, HolderPolicy};
 use piccolo_raft::command::{GROUP_BYTES_MAX, KEY_BYTES_MAX, ZONE_BYTES_MAX};
 use piccolo_raft::network::Whoami;
 use serde::{Serialize, de::DeserializeOwned};
@@ -41,7 +41,7 @@ fn again<T: DeserializeOwned + Serialize + PartialEq + std::fmt::Debug>(json: &[
 /// What the server takes is within its limits.
 fn requests(json: &[u8]) {
     let holders = HolderPolicy { loopback: true };
-    if let Ok(write) = request::write(json, holders) {
+    if let Ok(write) = accepted::write(json, holders) {
         assert!(write.keys.is_sorted() && write.keys.windows(2).all(|two| two[0] != two[1]));
         assert!(write.keys.iter().all(|key| (1..=KEY_BYTES_MAX).contains(&key.to_string().len())));
         assert!(
@@ -49,7 +49,7 @@ fn requests(json: &[u8]) {
         );
         assert!(write.zone.is_none_or(|zone| zone.len() <= ZONE_BYTES_MAX));
     }
-    if let Ok(accepted) = request::keepalive(json, holders) {
+    if let Ok(accepted) = accepted::keepalive(json, holders) {
         assert!((1..=GROUP_BYTES_MAX).contains(&accepted.holder.group.len()));
         assert!(accepted.beat.ttl_seconds.is_none_or(|ttl| ttl >= 3));
     }

@@ -1,0 +1,300 @@
+//! `GET /api/v1/distribution/findkey`: who holds a key, best for the asker first. Answered from this
+//! server's own state, with or without a quorum. A 404 of a server that may lack what the others have is
+//! marked ([`crate::api::header::BEHIND`]): it is no last word. Holders are useful wherever they come from.
+
+use std::io::Write as _;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
+use std::sync::OnceLock;
+
+use axum::body::Body;
+use axum::http::HeaderValue;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::Response;
+use metrics::Histogram;
+use piccolo_raft::command::Key;
+use piccolo_raft::index::Postings;
+
+use crate::limits::{FINDKEY_COUNT_DEFAULT, FINDKEY_COUNT_MAX, MIN_INDEX_WAIT_MAX};
+use crate::server::app::App;
+use crate::server::error::{ApiError, QueryError};
+use crate::server::ranking::{Asker, Holders, rank, rank_by_standing};
+use crate::server::requests::accepted::{group, socket_address};
+use crate::server::requests::json::FormatError;
+use crate::server::requests::query::Query;
+
+/// A findkey that can be answered.
+#[derive(Debug, PartialEq, Eq)]
+struct Question<'a> {
+    key: &'a str,
+    group: &'a str,
+    count: usize,
+    who: Who,
+    prefix_order: bool,
+    min_index: u64,
+}
+
+/// `request_host`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Who {
+    Unknown,
+    Holder(SocketAddr),
+    Host(IpAddr),
+}
+
+/// Answers one findkey.
+pub async fn handle(app: &App, query: &Query<'_>) -> Result<Response, QueryError> {
+    let question = question(query)?;
+    check_admitted(app.node.is_member())?;
+    wait_applied(app, question.min_index).await?;
+    let key = question.key.parse::<Key>().ok();
+    let look = || key.as_ref().map(|key| holders(app, &question, key)).unwrap_or_default();
+    let mut found = look();
+    let behind = found.is_empty() && app.node.behind().is_some();
+    if found.is_empty() && !behind {
+        // It may have caught up after that look.
+        found = look();
+    }
+    result_count().record(found.len() as f64);
+    if found.is_empty() {
+        return Err(ApiError::KeyNotFound { key: question.key.to_owned(), behind }.into());
+    }
+    let mut answer = Response::new(Body::from(written(&question, &found)));
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(answer)
+}
+
+/// Who has it, the best for the asker first.
+fn holders(app: &App, question: &Question<'_>, key: &Key) -> Vec<SocketAddr> {
+    let found = app.index.find(question.group, key, |postings| {
+        let asker = asker(postings, question);
+        let reported = app.reports.with_standing(app, (question.group, key), |standing| {
+            rank_by_standing(postings, key, &asker, question.count, standing)
+        });
+        reported.unwrap_or_else(|| rank(postings, key, &asker, question.count))
+    });
+    found.unwrap_or_default()
+}
+
+/// A server that waits to be admitted has nothing, or a snapshot that ages: its 404 would send the asker
+/// to the registry, and its holders may be gone. A 503 sends him to the next server. One that has lost
+/// its disk is still in the lists of all agents. A member answers, with or without a quorum.
+fn check_admitted(member: bool) -> Result<(), ApiError> {
+    if member {
+        return Ok(());
+    }
+    Err(ApiError::NotServing { reason: "this server is not a member of its cluster yet".to_owned() })
+}
+
+/// Looked up once, not at each lookup.
+fn result_count() -> &'static Histogram {
+    static RESULT_COUNT: OnceLock<Histogram> = OnceLock::new();
+    RESULT_COUNT.get_or_init(|| metrics::histogram!("piccolo_api_findkey_db_result_count"))
+}
+
+/// [`crate::api::FindResponse`] as JSON, without a string for each address: half of a lookup's own work
+/// would be to write them twice.
+fn written(question: &Question<'_>, holders: &[SocketAddr]) -> Vec<u8> {
+    const ADDRESS_BYTES: usize = "\"255.255.255.255:65535\",".len();
+    let mut body = Vec::with_capacity(128 + question.key.len() + holders.len() * ADDRESS_BYTES);
+    body.extend_from_slice(b"{\"key\":");
+    serde_json::to_writer(&mut body, question.key).expect("memory takes every string");
+    body.extend_from_slice(b",\"Group\":");
+    serde_json::to_writer(&mut body, question.group).expect("memory takes every string");
+    body.extend_from_slice(b",\"holders\":[");
+    for (position, holder) in holders.iter().enumerate() {
+        body.extend_from_slice(if position == 0 { b"\"" } else { b",\"" });
+        write_address(&mut body, *holder);
+        body.push(b'"');
+    }
+    body.extend_from_slice(b"],\"total\":0}");
+    body
+}
+
+/// As `Display` does, which takes three times as long for the usual ones.
+fn write_address(body: &mut Vec<u8>, address: SocketAddr) {
+    let SocketAddr::V4(address) = address else {
+        write!(body, "{address}").expect("memory takes everything");
+        return;
+    };
+    for octet in address.ip().octets() {
+        write_number(body, octet.into());
+        body.push(b'.');
+    }
+    body.pop();
+    body.push(b':');
+    write_number(body, address.port());
+}
+
+fn write_number(body: &mut Vec<u8>, mut number: u16) {
+    let (mut digits, mut first) = ([0; 5], 5);
+    loop {
+        first -= 1;
+        digits[first] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    body.extend_from_slice(&digits[first..]);
+}
+
+fn question<'a>(query: &'a Query<'_>) -> Result<Question<'a>, FormatError> {
+    let count = match query.integer::<i64>("count")? {
+        None | Some(i64::MIN..=0) => FINDKEY_COUNT_DEFAULT,
+        Some(count) => usize::try_from(count).unwrap_or(usize::MAX).min(FINDKEY_COUNT_MAX),
+    };
+    let prefix_order = match query.text("rank") {
+        None => false,
+        Some("prefix") => true,
+        Some(other) => return Err(FormatError::value("rank", format!("must be prefix, not {other:?}"))),
+    };
+    Ok(Question {
+        key: query.required("key")?,
+        group: group(query.required("group")?)?,
+        count,
+        who: query.text("request_host").map_or(Who::Unknown, who),
+        prefix_order,
+        min_index: query.integer("min_index")?.unwrap_or(0),
+    })
+}
+
+/// What cannot be read is nobody that we know, and no reason to refuse an answer: a Go `pi` on IPv6
+/// cuts its own address at the first colon and sends `[fd00`.
+fn who(text: &str) -> Who {
+    if let Some(address) = socket_address(text) {
+        return Who::Holder(address);
+    }
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    bare.parse::<IpAddr>().map_or(Who::Unknown, |ip| Who::Host(ip.to_canonical()))
+}
+
+fn asker<'a>(postings: &Postings<'a>, question: &Question<'_>) -> Asker<'a> {
+    match question.who {
+        Who::Unknown => Asker::Unknown,
+        Who::Host(ip) => Asker::Host(ip),
+        Who::Holder(address) => {
+            let zone = postings.zone_of(address).unwrap_or_default();
+            Asker::Holder { address, zone, prefix_order: question.prefix_order }
+        }
+    }
+}
+
+async fn wait_applied(app: &App, wanted: u64) -> Result<(), ApiError> {
+    if app.index.applied_index() >= wanted {
+        return Ok(());
+    }
+    let waited = tokio::time::timeout(MIN_INDEX_WAIT_MAX, app.index.wait_applied(wanted)).await;
+    waited.map_err(|_| ApiError::MinIndexTimeout { wanted, applied: app.index.applied_index() })
+}
+
+impl Holders for Postings<'_> {
+    fn len(&self) -> usize {
+        Postings::len(self)
+    }
+
+    fn address(&self, position: usize) -> SocketAddr {
+        Postings::address(self, position)
+    }
+
+    fn range(&self, zone: &str, low: u128, high: u128) -> Range<usize> {
+        Postings::range(self, zone, low, high)
+    }
+
+    fn zone_range(&self, zone: &str) -> Range<usize> {
+        Postings::zone_range(self, zone)
+    }
+
+    fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        Postings::addresses(self)
+    }
+
+    fn hosts(&self, low: u128, high: u128) -> impl Iterator<Item = (SocketAddr, bool)> {
+        Postings::hosts(self, low, high)
+    }
+
+    fn host_at_or_below(&self, address: u128) -> Option<u128> {
+        Postings::host_at_or_below(self, address)
+    }
+
+    fn host_at_or_above(&self, address: u128) -> Option<u128> {
+        Postings::host_at_or_above(self, address)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::FindResponse;
+
+    /// Of a query that lives as long as the test.
+    fn ask(query: &str) -> Result<Question<'static>, String> {
+        let query = Query::parse(Some(query.to_owned().leak()));
+        question(Box::leak(Box::new(query))).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn an_answer_is_written_as_the_client_reads_it() {
+        let holders =
+            ["10.0.0.1:7781", "0.0.0.0:1", "255.255.255.255:65535", "192.168.100.20:80", "[fd00::1]:1"];
+        let addresses: Vec<SocketAddr> = holders.iter().map(|text| text.parse().unwrap()).collect();
+        for key in ["sha256:00", "r/\"a\\:1\u{7f}é"] {
+            let query = format!("group=g&key={key}");
+            let query = Query::parse(Some(&query));
+            let body = written(&question(&query).unwrap(), &addresses);
+            let read: FindResponse = serde_json::from_slice(&body).unwrap();
+            let holders = holders.map(str::to_owned).to_vec();
+            assert_eq!(read, FindResponse { key: key.into(), group: "g".into(), holders, total: 0 });
+            assert_eq!(body, serde_json::to_vec(&read).unwrap());
+        }
+    }
+
+    #[test]
+    fn who_is_not_admitted_sends_the_asker_on() {
+        assert!(matches!(check_admitted(false), Err(ApiError::NotServing { .. })));
+        assert!(check_admitted(true).is_ok());
+    }
+
+    #[test]
+    fn counts_follow_the_rules_of_the_go_piccolo() {
+        for (count, expected) in
+            [("", 100), ("0", 100), ("-3", 100), ("7", 7), ("2000", 2000), ("2001", 2000), ("+5", 5)]
+        {
+            let question = ask(&format!("key=k&group=g&count={}", count.replace('+', "%2B"))).unwrap();
+            assert_eq!(question.count, expected, "{count}");
+        }
+        assert_eq!(ask("key=k&group=g").unwrap().count, 100);
+        for count in ["x", "1.5", "99999999999999999999"] {
+            let error = ask(&format!("key=k&group=g&count={count}")).unwrap_err();
+            assert!(error.contains("field count must be an integer"), "{error}");
+        }
+    }
+
+    #[test]
+    fn who_asks_is_a_holder_a_host_or_nobody() {
+        let who = |text: &str| ask(&format!("key=k&group=g&request_host={text}")).map(|q| q.who);
+        assert_eq!(who("[fd00::1]").unwrap(), Who::Host("fd00::1".parse().unwrap()));
+        assert_eq!(who("[fd00::1]:7781").unwrap(), Who::Holder("[fd00::1]:7781".parse().unwrap()));
+        assert_eq!(who("").unwrap(), Who::Unknown);
+        assert_eq!(who("10.0.0.1:7781").unwrap(), Who::Holder("10.0.0.1:7781".parse().unwrap()));
+        assert_eq!(who("10.0.0.1").unwrap(), Who::Host("10.0.0.1".parse().unwrap()));
+        assert_eq!(who("fd00::1").unwrap(), Who::Host("fd00::1".parse().unwrap()));
+        assert_eq!(who("[::ffff:10.0.0.1]:1").unwrap(), Who::Holder("10.0.0.1:1".parse().unwrap()));
+        for bad in ["node-1", "10.0.0.256", "[fd00", "../x"] {
+            assert_eq!(who(bad).unwrap(), Who::Unknown, "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_or_wrong_is_named() {
+        for (query, reason) in [
+            ("group=g", "field key is required"),
+            ("key=k", "field group is required"),
+            ("key=k&group=", "field group is required"),
+            ("key=k&group=g&min_index=-1", "field min_index must be an integer"),
+            ("key=k&group=g&rank=random", "field rank must be prefix"),
+        ] {
+            assert!(ask(query).unwrap_err().starts_with(reason), "{query}");
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! `GET /api/v1/status`: the cluster as this server sees it.
+
+use piccolo_raft::cluster::{DiskSpace, Role};
+
+use crate::api::{DiskStatus, MemberStatus, StatusResponse};
+use crate::server::app::App;
+use crate::server::cluster::level;
+
+/// The answer.
+pub fn answer(app: &App) -> StatusResponse {
+    let cluster = app.node.status();
+    let counts = app.index.counts();
+    let (applied_index, checksum) = app.index.checksum();
+    let members = cluster.members.into_iter().map(|info| MemberStatus {
+        node: node_id(info.node_id),
+        raft_address: info.member.raft_address,
+        api_address: info.member.api_address,
+        role: role(info.role).to_owned(),
+        lag: info.lag,
+        disk: info.disk.map(disk),
+        reads: info.reads.map(level::range),
+    });
+    let sums = app.fleet_sums();
+    StatusResponse {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        cluster: cluster.cluster_id.map(|id| id.to_string()).unwrap_or_default(),
+        node: node_id(cluster.node_id),
+        leader: cluster.leader.map(node_id),
+        quorum: cluster.quorum,
+        current: app.node.behind().is_none() && !app.stop.is_cancelled(),
+        term: cluster.term,
+        applied_index,
+        checksum: format!("{checksum:032x}"),
+        level: level::answer(cluster.level),
+        members: members.collect(),
+        hosts: counts.hosts,
+        hosts_hidden: counts.hosts_hidden,
+        keys: counts.keys,
+        pairs: counts.pairs,
+        bytes_from_peers: sums.map(|sums| sums.bytes_from_peers),
+        bytes_served: sums.map(|sums| sums.bytes_served),
+        misses: sums.map(|sums| sums.misses),
+        reasons: cluster.reasons,
+    }
+}
+
+fn disk(disk: DiskSpace) -> DiskStatus {
+    let DiskSpace { folder: _, free_bytes, total_bytes, minimum_bytes, low } = disk;
+    DiskStatus { free_bytes, total_bytes, minimum_bytes, low }
+}
+
+/// As it is on the wire.
+pub(in crate::server) fn role(role: Role) -> &'static str {
+    match role {
+        Role::Leader => "leader",
+        Role::Follower => "voter",
+        Role::Learner => "learner",
+    }
+}
+
+/// As it is on the wire.
+pub(in crate::server) fn node_id(id: u64) -> String {
+    format!("{id:016x}")
+}

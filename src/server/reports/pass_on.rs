@@ -1,0 +1,147 @@
+//! Brings a report, or the end of one, to the other servers: once, at the same time, and best effort.
+//! Who misses it learns of that holder by the next report, or forgets its own with time.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{Method, Request};
+use bytes::Bytes;
+use futures_util::future::join_all;
+use http_body_util::{BodyExt, Full, Limited};
+use piccolo_raft::command::{Holder, Key};
+use serde_json::json;
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
+
+use crate::api::client::chain;
+use crate::api::{ReportReason, header, path};
+use crate::limits::{REPORT_TIMEOUT, REPORTS_PASSED_ON_AT_ONCE, REPORTS_TO_PASS_ON_MAX};
+use crate::server::app::App;
+use crate::server::cluster::cluster_id;
+
+/// Far more than the answer to a report has, bytes.
+const ANSWER_BYTES_MAX: usize = 4 * 1024;
+
+/// What the other servers should know.
+#[derive(Clone, Debug)]
+pub enum News {
+    /// A report.
+    Report {
+        /// Where it came from.
+        from: IpAddr,
+        /// Who says so.
+        host: SocketAddr,
+        /// Of whom.
+        holder: Holder,
+        /// What was asked for.
+        key: Key,
+        /// What happened.
+        reason: ReportReason,
+    },
+    /// A reported holder was heard of.
+    Alive {
+        /// Who.
+        holder: Holder,
+    },
+}
+
+impl News {
+    fn body(&self) -> Bytes {
+        let body = match self {
+            News::Report { host, holder: Holder { group, address }, key, reason, .. } => {
+                json!({"host": host, "holder": address, "group": group, "key": key.to_string(), "reason": reason})
+            }
+            News::Alive { holder: Holder { group, address } } => {
+                json!({"host": address, "holder": address, "group": group, "key": "-", "reason": crate::server::endpoints::report::ALIVE})
+            }
+        };
+        body.to_string().into()
+    }
+
+    /// Whom it comes from: the holder itself is who was heard.
+    fn from(&self) -> IpAddr {
+        match self {
+            News::Report { from, .. } => *from,
+            News::Alive { holder } => holder.address.ip(),
+        }
+    }
+}
+
+/// Reports on their way.
+pub struct PassOn {
+    /// Places for those that wait or are on their way.
+    places: Arc<Semaphore>,
+    /// Of those, on their way.
+    under_way: Arc<Semaphore>,
+    tasks: TaskTracker,
+}
+
+impl Default for PassOn {
+    fn default() -> Self {
+        Self {
+            places: Arc::new(Semaphore::new(REPORTS_TO_PASS_ON_MAX)),
+            under_way: Arc::new(Semaphore::new(REPORTS_PASSED_ON_AT_ONCE)),
+            tasks: TaskTracker::new(),
+        }
+    }
+}
+
+impl PassOn {
+    /// To all other servers, in the background; ends with the server.
+    pub fn spread(&self, app: &Arc<App>, news: News) {
+        let others = others(app);
+        if others.is_empty() {
+            return;
+        }
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            tracing::debug!("too many reports to pass on");
+            return;
+        };
+        let (app, under_way) = (Arc::clone(app), Arc::clone(&self.under_way));
+        let stop = app.stop.clone();
+        let bring = async move {
+            let _place = place;
+            let _under_way = under_way.acquire().await;
+            join_all(others.iter().map(|server| send(&app, server, &news))).await;
+        };
+        self.tasks.spawn(async move { stop.run_until_cancelled(bring).await });
+    }
+
+    /// Waits for what is on its way; that ends at the stop signal of the server.
+    pub async fn finish(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+/// API addresses of the other servers.
+fn others(app: &App) -> Vec<String> {
+    let status = app.node.status();
+    let others = status.members.into_iter().filter(|info| info.node_id != status.node_id);
+    others.map(|info| info.member.api_address).collect()
+}
+
+async fn send(app: &App, server: &str, news: &News) {
+    let request = Request::builder()
+        .method(Method::POST)
+        .uri(format!("http://{server}{}", path::REPORT))
+        .header(CONTENT_TYPE, "application/json")
+        .header(header::FORWARDED, "1")
+        .header(header::REPORTER, news.from().to_string());
+    let request = cluster_id::name(app, request).body(Full::new(news.body()));
+    let exchange = async {
+        let request = request.map_err(|error| error.to_string())?;
+        let answer = app.http.request(request).await.map_err(|error| chain(&error))?;
+        let status = answer.status();
+        // Read to its end, or the connection could not be used again.
+        let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
+        body.map_err(|error| error.to_string())?;
+        if status.is_success() { Ok(()) } else { Err(status.to_string()) }
+    };
+    match tokio::time::timeout(REPORT_TIMEOUT, exchange).await {
+        Ok(Ok(())) => {}
+        Ok(Err(reason)) => tracing::debug!(server, reason, "could not pass a report on"),
+        Err(_) => tracing::debug!(server, "no answer to a report in time"),
+    }
+}

@@ -1,0 +1,91 @@
+//! Query strings as gin reads them: the first value of a name counts, empty is absent.
+
+use std::borrow::Cow;
+use std::str::FromStr;
+
+use crate::server::requests::json::FormatError;
+
+/// Decoded pairs in order.
+#[derive(Debug, Default)]
+pub struct Query<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
+
+impl<'a> Query<'a> {
+    /// Reads what stands behind the `?`.
+    pub fn parse(query: Option<&'a str>) -> Self {
+        let pairs = query.unwrap_or_default().split('&').filter(|part| !part.is_empty()).map(|part| {
+            let (name, value) = part.split_once('=').unwrap_or((part, ""));
+            (decode(name), decode(value))
+        });
+        Self(pairs.collect())
+    }
+
+    /// A value that is there and not empty.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        let (_, value) = self.0.iter().find(|(key, _)| key == name)?;
+        Some(value.as_ref()).filter(|value: &&str| !value.is_empty())
+    }
+
+    /// A value that must be there.
+    pub fn required(&self, name: &'static str) -> Result<&str, FormatError> {
+        self.text(name).ok_or(FormatError::Missing { field: name })
+    }
+
+    /// A number.
+    pub fn integer<T: FromStr>(&self, name: &str) -> Result<Option<T>, FormatError> {
+        let parse = |text: &str| {
+            text.parse().map_err(|_| FormatError::value(name, format!("must be an integer, not {text:?}")))
+        };
+        self.text(name).map(parse).transpose()
+    }
+}
+
+/// `+` is a space, `%XX` a byte; what is not well formed stays as it is, bytes that are not UTF-8
+/// become U+FFFD.
+fn decode(text: &str) -> Cow<'_, str> {
+    if !text.contains(['%', '+']) {
+        return Cow::Borrowed(text);
+    }
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, tail)) = rest.split_first() {
+        let escaped = match (first, tail) {
+            (b'%', [high, low, ..]) => hex(*high).zip(hex(*low)).map(|(high, low)| high << 4 | low),
+            _ => None,
+        };
+        match (escaped, first) {
+            (Some(byte), _) => {
+                bytes.push(byte);
+                rest = &tail[2..];
+            }
+            (None, b'+') => {
+                bytes.push(b' ');
+                rest = tail;
+            }
+            (None, other) => {
+                bytes.push(other);
+                rest = tail;
+            }
+        }
+    }
+    Cow::Owned(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn hex(digit: u8) -> Option<u8> {
+    char::from(digit).to_digit(16).map(|value| value as u8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_decoded_and_the_first_of_a_name_counts() {
+        let query = Query::parse(Some("key=a%2Fb%3A1+c&key=x&empty=&%67roup=g&bad=%zz%2&utf=%ff"));
+        assert_eq!(query.text("key"), Some("a/b:1 c"));
+        assert_eq!(query.text("group"), Some("g"));
+        assert_eq!(query.text("empty"), None);
+        assert_eq!(query.text("bad"), Some("%zz%2"));
+        assert_eq!(query.text("utf"), Some("\u{fffd}"));
+        assert_eq!(Query::parse(None).text("key"), None);
+    }
+}
