@@ -3,7 +3,7 @@
 //!
 //! Each row names what it rests on: a section of the specification, or of RFC 9110 (HTTP). "ours" is
 //! a rule of this product where the specification leaves one open; the mirror's statuses are such a
-//! rule (ARCHITECTURE.md): never one that containerd retries or acts on. All rows of a port come on
+//! rule (docs/fetch.md): never one that containerd retries or acts on. All rows of a port come on
 //! one connection, one after the other, so that a wrong length of one fails the next.
 
 #![allow(clippy::unwrap_used, reason = "clippy.toml exempts #[test] functions, not the helpers beside them")]
