@@ -49,7 +49,7 @@ pub use unasked::UNASKED;
 /// Everything that an agent can be told.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Base URLs of discovery servers, asked in this order; a path prefix is kept.
+    /// Base URLs of discovery servers; a path prefix is kept. The agent begins with a random one.
     pub servers: Vec<String>,
     /// Who sees whom.
     pub group: String,

@@ -11,7 +11,12 @@ use crate::limits;
 
 /// They.
 pub const AGENT: &[Setting] = &[
-    Setting::new("servers", "URL,…", "Discovery servers, asked in this order").alias(&["PICCOLO_ADDRESS"]),
+    Setting::new(
+        "servers",
+        "URL,…",
+        "Discovery servers; the agent begins with a random one, and goes on in this order if it does not answer",
+    )
+    .alias(&["PICCOLO_ADDRESS"]),
     Setting::new("group", "NAME", "Only nodes of the same group see each other")
         .or(Fallback::Text("default"))
         .alias(&["PI_GROUP"]),
