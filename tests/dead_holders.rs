@@ -1,4 +1,4 @@
-//! Half of all holders die at once (design, section 11): a pull of 12 blobs that others hold needs the
+//! Half of all holders die at once (docs/budgets.md): a pull of 12 blobs that others hold needs the
 //! registry in less than 1 % of cases, and soon nobody is told of the dead any more.
 //!
 //! The living are small HTTP servers of the test, the dead are addresses that refuse connections or

@@ -28,8 +28,8 @@ use site::{
     Agent, Answer, Layout, SOON, Server, Setup, Swallowing, Wire, ask, free_address, get, head, noise, within,
 };
 
-/// What an agent may hold in memory at its connection limits, bytes: the budget of a release build (design,
-/// section 11). The futures of a debug build are larger, by tens of KiB for each request: 85 MiB were seen. What
+/// What an agent may hold in memory at its connection limits, bytes: the budget of a release build
+/// (docs/budgets.md). The futures of a debug build are larger, by tens of KiB for each request: 85 MiB were seen. What
 /// is found here is memory that grows with the bytes of the blobs: those of the requests below are 700 MiB.
 /// `piccolo-bench agent` measures the budget.
 const AGENT_MEMORY_MAX: u64 = if cfg!(debug_assertions) { 160 << 20 } else { 64 << 20 };

@@ -3,7 +3,7 @@
 //! server's memory.
 //!
 //! The bounds here are twice and more what a debug build takes on a busy machine: they find an inventory that
-//! is kept several times, or a task that runs all the time. The budgets of the design, for a release build,
+//! is kept several times, or a task that runs all the time. The budgets of docs/budgets.md, for a release build,
 //! are measured by `piccolo-bench agent`.
 //!
 //! What a process has of its own is bounded. The pages of its binary are printed only: both processes share

@@ -223,7 +223,7 @@ async fn every_blob_of_an_imported_image_is_reported_and_taken_back_after_its_re
     assert_eq!(store.scan().await.unwrap(), Default::default());
 }
 
-/// The promise is 100 ms (design section 7); `piccolo-bench pull` measures it. This machine runs other tests: what
+/// The goal is 100 ms; `piccolo-bench pull` measures it. This machine runs other tests: what
 /// is asserted is that layers are not reported by the next look at the folder, 5 s later.
 #[tokio::test]
 async fn a_layer_is_reported_when_it_is_committed_and_not_at_the_next_look() {

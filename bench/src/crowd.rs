@@ -1,4 +1,4 @@
-//! The flash crowd of section 11: every agent of a registered fleet pulls the same new image within a
+//! The flash crowd of docs/budgets.md: every agent of a registered fleet pulls the same new image within a
 //! minute.
 
 mod pull;
@@ -20,7 +20,7 @@ use crate::plot::lines;
 use crate::report::Report;
 use pull::{ADVERTISE, Crowd, LAYERS, LOOKUP, Shape};
 
-/// Budgets of section 11.
+/// Budgets of docs/budgets.md.
 const LOOKUP_P99: Duration = Duration::from_millis(20);
 const LEADER_CORES: f64 = 2.0;
 /// Runs that narrow down the highest rate.
@@ -92,7 +92,7 @@ pub(crate) fn crowd(settings: &Settings, args: &CrowdArgs, report: &Report, fold
     let mut text = format!(
         "{} registered hosts with {} pairs. Every agent pulls one image of {LAYERS} new layers over {} s, the pulls \
          spread over {} s: 14.4 lookups (one layer in five is asked for twice) and {LAYERS} layers to advertise each; \
-         that is {:.0} lookups and {:.0} layers a second (section 11: 12,000 and 10,000 for 50,000 hosts in 60 s). \
+         that is {:.0} lookups and {:.0} layers a second (budget: 12,000 and 10,000 for 50,000 hosts in 60 s). \
          Requests are due at fixed times, and latency counts from then. *Together*: layers that arrive, and are \
          advertised, at once; an agent whose write is still on its way sends what came meanwhile after it. Servers and \
          load share the machine. *Held*: all served, lookup p99 ≤ {} ms, no 503 or lost connection in the second half, \

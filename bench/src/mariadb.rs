@@ -30,7 +30,7 @@ const POOL_BYTES_PER_ROW: u64 = 480;
 const POOL_BYTES_MIN: u64 = 256 << 20;
 /// A pool of gigabytes takes its time to be written.
 const STOP_MAX: Duration = Duration::from_secs(600);
-/// As gorm migrates the Go Piccolo's model (v0.0.36): `piccolo-v1.md`.
+/// As gorm migrates the Go Piccolo's model (v0.0.36): `docs/go-piccolo.md`.
 const TABLE: &str = "CREATE TABLE distribution_tab (
     id bigint unsigned AUTO_INCREMENT, `key` varchar(255), holder varchar(24), `group` varchar(64),
     created_at datetime(3) NULL, updated_at datetime(3) NULL, PRIMARY KEY (id),

@@ -20,7 +20,7 @@ use crate::report::Report;
 use crate::stats::Spread;
 use crate::usage::process::{cpu_seconds, peak_resident};
 
-/// The fleet of section 11 may take so long, on two cores.
+/// The fleet of docs/budgets.md may take so long, on two cores.
 const BUDGET: Duration = Duration::from_secs(60);
 const SERVERS: usize = 3;
 

@@ -19,7 +19,7 @@ use crate::side::Side;
 const SEED: u64 = 13;
 /// Bytes in whole requests for each millisecond of the window.
 const WHOLE_BYTES_PER_MILLISECOND: u64 = 512 << 10;
-/// 5 Gbit/s, for source and sink (section 11 of the design).
+/// 5 Gbit/s, for source and sink (docs/budgets.md).
 const CAP_BYTES_PER_SECOND: u64 = 625_000_000;
 /// Section 11: core-seconds that hashing adds to a GiB.
 const HASHING_MAX: f64 = 0.6;

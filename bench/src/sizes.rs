@@ -25,7 +25,7 @@ use part::Took;
 /// Memory is looked at so long after the last write: the flusher has been there, and the allocator is
 /// done.
 const SETTLE: Duration = Duration::from_secs(3);
-/// Budgets of section 11, at 20 million pairs.
+/// Budgets of docs/budgets.md, at 20 million pairs.
 const RESIDENT_BUDGET_MIB: f64 = 300.0;
 const RESTART_BUDGET: Duration = Duration::from_secs(5);
 

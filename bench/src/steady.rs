@@ -1,4 +1,4 @@
-//! A steady fleet: heartbeats, lookups and advertises at the rates of section 11, for some minutes.
+//! A steady fleet: heartbeats, lookups and advertises at the rates of docs/budgets.md, for some minutes.
 
 pub(crate) mod life;
 
@@ -21,7 +21,7 @@ use crate::report::Report;
 use crate::usage::process::Memory;
 use life::{KINDS, Life, Rates};
 
-/// Budget of section 11, for each server.
+/// Budget of docs/budgets.md, for each server.
 const CORES: f64 = 0.5;
 const SERVERS: usize = 3;
 /// A bit more than a heartbeat's interval: everybody has beaten once.

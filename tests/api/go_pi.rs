@@ -1,5 +1,5 @@
 //! The requests of the Go `pi` v0.0.36, byte for byte as its client sends them, and the answers that
-//! it expects (piccolo-v1.md).
+//! it expects (docs/go-piccolo.md).
 
 use serde_json::json;
 

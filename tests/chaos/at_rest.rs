@@ -1,4 +1,4 @@
-//! At rest nothing is written: flash wears out, and the disk may be etcd's (design, sections 5 and 11).
+//! At rest nothing is written: flash wears out, and the disk may be etcd's (docs/budgets.md).
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,7 +19,7 @@ const WINDOWS_MAX: u32 = 3;
 const QUIET: Duration = Duration::from_secs(5);
 /// In `make test`: ten heartbeats of each node.
 const BRIEFLY: Duration = Duration::from_secs(30);
-/// The budget of section 11.
+/// The budget of docs/budgets.md.
 const TEN_MINUTES: Duration = Duration::from_secs(600);
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! The checks can fail (issue 6, proof 5): what breaks a promise on purpose is found by the same checker
+//! The checks can fail: what breaks a promise on purpose is found by the same checker
 //! that the scenarios end with. For I3, a store whose scan takes what it could read for all there is, and
 //! keys that go when a lease ends. (I1, I2, and a lease whose end deletes: `raft/src/sim/faults.rs`.)
 

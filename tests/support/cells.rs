@@ -1,4 +1,4 @@
-//! The fault matrix (issue 4): {place} × {fault} × {another good peer, only the registry} × {2 MiB, 64
+//! The fault matrix: {place} × {fault} × {another good peer, only the registry} × {2 MiB, 64
 //! MiB}, and how its cells are run. What pulls is up to the test: a model of containerd, or a real one.
 //!
 //! Every cell succeeds within [`PULL_WITHIN`], what containerd holds has the right digest, and where a

@@ -43,7 +43,7 @@ pub(crate) struct Rates {
 }
 
 impl Rates {
-    /// Those of section 11, in proportion to the fleet.
+    /// Those of docs/budgets.md, in proportion to the fleet.
     pub(crate) fn of(fleet: Fleet) -> Self {
         let share = f64::from(fleet.hosts) / f64::from(Fleet::FULL.hosts);
         let beats = f64::from(fleet.hosts) / HEARTBEAT_SECONDS;
