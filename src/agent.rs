@@ -1,50 +1,34 @@
 //! The agent of one node: containerd's mirror, blob server for its peers, and the watcher that
 //! keeps the index true to what the node holds.
 
-mod advertise;
-mod allegiance;
-mod answer;
-mod blob_server;
-mod body;
-mod buffers;
+mod address;
+pub mod backoff;
+pub mod content;
 pub mod counters;
 mod discovery;
-mod fetch;
-mod give;
-mod heal;
+mod expiring_set;
+pub(crate) mod fetch;
 mod health;
 pub mod inventory;
-mod local;
-mod manifest;
-mod mirror;
 mod notices;
 mod origin;
-mod own_address;
-mod peer;
 mod policy;
-mod recent;
-mod record;
-mod report;
 mod run;
+mod serve;
 mod state_dir;
-pub mod store;
-pub(crate) mod tags;
 #[cfg(test)]
 mod testing;
-mod unasked;
-mod uploads;
-mod verified;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use advertise::{Cidr, Selection};
-pub use own_address::OwnAddress;
+pub use address::own::OwnAddress;
+pub use address::{Cidr, Selection};
 pub use policy::Filter;
 pub use run::{Addresses, Error, Listeners, run, run_on};
-pub use unasked::UNASKED;
+pub use serve::mirror_bypass::UNASKED;
 
 /// Everything that an agent can be told.
 #[derive(Clone, Debug)]

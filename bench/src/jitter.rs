@@ -3,7 +3,7 @@
 //! away for a while.
 
 use anyhow::Result;
-use piccolo::agent::inventory::backoff::Beats;
+use piccolo::agent::backoff::Beats;
 use piccolo::limits::HEARTBEAT_INTERVAL_DEFAULT;
 use rand::SeedableRng;
 use rand::rngs::StdRng;

@@ -3,6 +3,8 @@
 
 #[cfg(test)]
 mod far_tests;
+pub(crate) mod holder_reports;
+pub(crate) mod home_cluster;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -13,8 +15,8 @@ use futures_util::future::BoxFuture;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
-use super::inventory::backoff::Backoff;
-use super::own_address::OwnAddress;
+use super::address::own::OwnAddress;
+use super::backoff::Backoff;
 use crate::api::FindQuery;
 use crate::api::client::{Client, ClientError, Timeouts};
 use crate::limits::{

@@ -1,32 +1,33 @@
 //! Content from peers. Nothing goes to containerd before one has answered properly.
 //!
-//! [`race`] asks the peers of a [`roster`] until one answers; [`transfer`] brings bytes in order and
-//! replaces a source that fails on the way, or takes several at once ([`fan`]). Manifests, and blobs up
+//! [`hedging`] asks the [`candidates`] of a fetch until one answers; [`transfer`] brings bytes in order and
+//! replaces a source that fails on the way, or takes several at once ([`striping`]). Manifests, and blobs up
 //! to [`VERIFIED_WHOLE_BYTES_MAX`], are received and verified whole ([`spool`]); larger blobs are passed
-//! on as they come and verified before their last byte ([`relay`]) (I5). [`troubles`] and [`lately`]
-//! remember how it went with whom, and with which digest; [`reach`] whether peers are to be had at all,
-//! and [`registry`] how fast the registry is that containerd would ask instead (I4).
+//! on as they come and verified before their last byte ([`cut_through`]) (I5). [`peer_health`] and [`resume`]
+//! remember how it went with whom, and with which digest; [`reachability`] whether peers are to be had at all,
+//! and [`registry_speed`] how fast the registry is that containerd would ask instead (I4).
 
-mod delay;
-mod fan;
-mod follow;
+mod candidates;
+mod cut_through;
+mod early_head;
+mod header_delay;
+mod hedging;
+mod ingest_hash;
 mod ingests;
-mod lately;
 mod manifests;
-mod missed;
-mod offer;
+mod miss;
+pub(crate) mod peer;
+mod peer_health;
 mod probe;
-mod race;
-mod reach;
-mod registry;
-mod relay;
-mod room;
-mod roster;
+mod reachability;
+mod registry_speed;
+mod resume;
 mod spool;
+mod spool_space;
+mod store_and_forward;
+mod striping;
 mod tag;
 mod transfer;
-mod troubles;
-mod whole;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -40,15 +41,15 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
-use super::body::ByteStream;
-use super::buffers::BufferPool;
+use self::peer::{Answer, Ask, PeerError, Peers};
+use super::content::buffer_pool::BufferPool;
+use super::content::ingest_scrub::Healer;
+use super::content::store::Store;
 use super::discovery::Discovery;
-use super::heal::Healer;
+use super::discovery::holder_reports::Reporter;
 use super::notices::Notices;
-use super::peer::{self, Answer, Ask, PeerError, Peers};
-use super::report::Reporter;
+use super::serve::body::ByteStream;
 use super::state_dir::StateDir;
-use super::store::Store;
 use crate::limits::{
     FAILOVER_TIMEOUT, FAN_MEMORY_BYTES_MAX, FANS_MAX, FILE_CHUNK_BYTES, OPEN_RANGE_WINDOW_BYTES,
     TRANSFERS_MAX, VERIFIED_WHOLE_BYTES_MAX,
@@ -56,22 +57,22 @@ use crate::limits::{
 use crate::oci::{ContentPath, Digest, RangeHeader, media_type};
 use crate::task::Stop;
 
-pub(crate) use lately::RunningRange;
-pub(crate) use missed::Missed;
-pub(crate) use offer::{Head, Offer};
+pub(crate) use early_head::{Head, Offer};
+pub(crate) use miss::Missed;
+pub(crate) use resume::RunningRange;
 pub(crate) use spool::Whole;
 pub(crate) use tag::{TagManifest, claim_of};
 
-use delay::Delay;
-use lately::{Lately, SharedWhole};
-use missed::{Failed, contradicted};
-use race::{Ended, NoSource};
-use registry::Registries;
-use relay::Relay;
-use room::Rooms;
-use roster::Roster;
+use candidates::Roster;
+use cut_through::Relay;
+use header_delay::Delay;
+use hedging::{Ended, NoSource};
+use miss::{Failed, contradicted};
+use peer_health::Troubles;
+use registry_speed::Registries;
+use resume::{Lately, SharedWhole};
+use spool_space::Rooms;
 use transfer::{Item, Opened, Terms, Transfer};
-use troubles::Troubles;
 
 /// Between two lookups of one transfer.
 const LOOKUP_PAUSE: Duration = Duration::from_millis(500);

@@ -5,12 +5,11 @@
 //! in the order when its scan starts, and what changes meanwhile is sent after it. What the store
 //! cannot vouch for leads to a new watch and a new scan; a scan that fails deletes nothing (I3).
 
-pub mod backoff;
-mod claims;
-mod discovery;
+mod address_conflict;
 #[cfg(test)]
 mod fake;
 mod heartbeat;
+mod index_api;
 mod ledger;
 mod writer;
 
@@ -22,15 +21,15 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
+use super::address::own::OwnAddress;
+use super::backoff::Backoff;
+use super::content::store::{Store, StoreError, StoreEvent};
 use super::counters::Counters;
-use super::own_address::OwnAddress;
-use super::store::{Store, StoreError, StoreEvent};
 use crate::api::client::chain;
 use crate::clock::SharedClock;
 use crate::task::{Stop, TaskError, Tasks};
-use backoff::Backoff;
-use claims::Claims;
-pub use discovery::{Discovery, Write};
+use address_conflict::Claims;
+pub use index_api::{Discovery, Write};
 use ledger::{Ledger, Pair};
 
 /// Events of the store that wait for us; more than that, and the store waits.

@@ -3,20 +3,20 @@
 //!
 //! The origin is asked what a pull needs, the HEAD of the manifest and the token for it, at the hosts
 //! that containerd's `certs.d` names, through containerd's proxy. What an answer means is decided in
-//! `verdict.rs`; here are the memory of answers, one probe at a time for a repository, and what an
+//! `outcome.rs`; here are the memory of answers, one probe at a time for a repository, and what an
 //! operator is told.
 
-mod ask;
 mod certs_dirs;
 mod challenge;
 mod clients;
 mod cri;
-mod memory;
+mod outcome;
+mod outcome_cache;
 mod plan;
-mod route;
+mod probe;
+mod proxy_route;
 #[cfg(test)]
 mod tests;
-mod verdict;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -26,16 +26,16 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
-use self::ask::{Progress, Wanted};
-use self::certs_dirs::CertsDirs;
-use self::clients::Clients;
-use self::memory::{Consulted, Memory, Running};
-use self::plan::{Plan, Sources};
-use self::verdict::{Last, Outcome};
 use super::notices::{Notices, Topic};
 use super::policy::Policies;
 use crate::limits::ORIGIN_PROBE_TIMEOUT;
 use crate::proxies::Proxies;
+use certs_dirs::CertsDirs;
+use clients::Clients;
+use outcome::{Last, Outcome};
+use outcome_cache::{Consulted, Memory, Running};
+use plan::{Plan, Sources};
+use probe::{Progress, Wanted};
 
 /// A table of a registry that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -102,7 +102,7 @@ struct Shared {
 
 /// Proxies in the environment of this process, as Go reads them.
 pub(crate) fn environment() -> Option<Proxies> {
-    route::of_environment(|name| std::env::var(name).ok())
+    proxy_route::of_environment(|name| std::env::var(name).ok())
 }
 
 impl Origins {
@@ -235,7 +235,7 @@ impl Shared {
             plan::plan(&name, &sources)
         });
         let Ok(plan) = planned.await else { return (Plan::default(), Outcome::Slow) };
-        let outcome = ask::probe(&plan, &self.clients, wanted, progress).await;
+        let outcome = probe::probe(&plan, &self.clients, wanted, progress).await;
         (plan, outcome)
     }
 

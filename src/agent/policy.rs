@@ -5,15 +5,15 @@
 //! holds.
 
 mod filter;
-mod guard;
-mod kind;
+mod guarded_store;
+mod manifest_sniff;
 mod restriction;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
 
-use super::recent::Recent;
+use super::expiring_set::Recent;
 use super::{RegistryPolicy, Sharing, TagPolicy};
 use crate::limits::{ASKED_REMEMBERED_MAX, ASKED_TTL};
 use crate::oci::reference::looks_like_registry;
@@ -21,8 +21,8 @@ use crate::oci::registry;
 use crate::oci::{ContentPath, Digest};
 
 pub use filter::Filter;
-pub(crate) use guard::guarded;
-pub(crate) use kind::may_be_manifest;
+pub(crate) use guarded_store::guarded;
+pub(crate) use manifest_sniff::may_be_manifest;
 use restriction::Key;
 pub(crate) use restriction::Restriction;
 

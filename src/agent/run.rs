@@ -10,30 +10,30 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 
-use super::advertise::{self, AdvertiseError, Listens, Seeker, Selection};
-use super::allegiance::Allegiance;
-use super::blob_server::BlobServer;
-use super::buffers::BufferPool;
+use super::address::own::OwnAddress;
+use super::address::{self, AdvertiseError, Listens, Seeker, Selection};
+use super::content::buffer_pool::BufferPool;
+use super::content::ingest_scrub::Healer;
+use super::content::local::Local;
+use super::content::store::containerd::ContainerdStore;
+use super::content::store::layout::LayoutStore;
+use super::content::store::{Store, StoreError};
+use super::content::verifier::Verifier;
 use super::counters::Counters;
+use super::discovery::holder_reports;
+use super::discovery::home_cluster::Allegiance;
 use super::discovery::{Discovery, Lookup, Servers};
 use super::fetch::Fetcher;
-use super::heal::Healer;
 use super::health::{self, Health};
 use super::inventory::{self, Inventory};
-use super::local::Local;
-use super::mirror::{self, Mirror};
 use super::notices::Notices;
 use super::origin::{self, OriginError, Origins};
-use super::own_address::OwnAddress;
 use super::policy::{self, Policies};
-use super::report;
+use super::serve::blob_server::BlobServer;
+use super::serve::mirror::{self, Mirror};
+use super::serve::mirror_bypass;
+use super::serve::uploads::Uploads;
 use super::state_dir::StateDir;
-use super::store::containerd::ContainerdStore;
-use super::store::layout::LayoutStore;
-use super::store::{Store, StoreError};
-use super::unasked;
-use super::uploads::Uploads;
-use super::verified::Verifier;
 use super::{Config, StoreConfig};
 use crate::api::client::{Client, ClientError};
 use crate::clock::SystemClock;
@@ -154,7 +154,7 @@ pub async fn run_on(
     let counters = Arc::<Counters>::default();
     let allegiance = Allegiance::new(client.clone(), notices.clone());
     let pool = BufferPool::default();
-    let (reporter, reports) = report::channel(client.clone(), own.clone(), group.clone());
+    let (reporter, reports) = holder_reports::channel(client.clone(), own.clone(), group.clone());
     let lookup: Arc<dyn Lookup> =
         Arc::new(Servers { client: client.clone(), group: group.clone(), own: own.clone() });
     let discovery = Arc::new(Discovery::new(lookup));
@@ -168,8 +168,8 @@ pub async fn run_on(
     let verifier = Verifier::new(pool.clone(), checks_stop.clone());
     verifier.recall(&state);
     let local = Local::new(Arc::clone(&store), verifier.clone(), pool.clone());
-    let (seen, seen_events) = unasked::channel();
-    let unasked = unasked::Watch {
+    let (seen, seen_events) = mirror_bypass::channel();
+    let unasked = mirror_bypass::Watch {
         store: Arc::clone(&store),
         policies: Arc::clone(&policies),
         counters: Arc::clone(&counters),
@@ -249,13 +249,13 @@ async fn own_address(
     among: Selection,
     client: &Client,
     notices: &Notices,
-) -> Result<(OwnAddress, Option<advertise::Following>), Error> {
+) -> Result<(OwnAddress, Option<address::Following>), Error> {
     let listens = Listens::of(&listeners.peer).map_err(Error::Listener)?;
-    if let Some(fixed) = advertise::fixed(given, listens)? {
+    if let Some(fixed) = address::fixed(given, listens)? {
         return Ok((fixed.into(), None));
     }
     let seeker = Seeker::new(client.servers().to_vec(), listens, among);
-    let (own, following) = advertise::begin(Box::new(seeker), notices.clone()).await;
+    let (own, following) = address::begin(Box::new(seeker), notices.clone()).await;
     Ok((own, Some(following)))
 }
 

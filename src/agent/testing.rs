@@ -14,23 +14,23 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::TaskTracker;
 
 use super::RegistryPolicy;
-use super::blob_server::BlobServer;
-use super::buffers::BufferPool;
+use super::content::buffer_pool::BufferPool;
+use super::content::ingest_scrub::Healer;
+use super::content::local::Local;
+use super::content::store::Store;
+use super::content::store::memory::MemoryStore;
+use super::content::verifier::Verifier;
 use super::counters::Counters;
+use super::discovery::holder_reports::{self, Reporter, TakesReports};
 use super::discovery::{Discovery, Lookup, LookupError};
 use super::fetch::Fetcher;
-use super::heal::Healer;
-use super::local::Local;
-use super::mirror::{self, Mirror};
 use super::notices::Notices;
 use super::origin::{self, Origins};
 use super::policy::{self, Policies};
-use super::report::{self, Reporter, TakesReports};
+use super::serve::blob_server::BlobServer;
+use super::serve::mirror::{self, Mirror};
+use super::serve::uploads::Uploads;
 use super::state_dir::StateDir;
-use super::store::Store;
-use super::store::memory::MemoryStore;
-use super::uploads::Uploads;
-use super::verified::Verifier;
 use crate::api::ReportRequest;
 use crate::api::client::{Client, ClientError};
 use crate::http::{self, ConnectionLimits};
@@ -86,7 +86,7 @@ impl Lookup for FakeServers {
 /// A reporter whose reports go nowhere.
 pub(crate) fn unheard_reporter() -> Reporter {
     let nowhere = Client::new(vec!["http://127.0.0.1:1".to_owned()]).unwrap();
-    report::channel(nowhere, SocketAddr::from(([127, 0, 0, 1], 1)).into(), "default".to_owned()).0
+    holder_reports::channel(nowhere, SocketAddr::from(([127, 0, 0, 1], 1)).into(), "default".to_owned()).0
 }
 
 /// A node: its store, its two ports, and the servers that it asks.
@@ -163,7 +163,8 @@ impl Node {
             counters: Arc::clone(&counters),
         };
         let own = SocketAddr::from(([127, 0, 0, 1], 1));
-        let (reporter, reports) = report::channel(Arc::clone(&servers), own.into(), "default".to_owned());
+        let (reporter, reports) =
+            holder_reports::channel(Arc::clone(&servers), own.into(), "default".to_owned());
         let reports_stop = stop.clone();
         tasks.spawn(async move { reports.run(reports_stop).await });
         let healer = Healer::new(Arc::clone(&dyn_store), pool.clone());

@@ -10,11 +10,11 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use piccolo::agent::counters::Counters;
-use piccolo::agent::inventory::{Config, Inventory};
-use piccolo::agent::store::{
+use piccolo::agent::content::store::{
     Content, Fetched, Ingest, LayoutStore, Scan, Source, Store, StoreError, StoreEvent, Tag,
 };
+use piccolo::agent::counters::Counters;
+use piccolo::agent::inventory::{Config, Inventory};
 use piccolo::api::client::Client;
 use piccolo::api::path;
 use piccolo::clock::SystemClock;

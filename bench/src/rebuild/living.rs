@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use piccolo::agent::inventory::backoff::{Backoff, Beats};
+use piccolo::agent::backoff::{Backoff, Beats};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::task::{JoinSet, LocalSet};

@@ -7,9 +7,9 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::follow::Follower;
+use super::ingest_hash::Follower;
 use super::{Fetcher, Wanted};
-use crate::agent::store::Ingest;
+use crate::agent::content::store::Ingest;
 use crate::limits::ABORT_AGAIN_AFTER;
 use crate::oci::Digest;
 

@@ -6,9 +6,9 @@ use axum::http::{Method, StatusCode};
 use bytes::Bytes;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::super::manifest::{self, Checked};
-use super::super::peer::{Answer, PeerError};
+use super::peer::{Answer, PeerError};
 use super::{Fetcher, ask, spool};
+use crate::agent::content::manifest::{self, Checked};
 use crate::limits::{MANIFEST_BYTES_MAX, MANIFEST_MEMORY_BYTES_MAX, MANIFEST_STALL_TIMEOUT};
 use crate::oci::{ContentPath, Digest};
 

@@ -9,9 +9,9 @@ use axum::http::Method;
 use futures_util::future::join_all;
 use tokio::time::timeout;
 
+use super::peer::PeerError;
 use super::{Fetcher, ask};
-use crate::agent::inventory::backoff::Backoff;
-use crate::agent::peer::PeerError;
+use crate::agent::backoff::Backoff;
 use crate::limits::{DELIVERED_BYTES_MIN, PROBE_PAUSE, PROBE_TIMEOUT};
 use crate::oci::{ContentPath, RangeHeader};
 

@@ -1,5 +1,5 @@
 //! Content received and verified whole before anyone sees a byte of it, in memory or in a file without
-//! a name: [`super::room`] decides which.
+//! a name: [`super::spool_space`] decides which.
 
 use std::fs::File;
 use std::io;
@@ -10,13 +10,13 @@ use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use futures_util::stream;
 
-use super::room::{DiskRoom, MemoryRoom, Room, Rooms};
+use super::peer::{PeerError, Source};
+use super::spool_space::{DiskRoom, MemoryRoom, Room, Rooms};
 use super::transfer::Transfer;
 use super::{compact, kept_bytes};
-use crate::agent::body::ByteStream;
-use crate::agent::buffers::BufferPool;
-use crate::agent::local::file_stream;
-use crate::agent::peer::{PeerError, Source};
+use crate::agent::content::buffer_pool::BufferPool;
+use crate::agent::content::local::file_stream;
+use crate::agent::serve::body::ByteStream;
 use crate::limits::SPOOL_WRITE_BYTES;
 use crate::oci::{ByteRange, Digest, Hasher};
 
@@ -199,7 +199,7 @@ pub(super) async fn memory(mut source: Source, length: u64) -> Result<Bytes, Pee
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::peer::{Ask, ask};
+    use crate::agent::fetch::peer::{Ask, ask};
     use crate::agent::state_dir::StateDir;
     use crate::agent::testing::{End, RawPeer, SOON};
     use crate::limits::SPOOL_WITHOUT_DISK_TOTAL_BYTES_MAX;

@@ -11,12 +11,12 @@ use futures_util::future::join_all;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
+use super::candidates::Roster;
 use super::manifests::{manifest_bytes, manifest_type};
-use super::roster::Roster;
+use super::peer::{PeerError, Peers};
 use super::{DEADLINE_MARGIN, Fetcher, ask, count};
-use crate::agent::answer::CONTENT_DIGEST;
-use crate::agent::peer::{PeerError, Peers};
-use crate::agent::tags::{Claim, TAG_AGE_MS};
+use crate::agent::content::tag_claims::{Claim, TAG_AGE_MS};
+use crate::agent::serve::answer::CONTENT_DIGEST;
 use crate::limits::TAG_HOLDERS_ASKED_AT_ONCE;
 use crate::oci::{ContentPath, Digest, Item};
 

@@ -10,13 +10,13 @@ use axum::http::{Method, StatusCode};
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::fan::{Bottleneck, Fan};
-use super::race::{Ended, NoSource};
-use super::registry::Running;
-use super::roster::Roster;
+use super::candidates::Roster;
+use super::hedging::{Ended, NoSource};
+use super::peer::throughput::Pace;
+use super::peer::{Answer, PeerError, Source};
+use super::registry_speed::Running;
+use super::striping::{Bottleneck, Fan};
 use super::{Fetcher, ask};
-use crate::agent::peer::pace::Pace;
-use crate::agent::peer::{Answer, PeerError, Source};
 use crate::limits::{
     BUSY_RETRY_AFTER, DELIVERED_BYTES_MIN, FAILOVER_TIMEOUT, SOURCE_RATE_WINDOW_SECONDS,
     SOURCE_STALL_TIMEOUT, STALL_BUDGET, STALL_FORGIVEN_BYTES,

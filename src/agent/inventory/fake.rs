@@ -8,7 +8,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
-use super::discovery::{Discovery, Write};
+use super::index_api::{Discovery, Write};
 use crate::api::client::ClientError;
 use crate::api::{KeepaliveRequest, KeepaliveResponse, WriteRequest, WriteResponse};
 

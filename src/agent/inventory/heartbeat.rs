@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use super::Shared;
-use super::backoff::Beats;
+use crate::agent::backoff::Beats;
 use crate::api::client::ClientError;
 use crate::api::{KeepaliveRequest, KeepaliveResponse};
 use crate::limits::{LEASE_SECONDS_MAX, LEASE_SECONDS_MIN};

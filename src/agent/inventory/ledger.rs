@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use piccolo_raft::command::Key;
 
-use super::discovery::Write;
-use crate::agent::store::{Scan, StoreEvent};
+use super::index_api::Write;
+use crate::agent::content::store::{Scan, StoreEvent};
 use crate::api::fingerprint::Fingerprint;
 use crate::limits::{API_BODY_BYTES_MAX, REQUEST_KEYS_MAX};
 use crate::oci::Digest;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::fake::{Answer, FakeDiscovery};
 use super::*;
-use crate::agent::store::MemoryStore;
+use crate::agent::content::store::MemoryStore;
 use crate::api::WriteRequest;
 use crate::clock::Clock;
 use crate::oci::Digest;

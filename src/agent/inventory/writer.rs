@@ -8,11 +8,11 @@ use std::time::Duration;
 use piccolo_raft::command::Key;
 use tokio::time::Instant;
 
-use super::backoff::Backoff;
-use super::discovery::Write;
 use super::heartbeat::lease_seconds;
+use super::index_api::Write;
 use super::ledger::{Left, Pair, Request};
 use super::{InventoryState, Shared};
+use crate::agent::backoff::Backoff;
 use crate::api::WriteRequest;
 use crate::api::client::ClientError;
 use crate::limits::{ADDRESS_LEFT_ATTEMPTS, ADDRESSES_LEFT_MAX, ADVERTISE_COALESCE, CLAIM_CONTESTED_PAUSE};

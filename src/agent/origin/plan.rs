@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use reqwest::Url;
 
-use super::verdict::Trust;
+use super::outcome::Trust;
 use crate::agent::RegistryPolicy;
 use crate::hosts_toml::upstreams::{self, Host, UpstreamsError};
 use crate::oci::registry::{DOCKER_HUB, DOCKER_HUB_API, canonical};

@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use super::*;
-use crate::agent::store::memory::MemoryStore;
-use crate::agent::store::{Store, StoreEvent, conformance};
+use crate::agent::content::store::memory::MemoryStore;
+use crate::agent::content::store::{Store, StoreEvent, conformance};
 use crate::agent::testing::{SOON, noise};
 use crate::oci::ApiPath;
 

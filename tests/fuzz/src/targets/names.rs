@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use piccolo::agent::store::name::ImageName;
+use piccolo::agent::content::store::name::ImageName;
 use piccolo::oci::{ApiPath, ByteRange, ContentPath, Digest, RangeHeader, Reference};
 use piccolo::server::requests::accepted::{HolderPolicy, group, holder_address, socket_address};
 use piccolo::server::requests::query::Query;

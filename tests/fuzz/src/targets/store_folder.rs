@@ -7,9 +7,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use piccolo::agent::store::layout::LayoutStore;
-use piccolo::agent::store::name::ImageName;
-use piccolo::agent::store::{Ingest, Store};
+use piccolo::agent::content::store::layout::LayoutStore;
+use piccolo::agent::content::store::name::ImageName;
+use piccolo::agent::content::store::{Ingest, Store};
 use piccolo::oci::Digest;
 use tempfile::TempDir;
 

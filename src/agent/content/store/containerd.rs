@@ -1,0 +1,266 @@
+//! A containerd daemon, 1.6 and later: names, events and what a namespace knows over gRPC; bytes from
+//! its blob folder where that is visible from here, else over gRPC too.
+//!
+//! The blob folder knows no namespaces: other tenants' content and builds of other tools lie beside
+//! ours. So nothing is reported or opened unless the configured namespace knows it, asked each time.
+
+mod byte_access;
+mod client;
+mod content_age;
+mod source_labels;
+mod unshareable;
+mod watch;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+use futures_util::{FutureExt, StreamExt};
+use tokio::sync::{mpsc, oneshot};
+
+use super::folder::BlobFolder;
+use super::ingest;
+use super::name::ImageName;
+use super::{Content, Fetched, Ingest, RemoteReader, Scan, Source, Store, StoreError, StoreEvent, Tag};
+use crate::agent::notices::Notices;
+use crate::oci::Digest;
+use byte_access::View;
+use client::Client;
+
+/// See the module.
+#[derive(Debug)]
+pub struct ContainerdStore {
+    client: Client,
+    /// From the configuration; wins over what containerd says.
+    content_path: Option<PathBuf>,
+    /// Where bytes are read, as the last look found it; asked for when there was none yet.
+    view: Mutex<Option<View>>,
+    /// A folder that was found not to be containerd's, until it is seen to hold containerd's content.
+    wrong_folder: Mutex<Option<BlobFolder>>,
+    /// Between two looks at the namespace, where no file notifications are wanted.
+    poll_interval: Option<Duration>,
+    notices: Notices,
+}
+
+impl ContainerdStore {
+    /// The images of `namespace` at the daemon behind `socket`, which may not be there yet.
+    /// `content_path` is asked for when it is not given. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// If `namespace` is not a valid name of one.
+    pub fn new(socket: &Path, namespace: &str, content_path: Option<PathBuf>) -> Result<Self, StoreError> {
+        let client = Client::new(socket, namespace)?;
+        Ok(Self {
+            client,
+            content_path,
+            view: Mutex::default(),
+            wrong_folder: Mutex::default(),
+            poll_interval: None,
+            notices: Notices::default(),
+        })
+    }
+
+    /// The same without file notifications: it asks containerd `every` so often.
+    #[must_use]
+    pub fn polled(mut self, every: Duration) -> Self {
+        self.poll_interval = Some(every);
+        self
+    }
+
+    /// Says there what this node has and cannot share.
+    #[must_use]
+    pub(crate) fn noticing(mut self, notices: &Notices) -> Self {
+        self.notices = notices.clone();
+        self
+    }
+
+    async fn scan_all(&self) -> Result<Scan, StoreError> {
+        let (_, content) = self.look().await?;
+        let images = self.client.list_images().await?;
+        let (total, mut skipped) = (images.len(), 0);
+        let mut tags = BTreeMap::new();
+        for image in images {
+            let (name, target) = (ImageName::parse(&image.name), image.target.parse::<Digest>());
+            match (name, target) {
+                (ImageName::Tag(name), Ok(target)) => {
+                    if content.contains_key(&target) {
+                        tags.insert(name.to_owned(), target);
+                    }
+                }
+                (ImageName::Pinned, Ok(_)) => {}
+                _ => skipped += 1,
+            }
+        }
+        tracing::debug!(
+            images = total,
+            skipped,
+            tags = tags.len(),
+            blobs = content.len(),
+            "scanned containerd"
+        );
+        Ok(Scan { content, tags })
+    }
+
+    async fn open_known(&self, digest: &Digest) -> Result<Option<Content>, StoreError> {
+        let Some(size_bytes) = self.client.info(digest).await? else { return Ok(None) };
+        let folder = match self.view().await? {
+            View::Folder(folder) => folder,
+            View::Remote => {
+                let reader = GrpcReader { client: self.client.clone(), digest: digest.clone() };
+                return Ok(Some(Content::Remote { size_bytes, reader: Box::new(reader) }));
+            }
+        };
+        let opened = match folder.open(digest).await {
+            // One file that is not ours to read.
+            Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => {
+                tracing::debug!(%source, "reading a blob over gRPC");
+                let reader = GrpcReader { client: self.client.clone(), digest: digest.clone() };
+                return Ok(Some(Content::Remote { size_bytes, reader: Box::new(reader) }));
+            }
+            opened => opened?,
+        };
+        match opened {
+            Some((file, length)) if length == size_bytes => Ok(Some(Content::File { file, size_bytes })),
+            Some((_, length)) => Err(StoreError::Failed {
+                action: "open a blob",
+                reason: format!("its file has {length} bytes, containerd says {size_bytes}"),
+            }),
+            None => Ok(None),
+        }
+    }
+
+    /// Where a name points, if that is present.
+    async fn target(&self, name: &str) -> Result<Option<Tag>, StoreError> {
+        let Some(image) = self.client.image(name).await? else { return Ok(None) };
+        let Ok(digest) = image.target.parse::<Digest>() else { return Ok(None) };
+        if self.client.info(&digest).await?.is_none() {
+            return Ok(None);
+        }
+        let present = match self.view().await? {
+            View::Folder(folder) => folder.size_bytes(&digest).await?.is_some(),
+            View::Remote => true,
+        };
+        Ok(present.then_some(Tag { digest, set_at: image.updated }))
+    }
+
+    async fn tell_sources(&self, tell: &mut (dyn FnMut(Source<'_>) + Send)) -> Result<(), StoreError> {
+        self.client.list_fetched(tell).await?;
+        for image in self.client.list_images().await? {
+            if let Ok(target) = image.target.parse::<Digest>() {
+                tell(Source::Image { name: &image.name, target: &target });
+            }
+        }
+        Ok(())
+    }
+
+    async fn all_ingests(&self, digest: &Digest) -> Result<Vec<Ingest>, StoreError> {
+        if let View::Folder(folder) = self.view().await? {
+            return ingest::find(folder.root(), digest).await;
+        }
+        let ingests = self.client.ingests().await?.into_iter();
+        let ingests = ingests.filter(|ingest| ingest.name.ends_with(digest.as_str()));
+        Ok(ingests.map(|ingest| Ingest { total_bytes: ingest.total_bytes, data: None }).collect())
+    }
+
+    async fn all_complete_ingests(&self) -> Result<Vec<(Digest, File)>, StoreError> {
+        match self.view().await? {
+            View::Folder(folder) => ingest::complete(folder.root()).await,
+            View::Remote => Ok(Vec::new()),
+        }
+    }
+
+    async fn abort_all(&self, digest: &Digest, begun_by: SystemTime) -> Result<usize, StoreError> {
+        let mut aborted = 0;
+        for ingest in self.client.ingests().await? {
+            // `layer-sha256:<hex>`, `manifest-sha256:<hex>`, or the bare digest
+            let is_of_digest = ingest.name.ends_with(digest.as_str());
+            if is_of_digest
+                && ingest::begun_by(ingest.begun, begun_by, SystemTime::now())
+                && self.client.abort(&ingest.name).await?
+            {
+                aborted += 1;
+            }
+        }
+        Ok(aborted)
+    }
+}
+
+impl Store for ContainerdStore {
+    fn name(&self) -> String {
+        format!("containerd {}", self.client.socket().display())
+    }
+
+    fn open<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<Content>, StoreError>> {
+        self.open_known(digest).boxed()
+    }
+
+    fn tag<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Tag>, StoreError>> {
+        self.target(name).boxed()
+    }
+
+    fn sources<'a>(
+        &'a self,
+        tell: &'a mut (dyn FnMut(Source<'_>) + Send),
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.tell_sources(tell).boxed()
+    }
+
+    fn fetched_from<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Fetched, StoreError>> {
+        self.client.fetched_from(digest).boxed()
+    }
+
+    fn scan(&self) -> BoxFuture<'_, Result<Scan, StoreError>> {
+        self.scan_all().boxed()
+    }
+
+    fn watch<'a>(
+        &'a self,
+        events: mpsc::Sender<StoreEvent>,
+        ready: oneshot::Sender<()>,
+    ) -> BoxFuture<'a, StoreError> {
+        async move {
+            match watch::run(self, events, ready).await {
+                Ok(never) => match never {},
+                Err(error) => error,
+            }
+        }
+        .boxed()
+    }
+
+    fn ingests<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Vec<Ingest>, StoreError>> {
+        self.all_ingests(digest).boxed()
+    }
+
+    fn complete_ingests(&self) -> BoxFuture<'_, Result<Vec<(Digest, File)>, StoreError>> {
+        self.all_complete_ingests().boxed()
+    }
+
+    fn abort_ingests<'a>(
+        &'a self,
+        digest: &'a Digest,
+        begun_by: SystemTime,
+    ) -> BoxFuture<'a, Result<usize, StoreError>> {
+        self.abort_all(digest, begun_by).boxed()
+    }
+}
+
+/// Content over gRPC.
+struct GrpcReader {
+    client: Client,
+    digest: Digest,
+}
+
+impl RemoteReader for GrpcReader {
+    fn read(&self, offset: u64, length: u64) -> BoxStream<'static, Result<Bytes, StoreError>> {
+        if length == 0 {
+            return futures_util::stream::empty().boxed(); // containerd reads 0 as "to the end"
+        }
+        self.client.read(&self.digest, offset, length)
+    }
+}

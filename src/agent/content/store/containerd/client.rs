@@ -1,0 +1,420 @@
+//! containerd's gRPC services, as far as the store needs them: namespace and deadline on every call,
+//! "not found" as an answer, everything else as an error that names what was tried.
+
+use std::collections::BTreeMap;
+use std::error::Error as _;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use containerd_client::services::v1 as api;
+use containerd_client::types::Envelope;
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use hyper_util::rt::TokioIo;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Response, Status};
+
+use super::content_age::Ages;
+use super::source_labels;
+use crate::agent::content::store::{Fetched, Source, StoreError};
+use crate::oci::Digest;
+
+/// One answer.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// A whole list.
+const LIST_TIMEOUT: Duration = Duration::from_secs(60);
+/// All images come in one message; containerd itself sends 16 MiB at most.
+const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Time between two marks while a subscription is not confirmed.
+const MARK_INTERVAL: Duration = Duration::from_millis(20);
+/// Topic of our own events, whose return proves that a subscription is in force.
+const MARK_TOPIC: &str = "/piccolo/watching";
+
+/// One containerd, one namespace. Cheap to clone; connects when it is used, and again after
+/// containerd was restarted.
+#[derive(Clone, Debug)]
+pub(super) struct Client {
+    socket: PathBuf,
+    namespace: String,
+    header: MetadataValue<Ascii>,
+    channel: Channel,
+    ages: Arc<Ages>,
+}
+
+/// An ingest.
+#[derive(Debug)]
+pub(super) struct ActiveIngest {
+    /// Its ref, without namespace and sequence.
+    pub(super) name: String,
+    /// The length that the blob will have, if that is known.
+    pub(super) total_bytes: Option<u64>,
+    pub(super) begun: Option<SystemTime>,
+}
+
+/// An image record.
+#[derive(Debug)]
+pub(super) struct Image {
+    pub(super) name: String,
+    pub(super) target: String,
+    /// When the record was made or last changed: a pull or an import of the same name writes it anew,
+    /// also where the target stays the same.
+    pub(super) updated: Option<SystemTime>,
+}
+
+impl Client {
+    /// Does not connect yet. Must be called within a tokio runtime.
+    pub(super) fn new(socket: &Path, namespace: &str) -> Result<Self, StoreError> {
+        let header = header(namespace)?;
+        let path = socket.to_owned();
+        let connector = tower::service_fn(move |_| {
+            let path = path.clone();
+            async move { tokio::net::UnixStream::connect(path).await.map(TokioIo::new) }
+        });
+        // The address is not used: the connector knows the socket.
+        let channel = Endpoint::from_static("http://containerd").connect_with_connector_lazy(connector);
+        let ages = Arc::new(Ages::new());
+        Ok(Self { socket: socket.to_owned(), namespace: namespace.to_owned(), header, channel, ages })
+    }
+
+    pub(super) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    pub(super) fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// The same containerd, another namespace.
+    pub(super) fn of(&self, namespace: &str) -> Result<Self, StoreError> {
+        let header = header(namespace)?;
+        Ok(Self { namespace: namespace.to_owned(), header, ..self.clone() })
+    }
+
+    /// All namespaces of this containerd.
+    pub(super) async fn namespaces(&self) -> Result<Vec<String>, StoreError> {
+        let mut client = api::namespaces_client::NamespacesClient::new(self.channel.clone());
+        let request = self.request(api::ListNamespacesRequest { filter: String::new() });
+        let response = self.call("list namespaces", client.list(request)).await?;
+        let namespaces = response.map(|response| response.namespaces).unwrap_or_default();
+        Ok(namespaces.into_iter().map(|namespace| namespace.name).collect())
+    }
+
+    /// All of content that has no more than `limit` bytes; `None` if it is larger or not there.
+    pub(super) async fn read_whole(
+        &self,
+        digest: &Digest,
+        limit: u64,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        let Some(size_bytes) = self.info(digest).await?.filter(|size| (1..=limit).contains(size)) else {
+            return Ok(None);
+        };
+        let mut pieces = self.read(digest, 0, size_bytes);
+        let mut bytes = Vec::new();
+        while let Some(piece) = pieces.next().await {
+            // Its file may be lost.
+            let Ok(piece) = piece else { return Ok(None) };
+            bytes.extend_from_slice(&piece);
+        }
+        Ok(Some(bytes))
+    }
+
+    fn content(&self) -> api::content_client::ContentClient<Channel> {
+        api::content_client::ContentClient::new(self.channel.clone())
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    fn images(&self) -> api::images_client::ImagesClient<Channel> {
+        api::images_client::ImagesClient::new(self.channel.clone())
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    fn events(&self) -> api::events_client::EventsClient<Channel> {
+        api::events_client::EventsClient::new(self.channel.clone())
+    }
+
+    fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.metadata_mut().insert("containerd-namespace", self.header.clone());
+        request
+    }
+
+    /// One answer within its deadline; `None` if containerd says that there is no such thing.
+    async fn call<T>(
+        &self,
+        action: &'static str,
+        answer: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<Option<T>, StoreError> {
+        match self.within(CALL_TIMEOUT, answer).await? {
+            Ok(response) => Ok(Some(response.into_inner())),
+            Err(status) if status.code() == Code::NotFound => Ok(None),
+            Err(status) => Err(self.error(action, &status)),
+        }
+    }
+
+    async fn within<T>(&self, limit: Duration, answer: impl Future<Output = T>) -> Result<T, StoreError> {
+        tokio::time::timeout(limit, answer).await.map_err(|_| StoreError::Unreachable {
+            store: self.socket.display().to_string(),
+            reason: format!("no answer within {} s", limit.as_secs()),
+        })
+    }
+
+    fn error(&self, action: &'static str, status: &Status) -> StoreError {
+        let mut reason = status.message().to_owned();
+        let mut source = status.source();
+        while let Some(error) = source {
+            reason = error.to_string(); // the innermost is the system's own
+            source = error.source();
+        }
+        if status.code() == Code::Unavailable || status.source().is_some() {
+            return StoreError::Unreachable { store: self.socket.display().to_string(), reason };
+        }
+        StoreError::Failed { action, reason }
+    }
+
+    /// Length of content that the namespace knows.
+    pub(super) async fn info(&self, digest: &Digest) -> Result<Option<u64>, StoreError> {
+        let request = self.request(api::InfoRequest { digest: digest.to_string() });
+        let response = self.call("ask for content", self.content().info(request)).await?;
+        Ok(response.and_then(|response| response.info).map(|info| info.size.unsigned_abs()))
+    }
+
+    /// All content that the namespace knows, with its length.
+    pub(super) async fn list_content(&self) -> Result<BTreeMap<Digest, u64>, StoreError> {
+        // A list, which goes back to the system whole; the map is then made with full nodes.
+        let mut found = Vec::new();
+        self.each_content(|digest, info| found.push((digest, info.size.unsigned_abs()))).await?;
+        Ok(found.into_iter().collect())
+    }
+
+    async fn each_content(&self, mut each: impl FnMut(Digest, api::Info) + Send) -> Result<(), StoreError> {
+        let listing = async {
+            let request = self.request(api::ListContentRequest { filters: Vec::new() });
+            let mut pages = self.content().list(request).await?.into_inner();
+            while let Some(page) = pages.message().await? {
+                for info in page.info {
+                    match info.digest.parse::<Digest>() {
+                        Ok(digest) => each(digest, info),
+                        Err(error) => tracing::debug!(%error, "content skipped"),
+                    }
+                }
+            }
+            Ok(())
+        };
+        let listed = self.within(LIST_TIMEOUT, listing).await?;
+        listed.map_err(|status: Status| self.error("list content", &status))
+    }
+
+    /// Where all content of the namespace was fetched from.
+    pub(super) async fn list_fetched(
+        &self,
+        tell: &mut (dyn FnMut(Source<'_>) + Send),
+    ) -> Result<(), StoreError> {
+        self.each_content(|digest, info| {
+            let fetched = self.fetched(&digest, &info);
+            fetched.names.iter().for_each(|name| tell(Source::Fetched { digest: &digest, name }));
+            if fetched.is_unrecorded {
+                tell(Source::Unrecorded { digest: &digest });
+            }
+        })
+        .await
+    }
+
+    /// Where content of the namespace was fetched from.
+    pub(super) async fn fetched_from(&self, digest: &Digest) -> Result<Fetched, StoreError> {
+        let request = self.request(api::InfoRequest { digest: digest.to_string() });
+        let response = self.call("ask for content", self.content().info(request)).await?;
+        let info = response.and_then(|response| response.info);
+        Ok(info.map(|info| self.fetched(digest, &info)).unwrap_or_default())
+    }
+
+    fn fetched(&self, digest: &Digest, info: &api::Info) -> Fetched {
+        source_labels::of(digest, info, &mut self.ages.newness(), self.ages.now())
+    }
+
+    /// Bytes of content, as they come.
+    pub(super) fn read(
+        &self,
+        digest: &Digest,
+        offset: u64,
+        length: u64,
+    ) -> BoxStream<'static, Result<bytes::Bytes, StoreError>> {
+        let action = "read content";
+        let (client, digest) = (self.clone(), digest.to_string());
+        let request =
+            api::ReadContentRequest { digest, offset: offset.cast_signed(), size: length.cast_signed() };
+        let start = async move {
+            let answer = client.within(CALL_TIMEOUT, client.content().read(client.request(request))).await?;
+            let stream = answer.map_err(|status| client.error(action, &status))?.into_inner();
+            Ok(stream.map(move |piece| match piece {
+                Ok(piece) => Ok(bytes::Bytes::from(piece.data)),
+                Err(status) => Err(client.error(action, &status)),
+            }))
+        };
+        futures_util::stream::once(start).flat_map(flatten).boxed()
+    }
+
+    /// Whether containerd can read the first byte of content that is not empty. False only where it says
+    /// that the content, or its file, is not there.
+    pub(super) async fn can_read(&self, digest: &Digest) -> Result<bool, StoreError> {
+        let request = api::ReadContentRequest { digest: digest.to_string(), offset: 0, size: 1 };
+        let first_piece =
+            async { self.content().read(self.request(request)).await?.into_inner().message().await };
+        match self.within(CALL_TIMEOUT, first_piece).await? {
+            Ok(piece) => Ok(piece.is_some()),
+            Err(status) if status.code() == Code::NotFound => Ok(false),
+            Err(status) => Err(self.error("read content", &status)),
+        }
+    }
+
+    /// Every image record of the namespace.
+    pub(super) async fn list_images(&self) -> Result<Vec<Image>, StoreError> {
+        let request = self.request(api::ListImagesRequest { filters: Vec::new() });
+        let response = self.call("list images", self.images().list(request)).await?;
+        let images = response.map(|response| response.images).unwrap_or_default();
+        Ok(images.into_iter().map(Image::from).collect())
+    }
+
+    /// One image record.
+    pub(super) async fn image(&self, name: &str) -> Result<Option<Image>, StoreError> {
+        let request = self.request(api::GetImageRequest { name: name.to_owned() });
+        let response = self.call("ask for an image", self.images().get(request)).await?;
+        Ok(response.and_then(|response| response.image).map(Image::from))
+    }
+
+    /// The content store's folder, as containerd sees it.
+    pub(super) async fn content_root(&self) -> Result<Option<PathBuf>, StoreError> {
+        let filters = vec!["type==io.containerd.content.v1".to_owned()];
+        let request = self.request(api::PluginsRequest { filters });
+        let mut client = api::introspection_client::IntrospectionClient::new(self.channel.clone());
+        let response = self.call("ask for the content folder", client.plugins(request)).await?;
+        let plugins = response.map(|response| response.plugins).unwrap_or_default();
+        Ok(plugins.into_iter().find_map(|mut plugin| plugin.exports.remove("root")).map(PathBuf::from))
+    }
+
+    /// Subscribes to the namespace's images and content. When this returns, the subscription is in
+    /// force: containerd answers a subscription with its first event only, so we publish marks of our
+    /// own until one comes back.
+    pub(super) async fn subscribe(
+        &self,
+    ) -> Result<BoxStream<'static, Result<Envelope, StoreError>>, StoreError> {
+        let action = "subscribe to events";
+        let namespace = &self.namespace;
+        let filters = ["/images/", "/content/", MARK_TOPIC]
+            .map(|topic| format!("namespace=={namespace},topic~=^{topic}"))
+            .to_vec();
+        let request = self.request(api::SubscribeRequest { filters });
+        let mut client = self.events();
+        let subscribed = async {
+            tokio::select! {
+                stream = client.subscribe(request) => stream.map_err(|status| self.error(action, &status)),
+                error = self.publish_marks() => Err(error),
+            }
+        };
+        let stream = self.within(CALL_TIMEOUT, subscribed).await??.into_inner();
+        let client = self.clone();
+        let envelopes = stream.map(move |envelope| envelope.map_err(|status| client.error(action, &status)));
+        let marks = |envelope: &Result<Envelope, _>| {
+            std::future::ready(!matches!(envelope, Ok(envelope) if envelope.topic == MARK_TOPIC))
+        };
+        Ok(envelopes.filter(marks).boxed())
+    }
+
+    async fn publish_marks(&self) -> StoreError {
+        let event = prost_types::Any { type_url: "google.protobuf.Empty".into(), value: Vec::new() };
+        loop {
+            let mark = api::PublishRequest { topic: MARK_TOPIC.into(), event: Some(event.clone()) };
+            if let Err(error) = self.call("publish an event", self.events().publish(self.request(mark))).await
+            {
+                return error;
+            }
+            tokio::time::sleep(MARK_INTERVAL).await;
+        }
+    }
+
+    /// All ingests of the namespace.
+    pub(super) async fn ingests(&self) -> Result<Vec<ActiveIngest>, StoreError> {
+        let request = self.request(api::ListStatusesRequest { filters: Vec::new() });
+        let response = self.call("list ingests", self.content().list_statuses(request)).await?;
+        let statuses = response.map(|response| response.statuses).unwrap_or_default();
+        Ok(statuses.into_iter().map(ActiveIngest::from).collect())
+    }
+
+    /// Aborts one ingest; tells whether there was one.
+    pub(super) async fn abort(&self, ingest: &str) -> Result<bool, StoreError> {
+        let request = self.request(api::AbortRequest { r#ref: ingest.to_owned() });
+        Ok(self.call("abort an ingest", self.content().abort(request)).await?.is_some())
+    }
+}
+
+fn flatten<S>(started: Result<S, StoreError>) -> BoxStream<'static, Result<bytes::Bytes, StoreError>>
+where
+    S: futures_util::Stream<Item = Result<bytes::Bytes, StoreError>> + Send + 'static,
+{
+    match started {
+        Ok(stream) => stream.boxed(),
+        Err(error) => futures_util::stream::once(std::future::ready(Err(error))).boxed(),
+    }
+}
+
+impl From<api::Status> for ActiveIngest {
+    fn from(status: api::Status) -> Self {
+        Self {
+            name: status.r#ref,
+            total_bytes: u64::try_from(status.total).ok().filter(|total| *total > 0),
+            begun: status.started_at.and_then(|begun| SystemTime::try_from(begun).ok()),
+        }
+    }
+}
+
+impl From<api::Image> for Image {
+    fn from(image: api::Image) -> Self {
+        Self {
+            name: image.name,
+            target: image.target.map(|target| target.digest).unwrap_or_default(),
+            updated: image.updated_at.and_then(|updated| SystemTime::try_from(updated).ok()),
+        }
+    }
+}
+
+fn header(namespace: &str) -> Result<MetadataValue<Ascii>, StoreError> {
+    let header = namespace.parse().ok().filter(|_| is_namespace(namespace));
+    header.ok_or_else(|| StoreError::Failed {
+        action: "use a containerd namespace",
+        reason: format!("{namespace:?} is not one"),
+    })
+}
+
+/// containerd's own rule (`pkg/identifiers`): it goes into a filter unquoted.
+fn is_namespace(text: &str) -> bool {
+    let edge = |c: Option<&u8>| c.is_some_and(u8::is_ascii_alphanumeric);
+    let bytes = text.as_bytes();
+    bytes.len() <= 76
+        && edge(bytes.first())
+        && edge(bytes.last())
+        && bytes.iter().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'.' | b'-'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_socket_that_is_not_there_is_unreachable_and_says_why() {
+        let folder = tempfile::tempdir().unwrap();
+        let client = Client::new(&folder.path().join("none.sock"), "k8s.io").unwrap();
+        let error = client.list_images().await.unwrap_err();
+        let StoreError::Unreachable { reason, .. } = &error else { panic!("{error:?}") };
+        assert!(reason.contains("No such file"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_namespace_that_could_change_a_filter_is_refused() {
+        for namespace in ["", "a,b", "k8s.io\n", "a==b", "-a"] {
+            assert!(Client::new(Path::new("/x"), namespace).is_err(), "{namespace:?}");
+        }
+        assert!(Client::new(Path::new("/x"), "k8s.io").is_ok());
+    }
+}

@@ -1,0 +1,364 @@
+//! Follows a containerd: file notifications for every blob as it is committed, events for names, and
+//! a comparison with the namespace's list where neither tells all.
+//!
+//! What no notification tells: content that another namespace held already (no file is made), and
+//! content that only our namespace gave up (no file goes). Both come with an image event, so one is
+//! followed by a comparison, and by another when garbage collection has had its time.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
+use std::time::Duration;
+
+use containerd_client::events::ContentCreate;
+use containerd_client::services::v1::ImageDelete;
+use containerd_client::types::Envelope;
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, StreamExt};
+use prost::Message;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use super::{ContainerdStore, View};
+use crate::agent::content::store::folder::{Change, Watching, poll_pause};
+use crate::agent::content::store::name::ImageName;
+use crate::agent::content::store::{StoreError, StoreEvent, Tag};
+use crate::limits::SURVEY_INTERVAL;
+use crate::oci::Digest;
+
+/// First pause before the namespace is asked again for a blob whose file is there. containerd moves
+/// the file before it commits its own record, whose fsync may take long on a busy disk.
+const ASK_AGAIN_FIRST: Duration = Duration::from_millis(5);
+/// Longest pause: a blob is reported within 100 ms of the record's commit.
+const ASK_AGAIN_LONGEST: Duration = Duration::from_millis(80);
+/// A blob that the namespace does not know after so long is somebody else's.
+const ASK_AGAIN_MAX: Duration = Duration::from_secs(3);
+/// From an image event to a comparison.
+const COMPARE_SOON: Duration = Duration::from_millis(100);
+/// From the last removal to another: garbage collection follows its event.
+const COMPARE_LATE: Duration = Duration::from_secs(3);
+
+/// Watches until that cannot go on.
+pub(super) async fn run(
+    store: &ContainerdStore,
+    events: mpsc::Sender<StoreEvent>,
+    ready: oneshot::Sender<()>,
+) -> Result<Infallible, StoreError> {
+    let view = store.find_view().await?;
+    let mut files = set_file_watch(store, &view);
+    let mut envelopes = store.client.subscribe().await?;
+    let begun = Instant::now();
+    let (seen_at, seen) = store.look().await?;
+    let cost = begun.elapsed();
+    if seen_at != view {
+        files = None;
+    }
+    let mut watch = Watch {
+        store,
+        view: seen_at,
+        events,
+        seen,
+        asks: Vec::new(),
+        compare_soon: None,
+        compare_late: None,
+        comparing: None,
+        touched: BTreeSet::new(),
+        polled: !files.as_ref().is_some_and(Watching::is_set),
+        cost,
+        image_changed: false,
+        survey_wanted: false,
+    };
+    watch.schedule_poll();
+    _ = ready.send(());
+    // At once, and then from time to time.
+    let (mut survey_at, mut surveying, mut survey_images) = (Instant::now(), None::<Surveying<'_>>, true);
+    loop {
+        let deadline = watch.next_deadline();
+        let again_at = files.as_ref().and_then(Watching::again_at);
+        survey_images |= std::mem::take(&mut watch.survey_wanted);
+        tokio::select! {
+            () = until(again_at) => {
+                if let Some(files) = &mut files {
+                    files.try_to_set();
+                    watch.watched_again(files.is_set());
+                }
+            }
+            () = until(surveying.is_none().then_some(survey_at)) => {
+                surveying = Some(store.survey(std::mem::take(&mut survey_images)).boxed());
+            }
+            surveyed = next_of(&mut surveying) => {
+                surveying = None;
+                survey_at = Instant::now() + SURVEY_INTERVAL;
+                if let Err(error) = surveyed {
+                    tracing::debug!(%error, "could not look for images that are not shared");
+                    survey_images = true;
+                }
+            }
+            change = next_change(&mut files) => watch.changed(change).await?,
+            envelope = envelopes.next() => match envelope {
+                Some(envelope) => watch.heard(envelope?).await?,
+                None => return Err(lost("containerd ended the event stream")),
+            },
+            looked = next_of(&mut watch.comparing) => {
+                watch.comparing = None;
+                let (looked, cost) = looked?;
+                watch.cost = cost;
+                watch.apply(looked).await?;
+            }
+            () = until(deadline) => watch.due().await?,
+        }
+    }
+}
+
+fn set_file_watch(store: &ContainerdStore, view: &View) -> Option<Watching> {
+    let View::Folder(folder) = view else { return None };
+    store.poll_interval.is_none().then(|| Watching::set(folder, &store.notices))
+}
+
+async fn next_change(files: &mut Option<Watching>) -> Change {
+    match files {
+        Some(files) => files.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for what runs, for ever if nothing does.
+async fn next_of<T>(running: &mut Option<BoxFuture<'_, T>>) -> T {
+    match running {
+        Some(running) => running.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn lost(reason: impl Into<String>) -> StoreError {
+    StoreError::Failed { action: "go on watching", reason: reason.into() }
+}
+
+/// A blob whose file is there, and that the namespace does not know yet.
+struct Ask {
+    digest: Digest,
+    at: Instant,
+    pause: Duration,
+    until: Instant,
+}
+
+impl Ask {
+    fn now(digest: Digest) -> Self {
+        let now = Instant::now();
+        Self { digest, at: now, pause: ASK_AGAIN_FIRST, until: now + ASK_AGAIN_MAX }
+    }
+}
+
+struct Watch<'a> {
+    store: &'a ContainerdStore,
+    view: View,
+    events: mpsc::Sender<StoreEvent>,
+    /// What has been reported, or was there at the start.
+    seen: BTreeMap<Digest, u64>,
+    asks: Vec<Ask>,
+    compare_soon: Option<Instant>,
+    compare_late: Option<Instant>,
+    /// A running comparison; file notifications go on meanwhile.
+    comparing: Option<Comparing<'a>>,
+    /// What was reported since it began: there it is out of date.
+    touched: BTreeSet<Digest>,
+    polled: bool,
+    /// How long the last look at all content took.
+    cost: Duration,
+    /// There was an image event since the last comparison.
+    image_changed: bool,
+    /// Images or content have changed since the last survey of the images.
+    survey_wanted: bool,
+}
+
+type Looked = (View, BTreeMap<Digest, u64>);
+/// With the time that it takes.
+type Comparing<'a> = BoxFuture<'a, Result<(Looked, Duration), StoreError>>;
+type Surveying<'a> = BoxFuture<'a, Result<(), StoreError>>;
+
+impl Watch<'_> {
+    fn next_deadline(&self) -> Option<Instant> {
+        let ask = self.asks.iter().map(|ask| ask.at).min();
+        let comparisons = [self.compare_soon, self.compare_late].into_iter().flatten().min();
+        // One comparison at a time.
+        [ask, comparisons.filter(|_| self.comparing.is_none())].into_iter().flatten().min()
+    }
+
+    fn schedule_poll(&mut self) {
+        if self.polled {
+            let pause = self.store.poll_interval.unwrap_or(poll_pause(self.cost));
+            self.compare_late = Some(Instant::now() + pause);
+        }
+    }
+
+    /// The folder may be watched again: what came before that is compared once.
+    fn watched_again(&mut self, is_set: bool) {
+        if is_set {
+            self.polled = false;
+            self.compare_soon.get_or_insert(Instant::now());
+        }
+    }
+
+    /// A notification from the blob folder.
+    async fn changed(&mut self, change: Change) -> Result<(), StoreError> {
+        match change {
+            Change::Blob(digest) => self.look_at(digest).await,
+            Change::RootFile(_) | Change::FolderMade => Ok(()),
+            Change::Lost(reason) => Err(lost(reason)),
+        }
+    }
+
+    /// A file came or went.
+    async fn look_at(&mut self, digest: Digest) -> Result<(), StoreError> {
+        let View::Folder(folder) = &self.view else { return Ok(()) };
+        let present = folder.size_bytes(&digest).await?.is_some();
+        match (present, self.seen.contains_key(&digest)) {
+            (true, false) => self.ask(Ask::now(digest)).await,
+            (false, true) => {
+                // A collection took it; it may have taken records without files too.
+                self.compare_late = Some(Instant::now() + COMPARE_LATE);
+                self.removed(digest).await
+            }
+            (true, true) | (false, false) => Ok(()),
+        }
+    }
+
+    /// Reports the blob if the namespace knows it, else asks again later.
+    async fn ask(&mut self, mut ask: Ask) -> Result<(), StoreError> {
+        if self.seen.contains_key(&ask.digest) {
+            return Ok(());
+        }
+        if let Some(size_bytes) = self.store.client.info(&ask.digest).await? {
+            return self.added(ask.digest, size_bytes).await;
+        }
+        let now = Instant::now();
+        if now < ask.until {
+            ask.at = now + ask.pause;
+            ask.pause = (ask.pause * 2).min(ASK_AGAIN_LONGEST);
+            self.asks.push(ask);
+        }
+        Ok(())
+    }
+
+    /// An event of containerd.
+    async fn heard(&mut self, envelope: Envelope) -> Result<(), StoreError> {
+        let value = envelope.event.map(|event| event.value).unwrap_or_default();
+        let now = Instant::now();
+        let is_of_image = envelope.topic.starts_with("/images/");
+        self.image_changed |= is_of_image;
+        self.survey_wanted |= is_of_image;
+        match envelope.topic.as_str() {
+            "/images/create" | "/images/update" => {
+                self.compare_soon.get_or_insert(now + COMPARE_SOON);
+                self.named(&image_name(&value)?).await
+            }
+            "/images/delete" => {
+                self.compare_soon.get_or_insert(now + COMPARE_SOON);
+                self.compare_late = Some(now + COMPARE_LATE);
+                let name = image_name(&value)?;
+                match ImageName::parse(&name).tag() {
+                    Some(name) => self.send(StoreEvent::Untagged { name: name.to_owned() }).await,
+                    None => Ok(()),
+                }
+            }
+            // From 2.1 on. The record is committed by then.
+            "/content/create" => {
+                let created =
+                    ContentCreate::decode(value.as_slice()).map_err(|error| lost(error.to_string()))?;
+                match created.digest.parse() {
+                    Ok(digest) => self.ask(Ask::now(digest)).await,
+                    Err(_) => Ok(()),
+                }
+            }
+            _ => {
+                self.compare_soon.get_or_insert(now + COMPARE_SOON);
+                Ok(())
+            }
+        }
+    }
+
+    /// A name was made or moved. containerd reports the name only.
+    async fn named(&mut self, name: &str) -> Result<(), StoreError> {
+        let Some(tag) = ImageName::parse(name).tag() else { return Ok(()) };
+        match self.store.target(name).await? {
+            Some(Tag { digest, .. }) => self.send(StoreEvent::Tagged { name: tag.to_owned(), digest }).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Does what is due by now.
+    async fn due(&mut self) -> Result<(), StoreError> {
+        let now = Instant::now();
+        let (due, later) = std::mem::take(&mut self.asks).into_iter().partition(|ask: &Ask| ask.at <= now);
+        self.asks = later;
+        for ask in due {
+            self.ask(ask).await?;
+        }
+        let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        if self.comparing.is_none() && (is_due(self.compare_soon) || is_due(self.compare_late)) {
+            self.compare_soon = self.compare_soon.filter(|at| *at > now);
+            self.compare_late = self.compare_late.filter(|at| *at > now);
+            self.schedule_poll();
+            self.touched.clear();
+            let (store, begun) = (self.store, Instant::now());
+            self.comparing =
+                Some(async move { store.look().await.map(|looked| (looked, begun.elapsed())) }.boxed());
+        }
+        Ok(())
+    }
+
+    /// Reports the difference between what was seen and what the namespace knows.
+    async fn apply(&mut self, (view, now): Looked) -> Result<(), StoreError> {
+        let touched = std::mem::take(&mut self.touched);
+        if view != self.view {
+            return Err(lost("the content folder is another now"));
+        }
+        let gone = self.seen.keys().filter(|digest| !now.contains_key(*digest) && !touched.contains(*digest));
+        for digest in gone.cloned().collect::<Vec<_>>() {
+            self.removed(digest).await?;
+        }
+        for (digest, size_bytes) in now {
+            if !self.seen.contains_key(&digest) && !touched.contains(&digest) {
+                self.added(digest, size_bytes).await?;
+            }
+        }
+        // Labels come without an event, but in company of an image's.
+        if std::mem::take(&mut self.image_changed) { self.send(StoreEvent::Sourced).await } else { Ok(()) }
+    }
+
+    async fn added(&mut self, digest: Digest, size_bytes: u64) -> Result<(), StoreError> {
+        self.touch(&digest);
+        self.seen.insert(digest.clone(), size_bytes);
+        self.send(StoreEvent::Added { digest, size_bytes }).await
+    }
+
+    async fn removed(&mut self, digest: Digest) -> Result<(), StoreError> {
+        self.touch(&digest);
+        self.survey_wanted = true;
+        self.seen.remove(&digest);
+        self.send(StoreEvent::Removed { digest }).await
+    }
+
+    fn touch(&mut self, digest: &Digest) {
+        if self.comparing.is_some() {
+            self.touched.insert(digest.clone());
+        }
+    }
+
+    async fn send(&mut self, event: StoreEvent) -> Result<(), StoreError> {
+        self.events.send(event).await.map_err(|_| lost("nobody listens"))
+    }
+}
+
+/// Create, update and delete all carry the name in their first field.
+fn image_name(event: &[u8]) -> Result<String, StoreError> {
+    let event =
+        ImageDelete::decode(event).map_err(|error| lost(format!("unreadable image event: {error}")))?;
+    Ok(event.name)
+}

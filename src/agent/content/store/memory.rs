@@ -1,0 +1,432 @@
+//! A store in memory, for tests: content and names change at run time, scans fail or wait, watches
+//! break and bytes are wrong on demand.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{Seek, Write};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, BoxStream, StreamExt};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+
+use super::{Content, Fetched, Ingest, RemoteReader, Scan, Source, Store, StoreError, StoreEvent, Tag};
+use crate::oci::Digest;
+
+/// Pieces that a remote reader hands out, bytes.
+const PIECE_BYTES: usize = 64 * 1024;
+
+/// See the module.
+pub struct MemoryStore {
+    state: Mutex<State>,
+    changed: Notify,
+    scans_paused: watch::Sender<bool>,
+    scans_begun: watch::Sender<u64>,
+    remote: bool,
+}
+
+/// Length of the blob, and what has been written of it.
+type Partial = (u64, Arc<std::fs::File>);
+
+/// Of what, since when, and with what, where a test gives that.
+struct MemoryIngest {
+    digest: Digest,
+    begun: SystemTime,
+    partial: Option<Partial>,
+}
+
+#[derive(Default)]
+struct State {
+    blobs: BTreeMap<Digest, Bytes>,
+    tags: BTreeMap<String, Digest>,
+    tags_set: BTreeMap<String, SystemTime>,
+    fetched: BTreeMap<Digest, Fetched>,
+    ingests: Vec<MemoryIngest>,
+    scan_error: Option<String>,
+    watched: bool,
+    events: VecDeque<StoreEvent>,
+    broken: Option<String>,
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl MemoryStore {
+    /// Empty; opens content as files.
+    pub fn new() -> Self {
+        Self {
+            state: Mutex::default(),
+            changed: Notify::new(),
+            scans_paused: watch::Sender::new(false),
+            scans_begun: watch::Sender::new(0),
+            remote: false,
+        }
+    }
+
+    /// Empty; opens content through a [`RemoteReader`].
+    pub fn remote() -> Self {
+        Self { remote: true, ..Self::new() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, event: StoreEvent, act: impl FnOnce(&mut State)) {
+        let mut state = self.state();
+        act(&mut state);
+        if state.watched {
+            state.events.push_back(event);
+        }
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    /// Commits content.
+    pub fn add(&self, bytes: impl Into<Bytes>) -> Digest {
+        let bytes = bytes.into();
+        let digest = Digest::of(&bytes);
+        self.add_as(digest.clone(), bytes);
+        digest
+    }
+
+    /// Commits bytes under a digest that they may not hash to.
+    pub fn add_as(&self, digest: Digest, bytes: impl Into<Bytes>) {
+        let bytes = bytes.into();
+        let event = StoreEvent::Added { digest: digest.clone(), size_bytes: bytes.len() as u64 };
+        self.change(event, |state| _ = state.blobs.insert(digest, bytes));
+    }
+
+    /// Removes content, and the names that point to it.
+    pub fn remove(&self, digest: &Digest) {
+        let pointing: Vec<String> =
+            self.state().tags.iter().filter(|(_, to)| *to == digest).map(|(name, _)| name.clone()).collect();
+        pointing.iter().for_each(|name| self.untag(name));
+        self.change(StoreEvent::Removed { digest: digest.clone() }, |state| _ = state.blobs.remove(digest));
+    }
+
+    /// Makes a name point to content.
+    pub fn tag(&self, name: &str, digest: &Digest) {
+        self.tag_at(name, digest, Some(SystemTime::now()));
+    }
+
+    /// The same, set at another time than now; `None`: the time is not recorded.
+    pub fn tag_at(&self, name: &str, digest: &Digest, set_at: Option<SystemTime>) {
+        let event = StoreEvent::Tagged { name: name.to_owned(), digest: digest.clone() };
+        self.change(event, |state| {
+            state.tags.insert(name.to_owned(), digest.clone());
+            match set_at {
+                Some(set_at) => _ = state.tags_set.insert(name.to_owned(), set_at),
+                None => _ = state.tags_set.remove(name),
+            }
+        });
+        self.change(StoreEvent::Sourced, |_| ());
+    }
+
+    /// Removes a name.
+    pub fn untag(&self, name: &str) {
+        self.change(StoreEvent::Untagged { name: name.to_owned() }, |state| _ = state.tags.remove(name));
+        self.change(StoreEvent::Sourced, |_| ());
+    }
+
+    /// Records that content was fetched from `registry/repository`.
+    pub fn fetched(&self, digest: &Digest, name: &str) {
+        self.change(StoreEvent::Sourced, |state| {
+            let fetched = state.fetched.entry(digest.clone()).or_default();
+            fetched.is_unrecorded = false;
+            fetched.names.push(name.to_owned());
+        });
+    }
+
+    /// Content whose source will be recorded in a moment, as a fetch leaves it.
+    pub fn add_unrecorded(&self, bytes: impl Into<Bytes>) -> Digest {
+        let bytes = bytes.into();
+        let digest = Digest::of(&bytes);
+        let unrecorded = Fetched { names: Vec::new(), is_unrecorded: true };
+        self.state().fetched.insert(digest.clone(), unrecorded);
+        self.add_as(digest.clone(), bytes);
+        digest
+    }
+
+    /// Leaves an ingest behind, for [`Store::abort_ingests`] to find.
+    pub fn add_ingest(&self, digest: &Digest) {
+        self.add_ingest_begun(digest, SystemTime::now());
+    }
+
+    /// The same, begun at another time than now.
+    pub fn add_ingest_begun(&self, digest: &Digest, begun: SystemTime) {
+        self.state().ingests.push(MemoryIngest { digest: digest.clone(), begun, partial: None });
+    }
+
+    /// Leaves an ingest behind of a blob of so many bytes, of which `data` are there.
+    pub fn add_partial(&self, digest: &Digest, total_bytes: u64, data: std::fs::File) {
+        let (digest, partial) = (digest.clone(), Some((total_bytes, Arc::new(data))));
+        self.state().ingests.push(MemoryIngest { digest, begun: SystemTime::now(), partial });
+    }
+
+    /// Ingests of `digest` that have not been aborted.
+    pub fn ingests_of(&self, digest: &Digest) -> usize {
+        self.state().ingests.iter().filter(|ingest| ingest.digest == *digest).count()
+    }
+
+    /// Every scan fails with this reason from now on; `None`: no more.
+    pub fn fail_scans(&self, reason: Option<&str>) {
+        self.state().scan_error = reason.map(str::to_owned);
+    }
+
+    /// Scans look at the store when they begin, and then wait until this is called with `false`.
+    pub fn pause_scans(&self, paused: bool) {
+        self.scans_paused.send_replace(paused);
+    }
+
+    /// Waits until so many scans have begun since the store was made.
+    pub async fn scans_begun(&self, count: u64) {
+        let mut begun = self.scans_begun.subscribe();
+        _ = begun.wait_for(|begun| *begun >= count).await;
+    }
+
+    /// How many scans have begun.
+    pub fn scans(&self) -> u64 {
+        *self.scans_begun.borrow()
+    }
+
+    /// Ends the running watch with this reason. What it has not yet sent is lost.
+    pub fn break_watch(&self, reason: &str) {
+        let mut state = self.state();
+        state.watched = false;
+        state.broken = Some(reason.to_owned());
+        state.events.clear();
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    async fn scan_once(&self) -> Result<Scan, StoreError> {
+        let (scan, error) = {
+            let state = self.state();
+            let content =
+                state.blobs.iter().map(|(digest, bytes)| (digest.clone(), bytes.len() as u64)).collect();
+            let present = state.tags.iter().filter(|(_, digest)| state.blobs.contains_key(digest));
+            let tags = present.map(|(name, digest)| (name.clone(), digest.clone())).collect();
+            (Scan { content, tags }, state.scan_error.clone())
+        };
+        self.scans_begun.send_modify(|count| *count += 1);
+        let mut paused = self.scans_paused.subscribe();
+        _ = paused.wait_for(|paused| !paused).await;
+        error.map_or(Ok(scan), |reason| Err(StoreError::Failed { action: "scan", reason }))
+    }
+
+    async fn watch_until_broken(
+        &self,
+        events: mpsc::Sender<StoreEvent>,
+        ready: oneshot::Sender<()>,
+    ) -> StoreError {
+        {
+            let mut state = self.state();
+            state.watched = true;
+            state.broken = None;
+            state.events.clear();
+        }
+        _ = ready.send(());
+        loop {
+            let (event, broken) = {
+                let mut state = self.state();
+                (state.events.pop_front(), state.broken.take())
+            };
+            if let Some(reason) = broken {
+                return StoreError::Failed { action: "go on watching", reason };
+            }
+            let Some(event) = event else {
+                self.changed.notified().await;
+                continue;
+            };
+            if events.send(event).await.is_err() {
+                return StoreError::Failed { action: "go on watching", reason: "nobody listens".into() };
+            }
+        }
+    }
+}
+
+impl Store for MemoryStore {
+    fn name(&self) -> String {
+        "memory".into()
+    }
+
+    fn open<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<Content>, StoreError>> {
+        let bytes = self.state().blobs.get(digest).cloned();
+        let remote = self.remote;
+        async move {
+            let Some(bytes) = bytes else { return Ok(None) };
+            let size_bytes = bytes.len() as u64;
+            if remote {
+                return Ok(Some(Content::Remote { size_bytes, reader: Box::new(MemoryReader { bytes }) }));
+            }
+            let file = spool(&bytes).map_err(|source| StoreError::Io { action: "spool a blob", source })?;
+            Ok(Some(Content::File { file, size_bytes }))
+        }
+        .boxed()
+    }
+
+    fn tag<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Tag>, StoreError>> {
+        let state = self.state();
+        let digest = state.tags.get(name).filter(|digest| state.blobs.contains_key(digest));
+        let tag =
+            digest.map(|digest| Tag { digest: digest.clone(), set_at: state.tags_set.get(name).copied() });
+        std::future::ready(Ok(tag)).boxed()
+    }
+
+    fn sources<'a>(
+        &'a self,
+        tell: &'a mut (dyn FnMut(Source<'_>) + Send),
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        let state = self.state();
+        for (digest, fetched) in &state.fetched {
+            fetched.names.iter().for_each(|name| tell(Source::Fetched { digest, name }));
+            if fetched.is_unrecorded {
+                tell(Source::Unrecorded { digest });
+            }
+        }
+        state.tags.iter().for_each(|(name, target)| tell(Source::Image { name, target }));
+        std::future::ready(Ok(())).boxed()
+    }
+
+    fn fetched_from<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Fetched, StoreError>> {
+        let fetched = self.state().fetched.get(digest).cloned().unwrap_or_default();
+        std::future::ready(Ok(fetched)).boxed()
+    }
+
+    fn scan(&self) -> BoxFuture<'_, Result<Scan, StoreError>> {
+        self.scan_once().boxed()
+    }
+
+    fn watch<'a>(
+        &'a self,
+        events: mpsc::Sender<StoreEvent>,
+        ready: oneshot::Sender<()>,
+    ) -> BoxFuture<'a, StoreError> {
+        self.watch_until_broken(events, ready).boxed()
+    }
+
+    fn ingests<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Vec<Ingest>, StoreError>> {
+        let state = self.state();
+        let ingests = state.ingests.iter().filter(|ingest| ingest.digest == *digest);
+        let read = |(total_bytes, data): &Partial| Ingest {
+            total_bytes: Some(*total_bytes),
+            data: data.try_clone().ok(),
+        };
+        let found = ingests.map(|ingest| ingest.partial.as_ref().map(read).unwrap_or_default()).collect();
+        std::future::ready(Ok(found)).boxed()
+    }
+
+    fn complete_ingests(&self) -> BoxFuture<'_, Result<Vec<(Digest, std::fs::File)>, StoreError>> {
+        let state = self.state();
+        let complete = state.ingests.iter().filter_map(|ingest| {
+            let (total_bytes, data) = ingest.partial.as_ref()?;
+            let is_complete = data.metadata().ok()?.len() == *total_bytes;
+            Some((ingest.digest.clone(), data.try_clone().ok().filter(|_| is_complete)?))
+        });
+        let complete = complete.collect();
+        std::future::ready(Ok(complete)).boxed()
+    }
+
+    fn abort_ingests<'a>(
+        &'a self,
+        digest: &'a Digest,
+        begun_by: SystemTime,
+    ) -> BoxFuture<'a, Result<usize, StoreError>> {
+        let mut state = self.state();
+        let before = state.ingests.len();
+        state.ingests.retain(|ingest| ingest.digest != *digest || ingest.begun > begun_by);
+        std::future::ready(Ok(before - state.ingests.len())).boxed()
+    }
+}
+
+fn spool(bytes: &[u8]) -> std::io::Result<std::fs::File> {
+    let mut file = tempfile::tempfile()?;
+    file.write_all(bytes)?;
+    file.rewind()?;
+    Ok(file)
+}
+
+struct MemoryReader {
+    bytes: Bytes,
+}
+
+impl RemoteReader for MemoryReader {
+    fn read(&self, offset: u64, length: u64) -> BoxStream<'static, Result<Bytes, StoreError>> {
+        let end = (offset.saturating_add(length) as usize).min(self.bytes.len());
+        let mut rest = self.bytes.slice((offset as usize).min(end)..end);
+        let pieces = std::iter::from_fn(move || {
+            let length = rest.len().min(PIECE_BYTES);
+            (length > 0).then(|| Ok(rest.split_to(length)))
+        });
+        stream::iter(pieces).boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::agent::content::store::conformance::{self, Subject};
+
+    struct Memory(Arc<MemoryStore>);
+
+    impl Subject for Memory {
+        fn store(&self) -> Arc<dyn Store> {
+            self.0.clone()
+        }
+
+        fn put<'a>(&'a self, bytes: &'a [u8]) -> BoxFuture<'a, Digest> {
+            std::future::ready(self.0.add(bytes.to_vec())).boxed()
+        }
+
+        fn remove<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, ()> {
+            self.0.remove(digest);
+            std::future::ready(()).boxed()
+        }
+
+        fn tag<'a>(&'a self, name: &'a str, digest: &'a Digest) -> BoxFuture<'a, ()> {
+            self.0.tag(name, digest);
+            std::future::ready(()).boxed()
+        }
+
+        fn untag<'a>(&'a self, name: &'a str) -> BoxFuture<'a, ()> {
+            self.0.untag(name);
+            std::future::ready(()).boxed()
+        }
+
+        fn fetched<'a>(&'a self, digest: &'a Digest, name: &'a str) -> BoxFuture<'a, bool> {
+            self.0.fetched(digest, name);
+            std::future::ready(true).boxed()
+        }
+    }
+
+    #[tokio::test]
+    async fn conforms_with_files() {
+        conformance::run(&Memory(Arc::new(MemoryStore::new()))).await;
+    }
+
+    #[tokio::test]
+    async fn conforms_with_remote_content() {
+        conformance::run(&Memory(Arc::new(MemoryStore::remote()))).await;
+    }
+
+    #[tokio::test]
+    async fn ingests_are_aborted_once_and_none_that_was_begun_later() {
+        let store = MemoryStore::new();
+        let digest = Digest::of(b"half");
+        store.add_ingest(&digest);
+        let then = SystemTime::now();
+        store.add_ingest_begun(&digest, then + Duration::from_nanos(1));
+        assert_eq!(store.abort_ingests(&digest, then).await.unwrap(), 1);
+        assert_eq!(store.abort_ingests(&digest, then).await.unwrap(), 0);
+        assert_eq!(store.ingests_of(&digest), 1);
+    }
+}

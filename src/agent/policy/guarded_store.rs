@@ -1,0 +1,251 @@
+//! A store that shows only what policy lets out. Mirror, blob server and inventory all read through
+//! it, so that what is held back is, for them, not here.
+//!
+//! Which registries content is from is asked of the store: its record of the fetch, and the images
+//! that the content is part of; and of the mirror, which fetched it. Where no registry keeps anything
+//! back, there is no such store, and nothing of this is asked or kept.
+
+mod full_scan;
+mod watch;
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, StreamExt};
+use tokio::sync::{mpsc, oneshot};
+
+use super::Policies;
+use super::manifest_sniff::{BEGINNING_BYTES, file_may_be_manifest};
+use super::restriction::{Key, Restriction};
+use crate::agent::content::store::{
+    Content, Fetched, Ingest, RemoteReader, Scan, Source, Store, StoreError, StoreEvent, Tag,
+};
+use crate::limits::MANIFEST_BYTES_MAX;
+use crate::oci::{Digest, media_type};
+use full_scan::Look;
+
+/// Between two questions where new content was fetched from.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
+
+/// `store`, as far as `policies` let it be seen.
+pub(crate) fn guarded(store: Arc<dyn Store>, policies: &Arc<Policies>) -> Arc<dyn Store> {
+    if !policies.restricts() {
+        return store;
+    }
+    Arc::new(GuardedStore::new(store, Arc::clone(policies)))
+}
+
+struct GuardedStore {
+    inner: Arc<dyn Store>,
+    policies: Arc<Policies>,
+    known: Mutex<Known>,
+    /// One look at everything at a time.
+    looking: tokio::sync::Mutex<()>,
+}
+
+/// What the last look at everything found.
+#[derive(Default)]
+struct Known {
+    /// There was one. Before it nothing is given.
+    looked: bool,
+    /// Content with a restriction; content that has a name, too, where the nameless is restricted.
+    marks: HashMap<Key, Mark>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Mark {
+    restriction: Restriction,
+    /// Content never changes, so that this is found out once.
+    is_manifest: Option<bool>,
+    /// It must not be given: the two above together.
+    withheld: bool,
+}
+
+/// Whether content may be given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Given,
+    Withheld,
+    /// Where it is from will be known in a moment.
+    Unsettled,
+}
+
+impl GuardedStore {
+    fn new(inner: Arc<dyn Store>, policies: Arc<Policies>) -> Self {
+        Self { inner, policies, known: Mutex::default(), looking: tokio::sync::Mutex::default() }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        // Replaced as a whole, or one flag of it changed: whole after any panic.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn mark(&self, digest: &Digest) -> Option<Mark> {
+        self.known().marks.get(&Key::of(digest)).copied()
+    }
+
+    /// Whether `digest` may be given now: by the last look at all images, by what the store has
+    /// recorded of its fetch, and by what the mirror was asked for.
+    async fn verdict(&self, digest: &Digest) -> Result<Verdict, StoreError> {
+        let mark = self.mark(digest);
+        let mut restriction = mark.map(|mark| mark.restriction).unwrap_or_default();
+        restriction |= self.policies.of_asked(digest);
+        let fetched = self.inner.fetched_from(digest).await?;
+        for name in &fetched.names {
+            restriction |= self.policies.of_name(name);
+        }
+        if mark.is_none() && fetched.names.is_empty() {
+            if fetched.is_unrecorded {
+                return Ok(Verdict::Unsettled);
+            }
+            restriction |= self.policies.of_nameless();
+        }
+        let is_manifest = if restriction.is_partial() { self.is_manifest(digest).await? } else { None };
+        Ok(if restriction.forbids(is_manifest) { Verdict::Withheld } else { Verdict::Given })
+    }
+
+    /// Whether content may be a manifest or index; `None` if it is not here.
+    async fn is_manifest(&self, digest: &Digest) -> Result<Option<bool>, StoreError> {
+        if let Some(known) = self.mark(digest).and_then(|mark| mark.is_manifest) {
+            return Ok(Some(known));
+        }
+        let Some(content) = self.inner.open(digest).await? else { return Ok(None) };
+        let size_bytes = content.size_bytes();
+        let is_manifest = match content {
+            _ if size_bytes > MANIFEST_BYTES_MAX => false,
+            Content::File { file, .. } => file_may_be_manifest(Arc::new(file), size_bytes)
+                .await
+                .map_err(|source| StoreError::Io { action: "look what content is", source })?,
+            Content::Remote { reader, .. } => {
+                let beginning = read_remote(&*reader, size_bytes.min(BEGINNING_BYTES)).await?;
+                media_type::may_begin_manifest(&beginning)
+                    && media_type::may_be_manifest(&read_remote(&*reader, size_bytes).await?)
+            }
+        };
+        if let Some(mark) = self.known().marks.get_mut(&Key::of(digest)) {
+            mark.is_manifest = Some(is_manifest);
+        }
+        Ok(Some(is_manifest))
+    }
+
+    /// The verdict, once it is known where the content is from, or that this will not be known.
+    async fn settled(&self, digest: &Digest) -> Result<Verdict, StoreError> {
+        loop {
+            match self.verdict(digest).await? {
+                Verdict::Unsettled => tokio::time::sleep(ASK_AGAIN).await,
+                verdict => return Ok(verdict),
+            }
+        }
+    }
+
+    async fn open_if_given(&self, digest: &Digest) -> Result<Option<Content>, StoreError> {
+        if !self.known().looked {
+            let _one_at_a_time = self.looking.lock().await;
+            if !self.known().looked {
+                self.look_at_all().await?;
+            }
+        }
+        let verdict = self.verdict(digest).await?;
+        if verdict == Verdict::Given {
+            return self.inner.open(digest).await;
+        }
+        tracing::debug!(%digest, ?verdict, "policy holds this content back");
+        Ok(None)
+    }
+}
+
+/// All of content that is no larger than a manifest.
+async fn read(content: Content) -> Result<Vec<u8>, StoreError> {
+    let failed = |source| StoreError::Io { action: "read a manifest", source };
+    match content {
+        Content::File { file, size_bytes } => {
+            let read = tokio::task::spawn_blocking(move || {
+                let mut bytes = vec![0; usize::try_from(size_bytes).expect("a manifest's size fits")];
+                std::os::unix::fs::FileExt::read_exact_at(&file, &mut bytes, 0).map(|()| bytes)
+            });
+            read.await.map_err(std::io::Error::other).and_then(|read| read).map_err(failed)
+        }
+        Content::Remote { size_bytes, reader } => read_remote(&*reader, size_bytes).await,
+    }
+}
+
+/// The first `length` bytes.
+async fn read_remote(reader: &dyn RemoteReader, length: u64) -> Result<Vec<u8>, StoreError> {
+    let mut pieces = reader.read(0, length);
+    let mut bytes = Vec::new();
+    while let Some(piece) = pieces.next().await {
+        bytes.extend_from_slice(&piece?);
+    }
+    if bytes.len() as u64 == length {
+        return Ok(bytes);
+    }
+    let source = std::io::ErrorKind::UnexpectedEof.into();
+    Err(StoreError::Io { action: "read a manifest", source })
+}
+
+impl Store for GuardedStore {
+    fn name(&self) -> String {
+        self.inner.name()
+    }
+
+    fn open<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<Content>, StoreError>> {
+        self.open_if_given(digest).boxed()
+    }
+
+    /// A name may be known whose content is held back: who opens that sees so.
+    fn tag<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Tag>, StoreError>> {
+        self.inner.tag(name)
+    }
+
+    fn sources<'a>(
+        &'a self,
+        tell: &'a mut (dyn FnMut(Source<'_>) + Send),
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.inner.sources(tell)
+    }
+
+    fn fetched_from<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Fetched, StoreError>> {
+        self.inner.fetched_from(digest)
+    }
+
+    fn scan(&self) -> BoxFuture<'_, Result<Scan, StoreError>> {
+        async move {
+            let _one_at_a_time = self.looking.lock().await;
+            let Look { mut given, unsettled, .. } = self.look_at_all().await?;
+            for (digest, size_bytes) in unsettled {
+                if self.settled(&digest).await? == Verdict::Given {
+                    given.content.insert(digest, size_bytes);
+                }
+            }
+            Ok(given)
+        }
+        .boxed()
+    }
+
+    fn watch<'a>(
+        &'a self,
+        events: mpsc::Sender<StoreEvent>,
+        ready: oneshot::Sender<()>,
+    ) -> BoxFuture<'a, StoreError> {
+        self.watch_given(events, ready).boxed()
+    }
+
+    fn ingests<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Vec<Ingest>, StoreError>> {
+        self.inner.ingests(digest)
+    }
+
+    fn complete_ingests(&self) -> BoxFuture<'_, Result<Vec<(Digest, File)>, StoreError>> {
+        self.inner.complete_ingests()
+    }
+
+    fn abort_ingests<'a>(
+        &'a self,
+        digest: &'a Digest,
+        begun_by: SystemTime,
+    ) -> BoxFuture<'a, Result<usize, StoreError>> {
+        self.inner.abort_ingests(digest, begun_by)
+    }
+}

@@ -1,0 +1,146 @@
+//! A look at everything: what all content is part of and where it was fetched from, and which of it
+//! is therefore held back.
+
+use std::collections::{BTreeSet, HashMap};
+
+use super::{GuardedStore, Key, Mark, Restriction, read};
+use crate::agent::content::store::{Scan, Source, StoreError};
+use crate::limits::MANIFEST_BYTES_MAX;
+use crate::oci::{Children, Digest};
+
+/// What a look at everything found.
+#[derive(Default)]
+pub(super) struct Look {
+    /// All of the store that may be given.
+    pub(super) given: Scan,
+    /// Of what is new it is not known yet where it is from; with its length.
+    pub(super) unsettled: Vec<(Digest, u64)>,
+    /// Held back now, and not by the look before.
+    pub(super) withheld: Vec<Digest>,
+    /// Given now, and held back by the look before.
+    pub(super) released: BTreeSet<Digest>,
+}
+
+/// What the store tells about sources.
+#[derive(Default)]
+struct Told {
+    restrictions: HashMap<Key, Restriction>,
+    /// Images whose parts have to be found out.
+    images: Vec<(Digest, Restriction)>,
+    unrecorded: BTreeSet<Digest>,
+}
+
+impl GuardedStore {
+    /// Replaces what is known. An error changes nothing (I3). The caller holds `looking`.
+    pub(super) async fn look_at_all(&self) -> Result<Look, StoreError> {
+        let scan = self.inner.scan().await?;
+        // After the scan: the sources of all that it found.
+        let Told { mut restrictions, images, unrecorded } = self.told().await?;
+        self.walk(images, &mut restrictions).await?;
+        let nameless = self.policies.of_nameless();
+        let mut look = Look::default();
+        let mut marks = HashMap::new();
+        for (digest, size_bytes) in scan.content {
+            let key = Key::of(&digest);
+            let named = restrictions.remove(&key);
+            if named.is_none() && unrecorded.contains(&digest) {
+                look.unsettled.push((digest, size_bytes));
+                continue;
+            }
+            let mut restriction = named.unwrap_or(nameless);
+            restriction |= self.policies.of_asked(&digest);
+            let mark = self.judged(&digest, size_bytes, restriction).await?;
+            if !restriction.is_none() || (named.is_some() && !nameless.is_none()) {
+                marks.insert(key, mark);
+            }
+            let before = self.mark(&digest).is_some_and(|mark| mark.withheld);
+            match (before, mark.withheld) {
+                (false, true) => look.withheld.push(digest.clone()),
+                (true, false) => _ = look.released.insert(digest.clone()),
+                _ => {}
+            }
+            if !mark.withheld {
+                look.given.content.insert(digest, size_bytes);
+            }
+        }
+        // Parts of images that have not arrived yet.
+        let absent = restrictions.into_iter().filter(|(_, restriction)| !restriction.is_none());
+        marks.extend(absent.map(|(key, restriction)| (key, Mark { restriction, ..Mark::default() })));
+        let given = &look.given.content;
+        look.given.tags = scan.tags.into_iter().filter(|(_, target)| given.contains_key(target)).collect();
+        tracing::debug!(marks = marks.len(), withheld = look.withheld.len(), "looked what policy holds back");
+        marks.shrink_to_fit();
+        let mut known = self.known();
+        known.marks = marks;
+        known.looked = true;
+        Ok(look)
+    }
+
+    async fn judged(
+        &self,
+        digest: &Digest,
+        size_bytes: u64,
+        restriction: Restriction,
+    ) -> Result<Mark, StoreError> {
+        let mut mark = Mark { restriction, ..Mark::default() };
+        if restriction.is_partial() {
+            let is_large = size_bytes > MANIFEST_BYTES_MAX;
+            mark.is_manifest = if is_large { Some(false) } else { self.is_manifest(digest).await? };
+        }
+        mark.withheld = restriction.forbids(mark.is_manifest);
+        Ok(mark)
+    }
+
+    async fn told(&self) -> Result<Told, StoreError> {
+        let mut told = Told::default();
+        // Where the nameless is restricted, it matters who has a name at all.
+        let names_matter = !self.policies.of_nameless().is_none();
+        let mut tell = |source: Source<'_>| match source {
+            Source::Fetched { digest, name } => {
+                let restriction = self.policies.of_name(name);
+                if names_matter || !restriction.is_none() {
+                    *told.restrictions.entry(Key::of(digest)).or_default() |= restriction;
+                }
+            }
+            Source::Unrecorded { digest } => _ = told.unrecorded.insert(digest.clone()),
+            // Not a registry's: containerd's CRI plugin has names like `sha256:<config>`.
+            Source::Image { name, .. } if self.policies.registry_of(name).is_none() => {}
+            Source::Image { name, target } => {
+                let restriction = self.policies.of_name(name);
+                if names_matter || !restriction.is_none() {
+                    told.images.push((target.clone(), restriction));
+                }
+            }
+        };
+        self.inner.sources(&mut tell).await?;
+        Ok(told)
+    }
+
+    /// Everything below an image has its restriction.
+    async fn walk(
+        &self,
+        images: Vec<(Digest, Restriction)>,
+        restrictions: &mut HashMap<Key, Restriction>,
+    ) -> Result<(), StoreError> {
+        let mut walked: HashMap<Key, Restriction> = HashMap::new();
+        let mut waiting = images;
+        while let Some((digest, restriction)) = waiting.pop() {
+            let key = Key::of(&digest);
+            if walked.get(&key).is_some_and(|before| restriction.is_within(*before)) {
+                continue;
+            }
+            *walked.entry(key).or_default() |= restriction;
+            *restrictions.entry(key).or_default() |= restriction;
+            let Some(content) = self.inner.open(&digest).await? else { continue };
+            if content.size_bytes() > MANIFEST_BYTES_MAX {
+                continue;
+            }
+            let children = Children::of(&read(content).await?);
+            for blob in &children.blobs {
+                *restrictions.entry(Key::of(blob)).or_default() |= restriction;
+            }
+            waiting.extend(children.manifests.into_iter().map(|manifest| (manifest, restriction)));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,190 @@
+//! What changes, as far as it may be seen: content whose source is not recorded yet is held until it
+//! is, and what turns out to be from a stricter registry goes.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use super::full_scan::Look;
+use super::{GuardedStore, Verdict};
+use crate::agent::content::store::{StoreError, StoreEvent};
+use crate::oci::Digest;
+
+/// Events of the store that wait here; more than that, and the store waits.
+const EVENTS_WAITING_MAX: usize = 256;
+/// First and longest pause before it is asked again where new content was fetched from.
+const ASK_AGAIN: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(80));
+/// From the first sign that sources have changed to a look at all of them.
+const LOOK_AFTER: Duration = Duration::from_millis(50);
+/// After a look there is none for so many times as long as it took: a node that pulls all the time
+/// does not look all the time. What the store itself records of a fetch counts at once all the same.
+const LOOK_PAUSES: u32 = 9;
+
+impl GuardedStore {
+    pub(super) async fn watch_given(
+        &self,
+        events: mpsc::Sender<StoreEvent>,
+        ready: oneshot::Sender<()>,
+    ) -> StoreError {
+        let (sender, receiver) = mpsc::channel(EVENTS_WAITING_MAX);
+        let following = Following {
+            guard: self,
+            events,
+            receiver,
+            unsettled: Vec::new(),
+            look_at: None,
+            no_look_before: None,
+        };
+        tokio::select! {
+            ended = self.inner.watch(sender, ready) => ended,
+            failed = following.run() => match failed {
+                Ok(never) => match never {},
+                Err(error) => error,
+            },
+        }
+    }
+}
+
+/// New content of which it is not known yet where it is from.
+struct Waiting {
+    digest: Digest,
+    size_bytes: u64,
+    at: Instant,
+    pause: Duration,
+}
+
+struct Following<'a> {
+    guard: &'a GuardedStore,
+    events: mpsc::Sender<StoreEvent>,
+    receiver: mpsc::Receiver<StoreEvent>,
+    unsettled: Vec<Waiting>,
+    look_at: Option<Instant>,
+    /// See [`LOOK_PAUSES`].
+    no_look_before: Option<Instant>,
+}
+
+impl Following<'_> {
+    async fn run(mut self) -> Result<Infallible, StoreError> {
+        loop {
+            let deadline = self.unsettled.iter().map(|waiting| waiting.at).chain(self.look_at).min();
+            tokio::select! {
+                event = self.receiver.recv() => match event {
+                    Some(event) => self.happened(event).await?,
+                    // The watch has dropped its sender: it returns its reason.
+                    None => std::future::pending().await,
+                },
+                () = until(deadline) => self.due().await?,
+            }
+        }
+    }
+
+    async fn happened(&mut self, event: StoreEvent) -> Result<(), StoreError> {
+        match event {
+            StoreEvent::Added { digest, size_bytes } => {
+                self.added(Waiting { digest, size_bytes, at: Instant::now(), pause: ASK_AGAIN.0 }).await
+            }
+            StoreEvent::Removed { digest } => {
+                self.unsettled.retain(|waiting| waiting.digest != digest);
+                self.send(StoreEvent::Removed { digest }).await
+            }
+            StoreEvent::Tagged { name, digest } => {
+                let is_given = self.guard.verdict(&digest).await? == Verdict::Given;
+                // Before that it may have been advertised with another target.
+                let event = if is_given {
+                    StoreEvent::Tagged { name, digest }
+                } else {
+                    StoreEvent::Untagged { name }
+                };
+                self.send(event).await
+            }
+            StoreEvent::Untagged { name } => self.send(StoreEvent::Untagged { name }).await,
+            StoreEvent::Sourced => {
+                self.look_soon();
+                Ok(())
+            }
+        }
+    }
+
+    fn look_soon(&mut self) {
+        let soon = Instant::now() + LOOK_AFTER;
+        self.look_at.get_or_insert(self.no_look_before.map_or(soon, |at| soon.max(at)));
+    }
+
+    async fn added(&mut self, mut waiting: Waiting) -> Result<(), StoreError> {
+        let Waiting { digest, size_bytes, .. } = &waiting;
+        if self.guard.mark(digest).is_some() {
+            // Part of an image: others of its parts may be found through it.
+            self.look_soon();
+        }
+        match self.guard.verdict(digest).await? {
+            Verdict::Given => {
+                self.send(StoreEvent::Added { digest: digest.clone(), size_bytes: *size_bytes }).await
+            }
+            Verdict::Withheld => Ok(()),
+            Verdict::Unsettled => {
+                waiting.at = Instant::now() + waiting.pause;
+                waiting.pause = (waiting.pause * 2).min(ASK_AGAIN.1);
+                self.unsettled.push(waiting);
+                Ok(())
+            }
+        }
+    }
+
+    async fn due(&mut self) -> Result<(), StoreError> {
+        let now = Instant::now();
+        let (due, later) =
+            std::mem::take(&mut self.unsettled).into_iter().partition(|waiting: &Waiting| waiting.at <= now);
+        self.unsettled = later;
+        for waiting in due {
+            self.added(waiting).await?;
+        }
+        if self.look_at.is_some_and(|at| at <= now) {
+            self.look_at = None;
+            self.look().await?;
+            self.send(StoreEvent::Sourced).await?;
+        }
+        Ok(())
+    }
+
+    /// A look that fails changes nothing; the next sign, or scan, leads to another.
+    async fn look(&mut self) -> Result<(), StoreError> {
+        let looked = {
+            let _one_at_a_time = self.guard.looking.lock().await;
+            let start = Instant::now();
+            let looked = self.guard.look_at_all().await;
+            self.no_look_before = Some(Instant::now() + start.elapsed() * LOOK_PAUSES);
+            looked
+        };
+        let Look { given, withheld, released, unsettled: _reported_when_they_came } = match looked {
+            Ok(look) => look,
+            Err(error) => {
+                tracing::warn!(%error, "could not look where content is from");
+                return Ok(());
+            }
+        };
+        for digest in withheld {
+            self.send(StoreEvent::Removed { digest }).await?;
+        }
+        for (digest, size_bytes) in given.content.iter().filter(|(digest, _)| released.contains(*digest)) {
+            self.send(StoreEvent::Added { digest: digest.clone(), size_bytes: *size_bytes }).await?;
+        }
+        for (name, digest) in given.tags.into_iter().filter(|(_, digest)| released.contains(digest)) {
+            self.send(StoreEvent::Tagged { name, digest }).await?;
+        }
+        Ok(())
+    }
+
+    async fn send(&self, event: StoreEvent) -> Result<(), StoreError> {
+        let nobody = |_| StoreError::Failed { action: "go on watching", reason: "nobody listens".into() };
+        self.events.send(event).await.map_err(nobody)
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,270 @@
+//! Notices when images are pulled and nobody asks this mirror: a `hosts.toml` that containerd does not
+//! read looks like a site where all is well.
+//!
+//! An image counts if its manifest was committed since the agent's start, and if containerd has written a
+//! source label on it by the time at which the image gets its name. A pull writes that label right after
+//! each fetch; a build or an import does not (k3s labels what it imported, after the import).
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::agent::content::store::{Store, StoreEvent};
+use crate::agent::counters::Counters;
+use crate::agent::notices::{Notices, Topic};
+use crate::agent::policy::{Policies, Restriction};
+use crate::limits::{UNASKED_EVENTS_WAITING_MAX, UNASKED_IMAGES, UNASKED_REMEMBERED_MAX, UNASKED_WINDOW};
+use crate::oci::Digest;
+use crate::task::Stop;
+
+/// The beginning of the notice; `piccolo mirror check` looks for it.
+pub const UNASKED: &str = "images appear and nobody asks this mirror";
+
+/// Between two looks at the counter of requests.
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+
+/// What was seen so far. Pure: time and counters come in.
+#[derive(Debug, Default)]
+struct Unasked {
+    /// Requests of containerd at the last look.
+    asked_total: u64,
+    /// When there was a new one.
+    last_asked: Option<Instant>,
+    /// Images in a row that came without a request.
+    in_a_row: usize,
+    /// Content that was committed lately and belongs to no image yet; images whose content is not yet known
+    /// to be new. The two kinds of event come in any order.
+    committed: VecDeque<Digest>,
+    pulled: VecDeque<Digest>,
+}
+
+/// What an event changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Unchanged,
+    /// It is so: nobody asks.
+    Unasked,
+    /// It is no longer so.
+    Asked,
+}
+
+impl Unasked {
+    /// The mirror has had `asked_total` requests by now.
+    fn look(&mut self, asked_total: u64, now: Instant) -> Verdict {
+        if asked_total == self.asked_total {
+            return Verdict::Unchanged;
+        }
+        self.asked_total = asked_total;
+        self.last_asked = Some(now);
+        let was_unasked = self.in_a_row >= UNASKED_IMAGES;
+        self.in_a_row = 0;
+        if was_unasked { Verdict::Asked } else { Verdict::Unchanged }
+    }
+
+    /// Content was committed.
+    fn committed(&mut self, digest: &Digest, now: Instant) -> Verdict {
+        if take(&mut self.pulled, digest) {
+            return self.new_image(now);
+        }
+        remember(&mut self.committed, digest);
+        Verdict::Unchanged
+    }
+
+    /// An image that was pulled has got a name; maybe one more name.
+    fn named(&mut self, digest: &Digest, now: Instant) -> Verdict {
+        if take(&mut self.committed, digest) {
+            return self.new_image(now);
+        }
+        remember(&mut self.pulled, digest);
+        Verdict::Unchanged
+    }
+
+    fn new_image(&mut self, now: Instant) -> Verdict {
+        // A pull asks for its manifest first, and its last layer may take long.
+        if self.last_asked.is_some_and(|asked| now.duration_since(asked) < UNASKED_WINDOW) {
+            return Verdict::Unchanged;
+        }
+        self.in_a_row += 1;
+        if self.in_a_row == UNASKED_IMAGES { Verdict::Unasked } else { Verdict::Unchanged }
+    }
+}
+
+fn remember(digests: &mut VecDeque<Digest>, digest: &Digest) {
+    if digests.contains(digest) {
+        return;
+    }
+    if digests.len() >= UNASKED_REMEMBERED_MAX {
+        digests.pop_front();
+    }
+    digests.push_back(digest.clone());
+}
+
+fn take(digests: &mut VecDeque<Digest>, digest: &Digest) -> bool {
+    let position = digests.iter().position(|known| known == digest);
+    position.and_then(|position| digests.remove(position)).is_some()
+}
+
+/// Where the inventory tells what it sees. Events that find no room are lost: this is about many images.
+pub(crate) fn channel() -> (impl Fn(&StoreEvent) + Send + Sync + 'static, mpsc::Receiver<StoreEvent>) {
+    let (sender, receiver) = mpsc::channel(UNASKED_EVENTS_WAITING_MAX);
+    let seen = move |event: &StoreEvent| {
+        if matches!(event, StoreEvent::Added { .. } | StoreEvent::Tagged { .. }) {
+            let _ = sender.try_send(event.clone());
+        }
+    };
+    (seen, receiver)
+}
+
+/// Watches until `stop`.
+pub(crate) struct Watch {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) policies: Arc<Policies>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) notices: Notices,
+}
+
+impl Watch {
+    pub(crate) async fn run(
+        self,
+        mut events: mpsc::Receiver<StoreEvent>,
+        stop: Stop,
+    ) -> Result<(), Infallible> {
+        let mut unasked = Unasked::default();
+        let mut looks = tokio::time::interval(LOOK_INTERVAL);
+        loop {
+            let event = tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                _ = looks.tick() => None,
+                Some(event) = events.recv() => Some(event),
+            };
+            self.tell(unasked.look(self.counters.asked(), Instant::now()));
+            match event {
+                Some(StoreEvent::Added { digest, .. }) => {
+                    self.tell(unasked.committed(&digest, Instant::now()));
+                }
+                Some(StoreEvent::Tagged { digest, .. }) if self.was_pulled(&digest).await => {
+                    self.tell(unasked.named(&digest, Instant::now()));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Whether the store says that this came from a registry that peers may stand in for.
+    async fn was_pulled(&self, digest: &Digest) -> bool {
+        match self.store.fetched_from(digest).await {
+            Ok(fetched) => fetched.names.iter().any(|name| self.policies.of_name(name) != Restriction::ALL),
+            Err(error) => {
+                tracing::debug!(%digest, %error, "could not ask where an image is from");
+                false
+            }
+        }
+    }
+
+    fn tell(&self, verdict: Verdict) {
+        match verdict {
+            Verdict::Unchanged => {}
+            Verdict::Unasked => self.notices.set(
+                Topic::Mirror,
+                "",
+                format!(
+                    "{UNASKED}: {UNASKED_IMAGES} images in a row were pulled without one request; run `piccolo \
+                     mirror check` on this node (containerd 2.1 and later reads no hosts.toml where its \
+                     config_path is a list)"
+                ),
+            ),
+            Verdict::Asked => self.notices.clear(Topic::Mirror, ""),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Verdict::{Asked, Unchanged};
+
+    enum Event {
+        /// Content is committed.
+        Commit(u8),
+        /// An image that was pulled gets a name.
+        Name(u8),
+        /// The mirror is asked.
+        Ask,
+        /// Seconds pass.
+        Pass(u64),
+    }
+    use Event::{Ask, Commit, Name, Pass};
+
+    /// The verdicts that are not [`Unchanged`], in order.
+    fn verdicts(events: &[Event]) -> Vec<Verdict> {
+        let (mut unasked, mut now, mut asked) = (Unasked::default(), Instant::now(), 0);
+        let mut verdicts = Vec::new();
+        for event in events {
+            let digest = |number: &u8| Digest::of(&[*number]);
+            let verdict = match event {
+                Commit(number) => unasked.committed(&digest(number), now),
+                Name(number) => unasked.named(&digest(number), now),
+                Pass(seconds) => {
+                    now += Duration::from_secs(*seconds);
+                    Unchanged
+                }
+                Ask => {
+                    asked += 1;
+                    unasked.look(asked, now)
+                }
+            };
+            verdicts.extend(Some(verdict).filter(|verdict| *verdict != Unchanged));
+        }
+        verdicts
+    }
+
+    #[test]
+    fn it_takes_images_in_a_row_that_are_new_and_pulled_and_no_request() {
+        let long = UNASKED_WINDOW.as_secs();
+        let three = || vec![Commit(1), Name(1), Commit(2), Name(2), Name(3), Commit(3)];
+        let cases: Vec<(&str, Vec<Event>, Vec<Verdict>)> = vec![
+            ("three images", three(), vec![Verdict::Unasked]),
+            (
+                "more of them",
+                [three(), vec![Commit(4), Name(4)]].into_iter().flatten().collect(),
+                vec![Verdict::Unasked],
+            ),
+            (
+                "then a request",
+                [three(), vec![Ask, Ask]].into_iter().flatten().collect(),
+                vec![Verdict::Unasked, Asked],
+            ),
+            ("two are few", vec![Commit(1), Name(1), Commit(2), Name(2)], vec![]),
+            ("names of one image", vec![Commit(1), Name(1), Name(1), Name(1), Name(1)], vec![]),
+            ("names of old content", vec![Name(1), Name(2), Name(3), Name(4)], vec![]),
+            ("builds and imports", vec![Commit(1), Commit(2), Commit(3), Commit(4)], vec![]),
+            ("a request just before", [vec![Ask], three()].into_iter().flatten().collect(), vec![]),
+            (
+                "a request between",
+                vec![Commit(1), Name(1), Commit(2), Name(2), Ask, Commit(3), Name(3)],
+                vec![],
+            ),
+            (
+                "requests long ago",
+                [vec![Ask, Pass(long)], three()].into_iter().flatten().collect(),
+                vec![Verdict::Unasked],
+            ),
+        ];
+        for (what, events, expected) in cases {
+            assert_eq!(verdicts(&events), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let mut unasked = Unasked::default();
+        for number in 0..=UNASKED_REMEMBERED_MAX {
+            unasked.committed(&Digest::of(&number.to_le_bytes()), Instant::now());
+        }
+        assert_eq!(unasked.committed.len(), UNASKED_REMEMBERED_MAX);
+    }
+}
