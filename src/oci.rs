@@ -12,7 +12,7 @@ pub mod reference;
 pub mod registry;
 
 pub use children::Children;
-pub use digest::{Algorithm, Digest, DigestError, Hasher};
+pub use digest::{Algorithm, CONTENT_DIGEST, Digest, DigestError, Hasher};
 pub use error::ErrorCode;
 pub use path::{ApiPath, ContentPath, Item, PathError};
 pub use range::{ByteRange, RangeHeader};

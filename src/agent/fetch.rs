@@ -43,12 +43,13 @@ use tokio_util::task::TaskTracker;
 
 use self::peer::{Answer, Ask, PeerError, Peers};
 use super::content::buffer_pool::BufferPool;
+use super::content::byte_stream::ByteStream;
+use super::content::head::Head;
 use super::content::ingest_scrub::Healer;
 use super::content::store::Store;
 use super::discovery::Discovery;
 use super::discovery::holder_reports::Reporter;
 use super::notices::Notices;
-use super::serve::body::ByteStream;
 use super::state_dir::StateDir;
 use crate::limits::{
     FAILOVER_TIMEOUT, FAN_MEMORY_BYTES_MAX, FANS_MAX, FILE_CHUNK_BYTES, OPEN_RANGE_WINDOW_BYTES,
@@ -57,11 +58,11 @@ use crate::limits::{
 use crate::oci::{ContentPath, Digest, RangeHeader, media_type};
 use crate::task::Stop;
 
-pub(crate) use early_head::{Head, Offer};
+pub(crate) use early_head::Offer;
 pub(crate) use miss::Missed;
 pub(crate) use resume::RunningRange;
 pub(crate) use spool::Whole;
-pub(crate) use tag::{TagManifest, claim_of};
+pub(crate) use tag::{TagManifest, claims_of_holders};
 
 use candidates::Roster;
 use cut_through::Relay;

@@ -22,7 +22,7 @@ use crate::oci::{ContentPath, Digest};
 
 pub use filter::Filter;
 pub(crate) use guarded_store::guarded;
-pub(crate) use manifest_sniff::may_be_manifest;
+pub(crate) use manifest_sniff::file_may_be_manifest;
 use restriction::Key;
 pub(crate) use restriction::Restriction;
 

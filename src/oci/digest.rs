@@ -7,6 +7,9 @@ use std::sync::LazyLock;
 use sha2::Digest as _;
 use sha2::{Sha256, Sha512};
 
+/// Header with the digest of the content that is sent (OCI distribution spec, "Legacy Docker support HTTP headers").
+pub const CONTENT_DIGEST: &str = "docker-content-digest";
+
 /// A well-formed digest: known algorithm, lower-case hex of its length. The only thing that may
 /// become part of a path.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

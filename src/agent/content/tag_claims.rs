@@ -6,18 +6,10 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use futures_util::future::join_all;
-use tokio::sync::Semaphore;
-use tokio::time::timeout;
-
-use crate::agent::fetch::claim_of;
-use crate::agent::fetch::peer::PeerError;
-use crate::limits::{TAG_AGE_TOLERANCE, TAG_HOLDERS_ASKED_AT_ONCE, TIED_NAMED_MAX};
-use crate::oci::{ContentPath, Digest, Item, Reference};
+use crate::limits::{TAG_AGE_TOLERANCE, TIED_NAMED_MAX};
+use crate::oci::Digest;
 
 /// Header of a tag's manifest on the peer port: how long ago the tag was set on that node,
 /// milliseconds. An agent without it, and the Go `pi`, do not tell.
@@ -37,24 +29,6 @@ impl fmt::Display for Claim {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} holds {}, {}", self.holder, self.digest, age_text(self.age))
     }
-}
-
-/// What each of `holders` says that the tag `registry/repository:tag` is; [`TAG_HOLDERS_ASKED_AT_ONCE`] are asked
-/// at once, each for up to `time`. `None` if `name` is no such tag.
-pub(crate) async fn claims(
-    name: &str,
-    holders: &[SocketAddr],
-    time: Duration,
-) -> Option<Vec<Result<Claim, PeerError>>> {
-    let Reference { registry, repository, tag, .. } = name.parse().ok()?;
-    let path = ContentPath { registry: Some(registry), repository, item: Item::Tag(tag?) };
-    let peers = Arc::default();
-    let places = Semaphore::new(TAG_HOLDERS_ASKED_AT_ONCE);
-    let asked = holders.iter().map(|holder| async {
-        let _place = places.acquire().await;
-        timeout(time, claim_of(&peers, *holder, &path)).await.unwrap_or(Err(PeerError::HeaderTimeout))
-    });
-    Some(join_all(asked).await)
 }
 
 /// Which digest a tag is.

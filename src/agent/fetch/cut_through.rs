@@ -19,7 +19,7 @@ use super::ingest_hash::{Follower, Tail};
 use super::peer::PeerError;
 use super::resume::{Prefix, RunningRange};
 use super::transfer::Transfer;
-use crate::agent::serve::body::{ByteStream, Cut};
+use crate::agent::content::byte_stream::{ByteStream, Cut};
 use crate::limits::FOLLOW_TAIL_BYTES;
 use crate::oci::{ByteRange, Digest, Hasher};
 

@@ -3,22 +3,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::oci::ByteRange;
-
-/// Length of the content, and the part of it that is sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Head {
-    pub(crate) total: u64,
-    /// `None`: all of it was asked for.
-    pub(crate) range: Option<ByteRange>,
-}
-
-impl Head {
-    /// The bytes of the body; `None` for content of length 0.
-    pub(crate) fn part(&self) -> ByteRange {
-        self.range.unwrap_or(ByteRange::whole(self.total))
-    }
-}
+use crate::agent::content::head::Head;
 
 /// Made by whoever receives, taken by whoever answers.
 #[derive(Debug, Default)]

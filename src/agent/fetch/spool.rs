@@ -15,10 +15,11 @@ use super::spool_space::{DiskRoom, MemoryRoom, Room, Rooms};
 use super::transfer::Transfer;
 use super::{compact, kept_bytes};
 use crate::agent::content::buffer_pool::BufferPool;
+use crate::agent::content::byte_stream::ByteStream;
 use crate::agent::content::local::file_stream;
-use crate::agent::serve::body::ByteStream;
-use crate::limits::SPOOL_WRITE_BYTES;
-use crate::oci::{ByteRange, Digest, Hasher};
+use crate::agent::policy::file_may_be_manifest;
+use crate::limits::{MANIFEST_BYTES_MAX, SPOOL_WRITE_BYTES};
+use crate::oci::{ByteRange, Digest, Hasher, media_type};
 
 /// Verified content.
 #[derive(Clone, Debug)]
@@ -30,11 +31,21 @@ pub(crate) enum Whole {
 /// A file without a name, and the room that it takes.
 #[derive(Debug)]
 pub(crate) struct Spooled {
-    pub(crate) file: Arc<File>,
+    file: Arc<File>,
     _room: DiskRoom,
 }
 
 impl Whole {
+    /// Whether this content, which has `size_bytes`, may be a manifest or index.
+    pub(crate) async fn may_be_manifest(&self, size_bytes: u64) -> io::Result<bool> {
+        match self {
+            Whole::Memory(bytes) => {
+                Ok(size_bytes <= MANIFEST_BYTES_MAX && media_type::may_be_manifest(bytes))
+            }
+            Whole::File(spooled) => file_may_be_manifest(Arc::clone(&spooled.file), size_bytes).await,
+        }
+    }
+
     /// The bytes of `range`.
     pub(crate) fn stream(self, range: ByteRange, pool: BufferPool) -> ByteStream {
         match self {

@@ -13,7 +13,8 @@ use super::resume::SharedWhole;
 use super::spool::{self, Whole};
 use super::spool_space::Room;
 use super::transfer::{Item, Opened, Terms, Transfer};
-use super::{Failed, Fetched, Fetcher, Head, count};
+use super::{Failed, Fetched, Fetcher, count};
+use crate::agent::content::head::Head;
 use crate::limits::{
     DOUBTED_WHOLE_BYTES_MAX, SPOOL_ROOM_WAIT, SPOOL_WHOLE_IDLE, VERIFIED_WHOLE_BYTES_MAX, WHOLE_KEPT,
 };

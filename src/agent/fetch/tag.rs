@@ -9,16 +9,15 @@ use axum::http::{Method, StatusCode};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::candidates::Roster;
 use super::manifests::{manifest_bytes, manifest_type};
 use super::peer::{PeerError, Peers};
 use super::{DEADLINE_MARGIN, Fetcher, ask, count};
 use crate::agent::content::tag_claims::{Claim, TAG_AGE_MS};
-use crate::agent::serve::answer::CONTENT_DIGEST;
 use crate::limits::TAG_HOLDERS_ASKED_AT_ONCE;
-use crate::oci::{ContentPath, Digest, Item};
+use crate::oci::{CONTENT_DIGEST, ContentPath, Digest, Item, Reference};
 
 /// What a peer says that a tag is.
 #[derive(Clone, Debug)]
@@ -147,4 +146,22 @@ pub(crate) async fn claim_of(
         digest: digest.ok_or(PeerError::WrongBytes)?,
         age: age_ms.map(Duration::from_millis),
     })
+}
+
+/// What each of `holders` says that the tag `registry/repository:tag` is; [`TAG_HOLDERS_ASKED_AT_ONCE`] are asked
+/// at once, each for up to `time`. `None` if `name` is no such tag.
+pub(crate) async fn claims_of_holders(
+    name: &str,
+    holders: &[SocketAddr],
+    time: Duration,
+) -> Option<Vec<Result<Claim, PeerError>>> {
+    let Reference { registry, repository, tag, .. } = name.parse().ok()?;
+    let path = ContentPath { registry: Some(registry), repository, item: Item::Tag(tag?) };
+    let peers = Arc::default();
+    let places = Semaphore::new(TAG_HOLDERS_ASKED_AT_ONCE);
+    let asked = holders.iter().map(|holder| async {
+        let _place = places.acquire().await;
+        timeout(time, claim_of(&peers, *holder, &path)).await.unwrap_or(Err(PeerError::HeaderTimeout))
+    });
+    Some(join_all(asked).await)
 }

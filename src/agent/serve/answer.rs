@@ -10,10 +10,8 @@ use axum::http::response::Builder;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 
 use crate::limits::RETRY_AFTER_SECONDS;
-use crate::oci::{ByteRange, Digest, ErrorCode, PathError};
+use crate::oci::{ByteRange, CONTENT_DIGEST, Digest, ErrorCode, PathError};
 
-/// The digest of what is sent.
-pub(crate) const CONTENT_DIGEST: &str = "docker-content-digest";
 /// The registry that the content is of.
 const NAMESPACE: &str = "oci-namespace";
 

@@ -5,53 +5,20 @@
 //! does not. hyper drops what it has not yet written when a body fails, and sends no header at all
 //! if the body fails before it first waits: so a cut waits for [`FLUSH_WAIT`] first.
 
-use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
-use futures_util::stream::BoxStream;
 use http_body::{Frame, SizeHint};
 use tokio::time::Sleep;
 
 use super::record::Record;
-use crate::agent::content::store::StoreError;
+use crate::agent::content::byte_stream::{ByteStream, Cut};
 
 /// Time for hyper to write out what it holds before a clean cut.
 const FLUSH_WAIT: Duration = Duration::from_millis(20);
-
-/// Bytes on their way out.
-pub(crate) type ByteStream = BoxStream<'static, Result<Bytes, Cut>>;
-
-/// Why a body ends before its end.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Cut {
-    #[error("the source broke off")]
-    SourceBroken,
-    #[error("the bytes of the source stopped coming, and no other one went on")]
-    SourceStalled,
-    #[error("the source was given up for the registry, which is faster by far")]
-    SourceSlower,
-    #[error("the bytes do not have the digest")]
-    WrongBytes,
-    #[error("could not keep what the headers promised: {0}")]
-    Unkept(String),
-    #[error("the content on this node is damaged")]
-    Damaged,
-    #[error("could not read the content")]
-    Read(#[source] io::Error),
-    #[error("could not read from the store")]
-    Store(#[source] StoreError),
-}
-
-impl Cut {
-    /// Whether bad bytes may have gone out already, so that resuming would complete them.
-    fn needs_reset(&self) -> bool {
-        matches!(self, Cut::WrongBytes | Cut::Damaged)
-    }
-}
 
 /// See the module.
 pub(crate) struct Served {
@@ -127,6 +94,7 @@ mod tests {
     use axum::Router;
     use axum::http::{Method, Response};
     use futures_util::{StreamExt, stream};
+    use std::io;
     use std::net::SocketAddr;
     use std::sync::Arc;
     use tokio_util::task::TaskTracker;

@@ -12,8 +12,8 @@ use futures_util::stream;
 use super::answer::{self, ContentHead, unsatisfiable};
 use super::body::Served;
 use super::record::{Origin, Record};
-use super::uploads::TokenBucket;
 use crate::agent::content::local::{LocalBlob, LocalManifest};
+use crate::agent::content::token_bucket::TokenBucket;
 use crate::http::Connection;
 use crate::oci::{ByteRange, Digest, RangeHeader, media_type};
 

@@ -38,10 +38,11 @@ use futures_util::StreamExt;
 use tokio::time::{Instant, timeout_at};
 
 use super::answer::{self, ContentHead, Refusal};
-use super::body::{ByteStream, Served};
+use super::body::Served;
 use super::content_response::{self, Asked};
 use super::record::{Origin, Record, Side};
 use crate::agent::content::buffer_pool::BufferPool;
+use crate::agent::content::byte_stream::ByteStream;
 use crate::agent::content::local::{Local, LocalBlob, LocalError, LocalManifest, Reader};
 use crate::agent::counters::Counters;
 use crate::agent::discovery::Discovery;
@@ -266,7 +267,7 @@ fn held(stream: ByteStream, running: Option<Arc<RunningRange>>) -> ByteStream {
 fn content_head<'a>(
     asked: &Asked<'a>,
     digest: &'a Digest,
-    head: crate::agent::fetch::Head,
+    head: crate::agent::content::head::Head,
 ) -> ContentHead<'a> {
     ContentHead {
         digest,

@@ -8,7 +8,7 @@ use axum::http::{Method, StatusCode};
 use tokio::time::Instant;
 
 use super::answer::Refusal;
-use super::body::Cut;
+use crate::agent::content::byte_stream::Cut;
 use crate::agent::counters::Counters;
 use crate::oci::{ContentPath, Item};
 

@@ -2,7 +2,8 @@
 
 use std::net::SocketAddr;
 
-use crate::agent::content::tag_claims::{self, Claim, Ruling, age_text, rule};
+use crate::agent::content::tag_claims::{Claim, Ruling, age_text, rule};
+use crate::agent::fetch::claims_of_holders;
 use crate::cli::output::{Paint, table};
 use crate::limits::{FIND_HOLDER_TIMEOUT, TAG_HOLDERS_ASKED_MAX};
 
@@ -15,7 +16,7 @@ pub(super) async fn ask(key: &str, holders: &[String]) -> Vec<Told> {
     let holders = &holders[..holders.len().min(TAG_HOLDERS_ASKED_MAX)];
     let addresses: Option<Vec<SocketAddr>> = holders.iter().map(|holder| holder.parse().ok()).collect();
     let Some(addresses) = addresses else { return Vec::new() };
-    let claims = tag_claims::claims(key, &addresses, FIND_HOLDER_TIMEOUT).await.unwrap_or_default();
+    let claims = claims_of_holders(key, &addresses, FIND_HOLDER_TIMEOUT).await.unwrap_or_default();
     let told = claims.into_iter().map(|claim| claim.map_err(|error| error.to_string()));
     holders.iter().cloned().zip(told).collect()
 }

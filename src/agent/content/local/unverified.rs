@@ -14,8 +14,8 @@ use futures_util::stream::{self, StreamExt};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::FileReader;
+use crate::agent::content::byte_stream::{ByteStream, Cut};
 use crate::agent::content::verifier::Verdict;
-use crate::agent::serve::body::{ByteStream, Cut};
 use crate::limits::{VERIFIED_FIRST_BYTES_MAX, VERIFY_BEFORE_BYTES, VERIFY_BEFORE_CHUNK};
 use crate::oci::ByteRange;
 

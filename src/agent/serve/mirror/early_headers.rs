@@ -11,10 +11,12 @@ use futures_util::TryStreamExt;
 use futures_util::stream;
 
 use super::{Asked, Mirror, content_head, held};
+use crate::agent::content::byte_stream::{ByteStream, Cut};
+use crate::agent::content::head::Head;
 use crate::agent::fetch::RunningRange;
-use crate::agent::fetch::{Fetched, Head, Missed};
-use crate::agent::policy::{NotOurs, may_be_manifest};
-use crate::agent::serve::body::{ByteStream, Cut, Served};
+use crate::agent::fetch::{Fetched, Missed};
+use crate::agent::policy::NotOurs;
+use crate::agent::serve::body::Served;
 use crate::agent::serve::record::Record;
 use crate::oci::Digest;
 
@@ -47,7 +49,7 @@ impl Mirror {
             }
             match fetched {
                 Ok(Fetched::Whole { whole, head, .. })
-                    if !shares_manifests && may_be_manifest(&whole, head.total).await.unwrap_or(true) =>
+                    if !shares_manifests && whole.may_be_manifest(head.total).await.unwrap_or(true) =>
                 {
                     fetcher.was_cut(&digest, head.part().start);
                     Err(Cut::Unkept(NotOurs::Manifests.to_string()))

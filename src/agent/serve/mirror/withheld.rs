@@ -3,7 +3,6 @@
 
 use super::Mirror;
 use crate::agent::fetch::{Fetched, Whole};
-use crate::agent::policy::may_be_manifest;
 use crate::limits::MANIFEST_BYTES_MAX;
 use crate::oci::Digest;
 
@@ -37,7 +36,7 @@ impl Mirror {
             let withheld = match doubt {
                 Doubt::None => return false,
                 Doubt::Manifest => true,
-                Doubt::Bytes(whole, size_bytes) => may_be_manifest(&whole, size_bytes).await.unwrap_or(true),
+                Doubt::Bytes(whole, size_bytes) => whole.may_be_manifest(size_bytes).await.unwrap_or(true),
             };
             if withheld {
                 tracing::info!(%source, "not passing on what may be a manifest");
