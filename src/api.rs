@@ -4,7 +4,6 @@
 //! Unknown JSON fields are ignored. Golden JSON of every type is in `tests/golden`.
 
 pub mod client;
-pub mod fingerprint;
 mod level;
 mod members;
 

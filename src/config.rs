@@ -9,7 +9,6 @@ mod logging;
 mod registry;
 mod server;
 mod setting;
-pub mod value;
 
 pub(crate) use agent::WITHOUT_COUNTERPART;
 pub use agent::{AGENT, agent, agent_of};

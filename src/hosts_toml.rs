@@ -15,7 +15,7 @@ use std::time::Duration;
 use toml::Table as Values;
 use toml_edit::{Document, Item, Table};
 
-use crate::config::value::format_duration;
+use crate::value::format_duration;
 
 pub use asked::{Host, hosts_in_order};
 pub use ours::{Before, before, first_line_is_of_k3s};

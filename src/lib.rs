@@ -18,3 +18,4 @@ pub mod oci;
 pub mod proxies;
 pub mod server;
 pub mod task;
+pub mod value;

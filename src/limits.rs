@@ -64,7 +64,7 @@ pub const BEAT_BODY_READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a server waits for the leader's answer to a write that it has forwarded.
 pub const FORWARD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest entry that a write is cut into, bytes of its keys: the rest is for holder and framing.
-pub const ENTRY_KEY_BYTES_MAX: usize = piccolo_raft::command::COMMAND_BYTES_MAX - 1024;
+pub const ENTRY_KEY_BYTES_MAX: usize = piccolo_raft::model::COMMAND_BYTES_MAX - 1024;
 /// How often a server that may lack what the others have looks for one that does not.
 pub const CURRENCY_LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// How long it waits for each of them.
@@ -269,8 +269,6 @@ const _: () = assert!(BEATS_WAITING_MAX * BEAT_BODY_BYTES_MAX <= API_BODIES_BYTE
 const _: () = assert!(HOLDER_WRITES_WAITING_MAX * 16 < WRITES_WAITING_MAX);
 const _: () = assert!(REQUEST_KEYS_MAX as u64 <= INDEX_KEYS_OF_A_HOLDER_MAX);
 const _: () = assert!((HOSTS_PAGE_MAX * HOSTS_PAGES_MAX) as u64 > INDEX_HOSTS_MAX);
-const _: () =
-    assert!(RAFT_CONNECTIONS_MAX + RAFT_CONNECTIONS_OVER_LIMIT_MAX < piccolo_raft::network::MESSAGES_MAX);
 const _: () = assert!(API_BODIES_BYTES_MAX >= 4 * API_BODY_BYTES_MAX);
 const _: () = assert!(REPORT_AGAIN_AFTER.as_secs() < REPORT_TTL.as_secs());
 const _: () = assert!(REPORT_TTL.as_secs() < REPORT_WRONG_TTL.as_secs());
@@ -306,7 +304,7 @@ const _: () = assert!(DOUBTED_WHOLE_BYTES_MAX <= SPOOL_DISK_TOTAL_BYTES_MAX);
 const _: () = assert!(VERIFIED_WHOLE_BYTES_MAX <= VERIFIED_FIRST_BYTES_MAX);
 const _: () = assert!(VERDICTS_KEPT_MAX <= VERIFIED_FILES_MAX);
 const _: () = assert!(MANIFEST_BYTES_MAX <= VERIFIED_WHOLE_BYTES_MAX);
-const _: () = assert!(REQUEST_KEYS_MAX * (piccolo_raft::command::KEY_BYTES_MAX + 3) > API_BODY_BYTES_MAX);
+const _: () = assert!(REQUEST_KEYS_MAX * (piccolo_raft::model::KEY_BYTES_MAX + 3) > API_BODY_BYTES_MAX);
 // An index within its limits never has an id that a restart refuses.
-const _: () = assert!(INDEX_PAIRS_MAX < piccolo_raft::index::KEY_IDS_MAX as u64);
-const _: () = assert!(16 * INDEX_HOSTS_MAX < piccolo_raft::index::HOST_IDS_MAX as u64);
+const _: () = assert!(INDEX_PAIRS_MAX < piccolo_raft::model::KEY_IDS_MAX as u64);
+const _: () = assert!(16 * INDEX_HOSTS_MAX < piccolo_raft::model::HOST_IDS_MAX as u64);

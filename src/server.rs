@@ -26,6 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+pub use piccolo_raft::cluster::FOUND_AFTER;
 use piccolo_raft::cluster::{Node, NodeFailure, NodeNames, StartError};
 use piccolo_raft::disk::{Disk, Fault, FolderDisk};
 use piccolo_raft::network::names::SystemResolver;
@@ -289,6 +290,10 @@ struct Phases {
     /// Stops everything else.
     end: Stop,
 }
+
+/// Every connection may have a message under way: none of them waits for another's.
+const _: () =
+    assert!(RAFT_CONNECTIONS_MAX + RAFT_CONNECTIONS_OVER_LIMIT_MAX < piccolo_raft::network::MESSAGES_MAX);
 
 impl Phases {
     fn new() -> Self {

@@ -164,8 +164,7 @@ fn post(path: &str, body: &[u8], out: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
-    use piccolo_raft::command::Key;
-    use piccolo_raft::fingerprint::Fingerprint;
+    use piccolo_raft::model::{Fingerprint, Key};
     use serde_json::Value;
 
     use super::*;

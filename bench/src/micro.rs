@@ -7,7 +7,7 @@ mod naive;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use piccolo_raft::command::Key;
+use piccolo_raft::model::Key;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};

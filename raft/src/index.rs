@@ -38,14 +38,13 @@ pub(crate) use apply::holder_of;
 pub use changes::HostChanges;
 pub use host::{HostRecord, address_key};
 pub use postings::Postings;
-pub use state::{Counts, HOST_IDS_MAX, KEY_IDS_MAX};
+pub use state::Counts;
 pub use state_machine::{SnapshotBuilder, StateMachine};
 
-use crate::command::{Holder, Key};
 use crate::damage::{self, WHAT_TO_DO};
 use crate::disk::Disk;
-use crate::fingerprint::{Fingerprint, key_fingerprint};
 use crate::format::{Active, FormatError, Levels, UnknownLevel};
+use crate::model::{Fingerprint, Holder, Key, key_fingerprint};
 use crate::types::{LogId, StoredMembership};
 use crate::watch;
 use state::State;

@@ -2,6 +2,7 @@
 //!
 //! Knows no discovery route and no containerd. The shape of the house:
 //!
+//! - [`model`]: keys, holders, fingerprints and their limits: the words that agents share, too.
 //! - [`command`]: what may be replicated; versioned bytes.
 //! - [`index`]: postings in memory, inventories in redb, the pure `apply`.
 //! - [`log`]: raft log and vote on redb.
@@ -17,10 +18,10 @@ pub mod command;
 pub(crate) mod damage;
 mod dice;
 pub mod disk;
-pub mod fingerprint;
 pub mod format;
 pub mod index;
 pub mod log;
+pub mod model;
 pub mod network;
 #[cfg(test)]
 mod sim;

@@ -45,7 +45,7 @@ pub const LOG_READ_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Jobs that wait for the writer. openraft awaits most of them, so a handful is the rule.
 const JOBS_MAX: usize = 1024;
 
-const _: () = assert!(crate::command::COMMAND_BYTES_MAX < LOG_READ_BYTES_MAX);
+const _: () = assert!(crate::model::COMMAND_BYTES_MAX < LOG_READ_BYTES_MAX);
 
 /// Why the log could not be opened.
 #[derive(Debug, thiserror::Error)]

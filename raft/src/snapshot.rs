@@ -25,11 +25,11 @@ use sha2::{Digest, Sha256};
 
 pub use receiver::{Receiver, verify};
 
-use crate::command::Key;
 use crate::format::{FormatError, Levels, STORAGE};
 use crate::index::state::State;
 use crate::index::tables::{self, Applied, HOSTS, INVENTORIES, KEYS, Meta};
 use crate::index::{Counts, HostRecord, IndexError, inventory};
+use crate::model::Key;
 use crate::types::{SnapshotMeta, StoredMembership};
 
 /// A chunk of the stream is sent when it has so many bytes; it is at most one record longer.

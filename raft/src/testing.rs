@@ -6,7 +6,8 @@ use rand::rngs::StdRng;
 
 pub(crate) mod sim_disk;
 
-use crate::command::{Command, Holder, Key, Pair, Write};
+use crate::command::{Command, Write};
+use crate::model::{Holder, Key, Pair};
 use crate::types::{Entry, LogId, TypeConfig};
 
 /// `10.0.0.<host>:7781` in group `g`.

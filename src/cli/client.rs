@@ -6,7 +6,8 @@ use serde::Serialize;
 
 use super::{CliError, output};
 use crate::api::client::Client;
-use crate::config::{Fallback, Layers, Setting, value};
+use crate::config::{Fallback, Layers, Setting};
+use crate::value;
 
 /// Settings of all of them.
 pub(super) const CLIENT: &[Setting] = &[

@@ -5,14 +5,15 @@ mod reference;
 
 use std::io::Write as _;
 
-use piccolo_raft::command::GROUP_BYTES_MAX;
+use piccolo_raft::model::GROUP_BYTES_MAX;
 
 use super::client::{Asked, CLIENT, DEADLINE, print_json};
 use super::output::{Paint, print};
 use super::{CliError, Exit, Invocation, Subcommand, Word, process};
 use crate::api::{FindQuery, FindResponse};
-use crate::config::{Fallback, Layers, Setting, value};
+use crate::config::{Fallback, Layers, Setting};
 use crate::limits::FINDKEY_COUNT_MAX;
+use crate::value;
 use claims::Told;
 
 /// The subcommand.

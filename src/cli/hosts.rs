@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-use piccolo_raft::command::GROUP_BYTES_MAX;
+use piccolo_raft::model::GROUP_BYTES_MAX;
 
 use super::client::{Asked, CLIENT, DEADLINE, print_json};
 use super::output::{Paint, print, table};
 use super::{CliError, Exit, Invocation, Subcommand, process};
 use crate::api::HostsResponse;
 use crate::clock::SystemClock;
-use crate::config::{Layers, Setting, value};
+use crate::config::{Layers, Setting};
+use crate::value;
 
 /// The subcommand.
 pub(super) const HOSTS: Subcommand = Subcommand {

@@ -11,8 +11,9 @@ use super::output::{Paint, print, table};
 use super::{CliError, Exit, Invocation, Subcommand, Word, process};
 use crate::api::client::{Client, ClientError};
 use crate::api::{MembersAction, MembersProgress, MembersRequest, MembersResponse};
-use crate::config::{Fallback, Layers, Setting, value};
+use crate::config::{Fallback, Layers, Setting};
 use crate::limits::{MEMBERS_PATIENCE_DEFAULT, MEMBERS_POLL_INTERVAL, MEMBERS_STEP_TIMEOUT};
+use crate::value;
 
 const PATIENCE: &[Setting] = &[Setting::new("patience", "TIME", "Give up when nothing moves for so long")
     .or(Fallback::Duration(MEMBERS_PATIENCE_DEFAULT))];

@@ -3,7 +3,8 @@
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 
 use super::CliError;
-use crate::config::{Setting, value};
+use crate::config::Setting;
+use crate::value;
 
 /// Set by `piccolo up` for its children.
 pub(super) const EXIT_WITH_PARENT: &[Setting] =

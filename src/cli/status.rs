@@ -7,7 +7,8 @@ use super::client::{Asked, CLIENT, DEADLINE, print_json};
 use super::output::{Paint, print, table};
 use super::{CliError, Exit, Invocation, Subcommand, process};
 use crate::api::{LevelRange, MemberStatus, StatusResponse};
-use crate::config::{Layers, Setting, value};
+use crate::config::{Layers, Setting};
+use crate::value;
 
 /// The subcommand.
 pub(super) const STATUS: Subcommand = Subcommand {

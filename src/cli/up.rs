@@ -12,7 +12,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{CliError, Exit, Invocation, Subcommand, process};
-use crate::config::{self, AGENT, Fallback, Layers, Setting, value};
+use crate::config::{self, AGENT, Fallback, Layers, Setting};
+use crate::value;
 
 /// The subcommand.
 pub(super) const UP: Subcommand = Subcommand {

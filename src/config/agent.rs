@@ -3,11 +3,11 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use piccolo_raft::command::{GROUP_BYTES_MAX, ZONE_BYTES_MAX};
+use piccolo_raft::model::{GROUP_BYTES_MAX, ZONE_BYTES_MAX};
 
-use super::{Fallback, Layers, Setting, value};
+use super::{Fallback, Layers, Setting};
 use crate::agent::{self, StoreConfig};
-use crate::limits;
+use crate::{limits, value};
 
 /// They.
 pub const AGENT: &[Setting] = &[

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::file::ConfigFile;
-use super::value::Parsed;
-use super::{Problem, Problems, Setting, value};
+use super::{Problem, Problems, Setting};
+use crate::value::{self, Parsed};
 
 /// What a command was given.
 #[derive(Clone, Debug, Default)]

@@ -1,7 +1,7 @@
 //! Settings that every command has: where its file is, and how it logs.
 
-use super::value::Parsed;
 use super::{Fallback, Layers, Setting};
+use crate::value::Parsed;
 
 /// Settings of every command.
 pub const LOGGING: &[Setting] = &[

@@ -6,9 +6,10 @@ use std::path::PathBuf;
 
 use toml::{Table, Value};
 
-use super::{Layers, Problem, value};
+use super::{Layers, Problem};
 use crate::agent::{Filter, RegistryPolicy, Sharing, TagPolicy};
 use crate::oci::registry::canonical;
+use crate::value;
 
 /// The table that holds for registries without one of their own.
 const DEFAULT: &str = "_default";

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::{Fallback, Layers, Setting, value};
-use crate::{limits, server};
+use super::{Fallback, Layers, Setting};
+use crate::{limits, server, value};
 
 /// They.
 pub const SERVER: &[Setting] = &[
@@ -50,7 +50,7 @@ pub const SERVER: &[Setting] = &[
         "Without --join a server that has no data and no others in its --cluster listens for so long before it \
          founds a cluster: to one that lost its disk the members of its cluster speak",
     )
-    .or(Fallback::Duration(piccolo_raft::cluster::FOUND_AFTER)),
+    .or(Fallback::Duration(server::FOUND_AFTER)),
     DISK_FREE_MIN,
 ];
 

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::value::format_duration;
+use crate::value::format_duration;
 
 /// One setting.
 #[derive(Clone, Copy, Debug)]

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use super::{
     Entry, FRESH, HostsTomlError, MARK, Upstream, fresh, headers, in_front, mark_above, values, without_all,
 };
-use crate::config::value;
 use crate::limits::DIAL_TIMEOUT_MAX;
+use crate::value;
 
 /// What others had in `hosts.toml` before install.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use axum::http::HeaderValue;
 use piccolo_raft::cluster::Node;
-use piccolo_raft::command::Holder;
 use piccolo_raft::index::Index;
+use piccolo_raft::model::Holder;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
 

@@ -153,8 +153,9 @@ pub(in crate::server) mod tests {
     use axum::body::Body;
     use axum::http::StatusCode;
     use piccolo_raft::cluster::{Node, NodeConfig};
-    use piccolo_raft::command::{Command, Holder};
+    use piccolo_raft::command::Command;
     use piccolo_raft::disk::{MemoryDisk, Space};
+    use piccolo_raft::model::Holder;
     use tower::ServiceExt;
 
     use super::*;

@@ -8,8 +8,8 @@ use axum::http::header::RETRY_AFTER;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use piccolo_raft::cluster::ProposeError;
-use piccolo_raft::command::Pair;
 use piccolo_raft::index::IndexError;
+use piccolo_raft::model::Pair;
 use rand::Rng;
 
 use crate::api::{Message, WriteResponse, header};

@@ -23,8 +23,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use piccolo_raft::command::{Command, Holder, Pair};
-use piccolo_raft::fingerprint::Fingerprint;
+use piccolo_raft::command::Command;
+use piccolo_raft::model::{Fingerprint, Holder, Pair};
 
 use crate::limits::{
     FORGET_SEEN_MIN, FORGETS_PER_SWEEP_MAX, HIDE_SHARE_OF_GROUP, HIDE_WINDOW, HIDES_PER_GROUP_MIN,

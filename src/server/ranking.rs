@@ -13,8 +13,8 @@ mod prefix;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 
-use piccolo_raft::command::Key;
 use piccolo_raft::index::address_key;
+use piccolo_raft::model::Key;
 use sha2::{Digest, Sha256};
 
 use crate::limits::RANKED_LAST_SKIPPED_MAX;

@@ -12,7 +12,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use piccolo_raft::command::{Holder, Key};
+use piccolo_raft::model::{Holder, Key};
 
 use crate::limits::{REPORT_TTL, REPORT_WRONG_TTL, REPORTED_MAX, REPORTERS_WANTED, REPORTS_PER_NODE_MAX};
 use crate::server::ranking::Standing;

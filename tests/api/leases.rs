@@ -2,8 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use piccolo_raft::command::Key;
-use piccolo_raft::fingerprint::Fingerprint;
+use piccolo_raft::model::{Fingerprint, Key};
 use serde_json::{Value, json};
 
 use crate::harness::{PATIENCE, Server, always_for, digest, paired, plain, three, within};

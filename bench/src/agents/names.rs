@@ -2,8 +2,7 @@
 //! spend the servers' CPU on hashing.
 
 use anyhow::{Result, anyhow};
-use piccolo_raft::command::Key;
-use piccolo_raft::fingerprint::key_fingerprint;
+use piccolo_raft::model::{Key, key_fingerprint};
 
 use crate::fleet::Fleet;
 

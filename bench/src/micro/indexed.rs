@@ -3,9 +3,10 @@
 use anyhow::{Context, Result, ensure};
 use openraft::entry::RaftEntry;
 use piccolo::server::ranking::{Asker, rank};
-use piccolo_raft::command::{Command, Holder, Key, Pair, Reply, Write};
+use piccolo_raft::command::{Command, Reply, Write};
 use piccolo_raft::disk::MemoryDisk;
 use piccolo_raft::index::Index;
+use piccolo_raft::model::{Holder, Key, Pair};
 use piccolo_raft::types::{Entry, LogId};
 use tokio::runtime::Runtime;
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::Result;
-use piccolo_raft::command::Key;
+use piccolo_raft::model::Key;
 
 use super::{COUNT, Holdings};
 use crate::fleet::Fleet;

@@ -16,9 +16,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::command::{COMMAND_BYTES_MAX, Command, Reply};
+use crate::command::{Command, Reply};
 use crate::format::Level;
 use crate::index::holder_of;
+use crate::model::COMMAND_BYTES_MAX;
 use crate::types::{Member, TypeConfig};
 
 use super::{Inner, Node, POLL_INTERVAL};

@@ -20,9 +20,10 @@ use std::sync::Arc;
 use tokio::runtime::Runtime;
 
 use super::*;
-use crate::command::{COMMAND_BYTES_MAX, Command, Holder, Key, Reply, Write};
+use crate::command::{Command, Reply, Write};
 use crate::disk::{FolderDisk, MemoryDisk, Space};
 use crate::format::{Level, WIRE};
+use crate::model::{COMMAND_BYTES_MAX, Holder, Key};
 use crate::network::client::{CallError, RpcClient};
 use crate::network::frame::Message;
 use crate::network::names::Resolve;

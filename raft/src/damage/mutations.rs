@@ -104,7 +104,7 @@ struct StateSays {
     checksum: (u64, u128),
     membership: StoredMembership,
     hosts: Vec<HostRecord>,
-    inventories: Vec<Option<std::collections::BTreeSet<crate::command::Key>>>,
+    inventories: Vec<Option<std::collections::BTreeSet<crate::model::Key>>>,
 }
 
 /// In words.

@@ -19,11 +19,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{Format, Level, STORAGE, WIRE};
-use crate::command::{Command, Pair, Write};
+use crate::command::{Command, Write};
 use crate::disk::FolderDisk;
 use crate::index::golden_tests::golden;
 use crate::index::{Index, STATE_FILE};
 use crate::log::{LOG_FILE, LogStore, decode_entry, encode_entry};
+use crate::model::Pair;
 use crate::network::frame::{self, Message};
 use crate::network::{Header, ListHash};
 use crate::snapshot::file::Saved;

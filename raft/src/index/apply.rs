@@ -8,9 +8,9 @@ use super::hash;
 use super::host::{HostRecord, HostSlot};
 use super::postings::Postings;
 use super::state::State;
-use crate::command::{Command, Holder, Key, Reply, Write};
-use crate::fingerprint::Fingerprint;
+use crate::command::{Command, Reply, Write};
 use crate::format::{Level, Levels, Next};
+use crate::model::{Fingerprint, Holder, Key};
 
 /// Inventories that a batch of entries has read or changed; sorted key ids.
 #[derive(Debug, Default)]

@@ -7,7 +7,7 @@ use rand::{Rng, SeedableRng};
 
 use super::super::state::Parts;
 use super::*;
-use crate::command::Pair;
+use crate::model::Pair;
 use crate::testing::{holder, key, random_command, write};
 
 const UNKNOWN: Reply = Reply::UnknownHost;

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::ops::Bound;
 
 use super::host::HostRecord;
-use crate::command::Holder;
+use crate::model::Holder;
 
 /// Forgotten hosts remembered; who asks for older ones is given all hosts.
 const GONE_MAX: usize = 4_096;

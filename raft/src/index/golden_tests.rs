@@ -9,10 +9,10 @@ use openraft::Membership;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::*;
-use crate::command::{Command, Pair, Reply, Write};
+use crate::command::{Command, Reply, Write};
 use crate::disk::MemoryDisk;
-use crate::fingerprint::Fingerprint;
 use crate::format::{ENTRY, Format, Level, Next, STORAGE};
+use crate::model::{Fingerprint, Pair};
 use crate::testing::{entry, holder, key, log_id, write};
 use crate::types::Member;
 

@@ -9,8 +9,8 @@ use std::net::{IpAddr, SocketAddr};
 use sha2::{Digest, Sha256};
 
 use super::host::HostRecord;
-use crate::command::Pair;
 use crate::format::{Level, Levels};
+use crate::model::Pair;
 
 /// The bytes of one part. Numbers are little endian; what varies in length has its length in front, what
 /// may be absent a byte that says whether it is there.
@@ -111,8 +111,7 @@ pub(super) fn noted(level: Level, count: u64) -> u128 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::Holder;
-    use crate::fingerprint::Fingerprint;
+    use crate::model::{Fingerprint, Holder};
     use crate::testing::holder;
 
     /// A checksum that changes is a server that says it is damaged, or that it differs from the others.

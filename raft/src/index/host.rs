@@ -6,9 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::hash;
 use super::order::Place;
-use crate::command::{Holder, Pair};
-use crate::fingerprint::Fingerprint;
 use crate::format::Level;
+use crate::model::{Fingerprint, Holder, Pair};
 
 /// One holder, as it is stored and shown.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

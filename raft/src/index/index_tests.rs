@@ -9,8 +9,9 @@ use rand::{Rng, SeedableRng};
 use redb::{Builder, ReadableTable};
 
 use super::*;
-use crate::command::{Command, Pair, Reply, Write};
+use crate::command::{Command, Reply, Write};
 use crate::disk::{FolderDisk, MemoryDisk};
+use crate::model::Pair;
 use crate::testing::sim_disk::SimDisk;
 use crate::testing::{entry, holder, key, random_command, write};
 use crate::types::Entry;

@@ -7,8 +7,7 @@ use hashbrown::HashTable;
 
 use super::lists::Lists;
 use super::slots::Slots;
-use crate::command::Key;
-use crate::fingerprint::key_fingerprint;
+use crate::model::{Key, key_fingerprint};
 
 /// Tables of the map back; a power of two.
 const SHARDS: usize = 256;

@@ -9,7 +9,7 @@ use super::super::groups::Group;
 use super::super::host::{HostRecord, address_key};
 use super::super::order::{Order, Place};
 use super::*;
-use crate::command::Holder;
+use crate::model::Holder;
 
 const ZONES: [&str; 4] = ["", "a", "b", "zone-with-a-name"];
 

@@ -15,11 +15,9 @@ use super::order::Labels;
 use super::slots::Slots;
 use super::tables::Meta;
 use super::unflushed::Unflushed;
-use crate::command::{Holder, Key};
 use crate::format::{Level, Levels};
+use crate::model::{Holder, Key};
 use crate::types::{LogId, StoredMembership};
-
-pub use rebuild::{HOST_IDS_MAX, KEY_IDS_MAX};
 
 /// How much the index holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -24,8 +24,8 @@ use super::host::HostRecord;
 use super::state::{Counts, Parts, State};
 use super::unflushed::{Changes, Delta};
 use super::{IndexError, inventory};
-use crate::command::Key;
 use crate::format::{Level, Levels, Reads, STORAGE, UnknownLevel};
+use crate::model::Key;
 use crate::types::{LogId, StoredMembership};
 
 pub(crate) const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");

@@ -7,8 +7,9 @@ use openraft::entry::{EntryPayload, RaftEntry};
 use openraft::storage::RaftLogStorageExt;
 
 use super::*;
-use crate::command::{Command, Holder, Key, Write};
+use crate::command::{Command, Write};
 use crate::disk::FolderDisk;
+use crate::model::{Holder, Key};
 use crate::testing::sim_disk::SimDisk;
 
 fn log_id(term: u64, index: u64) -> LogId {
@@ -313,7 +314,7 @@ async fn a_power_cut_at_any_sync_shows_every_acknowledged_step_and_no_half_one()
 fn entries_of_the_first_format_are_read() {
     let write = Write {
         holder: Holder { group: "default".to_owned(), address: "10.0.0.1:7781".parse().unwrap() },
-        pair: Some(crate::command::Pair { epoch: 1_700_000_000_000, seq: 9 }),
+        pair: Some(crate::model::Pair { epoch: 1_700_000_000_000, seq: 9 }),
         stores_pair: true,
         keys: vec![Key::Sha256([7; 32]), "registry.local/app:1".parse().unwrap()],
     };

@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use openraft::EntryPayload;
 use redb::{Database, ReadableDatabase};
 
-use crate::command::Key;
 use crate::damage;
 use crate::format::{Active, Level};
+use crate::model::Key;
 use crate::types::{Entry, LogId, Vote};
 
 use super::tables::{SEGMENTS, TAIL, TAIL_ENTRIES};

@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::cluster::{Change, Node, Phase, ProposeError};
-use crate::command::{Command, Holder, Key, Pair, Reply, Write};
+use crate::command::{Command, Reply, Write};
+use crate::model::{Holder, Key, Pair};
 
 use super::net::{self, HostId, Payload};
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::command::Key;
+use crate::model::Key;
 
 use super::client::{Kind, Order, Shown};
 
@@ -152,7 +152,7 @@ impl Write {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::Pair;
+    use crate::model::Pair;
     use crate::testing::{holder, key};
 
     fn order(seq: Option<u64>, kind: Kind, keys: &[&str]) -> Order {

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use crate::command::Key;
 use crate::index::{HostRecord, Index, IndexError};
+use crate::model::Key;
 
 use super::client::Shown;
 use super::cluster::Cluster;

@@ -10,7 +10,7 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
-use crate::command::{Holder, Key, Pair};
+use crate::model::{Holder, Key, Pair};
 use crate::testing::{holder, key};
 
 use super::client::{Answer, Kind, Order, Request, Shown};

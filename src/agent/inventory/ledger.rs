@@ -9,11 +9,10 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use piccolo_raft::command::Key;
+use piccolo_raft::model::{Fingerprint, Key};
 
 use super::index_api::Write;
 use crate::agent::content::store::{Scan, StoreEvent};
-use crate::api::fingerprint::Fingerprint;
 use crate::limits::{API_BODY_BYTES_MAX, REQUEST_KEYS_MAX};
 use crate::oci::Digest;
 

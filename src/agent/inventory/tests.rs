@@ -367,7 +367,7 @@ async fn the_first_heartbeat_follows_the_first_sync_and_the_others_keep_their_in
     assert!(start.elapsed() <= INTERVAL.mul_f64(1.11), "{:?}", start.elapsed());
     let beat = node.discovery.beats().pop().unwrap();
     let key = layer.as_str().parse().unwrap();
-    let fingerprint: crate::api::fingerprint::Fingerprint = [&key].into_iter().collect();
+    let fingerprint: piccolo_raft::model::Fingerprint = [&key].into_iter().collect();
     assert_eq!((beat.ttl_seconds, beat.zone.as_deref()), (Some(90), Some("z1")));
     assert_eq!((beat.epoch, beat.seq, beat.count), (Some(1_000), Some(1), Some(1)));
     assert_eq!(beat.fingerprint, Some(fingerprint.to_string()));

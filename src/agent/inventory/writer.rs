@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use piccolo_raft::command::Key;
+use piccolo_raft::model::Key;
 use tokio::time::Instant;
 
 use super::heartbeat::lease_seconds;

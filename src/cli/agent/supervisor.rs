@@ -16,10 +16,10 @@ use super::stand_in::StandIn;
 use super::wire::{Program, Word, Worker};
 use crate::cli::signals::{self, Order, Orders};
 use crate::cli::{CliError, Exit};
-use crate::config::value::format_duration;
 use crate::limits::{
     WORKER_BACK_OFF, WORKER_HEALTHY_AFTER, WORKER_SILENT_MAX, WORKER_START_TIMEOUT, WORKER_STOP_TIMEOUT,
 };
+use crate::value::format_duration;
 
 /// How long a killed worker is waited for. One that hangs in the kernel is left to it.
 const KILLED_TIMEOUT: Duration = Duration::from_secs(2);

@@ -12,8 +12,9 @@ use super::roots::Roots;
 use super::{CERTS_DIR, k3s, standing};
 use crate::cli::output::{Paint, print};
 use crate::cli::{CliError, Exit, Invocation, Subcommand, agent_port, process};
-use crate::config::{Fallback, Layers, Setting, value};
+use crate::config::{Fallback, Layers, Setting};
 use crate::hosts_toml::hosts_in_order;
+use crate::value;
 use report::{Report, Seen};
 
 /// The subcommand.

@@ -8,7 +8,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::roots::Roots;
-use crate::config::{Fallback, Layers, Setting, value};
+use crate::config::{Fallback, Layers, Setting};
+use crate::value;
 
 pub(super) const SETTINGS: &[Setting] = &[Setting::new(
     "containerd-config",

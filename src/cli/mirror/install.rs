@@ -13,10 +13,11 @@ use super::standing::{self, Standing};
 use super::{CERTS_DIR, FileError, MirrorError, config_path, k3s, proxy};
 use crate::cli::output::print;
 use crate::cli::{CliError, Exit, Invocation, Subcommand};
-use crate::config::{Fallback, Layers, Setting, value};
+use crate::config::{Fallback, Layers, Setting};
 use crate::hosts_toml::{self, Before, Entry, Upstream};
 use crate::limits::{DIAL_TIMEOUT_MAX, MIRROR_LOCK_WAIT};
 use crate::proxies::Proxies;
+use crate::value;
 
 /// The subcommand.
 pub(in crate::cli) const INSTALL: Subcommand = Subcommand {

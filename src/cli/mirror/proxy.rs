@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use super::roots::Roots;
 use super::units::{self, Unit};
 use super::{FileError, k3s};
-use crate::config::value;
 use crate::proxies::Proxies;
+use crate::value;
 
 /// Units that run a containerd for Kubernetes.
 const CONTAINERD: [&str; 1] = ["containerd.service"];

@@ -6,8 +6,8 @@ use std::io;
 use super::FileError;
 use super::folder::Folder;
 use super::roots::DEFAULT;
-use crate::config::value;
 use crate::hosts_toml::Upstream;
+use crate::value;
 
 /// Names of Docker Hub's machines, which no image has: containerd looks for the folder of `docker.io`.
 const DOCKER_HUB: [&str; 2] = ["index.docker.io", "registry-1.docker.io"];

@@ -5,9 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::folder::Folder;
-use crate::config::value;
 use crate::hosts_toml::upstreams;
 pub(super) use crate::hosts_toml::upstreams::DEFAULT;
+use crate::value;
 
 /// At least one folder, in containerd's order.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -14,9 +14,9 @@ use super::SnapshotCliError;
 use crate::cli::CliError;
 use crate::cli::client::print_json;
 use crate::cli::output::print;
-use crate::config::value::format_duration;
 use crate::limits::SNAPSHOT_READ_BYTES;
 use crate::server::offline::Founded;
+use crate::value::format_duration;
 
 /// What was read, and checked.
 #[derive(Debug, Serialize)]

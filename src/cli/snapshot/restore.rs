@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use super::{FILE, SnapshotCliError, file_of, newcomers, summary_of};
 use crate::cli::output::print;
 use crate::cli::{CliError, Exit, Invocation, Subcommand, process};
-use crate::config::{Fallback, Layers, Setting, value};
+use crate::config::{Fallback, Layers, Setting};
 use crate::server::offline::{self, Addresses};
+use crate::value;
 
 const SETTINGS: &[Setting] = &[
     Setting::new("data-dir", "DIR", "Data folder of the new cluster's first server: empty, or not there"),

@@ -11,8 +11,8 @@ use tokio::process::{Child as Process, Command};
 
 use super::{STOP_TIMEOUT, UpError, lines};
 use crate::cli::Exit;
-use crate::config::value::format_duration;
 use crate::task::Stop;
+use crate::value::format_duration;
 
 /// First and longest pause before a dead child is started again.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));

@@ -12,8 +12,8 @@ use axum::http::HeaderValue;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::Response;
 use metrics::Histogram;
-use piccolo_raft::command::Key;
 use piccolo_raft::index::Postings;
+use piccolo_raft::model::Key;
 
 use crate::limits::{FINDKEY_COUNT_DEFAULT, FINDKEY_COUNT_MAX, MIN_INDEX_WAIT_MAX};
 use crate::server::app::App;

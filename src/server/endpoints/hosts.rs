@@ -14,8 +14,8 @@ use axum::http::HeaderValue;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
-use piccolo_raft::command::Holder;
 use piccolo_raft::index::{HOSTS_UNDER_LOCK_MAX, HostRecord, Index};
+use piccolo_raft::model::Holder;
 
 use crate::api::{HostStatus, HostsResponse};
 use crate::limits::HOSTS_PAGE_MAX;

@@ -6,8 +6,9 @@ use axum::Json;
 use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use piccolo_raft::command::{Command, Holder, Reply};
+use piccolo_raft::command::{Command, Reply};
 use piccolo_raft::index::HostRecord;
+use piccolo_raft::model::Holder;
 
 use crate::api::{KeepaliveResponse, path};
 use crate::server::app::App;

@@ -15,8 +15,8 @@ use axum::Json;
 use axum::extract::Request;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use piccolo_raft::command::{Holder, Key};
 use piccolo_raft::index::HostRecord;
+use piccolo_raft::model::{Holder, Key};
 use tokio::time::MissedTickBehavior;
 
 use crate::api::{ReportReason, ReportResponse, default_group, header};

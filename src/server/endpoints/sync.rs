@@ -12,8 +12,9 @@
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
-use piccolo_raft::command::{Command, Pair, Write};
+use piccolo_raft::command::{Command, Write};
 use piccolo_raft::index::HostRecord;
+use piccolo_raft::model::Pair;
 
 use crate::server::app::App;
 use crate::server::error::ApiError;

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use piccolo_raft::command::Holder;
+use piccolo_raft::model::Holder;
 
 /// Counters of one agent since its start, or their sums.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use piccolo_raft::cluster::ProposeError;
-use piccolo_raft::command::{Command, Holder};
+use piccolo_raft::command::Command;
 use piccolo_raft::index::{HostChanges, HostRecord};
+use piccolo_raft::model::Holder;
 use tokio::time::MissedTickBehavior;
 
 use crate::limits::{LEASE_PROPOSALS_MAX, LEASE_SWEEP_INTERVAL};

@@ -9,7 +9,7 @@ use axum::http::{Method, Request};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use http_body_util::{BodyExt, Full, Limited};
-use piccolo_raft::command::{Holder, Key};
+use piccolo_raft::model::{Holder, Key};
 use serde_json::json;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;

@@ -8,8 +8,7 @@ mod keys;
 use std::net::{IpAddr, SocketAddr};
 
 use keys::KeyList;
-use piccolo_raft::command::{GROUP_BYTES_MAX, Holder, Key, Pair, ZONE_BYTES_MAX};
-use piccolo_raft::fingerprint::Fingerprint;
+use piccolo_raft::model::{Fingerprint, GROUP_BYTES_MAX, Holder, Key, Pair, ZONE_BYTES_MAX};
 
 use crate::limits::{EPOCH_MAX, EPOCH_STEP_MAX, LEASE_SECONDS_MAX, LEASE_SECONDS_MIN};
 use crate::server::leases::Beat;

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use piccolo_raft::command::{Command, Holder, Key, Pair, Write};
+use piccolo_raft::command::{Command, Write};
+use piccolo_raft::model::{Holder, Key, Pair};
 
 use crate::limits::ENTRY_KEY_BYTES_MAX;
 
@@ -90,8 +91,8 @@ fn chunks(keys: Vec<Key>) -> Vec<Vec<Key>> {
 
 #[cfg(test)]
 mod tests {
-    use piccolo_raft::command::{COMMAND_BYTES_MAX, GROUP_BYTES_MAX};
     use piccolo_raft::format::{ENTRY, Level};
+    use piccolo_raft::model::{COMMAND_BYTES_MAX, GROUP_BYTES_MAX};
 
     use super::*;
 

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use piccolo_raft::command::Holder;
+use piccolo_raft::model::Holder;
 
 /// Holders remembered before anybody looks for some to forget.
 const REMEMBERED_MIN: usize = 1_024;

@@ -5,9 +5,8 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use piccolo::api::fingerprint::Fingerprint;
 use piccolo::api::{FindQuery, KeepaliveRequest, KeepaliveResponse, WriteRequest, WriteResponse, path};
-use piccolo_raft::command::Key;
+use piccolo_raft::model::{Fingerprint, Key};
 use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;

@@ -13,7 +13,8 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::command::{COMMAND_BYTES_MAX, Command, Holder};
+use crate::command::Command;
+use crate::model::{COMMAND_BYTES_MAX, Holder};
 
 /// The longest that a write waits for others.
 pub const LINGER: Duration = Duration::from_millis(50);
@@ -117,7 +118,8 @@ impl<R> Writes<R> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::{Key, Write};
+    use crate::command::Write;
+    use crate::model::Key;
 
     fn unhide(number: u16) -> (Holder, Command) {
         let holder = Holder { group: "g".to_owned(), address: ([10, 0, 0, 1], number).into() };

@@ -12,9 +12,9 @@ use rand::{Rng, SeedableRng};
 
 use super::*;
 use crate::cluster::compaction::Compaction;
-use crate::command::Pair;
 use crate::index::STATE_FILE;
 use crate::log::LOG_FILE;
+use crate::model::Pair;
 use crate::testing::{entry, log_id};
 
 /// Between two turns of the simulated site.

@@ -5,13 +5,7 @@ use super::super::IndexError;
 use super::super::changes::Changes;
 use super::super::postings::PostingList;
 use super::{Parts, State};
-use crate::fingerprint::Fingerprint;
-
-/// Key ids end here: a larger one is nonsense, and room for all ids below it would be made. Ids are the
-/// lowest that are free, so none is larger than the most keys that there ever were at once.
-pub const KEY_IDS_MAX: u32 = 1 << 28;
-/// Host ids end here, likewise.
-pub const HOST_IDS_MAX: u32 = 1 << 22;
+use crate::model::{Fingerprint, HOST_IDS_MAX, KEY_IDS_MAX};
 
 /// A group whose pairs are fewer than the keys divided by this is sorted instead of counted.
 const COUNTED_SHARE: usize = 4;

@@ -1,6 +1,6 @@
 //! Image names as stores spell them, and which of them are tags that may be advertised.
 
-use piccolo_raft::command::KEY_BYTES_MAX;
+use piccolo_raft::model::KEY_BYTES_MAX;
 
 use crate::oci::Reference;
 use crate::oci::reference::looks_like_registry;

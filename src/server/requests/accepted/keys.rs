@@ -1,6 +1,6 @@
 //! The keys of a write, taken one by one while its body is read.
 
-use piccolo_raft::command::Key;
+use piccolo_raft::model::Key;
 
 use crate::limits::{INDEX_KEYS_OF_A_HOLDER_MAX, REQUEST_KEYS_MAX};
 use crate::server::requests::json::{FormatError, Texts};

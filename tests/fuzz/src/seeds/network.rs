@@ -2,8 +2,9 @@
 
 use openraft::entry::RaftEntry;
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
-use piccolo_raft::command::{Command, Holder, Key, Write};
+use piccolo_raft::command::{Command, Write};
 use piccolo_raft::format::Level;
+use piccolo_raft::model::{Holder, Key};
 use piccolo_raft::network::SentAppend;
 use piccolo_raft::types::{Entry, LogId, TypeConfig, Vote};
 use serde::Serialize;

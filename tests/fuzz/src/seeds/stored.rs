@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use piccolo::oci::Digest;
 use piccolo_raft::cluster::{Node, NodeConfig};
-use piccolo_raft::command::{Command, Holder, Key, Pair, Write};
+use piccolo_raft::command::{Command, Write};
 use piccolo_raft::disk::FolderDisk;
+use piccolo_raft::model::{Holder, Key, Pair};
 use redb::{Builder, ReadableDatabase, ReadableTable, TableDefinition};
 use tokio_util::sync::CancellationToken;
 

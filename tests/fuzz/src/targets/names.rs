@@ -7,8 +7,7 @@ use piccolo::oci::{ApiPath, ByteRange, ContentPath, Digest, RangeHeader, Referen
 use piccolo::server::requests::accepted::{HolderPolicy, group, holder_address, socket_address};
 use piccolo::server::requests::query::Query;
 use piccolo_raft::cluster::{Who, is_address};
-use piccolo_raft::command::{GROUP_BYTES_MAX, KEY_BYTES_MAX, Key};
-use piccolo_raft::fingerprint::Fingerprint;
+use piccolo_raft::model::{Fingerprint, GROUP_BYTES_MAX, KEY_BYTES_MAX, Key};
 
 /// One text, read as everything that it could be.
 pub(super) fn run(input: &[u8]) {

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use piccolo::config::{AGENT, Given, LOGGING, Layers, SERVER, agent, logging, server, value};
+use piccolo::config::{AGENT, Given, LOGGING, Layers, SERVER, agent, logging, server};
 use piccolo::hosts_toml::{Before, Entry, HostsTomlError, before, fresh, hosts_in_order, in_front, without};
+use piccolo::value;
 use tempfile::TempDir;
 
 /// A file of settings, for a server and for an agent; and its text as each kind of value.

@@ -3,9 +3,9 @@
 
 use std::sync::Mutex;
 
-use piccolo_raft::command::Key;
 use piccolo_raft::disk::MemoryDisk;
 use piccolo_raft::index::Index;
+use piccolo_raft::model::Key;
 use piccolo_raft::snapshot::file::{FileReceiver, Saved};
 use piccolo_raft::snapshot::{Receiver, verify};
 use piccolo_raft::types::ClusterId;

@@ -11,11 +11,12 @@ use std::time::Duration;
 
 use openraft::storage::{RaftLogReader, RaftLogStorage};
 use piccolo_raft::cluster::{Node, NodeConfig};
-use piccolo_raft::command::{Command, Key, Reply};
+use piccolo_raft::command::{Command, Reply};
 use piccolo_raft::disk::{Disk, MemoryDisk};
 use piccolo_raft::format::{ENTRY, Format, Level, STORAGE};
 use piccolo_raft::index::{HostRecord, Index};
 use piccolo_raft::log::LogStore;
+use piccolo_raft::model::Key;
 use piccolo_raft::types::{ClusterId, Entry, LogId, SnapshotMeta, StoredMembership, Vote};
 use redb::backends::InMemoryBackend;
 use redb::{Builder, Database, DatabaseError, TableDefinition};

@@ -6,7 +6,7 @@ use piccolo::api::{
     StatusResponse, WriteRequest, WriteResponse,
 };
 use piccolo::server::requests::accepted::{self, HolderPolicy};
-use piccolo_raft::command::{GROUP_BYTES_MAX, KEY_BYTES_MAX, ZONE_BYTES_MAX};
+use piccolo_raft::model::{GROUP_BYTES_MAX, KEY_BYTES_MAX, ZONE_BYTES_MAX};
 use piccolo_raft::network::Whoami;
 use serde::{Serialize, de::DeserializeOwned};
 

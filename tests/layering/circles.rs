@@ -1,0 +1,122 @@
+//! No circles among the modules of one folder. A module here is a file with the folder of its name: all that
+//! is in `network.rs` and `network/` is `network` for its neighbours. Inside of it the next level begins.
+//! A parent and its children are no neighbours: a child may use what its parent defines.
+//!
+//! Alone, in seconds: `CARGO_MANIFEST_DIR=. rustc --edition 2024 --test -o /tmp/circles tests/layering/circles.rs
+//! && /tmp/circles`.
+
+#![cfg_attr(
+    test,
+    allow(clippy::unwrap_used, reason = "clippy.toml exempts #[test] functions, not their helpers")
+)]
+
+#[path = "source.rs"]
+mod source;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::path::Path;
+
+use source::{Arrow, Crate, Name};
+
+/// Roots of the crates that are looked at.
+const ROOTS: [&str; 2] = ["src/lib.rs", "raft/src/lib.rs"];
+
+/// Circles that are known: the folder, and the modules that are in them. They may only become fewer.
+const KNOWN: &[(&str, &[&str])] = &[
+    ("src/agent", &["content", "fetch", "origin", "policy", "serve"]),
+    ("src/agent/fetch", &["striping", "transfer"]),
+    ("src/agent/serve", &["body", "record"]),
+    ("src/cli", &["client", "exit", "mirror", "output", "process", "signals", "snapshot", "up"]),
+    ("src/server", &["app", "cluster", "endpoints", "error", "leases", "reports", "requests", "writes"]),
+    ("src/server/startup/addresses", &["joining", "stored"]),
+    ("raft/src", &["cluster", "network"]),
+    ("raft/src", &["command", "format"]),
+    ("raft/src", &["index", "snapshot"]),
+    ("raft/src/cluster", &["bootstrap", "members"]),
+    ("raft/src/cluster/members", &["plan", "refusal"]),
+    ("raft/src/format", &["level", "next"]),
+    ("raft/src/index", &["hash", "host"]),
+    ("raft/src/index", &["state", "tables"]),
+    ("raft/src/log", &["tables", "view"]),
+    ("raft/src/network", &["client", "names", "pool", "reach"]),
+    ("raft/src/network", &["server", "snapshot"]),
+];
+
+/// Places of one arrow that are told.
+const PLACES_MAX: usize = 4;
+
+/// From a module to its neighbours in the same folder, and where it names each.
+type Neighbours = BTreeMap<String, BTreeMap<String, Vec<String>>>;
+
+/// The arrows among the neighbours of each folder.
+fn folders(arrows: &[Arrow]) -> BTreeMap<Name, Neighbours> {
+    let mut folders: BTreeMap<Name, Neighbours> = BTreeMap::new();
+    for Arrow { from, to, place } in arrows {
+        let common = from.iter().zip(to).take_while(|(a, b)| a == b).count();
+        let (Some(here), Some(there)) = (from.get(common), to.get(common)) else { continue };
+        let folder = folders.entry(from[..common].to_vec()).or_default();
+        folder.entry(there.clone()).or_default();
+        folder.entry(here.clone()).or_default().entry(there.clone()).or_default().push(place.clone());
+    }
+    folders
+}
+
+fn reached<'a>(neighbours: &'a Neighbours, from: &str) -> BTreeSet<&'a str> {
+    let mut reached = BTreeSet::new();
+    let mut left: Vec<&str> = neighbours[from].keys().map(String::as_str).collect();
+    while let Some(name) = left.pop() {
+        if reached.insert(name) {
+            left.extend(neighbours[name].keys().map(String::as_str));
+        }
+    }
+    reached
+}
+
+/// The modules that reach each other, in groups.
+fn circles(neighbours: &Neighbours) -> BTreeSet<BTreeSet<String>> {
+    let all: BTreeMap<&str, BTreeSet<&str>> =
+        neighbours.keys().map(|name| (name.as_str(), reached(neighbours, name))).collect();
+    let of = |name: &&str| -> BTreeSet<String> {
+        all[name].iter().filter(|other| all[*other].contains(name)).map(|&other| other.to_owned()).collect()
+    };
+    all.keys().map(of).filter(|circle| !circle.is_empty()).collect()
+}
+
+fn told(folder: &str, neighbours: &Neighbours, circle: &BTreeSet<String>) -> String {
+    let names: Vec<&str> = circle.iter().map(String::as_str).collect();
+    let mut told = format!("{folder}: a circle of {}\n", names.join(", "));
+    for from in circle {
+        for (to, places) in neighbours[from].iter().filter(|(to, _)| circle.contains(*to)) {
+            let some = places.iter().take(PLACES_MAX).map(String::as_str).collect::<Vec<_>>().join(" ");
+            let more = if places.len() > PLACES_MAX { " …" } else { "" };
+            writeln!(told, "    {from} -> {to}: {some}{more}").unwrap();
+        }
+    }
+    told
+}
+
+#[test]
+fn no_module_is_used_by_those_that_it_uses() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut unknown = String::new();
+    for file in ROOTS {
+        let read = Crate::read(&root.join(file));
+        let top = file.trim_end_matches("/lib.rs");
+        for (folder, neighbours) in folders(&read.arrows(root)) {
+            let folder = [&[top.to_owned()], &folder[..]].concat().join("/");
+            for circle in circles(&neighbours) {
+                let told = told(&folder, &neighbours, &circle);
+                let is_known = KNOWN.iter().any(|(known, names)| {
+                    *known == folder && circle.iter().all(|name| names.contains(&name.as_str()))
+                });
+                if is_known {
+                    println!("known: {told}");
+                } else {
+                    unknown.push_str(&told);
+                }
+            }
+        }
+    }
+    assert!(unknown.is_empty(), "circles:\n{unknown}");
+}
