@@ -6,15 +6,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A module's place in its crate: empty for the root.
-pub type Name = Vec<String>;
+pub(super) type Name = Vec<String>;
 
 /// How many `use` declarations lead from a name to what it stands for, at most.
 const ALIASES_MAX: usize = 8;
 
 /// A module in a file of its own.
-pub struct Module {
-    pub name: Name,
-    pub file: PathBuf,
+pub(super) struct Module {
+    pub(super) name: Name,
+    pub(super) file: PathBuf,
     /// The text with comments, strings and test items blanked; lines are those of the file.
     text: String,
     /// What `use` brings in: the name here, and the full path.
@@ -24,16 +24,16 @@ pub struct Module {
 }
 
 /// One place where a module names something of another one.
-pub struct Arrow {
-    pub from: Name,
-    pub to: Name,
+pub(super) struct Arrow {
+    pub(super) from: Name,
+    pub(super) to: Name,
     /// `file:line`.
-    pub place: String,
+    pub(super) place: String,
 }
 
 /// The modules of one crate that are compiled without tests.
-pub struct Crate {
-    pub modules: BTreeMap<Name, Module>,
+pub(super) struct Crate {
+    pub(super) modules: BTreeMap<Name, Module>,
 }
 
 /// A path as it is written, and where.
@@ -46,7 +46,7 @@ struct Written {
 
 impl Crate {
     /// Reads the crate whose root file is `root`.
-    pub fn read(root: &Path) -> Self {
+    pub(super) fn read(root: &Path) -> Self {
         let mut modules = BTreeMap::new();
         let mut left = vec![(Name::new(), root.to_owned(), root.parent().expect("a folder").to_owned())];
         while let Some((name, file, folder)) = left.pop() {
@@ -86,7 +86,7 @@ impl Crate {
     }
 
     /// All arrows between modules.
-    pub fn arrows(&self, root: &Path) -> Vec<Arrow> {
+    pub(super) fn arrows(&self, root: &Path) -> Vec<Arrow> {
         let mut arrows = Vec::new();
         for module in self.modules.values() {
             for written in self.written(module) {
@@ -304,7 +304,7 @@ fn closing(text: &str, open: usize) -> usize {
 }
 
 /// The text without comments, strings and what only tests compile; each line stays where it is.
-pub fn blank(text: &str) -> String {
+pub(super) fn blank(text: &str) -> String {
     let mut code: Vec<u8> = text.bytes().collect();
     let mut at = 0;
     while at < code.len() {
