@@ -68,7 +68,6 @@ pub use error::{NodeFailure, StartError};
 pub use levels::{ACTIVATE_AFTER, LevelStatus, NO_WAY_BACK, NextLevel};
 pub use members::{
     BadWho, Change, LAG_MAX, MEMBERS_MAX, MembersError, Phase, Progress, Refusal, SEED_ENTRIES_MIN, Who,
-    is_address,
 };
 pub use opening::Opened;
 pub use proposals::{LINGER, PROPOSALS_MAX, PROPOSE_TIMEOUT, PROPOSED_BYTES_MAX, ProposeError, Proposed};

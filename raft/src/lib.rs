@@ -12,6 +12,7 @@
 //! - `damage`: files that are damaged are found out before anything is done with them.
 //! - [`disk`]: every byte that must survive a power cut goes through this trait.
 
+pub mod address;
 mod blocking;
 pub mod cluster;
 pub mod command;

@@ -14,6 +14,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
+use crate::address::is_loopback;
 use crate::blocking::blocking;
 use crate::dice;
 use crate::format::{Level, UnknownLevel};
@@ -25,7 +26,6 @@ use crate::types::{ClusterId, Member, NodeId};
 #[cfg(test)]
 use crate::sim::world::{self, Fault};
 
-use super::members::is_loopback;
 use super::{Inner, StartError};
 
 /// Between two rounds of questions at first; doubles up to [`ROUND_INTERVAL_MAX`].

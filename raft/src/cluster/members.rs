@@ -41,13 +41,14 @@ use super::bootstrap::Seen;
 use super::{Inner, Node, ProposeError};
 use plan::{Action, View, plan};
 
-pub(super) use plan::is_loopback;
-pub use plan::{LAG_MAX, MEMBERS_MAX, SEED_ENTRIES_MIN};
+pub use plan::{LAG_MAX, SEED_ENTRIES_MIN};
 pub(super) use recent::Recent;
 pub use refusal::{MembersError, Refusal};
-pub use request::{BadWho, Change, Phase, Progress, Who, is_address};
+pub use request::{BadWho, Change, Phase, Progress, Who};
 pub(super) use seed::Seeding;
 
+/// Members of a cluster, learners included.
+pub const MEMBERS_MAX: usize = 9;
 /// A step that takes longer goes on by itself; the caller asks again.
 const STEP_TIMEOUT: Duration = Duration::from_secs(6);
 /// Steps done before the caller hears of it.

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::WHOAMI_TIMEOUT;
 use super::client::{CallError, RpcClient};
-use crate::cluster::is_address;
+use crate::address::is_address;
 use crate::types::NodeId;
 
 /// Servers in one request.

@@ -16,9 +16,10 @@ use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeader
 use serde::Serialize;
 use tokio::sync::{Semaphore, SemaphorePermit, TryAcquireError};
 
+use crate::address::is_address;
 use crate::blocking::blocking;
+use crate::cluster::Raft;
 use crate::cluster::space::{DiskLow, Guard};
-use crate::cluster::{Raft, is_address};
 use crate::format::{FormatError, WIRE};
 use crate::index::Index;
 use crate::log::LogStore;

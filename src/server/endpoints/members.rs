@@ -18,7 +18,8 @@ use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_TYPE, FORWARDED, HeaderName, ORIGIN, VIA};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use piccolo_raft::cluster::{Change, MEMBERS_MAX, MembersError, Phase, Progress, Role, Who, is_address};
+use piccolo_raft::address::is_address;
+use piccolo_raft::cluster::{Change, MEMBERS_MAX, MembersError, Phase, Progress, Role, Who};
 
 use crate::api::{MemberEntry, MembersAction, MembersProgress, MembersResponse, path};
 use crate::http::Connection;

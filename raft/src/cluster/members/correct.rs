@@ -14,7 +14,7 @@ use openraft::async_runtime::WatchReceiver;
 use tokio::time::timeout;
 
 use super::STEP_TIMEOUT;
-use super::plan::is_loopback;
+use crate::address::is_loopback;
 use crate::cluster::Node;
 use crate::network::Whoami;
 use crate::network::reach::{Claimed, Port};

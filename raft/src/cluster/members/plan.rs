@@ -5,9 +5,9 @@
 mod replace;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 
-use super::{Change, Refusal, Who};
+use super::{Change, MEMBERS_MAX, Refusal, Who};
+use crate::address::is_loopback;
 use crate::cluster::bootstrap::Seen;
 use crate::format::Level;
 use crate::network::Whoami;
@@ -15,8 +15,6 @@ use crate::types::{ClusterId, Member, NodeId};
 
 use replace::replace;
 
-/// Members, learners included.
-pub const MEMBERS_MAX: usize = 9;
 /// A learner that lacks at most so many log entries may vote; so may one that lacks more, but has what
 /// the leader had two seconds ago.
 pub const LAG_MAX: u64 = 1024;
@@ -334,13 +332,6 @@ impl View {
     pub(super) fn address(&self, node_id: NodeId) -> String {
         self.nodes.get(&node_id).map(|member| member.raft_address.clone()).unwrap_or_default()
     }
-}
-
-pub(in crate::cluster) fn is_loopback(address: &str) -> bool {
-    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
-    let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
-    let named = bare.trim_end_matches('.').eq_ignore_ascii_case("localhost");
-    named || bare.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
 }
 
 fn member(address: &str, whoami: &Whoami) -> Member {

@@ -4,8 +4,9 @@
 
 use futures_util::future::join_all;
 
-use super::plan::{View, is_loopback};
+use super::plan::View;
 use super::{Change, MembersError, Refusal};
+use crate::address::is_loopback;
 use crate::cluster::Node;
 use crate::cluster::bootstrap::Seen;
 use crate::network::reach::{Claimed, Port, Unreached};

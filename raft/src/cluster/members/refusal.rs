@@ -1,7 +1,6 @@
 //! Why a membership is not changed, in words for the operator.
 
-use super::Who;
-use super::plan::MEMBERS_MAX;
+use super::{MEMBERS_MAX, Who};
 use crate::cluster::ProposeError;
 use crate::format::{Level, Range};
 use crate::types::NodeId;

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::address::is_address;
 use crate::types::NodeId;
 
 /// What an operator asks for.
@@ -78,13 +79,6 @@ impl FromStr for Who {
         let id = u64::from_str_radix(text, 16).ok().filter(|id| hex && *id != 0);
         id.map(Who::Id).ok_or(BadWho)
     }
-}
-
-/// Whether `text` is `host:port`.
-pub fn is_address(text: &str) -> bool {
-    let Some((host, port)) = text.rsplit_once(':') else { return false };
-    let host_right = !host.is_empty() && !host.contains(|c: char| c.is_whitespace() || "/@?#".contains(c));
-    host_right && text.len() <= 300 && port.parse::<u16>().is_ok_and(|port| port != 0)
 }
 
 /// What a change waits for.

@@ -17,7 +17,7 @@ use piccolo::server::leases::Leases;
 use piccolo::server::requests::accepted::HolderPolicy;
 use piccolo::server::requests::json::Fields;
 use piccolo::task::Stop;
-use piccolo_raft::cluster::is_address;
+use piccolo_raft::address::is_address;
 use tokio::runtime::Runtime;
 use tower::ServiceExt;
 

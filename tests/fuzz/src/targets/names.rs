@@ -6,7 +6,8 @@ use piccolo::agent::content::store::name::ImageName;
 use piccolo::oci::{ApiPath, ByteRange, ContentPath, Digest, RangeHeader, Reference};
 use piccolo::server::requests::accepted::{HolderPolicy, group, holder_address, socket_address};
 use piccolo::server::requests::query::Query;
-use piccolo_raft::cluster::{Who, is_address};
+use piccolo_raft::address::is_address;
+use piccolo_raft::cluster::Who;
 use piccolo_raft::model::{Fingerprint, GROUP_BYTES_MAX, KEY_BYTES_MAX, Key};
 
 /// One text, read as everything that it could be.

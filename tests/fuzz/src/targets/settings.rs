@@ -49,7 +49,7 @@ fn values(text: &str) {
         assert_eq!(value::host(&host), Ok(host));
     }
     if let Ok(address) = value::host_port(text) {
-        assert!(piccolo_raft::cluster::is_address(&address), "{address}");
+        assert!(piccolo_raft::address::is_address(&address), "{address}");
     }
     if let Ok(url) = value::server_url(text) {
         assert_eq!(value::server_url(&url), Ok(url));
