@@ -47,7 +47,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::disk::Disk;
 use crate::format::Reads;
-use crate::index::{Index, StateMachine};
+use crate::index::Index;
 use crate::log::LogStore;
 use crate::network::client::RpcClient;
 use crate::network::heard::Heard;
@@ -57,12 +57,15 @@ use crate::network::peer::{Refusing, Streams};
 use crate::network::reach::Scout;
 use crate::network::server::{self, RpcState};
 use crate::network::whereabouts::Whereabouts;
+use crate::space::Guard;
+use crate::state_machine::Raft;
 use crate::types::{ClusterId, Member, NodeId, TypeConfig};
 use crate::watch;
 
-pub use crate::network::DiskSpace;
+pub use crate::network::heard::QUORUM_HEARD_MAX;
 pub use crate::network::identity::NodeNames;
 pub use crate::network::reach::ApiPort;
+pub use crate::space::DiskSpace;
 pub use currency::{BEHIND_AFTER, Behind};
 pub use error::{NodeFailure, StartError};
 pub use levels::{ACTIVATE_AFTER, LevelStatus, NO_WAY_BACK, NextLevel};
@@ -76,17 +79,12 @@ pub use status::{ClusterStatus, MemberInfo, Role};
 use levels::Counting;
 use members::{Recent, Seeding};
 use proposals::{Budget, Together};
-use space::{Disks, Guard};
+use space::Disks;
 use status::Reasons;
-
-/// openraft over our state machine.
-pub(crate) type Raft = openraft::Raft<TypeConfig, StateMachine>;
 
 /// For so long a server without data that is alone in its list listens, before it founds a cluster: the other
 /// members of one that it was in elect a leader within two seconds, and that leader sends to it at once.
 pub const FOUND_AFTER: Duration = Duration::from_secs(5);
-/// A quorum, or a leader, that was heard so long ago counts as lost.
-pub const QUORUM_HEARD_MAX: Duration = Duration::from_millis(1500);
 /// Between two looks at something that has no event.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 

@@ -6,6 +6,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::format::Level;
+#[cfg(any(test, feature = "next-format"))]
+use crate::format::next::is_chosen;
 use crate::model::{GROUP_BYTES_MAX, Holder, Key, Pair, ZONE_BYTES_MAX};
 
 /// What a write carries besides its keys.
@@ -100,7 +102,18 @@ impl Command {
             | Command::Activate { .. }
             | Command::Readable { .. } => Level::FIRST,
             #[cfg(any(test, feature = "next-format"))]
-            Command::NotedAdvertise(_) => crate::format::next::LEVEL,
+            Command::NotedAdvertise(_) => Level::NEXT_BUILD,
+        }
+    }
+
+    /// The command as the next build of tests proposes it, where the level allows that.
+    #[cfg(any(test, feature = "next-format"))]
+    pub(crate) fn newest(self, level: Level) -> Self {
+        match self {
+            Command::Advertise(write) if is_chosen() && level >= Level::NEXT_BUILD => {
+                Command::NotedAdvertise(write)
+            }
+            command => command,
         }
     }
 

@@ -22,9 +22,9 @@ mod postings;
 mod shrink;
 mod slots;
 pub(crate) mod state;
-mod state_machine;
 pub(crate) mod tables;
 mod unflushed;
+mod whole;
 mod writer;
 
 use std::collections::BTreeSet;
@@ -39,8 +39,9 @@ pub use changes::HostChanges;
 pub use host::{HostRecord, address_key};
 pub use postings::Postings;
 pub use state::Counts;
-pub use state_machine::{SnapshotBuilder, StateMachine};
+pub use whole::{Summary, WholeState};
 
+use crate::command::Command;
 use crate::damage::{self, WHAT_TO_DO};
 use crate::disk::Disk;
 use crate::format::{Active, FormatError, Levels, UnknownLevel};
@@ -252,6 +253,15 @@ impl Index {
     /// The record of `holder`, hidden or not.
     pub fn host(&self, holder: &Holder) -> Option<HostRecord> {
         self.state().host(holder).cloned()
+    }
+
+    /// How many keys `command` moves: those that it names, or all of the host that it shows, hides or moves.
+    pub(crate) fn keys_moved_by(&self, command: &Command) -> usize {
+        match (command.write(), apply::holder_of(command)) {
+            (Some(write), _) => write.keys.len(),
+            (None, Some(holder)) => self.state().host(holder).map_or(0, |record| record.count as usize),
+            (None, None) => 0,
+        }
     }
 
     /// Up to `most` hosts of `group`, or of all groups, behind `after` in the order of group and address;

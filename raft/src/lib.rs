@@ -7,9 +7,11 @@
 //! - [`index`]: postings in memory, inventories in redb, the pure `apply`.
 //! - [`log`]: raft log and vote on redb.
 //! - [`snapshot`]: the state as a stream.
+//! - [`state_machine`]: the index and its snapshots as openraft uses them.
 //! - [`network`]: raft RPC over HTTP, client and server.
 //! - [`cluster`]: one node's life: bootstrap, proposals, leadership, status.
 //! - `damage`: files that are damaged are found out before anything is done with them.
+//! - `space`: a disk that is getting full, and what may still come in.
 //! - [`disk`]: every byte that must survive a power cut goes through this trait.
 
 pub mod address;
@@ -19,6 +21,7 @@ pub mod command;
 pub(crate) mod damage;
 mod dice;
 pub mod disk;
+pub mod errors;
 pub mod format;
 pub mod index;
 pub mod log;
@@ -27,6 +30,8 @@ pub mod network;
 #[cfg(test)]
 mod sim;
 pub mod snapshot;
+mod space;
+pub mod state_machine;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod types;

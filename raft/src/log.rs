@@ -123,10 +123,11 @@ impl LogStore {
     /// Opens or creates `log.redb`. A damaged file is refused, and one of a newer format. Reads all of it.
     pub fn open(disk: &dyn Disk) -> Result<Self, LogError> {
         let (database, loaded) = open_database(disk, tables::load)?;
-        let shared = Arc::new(Shared::new(database, loaded.view));
+        let id = loaded.id;
+        let shared = Arc::new(Shared::new(database, loaded));
         let (jobs, queue) = mpsc::channel(JOBS_MAX);
         writer::start(shared.clone(), queue).map_err(|source| LogError::Thread { source })?;
-        Ok(Self { shared, jobs, id: loaded.id })
+        Ok(Self { shared, jobs, id })
     }
 
     /// Makes the log of a node that goes on after `applied`, of which it has the state: as if everything up

@@ -14,6 +14,7 @@
 //! nothing); it makes a pristine target join the sender's cluster, like any other.
 //!
 //! - `client`: requests, deadlines.
+//! - `body`: their bodies.
 //! - `frame`: messages as bytes.
 //! - `pool`: connections.
 //! - `names`: which addresses names have, without DNS where something urgent waits.
@@ -26,6 +27,7 @@
 //! - `identity`: who this node is, kept in the file `node`.
 //! - `snapshot`: a snapshot in a request body.
 
+pub(crate) mod body;
 pub(crate) mod client;
 pub(crate) mod frame;
 pub(crate) mod heard;
@@ -39,13 +41,12 @@ pub(crate) mod server;
 pub(crate) mod snapshot;
 pub(crate) mod whereabouts;
 
-use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::disk::Bytes;
 use crate::format::{Level, Reads};
+use crate::space::DiskSpace;
 use crate::types::{ClusterId, NodeId};
 
 pub use frame::SentAppend;
@@ -67,6 +68,8 @@ pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 pub(crate) const APPEND_IDLE_TIMEOUT: Duration = Duration::from_secs(2);
 /// A vote that is not answered within so long is dropped: the election is over by then.
 pub(crate) const VOTE_TIMEOUT: Duration = Duration::from_millis(500);
+/// Servers in one request to `reach`.
+pub(crate) const REACH_SERVERS_MAX: usize = 32;
 /// A whoami that is not answered within so long is dropped.
 pub(crate) const WHOAMI_TIMEOUT: Duration = Duration::from_secs(1);
 /// A snapshot that makes no progress for so long is dropped; its installation counts as one step.
@@ -127,28 +130,6 @@ pub struct Whoami {
     /// by a pristine node, it means that this cluster has lost a member here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub missed_by: Option<String>,
-}
-
-/// The disk of a node's data folder.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DiskSpace {
-    /// The folder.
-    pub folder: String,
-    /// What can still be written, bytes.
-    pub free_bytes: u64,
-    /// What it can hold, bytes.
-    pub total_bytes: u64,
-    /// With less than this it is low, bytes.
-    pub minimum_bytes: u64,
-    /// The node stores no more entries.
-    pub low: bool,
-}
-
-impl fmt::Display for DiskSpace {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (free, minimum) = (Bytes(self.free_bytes), Bytes(self.minimum_bytes));
-        write!(f, "{} has {free} free, the minimum is {minimum}", self.folder)
-    }
 }
 
 impl Whoami {

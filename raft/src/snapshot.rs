@@ -15,7 +15,7 @@
 pub mod file;
 mod receiver;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use futures_util::{Stream, stream};
@@ -26,9 +26,8 @@ use sha2::{Digest, Sha256};
 pub use receiver::{Receiver, verify};
 
 use crate::format::{FormatError, Levels, STORAGE};
-use crate::index::state::State;
 use crate::index::tables::{self, Applied, HOSTS, INVENTORIES, KEYS, Meta};
-use crate::index::{Counts, HostRecord, IndexError, inventory};
+use crate::index::{Counts, HostRecord, Index, IndexError, WholeState, inventory};
 use crate::model::Key;
 use crate::types::{SnapshotMeta, StoredMembership};
 
@@ -99,33 +98,7 @@ pub struct SnapshotData(Source);
 
 enum Source {
     View(Box<Chunks>),
-    Received(Box<Received>),
-}
-
-/// A verified state, ready to be installed.
-pub struct Received {
-    pub(crate) state: State,
-    /// By host id, as stored.
-    pub(crate) inventories: HashMap<u32, Vec<u8>>,
-}
-
-impl Received {
-    /// Log index, state checksum (I2) and counts.
-    pub fn summary(&self) -> Summary {
-        let Applied { log_id, checksum, .. } = Applied::of(&self.state);
-        Summary { log_index: log_id.map_or(0, |id| id.index), checksum, counts: self.state.counts() }
-    }
-}
-
-/// What a snapshot holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Summary {
-    /// Of the last entry that it has.
-    pub log_index: u64,
-    /// Of the state: servers that have applied the same entry have the same.
-    pub checksum: u128,
-    /// Hosts, keys, pairs.
-    pub counts: Counts,
+    Received(Box<WholeState>),
 }
 
 /// A guess, for people: how many bytes a snapshot of so much has.
@@ -137,8 +110,18 @@ pub fn about_bytes(counts: Counts) -> u64 {
 }
 
 impl SnapshotData {
+    /// A view of the state of `index` as of now, which is flushed first.
+    pub async fn of(index: &Index) -> Result<(SnapshotMeta, Self), IndexError> {
+        Self::view(&index.flushed_view().await?)
+    }
+
+    /// A view of the state as of the last flush of `index`.
+    pub(crate) fn of_last_flush(index: &Index) -> Result<(SnapshotMeta, Self), IndexError> {
+        Self::view(&index.durable_view()?)
+    }
+
     /// A view of the state that `transaction` sees.
-    pub(crate) fn view(transaction: &ReadTransaction) -> Result<(SnapshotMeta, Self), IndexError> {
+    fn view(transaction: &ReadTransaction) -> Result<(SnapshotMeta, Self), IndexError> {
         let meta = tables::read_meta(transaction)?;
         #[cfg(any(test, feature = "next-format"))]
         let noted = meta.noted;
@@ -175,7 +158,7 @@ impl SnapshotData {
     }
 
     /// What [`crate::index::Index::install`] takes; a view is read and verified like a received one.
-    pub fn into_received(self, meta: &SnapshotMeta) -> Result<Received, SnapshotError> {
+    pub fn into_whole(self, meta: &SnapshotMeta) -> Result<WholeState, SnapshotError> {
         let received = match self.0 {
             Source::Received(received) => *received,
             Source::View(chunks) => {

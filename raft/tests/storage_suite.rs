@@ -3,8 +3,9 @@
 use openraft::StorageError;
 use openraft::testing::log::{StoreBuilder, Suite};
 use piccolo_raft::disk::FolderDisk;
-use piccolo_raft::index::{Index, StateMachine};
+use piccolo_raft::index::Index;
 use piccolo_raft::log::LogStore;
+use piccolo_raft::state_machine::StateMachine;
 use piccolo_raft::types::TypeConfig;
 use tempfile::TempDir;
 

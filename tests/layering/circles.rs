@@ -30,17 +30,6 @@ const KNOWN: &[(&str, &[&str])] = &[
     ("src/cli", &["client", "exit", "mirror", "output", "process", "signals", "snapshot", "up"]),
     ("src/server", &["app", "cluster", "endpoints", "error", "leases", "reports", "requests", "writes"]),
     ("src/server/startup/addresses", &["joining", "stored"]),
-    ("raft/src", &["cluster", "network"]),
-    ("raft/src", &["command", "format"]),
-    ("raft/src", &["index", "snapshot"]),
-    ("raft/src/cluster", &["bootstrap", "members"]),
-    ("raft/src/cluster/members", &["plan", "refusal"]),
-    ("raft/src/format", &["level", "next"]),
-    ("raft/src/index", &["hash", "host"]),
-    ("raft/src/index", &["state", "tables"]),
-    ("raft/src/log", &["tables", "view"]),
-    ("raft/src/network", &["client", "names", "pool", "reach"]),
-    ("raft/src/network", &["server", "snapshot"]),
 ];
 
 /// Places of one arrow that are told.

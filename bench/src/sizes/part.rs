@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use piccolo_raft::disk::FolderDisk;
 use piccolo_raft::index::Index;
-use piccolo_raft::snapshot::{CHUNK_BYTES, Receiver};
+use piccolo_raft::snapshot::{CHUNK_BYTES, Receiver, SnapshotData};
 use serde_json::{Value, json};
 
 use crate::process::run as run_command;
@@ -92,7 +92,7 @@ pub(crate) fn run(part: &Part) -> Result<()> {
                 let (receiver, bytes) = receive(&part.file)?;
                 let (meta, data) = receiver.finish()?;
                 let transfer = started.elapsed().as_secs_f64();
-                index.install(data.into_received(&meta)?).await?;
+                index.install(data.into_whole(&meta)?).await?;
                 (bytes, transfer)
             }
         };
@@ -107,7 +107,7 @@ pub(crate) fn run(part: &Part) -> Result<()> {
 }
 
 async fn save_from(index: &Index, path: &Path) -> Result<u64> {
-    let (_, snapshot) = index.snapshot().await?;
+    let (_, snapshot) = SnapshotData::of(&index).await?;
     let mut file = BufWriter::new(File::create(path).context("could not create a snapshot file")?);
     let mut bytes = 0;
     for chunk in snapshot.into_chunks()? {

@@ -9,8 +9,8 @@ use openraft::metrics::RaftMetrics;
 use tokio::time::Instant;
 
 use super::Inner;
-use super::space::Level;
 use crate::index::FLUSH_INTERVAL;
+use crate::space::Level;
 use crate::types::TypeConfig;
 
 /// Entries younger than this are kept ...

@@ -23,12 +23,12 @@ use openraft::{EntryPayload, Membership, RaftLogReader};
 use tokio::time::Instant;
 
 use crate::disk::{Disk, FileUser, FolderDisk};
-use crate::index::{Counts, Index, IndexError};
+use crate::index::{Counts, Index, IndexError, WholeState};
 use crate::log::{LOG_NOTE_FILE, LogError, LogStore};
 use crate::network::IdentityError;
 use crate::network::identity::{self, NodeFile};
 use crate::snapshot::file::{FileReceiver, Saved};
-use crate::snapshot::{Received, SnapshotError};
+use crate::snapshot::{SnapshotData, SnapshotError};
 use crate::types::{ClusterId, Entry, LogId, Member, NodeId, StoredMembership, TypeConfig, Vote};
 
 use super::StartError;
@@ -224,8 +224,8 @@ async fn convert(
         return Ok(alone);
     }
     // Nothing was applied since it was opened, so this writes nothing.
-    let (meta, view) = old.snapshot().await?;
-    let received = view.into_received(&meta)?;
+    let (meta, view) = SnapshotData::of(&old).await?;
+    let received = view.into_whole(&meta)?;
     let new = swap::begin(folder).map_err(OfflineError::io("make the new files in", folder))?;
     let built = async {
         let index = begin(&new, received).await?;
@@ -298,7 +298,7 @@ async fn open(disk: &FolderDisk) -> Result<(LogStore, Index), OfflineError> {
 }
 
 /// A new index with the state, in the folder of the new files.
-async fn begin(new: &Path, received: Received) -> Result<Index, OfflineError> {
+async fn begin(new: &Path, received: WholeState) -> Result<Index, OfflineError> {
     let disk = FolderDisk::open(new).map_err(OfflineError::io("open", new))?;
     let index = Index::open(&disk)?;
     index.install(received).await?;

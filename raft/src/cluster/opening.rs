@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::blocking::blocking;
 use crate::disk::Disk;
-use crate::index::{Index, StateMachine};
+use crate::index::Index;
 use crate::log::LogStore;
 use crate::network::MESSAGES_MAX;
 use crate::network::client::RpcClient;
@@ -21,16 +21,18 @@ use crate::network::names::{Names, Resolve, SystemResolver};
 use crate::network::peer::{Peers, Refusing, Streams};
 use crate::network::reach::{ApiPort, LOOKS_MAX};
 use crate::network::whereabouts::Whereabouts;
+use crate::space::Guard;
+use crate::state_machine::{Raft, StateMachine};
 use crate::types::{Member, NodeId, StoredMembership, TypeConfig};
 use crate::watch;
 
 use super::levels::Counting;
 use super::members::{Recent, Seeding};
 use super::proposals::{Budget, PROPOSALS_MAX, PROPOSED_BYTES_MAX, Together};
-use super::space::{self, Disks, Guard};
+use super::space::{self, Disks};
 use super::status::Reasons;
 use super::stores::check_stores;
-use super::{Inner, Node, NodeConfig, Raft, StartError, settings};
+use super::{Inner, Node, NodeConfig, StartError, settings};
 
 /// A node whose files are open, and which does nothing yet.
 pub struct Opened {

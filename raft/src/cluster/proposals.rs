@@ -120,7 +120,7 @@ impl Node {
             return Err(ProposeError::BeyondLevel { needs, active });
         }
         #[cfg(any(test, feature = "next-format"))]
-        let command = crate::format::next::newest(command, active);
+        let command = command.newest(active);
         let bytes = command.bytes_at_most();
         if bytes > COMMAND_BYTES_MAX {
             return Err(ProposeError::TooLarge { bytes });

@@ -8,12 +8,8 @@
 //! eighth of the minimum the *ballast* is given back, for what must still be written. All of it ends by
 //! itself when there is room again.
 //!
-//! - `level`: the marks; pure.
-//! - `guard`: what may still come in.
-//! - `plan`: what a leader does; pure.
+//! The marks, and what a node still takes in, are in `crate::space`. `plan`: what a leader does; pure.
 
-mod guard;
-mod level;
 mod plan;
 
 use std::collections::BTreeMap;
@@ -28,14 +24,11 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use crate::blocking::blocking;
 use crate::disk::{Bytes, Disk, Space};
 use crate::format::Reads;
-use crate::network::DiskSpace;
+use crate::space::{DiskSpace, Guard, Level};
 use crate::types::{NodeId, TypeConfig};
 
 use super::{Inner, Node};
 use plan::{Plan, Seen, plan};
-
-pub(crate) use guard::{DiskLow, Guard};
-pub(crate) use level::Level;
 
 /// Between two looks at the own disk.
 pub(super) const LOOK_INTERVAL: Duration = Duration::from_millis(500);

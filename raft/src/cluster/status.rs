@@ -6,8 +6,8 @@ use openraft::Membership;
 use openraft::metrics::RaftMetrics;
 
 use crate::format::{Range, Reads};
-use crate::network::DiskSpace;
 use crate::network::identity::Identity;
+use crate::space::DiskSpace;
 use crate::types::{ClusterId, Member, NodeId, TypeConfig};
 
 use super::{LevelStatus, Node};

@@ -11,19 +11,11 @@ use std::sync::LazyLock;
 
 use sha2::{Digest, Sha256};
 
-use crate::command::Command;
-
-use super::{Level, Versions};
-
 /// Makes a server of a test build one of the next build.
 pub const VARIABLE: &str = "TEST_PICCOLO_NEXT_FORMAT";
 
-/// The level that the next build brings.
-pub const LEVEL: Level = Level(2);
-
-/// Its versions; in [`SEALED`] ones the bytes have a sum behind them.
-pub(super) const VERSIONS: Versions = Versions { wire: SEALED, entry: SEALED, storage: SEALED, hash: 2 };
-const SEALED: u16 = 3;
+/// The version of every format of the next build, whose bytes have a sum behind them.
+pub(super) const SEALED: u16 = 3;
 /// First bytes of a SHA-256.
 const SEAL_BYTES: usize = 4;
 
@@ -78,12 +70,4 @@ pub(super) fn unseal(version: u16, body: &[u8]) -> Option<&[u8]> {
     }
     let (body, sum) = body.split_at_checked(body.len().checked_sub(SEAL_BYTES)?)?;
     (Sha256::digest(body)[..SEAL_BYTES] == *sum).then_some(body)
-}
-
-/// A write as the next build proposes it, where the level allows that.
-pub(crate) fn newest(command: Command, level: Level) -> Command {
-    match command {
-        Command::Advertise(write) if is_chosen() && level >= LEVEL => Command::NotedAdvertise(write),
-        command => command,
-    }
 }

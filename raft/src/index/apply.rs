@@ -279,7 +279,9 @@ impl State {
 
     fn create_host(&mut self, batch: &mut Batch, holder: Holder) -> u32 {
         let group = self.groups.intern(&holder.group);
-        let slot = HostSlot::new(self.levels.active, HostRecord::new(holder), group);
+        let record = HostRecord::new(holder);
+        let hash = hash::host(self.levels.active, &record);
+        let slot = HostSlot::new(record, group, hash);
         self.checksum = self.checksum.wrapping_add(slot.hash);
         let id = self.hosts.insert(slot);
         let slot = self.hosts.get(id).expect("just inserted");

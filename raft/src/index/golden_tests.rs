@@ -13,6 +13,7 @@ use crate::command::{Command, Reply, Write};
 use crate::disk::MemoryDisk;
 use crate::format::{ENTRY, Format, Level, Next, STORAGE};
 use crate::model::{Fingerprint, Pair};
+use crate::snapshot::SnapshotData;
 use crate::testing::{entry, holder, key, log_id, write};
 use crate::types::Member;
 
@@ -118,13 +119,13 @@ async fn a_snapshot_is_written_as_ever() {
     ];
     let entries: Vec<_> = (1..).zip(commands).map(|(at, command)| entry(at, command)).collect();
     index.apply(&entries).await.unwrap();
-    let (_, data) = index.snapshot().await.unwrap();
+    let (_, data) = SnapshotData::of(&index).await.unwrap();
     let chunks: Vec<_> = data.into_chunks().unwrap().map(Result::unwrap).collect();
     let bytes = golden("snapshot", &chunks.concat());
     let (meta, data) = crate::snapshot::verify(&bytes).unwrap();
     assert_eq!(meta.last_log_id, Some(log_id(4)));
     let reader = Index::open(&MemoryDisk::default()).unwrap();
-    reader.install(data.into_received(&meta).unwrap()).await.unwrap();
+    reader.install(data.into_whole(&meta).unwrap()).await.unwrap();
     assert_eq!(reader.hosts(None), index.hosts(None));
     assert_eq!(reader.checksum(), index.checksum());
     let sum: Fingerprint = [&digest()].into_iter().collect();

@@ -4,9 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use super::hash;
 use super::order::Place;
-use crate::format::Level;
 use crate::model::{Fingerprint, Holder, Pair};
 
 /// One holder, as it is stored and shown.
@@ -65,15 +63,15 @@ pub(super) struct HostSlot {
     pub(super) record: HostRecord,
     /// Id of its group.
     pub(super) group: u32,
-    /// [`hash::host`] of `record` as counted in the state checksum.
+    /// [`super::hash::host`] of `record`, as the state checksum counts it.
     pub(super) hash: u128,
     /// Log index of the last change of any kind, for [`super::Index::hosts_changed_since`].
     pub(super) changed: u64,
 }
 
 impl HostSlot {
-    pub(super) fn new(level: Level, record: HostRecord, group: u32) -> Self {
-        let (hash, changed) = (hash::host(level, &record), record.last_write_index);
+    pub(super) fn new(record: HostRecord, group: u32, hash: u128) -> Self {
+        let changed = record.last_write_index;
         Self { group, hash, changed, record }
     }
 

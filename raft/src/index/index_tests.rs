@@ -12,6 +12,8 @@ use super::*;
 use crate::command::{Command, Reply, Write};
 use crate::disk::{FolderDisk, MemoryDisk};
 use crate::model::Pair;
+use crate::snapshot::SnapshotData;
+use crate::state_machine::StateMachine;
 use crate::testing::sim_disk::SimDisk;
 use crate::testing::{entry, holder, key, random_command, write};
 use crate::types::Entry;
@@ -374,7 +376,7 @@ async fn a_closed_index_answers_from_memory_and_can_be_opened_again() {
     let folder = tempfile::tempdir().unwrap();
     let index = open(folder.path());
     apply(&index, 1, [advertise(1, &["r/a:1"])]).await;
-    let (_, view) = index.snapshot().await.unwrap();
+    let (_, view) = SnapshotData::of(&index).await.unwrap();
     apply(&index, 2, [advertise(2, &["r/a:1"])]).await;
     index.close().await.unwrap();
     assert_eq!(holders(&index, "r/a:1").len(), 2);
@@ -439,7 +441,7 @@ async fn a_power_cut_at_any_sync_leaves_a_state_that_was_durable() {
 }
 
 async fn snapshot_bytes(index: &Index) -> Vec<u8> {
-    let (_, data) = index.snapshot().await.unwrap();
+    let (_, data) = SnapshotData::of(&index).await.unwrap();
     data.into_chunks().unwrap().map(|chunk| chunk.unwrap().to_vec()).collect::<Vec<_>>().concat()
 }
 
@@ -469,7 +471,7 @@ async fn the_same_log_gives_the_same_state_on_every_server() {
                     let (meta, data) = crate::snapshot::verify(&snapshot_bytes(&server).await).unwrap();
                     folder = tempfile::tempdir().unwrap();
                     server = open(folder.path());
-                    server.install(data.into_received(&meta).unwrap()).await.unwrap();
+                    server.install(data.into_whole(&meta).unwrap()).await.unwrap();
                 }
                 _ => {}
             }

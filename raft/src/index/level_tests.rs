@@ -4,9 +4,10 @@ use super::*;
 use crate::command::{Command, Reply};
 use crate::disk::FolderDisk;
 use crate::format::{Level, Next, next};
+use crate::snapshot::SnapshotData;
 use crate::testing::{entry, write};
 
-const BEYOND: Reply = Reply::BeyondLevel { needs: next::LEVEL, active: Level::FIRST };
+const BEYOND: Reply = Reply::BeyondLevel { needs: Level::NEXT_BUILD, active: Level::FIRST };
 const DONE: Reply = Reply::Applied { changed: 0 };
 
 fn open(folder: &std::path::Path) -> Result<Index, IndexError> {
@@ -39,10 +40,10 @@ async fn at_the_second_level(folder: &std::path::Path) -> (u64, u128) {
     let _next = next::on_this_thread();
     let index = open(folder).unwrap();
     apply(&index, 1, vec![advertise(1), Command::Tombstone { node_id: 9 }]).await;
-    let activate = Command::Activate { level: next::LEVEL };
+    let activate = Command::Activate { level: Level::NEXT_BUILD };
     let replies = apply(&index, 3, vec![noted(2), activate.clone(), noted(2), activate]).await;
     assert_eq!(replies, [BEYOND, DONE, Reply::Applied { changed: 1 }, Reply::NotApplicable]);
-    assert_eq!((index.levels().active, index.noted()), (next::LEVEL, 1));
+    assert_eq!((index.levels().active, index.noted()), (Level::NEXT_BUILD, 1));
     index.close().await.unwrap();
     index.checksum()
 }
@@ -81,7 +82,7 @@ async fn what_is_written_before_the_level_begins_is_what_the_older_build_wrote()
         let folder = tempfile::tempdir().unwrap();
         let index = open(folder.path()).unwrap();
         apply(&index, 1, vec![advertise(1), Command::Tombstone { node_id: 9 }]).await;
-        let (_, data) = index.snapshot().await.unwrap();
+        let (_, data) = SnapshotData::of(&index).await.unwrap();
         let stream: Vec<u8> = data.into_chunks().unwrap().flat_map(|chunk| chunk.unwrap()).collect();
         index.close().await.unwrap();
         next::set_on_this_thread(false);
@@ -101,8 +102,8 @@ async fn a_folder_of_a_level_comes_back_whole_and_is_refused_by_an_older_build_t
     assert!(error.contains("runs at level 2, and this piccolo reads levels 1 to 1"), "{error}");
     let _next = next::on_this_thread();
     let index = open(folder.path()).unwrap();
-    assert_eq!((index.checksum(), index.noted(), index.levels().active), (checksum, 1, next::LEVEL));
-    assert_eq!(index.level().get(), next::LEVEL, "the log is written so from the start");
+    assert_eq!((index.checksum(), index.noted(), index.levels().active), (checksum, 1, Level::NEXT_BUILD));
+    assert_eq!(index.level().get(), Level::NEXT_BUILD, "the log is written so from the start");
 }
 
 #[tokio::test]
@@ -113,12 +114,12 @@ async fn a_snapshot_of_a_level_is_installed_whole_and_refused_by_an_older_build(
     let stream: Vec<u8> = {
         let _next = next::on_this_thread();
         let sender = open(folder.path()).unwrap();
-        let (meta, data) = sender.snapshot().await.unwrap();
+        let (meta, data) = SnapshotData::of(&sender).await.unwrap();
         let stream = data.into_chunks().unwrap().flat_map(|chunk| chunk.unwrap()).collect::<Vec<_>>();
         let (_, data) = crate::snapshot::verify(&stream).unwrap();
         let index = open(other.path()).unwrap();
-        index.install(data.into_received(&meta).unwrap()).await.unwrap();
-        assert_eq!((index.checksum(), index.noted(), index.level().get()), (checksum, 1, next::LEVEL));
+        index.install(data.into_whole(&meta).unwrap()).await.unwrap();
+        assert_eq!((index.checksum(), index.noted(), index.level().get()), (checksum, 1, Level::NEXT_BUILD));
         index.close().await.unwrap();
         assert_eq!(open(other.path()).unwrap().checksum(), checksum);
         stream
@@ -133,18 +134,18 @@ async fn an_older_build_applies_nothing_of_a_batch_in_which_a_level_begins_that_
     let index = open(folder.path()).unwrap();
     apply(&index, 1, vec![advertise(1)]).await;
     let before = index.checksum();
-    let batch = [entry(2, advertise(2)), entry(3, Command::Activate { level: next::LEVEL })];
+    let batch = [entry(2, advertise(2)), entry(3, Command::Activate { level: Level::NEXT_BUILD })];
     for _ in 0..2 {
         let error = index.apply(&batch).await.unwrap_err().to_string();
         assert!(error.contains("runs at level 2, and this piccolo reads levels 1 to 1"), "{error}");
     }
-    assert_eq!((index.checksum(), index.refused_level().unwrap().active), (before, next::LEVEL));
+    assert_eq!((index.checksum(), index.refused_level().unwrap().active), (before, Level::NEXT_BUILD));
     index.close().await.unwrap();
     let _next = next::on_this_thread();
     let index = open(folder.path()).unwrap();
     assert_eq!(index.checksum(), before);
     index.apply(&batch).await.unwrap();
-    assert_eq!(index.levels().active, next::LEVEL);
+    assert_eq!(index.levels().active, Level::NEXT_BUILD);
 }
 
 #[test]

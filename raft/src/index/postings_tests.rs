@@ -34,7 +34,7 @@ impl Hosts {
             };
             let mut record = HostRecord::new(Holder { group: "g".into(), address });
             record.zone = ZONES[random.random_range(0..ZONES.len())].into();
-            let slot = HostSlot::new(Default::default(), record, 0);
+            let slot = HostSlot::new(record, 0, 0);
             let id = hosts.ids.len() as u32 * stride;
             if hosts.group.add(&mut hosts.labels, id, &slot) {
                 assert!(hosts.slots.restore(id, slot));

@@ -13,7 +13,6 @@ use super::host::{HostRecord, HostSlot};
 use super::keys::KeyTable;
 use super::order::Labels;
 use super::slots::Slots;
-use super::tables::Meta;
 use super::unflushed::Unflushed;
 use crate::format::{Level, Levels};
 use crate::model::{Holder, Key};
@@ -67,26 +66,11 @@ pub(crate) struct Parts {
     pub(crate) hosts: Vec<(u32, HostRecord)>,
 }
 
-impl Parts {
-    /// Without keys and hosts.
-    pub(crate) fn of(meta: Meta) -> Self {
-        Self {
-            applied: meta.applied.log_id,
-            membership: meta.membership,
-            tombstones: meta.tombstones,
-            levels: meta.levels,
-            #[cfg(any(test, feature = "next-format"))]
-            noted: meta.noted,
-            keys: Vec::new(),
-            hosts: Vec::new(),
-        }
-    }
-}
-
 impl State {
     fn restore_host(&mut self, id: u32, record: HostRecord) -> Result<(), IndexError> {
         let group = self.groups.intern(&record.holder.group);
-        let slot = HostSlot::new(self.levels.active, record, group);
+        let hash = hash::host(self.levels.active, &record);
+        let slot = HostSlot::new(record, group, hash);
         if !self.groups.get_mut(group).restore(&mut self.labels, id, &slot) {
             return Err(IndexError::Damaged { reason: format!("host {} is there twice", slot.address()) });
         }

@@ -69,6 +69,22 @@ pub(crate) struct Meta {
     pub(crate) noted: u64,
 }
 
+impl Meta {
+    /// The state that the rows say, without keys and hosts.
+    fn into_parts(self) -> Parts {
+        Parts {
+            applied: self.applied.log_id,
+            membership: self.membership,
+            tombstones: self.tombstones,
+            levels: self.levels,
+            #[cfg(any(test, feature = "next-format"))]
+            noted: self.noted,
+            keys: Vec::new(),
+            hosts: Vec::new(),
+        }
+    }
+}
+
 /// True if the file has no tables yet.
 pub(crate) fn is_empty(transaction: &ReadTransaction) -> Result<bool, IndexError> {
     let names = transaction.list_tables().map_err(IndexError::storage("list tables"))?;
@@ -129,7 +145,7 @@ pub(super) fn read_state(database: &Database) -> Result<State, IndexError> {
     }
     let meta = read_meta(&transaction)?;
     let applied = meta.applied.clone();
-    let mut parts = Parts::of(meta);
+    let mut parts = meta.into_parts();
     for row in rows(&transaction, KEYS)? {
         let (id, bytes) = row.map_err(IndexError::storage("read keys"))?;
         parts.keys.push((id.value(), STORAGE.decode::<Key>("key", bytes.value())?));

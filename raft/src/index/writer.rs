@@ -6,18 +6,17 @@ use std::time::Duration;
 
 use openraft::EntryPayload;
 use openraft::entry::RaftEntry;
-use redb::{ReadableDatabase, WriteTransaction};
+use redb::{ReadTransaction, ReadableDatabase, WriteTransaction};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::apply::{self, Batch};
 use super::tables::{self, Rows};
-use super::{FLUSH_INTERVAL, Index, IndexError, Room, UNFLUSHED_ENTRIES_MAX, UNFLUSHED_KEYS_MAX};
+use super::{FLUSH_INTERVAL, Index, IndexError, Room, UNFLUSHED_ENTRIES_MAX, UNFLUSHED_KEYS_MAX, WholeState};
 use crate::command::{Command, Reply};
 #[cfg(test)]
 use crate::sim::world::{Fault, bits, is_broken, is_broken_on};
-use crate::snapshot::{Received, SnapshotData};
-use crate::types::{Entry, LogId, SnapshotMeta, StoredMembership};
+use crate::types::{Entry, LogId, StoredMembership};
 
 /// Time between two looks at how much is not flushed.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -27,7 +26,7 @@ type Flushing = tokio::sync::OwnedMutexGuard<()>;
 
 impl Index {
     /// Applies entries; one reply each, in order. Not to be called beside a running
-    /// [`super::StateMachine`] of the same index.
+    /// [`crate::state_machine::StateMachine`] of the same index.
     pub async fn apply(&self, entries: &[Entry]) -> Result<Vec<Reply>, IndexError> {
         let _turn = self.inner.turn.lock().await;
         self.check_whole()?;
@@ -197,27 +196,26 @@ impl Index {
             || state.unflushed.moved() >= UNFLUSHED_KEYS_MAX
     }
 
-    /// A durable and consistent view of the state, to be streamed: that of now.
-    pub async fn snapshot(&self) -> Result<(SnapshotMeta, SnapshotData), IndexError> {
+    /// A durable and consistent view of the state as of now.
+    pub(crate) async fn flushed_view(&self) -> Result<ReadTransaction, IndexError> {
         let _flushing = self.flush().await?;
-        self.durable_snapshot()
+        self.durable_view()
     }
 
-    /// The same of the state of the last flush, which is what the file holds. The log has all that came after.
-    pub(super) fn durable_snapshot(&self) -> Result<(SnapshotMeta, SnapshotData), IndexError> {
-        let transaction = self.database()?.begin_read().map_err(IndexError::storage("begin a read"))?;
-        SnapshotData::view(&transaction)
+    /// A view of the state of the last flush, which is what the file holds. The log has all that came after.
+    pub(crate) fn durable_view(&self) -> Result<ReadTransaction, IndexError> {
+        self.database()?.begin_read().map_err(IndexError::storage("begin a read"))
     }
 
-    /// Replaces the state by a received one, in one durable transaction.
-    pub async fn install(&self, received: Received) -> Result<(), IndexError> {
+    /// Replaces the state by another one, in one durable transaction.
+    pub async fn install(&self, whole: WholeState) -> Result<(), IndexError> {
         let flushing = self.inner.flushing.clone().lock_owned().await;
         let turn = self.inner.turn.clone().lock_owned().await;
         self.check_whole()?;
         let index = self.clone();
         blocking(move || {
             let _rights = (flushing, turn);
-            let Received { state, mut inventories } = received;
+            let WholeState { state, mut inventories } = whole;
             let transaction = index.begin_write()?;
             tables::write_whole(&transaction, &state, |id| inventories.remove(&id).unwrap_or_default())?;
             transaction.commit().map_err(IndexError::storage("commit"))?;

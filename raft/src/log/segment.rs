@@ -134,7 +134,7 @@ fn cut() -> FormatError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::next;
+    use crate::format::{Level, next};
 
     fn of(entries: &[(u64, &[u8])]) -> Segment {
         let mut segment = Segment::default();
@@ -161,7 +161,7 @@ mod tests {
         let _next = next::on_this_thread();
         let mut segment = Segment::default();
         for index in 7..10 {
-            segment.push(next::LEVEL, index, b"entry");
+            segment.push(Level::NEXT_BUILD, index, b"entry");
             assert_eq!(Segment::read(&segment.bytes()).unwrap(), segment);
         }
         segment.cut(8);

@@ -7,7 +7,6 @@ use crate::format::{Level, STORAGE};
 use crate::types::{Entry, LogId, Vote};
 
 use super::segment::{self, Segment};
-use super::view::View;
 use super::{LogError, decode_entry};
 
 /// Index of the first entry to consecutive entries, see [`super::segment`].
@@ -33,8 +32,12 @@ pub(super) const META_PURGED: &str = "purged";
 
 /// What a file says.
 pub(super) struct Loaded {
-    pub id: u128,
-    pub view: View,
+    pub(super) id: u128,
+    pub(super) vote: Option<Vote>,
+    pub(super) committed: Option<LogId>,
+    pub(super) purged: Option<LogId>,
+    /// Of the last entry, or `purged` if there is none.
+    pub(super) last: Option<LogId>,
 }
 
 /// Creates the tables of a new file; reads those of an old one.
@@ -46,8 +49,7 @@ pub(super) fn load(database: &Database) -> Result<Loaded, LogError> {
     let committed = read(&transaction.open_table(TAIL)?, TAIL_COMMITTED, "raft committed id")?;
     let purged: Option<LogId> = read(&meta, META_PURGED, "raft purged id")?;
     let last = last_entry(&transaction)?.map(|entry| entry.log_id);
-    let view = View { vote, committed, purged, last: last.max(purged), ..View::default() };
-    Ok(Loaded { id, view })
+    Ok(Loaded { id, vote, committed, purged, last: last.max(purged) })
 }
 
 /// Creates what is missing of the tables, and gives the file's id. A newer format is refused before

@@ -14,7 +14,7 @@ use crate::format::{Active, Level};
 use crate::model::Key;
 use crate::types::{Entry, LogId, Vote};
 
-use super::tables::{SEGMENTS, TAIL, TAIL_ENTRIES};
+use super::tables::{Loaded, SEGMENTS, TAIL, TAIL_ENTRIES};
 use super::{LOG_FILE, decode_entry, segment};
 
 type DurableApplied = Box<dyn Fn() -> u64 + Send + Sync>;
@@ -34,15 +34,15 @@ pub(super) fn approximate_bytes(entry: &Entry) -> usize {
 }
 
 /// The log as openraft has ordered it, which may be ahead of the disk.
-#[derive(Debug, Default)]
-pub(super) struct View {
-    pub vote: Option<Vote>,
-    pub committed: Option<LogId>,
-    pub purged: Option<LogId>,
+#[derive(Debug)]
+struct View {
+    vote: Option<Vote>,
+    committed: Option<LogId>,
+    purged: Option<LogId>,
     /// Of the last entry, or `purged` if there is none.
-    pub last: Option<LogId>,
+    last: Option<LogId>,
     /// Appended, not yet durable: a suffix of the log.
-    pub tail: BTreeMap<u64, Arc<Entry>>,
+    tail: BTreeMap<u64, Arc<Entry>>,
 }
 
 /// Shared by the handles, the readers and the writer.
@@ -63,7 +63,9 @@ pub(super) fn closed() -> io::Error {
 }
 
 impl Shared {
-    pub(super) fn new(database: Database, view: View) -> Self {
+    pub(super) fn new(database: Database, loaded: Loaded) -> Self {
+        let Loaded { id: _, vote, committed, purged, last } = loaded;
+        let view = View { vote, committed, purged, last, tail: BTreeMap::new() };
         Self {
             database: RwLock::new(Some(database)),
             view: Mutex::new(view),

@@ -1,33 +1,24 @@
 //! HTTP to other servers: keep-alive connections, and a deadline of our own on every request that
 //! drops it. openraft's `RPCOption` is the heartbeat interval, in which 4 MiB and a sync never fit.
 
-use std::collections::VecDeque;
-use std::io;
 use std::net::IpAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Limited};
-use hyper::body::{Body, Frame, SizeHint};
 use hyper::header::HOST;
 use hyper::{Method, Request, StatusCode};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::body::{Pieces, Progress, RpcBody};
 use super::frame::Message;
 use super::names::{Names, split};
 use super::pool::Pool;
 use super::{Header, RAFT_PREFIX, SMALL_BODY_BYTES_MAX, WHOAMI_TIMEOUT, Whoami};
+use crate::errors::chain;
 use crate::format::Level;
-
-/// A body is handed to the connection in pieces of so many bytes, each of which is progress.
-const PIECE_BYTES: usize = 64 * 1024;
 
 /// Why a request got no proper answer.
 #[derive(Debug, thiserror::Error)]
@@ -40,70 +31,6 @@ pub(crate) enum CallError {
     Refused { address: String, status: StatusCode, reason: String },
     #[error("{address} answered what this build does not read: {reason}")]
     Unreadable { address: String, reason: String },
-}
-
-pub(crate) type RpcBody = UnsyncBoxBody<Bytes, io::Error>;
-
-/// When a request last moved.
-#[derive(Clone, Debug)]
-pub(crate) struct Progress {
-    start: Instant,
-    moved_ms: Arc<AtomicU64>,
-}
-
-impl Progress {
-    pub(crate) fn new() -> Self {
-        Self { start: Instant::now(), moved_ms: Arc::default() }
-    }
-
-    pub(crate) fn touch(&self) {
-        self.moved_ms.store(self.start.elapsed().as_millis() as u64, Ordering::Relaxed);
-    }
-
-    /// Resolves when nothing has moved for `idle`.
-    async fn stalled(&self, idle: Duration) {
-        loop {
-            let moved = self.start + Duration::from_millis(self.moved_ms.load(Ordering::Relaxed));
-            if moved.elapsed() >= idle {
-                return;
-            }
-            tokio::time::sleep_until(moved + idle).await;
-        }
-    }
-}
-
-/// Bytes as a body that notes its progress.
-pub(crate) struct Pieces {
-    left: VecDeque<Bytes>,
-    progress: Progress,
-}
-
-impl Pieces {
-    pub(crate) fn new(mut bytes: Bytes, progress: Progress) -> Self {
-        let mut left = VecDeque::new();
-        while !bytes.is_empty() {
-            left.push_back(bytes.split_to(PIECE_BYTES.min(bytes.len())));
-        }
-        Self { left, progress }
-    }
-}
-
-impl Body for Pieces {
-    type Data = Bytes;
-    type Error = io::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        self.progress.touch();
-        Poll::Ready(self.left.pop_front().map(|piece| Ok(Frame::data(piece))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.left.is_empty()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.left.iter().map(|piece| piece.len() as u64).sum())
-    }
 }
 
 /// Cheap to clone; clones share their connections.
@@ -271,17 +198,6 @@ pub(crate) struct Answered {
     pub(crate) ip: IpAddr,
     pub(crate) status: StatusCode,
     pub(crate) body: Bytes,
-}
-
-/// An error with its causes, in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

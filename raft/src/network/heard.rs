@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::cluster::QUORUM_HEARD_MAX;
-
 /// What was heard of the leader.
 #[derive(Debug, Default)]
 pub(crate) struct Heard(Mutex<State>);
 
+/// A quorum, or a leader, that was heard so long ago counts as lost.
+pub const QUORUM_HEARD_MAX: Duration = Duration::from_millis(1500);
 /// Marks in the log that are kept, the oldest ones: a lag is told up to this times [`MARK_INTERVAL`].
 const MARKS_MAX: usize = 64;
 /// Marks are so far apart in time.

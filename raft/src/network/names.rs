@@ -22,7 +22,7 @@ use crate::disk::Disk;
 use crate::format::{Level, STORAGE};
 use crate::watch;
 
-use super::reach::REACH_SERVERS_MAX;
+use super::REACH_SERVERS_MAX;
 
 /// Name of the file on the disk: where servers last answered, by name.
 pub(crate) const ADDRESSES_FILE: &str = "addresses";

@@ -15,8 +15,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::CONNECT_TIMEOUT;
-use super::client::{RpcBody, chain};
+use super::body::RpcBody;
 use super::names::{Names, split};
+use crate::errors::chain;
 
 /// Connections to one server that are kept for the next request.
 const IDLE_CONNECTIONS_MAX: usize = 4;

@@ -17,8 +17,6 @@ use super::client::{CallError, RpcClient};
 use crate::address::is_address;
 use crate::types::NodeId;
 
-/// Servers in one request.
-pub(crate) const REACH_SERVERS_MAX: usize = 32;
 /// Requests to look that are answered at once. Only leaders ask, one request after the other.
 pub(crate) const LOOKS_MAX: usize = 2;
 /// A port that does not answer is asked once more: this decides whether a server is admitted.

@@ -1,5 +1,7 @@
 //! The routes that other servers call.
 
+mod snapshot;
+
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,21 +20,22 @@ use tokio::sync::{Semaphore, SemaphorePermit, TryAcquireError};
 
 use crate::address::is_address;
 use crate::blocking::blocking;
-use crate::cluster::Raft;
-use crate::cluster::space::{DiskLow, Guard};
 use crate::format::{FormatError, WIRE};
 use crate::index::Index;
 use crate::log::LogStore;
+use crate::space::{DiskLow, Guard};
+use crate::state_machine::Raft;
 use crate::types::{ClusterId, NodeId, TypeConfig};
 
 use super::frame::{self, Message, Received};
 use super::heard::Heard;
 use super::identity::{Identity, IdentityError, Misdirected, removed_text};
 use super::plausible::{Implausible, Plausible, check_history};
-use super::reach::{Claimed, REACH_SERVERS_MAX, Scout, Unreached};
+use super::reach::{Claimed, Scout, Unreached};
 use super::whereabouts::Whereabouts;
 use super::{
-    APPEND_BODY_BYTES_MAX, BODY_READ_TIMEOUT, Header, RAFT_PREFIX, SMALL_BODY_BYTES_MAX, Whoami, snapshot,
+    APPEND_BODY_BYTES_MAX, BODY_READ_TIMEOUT, Header, RAFT_PREFIX, REACH_SERVERS_MAX, SMALL_BODY_BYTES_MAX,
+    Whoami,
 };
 
 /// What the routes need.
@@ -100,7 +103,7 @@ impl IntoResponse for RpcError {
     }
 }
 
-pub(super) fn stopped(error: impl std::fmt::Display) -> RpcError {
+fn stopped(error: impl std::fmt::Display) -> RpcError {
     RpcError::Stopped { reason: error.to_string() }
 }
 
@@ -143,12 +146,12 @@ fn route(name: &str) -> String {
 
 impl RpcState {
     /// openraft must not hear of a message after its end: it takes that for an error.
-    pub(super) fn check_running(&self) -> Result<(), RpcError> {
+    fn check_running(&self) -> Result<(), RpcError> {
         if self.messages.is_closed() { Err(RpcError::Stopping) } else { Ok(()) }
     }
 
     /// Lets a message pass that is for this node; a pristine node joins the sender's cluster first.
-    pub(super) async fn admit(&self, header: &Header) -> Result<(), RpcError> {
+    async fn admit(&self, header: &Header) -> Result<(), RpcError> {
         self.check_running()?;
         let pristine = self.identity.check(header)?;
         self.check_sender(header)?;
@@ -229,7 +232,7 @@ async fn read_body(body: Body, limit: usize) -> Result<Bytes, RpcError> {
     }
 }
 
-pub(super) async fn within<T>(deadline: Duration, work: impl Future<Output = T>) -> Result<T, RpcError> {
+async fn within<T>(deadline: Duration, work: impl Future<Output = T>) -> Result<T, RpcError> {
     let late = |_| RpcError::Body { reason: format!("nothing for {} s", deadline.as_secs()) };
     tokio::time::timeout(deadline, work).await.map_err(late)
 }

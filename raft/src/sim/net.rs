@@ -22,7 +22,8 @@ use tokio::sync::oneshot;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
-use crate::network::client::{Answered, Progress, RpcBody};
+use crate::network::body::{Progress, RpcBody};
+use crate::network::client::Answered;
 use crate::network::names::{Names, Resolve, split};
 
 use crate::testing::sim_disk::SimDisk;

@@ -101,7 +101,7 @@ impl Cluster {
 }
 
 fn is_on_its_way(levels: &Levels) -> bool {
-    levels.next.is_some_and(|next| next.level == next::LEVEL)
+    levels.next.is_some_and(|next| next.level == Level::NEXT_BUILD)
 }
 
 #[test]
@@ -120,7 +120,7 @@ fn a_rolling_upgrade_under_load_begins_the_level_a_day_after_the_last_server() {
     let leader = cluster.leader().expect("it was quiet");
     cluster.kill(leader);
     cluster.stay_at_the_first(DAY_MS / 3);
-    let begun = |levels: &Levels| *levels == Levels { active: next::LEVEL, next: None };
+    let begun = |levels: &Levels| *levels == Levels { active: Level::NEXT_BUILD, next: None };
     assert!(cluster.until_levels(LATE_MS, begun), "{:?}", cluster.levels());
     // From now on the new command is written, and everything of it survives power cuts and snapshots.
     let noted = |host: &Host| host.node().map_or(0, |node| node.index().noted());
@@ -172,7 +172,7 @@ fn soak_an_upgrade_that_is_stuck_half_way_for_an_hour_goes_on_at_the_first_level
 fn an_old_build_does_not_start_with_a_folder_of_a_level_that_it_does_not_know() {
     let mut cluster = born(5);
     (0..3).for_each(|id| cluster.exchange(id, true));
-    assert!(cluster.until_levels(DAY_MS + LATE_MS, |levels| levels.active == next::LEVEL));
+    assert!(cluster.until_levels(DAY_MS + LATE_MS, |levels| levels.active == Level::NEXT_BUILD));
     cluster.run(FLUSHED_MS);
     cluster.hosts[1].next = false;
     cluster.kill(1);
@@ -197,7 +197,7 @@ fn an_old_server_is_not_admitted_to_a_level_that_it_does_not_know_and_a_new_one_
     (0..3).for_each(|id| cluster.kill(id));
     assert!(cluster.run_until(SOON_MS, |cluster| cluster.leader().is_some()), "not born");
     cluster.spawn_clients(HOLDERS, RAW_HOLDERS);
-    assert!(cluster.until_levels(DAY_MS + LATE_MS, |levels| levels.active == next::LEVEL));
+    assert!(cluster.until_levels(DAY_MS + LATE_MS, |levels| levels.active == Level::NEXT_BUILD));
     cluster.hosts[3].role = Role::Joining(cluster.hosts[0].address.clone());
     cluster.hosts[3].next = false;
     cluster.start(3);
@@ -265,7 +265,7 @@ fn nobody_is_admitted_while_a_level_waits_for_a_slow_quorum() {
         assert_eq!(cluster.seen.unknown_levels, Vec::<String>::new(), "it was admitted and cannot go on");
         assert!(is_refused, "{}; {}", cluster.book.open().last_change, cluster.tell());
         assert!(
-            cluster.levels()[..3].iter().all(|levels| levels.active == next::LEVEL),
+            cluster.levels()[..3].iter().all(|levels| levels.active == Level::NEXT_BUILD),
             "{:?}",
             cluster.levels()
         );

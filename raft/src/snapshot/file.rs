@@ -7,8 +7,9 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{Received, Receiver, SnapshotError};
+use super::{Receiver, SnapshotError};
 use crate::format::{FormatError, Level, STORAGE};
+use crate::index::WholeState;
 use crate::types::{ClusterId, NodeId};
 
 /// What a file begins with. The last byte is none that a text has.
@@ -72,10 +73,10 @@ impl FileReceiver {
     }
 
     /// After the last byte. Takes seconds of CPU for millions of pairs.
-    pub fn finish(self) -> Result<(Saved, Received), SnapshotError> {
+    pub fn finish(self) -> Result<(Saved, WholeState), SnapshotError> {
         let Some(saved) = self.saved else { return Err(SnapshotError::damaged("it is cut")) };
         let (meta, data) = self.stream.finish()?;
-        Ok((saved, data.into_received(&meta)?))
+        Ok((saved, data.into_whole(&meta)?))
     }
 }
 
@@ -113,6 +114,7 @@ mod tests {
     use crate::command::Command;
     use crate::disk::MemoryDisk;
     use crate::index::Index;
+    use crate::snapshot::SnapshotData;
     use crate::testing::{entry, write};
 
     fn saved() -> Saved {
@@ -127,12 +129,12 @@ mod tests {
     async fn file() -> Vec<u8> {
         let index = Index::open(&MemoryDisk::default()).unwrap();
         index.apply(&[entry(1, Command::Advertise(write(1, &["r/a:1", "r/b:1"])))]).await.unwrap();
-        let (_, data) = index.snapshot().await.unwrap();
+        let (_, data) = SnapshotData::of(&index).await.unwrap();
         let chunks: Vec<_> = data.into_chunks().unwrap().map(Result::unwrap).collect();
         [saved().to_bytes(Level::FIRST), chunks.concat()].concat()
     }
 
-    fn read(bytes: &[u8], piece: usize) -> Result<(Saved, Received), SnapshotError> {
+    fn read(bytes: &[u8], piece: usize) -> Result<(Saved, WholeState), SnapshotError> {
         let mut receiver = FileReceiver::default();
         for piece in bytes.chunks(piece) {
             receiver.push(piece)?;

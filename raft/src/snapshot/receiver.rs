@@ -4,11 +4,11 @@ use std::collections::HashMap;
 
 use sha2::{Digest, Sha256};
 
-use super::{Header, RECORD_BYTES_MAX, Received, Record, SnapshotData, SnapshotError, Source};
+use super::{Header, RECORD_BYTES_MAX, Record, SnapshotData, SnapshotError, Source};
 use crate::format::STORAGE;
-use crate::index::inventory;
 use crate::index::state::{Parts, State};
 use crate::index::tables::{self, Applied};
+use crate::index::{WholeState, inventory};
 use crate::types::SnapshotMeta;
 
 /// Verifies a snapshot while it arrives. Bytes may come in pieces of any size; what is kept of them
@@ -155,8 +155,8 @@ impl Receiver {
             let reason = format!("counted {found:?}, its header says {applied:?}");
             return Err(SnapshotError::Damaged { reason });
         }
-        let received = Received { state, inventories };
-        Ok((meta, SnapshotData(Source::Received(Box::new(received)))))
+        let whole = WholeState { state, inventories };
+        Ok((meta, SnapshotData(Source::Received(Box::new(whole)))))
     }
 }
 

@@ -3,7 +3,6 @@
 use super::*;
 use crate::command::Command;
 use crate::disk::MemoryDisk;
-use crate::index::Index;
 use crate::testing::{entry, holder, key, log_id, write};
 
 fn index() -> Index {
@@ -33,7 +32,7 @@ async fn filled() -> Index {
 }
 
 async fn bytes(index: &Index) -> Vec<u8> {
-    let (_, data) = index.snapshot().await.unwrap();
+    let (_, data) = SnapshotData::of(&index).await.unwrap();
     let chunks: Vec<Bytes> = data.into_chunks().unwrap().map(Result::unwrap).collect();
     assert!(chunks.iter().all(|chunk| chunk.len() < CHUNK_BYTES + RECORD_BYTES_MAX));
     chunks.concat()
@@ -41,7 +40,7 @@ async fn bytes(index: &Index) -> Vec<u8> {
 
 async fn install(index: &Index, bytes: &[u8]) {
     let (meta, data) = verify(bytes).unwrap();
-    index.install(data.into_received(&meta).unwrap()).await.unwrap();
+    index.install(data.into_whole(&meta).unwrap()).await.unwrap();
 }
 
 #[tokio::test]
@@ -82,7 +81,7 @@ async fn an_empty_state_can_be_sent_too() {
 async fn a_view_stays_as_it_was_while_writes_go_on() {
     let index = filled().await;
     let before = bytes(&index).await;
-    let (meta, view) = index.snapshot().await.unwrap();
+    let (meta, view) = SnapshotData::of(&index).await.unwrap();
     index.apply(&[entry(11, Command::Advertise(write(2, &["r/late:1"])))]).await.unwrap();
     let streamed: Vec<Bytes> = view.into_chunks().unwrap().map(Result::unwrap).collect();
     assert_eq!(streamed.concat(), before);
@@ -93,7 +92,7 @@ async fn a_view_stays_as_it_was_while_writes_go_on() {
 async fn what_a_snapshot_says_is_durable() {
     let index = filled().await;
     assert_eq!(index.durable_applied(), None);
-    let (meta, _) = index.snapshot().await.unwrap();
+    let (meta, _) = SnapshotData::of(&index).await.unwrap();
     assert_eq!(meta.last_log_id, Some(log_id(10)));
     assert_eq!(index.durable_applied(), meta.last_log_id);
 }

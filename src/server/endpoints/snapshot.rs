@@ -52,7 +52,7 @@ pub async fn save(app: &Arc<App>, incoming: Request) -> Result<Response, ApiErro
     if let Some(reason) = app.node.no_room_for_upkeep() {
         return Err(ApiError::NoRoom { reason });
     }
-    let (meta, data) = app.index.snapshot().await?;
+    let (meta, data) = SnapshotData::of(&app.index).await?;
     tracing::info!(%meta, "sends a snapshot to an operator");
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let saved = Saved {

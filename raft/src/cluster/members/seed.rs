@@ -21,7 +21,7 @@ use crate::cluster::compaction::KEEP_BYTES;
 use crate::cluster::{Inner, Node};
 use crate::format::WIRE;
 use crate::network::{ListHash, Whoami, snapshot};
-use crate::snapshot::about_bytes;
+use crate::snapshot::{SnapshotData, about_bytes};
 use crate::types::{NodeId, TypeConfig};
 
 /// A transfer during which so much is appended to the log, which is kept for it, is given up.
@@ -117,7 +117,7 @@ impl Inner {
         let header = crate::network::Header { list_hash: list_hash.unwrap_or(header.list_hash), ..header };
         let vote = self.raft.metrics().borrow_watched().vote;
         let _log_is_kept = self.streams.begin(self.index.applied_index());
-        let (meta, data) = self.index.snapshot().await.map_err(|error| error.to_string())?;
+        let (meta, data) = SnapshotData::of(&self.index).await.map_err(|error| error.to_string())?;
         tracing::info!(%meta, node_id, address, "brings a new server a snapshot");
         let snapshot: SnapshotOf<TypeConfig, _> = SnapshotOf::<TypeConfig, _> { meta, snapshot: data };
         let sending = snapshot::send(

@@ -15,6 +15,7 @@ use crate::cluster::compaction::Compaction;
 use crate::index::STATE_FILE;
 use crate::log::LOG_FILE;
 use crate::model::Pair;
+use crate::snapshot::SnapshotData;
 use crate::testing::{entry, log_id};
 
 /// Between two turns of the simulated site.
@@ -178,7 +179,7 @@ async fn run_site(folder: &Path, half_days: u64) -> (Largest, Largest) {
             log.purged().map_or(0, |id| id.index),
             log.appended_bytes(),
         ) {
-            index.snapshot().await.map(drop).unwrap();
+            SnapshotData::of(&index).await.map(drop).unwrap();
             log.purge(log_id(upto)).await.unwrap();
             purges += 1;
         }

@@ -5,6 +5,7 @@ use std::path::Path;
 use super::members::{add, done, expect_removed, expect_voters, joining, refs, remove};
 use super::*;
 use crate::cluster::offline::{Addresses, Founded, OfflineError, force_new_cluster, restore};
+use crate::snapshot::SnapshotData;
 use crate::snapshot::file::Saved;
 
 fn blocking<T>(work: impl Future<Output = T>) -> T {
@@ -26,7 +27,7 @@ fn restored(folder: &Path, file: &[u8]) -> Result<Founded, OfflineError> {
 
 /// What `piccolo snapshot save` writes.
 fn snapshot_of(server: &Server) -> Vec<u8> {
-    let (_, data) = server.run(server.node().index().snapshot()).unwrap();
+    let (_, data) = server.run(SnapshotData::of(server.node().index())).unwrap();
     let chunks = data.into_chunks().unwrap().flat_map(|chunk| chunk.unwrap());
     let status = server.node().status();
     let saved = Saved {

@@ -7,8 +7,10 @@ use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest};
 
 use super::*;
 use crate::disk::MemoryDisk;
-use crate::network::reach::{Claimed, LOOKS_MAX, REACH_SERVERS_MAX, Unreached};
+use crate::network::REACH_SERVERS_MAX;
+use crate::network::reach::{Claimed, LOOKS_MAX, Unreached};
 use crate::network::{APPEND_BODY_BYTES_MAX, MESSAGES_MAX};
+use crate::snapshot::SnapshotData;
 use crate::testing::{entry, log_id};
 use crate::types::{Entry, LogId};
 use openraft::entry::RaftEntry;
@@ -28,7 +30,7 @@ impl Server {
     fn snapshot_of(&self, entries: &[Entry], leader: Vote) -> Vec<u8> {
         let other = Index::open(&MemoryDisk::default()).unwrap();
         self.run(other.apply(entries)).unwrap();
-        let (_, snapshot) = self.run(other.snapshot()).unwrap();
+        let (_, snapshot) = self.run(SnapshotData::of(&other)).unwrap();
         let chunks: Vec<u8> = snapshot.into_chunks().unwrap().flat_map(|chunk| chunk.unwrap()).collect();
         let frame = leader.frame(&self.header(), Level::FIRST);
         [&(frame.len() as u32).to_le_bytes()[..], &frame, &chunks].concat()
@@ -142,7 +144,7 @@ fn a_cut_or_changed_snapshot_is_refused_and_the_node_goes_on() {
     let servers = servers(1);
     write(&servers, 0);
     let server = &servers[0];
-    let (_, snapshot) = server.run(server.node().index().snapshot()).unwrap();
+    let (_, snapshot) = server.run(SnapshotData::of(server.node().index())).unwrap();
     let chunks: Vec<u8> = snapshot.into_chunks().unwrap().flat_map(|chunk| chunk.unwrap()).collect();
     let frame = Vote::new_committed(1000, 1).frame(&server.header(), Level::FIRST);
     let whole = [&(frame.len() as u32).to_le_bytes()[..], &frame, &chunks].concat();

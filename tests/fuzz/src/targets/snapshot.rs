@@ -7,7 +7,7 @@ use piccolo_raft::disk::MemoryDisk;
 use piccolo_raft::index::Index;
 use piccolo_raft::model::Key;
 use piccolo_raft::snapshot::file::{FileReceiver, Saved};
-use piccolo_raft::snapshot::{Receiver, verify};
+use piccolo_raft::snapshot::{Receiver, SnapshotData, verify};
 use piccolo_raft::types::ClusterId;
 use sha2::{Digest, Sha256};
 use tokio::runtime::Runtime;
@@ -35,7 +35,7 @@ pub(super) fn run(input: &[u8]) {
     let Ok((meta, data)) = whole else { return };
     assert_eq!(stream[stream.len() - 32..], Sha256::digest(&stream[..stream.len() - 33 - LENGTH_BYTES])[..]);
     // Installed, and sent on: who receives that is accepted, too, and says the same.
-    let received = data.into_received(&meta).expect("what was accepted is not a view");
+    let received = data.into_whole(&meta).expect("what was accepted is not a view");
     let mut runtime = RUNTIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let runtime = runtime.get_or_insert_with(|| {
         tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
@@ -44,12 +44,12 @@ pub(super) fn run(input: &[u8]) {
         let index = Index::open(&MemoryDisk::default()).expect("an empty disk is a new index");
         index.install(received).await.expect("what was accepted can be installed");
         let checksum = index.checksum();
-        let (_, view) = index.snapshot().await.expect("what was installed can be sent");
+        let (_, view) = SnapshotData::of(&index).await.expect("what was installed can be sent");
         let chunks: Vec<u8> =
             view.into_chunks().expect("a view").flat_map(|chunk| chunk.expect("it can be read")).collect();
         let (meta, again) = verify(&chunks).expect("what is sent is accepted");
         let other = Index::open(&MemoryDisk::default()).expect("an empty disk is a new index");
-        other.install(again.into_received(&meta).expect("not a view")).await.expect("installed again");
+        other.install(again.into_whole(&meta).expect("not a view")).await.expect("installed again");
         assert_eq!(other.checksum(), checksum);
         index.close().await.expect("a disk in memory closes");
         other.close().await.expect("a disk in memory closes");

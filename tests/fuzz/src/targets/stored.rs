@@ -17,6 +17,7 @@ use piccolo_raft::format::{ENTRY, Format, Level, STORAGE};
 use piccolo_raft::index::{HostRecord, Index};
 use piccolo_raft::log::LogStore;
 use piccolo_raft::model::Key;
+use piccolo_raft::snapshot::SnapshotData;
 use piccolo_raft::types::{ClusterId, Entry, LogId, SnapshotMeta, StoredMembership, Vote};
 use redb::backends::InMemoryBackend;
 use redb::{Builder, Database, DatabaseError, TableDefinition};
@@ -152,7 +153,7 @@ pub(super) fn run_state(input: &[u8]) {
     let Ok(index) = Index::open(&disk) else { return };
     runtime(|runtime| {
         runtime.block_on(async {
-            let (_, view) = index.snapshot().await.expect("what was read can be sent");
+            let (_, view) = SnapshotData::of(&index).await.expect("what was read can be sent");
             for chunk in view.into_chunks().expect("a view") {
                 chunk.expect("what was read can be read again");
             }

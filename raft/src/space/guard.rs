@@ -10,9 +10,9 @@ use tokio::time::Instant;
 use crate::command::Command;
 use crate::disk::Space;
 use crate::index::Room;
-use crate::network::DiskSpace;
 use crate::types::Entry;
 
+use super::DiskSpace;
 use super::level::{Level, Marks};
 
 /// A snapshot is replaced in one transaction: what it has on disk, while the state before it is there too,

@@ -8,7 +8,7 @@ use futures_util::{Stream, TryStreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, type_config::alias::SnapshotOf};
 
-use super::{Index, IndexError, apply};
+use crate::index::{Index, IndexError};
 use crate::snapshot::SnapshotData;
 use crate::types::{Entry, LogId, SnapshotMeta, StoredMembership, TypeConfig};
 
@@ -19,6 +19,9 @@ const BATCH_ENTRIES_MAX: usize = 1_024;
 const BATCH_KEYS_MAX: usize = 8 * 1_024;
 
 type Snapshot = SnapshotOf<TypeConfig, SnapshotData>;
+
+/// openraft over our state machine.
+pub(crate) type Raft = openraft::Raft<TypeConfig, StateMachine>;
 
 /// What openraft applies to. All data is in the [`Index`], which outlives it.
 pub struct StateMachine {
@@ -40,16 +43,10 @@ impl StateMachine {
         Self { index, snapshot_exists: Arc::default() }
     }
 
-    /// How many keys an entry moves: its own, or all of the host that it shows, hides or moves.
+    /// How many keys an entry moves.
     fn keys_in(&self, entry: &Entry) -> usize {
         match &entry.payload {
-            EntryPayload::Normal(command) => match (command.write(), apply::holder_of(command)) {
-                (Some(write), _) => write.keys.len(),
-                (None, Some(holder)) => {
-                    self.index.state().host(holder).map_or(0, |record| record.count as usize)
-                }
-                (None, None) => 0,
-            },
+            EntryPayload::Normal(command) => self.index.keys_moved_by(command),
             EntryPayload::Blank | EntryPayload::Membership(_) => 0,
         }
     }
@@ -101,8 +98,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, data: SnapshotData) -> Result<(), io::Error> {
-        let received = data.into_received(meta).map_err(io::Error::other)?;
-        self.index.install(received).await.map_err(io::Error::other)?;
+        let state = data.into_whole(meta).map_err(io::Error::other)?;
+        self.index.install(state).await.map_err(io::Error::other)?;
         self.snapshot_exists.store(true, Ordering::Relaxed);
         Ok(())
     }
@@ -114,7 +111,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         if !self.snapshot_exists.load(Ordering::Relaxed) {
             return Ok(None);
         }
-        let (meta, snapshot) = self.index.durable_snapshot().map_err(io::Error::other)?;
+        let (meta, snapshot) = SnapshotData::of_last_flush(&self.index).map_err(io::Error::other)?;
         Ok(Some(Snapshot { meta, snapshot }))
     }
 }
@@ -123,7 +120,7 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     type SnapshotData = SnapshotData;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
-        let (meta, snapshot) = self.index.snapshot().await.map_err(io::Error::other)?;
+        let (meta, snapshot) = SnapshotData::of(&self.index).await.map_err(io::Error::other)?;
         self.snapshot_exists.store(true, Ordering::Relaxed);
         Ok(Snapshot { meta, snapshot })
     }

@@ -1,0 +1,40 @@
+//! How full a node's disk is, and what may still come in.
+//!
+//! - `level`: the marks, and the level between them; pure.
+//! - `guard`: the disk as it was last seen, and what the node still takes in.
+//!
+//! What a node and its leader do about a disk that is getting full is in `cluster/space.rs`.
+
+mod guard;
+mod level;
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::disk::Bytes;
+
+pub(crate) use guard::{DiskLow, Guard};
+pub(crate) use level::Level;
+
+/// The disk of a node's data folder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskSpace {
+    /// The folder.
+    pub folder: String,
+    /// What can still be written, bytes.
+    pub free_bytes: u64,
+    /// What it can hold, bytes.
+    pub total_bytes: u64,
+    /// With less than this it is low, bytes.
+    pub minimum_bytes: u64,
+    /// The node stores no more entries.
+    pub low: bool,
+}
+
+impl fmt::Display for DiskSpace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (free, minimum) = (Bytes(self.free_bytes), Bytes(self.minimum_bytes));
+        write!(f, "{} has {free} free, the minimum is {minimum}", self.folder)
+    }
+}
