@@ -2,7 +2,6 @@
 //! drops it. openraft's `RPCOption` is the heartbeat interval, in which 4 MiB and a sync never fit.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -178,7 +177,8 @@ impl RpcClient {
     /// Of nobody, with the system's resolver.
     pub(crate) fn alone() -> Self {
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        let (resolver, disk) = (Arc::new(super::names::SystemResolver), crate::disk::MemoryDisk::default());
+        let (resolver, disk) =
+            (std::sync::Arc::new(super::names::SystemResolver), crate::disk::MemoryDisk::default());
         Self::new(Names::load(resolver, &disk, tasks.clone(), stop.clone()), tasks, stop)
     }
 

@@ -12,7 +12,7 @@ use super::net::HostId;
 use super::world;
 use crate::cluster::levels::SIMULATED_DAY;
 use crate::cluster::{Change, Node};
-use crate::format::{Level, Levels, next};
+use crate::format::{Level, Levels};
 
 /// A leader, or a server that was restarted, within so long, milliseconds.
 const SOON_MS: u64 = 20_000;
