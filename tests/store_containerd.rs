@@ -11,10 +11,10 @@ use std::time::{Duration, Instant, SystemTime};
 use containerd::Containerd;
 use containerd_client::services::v1 as api;
 use containerd_client::types::Descriptor;
-use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, StreamExt};
 use piccolo::agent::content::store::conformance::{self, Subject, read_all};
-use piccolo::agent::content::store::{ContainerdStore, Content, Store, StoreError, StoreEvent};
+use piccolo::agent::content::store::{ContainerdStore, Content, Store, StoreError, StoreEvent, WatchEvent};
 use piccolo::oci::Digest;
 use tokio::sync::{mpsc, oneshot};
 use tonic::Request;
@@ -177,7 +177,17 @@ impl Watching {
         let (ready, is_ready) = oneshot::channel();
         let mut task = tokio::task::JoinSet::new();
         let store = Arc::clone(store);
-        task.spawn(async move { store.watch(sender, ready).await });
+        task.spawn(async move {
+            let mut ready = Some(ready);
+            let mut watch = store.watch();
+            loop {
+                match watch.next().await.expect("a watch ends with a reason") {
+                    Ok(WatchEvent::Set) => ready.take().expect("a watch is set once").send(()).unwrap(),
+                    Ok(WatchEvent::Changed(event)) => _ = sender.send(event).await,
+                    Err(ended) => return ended,
+                }
+            }
+        });
         tokio::time::timeout(SOON, is_ready).await.expect("ready in time").expect("the watch is set");
         Self { events, task }
     }
@@ -293,12 +303,10 @@ async fn after_a_restart_of_containerd_the_watch_ends_and_a_scan_misses_nothing(
 async fn a_socket_that_is_not_there_yet_is_unreachable_and_works_once_it_is() {
     let mut containerd = Containerd::prepare();
     let store = Arc::new(store(&containerd));
-    let (events, _kept) = mpsc::channel(1);
-    let (ready, is_ready) = oneshot::channel();
-    let error = store.watch(events, ready).await;
+    let first = store.watch().next().await.expect("a watch reports that it is set, or why not");
+    let error = first.expect_err("never set");
     assert!(matches!(error, StoreError::Unreachable { .. }), "{error}");
     assert!(error.to_string().contains("No such file"), "{error}");
-    assert!(is_ready.await.is_err(), "never ready");
     containerd.run();
     let image = containerd.import(NAMESPACE, "registry.example/app:1", &[b"layer"]);
     let _watching = Watching::set(&store).await;
@@ -315,8 +323,8 @@ async fn over_grpc_the_bytes_are_those_of_the_file() {
     let file = near.open(&image.layers[0]).await.unwrap().unwrap();
     let remote = far.open(&image.layers[0]).await.unwrap().unwrap();
     assert!(matches!((&file, &remote), (Content::File { .. }, Content::Remote { .. })));
-    assert!(read_all(file).await == layer);
-    assert!(read_all(remote).await == layer);
+    assert!(read_all(&near, &image.layers[0], file).await == layer);
+    assert!(read_all(&far, &image.layers[0], remote).await == layer);
     assert_eq!(near.scan().await.unwrap(), far.scan().await.unwrap());
 }
 

@@ -19,11 +19,11 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Notify, watch};
 
 use super::address::own::OwnAddress;
 use super::backoff::Backoff;
-use super::content::store::{Store, StoreError, StoreEvent};
+use super::content::store::{Store, StoreError, StoreEvent, WatchEvent, next_event};
 use super::counters::Counters;
 use crate::api::client::chain;
 use crate::clock::SharedClock;
@@ -32,8 +32,6 @@ use address_conflict::Claims;
 pub use index_api::{Discovery, Write};
 use ledger::{Ledger, Pair};
 
-/// Events of the store that wait for us; more than that, and the store waits.
-const EVENTS_WAITING_MAX: usize = 4_096;
 /// First and longest pause before the store is watched or scanned again.
 const STORE_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// How long the three tasks may take to stop.
@@ -271,27 +269,29 @@ impl Shared {
 
     /// Watch, scan, follow; returns why the watch ended.
     async fn watch_once(&self, backoff: &mut Backoff) -> StoreError {
-        let (sender, mut events) = mpsc::channel(EVENTS_WAITING_MAX);
-        let (ready, is_ready) = oneshot::channel();
-        let mut watch = self.store.watch(sender, ready);
-        tokio::select! {
-            ended = &mut watch => return ended,
-            Ok(()) = is_ready => {}
+        let mut watch = self.store.watch();
+        if let Err(ended) = next_event(&mut watch).await {
+            return ended;
         }
         let follow = async {
-            while let Some(event) = events.recv().await {
-                (self.config.seen)(&event);
-                self.ledger().changed(&event, &self.config.advertises_tag);
-                self.write_wanted.notify_one();
+            loop {
+                match next_event(&mut watch).await {
+                    Ok(WatchEvent::Changed(event)) => self.changed(&event),
+                    Ok(WatchEvent::Set) => {}
+                    Err(ended) => return ended,
+                }
             }
-            // The watch has dropped its sender: it returns its reason.
-            std::future::pending::<Infallible>().await
         };
         tokio::select! {
-            ended = watch => ended,
-            never = follow => match never {},
+            ended = follow => ended,
             never = self.scan_whenever_wanted(backoff) => match never {},
         }
+    }
+
+    fn changed(&self, event: &StoreEvent) {
+        (self.config.seen)(event);
+        self.ledger().changed(event, &self.config.advertises_tag);
+        self.write_wanted.notify_one();
     }
 
     async fn scan_whenever_wanted(&self, backoff: &mut Backoff) -> Infallible {

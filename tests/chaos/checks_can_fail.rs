@@ -8,10 +8,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
 use piccolo::agent::content::store::{
-    Content, Fetched, Ingest, LayoutStore, Scan, Source, Store, StoreError, StoreEvent, Tag,
+    Content, Fetched, Ingest, LayoutStore, Scan, Source, Store, StoreError, Tag, WatchEvent,
 };
 use piccolo::agent::counters::Counters;
 use piccolo::agent::inventory::{Config, Inventory};
@@ -23,7 +25,6 @@ use piccolo::oci::Digest;
 use piccolo::task::Stop;
 use rustix::process::Signal;
 use serde_json::json;
-use tokio::sync::{mpsc, oneshot};
 
 use crate::checker::{findings, findings_within};
 use crate::history::{Alive, Expected, History, unix_ms};
@@ -239,23 +240,25 @@ impl Store for Partial {
         self.sound.tag(name)
     }
 
-    fn sources<'a>(
-        &'a self,
-        tell: &'a mut (dyn FnMut(Source<'_>) + Send),
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.sound.sources(tell)
+    fn read(
+        &self,
+        digest: &Digest,
+        offset: u64,
+        length: u64,
+    ) -> BoxStream<'static, Result<Bytes, StoreError>> {
+        self.sound.read(digest, offset, length)
+    }
+
+    fn sources(&self) -> BoxStream<'_, Result<Vec<Source>, StoreError>> {
+        self.sound.sources()
     }
 
     fn fetched_from<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Fetched, StoreError>> {
         self.sound.fetched_from(digest)
     }
 
-    fn watch<'a>(
-        &'a self,
-        events: mpsc::Sender<StoreEvent>,
-        ready: oneshot::Sender<()>,
-    ) -> BoxFuture<'a, StoreError> {
-        self.sound.watch(events, ready)
+    fn watch(&self) -> BoxStream<'_, Result<WatchEvent, StoreError>> {
+        self.sound.watch()
     }
 
     fn ingests<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Vec<Ingest>, StoreError>> {

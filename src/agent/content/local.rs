@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::buffer_pool::BufferPool;
 use super::manifest::{self, Checked};
-use super::store::{Content, RemoteReader, Store, StoreError, Tag};
+use super::store::{Content, Store, StoreError, Tag};
 use super::verifier::{FileState, Verdict, Verifier};
 use crate::agent::content::byte_stream::{ByteStream, Cut};
 use crate::agent::content::token_bucket::TokenBucket;
@@ -49,7 +49,7 @@ pub(crate) struct LocalBlob {
 enum BlobBytes {
     Right(Arc<File>),
     Unchecked { file: Arc<File>, verdict: Verdict, reader: Reader },
-    Remote(Box<dyn RemoteReader>),
+    Remote(Arc<dyn Store>),
 }
 
 /// A manifest, whole and right.
@@ -120,7 +120,7 @@ impl Local {
         let Some(content) = self.store.open(digest).await? else { return Ok(None) };
         let size_bytes = content.size_bytes();
         let bytes = match content {
-            Content::Remote { reader, .. } => BlobBytes::Remote(reader),
+            Content::Remote { .. } => BlobBytes::Remote(Arc::clone(&self.store)),
             Content::File { file, .. } => {
                 let file = Arc::new(file);
                 let (state, _) = FileState::of(&file)?;
@@ -165,34 +165,35 @@ impl Local {
         let memory = Arc::clone(&self.manifest_memory).acquire_many_owned(permits);
         let Ok(memory) = timeout(MANIFEST_MEMORY_WAIT, memory).await else { return Err(LocalError::Busy) };
         let memory = memory.expect("the semaphore is never closed");
-        let bytes = read_whole(content).await?;
+        let bytes = self.read_whole(digest, content).await?;
         match manifest::check(&bytes, digest).await? {
             Checked::Manifest(media_type) => Ok(Some(LocalManifest { bytes, media_type, memory })),
             Checked::Other => Ok(None),
             Checked::Damaged => Err(LocalError::Damaged { digest: digest.clone() }),
         }
     }
-}
 
-async fn read_whole(content: Content) -> Result<Bytes, LocalError> {
-    match content {
-        Content::File { file, size_bytes } => {
-            let read = tokio::task::spawn_blocking(move || {
-                let mut bytes = vec![0; usize::try_from(size_bytes).expect("a manifest's size fits")];
-                std::os::unix::fs::FileExt::read_exact_at(&file, &mut bytes, 0).map(|()| bytes.into())
-            });
-            Ok(read.await.map_err(io::Error::other)??)
-        }
-        Content::Remote { size_bytes, reader } => {
-            let mut pieces = reader.read(0, size_bytes);
-            let mut bytes = Vec::with_capacity(usize::try_from(size_bytes).expect("a manifest's size fits"));
-            while let Some(piece) = pieces.next().await {
-                bytes.extend_from_slice(&piece?);
+    async fn read_whole(&self, digest: &Digest, content: Content) -> Result<Bytes, LocalError> {
+        match content {
+            Content::File { file, size_bytes } => {
+                let read = tokio::task::spawn_blocking(move || {
+                    let mut bytes = vec![0; usize::try_from(size_bytes).expect("a manifest's size fits")];
+                    std::os::unix::fs::FileExt::read_exact_at(&file, &mut bytes, 0).map(|()| bytes.into())
+                });
+                Ok(read.await.map_err(io::Error::other)??)
             }
-            if bytes.len() as u64 != size_bytes {
-                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+            Content::Remote { size_bytes } => {
+                let mut pieces = self.store.read(digest, 0, size_bytes);
+                let mut bytes =
+                    Vec::with_capacity(usize::try_from(size_bytes).expect("a manifest's size fits"));
+                while let Some(piece) = pieces.next().await {
+                    bytes.extend_from_slice(&piece?);
+                }
+                if bytes.len() as u64 != size_bytes {
+                    return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+                }
+                Ok(bytes.into())
             }
-            Ok(bytes.into())
         }
     }
 }
@@ -219,9 +220,10 @@ impl LocalBlob {
                 let file = FileReader { file, range, pool: self.pool, rate, begun: false };
                 unchecked_file(reader, file, verdict, guard)
             }
-            BlobBytes::Remote(reader) => {
+            BlobBytes::Remote(store) => {
                 // Without a file there is no knowing whether it changed: a whole is hashed each time.
-                let pieces = reader.read(range.start, range.len()).map(|piece| piece.map_err(Cut::Store));
+                let pieces = store.read(&self.digest, range.start, range.len());
+                let pieces = pieces.map(|piece| piece.map_err(Cut::Store));
                 let paced = paced(pieces.boxed(), rate);
                 let right = if range.is_whole() { hashed(paced, self.digest, range.len()) } else { paced };
                 right

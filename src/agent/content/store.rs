@@ -1,5 +1,8 @@
 //! Where a node keeps its images. A trait with three implementations: `containerd`, `layout` (any
 //! OCI image layout folder) and `memory` (tests); `conformance` runs on all.
+//!
+//! The trait is a border that a process may lie behind: a call is plain data, and it is answered with plain data
+//! and open files, or with a stream of these. No type of it holds a connection, a callback or a task.
 
 pub mod conformance;
 pub mod containerd;
@@ -8,9 +11,9 @@ mod ingest;
 pub mod layout;
 pub mod memory;
 pub mod name;
+mod watch_stream;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::fs::File;
 use std::io;
 use std::time::SystemTime;
@@ -19,13 +22,13 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use futures_util::{FutureExt, TryFutureExt};
-use tokio::sync::mpsc;
 
 use crate::oci::Digest;
 
 pub use containerd::ContainerdStore;
 pub use layout::LayoutStore;
 pub use memory::MemoryStore;
+pub(crate) use watch_stream::{EventSender, next_event, watch_stream};
 
 /// What a store can fail with.
 #[derive(Debug, thiserror::Error)]
@@ -57,43 +60,29 @@ pub enum StoreError {
     },
 }
 
-/// Complete content, ready to be read. An opened file goes on even if it is removed meanwhile.
+/// Complete content, ready to be read.
+#[derive(Debug)]
 pub enum Content {
-    /// Straight from the file system.
+    /// A file of the store, which stays readable after its removal.
     File {
         /// Open for reading, at its start.
         file: File,
         /// Its length.
         size_bytes: u64,
     },
-    /// The content path is not visible here: read over the store's protocol.
+    /// The store cannot give a file of it: [`Store::read`] gives its bytes.
     Remote {
         /// Length of the content.
         size_bytes: u64,
-        /// Reads from an offset to the end.
-        reader: Box<dyn RemoteReader>,
     },
-}
-
-/// Reads content that is not a visible file.
-pub trait RemoteReader: Send + Sync {
-    /// The bytes `offset .. offset + length`, in pieces.
-    fn read(&self, offset: u64, length: u64) -> BoxStream<'static, Result<Bytes, StoreError>>;
 }
 
 impl Content {
     /// Length, bytes.
     pub fn size_bytes(&self) -> u64 {
         match self {
-            Content::File { size_bytes, .. } | Content::Remote { size_bytes, .. } => *size_bytes,
+            Content::File { size_bytes, .. } | Content::Remote { size_bytes } => *size_bytes,
         }
-    }
-}
-
-impl fmt::Debug for Content {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = if matches!(self, Content::File { .. }) { "file" } else { "remote" };
-        write!(f, "Content({kind}, {} bytes)", self.size_bytes())
     }
 }
 
@@ -118,26 +107,26 @@ pub struct Scan {
 }
 
 /// One thing that a store knows about where content is from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source<'a> {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
     /// This content was fetched from `registry/repository`.
     Fetched {
-        /// Which.
-        digest: &'a Digest,
-        /// Where from.
-        name: &'a str,
+        /// The content that was fetched.
+        digest: Digest,
+        /// `registry/repository`.
+        name: String,
     },
     /// This content is so new that where it was fetched from may not be recorded yet.
     Unrecorded {
-        /// Which.
-        digest: &'a Digest,
+        /// The new content.
+        digest: Digest,
     },
     /// An image is this content, and everything below it. It need not be present.
     Image {
         /// As the store spells it: with or without tag, by digest, or something else altogether.
-        name: &'a str,
-        /// What it is.
-        target: &'a Digest,
+        name: String,
+        /// The manifest or index that the name points to.
+        target: Digest,
     },
 }
 
@@ -190,6 +179,15 @@ pub enum StoreEvent {
     Sourced,
 }
 
+/// What a watch reports, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WatchEvent {
+    /// All watches are set, once: a scan that begins now misses nothing.
+    Set,
+    /// The store has changed.
+    Changed(StoreEvent),
+}
+
 /// A node's images.
 pub trait Store: Send + Sync + 'static {
     /// Name for logs: `containerd /run/containerd/containerd.sock`.
@@ -197,6 +195,15 @@ pub trait Store: Send + Sync + 'static {
 
     /// Opens content that is present and that the namespace knows; `None`: not here for us.
     fn open<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<Content>, StoreError>>;
+
+    /// The bytes `offset .. offset + length` of content that [`Store::open`] gave as [`Content::Remote`], in
+    /// pieces.
+    fn read(
+        &self,
+        digest: &Digest,
+        offset: u64,
+        length: u64,
+    ) -> BoxStream<'static, Result<Bytes, StoreError>>;
 
     /// The tag `registry/repository:tag`, if the name is known and its target is present.
     fn tag<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Tag>, StoreError>>;
@@ -206,12 +213,8 @@ pub trait Store: Send + Sync + 'static {
         self.tag(name).map_ok(|tag| tag.map(|tag| tag.digest)).boxed()
     }
 
-    /// Tells everything that is known about where content is from. Whoever needs it asks for it:
-    /// nothing of it is kept.
-    fn sources<'a>(
-        &'a self,
-        tell: &'a mut (dyn FnMut(Source<'_>) + Send),
-    ) -> BoxFuture<'a, Result<(), StoreError>>;
+    /// Everything that is known about where content is from, in pages: the store keeps none of it.
+    fn sources(&self) -> BoxStream<'_, Result<Vec<Source>, StoreError>>;
 
     /// Where one blob was fetched from. Nothing if it is not here.
     fn fetched_from<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Fetched, StoreError>>;
@@ -219,15 +222,10 @@ pub trait Store: Send + Sync + 'static {
     /// One complete scan.
     fn scan(&self) -> BoxFuture<'_, Result<Scan, StoreError>>;
 
-    /// Sets watches and sends what changes into `events`, until it can no longer vouch for having
-    /// seen everything (the daemon restarted, a queue overflowed): then it returns the reason, and
-    /// the caller watches and scans anew. `ready` is sent once, when all watches are set: only then
-    /// may the caller scan.
-    fn watch<'a>(
-        &'a self,
-        events: mpsc::Sender<StoreEvent>,
-        ready: tokio::sync::oneshot::Sender<()>,
-    ) -> BoxFuture<'a, StoreError>;
+    /// Sets watches and reports what changes, until it can no longer vouch for having seen everything (the
+    /// daemon restarted, a queue overflowed). It then ends with the reason, and the caller watches and scans
+    /// anew. The first item is [`WatchEvent::Set`]: the caller may scan only after it.
+    fn watch(&self) -> BoxStream<'_, Result<WatchEvent, StoreError>>;
 
     /// The transfers of `digest` into this store that run, or were left behind; the one written to last
     /// comes first.

@@ -13,15 +13,16 @@ use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
 use futures_util::{FutureExt, StreamExt};
-use tokio::sync::{mpsc, oneshot};
 
 use super::Policies;
 use super::manifest_sniff::{BEGINNING_BYTES, file_may_be_manifest};
 use super::restriction::{Key, Restriction};
 use crate::agent::content::store::{
-    Content, Fetched, Ingest, RemoteReader, Scan, Source, Store, StoreError, StoreEvent, Tag,
+    Content, Fetched, Ingest, Scan, Source, Store, StoreError, Tag, WatchEvent, watch_stream,
 };
 use crate::limits::MANIFEST_BYTES_MAX;
 use crate::oci::{Digest, media_type};
@@ -119,10 +120,10 @@ impl GuardedStore {
             Content::File { file, .. } => file_may_be_manifest(Arc::new(file), size_bytes)
                 .await
                 .map_err(|source| StoreError::Io { action: "look what content is", source })?,
-            Content::Remote { reader, .. } => {
-                let beginning = read_remote(&*reader, size_bytes.min(BEGINNING_BYTES)).await?;
+            Content::Remote { .. } => {
+                let beginning = self.read_remote(digest, size_bytes.min(BEGINNING_BYTES)).await?;
                 media_type::may_begin_manifest(&beginning)
-                    && media_type::may_be_manifest(&read_remote(&*reader, size_bytes).await?)
+                    && media_type::may_be_manifest(&self.read_remote(digest, size_bytes).await?)
             }
         };
         if let Some(mark) = self.known().marks.get_mut(&Key::of(digest)) {
@@ -155,35 +156,35 @@ impl GuardedStore {
         tracing::debug!(%digest, ?verdict, "policy holds this content back");
         Ok(None)
     }
-}
 
-/// All of content that is no larger than a manifest.
-async fn read(content: Content) -> Result<Vec<u8>, StoreError> {
-    let failed = |source| StoreError::Io { action: "read a manifest", source };
-    match content {
-        Content::File { file, size_bytes } => {
-            let read = tokio::task::spawn_blocking(move || {
-                let mut bytes = vec![0; usize::try_from(size_bytes).expect("a manifest's size fits")];
-                std::os::unix::fs::FileExt::read_exact_at(&file, &mut bytes, 0).map(|()| bytes)
-            });
-            read.await.map_err(std::io::Error::other).and_then(|read| read).map_err(failed)
+    /// All of content that is no larger than a manifest.
+    async fn read_whole(&self, digest: &Digest, content: Content) -> Result<Vec<u8>, StoreError> {
+        let failed = |source| StoreError::Io { action: "read a manifest", source };
+        match content {
+            Content::File { file, size_bytes } => {
+                let read = tokio::task::spawn_blocking(move || {
+                    let mut bytes = vec![0; usize::try_from(size_bytes).expect("a manifest's size fits")];
+                    std::os::unix::fs::FileExt::read_exact_at(&file, &mut bytes, 0).map(|()| bytes)
+                });
+                read.await.map_err(std::io::Error::other).and_then(|read| read).map_err(failed)
+            }
+            Content::Remote { size_bytes } => self.read_remote(digest, size_bytes).await,
         }
-        Content::Remote { size_bytes, reader } => read_remote(&*reader, size_bytes).await,
     }
-}
 
-/// The first `length` bytes.
-async fn read_remote(reader: &dyn RemoteReader, length: u64) -> Result<Vec<u8>, StoreError> {
-    let mut pieces = reader.read(0, length);
-    let mut bytes = Vec::new();
-    while let Some(piece) = pieces.next().await {
-        bytes.extend_from_slice(&piece?);
+    /// The first `length` bytes of content that has no file here.
+    async fn read_remote(&self, digest: &Digest, length: u64) -> Result<Vec<u8>, StoreError> {
+        let mut pieces = self.inner.read(digest, 0, length);
+        let mut bytes = Vec::new();
+        while let Some(piece) = pieces.next().await {
+            bytes.extend_from_slice(&piece?);
+        }
+        if bytes.len() as u64 == length {
+            return Ok(bytes);
+        }
+        let source = std::io::ErrorKind::UnexpectedEof.into();
+        Err(StoreError::Io { action: "read a manifest", source })
     }
-    if bytes.len() as u64 == length {
-        return Ok(bytes);
-    }
-    let source = std::io::ErrorKind::UnexpectedEof.into();
-    Err(StoreError::Io { action: "read a manifest", source })
 }
 
 impl Store for GuardedStore {
@@ -195,16 +196,23 @@ impl Store for GuardedStore {
         self.open_if_given(digest).boxed()
     }
 
+    /// The caller has opened the content here: what is held back was not given to it.
+    fn read(
+        &self,
+        digest: &Digest,
+        offset: u64,
+        length: u64,
+    ) -> BoxStream<'static, Result<Bytes, StoreError>> {
+        self.inner.read(digest, offset, length)
+    }
+
     /// A name may be known whose content is held back: who opens that sees so.
     fn tag<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Tag>, StoreError>> {
         self.inner.tag(name)
     }
 
-    fn sources<'a>(
-        &'a self,
-        tell: &'a mut (dyn FnMut(Source<'_>) + Send),
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.inner.sources(tell)
+    fn sources(&self) -> BoxStream<'_, Result<Vec<Source>, StoreError>> {
+        self.inner.sources()
     }
 
     fn fetched_from<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Fetched, StoreError>> {
@@ -225,12 +233,8 @@ impl Store for GuardedStore {
         .boxed()
     }
 
-    fn watch<'a>(
-        &'a self,
-        events: mpsc::Sender<StoreEvent>,
-        ready: oneshot::Sender<()>,
-    ) -> BoxFuture<'a, StoreError> {
-        self.watch_given(events, ready).boxed()
+    fn watch(&self) -> BoxStream<'_, Result<WatchEvent, StoreError>> {
+        watch_stream(|events| self.watch_given(events))
     }
 
     fn ingests<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Vec<Ingest>, StoreError>> {

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use futures_util::StreamExt;
+use tokio::sync::mpsc;
 
 use super::*;
 use crate::agent::content::store::memory::MemoryStore;
-use crate::agent::content::store::{Store, StoreEvent, conformance};
+use crate::agent::content::store::{Store, StoreEvent, WatchEvent, conformance};
 use crate::agent::testing::{SOON, noise};
 use crate::oci::ApiPath;
 
@@ -276,7 +277,7 @@ async fn a_look_that_fails_withholds_and_deletes_nothing() {
 
 /// A running watch.
 struct Watched {
-    events: mpsc::Receiver<StoreEvent>,
+    events: mpsc::Receiver<WatchEvent>,
     stop: tokio_util::sync::CancellationToken,
 }
 
@@ -289,20 +290,28 @@ impl Drop for Watched {
 impl Watched {
     async fn start(store: &Arc<dyn Store>) -> Self {
         let (sender, events) = mpsc::channel(1_000);
-        let (ready, is_ready) = oneshot::channel();
         let (store, stop) = (Arc::clone(store), tokio_util::sync::CancellationToken::new());
         let stopped = stop.clone();
-        let watch = async move { stopped.run_until_cancelled(store.watch(sender, ready)).await };
+        let pass_on = async move {
+            let mut watch = store.watch();
+            while let Some(Ok(event)) = watch.next().await {
+                _ = sender.send(event).await;
+            }
+        };
+        let watch = async move { stopped.run_until_cancelled(pass_on).await };
         tokio_util::task::TaskTracker::new().spawn(watch);
-        is_ready.await.unwrap();
-        Self { events, stop }
+        let mut watched = Self { events, stop };
+        assert_eq!(watched.events.recv().await, Some(WatchEvent::Set));
+        watched
     }
 
     /// The next event about `digest`.
     async fn next_of(&mut self, digest: &Digest) -> StoreEvent {
         let next = async {
             loop {
-                let event = self.events.recv().await.expect("the watch goes on");
+                let Some(WatchEvent::Changed(event)) = self.events.recv().await else {
+                    panic!("the watch has ended");
+                };
                 match &event {
                     StoreEvent::Added { digest: of, .. } | StoreEvent::Removed { digest: of }
                         if of == digest =>

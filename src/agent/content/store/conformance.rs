@@ -1,16 +1,17 @@
 //! What every store must do. Each implementation runs [`run`] on itself; the assertions cite what a
 //! caller relies on.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::io::Read;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
-use tokio::sync::{mpsc, oneshot};
+use futures_util::stream::BoxStream;
+use futures_util::{StreamExt, TryStreamExt};
 
-use super::{Content, Fetched, Source, Store, StoreError, StoreEvent};
+use super::{Content, Fetched, Source, Store, StoreError, StoreEvent, WatchEvent};
 use crate::oci::Digest;
 
 /// How long an event may take here. The promise of 100 ms is measured where the machine is not
@@ -54,13 +55,13 @@ async fn content_is_opened_as_it_was_put(subject: &dyn Subject) {
     let digest = subject.put(&bytes).await;
     let content = open(&*store, &digest).await.expect("content that was put is there");
     assert_eq!(content.size_bytes(), bytes.len() as u64);
-    assert!(read_all(content).await == bytes, "the bytes read are those put");
+    assert!(read_all(&*store, &digest, content).await == bytes, "the bytes read are those put");
     let scan = store.scan().await.expect("a scan of a sound store succeeds");
     assert_eq!(scan.content.get(&digest), Some(&(bytes.len() as u64)));
-    if let Some(Content::Remote { reader, .. }) = open(&*store, &digest).await {
-        let middle = collect(reader.read(70_000, 60_001)).await;
+    if let Some(Content::Remote { .. }) = open(&*store, &digest).await {
+        let middle = collect(store.read(&digest, 70_000, 60_001)).await;
         assert!(middle == bytes[70_000..130_001], "a part is read at its offset");
-        assert!(collect(reader.read(5, 0)).await.is_empty(), "no bytes asked, none given");
+        assert!(collect(store.read(&digest, 5, 0)).await.is_empty(), "no bytes asked, none given");
     }
     subject.remove(&digest).await;
 }
@@ -119,16 +120,12 @@ async fn it_is_told_where_content_is_from(subject: &dyn Subject) {
     let is_recorded = subject.fetched(&image, repository).await;
     subject.tag(name, &image).await;
     watch.expect(&StoreEvent::Sourced).await;
-    let mut told = (false, false);
-    store
-        .sources(&mut |source| match source {
-            Source::Image { name: of, target } => told.0 |= of == name && *target == image,
-            Source::Fetched { digest, name } => told.1 |= *digest == image && name == repository,
-            Source::Unrecorded { .. } => {}
-        })
-        .await
-        .expect("a sound store tells its sources");
-    assert_eq!(told, (true, is_recorded), "the image, and the record of its fetch");
+    let pages: Vec<Vec<Source>> =
+        store.sources().try_collect().await.expect("a sound store tells its sources");
+    let sources = pages.concat();
+    assert!(sources.contains(&Source::Image { name: name.to_owned(), target: image.clone() }), "{sources:?}");
+    let of_fetch = Source::Fetched { digest: image.clone(), name: repository.to_owned() };
+    assert_eq!(sources.contains(&of_fetch), is_recorded, "{sources:?}");
     let fetched = store.fetched_from(&image).await.expect("a sound store tells where one blob is from");
     let expected = if is_recorded { vec![repository.to_owned()] } else { Vec::new() };
     assert_eq!(fetched, Fetched { names: expected, is_unrecorded: false });
@@ -164,41 +161,44 @@ async fn an_opened_blob_is_read_to_its_end_after_its_removal(subject: &dyn Subje
     let content = open(&*store, &digest).await.expect("content that was put is there");
     subject.remove(&digest).await;
     if let Content::File { .. } = content {
-        assert_eq!(read_all(content).await, b"{\"still\":\"here\"}");
+        assert_eq!(read_all(&*store, &digest, content).await, b"{\"still\":\"here\"}");
     }
     assert!(open(&*store, &digest).await.is_none(), "removed content is not opened");
 }
 
 /// A watch and its events, driven together.
 struct Watch<'a> {
-    watching: BoxFuture<'a, StoreError>,
-    events: mpsc::Receiver<StoreEvent>,
+    events: BoxStream<'a, Result<WatchEvent, StoreError>>,
+    /// Events that came while something else was awaited.
+    waiting: VecDeque<StoreEvent>,
 }
 
 impl<'a> Watch<'a> {
     async fn set(store: &'a dyn Store) -> Self {
-        let (sender, events) = mpsc::channel(1024);
-        let (ready, is_ready) = oneshot::channel();
-        let mut watch = Self { watching: store.watch(sender, ready), events };
-        watch.beside(is_ready).await.expect("a watch says when it is set");
-        watch
+        let mut events = store.watch();
+        let first = tokio::time::timeout(EVENT_TIMEOUT, events.next()).await;
+        let first = first.expect("a watch is set in time").expect("a watch reports that it is set");
+        assert_eq!(first.expect("a watch of a sound store is set"), WatchEvent::Set);
+        Self { events, waiting: VecDeque::new() }
     }
 
     /// Waits for something else while the watch runs.
     async fn beside<T>(&mut self, other: impl Future<Output = T>) -> T {
-        tokio::select! {
-            reason = &mut self.watching => panic!("the watch ended: {reason}"),
-            done = tokio::time::timeout(EVENT_TIMEOUT, other) => done.expect("done in time"),
+        let mut other = pin!(tokio::time::timeout(EVENT_TIMEOUT, other));
+        loop {
+            tokio::select! {
+                event = self.events.next() => self.waiting.push_back(changed(event)),
+                done = &mut other => return done.expect("done in time"),
+            }
         }
     }
 
     async fn next(&mut self) -> StoreEvent {
-        tokio::select! {
-            reason = &mut self.watching => panic!("the watch ended: {reason}"),
-            event = tokio::time::timeout(EVENT_TIMEOUT, self.events.recv()) => {
-                event.expect("an event in time").expect("the watch holds its sender")
-            }
+        if let Some(event) = self.waiting.pop_front() {
+            return event;
         }
+        let event = tokio::time::timeout(EVENT_TIMEOUT, self.events.next()).await;
+        changed(event.expect("an event in time"))
     }
 
     async fn expect(&mut self, expected: &StoreEvent) {
@@ -210,6 +210,14 @@ impl<'a> Watch<'a> {
         };
         let came = tokio::time::timeout(EVENT_TIMEOUT, wait).await;
         assert!(came.is_ok(), "expected {expected:?}, saw {seen:?}");
+    }
+}
+
+fn changed(event: Option<Result<WatchEvent, StoreError>>) -> StoreEvent {
+    match event.expect("a watch goes on, or tells why it does not") {
+        Ok(WatchEvent::Changed(event)) => event,
+        Ok(WatchEvent::Set) => panic!("a watch is set once"),
+        Err(reason) => panic!("the watch ended: {reason}"),
     }
 }
 
@@ -225,7 +233,7 @@ async fn resolve(store: &dyn Store, name: &str) -> Option<Digest> {
 ///
 /// # Panics
 /// If it cannot be read.
-pub async fn read_all(content: Content) -> Vec<u8> {
+pub async fn read_all(store: &dyn Store, digest: &Digest, content: Content) -> Vec<u8> {
     match content {
         Content::File { mut file, size_bytes } => {
             let mut bytes = Vec::new();
@@ -233,7 +241,7 @@ pub async fn read_all(content: Content) -> Vec<u8> {
             assert_eq!(bytes.len() as u64, size_bytes, "a file has the size that it was opened with");
             bytes
         }
-        Content::Remote { reader, size_bytes } => collect(reader.read(0, size_bytes)).await,
+        Content::Remote { size_bytes } => collect(store.read(digest, 0, size_bytes)).await,
     }
 }
 

@@ -21,17 +21,16 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
-use futures_util::{FutureExt, StreamExt};
-use tokio::sync::{mpsc, oneshot};
+use futures_util::{FutureExt, StreamExt, stream};
 
 use super::folder::BlobFolder;
 use super::ingest;
 use super::name::ImageName;
-use super::{Content, Fetched, Ingest, RemoteReader, Scan, Source, Store, StoreError, StoreEvent, Tag};
+use super::{Content, Fetched, Ingest, Scan, Source, Store, StoreError, Tag, WatchEvent, watch_stream};
 use crate::agent::notices::Notices;
 use crate::oci::Digest;
 use byte_access::View;
-use client::Client;
+use client::{Client, Image};
 
 /// See the module.
 #[derive(Debug)]
@@ -111,17 +110,13 @@ impl ContainerdStore {
         let Some(size_bytes) = self.client.info(digest).await? else { return Ok(None) };
         let folder = match self.view().await? {
             View::Folder(folder) => folder,
-            View::Remote => {
-                let reader = GrpcReader { client: self.client.clone(), digest: digest.clone() };
-                return Ok(Some(Content::Remote { size_bytes, reader: Box::new(reader) }));
-            }
+            View::Remote => return Ok(Some(Content::Remote { size_bytes })),
         };
         let opened = match folder.open(digest).await {
             // One file that is not ours to read.
             Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => {
                 tracing::debug!(%source, "reading a blob over gRPC");
-                let reader = GrpcReader { client: self.client.clone(), digest: digest.clone() };
-                return Ok(Some(Content::Remote { size_bytes, reader: Box::new(reader) }));
+                return Ok(Some(Content::Remote { size_bytes }));
             }
             opened => opened?,
         };
@@ -149,14 +144,11 @@ impl ContainerdStore {
         Ok(present.then_some(Tag { digest, set_at: image.updated }))
     }
 
-    async fn tell_sources(&self, tell: &mut (dyn FnMut(Source<'_>) + Send)) -> Result<(), StoreError> {
-        self.client.list_fetched(tell).await?;
-        for image in self.client.list_images().await? {
-            if let Ok(target) = image.target.parse::<Digest>() {
-                tell(Source::Image { name: &image.name, target: &target });
-            }
-        }
-        Ok(())
+    async fn image_sources(&self) -> Result<Vec<Source>, StoreError> {
+        let images = self.client.list_images().await?.into_iter();
+        let source =
+            |image: Image| Some(Source::Image { target: image.target.parse().ok()?, name: image.name });
+        Ok(images.filter_map(source).collect())
     }
 
     async fn all_ingests(&self, digest: &Digest) -> Result<Vec<Ingest>, StoreError> {
@@ -200,15 +192,24 @@ impl Store for ContainerdStore {
         self.open_known(digest).boxed()
     }
 
+    fn read(
+        &self,
+        digest: &Digest,
+        offset: u64,
+        length: u64,
+    ) -> BoxStream<'static, Result<Bytes, StoreError>> {
+        if length == 0 {
+            return stream::empty().boxed(); // containerd reads 0 as "to the end"
+        }
+        self.client.read(digest, offset, length)
+    }
+
     fn tag<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Tag>, StoreError>> {
         self.target(name).boxed()
     }
 
-    fn sources<'a>(
-        &'a self,
-        tell: &'a mut (dyn FnMut(Source<'_>) + Send),
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.tell_sources(tell).boxed()
+    fn sources(&self) -> BoxStream<'_, Result<Vec<Source>, StoreError>> {
+        self.client.list_fetched().chain(stream::once(self.image_sources())).boxed()
     }
 
     fn fetched_from<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Fetched, StoreError>> {
@@ -219,18 +220,13 @@ impl Store for ContainerdStore {
         self.scan_all().boxed()
     }
 
-    fn watch<'a>(
-        &'a self,
-        events: mpsc::Sender<StoreEvent>,
-        ready: oneshot::Sender<()>,
-    ) -> BoxFuture<'a, StoreError> {
-        async move {
-            match watch::run(self, events, ready).await {
+    fn watch(&self) -> BoxStream<'_, Result<WatchEvent, StoreError>> {
+        watch_stream(|events| async {
+            match watch::run(self, events).await {
                 Ok(never) => match never {},
                 Err(error) => error,
             }
-        }
-        .boxed()
+        })
     }
 
     fn ingests<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Vec<Ingest>, StoreError>> {
@@ -247,20 +243,5 @@ impl Store for ContainerdStore {
         begun_by: SystemTime,
     ) -> BoxFuture<'a, Result<usize, StoreError>> {
         self.abort_all(digest, begun_by).boxed()
-    }
-}
-
-/// Content over gRPC.
-struct GrpcReader {
-    client: Client,
-    digest: Digest,
-}
-
-impl RemoteReader for GrpcReader {
-    fn read(&self, offset: u64, length: u64) -> BoxStream<'static, Result<Bytes, StoreError>> {
-        if length == 0 {
-            return futures_util::stream::empty().boxed(); // containerd reads 0 as "to the end"
-        }
-        self.client.read(&self.digest, offset, length)
     }
 }

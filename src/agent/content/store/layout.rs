@@ -11,15 +11,19 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use futures_util::FutureExt;
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use tokio::sync::{mpsc, oneshot};
+use futures_util::stream::{self, BoxStream};
+use futures_util::{FutureExt, StreamExt};
 use tokio::time::Instant;
 
 use super::folder::{BlobFolder, Change, Watching, poll_pause};
 use super::ingest;
 use super::name::ImageName;
-use super::{Content, Fetched, Ingest, Scan, Source, Store, StoreError, StoreEvent, Tag};
+use super::{
+    Content, EventSender, Fetched, Ingest, Scan, Source, Store, StoreError, StoreEvent, Tag, WatchEvent,
+    watch_stream,
+};
 use crate::agent::notices::{Notices, Topic};
 use crate::limits::{MANIFEST_BYTES_MAX, NOTICE_EXAMPLES_MAX};
 use crate::oci::Digest;
@@ -146,11 +150,7 @@ impl LayoutStore {
         Ok(Scan { content, tags })
     }
 
-    async fn watch_until_lost(
-        &self,
-        events: mpsc::Sender<StoreEvent>,
-        ready: oneshot::Sender<()>,
-    ) -> StoreError {
+    async fn watch_until_lost(&self, events: EventSender) -> StoreError {
         let mut watching = None;
         if self.poll_interval.is_none() {
             watching = Some(Watching::set(&self.folder, &self.notices));
@@ -159,7 +159,7 @@ impl LayoutStore {
         let begun = Instant::now();
         let seen = self.look().await.ok();
         let mut cost = begun.elapsed();
-        _ = ready.send(());
+        events.set().await;
         let mut following = Following { store: self, seen, events };
         loop {
             let followed = match &mut watching {
@@ -193,7 +193,7 @@ impl LayoutStore {
 struct Following<'a> {
     store: &'a LayoutStore,
     seen: Option<Scan>,
-    events: mpsc::Sender<StoreEvent>,
+    events: EventSender,
 }
 
 impl Following<'_> {
@@ -202,27 +202,27 @@ impl Following<'_> {
         let Some(seen) = &mut self.seen else { return self.all().await };
         match self.store.folder.size_bytes(&digest).await? {
             Some(size_bytes) if seen.content.insert(digest.clone(), size_bytes) != Some(size_bytes) => {
-                self.send(StoreEvent::Added { digest, size_bytes }).await?;
-                self.tags().await // index.json may have named it before it was there
+                self.events.changed(StoreEvent::Added { digest, size_bytes }).await;
+                self.tags().await; // index.json may have named it before it was there
             }
             None if seen.content.remove(&digest).is_some() => {
-                self.send(StoreEvent::Removed { digest }).await?;
-                self.tags().await
+                self.events.changed(StoreEvent::Removed { digest }).await;
+                self.tags().await;
             }
-            _ => Ok(()),
+            _ => {}
         }
+        Ok(())
     }
 
     /// Which names have their target present may have changed.
-    async fn tags(&mut self) -> Result<(), StoreError> {
-        let (Some(seen), Ok(named)) = (&mut self.seen, self.store.named().await) else { return Ok(()) };
+    async fn tags(&mut self) {
+        let (Some(seen), Ok(named)) = (&mut self.seen, self.store.named().await) else { return };
         self.store.notice(&named);
         let tags = named.tags.into_iter().filter(|(_, digest)| seen.content.contains_key(digest)).collect();
         let events = difference_of_tags(&std::mem::replace(&mut seen.tags, tags), &seen.tags);
         for event in events {
-            self.send(event).await?;
+            self.events.changed(event).await;
         }
-        Ok(())
     }
 
     /// Looks at everything and reports what differs. An index that cannot be read (half written)
@@ -240,14 +240,9 @@ impl Following<'_> {
             return Err(StoreError::Failed { action: "go on watching", reason });
         };
         for event in difference(&before, &now) {
-            self.send(event).await?;
+            self.events.changed(event).await;
         }
         Ok(())
-    }
-
-    async fn send(&self, event: StoreEvent) -> Result<(), StoreError> {
-        let nobody = |_| StoreError::Failed { action: "go on watching", reason: "nobody listens".into() };
-        self.events.send(event).await.map_err(nobody)
     }
 }
 
@@ -288,6 +283,11 @@ impl Store for LayoutStore {
         .boxed()
     }
 
+    /// All content of a layout is files.
+    fn read(&self, _: &Digest, _: u64, _: u64) -> BoxStream<'static, Result<Bytes, StoreError>> {
+        stream::empty().boxed()
+    }
+
     /// A tag counts as set when its manifest arrived in this folder. The file of index.json is written
     /// anew for any other image too, and annotations tell when an image was built.
     fn tag<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Tag>, StoreError>> {
@@ -299,16 +299,12 @@ impl Store for LayoutStore {
         .boxed()
     }
 
-    fn sources<'a>(
-        &'a self,
-        tell: &'a mut (dyn FnMut(Source<'_>) + Send),
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
-        async move {
-            let names = self.names().await?;
-            names.iter().for_each(|(name, target)| tell(Source::Image { name, target }));
-            Ok(())
-        }
-        .boxed()
+    fn sources(&self) -> BoxStream<'_, Result<Vec<Source>, StoreError>> {
+        let images = async {
+            let names = self.names().await?.into_iter();
+            Ok(names.map(|(name, target)| Source::Image { name, target }).collect())
+        };
+        stream::once(images).boxed()
     }
 
     /// A layout says nothing about single blobs: only its names do.
@@ -320,12 +316,8 @@ impl Store for LayoutStore {
         self.look().boxed()
     }
 
-    fn watch<'a>(
-        &'a self,
-        events: mpsc::Sender<StoreEvent>,
-        ready: oneshot::Sender<()>,
-    ) -> BoxFuture<'a, StoreError> {
-        self.watch_until_lost(events, ready).boxed()
+    fn watch(&self) -> BoxStream<'_, Result<WatchEvent, StoreError>> {
+        watch_stream(|events| self.watch_until_lost(events))
     }
 
     /// A layout that others write to with containerd's own library has them beside its blobs.

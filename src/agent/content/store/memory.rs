@@ -10,12 +10,15 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream, StreamExt};
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Notify, watch};
 
-use super::{Content, Fetched, Ingest, RemoteReader, Scan, Source, Store, StoreError, StoreEvent, Tag};
+use super::{
+    Content, EventSender, Fetched, Ingest, Scan, Source, Store, StoreError, StoreEvent, Tag, WatchEvent,
+    watch_stream,
+};
 use crate::oci::Digest;
 
-/// Pieces that a remote reader hands out, bytes.
+/// Pieces in which content is read that is not a file, bytes.
 const PIECE_BYTES: usize = 64 * 1024;
 
 /// See the module.
@@ -68,7 +71,7 @@ impl MemoryStore {
         }
     }
 
-    /// Empty; opens content through a [`RemoteReader`].
+    /// Empty; gives content without a file, through [`Store::read`].
     pub fn remote() -> Self {
         Self { remote: true, ..Self::new() }
     }
@@ -220,18 +223,14 @@ impl MemoryStore {
         error.map_or(Ok(scan), |reason| Err(StoreError::Failed { action: "scan", reason }))
     }
 
-    async fn watch_until_broken(
-        &self,
-        events: mpsc::Sender<StoreEvent>,
-        ready: oneshot::Sender<()>,
-    ) -> StoreError {
+    async fn watch_until_broken(&self, events: EventSender) -> StoreError {
         {
             let mut state = self.state();
             state.watched = true;
             state.broken = None;
             state.events.clear();
         }
-        _ = ready.send(());
+        events.set().await;
         loop {
             let (event, broken) = {
                 let mut state = self.state();
@@ -244,9 +243,7 @@ impl MemoryStore {
                 self.changed.notified().await;
                 continue;
             };
-            if events.send(event).await.is_err() {
-                return StoreError::Failed { action: "go on watching", reason: "nobody listens".into() };
-            }
+            events.changed(event).await;
         }
     }
 }
@@ -263,12 +260,28 @@ impl Store for MemoryStore {
             let Some(bytes) = bytes else { return Ok(None) };
             let size_bytes = bytes.len() as u64;
             if remote {
-                return Ok(Some(Content::Remote { size_bytes, reader: Box::new(MemoryReader { bytes }) }));
+                return Ok(Some(Content::Remote { size_bytes }));
             }
             let file = spool(&bytes).map_err(|source| StoreError::Io { action: "spool a blob", source })?;
             Ok(Some(Content::File { file, size_bytes }))
         }
         .boxed()
+    }
+
+    fn read(
+        &self,
+        digest: &Digest,
+        offset: u64,
+        length: u64,
+    ) -> BoxStream<'static, Result<Bytes, StoreError>> {
+        let bytes = self.state().blobs.get(digest).cloned().unwrap_or_default();
+        let end = (offset.saturating_add(length) as usize).min(bytes.len());
+        let mut rest = bytes.slice((offset as usize).min(end)..end);
+        let pieces = std::iter::from_fn(move || {
+            let length = rest.len().min(PIECE_BYTES);
+            (length > 0).then(|| Ok(rest.split_to(length)))
+        });
+        stream::iter(pieces).boxed()
     }
 
     fn tag<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Tag>, StoreError>> {
@@ -279,19 +292,22 @@ impl Store for MemoryStore {
         std::future::ready(Ok(tag)).boxed()
     }
 
-    fn sources<'a>(
-        &'a self,
-        tell: &'a mut (dyn FnMut(Source<'_>) + Send),
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
+    /// One source a page, so that readers meet several pages.
+    fn sources(&self) -> BoxStream<'_, Result<Vec<Source>, StoreError>> {
+        let mut sources = Vec::new();
         let state = self.state();
         for (digest, fetched) in &state.fetched {
-            fetched.names.iter().for_each(|name| tell(Source::Fetched { digest, name }));
+            let names = fetched.names.iter();
+            sources.extend(names.map(|name| Source::Fetched { digest: digest.clone(), name: name.clone() }));
             if fetched.is_unrecorded {
-                tell(Source::Unrecorded { digest });
+                sources.push(Source::Unrecorded { digest: digest.clone() });
             }
         }
-        state.tags.iter().for_each(|(name, target)| tell(Source::Image { name, target }));
-        std::future::ready(Ok(())).boxed()
+        let images = state.tags.iter();
+        sources.extend(
+            images.map(|(name, target)| Source::Image { name: name.clone(), target: target.clone() }),
+        );
+        stream::iter(sources.into_iter().map(|source| Ok(vec![source]))).boxed()
     }
 
     fn fetched_from<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Fetched, StoreError>> {
@@ -303,12 +319,8 @@ impl Store for MemoryStore {
         self.scan_once().boxed()
     }
 
-    fn watch<'a>(
-        &'a self,
-        events: mpsc::Sender<StoreEvent>,
-        ready: oneshot::Sender<()>,
-    ) -> BoxFuture<'a, StoreError> {
-        self.watch_until_broken(events, ready).boxed()
+    fn watch(&self) -> BoxStream<'_, Result<WatchEvent, StoreError>> {
+        watch_stream(|events| self.watch_until_broken(events))
     }
 
     fn ingests<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Vec<Ingest>, StoreError>> {
@@ -350,22 +362,6 @@ fn spool(bytes: &[u8]) -> std::io::Result<std::fs::File> {
     file.write_all(bytes)?;
     file.rewind()?;
     Ok(file)
-}
-
-struct MemoryReader {
-    bytes: Bytes,
-}
-
-impl RemoteReader for MemoryReader {
-    fn read(&self, offset: u64, length: u64) -> BoxStream<'static, Result<Bytes, StoreError>> {
-        let end = (offset.saturating_add(length) as usize).min(self.bytes.len());
-        let mut rest = self.bytes.slice((offset as usize).min(end)..end);
-        let pieces = std::iter::from_fn(move || {
-            let length = rest.len().min(PIECE_BYTES);
-            (length > 0).then(|| Ok(rest.split_to(length)))
-        });
-        stream::iter(pieces).boxed()
-    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,9 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::{GuardedStore, Key, Mark, Restriction, read};
+use futures_util::TryStreamExt;
+
+use super::{GuardedStore, Key, Mark, Restriction};
 use crate::agent::content::store::{Scan, Source, StoreError};
 use crate::limits::MANIFEST_BYTES_MAX;
 use crate::oci::{Children, Digest};
@@ -95,24 +97,27 @@ impl GuardedStore {
         let mut told = Told::default();
         // Where the nameless is restricted, it matters who has a name at all.
         let names_matter = !self.policies.of_nameless().is_none();
-        let mut tell = |source: Source<'_>| match source {
+        let mut take = |source: Source| match source {
             Source::Fetched { digest, name } => {
-                let restriction = self.policies.of_name(name);
+                let restriction = self.policies.of_name(&name);
                 if names_matter || !restriction.is_none() {
-                    *told.restrictions.entry(Key::of(digest)).or_default() |= restriction;
+                    *told.restrictions.entry(Key::of(&digest)).or_default() |= restriction;
                 }
             }
-            Source::Unrecorded { digest } => _ = told.unrecorded.insert(digest.clone()),
+            Source::Unrecorded { digest } => _ = told.unrecorded.insert(digest),
             // Not a registry's: containerd's CRI plugin has names like `sha256:<config>`.
-            Source::Image { name, .. } if self.policies.registry_of(name).is_none() => {}
+            Source::Image { name, .. } if self.policies.registry_of(&name).is_none() => {}
             Source::Image { name, target } => {
-                let restriction = self.policies.of_name(name);
+                let restriction = self.policies.of_name(&name);
                 if names_matter || !restriction.is_none() {
-                    told.images.push((target.clone(), restriction));
+                    told.images.push((target, restriction));
                 }
             }
         };
-        self.inner.sources(&mut tell).await?;
+        let mut pages = self.inner.sources();
+        while let Some(page) = pages.try_next().await? {
+            page.into_iter().for_each(&mut take);
+        }
         Ok(told)
     }
 
@@ -135,7 +140,7 @@ impl GuardedStore {
             if content.size_bytes() > MANIFEST_BYTES_MAX {
                 continue;
             }
-            let children = Children::of(&read(content).await?);
+            let children = Children::of(&self.read_whole(&digest, content).await?);
             for blob in &children.blobs {
                 *restrictions.entry(Key::of(blob)).or_default() |= restriction;
             }

@@ -4,12 +4,12 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::full_scan::Look;
 use super::{GuardedStore, Verdict};
-use crate::agent::content::store::{StoreError, StoreEvent};
+use crate::agent::content::store::{EventSender, StoreError, StoreEvent, WatchEvent, next_event};
 use crate::oci::Digest;
 
 /// Events of the store that wait here; more than that, and the store waits.
@@ -23,26 +23,34 @@ const LOOK_AFTER: Duration = Duration::from_millis(50);
 const LOOK_PAUSES: u32 = 9;
 
 impl GuardedStore {
-    pub(super) async fn watch_given(
-        &self,
-        events: mpsc::Sender<StoreEvent>,
-        ready: oneshot::Sender<()>,
-    ) -> StoreError {
+    pub(super) async fn watch_given(&self, events: EventSender) -> StoreError {
         let (sender, receiver) = mpsc::channel(EVENTS_WAITING_MAX);
         let following = Following {
             guard: self,
-            events,
+            events: &events,
             receiver,
             unsettled: Vec::new(),
             look_at: None,
             no_look_before: None,
         };
         tokio::select! {
-            ended = self.inner.watch(sender, ready) => ended,
+            ended = self.receive(&events, sender) => ended,
             failed = following.run() => match failed {
                 Ok(never) => match never {},
                 Err(error) => error,
             },
+        }
+    }
+
+    /// Receives the events of the store, also while one of them is being looked at.
+    async fn receive(&self, events: &EventSender, sender: mpsc::Sender<StoreEvent>) -> StoreError {
+        let mut watch = self.inner.watch();
+        loop {
+            match next_event(&mut watch).await {
+                Ok(WatchEvent::Set) => events.set().await,
+                Ok(WatchEvent::Changed(event)) => _ = sender.send(event).await,
+                Err(ended) => return ended,
+            }
         }
     }
 }
@@ -57,7 +65,7 @@ struct Waiting {
 
 struct Following<'a> {
     guard: &'a GuardedStore,
-    events: mpsc::Sender<StoreEvent>,
+    events: &'a EventSender,
     receiver: mpsc::Receiver<StoreEvent>,
     unsettled: Vec<Waiting>,
     look_at: Option<Instant>,
@@ -72,7 +80,7 @@ impl Following<'_> {
             tokio::select! {
                 event = self.receiver.recv() => match event {
                     Some(event) => self.happened(event).await?,
-                    // The watch has dropped its sender: it returns its reason.
+                    // The sender is dropped when the watch has ended: `watch_given` returns why.
                     None => std::future::pending().await,
                 },
                 () = until(deadline) => self.due().await?,
@@ -83,11 +91,11 @@ impl Following<'_> {
     async fn happened(&mut self, event: StoreEvent) -> Result<(), StoreError> {
         match event {
             StoreEvent::Added { digest, size_bytes } => {
-                self.added(Waiting { digest, size_bytes, at: Instant::now(), pause: ASK_AGAIN.0 }).await
+                self.added(Waiting { digest, size_bytes, at: Instant::now(), pause: ASK_AGAIN.0 }).await?;
             }
             StoreEvent::Removed { digest } => {
                 self.unsettled.retain(|waiting| waiting.digest != digest);
-                self.send(StoreEvent::Removed { digest }).await
+                self.events.changed(StoreEvent::Removed { digest }).await;
             }
             StoreEvent::Tagged { name, digest } => {
                 let is_given = self.guard.verdict(&digest).await? == Verdict::Given;
@@ -97,14 +105,12 @@ impl Following<'_> {
                 } else {
                     StoreEvent::Untagged { name }
                 };
-                self.send(event).await
+                self.events.changed(event).await;
             }
-            StoreEvent::Untagged { name } => self.send(StoreEvent::Untagged { name }).await,
-            StoreEvent::Sourced => {
-                self.look_soon();
-                Ok(())
-            }
+            StoreEvent::Untagged { name } => self.events.changed(StoreEvent::Untagged { name }).await,
+            StoreEvent::Sourced => self.look_soon(),
         }
+        Ok(())
     }
 
     fn look_soon(&mut self) {
@@ -120,16 +126,17 @@ impl Following<'_> {
         }
         match self.guard.verdict(digest).await? {
             Verdict::Given => {
-                self.send(StoreEvent::Added { digest: digest.clone(), size_bytes: *size_bytes }).await
+                let event = StoreEvent::Added { digest: digest.clone(), size_bytes: *size_bytes };
+                self.events.changed(event).await;
             }
-            Verdict::Withheld => Ok(()),
+            Verdict::Withheld => {}
             Verdict::Unsettled => {
                 waiting.at = Instant::now() + waiting.pause;
                 waiting.pause = (waiting.pause * 2).min(ASK_AGAIN.1);
                 self.unsettled.push(waiting);
-                Ok(())
             }
         }
+        Ok(())
     }
 
     async fn due(&mut self) -> Result<(), StoreError> {
@@ -142,14 +149,14 @@ impl Following<'_> {
         }
         if self.look_at.is_some_and(|at| at <= now) {
             self.look_at = None;
-            self.look().await?;
-            self.send(StoreEvent::Sourced).await?;
+            self.look().await;
+            self.events.changed(StoreEvent::Sourced).await;
         }
         Ok(())
     }
 
     /// A look that fails changes nothing; the next sign, or scan, leads to another.
-    async fn look(&mut self) -> Result<(), StoreError> {
+    async fn look(&mut self) {
         let looked = {
             let _one_at_a_time = self.guard.looking.lock().await;
             let start = Instant::now();
@@ -161,24 +168,19 @@ impl Following<'_> {
             Ok(look) => look,
             Err(error) => {
                 tracing::warn!(%error, "could not look where content is from");
-                return Ok(());
+                return;
             }
         };
         for digest in withheld {
-            self.send(StoreEvent::Removed { digest }).await?;
+            self.events.changed(StoreEvent::Removed { digest }).await;
         }
         for (digest, size_bytes) in given.content.iter().filter(|(digest, _)| released.contains(*digest)) {
-            self.send(StoreEvent::Added { digest: digest.clone(), size_bytes: *size_bytes }).await?;
+            let event = StoreEvent::Added { digest: digest.clone(), size_bytes: *size_bytes };
+            self.events.changed(event).await;
         }
         for (name, digest) in given.tags.into_iter().filter(|(_, digest)| released.contains(digest)) {
-            self.send(StoreEvent::Tagged { name, digest }).await?;
+            self.events.changed(StoreEvent::Tagged { name, digest }).await;
         }
-        Ok(())
-    }
-
-    async fn send(&self, event: StoreEvent) -> Result<(), StoreError> {
-        let nobody = |_| StoreError::Failed { action: "go on watching", reason: "nobody listens".into() };
-        self.events.send(event).await.map_err(nobody)
     }
 }
 

@@ -7,6 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use futures_util::TryStreamExt;
 use piccolo::agent::content::store::layout::LayoutStore;
 use piccolo::agent::content::store::name::ImageName;
 use piccolo::agent::content::store::{Ingest, Store};
@@ -44,7 +45,7 @@ pub(super) fn run(input: &[u8]) {
                 assert_eq!(store.resolve(name).await.expect("it was just read").as_ref(), Some(digest));
             }
         }
-        store.sources(&mut |_| {}).await.ok();
+        store.sources().try_for_each(|_page| std::future::ready(Ok(()))).await.ok();
         store.fetched_from(&digest).await.ok();
         for Ingest { total_bytes, .. } in store.ingests(&digest).await.expect("a folder can be read") {
             assert_ne!(total_bytes, Some(0), "0 is not known");

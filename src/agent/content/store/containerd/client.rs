@@ -10,12 +10,13 @@ use std::time::{Duration, SystemTime};
 
 use containerd_client::services::v1 as api;
 use containerd_client::types::Envelope;
-use futures_util::StreamExt;
-use futures_util::stream::BoxStream;
+use futures_util::stream::{self, BoxStream};
+use futures_util::{StreamExt, TryStreamExt};
 use hyper_util::rt::TokioIo;
+use tokio::time::Instant;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::content_age::Ages;
 use super::source_labels;
@@ -155,10 +156,14 @@ impl Client {
     }
 
     async fn within<T>(&self, limit: Duration, answer: impl Future<Output = T>) -> Result<T, StoreError> {
-        tokio::time::timeout(limit, answer).await.map_err(|_| StoreError::Unreachable {
+        tokio::time::timeout(limit, answer).await.map_err(|_| self.no_answer_within(limit))
+    }
+
+    fn no_answer_within(&self, limit: Duration) -> StoreError {
+        StoreError::Unreachable {
             store: self.socket.display().to_string(),
             reason: format!("no answer within {} s", limit.as_secs()),
-        })
+        }
     }
 
     fn error(&self, action: &'static str, status: &Status) -> StoreError {
@@ -185,41 +190,50 @@ impl Client {
     pub(super) async fn list_content(&self) -> Result<BTreeMap<Digest, u64>, StoreError> {
         // A list, which goes back to the system whole; the map is then made with full nodes.
         let mut found = Vec::new();
-        self.each_content(|digest, info| found.push((digest, info.size.unsigned_abs()))).await?;
+        let mut pages = self.content_pages();
+        while let Some(page) = pages.try_next().await? {
+            found.extend(page.into_iter().map(|(digest, info)| (digest, info.size.unsigned_abs())));
+        }
         Ok(found.into_iter().collect())
     }
 
-    async fn each_content(&self, mut each: impl FnMut(Digest, api::Info) + Send) -> Result<(), StoreError> {
-        let listing = async {
+    /// All content that the namespace knows, in the pages of containerd, within [`LIST_TIMEOUT`] for all.
+    fn content_pages(&self) -> BoxStream<'_, Result<Vec<(Digest, api::Info)>, StoreError>> {
+        let deadline = Instant::now() + LIST_TIMEOUT;
+        let start = async move {
             let request = self.request(api::ListContentRequest { filters: Vec::new() });
-            let mut pages = self.content().list(request).await?.into_inner();
-            while let Some(page) = pages.message().await? {
-                for info in page.info {
-                    match info.digest.parse::<Digest>() {
-                        Ok(digest) => each(digest, info),
-                        Err(error) => tracing::debug!(%error, "content skipped"),
-                    }
-                }
-            }
-            Ok(())
+            let mut content = self.content();
+            self.list_call(deadline, content.list(request)).await.map(Response::into_inner)
         };
-        let listed = self.within(LIST_TIMEOUT, listing).await?;
-        listed.map_err(|status: Status| self.error("list content", &status))
+        let pages = move |answer: Streaming<api::ListContentResponse>| {
+            stream::try_unfold(answer, move |mut answer| async move {
+                let page = self.list_call(deadline, answer.message()).await?;
+                Ok(page.map(|page| (with_digests(page.info), answer)))
+            })
+        };
+        stream::once(start).map_ok(pages).try_flatten().boxed()
     }
 
-    /// Where all content of the namespace was fetched from.
-    pub(super) async fn list_fetched(
+    /// One step of a list of content, within a deadline for the whole list.
+    async fn list_call<T>(
         &self,
-        tell: &mut (dyn FnMut(Source<'_>) + Send),
-    ) -> Result<(), StoreError> {
-        self.each_content(|digest, info| {
+        deadline: Instant,
+        answer: impl Future<Output = Result<T, Status>>,
+    ) -> Result<T, StoreError> {
+        let answered = tokio::time::timeout_at(deadline, answer).await;
+        let answered = answered.map_err(|_| self.no_answer_within(LIST_TIMEOUT))?;
+        answered.map_err(|status| self.error("list content", &status))
+    }
+
+    /// Where all content of the namespace was fetched from, in pages.
+    pub(super) fn list_fetched(&self) -> BoxStream<'_, Result<Vec<Source>, StoreError>> {
+        let sources = |(digest, info): (Digest, api::Info)| {
             let fetched = self.fetched(&digest, &info);
-            fetched.names.iter().for_each(|name| tell(Source::Fetched { digest: &digest, name }));
-            if fetched.is_unrecorded {
-                tell(Source::Unrecorded { digest: &digest });
-            }
-        })
-        .await
+            let unrecorded = fetched.is_unrecorded.then(|| Source::Unrecorded { digest: digest.clone() });
+            let names = fetched.names.into_iter();
+            names.map(move |name| Source::Fetched { digest: digest.clone(), name }).chain(unrecorded)
+        };
+        self.content_pages().map_ok(move |page| page.into_iter().flat_map(sources).collect()).boxed()
     }
 
     /// Where content of the namespace was fetched from.
@@ -253,7 +267,7 @@ impl Client {
                 Err(status) => Err(client.error(action, &status)),
             }))
         };
-        futures_util::stream::once(start).flat_map(flatten).boxed()
+        stream::once(start).try_flatten().boxed()
     }
 
     /// Whether containerd can read the first byte of content that is not empty. False only where it says
@@ -349,14 +363,16 @@ impl Client {
     }
 }
 
-fn flatten<S>(started: Result<S, StoreError>) -> BoxStream<'static, Result<bytes::Bytes, StoreError>>
-where
-    S: futures_util::Stream<Item = Result<bytes::Bytes, StoreError>> + Send + 'static,
-{
-    match started {
-        Ok(stream) => stream.boxed(),
-        Err(error) => futures_util::stream::once(std::future::ready(Err(error))).boxed(),
-    }
+/// Content with its digest, without what has none that is known here.
+fn with_digests(page: Vec<api::Info>) -> Vec<(Digest, api::Info)> {
+    let with_digest = |info: api::Info| match info.digest.parse::<Digest>() {
+        Ok(digest) => Some((digest, info)),
+        Err(error) => {
+            tracing::debug!(%error, "content skipped");
+            None
+        }
+    };
+    page.into_iter().filter_map(with_digest).collect()
 }
 
 impl From<api::Status> for ActiveIngest {

@@ -15,13 +15,12 @@ use containerd_client::types::Envelope;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt};
 use prost::Message;
-use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::{ContainerdStore, View};
 use crate::agent::content::store::folder::{Change, Watching, poll_pause};
 use crate::agent::content::store::name::ImageName;
-use crate::agent::content::store::{StoreError, StoreEvent, Tag};
+use crate::agent::content::store::{EventSender, StoreError, StoreEvent, Tag};
 use crate::limits::SURVEY_INTERVAL;
 use crate::oci::Digest;
 
@@ -38,11 +37,7 @@ const COMPARE_SOON: Duration = Duration::from_millis(100);
 const COMPARE_LATE: Duration = Duration::from_secs(3);
 
 /// Watches until that cannot go on.
-pub(super) async fn run(
-    store: &ContainerdStore,
-    events: mpsc::Sender<StoreEvent>,
-    ready: oneshot::Sender<()>,
-) -> Result<Infallible, StoreError> {
+pub(super) async fn run(store: &ContainerdStore, events: EventSender) -> Result<Infallible, StoreError> {
     let view = store.find_view().await?;
     let mut files = set_file_watch(store, &view);
     let mut envelopes = store.client.subscribe().await?;
@@ -68,7 +63,7 @@ pub(super) async fn run(
         survey_wanted: false,
     };
     watch.schedule_poll();
-    _ = ready.send(());
+    watch.events.set().await;
     // At once, and then from time to time.
     let (mut survey_at, mut surveying, mut survey_images) = (Instant::now(), None::<Surveying<'_>>, true);
     loop {
@@ -158,7 +153,7 @@ impl Ask {
 struct Watch<'a> {
     store: &'a ContainerdStore,
     view: View,
-    events: mpsc::Sender<StoreEvent>,
+    events: EventSender,
     /// What has been reported, or was there at the start.
     seen: BTreeMap<Digest, u64>,
     asks: Vec<Ask>,
@@ -223,7 +218,8 @@ impl Watch<'_> {
             (false, true) => {
                 // A collection took it; it may have taken records without files too.
                 self.compare_late = Some(Instant::now() + COMPARE_LATE);
-                self.removed(digest).await
+                self.removed(digest).await;
+                Ok(())
             }
             (true, true) | (false, false) => Ok(()),
         }
@@ -235,7 +231,8 @@ impl Watch<'_> {
             return Ok(());
         }
         if let Some(size_bytes) = self.store.client.info(&ask.digest).await? {
-            return self.added(ask.digest, size_bytes).await;
+            self.added(ask.digest, size_bytes).await;
+            return Ok(());
         }
         let now = Instant::now();
         if now < ask.until {
@@ -262,10 +259,10 @@ impl Watch<'_> {
                 self.compare_soon.get_or_insert(now + COMPARE_SOON);
                 self.compare_late = Some(now + COMPARE_LATE);
                 let name = image_name(&value)?;
-                match ImageName::parse(&name).tag() {
-                    Some(name) => self.send(StoreEvent::Untagged { name: name.to_owned() }).await,
-                    None => Ok(()),
+                if let Some(name) = ImageName::parse(&name).tag() {
+                    self.events.changed(StoreEvent::Untagged { name: name.to_owned() }).await;
                 }
+                Ok(())
             }
             // From 2.1 on. The record is committed by then.
             "/content/create" => {
@@ -286,10 +283,10 @@ impl Watch<'_> {
     /// A name was made or moved. containerd reports the name only.
     async fn named(&mut self, name: &str) -> Result<(), StoreError> {
         let Some(tag) = ImageName::parse(name).tag() else { return Ok(()) };
-        match self.store.target(name).await? {
-            Some(Tag { digest, .. }) => self.send(StoreEvent::Tagged { name: tag.to_owned(), digest }).await,
-            None => Ok(()),
+        if let Some(Tag { digest, .. }) = self.store.target(name).await? {
+            self.events.changed(StoreEvent::Tagged { name: tag.to_owned(), digest }).await;
         }
+        Ok(())
     }
 
     /// Does what is due by now.
@@ -321,38 +318,37 @@ impl Watch<'_> {
         }
         let gone = self.seen.keys().filter(|digest| !now.contains_key(*digest) && !touched.contains(*digest));
         for digest in gone.cloned().collect::<Vec<_>>() {
-            self.removed(digest).await?;
+            self.removed(digest).await;
         }
         for (digest, size_bytes) in now {
             if !self.seen.contains_key(&digest) && !touched.contains(&digest) {
-                self.added(digest, size_bytes).await?;
+                self.added(digest, size_bytes).await;
             }
         }
         // Labels come without an event, but in company of an image's.
-        if std::mem::take(&mut self.image_changed) { self.send(StoreEvent::Sourced).await } else { Ok(()) }
+        if std::mem::take(&mut self.image_changed) {
+            self.events.changed(StoreEvent::Sourced).await;
+        }
+        Ok(())
     }
 
-    async fn added(&mut self, digest: Digest, size_bytes: u64) -> Result<(), StoreError> {
+    async fn added(&mut self, digest: Digest, size_bytes: u64) {
         self.touch(&digest);
         self.seen.insert(digest.clone(), size_bytes);
-        self.send(StoreEvent::Added { digest, size_bytes }).await
+        self.events.changed(StoreEvent::Added { digest, size_bytes }).await;
     }
 
-    async fn removed(&mut self, digest: Digest) -> Result<(), StoreError> {
+    async fn removed(&mut self, digest: Digest) {
         self.touch(&digest);
         self.survey_wanted = true;
         self.seen.remove(&digest);
-        self.send(StoreEvent::Removed { digest }).await
+        self.events.changed(StoreEvent::Removed { digest }).await;
     }
 
     fn touch(&mut self, digest: &Digest) {
         if self.comparing.is_some() {
             self.touched.insert(digest.clone());
         }
-    }
-
-    async fn send(&mut self, event: StoreEvent) -> Result<(), StoreError> {
-        self.events.send(event).await.map_err(|_| lost("nobody listens"))
     }
 }
 

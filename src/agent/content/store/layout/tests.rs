@@ -99,22 +99,14 @@ async fn a_folder_that_is_no_layout_yet_is_an_error_and_wakes_the_watch_when_it_
     let root = parent.path().join("later");
     let store = LayoutStore::new(&root);
     assert!(matches!(store.scan().await, Err(StoreError::Unreachable { .. })));
-    let (events, _kept) = mpsc::channel(16);
-    let (ready, is_ready) = oneshot::channel();
-    let appear = async {
-        is_ready.await.unwrap();
-        write_marker(&root);
-        write_blob(&root, b"layer");
-        write_index(&root, &BTreeMap::new());
-        std::future::pending::<()>().await;
-    };
-    let woken = tokio::time::timeout(Duration::from_secs(60), async {
-        tokio::select! {
-            reason = store.watch(events, ready) => reason,
-            () = appear => unreachable!(),
-        }
-    });
-    woken.await.expect("the watch ends when there is a layout");
+    let mut watch = store.watch();
+    assert_eq!(watch.next().await.unwrap().unwrap(), WatchEvent::Set);
+    write_marker(&root);
+    write_blob(&root, b"layer");
+    write_index(&root, &BTreeMap::new());
+    let woken = tokio::time::timeout(Duration::from_secs(60), watch.next());
+    let woken = woken.await.expect("the watch ends when there is a layout");
+    assert!(matches!(woken, Some(Err(_))), "{woken:?}");
     assert!(store.scan().await.unwrap().content.contains_key(&Digest::of(b"layer")));
 }
 

@@ -1,0 +1,59 @@
+//! A watch that runs as a future and sends what it sees, as the stream that [`Store::watch`](super::Store::watch)
+//! returns.
+
+use futures_util::StreamExt;
+use futures_util::stream::{self, BoxStream};
+use tokio::sync::mpsc;
+
+use super::{StoreError, StoreEvent, WatchEvent};
+
+/// Events that wait for the reader of the stream; the watch waits while there are more.
+const EVENTS_WAITING_MAX: usize = 4_096;
+
+/// Where a running watch sends what it sees.
+pub(crate) struct EventSender(mpsc::Sender<WatchEvent>);
+
+impl EventSender {
+    /// Reports that all watches are set.
+    pub(crate) async fn set(&self) {
+        self.send(WatchEvent::Set).await;
+    }
+
+    /// Reports a change.
+    pub(crate) async fn changed(&self, event: StoreEvent) {
+        self.send(WatchEvent::Changed(event)).await;
+    }
+
+    async fn send(&self, event: WatchEvent) {
+        let sent = self.0.send(event).await;
+        debug_assert!(sent.is_ok(), "the stream drops the receiver together with the watch");
+    }
+}
+
+/// The next event of a watch, or why it ended.
+pub(crate) async fn next_event(
+    watch: &mut BoxStream<'_, Result<WatchEvent, StoreError>>,
+) -> Result<WatchEvent, StoreError> {
+    let ended = || StoreError::Failed { action: "go on watching", reason: "its events ended".into() };
+    watch.next().await.unwrap_or_else(|| Err(ended()))
+}
+
+/// Runs `watch` whenever the stream is polled. The stream ends with the error that `watch` returns; events that
+/// nobody has read by then are lost.
+pub(crate) fn watch_stream<'a, F>(
+    watch: impl FnOnce(EventSender) -> F,
+) -> BoxStream<'a, Result<WatchEvent, StoreError>>
+where
+    F: Future<Output = StoreError> + Send + 'a,
+{
+    let (sender, receiver) = mpsc::channel(EVENTS_WAITING_MAX);
+    let running = Some(Box::pin(watch(EventSender(sender))));
+    stream::unfold((running, receiver), |(running, mut receiver)| async move {
+        let mut running = running?;
+        tokio::select! {
+            ended = &mut running => Some((Err(ended), (None, receiver))),
+            Some(event) = receiver.recv() => Some((Ok(event), (Some(running), receiver))),
+        }
+    })
+    .boxed()
+}
