@@ -28,7 +28,7 @@ pub use address::own::OwnAddress;
 pub use address::{Cidr, Selection};
 pub use policy::Filter;
 pub use run::{Addresses, Error, Listeners, run, run_on};
-pub use serve::mirror_bypass::UNASKED;
+pub use serve::mirror_bypass::MIRROR_BYPASSED;
 
 /// Everything that an agent can be told.
 #[derive(Clone, Debug)]

@@ -12,7 +12,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use piccolo::agent::content::store::ContainerdStore;
 use piccolo::agent::counters::Counters;
-use piccolo::agent::inventory::{Config, Discovery, Inventory, InventoryState, Write};
+use piccolo::agent::inventory::{Config, IndexApi, Inventory, InventoryState, Write};
 use piccolo::api::client::ClientError;
 use piccolo::api::{KeepaliveRequest, KeepaliveResponse, WriteRequest, WriteResponse};
 use piccolo::clock::SystemClock;
@@ -30,7 +30,7 @@ struct Recorder {
     kinds: Mutex<Vec<Write>>,
 }
 
-impl Discovery for Recorder {
+impl IndexApi for Recorder {
     fn write<'a>(
         &'a self,
         kind: Write,

@@ -104,7 +104,7 @@ impl Servers {
 }
 
 /// See the module.
-pub(crate) struct Discovery {
+pub(crate) struct HolderLookup {
     lookup: Arc<dyn Lookup>,
     open: AtomicBool,
     opened: Notify,
@@ -114,7 +114,7 @@ pub(crate) struct Discovery {
     answered: Mutex<Option<Instant>>,
 }
 
-impl Discovery {
+impl HolderLookup {
     pub(crate) fn new(lookup: Arc<dyn Lookup>) -> Self {
         Self {
             lookup,
@@ -258,7 +258,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn after_one_silent_lookup_nobody_waits_until_a_server_answers_again() {
         let servers = Arc::new(Silent::default());
-        let discovery = Arc::new(Discovery::new(Arc::clone(&servers) as Arc<dyn Lookup>));
+        let discovery = Arc::new(HolderLookup::new(Arc::clone(&servers) as Arc<dyn Lookup>));
         let stop = Stop::new();
         let tasks = tokio_util::task::TaskTracker::new();
         let (watched, stopped) = (Arc::clone(&discovery), stop.clone());
@@ -290,7 +290,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_short_deadline_bounds_the_lookup() {
-        let discovery = Discovery::new(Arc::<Silent>::default());
+        let discovery = HolderLookup::new(Arc::<Silent>::default());
         let start = Instant::now();
         assert!(discovery.find("k", Duration::from_millis(30)).await.is_err());
         assert_eq!(start.elapsed(), Duration::from_millis(30));
@@ -303,7 +303,7 @@ mod tests {
 
     /// A server that gives `answer` to each request, and the discovery of an agent that knows only it.
     struct Site {
-        discovery: Arc<Discovery>,
+        discovery: Arc<HolderLookup>,
         asked: Arc<AtomicUsize>,
         stop: Stop,
         tasks: tokio_util::task::TaskTracker,
@@ -331,7 +331,7 @@ mod tests {
             let client = Client::new(vec![server]).unwrap();
             let own = OwnAddress::from(SocketAddr::from(([10, 0, 0, 1], 7781)));
             let servers = Servers { client, group: "g".to_owned(), own };
-            let discovery = Arc::new(Discovery::new(Arc::new(servers)));
+            let discovery = Arc::new(HolderLookup::new(Arc::new(servers)));
             let (watched, stopped) = (Arc::clone(&discovery), stop.clone());
             tasks.spawn(async move { _ = watched.watch(stopped).await });
             Self { discovery, asked, stop, tasks }

@@ -9,13 +9,13 @@ use tokio::time::Instant;
 
 /// Keys seen within `ttl`, at most `capacity` of them.
 #[derive(Debug)]
-pub(crate) struct Recent<K> {
+pub(crate) struct ExpiringSet<K> {
     ttl: Duration,
     capacity: usize,
     since: Mutex<HashMap<K, Instant>>,
 }
 
-impl<K: Eq + Hash + Clone> Recent<K> {
+impl<K: Eq + Hash + Clone> ExpiringSet<K> {
     pub(crate) fn new(ttl: Duration, capacity: usize) -> Self {
         Self { ttl, capacity, since: Mutex::new(HashMap::new()) }
     }
@@ -51,7 +51,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn entries_end_after_their_time() {
-        let recent = Recent::new(Duration::from_secs(60), 8);
+        let recent = ExpiringSet::new(Duration::from_secs(60), 8);
         recent.insert("a");
         tokio::time::advance(Duration::from_secs(59)).await;
         assert!(recent.contains(&"a"));
@@ -61,7 +61,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_full_memory_drops_the_oldest() {
-        let recent = Recent::new(Duration::from_secs(60), 2);
+        let recent = ExpiringSet::new(Duration::from_secs(60), 2);
         for key in ["a", "b", "c"] {
             recent.insert(key);
             tokio::time::advance(Duration::from_millis(1)).await;

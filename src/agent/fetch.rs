@@ -45,9 +45,9 @@ use self::peer::{Answer, Ask, PeerError, Peers};
 use super::content::buffer_pool::BufferPool;
 use super::content::byte_stream::ByteStream;
 use super::content::head::Head;
-use super::content::ingest_scrub::Healer;
+use super::content::ingest_scrub::IngestScrubber;
 use super::content::store::Store;
-use super::discovery::Discovery;
+use super::discovery::HolderLookup;
 use super::discovery::holder_reports::Reporter;
 use super::notices::Notices;
 use super::state_dir::StateDir;
@@ -82,10 +82,10 @@ const DEADLINE_MARGIN: Duration = Duration::from_millis(20);
 
 /// Fetches from peers, and remembers for a while which of them failed.
 pub(crate) struct Fetcher {
-    discovery: Arc<Discovery>,
+    discovery: Arc<HolderLookup>,
     store: Arc<dyn Store>,
     pool: BufferPool,
-    healer: Healer,
+    healer: IngestScrubber,
     peers: Arc<Peers>,
     troubles: Troubles,
     delay: Delay,
@@ -144,10 +144,10 @@ impl Fetched {
 
 impl Fetcher {
     pub(crate) fn new(
-        discovery: Arc<Discovery>,
+        discovery: Arc<HolderLookup>,
         store: Arc<dyn Store>,
         pool: BufferPool,
-        (reporter, healer, state, notices): (Reporter, Healer, StateDir, Notices),
+        (reporter, healer, state, notices): (Reporter, IngestScrubber, StateDir, Notices),
         stop: Stop,
     ) -> Self {
         Self {

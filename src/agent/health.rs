@@ -9,7 +9,7 @@ use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::watch;
 
-use super::discovery::Discovery;
+use super::discovery::HolderLookup;
 use super::inventory::InventoryState;
 use super::notices::Notices;
 use crate::api::path;
@@ -18,7 +18,7 @@ use crate::api::path;
 #[derive(Clone)]
 pub(crate) struct Health {
     pub(crate) inventory: watch::Receiver<InventoryState>,
-    pub(crate) discovery: Arc<Discovery>,
+    pub(crate) discovery: Arc<HolderLookup>,
     pub(crate) notices: Notices,
 }
 
@@ -70,7 +70,7 @@ mod tests {
     async fn readiness_follows_the_inventory_and_names_reasons() {
         let (state, inventory) =
             watch::channel(InventoryState::Waiting { reason: "containerd is away".into() });
-        let discovery = Arc::new(Discovery::new(Arc::new(Dead)));
+        let discovery = Arc::new(HolderLookup::new(Arc::new(Dead)));
         let notices = Notices::default();
         let health = Health { inventory, discovery: Arc::clone(&discovery), notices: notices.clone() };
         let (status, reasons) = readyz(State(health.clone())).await;

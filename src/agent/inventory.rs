@@ -29,7 +29,7 @@ use crate::api::client::chain;
 use crate::clock::SharedClock;
 use crate::task::{Stop, TaskError, Tasks};
 use address_conflict::Claims;
-pub use index_api::{Discovery, Write};
+pub use index_api::{IndexApi, Write};
 use ledger::{Ledger, Pair};
 
 /// First and longest pause before the store is watched or scanned again.
@@ -114,12 +114,12 @@ impl fmt::Display for InventoryState {
 /// See the module. Cheap to clone.
 #[derive(Clone)]
 pub struct Inventory {
-    shared: Arc<Shared>,
+    shared: Arc<Upkeep>,
 }
 
-struct Shared {
+struct Upkeep {
     store: Arc<dyn Store>,
-    discovery: Arc<dyn Discovery>,
+    discovery: Arc<dyn IndexApi>,
     config: Config,
     clock: SharedClock,
     ledger: Mutex<Ledger>,
@@ -137,11 +137,11 @@ impl Inventory {
     /// Nothing happens before [`Inventory::run`].
     pub fn new(
         store: Arc<dyn Store>,
-        discovery: Arc<dyn Discovery>,
+        discovery: Arc<dyn IndexApi>,
         clock: &SharedClock,
         config: Config,
     ) -> Self {
-        let shared = Shared {
+        let shared = Upkeep {
             claims: Mutex::new(Claims::new(config.heartbeat_interval)),
             store,
             discovery,
@@ -195,7 +195,7 @@ async fn until_stopped(stop: Stop, endless: impl Future<Output = Infallible>) ->
     }
 }
 
-impl Shared {
+impl Upkeep {
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }

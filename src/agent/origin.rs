@@ -85,12 +85,12 @@ pub(crate) struct Tag<'a> {
 
 /// What is known about the origins of all registries.
 pub(crate) struct Origins {
-    shared: Arc<Shared>,
+    shared: Arc<Prober>,
     /// Probes. They end by themselves, within [`crate::limits::ORIGIN_ANSWER_TIMEOUT`] a host.
     probes: TaskTracker,
 }
 
-struct Shared {
+struct Prober {
     policies: Arc<Policies>,
     notices: Notices,
     certs_dirs: CertsDirs,
@@ -123,7 +123,7 @@ impl Origins {
                 })?;
             }
         }
-        let shared = Shared {
+        let shared = Prober {
             policies,
             notices,
             certs_dirs: CertsDirs::new(certs_dirs, socket.as_deref()),
@@ -211,7 +211,7 @@ async fn wait(running: Running) -> Outcome {
     }
 }
 
-impl Shared {
+impl Prober {
     fn memory(&self) -> MutexGuard<'_, Memory> {
         // Each change of the memory is whole after any panic.
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)

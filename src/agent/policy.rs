@@ -13,7 +13,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-use super::expiring_set::Recent;
+use super::expiring_set::ExpiringSet;
 use super::{RegistryPolicy, Sharing, TagPolicy};
 use crate::limits::{ASKED_REMEMBERED_MAX, ASKED_TTL};
 use crate::oci::reference::looks_like_registry;
@@ -51,8 +51,8 @@ pub(crate) struct Policies {
     refuses: bool,
     /// What the mirror was asked for lately under names that keep manifests back, and blobs: content
     /// that arrives is known before the store has recorded where it is from.
-    asked_manifests: Recent<Key>,
-    asked_blobs: Recent<Key>,
+    asked_manifests: ExpiringSet<Key>,
+    asked_blobs: ExpiringSet<Key>,
 }
 
 impl Default for Policies {
@@ -70,7 +70,7 @@ impl Policies {
         let any = |of: fn(&RegistryPolicy) -> bool| registries.values().chain([&default]).any(of);
         let restricts = any(RegistryPolicy::restricts_content);
         let refuses = restricts || any(|policy| !policy.filter.is_empty());
-        let asked = || Recent::new(ASKED_TTL, ASKED_REMEMBERED_MAX);
+        let asked = || ExpiringSet::new(ASKED_TTL, ASKED_REMEMBERED_MAX);
         Self { registries, default, restricts, refuses, asked_manifests: asked(), asked_blobs: asked() }
     }
 

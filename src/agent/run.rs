@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use super::address::own::OwnAddress;
 use super::address::{self, AdvertiseError, Listens, Seeker, Selection};
 use super::content::buffer_pool::BufferPool;
-use super::content::ingest_scrub::Healer;
+use super::content::ingest_scrub::IngestScrubber;
 use super::content::local::Local;
 use super::content::store::containerd::ContainerdStore;
 use super::content::store::layout::LayoutStore;
@@ -21,8 +21,8 @@ use super::content::store::{Store, StoreError};
 use super::content::verifier::Verifier;
 use super::counters::Counters;
 use super::discovery::holder_reports;
-use super::discovery::home_cluster::Allegiance;
-use super::discovery::{Discovery, Lookup, Servers};
+use super::discovery::home_cluster::HomeCluster;
+use super::discovery::{HolderLookup, Lookup, Servers};
 use super::fetch::Fetcher;
 use super::health::{self, Health};
 use super::inventory::{self, Inventory};
@@ -152,14 +152,14 @@ pub async fn run_on(
     let addresses = listeners.addresses(own.now())?;
 
     let counters = Arc::<Counters>::default();
-    let allegiance = Allegiance::new(client.clone(), notices.clone());
+    let home_cluster = HomeCluster::new(client.clone(), notices.clone());
     let pool = BufferPool::default();
     let (reporter, reports) = holder_reports::channel(client.clone(), own.clone(), group.clone());
     let lookup: Arc<dyn Lookup> =
         Arc::new(Servers { client: client.clone(), group: group.clone(), own: own.clone() });
-    let discovery = Arc::new(Discovery::new(lookup));
-    let healer = Healer::new(Arc::clone(&store), pool.clone());
-    let helpers = (reporter, healer.clone(), state.clone(), notices.clone());
+    let discovery = Arc::new(HolderLookup::new(lookup));
+    let scrubber = IngestScrubber::new(Arc::clone(&store), pool.clone());
+    let helpers = (reporter, scrubber.clone(), state.clone(), notices.clone());
     let fetcher =
         Fetcher::new(Arc::clone(&discovery), Arc::clone(&store), pool.clone(), helpers, stop.clone());
     let fetcher = Arc::new(fetcher);
@@ -169,7 +169,7 @@ pub async fn run_on(
     verifier.recall(&state);
     let local = Local::new(Arc::clone(&store), verifier.clone(), pool.clone());
     let (seen, seen_events) = mirror_bypass::channel();
-    let unasked = mirror_bypass::Watch {
+    let bypass = mirror_bypass::BypassWatch {
         store: Arc::clone(&store),
         policies: Arc::clone(&policies),
         counters: Arc::clone(&counters),
@@ -224,14 +224,14 @@ pub async fn run_on(
         far_stop.run_until_cancelled(far.keep_connection()).await;
         Ok::<(), Infallible>(())
     });
-    let (index, allegiance_stop) = (inventory.clone(), stop.clone());
-    tasks.spawn("cluster", allegiance.run(move |why| index.begin_anew(why), allegiance_stop));
+    let (index, home_cluster_stop) = (inventory.clone(), stop.clone());
+    tasks.spawn("cluster", home_cluster.run(move |why| index.begin_anew(why), home_cluster_stop));
     let breaker_stop = stop.clone();
     tasks.spawn("breaker", async move { discovery.watch(breaker_stop).await });
     let reports_stop = stop.clone();
     tasks.spawn("reports", async move { reports.run(reports_stop).await });
-    tasks.spawn("unasked", unasked.run(seen_events, stop.clone()));
-    tasks.spawn("healer", healer.run(stop.clone()));
+    tasks.spawn("mirror bypass", bypass.run(seen_events, stop.clone()));
+    tasks.spawn("ingest scrub", scrubber.run(stop.clone()));
     tasks.spawn("state folder", state.clone().watch(stop.clone()));
     tasks.spawn("verdicts", verifier.keep(state, stop.clone()));
     tasks.spawn("inventory", async move { inventory.run(stop).await });

@@ -36,11 +36,11 @@ const IN_MEMORY: [u64; 2] = [0x0102_1994, 0x8584_58f6];
 /// The folder. A copy is the same one.
 #[derive(Clone, Debug)]
 pub(crate) struct StateDir {
-    shared: Arc<Shared>,
+    shared: Arc<Folder>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct Folder {
     path: PathBuf,
     notices: Notices,
     condition: Mutex<Condition>,
@@ -61,7 +61,7 @@ impl StateDir {
     /// Makes `path` where it is missing, tries to write there, and removes what a killed agent has left.
     pub(crate) fn open(path: &Path, notices: &Notices) -> Self {
         let (condition, notices) = (Mutex::new(Condition::Unwritable), notices.clone());
-        let shared = Shared { path: path.to_owned(), notices, condition, failed: Notify::new() };
+        let shared = Folder { path: path.to_owned(), notices, condition, failed: Notify::new() };
         let state = Self { shared: Arc::new(shared) };
         if state.try_again() {
             state.remove_leftovers(STATE_DIR_LEFTOVER_AGE);

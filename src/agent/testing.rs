@@ -15,14 +15,14 @@ use tokio_util::task::TaskTracker;
 
 use super::RegistryPolicy;
 use super::content::buffer_pool::BufferPool;
-use super::content::ingest_scrub::Healer;
+use super::content::ingest_scrub::IngestScrubber;
 use super::content::local::Local;
 use super::content::store::Store;
 use super::content::store::memory::MemoryStore;
 use super::content::verifier::Verifier;
 use super::counters::Counters;
 use super::discovery::holder_reports::{self, Reporter, TakesReports};
-use super::discovery::{Discovery, Lookup, LookupError};
+use super::discovery::{HolderLookup, Lookup, LookupError};
 use super::fetch::Fetcher;
 use super::notices::Notices;
 use super::origin::{self, Origins};
@@ -149,7 +149,7 @@ impl Node {
         let notices = Notices::default();
         let policies = Arc::new(Policies::new(wish.registries));
         let pool = BufferPool::default();
-        let discovery = Arc::new(Discovery::new(Arc::clone(&servers) as Arc<dyn Lookup>));
+        let discovery = Arc::new(HolderLookup::new(Arc::clone(&servers) as Arc<dyn Lookup>));
         let dyn_store = policy::guarded(Arc::clone(&store) as Arc<dyn Store>, &policies);
         let local = Local::new(
             Arc::clone(&dyn_store),
@@ -167,7 +167,7 @@ impl Node {
             holder_reports::channel(Arc::clone(&servers), own.into(), "default".to_owned());
         let reports_stop = stop.clone();
         tasks.spawn(async move { reports.run(reports_stop).await });
-        let healer = Healer::new(Arc::clone(&dyn_store), pool.clone());
+        let scrubber = IngestScrubber::new(Arc::clone(&dyn_store), pool.clone());
         let mirror = Mirror {
             local,
             fetcher: Arc::new(Fetcher::new(
@@ -176,7 +176,7 @@ impl Node {
                 pool.clone(),
                 (
                     reporter,
-                    healer,
+                    scrubber,
                     wish.state.unwrap_or_else(|| StateDir::on_disk(folder.path())),
                     notices.clone(),
                 ),

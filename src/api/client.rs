@@ -73,10 +73,10 @@ fn connector() -> HttpConnector {
 /// The discovery API of one cluster. Cheap to clone; clones share connections and what they learn.
 #[derive(Clone)]
 pub struct Client {
-    shared: Arc<Shared>,
+    shared: Arc<Transport>,
 }
 
-struct Shared {
+struct Transport {
     servers: Servers,
     http: TimedClient,
     /// For lookups at far servers: one connection for each, closed only long after the last lookup.
@@ -102,7 +102,7 @@ impl Client {
     }
 
     fn resolving_by(servers: Vec<String>, resolver: Resolver) -> Result<Self, ClientError> {
-        let shared = Shared {
+        let shared = Transport {
             servers: Servers::new(servers, resolver)?,
             http: timed_client(API_IDLE_TIMEOUT, usize::MAX),
             kept: timed_client(LOOKUP_CONNECTION_KEPT, 1),

@@ -5,7 +5,7 @@ use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
-use piccolo::agent::UNASKED;
+use piccolo::agent::MIRROR_BYPASSED;
 
 use crate::harness::process::run;
 use crate::harness::{Image, Node, PICCOLO, Registry, SOON, Servers, never_for, text_of, within};
@@ -57,7 +57,7 @@ async fn images_that_are_pulled_past_the_mirror_are_noticed_and_those_that_are_i
 
     (1..).zip(&images[..4]).for_each(|(number, image)| import(&node, image, number));
     never_for("imports count as pulls", Duration::from_secs(4), || async {
-        readyz(&node).await.contains(UNASKED)
+        readyz(&node).await.contains(MIRROR_BYPASSED)
     })
     .await;
     let (text, is_good) = check(&node, &certs);
@@ -71,15 +71,15 @@ async fn images_that_are_pulled_past_the_mirror_are_noticed_and_those_that_are_i
         run(&mut node.containerd.ctr(&pull));
     }
     within("the agent says that nobody asks", SOON, || async {
-        readyz(&node).await.contains(UNASKED).then_some(())
+        readyz(&node).await.contains(MIRROR_BYPASSED).then_some(())
     })
     .await;
     let (text, is_good) = check(&node, &certs);
-    assert!(!is_good && text.contains(UNASKED), "{text}");
+    assert!(!is_good && text.contains(MIRROR_BYPASSED), "{text}");
 
     node.pull(&registry.push(&images[7], "team/app:v4")).await;
     within("one request ends that", SOON, || async {
-        (!readyz(&node).await.contains(UNASKED)).then_some(())
+        (!readyz(&node).await.contains(MIRROR_BYPASSED)).then_some(())
     })
     .await;
     let (text, is_good) = check(&node, &certs);

@@ -19,11 +19,11 @@ const IDLE_BUFFERS_MAX: usize = 32;
 /// Buffers of [`FILE_CHUNK_BYTES`], for reads of more than [`SMALL_FILE_CHUNK_BYTES`].
 #[derive(Clone, Debug, Default)]
 pub(crate) struct BufferPool {
-    shared: Arc<Shared>,
+    shared: Arc<Buffers>,
 }
 
 #[derive(Debug, Default)]
-struct Shared {
+struct Buffers {
     idle: Mutex<Vec<Vec<u8>>>,
     /// Buffers that are in use.
     lent: AtomicUsize,
@@ -33,7 +33,7 @@ struct Shared {
 struct Pooled {
     bytes: Vec<u8>,
     used: usize,
-    pool: Arc<Shared>,
+    pool: Arc<Buffers>,
 }
 
 impl AsRef<[u8]> for Pooled {

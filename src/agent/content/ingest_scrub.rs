@@ -19,13 +19,13 @@ use crate::task::Stop;
 
 /// Looks for bad ingests when told to. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Healer {
+pub(crate) struct IngestScrubber {
     store: Arc<dyn Store>,
     pool: BufferPool,
     wanted: Arc<Notify>,
 }
 
-impl Healer {
+impl IngestScrubber {
     pub(crate) fn new(store: Arc<dyn Store>, pool: BufferPool) -> Self {
         Self { store, pool, wanted: Arc::default() }
     }
@@ -39,7 +39,7 @@ impl Healer {
     /// meanwhile are one.
     pub(crate) async fn run(self, stop: Stop) -> Result<(), Infallible> {
         loop {
-            if stop.run_until_cancelled(self.heal(&stop)).await.is_none() {
+            if stop.run_until_cancelled(self.scrub(&stop)).await.is_none() {
                 return Ok(());
             }
             let news = async {
@@ -53,7 +53,7 @@ impl Healer {
         }
     }
 
-    async fn heal(&self, stop: &Stop) {
+    async fn scrub(&self, stop: &Stop) {
         let looked = SystemTime::now();
         let ingests = match self.store.complete_ingests().await {
             Ok(ingests) => ingests,
@@ -116,9 +116,9 @@ mod tests {
         store.add_partial(&right, 5, file(b"right"));
         store.add_partial(&wrong, 5, file(b"grown"));
         store.add_partial(&half, 5, file(b"a l"));
-        let healer = Healer::new(Arc::clone(&store) as Arc<dyn Store>, BufferPool::default());
+        let scrubber = IngestScrubber::new(Arc::clone(&store) as Arc<dyn Store>, BufferPool::default());
         let (stop, tasks) = (Stop::new(), TaskTracker::new());
-        tasks.spawn(healer.run(stop.clone()));
+        tasks.spawn(scrubber.run(stop.clone()));
         until("the wrong one is aborted", || store.ingests_of(&wrong) == 0).await;
         assert_eq!((store.ingests_of(&right), store.ingests_of(&half)), (1, 1));
         stop.cancel();
@@ -129,15 +129,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_a_transfer_left_is_looked_at_when_it_has_rested() {
         let store = Arc::new(MemoryStore::new());
-        let healer = Healer::new(Arc::clone(&store) as Arc<dyn Store>, BufferPool::default());
+        let scrubber = IngestScrubber::new(Arc::clone(&store) as Arc<dyn Store>, BufferPool::default());
         let (stop, tasks) = (Stop::new(), TaskTracker::new());
-        tasks.spawn(healer.clone().run(stop.clone()));
+        tasks.spawn(scrubber.clone().run(stop.clone()));
         tokio::time::sleep(INGEST_UNTOUCHED_MIN * 3).await;
         let wrong = Digest::of(b"wrong");
         store.add_partial(&wrong, 5, file(b"grown"));
         tokio::time::sleep(INGEST_UNTOUCHED_MIN * 3).await;
         assert_eq!(store.ingests_of(&wrong), 1, "looked at although nobody asked for it");
-        healer.look();
+        scrubber.look();
         tokio::time::sleep(INGEST_UNTOUCHED_MIN).await;
         assert_eq!(store.ingests_of(&wrong), 1, "too early");
         tokio::time::sleep(INGEST_UNTOUCHED_MIN).await;

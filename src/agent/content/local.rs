@@ -17,12 +17,12 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::buffer_pool::BufferPool;
 use super::manifest::{self, Checked};
 use super::store::{Content, Store, StoreError, Tag};
-use super::verifier::{FileState, Verdict, Verifier};
+use super::verifier::{FileState, Verification, Verifier};
 use crate::agent::content::byte_stream::{ByteStream, Cut};
 use crate::agent::content::token_bucket::TokenBucket;
 use crate::limits::{FILE_CHUNK_BYTES, MANIFEST_BYTES_MAX, MANIFEST_MEMORY_BYTES_MAX, MANIFEST_MEMORY_WAIT};
 use crate::oci::{ByteRange, Digest, Hasher};
-use open_files::OpenedFiles;
+use open_files::OpenFiles;
 use tag_times::TagTimes;
 pub(crate) use unverified::Reader;
 use unverified::{headers_by, unchecked_file};
@@ -33,7 +33,7 @@ pub(crate) struct Local {
     store: Arc<dyn Store>,
     verifier: Verifier,
     pool: BufferPool,
-    opened: OpenedFiles,
+    opened: OpenFiles,
     tag_times: Arc<TagTimes>,
     manifest_memory: Arc<Semaphore>,
 }
@@ -48,7 +48,7 @@ pub(crate) struct LocalBlob {
 
 enum BlobBytes {
     Right(Arc<File>),
-    Unchecked { file: Arc<File>, verdict: Verdict, reader: Reader },
+    Unchecked { file: Arc<File>, verification: Verification, reader: Reader },
     Remote(Arc<dyn Store>),
 }
 
@@ -81,7 +81,7 @@ pub(crate) enum LocalError {
 impl Local {
     pub(crate) fn new(store: Arc<dyn Store>, verifier: Verifier, pool: BufferPool) -> Self {
         let manifest_memory = Arc::new(Semaphore::new(MANIFEST_MEMORY_BYTES_MAX));
-        let opened = OpenedFiles::new(verifier.stop().clone());
+        let opened = OpenFiles::new(verifier.stop().clone());
         Self { store, verifier, pool, opened, tag_times: Arc::default(), manifest_memory }
     }
 
@@ -124,17 +124,17 @@ impl Local {
             Content::File { file, .. } => {
                 let file = Arc::new(file);
                 let (state, _) = FileState::of(&file)?;
-                let mut verdict = self.verifier.verdict(&file, state, digest);
+                let mut verification = self.verifier.verify(&file, state, digest);
                 let patience = verdict_by.saturating_duration_since(since);
-                let headers_by = headers_by(reader, size_bytes, verdict.begun(), patience, verdict_by);
-                if timeout_at(headers_by, verdict.wait()).await == Ok(false) {
+                let headers_by = headers_by(reader, size_bytes, verification.begun(), patience, verdict_by);
+                if timeout_at(headers_by, verification.wait()).await == Ok(false) {
                     return Err(LocalError::Damaged { digest: digest.clone() });
                 }
-                if verdict.now() == Some(true) && state.size_bytes() == size_bytes {
+                if verification.now() == Some(true) && state.size_bytes() == size_bytes {
                     self.opened.keep(digest, &file, state, since);
                     BlobBytes::Right(file)
                 } else {
-                    BlobBytes::Unchecked { file, verdict, reader }
+                    BlobBytes::Unchecked { file, verification, reader }
                 }
             }
         };
@@ -216,9 +216,9 @@ impl LocalBlob {
             BlobBytes::Right(file) => {
                 right_file(FileReader { file, range, pool: self.pool, rate, begun: false }, guard)
             }
-            BlobBytes::Unchecked { file, verdict, reader } => {
+            BlobBytes::Unchecked { file, verification, reader } => {
                 let file = FileReader { file, range, pool: self.pool, rate, begun: false };
-                unchecked_file(reader, file, verdict, guard)
+                unchecked_file(reader, file, verification, guard)
             }
             BlobBytes::Remote(store) => {
                 // Without a file there is no knowing whether it changed: a whole is hashed each time.

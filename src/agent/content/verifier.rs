@@ -32,11 +32,11 @@ use file_state::FileVersion;
 /// Files that were checked, and checks that run.
 #[derive(Clone, Debug)]
 pub(crate) struct Verifier {
-    shared: Arc<Shared>,
+    shared: Arc<Checks>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct Checks {
     known: Mutex<Known>,
     slots_small: Semaphore,
     slots_large: Semaphore,
@@ -86,12 +86,12 @@ struct Progress {
 
 /// Whether the bytes are what their digest says, now or once that has been found out.
 #[derive(Clone, Debug)]
-pub(crate) struct Verdict {
+pub(crate) struct Verification {
     progress: watch::Receiver<Progress>,
     begun: Instant,
 }
 
-impl Verdict {
+impl Verification {
     /// The verdict, if it is known already.
     pub(crate) fn now(&self) -> Option<bool> {
         self.progress.borrow().right
@@ -121,7 +121,7 @@ impl Verdict {
 impl Verifier {
     /// Nothing known yet. Checks end at `stop`.
     pub(crate) fn new(pool: BufferPool, stop: Stop) -> Self {
-        let shared = Shared {
+        let shared = Checks {
             known: Mutex::default(),
             slots_small: Semaphore::new(VERIFICATIONS_MAX),
             slots_large: Semaphore::new(VERIFICATIONS_MAX),
@@ -151,7 +151,7 @@ impl Verifier {
 
     /// The verdict on an open file in its present `state`, found out in the background if it is not
     /// known.
-    pub(crate) fn verdict(&self, file: &Arc<File>, state: FileState, digest: &Digest) -> Verdict {
+    pub(crate) fn verify(&self, file: &Arc<File>, state: FileState, digest: &Digest) -> Verification {
         let version = FileVersion { state, digest: digest.clone() };
         let mut known = self.lock();
         let (verdict, hashed) = match known.files.get_mut(&version) {
@@ -251,7 +251,7 @@ impl Verifier {
 impl Known {
     /// The verdict on a file that this run was not asked for before, and where its check begins unless
     /// an earlier run has made it.
-    fn ask_first(&mut self, version: &FileVersion) -> (Verdict, Option<Hashed>) {
+    fn ask_first(&mut self, version: &FileVersion) -> (Verification, Option<Hashed>) {
         let before = self.right_before.iter().position(|right| right == version);
         let progress = match before {
             Some(_) => Progress { hashed_bytes: version.state.size_bytes, right: Some(true) },
@@ -262,7 +262,7 @@ impl Known {
         let begun = Instant::now();
         self.insert(version.clone(), Check { progress, begun, resting: None });
         before.map(|index| self.right_before.remove(index));
-        (Verdict { progress: receiver, begun }, before.is_none().then_some(hashed))
+        (Verification { progress: receiver, begun }, before.is_none().then_some(hashed))
     }
 
     fn insert(&mut self, version: FileVersion, check: Check) {
@@ -283,8 +283,8 @@ impl Known {
 
 impl Check {
     /// The verdict for one more request, and where the check has to go on if it rested.
-    fn asked_again(&mut self) -> (Verdict, Option<Hashed>) {
-        (Verdict { progress: self.progress.subscribe(), begun: self.begun }, self.resting.take())
+    fn asked_again(&mut self) -> (Verification, Option<Hashed>) {
+        (Verification { progress: self.progress.subscribe(), begun: self.begun }, self.resting.take())
     }
 }
 
@@ -302,14 +302,14 @@ impl Hashed {
 /// A check that ends when a test says so.
 #[cfg(test)]
 pub(crate) mod testing {
-    use super::{FILE_CHUNK_BYTES, Instant, Progress, Verdict, watch};
+    use super::{FILE_CHUNK_BYTES, Instant, Progress, Verification, watch};
     use std::time::Duration;
 
     pub(crate) struct ManualCheck(watch::Sender<Progress>);
 
-    pub(crate) fn manual() -> (ManualCheck, Verdict) {
+    pub(crate) fn manual() -> (ManualCheck, Verification) {
         let (sender, receiver) = watch::channel(Progress::default());
-        (ManualCheck(sender), Verdict { progress: receiver, begun: Instant::now() })
+        (ManualCheck(sender), Verification { progress: receiver, begun: Instant::now() })
     }
 
     /// The time that a chunk takes at this rate.
@@ -341,9 +341,9 @@ mod tests {
         Verifier::new(BufferPool::default(), Stop::new())
     }
 
-    fn ask(verifier: &Verifier, file: &Arc<File>, digest: &Digest) -> Verdict {
+    fn ask(verifier: &Verifier, file: &Arc<File>, digest: &Digest) -> Verification {
         let (state, _) = FileState::of(file).unwrap();
-        verifier.verdict(file, state, digest)
+        verifier.verify(file, state, digest)
     }
 
     #[tokio::test]
@@ -416,7 +416,7 @@ mod tests {
     async fn more_checks_than_slots_come_forward_together() {
         let verifier = Verifier::throttled(BufferPool::default(), Stop::new(), 64 << 20);
         let size_bytes = 100 * VERIFICATION_SLICE_BYTES;
-        let mut all: Vec<Verdict> = (0..=VERIFICATIONS_MAX)
+        let mut all: Vec<Verification> = (0..=VERIFICATIONS_MAX)
             .map(|number| ask(&verifier, &zeros(size_bytes), &Digest::of(&[number as u8])))
             .collect();
         for (number, verdict) in all.iter_mut().enumerate() {

@@ -30,7 +30,7 @@ struct Way {
 struct Far {
     way: Arc<Way>,
     client: Client,
-    discovery: Arc<Discovery>,
+    discovery: Arc<HolderLookup>,
     stop: Stop,
     tasks: TaskTracker,
 }
@@ -46,7 +46,7 @@ impl Far {
         let client = Client::new(servers).unwrap();
         let own = OwnAddress::from(SocketAddr::from(([10, 0, 0, 1], 7781)));
         let lookup = Servers { client: client.clone(), group: "g".to_owned(), own };
-        let discovery = Arc::new(Discovery::new(Arc::new(lookup)));
+        let discovery = Arc::new(HolderLookup::new(Arc::new(lookup)));
         Self { way, client, discovery, stop, tasks }
     }
 

@@ -29,7 +29,7 @@ mod ballot;
 use ballot::Ballot;
 
 /// See the module.
-pub(crate) struct Allegiance {
+pub(crate) struct HomeCluster {
     client: Client,
     notices: Notices,
     past: Past,
@@ -62,7 +62,7 @@ impl Default for Pauses {
 
 /// What one look at all servers means.
 #[derive(Debug, PartialEq, Eq)]
-enum Verdict {
+enum Decision {
     /// Nobody is of another cluster.
     Calm,
     /// Nobody is of another cluster, but servers that have named none could outvote this agent's choice.
@@ -83,7 +83,7 @@ enum Next {
     Calm,
 }
 
-impl Allegiance {
+impl HomeCluster {
     pub(crate) fn new(client: Client, notices: Notices) -> Self {
         Self { client, notices, past: Past::default(), pauses: Pauses::default() }
     }
@@ -129,15 +129,15 @@ impl Allegiance {
         let own = self.client.cluster();
         let seen = self.client.clusters(CLUSTER_LOOK_TIMEOUT).await;
         match self.past.judge(own.as_deref(), &seen, Instant::now()) {
-            verdict @ (Verdict::Calm | Verdict::Provisional) => {
+            decision @ (Decision::Calm | Decision::Provisional) => {
                 self.notices.clear(Topic::Cluster, "");
-                if verdict == Verdict::Calm { Next::Calm } else { Next::Later }
+                if decision == Decision::Calm { Next::Calm } else { Next::Later }
             }
-            Verdict::Stay { text, own_answers } => {
+            Decision::Stay { text, own_answers } => {
                 self.notices.set(Topic::Cluster, "", text);
                 if own_answers { Next::Later } else { Next::Soon }
             }
-            Verdict::Follow(cluster) => {
+            Decision::Follow(cluster) => {
                 self.client.belong_to(Some(&cluster));
                 match own {
                     None => tracing::info!(cluster, "belongs to the cluster of its discovery servers"),
@@ -159,13 +159,13 @@ fn within((least, most): (Duration, Duration)) -> Duration {
 
 impl Past {
     /// Decides by what all servers say.
-    fn judge(&mut self, own: Option<&str>, seen: &[(String, Sighting)], now: Instant) -> Verdict {
+    fn judge(&mut self, own: Option<&str>, seen: &[(String, Sighting)], now: Instant) -> Decision {
         let look = Ballot::of(seen);
         let Some(own) = own else {
             self.other = None;
             return match look.most().map(str::to_owned) {
                 Some(cluster) => self.follow(cluster, look),
-                None => Verdict::Calm,
+                None => Decision::Calm,
             };
         };
         if let Some(mut ballot) = self.ballot.take() {
@@ -178,7 +178,7 @@ impl Past {
         self.own_servers = servers_of(own, seen).unwrap_or(self.own_servers);
         let Some(most) = look.most_besides(own) else {
             self.other = None;
-            return if self.ballot.is_some() { Verdict::Provisional } else { Verdict::Calm };
+            return if self.ballot.is_some() { Decision::Provisional } else { Decision::Calm };
         };
         let mut others = look.by_cluster();
         let own_answers = others.remove(own).is_some();
@@ -194,7 +194,7 @@ impl Past {
                  server that has lost its disk comes back by piccolo members replace. If the other cluster is the \
                  right one, stop the servers of cluster {own}"
             );
-            return Verdict::Stay { text, own_answers };
+            return Decision::Stay { text, own_answers };
         }
         let since = match &self.other {
             Some((cluster, since)) if cluster == most => *since,
@@ -214,7 +214,7 @@ impl Past {
              when all its servers are of one other cluster, after {} minutes, or when it is restarted",
             CLUSTER_FOLLOWED_IN_DOUBT_AFTER.as_secs() / 60
         );
-        Verdict::Stay { text, own_answers }
+        Decision::Stay { text, own_answers }
     }
 
     /// Whether its cluster may have servers that no look shows: a load balancer leads only to those that are
@@ -226,9 +226,9 @@ impl Past {
         }
     }
 
-    fn follow(&mut self, cluster: String, ballot: Ballot) -> Verdict {
+    fn follow(&mut self, cluster: String, ballot: Ballot) -> Decision {
         *self = Self { ballot: Some(ballot), ..Self::default() };
-        Verdict::Follow(cluster)
+        Decision::Follow(cluster)
     }
 }
 
@@ -276,13 +276,13 @@ mod tests {
         }
 
         /// At three addresses.
-        fn sees(&mut self, seen: [Sighting; 3], now: Instant) -> Verdict {
+        fn sees(&mut self, seen: [Sighting; 3], now: Instant) -> Decision {
             let seen: Vec<_> = ["a", "b", "c"].map(str::to_owned).into_iter().zip(seen).collect();
             self.past.judge(self.own, &seen, now)
         }
 
         /// At one address.
-        fn sees_behind_one(&mut self, seen: [Sighting; 4], now: Instant) -> Verdict {
+        fn sees_behind_one(&mut self, seen: [Sighting; 4], now: Instant) -> Decision {
             let seen = seen.map(|sighting| ("a".to_owned(), sighting));
             self.past.judge(self.own, &seen, now)
         }
@@ -292,19 +292,20 @@ mod tests {
     fn an_agent_begins_with_the_cluster_that_most_servers_name() {
         let now = Instant::now();
         let mut agent = Agent::default();
-        assert_eq!(agent.sees([of("y"), of("x"), of("x")], now), Verdict::Follow("x".to_owned()));
-        assert_eq!(agent.sees([of("y"), Sighting::Silent, of("x")], now), Verdict::Follow("x".to_owned()));
-        assert_eq!(agent.sees([Sighting::Silent, Sighting::Unnamed, Sighting::Silent], now), Verdict::Calm);
+        assert_eq!(agent.sees([of("y"), of("x"), of("x")], now), Decision::Follow("x".to_owned()));
+        assert_eq!(agent.sees([of("y"), Sighting::Silent, of("x")], now), Decision::Follow("x".to_owned()));
+        assert_eq!(agent.sees([Sighting::Silent, Sighting::Unnamed, Sighting::Silent], now), Decision::Calm);
     }
 
     #[test]
     fn an_agent_stays_as_long_as_a_server_of_its_cluster_answers() {
         let begin = Instant::now();
         let mut agent = Agent::of("x");
-        assert_eq!(agent.sees([of("x"), of("x"), Sighting::Silent], begin), Verdict::Calm);
+        assert_eq!(agent.sees([of("x"), of("x"), Sighting::Silent], begin), Decision::Calm);
         for hours in 0..48 {
-            let verdict = agent.sees([of("y"), of("y"), of("x")], begin + Duration::from_secs(hours * 3_600));
-            let Verdict::Stay { text, own_answers: true } = verdict else { panic!("{verdict:?}") };
+            let decision =
+                agent.sees([of("y"), of("y"), of("x")], begin + Duration::from_secs(hours * 3_600));
+            let Decision::Stay { text, own_answers: true } = decision else { panic!("{decision:?}") };
             assert!(text.contains("a, b (y); this agent stays with cluster x"), "{text}");
             assert!(
                 text.contains("members replace") && text.contains("stop the servers of cluster x"),
@@ -318,15 +319,15 @@ mod tests {
         let begin = Instant::now();
         let mut agent = Agent::of("x");
         let new = || [of("y"), of("y"), Sighting::Unnamed];
-        assert!(matches!(agent.sees(new(), begin), Verdict::Stay { own_answers: false, .. }));
+        assert!(matches!(agent.sees(new(), begin), Decision::Stay { own_answers: false, .. }));
         let almost = begin + CLUSTER_FOLLOWED_AFTER - Duration::from_millis(1);
-        assert!(matches!(agent.sees(new(), almost), Verdict::Stay { .. }));
+        assert!(matches!(agent.sees(new(), almost), Decision::Stay { .. }));
         // One of its own is back for a moment.
-        assert!(matches!(agent.sees([of("y"), of("x"), of("y")], almost), Verdict::Stay { .. }));
-        assert!(matches!(agent.sees(new(), almost), Verdict::Stay { .. }), "it counts anew");
-        assert!(matches!(agent.sees([of("z"), of("z"), of("z")], almost), Verdict::Stay { .. }));
-        let verdict = agent.sees([of("z"), of("z"), of("z")], almost + CLUSTER_FOLLOWED_AFTER);
-        assert_eq!(verdict, Verdict::Follow("z".to_owned()));
+        assert!(matches!(agent.sees([of("y"), of("x"), of("y")], almost), Decision::Stay { .. }));
+        assert!(matches!(agent.sees(new(), almost), Decision::Stay { .. }), "it counts anew");
+        assert!(matches!(agent.sees([of("z"), of("z"), of("z")], almost), Decision::Stay { .. }));
+        let decision = agent.sees([of("z"), of("z"), of("z")], almost + CLUSTER_FOLLOWED_AFTER);
+        assert_eq!(decision, Decision::Follow("z".to_owned()));
     }
 
     #[test]
@@ -335,11 +336,11 @@ mod tests {
         let mut agent = Agent::of("x");
         let cut = || [of("y"), Sighting::Silent, Sighting::Silent];
         let later = begin + CLUSTER_FOLLOWED_IN_DOUBT_AFTER;
-        assert!(matches!(agent.sees(cut(), begin), Verdict::Stay { .. }));
+        assert!(matches!(agent.sees(cut(), begin), Decision::Stay { .. }));
         let almost = agent.sees(cut(), later - Duration::from_secs(1));
-        let Verdict::Stay { text, own_answers: false } = almost else { panic!("{almost:?}") };
+        let Decision::Stay { text, own_answers: false } = almost else { panic!("{almost:?}") };
         assert!(text.contains("no discovery server of this agent's cluster x answers"), "{text}");
-        assert_eq!(agent.sees(cut(), later), Verdict::Follow("y".to_owned()));
+        assert_eq!(agent.sees(cut(), later), Decision::Follow("y".to_owned()));
     }
 
     #[test]
@@ -347,21 +348,21 @@ mod tests {
         let begin = Instant::now();
         let mut agent = Agent::of("x");
         let both = || [of("y"), of("z"), of("z")];
-        assert!(matches!(agent.sees(both(), begin), Verdict::Stay { .. }));
-        assert!(matches!(agent.sees(both(), begin + CLUSTER_FOLLOWED_AFTER), Verdict::Stay { .. }));
+        assert!(matches!(agent.sees(both(), begin), Decision::Stay { .. }));
+        assert!(matches!(agent.sees(both(), begin + CLUSTER_FOLLOWED_AFTER), Decision::Stay { .. }));
         let late = begin + CLUSTER_FOLLOWED_IN_DOUBT_AFTER;
-        assert_eq!(agent.sees(both(), late), Verdict::Follow("z".to_owned()));
+        assert_eq!(agent.sees(both(), late), Decision::Follow("z".to_owned()));
     }
 
     #[test]
     fn at_one_address_the_majority_of_looks_counts() {
         let now = Instant::now();
         let x_of_four = || [of("x"), of("b"), of("x"), of("x")];
-        assert_eq!(Agent::default().sees_behind_one(x_of_four(), now), Verdict::Follow("x".to_owned()));
+        assert_eq!(Agent::default().sees_behind_one(x_of_four(), now), Decision::Follow("x".to_owned()));
         let mut agent = Agent::of("own");
-        assert!(matches!(agent.sees_behind_one(x_of_four(), now), Verdict::Stay { .. }));
+        assert!(matches!(agent.sees_behind_one(x_of_four(), now), Decision::Stay { .. }));
         let late = now + CLUSTER_FOLLOWED_IN_DOUBT_AFTER;
-        assert_eq!(agent.sees_behind_one(x_of_four(), late), Verdict::Follow("x".to_owned()));
+        assert_eq!(agent.sees_behind_one(x_of_four(), late), Decision::Follow("x".to_owned()));
     }
 
     /// Servers that restart are not in the rotation of a load balancer: agents followed the one that was left.
@@ -373,17 +374,17 @@ mod tests {
         // It is not known how many servers of its own there are, or several are.
         for own in [of("x"), of_a_cluster_of(3, "x")] {
             let mut agent = Agent::of("x");
-            assert_eq!(agent.sees_behind_one(std::array::from_fn(|_| own.clone()), begin), Verdict::Calm);
-            assert!(matches!(agent.sees_behind_one(others(), begin), Verdict::Stay { .. }));
-            assert!(matches!(agent.sees_behind_one(others(), soon), Verdict::Stay { .. }), "{own:?}");
-            assert_eq!(agent.sees_behind_one(others(), late), Verdict::Follow("y".to_owned()));
+            assert_eq!(agent.sees_behind_one(std::array::from_fn(|_| own.clone()), begin), Decision::Calm);
+            assert!(matches!(agent.sees_behind_one(others(), begin), Decision::Stay { .. }));
+            assert!(matches!(agent.sees_behind_one(others(), soon), Decision::Stay { .. }), "{own:?}");
+            assert_eq!(agent.sees_behind_one(others(), late), Decision::Follow("y".to_owned()));
         }
         // Its cluster was one server.
         let mut agent = Agent::of("x");
         let own = std::array::from_fn(|_| of_a_cluster_of(1, "x"));
-        assert_eq!(agent.sees_behind_one(own, begin), Verdict::Calm);
-        assert!(matches!(agent.sees_behind_one(others(), begin), Verdict::Stay { .. }));
-        assert_eq!(agent.sees_behind_one(others(), soon), Verdict::Follow("y".to_owned()));
+        assert_eq!(agent.sees_behind_one(own, begin), Decision::Calm);
+        assert!(matches!(agent.sees_behind_one(others(), begin), Decision::Stay { .. }));
+        assert_eq!(agent.sees_behind_one(others(), soon), Decision::Follow("y".to_owned()));
     }
 
     /// Calls begin with the server that answered last, so that nothing named the right cluster any more.
@@ -393,24 +394,28 @@ mod tests {
         let now = Instant::now();
         for later in [[of("y"), of("x"), of("x")], [SILENT, of("x"), of("x")]] {
             let mut agent = Agent::default();
-            assert_eq!(agent.sees([of("y"), SILENT, SILENT], now), Verdict::Follow("y".to_owned()));
+            assert_eq!(agent.sees([of("y"), SILENT, SILENT], now), Decision::Follow("y".to_owned()));
             agent.own = Some("y");
-            assert_eq!(agent.sees([of("y"), SILENT, Sighting::Unnamed], now), Verdict::Provisional);
-            assert!(matches!(agent.sees([of("y"), of("x"), SILENT], now), Verdict::Stay { .. }), "a tie");
-            assert_eq!(agent.sees(later, now), Verdict::Follow("x".to_owned()));
+            assert_eq!(agent.sees([of("y"), SILENT, Sighting::Unnamed], now), Decision::Provisional);
+            assert!(matches!(agent.sees([of("y"), of("x"), SILENT], now), Decision::Stay { .. }), "a tie");
+            assert_eq!(agent.sees(later, now), Decision::Follow("x".to_owned()));
             agent.own = Some("x");
-            assert_eq!(agent.sees([SILENT, of("x"), of("x")], now), Verdict::Calm, "all have named one");
+            assert_eq!(agent.sees([SILENT, of("x"), of("x")], now), Decision::Calm, "all have named one");
         }
         // What was named before still counts while a server is silent.
         let mut agent = Agent::default();
-        assert_eq!(agent.sees([of("x"), of("y"), SILENT], now), Verdict::Follow("x".to_owned()));
+        assert_eq!(agent.sees([of("x"), of("y"), SILENT], now), Decision::Follow("x".to_owned()));
         agent.own = Some("x");
-        assert!(matches!(agent.sees([SILENT, of("y"), SILENT], now), Verdict::Stay { .. }));
-        assert_eq!(agent.sees([of("x"), SILENT, of("x")], now), Verdict::Calm);
+        assert!(matches!(agent.sees([SILENT, of("y"), SILENT], now), Decision::Stay { .. }));
+        assert_eq!(agent.sees([of("x"), SILENT, of("x")], now), Decision::Calm);
         let mut agent = Agent::default();
-        assert_eq!(agent.sees([of("x"), of("x"), SILENT], now), Verdict::Follow("x".to_owned()));
+        assert_eq!(agent.sees([of("x"), of("x"), SILENT], now), Decision::Follow("x".to_owned()));
         agent.own = Some("x");
-        assert_eq!(agent.sees([of("x"), of("x"), SILENT], now), Verdict::Calm, "two of three are a majority");
+        assert_eq!(
+            agent.sees([of("x"), of("x"), SILENT], now),
+            Decision::Calm,
+            "two of three are a majority"
+        );
     }
 
     /// A server of a cluster, which loads until `is_up`.
@@ -447,15 +452,15 @@ mod tests {
         let client = Client::new(servers).unwrap();
         let notices = Notices::default();
         let moment = (Duration::from_millis(5), Duration::from_millis(10));
-        let mut allegiance = Allegiance::new(client.clone(), notices.clone());
-        allegiance.pauses = Pauses { soon: moment, later: moment, ..Pauses::default() };
+        let mut home_cluster = HomeCluster::new(client.clone(), notices.clone());
+        home_cluster.pauses = Pauses { soon: moment, later: moment, ..Pauses::default() };
         let begun = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&begun);
         let stop = Stop::new();
         tasks.spawn({
             let stop = stop.clone();
             let begin_anew = move |_: &str| _ = count.fetch_add(1, Ordering::SeqCst);
-            async move { allegiance.run(begin_anew, stop).await.unwrap() }
+            async move { home_cluster.run(begin_anew, stop).await.unwrap() }
         });
         belongs_to(&client, "y").await;
         later.store(true, Ordering::SeqCst);

@@ -13,7 +13,7 @@ use super::count;
 use super::peer::PeerError;
 use super::reachability::{Condition, Reach};
 use crate::agent::discovery::holder_reports::Reporter;
-use crate::agent::expiring_set::Recent;
+use crate::agent::expiring_set::ExpiringSet;
 use crate::agent::notices::{Notices, Topic};
 use crate::api::ReportReason;
 use crate::limits::{PEER_AVOID_TTL, PEER_UNREACHABLE_TTL, SOURCE_STALL_TIMEOUT, TROUBLES_REMEMBERED_MAX};
@@ -33,12 +33,12 @@ const DATA: &str = "data";
 pub(super) struct Troubles {
     reporter: Reporter,
     /// Peers that sent something wrong: not asked for that digest.
-    bad: Recent<(SocketAddr, Digest)>,
+    bad: ExpiringSet<(SocketAddr, Digest)>,
     /// Peers whose stream broke off, or of whom it cannot be told whether their bytes were wrong: asked
     /// last.
-    shaky: Recent<(SocketAddr, Digest)>,
+    shaky: ExpiringSet<(SocketAddr, Digest)>,
     /// Digests of which several peers together sent wrong bytes.
-    doubted: Recent<Digest>,
+    doubted: ExpiringSet<Digest>,
     /// Peers that did not answer at all: asked after all others, whatever is wanted.
     silent: Mutex<HashMap<SocketAddr, Silence>>,
     /// Peers that are not to be had at all, and that requests do not wait for.
@@ -62,9 +62,9 @@ impl Troubles {
             reach: Mutex::new(Reach::new()),
             suspected: Notify::new(),
             notices,
-            bad: Recent::new(PEER_AVOID_TTL, TROUBLES_REMEMBERED_MAX),
-            shaky: Recent::new(PEER_AVOID_TTL, TROUBLES_REMEMBERED_MAX),
-            doubted: Recent::new(PEER_AVOID_TTL, TROUBLES_REMEMBERED_MAX),
+            bad: ExpiringSet::new(PEER_AVOID_TTL, TROUBLES_REMEMBERED_MAX),
+            shaky: ExpiringSet::new(PEER_AVOID_TTL, TROUBLES_REMEMBERED_MAX),
+            doubted: ExpiringSet::new(PEER_AVOID_TTL, TROUBLES_REMEMBERED_MAX),
             silent: Mutex::default(),
         }
     }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::{Fetcher, Wanted};
-use crate::agent::expiring_set::Recent;
+use crate::agent::expiring_set::ExpiringSet;
 use crate::limits::{
     REGISTRIES_MEASURED_MAX, REGISTRY_MEASURED_BYTES_MIN, REGISTRY_MEASURED_FOR_MIN, REGISTRY_MEASURED_TTL,
     REGISTRY_SAMPLED_FOR_MAX, REGISTRY_SAMPLED_FOR_SILENCE, REGISTRY_SAVES_MIN, REGISTRY_TIMES_FASTER,
@@ -31,9 +31,9 @@ pub(super) struct Registries {
     /// One measurement at a time.
     is_measuring: AtomicBool,
     /// Holders that were too slow for content of a registry.
-    outpaced: Recent<(String, SocketAddr)>,
+    outpaced: ExpiringSet<(String, SocketAddr)>,
     /// Content that was left to its registry for that.
-    left: Recent<Digest>,
+    left: ExpiringSet<Digest>,
 }
 
 /// The last measurement of one registry.
@@ -75,8 +75,8 @@ impl Registries {
         Self {
             measured: Mutex::default(),
             is_measuring: AtomicBool::new(false),
-            outpaced: Recent::new(REGISTRY_MEASURED_TTL, TROUBLES_REMEMBERED_MAX),
-            left: Recent::new(REGISTRY_MEASURED_TTL, TROUBLES_REMEMBERED_MAX),
+            outpaced: ExpiringSet::new(REGISTRY_MEASURED_TTL, TROUBLES_REMEMBERED_MAX),
+            left: ExpiringSet::new(REGISTRY_MEASURED_TTL, TROUBLES_REMEMBERED_MAX),
         }
     }
 

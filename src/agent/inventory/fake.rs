@@ -8,7 +8,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
-use super::index_api::{Discovery, Write};
+use super::index_api::{IndexApi, Write};
 use crate::api::client::ClientError;
 use crate::api::{KeepaliveRequest, KeepaliveResponse, WriteRequest, WriteResponse};
 
@@ -28,14 +28,14 @@ pub(super) enum Answer {
 }
 
 #[derive(Default)]
-pub(super) struct FakeDiscovery {
-    state: Mutex<State>,
+pub(super) struct FakeIndex {
+    state: Mutex<FakeHolder>,
     calls: watch::Sender<usize>,
     beats: watch::Sender<usize>,
 }
 
 #[derive(Default)]
-struct State {
+struct FakeHolder {
     script: VecDeque<Answer>,
     writes: Vec<(Write, WriteRequest)>,
     beats: Vec<KeepaliveRequest>,
@@ -48,7 +48,7 @@ struct State {
     slow: Duration,
 }
 
-impl FakeDiscovery {
+impl FakeIndex {
     /// What becomes of the next writes; those after them are taken.
     pub(super) fn script(&self, answers: &[Answer]) {
         self.state.lock().unwrap().script.extend(answers);
@@ -154,7 +154,7 @@ impl FakeDiscovery {
     }
 }
 
-impl Discovery for FakeDiscovery {
+impl IndexApi for FakeIndex {
     fn write<'a>(
         &'a self,
         kind: Write,

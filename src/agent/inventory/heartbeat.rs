@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use super::Shared;
+use super::Upkeep;
 use crate::agent::backoff::Beats;
 use crate::api::client::ClientError;
 use crate::api::{KeepaliveRequest, KeepaliveResponse};
@@ -15,7 +15,7 @@ const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Beats from the first acknowledged sync on, which has told zone and lease, or from one that the index
 /// had no room for; first at a random time within
 /// the interval, so that a fleet that is started together does not beat together.
-pub(super) async fn run(shared: &Shared) -> Infallible {
+pub(super) async fn run(shared: &Upkeep) -> Infallible {
     // The sender is in `shared`, so there is no error.
     _ = shared.known.subscribe().wait_for(|known| *known).await;
     let mut beats = Beats::new(shared.config.heartbeat_interval);
@@ -45,7 +45,7 @@ pub(super) async fn run(shared: &Shared) -> Infallible {
     }
 }
 
-async fn beat(shared: &Shared) -> Option<Result<KeepaliveResponse, ClientError>> {
+async fn beat(shared: &Upkeep) -> Option<Result<KeepaliveResponse, ClientError>> {
     let config = &shared.config;
     let (holder, acknowledged) = {
         let ledger = shared.ledger();

@@ -20,7 +20,7 @@ pub enum Write {
 }
 
 /// The servers, as one holder sees them.
-pub trait Discovery: Send + Sync + 'static {
+pub trait IndexApi: Send + Sync + 'static {
     /// Sends one write. A stale pair is an `Ok` with `stale`.
     fn write<'a>(
         &'a self,
@@ -37,7 +37,7 @@ pub trait Discovery: Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<KeepaliveResponse, ClientError>>;
 }
 
-impl Discovery for Client {
+impl IndexApi for Client {
     fn write<'a>(
         &'a self,
         kind: Write,

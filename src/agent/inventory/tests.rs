@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::fake::{Answer, FakeDiscovery};
+use super::fake::{Answer, FakeIndex};
 use super::*;
 use crate::agent::content::store::MemoryStore;
 use crate::api::WriteRequest;
@@ -46,7 +46,7 @@ fn config() -> Config {
 /// A running inventory between a store and a discovery, both in memory.
 struct Node {
     store: Arc<MemoryStore>,
-    discovery: Arc<FakeDiscovery>,
+    discovery: Arc<FakeIndex>,
     inventory: Inventory,
     clock: Arc<SetClock>,
     stop: Stop,
@@ -55,10 +55,10 @@ struct Node {
 
 impl Node {
     fn new() -> Self {
-        Self::with(Arc::new(FakeDiscovery::default()), config(), 1_000)
+        Self::with(Arc::new(FakeIndex::default()), config(), 1_000)
     }
 
-    fn with(discovery: Arc<FakeDiscovery>, config: Config, unix_ms: u64) -> Self {
+    fn with(discovery: Arc<FakeIndex>, config: Config, unix_ms: u64) -> Self {
         let store = Arc::new(MemoryStore::new());
         let clock = Arc::new(SetClock(AtomicU64::new(unix_ms)));
         let shared: SharedClock = clock.clone();
@@ -397,7 +397,7 @@ async fn resync_leads_to_a_new_scan_and_a_sync() {
 /// Keys of one were found 0 of 60 times, and both called themselves synced.
 #[tokio::test(start_paused = true)]
 async fn two_agents_with_one_address_say_so_instead_of_outbidding_each_other() {
-    let discovery = Arc::new(FakeDiscovery::default());
+    let discovery = Arc::new(FakeIndex::default());
     let mut nodes = [1_000, 2_000].map(|unix_ms| Node::with(Arc::clone(&discovery), config(), unix_ms));
     for (number, node) in nodes.iter_mut().enumerate() {
         node.store.add(format!("layer {number}"));
@@ -446,7 +446,7 @@ async fn a_clock_that_went_back_is_not_taken_for_another_agent() {
 async fn a_node_whose_address_comes_late_and_changes_is_known_under_the_one_that_it_has() {
     let (own, holder) = OwnAddress::channel(None);
     let config = Config { holder, ..config() };
-    let mut node = Node::with(Arc::new(FakeDiscovery::default()), config, 1_000);
+    let mut node = Node::with(Arc::new(FakeIndex::default()), config, 1_000);
     let layer = node.store.add("layer");
     node.start();
     tokio::time::sleep(SOON).await;

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::heartbeat::lease_seconds;
 use super::index_api::Write;
 use super::ledger::{Left, Pair, Request};
-use super::{InventoryState, Shared};
+use super::{InventoryState, Upkeep};
 use crate::agent::backoff::Backoff;
 use crate::api::WriteRequest;
 use crate::api::client::ClientError;
@@ -37,7 +37,7 @@ enum Outcome {
 }
 
 /// Writes what the ledger says, under the address that this node has.
-pub(super) async fn run(shared: &Shared) -> Infallible {
+pub(super) async fn run(shared: &Upkeep) -> Infallible {
     let mut address = shared.config.holder.clone();
     let mut writer =
         Writer { shared, refused: Backoff::new(REFUSED_PAUSE.0, REFUSED_PAUSE.1), left: VecDeque::new() };
@@ -51,7 +51,7 @@ pub(super) async fn run(shared: &Shared) -> Infallible {
 }
 
 struct Writer<'a> {
-    shared: &'a Shared,
+    shared: &'a Upkeep,
     refused: Backoff,
     /// Addresses that this node had before, with the attempts made to empty them.
     left: VecDeque<(Left, usize)>,
@@ -161,7 +161,7 @@ impl Writer<'_> {
     }
 }
 
-fn done(shared: &Shared, kind: Write) {
+fn done(shared: &Upkeep, kind: Write) {
     let mut ledger = shared.ledger();
     ledger.succeeded();
     let count = ledger.acknowledged().map_or(0, |acknowledged| acknowledged.count);
@@ -173,7 +173,7 @@ fn done(shared: &Shared, kind: Write) {
     }
 }
 
-fn body(shared: &Shared, holder: SocketAddr, kind: Write, pair: Pair, keys: &[Key]) -> WriteRequest {
+fn body(shared: &Upkeep, holder: SocketAddr, kind: Write, pair: Pair, keys: &[Key]) -> WriteRequest {
     let sync = kind == Write::Sync;
     WriteRequest {
         holder: holder.to_string(),
@@ -187,7 +187,7 @@ fn body(shared: &Shared, holder: SocketAddr, kind: Write, pair: Pair, keys: &[Ke
 }
 
 /// Sends a request until its outcome is known.
-async fn send(shared: &Shared, holder: SocketAddr, request: &Request) -> Outcome {
+async fn send(shared: &Upkeep, holder: SocketAddr, request: &Request) -> Outcome {
     let sync = request.kind == Write::Sync;
     let body = body(shared, holder, request.kind, request.pair, &request.keys);
     let deadline = if sync { SYNC_TIMEOUT } else { WRITE_TIMEOUT };

@@ -67,7 +67,7 @@ struct Mark {
 
 /// Whether content may be given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
+enum Access {
     Given,
     Withheld,
     /// Where it is from will be known in a moment.
@@ -90,7 +90,7 @@ impl GuardedStore {
 
     /// Whether `digest` may be given now: by the last look at all images, by what the store has
     /// recorded of its fetch, and by what the mirror was asked for.
-    async fn verdict(&self, digest: &Digest) -> Result<Verdict, StoreError> {
+    async fn access(&self, digest: &Digest) -> Result<Access, StoreError> {
         let mark = self.mark(digest);
         let mut restriction = mark.map(|mark| mark.restriction).unwrap_or_default();
         restriction |= self.policies.of_asked(digest);
@@ -100,12 +100,12 @@ impl GuardedStore {
         }
         if mark.is_none() && fetched.names.is_empty() {
             if fetched.is_unrecorded {
-                return Ok(Verdict::Unsettled);
+                return Ok(Access::Unsettled);
             }
             restriction |= self.policies.of_nameless();
         }
         let is_manifest = if restriction.is_partial() { self.is_manifest(digest).await? } else { None };
-        Ok(if restriction.forbids(is_manifest) { Verdict::Withheld } else { Verdict::Given })
+        Ok(if restriction.forbids(is_manifest) { Access::Withheld } else { Access::Given })
     }
 
     /// Whether content may be a manifest or index; `None` if it is not here.
@@ -132,12 +132,12 @@ impl GuardedStore {
         Ok(Some(is_manifest))
     }
 
-    /// The verdict, once it is known where the content is from, or that this will not be known.
-    async fn settled(&self, digest: &Digest) -> Result<Verdict, StoreError> {
+    /// Whether content may be given, once it is known where the content is from, or that this will not be known.
+    async fn settled(&self, digest: &Digest) -> Result<Access, StoreError> {
         loop {
-            match self.verdict(digest).await? {
-                Verdict::Unsettled => tokio::time::sleep(ASK_AGAIN).await,
-                verdict => return Ok(verdict),
+            match self.access(digest).await? {
+                Access::Unsettled => tokio::time::sleep(ASK_AGAIN).await,
+                access => return Ok(access),
             }
         }
     }
@@ -149,11 +149,11 @@ impl GuardedStore {
                 self.look_at_all().await?;
             }
         }
-        let verdict = self.verdict(digest).await?;
-        if verdict == Verdict::Given {
+        let access = self.access(digest).await?;
+        if access == Access::Given {
             return self.inner.open(digest).await;
         }
-        tracing::debug!(%digest, ?verdict, "policy holds this content back");
+        tracing::debug!(%digest, ?access, "policy holds this content back");
         Ok(None)
     }
 
@@ -224,7 +224,7 @@ impl Store for GuardedStore {
             let _one_at_a_time = self.looking.lock().await;
             let Look { mut given, unsettled, .. } = self.look_at_all().await?;
             for (digest, size_bytes) in unsettled {
-                if self.settled(&digest).await? == Verdict::Given {
+                if self.settled(&digest).await? == Access::Given {
                     given.content.insert(digest, size_bytes);
                 }
             }

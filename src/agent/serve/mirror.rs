@@ -45,7 +45,7 @@ use crate::agent::content::buffer_pool::BufferPool;
 use crate::agent::content::byte_stream::ByteStream;
 use crate::agent::content::local::{Local, LocalBlob, LocalError, LocalManifest, Reader};
 use crate::agent::counters::Counters;
-use crate::agent::discovery::Discovery;
+use crate::agent::discovery::HolderLookup;
 use crate::agent::fetch::{Fetched, Fetcher, Missed, Offer, RunningRange, Wanted};
 use crate::agent::origin::Origins;
 use crate::agent::policy::{NotOurs, Policies};
@@ -59,7 +59,7 @@ const GRACE: Duration = Duration::from_millis(50);
 pub(crate) struct Mirror {
     pub(crate) local: Local,
     pub(crate) fetcher: Arc<Fetcher>,
-    pub(crate) discovery: Arc<Discovery>,
+    pub(crate) discovery: Arc<HolderLookup>,
     pub(crate) origins: Origins,
     pub(crate) policies: Arc<Policies>,
     pub(crate) counters: Arc<Counters>,

@@ -22,14 +22,14 @@ use crate::oci::Digest;
 use crate::task::Stop;
 
 /// The beginning of the notice; `piccolo mirror check` looks for it.
-pub const UNASKED: &str = "images appear and nobody asks this mirror";
+pub const MIRROR_BYPASSED: &str = "images appear and nobody asks this mirror";
 
 /// Between two looks at the counter of requests.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// What was seen so far. Pure: time and counters come in.
 #[derive(Debug, Default)]
-struct Unasked {
+struct BypassDetector {
     /// Requests of containerd at the last look.
     asked_total: u64,
     /// When there was a new one.
@@ -42,54 +42,54 @@ struct Unasked {
     pulled: VecDeque<Digest>,
 }
 
-/// What an event changes.
+/// What an event means for the notice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
+enum BypassChange {
     Unchanged,
-    /// It is so: nobody asks.
-    Unasked,
-    /// It is no longer so.
-    Asked,
+    /// Images are pulled and nobody asks the mirror.
+    Began,
+    /// The mirror is asked again.
+    Ended,
 }
 
-impl Unasked {
+impl BypassDetector {
     /// The mirror has had `asked_total` requests by now.
-    fn look(&mut self, asked_total: u64, now: Instant) -> Verdict {
+    fn look(&mut self, asked_total: u64, now: Instant) -> BypassChange {
         if asked_total == self.asked_total {
-            return Verdict::Unchanged;
+            return BypassChange::Unchanged;
         }
         self.asked_total = asked_total;
         self.last_asked = Some(now);
-        let was_unasked = self.in_a_row >= UNASKED_IMAGES;
+        let was_bypassed = self.in_a_row >= UNASKED_IMAGES;
         self.in_a_row = 0;
-        if was_unasked { Verdict::Asked } else { Verdict::Unchanged }
+        if was_bypassed { BypassChange::Ended } else { BypassChange::Unchanged }
     }
 
     /// Content was committed.
-    fn committed(&mut self, digest: &Digest, now: Instant) -> Verdict {
+    fn committed(&mut self, digest: &Digest, now: Instant) -> BypassChange {
         if take(&mut self.pulled, digest) {
             return self.new_image(now);
         }
         remember(&mut self.committed, digest);
-        Verdict::Unchanged
+        BypassChange::Unchanged
     }
 
     /// An image that was pulled has got a name; maybe one more name.
-    fn named(&mut self, digest: &Digest, now: Instant) -> Verdict {
+    fn named(&mut self, digest: &Digest, now: Instant) -> BypassChange {
         if take(&mut self.committed, digest) {
             return self.new_image(now);
         }
         remember(&mut self.pulled, digest);
-        Verdict::Unchanged
+        BypassChange::Unchanged
     }
 
-    fn new_image(&mut self, now: Instant) -> Verdict {
+    fn new_image(&mut self, now: Instant) -> BypassChange {
         // A pull asks for its manifest first, and its last layer may take long.
         if self.last_asked.is_some_and(|asked| now.duration_since(asked) < UNASKED_WINDOW) {
-            return Verdict::Unchanged;
+            return BypassChange::Unchanged;
         }
         self.in_a_row += 1;
-        if self.in_a_row == UNASKED_IMAGES { Verdict::Unasked } else { Verdict::Unchanged }
+        if self.in_a_row == UNASKED_IMAGES { BypassChange::Began } else { BypassChange::Unchanged }
     }
 }
 
@@ -120,20 +120,20 @@ pub(crate) fn channel() -> (impl Fn(&StoreEvent) + Send + Sync + 'static, mpsc::
 }
 
 /// Watches until `stop`.
-pub(crate) struct Watch {
+pub(crate) struct BypassWatch {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) policies: Arc<Policies>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) notices: Notices,
 }
 
-impl Watch {
+impl BypassWatch {
     pub(crate) async fn run(
         self,
         mut events: mpsc::Receiver<StoreEvent>,
         stop: Stop,
     ) -> Result<(), Infallible> {
-        let mut unasked = Unasked::default();
+        let mut detector = BypassDetector::default();
         let mut looks = tokio::time::interval(LOOK_INTERVAL);
         loop {
             let event = tokio::select! {
@@ -141,13 +141,13 @@ impl Watch {
                 _ = looks.tick() => None,
                 Some(event) = events.recv() => Some(event),
             };
-            self.tell(unasked.look(self.counters.asked(), Instant::now()));
+            self.tell(detector.look(self.counters.asked(), Instant::now()));
             match event {
                 Some(StoreEvent::Added { digest, .. }) => {
-                    self.tell(unasked.committed(&digest, Instant::now()));
+                    self.tell(detector.committed(&digest, Instant::now()));
                 }
                 Some(StoreEvent::Tagged { digest, .. }) if self.was_pulled(&digest).await => {
-                    self.tell(unasked.named(&digest, Instant::now()));
+                    self.tell(detector.named(&digest, Instant::now()));
                 }
                 _ => {}
             }
@@ -165,19 +165,19 @@ impl Watch {
         }
     }
 
-    fn tell(&self, verdict: Verdict) {
-        match verdict {
-            Verdict::Unchanged => {}
-            Verdict::Unasked => self.notices.set(
+    fn tell(&self, change: BypassChange) {
+        match change {
+            BypassChange::Unchanged => {}
+            BypassChange::Began => self.notices.set(
                 Topic::Mirror,
                 "",
                 format!(
-                    "{UNASKED}: {UNASKED_IMAGES} images in a row were pulled without one request; run `piccolo \
+                    "{MIRROR_BYPASSED}: {UNASKED_IMAGES} images in a row were pulled without one request; run `piccolo \
                      mirror check` on this node (containerd 2.1 and later reads no hosts.toml where its \
                      config_path is a list)"
                 ),
             ),
-            Verdict::Asked => self.notices.clear(Topic::Mirror, ""),
+            BypassChange::Ended => self.notices.clear(Topic::Mirror, ""),
         }
     }
 }
@@ -185,7 +185,7 @@ impl Watch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use Verdict::{Asked, Unchanged};
+    use BypassChange::{Ended, Unchanged};
 
     enum Event {
         /// Content is committed.
@@ -199,44 +199,44 @@ mod tests {
     }
     use Event::{Ask, Commit, Name, Pass};
 
-    /// The verdicts that are not [`Unchanged`], in order.
-    fn verdicts(events: &[Event]) -> Vec<Verdict> {
-        let (mut unasked, mut now, mut asked) = (Unasked::default(), Instant::now(), 0);
-        let mut verdicts = Vec::new();
+    /// The changes that are not [`Unchanged`], in order.
+    fn changes(events: &[Event]) -> Vec<BypassChange> {
+        let (mut detector, mut now, mut asked) = (BypassDetector::default(), Instant::now(), 0);
+        let mut changes = Vec::new();
         for event in events {
             let digest = |number: &u8| Digest::of(&[*number]);
-            let verdict = match event {
-                Commit(number) => unasked.committed(&digest(number), now),
-                Name(number) => unasked.named(&digest(number), now),
+            let change = match event {
+                Commit(number) => detector.committed(&digest(number), now),
+                Name(number) => detector.named(&digest(number), now),
                 Pass(seconds) => {
                     now += Duration::from_secs(*seconds);
                     Unchanged
                 }
                 Ask => {
                     asked += 1;
-                    unasked.look(asked, now)
+                    detector.look(asked, now)
                 }
             };
-            verdicts.extend(Some(verdict).filter(|verdict| *verdict != Unchanged));
+            changes.extend(Some(change).filter(|change| *change != Unchanged));
         }
-        verdicts
+        changes
     }
 
     #[test]
     fn it_takes_images_in_a_row_that_are_new_and_pulled_and_no_request() {
         let long = UNASKED_WINDOW.as_secs();
         let three = || vec![Commit(1), Name(1), Commit(2), Name(2), Name(3), Commit(3)];
-        let cases: Vec<(&str, Vec<Event>, Vec<Verdict>)> = vec![
-            ("three images", three(), vec![Verdict::Unasked]),
+        let cases: Vec<(&str, Vec<Event>, Vec<BypassChange>)> = vec![
+            ("three images", three(), vec![BypassChange::Began]),
             (
                 "more of them",
                 [three(), vec![Commit(4), Name(4)]].into_iter().flatten().collect(),
-                vec![Verdict::Unasked],
+                vec![BypassChange::Began],
             ),
             (
                 "then a request",
                 [three(), vec![Ask, Ask]].into_iter().flatten().collect(),
-                vec![Verdict::Unasked, Asked],
+                vec![BypassChange::Began, Ended],
             ),
             ("two are few", vec![Commit(1), Name(1), Commit(2), Name(2)], vec![]),
             ("names of one image", vec![Commit(1), Name(1), Name(1), Name(1), Name(1)], vec![]),
@@ -251,20 +251,20 @@ mod tests {
             (
                 "requests long ago",
                 [vec![Ask, Pass(long)], three()].into_iter().flatten().collect(),
-                vec![Verdict::Unasked],
+                vec![BypassChange::Began],
             ),
         ];
         for (what, events, expected) in cases {
-            assert_eq!(verdicts(&events), expected, "{what}");
+            assert_eq!(changes(&events), expected, "{what}");
         }
     }
 
     #[test]
     fn what_is_remembered_is_bounded() {
-        let mut unasked = Unasked::default();
+        let mut detector = BypassDetector::default();
         for number in 0..=UNASKED_REMEMBERED_MAX {
-            unasked.committed(&Digest::of(&number.to_le_bytes()), Instant::now());
+            detector.committed(&Digest::of(&number.to_le_bytes()), Instant::now());
         }
-        assert_eq!(unasked.committed.len(), UNASKED_REMEMBERED_MAX);
+        assert_eq!(detector.committed.len(), UNASKED_REMEMBERED_MAX);
     }
 }

@@ -20,11 +20,11 @@ use crate::task::Stop;
 
 /// See the module.
 #[derive(Clone)]
-pub(super) struct OpenedFiles {
-    shared: Arc<Shared>,
+pub(super) struct OpenFiles {
+    shared: Arc<Cache>,
 }
 
-struct Shared {
+struct Cache {
     known: Mutex<Known>,
     tasks: TaskTracker,
     stop: Stop,
@@ -32,21 +32,21 @@ struct Shared {
 
 #[derive(Default)]
 struct Known {
-    files: HashMap<Digest, Opened>,
+    files: HashMap<Digest, OpenFile>,
     /// Whether a task drops what is too old.
     swept: bool,
 }
 
-struct Opened {
+struct OpenFile {
     file: Arc<File>,
     state: FileState,
     until: Instant,
 }
 
-impl OpenedFiles {
+impl OpenFiles {
     /// None yet. What sweeps them ends at `stop`.
     pub(super) fn new(stop: Stop) -> Self {
-        let shared = Shared { known: Mutex::default(), tasks: TaskTracker::new(), stop };
+        let shared = Cache { known: Mutex::default(), tasks: TaskTracker::new(), stop };
         Self { shared: Arc::new(shared) }
     }
 
@@ -72,7 +72,7 @@ impl OpenedFiles {
         if known.files.len() >= OPENED_FILES_MAX {
             return;
         }
-        let opened = Opened { file: Arc::clone(file), state, until: since + OPENED_TTL };
+        let opened = OpenFile { file: Arc::clone(file), state, until: since + OPENED_TTL };
         known.files.insert(digest.clone(), opened);
         if !std::mem::replace(&mut known.swept, true) {
             self.shared.tasks.spawn(self.clone().sweep());
@@ -115,7 +115,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_file_that_was_removed_or_changed_is_not_given_out_again() {
-        let (files, digest) = (OpenedFiles::new(Stop::new()), Digest::of(b"content"));
+        let (files, digest) = (OpenFiles::new(Stop::new()), Digest::of(b"content"));
         let (mut named, file, state) = opened(b"content");
         files.keep(&digest, &file, state, Instant::now());
         assert!(files.get(&digest).is_some());
@@ -130,7 +130,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn after_a_moment_the_store_is_asked_again_and_the_file_closed() {
-        let (files, digest) = (OpenedFiles::new(Stop::new()), Digest::of(b"content"));
+        let (files, digest) = (OpenFiles::new(Stop::new()), Digest::of(b"content"));
         let (_named, file, state) = opened(b"content");
         files.keep(&digest, &file, state, Instant::now());
         tokio::time::sleep(OPENED_TTL - std::time::Duration::from_millis(1)).await;
@@ -144,7 +144,7 @@ mod tests {
 
     #[tokio::test]
     async fn files_over_the_limit_are_not_kept() {
-        let files = OpenedFiles::new(Stop::new());
+        let files = OpenFiles::new(Stop::new());
         let (_named, file, state) = opened(b"content");
         for index in 0..=OPENED_FILES_MAX {
             files.keep(&Digest::of(index.to_string().as_bytes()), &file, state, Instant::now());

@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::FileReader;
 use crate::agent::content::byte_stream::{ByteStream, Cut};
-use crate::agent::content::verifier::Verdict;
+use crate::agent::content::verifier::Verification;
 use crate::limits::{VERIFIED_FIRST_BYTES_MAX, VERIFY_BEFORE_BYTES, VERIFY_BEFORE_CHUNK};
 use crate::oci::ByteRange;
 
@@ -77,20 +77,20 @@ fn wait_for(reader: Reader, range: ByteRange, chunk_end: u64, is_first: bool) ->
 }
 
 impl Wait {
-    async fn on(self, verdict: &mut Verdict) -> Result<(), Cut> {
+    async fn on(self, verification: &mut Verification) -> Result<(), Cut> {
         match self {
-            Wait::Verdict if !verdict.wait().await => return Err(Cut::Damaged),
-            Wait::VerdictFor(time) if timeout(time, verdict.wait()).await == Ok(false) => {
+            Wait::Verdict if !verification.wait().await => return Err(Cut::Damaged),
+            Wait::VerdictFor(time) if timeout(time, verification.wait()).await == Ok(false) => {
                 return Err(Cut::Damaged);
             }
             Wait::Nothing | Wait::Verdict | Wait::VerdictFor(_) => {}
             Wait::VerdictAfterBegin(time) => {
-                let until = verdict.begun() + time;
-                _ = timeout_at(until, verdict.wait()).await;
+                let until = verification.begun() + time;
+                _ = timeout_at(until, verification.wait()).await;
             }
-            Wait::Hashed(bytes, time) => _ = timeout(time, verdict.wait_hashed(bytes)).await,
+            Wait::Hashed(bytes, time) => _ = timeout(time, verification.wait_hashed(bytes)).await,
         }
-        if verdict.now() == Some(false) { Err(Cut::Damaged) } else { Ok(()) }
+        if verification.now() == Some(false) { Err(Cut::Damaged) } else { Ok(()) }
     }
 }
 
@@ -98,17 +98,17 @@ impl Wait {
 pub(super) fn unchecked_file<G: Send + 'static>(
     reader: Reader,
     file: FileReader,
-    verdict: Verdict,
+    verification: Verification,
     guard: G,
 ) -> ByteStream {
     let range = file.range;
-    stream::try_unfold((file, verdict, guard), move |(mut file, mut verdict, guard)| async move {
+    stream::try_unfold((file, verification, guard), move |(mut file, mut verification, guard)| async move {
         let length = file.next_length();
         let chunk_end = file.range.start + length as u64;
         let wait = wait_for(reader, range, chunk_end, file.range.start == range.start);
-        wait.on(&mut verdict).await?;
+        wait.on(&mut verification).await?;
         let bytes = file.next(length).await?;
-        Ok(bytes.map(|bytes| (bytes, (file, verdict, guard))))
+        Ok(bytes.map(|bytes| (bytes, (file, verification, guard))))
     })
     .boxed()
 }
@@ -175,10 +175,10 @@ mod tests {
     fn unchecked_for(reader: Reader, range: ByteRange) -> (ByteStream, ManualCheck) {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&vec![7; 4 * FILE_CHUNK_BYTES]).unwrap();
-        let (check, verdict) = manual();
+        let (check, verification) = manual();
         let file =
             FileReader { file: Arc::new(file), range, pool: BufferPool::default(), rate: None, begun: false };
-        (unchecked_file(reader, file, verdict, ()), check)
+        (unchecked_file(reader, file, verification, ()), check)
     }
 
     fn whole() -> (ByteStream, ManualCheck) {

@@ -23,7 +23,7 @@ const PIECE_BYTES: usize = 64 * 1024;
 
 /// See the module.
 pub struct MemoryStore {
-    state: Mutex<State>,
+    state: Mutex<Held>,
     changed: Notify,
     scans_paused: watch::Sender<bool>,
     scans_begun: watch::Sender<u64>,
@@ -41,7 +41,7 @@ struct MemoryIngest {
 }
 
 #[derive(Default)]
-struct State {
+struct Held {
     blobs: BTreeMap<Digest, Bytes>,
     tags: BTreeMap<String, Digest>,
     tags_set: BTreeMap<String, SystemTime>,
@@ -76,11 +76,11 @@ impl MemoryStore {
         Self { remote: true, ..Self::new() }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, Held> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn change(&self, event: StoreEvent, act: impl FnOnce(&mut State)) {
+    fn change(&self, event: StoreEvent, act: impl FnOnce(&mut Held)) {
         let mut state = self.state();
         act(&mut state);
         if state.watched {

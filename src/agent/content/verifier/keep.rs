@@ -102,7 +102,7 @@ mod tests {
 
     use super::*;
     use crate::agent::content::buffer_pool::BufferPool;
-    use crate::agent::content::verifier::{FileState, Verdict};
+    use crate::agent::content::verifier::{FileState, Verification};
     use crate::agent::notices::Notices;
     use crate::agent::testing::{noise, until};
     use crate::oci::Digest;
@@ -125,10 +125,10 @@ mod tests {
     }
 
     impl Run {
-        fn ask(&self, path: &Path, digest: &Digest) -> Verdict {
+        fn ask(&self, path: &Path, digest: &Digest) -> Verification {
             let file = Arc::new(File::open(path).unwrap());
             let (state, _) = FileState::of(&file).unwrap();
-            self.verifier.verdict(&file, state, digest)
+            self.verifier.verify(&file, state, digest)
         }
 
         async fn end(self) {

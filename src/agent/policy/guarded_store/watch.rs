@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::full_scan::Look;
-use super::{GuardedStore, Verdict};
+use super::{Access, GuardedStore};
 use crate::agent::content::store::{EventSender, StoreError, StoreEvent, WatchEvent, next_event};
 use crate::oci::Digest;
 
@@ -98,7 +98,7 @@ impl Following<'_> {
                 self.events.changed(StoreEvent::Removed { digest }).await;
             }
             StoreEvent::Tagged { name, digest } => {
-                let is_given = self.guard.verdict(&digest).await? == Verdict::Given;
+                let is_given = self.guard.access(&digest).await? == Access::Given;
                 // Before that it may have been advertised with another target.
                 let event = if is_given {
                     StoreEvent::Tagged { name, digest }
@@ -124,13 +124,13 @@ impl Following<'_> {
             // Part of an image: others of its parts may be found through it.
             self.look_soon();
         }
-        match self.guard.verdict(digest).await? {
-            Verdict::Given => {
+        match self.guard.access(digest).await? {
+            Access::Given => {
                 let event = StoreEvent::Added { digest: digest.clone(), size_bytes: *size_bytes };
                 self.events.changed(event).await;
             }
-            Verdict::Withheld => {}
-            Verdict::Unsettled => {
+            Access::Withheld => {}
+            Access::Unsettled => {
                 waiting.at = Instant::now() + waiting.pause;
                 waiting.pause = (waiting.pause * 2).min(ASK_AGAIN.1);
                 self.unsettled.push(waiting);

@@ -1,6 +1,6 @@
 //! From what was seen to what is so: one line a fact, and what to do about it. Pure.
 
-use crate::agent::UNASKED;
+use crate::agent::MIRROR_BYPASSED;
 use crate::cli::agent_port::Agent;
 use crate::cli::mirror::config_path::{self, ConfigPath};
 use crate::cli::mirror::roots::Roots;
@@ -114,7 +114,7 @@ impl Report {
                     _ => format!("containerd has asked {count} times since the agent started"),
                 };
                 self.add(true, asked);
-                for notice in agent.notices.iter().filter(|notice| notice.starts_with(UNASKED)) {
+                for notice in agent.notices.iter().filter(|notice| notice.starts_with(MIRROR_BYPASSED)) {
                     self.add(false, format!("the agent says: {notice}"));
                 }
             }
@@ -165,7 +165,7 @@ mod tests {
             agent: unasked.clone(),
             ..good()
         };
-        let notice = format!("{UNASKED}: 3 images in a row");
+        let notice = format!("{MIRROR_BYPASSED}: 3 images in a row");
         let cases = [
             (good(), true, "asked 3 times"),
             (Seen { standings: Vec::new(), ..good() }, false, "mirror install"),
