@@ -374,6 +374,12 @@ pub struct MemberStatus {
     /// Log entries it lacks; only the leader knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lag: Option<u64>,
+    /// Whether it has answered the leader within the last moments; only the leader knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answers: Option<bool>,
+    /// Milliseconds since the leader sent what it has answered; absent if this leader has had no answer of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answered_ms_ago: Option<u64>,
     /// The disk of its data folder; the leader knows all of them, others only their own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk: Option<DiskStatus>,

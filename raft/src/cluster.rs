@@ -74,7 +74,7 @@ pub use members::{
 };
 pub use opening::Opened;
 pub use proposals::{LINGER, PROPOSALS_MAX, PROPOSE_TIMEOUT, PROPOSED_BYTES_MAX, ProposeError, Proposed};
-pub use status::{ClusterStatus, MemberInfo, Role};
+pub use status::{ClusterStatus, Contact, MemberInfo, Role};
 
 use levels::Counting;
 use members::{Recent, Seeding};

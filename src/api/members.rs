@@ -84,6 +84,9 @@ pub struct MembersResponse {
     pub voters: u64,
     /// Of those, how many must answer.
     pub majority: u64,
+    /// Voters that answer the leader, itself included; only the leader knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answering: Option<u64>,
     /// All of them, by node id.
     pub members: Vec<MemberEntry>,
     /// What keeps the answering server from being a healthy member.
@@ -105,6 +108,12 @@ pub struct MemberEntry {
     /// Log entries it lacks; only the leader knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lag: Option<u64>,
+    /// Whether it has answered the leader within the last moments; only the leader knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answers: Option<bool>,
+    /// Milliseconds since the leader sent what it has answered; absent if this leader has had no answer of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answered_ms_ago: Option<u64>,
     /// Its removal has begun: asking for it again ends it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub leaving: bool,

@@ -7,7 +7,7 @@ use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use super::client::{Asked, CLIENT, DEADLINE, print_json};
-use super::output::{Paint, print, table};
+use super::output::{Paint, print, silence, table};
 use super::{CliError, Exit, Invocation, Subcommand, Word, process};
 use crate::api::client::{Client, ClientError};
 use crate::api::{MembersAction, MembersProgress, MembersRequest, MembersResponse};
@@ -29,7 +29,8 @@ pub(super) const LIST: Subcommand = Subcommand {
 Example:
   piccolo members list --server http://10.0.0.1:7789
 
-LAG is the number of log entries that a server has not yet confirmed; only the leader knows it.",
+LAG is the number of log entries that a server has not yet confirmed; only the leader knows it. A server that \
+is silent does not answer the leader: it is down, or cut off.",
     settings: &[("", CLIENT)],
     words: &[],
     registries: false,
@@ -132,10 +133,11 @@ fn text(members: &MembersResponse, paint: Paint) -> String {
     let cluster = if members.cluster.is_empty() { "none yet" } else { &members.cluster };
     let mut text = format!("cluster {cluster}: {quorum}");
     if members.voters > 0 {
-        let spare = members.voters - members.majority;
         text.push_str(&format!(
-            ", {} of {} voters must answer, {spare} may fail",
-            members.majority, members.voters
+            ", {} of {} voters must answer{}",
+            members.majority,
+            members.voters,
+            spare(members)
         ));
     }
     text.push('\n');
@@ -149,7 +151,7 @@ fn text(members: &MembersResponse, paint: Paint) -> String {
             let here = if member.node == members.node { "*" } else { "" };
             let leaving = if member.leaving { ", leaving" } else { "" };
             let lag = member.lag.map_or_else(|| "-".to_owned(), |lag| lag.to_string());
-            let role = format!("{}{leaving}", member.role);
+            let role = format!("{}{leaving}{}", member.role, silence(member.answers, member.answered_ms_ago));
             let (api, raft) = (member.api_address.clone(), member.raft_address.clone());
             vec![format!("{}{here}", member.node), role, api, raft, lag]
         })
@@ -157,6 +159,19 @@ fn text(members: &MembersResponse, paint: Paint) -> String {
     text.push_str(&table(&["NODE", "ROLE", "API", "RAFT", "LAG"], &rows, paint));
     text.push_str("* answered\n");
     text
+}
+
+/// How many more voters may fail. Of an old leader, or without one, nobody knows who answers.
+fn spare(members: &MembersResponse) -> String {
+    let Some(answering) = members.answering else { return String::new() };
+    let spare = match answering.saturating_sub(members.majority) {
+        0 => "none".to_owned(),
+        spare => spare.to_string(),
+    };
+    match answering < members.voters {
+        true => format!(", {answering} do, {spare} of them may fail"),
+        false => format!(", {spare} may fail"),
+    }
 }
 
 fn change(invocation: &Invocation, action: MembersAction) -> Result<Exit, CliError> {
@@ -327,28 +342,58 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_list_says_how_many_may_fail_and_who_is_leaving() {
-        let entry = |node: &str, role: &str, leaving| MemberEntry {
+    fn entry(node: &str, role: &str, answered_ms_ago: Option<u64>) -> MemberEntry {
+        MemberEntry {
             node: node.to_owned(),
             raft_address: format!("{node}:7790"),
             api_address: format!("{node}:7789"),
             role: role.to_owned(),
             lag: Some(0),
-            leaving,
-        };
-        let members = MembersResponse {
+            answers: Some(answered_ms_ago.is_some_and(|ms| ms < 1_000)),
+            answered_ms_ago,
+            leaving: false,
+        }
+    }
+
+    fn three(answering: Option<u64>, members: Vec<MemberEntry>) -> MembersResponse {
+        MembersResponse {
             cluster: "feed".to_owned(),
             node: "a".to_owned(),
             quorum: true,
             voters: 3,
             majority: 2,
-            members: vec![entry("a", "leader", false), entry("b", "voter", true)],
+            answering,
+            members,
             reasons: vec!["why".to_owned()],
-        };
-        let text = text(&members, Paint::stdout());
-        for part in ["2 of 3 voters must answer, 1 may fail", "voter, leaving", "a*", "! why"] {
+        }
+    }
+
+    #[test]
+    fn the_list_says_how_many_may_fail_and_who_is_leaving() {
+        let leaving = MemberEntry { leaving: true, ..entry("b", "voter", Some(90)) };
+        let members = three(Some(3), vec![entry("a", "leader", Some(0)), leaving]);
+        let text = text(&members, Paint::plain());
+        for part in ["2 of 3 voters must answer, 1 may fail\n", "voter, leaving ", "a*", "! why"] {
             assert!(text.contains(part), "{part}: {text}");
         }
+        assert!(!text.contains("silent"), "{text}");
+    }
+
+    #[test]
+    fn a_voter_that_does_not_answer_is_shown_and_is_none_that_may_fail() {
+        let silent = [entry("b", "voter", Some(12_345)), entry("c", "voter", None)];
+        let members = three(Some(2), silent.into());
+        let told = text(&members, Paint::plain());
+        for part in
+            ["must answer, 2 do, none of them may fail\n", "voter, silent for 12 s ", "voter, silent  "]
+        {
+            assert!(told.contains(part), "{part}: {told}");
+        }
+        let unknown = three(None, vec![MemberEntry { answers: None, ..entry("b", "voter", None) }]);
+        let told = text(&unknown, Paint::plain());
+        assert!(told.contains("2 of 3 voters must answer\n") && !told.contains("silent"), "{told}");
+        let of_five = MembersResponse { voters: 5, majority: 3, ..three(Some(4), Vec::new()) };
+        let told = text(&of_five, Paint::plain());
+        assert!(told.contains("3 of 5 voters must answer, 4 do, 1 of them may fail\n"), "{told}");
     }
 }

@@ -67,6 +67,15 @@ impl Paint {
     }
 }
 
+/// What is told of a member that does not answer the leader, behind its role; empty for the others.
+pub(super) fn silence(answers: Option<bool>, answered_ms_ago: Option<u64>) -> String {
+    match (answers, answered_ms_ago) {
+        (Some(false), Some(ms)) => format!(", silent for {} s", ms / 1000),
+        (Some(false), None) => ", silent".to_owned(),
+        _ => String::new(),
+    }
+}
+
 /// Columns wide enough for their cells, two spaces apart. Columns whose cells are all numbers stand
 /// to the right.
 pub(super) fn table(heading: &[&str], rows: &[Vec<String>], paint: Paint) -> String {

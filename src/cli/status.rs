@@ -4,7 +4,7 @@ use piccolo_raft::disk::Bytes;
 
 use super::agent_port::{self, Agent};
 use super::client::{Asked, CLIENT, DEADLINE, print_json};
-use super::output::{Paint, print, table};
+use super::output::{Paint, print, silence, table};
 use super::{CliError, Exit, Invocation, Subcommand, process};
 use crate::api::{LevelRange, MemberStatus, StatusResponse};
 use crate::config::{Layers, Setting};
@@ -20,7 +20,8 @@ Example:
   piccolo status --agent http://127.0.0.1:7782       what the agent of this node says, instead
 
 LAG is the number of log entries that a server has not yet confirmed; only the leader knows it, and the \
-room on the disks of the others, and the LEVELS that their versions know. A server whose disk is low stores \
+room on the disks of the others, the LEVELS that their versions know, and which of them are silent: those do \
+not answer it. A server whose disk is low stores \
 nothing more.
 
 Exit code 0 says that a server answered, not that all is well: the lines with ! tell what is not.",
@@ -124,7 +125,8 @@ fn text(status: &StatusResponse, paint: Paint) -> String {
             let api = member.api_address.clone();
             let node = format!("{}{here}", member.node);
             let levels = member.reads.map_or_else(|| "-".to_owned(), levels);
-            vec![node, member.role.clone(), api, member.raft_address.clone(), lag, levels, disk(member)]
+            let role = format!("{}{}", member.role, silence(member.answers, member.answered_ms_ago));
+            vec![node, role, api, member.raft_address.clone(), lag, levels, disk(member)]
         })
         .collect();
     text.push('\n');
@@ -169,6 +171,15 @@ mod tests {
         assert!(text(&status, Paint::stdout()).ends_with(told));
         status.misses = None;
         assert!(!text(&status, Paint::stdout()).contains("from peers"));
+    }
+
+    #[test]
+    fn a_member_that_does_not_answer_the_leader_is_shown() {
+        let of_leader = include_str!("../../tests/golden/status_response.json");
+        let mut status: StatusResponse = serde_json::from_str(of_leader).unwrap();
+        assert!(!text(&status, Paint::plain()).contains("silent"));
+        (status.members[0].answers, status.members[0].answered_ms_ago) = (Some(false), Some(12_345));
+        assert!(text(&status, Paint::plain()).contains("leader, silent for 12 s "));
     }
 
     #[test]

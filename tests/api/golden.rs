@@ -162,21 +162,26 @@ fn membership() {
         api_address: "10.0.1.2:7789".into(),
         role: "leader".into(),
         lag: Some(0),
+        answers: None,
+        answered_ms_ago: None,
         leaving: false,
     };
     let leaving = MemberEntry { role: "voter".into(), lag: None, leaving: true, ..leader.clone() };
-    golden(
-        "members_response",
-        MembersResponse {
-            cluster: "0f".repeat(16),
-            node: "00000000000000bb".into(),
-            quorum: true,
-            voters: 2,
-            majority: 2,
-            members: vec![leader, leaving],
-            reasons: vec!["no leader with a quorum is known".into()],
-        },
-    );
+    let answers = MemberEntry { answers: Some(true), answered_ms_ago: Some(90), ..leader.clone() };
+    let silent = MemberEntry { answers: Some(false), answered_ms_ago: None, ..leaving.clone() };
+    let response = MembersResponse {
+        cluster: "0f".repeat(16),
+        node: "00000000000000bb".into(),
+        quorum: true,
+        voters: 2,
+        majority: 2,
+        answering: None,
+        members: vec![leader, leaving],
+        reasons: vec!["no leader with a quorum is known".into()],
+    };
+    golden("members_response", response.clone());
+    let members = vec![answers, silent];
+    golden("members_response_answering", MembersResponse { answering: Some(1), members, ..response });
 }
 
 #[test]
@@ -211,6 +216,8 @@ fn views() {
                 api_address: "10.0.1.2:7789".into(),
                 role: "leader".into(),
                 lag: Some(0),
+                answers: Some(true),
+                answered_ms_ago: Some(90),
                 disk: None,
                 reads: Some(LevelRange { lowest: 1, highest: 2 }),
             }],

@@ -1,6 +1,7 @@
 //! What a node says of its cluster.
 
 use std::sync::Mutex;
+use std::time::Duration;
 
 use openraft::Membership;
 use openraft::metrics::RaftMetrics;
@@ -10,7 +11,7 @@ use crate::network::identity::Identity;
 use crate::space::DiskSpace;
 use crate::types::{ClusterId, Member, NodeId, TypeConfig};
 
-use super::{LevelStatus, Node};
+use super::{LevelStatus, Node, QUORUM_HEARD_MAX};
 
 /// What a member does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +22,22 @@ pub enum Role {
     Follower,
     /// Gets the log, does not vote.
     Learner,
+}
+
+/// When a member last answered its leader: an append, or a heartbeat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Contact {
+    /// Time since the leader sent what the member has answered; `None`: this leader has had no answer of it.
+    pub age: Option<Duration>,
+}
+
+impl Contact {
+    const NOW: Self = Self { age: Some(Duration::ZERO) };
+
+    /// Whether the answer is younger than [`QUORUM_HEARD_MAX`].
+    pub fn is_fresh(self) -> bool {
+        self.age.is_some_and(|age| age <= QUORUM_HEARD_MAX)
+    }
 }
 
 /// One member.
@@ -34,6 +51,8 @@ pub struct MemberInfo {
     pub role: Role,
     /// Log entries that it does not have yet; only the leader knows.
     pub lag: Option<u64>,
+    /// When it last answered; only the leader knows.
+    pub contact: Option<Contact>,
     /// Its disk; the leader knows all of them, others only their own.
     pub disk: Option<DiskSpace>,
     /// Levels that it can run at, as it said a moment ago; the leader knows all of them, others only their own.
@@ -89,9 +108,14 @@ pub(super) fn members(
         let matched = metrics.replication.as_ref().and_then(|all| all.get(id));
         let lag = matched.map(|matched| last.saturating_sub(matched.map_or(0, |matched| matched.index + 1)));
         let lag = if *id == metrics.id && metrics.replication.is_some() { Some(0) } else { lag };
+        let contact = metrics.heartbeat.as_ref().map(|answered| match answered.get(id) {
+            _ if *id == metrics.id => Contact::NOW,
+            Some(Some(sent)) => Contact { age: Some(openraft::Instant::elapsed(&**sent)) },
+            _ => Contact { age: None },
+        });
         let (disk, reads) = seen(*id);
         let reads = reads.map(|reads| reads.level);
-        MemberInfo { node_id: *id, member: member.clone(), role, lag, disk, reads }
+        MemberInfo { node_id: *id, member: member.clone(), role, lag, contact, disk, reads }
     };
     membership.nodes().map(info).collect()
 }

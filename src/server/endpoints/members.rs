@@ -19,7 +19,7 @@ use axum::http::header::{CONTENT_TYPE, FORWARDED, HeaderName, ORIGIN, VIA};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use piccolo_raft::address::is_address;
-use piccolo_raft::cluster::{Change, MEMBERS_MAX, MembersError, Phase, Progress, Role, Who};
+use piccolo_raft::cluster::{Change, Contact, MEMBERS_MAX, MembersError, Phase, Progress, Role, Who};
 
 use crate::api::{MemberEntry, MembersAction, MembersProgress, MembersResponse, path};
 use crate::http::Connection;
@@ -46,11 +46,16 @@ pub async fn list(app: &Arc<App>, incoming: Request) -> Result<Response, ApiErro
 
 fn answer(app: &App) -> MembersResponse {
     let cluster = app.node.status();
-    let voters = cluster.members.iter().filter(|info| info.role != Role::Learner).count() as u64;
+    let voting = || cluster.members.iter().filter(|info| info.role != Role::Learner);
+    let voters = voting().count() as u64;
+    let fresh = || voting().filter(|info| info.contact.is_some_and(Contact::is_fresh)).count() as u64;
+    let answering = voting().any(|info| info.contact.is_some()).then(fresh);
     let members = cluster.members.into_iter().map(|info| MemberEntry {
         node: status::node_id(info.node_id),
         role: status::role(info.role).to_owned(),
         lag: info.lag,
+        answers: info.contact.map(Contact::is_fresh),
+        answered_ms_ago: info.contact.and_then(status::answered_ms_ago),
         leaving: app.node.is_leaving(info.node_id),
         raft_address: info.member.raft_address,
         api_address: info.member.api_address,
@@ -61,6 +66,7 @@ fn answer(app: &App) -> MembersResponse {
         quorum: cluster.quorum,
         voters,
         majority: if voters == 0 { 0 } else { voters / 2 + 1 },
+        answering,
         members: members.collect(),
         reasons: cluster.reasons,
     }

@@ -1,6 +1,6 @@
 //! `GET /api/v1/status`: the cluster as this server sees it.
 
-use piccolo_raft::cluster::{DiskSpace, Role};
+use piccolo_raft::cluster::{Contact, DiskSpace, Role};
 
 use crate::api::{DiskStatus, MemberStatus, StatusResponse};
 use crate::server::app::App;
@@ -17,6 +17,8 @@ pub fn answer(app: &App) -> StatusResponse {
         api_address: info.member.api_address,
         role: role(info.role).to_owned(),
         lag: info.lag,
+        answers: info.contact.map(Contact::is_fresh),
+        answered_ms_ago: info.contact.and_then(answered_ms_ago),
         disk: info.disk.map(disk),
         reads: info.reads.map(level::range),
     });
@@ -47,6 +49,11 @@ pub fn answer(app: &App) -> StatusResponse {
 fn disk(disk: DiskSpace) -> DiskStatus {
     let DiskSpace { folder: _, free_bytes, total_bytes, minimum_bytes, low } = disk;
     DiskStatus { free_bytes, total_bytes, minimum_bytes, low }
+}
+
+/// Milliseconds since a member's last answer, as they are on the wire.
+pub(in crate::server) fn answered_ms_ago(contact: Contact) -> Option<u64> {
+    contact.age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// As it is on the wire.
