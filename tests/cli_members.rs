@@ -394,12 +394,26 @@ async fn what_must_not_be_is_refused_with_the_reason() {
     };
     let said = refused(&servers, &["add", "127.0.0.1:1"]).await;
     assert!(said.contains("could not ask 127.0.0.1:1 who it is"), "{said}");
+    assert!(said.contains("start the new server there with --join 127.0.0.1:"), "{said}");
     let said = refused(&servers, &["remove", "127.0.0.1:1"]).await;
     assert!(said.contains("127.0.0.1:1 is not a member"), "{said}");
     let said = refused(&servers, &["remove", "somebody"]).await;
     assert!(said.contains("neither a node id"), "{said}");
 
+    let api = format!("127.0.0.1:{}", servers[alive].api);
+    let said = refused(&servers, &["transfer-leader", &api]).await;
+    assert!(said.contains(&format!("name it by its raft address {own}")), "{said}");
+
+    let shown = async |servers: &[Server]| text(&members(&servers[alive], &["list"]).await.stdout);
+    let all = ", 1 may fail\n";
+    within("all of them answer", SOON, async || shown(&servers).await.contains(all).then_some(())).await;
     servers[dead].kill();
+    let told = "2 of 3 voters must answer, 2 do, none of them may fail\n";
+    within("one of them is silent", SOON, async || {
+        let list = shown(&servers).await;
+        (list.contains(told) && list.contains("voter, silent for ")).then_some(())
+    })
+    .await;
     let said = refused(&servers, &["remove", &own]).await;
     let expected = "would lose the quorum: of 2 voters then, 2 must answer, and 1 do now (silent: ";
     assert!(said.contains(expected) && said.contains(&servers[dead].raft_address()), "{said}");

@@ -205,10 +205,7 @@ impl View {
                 Some((&node_id, _)) if !self.voters.contains(&node_id) => {
                     return Ok(Admission::Next(Action::Wait { node_id }));
                 }
-                _ => {
-                    let (address, reason) = (address.to_owned(), reason.clone());
-                    return Err(Refusal::Unreachable { address, reason });
-                }
+                _ => return Err(self.not_started(address, reason)),
             },
         };
         let node_id = whoami.node_id;
@@ -241,6 +238,21 @@ impl View {
         }))
     }
 
+    /// Why a server that is to be admitted at `address` was not asked who it is.
+    fn not_started(&self, address: &str, reason: &str) -> Refusal {
+        self.api_address(address).unwrap_or_else(|| Refusal::NotStarted {
+            address: address.to_owned(),
+            reason: reason.to_owned(),
+            join: self.join_address(address),
+        })
+    }
+
+    /// The raft address of a member for the `--join` of a server at `address`.
+    fn join_address(&self, address: &str) -> String {
+        let others = self.nodes.values().map(|member| &member.raft_address);
+        others.filter(|other| *other != address).min().cloned().unwrap_or_default()
+    }
+
     /// Whether a server that is no member may become one.
     fn check_newcomer(&self, address: &str, whoami: &Whoami) -> Result<(), Refusal> {
         let address = address.to_owned();
@@ -249,8 +261,7 @@ impl View {
             *entry != address && self.nodes.values().any(|member| member.raft_address == *entry)
         };
         let names_us = whoami.list.iter().any(ours);
-        let others = self.nodes.values().map(|member| &member.raft_address);
-        let join = others.filter(|other| **other != address).min().cloned().unwrap_or_default();
+        let join = self.join_address(&address);
         if let Some(cluster) = whoami.cluster_id.clone().filter(|cluster| *cluster != own) {
             let list = if names_us { Vec::new() } else { whoami.list.clone() };
             return Err(Refusal::OtherCluster { address, cluster, own, list, join });
@@ -289,10 +300,25 @@ impl View {
             }
         };
         match found.as_slice() {
-            [] => Err(Refusal::NoMember { who: who.clone() }),
+            [] => Err(self.no_member(who)),
             [one] => Ok(*one),
             _ => Err(Refusal::Ambiguous { address: who.to_string(), ids: found }),
         }
+    }
+
+    fn no_member(&self, who: &Who) -> Refusal {
+        let api = match who {
+            Who::Address(address) => self.api_address(address),
+            Who::Id(_) => None,
+        };
+        api.unwrap_or_else(|| Refusal::NoMember { who: who.clone() })
+    }
+
+    /// The refusal of `address` if it is that of a member's discovery API.
+    fn api_address(&self, address: &str) -> Option<Refusal> {
+        let (node_id, member) = self.nodes.iter().find(|(_, member)| member.api_address == address)?;
+        let (address, raft_address) = (address.to_owned(), member.raft_address.clone());
+        Some(Refusal::ApiAddress { address, node_id: *node_id, raft_address })
     }
 
     /// Removed before.

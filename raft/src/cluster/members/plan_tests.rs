@@ -172,13 +172,25 @@ fn who_may_not_become_a_member_is_refused_with_the_reason() {
     refused(add_of(&removed, waiting(4)), &["0000000000000004, which was removed"]);
 
     let silent = plan(&three(), &Change::Add { addresses: vec![at(4)] }, &[Err("no route".to_owned())]);
-    refused(silent, &["could not ask s4:7790", "no route"]);
+    refused(silent, &["could not ask s4:7790", "no route; start the new server there with --join s1:7790"]);
 
     let mut full = three();
     for id in 10..10 + MEMBERS_MAX as u64 - 3 {
         full = full.learner(id, 10);
     }
     refused(add_of(&full, waiting(4)), &["9 members"]);
+}
+
+#[test]
+fn a_member_that_is_named_by_its_api_is_told_its_raft_address() {
+    let words =
+        ["s2:7789 is the discovery API of member 0000000000000002: name it by its raft address s2:7790"];
+    refused(remove_of(&three(), "s2:7789"), &words);
+    refused(replace_of(&three(), "s2:7789", &at(4), waiting(4)), &words);
+    let to = Some("s2:7789".parse().unwrap());
+    refused(plan(&three(), &Change::Transfer { to }, &[]), &words);
+    let change = Change::Add { addresses: vec!["s2:7789".to_owned()] };
+    refused(plan(&three(), &change, &[Err("404 Not Found".to_owned())]), &words);
 }
 
 #[test]

@@ -16,6 +16,19 @@ pub enum Refusal {
         /// What happened.
         reason: String,
     },
+    /// No server answers at the address of one that is to be admitted.
+    #[error(
+        "could not ask {address} who it is: {reason}; start the new server there with --join {join}, and name it by \
+         its raft address"
+    )]
+    NotStarted {
+        /// Raft address that was given for the new server.
+        address: String,
+        /// Error of the request.
+        reason: String,
+        /// Raft address of a member.
+        join: String,
+    },
     /// It has data of another cluster.
     #[error(
         "{address} has data of cluster {cluster}, this is cluster {own}: start it with an empty folder{}",
@@ -160,6 +173,19 @@ pub enum Refusal {
     NoMember {
         /// As asked.
         who: Who,
+    },
+    /// A member was named by the address of its discovery API.
+    #[error(
+        "{address} is the discovery API of member {node_id:016x}: name it by its raft address {raft_address}, or by \
+         its id"
+    )]
+    ApiAddress {
+        /// Address that was given.
+        address: String,
+        /// Id of the member whose API is there.
+        node_id: NodeId,
+        /// Raft address of that member.
+        raft_address: String,
     },
     /// Several members have that address.
     #[error("{address} is the address of several members, give the id: {}", list_ids(ids))]

@@ -56,7 +56,7 @@ impl View {
         let others: Vec<NodeId> = others.collect();
         match others.as_slice() {
             [] if new.is_some_and(|new| self.voters.contains(&new)) => Ok(None),
-            [] => Err(Refusal::NoMember { who: old.clone() }),
+            [] => Err(self.no_member(old)),
             [one] => Ok(Some(*one)),
             _ => Err(Refusal::Ambiguous { address: text.clone(), ids: others }),
         }
