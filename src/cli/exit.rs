@@ -7,7 +7,7 @@ use piccolo_raft::cluster::StartError;
 
 use super::{mirror, snapshot, up};
 use crate::agent;
-use crate::api::client::ClientError;
+use crate::api::client::{Attempt, ClientError};
 use crate::config::Problems;
 use crate::server;
 use crate::server::offline::OfflineError;
@@ -44,9 +44,18 @@ pub enum CliError {
     /// What it was told makes no sense.
     #[error(transparent)]
     Config(#[from] Problems),
-    /// A server, or none, said no.
+    /// A server refused, or could not serve.
     #[error(transparent)]
-    Client(#[from] ClientError),
+    Client(ClientError),
+    /// No server answered.
+    #[error(
+        "no discovery server answered: {}; start one there, or name others with --server URL",
+        Attempt::list(servers)
+    )]
+    Unreachable {
+        /// Every server that was asked, with its last reason.
+        servers: Vec<Attempt>,
+    },
     /// `piccolo server`.
     #[error(transparent)]
     Server(#[from] server::Error),
@@ -111,6 +120,15 @@ pub enum CliError {
     StoppedTwice,
 }
 
+impl From<ClientError> for CliError {
+    fn from(error: ClientError) -> Self {
+        match error {
+            ClientError::Unreachable { servers } => CliError::Unreachable { servers },
+            error => CliError::Client(error),
+        }
+    }
+}
+
 impl CliError {
     /// Its exit code.
     pub fn exit(&self) -> Exit {
@@ -121,6 +139,7 @@ impl CliError {
                 ClientError::Unreachable { .. } | ClientError::Unavailable { .. } => Exit::Unreachable,
                 ClientError::Refused { .. } | ClientError::Malformed { .. } => Exit::Failed,
             },
+            CliError::Unreachable { .. } => Exit::Unreachable,
             CliError::Server(server::Error::Addresses(_)) => Exit::Usage,
             CliError::Server(
                 server::Error::Removed { .. }

@@ -22,7 +22,7 @@ pub enum ClientError {
     /// No server answered in time.
     #[error("no discovery server answered: {}", Attempt::list(servers))]
     Unreachable {
-        /// Every server that was asked, with its reason.
+        /// Every server that was asked, with its last reason.
         servers: Vec<Attempt>,
     },
     /// A server understood and said no (4xx).
@@ -83,7 +83,8 @@ pub struct Attempt {
 }
 
 impl Attempt {
-    fn list(attempts: &[Attempt]) -> String {
+    /// All of them in one line, for an error.
+    pub(crate) fn list(attempts: &[Attempt]) -> String {
         attempts.iter().map(Attempt::to_string).collect::<Vec<_>>().join("; ")
     }
 }

@@ -27,14 +27,22 @@ impl Failures {
             }
             Err(reason) => reason,
         };
-        self.attempts.push(Attempt { server: server.to_owned(), reason });
+        self.note(server, reason);
         None
+    }
+
+    /// Each server is named once: a lone one is asked twice.
+    fn note(&mut self, server: &str, reason: String) {
+        match self.attempts.iter_mut().find(|attempt| attempt.server == server) {
+            Some(attempt) => attempt.reason = reason,
+            None => self.attempts.push(Attempt { server: server.to_owned(), reason }),
+        }
     }
 
     /// Nothing came from a server in this time.
     pub(super) fn silent(&mut self, server: &str, time: Duration) {
         let reason = format!("no answer within {} ms", time.as_millis());
-        self.attempts.push(Attempt { server: server.to_owned(), reason });
+        self.note(server, reason);
     }
 
     /// Servers that could not be asked.

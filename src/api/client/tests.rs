@@ -173,6 +173,14 @@ async fn the_deadline_holds_over_all_servers_and_each_reason_is_named() {
     assert!(error.to_string().contains(&dead) && error.to_string().contains("no answer within"), "{error}");
 }
 
+/// A lone server is asked twice, and was named twice.
+#[tokio::test]
+async fn a_lone_server_that_does_not_answer_is_named_once() {
+    let dead = dead().await;
+    let error = Client::new(vec![dead.clone()]).unwrap().find(&query(), DEADLINE).await.unwrap_err();
+    assert_eq!(error.to_string().matches(&dead).count(), 1, "{error}");
+}
+
 #[tokio::test]
 async fn a_refusal_is_an_answer_and_nobody_else_is_asked() {
     let strict = Fake::answering(400, r#"{"success":false,"message":"Wrong request format: x"}"#).await;
