@@ -18,7 +18,7 @@ use toml_edit::{Document, Item, Table};
 use crate::value::format_duration;
 
 pub use asked::{Host, hosts_in_order};
-pub use ours::{Before, before, first_line_is_of_k3s};
+pub use ours::{Before, before, first_line_is_of_k3s, our_urls};
 
 /// Stands above our entry.
 pub const MARK: &str = "# Written by `piccolo mirror install`; `piccolo mirror remove` takes it out.";

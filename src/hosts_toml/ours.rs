@@ -58,7 +58,7 @@ pub fn before(
 }
 
 /// The URLs of all marked entries, and the noted one where its mark was edited away.
-fn our_urls(current: &str, noted: Option<&str>) -> Result<BTreeSet<String>, HostsTomlError> {
+pub fn our_urls(current: &str, noted: Option<&str>) -> Result<BTreeSet<String>, HostsTomlError> {
     let headers = headers(current)?;
     let hosts = headers.iter().filter(|header| header.path.len() == 2 && header.path[0] == "host");
     let ours = hosts.filter(|header| {

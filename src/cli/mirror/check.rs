@@ -101,6 +101,8 @@ async fn look(options: &Options) -> Seen {
         agent: agent_port::agent(&options.agent).await,
         agent_url: options.agent.clone(),
         config_path,
+        missing: options.roots.all().iter().filter(|root| !root.exists()).cloned().collect(),
+        given: options.roots.clone(),
         roots,
         version: version.or_else(|| options.containerd.version()),
     }

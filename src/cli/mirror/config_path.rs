@@ -18,6 +18,9 @@ pub(super) const SETTINGS: &[Setting] = &[Setting::new(
 )
 .or(Fallback::Text("/etc/containerd/config.toml"))];
 
+/// What to do where the file that was read is not the one that containerd uses.
+const OTHER_FILE: &str =
+    "; if containerd uses another configuration file, name it with --containerd-config FILE";
 /// How long `containerd config dump` may take.
 const DUMP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Where containerd 2.2 and later look if their configuration says nothing.
@@ -180,12 +183,12 @@ pub(super) fn sentence(found: &ConfigPath, roots: &Roots) -> String {
             format!(
                 "containerd does NOT read {folders}: its config_path {value} ({from}). Set config_path = \
                  \"{folders}\" in the registry settings of its CRI plugin and restart containerd, or give its \
-                 folder as --certs-dir\n"
+                 folder as --certs-dir{OTHER_FILE}\n"
             )
         }
         (ConfigPath::Unknown { reason }, _) => format!(
             "could not find out whether containerd reads {folders} ({reason}); its config_path must name it: \
-             see `containerd config dump | grep config_path` on the node\n"
+             see `containerd config dump | grep config_path` on the node{OTHER_FILE}\n"
         ),
     }
 }
@@ -228,14 +231,17 @@ mod tests {
     fn the_sentence_says_what_is_true() {
         let roots = |given: &str| Roots::parse(given).unwrap();
         let config_path = of_text(V3, None, "config.toml".to_owned());
-        assert!(sentence(&config_path, &roots("/b/")).starts_with("containerd reads /b/"));
+        let read = sentence(&config_path, &roots("/b/"));
+        assert!(read.starts_with("containerd reads /b/") && !read.contains(OTHER_FILE), "{read}");
         let other = sentence(&config_path, &roots("/c"));
         assert!(
             other.contains("NOT") && other.contains("\"/a:/b\"") && other.contains("config.toml"),
             "{other}"
         );
+        assert!(other.ends_with("--containerd-config FILE\n"), "{other}");
         let unknown = ConfigPath::Unknown { reason: "no file".to_owned() };
-        assert!(sentence(&unknown, &roots("/c")).contains("could not find out"));
+        let unknown = sentence(&unknown, &roots("/c"));
+        assert!(unknown.contains("could not find out") && unknown.contains(OTHER_FILE), "{unknown}");
         assert_eq!(config_path.whole_list(&roots("/b")), Some(roots("/a:/b")));
         assert_eq!(config_path.whole_list(&roots("/a:/b")), None);
         assert_eq!(config_path.whole_list(&roots("/c")), None);

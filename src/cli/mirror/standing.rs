@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use super::roots::{Place, Roots};
-use crate::hosts_toml::hosts_in_order;
+use crate::hosts_toml::{hosts_in_order, our_urls};
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +19,14 @@ pub(super) enum Standing {
     },
     /// Our entry lacks a capability.
     Incapable { file: PathBuf, missing: &'static str },
+    /// The file has an entry that install wrote for a mirror at another address.
+    Elsewhere {
+        file: PathBuf,
+        /// URLs of such entries.
+        urls: Vec<String>,
+        /// URL of our mirror.
+        url: String,
+    },
     /// The file has no entry of ours.
     Absent { file: PathBuf },
     /// No folder of containerd's has a file for this registry.
@@ -44,7 +52,14 @@ pub(super) fn of(roots: &Roots, registry: &str, url: &str) -> Standing {
         Ok(hosts) => hosts,
         Err(error) => return Standing::Ignored { file, reason: error.to_string() },
     };
-    let Some(position) = hosts.iter().position(|host| host.is(url)) else { return Standing::Absent { file } };
+    let Some(position) = hosts.iter().position(|host| host.is(url)) else {
+        let noted = folder.note().ok().flatten().map(|note| note.mirror);
+        let urls = our_urls(&text, noted.as_deref()).unwrap_or_default();
+        return match urls.is_empty() {
+            true => Standing::Absent { file },
+            false => Standing::Elsewhere { file, urls: urls.into_iter().collect(), url: url.to_owned() },
+        };
+    };
     let ours = &hosts[position];
     if position > 0 {
         let before = hosts[..position].iter().map(|host| host.url.clone()).collect();
@@ -64,6 +79,7 @@ impl Standing {
             Self::First { file }
             | Self::Behind { file, .. }
             | Self::Incapable { file, .. }
+            | Self::Elsewhere { file, .. }
             | Self::Absent { file }
             | Self::Ignored { file, .. } => Some(file),
             Self::NoFile => None,
@@ -82,6 +98,12 @@ impl fmt::Display for Standing {
                 f,
                 "our mirror is first, but its capabilities lack \"{missing}\": run `piccolo mirror install` again"
             ),
+            Self::Elsewhere { urls, url, .. } => write!(
+                f,
+                "our mirror is in this file as {}, not as {url}: if the agent listens at the former, give that as \
+                 --mirror; if not, run `piccolo mirror install` again",
+                urls.join(" and ")
+            ),
             Self::Absent { .. } => {
                 f.write_str("our mirror is not in this file: run `piccolo mirror install` for this registry")
             }
@@ -99,6 +121,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::hosts_toml::MARK;
 
     const URL: &str = "http://127.0.0.1:7780";
 
@@ -125,6 +148,12 @@ mod tests {
             Standing::Incapable { file: file.clone(), missing: "resolve" }
         );
         assert_eq!(standing(root, other), Standing::Absent { file: file.clone() });
+        let moved = format!("{MARK}\n{}", ours.replace("7780", "7777"));
+        let elsewhere = standing(root, &moved);
+        let (urls, url) = (vec!["http://127.0.0.1:7777/v2".to_owned()], URL.to_owned());
+        assert_eq!(elsewhere, Standing::Elsewhere { file: file.clone(), urls, url });
+        let told = "our mirror is in this file as http://127.0.0.1:7777/v2, not as http://127.0.0.1:7780: ";
+        assert!(elsewhere.to_string().starts_with(told), "{elsewhere}");
         let spoilt = standing(root, &format!("client = [[\"a\"]]\n{ours}"));
         assert!(matches!(&spoilt, Standing::Ignored { reason, .. } if reason.contains("client")), "{spoilt}");
         assert_eq!(standing(root, ""), Standing::NoFile);

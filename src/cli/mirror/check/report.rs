@@ -1,5 +1,7 @@
 //! From what was seen to what is so: one line a fact, and what to do about it. Pure.
 
+use std::path::PathBuf;
+
 use crate::agent::MIRROR_BYPASSED;
 use crate::cli::agent_port::Agent;
 use crate::cli::mirror::config_path::{self, ConfigPath};
@@ -17,6 +19,11 @@ pub(super) struct Seen {
     pub(super) agent: Result<Agent, String>,
     pub(super) agent_url: String,
     pub(super) config_path: ConfigPath,
+    /// Folders of `--certs-dir`.
+    pub(super) given: Roots,
+    /// Those of `given` that do not exist.
+    pub(super) missing: Vec<PathBuf>,
+    /// Folders in which registries were looked for.
     pub(super) roots: Roots,
     /// Of containerd.
     pub(super) version: Option<(u32, u32)>,
@@ -32,6 +39,7 @@ pub(super) struct Report(Vec<(bool, String)>);
 impl Report {
     pub(super) fn of(seen: &Seen) -> Self {
         let mut report = Self(Vec::new());
+        report.folders(seen);
         report.registries(seen);
         report.mirror(seen);
         let is_read = seen.config_path.names(&seen.roots) != Some(false);
@@ -55,6 +63,21 @@ impl Report {
 
     fn add(&mut self, is_good: bool, line: impl Into<String>) {
         self.0.push((is_good, line.into()));
+    }
+
+    /// A list of folders may name some that do not exist.
+    fn folders(&mut self, seen: &Seen) {
+        let is_there = seen.missing.len() < seen.given.all().len();
+        for folder in &seen.missing {
+            let folder = folder.display();
+            self.add(
+                is_there,
+                format!(
+                    "the folder {folder} of --certs-dir does not exist: give the folder that containerd's \
+                     config_path names, or let `piccolo mirror install` make this one"
+                ),
+            );
+        }
     }
 
     fn registries(&mut self, seen: &Seen) {
@@ -131,8 +154,6 @@ impl Report {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
     use super::*;
 
     fn config_path(value: &str, local_pull: bool) -> ConfigPath {
@@ -150,6 +171,8 @@ mod tests {
             agent: Ok(Agent { requests: 3, ready: true, notices: vec!["synced".to_owned()] }),
             agent_url: "http://127.0.0.1:7782".to_owned(),
             config_path: config_path("/a", false),
+            given: Roots::parse("/a").unwrap(),
+            missing: Vec::new(),
             roots: Roots::parse("/a").unwrap(),
             version: Some((1, 7)),
         }
@@ -160,6 +183,7 @@ mod tests {
         let unasked = Ok(Agent { requests: 0, ready: true, notices: vec!["synced".to_owned()] });
         let list = Seen {
             roots: Roots::parse("/a:/b").unwrap(),
+            given: Roots::parse("/a:/b").unwrap(),
             config_path: config_path("/a:/b", false),
             version: Some((2, 1)),
             agent: unasked.clone(),
@@ -169,6 +193,16 @@ mod tests {
         let cases = [
             (good(), true, "asked 3 times"),
             (Seen { standings: Vec::new(), ..good() }, false, "mirror install"),
+            (
+                Seen { missing: vec![PathBuf::from("/a")], ..good() },
+                false,
+                "folder /a of --certs-dir does not exist",
+            ),
+            (
+                Seen { given: list.given.clone(), missing: vec![PathBuf::from("/b")], ..good() },
+                true,
+                "folder /b of --certs-dir does not exist",
+            ),
             (
                 Seen { standings: vec![("ghcr.io".to_owned(), Standing::NoFile)], ..good() },
                 false,
