@@ -48,6 +48,17 @@ pub enum AddressError {
         /// Where it would listen.
         address: SocketAddr,
     },
+    /// The same, where all servers of `--cluster` are on this host.
+    #[error(
+        "could not listen for raft on {address}: it is not loopback and raft has no TLS; the servers of --cluster \
+         are on loopback, so give --raft-listen with the entry of this server, such as {near}"
+    )]
+    NotLoopbackThoughNear {
+        /// Where it would listen.
+        address: SocketAddr,
+        /// A loopback address at which it could listen instead.
+        near: SocketAddr,
+    },
     /// The way to the member of `--join` is not known: its name cannot be looked up, or there is no route.
     #[error(
         "could not tell under which name the others reach this server, towards {member} ({reason}): waits for \
@@ -147,10 +158,24 @@ pub fn raft_listen(
         }
         (None, _) => return Err(AddressError::SeveralPorts),
     };
-    if !address.ip().is_loopback() && !insecure {
-        return Err(AddressError::NotLoopback { address });
+    if address.ip().is_loopback() || insecure {
+        return Ok(address);
     }
-    Ok(address)
+    let near: Vec<SocketAddr> = entries.iter().filter_map(loopback).collect();
+    let all_near = near.len() == entries.len() && given.is_none();
+    Err(match near.first().filter(|_| all_near) {
+        Some(&near) => AddressError::NotLoopbackThoughNear { address, near },
+        None => AddressError::NotLoopback { address },
+    })
+}
+
+/// The address of an entry that is on loopback.
+fn loopback(entry: &Entry) -> Option<SocketAddr> {
+    let ip = match entry.host.as_str() {
+        "localhost" => Ipv4Addr::LOCALHOST.into(),
+        host => host.parse::<IpAddr>().ok().filter(IpAddr::is_loopback)?,
+    };
+    Some(SocketAddr::new(ip, entry.port))
 }
 
 /// The names of a server that listens on `api` and `raft`. One with data is what its data says: it waits for
@@ -351,6 +376,16 @@ mod tests {
     fn raft_in_the_clear_needs_consent_off_loopback() {
         let error = raft_listen(None, &list(&["a:7790", "b:7790"]), false).unwrap_err().to_string();
         assert!(error.contains("[::]:7790") && error.contains("--insecure"), "{error}");
+        for near in [&["127.0.0.1:1"][..], &["127.0.0.1:1", "localhost:1", "[::1]:1"]] {
+            let error = raft_listen(None, &list(near), false).unwrap_err().to_string();
+            assert!(
+                error.contains("give --raft-listen") && error.ends_with("such as 127.0.0.1:1"),
+                "{error}"
+            );
+            assert!(!error.contains("--insecure"), "{error}");
+        }
+        let given = raft_listen(Some(address("0.0.0.0:1")), &list(&["127.0.0.1:1"]), false);
+        assert!(given.unwrap_err().to_string().contains("--insecure"), "it is what was asked for");
         assert!(raft_listen(Some(address("127.0.0.1:1")), &list(&["127.0.0.1:1"]), false).is_ok());
         assert!(raft_listen(Some(address("[::1]:1")), &[], false).is_ok());
     }

@@ -7,7 +7,7 @@ use piccolo_raft::network::names::Names;
 
 use super::{
     AddressError, Listens, RAFT_PORT_DEFAULT, RESOLVE_BRIEFLY, RESOLVE_TIMEOUT, Stored, all_take,
-    check_listening, entries, host_port, look_up,
+    check_listening, entries, host_port, look_up, loopback,
 };
 
 /// Where raft listens: as given, or on the usual port, on loopback only if the member is there.
@@ -17,9 +17,7 @@ pub fn joining_raft_listen(
     insecure: bool,
 ) -> Result<SocketAddr, AddressError> {
     let member = entries(&[member.to_owned()])?;
-    let near = member.iter().all(|entry| {
-        entry.host == "localhost" || entry.host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
-    });
+    let near = member.iter().all(|entry| loopback(entry).is_some());
     let ip = if near { IpAddr::from(Ipv4Addr::LOCALHOST) } else { Ipv6Addr::UNSPECIFIED.into() };
     let address = given.unwrap_or_else(|| SocketAddr::from((ip, RAFT_PORT_DEFAULT)));
     if !address.ip().is_loopback() && !insecure {
