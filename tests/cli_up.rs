@@ -100,6 +100,12 @@ impl Up {
         }
     }
 
+    /// What is left of its log once it has ended has no error.
+    fn ended_without_errors(&self) {
+        let errors: Vec<String> = self.stderr.iter().filter(|line| line.contains(" ERROR ")).collect();
+        assert!(errors.is_empty(), "{errors:#?}");
+    }
+
     fn signal(&self, signal: Signal) {
         kill_process(pid(self.process.id()), signal).unwrap();
     }
@@ -200,6 +206,7 @@ fn started_again_it_finds_its_data_and_its_ports() {
     advertise(&first[2][1], KEY);
     up.signal(Signal::TERM);
     assert_eq!(up.ended().code(), Some(0));
+    up.ended_without_errors();
 
     let up = Up::start(folder.path(), &[]);
     let second = up.ready();

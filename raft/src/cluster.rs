@@ -154,6 +154,8 @@ struct Inner {
     tasks: TaskTracker,
     /// The background tasks stop; proposals and connections go on, to hand leadership over.
     stop: CancellationToken,
+    /// Calls that wait for a quorum end: openraft logs those that it has to break off as errors.
+    closing: CancellationToken,
     /// Connections are cut.
     ended: CancellationToken,
     failure: watch::Sender<Option<NodeFailure>>,

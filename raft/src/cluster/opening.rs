@@ -130,6 +130,7 @@ impl Opened {
             together: Together::default(),
             tasks,
             stop: stop.child_token(),
+            closing: CancellationToken::new(),
             ended,
             failure: watch::Sender::new(None),
         });

@@ -145,10 +145,14 @@ impl Node {
     /// earlier terms included (ReadIndex). Then it may judge by its index.
     pub async fn catch_up(&self) -> Result<(), ProposeError> {
         let caught_up = self.inner.raft.ensure_linearizable(openraft::raft::ReadPolicy::ReadIndex);
+        let caught_up = self.inner.unless_closing(caught_up);
         match tokio::time::timeout(PROPOSE_TIMEOUT, caught_up).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(RaftError::Fatal(fatal))) => Err(ProposeError::Stopped { reason: fatal.to_string() }),
-            Ok(Err(RaftError::APIError(_))) | Err(_) => Err(ProposeError::NotLeader { leader: None }),
+            Ok(Some(Ok(_))) => Ok(()),
+            Ok(Some(Err(RaftError::Fatal(fatal)))) => {
+                Err(ProposeError::Stopped { reason: fatal.to_string() })
+            }
+            Ok(None) => Err(ProposeError::Stopped { reason: "this node is stopping".to_owned() }),
+            Ok(Some(Err(RaftError::APIError(_)))) | Err(_) => Err(ProposeError::NotLeader { leader: None }),
         }
     }
 }
@@ -184,10 +188,11 @@ impl Inner {
         let joined =
             holder_of(command).and_then(|holder| self.together.join(Instant::now(), holder, command));
         let Some(Joined { result, first }) = joined else {
-            return match self.raft.client_write(command.clone()).await {
-                Ok(written) => Ok(Ok(WriteResponse::from(written))),
-                Err(RaftError::APIError(error)) => Ok(Err(error)),
-                Err(RaftError::Fatal(_)) => Err(ProposeError::OutcomeUnknown),
+            let written = self.raft.client_write(command.clone());
+            return match self.unless_closing(written).await {
+                Some(Ok(written)) => Ok(Ok(WriteResponse::from(written))),
+                Some(Err(RaftError::APIError(error))) => Ok(Err(error)),
+                Some(Err(RaftError::Fatal(_))) | None => Err(ProposeError::OutcomeUnknown),
             };
         };
         if let Some(enough) = first {

@@ -91,6 +91,7 @@ impl Node {
         if timeout(MESSAGES_DRAIN_TIMEOUT, inner.refuse_messages()).await.is_err() {
             tracing::info!("a message of another server is still coming in");
         }
+        inner.closing.cancel();
         if let Err(error) = inner.raft.shutdown().await {
             tracing::warn!(%error, "raft did not end cleanly");
         }
@@ -107,6 +108,16 @@ impl Node {
 }
 
 impl Inner {
+    /// Runs a call that waits for a quorum; `None` if the node closes meanwhile, also where the call has just failed
+    /// by that.
+    pub(super) async fn unless_closing<T>(&self, call: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            () = self.closing.cancelled() => None,
+            done = call => Some(done),
+        }
+    }
+
     /// From now on other servers get 503; returns when what they sent before is answered.
     async fn refuse_messages(&self) {
         self.messages.close();

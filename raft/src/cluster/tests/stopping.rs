@@ -83,6 +83,55 @@ async fn a_stopped_node_refuses_messages_before_openraft_calls_them_errors() {
     assert_eq!(errors.load(Ordering::Relaxed), 0);
 }
 
+/// The last of three servers to stop logged "raft stopped" as an error: as a new leader it had asked the others,
+/// which were gone, whether it led.
+#[tokio::test]
+async fn a_leader_without_a_quorum_stops_without_an_error_of_openraft() {
+    let subscriber = RaftErrors::default();
+    let errors = subscriber.0.clone();
+    let _scope = tracing::subscriber::set_default(subscriber);
+    let mut listeners = Vec::new();
+    for _ in 0..3 {
+        listeners.push(tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap());
+    }
+    let address = |listener: &tokio::net::TcpListener| listener.local_addr().unwrap().to_string();
+    let members: Vec<String> = listeners.iter().map(address).collect();
+    let (mut nodes, mut serving) = (Vec::new(), JoinSet::new());
+    for listener in listeners {
+        let config = NodeConfig {
+            members: members.clone(),
+            raft_address: Some(address(&listener)),
+            ..one(&address(&listener))
+        };
+        let disk = Arc::new(MemoryDisk::default());
+        let node = Node::start(config, disk, CancellationToken::new()).await.unwrap();
+        let router = node.router();
+        serving.spawn(async move { axum::serve(listener, router).await });
+        nodes.push(node);
+    }
+    for node in &nodes {
+        node.wait_leader(SOON).await.unwrap();
+    }
+    let leading = nodes.iter().position(Node::is_leader).unwrap();
+    let last = nodes.swap_remove(leading);
+    for other in &nodes {
+        other.shutdown().await;
+    }
+    let mut waiting = JoinSet::new();
+    let asking = last.clone();
+    waiting.spawn(async move { asking.catch_up().await.map(drop) });
+    let writing = last.clone();
+    waiting.spawn(async move { writing.propose(Command::Tombstone { node_id: 77 }).await.map(drop) });
+    tokio::time::sleep(super::super::POLL_INTERVAL).await;
+    assert_eq!(waiting.try_join_next().map(|_| "an answer"), None, "they wait for a quorum");
+    last.shutdown().await;
+    while let Some(result) = waiting.join_next().await {
+        let error = result.unwrap().unwrap_err();
+        assert!(matches!(error, ProposeError::Stopped { .. } | ProposeError::OutcomeUnknown), "{error}");
+    }
+    assert_eq!(errors.load(Ordering::Relaxed), 0);
+}
+
 #[tokio::test]
 async fn a_node_that_is_stopped_while_it_starts_founds_nothing() {
     let stop = CancellationToken::new();
