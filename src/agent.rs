@@ -10,6 +10,7 @@ mod expiring_set;
 pub(crate) mod fetch;
 mod health;
 pub mod inventory;
+mod log_throttle;
 mod notices;
 mod origin;
 mod policy;

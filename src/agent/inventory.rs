@@ -20,11 +20,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
 use super::address::own::OwnAddress;
 use super::backoff::Backoff;
 use super::content::store::{Store, StoreError, StoreEvent, WatchEvent, next_event};
 use super::counters::Counters;
+use super::log_throttle::LogThrottle;
 use crate::api::client::chain;
 use crate::clock::SharedClock;
 use crate::task::{Stop, TaskError, Tasks};
@@ -56,6 +58,12 @@ pub struct Config {
     pub counters: Arc<Counters>,
     /// Is told each event of the store, and does not block.
     pub seen: Seen,
+}
+
+/// Attempts to watch and to scan the store, while they fail.
+struct Retries {
+    backoff: Backoff,
+    throttle: LogThrottle,
 }
 
 /// Whom the inventory tells what it sees.
@@ -256,19 +264,27 @@ impl Upkeep {
 
     /// Watches the store, again whenever a watch ends.
     async fn watch(&self) -> Infallible {
-        let mut backoff = Backoff::new(STORE_PAUSE.0, STORE_PAUSE.1);
+        let mut retries =
+            Retries { backoff: Backoff::new(STORE_PAUSE.0, STORE_PAUSE.1), throttle: LogThrottle::default() };
         loop {
-            let ended = self.watch_once(&mut backoff).await;
+            let error = chain(&self.watch_once(&mut retries).await);
             self.ledger().scan_failed();
-            let store = self.store.name();
-            tracing::warn!(store, error = chain(&ended), "the watch ended, watching and scanning anew");
-            self.set_state(InventoryState::Waiting { reason: chain(&ended) });
-            tokio::time::sleep(backoff.next_pause()).await;
+            if let Some(left_out) = retries.throttle.passes(&error, Instant::now()) {
+                let store = self.store.name();
+                tracing::warn!(
+                    store,
+                    error,
+                    left_out,
+                    "the watch of the image store ended; watches and scans anew"
+                );
+            }
+            self.set_state(InventoryState::Waiting { reason: error });
+            tokio::time::sleep(retries.backoff.next_pause()).await;
         }
     }
 
     /// Watch, scan, follow; returns why the watch ended.
-    async fn watch_once(&self, backoff: &mut Backoff) -> StoreError {
+    async fn watch_once(&self, retries: &mut Retries) -> StoreError {
         let mut watch = self.store.watch();
         if let Err(ended) = next_event(&mut watch).await {
             return ended;
@@ -284,7 +300,7 @@ impl Upkeep {
         };
         tokio::select! {
             ended = follow => ended,
-            never = self.scan_whenever_wanted(backoff) => match never {},
+            never = self.scan_whenever_wanted(retries) => match never {},
         }
     }
 
@@ -294,18 +310,19 @@ impl Upkeep {
         self.write_wanted.notify_one();
     }
 
-    async fn scan_whenever_wanted(&self, backoff: &mut Backoff) -> Infallible {
+    async fn scan_whenever_wanted(&self, retries: &mut Retries) -> Infallible {
         loop {
             while let Err(error) = self.scan().await {
-                tracing::warn!(
-                    store = self.store.name(),
-                    error = chain(&error),
-                    "a scan failed, what was advertised stays"
-                );
-                self.set_state(InventoryState::Waiting { reason: chain(&error) });
-                tokio::time::sleep(backoff.next_pause()).await;
+                let error = chain(&error);
+                if let Some(left_out) = retries.throttle.passes(&error, Instant::now()) {
+                    let store = self.store.name();
+                    tracing::warn!(store, error, left_out, "a scan failed; what was advertised stays");
+                }
+                self.set_state(InventoryState::Waiting { reason: error });
+                tokio::time::sleep(retries.backoff.next_pause()).await;
             }
-            backoff.reset();
+            retries.backoff.reset();
+            retries.throttle.reset();
             self.scan_wanted.notified().await;
         }
     }

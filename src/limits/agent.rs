@@ -228,6 +228,9 @@ pub const STORE_POLL_INTERVAL_MIN: Duration = Duration::from_secs(5);
 pub const STORE_POLL_INTERVAL_MAX: Duration = Duration::from_secs(60);
 /// Between two attempts to watch a store's folder.
 pub const WATCH_RETRY_INTERVAL: Duration = Duration::from_secs(5);
+/// First and longest pause between two lines of the log about the same failure; in between it doubles.
+pub const REPEATED_FAILURE_LOG_PAUSE: (Duration, Duration) =
+    (Duration::from_secs(10), Duration::from_secs(600));
 /// Between two looks for images that the node has and cannot share.
 pub const SURVEY_INTERVAL: Duration = Duration::from_secs(60);
 /// Images whose layers are looked for then.

@@ -13,6 +13,7 @@ use super::index_api::Write;
 use super::ledger::{Left, Pair, Request};
 use super::{InventoryState, Upkeep};
 use crate::agent::backoff::Backoff;
+use crate::agent::log_throttle::LogThrottle;
 use crate::api::WriteRequest;
 use crate::api::client::ClientError;
 use crate::limits::{ADDRESS_LEFT_ATTEMPTS, ADDRESSES_LEFT_MAX, ADVERTISE_COALESCE, CLAIM_CONTESTED_PAUSE};
@@ -192,6 +193,7 @@ async fn send(shared: &Upkeep, holder: SocketAddr, request: &Request) -> Outcome
     let body = body(shared, holder, request.kind, request.pair, &request.keys);
     let deadline = if sync { SYNC_TIMEOUT } else { WRITE_TIMEOUT };
     let mut backoff = Backoff::new(RETRY_PAUSE.0, RETRY_PAUSE.1);
+    let mut throttle = LogThrottle::default();
     loop {
         let error = match shared.discovery.write(request.kind, &body, deadline).await {
             Ok(response) if response.stale => return Outcome::Stale(response.epoch),
@@ -200,7 +202,10 @@ async fn send(shared: &Upkeep, holder: SocketAddr, request: &Request) -> Outcome
             Err(error) if error.is_full() => return Outcome::Full(error),
             Err(error) => error,
         };
-        tracing::warn!(%error, kind = ?request.kind, keys = body.keys.len(), "a write failed, trying again");
+        if let Some(left_out) = throttle.passes(&error.to_string(), Instant::now()) {
+            let keys = body.keys.len();
+            tracing::warn!(%error, kind = ?request.kind, keys, left_out, "a write failed, trying again");
+        }
         if sync && !shared.state.borrow().is_synced() {
             shared.set_sent(InventoryState::Unsent { reason: error.to_string() });
         }
