@@ -62,6 +62,8 @@ pub struct Config {
     pub heartbeat_interval: Duration,
     /// Folder of what the agent keeps on disk: blobs that are being verified, and verdicts.
     pub state_dir: PathBuf,
+    /// Pid of the process whose workers may use the folder at the same time: the supervisor.
+    pub supervisor: u32,
     /// Folders in which containerd looks for the hosts of a registry; found out when absent.
     pub certs_dirs: Option<Vec<PathBuf>>,
     /// Policy per registry, by `host[:port]`; `_default` holds for the others.

@@ -325,6 +325,31 @@ fn a_pause_of_the_whole_agent_kills_nobody() {
     assert_eq!(ask(agent.mirror).unwrap(), 200);
 }
 
+/// Both would have written verdicts into one file, and nobody was told.
+#[test]
+fn a_second_agent_with_the_same_state_folder_is_refused() {
+    let agent = Agent::start();
+    let (state, any) = (agent.folder.path().join("state"), "127.0.0.1:0");
+    let second = Command::new(env!("CARGO_BIN_EXE_piccolo"))
+        .env_clear()
+        .args(["agent", "--servers", "http://127.0.0.1:1", "--mirror-listen", any, "--peer-listen", any])
+        .args(["--metrics-listen", any, "--exit-with-parent", &std::process::id().to_string()])
+        .arg("--state-dir")
+        .arg(&state)
+        .arg("--layout")
+        .arg(agent.folder.path().join("layout"))
+        .output()
+        .unwrap();
+    let (told, folder) = (String::from_utf8_lossy(&second.stderr), state.display());
+    assert_eq!(second.status.code(), Some(1), "{told}");
+    let expected = format!(
+        "the folder {folder} of --state-dir is in use by another agent (pid {}): ",
+        agent.supervisor()
+    );
+    assert!(told.contains(&expected), "{told}");
+    assert_eq!(ask(agent.mirror).unwrap(), 200);
+}
+
 #[test]
 fn a_supervisor_that_is_killed_takes_its_worker_along() {
     let agent = Agent::start();

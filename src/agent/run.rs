@@ -5,10 +5,12 @@ mod tests;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::time::Instant;
 
 use super::address::own::OwnAddress;
 use super::address::{self, AdvertiseError, Listens, Seeker, Selection};
@@ -33,12 +35,12 @@ use super::serve::blob_server::BlobServer;
 use super::serve::mirror::{self, Mirror};
 use super::serve::mirror_bypass;
 use super::serve::uploads::Uploads;
-use super::state_dir::StateDir;
+use super::state_dir::{InUse, Owner, StateDir};
 use super::{Config, StoreConfig};
 use crate::api::client::{Client, ClientError};
 use crate::clock::SystemClock;
 use crate::http::{self, BindError, ConnectionLimits};
-use crate::limits::{DRAIN_TIMEOUT, PROBE_CONNECTIONS_MAX};
+use crate::limits::{DRAIN_TIMEOUT, PROBE_CONNECTIONS_MAX, STATE_DIR_LOCK_RETRY, STATE_DIR_LOCK_WAIT};
 use crate::task::{Stop, TaskError, Tasks};
 
 /// Beyond the time that requests in flight have, for everything else to stop.
@@ -75,6 +77,9 @@ pub enum Error {
     /// A table of a registry.
     #[error(transparent)]
     Origin(#[from] OriginError),
+    /// The folder of `--state-dir`.
+    #[error(transparent)]
+    StateDir(#[from] InUse),
     /// The own address.
     #[error(transparent)]
     Advertise(#[from] AdvertiseError),
@@ -130,11 +135,12 @@ pub async fn run_on(
         upload_bytes_per_second,
         heartbeat_interval,
         state_dir,
+        supervisor,
         certs_dirs,
         registries,
     } = config;
     let notices = Notices::default();
-    let state = StateDir::open(&state_dir, &notices);
+    let state = open_state_dir(&state_dir, Owner::of(supervisor), &notices).await?;
     let client = Client::new(servers)?;
     client.begin_at(rand::random_range(..usize::MAX));
     let policies = Arc::new(Policies::new(registries));
@@ -240,6 +246,17 @@ pub async fn run_on(
     checks_stop.cancel();
     fetcher.finish().await;
     Ok(ended?)
+}
+
+/// Opens the folder of `--state-dir`. Workers of a supervisor that was killed end a moment after it.
+async fn open_state_dir(path: &Path, owner: Owner, notices: &Notices) -> Result<StateDir, InUse> {
+    let deadline = Instant::now() + STATE_DIR_LOCK_WAIT;
+    loop {
+        match StateDir::open(path, owner, notices) {
+            Err(_) if Instant::now() < deadline => tokio::time::sleep(STATE_DIR_LOCK_RETRY).await,
+            opened => return opened,
+        }
+    }
 }
 
 /// The address that peers are told, and the task that follows it unless it is fixed.

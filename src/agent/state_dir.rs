@@ -2,7 +2,9 @@
 //! start: an agent that cannot write there works without it, says so in `/readyz`, and tries again.
 //!
 //! `spool/` has blobs that are being checked, in files without a name. They are gone with the agent,
-//! however it ends, and several agents with the same folder do not see each other's.
+//! however it ends. `agent.lock` keeps the folder for the workers of one supervisor.
+
+mod lock;
 
 use std::convert::Infallible;
 use std::fs::{self, DirBuilder, File, Permissions};
@@ -15,6 +17,9 @@ use std::time::{Duration, SystemTime};
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 use tokio::sync::Notify;
+
+pub(crate) use lock::{InUse, Owner};
+use lock::{Lock, NoLock};
 
 use super::notices::{Notices, Topic};
 use crate::limits::{
@@ -42,6 +47,10 @@ pub(crate) struct StateDir {
 #[derive(Debug)]
 struct Folder {
     path: PathBuf,
+    /// Whose workers share the folder.
+    owner: Owner,
+    /// Held from the first moment on at which the folder could be written to.
+    lock: Mutex<Option<Lock>>,
     notices: Notices,
     condition: Mutex<Condition>,
     /// Notified when the folder turned out not to be writable.
@@ -58,15 +67,33 @@ enum Condition {
 }
 
 impl StateDir {
-    /// Makes `path` where it is missing, tries to write there, and removes what a killed agent has left.
-    pub(crate) fn open(path: &Path, notices: &Notices) -> Self {
+    /// Makes `path` where it is missing, locks it for the workers of `owner`, tries to write there, and removes what
+    /// a killed agent has left. One that cannot be written to is not locked.
+    ///
+    /// # Errors
+    /// Another agent uses the folder.
+    pub(crate) fn open(path: &Path, owner: Owner, notices: &Notices) -> Result<Self, InUse> {
         let (condition, notices) = (Mutex::new(Condition::Unwritable), notices.clone());
-        let shared = Folder { path: path.to_owned(), notices, condition, failed: Notify::new() };
+        let (path, lock) = (path.to_owned(), Mutex::new(None));
+        let shared = Folder { path, owner, lock, notices, condition, failed: Notify::new() };
         let state = Self { shared: Arc::new(shared) };
+        if let Err(NoLock::InUse(in_use)) = state.keep_lock() {
+            return Err(in_use);
+        }
         if state.try_again() {
             state.remove_leftovers(STATE_DIR_LEFTOVER_AGE);
         }
-        state
+        Ok(state)
+    }
+
+    /// Makes the folder, and locks it, unless it is locked.
+    fn keep_lock(&self) -> Result<(), NoLock> {
+        self.make_folders()?;
+        let mut held = self.shared.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        if !held.as_ref().is_some_and(|lock| lock.is_of(&self.shared.path)) {
+            *held = Some(Lock::take(&self.shared.path, self.shared.owner)?);
+        }
+        Ok(())
     }
 
     /// The folder, if it can be written to.
@@ -168,6 +195,7 @@ impl StateDir {
 
     /// Writes a file, and tells whether it takes memory.
     fn probe(&self) -> io::Result<bool> {
+        self.keep_lock()?;
         let mut file = tempfile::tempfile_in(self.make_folders()?)?;
         let in_memory = is_in_memory(&file)?;
         file.write_all(&[0; PROBE_WRITE_BYTES])?;
@@ -251,16 +279,21 @@ pub(crate) mod testing {
     use super::*;
 
     impl StateDir {
+        /// As an agent in this process opens it.
+        pub(crate) fn open_here(path: &Path, notices: &Notices) -> Self {
+            Self::open(path, Owner::of(std::process::id()), notices).unwrap()
+        }
+
         /// A folder whose files are taken for those of a disk, whatever is below.
         pub(crate) fn on_disk(path: &Path) -> Self {
-            let state = Self::open(path, &Notices::default());
+            let state = Self::open_here(path, &Notices::default());
             *state.condition() = Condition::Writable { in_memory: false };
             state
         }
 
         /// A folder that cannot be made.
         pub(crate) fn unwritable() -> Self {
-            Self::open(Path::new("/dev/null/state"), &Notices::default())
+            Self::open_here(Path::new("/dev/null/state"), &Notices::default())
         }
     }
 }
@@ -283,7 +316,7 @@ mod tests {
     fn a_file_is_replaced_whole_and_a_missing_one_is_none() {
         let root = tempfile::tempdir().unwrap();
         let notices = Notices::default();
-        let state = StateDir::open(&root.path().join("a/b"), &notices);
+        let state = StateDir::open_here(&root.path().join("a/b"), &notices);
         assert_eq!(state.read("x").unwrap(), None);
         state.replace("x", b"old").unwrap();
         state.replace("x", b"new").unwrap();
@@ -295,11 +328,11 @@ mod tests {
     fn only_its_owner_reads_a_folder_that_was_made_and_an_old_one_keeps_its_permissions() {
         let root = tempfile::tempdir().unwrap();
         let [made, old] = ["a/made", "old"].map(|name| root.path().join(name));
-        StateDir::open(&made, &Notices::default());
+        StateDir::open_here(&made, &Notices::default());
         assert_eq!((mode(&made), mode(&made.join(SPOOL))), (MODE, MODE));
         fs::create_dir(&old).unwrap();
         fs::set_permissions(&old, Permissions::from_mode(0o1777)).unwrap();
-        StateDir::open(&old, &Notices::default());
+        StateDir::open_here(&old, &Notices::default());
         assert_eq!((mode(&old), mode(&old.join(SPOOL))), (0o1777, MODE));
     }
 
@@ -309,7 +342,7 @@ mod tests {
         let file = root.path().join("file");
         fs::write(&file, "").unwrap();
         let notices = Notices::default();
-        let state = StateDir::open(&file.join("folder"), &notices);
+        let state = StateDir::open_here(&file.join("folder"), &notices);
         assert_eq!((state.folder(), state.has_disk()), (None, false));
         assert!(notices.texts()[0].contains("could not write to --state-dir"), "{:?}", notices.texts());
         state.replace("x", b"bytes").unwrap();
@@ -336,7 +369,7 @@ mod tests {
     #[test]
     fn what_a_killed_agent_left_is_removed_and_what_another_one_writes_is_not() {
         let root = tempfile::tempdir().unwrap();
-        let state = StateDir::open(root.path(), &Notices::default());
+        let state = StateDir::open_here(root.path(), &Notices::default());
         let names = ["spool/.tmpAbc", ".new-Abc", "verdicts"].map(|name| root.path().join(name));
         let left = || names.each_ref().map(|name| name.exists());
         for name in &names {
@@ -348,7 +381,7 @@ mod tests {
         for name in &names {
             File::options().write(true).open(name).unwrap().set_modified(old).unwrap();
         }
-        StateDir::open(root.path(), &Notices::default());
+        StateDir::open_here(root.path(), &Notices::default());
         assert_eq!(left(), [false, false, true]);
     }
 
@@ -358,7 +391,7 @@ mod tests {
         let folder = root.path().join("folder");
         fs::write(&folder, "a file is in the way").unwrap();
         let (notices, stop, tasks) = (Notices::default(), Stop::new(), TaskTracker::new());
-        let state = StateDir::open(&folder, &notices);
+        let state = StateDir::open_here(&folder, &notices);
         tasks.spawn(state.clone().watch_each(Duration::from_millis(10), stop.clone()));
         for _ in 0..2 {
             assert_eq!(notices.texts().len(), 1);
@@ -375,11 +408,24 @@ mod tests {
     }
 
     #[test]
+    fn the_folder_of_another_agent_is_refused_unless_it_cannot_be_written_to() {
+        let root = tempfile::tempdir().unwrap();
+        let of_parent = Owner::of(rustix::process::getppid().unwrap().as_raw_nonzero().get().unsigned_abs());
+        let parent = StateDir::open(root.path(), of_parent, &Notices::default()).unwrap();
+        let own = Owner::of(std::process::id());
+        let refused = StateDir::open(root.path(), own, &Notices::default()).unwrap_err().to_string();
+        assert!(refused.contains("in use by another agent (pid "), "{refused}");
+        drop(parent);
+        StateDir::open(root.path(), own, &Notices::default()).unwrap();
+        StateDir::open(Path::new("/dev/null/state"), own, &Notices::default()).unwrap();
+    }
+
+    #[test]
     fn a_folder_in_memory_is_used_and_is_no_disk() {
         // Where there is no such file system nothing can be told.
         let Ok(root) = tempfile::tempdir_in("/dev/shm") else { return };
         let notices = Notices::default();
-        let state = StateDir::open(root.path(), &notices);
+        let state = StateDir::open_here(root.path(), &notices);
         assert!(state.folder().is_some() && notices.texts().is_empty());
         assert!(!state.has_disk(), "blobs there take memory");
     }

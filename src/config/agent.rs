@@ -143,6 +143,7 @@ pub fn agent_of(layers: &mut Layers, servers: Option<Vec<String>>) -> Option<age
         upload_bytes_per_second: upload_bytes_per_second?,
         heartbeat_interval: heartbeat_interval?,
         state_dir: state_dir?,
+        supervisor: std::process::id(),
         certs_dirs,
         registries,
     })

@@ -38,6 +38,10 @@ pub const SPOOL_ROOM_WAIT: Duration = Duration::from_millis(50);
 pub const SPOOL_WHOLE_IDLE: Duration = Duration::from_secs(1);
 /// Time between two tries of a state folder that could not be written to.
 pub const STATE_DIR_RETRY: Duration = Duration::from_secs(10);
+/// How long a starting agent waits for the state folder while another agent uses it.
+pub const STATE_DIR_LOCK_WAIT: Duration = Duration::from_secs(2);
+/// Pause between two attempts to lock the state folder meanwhile.
+pub const STATE_DIR_LOCK_RETRY: Duration = Duration::from_millis(50);
 /// What must fit into the state folder for it to count as writable again, bytes.
 pub const STATE_DIR_PROBE_BYTES: u64 = VERIFIED_WHOLE_BYTES_MAX;
 /// Files in the state folder that an agent was ended in the middle of writing are removed when they are

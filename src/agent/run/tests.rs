@@ -109,6 +109,7 @@ fn config(server: &str, folder: &Path) -> Config {
         upload_bytes_per_second: 0,
         heartbeat_interval: Duration::from_secs(30),
         state_dir: folder.join("state"),
+        supervisor: std::process::id(),
         certs_dirs: Some(Vec::new()),
         registries: BTreeMap::from([("registry.test".to_owned(), policy)]),
     }

@@ -25,6 +25,7 @@ const OOM_FILE: &str = "/proc/self/oom_score_adj";
 
 /// Runs until the supervisor says stop.
 pub(super) fn run(config: agent::Config, supervisor: u32) -> Result<(), CliError> {
+    let config = agent::Config { supervisor, ..config };
     parent::exit_with(Some(supervisor))?;
     set_apart();
     let taken = |source| CliError::Process { action: "take the ports over from the supervisor", source };

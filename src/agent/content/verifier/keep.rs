@@ -146,7 +146,7 @@ mod tests {
     #[tokio::test]
     async fn a_verdict_survives_a_restart_as_long_as_the_file_stays_as_it_was() {
         let folder = tempfile::tempdir().unwrap();
-        let state = StateDir::open(folder.path(), &Notices::default());
+        let state = StateDir::open_here(folder.path(), &Notices::default());
         let (bytes, path) = (noise(SIZE), folder.path().join("blob"));
         fs::write(&path, &bytes).unwrap();
         let digest = Digest::of(&bytes);
@@ -179,7 +179,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn verdicts_are_written_together_and_nothing_is_written_without_news() {
         let folder = tempfile::tempdir().unwrap();
-        let state = StateDir::open(folder.path(), &Notices::default());
+        let state = StateDir::open_here(folder.path(), &Notices::default());
         let run = start(&state);
         let put = |number: u8, size: usize| {
             let (bytes, path) = (vec![number; size], folder.path().join(number.to_string()));
@@ -208,7 +208,7 @@ mod tests {
     #[tokio::test]
     async fn a_damaged_or_newer_file_is_ignored_and_replaced() {
         let folder = tempfile::tempdir().unwrap();
-        let state = StateDir::open(folder.path(), &Notices::default());
+        let state = StateDir::open_here(folder.path(), &Notices::default());
         let (bytes, path) = (noise(SIZE), folder.path().join("blob"));
         fs::write(&path, &bytes).unwrap();
         for content in [&b"piccolo verdicts 2\nwho knows"[..], b"", &[0xff; 100]] {
@@ -225,7 +225,7 @@ mod tests {
     #[tokio::test]
     async fn two_agents_do_not_take_each_others_verdicts_away() {
         let folder = tempfile::tempdir().unwrap();
-        let state = StateDir::open(folder.path(), &Notices::default());
+        let state = StateDir::open_here(folder.path(), &Notices::default());
         let runs = [start(&state), start(&state)];
         for (number, run) in (0_u8..).zip(runs) {
             let (bytes, path) = (vec![number; SIZE], folder.path().join(number.to_string()));

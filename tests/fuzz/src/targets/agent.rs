@@ -119,6 +119,7 @@ impl Site {
             upload_bytes_per_second: 0,
             heartbeat_interval: Duration::from_secs(30),
             state_dir: layout.path().join("state"),
+            supervisor: std::process::id(),
             certs_dirs: Some(Vec::new()),
             registries: BTreeMap::new(),
         };
