@@ -1,5 +1,7 @@
-//! Grouped bars with whiskers as SVG, no library: one panel a blob size, one group a connection
-//! count, one bar a side.
+//! Grouped bars with whiskers as SVG: one panel a blob size, one group a connection count, one bar a side.
+//!
+//! Without a library: `plotters` has neither grouped bars nor a legend in columns, so that each rectangle would
+//! still be placed here, and the text of an SVG file needs none of its back-ends.
 
 pub(crate) mod log_bars;
 

@@ -2,8 +2,14 @@
 //! `/v2/`, `/v2/<name>/manifests/<tag or digest>`, `/v2/<name>/blobs/<digest>`, with the registry
 //! in `?ns=` (containerd) or as first component of the name (podman, CRI-O).
 
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
+
 use super::Digest;
 use super::reference::{is_registry, is_repository, is_tag, looks_like_registry};
+
+/// What a registry's name may have and a query may not: the colon in front of a port, and the brackets around an
+/// IPv6 address.
+const ESCAPED: &AsciiSet = &CONTROLS.add(b':').add(b'[').add(b']');
 
 /// What a path asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -146,22 +152,15 @@ fn namespace(query: Option<&str>) -> Result<Option<String>, PathError> {
     Ok(found)
 }
 
-/// Undoes percent encoding; `None` if it is broken or not ASCII.
+/// Undoes percent encoding; `None` if it is broken or not ASCII. No registry has a `%` in its name, so one that is
+/// left was not followed by two hexadecimal digits.
 fn decode(text: &str) -> Option<String> {
-    let mut decoded = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((plain, encoded)) = rest.split_once('%') {
-        let byte = u8::from_str_radix(encoded.get(..2)?, 16).ok().filter(u8::is_ascii)?;
-        decoded.push_str(plain);
-        decoded.push(byte.into());
-        rest = &encoded[2..];
-    }
-    decoded.push_str(rest);
-    Some(decoded)
+    let decoded = percent_decode_str(text).decode_utf8().ok()?;
+    (decoded.is_ascii() && !decoded.contains('%')).then(|| decoded.into_owned())
 }
 
 fn encode(registry: &str) -> String {
-    registry.replace(':', "%3A").replace('[', "%5B").replace(']', "%5D")
+    utf8_percent_encode(registry, ESCAPED).to_string()
 }
 
 #[cfg(test)]

@@ -1,56 +1,38 @@
-//! Latencies in buckets that grow with them: at most 3 % wide, from a microsecond to an hour.
+//! Latencies with a resolution of 1 % (two significant digits), from a microsecond to [`LATENCY_MAX`].
 
 use std::time::Duration;
 
-/// Buckets a power of two: the last bits that count.
-const BITS: u32 = 5;
-/// Powers of two beyond the exact values.
-const POWERS: u32 = 27;
-const BUCKETS: usize = ((POWERS + 1) << BITS) as usize;
+/// Digits of a latency that count: no two latencies that differ by more than 1 % are counted as one.
+const SIGNIFICANT_DIGITS: u8 = 2;
+/// Longer ones are counted as this; the longest one is known exactly all the same.
+const LATENCY_MAX: Duration = Duration::from_secs(3_600);
 
 /// How often each latency was seen.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(crate) struct Histogram {
-    counts: Vec<u32>,
-    count: u64,
+    /// Microseconds; none before the first one, because most of the many histograms of a load stay empty.
+    seen: Option<hdrhistogram::Histogram<u32>>,
     most: Duration,
-}
-
-impl Default for Histogram {
-    fn default() -> Self {
-        Self { counts: Vec::new(), count: 0, most: Duration::ZERO }
-    }
 }
 
 impl Histogram {
     pub(crate) fn record(&mut self, latency: Duration) {
-        if self.counts.is_empty() {
-            self.counts = vec![0; BUCKETS];
-        }
-        self.counts[bucket(micros(latency))] += 1;
-        self.count += 1;
+        self.seen.get_or_insert_with(empty).saturating_record(micros(latency));
         self.most = self.most.max(latency);
     }
 
     pub(crate) fn count(&self) -> u64 {
-        self.count
+        self.seen.as_ref().map_or(0, hdrhistogram::Histogram::len)
     }
 
     pub(crate) fn most(&self) -> Duration {
         self.most
     }
 
-    /// The latency that `share` (0 to 1) of all do not exceed; zero if there are none.
+    /// The latency that `share` (0 to 1) of all do not exceed, at most 1 % more; zero if there are none.
     pub(crate) fn quantile(&self, share: f64) -> Duration {
-        let wanted = ((self.count as f64 * share).ceil() as u64).max(1);
-        let mut seen = 0;
-        for (position, count) in self.counts.iter().enumerate() {
-            seen += u64::from(*count);
-            if seen >= wanted {
-                return Duration::from_micros(upper(position)).min(self.most);
-            }
-        }
-        self.most
+        let micros = self.seen.as_ref().map_or(0, |seen| seen.value_at_quantile(share));
+        Duration::from_micros(micros).min(self.most)
     }
 
     /// `p50 / p99 / max` in milliseconds.
@@ -60,32 +42,20 @@ impl Histogram {
     }
 
     pub(crate) fn add(&mut self, other: &Self) {
-        if self.counts.is_empty() {
-            self.counts.clone_from(&other.counts);
-        } else {
-            self.counts.iter_mut().zip(&other.counts).for_each(|(ours, theirs)| *ours += theirs);
+        if let Some(theirs) = &other.seen {
+            self.seen.get_or_insert_with(empty).add(theirs).expect("both have the same bounds");
         }
-        self.count += other.count;
         self.most = self.most.max(other.most);
     }
 }
 
+fn empty() -> hdrhistogram::Histogram<u32> {
+    hdrhistogram::Histogram::new_with_max(micros(LATENCY_MAX), SIGNIFICANT_DIGITS)
+        .expect("the bounds are valid")
+}
+
 fn micros(latency: Duration) -> u64 {
     u64::try_from(latency.as_micros()).unwrap_or(u64::MAX)
-}
-
-fn bucket(micros: u64) -> usize {
-    let shift = (64 - micros.leading_zeros()).saturating_sub(BITS + 1);
-    let position = (u64::from(shift) << BITS) + (micros >> shift);
-    usize::try_from(position).unwrap_or(BUCKETS).min(BUCKETS - 1)
-}
-
-/// The largest value of a bucket.
-fn upper(position: usize) -> u64 {
-    let position = position as u64;
-    let shift = (position >> BITS).saturating_sub(1);
-    let mantissa = position - (shift << BITS);
-    ((mantissa + 1) << shift) - 1
 }
 
 #[cfg(test)]
@@ -93,17 +63,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bucket_is_at_most_three_percent_wide_and_none_overlap() {
-        let mut before = 0;
-        for position in 1..BUCKETS - 1 {
-            let high = upper(position);
-            assert_eq!(bucket(high), position);
-            assert_eq!(bucket(before + 1), position, "{before}");
-            assert!((high - before - 1) as f64 <= 0.0313 * before.max(1) as f64 + 1.0, "{before}..{high}");
-            before = high;
+    fn latencies_are_told_apart_from_a_microsecond_to_an_hour() {
+        let mut micros = 1;
+        while micros < 3_600_000_000 {
+            let mut histogram = Histogram::default();
+            histogram.record(Duration::from_micros(micros));
+            histogram.record(LATENCY_MAX);
+            let found = histogram.quantile(0.5).as_micros() as u64;
+            assert!(
+                found >= micros && (found - micros) as f64 <= 0.01 * micros as f64,
+                "{found} for {micros}"
+            );
+            micros += micros / 7 + 1;
         }
-        assert!(before > 3_600_000_000);
-        assert_eq!(bucket(u64::MAX), BUCKETS - 1);
+        let mut beyond = Histogram::default();
+        beyond.record(2 * LATENCY_MAX);
+        assert_eq!((beyond.count(), beyond.most()), (1, 2 * LATENCY_MAX));
+        assert!(beyond.quantile(0.5) >= LATENCY_MAX);
     }
 
     #[test]
@@ -112,7 +88,7 @@ mod tests {
         (1..=1000).for_each(|ms| histogram.record(Duration::from_millis(ms)));
         let close = |share, ms: f64| {
             let found = histogram.quantile(share).as_secs_f64() * 1e3;
-            assert!((found - ms).abs() <= ms * 0.04, "{share}: {found} for {ms}");
+            assert!((found - ms).abs() <= ms * 0.02, "{share}: {found} for {ms}");
         };
         close(0.5, 500.0);
         close(0.99, 990.0);

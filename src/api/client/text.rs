@@ -1,9 +1,13 @@
 //! Queries and bodies as they are sent.
 
 use bytes::Bytes;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 use serde::Serialize;
 
 use crate::api::FindQuery;
+
+/// Everything but the unreserved characters of RFC 3986 as `%XX`.
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// A wire type as a body.
 pub(super) fn json(value: &impl Serialize) -> Bytes {
@@ -25,14 +29,7 @@ pub(super) fn find_query(query: &FindQuery) -> String {
     text
 }
 
-/// RFC 3986: everything but unreserved characters as `%XX`.
-pub(super) fn percent_encoded(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len() + 16);
-    for byte in text.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => encoded.push(byte.into()),
-            _ => encoded.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    encoded
+/// A value of a query.
+pub(super) fn percent_encoded(text: &str) -> PercentEncode<'_> {
+    utf8_percent_encode(text, ESCAPED)
 }

@@ -117,26 +117,14 @@ fn write_address(body: &mut Vec<u8>, address: SocketAddr) {
         write!(body, "{address}").expect("memory takes everything");
         return;
     };
+    let mut digits = itoa::Buffer::new();
     for octet in address.ip().octets() {
-        write_number(body, octet.into());
+        body.extend_from_slice(digits.format(octet).as_bytes());
         body.push(b'.');
     }
     body.pop();
     body.push(b':');
-    write_number(body, address.port());
-}
-
-fn write_number(body: &mut Vec<u8>, mut number: u16) {
-    let (mut digits, mut first) = ([0; 5], 5);
-    loop {
-        first -= 1;
-        digits[first] = b'0' + (number % 10) as u8;
-        number /= 10;
-        if number == 0 {
-            break;
-        }
-    }
-    body.extend_from_slice(&digits[first..]);
+    body.extend_from_slice(digits.format(address.port()).as_bytes());
 }
 
 fn question<'a>(query: &'a Query<'_>) -> Result<Question<'a>, FormatError> {
