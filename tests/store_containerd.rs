@@ -325,7 +325,12 @@ async fn over_grpc_the_bytes_are_those_of_the_file() {
     assert!(matches!((&file, &remote), (Content::File { .. }, Content::Remote { .. })));
     assert!(read_all(&near, &image.layers[0], file).await == layer);
     assert!(read_all(&far, &image.layers[0], remote).await == layer);
-    assert_eq!(near.scan().await.unwrap(), far.scan().await.unwrap());
+    // containerd's garbage collector may remove the archive's own index between the two scans.
+    let (mut near, mut far) = (near.scan().await.unwrap(), far.scan().await.unwrap());
+    near.content.retain(|digest, _| image.content().contains(digest));
+    far.content.retain(|digest, _| image.content().contains(digest));
+    assert_eq!(near.content.len(), image.content().len());
+    assert_eq!(near, far);
 }
 
 #[tokio::test]
