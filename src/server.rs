@@ -1,166 +1,62 @@
 //! A discovery server: the API over the replicated index.
 //!
-//! [`startup`] finds addresses and opens the node. Each endpoint has its file in [`endpoints`], whose routes lead to
-//! it; [`requests`] reads what clients send. A lookup is answered from the index at once ([`lookups`],
-//! [`endpoints::findkey`], [`ranking`]). Writes go through [`writes`], and to the leader by [`cluster::forward`].
-//! Keepalives renew [`leases`] in the leader's memory; [`leases::task`] proposes what follows when one ends. What
-//! nodes report of holders ([`reports`]) changes the order of answers for a while.
+//! | folder | what is in it |
+//! |---|---|
+//! | [`endpoints`] | the routes, one file for each endpoint |
+//! | [`requests`] | reading and checking what clients send: no I/O |
+//! | [`permits`] | how much work is taken on at once, and from whom |
+//! | [`writes`] | advertise, withdraw and sync, from the body to the log |
+//! | [`leases`] | heartbeats and their ends, in the leader's memory |
+//! | [`ranking`] | which holders an asker is told, in which order |
+//! | [`reports`] | what nodes have reported of holders |
+//! | [`cluster`] | the other servers: who leads, forwarding, who has everything |
+//! | [`startup`] | addresses and names, waiting, threads, the order of stopping |
+//!
+//! [`app`] puts the parts together and hands them to the endpoints. [`api_service`] answers the API port:
+//! lookups itself, everything else through the routes.
 
+pub mod api_service;
 pub mod app;
 pub mod cluster;
+mod config;
 pub mod endpoints;
 pub mod error;
+pub mod headers;
 pub mod leases;
-pub mod lookups;
+pub mod operators;
+pub mod permits;
 pub mod ranking;
 pub mod reports;
 pub mod requests;
 pub mod startup;
+#[cfg(test)]
+mod testing;
 pub mod writes;
 
-use std::convert::Infallible;
-use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
-use axum::Router;
-pub use piccolo_raft::cluster::FOUND_AFTER;
-use piccolo_raft::cluster::{Node, NodeFailure, NodeNames, StartError};
+use piccolo_raft::cluster::{Node, NodeNames};
 use piccolo_raft::disk::{Disk, Fault, FolderDisk};
 use piccolo_raft::network::names::SystemResolver;
-use tokio::net::TcpListener;
-use tokio_util::task::TaskTracker;
 
 use crate::clock::SystemClock;
-use crate::http::{self, BindError, ConnectionLimits, Known};
-use crate::limits::{
-    DRAIN_TIMEOUT, RAFT_CONNECTIONS_MAX, RAFT_CONNECTIONS_OVER_LIMIT_MAX, RAFT_DRAIN_TIMEOUT,
-    RAFT_SERVER_CONNECTIONS_MAX, SERVER_CONNECTIONS_MAX,
-};
-use crate::task::{Stop, TaskError, Tasks};
-use app::{App, Shared};
-use cluster::behind;
-use cluster::server_addresses::{self, Servers};
-use endpoints::report;
+use crate::task::Stop;
+use api_service::ApiService;
+use app::{App, AppHandle, Policy};
 use leases::Leases;
-use lookups::Endpoints;
+use operators::Operators;
 use requests::accepted::HolderPolicy;
-use startup::addresses::{self, AddressError, Stored};
+use startup::addresses::{self, Stored};
 use startup::api_port::ApiPorts;
+use startup::phases::Phases;
 use startup::raft_threads::RaftThreads;
 use startup::waiting::{Binding, Naming, Waiting};
 
+pub use config::{Addresses, Config};
+pub use piccolo_raft::cluster::FOUND_AFTER;
+pub use startup::failure::Error;
 pub use startup::offline;
-
-/// Time that tasks have to end once everything is drained.
-const TASKS_STOP_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Everything that a server can be told.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Its data folder.
-    pub data_dir: PathBuf,
-    /// Where agents ask.
-    pub listen: SocketAddr,
-    /// Where the other servers ask. Absent: the port of this node's entry in `cluster` on all
-    /// addresses, or 127.0.0.1:7790 for a cluster of one.
-    pub raft_listen: Option<SocketAddr>,
-    /// Host of the API address in the membership. Absent: the host of its entry in `cluster`.
-    pub advertise: Option<String>,
-    /// The raft addresses of all members, `host:port`; empty: a cluster of one.
-    pub cluster: Vec<String>,
-    /// Raft address of a member of the cluster to wait for; a server without data founds none then.
-    pub join: Option<String>,
-    /// Allows raft in the clear on other than loopback, and changes of the membership from there.
-    pub insecure: bool,
-    /// Lease of clients that name none (Go `pi`).
-    pub lease_default: Duration,
-    /// How long a hidden holder's inventory is kept.
-    pub forget_after: Duration,
-    /// Without data and others it listens for so long before it founds a cluster.
-    pub found_after: Duration,
-    /// With less free bytes in its data folder it stores nothing more; 0: it does not look. Absent: what
-    /// fits the disk.
-    pub disk_free_min: Option<u64>,
-}
-
-/// Where a server listens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Addresses {
-    /// Discovery API.
-    pub api: SocketAddr,
-    /// Raft RPC.
-    pub raft: SocketAddr,
-}
-
-/// Why a server did not start, or did not go on.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// Its addresses do not fit together.
-    #[error(transparent)]
-    Addresses(#[from] AddressError),
-    /// A port cannot be had.
-    #[error(transparent)]
-    Bind(#[from] BindError),
-    /// A listener has no address.
-    #[error("could not read the address of a listener")]
-    Listener(#[source] io::Error),
-    /// The system gives no threads.
-    #[error("could not start the threads of raft")]
-    Threads(#[source] io::Error),
-    /// The data folder cannot be had.
-    #[error("could not open data folder {}", folder.display())]
-    Folder {
-        /// Which.
-        folder: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// The node did not start.
-    #[error("could not start in data folder {}", folder.display())]
-    Start {
-        /// Its data.
-        folder: PathBuf,
-        /// Why.
-        #[source]
-        source: StartError,
-    },
-    /// Raft or the storage failed: a supervisor starts the process again.
-    #[error("the replicated index failed: {reason}")]
-    Failed {
-        /// What it said.
-        reason: String,
-    },
-    /// The disk is broken or full: a supervisor starts the process again, until somebody has helped.
-    #[error("{reason}")]
-    Disk {
-        /// Which file, why, and what to do.
-        reason: String,
-    },
-    /// The other servers have removed this one: it does not start again with this data.
-    #[error("{reason}")]
-    Removed {
-        /// Whom, and what to do.
-        reason: String,
-    },
-    /// A task ended that should have gone on.
-    #[error(transparent)]
-    Task(#[from] TaskError),
-}
-
-impl From<NodeFailure> for Error {
-    fn from(failure: NodeFailure) -> Self {
-        match failure {
-            NodeFailure::Removed { .. } => Error::Removed { reason: failure.to_string() },
-            NodeFailure::Disk { reason } => Error::Disk { reason },
-            NodeFailure::Broken { reason } => Error::Failed { reason },
-            NodeFailure::Level(unknown) => Error::Failed { reason: unknown.to_string() },
-        }
-    }
-}
 
 /// Runs a server until `stop`; `ready` is called once lookups are answered.
 pub async fn run(config: Config, stop: Stop, ready: impl FnOnce(Addresses) + Send) -> Result<(), Error> {
@@ -181,14 +77,14 @@ pub async fn run(config: Config, stop: Stop, ready: impl FnOnce(Addresses) + Sen
         Some(member) => addresses::joining_raft_listen(raft_listen, member, insecure)?,
         None => addresses::raft_listen(raft_listen, &cluster, insecure)?,
     };
-    let starting = Waiting { shared: Shared::default(), stop: stop.clone() };
+    let app = AppHandle::default();
+    let starting = Waiting { reason: app.wait_reason().clone(), stop: stop.clone() };
     let binding = Binding { address: listen, what: "the discovery API" };
     let Some(api_listener) = starting.until_done(binding).await? else { return Ok(()) };
     let api = api_listener.local_addr().map_err(Error::Listener)?;
     // The API answers while the start waits and the index loads: /livez with 200, the rest with 503.
     let mut phases = Phases::new();
-    let shared = starting.shared.clone();
-    phases.serve_api(api_listener, Endpoints::new(shared.clone()));
+    phases.serve_api(api_listener, ApiService::new(app.clone()));
     let binding = Binding { address: raft_listen, what: "raft" };
     let Some(raft_listener) = starting.until_done(binding).await? else { return Ok(()) };
     let raft = raft_listener.local_addr().map_err(Error::Listener)?;
@@ -217,28 +113,27 @@ pub async fn run(config: Config, stop: Stop, ready: impl FnOnce(Addresses) + Sen
     let starting = opened.start(names, join, found_after, Some(Arc::new(ApiPorts)), stop.clone());
     let node = raft_threads.run(starting).await.map_err(failed)?;
     phases.serve_raft(&raft_threads, raft_listener, node.router());
-    let mut app = App::new(
-        node.clone(),
-        HolderPolicy { loopback: listen.ip().is_loopback() },
-        SystemClock::shared(),
-        Leases::new(lease_default, forget_after),
-        stop.clone(),
-    );
-    app.remote_operators = insecure;
-    app.servers = Servers::new(phases.known.clone());
-    let app = Arc::new(app);
-    phases.tasks.spawn("leases", leases::task::run(Arc::clone(&app), phases.end.clone()));
-    phases
-        .tasks
-        .spawn("addresses of servers", server_addresses::upkeep(Arc::clone(&app), phases.end.clone()));
-    phases.tasks.spawn("currency", behind::watch(Arc::clone(&app), phases.end.clone()));
-    phases.tasks.spawn("reports", report::upkeep(Arc::clone(&app), phases.end.clone()));
-    let upkeep = crate::metrics::upkeep(crate::metrics::install(), phases.end.clone());
-    phases.tasks.spawn("metrics upkeep", upkeep);
-    shared.set(Arc::clone(&app));
+    let policy = Policy {
+        holders: HolderPolicy { loopback: listen.ip().is_loopback() },
+        operators: Operators { remote_too: insecure },
+        leases: Leases::new(lease_default, forget_after),
+    };
+    let parts = App::new(node, policy, SystemClock::shared(), phases.known.clone(), stop.clone());
+    let parts = Arc::new(parts);
+    start_tasks(&parts, &mut phases);
+    app.set(Arc::clone(&parts));
     tracing::info!(api = %addresses.api, raft = %addresses.raft, "serving");
     ready(addresses);
-    phases.run(&app, stop).await
+    phases.run(&parts.node, &parts.writes.running, stop).await
+}
+
+/// Starts the tasks of a server that serves.
+fn start_tasks(app: &App, Phases { tasks, end, .. }: &mut Phases) {
+    tasks.spawn("leases", app.lease_task().run(end.clone()));
+    tasks.spawn("addresses of servers", app.cluster.servers.clone().watch(end.clone()));
+    tasks.spawn("currency", Arc::clone(&app.cluster.fallback).watch(end.clone()));
+    tasks.spawn("reports", Arc::clone(&app.reports).watch(end.clone()));
+    tasks.spawn("metrics upkeep", crate::metrics::upkeep(crate::metrics::install(), end.clone()));
 }
 
 fn warn_in_the_clear(addresses: Addresses) {
@@ -260,125 +155,5 @@ fn warn_of_names(names: &NodeNames, addresses: Addresses) {
             "raft listens for other hosts, and they would be told to find this server at {name}: give --advertise \
              HOST before others join"
         );
-    }
-}
-
-/// Waits for writes under way, as long as for requests: one that hangs keeps no server from its end.
-async fn finish(writes: &TaskTracker) {
-    writes.close();
-    if tokio::time::timeout(DRAIN_TIMEOUT, writes.wait()).await.is_err() {
-        tracing::warn!(
-            left = writes.len(),
-            "stopping although writes are under way: their clients send them again"
-        );
-    }
-}
-
-/// The tasks of a server with the signals that stop them one after the other.
-struct Phases {
-    tasks: Tasks,
-    /// Addresses of the other servers, for both listeners.
-    known: Known,
-    /// Stops the API listener.
-    api: Stop,
-    /// The last request has been answered.
-    api_drained: Stop,
-    /// Stops the raft listener.
-    raft: Stop,
-    /// Its last request has been answered.
-    raft_drained: Stop,
-    /// Stops everything else.
-    end: Stop,
-}
-
-/// Every connection may have a message under way: none of them waits for another's.
-const _: () =
-    assert!(RAFT_CONNECTIONS_MAX + RAFT_CONNECTIONS_OVER_LIMIT_MAX < piccolo_raft::network::MESSAGES_MAX);
-
-impl Phases {
-    fn new() -> Self {
-        let end = Stop::new();
-        Self {
-            tasks: Tasks::new(end.clone()),
-            known: Known::default(),
-            api: Stop::new(),
-            api_drained: Stop::new(),
-            raft: Stop::new(),
-            raft_drained: Stop::new(),
-            end,
-        }
-    }
-
-    fn serve_raft(&mut self, threads: &RaftThreads, listener: TcpListener, router: Router) {
-        let limits = ConnectionLimits {
-            connections_max: RAFT_CONNECTIONS_MAX,
-            over_limit_max: RAFT_CONNECTIONS_OVER_LIMIT_MAX,
-            known_max: RAFT_SERVER_CONNECTIONS_MAX,
-            drain_timeout: RAFT_DRAIN_TIMEOUT,
-            ..ConnectionLimits::default()
-        };
-        let (stop, drained) = (self.raft.clone(), self.raft_drained.clone());
-        let serving = threads.serve(listener, router, limits, self.known.clone(), (stop, drained));
-        let end = self.end.clone();
-        self.tasks.spawn("raft", async move {
-            let ended = end.run_until_cancelled(serving).await;
-            ended.map_or(Ok(()), |failed| failed.map(|never| match never {}))
-        });
-    }
-
-    fn serve_api(&mut self, listener: TcpListener, endpoints: Endpoints) {
-        let limits = ConnectionLimits {
-            known_max: SERVER_CONNECTIONS_MAX,
-            drain_timeout: DRAIN_TIMEOUT,
-            ..ConnectionLimits::default()
-        };
-        let known = self.known.clone();
-        let (stop, drained) = (self.api.clone(), self.api_drained.clone());
-        let end = self.end.clone();
-        self.tasks.spawn("api", async move {
-            http::serve_known(listener, endpoints, limits, known, stop).await;
-            drained.cancel();
-            end.cancelled().await;
-            Ok::<(), Infallible>(())
-        });
-    }
-
-    /// Until `stop` or a failure; then stops in order.
-    async fn run(self, app: &App, stop: Stop) -> Result<(), Error> {
-        let Self { tasks, known: _, api, api_drained, raft, raft_drained, end } = self;
-        let mut running = std::pin::pin!(tasks.run(TASKS_STOP_TIMEOUT));
-        tokio::select! {
-            () = stop.cancelled() => {}
-            failure = app.node.failed() => return Err(failure.into()),
-            ended = &mut running => return ended.map_err(Error::Task),
-        }
-        let handed_over = app.node.transfer_leader().await;
-        tracing::info!(handed_over, "stopping: drains the discovery API");
-        api.cancel();
-        api_drained.cancelled().await;
-        finish(&app.writes).await;
-        tracing::info!("stopping: closes the index");
-        app.node.shutdown().await;
-        raft.cancel();
-        raft_drained.cancelled().await;
-        end.cancel();
-        running.await.map_err(Error::Task)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_write_that_hangs_keeps_no_server_from_its_end() {
-        let writes = TaskTracker::new();
-        let hangs = writes.spawn(std::future::pending::<()>());
-        let start = tokio::time::Instant::now();
-        finish(&writes).await;
-        assert_eq!(start.elapsed(), DRAIN_TIMEOUT);
-        hangs.abort();
-        finish(&writes).await;
-        assert_eq!(start.elapsed(), DRAIN_TIMEOUT, "without one it waits for nothing");
     }
 }

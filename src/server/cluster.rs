@@ -1,10 +1,60 @@
-//! This server among the others of its cluster: which cluster it is ([`cluster_id`]), where the others are
-//! ([`server_addresses`]) and how they are asked ([`server_client`]), what goes to the leader ([`forward`]), and
-//! what a server does that may lack what the others have ([`behind`]).
+//! This server among the others of its cluster: which cluster that is ([`identity`]), who leads it
+//! ([`leadership`]), how a request comes to the leader ([`forward`]), where the others are
+//! ([`server_addresses`]) and how they are asked ([`server_client`]), and what this server does while it may
+//! lack what the others have ([`behind`]).
 
 pub mod behind;
-pub(super) mod cluster_id;
 pub mod forward;
-pub(super) mod level;
+pub mod identity;
+pub mod leadership;
+pub mod level;
 pub mod server_addresses;
-pub(super) mod server_client;
+pub mod server_client;
+
+use std::sync::Arc;
+
+use piccolo_raft::cluster::Node;
+use tokio_util::task::TaskTracker;
+
+use crate::http::Known;
+use behind::LookupFallback;
+use forward::Forwarder;
+use identity::ClusterIdentity;
+use leadership::Leadership;
+use server_addresses::ServerAddresses;
+use server_client::{ServerClient, server_client};
+
+/// What a server knows of the others, and how it speaks with them; clones share it.
+#[derive(Clone)]
+pub struct Cluster {
+    /// Which cluster this is.
+    pub identity: ClusterIdentity,
+    /// Whether this server may decide.
+    pub leadership: Leadership,
+    /// Connections to the other servers.
+    pub client: ServerClient,
+    /// Brings requests to the leader.
+    pub forwarder: Forwarder,
+    /// Where the other servers are.
+    pub servers: ServerAddresses,
+    /// Who answers lookups while this server may lack something.
+    pub fallback: Arc<LookupFallback>,
+}
+
+impl Cluster {
+    /// The cluster of `node`. Keeps the addresses of the other servers in `known`; requests on their way to
+    /// the leader run in `exchanges`.
+    pub fn new(node: &Node, known: Known, exchanges: TaskTracker) -> Self {
+        let client = server_client(node.names().clone());
+        let identity = ClusterIdentity::new(node.clone());
+        let leadership = Leadership::new(node.clone());
+        Self {
+            forwarder: Forwarder::new(leadership.clone(), identity.clone(), client.clone(), exchanges),
+            identity,
+            leadership,
+            servers: ServerAddresses::new(node.clone(), known),
+            fallback: Arc::new(LookupFallback::new(node.clone(), client.clone())),
+            client,
+        }
+    }
+}

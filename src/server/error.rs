@@ -1,5 +1,8 @@
 //! Errors of the API, and the one place where they become HTTP.
 
+mod format;
+mod full;
+
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -12,14 +15,15 @@ use piccolo_raft::index::IndexError;
 use piccolo_raft::model::Pair;
 use rand::Rng;
 
+use super::headers;
 use crate::api::{Message, WriteResponse, header};
 use crate::limits::{
     FULL_RETRY_AFTER_SECONDS, MIN_INDEX_WAIT_MAX, NO_ROOM_RETRY_AFTER_SECONDS, OVERLOAD_RETRY_AFTER_SECONDS,
     SYNC_EVERY, UNSERVED_RETRY_AFTER_SECONDS,
 };
-use crate::server::cluster::behind::behind_header;
-use crate::server::requests::json::FormatError;
-use crate::server::writes::capacity::Full;
+
+pub use format::FormatError;
+pub use full::Full;
 
 /// Why a request has no good answer.
 #[derive(Debug, thiserror::Error)]
@@ -43,11 +47,8 @@ pub enum ApiError {
         timeout: Duration,
     },
     /// The body ended early.
-    #[error("could not read the request body: {reason}")]
-    BodyBroken {
-        /// hyper's words.
-        reason: String,
-    },
+    #[error("could not read the request body: {0}")]
+    BodyBroken(#[source] axum::Error),
     /// Nobody that the asker may see holds the key. The Go Piccolo's text.
     #[error("Didn't find the key {key} in piccolo")]
     KeyNotFound {
@@ -179,9 +180,7 @@ impl ApiError {
     /// What it is as HTTP.
     pub fn status(&self) -> StatusCode {
         match self {
-            ApiError::Format(_) | ApiError::NothingToDo | ApiError::BodyBroken { .. } => {
-                StatusCode::BAD_REQUEST
-            }
+            ApiError::Format(_) | ApiError::NothingToDo | ApiError::BodyBroken(_) => StatusCode::BAD_REQUEST,
             ApiError::KeyNotFound { .. } | ApiError::UnknownRoute => StatusCode::NOT_FOUND,
             ApiError::BodyTooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
             ApiError::NotOperator | ApiError::PassedOn { .. } => StatusCode::FORBIDDEN,
@@ -222,25 +221,25 @@ impl ApiError {
     }
 
     fn headers(&self) -> HeaderMap {
-        let mut headers = HeaderMap::new();
+        let mut map = HeaderMap::new();
         if let Some(seconds) = self.retry_after_seconds() {
-            headers.insert(RETRY_AFTER, HeaderValue::from(rand::rng().random_range(seconds)));
+            map.insert(RETRY_AFTER, HeaderValue::from(rand::rng().random_range(seconds)));
         }
         if matches!(self, ApiError::KeyNotFound { behind: true, .. }) {
-            headers.extend([behind_header()]);
+            map.extend([headers::behind()]);
         }
         if matches!(self, ApiError::Full(_)) {
             let full = HeaderName::from_static(header::FULL);
-            headers.insert(full, HeaderValue::from_static(header::FULL_INDEX));
+            map.insert(full, HeaderValue::from_static(header::FULL_INDEX));
         }
         let leader = match self {
             ApiError::NotLeader { leader } => HeaderValue::from_str(leader).ok(),
             ApiError::Loading => None,
-            _ => return headers,
+            _ => return map,
         };
         let leader = leader.unwrap_or(HeaderValue::from_static(""));
-        headers.insert(HeaderName::from_static(header::LEADER), leader);
-        headers
+        map.insert(HeaderName::from_static(header::LEADER), leader);
+        map
     }
 
     fn log(&self) {

@@ -8,6 +8,7 @@
 //! The holders of a key come sorted by (zone, address), so that every tier is a contiguous range
 //! found by binary search: a key with 50,000 holders costs hardly more than one with 40.
 
+mod holders;
 mod prefix;
 
 use std::net::{IpAddr, SocketAddr};
@@ -18,32 +19,9 @@ use piccolo_raft::model::Key;
 use sha2::{Digest, Sha256};
 
 use crate::limits::RANKED_LAST_SKIPPED_MAX;
+pub use holders::Holders;
+use holders::prefix_bounds;
 use prefix::by_prefix;
-
-/// The visible holders of one key in one group, sorted by (zone, [`address_key`], port).
-pub trait Holders {
-    /// How many.
-    fn len(&self) -> usize;
-    /// True if nobody visible holds the key.
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-    /// Address at a position below [`Holders::len`].
-    fn address(&self, position: usize) -> SocketAddr;
-    /// Positions of the holders of `zone` with `low <= address_key <= high`.
-    fn range(&self, zone: &str, low: u128, high: u128) -> Range<usize>;
-    /// Positions of all holders of `zone`.
-    fn zone_range(&self, zone: &str) -> Range<usize>;
-    /// All of their addresses, by position.
-    fn addresses(&self) -> impl Iterator<Item = SocketAddr>;
-    /// All hosts of the group with `low <= address_key <= high`, sorted by [`address_key`] and port, and
-    /// whether each is one of the holders.
-    fn hosts(&self, low: u128, high: u128) -> impl Iterator<Item = (SocketAddr, bool)>;
-    /// [`address_key`] of the last host of the group that is not above `address`.
-    fn host_at_or_below(&self, address: u128) -> Option<u128>;
-    /// The same of the first that is not below.
-    fn host_at_or_above(&self, address: u128) -> Option<u128>;
-}
 
 /// Who asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +43,7 @@ pub enum Asker<'a> {
 
 /// What nodes have reported of a holder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum Reputation {
     /// Nothing that counts.
     Sound,
     /// It could not be had: after all others.
@@ -76,12 +54,12 @@ pub enum Standing {
 
 /// The same order, in which those that could not be had come after all others. Looks past
 /// [`RANKED_LAST_SKIPPED_MAX`] of them, farther ones do not move up.
-pub fn rank_by_standing(
+pub fn rank_by_reputation(
     holders: &impl Holders,
     key: &Key,
     asker: &Asker<'_>,
     count: usize,
-    standing: &mut dyn FnMut(SocketAddr) -> Standing,
+    reputation: &mut dyn FnMut(SocketAddr) -> Reputation,
 ) -> Vec<SocketAddr> {
     let enough = count.saturating_add(RANKED_LAST_SKIPPED_MAX);
     let mut wanted = count;
@@ -90,10 +68,10 @@ pub fn rank_by_standing(
         let all = ranked.len() < wanted;
         let (mut sound, mut last) = (Vec::with_capacity(count), Vec::new());
         for holder in ranked {
-            match standing(holder) {
-                Standing::Sound => sound.push(holder),
-                Standing::Last => last.push(holder),
-                Standing::LeftOut => {}
+            match reputation(holder) {
+                Reputation::Sound => sound.push(holder),
+                Reputation::Last => last.push(holder),
+                Reputation::LeftOut => {}
             }
         }
         if sound.len() >= count || all || wanted >= enough {
@@ -121,12 +99,6 @@ fn tier_prefixes(ip: IpAddr) -> [u32; 2] {
         IpAddr::V4(_) => [96 + 24, 96 + 16],
         IpAddr::V6(_) => [64, 48],
     }
-}
-
-/// Lowest and highest number that share the first `prefix` bits with `address`.
-fn prefix_bounds(address: u128, prefix: u32) -> (u128, u128) {
-    let host_bits = u128::MAX.checked_shr(prefix).unwrap_or(0);
-    (address & !host_bits, address | host_bits)
 }
 
 fn by_tiers(

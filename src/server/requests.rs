@@ -1,7 +1,6 @@
-//! What clients send: bodies are read within limits ([`intake`]), as JSON the way Go reads it ([`json`]) or as a
-//! query string ([`query`]), and checked before anything is proposed ([`accepted`]).
+//! What clients send, read and checked without I/O: bodies as JSON the way Go reads it ([`json`]), query
+//! strings ([`query`]), and what a write or a heartbeat must be before anything is proposed ([`accepted`]).
 
 pub mod accepted;
-pub mod intake;
 pub mod json;
 pub mod query;

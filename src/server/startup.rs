@@ -1,8 +1,12 @@
-//! What a server does before it serves: finds its addresses and its name, waits for what is missing, starts the
-//! threads of raft; and what is done to a data folder while no server runs on it ([`offline`]).
+//! What a server does before it serves, and after. It finds its addresses and its names ([`addresses`]),
+//! waits for what is missing ([`waiting`]), and starts the threads of raft ([`raft_threads`]); its tasks stop
+//! in [`phases`]; [`failure`] says why it ended. [`offline`] changes a data folder while no server runs on
+//! it.
 
 pub mod addresses;
-pub(super) mod api_port;
+pub mod api_port;
+pub mod failure;
 pub mod offline;
-pub(super) mod raft_threads;
-pub(super) mod waiting;
+pub mod phases;
+pub mod raft_threads;
+pub mod waiting;

@@ -1,127 +1,164 @@
-//! What advertise, withdraw and sync have in common: from the body to the leader, one write of a
-//! holder at a time, and the answer.
+//! Writes of holders: advertise, withdraw and sync. All three go the same way ([`Writes::handle`]):
+//!
+//! 1. The body is read and checked ([`crate::server::requests`]), and gets its permit
+//!    ([`crate::server::permits`]).
+//! 2. It is brought to the leader ([`crate::server::cluster::forward`]).
+//! 3. There it takes the lock of its holder, so that one write of a holder is handled at a time. A repeated
+//!    write is answered like the first one; a write over a limit of the index is refused ([`capacity`]).
+//! 4. It is cut into log [`entries`], of a sync those of the difference to what the index has ([`mod@sync`]).
+//!    They are proposed to raft, which stores them on the disks of a majority ([`mod@propose`]).
 
 pub mod capacity;
 pub mod entries;
-pub mod holder_locks;
-pub mod rate_limit;
+pub mod kind;
+pub mod propose;
+pub mod sync;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use axum::Json;
 use axum::extract::Request;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use piccolo_raft::command::{Command, Reply};
-use piccolo_raft::index::HostRecord;
+use piccolo_raft::cluster::Node;
+use piccolo_raft::index::{HostRecord, Index};
+use piccolo_raft::model::Holder;
+use tokio_util::task::TaskTracker;
 
-use crate::api::{WriteResponse, header, path};
-use crate::server::app::{App, WritePlace};
-use crate::server::cluster::forward::{ForLeader, to_leader};
-use crate::server::error::ApiError;
-use crate::server::requests::accepted::{self, AcceptedWrite};
-use crate::server::requests::intake::{self, BodyShare};
+use super::cluster::forward::{Forwarder, LeaderRequest, is_forwarded};
+use super::error::ApiError;
+use super::headers;
+use super::leases::table::LeaseTable;
+use super::permits::Permits;
+use super::permits::bodies::BodyPermit;
+use super::permits::holder_locks::HolderPermit;
+use super::permits::rate_limit::RateLimit;
+use super::requests::accepted::{self, AcceptedWrite, HolderPolicy};
+use crate::api::WriteResponse;
+use crate::clock::SharedClock;
+use crate::limits::{SYNC_BURST, SYNC_EVERY};
+use entries::{Direction, entries};
+use kind::WriteKind;
+use propose::{propose, refuse_without_room};
+use sync::sync;
 
-/// Which of the three.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Keys come.
-    Advertise,
-    /// Keys go.
-    Withdraw,
-    /// The whole set.
-    Sync,
+/// Handles writes.
+pub struct Writes {
+    /// Proposes entries.
+    pub node: Node,
+    /// Says what is applied.
+    pub index: Index,
+    /// Brings writes to the leader.
+    pub forwarder: Forwarder,
+    /// A write renews the lease of its holder.
+    pub leases: LeaseTable,
+    /// Permits for writes and their bodies.
+    pub permits: Permits,
+    /// How often a holder may sync.
+    pub sync_rate: SyncRate,
+    /// Which addresses a holder may have.
+    pub holders: HolderPolicy,
+    /// Writes run here to their end, whether or not their clients wait: the next write of the holder must
+    /// find their effect.
+    pub running: TaskTracker,
 }
 
-impl Kind {
-    fn path(self) -> &'static str {
-        match self {
-            Kind::Advertise => path::ADVERTISE,
-            Kind::Withdraw => path::WITHDRAW,
-            Kind::Sync => path::SYNC,
-        }
+/// How often one holder may sync.
+pub struct SyncRate {
+    limit: Mutex<RateLimit>,
+    clock: SharedClock,
+}
+
+impl SyncRate {
+    /// By the time of `clock`.
+    pub fn new(clock: SharedClock) -> Self {
+        Self { limit: Mutex::new(RateLimit::new(SYNC_BURST, SYNC_EVERY)), clock }
     }
 
-    fn message(self) -> &'static str {
-        match self {
-            Kind::Advertise | Kind::Sync => "Distribution created!",
-            Kind::Withdraw => "Distribution withdrawn!",
-        }
+    fn take(&self, holder: &Holder) -> Result<(), ApiError> {
+        let mut limit = self.limit.lock().expect("no code panics while it holds this lock");
+        let taken = limit.take(holder, self.clock.monotonic());
+        taken.map_err(|again_after| ApiError::TooManySyncs { again_after })
     }
 }
 
-/// Answers one write.
-pub async fn handle(app: &Arc<App>, kind: Kind, incoming: Request) -> Result<Response, ApiError> {
-    let forwarded = ForLeader::is_forwarded(incoming.headers());
-    let (body, share) = intake::read_write(app, incoming).await?;
-    let write = accepted::write(&body, app.holders)?;
-    if kind != Kind::Sync && write.keys.is_empty() {
-        return Err(ApiError::NothingToDo);
-    }
-    capacity::check_length(&write)?;
-    let place = app.place_for_write(&write.holder)?;
-    let repeatable = write.pair.is_some();
-    let work = Arc::new(Work { write, place, _share: share });
-    let request = ForLeader { path: kind.path(), body, forwarded, repeatable, held: work.clone() };
-    to_leader(app, request, || decide(app, kind, Arc::clone(&work))).await
-}
-
-/// A write at hand with what it takes up: it keeps both to its end, also if its client leaves.
+/// A write at hand, with what it takes up: both are held until it is done, also if its client leaves.
 struct Work {
     write: AcceptedWrite,
-    place: WritePlace,
-    _share: BodyShare,
+    permit: HolderPermit,
+    _body: BodyPermit,
 }
 
-/// On the leader. Runs to its end even if the client leaves.
-async fn decide(app: &Arc<App>, kind: Kind, work: Arc<Work>) -> Result<Response, ApiError> {
-    if kind == Kind::Sync {
-        app.pace_of_syncs(&work.write.holder)?;
-    }
-    let task = {
-        let app = Arc::clone(app);
-        async move {
-            let Work { write, place, .. } = &*work;
-            let _turn = place.turn().await;
-            let record = app.index.host(&write.holder);
-            let stored = record.as_ref().and_then(|record| record.pair);
-            accepted::refuse_last_epoch(write.pair, stored)?;
-            if let Some(record) = record.filter(|record| is_repeated(kind, write, record)) {
-                app.leases().renew(&write.holder, record.ttl_seconds, app.now());
-                // Applied in memory a moment before that counts as applied: who reads behind this answer
-                // elsewhere must not read in front of the write.
-                let index = record.last_write_index.max(app.index.applied_index());
-                return Ok(answer(kind, write, index));
-            }
-            // A sync knows itself whether it has anything to write.
-            if kind != Kind::Sync {
-                refuse_without_room(&app)?;
-            }
-            capacity::check(&app, kind, write)?;
-            let index = match kind {
-                Kind::Advertise => crate::server::endpoints::advertise::apply(&app, write).await,
-                Kind::Withdraw => crate::server::endpoints::withdraw::apply(&app, write).await,
-                Kind::Sync => crate::server::endpoints::sync::apply(&app, write).await,
-            }?;
-            Ok(answer(kind, write, index))
+impl Writes {
+    /// Answers one write.
+    ///
+    /// # Errors
+    /// Why nothing was done, or that it is not known whether anything was.
+    pub async fn handle(self: &Arc<Self>, kind: WriteKind, incoming: Request) -> Result<Response, ApiError> {
+        let forwarded = is_forwarded(incoming.headers());
+        let (body, body_permit) = self.permits.bodies.read_write(&self.permits.writes, incoming).await?;
+        let write = accepted::write(&body, self.holders)?;
+        if kind != WriteKind::Sync && write.keys.is_empty() {
+            return Err(ApiError::NothingToDo);
         }
-    };
-    app.writes.spawn(task).await.unwrap_or(Err(ApiError::Internal { reason: "a write panicked" }))
+        capacity::check_length(&write)?;
+        let permit = self.permits.writes.take(&write.holder)?;
+        let repeatable = write.pair.is_some();
+        let work = Arc::new(Work { write, permit, _body: body_permit });
+        let request = LeaderRequest { path: kind.path(), body, forwarded, repeatable, held: work.clone() };
+        self.forwarder.to_leader(request, || self.decide(kind, Arc::clone(&work))).await
+    }
+
+    /// Decides on the leader. Runs to its end even if the client leaves.
+    async fn decide(self: &Arc<Self>, kind: WriteKind, work: Arc<Work>) -> Result<Response, ApiError> {
+        if kind == WriteKind::Sync {
+            self.sync_rate.take(&work.write.holder)?;
+        }
+        let writes = Arc::clone(self);
+        let task = async move { writes.run(kind, &work).await };
+        self.running.spawn(task).await.unwrap_or(Err(ApiError::Internal { reason: "a write panicked" }))
+    }
+
+    /// Waits for the lock of the holder, and writes.
+    async fn run(&self, kind: WriteKind, Work { write, permit, .. }: &Work) -> Result<Response, ApiError> {
+        let _lock = permit.lock().await;
+        let record = self.index.host(&write.holder);
+        let stored = record.as_ref().and_then(|record| record.pair);
+        accepted::refuse_last_epoch(write.pair, stored)?;
+        if let Some(record) = record.filter(|record| is_repeated(kind, write, record)) {
+            self.leases.renew(&write.holder, record.ttl_seconds);
+            // A client that reads elsewhere from this index on must not read what was before the write, which
+            // may have been applied here a moment ago.
+            let index = record.last_write_index.max(self.index.applied_index());
+            return Ok(answer(kind, write, index));
+        }
+        // A sync knows itself whether it has anything to write.
+        if kind != WriteKind::Sync {
+            refuse_without_room(&self.node)?;
+        }
+        capacity::check(&self.index, kind, write)?;
+        let index = match kind {
+            WriteKind::Advertise => self.change(Direction::Advertise, write).await,
+            WriteKind::Withdraw => self.change(Direction::Withdraw, write).await,
+            WriteKind::Sync => sync(&self.node, &self.index, &self.leases, write).await,
+        }?;
+        Ok(answer(kind, write, index))
+    }
+
+    /// Proposes an advertise or a withdraw; returns its log index.
+    async fn change(&self, direction: Direction, write: &AcceptedWrite) -> Result<u64, ApiError> {
+        let entries = entries(direction, &write.holder, write.pair, write.keys.clone());
+        propose(&self.node, entries).await
+    }
 }
 
-/// Whether the write has been applied to its end: only its last entry stores its pair. A sync compares
+/// Whether the write has been applied completely: only its last entry stores its pair. A sync compares
 /// itself, and a hidden host is shown again by an entry.
-fn is_repeated(kind: Kind, write: &AcceptedWrite, record: &HostRecord) -> bool {
-    kind != Kind::Sync && write.pair.is_some() && write.pair == record.pair && record.is_visible()
+fn is_repeated(kind: WriteKind, write: &AcceptedWrite, record: &HostRecord) -> bool {
+    kind != WriteKind::Sync && write.pair.is_some() && write.pair == record.pair && record.is_visible()
 }
 
-/// Refuses what would have to be stored while too few disks have room. [`propose`] does the same, after
-/// more work. What is stored already is no such thing: its answer may have been lost.
-pub fn refuse_without_room(app: &App) -> Result<(), ApiError> {
-    app.node.no_room().map_or(Ok(()), |reason| Err(ApiError::NoRoom { reason }))
-}
-
-fn answer(kind: Kind, write: &AcceptedWrite, index: u64) -> Response {
+fn answer(kind: WriteKind, write: &AcceptedWrite, index: u64) -> Response {
     let body = WriteResponse {
         success: true,
         message: kind.message().to_owned(),
@@ -130,42 +167,8 @@ fn answer(kind: Kind, write: &AcceptedWrite, index: u64) -> Response {
         seq: write.pair.map(|pair| pair.seq),
         skipped: write.skipped,
     };
-    (StatusCode::CREATED, applied_index(index), Json(body)).into_response()
-}
-
-/// The header that tells which log index an answer shows.
-pub fn applied_index(index: u64) -> HeaderMap {
-    HeaderMap::from_iter([(HeaderName::from_static(header::APPLIED_INDEX), HeaderValue::from(index))])
-}
-
-/// Proposes the entries of one request in order; the log index of the last. Once one is applied, a
-/// failure of the next is no longer "nothing was done".
-pub async fn propose(app: &App, commands: Vec<Command>) -> Result<u64, ApiError> {
-    let mut index = None;
-    for command in commands {
-        let proposed = app.node.propose(command).await;
-        let proposed = proposed.map_err(|error| after_a_part(index.is_some(), error.into()))?;
-        index = Some(proposed.index);
-        match proposed.reply {
-            Reply::Applied { .. } => {}
-            // A withdraw of a host that is not there: what is to be gone is gone.
-            Reply::UnknownHost => {}
-            Reply::Stale { stored } => return Err(ApiError::Stale { stored }),
-            Reply::BeyondLevel { needs, active } => {
-                let reason = format!("the write needs {needs}, the cluster runs at {active}");
-                return Err(after_a_part(index.is_some(), ApiError::NotServing { reason }));
-            }
-            Reply::None | Reply::NotApplicable => {
-                return Err(ApiError::Internal { reason: "a write had the reply of another command" });
-            }
-        }
-    }
-    index.ok_or(ApiError::Internal { reason: "a write without entries" })
-}
-
-/// What to say of an error when a part of the write may have been applied before it.
-pub fn after_a_part(applied: bool, error: ApiError) -> ApiError {
-    if applied && !matches!(error, ApiError::Stale { .. }) { ApiError::OutcomeUnknown } else { error }
+    let headers = HeaderMap::from_iter([headers::applied_index(index)]);
+    (StatusCode::CREATED, headers, Json(body)).into_response()
 }
 
 #[cfg(test)]
@@ -175,7 +178,7 @@ mod tests {
 
     use super::*;
     use crate::clock::Clock;
-    use crate::server::endpoints::tests::{app_with_clock, leading};
+    use crate::server::testing::{app_with_clock, leading};
 
     /// A board without a battery for its clock, before it has found a time server.
     struct Since1970;
@@ -195,12 +198,12 @@ mod tests {
     #[tokio::test]
     async fn a_leader_with_a_clock_far_behind_takes_new_holders() {
         let app = leading(app_with_clock(Arc::new(Since1970)).await).await;
-        for (kind, seq) in [(Kind::Sync, 1), (Kind::Advertise, 2), (Kind::Withdraw, 3)] {
+        for (kind, seq) in [(WriteKind::Sync, 1), (WriteKind::Advertise, 2), (WriteKind::Withdraw, 3)] {
             let body = format!(
                 r#"{{"holder":"10.0.0.1:1","group":"g","keys":["a:1"],"epoch":1800000000000,"seq":{seq}}}"#
             );
             let request = Request::builder().method(Method::POST).body(Body::from(body)).unwrap();
-            let answer = handle(&app, kind, request).await;
+            let answer = app.writes.handle(kind, request).await;
             assert_eq!(answer.unwrap().status(), StatusCode::CREATED, "{kind:?}");
         }
         app.node.shutdown().await;

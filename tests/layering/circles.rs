@@ -28,8 +28,6 @@ const KNOWN: &[(&str, &[&str])] = &[
     ("src/agent/fetch", &["striping", "transfer"]),
     ("src/agent/serve", &["body", "record"]),
     ("src/cli", &["client", "exit", "mirror", "output", "process", "signals", "snapshot", "up"]),
-    ("src/server", &["app", "cluster", "endpoints", "error", "leases", "reports", "requests", "writes"]),
-    ("src/server/startup/addresses", &["joining", "stored"]),
 ];
 
 /// Places of one arrow that are told.

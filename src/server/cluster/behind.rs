@@ -1,6 +1,6 @@
-//! What a server does that may lack what the others have ([`Node::behind`]): it looks for one that does
-//! not, leaves the lookups of a load balancer to that one (`/readyz`), and asks it on behalf of clients
-//! that cannot ask another server themselves.
+//! What a server does while it may lack what the others have ([`Node::behind`]): it looks for one that does
+//! not, sends a load balancer's lookups there (`/readyz`), and asks that server on behalf of clients that
+//! know no other one.
 //!
 //! [`Node::behind`]: piccolo_raft::cluster::Node::behind
 
@@ -15,172 +15,166 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use http_body_util::{BodyExt, Full, Limited};
-use piccolo_raft::cluster::Behind;
+use piccolo_raft::cluster::{Behind, Node};
 use tokio::sync::Semaphore;
 use tokio::time::{MissedTickBehavior, timeout};
 
+use super::server_client::ServerClient;
 use crate::api::client::chain;
 use crate::api::{StatusResponse, header, path};
 use crate::limits::{
     ASKED_ELSEWHERE_AT_ONCE, CURRENCY_ASK_TIMEOUT, CURRENCY_LOOK_INTERVAL, ELSEWHERE_ANSWER_BYTES_MAX,
     ELSEWHERE_TIMEOUT, LAG_READY_MAX,
 };
-use crate::server::app::App;
 use crate::task::Stop;
 
-/// Who answers lookups while this server may lack something.
+/// Which server answers lookups while this one may lack something.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-enum Serving {
-    /// Nobody has been asked since the start.
+enum CurrentServer {
+    /// No server has been asked since the start.
     #[default]
     Unknown,
-    /// No other server that has everything, as far as this one can see.
+    /// No other server has everything, as far as this one can see.
     Nobody,
-    /// The one with this API address.
-    Another(String),
+    /// The server with this API address has everything.
+    At(String),
 }
 
-/// The other servers, seen from one that may lack something.
-#[derive(Debug)]
-pub struct Elsewhere {
-    serving: Mutex<Serving>,
-    /// Lookups that are asked there at once.
+/// Finds another server for lookups while this one may lack something.
+pub struct LookupFallback {
+    node: Node,
+    client: ServerClient,
+    current: Mutex<CurrentServer>,
+    /// Permits for lookups that another server is asked.
     asking: Semaphore,
 }
 
-impl Default for Elsewhere {
-    fn default() -> Self {
-        Self { serving: Mutex::default(), asking: Semaphore::new(ASKED_ELSEWHERE_AT_ONCE) }
-    }
-}
-
-impl Elsewhere {
-    fn serving(&self) -> Serving {
-        self.serving.lock().expect("nothing panics with it in hand").clone()
+impl LookupFallback {
+    /// Asks the other servers with `client`.
+    pub fn new(node: Node, client: ServerClient) -> Self {
+        Self { node, client, current: Mutex::default(), asking: Semaphore::new(ASKED_ELSEWHERE_AT_ONCE) }
     }
 
-    fn set(&self, serving: Serving) {
-        *self.serving.lock().expect("nothing panics with it in hand") = serving;
+    /// Why a load balancer should send lookups to another server; `None` if this one should get them. A
+    /// server that is behind and sees no other that is not goes on: the last one of a site must.
+    pub fn unready(&self) -> Option<String> {
+        unready(self.node.behind()?, self.current())
     }
-}
 
-/// Why a load balancer should send lookups to another server, if that is so. A server that is behind and
-/// sees no other that is not goes on: the last one of a site must.
-pub fn unready(app: &App) -> Option<String> {
-    reason(app.node.behind()?, app.elsewhere.serving())
-}
-
-fn reason(behind: Behind, serving: Serving) -> Option<String> {
-    match (behind, serving) {
-        // Of a follower that is slow under load the others must not get the load, too.
-        (Behind::Lags { since, .. }, _) if since < LAG_READY_MAX => None,
-        (_, Serving::Nobody) => None,
-        (behind, Serving::Unknown) => Some(format!("{behind}; asks the other servers whether they answer")),
-        (behind, Serving::Another(api)) => Some(format!("{behind}; {api} answers lookups")),
+    /// Looks for a server that has everything while this one may not, until `stop`.
+    pub async fn watch(self: Arc<Self>, stop: Stop) -> Result<(), Infallible> {
+        let mut ticks = tokio::time::interval(CURRENCY_LOOK_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut logged = false;
+        while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+            let current = match self.node.behind() {
+                // A server that has just lost its leader stays in service until it knows of another server.
+                None => CurrentServer::Nobody,
+                Some(_) => match stop.run_until_cancelled(self.look()).await {
+                    Some(found) => found.map_or(CurrentServer::Nobody, CurrentServer::At),
+                    None => break,
+                },
+            };
+            *self.current.lock().expect("no code panics while it holds this lock") = current;
+            let reason = self.unready();
+            if let Some(reason) = reason.as_ref().filter(|_| !logged) {
+                tracing::warn!(reason, "not ready: lookups should go to another server");
+            }
+            logged = reason.is_some();
+        }
+        Ok(())
     }
-}
 
-/// Looks for a server that has everything, while this one may not. Until `stop`.
-pub async fn watch(app: Arc<App>, stop: Stop) -> Result<(), Infallible> {
-    let mut ticks = tokio::time::interval(CURRENCY_LOOK_INTERVAL);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut told = false;
-    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        let serving = match app.node.behind() {
-            // Who has just lost its leader is not out of service before it knows of another server.
-            None => Serving::Nobody,
-            Some(_) => match stop.run_until_cancelled(look(&app)).await {
-                Some(found) => found.map_or(Serving::Nobody, Serving::Another),
-                None => break,
-            },
+    /// What another server answers to a findkey for which this one has only a 404 that is not the last word.
+    /// `target` is path and query. `None` if there is no such server, or if it has no better answer.
+    pub async fn find(&self, target: &str) -> Option<Response> {
+        let api = match self.current() {
+            CurrentServer::At(api) => api,
+            CurrentServer::Unknown | CurrentServer::Nobody => {
+                let leader = self.node.leader().filter(|_| !self.node.is_leader());
+                leader.map(|(_, member)| member.api_address)?
+            }
         };
-        app.elsewhere.set(serving);
-        let reason = unready(&app);
-        if let Some(reason) = reason.as_ref().filter(|_| !told) {
-            tracing::warn!(reason, "not ready: lookups should go to another server");
-        }
-        told = reason.is_some();
-    }
-    Ok(())
-}
-
-/// API address of the first other server that says it has everything.
-async fn look(app: &App) -> Option<String> {
-    let own = app.node.status().cluster_id.map(|id| id.to_string());
-    let asked = app.node.other_apis().await.into_iter().map(|api| async {
-        match timeout(CURRENCY_ASK_TIMEOUT, status(app, &api)).await {
-            Ok(Ok(status)) if status.current && own.as_ref().is_none_or(|own| *own == status.cluster) => {
-                Some(api)
-            }
-            Ok(Ok(_)) | Err(_) => None,
+        let _permit = self.asking.try_acquire().ok()?;
+        let (head, body) = match timeout(ELSEWHERE_TIMEOUT, self.get(&api, target)).await {
+            Ok(Ok(answer)) => answer,
             Ok(Err(error)) => {
-                tracing::debug!(api, error, "could not ask another server whether it answers");
-                None
+                tracing::debug!(api, error, "could not ask another server for a key");
+                return None;
             }
-        }
-    });
-    let mut asked: FuturesUnordered<_> = asked.collect();
-    while let Some(answer) = asked.next().await {
-        if answer.is_some() {
-            return answer;
-        }
-    }
-    None
-}
-
-async fn status(app: &App, api: &str) -> Result<StatusResponse, String> {
-    let (_, body) = get(app, api, path::STATUS).await?;
-    serde_json::from_slice(&body).map_err(|error| error.to_string())
-}
-
-async fn get(app: &App, api: &str, target: &str) -> Result<(axum::http::response::Parts, Bytes), String> {
-    let request = Request::builder()
-        .uri(format!("http://{api}{target}"))
-        // It does not ask anybody else on our behalf.
-        .header(header::ASKS_OTHERS, "1")
-        .body(Full::new(Bytes::new()))
-        .map_err(|error| error.to_string())?;
-    let answer = app.http.request(request).await.map_err(|error| chain(&error))?;
-    let (head, body) = answer.into_parts();
-    let body = Limited::new(body, ELSEWHERE_ANSWER_BYTES_MAX).collect().await;
-    Ok((head, body.map_err(|error| error.to_string())?.to_bytes()))
-}
-
-/// What another server answers to a findkey that this one would answer with a 404 that is no last word.
-/// `None`: there is no such server, or it does not know either. `target` is path and query.
-pub async fn find(app: &App, target: &str) -> Option<Response> {
-    let api = match app.elsewhere.serving() {
-        Serving::Another(api) => api,
-        Serving::Unknown | Serving::Nobody => {
-            app.node.leader().filter(|_| !app.node.is_leader()).map(|(_, member)| member.api_address)?
-        }
-    };
-    let _permit = app.elsewhere.asking.try_acquire().ok()?;
-    let (head, body) = match timeout(ELSEWHERE_TIMEOUT, get(app, &api, target)).await {
-        Ok(Ok(answer)) => answer,
-        Ok(Err(error)) => {
-            tracing::debug!(api, error, "could not ask another server for a key");
+            Err(_) => return None,
+        };
+        let is_last_word = !head.headers.contains_key(header::BEHIND);
+        if !is_last_word || !matches!(head.status, StatusCode::OK | StatusCode::NOT_FOUND) {
             return None;
         }
-        Err(_) => return None,
-    };
-    let is_last_word = !head.headers.contains_key(header::BEHIND);
-    if !is_last_word || !matches!(head.status, StatusCode::OK | StatusCode::NOT_FOUND) {
-        return None;
-    }
-    let mut answer = Response::new(Body::from(body));
-    *answer.status_mut() = head.status;
-    for name in [CONTENT_TYPE, HeaderName::from_static(header::APPLIED_INDEX)] {
-        if let Some(value) = head.headers.get(&name) {
-            answer.headers_mut().insert(name, HeaderValue::clone(value));
+        let mut answer = Response::new(Body::from(body));
+        *answer.status_mut() = head.status;
+        for name in [CONTENT_TYPE, HeaderName::from_static(header::APPLIED_INDEX)] {
+            if let Some(value) = head.headers.get(&name) {
+                answer.headers_mut().insert(name, HeaderValue::clone(value));
+            }
         }
+        Some(answer)
     }
-    Some(answer)
+
+    fn current(&self) -> CurrentServer {
+        self.current.lock().expect("no code panics while it holds this lock").clone()
+    }
+
+    /// API address of the first other server that says it has everything.
+    async fn look(&self) -> Option<String> {
+        let own = self.node.status().cluster_id.map(|id| id.to_string());
+        let asked = self.node.other_apis().await.into_iter().map(|api| async {
+            match timeout(CURRENCY_ASK_TIMEOUT, self.status(&api)).await {
+                Ok(Ok(status)) if status.current && own.as_ref().is_none_or(|own| *own == status.cluster) => {
+                    Some(api)
+                }
+                Ok(Ok(_)) | Err(_) => None,
+                Ok(Err(error)) => {
+                    tracing::debug!(api, error, "could not ask another server whether it answers");
+                    None
+                }
+            }
+        });
+        let mut asked: FuturesUnordered<_> = asked.collect();
+        while let Some(answer) = asked.next().await {
+            if answer.is_some() {
+                return answer;
+            }
+        }
+        None
+    }
+
+    async fn status(&self, api: &str) -> Result<StatusResponse, String> {
+        let (_, body) = self.get(api, path::STATUS).await?;
+        serde_json::from_slice(&body).map_err(|error| error.to_string())
+    }
+
+    async fn get(&self, api: &str, target: &str) -> Result<(axum::http::response::Parts, Bytes), String> {
+        let request = Request::builder()
+            .uri(format!("http://{api}{target}"))
+            // The other server does not ask a third one on our behalf.
+            .header(header::ASKS_OTHERS, "1")
+            .body(Full::new(Bytes::new()))
+            .map_err(|error| error.to_string())?;
+        let answer = self.client.request(request).await.map_err(|error| chain(&error))?;
+        let (head, body) = answer.into_parts();
+        let body = Limited::new(body, ELSEWHERE_ANSWER_BYTES_MAX).collect().await;
+        Ok((head, body.map_err(|error| error.to_string())?.to_bytes()))
+    }
 }
 
-/// The header of an answer that is no last word.
-pub fn behind_header() -> (HeaderName, HeaderValue) {
-    (HeaderName::from_static(header::BEHIND), HeaderValue::from_static("1"))
+fn unready(behind: Behind, current: CurrentServer) -> Option<String> {
+    match (behind, current) {
+        // If a follower is slow under load, the others must not get its load as well.
+        (Behind::Lags { since, .. }, _) if since < LAG_READY_MAX => None,
+        (_, CurrentServer::Nobody) => None,
+        (behind, CurrentServer::Unknown) => {
+            Some(format!("{behind}; asks the other servers whether they answer"))
+        }
+        (behind, CurrentServer::At(api)) => Some(format!("{behind}; {api} answers lookups")),
+    }
 }
 
 #[cfg(test)]
@@ -189,18 +183,18 @@ mod tests {
 
     use super::*;
 
-    /// Section 6 of the design: one survivor of a power cut must go on.
+    /// The one server that survives a power cut must go on.
     #[test]
     fn a_server_that_is_behind_is_unready_only_where_another_one_serves() {
-        let another = || Serving::Another("10.0.0.2:7789".to_owned());
+        let another = || CurrentServer::At("10.0.0.2:7789".to_owned());
         for behind in [Behind::NoMember, Behind::Unled, Behind::CatchingUp] {
-            let told = reason(behind, another()).unwrap();
+            let told = unready(behind, another()).unwrap();
             assert!(told.contains(&behind.to_string()) && told.contains("10.0.0.2:7789"), "{told}");
-            assert_eq!(reason(behind, Serving::Nobody), None, "{behind}");
-            assert!(reason(behind, Serving::Unknown).is_some(), "{behind}");
+            assert_eq!(unready(behind, CurrentServer::Nobody), None, "{behind}");
+            assert!(unready(behind, CurrentServer::Unknown).is_some(), "{behind}");
         }
         let lags = |since| Behind::Lags { applied: 1, committed: 2, since };
-        assert!(reason(lags(LAG_READY_MAX), another()).is_some());
-        assert_eq!(reason(lags(LAG_READY_MAX - Duration::from_millis(1)), another()), None);
+        assert!(unready(lags(LAG_READY_MAX), another()).is_some());
+        assert_eq!(unready(lags(LAG_READY_MAX - Duration::from_millis(1)), another()), None);
     }
 }

@@ -1,17 +1,17 @@
-//! Brings a write or keepalive to the leader: decides here if this node leads, otherwise forwards,
-//! once. While there is no leader it waits, at most [`LEADER_WAIT_MAX`].
+//! Brings a write or heartbeat to the leader: this server decides itself if it leads, and forwards the
+//! request once otherwise. While no leader is known the request waits, at most [`LEADER_WAIT_MAX`].
 //!
-//! So many are forwarded at once ([`Ways`]), keepalives apart from writes; the others wait here. So a server
-//! keeps its connections to the leader, and no forward waits there among clients to be accepted. A client that
-//! leaves ends no exchange with the leader: that would close the connection, and the next forward would have to
-//! be accepted there anew.
+//! Only so many requests are forwarded at once ([`ForwardPermits`]), heartbeats apart from writes; the others
+//! wait here. So a server keeps its connections to the leader, and no forwarded request waits there to be
+//! accepted among clients. A client that leaves does not end the exchange with the leader: that would close
+//! the connection, and the next request would need a new one.
 //!
-//! A forward that failed before it was sent, or that met a server which does not lead, has changed
-//! nothing and is repeated. One whose answer was lost is repeated only if the request may be: with a
-//! pair it may, and so may a keepalive; it is repeated as soon as another server leads, for a leader
-//! that froze never answers. Otherwise the client is told that the outcome is unknown: a
-//! 503 would claim that nothing happened. So would any other error of a repetition: the attempt that was
-//! lost may still become an entry.
+//! A forwarded request that was not sent, or that met a server which does not lead, has changed nothing and
+//! is repeated. One whose answer was lost is repeated only if a repetition does no harm: a write with a pair,
+//! or a heartbeat. It is repeated as soon as another server leads, because a frozen leader never answers.
+//! Otherwise the client is told that the outcome is unknown: a 503 would claim that nothing has changed. The
+//! same holds for any error of a repetition, because the attempt whose answer was lost may still become a log
+//! entry.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -25,43 +25,56 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 
+use super::identity::{self, ClusterIdentity};
+use super::leadership::Leadership;
+use super::server_client::ServerClient;
 use crate::api::client::chain;
 use crate::api::{header, path};
 use crate::limits::{
     API_BODY_BYTES_MAX, FORWARD_TIMEOUT, FORWARDED_BEATS_MAX, FORWARDED_WRITES_MAX, LEADER_WAIT_MAX,
 };
-use crate::server::app::App;
-use crate::server::cluster::cluster_id;
 use crate::server::error::ApiError;
-
-/// Ways to the leader: who forwards something takes one, until it has the answer.
-#[derive(Debug)]
-pub struct Ways {
-    writes: Arc<Semaphore>,
-    beats: Arc<Semaphore>,
-}
-
-impl Default for Ways {
-    fn default() -> Self {
-        let ways = |count| Arc::new(Semaphore::new(count));
-        Self { writes: ways(FORWARDED_WRITES_MAX), beats: ways(FORWARDED_BEATS_MAX) }
-    }
-}
-
-impl Ways {
-    /// `None` if there is none for as long as a write waits for a leader.
-    async fn take(&self, path: &str) -> Option<OwnedSemaphorePermit> {
-        let ways = if path == path::KEEPALIVE { &self.beats } else { &self.writes };
-        tokio::time::timeout(LEADER_WAIT_MAX, ways.clone().acquire_owned()).await.ok()?.ok()
-    }
-}
 
 /// Pause between two looks for a leader.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(50);
 
+/// Brings requests to the leader; clones share its permits.
+#[derive(Clone)]
+pub struct Forwarder {
+    leadership: Leadership,
+    identity: ClusterIdentity,
+    client: ServerClient,
+    permits: ForwardPermits,
+    /// Exchanges with the leader run here to their end.
+    exchanges: TaskTracker,
+}
+
+/// Permits for requests on their way to the leader.
+#[derive(Clone, Debug)]
+struct ForwardPermits {
+    writes: Arc<Semaphore>,
+    heartbeats: Arc<Semaphore>,
+}
+
+impl Default for ForwardPermits {
+    fn default() -> Self {
+        let permits = |count| Arc::new(Semaphore::new(count));
+        Self { writes: permits(FORWARDED_WRITES_MAX), heartbeats: permits(FORWARDED_BEATS_MAX) }
+    }
+}
+
+impl ForwardPermits {
+    /// Waits for a permit as long as a write waits for a leader; `None` if none is free by then.
+    async fn take(&self, path: &str) -> Option<OwnedSemaphorePermit> {
+        let permits = if path == path::KEEPALIVE { &self.heartbeats } else { &self.writes };
+        tokio::time::timeout(LEADER_WAIT_MAX, permits.clone().acquire_owned()).await.ok()?.ok()
+    }
+}
+
 /// A request that only the leader can answer.
-pub struct ForLeader {
+pub struct LeaderRequest {
     /// Its path.
     pub path: &'static str,
     /// Its body, as it came.
@@ -70,128 +83,137 @@ pub struct ForLeader {
     pub forwarded: bool,
     /// Whether a repetition does no harm.
     pub repeatable: bool,
-    /// What the request takes up: places, memory. Given back when the leader has answered, whether or not
-    /// the client has waited for that.
+    /// The permits and the memory that the request takes up. Given back when the leader has answered, whether
+    /// or not the client has waited for that.
     pub held: Arc<dyn Any + Send + Sync>,
 }
 
-impl ForLeader {
-    /// Reads the mark of a forwarded request.
-    pub fn is_forwarded(headers: &HeaderMap) -> bool {
-        headers.get(header::FORWARDED).is_some_and(|value| value == "1")
-    }
+/// Whether a request bears the mark that another server has forwarded it.
+pub fn is_forwarded(headers: &HeaderMap) -> bool {
+    headers.get(header::FORWARDED).is_some_and(|value| value == "1")
 }
 
-/// How a forward ended.
+/// How a forwarded request ended.
 enum Forwarded {
-    /// The leader's answer.
+    /// The leader has answered.
     Answer(Response),
-    /// Nothing was done: look for a leader again.
+    /// Nothing has changed: look for a leader again.
     NotDone,
-    /// It may have been done.
+    /// The answer was lost; the leader may have acted.
     Lost,
-    /// The same, and another node leads meanwhile. Only of requests that may be repeated.
+    /// The answer is still missing, and another server leads by now. Only of requests that may be repeated.
     Overtaken,
-    /// Nothing was done: too many are on their way.
+    /// Nothing has changed: too many requests are on their way.
     Crowded,
 }
 
-/// Answers `request` by `decide` on the leader, here or there.
-pub async fn to_leader<F>(
-    app: &Arc<App>,
-    request: ForLeader,
-    decide: impl Fn() -> F,
-) -> Result<Response, ApiError>
-where
-    F: Future<Output = Result<Response, ApiError>>,
-{
-    if request.forwarded {
-        return if app.leads() { decide().await } else { Err(not_leader(app)) };
+impl Forwarder {
+    /// Forwards over connections of `client`, in tasks of `exchanges`.
+    pub fn new(
+        leadership: Leadership,
+        identity: ClusterIdentity,
+        client: ServerClient,
+        exchanges: TaskTracker,
+    ) -> Self {
+        Self { leadership, identity, client, permits: ForwardPermits::default(), exchanges }
     }
-    let mut end = Instant::now() + LEADER_WAIT_MAX;
-    let mut lost = false;
-    loop {
-        if app.leads() {
-            match decide().await {
-                Err(ApiError::NotLeader { .. }) => {}
-                Err(error) if lost && error.status().is_server_error() => {
-                    return Err(ApiError::OutcomeUnknown);
-                }
-                decided => return decided,
-            }
-        } else if let Some(leader) = other_leader(app) {
-            match forward(app, &leader, &request).await {
-                Forwarded::Answer(answer) if lost && answer.status().is_server_error() => {
-                    return Err(ApiError::OutcomeUnknown);
-                }
-                Forwarded::Answer(answer) => return Ok(answer),
-                Forwarded::NotDone => {}
-                Forwarded::Lost if request.repeatable => lost = true,
-                Forwarded::Overtaken => {
-                    lost = true;
-                    // The new leader is given its own time to begin.
-                    end = Instant::now() + LEADER_WAIT_MAX;
-                }
-                Forwarded::Lost => return Err(ApiError::OutcomeUnknown),
-                Forwarded::Crowded if lost => return Err(ApiError::OutcomeUnknown),
-                Forwarded::Crowded => return Err(ApiError::Overloaded),
-            }
+
+    /// Answers `request` with `decide` if this server leads, otherwise with what the leader answers.
+    ///
+    /// # Errors
+    /// What `decide` says; [`ApiError::NotLeader`] for a request that was forwarded here,
+    /// [`ApiError::NoLeader`], [`ApiError::Overloaded`], and [`ApiError::OutcomeUnknown`] if an earlier
+    /// attempt may have changed something.
+    pub async fn to_leader<F>(
+        &self,
+        request: LeaderRequest,
+        decide: impl Fn() -> F,
+    ) -> Result<Response, ApiError>
+    where
+        F: Future<Output = Result<Response, ApiError>>,
+    {
+        if request.forwarded {
+            return if self.leadership.is_ready() { decide().await } else { Err(self.not_leader()) };
         }
-        if Instant::now() >= end {
-            return Err(if lost { ApiError::OutcomeUnknown } else { ApiError::NoLeader });
+        let mut end = Instant::now() + LEADER_WAIT_MAX;
+        let mut lost = false;
+        loop {
+            if self.leadership.is_ready() {
+                match decide().await {
+                    Err(ApiError::NotLeader { .. }) => {}
+                    Err(error) if lost && error.status().is_server_error() => {
+                        return Err(ApiError::OutcomeUnknown);
+                    }
+                    decided => return decided,
+                }
+            } else if let Some(leader) = self.leadership.other_leader() {
+                match self.forward(&leader, &request).await {
+                    Forwarded::Answer(answer) if lost && answer.status().is_server_error() => {
+                        return Err(ApiError::OutcomeUnknown);
+                    }
+                    Forwarded::Answer(answer) => return Ok(answer),
+                    Forwarded::NotDone => {}
+                    Forwarded::Lost if request.repeatable => lost = true,
+                    Forwarded::Overtaken => {
+                        lost = true;
+                        // The new leader is given its own time to begin.
+                        end = Instant::now() + LEADER_WAIT_MAX;
+                    }
+                    Forwarded::Lost => return Err(ApiError::OutcomeUnknown),
+                    Forwarded::Crowded if lost => return Err(ApiError::OutcomeUnknown),
+                    Forwarded::Crowded => return Err(ApiError::Overloaded),
+                }
+            }
+            if Instant::now() >= end {
+                return Err(if lost { ApiError::OutcomeUnknown } else { ApiError::NoLeader });
+            }
+            tokio::time::sleep(LOOK_AGAIN_AFTER).await;
         }
-        tokio::time::sleep(LOOK_AGAIN_AFTER).await;
     }
-}
 
-/// API address of the leader, if another node leads and has been heard of lately.
-fn other_leader(app: &App) -> Option<String> {
-    if app.node.is_leader() || !app.node.has_quorum() {
-        return None;
+    fn not_leader(&self) -> ApiError {
+        ApiError::NotLeader { leader: self.leadership.other_leader().unwrap_or_default() }
     }
-    app.node.leader().map(|(_, member)| member.api_address)
-}
 
-fn not_leader(app: &App) -> ApiError {
-    ApiError::NotLeader { leader: other_leader(app).unwrap_or_default() }
-}
-
-/// Sends `request` to `leader`, in a task that ends with the answer: also when the client leaves.
-async fn forward(app: &Arc<App>, leader: &str, request: &ForLeader) -> Forwarded {
-    let Some(way) = app.ways.take(request.path).await else { return Forwarded::Crowded };
-    if other_leader(app).as_deref() != Some(leader) {
-        return Forwarded::NotDone;
-    }
-    let outgoing = Request::builder()
-        .method(Method::POST)
-        .uri(format!("http://{leader}{}", request.path))
-        .header(CONTENT_TYPE, "application/json")
-        .header(header::FORWARDED, "1");
-    let outgoing = match cluster_id::name(app, outgoing).body(Full::new(request.body.clone())) {
-        Ok(outgoing) => outgoing,
-        Err(error) => {
-            tracing::error!(leader, %error, "could not use the leader's API address");
+    /// Sends `request` to `leader`, in a task that ends with the answer even if the client leaves.
+    async fn forward(&self, leader: &str, request: &LeaderRequest) -> Forwarded {
+        let Some(permit) = self.permits.take(request.path).await else { return Forwarded::Crowded };
+        if self.leadership.other_leader().as_deref() != Some(leader) {
             return Forwarded::NotDone;
         }
-    };
-    let held = (way, Arc::clone(&request.held));
-    let (app, leader, repeatable) = (Arc::clone(app), leader.to_owned(), request.repeatable);
-    let task = Arc::clone(&app).writes.spawn(async move {
-        let _held = held;
-        tokio::select! {
-            forwarded = exchange(&app, &leader, outgoing) => forwarded,
-            () = overtaken(&app, &leader), if repeatable => {
-                tracing::warn!(leader, "repeats a forwarded write: another server leads");
-                Forwarded::Overtaken
+        let outgoing = Request::builder()
+            .method(Method::POST)
+            .uri(format!("http://{leader}{}", request.path))
+            .header(CONTENT_TYPE, "application/json")
+            .header(header::FORWARDED, "1");
+        let outgoing = self.identity.mark_request(outgoing).body(Full::new(request.body.clone()));
+        let outgoing = match outgoing {
+            Ok(outgoing) => outgoing,
+            Err(error) => {
+                tracing::error!(leader, %error, "could not use the leader's API address");
+                return Forwarded::NotDone;
             }
-        }
-    });
-    task.await.unwrap_or(Forwarded::Lost)
+        };
+        let held = (permit, Arc::clone(&request.held));
+        let (client, leadership) = (self.client.clone(), self.leadership.clone());
+        let (leader, repeatable) = (leader.to_owned(), request.repeatable);
+        let task = self.exchanges.spawn(async move {
+            let _held = held;
+            tokio::select! {
+                forwarded = exchange(&client, &leader, outgoing) => forwarded,
+                () = overtaken(&leadership, &leader), if repeatable => {
+                    tracing::warn!(leader, "repeats a forwarded write: another server leads");
+                    Forwarded::Overtaken
+                }
+            }
+        });
+        task.await.unwrap_or(Forwarded::Lost)
+    }
 }
 
-async fn exchange(app: &App, leader: &str, outgoing: Request<Full<Bytes>>) -> Forwarded {
+async fn exchange(client: &ServerClient, leader: &str, outgoing: Request<Full<Bytes>>) -> Forwarded {
     let exchange = async {
-        let answer = app.http.request(outgoing).await;
+        let answer = client.request(outgoing).await;
         let answer = answer.map_err(|error| (!error.is_connect(), chain(&error)))?;
         let (head, body) = answer.into_parts();
         let body = Limited::new(body, API_BODY_BYTES_MAX).collect().await;
@@ -207,11 +229,9 @@ async fn exchange(app: &App, leader: &str, outgoing: Request<Full<Bytes>>) -> Fo
     if sent { Forwarded::Lost } else { Forwarded::NotDone }
 }
 
-/// Until another node than the one at `leader` leads.
-async fn overtaken(app: &App, leader: &str) {
-    let still =
-        || app.node.leader().is_none_or(|(_, member)| !app.node.is_leader() && member.api_address == leader);
-    while still() {
+/// Waits until another server than the one at `leader` leads.
+async fn overtaken(leadership: &Leadership, leader: &str) {
+    while !leadership.has_moved_from(leader) {
         tokio::time::sleep(LOOK_AGAIN_AFTER).await;
     }
 }
@@ -220,7 +240,7 @@ fn read(status: StatusCode, headers: &HeaderMap, body: Bytes) -> Forwarded {
     if status == StatusCode::SERVICE_UNAVAILABLE && headers.contains_key(header::LEADER) {
         return Forwarded::NotDone;
     }
-    if cluster_id::is_refusal(status, headers) {
+    if identity::is_refusal(status, headers) {
         return Forwarded::NotDone;
     }
     let mut answer = Response::new(Body::from(body));
@@ -239,40 +259,42 @@ mod tests {
     use axum::response::IntoResponse;
 
     use super::*;
-    use crate::server::writes::capacity::Full;
+    use crate::server::error::Full;
 
-    fn heard(error: ApiError) -> Forwarded {
+    fn received(error: ApiError) -> Forwarded {
         let answer = error.into_response();
         read(answer.status(), answer.headers(), Bytes::new())
     }
 
-    /// A leader that was killed and started again at once answers while its index loads. Its word was passed
-    /// on to clients, who then waited for `Retry-After` although the others were about to elect.
+    /// A leader that was killed and started again at once answers while its index loads. Its answer was
+    /// passed on to clients, which then waited for `Retry-After` although the other servers were about to
+    /// elect.
     #[test]
-    fn who_does_not_lead_or_is_just_starting_is_not_the_last_word_and_an_overload_is() {
-        assert!(matches!(heard(ApiError::NotLeader { leader: "a:1".into() }), Forwarded::NotDone));
-        assert!(matches!(heard(ApiError::Loading), Forwarded::NotDone));
-        assert!(matches!(heard(ApiError::Overloaded), Forwarded::Answer(_)));
-        assert!(matches!(heard(ApiError::NotServing { reason: "x".into() }), Forwarded::Answer(_)));
+    fn a_server_that_does_not_lead_or_is_starting_is_not_the_last_word_and_an_overload_is() {
+        assert!(matches!(received(ApiError::NotLeader { leader: "a:1".into() }), Forwarded::NotDone));
+        assert!(matches!(received(ApiError::Loading), Forwarded::NotDone));
+        assert!(matches!(received(ApiError::Overloaded), Forwarded::Answer(_)));
+        assert!(matches!(received(ApiError::NotServing { reason: "x".into() }), Forwarded::Answer(_)));
     }
 
-    /// With a connection for each forward, a herd's waited at the leader behind its clients to be accepted.
+    /// With a connection for each, the requests of a herd waited at the leader to be accepted behind its
+    /// clients.
     #[tokio::test(start_paused = true)]
-    async fn so_many_are_on_their_way_at_once_and_keepalives_need_no_way_of_writes() {
-        let ways = Ways::default();
+    async fn so_many_are_on_their_way_at_once_and_heartbeats_need_no_permit_of_writes() {
+        let permits = ForwardPermits::default();
         let mut writes = Vec::new();
         for _ in 0..FORWARDED_WRITES_MAX {
-            writes.push(ways.take(path::SYNC).await.unwrap());
+            writes.push(permits.take(path::SYNC).await.unwrap());
         }
-        assert!(ways.take(path::ADVERTISE).await.is_none(), "one more is on its way");
-        assert!(ways.take(path::KEEPALIVE).await.is_some());
-        let (waited, ()) = tokio::join!(ways.take(path::ADVERTISE), async { drop(writes.pop()) });
+        assert!(permits.take(path::ADVERTISE).await.is_none(), "one more is on its way");
+        assert!(permits.take(path::KEEPALIVE).await.is_some());
+        let (waited, ()) = tokio::join!(permits.take(path::ADVERTISE), async { drop(writes.pop()) });
         assert!(waited.is_some());
     }
 
     #[test]
     fn a_full_index_and_a_full_disk_are_told_apart_also_through_another_server() {
-        let full = |error| match heard(error) {
+        let full = |error| match received(error) {
             Forwarded::Answer(answer) => {
                 assert_eq!(answer.status(), StatusCode::INSUFFICIENT_STORAGE);
                 assert!(answer.headers().contains_key(RETRY_AFTER));

@@ -1,4 +1,4 @@
-//! The level of the cluster, as `status` and `/metrics` tell it.
+//! The level of the cluster, as `status` and `/metrics` show it.
 
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use piccolo_raft::format::{Level, Range};
 
 use crate::api;
 
-/// As it is on the wire.
-pub(in crate::server) fn answer(status: LevelStatus) -> api::LevelStatus {
+/// A level as answers show it.
+pub fn answer(status: LevelStatus) -> api::LevelStatus {
     let LevelStatus { active, reads, next } = status;
     api::LevelStatus {
         active: active.0,
@@ -21,8 +21,8 @@ pub(in crate::server) fn answer(status: LevelStatus) -> api::LevelStatus {
     }
 }
 
-/// As it is on the wire.
-pub(in crate::server) fn range(reads: Range) -> api::LevelRange {
+/// A range of levels as answers show it.
+pub fn range(reads: Range) -> api::LevelRange {
     api::LevelRange { lowest: reads.lowest, highest: reads.highest }
 }
 
@@ -54,7 +54,8 @@ fn in_words(duration: Duration) -> String {
     }
 }
 
-pub(in crate::server) fn describe() {
+/// Describes the gauges of the level.
+pub fn describe() {
     describe_gauge!("piccolo_level", "level of the cluster: what its servers write");
     describe_gauge!("piccolo_level_highest", "highest level that this server's version knows");
     describe_gauge!("piccolo_level_next", "level that begins next; 0: none is on its way");
@@ -64,7 +65,8 @@ pub(in crate::server) fn describe() {
     );
 }
 
-pub(in crate::server) fn set_gauges(status: LevelStatus) {
+/// Sets the gauges of the level.
+pub fn set_gauges(status: LevelStatus) {
     let LevelStatus { active, reads, next } = status;
     gauge!("piccolo_level").set(f64::from(active.0));
     gauge!("piccolo_level_highest").set(f64::from(reads.highest));

@@ -1,74 +1,75 @@
-//! Where the connections of the other servers come from: the addresses that they are reached at, for API or
-//! raft. Their connections have places of their own ([`Known`]), and what they report is passed on. A server
-//! behind address translation is not known by these, and is a client like any other.
+//! The addresses from which the other servers connect: those at which raft reaches their raft port and their
+//! API. Their connections have slots of their own ([`Known`]). A server behind address translation comes from
+//! another address, and is a client like any other.
 
 use std::collections::HashSet;
 use std::convert::Infallible;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
+use piccolo_raft::cluster::Node;
 use piccolo_raft::network::names::{Names, split};
 use piccolo_raft::types::Member;
 
 use crate::http::Known;
-use crate::server::app::App;
 use crate::task::Stop;
 
-/// How often the membership is looked at.
+/// How often the addresses are brought up to the membership.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The other servers of the cluster.
-#[derive(Debug, Default)]
-pub struct Servers {
+/// The addresses of the other servers; clones share them.
+#[derive(Clone)]
+pub struct ServerAddresses {
+    node: Node,
     known: Known,
 }
 
-impl Servers {
-    /// Keeps `known` up to date.
-    pub fn new(known: Known) -> Self {
-        Self { known }
+impl ServerAddresses {
+    /// Keeps `known` up to the membership of `node`.
+    pub fn new(node: Node, known: Known) -> Self {
+        Self { node, known }
     }
 
-    /// Whether one of them has this address.
-    pub fn has(&self, app: &App, address: IpAddr) -> bool {
-        self.refresh(app);
+    /// Whether another server has this address.
+    pub fn has(&self, address: IpAddr) -> bool {
+        self.refresh();
         self.known.has(address)
     }
 
-    fn refresh(&self, app: &App) {
-        let status = app.node.status();
+    /// Refreshes the addresses until `stop`.
+    pub async fn watch(self, stop: Stop) -> Result<(), Infallible> {
+        let mut ticks = tokio::time::interval(LOOK_INTERVAL);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+            self.refresh();
+        }
+        Ok(())
+    }
+
+    fn refresh(&self) {
+        let status = self.node.status();
         let others = status.members.into_iter().filter(|info| info.node_id != status.node_id);
-        self.known.set(addresses(others.map(|info| info.member), app.node.names()));
+        self.known.set(addresses(others.map(|info| info.member), self.node.names()));
     }
 }
 
-/// Where `members` are, as far as raft has looked their names up.
+/// The addresses of `members`, as far as raft has resolved their names.
 fn addresses(members: impl Iterator<Item = Member>, names: &Names) -> HashSet<IpAddr> {
     let places = members.flat_map(|member| [member.api_address, member.raft_address]);
     let known = |place: String| split(&place).map(|(host, _)| names.known_addresses(host));
     places.filter_map(known).flatten().map(|ip| ip.to_canonical()).collect()
 }
 
-/// Until `stop`.
-pub async fn upkeep(app: Arc<App>, stop: Stop) -> Result<(), Infallible> {
-    let mut ticks = tokio::time::interval(LOOK_INTERVAL);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        app.servers.refresh(&app);
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use std::io;
+    use std::sync::Arc;
 
     use futures_util::future::BoxFuture;
     use piccolo_raft::network::names::Resolve;
 
     use super::*;
-    use crate::server::endpoints::tests::leading_app;
+    use crate::server::testing::leading_app;
 
     /// Knows one name.
     #[derive(Debug)]
@@ -101,7 +102,7 @@ mod tests {
     #[tokio::test]
     async fn a_server_alone_knows_no_other() {
         let app = leading_app().await;
-        assert!(!app.servers.has(&app, IpAddr::from([127, 0, 0, 1])));
+        assert!(!app.cluster.servers.has(IpAddr::from([127, 0, 0, 1])));
         app.node.shutdown().await;
     }
 }

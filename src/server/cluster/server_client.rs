@@ -1,5 +1,6 @@
-//! HTTP to the discovery API of the other servers, for what is passed on to them. Their names lead where raft
-//! knows them to be: a forwarded write waits for DNS as little as an election does.
+//! The HTTP client for the discovery API of the other servers: forwarded writes, and lookups on behalf of
+//! clients. It resolves names with what raft knows of them, so that a forwarded write waits for DNS as little
+//! as an election does.
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,11 +19,12 @@ use tower::Service;
 
 use crate::limits::{API_CONNECT_TIMEOUT, API_IDLE_TIMEOUT};
 
-/// A client with a connection pool.
-pub(crate) type OthersClient = Client<HttpConnector<KnownNames>, Full<Bytes>>;
+/// A client with a connection pool; clones share it.
+pub type ServerClient = Client<HttpConnector<KnownNames>, Full<Bytes>>;
 
-/// Connects within [`API_CONNECT_TIMEOUT`], closes idle connections after [`API_IDLE_TIMEOUT`].
-pub(crate) fn others_client(names: Names) -> OthersClient {
+/// A client that connects within [`API_CONNECT_TIMEOUT`] and closes idle connections after
+/// [`API_IDLE_TIMEOUT`].
+pub fn server_client(names: Names) -> ServerClient {
     let mut connector = HttpConnector::new_with_resolver(KnownNames(names));
     connector.set_connect_timeout(Some(API_CONNECT_TIMEOUT));
     connector.set_nodelay(true);
@@ -32,9 +34,9 @@ pub(crate) fn others_client(names: Names) -> OthersClient {
         .build(connector)
 }
 
-/// What raft knows of names, as hyper asks for it. Bare addresses do not come here.
+/// The names that raft knows, as a resolver for hyper, which asks it for names only, not for bare addresses.
 #[derive(Clone, Debug)]
-pub(crate) struct KnownNames(Names);
+pub struct KnownNames(Names);
 
 impl Service<Name> for KnownNames {
     type Response = vec::IntoIter<SocketAddr>;

@@ -1,27 +1,45 @@
-//! `GET /api/v1/distribution/findkey`: who holds a key, best for the asker first. Answered from this
-//! server's own state, with or without a quorum. A 404 of a server that may lack what the others have is
-//! marked ([`crate::api::header::BEHIND`]): it is no last word. Holders are useful wherever they come from.
+//! `GET /api/v1/distribution/findkey`: the holders of a key, the best for the asker first. Any server answers
+//! from its own index, with or without a quorum. The 404 of a server that may lack what the others have is
+//! marked ([`crate::api::header::BEHIND`]): another server may know a holder. An answer with holders needs no
+//! mark.
 
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use axum::body::Body;
+use axum::extract::{FromRef, Request};
 use axum::http::HeaderValue;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::Response;
 use metrics::Histogram;
-use piccolo_raft::index::Postings;
+use piccolo_raft::cluster::Node;
+use piccolo_raft::index::{Index, Postings};
 use piccolo_raft::model::Key;
 
 use crate::limits::{FINDKEY_COUNT_DEFAULT, FINDKEY_COUNT_MAX, MIN_INDEX_WAIT_MAX};
-use crate::server::app::App;
+use crate::server::app::{App, Loaded};
+use crate::server::error::FormatError;
 use crate::server::error::{ApiError, QueryError};
-use crate::server::ranking::{Asker, Holders, rank, rank_by_standing};
+use crate::server::ranking::{Asker, Holders, rank, rank_by_reputation};
+use crate::server::reports::Reports;
 use crate::server::requests::accepted::{group, socket_address};
-use crate::server::requests::json::FormatError;
 use crate::server::requests::query::Query;
+
+/// What a lookup uses.
+#[derive(Clone)]
+pub struct Lookups {
+    node: Node,
+    index: Index,
+    reports: Arc<Reports>,
+}
+
+impl FromRef<App> for Lookups {
+    fn from_ref(app: &App) -> Self {
+        Self { node: app.node.clone(), index: app.index.clone(), reports: Arc::clone(&app.reports) }
+    }
+}
 
 /// A findkey that can be answered.
 #[derive(Debug, PartialEq, Eq)]
@@ -34,7 +52,7 @@ struct Question<'a> {
     min_index: u64,
 }
 
-/// `request_host`.
+/// The asker, as `request_host` names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Who {
     Unknown,
@@ -42,43 +60,68 @@ enum Who {
     Host(IpAddr),
 }
 
-/// Answers one findkey.
-pub async fn handle(app: &App, query: &Query<'_>) -> Result<Response, QueryError> {
-    let question = question(query)?;
-    check_admitted(app.node.is_member())?;
-    wait_applied(app, question.min_index).await?;
-    let key = question.key.parse::<Key>().ok();
-    let look = || key.as_ref().map(|key| holders(app, &question, key)).unwrap_or_default();
-    let mut found = look();
-    let behind = found.is_empty() && app.node.behind().is_some();
-    if found.is_empty() && !behind {
-        // It may have caught up after that look.
-        found = look();
-    }
-    result_count().record(found.len() as f64);
-    if found.is_empty() {
-        return Err(ApiError::KeyNotFound { key: question.key.to_owned(), behind }.into());
-    }
-    let mut answer = Response::new(Body::from(written(&question, &found)));
-    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    Ok(answer)
+/// Answers a lookup that came through the routes.
+pub async fn handle(
+    lookups: Result<Loaded<Lookups>, ApiError>,
+    request: Request,
+) -> Result<Response, QueryError> {
+    let Loaded(lookups) = lookups?;
+    lookups.answer(&Query::parse(request.uri().query())).await
 }
 
-/// Who has it, the best for the asker first.
-fn holders(app: &App, question: &Question<'_>, key: &Key) -> Vec<SocketAddr> {
-    let found = app.index.find(question.group, key, |postings| {
-        let asker = asker(postings, question);
-        let reported = app.reports.with_standing(app, (question.group, key), |standing| {
-            rank_by_standing(postings, key, &asker, question.count, standing)
+impl Lookups {
+    /// Answers one findkey.
+    ///
+    /// # Errors
+    /// [`ApiError::KeyNotFound`] if no holder is known, [`ApiError::NotServing`] if this server is no member
+    /// yet, [`ApiError::MinIndexTimeout`] and [`ApiError::Format`].
+    pub async fn answer(&self, query: &Query<'_>) -> Result<Response, QueryError> {
+        let question = question(query)?;
+        check_admitted(self.node.is_member())?;
+        self.wait_applied(question.min_index).await?;
+        let key = question.key.parse::<Key>().ok();
+        let look = || key.as_ref().map(|key| self.holders(&question, key)).unwrap_or_default();
+        let mut found = look();
+        let behind = found.is_empty() && self.node.behind().is_some();
+        if found.is_empty() && !behind {
+            // The server may have caught up after the first look.
+            found = look();
+        }
+        result_count().record(found.len() as f64);
+        if found.is_empty() {
+            return Err(ApiError::KeyNotFound { key: question.key.to_owned(), behind }.into());
+        }
+        let mut answer = Response::new(Body::from(written(&question, &found)));
+        answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        Ok(answer)
+    }
+
+    /// The holders of `key`, the best for the asker first.
+    fn holders(&self, question: &Question<'_>, key: &Key) -> Vec<SocketAddr> {
+        let found = self.index.find(question.group, key, |postings| {
+            let asker = asker(postings, question);
+            let by_reputation = self.reports.with_reputation(question.group, key, |reputation| {
+                rank_by_reputation(postings, key, &asker, question.count, reputation)
+            });
+            by_reputation.unwrap_or_else(|| rank(postings, key, &asker, question.count))
         });
-        reported.unwrap_or_else(|| rank(postings, key, &asker, question.count))
-    });
-    found.unwrap_or_default()
+        found.unwrap_or_default()
+    }
+
+    /// Waits until the log index `wanted` is applied.
+    async fn wait_applied(&self, wanted: u64) -> Result<(), ApiError> {
+        if self.index.applied_index() >= wanted {
+            return Ok(());
+        }
+        let waited = tokio::time::timeout(MIN_INDEX_WAIT_MAX, self.index.wait_applied(wanted)).await;
+        waited.map_err(|_| ApiError::MinIndexTimeout { wanted, applied: self.index.applied_index() })
+    }
 }
 
-/// A server that waits to be admitted has nothing, or a snapshot that ages: its 404 would send the asker
-/// to the registry, and its holders may be gone. A 503 sends him to the next server. One that has lost
-/// its disk is still in the lists of all agents. A member answers, with or without a quorum.
+/// Refuses a lookup while this server waits to be admitted: it has nothing, or a snapshot that ages. Its 404
+/// would send the asker to the registry, and its holders may be gone. A 503 sends the asker to the next
+/// server: a server that has lost its disk is still in the lists of all agents. A member answers, with or
+/// without a quorum.
 fn check_admitted(member: bool) -> Result<(), ApiError> {
     if member {
         return Ok(());
@@ -86,14 +129,14 @@ fn check_admitted(member: bool) -> Result<(), ApiError> {
     Err(ApiError::NotServing { reason: "this server is not a member of its cluster yet".to_owned() })
 }
 
-/// Looked up once, not at each lookup.
+/// The histogram of the number of holders in answers; found once instead of at each lookup.
 fn result_count() -> &'static Histogram {
     static RESULT_COUNT: OnceLock<Histogram> = OnceLock::new();
     RESULT_COUNT.get_or_init(|| metrics::histogram!("piccolo_api_findkey_db_result_count"))
 }
 
-/// [`crate::api::FindResponse`] as JSON, without a string for each address: half of a lookup's own work
-/// would be to write them twice.
+/// A [`crate::api::FindResponse`] as JSON, without a string for each address: writing each of them twice
+/// would be half of a lookup's own work.
 fn written(question: &Question<'_>, holders: &[SocketAddr]) -> Vec<u8> {
     const ADDRESS_BYTES: usize = "\"255.255.255.255:65535\",".len();
     let mut body = Vec::with_capacity(128 + question.key.len() + holders.len() * ADDRESS_BYTES);
@@ -111,7 +154,7 @@ fn written(question: &Question<'_>, holders: &[SocketAddr]) -> Vec<u8> {
     body
 }
 
-/// As `Display` does, which takes three times as long for the usual ones.
+/// Writes an address as `Display` does, which takes three times as long for IPv4.
 fn write_address(body: &mut Vec<u8>, address: SocketAddr) {
     let SocketAddr::V4(address) = address else {
         write!(body, "{address}").expect("memory takes everything");
@@ -147,8 +190,8 @@ fn question<'a>(query: &'a Query<'_>) -> Result<Question<'a>, FormatError> {
     })
 }
 
-/// What cannot be read is nobody that we know, and no reason to refuse an answer: a Go `pi` on IPv6
-/// cuts its own address at the first colon and sends `[fd00`.
+/// The asker that `text` names. A text that cannot be read is an unknown asker, and no reason to refuse an
+/// answer: a Go `pi` on IPv6 cuts its own address at the first colon and sends `[fd00`.
 fn who(text: &str) -> Who {
     if let Some(address) = socket_address(text) {
         return Who::Holder(address);
@@ -166,14 +209,6 @@ fn asker<'a>(postings: &Postings<'a>, question: &Question<'_>) -> Asker<'a> {
             Asker::Holder { address, zone, prefix_order: question.prefix_order }
         }
     }
-}
-
-async fn wait_applied(app: &App, wanted: u64) -> Result<(), ApiError> {
-    if app.index.applied_index() >= wanted {
-        return Ok(());
-    }
-    let waited = tokio::time::timeout(MIN_INDEX_WAIT_MAX, app.index.wait_applied(wanted)).await;
-    waited.map_err(|_| ApiError::MinIndexTimeout { wanted, applied: app.index.applied_index() })
 }
 
 impl Holders for Postings<'_> {
@@ -215,7 +250,7 @@ mod tests {
     use super::*;
     use crate::api::FindResponse;
 
-    /// Of a query that lives as long as the test.
+    /// The question of a query that lives as long as the test.
     fn ask(query: &str) -> Result<Question<'static>, String> {
         let query = Query::parse(Some(query.to_owned().leak()));
         question(Box::leak(Box::new(query))).map_err(|error| error.to_string())

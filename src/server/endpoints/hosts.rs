@@ -1,43 +1,70 @@
-//! `GET /api/v1/hosts`: the holders, `?group=` narrows. With `?limit=` a page of them, whose `next` is the
-//! `after` of the next page; without one all of them. Either is copied from the index a page at a time,
-//! because writers wait for who reads it, and of all of them no more than a page is in memory.
+//! `GET /api/v1/hosts`: the holders, all or those of `?group=`. With `?limit=` the answer is a page, whose
+//! `next` is the `after` of the next page; without a limit it is all of them. Either is copied from the index
+//! a page at a time, because writers wait for readers of the index; no more than a page is in memory.
 //!
-//! Pages show the index at one moment each: who comes, goes or changes between two of them is shown as he
-//! was or as he is, and never twice.
+//! Each page shows the index at one moment: a host that comes, goes or changes between two pages is shown as
+//! it was or as it is, and never twice.
 
 use std::convert::Infallible;
-use std::sync::Arc;
 
 use axum::Json;
 use axum::body::{Body, Bytes};
+use axum::extract::{FromRef, Request};
 use axum::http::HeaderValue;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
+use piccolo_raft::cluster::Node;
 use piccolo_raft::index::{HOSTS_UNDER_LOCK_MAX, HostRecord, Index};
 use piccolo_raft::model::Holder;
 
 use crate::api::{HostStatus, HostsResponse};
 use crate::limits::HOSTS_PAGE_MAX;
-use crate::server::app::App;
+use crate::server::app::{App, Loaded};
+use crate::server::error::{ApiError, FormatError};
+use crate::server::headers;
 use crate::server::requests::accepted::{group, socket_address};
-use crate::server::requests::json::FormatError;
 use crate::server::requests::query::Query;
 
 const _: () = assert!(HOSTS_PAGE_MAX <= HOSTS_UNDER_LOCK_MAX);
 
-/// Where a listing is.
+/// What a list of hosts uses.
+#[derive(Clone)]
+pub struct Hosts {
+    node: Node,
+    index: Index,
+}
+
+impl FromRef<App> for Hosts {
+    fn from_ref(app: &App) -> Self {
+        Self { node: app.node.clone(), index: app.index.clone() }
+    }
+}
+
+/// A list of hosts, up to where it has been read.
 struct Pages {
     index: Index,
     group: Option<String>,
     after: Option<Holder>,
 }
 
-/// The answer.
-pub fn answer(app: &Arc<App>, query: &Query<'_>) -> Result<Response, FormatError> {
+/// Answers with a page, or with all hosts.
+pub async fn handle(Loaded(hosts): Loaded<Hosts>, incoming: Request) -> Result<Response, ApiError> {
+    let Hosts { node, index } = hosts;
+    // A server that catches up while the answer is made may lack what it says it has, not the other way
+    // round.
+    let behind = node.behind().is_some();
+    let mut answer = answer(&index, &Query::parse(incoming.uri().query()))?;
+    if behind {
+        answer.headers_mut().extend([headers::behind()]);
+    }
+    Ok(answer)
+}
+
+fn answer(index: &Index, query: &Query<'_>) -> Result<Response, FormatError> {
     let group = query.text("group").map(group).transpose()?.map(str::to_owned);
     let after = query.text("after").map(cursor).transpose()?;
-    let mut pages = Pages { index: app.index.clone(), group, after };
+    let mut pages = Pages { index: index.clone(), group, after };
     let Some(limit) = query.integer::<usize>("limit")? else {
         let (hosts, next) = pages.next(HOSTS_PAGE_MAX);
         return Ok(if next.is_none() { page(hosts, None) } else { all(hosts, pages) });
@@ -50,7 +77,7 @@ pub fn answer(app: &Arc<App>, query: &Query<'_>) -> Result<Response, FormatError
 }
 
 impl Pages {
-    /// The next page, and behind whom the one after that begins, if there may be one.
+    /// The next page, and the host after which the page behind it begins, if there may be one.
     fn next(&mut self, limit: usize) -> (Vec<HostRecord>, Option<Holder>) {
         let hosts = self.index.hosts_after(self.group.as_deref(), self.after.as_ref(), limit);
         let next = hosts.last().filter(|_| hosts.len() == limit).map(|host| host.holder.clone());
@@ -65,7 +92,7 @@ fn page(hosts: Vec<HostRecord>, next: Option<Holder>) -> Response {
     Json(HostsResponse { hosts, next }).into_response()
 }
 
-/// The whole list, `first` in front, a page at a time as the client takes it.
+/// The whole list, which begins with `first`: a page is read when the client has taken the one before.
 fn all(first: Vec<HostRecord>, pages: Pages) -> Response {
     let pieces = stream::unfold(Some((Some(first), pages)), |left| async {
         let (first, mut pages) = left?;
@@ -110,7 +137,7 @@ fn host_status(record: HostRecord) -> HostStatus {
     }
 }
 
-/// Reads what `next` was.
+/// Reads the `next` of an earlier answer.
 fn cursor(text: &str) -> Result<Holder, FormatError> {
     let holder = text.split_once('/').and_then(|(address, name)| {
         Some(Holder { address: socket_address(address)?, group: group(name).ok()?.to_owned() })
@@ -122,15 +149,16 @@ fn cursor(text: &str) -> Result<Holder, FormatError> {
 mod tests {
     use std::collections::BTreeSet;
     use std::net::SocketAddr;
+    use std::sync::Arc;
 
     use futures_util::future::join_all;
     use http_body::Body as _;
     use piccolo_raft::command::{Command, Write};
 
     use super::*;
-    use crate::server::endpoints::tests::leading_app;
+    use crate::server::testing::leading_app;
 
-    /// Of two groups.
+    /// A holder of one of two groups.
     fn holder(n: usize) -> Holder {
         let address = std::net::Ipv4Addr::from_bits(0x0a00_0000 + n as u32);
         Holder { group: ["a", "b/c"][n % 2].into(), address: (address, 7781).into() }
@@ -147,7 +175,7 @@ mod tests {
     }
 
     async fn read(app: &Arc<App>, query: &str) -> HostsResponse {
-        let answer = answer(app, &Query::parse(Some(query))).unwrap();
+        let answer = answer(&app.index, &Query::parse(Some(query))).unwrap();
         assert_eq!(answer.headers()[CONTENT_TYPE], "application/json");
         let body = axum::body::to_bytes(answer.into_body(), usize::MAX).await.unwrap();
         serde_json::from_slice(&body).unwrap()
@@ -171,12 +199,12 @@ mod tests {
                 assert!(found.is_sorted() && found.iter().collect::<BTreeSet<_>>().len() == among);
             }
         }
-        // Behind a host that is no more.
+        // The page begins after a host that is not known.
         let page = read(&app, "limit=2&after=10.0.0.3:1/a").await;
         let found: Vec<_> = page.hosts.into_iter().map(|host| host.holder).collect();
         assert_eq!(found, ["10.0.0.4:7781", "10.0.0.6:7781"]);
         for bad in ["limit=0", "limit=x", "limit=-1", "after=10.0.0.1:1", "after=a/10.0.0.1:1", "after=x/"] {
-            assert!(answer(&app, &Query::parse(Some(bad))).is_err(), "{bad}");
+            assert!(answer(&app.index, &Query::parse(Some(bad))).is_err(), "{bad}");
         }
         app.node.shutdown().await;
     }
@@ -186,7 +214,7 @@ mod tests {
     async fn without_a_limit_all_hosts_come_and_no_more_than_a_page_is_in_memory() {
         for count in [0, 1, HOSTS_PAGE_MAX, HOSTS_PAGE_MAX + 1, 2 * HOSTS_PAGE_MAX] {
             let app = app_with_hosts(count).await;
-            let answer = answer(&app, &Query::parse(None)).unwrap();
+            let answer = answer(&app.index, &Query::parse(None)).unwrap();
             let is_whole = answer.body().size_hint().exact().is_some();
             assert_eq!(is_whole, count < HOSTS_PAGE_MAX, "{count}");
             let found = read(&app, "").await;

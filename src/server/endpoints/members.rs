@@ -1,51 +1,64 @@
-//! `/api/v1/members`: who the servers are, and changes of that.
+//! `/api/v1/members`: who the servers are, and changes of the membership.
 //!
-//! A change goes to the leader like a write. The answer comes after a few steps at most and says how
-//! far it is; the client asks again until it is done, at whichever server: nobody waits here for a
-//! snapshot to arrive somewhere.
-//!
-//! Without TLS nobody can prove to be an operator. So these calls are taken from this host only, or
-//! from everywhere where `--insecure` says that whoever reaches the ports is trusted. A proxy on this
-//! host or a web page in a browser here calls from this host too, for others: what they add to a
-//! request gives them away, and JSON is what a page may not send elsewhere without being asked for leave.
+//! A change goes to the leader like a write. The answer comes after a few steps at most and says how far the
+//! change is; the client asks again until it is done, at whichever server. So no request waits for a snapshot
+//! to arrive somewhere.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::Request;
-use axum::http::HeaderMap;
-use axum::http::header::{CONTENT_TYPE, FORWARDED, HeaderName, ORIGIN, VIA};
+use axum::extract::{FromRef, Request};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use piccolo_raft::address::is_address;
-use piccolo_raft::cluster::{Change, Contact, MEMBERS_MAX, MembersError, Phase, Progress, Role, Who};
+use piccolo_raft::cluster::{Change, Contact, MEMBERS_MAX, MembersError, Node, Phase, Progress, Role, Who};
 
+use super::status;
 use crate::api::{MemberEntry, MembersAction, MembersProgress, MembersResponse, path};
-use crate::http::Connection;
-use crate::server::app::App;
-use crate::server::cluster::forward::{ForLeader, to_leader};
-use crate::server::endpoints::status;
-use crate::server::error::ApiError;
-use crate::server::requests::intake;
-use crate::server::requests::json::{Fields, FormatError, Texts};
+use crate::server::app::{App, Loaded};
+use crate::server::cluster::Cluster;
+use crate::server::cluster::forward::{LeaderRequest, is_forwarded};
+use crate::server::error::{ApiError, FormatError};
+use crate::server::operators::Operators;
+use crate::server::permits::Permits;
+use crate::server::requests::json::{Fields, Texts};
 
-/// All members: by the leader, who knows how far they are; without one, by this server.
-pub async fn list(app: &Arc<App>, incoming: Request) -> Result<Response, ApiError> {
-    let forwarded = ForLeader::is_forwarded(incoming.headers());
-    if app.leads() || !app.node.has_quorum() {
-        return Ok(Json(answer(app)).into_response());
+/// What these endpoints use.
+#[derive(Clone)]
+pub struct Members {
+    node: Node,
+    cluster: Cluster,
+    permits: Permits,
+    operators: Operators,
+}
+
+impl FromRef<App> for Members {
+    fn from_ref(app: &App) -> Self {
+        let (node, cluster) = (app.node.clone(), app.cluster.clone());
+        Self { node, cluster, permits: app.permits.clone(), operators: app.operators }
+    }
+}
+
+/// Answers with all members. The leader answers, because it knows how far they are; without a leader, this
+/// server does.
+pub async fn list(Loaded(members): Loaded<Members>, incoming: Request) -> Result<Response, ApiError> {
+    let forwarded = is_forwarded(incoming.headers());
+    let Members { node, cluster, .. } = members;
+    let answer = || Json(answer(&node)).into_response();
+    if cluster.leadership.is_ready() || !node.has_quorum() {
+        return Ok(answer());
     }
     let held = Arc::new(());
-    let request = ForLeader { path: path::MEMBERS, body: Bytes::new(), forwarded, repeatable: true, held };
-    match to_leader(app, request, async || Ok(Json(answer(app)).into_response())).await {
-        Err(ApiError::NoLeader | ApiError::OutcomeUnknown) => Ok(Json(answer(app)).into_response()),
+    let request =
+        LeaderRequest { path: path::MEMBERS, body: Bytes::new(), forwarded, repeatable: true, held };
+    match cluster.forwarder.to_leader(request, async || Ok(answer())).await {
+        Err(ApiError::NoLeader | ApiError::OutcomeUnknown) => Ok(answer()),
         answered => answered,
     }
 }
 
-fn answer(app: &App) -> MembersResponse {
-    let cluster = app.node.status();
+fn answer(node: &Node) -> MembersResponse {
+    let cluster = node.status();
     let voting = || cluster.members.iter().filter(|info| info.role != Role::Learner);
     let voters = voting().count() as u64;
     let fresh = || voting().filter(|info| info.contact.is_some_and(Contact::is_fresh)).count() as u64;
@@ -56,7 +69,7 @@ fn answer(app: &App) -> MembersResponse {
         lag: info.lag,
         answers: info.contact.map(Contact::is_fresh),
         answered_ms_ago: info.contact.and_then(status::answered_ms_ago),
-        leaving: app.node.is_leaving(info.node_id),
+        leaving: node.is_leaving(info.node_id),
         raft_address: info.member.raft_address,
         api_address: info.member.api_address,
     });
@@ -72,62 +85,38 @@ fn answer(app: &App) -> MembersResponse {
     }
 }
 
-/// A few steps of a change.
-pub async fn change(app: &Arc<App>, action: MembersAction, incoming: Request) -> Result<Response, ApiError> {
-    check_caller(app, &incoming)?;
-    let forwarded = ForLeader::is_forwarded(incoming.headers());
-    let (body, share) = intake::read(app, incoming).await?;
-    let held = Arc::new(share);
+/// Takes a few steps of a change.
+pub async fn change(
+    Loaded(members): Loaded<Members>,
+    action: MembersAction,
+    incoming: Request,
+) -> Result<Response, ApiError> {
+    let Members { node, cluster, permits, operators } = members;
+    operators.check(&incoming)?;
+    let forwarded = is_forwarded(incoming.headers());
+    let (body, body_permit) = permits.bodies.read(incoming).await?;
+    let held = Arc::new(body_permit);
     if action == MembersAction::Activate {
         Fields::parse(&body, &[])?;
-        // Repeated on the next leader it finds the level active.
-        let request = ForLeader { path: action.path(), body, forwarded, repeatable: true, held };
-        return to_leader(app, request, async || progress(app.node.activate().await)).await;
+        // A repetition at the next leader finds the level active.
+        let request = LeaderRequest { path: action.path(), body, forwarded, repeatable: true, held };
+        let activate = async || progress(node.activate().await);
+        return cluster.forwarder.to_leader(request, activate).await;
     }
     let change = read(action, &body)?;
-    // Repeated on the next leader, "to somebody else" would go on from there.
+    // "To any other server", repeated at the next leader, would move the leadership once more.
     let repeatable = !matches!(change, Change::Transfer { to: None });
-    let request = ForLeader { path: action.path(), body, forwarded, repeatable, held };
-    to_leader(app, request, || decide(app, change.clone())).await
+    let request = LeaderRequest { path: action.path(), body, forwarded, repeatable, held };
+    let decide = async || progress(node.change_members(change.clone()).await);
+    cluster.forwarder.to_leader(request, decide).await
 }
 
-/// Refuses who is no operator.
-pub(in crate::server) fn check_caller(app: &App, incoming: &Request) -> Result<(), ApiError> {
-    let connection = incoming.extensions().get::<Connection>().map(|connection| connection.peer.ip());
-    let from = connection.ok_or(ApiError::Internal { reason: "a request without a connection" })?;
-    check_operator(app.remote_operators, from, incoming.headers())
-}
-
-/// Browsers add the first one, proxies the others.
-const SIGNS_OF_OTHERS: [(HeaderName, &str); 4] = [
-    (ORIGIN, "Origin"),
-    (FORWARDED, "Forwarded"),
-    (HeaderName::from_static("x-forwarded-for"), "X-Forwarded-For"),
-    (VIA, "Via"),
-];
-
-fn check_operator(remote_too: bool, from: IpAddr, headers: &HeaderMap) -> Result<(), ApiError> {
-    if !remote_too {
-        if !from.to_canonical().is_loopback() {
-            return Err(ApiError::NotOperator);
-        }
-        if let Some((_, name)) = SIGNS_OF_OTHERS.iter().find(|(header, _)| headers.contains_key(header)) {
-            return Err(ApiError::PassedOn { name });
-        }
-    }
-    if is_json(headers) { Ok(()) } else { Err(ApiError::NotJson) }
-}
-
-fn is_json(headers: &HeaderMap) -> bool {
-    let given = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    given.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
-}
-
-/// The list of new servers, no more of it than one more than there may be.
+/// The addresses of new servers. A list longer than a membership may be is cut after the first address too
+/// many.
 #[derive(Debug, Default)]
 struct Addresses(Vec<String>);
 
-/// An address is shorter, characters.
+/// Characters of an address that are kept: more than a valid one has.
 const ADDRESS_KEPT_MAX: usize = 400;
 
 impl Texts for Addresses {
@@ -165,7 +154,7 @@ fn read(action: MembersAction, body: &[u8]) -> Result<Change, FormatError> {
             let address = address("address".to_owned(), fields.required_text("address")?)?;
             Change::Replace { old: who(fields.required_text("member")?)?, address }
         }
-        // An activation is no change of the membership, and does not come here.
+        // An activation is not a change of the membership; `change` does not come here with it.
         MembersAction::Remove | MembersAction::Activate => {
             Change::Remove { who: who(fields.required_text("member")?)? }
         }
@@ -173,11 +162,6 @@ fn read(action: MembersAction, body: &[u8]) -> Result<Change, FormatError> {
             Change::Transfer { to: fields.text("member")?.map(who).transpose()? }
         }
     })
-}
-
-/// On the leader.
-async fn decide(app: &App, change: Change) -> Result<Response, ApiError> {
-    progress(app.node.change_members(change).await)
 }
 
 fn progress(result: Result<Progress, MembersError>) -> Result<Response, ApiError> {
@@ -210,60 +194,7 @@ fn phase_name(phase: Phase) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use axum::http::HeaderValue;
-
     use super::*;
-
-    #[test]
-    fn operators_are_on_this_host_unless_everybody_is_trusted() {
-        let json = headers(&[("content-type", "application/json")]);
-        for near in ["127.0.0.1", "::1", "::ffff:127.0.0.1"] {
-            assert!(check_operator(false, near.parse().unwrap(), &json).is_ok(), "{near}");
-        }
-        let far: IpAddr = "10.0.0.9".parse().unwrap();
-        assert!(matches!(check_operator(false, far, &json), Err(ApiError::NotOperator)));
-        assert!(check_operator(true, far, &json).is_ok());
-    }
-
-    #[test]
-    fn a_proxy_or_a_page_on_this_host_is_no_operator() {
-        let here = IpAddr::from([127, 0, 0, 1]);
-        for (sign, value) in [
-            ("origin", "http://evil.example"),
-            ("origin", "null"),
-            ("forwarded", "for=10.0.0.9"),
-            ("x-forwarded-for", "10.0.0.9"),
-            ("via", "1.1 proxy"),
-        ] {
-            let signed = headers(&[("content-type", "application/json"), (sign, value)]);
-            let refused = check_operator(false, here, &signed).unwrap_err();
-            let ApiError::PassedOn { name } = refused else { panic!("{sign}: {refused}") };
-            assert!(name.eq_ignore_ascii_case(sign), "{sign}: {name}");
-            assert!(check_operator(true, here, &signed).is_ok(), "whoever reaches the ports is trusted");
-        }
-    }
-
-    #[test]
-    fn a_change_is_sent_as_json() {
-        let here = IpAddr::from([127, 0, 0, 1]);
-        for kind in ["application/json", "Application/JSON; charset=utf-8"] {
-            assert!(check_operator(false, here, &headers(&[("content-type", kind)])).is_ok(), "{kind}");
-        }
-        for kind in ["text/plain", "application/x-www-form-urlencoded", "application/jsonp", ""] {
-            for insecure in [false, true] {
-                let refused = check_operator(insecure, here, &headers(&[("content-type", kind)]));
-                assert!(matches!(refused, Err(ApiError::NotJson)), "{kind}");
-            }
-        }
-        assert!(matches!(check_operator(false, here, &headers(&[])), Err(ApiError::NotJson)));
-    }
-
-    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
-        let header = |(name, value): &(&'static str, &'static str)| {
-            (HeaderName::from_static(name), HeaderValue::from_static(value))
-        };
-        pairs.iter().map(header).collect()
-    }
 
     #[test]
     fn a_change_is_read_with_the_names_of_what_is_wrong() {

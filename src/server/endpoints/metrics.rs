@@ -1,27 +1,48 @@
-//! `/metrics`: the Go Piccolo's names where the meaning is the same, and gauges of our own, read
-//! when they are asked for.
+//! `GET /metrics`: the Go Piccolo's names where the meaning is the same, and gauges of our own, which are set
+//! when they are scraped.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Router;
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::{FromRef, MatchedPath, Request, State};
 use axum::http::Method;
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use metrics::{counter, describe_gauge, gauge, histogram};
+use piccolo_raft::cluster::Node;
+use piccolo_raft::index::Index;
 
-use crate::server::app::{App, Shared};
+use crate::server::app::{App, AppHandle};
 use crate::server::cluster::level;
+use crate::server::leases::fleet::FleetUsage;
+use crate::server::reports::Reports;
 
-/// Label of requests that match no route: a path would be an unbounded label.
+/// The label of requests that match no route: their paths would be labels without bound.
 const UNMATCHED: &str = "unmatched";
-/// The part of the checksum that a float holds exactly.
+/// The bits of the checksum that a float holds exactly.
 const CHECKSUM_MASK: u128 = (1 << 52) - 1;
 
-/// `GET /metrics`.
-pub fn router(shared: Shared) -> Router<Shared> {
+/// What the gauges are set from.
+#[derive(Clone)]
+struct Gauges {
+    node: Node,
+    index: Index,
+    reports: Arc<Reports>,
+    fleet: FleetUsage,
+}
+
+impl FromRef<App> for Gauges {
+    fn from_ref(app: &App) -> Self {
+        let (node, index) = (app.node.clone(), app.index.clone());
+        Self { node, index, reports: Arc::clone(&app.reports), fleet: app.fleet.clone() }
+    }
+}
+
+/// The route of `/metrics`.
+pub fn router(app: AppHandle) -> Router<AppHandle> {
     describe();
-    crate::metrics::router(crate::metrics::install()).layer(middleware::from_fn_with_state(shared, refresh))
+    crate::metrics::router(crate::metrics::install()).layer(middleware::from_fn_with_state(app, refresh))
 }
 
 fn describe() {
@@ -54,45 +75,45 @@ fn describe() {
     gauge!("piccolo_api_version", &version).set(1);
 }
 
-async fn refresh(State(shared): State<Shared>, request: Request, next: Next) -> Response {
-    if let Ok(app) = shared.get() {
-        set_gauges(app);
+async fn refresh(State(app): State<AppHandle>, request: Request, next: Next) -> Response {
+    if let Ok(app) = app.get() {
+        set_gauges(&Gauges::from_ref(app));
     }
     next.run(request).await
 }
 
-fn set_gauges(app: &App) {
-    let counts = app.index.counts();
-    let (checksum_index, checksum) = app.index.checksum();
+fn set_gauges(Gauges { node, index, reports, fleet }: &Gauges) {
+    let counts = index.counts();
+    let (checksum_index, checksum) = index.checksum();
     let flag = |set: bool| if set { 1.0 } else { 0.0 };
-    gauge!("piccolo_raft_term").set(app.node.term() as f64);
-    gauge!("piccolo_raft_is_leader").set(flag(app.node.is_leader()));
-    gauge!("piccolo_raft_has_quorum").set(flag(app.node.has_quorum()));
+    gauge!("piccolo_raft_term").set(node.term() as f64);
+    gauge!("piccolo_raft_is_leader").set(flag(node.is_leader()));
+    gauge!("piccolo_raft_has_quorum").set(flag(node.has_quorum()));
     gauge!("piccolo_index_hosts").set(counts.hosts as f64);
     gauge!("piccolo_index_hosts_hidden").set(counts.hosts_hidden as f64);
     gauge!("piccolo_index_keys").set(counts.keys as f64);
     gauge!("piccolo_index_pairs").set(counts.pairs as f64);
-    gauge!("piccolo_index_hosts_reported").set(app.reports.effective() as f64);
-    gauge!("piccolo_index_applied_index").set(app.index.applied_index() as f64);
-    gauge!("piccolo_index_current").set(flag(app.node.behind().is_none()));
+    gauge!("piccolo_index_hosts_reported").set(reports.effective() as f64);
+    gauge!("piccolo_index_applied_index").set(index.applied_index() as f64);
+    gauge!("piccolo_index_current").set(flag(node.behind().is_none()));
     gauge!("piccolo_index_checksum").set((checksum & CHECKSUM_MASK) as f64);
     gauge!("piccolo_index_checksum_log_index").set(checksum_index as f64);
-    level::set_gauges(app.node.level_status());
-    gauge!("piccolo_writes_refused_for_room").set(flag(app.node.no_room().is_some()));
-    if let Some(disk) = app.node.disk() {
+    level::set_gauges(node.level_status());
+    gauge!("piccolo_writes_refused_for_room").set(flag(node.no_room().is_some()));
+    if let Some(disk) = node.disk() {
         gauge!("piccolo_disk_free_bytes").set(disk.free_bytes as f64);
         gauge!("piccolo_disk_size_bytes").set(disk.total_bytes as f64);
         gauge!("piccolo_disk_free_min_bytes").set(disk.minimum_bytes as f64);
         gauge!("piccolo_disk_low").set(flag(disk.low));
     }
-    // 0 elsewhere, so that the sum over the servers is the leader's.
-    let sums = app.fleet_sums().unwrap_or_default();
+    // 0 on the other servers, so that the sum over all servers is that of the leader.
+    let sums = fleet.sums().unwrap_or_default();
     gauge!("piccolo_fleet_bytes_from_peers").set(sums.bytes_from_peers as f64);
     gauge!("piccolo_fleet_bytes_served").set(sums.bytes_served as f64);
     gauge!("piccolo_fleet_misses").set(sums.misses as f64);
 }
 
-/// Counts every request, after its outcome is known.
+/// Counts every request once its outcome is known.
 pub async fn count(request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().cloned();
     let route = route.as_ref().map_or(UNMATCHED, MatchedPath::as_str).to_owned();
@@ -107,7 +128,7 @@ pub async fn count(request: Request, next: Next) -> Response {
     response
 }
 
-/// A client can make up methods: those that we do not know share a label.
+/// The label of a method. A client can invent methods: all that are not known here share a label.
 fn method(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",

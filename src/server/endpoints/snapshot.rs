@@ -1,9 +1,9 @@
 //! `POST /api/v1/snapshot`: the whole state, for an operator's backup.
 //!
-//! Any member answers from its own state: a view of it, made durable first; writes go on meanwhile. The
-//! rows are read on a thread of their own, as fast as the client takes them. While one is sent,
-//! `state.redb` grows by what is written, so there are few at once, and a client that takes nothing is
-//! given up.
+//! Any member answers from a view of its own state, which is made durable first; writes go on meanwhile. The
+//! rows are read on a thread of their own, as fast as the client takes them. While a snapshot is sent,
+//! `state.redb` grows by what is written. So only few are sent at once, and a client that takes nothing is
+//! cut.
 
 use std::io;
 use std::sync::Arc;
@@ -11,11 +11,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::body::Body;
-use axum::extract::Request;
+use axum::extract::{FromRef, Request};
 use axum::http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use axum::response::Response;
 use bytes::Bytes;
 use futures_util::stream;
+use piccolo_raft::cluster::Node;
+use piccolo_raft::index::Index;
 use piccolo_raft::snapshot::file::Saved;
 use piccolo_raft::snapshot::{SnapshotData, SnapshotError, about_bytes};
 use tokio::runtime::Handle;
@@ -24,35 +26,59 @@ use tokio::time::{Instant, timeout};
 
 use crate::api::header;
 use crate::limits::{CLIENT_SILENT_MAX, SNAPSHOT_CHUNKS_AHEAD, SNAPSHOT_SEND_TIMEOUT};
-use crate::server::app::App;
-use crate::server::cluster::behind;
-use crate::server::endpoints::members;
+use crate::server::app::{App, Loaded};
+use crate::server::cluster::behind::LookupFallback;
 use crate::server::error::ApiError;
+use crate::server::operators::Operators;
+use crate::server::permits::Permits;
 
-/// What a client gets, and whether it was all of it.
+/// What a snapshot uses.
+#[derive(Clone)]
+pub struct Snapshots {
+    node: Node,
+    index: Index,
+    fallback: Arc<LookupFallback>,
+    permits: Permits,
+    operators: Operators,
+}
+
+impl FromRef<App> for Snapshots {
+    fn from_ref(app: &App) -> Self {
+        Self {
+            node: app.node.clone(),
+            index: app.index.clone(),
+            fallback: Arc::clone(&app.cluster.fallback),
+            permits: app.permits.clone(),
+            operators: app.operators,
+        }
+    }
+}
+
+/// The way to a client: chunks of the snapshot, and whether those were all.
 struct Sending {
     chunks: mpsc::Sender<Bytes>,
     whole: Arc<AtomicBool>,
 }
 
 /// Answers with a snapshot file.
-pub async fn save(app: &Arc<App>, incoming: Request) -> Result<Response, ApiError> {
-    members::check_caller(app, &incoming)?;
-    let place = Arc::clone(&app.snapshots).try_acquire_owned().map_err(|_| ApiError::Overloaded)?;
-    let status = app.node.status();
-    let Some(cluster_id) = status.cluster_id.filter(|_| app.node.is_member()) else {
+pub async fn handle(Loaded(parts): Loaded<Snapshots>, incoming: Request) -> Result<Response, ApiError> {
+    let Snapshots { node, index, fallback, permits, operators } = parts;
+    operators.check(&incoming)?;
+    let permit = permits.snapshots.try_acquire_owned().map_err(|_| ApiError::Overloaded)?;
+    let status = node.status();
+    let Some(cluster_id) = status.cluster_id.filter(|_| node.is_member()) else {
         let reason = "this server is not a member of its cluster yet".to_owned();
         return Err(ApiError::NotServing { reason });
     };
-    if let Some(reason) = behind::unready(app) {
-        // A backup should be of what was acknowledged.
+    if let Some(reason) = fallback.unready() {
+        // A backup should have all that was acknowledged.
         return Err(ApiError::NotServing { reason });
     }
-    // A view begins with a commit.
-    if let Some(reason) = app.node.no_room_for_upkeep() {
+    // A view begins with a commit, which needs room.
+    if let Some(reason) = node.no_room_for_upkeep() {
         return Err(ApiError::NoRoom { reason });
     }
-    let (meta, data) = SnapshotData::of(&app.index).await?;
+    let (meta, data) = SnapshotData::of(&index).await?;
     tracing::info!(%meta, "sends a snapshot to an operator");
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let saved = Saved {
@@ -61,30 +87,30 @@ pub async fn save(app: &Arc<App>, incoming: Request) -> Result<Response, ApiErro
         unix_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
-    let head = saved.to_bytes(app.index.level().get());
-    let about = head.len() as u64 + about_bytes(app.index.counts());
-    let mut response = Response::new(body(head.into(), data, place));
+    let head = saved.to_bytes(index.level().get());
+    let about = head.len() as u64 + about_bytes(index.counts());
+    let mut response = Response::new(body(head.into(), data, permit));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     headers.insert(HeaderName::from_static(header::ABOUT_BYTES), HeaderValue::from(about));
     Ok(response)
 }
 
-/// A body that holds `place` until all of it is sent or given up.
-fn body(first: Bytes, data: SnapshotData, place: OwnedSemaphorePermit) -> Body {
+/// A body that holds `permit` until all of it is sent or given up.
+fn body(first: Bytes, data: SnapshotData, permit: OwnedSemaphorePermit) -> Body {
     let (chunks, receiver) = mpsc::channel(SNAPSHOT_CHUNKS_AHEAD);
     let whole = Arc::new(AtomicBool::new(false));
     let sending = Sending { chunks, whole: Arc::clone(&whole) };
     let threads = Handle::current();
     tokio::task::spawn_blocking(move || {
-        let _place = place;
+        let _permit = permit;
         send(&threads, first, data, &sending);
     });
     received(receiver, whole)
 }
 
-/// Ends with an error, which cuts the connection, unless the sender has said that all is sent: what is given up,
-/// for whatever reason, must not look like what is whole.
+/// The body of `receiver`. It ends with an error, which cuts the connection, unless `whole` says that all is
+/// sent: a snapshot that was given up must not look like a whole one.
 fn received(receiver: mpsc::Receiver<Bytes>, whole: Arc<AtomicBool>) -> Body {
     Body::from_stream(stream::unfold(Some((receiver, whole)), async |state| {
         let (mut receiver, whole) = state?;
@@ -133,7 +159,11 @@ mod tests {
     use super::*;
     use crate::http::Connection;
     use crate::limits::SNAPSHOTS_SENT_MAX;
-    use crate::server::endpoints::tests::{app_without_room, leading_app};
+    use crate::server::testing::{app_without_room, leading_app};
+
+    async fn save(app: &App, request: Request) -> Result<Response, ApiError> {
+        handle(Loaded(Snapshots::from_ref(app)), request).await
+    }
 
     fn asked_from(peer: &str) -> Request {
         let mut request = Request::builder()
@@ -149,10 +179,11 @@ mod tests {
     #[tokio::test]
     async fn a_few_are_sent_at_once_and_each_is_whole() {
         let app = leading_app().await;
-        let places: Vec<_> = (0..SNAPSHOTS_SENT_MAX).map(|_| app.snapshots.try_acquire().unwrap()).collect();
+        let snapshots = &app.permits.snapshots;
+        let permits: Vec<_> = (0..SNAPSHOTS_SENT_MAX).map(|_| snapshots.try_acquire().unwrap()).collect();
         let refused = save(&app, asked_from("127.0.0.1:9")).await.unwrap_err();
         assert_eq!(refused.into_response().status(), StatusCode::SERVICE_UNAVAILABLE);
-        drop(places);
+        drop(permits);
         for _ in 0..2 * SNAPSHOTS_SENT_MAX {
             let body = save(&app, asked_from("127.0.0.1:9")).await.unwrap().into_body();
             let mut receiver = FileReceiver::default();
@@ -164,14 +195,14 @@ mod tests {
             assert_eq!(Some(saved.cluster_id), app.node.status().cluster_id);
             assert_eq!(received.summary().checksum, app.index.checksum().1);
             let end = Instant::now() + std::time::Duration::from_secs(20);
-            while app.snapshots.available_permits() < SNAPSHOTS_SENT_MAX {
-                assert!(Instant::now() < end, "a place is not given back");
+            while app.permits.snapshots.available_permits() < SNAPSHOTS_SENT_MAX {
+                assert!(Instant::now() < end, "a permit is not given back");
                 tokio::task::yield_now().await;
             }
         }
     }
 
-    /// With a full queue the error found no place in it, and the body ended like a whole one.
+    /// The error found no room in a full queue, and the body ended like a whole one.
     #[tokio::test]
     async fn what_is_given_up_ends_with_an_error_also_behind_a_full_queue() {
         for is_whole in [false, true] {
@@ -204,6 +235,6 @@ mod tests {
         let app = leading_app().await;
         let refused = save(&app, asked_from("10.0.0.9:9")).await.unwrap_err();
         assert_eq!(refused.into_response().status(), StatusCode::FORBIDDEN);
-        assert_eq!(app.snapshots.available_permits(), SNAPSHOTS_SENT_MAX);
+        assert_eq!(app.permits.snapshots.available_permits(), SNAPSHOTS_SENT_MAX);
     }
 }

@@ -1,12 +1,17 @@
-//! `POST /api/v1/distribution/withdraw`: the holder has these keys no longer. Not in the Go Piccolo.
+//! `POST /api/v1/distribution/withdraw`: the holder has these keys no longer. The Go Piccolo has no such
+//! endpoint. [`crate::server::writes`] says how it goes on.
 
-use crate::server::app::App;
+use std::sync::Arc;
+
+use axum::extract::Request;
+use axum::response::Response;
+
+use crate::server::app::Loaded;
 use crate::server::error::ApiError;
-use crate::server::requests::accepted::AcceptedWrite;
-use crate::server::writes::entries::{Direction, entries};
-use crate::server::writes::propose;
+use crate::server::writes::Writes;
+use crate::server::writes::kind::WriteKind;
 
-/// On the leader, in the holder's turn; the log index of the write.
-pub async fn apply(app: &App, write: &AcceptedWrite) -> Result<u64, ApiError> {
-    propose(app, entries(Direction::Withdraw, &write.holder, write.pair, write.keys.clone())).await
+/// Answers once the withdraw is on the disks of a majority.
+pub async fn handle(Loaded(writes): Loaded<Arc<Writes>>, incoming: Request) -> Result<Response, ApiError> {
+    writes.handle(WriteKind::Withdraw, incoming).await
 }

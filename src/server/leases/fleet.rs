@@ -1,58 +1,85 @@
-//! What agents say of their own use in their keepalives, summed over all of them. In the leader's
-//! memory only: it begins anew with each term, and then has what each agent counted since its start.
+//! Sums of the counters that agents send in their heartbeats. Only the leader has them, in memory: with each
+//! term they begin anew, and then have what each agent has counted since its start.
 
 use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use piccolo_raft::model::Holder;
 
-/// Counters of one agent since its start, or their sums.
+use crate::server::cluster::leadership::Leadership;
+
+/// Counters of one agent since its start, or sums of those of all agents.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Bytes that its mirror has had from peers.
+    /// Bytes that its mirror received from peers.
     pub bytes_from_peers: u64,
-    /// Bytes that it has served to peers.
+    /// Bytes that it served to peers.
     pub bytes_served: u64,
     /// Requests that no peer could answer.
     pub misses: u64,
 }
 
-/// The sums, and of each holder what it said last.
+/// The sums, and the last counters of each holder.
 #[derive(Debug, Default)]
 pub struct Fleet {
-    said: HashMap<Holder, Usage>,
+    reported: HashMap<Holder, Usage>,
     sums: Usage,
 }
 
+/// The [`Fleet`] of one server; clones share it.
+#[derive(Clone)]
+pub struct FleetUsage {
+    fleet: Arc<Mutex<Fleet>>,
+    leadership: Leadership,
+}
+
+impl FleetUsage {
+    /// No counters yet.
+    pub fn new(leadership: Leadership) -> Self {
+        Self { fleet: Arc::default(), leadership }
+    }
+
+    /// The counters, locked.
+    pub fn lock(&self) -> MutexGuard<'_, Fleet> {
+        self.fleet.lock().expect("no code panics while it holds this lock")
+    }
+
+    /// Sums over all agents; `None` on a server that does not lead.
+    pub fn sums(&self) -> Option<Usage> {
+        self.leadership.is_ready().then(|| self.lock().sums())
+    }
+}
+
 impl Fleet {
-    /// A known holder says this.
-    pub fn hear(&mut self, holder: &Holder, says: Usage) {
-        let said = match self.said.get_mut(holder) {
-            Some(said) => std::mem::replace(said, says),
+    /// Adds to the sums by how much the counters of a known holder have grown.
+    pub fn report(&mut self, holder: &Holder, usage: Usage) {
+        let before = match self.reported.get_mut(holder) {
+            Some(reported) => std::mem::replace(reported, usage),
             None => {
-                self.said.insert(holder.clone(), says);
+                self.reported.insert(holder.clone(), usage);
                 Usage::default()
             }
         };
-        let grow = |sum: &mut u64, said: u64, says: u64| {
-            // A counter that went back began anew.
-            *sum = sum.saturating_add(says.checked_sub(said).unwrap_or(says));
+        let grow = |sum: &mut u64, before: u64, now: u64| {
+            // A counter that is lower than before has begun anew.
+            *sum = sum.saturating_add(now.checked_sub(before).unwrap_or(now));
         };
-        grow(&mut self.sums.bytes_from_peers, said.bytes_from_peers, says.bytes_from_peers);
-        grow(&mut self.sums.bytes_served, said.bytes_served, says.bytes_served);
-        grow(&mut self.sums.misses, said.misses, says.misses);
+        grow(&mut self.sums.bytes_from_peers, before.bytes_from_peers, usage.bytes_from_peers);
+        grow(&mut self.sums.bytes_served, before.bytes_served, usage.bytes_served);
+        grow(&mut self.sums.misses, before.misses, usage.misses);
     }
 
-    /// Holders that are no more; what they did stays in the sums.
+    /// Forgets the holders that are not known any more; what they did stays in the sums.
     pub fn retain(&mut self, is_known: impl Fn(&Holder) -> bool) {
-        self.said.retain(|holder, _| is_known(holder));
+        self.reported.retain(|holder, _| is_known(holder));
     }
 
-    /// A holder that is no more.
+    /// Forgets a holder; what it did stays in the sums.
     pub fn remove(&mut self, holder: &Holder) {
-        self.said.remove(holder);
+        self.reported.remove(holder);
     }
 
-    /// Over all holders.
+    /// The sums over all holders since the term began.
     pub fn sums(&self) -> Usage {
         self.sums
     }
@@ -73,19 +100,19 @@ mod tests {
     #[test]
     fn sums_grow_by_what_each_holder_did_more_and_survive_its_restart() {
         let mut fleet = Fleet::default();
-        for (n, says) in [(1, 5), (2, 3), (1, 7), (1, 7)] {
-            fleet.hear(&holder(n), usage(says));
+        for (n, counted) in [(1, 5), (2, 3), (1, 7), (1, 7)] {
+            fleet.report(&holder(n), usage(counted));
         }
         assert_eq!(fleet.sums(), usage(10));
-        fleet.hear(&holder(1), usage(2));
+        fleet.report(&holder(1), usage(2));
         assert_eq!(fleet.sums(), usage(12), "started again");
         fleet.remove(&holder(2));
         assert_eq!(fleet.sums(), usage(12), "what it did stays");
-        fleet.hear(&holder(2), usage(1));
+        fleet.report(&holder(2), usage(1));
         assert_eq!(fleet.sums(), usage(13));
-        fleet.hear(&holder(2), Usage { misses: u64::MAX, ..usage(1) });
+        fleet.report(&holder(2), Usage { misses: u64::MAX, ..usage(1) });
         assert_eq!(fleet.sums().misses, u64::MAX, "and never begin anew");
         fleet.retain(|known| *known == holder(1));
-        assert_eq!(fleet.said.len(), 1);
+        assert_eq!(fleet.reported.len(), 1);
     }
 }

@@ -14,8 +14,8 @@ fn pair(epoch: u64, seq: u64) -> Option<Pair> {
     Some(Pair { epoch, seq })
 }
 
-fn known() -> Known {
-    Known {
+fn known() -> KnownHost {
+    KnownHost {
         zone: "a".into(),
         ttl_seconds: NATIVE,
         pair: pair(5, 7),
@@ -24,13 +24,13 @@ fn known() -> Known {
     }
 }
 
-fn host(holder: Holder, ttl_seconds: u32, hidden_unix_ms: Option<u64>) -> HostState {
-    HostState { holder, ttl_seconds, hidden_unix_ms, epoch_unix_ms: None }
+fn host(holder: Holder, ttl_seconds: u32, hidden_unix_ms: Option<u64>) -> HostLease {
+    HostLease { holder, ttl_seconds, hidden_unix_ms, epoch_unix_ms: None }
 }
 
 /// The keepalive of a native agent that agrees with [`known`].
-fn beat() -> Beat {
-    Beat {
+fn heartbeat() -> Heartbeat {
+    Heartbeat {
         zone: Some("a".into()),
         ttl_seconds: Some(NATIVE),
         pair: pair(5, 7),
@@ -39,8 +39,8 @@ fn beat() -> Beat {
 }
 
 /// The keepalive of a Go `pi`.
-fn go() -> Beat {
-    Beat::default()
+fn go() -> Heartbeat {
+    Heartbeat::default()
 }
 
 fn unhide() -> Command {
@@ -53,57 +53,79 @@ fn set_host(zone: &str, ttl_seconds: u32) -> Command {
 
 #[test]
 fn every_row_of_keepalive() {
-    let hidden = || Known { hidden: true, ..known() };
-    let go_known = || Known { ttl_seconds: 0, pair: None, ..known() };
+    let hidden = || KnownHost { hidden: true, ..known() };
+    let go_known = || KnownHost { ttl_seconds: 0, pair: None, ..known() };
     let other = Some(Fingerprint(43));
-    type Row = (&'static str, Option<Known>, Beat, bool, Vec<Command>);
+    type Row = (&'static str, Option<KnownHost>, Heartbeat, bool, Vec<Command>);
     let rows: Vec<Row> = vec![
-        ("nothing changed: nothing is written", Some(known()), beat(), false, vec![]),
-        ("unknown host", None, beat(), true, vec![]),
+        ("nothing changed: nothing is written", Some(known()), heartbeat(), false, vec![]),
+        ("unknown host", None, heartbeat(), true, vec![]),
         ("unknown host of the Go pi", None, go(), true, vec![]),
-        ("lost a write", Some(known()), Beat { pair: pair(5, 8), ..beat() }, true, vec![]),
-        ("lost an epoch", Some(known()), Beat { pair: pair(6, 0), ..beat() }, true, vec![]),
-        ("lost every pair", Some(Known { pair: None, ..known() }), beat(), true, vec![]),
-        ("an answer is under way", Some(known()), Beat { pair: pair(5, 6), ..beat() }, false, vec![]),
+        ("lost a write", Some(known()), Heartbeat { pair: pair(5, 8), ..heartbeat() }, true, vec![]),
+        ("lost an epoch", Some(known()), Heartbeat { pair: pair(6, 0), ..heartbeat() }, true, vec![]),
+        ("lost every pair", Some(KnownHost { pair: None, ..known() }), heartbeat(), true, vec![]),
         (
-            "an answer is under way, so the fingerprint differs",
+            "an answer is under way",
             Some(known()),
-            Beat { pair: pair(5, 6), fingerprint: other, ..beat() },
+            Heartbeat { pair: pair(5, 6), ..heartbeat() },
             false,
             vec![],
         ),
-        ("drifted", Some(known()), Beat { fingerprint: other, ..beat() }, true, vec![]),
+        (
+            "an answer is under way, so the fingerprint differs",
+            Some(known()),
+            Heartbeat { pair: pair(5, 6), fingerprint: other, ..heartbeat() },
+            false,
+            vec![],
+        ),
+        ("drifted", Some(known()), Heartbeat { fingerprint: other, ..heartbeat() }, true, vec![]),
         ("Go pi, nothing changed", Some(go_known()), go(), false, vec![]),
-        ("hidden, same fingerprint", Some(hidden()), beat(), false, vec![unhide()]),
-        ("hidden, no fingerprint", Some(Known { hidden: true, ..go_known() }), go(), false, vec![unhide()]),
-        ("hidden, drifted", Some(hidden()), Beat { fingerprint: other, ..beat() }, true, vec![]),
+        ("hidden, same fingerprint", Some(hidden()), heartbeat(), false, vec![unhide()]),
+        (
+            "hidden, no fingerprint",
+            Some(KnownHost { hidden: true, ..go_known() }),
+            go(),
+            false,
+            vec![unhide()],
+        ),
+        ("hidden, drifted", Some(hidden()), Heartbeat { fingerprint: other, ..heartbeat() }, true, vec![]),
         (
             "hidden, drifted, an answer is under way",
             Some(hidden()),
-            Beat { pair: pair(5, 6), fingerprint: other, ..beat() },
+            Heartbeat { pair: pair(5, 6), fingerprint: other, ..heartbeat() },
             true,
             vec![],
         ),
         (
             "new zone",
             Some(known()),
-            Beat { zone: Some("b".into()), ..beat() },
+            Heartbeat { zone: Some("b".into()), ..heartbeat() },
             false,
             vec![set_host("b", 90)],
         ),
-        ("no zone told", Some(known()), Beat { zone: None, ..beat() }, false, vec![]),
-        ("new ttl", Some(known()), Beat { ttl_seconds: Some(30), ..beat() }, false, vec![set_host("a", 30)]),
+        ("no zone given", Some(known()), Heartbeat { zone: None, ..heartbeat() }, false, vec![]),
+        (
+            "new ttl",
+            Some(known()),
+            Heartbeat { ttl_seconds: Some(30), ..heartbeat() },
+            false,
+            vec![set_host("a", 30)],
+        ),
         ("a Go pi took over", Some(known()), go(), false, vec![set_host("a", 0)]),
         (
             "hidden and moved",
             Some(hidden()),
-            Beat { zone: Some("b".into()), ..beat() },
+            Heartbeat { zone: Some("b".into()), ..heartbeat() },
             false,
             vec![set_host("b", 90), unhide()],
         ),
     ];
-    for (row, known, beat, resync, commands) in rows {
-        assert_eq!(judge(&holder(1), known.as_ref(), &beat), Verdict { resync, commands }, "{row}");
+    for (row, known, heartbeat, resync, commands) in rows {
+        assert_eq!(
+            on_heartbeat(&holder(1), known.as_ref(), &heartbeat),
+            HeartbeatOutcome { resync, commands },
+            "{row}"
+        );
     }
 }
 
@@ -119,14 +141,14 @@ const STEP: Duration = Duration::from_millis(500);
 const START_MS: u64 = 1_800_000_000_000;
 
 impl Scene {
-    fn new(hosts: &[HostState]) -> Self {
+    fn new(hosts: &[HostLease]) -> Self {
         let (now, unix_ms) = (Duration::from_secs(1_000), START_MS);
         let mut leases = Leases::new(LEASE_DEFAULT, FORGET_AFTER);
         leases.begin_term(hosts.to_vec(), now, unix_ms);
         Self { leases, now, unix_ms }
     }
 
-    fn begin_term(&mut self, hosts: &[HostState]) {
+    fn begin_term(&mut self, hosts: &[HostLease]) {
         self.leases.begin_term(hosts.to_vec(), self.now, self.unix_ms);
     }
 
@@ -149,7 +171,7 @@ impl Scene {
             .collect()
     }
 
-    fn follow(&mut self, host: HostState) -> Vec<Holder> {
+    fn follow(&mut self, host: HostLease) -> Vec<Holder> {
         self.leases.follow([host], self.now)
     }
 
@@ -169,7 +191,7 @@ fn a_host_is_hidden_when_its_lease_has_ended_and_not_before() {
 
 /// What a sweep has found waits for those before it; a keepalive meanwhile counts.
 #[test]
-fn a_host_that_is_heard_of_before_it_is_hidden_leaves_no_longer() {
+fn a_host_whose_lease_is_renewed_before_it_is_hidden_stays() {
     let mut scene = Scene::new(&[host(holder(1), NATIVE, None)]);
     assert!(!scene.leases.is_leaving(&holder(1)));
     assert_eq!(scene.pass(90), [Due::Hide(holder(1))]);
@@ -272,7 +294,7 @@ fn a_host_that_was_hidden_by_a_clock_behind_its_own_is_kept_for_the_whole_time()
         (START_MS - 120_000, 86_400 - 120),
     ] {
         let hidden = host(holder(1), NATIVE, Some(since));
-        let mut scene = Scene::new(&[HostState { epoch_unix_ms: Some(START_MS - 60_000), ..hidden }]);
+        let mut scene = Scene::new(&[HostLease { epoch_unix_ms: Some(START_MS - 60_000), ..hidden }]);
         assert_eq!(scene.pass(seconds - 1), [], "{since}");
         assert_eq!(scene.pass(1), [Due::Forget(holder(1), since)], "{since}");
     }
@@ -291,7 +313,7 @@ fn a_hidden_host_that_is_back_is_not_forgotten() {
 
 /// B24: the Go Piccolo's evictor deletes what it has selected, whatever came in between.
 #[test]
-fn a_host_heard_of_while_its_hide_is_proposed_is_shown_again() {
+fn a_host_whose_lease_is_renewed_while_its_hide_is_proposed_is_shown_again() {
     let mut scene = Scene::new(&[host(holder(1), NATIVE, None)]);
     assert_eq!(scene.pass(90), [Due::Hide(holder(1))]);
     scene.renew(&holder(1), NATIVE);
@@ -314,7 +336,7 @@ fn what_the_log_changes_renews_and_what_it_forgets_goes() {
 }
 
 #[test]
-fn a_command_that_failed_is_due_again_unless_the_host_was_heard_of() {
+fn a_command_that_failed_is_due_again_unless_the_lease_was_renewed() {
     let mut scene = Scene::new(&[host(holder(1), NATIVE, None), host(holder(2), NATIVE, None)]);
     let due = scene.pass(90);
     assert_eq!(due.len(), 2);
@@ -327,7 +349,7 @@ fn a_command_that_failed_is_due_again_unless_the_host_was_heard_of() {
 }
 
 #[test]
-fn a_forget_that_failed_is_due_again_unless_the_host_was_heard_of() {
+fn a_forget_that_failed_is_due_again_unless_the_lease_was_renewed() {
     let since = START_MS - 86_400_000;
     let forget = Due::Forget(holder(1), since);
     let mut scene = Scene::new(&[host(holder(1), NATIVE, Some(since))]);
@@ -340,13 +362,13 @@ fn a_forget_that_failed_is_due_again_unless_the_host_was_heard_of() {
 }
 
 /// What broke: a `Hide` whose outcome was unknown was due again, and when it was applied after all, the
-/// host was shown as if it had been heard of.
+/// host was shown as if its lease had been renewed.
 #[test]
 fn a_hide_that_was_applied_although_it_seemed_to_fail_stays() {
     let mut scene = Scene::new(&[host(holder(1), NATIVE, None)]);
     let due = scene.pass(90).remove(0);
     scene.leases.postpone(due.clone(), scene.now, Duration::from_secs(1));
-    assert_eq!(scene.follow(host(holder(1), NATIVE, Some(scene.unix_ms))), [], "nobody has heard of it");
+    assert_eq!(scene.follow(host(holder(1), NATIVE, Some(scene.unix_ms))), [], "no heartbeat has come");
     assert_eq!(scene.pass(300), []);
     scene.leases.postpone(due, scene.now, Duration::from_secs(1));
     assert_eq!(scene.pass(300), [], "and a late word of failure does not bring it back");

@@ -13,7 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use piccolo_raft::index::address_key;
 
-use super::{Holders, prefix_bounds};
+use super::holders::{Holders, prefix_bounds};
 
 /// Hosts that are walked over, at most: one in so many of the holders. A step costs several times as much
 /// as a look at a holder.

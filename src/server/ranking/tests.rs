@@ -312,17 +312,17 @@ fn who_could_not_be_had_comes_last_in_every_order_and_who_was_wrong_not_at_all()
     let all: Vec<_> = (1..=40).map(numbered).collect();
     let sorted = Sorted::new(all.iter().map(|holder| ("a", *holder)));
     let bad = |holder: SocketAddr| match holder.ip() {
-        IpAddr::V4(ip) if ip.octets()[3] % 4 == 1 => Standing::LeftOut,
-        IpAddr::V4(ip) if ip.octets()[3] % 2 == 0 => Standing::Last,
-        _ => Standing::Sound,
+        IpAddr::V4(ip) if ip.octets()[3] % 4 == 1 => Reputation::LeftOut,
+        IpAddr::V4(ip) if ip.octets()[3] % 2 == 0 => Reputation::Last,
+        _ => Reputation::Sound,
     };
     for asker in [Asker::Unknown, native("10.0.0.200:1", "a"), Asker::Host("10.0.0.200".parse().unwrap())] {
         let plain = rank(&sorted, &key(), &asker, 100);
-        let with = |standing| plain.iter().copied().filter(move |holder| bad(*holder) == standing);
-        let expected: Vec<_> = with(Standing::Sound).chain(with(Standing::Last)).collect();
+        let with = |reputation| plain.iter().copied().filter(move |holder| bad(*holder) == reputation);
+        let expected: Vec<_> = with(Reputation::Sound).chain(with(Reputation::Last)).collect();
         assert_eq!(expected.len(), 30);
         for count in [1, 4, 10, 11, 16, 30, 100] {
-            let ranked = rank_by_standing(&sorted, &key(), &asker, count, &mut { bad });
+            let ranked = rank_by_reputation(&sorted, &key(), &asker, count, &mut { bad });
             assert_eq!(ranked, expected[..count.min(30)], "{asker:?} {count}");
         }
     }
@@ -333,9 +333,9 @@ fn a_fleet_that_is_all_dead_is_not_searched_to_its_end() {
     let sorted = Sorted::new((0..50_000).map(|n| ("a", numbered(n))));
     let asker = native("10.200.0.1:1", "a");
     let mut asked = 0;
-    let ranked = rank_by_standing(&sorted, &key(), &asker, 16, &mut |_| {
+    let ranked = rank_by_reputation(&sorted, &key(), &asker, 16, &mut |_| {
         asked += 1;
-        Standing::Last
+        Reputation::Last
     });
     assert_eq!(ranked, rank(&sorted, &key(), &asker, 16), "somebody is better than nobody");
     assert!(asked <= 3 * (16 + RANKED_LAST_SKIPPED_MAX), "{asked}");

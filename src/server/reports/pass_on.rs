@@ -9,6 +9,7 @@ use axum::http::{Method, Request};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use http_body_util::{BodyExt, Full, Limited};
+use piccolo_raft::cluster::Node;
 use piccolo_raft::model::{Holder, Key};
 use serde_json::json;
 use tokio::sync::Semaphore;
@@ -17,9 +18,12 @@ use tokio_util::task::TaskTracker;
 use crate::api::client::chain;
 use crate::api::{ReportReason, header, path};
 use crate::limits::{REPORT_TIMEOUT, REPORTS_PASSED_ON_AT_ONCE, REPORTS_TO_PASS_ON_MAX};
-use crate::server::app::App;
-use crate::server::cluster::cluster_id;
+use crate::server::cluster::identity::ClusterIdentity;
+use crate::server::cluster::server_client::ServerClient;
+use crate::task::Stop;
 
+/// The reason that a server names when it tells another one that a holder is alive; a client cannot name it.
+pub const ALIVE: &str = "alive";
 /// Far more than the answer to a report has, bytes.
 const ANSWER_BYTES_MAX: usize = 4 * 1024;
 
@@ -53,7 +57,7 @@ impl News {
                 json!({"host": host, "holder": address, "group": group, "key": key.to_string(), "reason": reason})
             }
             News::Alive { holder: Holder { group, address } } => {
-                json!({"host": address, "holder": address, "group": group, "key": "-", "reason": crate::server::endpoints::report::ALIVE})
+                json!({"host": address, "holder": address, "group": group, "key": "-", "reason": ALIVE})
             }
         };
         body.to_string().into()
@@ -68,80 +72,89 @@ impl News {
     }
 }
 
-/// Reports on their way.
+/// Passes reports on; clones share its permits.
+#[derive(Clone)]
 pub struct PassOn {
-    /// Places for those that wait or are on their way.
-    places: Arc<Semaphore>,
-    /// Of those, on their way.
+    node: Node,
+    identity: ClusterIdentity,
+    client: ServerClient,
+    /// Ends what is on its way.
+    stop: Stop,
+    /// Permits for those that wait or are on their way.
+    permits: Arc<Semaphore>,
+    /// Permits for those on their way.
     under_way: Arc<Semaphore>,
     tasks: TaskTracker,
 }
 
-impl Default for PassOn {
-    fn default() -> Self {
+impl PassOn {
+    /// Passes on over connections of `client`, until `stop`.
+    pub fn new(node: Node, identity: ClusterIdentity, client: ServerClient, stop: Stop) -> Self {
         Self {
-            places: Arc::new(Semaphore::new(REPORTS_TO_PASS_ON_MAX)),
+            node,
+            identity,
+            client,
+            stop,
+            permits: Arc::new(Semaphore::new(REPORTS_TO_PASS_ON_MAX)),
             under_way: Arc::new(Semaphore::new(REPORTS_PASSED_ON_AT_ONCE)),
             tasks: TaskTracker::new(),
         }
     }
-}
 
-impl PassOn {
-    /// To all other servers, in the background; ends with the server.
-    pub fn spread(&self, app: &Arc<App>, news: News) {
-        let others = others(app);
+    /// Passes `news` on to all other servers, in the background.
+    pub fn spread(&self, news: News) {
+        let others = self.others();
         if others.is_empty() {
             return;
         }
-        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+        let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
             tracing::debug!("too many reports to pass on");
             return;
         };
-        let (app, under_way) = (Arc::clone(app), Arc::clone(&self.under_way));
-        let stop = app.stop.clone();
+        let this = self.clone();
         let bring = async move {
-            let _place = place;
-            let _under_way = under_way.acquire().await;
-            join_all(others.iter().map(|server| send(&app, server, &news))).await;
+            let _permit = permit;
+            let _under_way = this.under_way.acquire().await;
+            join_all(others.iter().map(|server| this.send(server, &news))).await;
         };
+        let stop = self.stop.clone();
         self.tasks.spawn(async move { stop.run_until_cancelled(bring).await });
     }
 
-    /// Waits for what is on its way; that ends at the stop signal of the server.
+    /// Waits for what is on its way; that ends at the stop signal.
     pub async fn finish(&self) {
         self.tasks.close();
         self.tasks.wait().await;
     }
-}
 
-/// API addresses of the other servers.
-fn others(app: &App) -> Vec<String> {
-    let status = app.node.status();
-    let others = status.members.into_iter().filter(|info| info.node_id != status.node_id);
-    others.map(|info| info.member.api_address).collect()
-}
+    /// API addresses of the other servers.
+    fn others(&self) -> Vec<String> {
+        let status = self.node.status();
+        let others = status.members.into_iter().filter(|info| info.node_id != status.node_id);
+        others.map(|info| info.member.api_address).collect()
+    }
 
-async fn send(app: &App, server: &str, news: &News) {
-    let request = Request::builder()
-        .method(Method::POST)
-        .uri(format!("http://{server}{}", path::REPORT))
-        .header(CONTENT_TYPE, "application/json")
-        .header(header::FORWARDED, "1")
-        .header(header::REPORTER, news.from().to_string());
-    let request = cluster_id::name(app, request).body(Full::new(news.body()));
-    let exchange = async {
-        let request = request.map_err(|error| error.to_string())?;
-        let answer = app.http.request(request).await.map_err(|error| chain(&error))?;
-        let status = answer.status();
-        // Read to its end, or the connection could not be used again.
-        let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
-        body.map_err(|error| error.to_string())?;
-        if status.is_success() { Ok(()) } else { Err(status.to_string()) }
-    };
-    match tokio::time::timeout(REPORT_TIMEOUT, exchange).await {
-        Ok(Ok(())) => {}
-        Ok(Err(reason)) => tracing::debug!(server, reason, "could not pass a report on"),
-        Err(_) => tracing::debug!(server, "no answer to a report in time"),
+    async fn send(&self, server: &str, news: &News) {
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(format!("http://{server}{}", path::REPORT))
+            .header(CONTENT_TYPE, "application/json")
+            .header(header::FORWARDED, "1")
+            .header(header::REPORTER, news.from().to_string());
+        let request = self.identity.mark_request(request).body(Full::new(news.body()));
+        let exchange = async {
+            let request = request.map_err(|error| error.to_string())?;
+            let answer = self.client.request(request).await.map_err(|error| chain(&error))?;
+            let status = answer.status();
+            // Read to its end, or the connection could not be used again.
+            let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
+            body.map_err(|error| error.to_string())?;
+            if status.is_success() { Ok(()) } else { Err(status.to_string()) }
+        };
+        match tokio::time::timeout(REPORT_TIMEOUT, exchange).await {
+            Ok(Ok(())) => {}
+            Ok(Err(reason)) => tracing::debug!(server, reason, "could not pass a report on"),
+            Err(_) => tracing::debug!(server, "no answer to a report in time"),
+        }
     }
 }

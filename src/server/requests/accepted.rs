@@ -1,7 +1,7 @@
-//! What a request must be before anything is proposed: `apply` never sees bad client data.
+//! Checks of writes and heartbeats before anything is proposed: `apply` never sees bad data of a client.
 //!
-//! Requests with a pair come from native agents, which are told what is wrong. Requests without one
-//! come from the Go `pi`, which does not retry a 4xx: one bad key must not make its node invisible.
+//! Requests with a pair come from native agents, which are told what is wrong. Requests without one come from
+//! the Go `pi`, which does not retry after a 4xx: one bad key must not make its node invisible.
 
 mod keys;
 
@@ -11,11 +11,12 @@ use keys::KeyList;
 use piccolo_raft::model::{Fingerprint, GROUP_BYTES_MAX, Holder, Key, Pair, ZONE_BYTES_MAX};
 
 use crate::limits::{EPOCH_MAX, EPOCH_STEP_MAX, LEASE_SECONDS_MAX, LEASE_SECONDS_MIN};
-use crate::server::leases::Beat;
+use crate::server::error::FormatError;
+use crate::server::leases::Heartbeat;
 use crate::server::leases::fleet::Usage;
-use crate::server::requests::json::{Fields, FormatError, Texts};
+use crate::server::requests::json::{Fields, Texts};
 
-const BEAT_FIELDS: [&str; 11] = [
+const HEARTBEAT_FIELDS: [&str; 11] = [
     "host",
     "group",
     "zone",
@@ -29,44 +30,45 @@ const BEAT_FIELDS: [&str; 11] = [
     "seq",
 ];
 
-/// Which addresses are taken for holders.
+/// Which addresses a holder may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HolderPolicy {
-    /// Loopback, too: the server itself listens only there.
+    /// Whether loopback addresses are accepted: the server itself listens only there.
     pub loopback: bool,
 }
 
 /// An accepted advertise, withdraw or sync.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AcceptedWrite {
-    /// Whose keys.
+    /// Whose keys these are.
     pub holder: Holder,
-    /// `None`: a client without pairs.
+    /// Its place in the order of the holder's writes; `None` of a client without pairs.
     pub pair: Option<Pair>,
-    /// Sorted, without duplicates. Of more than any holder may have only so many that it shows.
+    /// The keys, sorted and without duplicates. A list longer than any holder may have is cut after the first
+    /// key too many.
     pub keys: Vec<Key>,
-    /// Keys that were skipped because they are none.
+    /// How many entries of the list were skipped because they are not keys.
     pub skipped: u64,
-    /// Whether the list had nothing but empty strings, or nothing at all.
+    /// Whether the list was empty, or had only empty strings.
     pub named_nothing: bool,
-    /// Of its holder; `None`: not told, what is stored stays.
+    /// Zone label of the holder; `None` leaves the stored one.
     pub zone: Option<String>,
-    /// Length of its lease; `None`: not told.
+    /// Length of the holder's lease; `None` leaves the stored one.
     pub ttl_seconds: Option<u32>,
 }
 
-/// An accepted keepalive.
+/// An accepted heartbeat.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AcceptedBeat {
-    /// Who.
+pub struct AcceptedHeartbeat {
+    /// Its sender.
     pub holder: Holder,
-    /// What it says.
-    pub beat: Beat,
-    /// What it has done since its start, if it tells.
+    /// What it says of its sender.
+    pub heartbeat: Heartbeat,
+    /// What its sender has done since its start; `None` if it does not say.
     pub usage: Option<Usage>,
 }
 
-/// Reads the body of advertise, withdraw and sync.
+/// Reads the body of an advertise, a withdraw or a sync.
 pub fn write(body: &[u8], holders: HolderPolicy) -> Result<AcceptedWrite, FormatError> {
     let names = ["holder", "group", "epoch", "seq", "zone", "ttl_seconds"];
     let mut fields = Fields::<KeyList>::parse_with(body, &names, "keys")?;
@@ -82,9 +84,9 @@ pub fn write(body: &[u8], holders: HolderPolicy) -> Result<AcceptedWrite, Format
     Ok(AcceptedWrite { holder, pair, keys, skipped, named_nothing, zone, ttl_seconds })
 }
 
-/// Reads the body of keepalive.
-pub fn keepalive(body: &[u8], holders: HolderPolicy) -> Result<AcceptedBeat, FormatError> {
-    let mut fields = Fields::parse(body, &BEAT_FIELDS)?;
+/// Reads the body of a keepalive.
+pub fn heartbeat(body: &[u8], holders: HolderPolicy) -> Result<AcceptedHeartbeat, FormatError> {
+    let mut fields = Fields::parse(body, &HEARTBEAT_FIELDS)?;
     let address = fields.required_text("host")?;
     let group = required_group(&mut fields)?;
     let holder = Holder { group, address: holder_address("host", &address, holders)? };
@@ -99,8 +101,8 @@ pub fn keepalive(body: &[u8], holders: HolderPolicy) -> Result<AcceptedBeat, For
         }
         _ => None,
     };
-    let beat = Beat { zone, ttl_seconds, pair: pair(&mut fields)?, fingerprint };
-    Ok(AcceptedBeat { holder, beat, usage })
+    let heartbeat = Heartbeat { zone, ttl_seconds, pair: pair(&mut fields)?, fingerprint };
+    Ok(AcceptedHeartbeat { holder, heartbeat, usage })
 }
 
 fn zone_and_ttl<T: Texts>(fields: &mut Fields<T>) -> Result<(Option<String>, Option<u32>), FormatError> {
@@ -123,13 +125,13 @@ fn fingerprint(hex: String) -> Result<Fingerprint, FormatError> {
     if well_formed { hex.parse().map_err(|_| error()) } else { Err(error()) }
 }
 
-/// Refuses an epoch after which there would be none: each later write of that holder has to be above the
-/// stored one. An epoch far below [`EPOCH_MAX`] locks nobody out, however wrong the clock it comes from: a
-/// writer that is told of a stored epoch goes on behind it. What goes on so from the stored epoch is
-/// accepted, so that a holder at the limit can go on, too.
+/// Refuses an epoch that leaves no room for later ones: each later write of the holder must be above the
+/// stored epoch. An epoch far below [`EPOCH_MAX`] locks no holder out, however wrong the clock is that it
+/// comes from, because a writer that is told of a stored epoch goes on above it. An epoch that goes on from
+/// the stored one in this way is accepted, so that a holder at the limit can go on as well.
 ///
 /// No clock is asked: an agent's epoch would be compared with the clock of another machine, and a leader
-/// without a battery for its clock refused every new holder.
+/// without a battery for its clock would refuse every new holder.
 pub fn refuse_last_epoch(pair: Option<Pair>, stored: Option<Pair>) -> Result<(), FormatError> {
     let behind_stored = stored.map_or(0, |stored| stored.epoch.saturating_add(EPOCH_STEP_MAX));
     let epoch_max = EPOCH_MAX.max(behind_stored);
@@ -156,18 +158,18 @@ fn required_group<T: Texts>(fields: &mut Fields<T>) -> Result<String, FormatErro
     group.ok_or(FormatError::Missing { field: "group" })
 }
 
-/// The group of a request that may leave it out.
+/// The group of a request, which may leave it out.
 pub fn group_of<T: Texts>(fields: &mut Fields<T>) -> Result<Option<String>, FormatError> {
     fields.text_within("group", GROUP_BYTES_MAX)?.map(group).transpose()
 }
 
-/// A group's name.
+/// Checks the name of a group.
 pub fn group<T: AsRef<str>>(given: T) -> Result<T, FormatError> {
     name("group", given, GROUP_BYTES_MAX)
 }
 
-/// The same rule as for settings and keys: what people see in tables and logs has no characters that
-/// move the cursor.
+/// Checks a name, by the rule for settings and keys: people see names in tables and logs, so they have no
+/// characters that move the cursor.
 fn name<T: AsRef<str>>(field: &str, given: T, bytes_max: usize) -> Result<T, FormatError> {
     let text = given.as_ref();
     if text.len() > bytes_max {
@@ -179,7 +181,7 @@ fn name<T: AsRef<str>>(field: &str, given: T, bytes_max: usize) -> Result<T, For
     Ok(given)
 }
 
-/// The address of a blob server that other nodes can reach.
+/// Reads the address of a blob server, which other nodes must be able to reach.
 pub fn holder_address(field: &str, text: &str, policy: HolderPolicy) -> Result<SocketAddr, FormatError> {
     let address =
         socket_address(text).ok_or_else(|| FormatError::value(field, format!("is not ip:port: {text:?}")))?;
@@ -208,7 +210,8 @@ pub fn holder_address(field: &str, text: &str, policy: HolderPolicy) -> Result<S
     }
 }
 
-/// `ip:port` with IPv4-mapped addresses as IPv4 and without a scope, so that one host has one name.
+/// Reads `ip:port`. An IPv4-mapped address becomes IPv4, and a scope is dropped, so that one host has one
+/// name.
 pub fn socket_address(text: &str) -> Option<SocketAddr> {
     let address: SocketAddr = text.parse().ok()?;
     Some(SocketAddr::new(address.ip().to_canonical(), address.port()))
@@ -303,20 +306,20 @@ mod tests {
         assert_eq!(refuse_last_epoch(None, stored), Ok(()));
     }
 
-    /// Of the Go `pi`, too: it has no pair, and its operator should see it.
+    /// This holds for the Go `pi` as well, which has no pair: its operator should see the error.
     #[test]
     fn names_have_no_white_space_and_no_control_characters() {
         for bad in [r"a b", r"a\nb", r"\u001b[2J", r"\u0000", r"a\u00a0b", r"\u0085"] {
             let reason = "has white space or a control character";
             let json = format!(r#"{{"holder":"10.0.0.1:1","group":"{bad}","keys":["a/b:1"]}}"#);
             assert_eq!(refused(&json), format!("field group {reason}"), "{bad}");
-            let beat = |group: &str, zone: &str| {
+            let sent = |group: &str, zone: &str| {
                 let json = format!(r#"{{"host":"10.0.0.1:1","Group":"{group}","zone":"{zone}"}}"#);
-                keepalive(json.as_bytes(), PUBLIC).map_err(|error| error.to_string())
+                heartbeat(json.as_bytes(), PUBLIC).map_err(|error| error.to_string())
             };
-            assert_eq!(beat(bad, "z"), Err(format!("field group {reason}")), "{bad}");
-            assert_eq!(beat("g", bad), Err(format!("field zone {reason}")), "{bad}");
-            assert!(beat("g", "").is_ok());
+            assert_eq!(sent(bad, "z"), Err(format!("field group {reason}")), "{bad}");
+            assert_eq!(sent("g", bad), Err(format!("field zone {reason}")), "{bad}");
+            assert!(sent("g", "").is_ok());
         }
     }
 
@@ -366,13 +369,13 @@ mod tests {
     #[test]
     fn groups_have_a_limit() {
         let json = |n: usize| format!(r#"{{"host":"10.0.0.1:1","Group":"{}"}}"#, "g".repeat(n));
-        assert!(keepalive(json(GROUP_BYTES_MAX).as_bytes(), PUBLIC).is_ok());
-        let error = keepalive(json(GROUP_BYTES_MAX + 1).as_bytes(), PUBLIC).unwrap_err();
+        assert!(heartbeat(json(GROUP_BYTES_MAX).as_bytes(), PUBLIC).is_ok());
+        let error = heartbeat(json(GROUP_BYTES_MAX + 1).as_bytes(), PUBLIC).unwrap_err();
         assert_eq!(error.to_string(), "field group is longer than 64 bytes");
     }
 
     #[test]
-    fn a_keepalive_says_what_is_wrong_with_it() {
+    fn a_heartbeat_is_told_what_is_wrong_with_it() {
         for (extra, reason) in [
             (r#""ttl_seconds":2"#, "ttl_seconds must be 3 to 86400"),
             (r#""ttl_seconds":86401"#, "ttl_seconds must be 3 to 86400"),
@@ -384,7 +387,7 @@ mod tests {
             (r#""epoch":1"#, "epoch needs field seq"),
         ] {
             let json = format!(r#"{{"host":"10.0.0.1:1","group":"g",{extra}}}"#);
-            let message = keepalive(json.as_bytes(), PUBLIC).unwrap_err().to_string();
+            let message = heartbeat(json.as_bytes(), PUBLIC).unwrap_err().to_string();
             assert!(message.contains(reason), "{extra}: {message}");
         }
     }

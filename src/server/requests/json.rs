@@ -7,50 +7,9 @@ mod fields;
 use serde::de::DeserializeSeed;
 
 use crate::limits::API_TEXT_BYTES_MAX;
+use crate::server::error::FormatError;
 pub use fields::Texts;
 use fields::{Found, Object};
-
-/// What is wrong with a request; the text behind "Wrong request format: ".
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum FormatError {
-    /// Not JSON, or not an object.
-    #[error("{reason}")]
-    Json {
-        /// The parser's words.
-        reason: String,
-    },
-    /// A required field is not there, null or empty.
-    #[error("field {field} is required")]
-    Missing {
-        /// Which.
-        field: &'static str,
-    },
-    /// A field has another type.
-    #[error("field {field} must be {expected}, not {found}")]
-    Type {
-        /// Which, with the position in a list.
-        field: String,
-        /// What it has to be.
-        expected: &'static str,
-        /// What it is.
-        found: &'static str,
-    },
-    /// A field has a value that is not allowed.
-    #[error("field {field} {reason}")]
-    Value {
-        /// Which, with the position in a list.
-        field: String,
-        /// Continues the sentence.
-        reason: String,
-    },
-}
-
-impl FormatError {
-    /// A value that is not allowed; `reason` continues "field x …".
-    pub fn value(field: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self::Value { field: field.into(), reason: reason.into() }
-    }
-}
 
 /// The fields of a JSON object that somebody asks for, and the list that `T` takes. A field is asked for by
 /// one of the names given to [`Fields::parse`].

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use percent_encoding::percent_decode_str;
 
-use crate::server::requests::json::FormatError;
+use crate::server::error::FormatError;
 
 /// Decoded pairs in order.
 #[derive(Debug, Default)]

@@ -2,9 +2,10 @@
 //! and the list of `--cluster` or the member of `--join`.
 
 mod joining;
+mod local;
 mod stored;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -12,10 +13,11 @@ use piccolo_raft::cluster::NodeNames;
 use piccolo_raft::network::names::Names;
 
 pub use joining::{joining_names, joining_raft_listen};
+use local::is_local;
 pub use stored::Stored;
 
 /// Raft port of a cluster of one, and of a server that joins one.
-pub(in crate::server) const RAFT_PORT_DEFAULT: u16 = 7790;
+pub const RAFT_PORT_DEFAULT: u16 = 7790;
 /// How long a name of the list may take to resolve; then the others are told what this one waits for.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The same where the server starts without it all the same.
@@ -273,11 +275,6 @@ async fn look_up(host: &str, patience: Duration, known: &Names) -> Result<Vec<Ip
     tokio::time::timeout(patience, known.addresses(host)).await.unwrap_or_else(late)
 }
 
-/// Whether an address is this host's: one can listen on it.
-fn is_local(ip: IpAddr) -> bool {
-    UdpSocket::bind(SocketAddr::new(ip, 0)).is_ok()
-}
-
 /// Where a port of this server listens.
 #[derive(Clone, Copy)]
 struct Listens {
@@ -326,7 +323,7 @@ fn check_listening(host: &str, listens: Listens) -> Result<(), AddressError> {
 }
 
 /// `host:port` with brackets around an IPv6 address.
-pub(in crate::server) fn host_port(host: &str, port: u16) -> String {
+pub fn host_port(host: &str, port: u16) -> String {
     match host.parse::<Ipv6Addr>() {
         Ok(v6) => format!("[{v6}]:{port}"),
         Err(_) => format!("{host}:{port}"),

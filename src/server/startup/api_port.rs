@@ -9,7 +9,7 @@ use crate::limits::MEMBERS_API_LOOK_TIMEOUT;
 
 /// Asks by HTTP.
 #[derive(Debug)]
-pub(in crate::server) struct ApiPorts;
+pub struct ApiPorts;
 
 impl ApiPort for ApiPorts {
     fn node_at<'a>(&'a self, address: &'a str) -> BoxFuture<'a, Result<u64, String>> {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 pub use piccolo_raft::cluster::offline::{Addresses, Founded, OfflineError, restore, settle};
 
-use crate::server::Config;
+use crate::server::config::Config;
 use crate::server::startup::addresses::{RAFT_PORT_DEFAULT, host_port};
 
 /// Makes the server of this configuration the only one of a new cluster. Its addresses are those that the

@@ -18,12 +18,12 @@ use axum::Router;
 const THREADS: usize = 3;
 
 /// The threads; they end when this is dropped.
-pub(in crate::server) struct RaftThreads(Option<Runtime>);
+pub struct RaftThreads(Option<Runtime>);
 
 impl RaftThreads {
     /// # Errors
     /// If the system refuses a thread.
-    pub(in crate::server) fn start() -> io::Result<Self> {
+    pub fn start() -> io::Result<Self> {
         Builder::new_multi_thread()
             .worker_threads(THREADS)
             .thread_name("raft")
@@ -38,10 +38,7 @@ impl RaftThreads {
     }
 
     /// Runs `work` there, and with it whatever it spawns.
-    pub(in crate::server) async fn run<T: Send + 'static>(
-        &self,
-        work: impl Future<Output = T> + Send + 'static,
-    ) -> T {
+    pub async fn run<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> T {
         match self.handle().spawn(work).await {
             Ok(done) => done,
             Err(ended) => std::panic::resume_unwind(ended.into_panic()),
@@ -49,7 +46,7 @@ impl RaftThreads {
     }
 
     /// Serves `router` there until `stop`; then calls `drained`.
-    pub(in crate::server) fn serve(
+    pub fn serve(
         &self,
         listener: TcpListener,
         router: Router,

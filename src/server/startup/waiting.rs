@@ -1,44 +1,72 @@
-//! What a start waits for instead of failing: an address that the host does not have yet, a name that cannot
-//! be looked up yet. It passes by itself, and a service manager that starts the process again and again would
-//! only make it slower. Meanwhile the log and `/readyz` say what is missing.
+//! What a start waits for instead of failing: an address that the host does not have yet, or a name that
+//! cannot be resolved yet. Both come by themselves, and a service manager that starts the process again and
+//! again would only make it slower. Meanwhile the log and `/readyz` say what is missing.
 
 use std::fmt::Display;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use piccolo_raft::cluster::NodeNames;
 use piccolo_raft::network::names::Names;
 use tokio::net::TcpListener;
 
+use super::addresses::{self, AddressError, Stored};
 use crate::http::{self, BindError};
-use crate::server::app::Shared;
-use crate::server::startup::addresses::{self, AddressError, Stored};
 use crate::task::Stop;
 
-/// Between two attempts.
+/// Pause between two attempts.
 const TRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Something that may fail today and succeed by itself later.
-pub(in crate::server) trait Attempt {
-    /// What comes of it.
+/// What the start of a server waits for, if anything; clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct WaitReason(Arc<Mutex<Option<String>>>);
+
+impl WaitReason {
+    /// Sets what the start waits for; `None` if it goes on. Each reason is logged once.
+    pub fn set(&self, reason: Option<String>) {
+        let mut current = self.lock();
+        if *current != reason {
+            match &reason {
+                Some(reason) => tracing::warn!(reason, "waits with the start"),
+                None => tracing::info!("goes on with the start"),
+            }
+            *current = reason;
+        }
+    }
+
+    /// What the start waits for.
+    pub fn get(&self) -> Option<String> {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<String>> {
+        self.0.lock().expect("no code panics while it holds this lock")
+    }
+}
+
+/// A step of the start that may fail now and succeed by itself later.
+pub trait Attempt {
+    /// The result of the step.
     type Done;
-    /// Why nothing does.
+    /// Why it failed.
     type Error: Display;
 
-    /// Tries once.
+    /// Tries the step once.
     fn attempt(&self) -> impl Future<Output = Result<Self::Done, Self::Error>> + Send;
 
-    /// Whether another attempt may succeed without anybody's doing.
+    /// Whether another attempt may succeed although nobody changes anything.
     fn may_pass(error: &Self::Error) -> bool;
 }
 
-/// Listens on an address.
-pub(in crate::server) struct Binding {
-    pub(in crate::server) address: SocketAddr,
-    /// What is served there.
-    pub(in crate::server) what: &'static str,
+/// Opens a port.
+pub struct Binding {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// What is served there, for errors.
+    pub what: &'static str,
 }
 
 impl Attempt for Binding {
@@ -54,18 +82,22 @@ impl Attempt for Binding {
     }
 }
 
-/// Tells what a server is called.
-pub(in crate::server) struct Naming {
-    pub(in crate::server) cluster: Vec<String>,
-    pub(in crate::server) join: Option<String>,
-    pub(in crate::server) advertise: Option<String>,
-    /// Where it listens.
-    pub(in crate::server) api: SocketAddr,
-    pub(in crate::server) raft: SocketAddr,
-    /// What its data says.
-    pub(in crate::server) stored: Option<Stored>,
-    /// What is known of names.
-    pub(in crate::server) known: Names,
+/// Finds the names under which the others reach this server.
+pub struct Naming {
+    /// The list of `--cluster`.
+    pub cluster: Vec<String>,
+    /// The member of `--join`.
+    pub join: Option<String>,
+    /// The host of `--advertise`.
+    pub advertise: Option<String>,
+    /// Where the API listens.
+    pub api: SocketAddr,
+    /// Where raft listens.
+    pub raft: SocketAddr,
+    /// What the data of the server says.
+    pub stored: Option<Stored>,
+    /// The resolver.
+    pub known: Names,
 }
 
 impl Attempt for Naming {
@@ -86,28 +118,25 @@ impl Attempt for Naming {
     }
 }
 
-/// A server that starts.
-pub(in crate::server) struct Waiting {
-    /// Where it says what it waits for.
-    pub(in crate::server) shared: Shared,
+/// Waits for the steps of a start.
+pub struct Waiting {
+    /// Shows what the start waits for.
+    pub reason: WaitReason,
     /// Ends the waiting.
-    pub(in crate::server) stop: Stop,
+    pub stop: Stop,
 }
 
 impl Waiting {
-    /// What comes of `attempt`, as soon as it does; `None`: stopped before.
-    pub(in crate::server) async fn until_done<A: Attempt>(
-        &self,
-        attempt: A,
-    ) -> Result<Option<A::Done>, A::Error> {
+    /// Tries until `attempt` succeeds; `None` if the server is stopped before.
+    pub async fn until_done<A: Attempt>(&self, attempt: A) -> Result<Option<A::Done>, A::Error> {
         loop {
             match self.stop.run_until_cancelled(attempt.attempt()).await {
                 None => return Ok(None),
                 Some(Ok(done)) => {
-                    self.shared.set_waits(None);
+                    self.reason.set(None);
                     return Ok(Some(done));
                 }
-                Some(Err(error)) if A::may_pass(&error) => self.shared.set_waits(Some(error.to_string())),
+                Some(Err(error)) if A::may_pass(&error) => self.reason.set(Some(error.to_string())),
                 Some(Err(error)) => return Err(error),
             }
             if self.stop.run_until_cancelled(tokio::time::sleep(TRY_INTERVAL)).await.is_none() {
@@ -124,7 +153,7 @@ mod tests {
     use super::*;
 
     fn waiting() -> Waiting {
-        Waiting { shared: Shared::default(), stop: Stop::new() }
+        Waiting { reason: WaitReason::default(), stop: Stop::new() }
     }
 
     fn missing() -> AddressError {
@@ -140,7 +169,7 @@ mod tests {
 
         async fn attempt(&self) -> Result<(), AddressError> {
             let before = self.1.fetch_add(1, Ordering::Relaxed);
-            assert_eq!(self.0.shared.waits_for(), (before > 0).then(|| missing().to_string()));
+            assert_eq!(self.0.reason.get(), (before > 0).then(|| missing().to_string()));
             if before < self.2 { Err(missing()) } else { Ok(()) }
         }
 
@@ -155,7 +184,7 @@ mod tests {
         let later = |times| Later(&waiting, AtomicUsize::new(0), times);
         let start = tokio::time::Instant::now();
         assert_eq!(waiting.until_done(later(60)).await.unwrap(), Some(()));
-        assert_eq!((start.elapsed(), waiting.shared.waits_for()), (60 * TRY_INTERVAL, None));
+        assert_eq!((start.elapsed(), waiting.reason.get()), (60 * TRY_INTERVAL, None));
         let wrong = Naming {
             cluster: vec!["127.0.0.1".to_owned()],
             join: None,
@@ -176,7 +205,7 @@ mod tests {
         let listen = waiting.until_done(Binding { address: "240.0.0.1:7790".parse().unwrap(), what: "raft" });
         let said = async {
             loop {
-                if let Some(said) = waiting.shared.waits_for() {
+                if let Some(said) = waiting.reason.get() {
                     break said;
                 }
                 tokio::time::sleep(Duration::from_millis(5)).await;

@@ -1,84 +1,66 @@
-//! What the whole index may hold. The leader looks before it proposes: `apply` knows no limits, so
-//! that servers of different versions cannot differ in what they apply. Writes under way at the same
-//! time may pass a limit by their own number.
+//! Limits of the index. The leader checks them before it proposes: `apply` knows no limits, so that servers
+//! of different versions cannot differ in what they apply. Writes under way at the same time may pass a limit
+//! by their own number.
 //!
-//! Hosts that are there go on: a limit refuses what would add, and nothing else.
+//! A limit refuses what would add to the index, and nothing else: known hosts go on.
 
-use piccolo_raft::index::{Counts, IndexError};
+use piccolo_raft::index::{Counts, Index, IndexError};
 
+use super::kind::WriteKind;
 use crate::limits::{INDEX_GROUPS_MAX, INDEX_HOSTS_MAX, INDEX_KEYS_OF_A_HOLDER_MAX, INDEX_PAIRS_MAX};
-use crate::server::app::App;
-use crate::server::error::ApiError;
+use crate::server::error::{ApiError, Full};
 use crate::server::requests::accepted::AcceptedWrite;
-use crate::server::writes::Kind;
 
-/// A limit of the index that a write would pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Full {
-    /// Distinct groups.
-    #[error("the index holds {INDEX_GROUPS_MAX} groups, the limit")]
-    Groups,
-    /// Hosts, hidden ones included.
-    #[error("the index holds {INDEX_HOSTS_MAX} hosts, the limit")]
-    Hosts,
-    /// Keys of one holder.
-    #[error("the holder would have {keys} keys or more, the limit is {INDEX_KEYS_OF_A_HOLDER_MAX}")]
-    KeysOfAHolder {
-        /// How many.
-        keys: u64,
-    },
-    /// Pairs of key and holder.
-    #[error("the index holds {pairs} pairs of key and holder, the limit is {INDEX_PAIRS_MAX}")]
-    Pairs {
-        /// How many.
-        pairs: u64,
-    },
-}
-
-/// What a write finds.
+/// What the index has when a write comes.
 #[derive(Clone, Copy, Debug)]
 struct Found {
     counts: Counts,
     group_is_known: bool,
-    /// Keys of its holder; `None`: a new one.
+    /// Keys of the holder; `None` if the holder is new.
     keys: Option<u64>,
 }
 
-/// Refuses a write that would pass a limit. In the holder's turn.
-pub fn check(app: &App, kind: Kind, write: &AcceptedWrite) -> Result<(), ApiError> {
-    let record = app.index.host(&write.holder);
+/// Refuses a write that would pass a limit. The caller has the lock of the holder.
+///
+/// # Errors
+/// [`ApiError::Full`], or [`ApiError::Index`] if the inventory of the holder cannot be read.
+pub fn check(index: &Index, kind: WriteKind, write: &AcceptedWrite) -> Result<(), ApiError> {
+    let record = index.host(&write.holder);
     let found = Found {
-        counts: app.index.counts(),
-        group_is_known: record.is_some() || app.index.has_group(&write.holder.group),
+        counts: index.counts(),
+        group_is_known: record.is_some() || index.has_group(&write.holder.group),
         keys: record.map(|record| record.count),
     };
     let offered = write.keys.len() as u64;
     let after = keys_after(kind, found.keys.unwrap_or(0), offered);
-    if refusal(found, after).is_some() && kind == Kind::Advertise {
-        // It may offer again what it has: only here is that worth a look at the disk.
-        let after = found.keys.unwrap_or(0) + new_keys(app, write)?;
+    if refusal(found, after).is_some() && kind == WriteKind::Advertise {
+        // Some of the keys may be in the index already: only here is that worth a look at the disk.
+        let after = found.keys.unwrap_or(0) + new_keys(index, write)?;
         return refusal(found, after).map_or(Ok(()), |full| Err(full.into()));
     }
     refusal(found, after).map_or(Ok(()), |full| Err(full.into()))
 }
 
-/// Refuses a list that is longer than any holder's, before it waits for anything.
+/// Refuses a list that is longer than any holder may have, before the write waits for anything.
+///
+/// # Errors
+/// [`Full::KeysOfAHolder`].
 pub fn check_length(write: &AcceptedWrite) -> Result<(), Full> {
     let keys = write.keys.len() as u64;
     if keys > INDEX_KEYS_OF_A_HOLDER_MAX { Err(Full::KeysOfAHolder { keys }) } else { Ok(()) }
 }
 
-/// The most keys that the holder has after the write.
-fn keys_after(kind: Kind, keys: u64, offered: u64) -> u64 {
+/// Upper bound of the holder's keys after the write.
+fn keys_after(kind: WriteKind, keys: u64, offered: u64) -> u64 {
     match kind {
-        Kind::Advertise => keys.saturating_add(offered),
-        Kind::Withdraw => keys,
-        Kind::Sync => offered,
+        WriteKind::Advertise => keys.saturating_add(offered),
+        WriteKind::Withdraw => keys,
+        WriteKind::Sync => offered,
     }
 }
 
-fn new_keys(app: &App, write: &AcceptedWrite) -> Result<u64, IndexError> {
-    let held = app.index.inventory(&write.holder)?.unwrap_or_default();
+fn new_keys(index: &Index, write: &AcceptedWrite) -> Result<u64, IndexError> {
+    let held = index.inventory(&write.holder)?.unwrap_or_default();
     Ok(write.keys.iter().filter(|key| !held.contains(*key)).count() as u64)
 }
 
@@ -136,7 +118,8 @@ mod tests {
 
     #[test]
     fn a_sync_replaces_an_advertise_adds_and_a_withdraw_does_neither() {
-        let after = [Kind::Sync, Kind::Advertise, Kind::Withdraw].map(|kind| keys_after(kind, 10, 4));
+        let after =
+            [WriteKind::Sync, WriteKind::Advertise, WriteKind::Withdraw].map(|kind| keys_after(kind, 10, 4));
         assert_eq!(after, [4, 14, 10]);
     }
 }

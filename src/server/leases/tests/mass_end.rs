@@ -11,7 +11,7 @@ fn member(group: &str, n: u32) -> Holder {
     Holder { group: group.into(), address: ((n + (10 << 24)).to_be_bytes(), 7781).into() }
 }
 
-fn members(group: &str, count: u32) -> Vec<HostState> {
+fn members(group: &str, count: u32) -> Vec<HostLease> {
     (0..count).map(|n| host(member(group, n), NATIVE, None)).collect()
 }
 
@@ -96,11 +96,11 @@ fn all_hosts_of_a_fleet_come_back_by_one_keepalive_each() {
     }
     assert_eq!(gone, 50_000);
     for n in 0..50_000 {
-        let known = Known { hidden: true, ..known() };
-        let verdict = judge(&member("g", n), Some(&known), &beat());
+        let known = KnownHost { hidden: true, ..known() };
+        let outcome = on_heartbeat(&member("g", n), Some(&known), &heartbeat());
         assert_eq!(
-            verdict,
-            Verdict { resync: false, commands: vec![Command::Unhide { holder: member("g", n) }] }
+            outcome,
+            HeartbeatOutcome { resync: false, commands: vec![Command::Unhide { holder: member("g", n) }] }
         );
         scene.renew(&member("g", n), NATIVE);
         assert_eq!(scene.follow(host(member("g", n), NATIVE, None)), []);

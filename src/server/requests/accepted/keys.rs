@@ -3,7 +3,8 @@
 use piccolo_raft::model::Key;
 
 use crate::limits::{INDEX_KEYS_OF_A_HOLDER_MAX, REQUEST_KEYS_MAX};
-use crate::server::requests::json::{FormatError, Texts};
+use crate::server::error::FormatError;
+use crate::server::requests::json::Texts;
 
 /// The valid keys of one request. Holds twice as many as it keeps in the end, however many there are.
 #[derive(Debug)]

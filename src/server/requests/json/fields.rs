@@ -31,7 +31,8 @@ pub(super) enum Found {
     /// `None`: negative, too large, or not an integer.
     Number(Option<u64>),
     List,
-    /// A list that was taken by [`Texts`], but for the first element that is no string: where it is, and what.
+    /// A list that was taken by [`Texts`], but for the first element that is no string: where it is, and
+    /// what.
     Taken(Option<(usize, &'static str)>),
     Object,
 }

@@ -1,10 +1,11 @@
 //! The same of a server that waits to be admitted: it is in nobody's list.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use piccolo_raft::cluster::NodeNames;
 use piccolo_raft::network::names::Names;
 
+use super::local::local_address_towards;
 use super::{
     AddressError, Listens, RAFT_PORT_DEFAULT, RESOLVE_BRIEFLY, RESOLVE_TIMEOUT, Stored, all_take,
     check_listening, entries, host_port, look_up, loopback,
@@ -79,17 +80,6 @@ async fn local_towards(
     let local: Vec<IpAddr> = local.collect();
     let taken = local.iter().find(|ip| all_take(open.iter().copied(), **ip));
     taken.or(local.first()).copied().ok_or_else(|| no_name("this host has no route to it".to_owned()))
-}
-
-/// The address of this host on the way to another one. A datagram socket tells it without sending anything.
-pub(super) fn local_address_towards(target: SocketAddr) -> Option<IpAddr> {
-    let any: SocketAddr = match target {
-        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-    };
-    let socket = UdpSocket::bind(any).ok()?;
-    socket.connect(target).ok()?;
-    socket.local_addr().ok().map(|address| address.ip()).filter(|ip| !ip.is_unspecified())
 }
 
 #[cfg(test)]

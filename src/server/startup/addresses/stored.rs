@@ -6,8 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use piccolo_raft::cluster::{NodeNames, Opened};
 use piccolo_raft::network::names::Names;
 
-use super::joining::local_address_towards;
-use super::{all_take, host_port, is_local};
+use super::local::{is_local, local_address_towards};
+use super::{all_take, host_port};
 
 /// What the membership in the data says.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,10 +10,11 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{Method, Request, Response};
 use piccolo::clock::SystemClock;
-use piccolo::http::Connection;
-use piccolo::server::app::{App, Shared};
+use piccolo::http::{Connection, Known};
+use piccolo::server::app::{App, AppHandle, Policy};
 use piccolo::server::endpoints;
 use piccolo::server::leases::Leases;
+use piccolo::server::operators::Operators;
 use piccolo::server::requests::accepted::HolderPolicy;
 use piccolo::server::requests::json::Fields;
 use piccolo::task::Stop;
@@ -71,16 +72,21 @@ impl Server {
         let runtime = in_process::runtime();
         let (app, router) = runtime.block_on(async {
             let node = in_process::node().await;
-            let leases = Leases::new(Duration::from_secs(60), Duration::from_secs(60));
-            let holders = HolderPolicy { loopback: true };
-            let app = Arc::new(App::new(node, holders, SystemClock::shared(), leases, Stop::new()));
-            while !app.leads() {
-                app.set_leading_term(app.node.term());
+            let policy = Policy {
+                holders: HolderPolicy { loopback: true },
+                operators: Operators::default(),
+                leases: Leases::new(Duration::from_secs(60), Duration::from_secs(60)),
+            };
+            let app = App::new(node, policy, SystemClock::shared(), Known::default(), Stop::new());
+            let app = Arc::new(app);
+            let leadership = &app.cluster.leadership;
+            while !leadership.is_ready() {
+                leadership.begin_term(app.node.term());
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
-            let shared = Shared::default();
-            shared.set(Arc::clone(&app));
-            (app, endpoints::router(shared))
+            let handle = AppHandle::default();
+            handle.set(Arc::clone(&app));
+            (app, endpoints::router(handle))
         });
         Self { runtime, app, router, requests: 0 }
     }

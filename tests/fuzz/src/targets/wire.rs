@@ -49,8 +49,8 @@ fn requests(json: &[u8]) {
         );
         assert!(write.zone.is_none_or(|zone| zone.len() <= ZONE_BYTES_MAX));
     }
-    if let Ok(accepted) = accepted::keepalive(json, holders) {
+    if let Ok(accepted) = accepted::heartbeat(json, holders) {
         assert!((1..=GROUP_BYTES_MAX).contains(&accepted.holder.group.len()));
-        assert!(accepted.beat.ttl_seconds.is_none_or(|ttl| ttl >= 3));
+        assert!(accepted.heartbeat.ttl_seconds.is_none_or(|ttl| ttl >= 3));
     }
 }

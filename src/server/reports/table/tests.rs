@@ -21,12 +21,12 @@ fn source(n: u32) -> Source {
     Source::Host(IpAddr::from((0x0a01_0000 + n).to_be_bytes()))
 }
 
-fn standing(reports: &Reports, n: u32, key: &str, now: Duration) -> Standing {
-    reports.standing("g", &key.parse().unwrap(), now)(holder(n).address)
+fn reputation(reports: &ReportTable, n: u32, key: &str, now: Duration) -> Reputation {
+    reports.reputation("g", &key.parse().unwrap(), now)(holder(n).address)
 }
 
-fn reported(subject: &Subject, by: impl IntoIterator<Item = u32>, now: Duration) -> Reports {
-    let mut reports = Reports::default();
+fn reported(subject: &Subject, by: impl IntoIterator<Item = u32>, now: Duration) -> ReportTable {
+    let mut reports = ReportTable::default();
     for n in by {
         assert_eq!(reports.add(subject.clone(), source(n), 1, now), Taken::News);
     }
@@ -39,13 +39,13 @@ fn three_distinct_sources_count_and_one_that_repeats_itself_does_not() {
     for _ in 0..10 {
         assert_eq!(reports.add(dead(1), source(2), 1, SECOND), Taken::Known);
     }
-    assert_eq!(standing(&reports, 1, "a:1", SECOND), Standing::Sound);
+    assert_eq!(reputation(&reports, 1, "a:1", SECOND), Reputation::Sound);
     assert_eq!(reports.effective(), 0);
     assert_eq!(reports.add(dead(1), source(3), 1, SECOND), Taken::News);
-    assert_eq!(standing(&reports, 1, "a:1", SECOND), Standing::Last);
-    assert_eq!(standing(&reports, 2, "a:1", SECOND), Standing::Sound, "another holder");
-    let other = reports.standing("other", &"a:1".parse().unwrap(), SECOND)(holder(1).address);
-    assert_eq!(other, Standing::Sound, "the same address in another group");
+    assert_eq!(reputation(&reports, 1, "a:1", SECOND), Reputation::Last);
+    assert_eq!(reputation(&reports, 2, "a:1", SECOND), Reputation::Sound, "another holder");
+    let other = reports.reputation("other", &"a:1".parse().unwrap(), SECOND)(holder(1).address);
+    assert_eq!(other, Reputation::Sound, "the same address in another group");
     assert_eq!(reports.effective(), 1);
     assert_eq!(reports.add(dead(1), source(4), 1, SECOND), Taken::Known, "three are enough");
     assert_eq!(reports.sources.len(), REPORTERS_WANTED);
@@ -54,19 +54,19 @@ fn three_distinct_sources_count_and_one_that_repeats_itself_does_not() {
 #[test]
 fn wrong_bytes_leave_out_for_that_key_only_and_a_heartbeat_does_not_mend_them() {
     let mut reports = reported(&wrong(1, "a:1"), 1..=3, SECOND);
-    assert_eq!(standing(&reports, 1, "a:1", SECOND), Standing::LeftOut);
-    assert_eq!(standing(&reports, 1, "b:1", SECOND), Standing::Sound);
-    assert!(!reports.heard(&holder(1)));
-    assert_eq!(standing(&reports, 1, "a:1", REPORT_WRONG_TTL), Standing::LeftOut);
-    assert_eq!(standing(&reports, 1, "a:1", REPORT_WRONG_TTL + SECOND), Standing::Sound);
+    assert_eq!(reputation(&reports, 1, "a:1", SECOND), Reputation::LeftOut);
+    assert_eq!(reputation(&reports, 1, "b:1", SECOND), Reputation::Sound);
+    assert!(!reports.alive(&holder(1)));
+    assert_eq!(reputation(&reports, 1, "a:1", REPORT_WRONG_TTL), Reputation::LeftOut);
+    assert_eq!(reputation(&reports, 1, "a:1", REPORT_WRONG_TTL + SECOND), Reputation::Sound);
 }
 
 #[test]
 fn a_heartbeat_a_write_and_hiding_end_it_and_an_earlier_write_does_not() {
     let changed = |written, visible| [Changed { holder: holder(1), written, visible }];
-    type End<'a> = &'a dyn Fn(&mut Reports);
+    type End<'a> = &'a dyn Fn(&mut ReportTable);
     let ends: [(&str, bool, End<'_>); 6] = [
-        ("heartbeat", true, &|reports| assert!(reports.heard(&holder(1)))),
+        ("heartbeat", true, &|reports| assert!(reports.alive(&holder(1)))),
         ("later write", true, &|reports| reports.follow(&changed(2, true), &[], false)),
         ("hidden", true, &|reports| reports.follow(&changed(1, false), &[], false)),
         ("forgotten", true, &|reports| reports.follow(&[], &[holder(1)], false)),
@@ -77,25 +77,25 @@ fn a_heartbeat_a_write_and_hiding_end_it_and_an_earlier_write_does_not() {
         let mut reports = reported(&dead(1), 1..=3, SECOND);
         end(&mut reports);
         assert_eq!(reports.is_empty(), over, "{name}");
-        let expected = if over { Standing::Sound } else { Standing::Last };
-        assert_eq!(standing(&reports, 1, "a:1", SECOND), expected, "{name}");
+        let expected = if over { Reputation::Sound } else { Reputation::Last };
+        assert_eq!(reputation(&reports, 1, "a:1", SECOND), expected, "{name}");
         assert_eq!((reports.effective(), reports.sources.is_empty()), (usize::from(!over), over), "{name}");
     }
 }
 
 #[test]
 fn reports_end_one_by_one_with_time_and_a_repeated_one_goes_on() {
-    let mut reports = Reports::default();
+    let mut reports = ReportTable::default();
     for n in 1..=3 {
         reports.add(dead(1), source(n), 1, SECOND * n);
     }
     let end = REPORT_TTL + SECOND;
-    assert_eq!(standing(&reports, 1, "a:1", end - SECOND / 2), Standing::Last);
-    assert_eq!(standing(&reports, 1, "a:1", end), Standing::Sound, "only two are left");
+    assert_eq!(reputation(&reports, 1, "a:1", end - SECOND / 2), Reputation::Last);
+    assert_eq!(reputation(&reports, 1, "a:1", end), Reputation::Sound, "only two are left");
     assert_eq!(reports.add(dead(1), source(1), 1, end), Taken::News, "its older like has ended");
-    assert_eq!(standing(&reports, 1, "a:1", end), Standing::Last);
+    assert_eq!(reputation(&reports, 1, "a:1", end), Reputation::Last);
     reports.expire(end + SECOND);
-    assert_eq!(standing(&reports, 1, "a:1", end + SECOND), Standing::Sound);
+    assert_eq!(reputation(&reports, 1, "a:1", end + SECOND), Reputation::Sound);
     assert_eq!((reports.effective(), reports.sources.len()), (0, 2));
     reports.expire(2 * end);
     assert!(reports.is_empty() && reports.sources.is_empty());
@@ -103,11 +103,11 @@ fn reports_end_one_by_one_with_time_and_a_repeated_one_goes_on() {
 
 #[test]
 fn lasting_trouble_stays_known_while_others_take_over() {
-    let mut reports = Reports::default();
+    let mut reports = ReportTable::default();
     for n in 0..100 {
         reports.add(dead(1), source(n), 1, SECOND * 30 * n);
         if n >= 2 {
-            assert_eq!(standing(&reports, 1, "a:1", SECOND * 30 * n), Standing::Last, "{n}");
+            assert_eq!(reputation(&reports, 1, "a:1", SECOND * 30 * n), Reputation::Last, "{n}");
         }
     }
     assert_eq!(reports.sources.len(), REPORTERS_WANTED);
@@ -115,7 +115,7 @@ fn lasting_trouble_stays_known_while_others_take_over() {
 
 #[test]
 fn one_source_fills_no_more_than_its_share_and_all_no_more_than_the_table() {
-    let mut reports = Reports::default();
+    let mut reports = ReportTable::default();
     let share = REPORTS_PER_NODE_MAX as u32;
     for n in 0..share {
         assert_eq!(reports.add(dead(n), source(0), 1, SECOND), Taken::News);

@@ -1,12 +1,13 @@
-//! What answers the API port: lookups at once, everything else through the routes. A lookup takes a
-//! few microseconds, and is what a pull waits for: finding its route, wrapping its answer in layers and
-//! its labels up for the metrics are not worth as many.
+//! The service of the API port: it answers lookups itself and passes everything else to the routes. A lookup
+//! takes a few microseconds, and a pull waits for it: finding its route, wrapping its answer in layers and
+//! making labels for the metrics would take as long again.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use axum::Router;
 use axum::body::Body;
+use axum::extract::FromRef;
 use axum::http::request::Parts;
 use axum::http::{Method, Request, Response};
 use axum::response::IntoResponse;
@@ -14,26 +15,26 @@ use futures_util::future::Either;
 use hyper::body::Incoming;
 use metrics::{Counter, Histogram, counter, histogram};
 
+use super::app::AppHandle;
+use super::endpoints::{self, findkey::Lookups};
+use super::error::{ApiError, QueryError};
+use super::requests::query::Query;
 use crate::api::{header, path};
 use crate::http::{Answer, Connection};
-use crate::server::app::Shared;
-use crate::server::cluster::behind;
-use crate::server::endpoints;
-use crate::server::endpoints::findkey;
-use crate::server::error::{ApiError, QueryError};
-use crate::server::requests::query::Query;
 
-/// All endpoints of a server; cheap to clone, as each request does.
+/// Answers all requests to the API port. Cheap to clone, as each request does.
 #[derive(Clone)]
-pub struct Endpoints(Arc<Inner>);
+pub struct ApiService(Arc<Inner>);
 
 struct Inner {
-    shared: Shared,
+    app: AppHandle,
+    /// Set with the first lookup once the index is loaded.
+    lookups: OnceLock<Lookups>,
     routes: Router,
     metrics: Metrics,
 }
 
-/// As the routes count themselves, found once instead of at each request.
+/// The metrics that the routes count a findkey with, found once instead of at each request.
 struct Metrics {
     seconds: Histogram,
     found: Counter,
@@ -67,18 +68,27 @@ impl Metrics {
     }
 }
 
-impl Endpoints {
-    /// Over `shared`.
-    pub fn new(shared: Shared) -> Self {
-        let routes = endpoints::router(shared.clone());
-        Self(Arc::new(Inner { shared, routes, metrics: Metrics::new() }))
+impl Inner {
+    fn lookups(&self) -> Result<&Lookups, ApiError> {
+        match self.lookups.get() {
+            Some(lookups) => Ok(lookups),
+            None => self.app.get().map(|app| self.lookups.get_or_init(|| Lookups::from_ref(app))),
+        }
+    }
+}
+
+impl ApiService {
+    /// Serves `app`.
+    pub fn new(app: AppHandle) -> Self {
+        let routes = endpoints::router(app.clone());
+        Self(Arc::new(Inner { app, lookups: OnceLock::new(), routes, metrics: Metrics::new() }))
     }
 
     fn is_lookup<B>(request: &Request<B>) -> bool {
         *request.method() == Method::GET && request.uri().path() == path::FINDKEY
     }
 
-    /// Probes, and what is answered from memory in a few bytes.
+    /// Whether a request is a probe, or is answered from memory in a few bytes.
     fn is_short<B>(request: &Request<B>) -> bool {
         const SHORT: [&str; 6] =
             [path::LIVEZ, path::READYZ, path::HEALTHZ, path::METRICS, path::FINDKEY, path::STATUS];
@@ -86,35 +96,35 @@ impl Endpoints {
     }
 
     async fn look_up(self, head: Parts) -> Response<Body> {
-        let Inner { shared, metrics, .. } = &*self.0;
+        let Inner { app, metrics, .. } = &*self.0;
         let start = Instant::now();
         let query = Query::parse(head.uri.query());
-        let found = async { findkey::handle(shared.get()?, &query).await };
-        let answer: Result<_, QueryError> = found.await;
+        let answer = match self.0.lookups() {
+            Ok(lookups) => lookups.answer(&query).await,
+            Err(loading) => Err(loading.into()),
+        };
         let answer = match answer {
             Err(QueryError(
                 error @ (ApiError::KeyNotFound { behind: true, .. } | ApiError::NotServing { .. }),
             )) => {
-                // In a box, because every lookup would move the room for it.
-                Box::pin(Self::not_here(shared, &head, error)).await
+                // In a box: otherwise each lookup would move the memory for this future.
+                Box::pin(Self::ask_elsewhere(app, &head, error)).await
             }
             answer => answer.into_response(),
         };
-        let answer = endpoints::with_applied_index(shared, answer);
+        let answer = endpoints::with_marks(app, answer);
         metrics.count(answer.status().as_u16(), start.elapsed().as_secs_f64());
         answer
     }
-}
 
-impl Endpoints {
-    /// A server that may lack what others have, or is no member yet, has no answer: a client that knows of
-    /// other servers asks them itself. The Go `pi` knows one address and takes a 404 for the last word, so
-    /// that this server asks for it.
-    async fn not_here(shared: &Shared, head: &Parts, error: ApiError) -> Response<Body> {
+    /// Asks another server for a client whose lookup this server cannot answer, because it may lack what
+    /// others have or is no member yet. A client that knows of other servers asks them itself; the Go `pi`
+    /// knows one address and takes a 404 for the last word.
+    async fn ask_elsewhere(app: &AppHandle, head: &Parts, error: ApiError) -> Response<Body> {
         let asks_itself = head.headers.contains_key(header::ASKS_OTHERS);
         let target = head.uri.path_and_query().filter(|_| !asks_itself);
-        if let (Ok(app), Some(target)) = (shared.get(), target)
-            && let Some(answer) = behind::find(app, target.as_str()).await
+        if let (Ok(app), Some(target)) = (app.get(), target)
+            && let Some(answer) = app.cluster.fallback.find(target.as_str()).await
         {
             return answer;
         }
@@ -122,20 +132,20 @@ impl Endpoints {
     }
 }
 
-impl Answer for Endpoints {
+impl Answer for ApiService {
     fn answer(
         self,
         request: Request<Incoming>,
         connection: Connection,
     ) -> impl Future<Output = Response<Body>> + Send + 'static {
         if connection.is_over_limit && !Self::is_short(&request) {
-            // A write, or an answer of megabytes, could keep this connection for long.
+            // A write, or an answer of megabytes, could occupy this connection for long.
             Either::Right(Either::Left(std::future::ready(ApiError::Overloaded.into_response())))
         } else if Self::is_lookup(&request) {
             let (head, _no_body) = request.into_parts();
             Either::Left(self.look_up(head))
         } else {
-            // In a box, because every lookup would move the room for it.
+            // In a box: otherwise each lookup would move the memory for this future.
             Either::Right(Either::Right(Box::pin(self.0.routes.clone().answer(request, connection))))
         }
     }
@@ -150,7 +160,7 @@ mod tests {
     #[test]
     fn beyond_the_limit_only_what_is_short_is_answered() {
         let is_short = |method: &str, target: &str| {
-            Endpoints::is_short(&Request::builder().method(method).uri(target).body(()).unwrap())
+            ApiService::is_short(&Request::builder().method(method).uri(target).body(()).unwrap())
         };
         for target in [path::LIVEZ, path::READYZ, path::METRICS, path::STATUS] {
             assert!(is_short("GET", target) && is_short("HEAD", target), "{target}");
@@ -166,18 +176,18 @@ mod tests {
     #[tokio::test]
     async fn a_lookup_is_answered_and_counted_as_its_route_would() {
         let recorder = crate::metrics::install();
-        let endpoints = Endpoints::new(Shared::default());
+        let service = ApiService::new(AppHandle::default());
         let request = || {
             let target = format!("{}?key=k&group=g", path::FINDKEY);
             Request::builder().uri(target).body(Body::empty()).unwrap()
         };
-        assert!(Endpoints::is_lookup(&request()));
-        let mut routed = endpoints.0.routes.clone().oneshot(request()).await.unwrap();
+        assert!(ApiService::is_lookup(&request()));
+        let mut routed = service.0.routes.clone().oneshot(request()).await.unwrap();
         // hyper adds it to an answer that has none.
         routed.headers_mut().remove("content-length");
-        let direct = endpoints.look_up(request().into_parts().0).await;
+        let direct = service.look_up(request().into_parts().0).await;
         assert_eq!(direct.status(), routed.status());
-        // Their values differ by chance: when to come again.
+        // The values of Retry-After are random.
         let names = |answer: &Response<Body>| {
             let mut names: Vec<_> = answer.headers().keys().map(ToString::to_string).collect();
             names.sort();
