@@ -91,7 +91,7 @@ pub async fn run(config: Config, stop: Stop, ready: impl FnOnce(Addresses) + Sen
     let addresses = Addresses { api, raft };
     warn_in_the_clear(addresses);
     let folder = |source| match Fault::of("make", &data_dir, &source) {
-        Some(fault) => Error::Disk { reason: fault.to_string() },
+        Some(fault) => Error::Disk(fault),
         None => Error::Folder { folder: data_dir.clone(), source },
     };
     if offline::settle(&data_dir).map_err(folder)? {
@@ -101,7 +101,7 @@ pub async fn run(config: Config, stop: Stop, ready: impl FnOnce(Addresses) + Sen
     let raft_threads = RaftThreads::start().map_err(Error::Threads)?;
     let disk: Arc<dyn Disk> = Arc::new(disk);
     let failed = |source| match disk.fault() {
-        Some(fault) => Error::Disk { reason: fault.to_string() },
+        Some(fault) => Error::Disk(fault),
         None => Error::Start { folder: data_dir.clone(), source },
     };
     let opening = Node::open(Arc::clone(&disk), disk_free_min, Arc::new(SystemResolver));

@@ -142,10 +142,9 @@ impl CliError {
             CliError::Unreachable { .. } => Exit::Unreachable,
             CliError::Server(server::Error::Addresses(_)) => Exit::Usage,
             CliError::Server(
-                server::Error::Removed { .. }
-                | server::Error::Start { source: StartError::Removed { .. }, .. },
+                server::Error::Removed(_) | server::Error::Start { source: StartError::Removed { .. }, .. },
             ) => Exit::Removed,
-            CliError::Server(server::Error::Disk { .. }) => Exit::Disk,
+            CliError::Server(server::Error::Disk(_) | server::Error::DiskFailed(_)) => Exit::Disk,
             CliError::Server(_) | CliError::Agent(_) => Exit::Failed,
             CliError::Up(error) => error.exit(),
             CliError::Mirror(error) => error.exit(),

@@ -104,9 +104,7 @@ impl ApiService {
             Err(loading) => Err(loading.into()),
         };
         let answer = match answer {
-            Err(QueryError(
-                error @ (ApiError::KeyNotFound { behind: true, .. } | ApiError::NotServing { .. }),
-            )) => {
+            Err(QueryError(error @ (ApiError::KeyNotFound { behind: true, .. } | ApiError::NotMember))) => {
                 // In a box: otherwise each lookup would move the memory for this future.
                 Box::pin(Self::ask_elsewhere(app, &head, error)).await
             }

@@ -2,6 +2,7 @@
 
 mod format;
 mod full;
+mod unready;
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -10,7 +11,8 @@ use axum::Json;
 use axum::http::header::RETRY_AFTER;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use piccolo_raft::cluster::ProposeError;
+use piccolo_raft::cluster::{Behind, MembersError, ProposeError, Refusal};
+use piccolo_raft::format::Level;
 use piccolo_raft::index::IndexError;
 use piccolo_raft::model::Pair;
 use rand::Rng;
@@ -24,11 +26,12 @@ use crate::limits::{
 
 pub use format::FormatError;
 pub use full::Full;
+pub use unready::{CurrentServer, Unready};
 
 /// Why a request has no good answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
-    /// The request is not of the form it has to be.
+    /// The request does not have the form that it must have.
     #[error("Wrong request format: {0}")]
     Format(#[from] FormatError),
     /// An advertise or withdraw without keys.
@@ -49,80 +52,101 @@ pub enum ApiError {
     /// The body ended early.
     #[error("could not read the request body: {0}")]
     BodyBroken(#[source] axum::Error),
-    /// Nobody that the asker may see holds the key. The Go Piccolo's text.
+    /// No visible holder of the asker's group has the key. The text is the Go Piccolo's.
     #[error("Didn't find the key {key} in piccolo")]
     KeyNotFound {
-        /// As asked.
+        /// The key that was asked for.
         key: String,
-        /// This server may lack what the others have: they may know a holder.
+        /// Whether this server may lack what the others have: they may know a holder.
         behind: bool,
     },
     /// There is no such route.
     #[error("404 page not found")]
     UnknownRoute,
-    /// The pair is lower than the stored one.
+    /// The pair of the write is lower than the stored one.
     #[error("stale: epoch {} seq {} is stored", stored.epoch, stored.seq)]
     Stale {
-        /// What is stored.
+        /// The stored pair.
         stored: Pair,
     },
     /// A write is meant for another cluster. Nothing was done.
     #[error("this server belongs to cluster {own}, and the request is for cluster {asked}")]
     OtherCluster {
-        /// This server's.
+        /// Id of this server's cluster.
         own: String,
-        /// The client's.
+        /// Id that the client names.
         asked: String,
     },
     /// A forwarded request reached a server that does not lead. Nothing was done.
     #[error("this server is not the leader")]
     NotLeader {
-        /// API address of the leader, empty if unknown.
+        /// API address of the leader; empty if unknown.
         leader: String,
     },
-    /// No leader with a quorum in time. Nothing was done.
+    /// No leader with a quorum was known in time. Nothing was done.
     #[error("there is no leader with a quorum")]
     NoLeader,
-    /// Too much waits already. Nothing was done.
+    /// Too many requests wait already. Nothing was done.
     #[error("overloaded, try again later")]
     Overloaded,
-    /// Too much of this holder waits already. Nothing was done.
+    /// Too many requests of this holder wait already. Nothing was done.
     #[error("too many requests of this holder wait, try again later")]
     HolderBusy,
-    /// This holder syncs in a loop. Nothing was done.
+    /// This holder syncs too often. Nothing was done.
     #[error("this holder syncs too often, one each {} s is enough", SYNC_EVERY.as_secs())]
     TooManySyncs {
-        /// When the next one is taken.
+        /// Time until the next sync is taken.
         again_after: Duration,
     },
-    /// The index may not hold more. Nothing was done.
+    /// A limit of the index is reached. Nothing was done.
     #[error("could not add to the index: {0}")]
     Full(#[from] Full),
-    /// This server has just been started: it leads no more, whoever takes it for the leader. Nothing was
-    /// done.
+    /// This server has just been started: even if it led before, it does not lead now. Nothing was done.
     #[error("the index is loading")]
     Loading,
     /// The disks of too many servers are low. Nothing was done.
     #[error("could not write: {reason}; free space there")]
     NoRoom {
-        /// Which, and how low.
+        /// Which disks, and how low they are.
         reason: String,
     },
-    /// This server cannot serve yet, or no longer. Nothing was done.
+    /// This server waits to be admitted to its cluster. Nothing was done.
+    #[error("this server is not a member of its cluster yet")]
+    NotMember,
+    /// This server may lack what the request is about, and another server has it. Nothing was done.
+    #[error(transparent)]
+    Behind(Behind),
+    /// Another server has everything, and should be asked. Nothing was done.
+    #[error(transparent)]
+    Unready(Unready),
+    /// Raft has stopped, because the process stops or its storage failed. Nothing was done.
     #[error("{reason}")]
-    NotServing {
-        /// Why.
+    Stopped {
+        /// What raft says.
         reason: String,
     },
-    /// Proposed or forwarded, but without an answer in time. A retry with the same pair is safe.
+    /// The servers have not agreed yet to write such commands. Nothing was done.
+    #[error("the {what} needs {needs}, the cluster runs at {active}")]
+    BeyondLevel {
+        /// What needs it: a command before it was proposed, or a write after that.
+        what: &'static str,
+        /// The lowest level at which it may be written.
+        needs: Level,
+        /// The level of the cluster.
+        active: Level,
+    },
+    /// Raft could not change the membership. Nothing was changed.
+    #[error(transparent)]
+    Membership(MembersError),
+    /// The write was proposed or forwarded, but no answer came in time. A retry with the same pair is safe.
     #[error("outcome unknown: the write may or may not have happened")]
     OutcomeUnknown,
     /// `min_index` was not applied in time.
     #[error("log index {wanted} was not applied within {} s, at {applied}", MIN_INDEX_WAIT_MAX.as_secs())]
     MinIndexTimeout {
-        /// Asked for.
+        /// The log index that was asked for.
         wanted: u64,
-        /// Where this server is.
+        /// The log index that this server has applied.
         applied: u64,
     },
     /// The index could not be read.
@@ -134,30 +158,37 @@ pub enum ApiError {
          --insecure"
     )]
     NotOperator,
-    /// An operator's call that somebody between here and the operator has passed on.
+    /// An operator's call that has come through a proxy or from a web page.
     #[error(
         "members are changed and snapshots taken from this host only, and not through a proxy or a web page: \
          header {name} is there, and the server runs without --insecure"
     )]
     PassedOn {
-        /// What tells.
+        /// The header that says so.
         name: &'static str,
     },
-    /// An operator's call in a form that any web page could send.
+    /// An operator's call that is not JSON, as any web page could send it.
     #[error("header Content-Type must be application/json")]
     NotJson,
     /// A change of the membership that must not be made. Nothing was changed.
-    #[error("{reason}")]
-    Refused {
-        /// Why.
-        reason: String,
-    },
-    /// A broken promise between our own parts; the log says more.
+    #[error(transparent)]
+    Refused(Refusal),
+    /// A defect of this program.
     #[error("internal error: {reason}")]
     Internal {
-        /// Which promise.
+        /// What must not happen.
         reason: &'static str,
     },
+}
+
+impl From<MembersError> for ApiError {
+    fn from(error: MembersError) -> Self {
+        match error {
+            MembersError::Refused(refusal) => ApiError::Refused(refusal),
+            MembersError::Propose(error) => error.into(),
+            MembersError::Raft { .. } => ApiError::Membership(error),
+        }
+    }
 }
 
 impl From<ProposeError> for ApiError {
@@ -169,15 +200,17 @@ impl From<ProposeError> for ApiError {
             ProposeError::Overloaded => ApiError::Overloaded,
             ProposeError::NoRoom { reason } => ApiError::NoRoom { reason },
             ProposeError::OutcomeUnknown => ApiError::OutcomeUnknown,
-            ProposeError::Stopped { reason } => ApiError::NotServing { reason },
-            ProposeError::BeyondLevel { .. } => ApiError::NotServing { reason: error.to_string() },
+            ProposeError::Stopped { reason } => ApiError::Stopped { reason },
+            ProposeError::BeyondLevel { needs, active } => {
+                ApiError::BeyondLevel { what: "command", needs, active }
+            }
             ProposeError::TooLarge { .. } => ApiError::Internal { reason: "a log entry is too large" },
         }
     }
 }
 
 impl ApiError {
-    /// What it is as HTTP.
+    /// The HTTP status of an answer with this error.
     pub fn status(&self) -> StatusCode {
         match self {
             ApiError::Format(_) | ApiError::NothingToDo | ApiError::BodyBroken(_) => StatusCode::BAD_REQUEST,
@@ -185,7 +218,7 @@ impl ApiError {
             ApiError::BodyTooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
             ApiError::NotOperator | ApiError::PassedOn { .. } => StatusCode::FORBIDDEN,
             ApiError::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            ApiError::Stale { .. } | ApiError::Refused { .. } => StatusCode::CONFLICT,
+            ApiError::Stale { .. } | ApiError::Refused(_) => StatusCode::CONFLICT,
             ApiError::OtherCluster { .. } => StatusCode::MISDIRECTED_REQUEST,
             ApiError::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             ApiError::Index(_) | ApiError::Internal { .. } => StatusCode::INTERNAL_SERVER_ERROR,
@@ -195,14 +228,18 @@ impl ApiError {
             | ApiError::HolderBusy
             | ApiError::TooManySyncs { .. }
             | ApiError::Loading
-            | ApiError::NotServing { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            | ApiError::NotMember
+            | ApiError::Behind(_)
+            | ApiError::Unready(_)
+            | ApiError::Stopped { .. }
+            | ApiError::BeyondLevel { .. }
+            | ApiError::Membership(_) => StatusCode::SERVICE_UNAVAILABLE,
             ApiError::Full(_) | ApiError::NoRoom { .. } => StatusCode::INSUFFICIENT_STORAGE,
             ApiError::OutcomeUnknown | ApiError::MinIndexTimeout { .. } => StatusCode::GATEWAY_TIMEOUT,
         }
     }
 
-    /// From when to when whoever was refused may come back: a herd that is refused together must not
-    /// come back together.
+    /// The range of `Retry-After`: clients that are refused together must not come back together.
     fn retry_after_seconds(&self) -> Option<RangeInclusive<u64>> {
         match self {
             ApiError::Overloaded | ApiError::HolderBusy => Some(OVERLOAD_RETRY_AFTER_SECONDS),
@@ -213,7 +250,12 @@ impl ApiError {
             ApiError::NotLeader { .. }
             | ApiError::NoLeader
             | ApiError::Loading
-            | ApiError::NotServing { .. } => Some(UNSERVED_RETRY_AFTER_SECONDS),
+            | ApiError::NotMember
+            | ApiError::Behind(_)
+            | ApiError::Unready(_)
+            | ApiError::Stopped { .. }
+            | ApiError::BeyondLevel { .. }
+            | ApiError::Membership(_) => Some(UNSERVED_RETRY_AFTER_SECONDS),
             ApiError::Full(_) => Some(FULL_RETRY_AFTER_SECONDS),
             ApiError::NoRoom { .. } => Some(NO_ROOM_RETRY_AFTER_SECONDS),
             _ => None,
@@ -249,7 +291,7 @@ impl ApiError {
     }
 }
 
-/// In the shape of the write endpoints: `{"success":false,"message":…}`.
+/// Answers in the shape of the write endpoints: `{"success":false,"message":…}`.
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         self.log();
@@ -279,7 +321,7 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// The same in the shape of findkey, which the Go Piccolo answers with `error`, except a 404.
+/// An [`ApiError`] in the shape of findkey: the Go Piccolo puts the text into `error`, except of a 404.
 #[derive(Debug)]
 pub struct QueryError(pub ApiError);
 

@@ -26,19 +26,8 @@ use crate::limits::{
     ASKED_ELSEWHERE_AT_ONCE, CURRENCY_ASK_TIMEOUT, CURRENCY_LOOK_INTERVAL, ELSEWHERE_ANSWER_BYTES_MAX,
     ELSEWHERE_TIMEOUT, LAG_READY_MAX,
 };
+use crate::server::error::{CurrentServer, Unready};
 use crate::task::Stop;
-
-/// Which server answers lookups while this one may lack something.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-enum CurrentServer {
-    /// No server has been asked since the start.
-    #[default]
-    Unknown,
-    /// No other server has everything, as far as this one can see.
-    Nobody,
-    /// The server with this API address has everything.
-    At(String),
-}
 
 /// Finds another server for lookups while this one may lack something.
 pub struct LookupFallback {
@@ -57,7 +46,7 @@ impl LookupFallback {
 
     /// Why a load balancer should send lookups to another server; `None` if this one should get them. A
     /// server that is behind and sees no other that is not goes on: the last one of a site must.
-    pub fn unready(&self) -> Option<String> {
+    pub fn unready(&self) -> Option<Unready> {
         unready(self.node.behind()?, self.current())
     }
 
@@ -78,7 +67,7 @@ impl LookupFallback {
             *self.current.lock().expect("no code panics while it holds this lock") = current;
             let reason = self.unready();
             if let Some(reason) = reason.as_ref().filter(|_| !logged) {
-                tracing::warn!(reason, "not ready: lookups should go to another server");
+                tracing::warn!(%reason, "not ready: lookups should go to another server");
             }
             logged = reason.is_some();
         }
@@ -165,15 +154,12 @@ impl LookupFallback {
     }
 }
 
-fn unready(behind: Behind, current: CurrentServer) -> Option<String> {
-    match (behind, current) {
+fn unready(behind: Behind, current: CurrentServer) -> Option<Unready> {
+    match (behind, &current) {
         // If a follower is slow under load, the others must not get its load as well.
         (Behind::Lags { since, .. }, _) if since < LAG_READY_MAX => None,
         (_, CurrentServer::Nobody) => None,
-        (behind, CurrentServer::Unknown) => {
-            Some(format!("{behind}; asks the other servers whether they answer"))
-        }
-        (behind, CurrentServer::At(api)) => Some(format!("{behind}; {api} answers lookups")),
+        _ => Some(Unready { behind, current }),
     }
 }
 
@@ -188,7 +174,7 @@ mod tests {
     fn a_server_that_is_behind_is_unready_only_where_another_one_serves() {
         let another = || CurrentServer::At("10.0.0.2:7789".to_owned());
         for behind in [Behind::NoMember, Behind::Unled, Behind::CatchingUp] {
-            let told = unready(behind, another()).unwrap();
+            let told = unready(behind, another()).unwrap().to_string();
             assert!(told.contains(&behind.to_string()) && told.contains("10.0.0.2:7789"), "{told}");
             assert_eq!(unready(behind, CurrentServer::Nobody), None, "{behind}");
             assert!(unready(behind, CurrentServer::Unknown).is_some(), "{behind}");

@@ -274,7 +274,7 @@ mod tests {
         assert!(matches!(received(ApiError::NotLeader { leader: "a:1".into() }), Forwarded::NotDone));
         assert!(matches!(received(ApiError::Loading), Forwarded::NotDone));
         assert!(matches!(received(ApiError::Overloaded), Forwarded::Answer(_)));
-        assert!(matches!(received(ApiError::NotServing { reason: "x".into() }), Forwarded::Answer(_)));
+        assert!(matches!(received(ApiError::Stopped { reason: "x".into() }), Forwarded::Answer(_)));
     }
 
     /// With a connection for each, the requests of a herd waited at the leader to be accepted behind its

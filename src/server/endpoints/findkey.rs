@@ -73,7 +73,7 @@ impl Lookups {
     /// Answers one findkey.
     ///
     /// # Errors
-    /// [`ApiError::KeyNotFound`] if no holder is known, [`ApiError::NotServing`] if this server is no member
+    /// [`ApiError::KeyNotFound`] if no holder is known, [`ApiError::NotMember`] if this server is no member
     /// yet, [`ApiError::MinIndexTimeout`] and [`ApiError::Format`].
     pub async fn answer(&self, query: &Query<'_>) -> Result<Response, QueryError> {
         let question = question(query)?;
@@ -126,7 +126,7 @@ fn check_admitted(member: bool) -> Result<(), ApiError> {
     if member {
         return Ok(());
     }
-    Err(ApiError::NotServing { reason: "this server is not a member of its cluster yet".to_owned() })
+    Err(ApiError::NotMember)
 }
 
 /// The histogram of the number of holders in answers; found once instead of at each lookup.
@@ -274,7 +274,7 @@ mod tests {
 
     #[test]
     fn who_is_not_admitted_sends_the_asker_on() {
-        assert!(matches!(check_admitted(false), Err(ApiError::NotServing { .. })));
+        assert!(matches!(check_admitted(false), Err(ApiError::NotMember)));
         assert!(check_admitted(true).is_ok());
     }
 

@@ -24,7 +24,10 @@ pub async fn ready(State(app): State<AppHandle>) -> Response {
         Ok(app) if app.stop.is_cancelled() => {
             (StatusCode::SERVICE_UNAVAILABLE, vec!["the server is stopping".to_owned()])
         }
-        Ok(app) => readiness(app.node.status().reasons, app.cluster.fallback.unready()),
+        Ok(app) => {
+            let unready = app.cluster.fallback.unready();
+            readiness(app.node.status().reasons, unready.map(|unready| unready.to_string()))
+        }
         Err(error @ ApiError::Loading) => {
             let reason = app.wait_reason().get().unwrap_or_else(|| error.to_string());
             (StatusCode::SERVICE_UNAVAILABLE, vec![reason])

@@ -165,12 +165,7 @@ fn read(action: MembersAction, body: &[u8]) -> Result<Change, FormatError> {
 }
 
 fn progress(result: Result<Progress, MembersError>) -> Result<Response, ApiError> {
-    let progress = result.map_err(|error| match error {
-        MembersError::Refused(refusal) => ApiError::Refused { reason: refusal.to_string() },
-        MembersError::Propose(error) => error.into(),
-        MembersError::Raft { .. } => ApiError::NotServing { reason: error.to_string() },
-    })?;
-    let Progress { phase, node_id, position, goal, message } = progress;
+    let Progress { phase, node_id, position, goal, message } = result?;
     let body = MembersProgress {
         done: phase == Phase::Done,
         phase: phase_name(phase).to_owned(),

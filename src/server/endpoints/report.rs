@@ -71,7 +71,7 @@ pub async fn handle(Loaded(parts): Loaded<Reporting>, incoming: Request) -> Resu
     if index.host(&holder).is_none() {
         if let Some(behind) = node.behind() {
             // Another server may know the holder.
-            return Err(ApiError::NotServing { reason: behind.to_string() });
+            return Err(ApiError::Behind(behind));
         }
         return Err(FormatError::value("holder", format!("is not known: {}", holder.address)).into());
     }

@@ -67,12 +67,11 @@ pub async fn handle(Loaded(parts): Loaded<Snapshots>, incoming: Request) -> Resu
     let permit = permits.snapshots.try_acquire_owned().map_err(|_| ApiError::Overloaded)?;
     let status = node.status();
     let Some(cluster_id) = status.cluster_id.filter(|_| node.is_member()) else {
-        let reason = "this server is not a member of its cluster yet".to_owned();
-        return Err(ApiError::NotServing { reason });
+        return Err(ApiError::NotMember);
     };
-    if let Some(reason) = fallback.unready() {
+    if let Some(unready) = fallback.unready() {
         // A backup should have all that was acknowledged.
-        return Err(ApiError::NotServing { reason });
+        return Err(ApiError::Unready(unready));
     }
     // A view begins with a commit, which needs room.
     if let Some(reason) = node.no_room_for_upkeep() {

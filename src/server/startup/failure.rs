@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use piccolo_raft::cluster::{NodeFailure, StartError};
+use piccolo_raft::disk::Fault;
 
 use super::addresses::AddressError;
 use crate::http::BindError;
@@ -12,55 +13,50 @@ use crate::task::TaskError;
 /// Why a server did not start, or did not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Its addresses do not fit together.
+    /// The addresses of the server do not fit together.
     #[error(transparent)]
     Addresses(#[from] AddressError),
-    /// A port cannot be had.
+    /// A port could not be opened.
     #[error(transparent)]
     Bind(#[from] BindError),
     /// A listener has no address.
     #[error("could not read the address of a listener")]
     Listener(#[source] io::Error),
-    /// The system gives no threads.
+    /// The system refused a thread.
     #[error("could not start the threads of raft")]
     Threads(#[source] io::Error),
-    /// The data folder cannot be had.
+    /// The data folder could not be opened.
     #[error("could not open data folder {}", folder.display())]
     Folder {
-        /// Which.
+        /// The data folder.
         folder: PathBuf,
-        /// Why.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
     /// The node did not start.
     #[error("could not start in data folder {}", folder.display())]
     Start {
-        /// Its data.
+        /// The data folder.
         folder: PathBuf,
-        /// Why.
+        /// Why the node did not start.
         #[source]
         source: StartError,
     },
     /// Raft or the storage failed: a supervisor starts the process again.
-    #[error("the replicated index failed: {reason}")]
-    Failed {
-        /// What it said.
-        reason: String,
-    },
-    /// The disk is broken or full: a supervisor starts the process again, until somebody has helped.
-    #[error("{reason}")]
-    Disk {
-        /// Which file, why, and what to do.
-        reason: String,
-    },
+    #[error("the replicated index failed")]
+    Failed(#[source] NodeFailure),
+    /// The disk was broken or full at the start: a supervisor starts the process again, until somebody has
+    /// helped.
+    #[error("{0}")]
+    Disk(Fault),
+    /// The disk failed, or got full, while the server ran: likewise.
+    #[error(transparent)]
+    DiskFailed(NodeFailure),
     /// The other servers have removed this one: it does not start again with this data.
-    #[error("{reason}")]
-    Removed {
-        /// Whom, and what to do.
-        reason: String,
-    },
-    /// A task ended that should have gone on.
+    #[error(transparent)]
+    Removed(NodeFailure),
+    /// A task ended before the server was stopped.
     #[error(transparent)]
     Task(#[from] TaskError),
 }
@@ -68,10 +64,9 @@ pub enum Error {
 impl From<NodeFailure> for Error {
     fn from(failure: NodeFailure) -> Self {
         match failure {
-            NodeFailure::Removed { .. } => Error::Removed { reason: failure.to_string() },
-            NodeFailure::Disk { reason } => Error::Disk { reason },
-            NodeFailure::Broken { reason } => Error::Failed { reason },
-            NodeFailure::Level(unknown) => Error::Failed { reason: unknown.to_string() },
+            NodeFailure::Removed { .. } => Error::Removed(failure),
+            NodeFailure::Disk { .. } => Error::DiskFailed(failure),
+            NodeFailure::Broken { .. } | NodeFailure::Level(_) => Error::Failed(failure),
         }
     }
 }

@@ -23,8 +23,8 @@ pub async fn propose(node: &Node, commands: Vec<Command>) -> Result<u64, ApiErro
             Reply::UnknownHost => {}
             Reply::Stale { stored } => return Err(ApiError::Stale { stored }),
             Reply::BeyondLevel { needs, active } => {
-                let reason = format!("the write needs {needs}, the cluster runs at {active}");
-                return Err(after_a_part(index.is_some(), ApiError::NotServing { reason }));
+                let error = ApiError::BeyondLevel { what: "write", needs, active };
+                return Err(after_a_part(index.is_some(), error));
             }
             Reply::None | Reply::NotApplicable => {
                 return Err(ApiError::Internal { reason: "a write had the reply of another command" });
