@@ -1,10 +1,10 @@
-//! HTTP for both roles: an accept loop of our own, because limits belong in front of hyper
-//! (connection cap, header timeout) and because only who owns the socket can reset it.
+//! HTTP for both roles, with an accept loop of our own: limits (connections, time for headers) belong in
+//! front of hyper, and only the owner of a socket can reset it.
 
 mod connection;
 mod listen;
 mod occupant;
-mod places;
+mod slots;
 mod socket;
 mod threads;
 
@@ -27,28 +27,27 @@ use crate::task::Stop;
 use connection::{Accepted, serve_until_told};
 pub use listen::{BindError, bind};
 pub use occupant::Occupant;
-pub use places::Known;
-pub(crate) use places::{Place, PlaceCounts, Places};
+pub use slots::KnownAddresses;
+pub(crate) use slots::{Slot, SlotCounts, Slots};
 use threads::Threads;
 
-/// Pause after an `accept` that failed for want of descriptors.
+/// Pause after an `accept` that failed, for example because no descriptor is left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// What one listener allows (I7).
+/// The limits of one listener (I7).
 #[derive(Clone, Copy, Debug)]
 pub struct ConnectionLimits {
-    /// Connections at once. For a further one, the connection that has waited longest for a request is
-    /// closed.
+    /// Connections at once. For a further one, a connection that has waited longest for a request is closed.
     pub connections_max: usize,
-    /// Connections beyond those, where all have a request in flight: each gets one answer.
+    /// Connections beyond that limit, while all others have a request in flight: each gets one answer.
     pub over_limit_max: usize,
-    /// How long one of those may take in all.
+    /// How long a connection beyond the limit may last.
     pub over_limit_timeout: Duration,
-    /// Connections from addresses that the listener knows ([`Known`]), beside all others.
+    /// Connections from [`KnownAddresses`], in addition to all others.
     pub known_max: usize,
-    /// Time for a request's headers, and for an idle connection.
+    /// Time for the headers of a request to arrive, also on an idle connection.
     pub header_timeout: Duration,
-    /// How long a client may take nothing of what is sent to it.
+    /// How long a write to a client may wait until the client takes something.
     pub client_silent_max: Duration,
     /// How long a stopping listener waits for requests in flight.
     pub drain_timeout: Duration,
@@ -71,38 +70,38 @@ impl Default for ConnectionLimits {
 /// The connection that a request came on.
 #[derive(Clone, Debug)]
 pub struct Connection {
-    /// The client.
+    /// Address of the client.
     pub peer: SocketAddr,
-    /// Our end.
+    /// Address of this host.
     pub local: SocketAddr,
-    /// Whether all places of the listener have requests in flight: this connection is beyond the limit,
-    /// and what takes long is to be refused on it.
+    /// Whether this connection is beyond the limit of the listener, whose slots all have requests in flight:
+    /// requests that take long must be refused on it.
     pub is_over_limit: bool,
     reset: Arc<AtomicBool>,
 }
 
 impl Connection {
-    /// Of a request that came through no listener of ours.
+    /// The connection of a request that did not come through one of these listeners.
     pub fn new(peer: SocketAddr, local: SocketAddr) -> Self {
         Self { peer, local, is_over_limit: false, reset: Arc::default() }
     }
 
-    /// When this connection closes, it does so with a reset (RST) instead of a clean end (FIN):
-    /// containerd resumes after the one and fails after the other.
+    /// Makes the connection close with a reset (RST) instead of a clean end (FIN): containerd fails a pull
+    /// after a reset, and resumes it after a clean end.
     pub fn reset_on_close(&self) {
         self.reset.store(true, Ordering::Release);
     }
 }
 
-/// An address as seen on a socket. A client that comes over IPv4 to a socket of both families has its
-/// address mapped into IPv6; everywhere else it is the IPv4 address that it is.
+/// The address of a client, as it is named everywhere else: a socket of both families shows an IPv4 client
+/// with its address mapped into IPv6.
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-/// What answers the requests of a listener.
+/// The service that answers the requests of a listener.
 pub trait Answer: Clone + Send + Sync + 'static {
-    /// The answer to a request that came on `connection`.
+    /// Answers a request that came on `connection`.
     fn answer(
         self,
         request: Request<Incoming>,
@@ -125,15 +124,15 @@ impl Answer for Router {
 
 /// Serves `answers` until `stop`, then lets requests in flight end, within the drain timeout.
 pub async fn serve(listener: TcpListener, answers: impl Answer, limits: ConnectionLimits, stop: Stop) {
-    serve_known(listener, answers, limits, Known::default(), stop).await;
+    serve_known(listener, answers, limits, KnownAddresses::default(), stop).await;
 }
 
-/// The same where connections from some addresses have places of their own.
+/// Like [`serve`]; connections from `known` addresses have slots of their own.
 pub async fn serve_known(
     listener: TcpListener,
     answers: impl Answer,
     limits: ConnectionLimits,
-    known: Known,
+    known: KnownAddresses,
     stop: Stop,
 ) {
     let start = |tracker: &TaskTracker, accepted: Accepted, abandon: Stop| {
@@ -142,8 +141,8 @@ pub async fn serve_known(
     serve_each(listener, limits, known, &stop, start).await;
 }
 
-/// The same on threads of its own, each with its share of the connections; for a port whose answers
-/// are large. `name` is that of the threads.
+/// Like [`serve`], on threads of its own that share the connections among them; for a port whose answers are
+/// large. `name` is the name of the threads.
 ///
 /// # Errors
 /// If the system refuses a thread.
@@ -155,32 +154,32 @@ pub async fn serve_on_threads(
     stop: Stop,
 ) -> io::Result<()> {
     let threads = Threads::start(name)?;
-    let start = |tracker: &TaskTracker, (stream, peer, place): Accepted, abandon: Stop| {
+    let start = |tracker: &TaskTracker, (stream, peer, slot): Accepted, abandon: Stop| {
         let (answers, stop) = (answers.clone(), stop.clone());
         match stream.into_std() {
             Ok(stream) => threads.spawn(tracker, async move {
                 let Ok(stream) = TcpStream::from_std(stream) else { return };
-                serve_until_told((stream, peer, place), answers, limits, stop, abandon).await;
+                serve_until_told((stream, peer, slot), answers, limits, stop, abandon).await;
             }),
             Err(error) => tracing::warn!(%peer, %error, "could not hand a connection to its thread"),
         }
     };
-    serve_each(listener, limits, Known::default(), &stop, start).await;
+    serve_each(listener, limits, KnownAddresses::default(), &stop, start).await;
     Ok(())
 }
 
 async fn serve_each(
     listener: TcpListener,
     limits: ConnectionLimits,
-    known: Known,
+    known: KnownAddresses,
     stop: &Stop,
     start: impl Fn(&TaskTracker, Accepted, Stop),
 ) {
     let connections = TaskTracker::new();
     let ConnectionLimits { connections_max: anybody, over_limit_max: over_limit, known_max, .. } = limits;
-    let places = Places::new(PlaceCounts { anybody, over_limit, known: known_max }, known);
+    let slots = Slots::new(SlotCounts { anybody, over_limit, known: known_max }, known);
     let abandon = Stop::new();
-    while let Some(accepted) = accept(&listener, &places, stop).await {
+    while let Some(accepted) = accept(&listener, &slots, stop).await {
         start(&connections, accepted, abandon.clone());
     }
     drop(listener);
@@ -192,22 +191,23 @@ async fn serve_each(
     }
 }
 
-/// The next connection with its place; `None` once stopped.
-async fn accept(listener: &TcpListener, places: &Arc<Places>, stop: &Stop) -> Option<Accepted> {
+/// Accepts the next connection that gets a slot; `None` once stopped.
+async fn accept(listener: &TcpListener, slots: &Arc<Slots>, stop: &Stop) -> Option<Accepted> {
     loop {
         let next = async {
             let (stream, peer) = listener.accept().await?;
-            let place = places.take(peer.ip()).await;
-            Ok::<_, io::Error>(place.map(|place| (stream, canonical(peer), Arc::new(place))))
+            let slot = slots.take(peer.ip()).await;
+            Ok::<_, io::Error>(slot.map(|slot| (stream, canonical(peer), Arc::new(slot))))
         };
         match stop.run_until_cancelled(next).await? {
             Ok(Some(accepted)) => return Some(accepted),
             Ok(None) => {}
             Err(error) => {
-                // A client that has gone is no news; anything else (no descriptors) needs room and a pause.
+                // A client that has left needs no reaction. Any other error, such as a lack of descriptors,
+                // needs room and a pause.
                 if error.kind() != io::ErrorKind::ConnectionAborted {
                     tracing::warn!(%error, "could not accept a connection");
-                    places.close_longest_waiting();
+                    slots.close_longest_waiting();
                     stop.run_until_cancelled(tokio::time::sleep(ACCEPT_PAUSE)).await?;
                 }
             }

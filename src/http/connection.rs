@@ -14,34 +14,34 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
-use super::places::Place;
+use super::slots::Slot;
 use super::socket::{InFlight, Socket};
 use super::{Answer, Connection, ConnectionLimits, canonical};
 use crate::limits;
 use crate::task::Stop;
 
-/// A connection, its client, and its place.
-pub(super) type Accepted = (TcpStream, SocketAddr, Arc<Place>);
+/// A connection, the address of its client, and its slot.
+pub(super) type Accepted = (TcpStream, SocketAddr, Arc<Slot>);
 
-/// Serves a connection until it ends, is abandoned, or has to make room for another one.
+/// Serves a connection until it ends, is abandoned, or must make room for another one.
 pub(super) async fn serve_until_told(
-    (stream, peer, place): Accepted,
+    (stream, peer, slot): Accepted,
     answers: impl Answer,
     limits: ConnectionLimits,
     stop: Stop,
     abandon: Stop,
 ) {
-    let has_had_enough = async {
-        match place.is_over_limit() {
+    let over_time = async {
+        match slot.is_over_limit() {
             true => tokio::time::sleep(limits.over_limit_timeout).await,
             false => std::future::pending().await,
         }
     };
     tokio::select! {
-        () = serve_connection(stream, peer, answers, limits, stop, Arc::clone(&place)) => {}
+        () = serve_connection(stream, peer, answers, limits, stop, Arc::clone(&slot)) => {}
         () = abandon.cancelled() => {}
-        () = place.must_close() => {}
-        () = has_had_enough => {}
+        () = slot.must_close() => {}
+        () = over_time => {}
     }
 }
 
@@ -52,9 +52,9 @@ enum First {
     Left,
 }
 
-/// Looks into the socket: what the runtime knows of it is what it was told when it last waited. A server that
-/// has fallen behind accepts connections whose clients have given up; nobody waits for their answers, and
-/// with the time for those the next ones would come too late, too.
+/// Looks into the socket, because the runtime knows only what it was told when it last waited. A server that
+/// has fallen behind accepts connections whose clients have given up. Answering them would take the time that
+/// the next clients need.
 fn first(stream: &TcpStream) -> First {
     let mut looked = [PollFd::new(stream, PollFlags::IN | PollFlags::RDHUP)];
     let found = poll(&mut looked, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
@@ -73,32 +73,33 @@ async fn serve_connection(
     answers: impl Answer,
     limits: ConnectionLimits,
     stop: Stop,
-    place: Arc<Place>,
+    slot: Arc<Slot>,
 ) {
-    let says_something = match first(&stream) {
-        // The runtime is to know of it: otherwise it would not be read by the first look of hyper.
+    let sends = match first(&stream) {
+        // Tells the runtime that there is something to read: otherwise the first poll of hyper would not read
+        // it.
         First::Sent => stream.readable().await.is_ok(),
         First::Left => false,
         First::Nothing => {
-            place.looked_at();
+            slot.looked_at();
             wait_for_first(&stream, limits, &stop).await
         }
     };
-    if !says_something {
+    if !sends {
         return;
     }
-    Box::pin(serve_requests(stream, peer, answers, limits, stop, place)).await;
+    Box::pin(serve_requests(stream, peer, answers, limits, stop, slot)).await;
 }
 
-/// Whether the client sends anything. hyper takes its buffers, 16 KiB, before it knows that: a connection
-/// that only stays open should cost no more than its socket.
+/// Waits until the client sends something; false if it does not in time. hyper allocates its buffers, 16 KiB,
+/// before it knows that; an idle connection should cost no more than its socket.
 async fn wait_for_first(stream: &TcpStream, limits: ConnectionLimits, stop: &Stop) -> bool {
     // Readiness alone may be spurious.
     let mut byte = [0];
     let sent = tokio::time::timeout(limits.header_timeout, stream.peek(&mut byte));
     let stopped = async {
         stop.cancelled().await;
-        // It may have been accepted a moment ago, and its request be on the way.
+        // The connection may have been accepted a moment ago, and its request may be on the way.
         tokio::time::sleep(limits::FIRST_REQUEST_WAIT).await;
     };
     tokio::select! {
@@ -113,31 +114,31 @@ async fn serve_requests(
     answers: impl Answer,
     limits: ConnectionLimits,
     stop: Stop,
-    place: Arc<Place>,
+    slot: Arc<Slot>,
 ) {
     let Ok(local) = stream.local_addr() else { return };
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, %error, "client gone before its first byte");
         return;
     }
-    let is_over_limit = place.is_over_limit();
+    let is_over_limit = slot.is_over_limit();
     let connection =
         Connection { peer, local: canonical(local), is_over_limit, reset: Arc::new(AtomicBool::new(false)) };
     let reset = Arc::clone(&connection.reset);
-    let io = TokioIo::new(Socket::new(stream, reset, limits.client_silent_max, Arc::clone(&place)));
+    let io = TokioIo::new(Socket::new(stream, reset, limits.client_silent_max, Arc::clone(&slot)));
     let begun = Arc::new(Notify::new());
     let begins = Arc::clone(&begun);
-    let of_requests = Arc::clone(&place);
+    let of_requests = Arc::clone(&slot);
     let service = hyper::service::service_fn(move |request| {
         begins.notify_one();
-        let place = Arc::clone(&of_requests);
-        let in_flight = InFlight::begin(&place);
+        let slot = Arc::clone(&of_requests);
+        let in_flight = InFlight::begin(&slot);
         let answer = answers.clone().answer(request, connection.clone());
         async move {
-            // The connection is closing, and whoever holds it is about to drop it.
+            // The connection is closing, and will be dropped.
             let Some(in_flight) = in_flight else { return std::future::pending().await };
             let mut answer = answer.await;
-            if place.is_to_end() {
+            if slot.is_to_end() {
                 answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             Ok::<_, Infallible>(answer.map(|body| in_flight.with(body)))
@@ -152,12 +153,12 @@ async fn serve_requests(
     let mut http = std::pin::pin!(http);
     let stopping = async {
         stop.cancelled().await;
-        // hyper would close a connection that was accepted a moment ago, in the face of its request.
+        // hyper would close a connection that was accepted a moment ago, although its request is on the way.
         let _ = tokio::time::timeout(limits::FIRST_REQUEST_WAIT, begun.notified()).await;
     };
-    // All that has come is read by this.
+    // This reads everything that has arrived.
     let at_once = poll_fn(|context| Poll::Ready(http.as_mut().poll(context))).await;
-    place.looked_at();
+    slot.looked_at();
     let ended = match at_once {
         Poll::Ready(ended) => ended,
         Poll::Pending => tokio::select! {

@@ -7,18 +7,18 @@ use tokio::net::TcpListener;
 
 use super::occupant::{self, Occupant};
 
-/// Connections that wait in the kernel for `accept`.
+/// Connections that may wait in the kernel for `accept`.
 const BACKLOG: u32 = 4096;
 
 /// A listener that could not be opened.
 #[derive(Debug, thiserror::Error)]
 #[error("could not listen on {address} for {what}{}", hint(source, occupant.as_ref()))]
 pub struct BindError {
-    /// What would have been served there.
+    /// What was to be served there.
     pub what: &'static str,
     /// The address asked for.
     pub address: SocketAddr,
-    /// Who listens there already, where that can be found out.
+    /// The process that listens there already, if it can be found.
     pub occupant: Option<Occupant>,
     /// The system's error.
     #[source]
@@ -36,8 +36,8 @@ fn hint(error: &io::Error, occupant: Option<&Occupant>) -> String {
     }
 }
 
-/// Listens on `address`; `what` names the use in errors. `[::]` means all addresses of this host: those
-/// of IPv4, too, and those of IPv4 alone where IPv6 is off.
+/// Listens on `address`; `what` names the use in errors. `[::]` means all addresses of this host, IPv4
+/// included; where IPv6 is off, all IPv4 addresses.
 pub async fn bind(address: SocketAddr, what: &'static str) -> Result<TcpListener, BindError> {
     let listening = match listen(address) {
         Err(error) => match without_ipv6(address, &error) {
@@ -69,7 +69,8 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// All addresses of a host whose IPv6 is off, where listening on all of both families failed with `error`.
+/// The address to listen on instead, if listening on all addresses of both families failed with `error`
+/// because IPv6 is off.
 fn without_ipv6(address: SocketAddr, error: &io::Error) -> Option<SocketAddr> {
     let is_off = [rustix::io::Errno::AFNOSUPPORT, rustix::io::Errno::ADDRNOTAVAIL]
         .iter()

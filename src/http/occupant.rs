@@ -1,4 +1,4 @@
-//! Who holds a TCP port: `/proc/net/tcp*` names the socket, `/proc/<pid>/fd` whose it is.
+//! The process that holds a TCP port: `/proc/net/tcp*` names its socket, `/proc/<pid>/fd` the process.
 
 use std::fmt;
 use std::fs;
@@ -6,15 +6,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// The state of a listening socket in `/proc/net/tcp`.
 const LISTENING: &str = "0A";
-/// Of a long command line only so much is told, characters.
+/// Characters of a long command line that are shown.
 const COMMAND_CHARS_MAX: usize = 200;
 
-/// A process that listens where we wanted to.
+/// The process that listens on a port that this process wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Occupant {
-    /// Its pid, as this process sees it.
+    /// Process id, as this process sees it.
     pub pid: u32,
-    /// Command line of that process.
+    /// Command line of the process.
     pub command: String,
 }
 
@@ -24,7 +24,8 @@ impl fmt::Display for Occupant {
     }
 }
 
-/// Finds it. `None` also for one whose descriptors we may not see: another user's, another container's.
+/// Finds the process that keeps this one from listening on `address`. `None` also if this process may not see
+/// its descriptors: it belongs to another user or another container.
 pub(super) fn of(address: SocketAddr) -> Option<Occupant> {
     let tables = ["/proc/self/net/tcp", "/proc/self/net/tcp6"].map(fs::read_to_string);
     let inodes: Vec<String> = tables.iter().flatten().flat_map(|table| listening(table, address)).collect();
@@ -59,7 +60,7 @@ fn listening(table: &str, address: SocketAddr) -> Vec<String> {
     table.lines().filter_map(inode).collect()
 }
 
-/// Words of 32 bits, each in the byte order of this machine.
+/// Reads an address from words of 32 bits, each in the byte order of this machine.
 fn parse_ip(hex: &str) -> Option<IpAddr> {
     let word = |at: usize| Some(u32::from_str_radix(hex.get(at..at + 8)?, 16).ok()?.to_ne_bytes());
     match hex.len() {

@@ -1,4 +1,4 @@
-//! A TCP stream that can end with a reset, and that a client which takes nothing cannot hold.
+//! A TCP stream that can end with a reset, and whose writes time out when the client takes nothing.
 
 use std::io;
 use std::pin::Pin;
@@ -14,21 +14,21 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
-use super::places::Place;
+use super::slots::Slot;
 
-/// Zero linger makes `close` send RST. hyper cannot be asked for that, but it drops the stream when
-/// a body fails: the flag decides then. Until the drop nothing is shut down, because a FIN sent
-/// first could not be taken back.
+/// The socket of a connection. With a linger time of zero, `close` sends RST. hyper has no call for that, but
+/// it drops the stream when a body fails: then the flag decides. Until the drop nothing is shut down, because
+/// a FIN that was sent could not be taken back.
 #[derive(Debug)]
 pub(super) struct Socket {
     stream: TcpStream,
     reset: Arc<AtomicBool>,
     /// How long a write may wait.
     silent_max: Duration,
-    /// When the write that waits now has waited too long.
+    /// The deadline of the write that waits now.
     overdue: Option<Pin<Box<Sleep>>>,
-    /// Is told when nothing of an answer is left to send.
-    place: Arc<Place>,
+    /// Notified when nothing of an answer is left to send.
+    slot: Arc<Slot>,
 }
 
 impl Socket {
@@ -36,13 +36,13 @@ impl Socket {
         stream: TcpStream,
         reset: Arc<AtomicBool>,
         silent_max: Duration,
-        place: Arc<Place>,
+        slot: Arc<Slot>,
     ) -> Self {
-        Self { stream, reset, silent_max, overdue: None, place }
+        Self { stream, reset, silent_max, overdue: None, slot }
     }
 
-    /// Ends a write that has waited for too long. The kernel would not: a client that is alive
-    /// acknowledges the probes of its closed window for good.
+    /// Ends a write that has waited for too long. The kernel would not: a client that is alive acknowledges
+    /// the probes of its closed window forever.
     fn bounded(
         &mut self,
         written: Poll<io::Result<usize>>,
@@ -55,7 +55,7 @@ impl Socket {
         let silent_max = self.silent_max;
         let overdue = self.overdue.get_or_insert_with(|| Box::pin(tokio::time::sleep(silent_max)));
         std::task::ready!(overdue.as_mut().poll(context));
-        // What the client does not take should not stay in the kernel either.
+        // Bytes that the client does not take should not stay in the kernel either.
         self.reset.store(true, Ordering::Release);
         Poll::Ready(Err(io::Error::new(
             io::ErrorKind::TimedOut,
@@ -102,7 +102,7 @@ impl AsyncWrite for Socket {
         let flushed = Pin::new(&mut self.stream).poll_flush(context);
         // hyper flushes the socket only once its own buffer is empty.
         if matches!(flushed, Poll::Ready(Ok(()))) {
-            self.place.flushed();
+            self.slot.flushed();
         }
         flushed
     }
@@ -128,14 +128,14 @@ impl AsyncWrite for Socket {
     }
 }
 
-/// A request that is in flight until this is dropped: with the last byte of its answer's body.
+/// A request in flight. Dropped with the last byte of its answer's body.
 #[derive(Debug)]
-pub(super) struct InFlight(Arc<Place>);
+pub(super) struct InFlight(Arc<Slot>);
 
 impl InFlight {
-    /// `None` if the connection has to close.
-    pub(super) fn begin(place: &Arc<Place>) -> Option<Self> {
-        place.begin().then(|| Self(Arc::clone(place)))
+    /// Begins a request; `None` if the connection must close.
+    pub(super) fn begin(slot: &Arc<Slot>) -> Option<Self> {
+        slot.begin().then(|| Self(Arc::clone(slot)))
     }
 
     pub(super) fn with(self, body: Body) -> AnswerBody {

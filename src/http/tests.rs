@@ -91,7 +91,7 @@ async fn a_client_that_is_alive_and_takes_nothing_does_not_keep_its_slot() {
     assert!(served.is_ok_and(|read| read.is_ok()), "the slot is still taken");
 }
 
-/// Before, silent connections kept their places for the whole header timeout, and whoever came
+/// Before, silent connections kept their slots for the whole header timeout, and whoever came
 /// later waited in the kernel's queue: 10,240 of a local process stopped the mirror's own probe.
 #[tokio::test]
 async fn silent_connections_never_keep_a_request_from_its_answer() {

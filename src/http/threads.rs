@@ -1,10 +1,9 @@
-//! Threads of their own for connections that move bytes all the time: each stays on the thread that
-//! it was given to. In a runtime that shares its tasks between threads, every readiness of a socket
-//! wakes a second thread to look for work, and moves the connection's bytes from one CPU's cache to
-//! another's.
+//! Threads for connections that transfer bytes all the time. Each connection stays on one thread. In a
+//! runtime that shares its tasks between threads, each ready socket would wake a second thread to look for
+//! work, and move the connection's bytes from the cache of one CPU to that of another.
 //!
-//! Each thread keeps to its own part of the CPUs. Left alone, the scheduler likes to put all of them on
-//! one CPU, beside the interrupts that wake them.
+//! Each thread keeps to its own part of the CPUs. Without that, the scheduler often puts all of them on one
+//! CPU, together with the interrupts that wake them.
 
 use std::io;
 use std::num::NonZero;
@@ -19,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use crate::limits::SERVING_THREADS_MAX;
 use crate::task::Stop;
 
-/// As many as there are CPUs, up to [`SERVING_THREADS_MAX`]; they end when this is dropped.
+/// As many threads as there are CPUs, up to [`SERVING_THREADS_MAX`]; they end when this is dropped.
 pub(super) struct Threads {
     all: Vec<Serving>,
     stop: Stop,
@@ -54,7 +53,7 @@ impl Threads {
         Ok(threads)
     }
 
-    /// Runs `connection` on the thread that has the fewest.
+    /// Runs `connection` on the thread with the fewest connections.
     pub(super) fn spawn(&self, tracker: &TaskTracker, connection: impl Future<Output = ()> + Send + 'static) {
         let fewest = self.all.iter().min_by_key(|serving| serving.connections.load(Ordering::Relaxed));
         let serving = fewest.expect("there is at least one thread");
@@ -78,7 +77,7 @@ impl Drop for Threads {
     }
 }
 
-/// Every `count`th of `cpus`, from the one at `index` on.
+/// Every `count`th CPU of `cpus`, beginning with the one at `index`.
 fn part(cpus: &CpuSet, index: usize, count: usize) -> CpuSet {
     let mut part = CpuSet::new();
     let set = (0..CpuSet::MAX_CPU).filter(|cpu| cpus.is_set(*cpu));
@@ -86,14 +85,14 @@ fn part(cpus: &CpuSet, index: usize, count: usize) -> CpuSet {
     part
 }
 
-/// Keeps this thread to `cpus`. Where that is refused, it is slower and nothing else.
+/// Keeps this thread to `cpus`. If the system refuses that, the thread is only slower.
 fn keep_to(cpus: &CpuSet) {
     if let Err(error) = sched_setaffinity(None, cpus) {
         tracing::debug!(%error, "could not keep a thread to its CPUs");
     }
 }
 
-/// One connection in a thread's count.
+/// One connection, counted for its thread until this is dropped.
 struct Counted(Arc<AtomicUsize>);
 
 impl Counted {

@@ -24,7 +24,7 @@ use super::requests::accepted::HolderPolicy;
 use super::startup::waiting::WaitReason;
 use super::writes::{SyncRate, Writes};
 use crate::clock::SharedClock;
-use crate::http::Known;
+use crate::http::KnownAddresses;
 use crate::task::Stop;
 
 /// The parts of a server whose index is loaded.
@@ -65,7 +65,7 @@ pub struct Policy {
 
 impl App {
     /// Builds the parts on a started node. The addresses of the other servers are kept in `known`.
-    pub fn new(node: Node, policy: Policy, clock: SharedClock, known: Known, stop: Stop) -> Self {
+    pub fn new(node: Node, policy: Policy, clock: SharedClock, known: KnownAddresses, stop: Stop) -> Self {
         let Policy { holders, operators, leases } = policy;
         let index = node.index().clone();
         let running = TaskTracker::new();

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use piccolo_raft::cluster::Node;
 use tokio_util::task::TaskTracker;
 
-use crate::http::Known;
+use crate::http::KnownAddresses;
 use behind::LookupFallback;
 use forward::Forwarder;
 use identity::ClusterIdentity;
@@ -44,7 +44,7 @@ pub struct Cluster {
 impl Cluster {
     /// The cluster of `node`. Keeps the addresses of the other servers in `known`; requests on their way to
     /// the leader run in `exchanges`.
-    pub fn new(node: &Node, known: Known, exchanges: TaskTracker) -> Self {
+    pub fn new(node: &Node, known: KnownAddresses, exchanges: TaskTracker) -> Self {
         let client = server_client(node.names().clone());
         let identity = ClusterIdentity::new(node.clone());
         let leadership = Leadership::new(node.clone());

@@ -11,7 +11,7 @@ use super::leases::Leases;
 use super::operators::Operators;
 use super::requests::accepted::HolderPolicy;
 use crate::clock::{SharedClock, SystemClock};
-use crate::http::Known;
+use crate::http::KnownAddresses;
 use crate::task::Stop;
 
 /// The app of a cluster of one, in memory.
@@ -43,7 +43,7 @@ async fn app_of(disk: MemoryDisk, disk_free_min: u64, clock: SharedClock) -> Arc
         operators: Operators::default(),
         leases: Leases::new(Duration::from_secs(60), Duration::from_secs(60)),
     };
-    Arc::new(App::new(node, policy, clock, Known::default(), Stop::new()))
+    Arc::new(App::new(node, policy, clock, KnownAddresses::default(), Stop::new()))
 }
 
 /// The app of a cluster of one, once it leads. The task that ends leases does not run.

@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::TaskTracker;
 
 use super::handover::Ports;
-use crate::http::{Known, Place, PlaceCounts, Places};
+use crate::http::{KnownAddresses, Slot, SlotCounts, Slots};
 use crate::limits::{HEADER_BYTES_MAX, RETRY_AFTER_SECONDS, STAND_IN_CONNECTIONS_MAX, STAND_IN_TIMEOUT};
 use crate::oci::ErrorCode;
 use crate::task::Stop;
@@ -66,21 +66,21 @@ impl StandIn {
 
 async fn accept(listener: TcpListener, answer: Arc<str>, tasks: TaskTracker, stop: Stop, last: Stop) {
     // Of those that send nothing, the longest silent one makes room for a new one.
-    let counts = PlaceCounts { anybody: STAND_IN_CONNECTIONS_MAX, over_limit: 0, known: 0 };
-    let places = Places::new(counts, Known::default());
+    let counts = SlotCounts { anybody: STAND_IN_CONNECTIONS_MAX, over_limit: 0, known: 0 };
+    let slots = Slots::new(counts, KnownAddresses::default());
     let next = || async {
         let (stream, peer) = listener.accept().await?;
-        let place = places.take(peer.ip()).await;
-        Ok::<_, io::Error>(place.map(|place| (stream, place)))
+        let slot = slots.take(peer.ip()).await;
+        Ok::<_, io::Error>(slot.map(|slot| (stream, slot)))
     };
-    let serve = |accepted: Option<(TcpStream, Place)>| {
-        let Some((stream, place)) = accepted else { return };
+    let serve = |accepted: Option<(TcpStream, Slot)>| {
+        let Some((stream, slot)) = accepted else { return };
         let answer = Arc::clone(&answer);
         tasks.spawn(async move {
             tokio::select! {
                 // A client that goes away, or that sends nothing, is no news.
-                _ = tokio::time::timeout(STAND_IN_TIMEOUT, exchange(stream, &answer, &place)) => {}
-                () = place.must_close() => {}
+                _ = tokio::time::timeout(STAND_IN_TIMEOUT, exchange(stream, &answer, &slot)) => {}
+                () = slot.must_close() => {}
             }
         });
     };
@@ -89,7 +89,7 @@ async fn accept(listener: TcpListener, answer: Arc<str>, tasks: TaskTracker, sto
             Ok(accepted) => serve(accepted),
             Err(error) => {
                 tracing::warn!(%error, "could not accept a connection");
-                places.close_longest_waiting();
+                slots.close_longest_waiting();
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -105,15 +105,15 @@ async fn accept(listener: TcpListener, answer: Arc<str>, tasks: TaskTracker, sto
     }
 }
 
-async fn exchange(mut stream: TcpStream, answer: &str, place: &Place) -> io::Result<()> {
-    place.looked_at();
+async fn exchange(mut stream: TcpStream, answer: &str, slot: &Slot) -> io::Result<()> {
+    slot.looked_at();
     let mut request = Vec::new();
     while !request.windows(4).any(|end| end == b"\r\n\r\n") {
         if request.len() > HEADER_BYTES_MAX || stream.read_buf(&mut request).await? == 0 {
             return Ok(());
         }
     }
-    if !place.begin() {
+    if !slot.begin() {
         return Ok(());
     }
     let head_only = request.starts_with(b"HEAD ");

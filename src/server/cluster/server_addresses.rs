@@ -1,5 +1,5 @@
 //! The addresses from which the other servers connect: those at which raft reaches their raft port and their
-//! API. Their connections have slots of their own ([`Known`]). A server behind address translation comes from
+//! API. Their connections have slots of their own ([`KnownAddresses`]). A server behind address translation comes from
 //! another address, and is a client like any other.
 
 use std::collections::HashSet;
@@ -11,7 +11,7 @@ use piccolo_raft::cluster::Node;
 use piccolo_raft::network::names::{Names, split};
 use piccolo_raft::types::Member;
 
-use crate::http::Known;
+use crate::http::KnownAddresses;
 use crate::task::Stop;
 
 /// How often the addresses are brought up to the membership.
@@ -21,12 +21,12 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub struct ServerAddresses {
     node: Node,
-    known: Known,
+    known: KnownAddresses,
 }
 
 impl ServerAddresses {
     /// Keeps `known` up to the membership of `node`.
-    pub fn new(node: Node, known: Known) -> Self {
+    pub fn new(node: Node, known: KnownAddresses) -> Self {
         Self { node, known }
     }
 

@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use super::failure::Error;
 use super::raft_threads::RaftThreads;
-use crate::http::{self, Answer, ConnectionLimits, Known};
+use crate::http::{self, Answer, ConnectionLimits, KnownAddresses};
 use crate::limits::{
     DRAIN_TIMEOUT, RAFT_CONNECTIONS_MAX, RAFT_CONNECTIONS_OVER_LIMIT_MAX, RAFT_DRAIN_TIMEOUT,
     RAFT_SERVER_CONNECTIONS_MAX, SERVER_CONNECTIONS_MAX,
@@ -29,7 +29,7 @@ pub struct Phases {
     /// All tasks.
     pub tasks: Tasks,
     /// Addresses of the other servers, for both listeners.
-    pub known: Known,
+    pub known: KnownAddresses,
     /// Stops all tasks other than the listeners.
     pub end: Stop,
     /// Stops the API listener.
@@ -54,7 +54,7 @@ impl Phases {
         let end = Stop::new();
         Self {
             tasks: Tasks::new(end.clone()),
-            known: Known::default(),
+            known: KnownAddresses::default(),
             api: Stop::new(),
             api_drained: Stop::new(),
             raft: Stop::new(),

@@ -10,7 +10,7 @@ use std::io;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Handle, Runtime};
 
-use crate::http::{self, ConnectionLimits, Known};
+use crate::http::{self, ConnectionLimits, KnownAddresses};
 use crate::task::Stop;
 use axum::Router;
 
@@ -51,7 +51,7 @@ impl RaftThreads {
         listener: TcpListener,
         router: Router,
         limits: ConnectionLimits,
-        known: Known,
+        known: KnownAddresses,
         (stop, drained): (Stop, Stop),
     ) -> impl Future<Output = io::Result<Infallible>> + Send + use<> {
         let handle = self.handle().clone();

@@ -10,7 +10,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{Method, Request, Response};
 use piccolo::clock::SystemClock;
-use piccolo::http::{Connection, Known};
+use piccolo::http::{Connection, KnownAddresses};
 use piccolo::server::app::{App, AppHandle, Policy};
 use piccolo::server::endpoints;
 use piccolo::server::leases::Leases;
@@ -77,7 +77,7 @@ impl Server {
                 operators: Operators::default(),
                 leases: Leases::new(Duration::from_secs(60), Duration::from_secs(60)),
             };
-            let app = App::new(node, policy, SystemClock::shared(), Known::default(), Stop::new());
+            let app = App::new(node, policy, SystemClock::shared(), KnownAddresses::default(), Stop::new());
             let app = Arc::new(app);
             let leadership = &app.cluster.leadership;
             while !leadership.is_ready() {

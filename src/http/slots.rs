@@ -1,13 +1,14 @@
-//! The places of one listener's connections. Servers of the cluster, known by their address, have places of
-//! their own ([`Known`]): however many clients come, forwards find one. All others share the rest.
+//! The slots for the connections of one listener. The other servers of the cluster, known by their addresses,
+//! have slots of their own ([`KnownAddresses`]): however many clients come, forwarded requests find one. All
+//! others share the rest.
 //!
 //! When those are taken, the connections that have waited longest for a request are closed: a client that
 //! opens thousands of connections and sends nothing must not keep others out. A connection with a request in
-//! flight is never closed for another one, nor one that nobody has looked at yet: its request may be there.
-//! One address is given three quarters of them at most, unless it is this host's own.
+//! flight is never closed for another one; nor is a new one that has not been polled yet, because its request
+//! may have arrived. One address gets three quarters of the slots at most, unless it is this host's own.
 //!
-//! When every place has a request in flight, a few more connections are admitted beyond the limit. Each
-//! gets one answer, soon, so that probes and refusals do not wait behind large transfers.
+//! When every slot has a request in flight, a few more connections are admitted beyond the limit. Each gets
+//! one answer, soon, so that probes and refusals do not wait behind large transfers.
 
 mod known;
 
@@ -20,9 +21,9 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-pub use known::Known;
+pub use known::KnownAddresses;
 
-/// Of the connections that wait for a request, one in so many is closed at a time: looking through all
+/// One in so many of the connections that wait for a request is closed at a time: a search through all
 /// connections for each new one would cost too much CPU time.
 const CLOSED_SHARE: usize = 64;
 /// How often a full listener looks again for a connection to close.
@@ -30,39 +31,39 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// How often the log says that a listener is full.
 const WARN_INTERVAL: Duration = Duration::from_secs(10);
 
-/// A request is in flight.
+/// State of a connection: a request is in flight.
 const BUSY: u64 = 0;
-/// The answer is complete, and its last bytes are on their way to the socket.
+/// State of a connection: the answer is complete, and its last bytes are being written to the socket.
 const FINISHING: u64 = 1;
-/// The connection was told to close.
+/// State of a connection: it was told to close.
 const CLOSING: u64 = 2;
-/// Nobody has looked at it yet: its request may be there.
+/// State of a connection: it has not been polled yet, and its request may have arrived.
 const NEW: u64 = 3;
-/// Every number from here on says since when the connection waits for a request, in milliseconds after
-/// the listener's start.
+/// From this number on, the state says since when the connection waits for a request: [`WAITING`] plus
+/// milliseconds since the start of the listener.
 const WAITING: u64 = 4;
 
-/// How many places a listener has.
+/// How many slots a listener has.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct PlaceCounts {
-    /// For anybody.
+pub(crate) struct SlotCounts {
+    /// Slots for connections from any address.
     pub(crate) anybody: usize,
-    /// Beyond those.
+    /// Slots beyond that limit.
     pub(crate) over_limit: usize,
-    /// For addresses that are known, and for nobody else.
+    /// Slots for connections from known addresses only.
     pub(crate) known: usize,
 }
 
-/// All places of one listener.
+/// All slots of one listener.
 #[derive(Debug)]
-pub(crate) struct Places {
-    counts: PlaceCounts,
-    known: Known,
+pub(crate) struct Slots {
+    counts: SlotCounts,
+    known: KnownAddresses,
     start: Instant,
     table: Mutex<Table>,
-    /// As in the table: to be read without it.
+    /// The number of open connections in the table, for reads without its lock.
     open: AtomicUsize,
-    /// A connection has ended.
+    /// Notified when a connection ends.
     ended: Notify,
 }
 
@@ -70,20 +71,20 @@ pub(crate) struct Places {
 struct Table {
     next_id: u64,
     open: HashMap<u64, Arc<Activity>>,
-    /// Connections that are nobody's known, of each address.
+    /// Connections of each address that is not known.
     by_address: HashMap<IpAddr, Held>,
     all: Held,
     known: usize,
     warned: Option<Instant>,
 }
 
-/// Connections that are nobody's known.
+/// Numbers of connections from addresses that are not known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Held {
     open: usize,
-    /// Of those, beyond the limit.
+    /// Open connections beyond the limit.
     over_limit: usize,
-    /// Of the others, told to close: their places are free already, they end at once.
+    /// Other open connections that were told to close: they end at once, and their slots count as free.
     closing: usize,
 }
 
@@ -92,13 +93,13 @@ impl Held {
         self.open - self.over_limit - self.closing
     }
 
-    /// Whether that is all that one address is given.
-    fn has_enough(self, counts: PlaceCounts) -> bool {
+    /// Whether these are as many as one address may have.
+    fn has_enough(self, counts: SlotCounts) -> bool {
         self.regular() >= address_share(counts.anybody).max(1)
     }
 }
 
-/// What one connection is doing.
+/// One connection, and what it is doing.
 #[derive(Debug)]
 struct Activity {
     kind: Kind,
@@ -107,10 +108,10 @@ struct Activity {
     close: Notify,
 }
 
-/// The place of one connection, given back when dropped.
+/// The slot of one connection, given back when dropped.
 #[derive(Debug)]
-pub(crate) struct Place {
-    all: Arc<Places>,
+pub(crate) struct Slot {
+    all: Arc<Slots>,
     id: u64,
     activity: Arc<Activity>,
 }
@@ -128,12 +129,12 @@ enum Admission {
     Admitted(Kind),
     /// Not before another connection has ended.
     Later,
-    /// Not at all: its address has enough.
+    /// Never: its address has as many as it may have.
     Never,
 }
 
-impl Places {
-    pub(crate) fn new(counts: PlaceCounts, known: Known) -> Arc<Self> {
+impl Slots {
+    pub(crate) fn new(counts: SlotCounts, known: KnownAddresses) -> Arc<Self> {
         Arc::new(Self {
             counts,
             known,
@@ -144,27 +145,27 @@ impl Places {
         })
     }
 
-    /// A place for a connection from `peer` that was just accepted; `None` if it is to be closed.
-    pub(crate) async fn take(self: &Arc<Self>, peer: IpAddr) -> Option<Place> {
+    /// Takes a slot for a connection from `peer` that was just accepted; `None` if it must be closed.
+    pub(crate) async fn take(self: &Arc<Self>, peer: IpAddr) -> Option<Slot> {
         let mut has_waited = false;
         loop {
-            let (admission, place) = self.try_take(peer);
+            let (admission, slot) = self.try_take(peer);
             match admission {
-                Admission::Admitted(_) => return place,
+                Admission::Admitted(_) => return slot,
                 Admission::Never => return None,
-                // Somebody with a place of his own may come behind it.
+                // The next connection may be from a known address, which has a slot of its own.
                 Admission::Later if has_waited && self.counts.known > 0 => return None,
-                // A connection that begins to wait says nothing here, so look again after a while.
+                // A connection that begins to wait for a request notifies nobody: look again after a while.
                 Admission::Later => drop(tokio::time::timeout(LOOK_AGAIN, self.ended.notified()).await),
             }
             has_waited = true;
         }
     }
 
-    fn try_take(self: &Arc<Self>, peer: IpAddr) -> (Admission, Option<Place>) {
+    fn try_take(self: &Arc<Self>, peer: IpAddr) -> (Admission, Option<Slot>) {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         let address = neighbourhood(peer);
-        let admission = if self.known.has_places(peer) && table.known < self.counts.known {
+        let admission = if self.known.has_slots(peer) && table.known < self.counts.known {
             Admission::Admitted(Kind::Known)
         } else {
             self.admit(&mut table, address)
@@ -177,7 +178,7 @@ impl Places {
         table.open.insert(id, Arc::clone(&activity));
         table.count(kind, address, |count| *count += 1);
         self.open.store(table.all.open, Ordering::Relaxed);
-        (admission, Some(Place { all: Arc::clone(self), id, activity }))
+        (admission, Some(Slot { all: Arc::clone(self), id, activity }))
     }
 
     fn admit(&self, table: &mut Table, address: IpAddr) -> Admission {
@@ -185,7 +186,7 @@ impl Places {
         let mut own = table.by_address.get(&address).copied().unwrap_or_default();
         let is_this_host = address.is_loopback();
         if is_this_host {
-            // Everybody on it has the same address.
+            // All clients on this host have the same address.
             own = Held::default();
         }
         let has_enough = own.has_enough(self.counts);
@@ -199,12 +200,13 @@ impl Places {
         admission(all, own, self.counts)
     }
 
-    /// Makes room although places are left: the process has no descriptors for them.
+    /// Closes connections although slots are free: the process has no descriptors left.
     pub(crate) fn close_longest_waiting(&self) {
         self.close_some(&mut self.table.lock().unwrap_or_else(PoisonError::into_inner), None);
     }
 
-    /// Of all that wait, or of those of one address. Those of the known are never closed for others.
+    /// Closes some of the connections that wait for a request, of all addresses or of one. Connections from
+    /// known addresses are never closed for others.
     fn close_some(&self, table: &mut Table, of: Option<IpAddr>) {
         let waiting = table.open.iter().filter_map(|(id, one)| {
             let state = one.state.load(Ordering::Acquire);
@@ -214,7 +216,7 @@ impl Places {
         let mut closed = 0;
         for (state, id) in longest_waiting(waiting.collect()) {
             let one = &table.open[&id];
-            // A request may have begun meanwhile: then the connection stays.
+            // A request may have come meanwhile: then the connection stays.
             let replaced = one.state.compare_exchange(state, CLOSING, Ordering::AcqRel, Ordering::Acquire);
             if replaced.is_ok() {
                 one.close.notify_one();
@@ -235,7 +237,7 @@ impl Places {
         }
     }
 
-    /// From here on connections are asked to end with their answer, so that some are left for new ones.
+    /// Whether connections must end with their next answer, so that slots are left for new ones.
     fn is_crowded(&self) -> bool {
         self.open.load(Ordering::Relaxed) >= crowded_from(self.counts.anybody)
     }
@@ -263,7 +265,7 @@ impl Table {
     }
 }
 
-/// What one client has all addresses of: one of IPv4, and of IPv6 those of one link (/64).
+/// The addresses that one client may have: a single one of IPv4, and those of one link (/64) of IPv6.
 fn neighbourhood(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) if !v6.is_loopback() => {
@@ -273,17 +275,17 @@ fn neighbourhood(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Of so many places, those that one address is given.
-fn address_share(places: usize) -> usize {
-    crowded_from(places)
+/// How many of so many slots one address may have.
+fn address_share(slots: usize) -> usize {
+    crowded_from(slots)
 }
 
-/// Of so many places three quarters.
-fn crowded_from(places: usize) -> usize {
-    places - places / 4
+/// Three quarters of so many slots.
+fn crowded_from(slots: usize) -> usize {
+    slots - slots / 4
 }
 
-/// Which of the `waiting` (since when, and the id of the connection) are closed for new ones.
+/// Those of the `waiting` (since when, and id of the connection) that are closed for new ones.
 fn longest_waiting(mut waiting: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
     let count = waiting.len().div_ceil(CLOSED_SHARE);
     if let Some(last) = count.checked_sub(1) {
@@ -294,11 +296,11 @@ fn longest_waiting(mut waiting: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
 }
 
 /// By what `all` and its `own` address have.
-fn admission(all: Held, own: Held, counts: PlaceCounts) -> Admission {
-    let PlaceCounts { anybody, over_limit, .. } = counts;
+fn admission(all: Held, own: Held, counts: SlotCounts) -> Admission {
+    let SlotCounts { anybody, over_limit, .. } = counts;
     let has_enough = own.has_enough(counts);
     if !has_enough && all.regular() < anybody {
-        // Those that are closing have not ended yet.
+        // Closing connections have not ended yet.
         let most = anybody + over_limit.max(usize::from(all.closing > 0));
         return if all.open < most { Admission::Admitted(Kind::Anybodys) } else { Admission::Later };
     }
@@ -317,13 +319,13 @@ impl Activity {
     }
 }
 
-impl Place {
-    /// Whether the connection was admitted beyond the limit: it gets one answer.
+impl Slot {
+    /// Whether the connection was admitted beyond the limit, and gets one answer.
     pub(crate) fn is_over_limit(&self) -> bool {
         self.activity.kind == Kind::OverLimit
     }
 
-    /// Whether the next answer is the last one of the connection.
+    /// Whether the connection must end with its next answer.
     pub(super) fn is_to_end(&self) -> bool {
         match self.activity.kind {
             Kind::Known => false,
@@ -332,39 +334,39 @@ impl Place {
         }
     }
 
-    /// Somebody has looked: if it was new, its request is not there yet.
+    /// The connection was polled: if it was new, its request has not arrived yet.
     pub(crate) fn looked_at(&self) {
         let waiting = self.all.waiting_from_now();
-        // Anything else it has become stays.
+        // Any other state stays.
         let _ = self.activity.state.compare_exchange(NEW, waiting, Ordering::AcqRel, Ordering::Acquire);
     }
 
-    /// A request has come. False if the connection has to close instead, without an answer.
+    /// A request has come. False if the connection must close instead, without an answer.
     #[must_use]
     pub(crate) fn begin(&self) -> bool {
         let begin = |state| (state != CLOSING).then_some(BUSY);
         self.activity.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, begin).is_ok()
     }
 
-    /// The answer was read to its end.
+    /// The body of the answer was read to its end.
     pub(super) fn answered(&self) {
         self.activity.state.store(FINISHING, Ordering::Release);
     }
 
-    /// Everything that was written is with the kernel.
+    /// All written bytes were handed to the kernel.
     pub(super) fn flushed(&self) {
         if self.activity.is(FINISHING) {
             self.activity.state.store(self.all.waiting_from_now(), Ordering::Release);
         }
     }
 
-    /// Waits until this connection has to make room for another one.
+    /// Waits until this connection must make room for another one.
     pub(crate) async fn must_close(&self) {
         self.activity.close.notified().await;
     }
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
         let mut table = self.all.table.lock().unwrap_or_else(PoisonError::into_inner);
         table.open.remove(&self.id);

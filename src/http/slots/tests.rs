@@ -1,4 +1,4 @@
-//! Who has a place, who waits for one, and who gives his away.
+//! Who has a slot, who waits for one, and who gives his away.
 
 use std::collections::HashSet;
 use std::net::Ipv4Addr;
@@ -8,8 +8,8 @@ use super::*;
 const SELF: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const LONG: Duration = Duration::from_secs(60);
 
-fn places(anybody: usize, over_limit: usize) -> Arc<Places> {
-    Places::new(PlaceCounts { anybody, over_limit, known: 0 }, Known::default())
+fn slots(anybody: usize, over_limit: usize) -> Arc<Slots> {
+    Slots::new(SlotCounts { anybody, over_limit, known: 0 }, KnownAddresses::default())
 }
 
 fn host(n: u8) -> IpAddr {
@@ -17,17 +17,17 @@ fn host(n: u8) -> IpAddr {
 }
 
 /// Of this host, and somebody has looked: it waits for its request.
-async fn silent(places: &Arc<Places>) -> Place {
-    let place = places.take(SELF).await.unwrap();
-    place.looked_at();
-    place
+async fn silent(slots: &Arc<Slots>) -> Slot {
+    let slot = slots.take(SELF).await.unwrap();
+    slot.looked_at();
+    slot
 }
 
 /// With a request in flight.
-async fn busy(places: &Arc<Places>, from: IpAddr) -> Place {
-    let place = places.take(from).await.unwrap();
-    assert!(place.begin());
-    place
+async fn busy(slots: &Arc<Slots>, from: IpAddr) -> Slot {
+    let slot = slots.take(from).await.unwrap();
+    assert!(slot.begin());
+    slot
 }
 
 #[test]
@@ -47,7 +47,7 @@ fn admission_by_what_is_open_and_closing() {
     const OVER_LIMIT: Admission = Admission::Admitted(Kind::OverLimit);
     let admitted = |open, beyond, closing, over_limit| {
         let all = Held { open, over_limit: beyond, closing };
-        admission(all, Held::default(), PlaceCounts { anybody: 10, over_limit, known: 0 })
+        admission(all, Held::default(), SlotCounts { anybody: 10, over_limit, known: 0 })
     };
     for (open, beyond, closing, expected) in [
         (0, 0, 0, REGULAR),
@@ -65,151 +65,151 @@ fn admission_by_what_is_open_and_closing() {
         assert_eq!(found, expected, "{open} open, of these {beyond} beyond the limit and {closing} closing");
     }
     assert_eq!(admitted(10, 0, 0, 0), Admission::Later);
-    assert_eq!(admitted(10, 0, 1, 0), REGULAR, "the place of the closing one is free");
+    assert_eq!(admitted(10, 0, 1, 0), REGULAR, "the slot of the closing one is free");
     assert_eq!(admitted(11, 0, 1, 0), Admission::Later);
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_one_that_waits_longest_is_closed_and_never_one_with_a_request() {
-    let places = places(3, 0);
+    let slots = slots(3, 0);
     let later = || tokio::time::advance(Duration::from_millis(10));
-    let busy = busy(&places, SELF).await;
+    let busy = busy(&slots, SELF).await;
     later().await;
-    let used_lately = silent(&places).await;
+    let used_lately = silent(&slots).await;
     later().await;
-    let waits_longest = silent(&places).await;
+    let waits_longest = silent(&slots).await;
     later().await;
     // Its answer is complete and flushed: from now on it waits.
     assert!(used_lately.begin());
     used_lately.answered();
     used_lately.flushed();
 
-    let new = places.take(SELF).await.unwrap();
+    let new = slots.take(SELF).await.unwrap();
     waits_longest.must_close().await;
     assert!(!waits_longest.begin(), "a connection that is closing answers nothing more");
     drop(waits_longest);
     assert!(new.begin() && used_lately.begin() && busy.begin());
-    let none_waits = tokio::time::timeout(LONG, places.take(SELF)).await;
-    assert!(none_waits.is_err(), "a connection with a request in flight lost its place");
+    let none_waits = tokio::time::timeout(LONG, slots.take(SELF)).await;
+    assert!(none_waits.is_err(), "a connection with a request in flight lost its slot");
 }
 
 /// When all agents come back at once they are accepted faster than they are served. Each new one cost those
-/// that had been accepted before it their places, with their requests in their sockets.
+/// that had been accepted before it their slots, with their requests in their sockets.
 #[tokio::test(start_paused = true)]
 async fn a_connection_that_nobody_has_looked_at_is_not_closed_for_a_new_one() {
-    let places = places(2, 0);
-    let unread = [places.take(SELF).await.unwrap(), places.take(SELF).await.unwrap()];
-    assert!(tokio::time::timeout(LONG, places.take(SELF)).await.is_err(), "an unread one lost its place");
+    let slots = slots(2, 0);
+    let unread = [slots.take(SELF).await.unwrap(), slots.take(SELF).await.unwrap()];
+    assert!(tokio::time::timeout(LONG, slots.take(SELF)).await.is_err(), "an unread one lost its slot");
     assert!(unread[0].begin());
     unread[1].looked_at();
-    let new = places.take(SELF).await;
+    let new = slots.take(SELF).await;
     unread[1].must_close().await;
     drop(new);
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_of_which_bytes_are_left_is_still_in_flight() {
-    let places = places(1, 0);
-    let sending = busy(&places, SELF).await;
+    let slots = slots(1, 0);
+    let sending = busy(&slots, SELF).await;
     sending.flushed();
     sending.answered();
-    let early = tokio::time::timeout(LONG, places.take(SELF)).await;
+    let early = tokio::time::timeout(LONG, slots.take(SELF)).await;
     assert!(early.is_err(), "the last bytes of an answer were cut off");
     sending.flushed();
-    let _new = places.take(SELF).await;
+    let _new = slots.take(SELF).await;
     sending.must_close().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn over_the_limit_a_few_are_admitted_and_the_silent_ones_of_them_are_closed() {
-    let places = places(1, 2);
-    let regular = busy(&places, SELF).await;
+    let slots = slots(1, 2);
+    let regular = busy(&slots, SELF).await;
     assert!(!regular.is_over_limit());
-    let (silent, asking) = (silent(&places).await, busy(&places, SELF).await);
+    let (silent, asking) = (silent(&slots).await, busy(&slots, SELF).await);
     assert!(silent.is_over_limit() && asking.is_over_limit());
-    let (probe, ()) = tokio::join!(places.take(SELF), async {
+    let (probe, ()) = tokio::join!(slots.take(SELF), async {
         silent.must_close().await;
         drop(silent);
     });
     let probe = probe.unwrap();
     assert!(probe.is_over_limit() && probe.begin());
     drop((regular, asking, probe));
-    assert!(!places.take(SELF).await.unwrap().is_over_limit(), "the places are free again");
+    assert!(!slots.take(SELF).await.unwrap().is_over_limit(), "the slots are free again");
 }
 
 /// At the limit of the leader what the other servers forwarded was refused: living hosts were hidden.
 #[tokio::test(start_paused = true)]
 async fn known_addresses_have_places_that_nobody_else_takes() {
-    let known = Known::default();
+    let known = KnownAddresses::default();
     known.set(HashSet::from([host(200), SELF]));
-    let places = Places::new(PlaceCounts { anybody: 4, over_limit: 1, known: 2 }, known.clone());
+    let slots = Slots::new(SlotCounts { anybody: 4, over_limit: 1, known: 2 }, known.clone());
     let mut held = Vec::new();
     for n in 0..5 {
-        held.push(busy(&places, host(n)).await);
+        held.push(busy(&slots, host(n)).await);
     }
-    assert!(places.take(host(9)).await.is_none(), "everything is taken, and somebody known may wait behind");
-    assert!(places.take(SELF).await.is_none(), "clients of this host are no servers");
-    let member = busy(&places, host(200)).await;
+    assert!(slots.take(host(9)).await.is_none(), "everything is taken, and somebody known may wait behind");
+    assert!(slots.take(SELF).await.is_none(), "clients of this host are no servers");
+    let member = busy(&slots, host(200)).await;
     assert!(!member.is_over_limit() && !member.is_to_end(), "its connection goes on");
-    let idle = places.take("::ffff:10.0.0.200".parse().unwrap()).await.unwrap();
+    let idle = slots.take("::ffff:10.0.0.200".parse().unwrap()).await.unwrap();
     idle.looked_at();
-    assert!(places.take(host(200)).await.is_none(), "it has used up its own and finds no other");
+    assert!(slots.take(host(200)).await.is_none(), "it has used up its own and finds no other");
     assert!(tokio::time::timeout(LONG, idle.must_close()).await.is_err(), "it made room for somebody else");
     drop(idle);
-    assert!(places.take(host(200)).await.is_some());
+    assert!(slots.take(host(200)).await.is_some());
     known.set(HashSet::new());
-    assert!(places.take(host(200)).await.is_none(), "it is no server any more");
+    assert!(slots.take(host(200)).await.is_none(), "it is no server any more");
     held.pop();
     held.pop();
-    assert!(!places.take(host(9)).await.unwrap().is_over_limit(), "others' places are free again");
+    assert!(!slots.take(host(9)).await.unwrap().is_over_limit(), "others' slots are free again");
 }
 
 #[tokio::test(start_paused = true)]
 async fn one_address_takes_three_quarters_and_others_find_the_rest() {
-    let places = places(8, 8);
+    let slots = slots(8, 8);
     let mut of_one = Vec::new();
     for _ in 0..6 {
-        of_one.push(busy(&places, host(1)).await);
+        of_one.push(busy(&slots, host(1)).await);
     }
-    let answered_once = [busy(&places, host(1)).await, busy(&places, host(1)).await];
-    assert!(answered_once.iter().all(Place::is_over_limit));
-    assert!(places.take(host(1)).await.is_none(), "it took the places for probes, too");
-    let other = busy(&places, host(2)).await;
+    let answered_once = [busy(&slots, host(1)).await, busy(&slots, host(1)).await];
+    assert!(answered_once.iter().all(Slot::is_over_limit));
+    assert!(slots.take(host(1)).await.is_none(), "it took the slots for probes, too");
+    let other = busy(&slots, host(2)).await;
     assert!(!other.is_over_limit());
     // One of its own that waits makes room for its next.
     let waits = of_one.pop().unwrap();
     waits.answered();
     waits.flushed();
-    let next = places.take(host(1)).await.unwrap();
+    let next = slots.take(host(1)).await.unwrap();
     assert!(!next.is_over_limit());
     waits.must_close().await;
     drop((of_one, answered_once, waits, next, other));
-    assert_eq!(places.table.lock().unwrap().by_address, HashMap::new());
+    assert_eq!(slots.table.lock().unwrap().by_address, HashMap::new());
 }
 
 #[tokio::test]
 async fn all_addresses_of_one_link_are_one_client_and_this_host_may_take_everything() {
-    let places = places(4, 0);
+    let slots = slots(4, 0);
     let address = |n: u8| format!("fd00:0:0:1::{n}").parse().unwrap();
     let held =
-        [busy(&places, address(1)).await, busy(&places, address(2)).await, busy(&places, address(3)).await];
-    assert!(places.take(address(4)).await.is_none());
-    assert!(places.take("fd00:0:0:2::1".parse().unwrap()).await.is_some());
+        [busy(&slots, address(1)).await, busy(&slots, address(2)).await, busy(&slots, address(3)).await];
+    assert!(slots.take(address(4)).await.is_none());
+    assert!(slots.take("fd00:0:0:2::1".parse().unwrap()).await.is_some());
     drop(held);
     for own in ["127.0.0.1", "::1", "::ffff:127.0.0.1"] {
         let mut held = Vec::new();
         for _ in 0..4 {
-            held.push(busy(&places, own.parse().unwrap()).await);
+            held.push(busy(&slots, own.parse().unwrap()).await);
         }
     }
 }
 
 #[tokio::test]
 async fn from_three_quarters_on_connections_end_with_their_answer() {
-    let places = places(8, 0);
+    let slots = slots(8, 0);
     let mut held = Vec::new();
     for n in 0..8_u8 {
-        held.push(busy(&places, host(n)).await);
+        held.push(busy(&slots, host(n)).await);
         assert_eq!(held[0].is_to_end(), held.len() >= 6, "{} open", held.len());
     }
     held.truncate(5);
