@@ -59,6 +59,9 @@ pub use startup::failure::Error;
 pub use startup::offline;
 
 /// Runs a server until `stop`; `ready` is called once lookups are answered.
+///
+/// # Errors
+/// Why it did not start, or did not go on.
 pub async fn run(config: Config, stop: Stop, ready: impl FnOnce(Addresses) + Send) -> Result<(), Error> {
     let Config {
         data_dir,
@@ -144,7 +147,8 @@ fn warn_in_the_clear(addresses: Addresses) {
     }
 }
 
-/// Others that join would be told this name, which leads each of them to itself; they are refused then.
+/// Warns if servers that join would be told a loopback name: it leads each of them to itself, and they are
+/// refused.
 fn warn_of_names(names: &NodeNames, addresses: Addresses) {
     let name = names.raft_address.as_deref().and_then(|name| name.parse::<SocketAddr>().ok());
     if let Some(name) = name.filter(|name| name.ip().is_loopback())

@@ -78,7 +78,7 @@ impl Inner {
 }
 
 impl ApiService {
-    /// Serves `app`.
+    /// The service of `app`.
     pub fn new(app: AppHandle) -> Self {
         let routes = endpoints::router(app.clone());
         Self(Arc::new(Inner { app, lookups: OnceLock::new(), routes, metrics: Metrics::new() }))

@@ -29,13 +29,13 @@ use crate::task::Stop;
 
 /// The parts of a server whose index is loaded.
 pub struct App {
-    /// Raft: proposals, membership, status.
+    /// The raft node: proposals, membership, status.
     pub node: Node,
     /// The replicated index, for reads.
     pub index: Index,
-    /// The other servers.
+    /// This server among the others.
     pub cluster: Cluster,
-    /// Handles writes.
+    /// Handles advertise, withdraw and sync.
     pub writes: Arc<Writes>,
     /// Leases, in the leader's memory.
     pub leases: LeaseTable,
@@ -49,7 +49,7 @@ pub struct App {
     pub operators: Operators,
     /// Which addresses a holder may have.
     pub holders: HolderPolicy,
-    /// Cancelled once stopping begins.
+    /// Cancelled as soon as the server stops.
     pub stop: Stop,
 }
 

@@ -27,7 +27,7 @@ use server_client::{ServerClient, server_client};
 /// What a server knows of the others, and how it speaks with them; clones share it.
 #[derive(Clone)]
 pub struct Cluster {
-    /// Which cluster this is.
+    /// The cluster that this server belongs to.
     pub identity: ClusterIdentity,
     /// Whether this server may decide.
     pub leadership: Leadership,

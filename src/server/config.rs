@@ -4,40 +4,42 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Everything that a server can be told.
+/// The settings of a server.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Its data folder.
+    /// Folder of the index and the raft log.
     pub data_dir: PathBuf,
-    /// Where agents ask.
+    /// Address of the discovery API.
     pub listen: SocketAddr,
-    /// Where the other servers ask. Absent: the port of this node's entry in `cluster` on all
-    /// addresses, or 127.0.0.1:7790 for a cluster of one.
+    /// Address of raft. `None`: the port of this node's entry in `cluster` on all addresses, or
+    /// 127.0.0.1:7790 for a cluster of one.
     pub raft_listen: Option<SocketAddr>,
-    /// Host of the API address in the membership. Absent: the host of its entry in `cluster`.
+    /// Host of the API address in the membership. `None`: the host of this node's entry in `cluster`.
     pub advertise: Option<String>,
-    /// The raft addresses of all members, `host:port`; empty: a cluster of one.
+    /// The raft addresses of all members, `host:port`; empty for a cluster of one.
     pub cluster: Vec<String>,
-    /// Raft address of a member of the cluster to wait for; a server without data founds none then.
+    /// Raft address of a member of the cluster to join: a server without data waits to be admitted to it, and
+    /// founds none.
     pub join: Option<String>,
-    /// Allows raft in the clear on other than loopback, and changes of the membership from there.
+    /// Whether raft may listen in the clear on other than loopback addresses, and operators may call from
+    /// there.
     pub insecure: bool,
-    /// Lease of clients that name none (Go `pi`).
+    /// Lease of clients that name no length (Go `pi`).
     pub lease_default: Duration,
-    /// How long a hidden holder's inventory is kept.
+    /// How long the inventory of a hidden holder is kept.
     pub forget_after: Duration,
-    /// Without data and others it listens for so long before it founds a cluster.
+    /// How long a server without data and without others listens before it founds a cluster.
     pub found_after: Duration,
-    /// With less free bytes in its data folder it stores nothing more; 0: it does not look. Absent: what
-    /// fits the disk.
+    /// Free bytes on the disk of the data folder below which the server stores nothing more; 0 turns the
+    /// check off. `None`: a share of the disk.
     pub disk_free_min: Option<u64>,
 }
 
-/// Where a server listens.
+/// The addresses on which a server listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Addresses {
-    /// Discovery API.
+    /// Address of the discovery API.
     pub api: SocketAddr,
-    /// Raft RPC.
+    /// Address of raft.
     pub raft: SocketAddr,
 }

@@ -101,7 +101,7 @@ async fn refuse_other_clusters(State(app): State<AppHandle>, request: Request<Bo
     next.run(request).await
 }
 
-/// See [`with_marks`].
+/// Adds the marks of [`with_marks`] to the answer of a route.
 async fn mark_answer(State(app): State<AppHandle>, request: Request, next: Next) -> Response {
     with_marks(&app, next.run(request).await)
 }

@@ -49,7 +49,7 @@ pub enum ApiError {
         /// The time that its endpoint gives.
         timeout: Duration,
     },
-    /// The body ended early.
+    /// The body ended before its last byte.
     #[error("could not read the request body: {0}")]
     BodyBroken(#[source] axum::Error),
     /// No visible holder of the asker's group has the key. The text is the Go Piccolo's.
@@ -66,7 +66,7 @@ pub enum ApiError {
     /// The pair of the write is lower than the stored one.
     #[error("stale: epoch {} seq {} is stored", stored.epoch, stored.seq)]
     Stale {
-        /// The stored pair.
+        /// The pair that is stored.
         stored: Pair,
     },
     /// A write is meant for another cluster. Nothing was done.

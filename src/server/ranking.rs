@@ -1,12 +1,12 @@
 //! Which holders an asker is told, and in which order. Pure: positions in, addresses out.
 //!
-//! Two orders. **Tiers and spread** for native agents: zone + /24, zone + /16, zone, the rest (IPv6:
-//! /64, what one link has, and /48, what one site has); inside a tier every asker starts elsewhere,
-//! so that a new layer's first holder is not everybody's first choice. **Prefix** for the Go `pi`:
-//! longest common prefix first, then address, then text; deterministic, as in the Go Piccolo.
+//! There are two orders. **Tiers with a spread** are for native agents. The tiers are zone + /24, zone + /16,
+//! zone, and the rest; for IPv6 they are /64 (one link) and /48 (one site) instead. Inside a tier every asker
+//! begins at another holder, so that the first holder of a new layer is not the first choice of all.
+//! **Prefix** is for the Go `pi`, as in the Go Piccolo: longest common prefix first, then address, then text.
 //!
-//! The holders of a key come sorted by (zone, address), so that every tier is a contiguous range
-//! found by binary search: a key with 50,000 holders costs hardly more than one with 40.
+//! The holders of a key come sorted by (zone, address), so that every tier is a contiguous range that a
+//! binary search finds: a key with 50,000 holders costs hardly more than one with 40.
 
 mod holders;
 mod prefix;
@@ -23,37 +23,38 @@ pub use holders::Holders;
 use holders::prefix_bounds;
 use prefix::by_prefix;
 
-/// Who asks.
+/// The client that asks for holders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asker<'a> {
-    /// Nobody said: the holders in a stable order.
+    /// It has not named itself: the holders come in a stable order.
     Unknown,
-    /// A native agent, by the address of its own blob server: only that is left out.
+    /// A native agent. Only its own blob server is left out.
     Holder {
-        /// Its blob server.
+        /// Address of its blob server.
         address: SocketAddr,
-        /// Its zone as the index knows it.
+        /// Its zone, as the index knows it.
         zone: &'a str,
         /// Whether it wants the prefix order.
         prefix_order: bool,
     },
-    /// A Go `pi`, which tells its IP only: all holders on it are left out, prefix order.
+    /// A Go `pi`, which names its IP address only. All holders on that address are left out; the order is by
+    /// prefix.
     Host(IpAddr),
 }
 
-/// What nodes have reported of a holder.
+/// What the reports of nodes say of a holder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reputation {
-    /// Nothing that counts.
+    /// No report counts: it is ranked as usual.
     Sound,
-    /// It could not be had: after all others.
+    /// It could not be reached: it comes after all others.
     Last,
-    /// Its bytes were wrong: not at all.
+    /// Its bytes were wrong: it is left out.
     LeftOut,
 }
 
-/// The same order, in which those that could not be had come after all others. Looks past
-/// [`RANKED_LAST_SKIPPED_MAX`] of them, farther ones do not move up.
+/// Ranks as [`rank`] does, but by `reputation`: holders that could not be reached come after all others. At
+/// most [`RANKED_LAST_SKIPPED_MAX`] of them are skipped; holders behind those do not move up.
 pub fn rank_by_reputation(
     holders: &impl Holders,
     key: &Key,
@@ -83,7 +84,7 @@ pub fn rank_by_reputation(
     }
 }
 
-/// At most `count` holders of `key`, the best for `asker` first, never the asker itself.
+/// Returns at most `count` holders of `key`, the best for `asker` first, never the asker itself.
 pub fn rank(holders: &impl Holders, key: &Key, asker: &Asker<'_>, count: usize) -> Vec<SocketAddr> {
     match asker {
         Asker::Unknown => (0..holders.len().min(count)).map(|position| holders.address(position)).collect(),
@@ -93,7 +94,7 @@ pub fn rank(holders: &impl Holders, key: &Key, asker: &Asker<'_>, count: usize) 
     }
 }
 
-/// Prefix lengths of the two inner tiers, in [`address_key`] space.
+/// Prefix lengths of the two inner tiers, in bits of an [`address_key`].
 fn tier_prefixes(ip: IpAddr) -> [u32; 2] {
     match ip {
         IpAddr::V4(_) => [96 + 24, 96 + 16],
@@ -146,7 +147,7 @@ fn by_tiers(
 /// A tier without the tier inside it: the positions of `outer` that are not in `inner`.
 struct Ring {
     outer: Range<usize>,
-    /// Empty, or a part of `outer`.
+    /// The tier inside; empty, or a part of `outer`.
     inner: Range<usize>,
 }
 
@@ -165,7 +166,8 @@ impl Ring {
     }
 }
 
-/// Where an asker begins in a tier and how it goes on, from a hash of asker and key.
+/// The order in which an asker meets the holders of a tier: where it begins, and with which step it goes on.
+/// Both come from a hash of asker and key.
 struct Spread {
     start: u64,
     step: u64,
@@ -185,7 +187,7 @@ impl Spread {
         Self { start: word(0), step: word(8) }
     }
 
-    /// Every number below `n` once: `start + i * step mod n`, with `step` coprime to `n`.
+    /// Visits every number below `n` once: `start + i * step mod n`, with `step` coprime to `n`.
     fn over(&self, n: usize) -> impl Iterator<Item = usize> + use<> {
         let n = n as u64;
         let (start, step) = match n {
@@ -205,8 +207,8 @@ impl Spread {
     }
 }
 
-/// The first number from `candidate` on, below `n`, that has no divisor in common with it; `n - 1`
-/// has none, so there is one.
+/// The first number from `candidate` on and below `n` that is coprime to `n`. There is one, because `n - 1`
+/// is.
 fn coprime(n: u64, candidate: u64) -> u64 {
     debug_assert!(0 < candidate && candidate < n);
     (candidate..n).find(|step| gcd(*step, n) == 1).unwrap_or(1)

@@ -71,7 +71,7 @@ impl Reports {
         self.lock().table.effective()
     }
 
-    /// `source` reports `subject`.
+    /// Adds a report of `subject` by `source`.
     pub fn add(&self, subject: Subject, source: Source) -> Taken {
         let (index, now) = (self.index.applied_index(), self.clock.monotonic());
         self.change(|tracked| {

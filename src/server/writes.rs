@@ -42,11 +42,11 @@ use kind::WriteKind;
 use propose::{propose, refuse_without_room};
 use sync::sync;
 
-/// Handles writes.
+/// Handles advertise, withdraw and sync.
 pub struct Writes {
-    /// Proposes entries.
+    /// Proposes log entries.
     pub node: Node,
-    /// Says what is applied.
+    /// Says what has been applied.
     pub index: Index,
     /// Brings writes to the leader.
     pub forwarder: Forwarder,

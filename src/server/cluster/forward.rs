@@ -75,7 +75,7 @@ impl ForwardPermits {
 
 /// A request that only the leader can answer.
 pub struct LeaderRequest {
-    /// Its path.
+    /// Path of its endpoint.
     pub path: &'static str,
     /// Its body, as it came.
     pub body: Bytes,

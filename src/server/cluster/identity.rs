@@ -25,7 +25,7 @@ pub struct ClusterIdentity {
 }
 
 impl ClusterIdentity {
-    /// The identity of `node`.
+    /// The identity of the cluster of `node`.
     pub fn new(node: Node) -> Self {
         Self { node, header: Arc::default() }
     }

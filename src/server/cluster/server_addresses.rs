@@ -1,6 +1,6 @@
 //! The addresses from which the other servers connect: those at which raft reaches their raft port and their
-//! API. Their connections have slots of their own ([`KnownAddresses`]). A server behind address translation comes from
-//! another address, and is a client like any other.
+//! API. Their connections have slots of their own ([`KnownAddresses`]). A server behind address translation
+//! comes from another address, and is a client like any other.
 
 use std::collections::HashSet;
 use std::convert::Infallible;
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
     use crate::server::testing::leading_app;
 
-    /// Knows one name.
+    /// A resolver that knows one name.
     #[derive(Debug)]
     struct Resolver;
 
@@ -98,7 +98,7 @@ mod tests {
         assert_eq!(addresses(members.into_iter(), &names), expected.into());
     }
 
-    /// Its own address is that of the clients on its host.
+    /// The own address of a server is that of the clients on its host.
     #[tokio::test]
     async fn a_server_alone_knows_no_other() {
         let app = leading_app().await;

@@ -27,7 +27,7 @@ use crate::server::reports::Reports;
 use crate::server::requests::accepted::{group, socket_address};
 use crate::server::requests::query::Query;
 
-/// What a lookup uses.
+/// The parts that a lookup uses.
 #[derive(Clone)]
 pub struct Lookups {
     node: Node,

@@ -28,7 +28,7 @@ use crate::server::requests::query::Query;
 
 const _: () = assert!(HOSTS_PAGE_MAX <= HOSTS_UNDER_LOCK_MAX);
 
-/// What a list of hosts uses.
+/// The parts that a list of hosts uses.
 #[derive(Clone)]
 pub struct Hosts {
     node: Node,

@@ -24,7 +24,7 @@ use crate::server::permits::bodies::read_heartbeat;
 use crate::server::reports::Reports;
 use crate::server::requests::accepted::{self, AcceptedHeartbeat, HolderPolicy};
 
-/// What a heartbeat uses.
+/// The parts that a heartbeat uses.
 #[derive(Clone)]
 pub struct Heartbeats {
     node: Node,
@@ -67,7 +67,7 @@ pub async fn handle(Loaded(heartbeats): Loaded<Heartbeats>, incoming: Request) -
 }
 
 impl Heartbeats {
-    /// Decides on the leader.
+    /// Handles a heartbeat on the leader.
     async fn decide(&self, accepted: &AcceptedHeartbeat) -> Result<Response, ApiError> {
         let AcceptedHeartbeat { holder, heartbeat, usage } = accepted;
         let record = self.index.host(holder);

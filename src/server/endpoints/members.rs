@@ -23,7 +23,7 @@ use crate::server::operators::Operators;
 use crate::server::permits::Permits;
 use crate::server::requests::json::{Fields, Texts};
 
-/// What these endpoints use.
+/// The parts that the membership endpoints use.
 #[derive(Clone)]
 pub struct Members {
     node: Node,

@@ -23,7 +23,7 @@ const UNMATCHED: &str = "unmatched";
 /// The bits of the checksum that a float holds exactly.
 const CHECKSUM_MASK: u128 = (1 << 52) - 1;
 
-/// What the gauges are set from.
+/// The parts that the gauges show.
 #[derive(Clone)]
 struct Gauges {
     node: Node,

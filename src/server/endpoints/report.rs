@@ -25,7 +25,7 @@ use crate::server::reports::table::{Source, Subject, Taken};
 use crate::server::requests::accepted::{self, HolderPolicy};
 use crate::server::requests::json::Fields;
 
-/// What a report uses.
+/// The parts that a report uses.
 #[derive(Clone)]
 pub struct Reporting {
     node: Node,
@@ -49,7 +49,7 @@ impl FromRef<App> for Reporting {
     }
 }
 
-/// An accepted report.
+/// A report whose fields are checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Accepted {
     host: SocketAddr,

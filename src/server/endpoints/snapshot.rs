@@ -32,7 +32,7 @@ use crate::server::error::ApiError;
 use crate::server::operators::Operators;
 use crate::server::permits::Permits;
 
-/// What a snapshot uses.
+/// The parts that a snapshot uses.
 #[derive(Clone)]
 pub struct Snapshots {
     node: Node,

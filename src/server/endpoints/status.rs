@@ -11,7 +11,7 @@ use crate::server::cluster::level;
 use crate::server::leases::fleet::FleetUsage;
 use crate::task::Stop;
 
-/// What the status is made of.
+/// The parts that the status is made of.
 #[derive(Clone)]
 pub struct Status {
     node: Node,

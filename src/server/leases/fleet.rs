@@ -34,12 +34,12 @@ pub struct FleetUsage {
 }
 
 impl FleetUsage {
-    /// No counters yet.
+    /// A fleet without counters.
     pub fn new(leadership: Leadership) -> Self {
         Self { fleet: Arc::default(), leadership }
     }
 
-    /// The counters, locked.
+    /// Locks the counters.
     pub fn lock(&self) -> MutexGuard<'_, Fleet> {
         self.fleet.lock().expect("no code panics while it holds this lock")
     }

@@ -21,7 +21,7 @@ impl LeaseTable {
         Self { leases: Arc::new(Mutex::new(leases)), clock }
     }
 
-    /// The leases, locked.
+    /// Locks the leases.
     pub fn lock(&self) -> MutexGuard<'_, Leases> {
         self.leases.lock().expect("no lease operation panics")
     }

@@ -24,7 +24,7 @@ const PROPOSE_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// Ends leases on the leader.
 pub struct LeaseTask {
-    /// Proposes the ends.
+    /// Proposes the ends of leases.
     pub node: Node,
     /// Says what became of the hosts.
     pub index: Index,
@@ -44,7 +44,7 @@ struct Followed {
 }
 
 impl LeaseTask {
-    /// Sweeps until `stop`.
+    /// Sweeps the leases until `stop`.
     pub async fn run(self, stop: Stop) -> Result<(), Infallible> {
         let mut ticks = tokio::time::interval(LEASE_SWEEP_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -20,7 +20,7 @@ use crate::server::error::ApiError;
 
 /// Bytes of a body over the limit that are still read, and thrown away.
 const TOO_LARGE_DISCARD_BYTES_MAX: usize = 2 * API_BODY_BYTES_MAX;
-/// Time for reading them.
+/// Time for reading those bytes.
 const TOO_LARGE_DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Memory for all bodies at hand, a permit a byte; clones share it.

@@ -1,11 +1,11 @@
-//! The order of the Go Piccolo: longest common prefix with the asker first, then address, then text.
-//! Deterministic and strict; zones do not count.
+//! The order of the Go Piccolo: longest common prefix with the asker first, then address, then text. It is
+//! strict and does not depend on zones.
 //!
-//! Postings are sorted by zone first, and a site may have as many zones as hosts. So the holders are met
-//! by walking over the group's hosts, which are sorted by address: outwards from the asker, from one
-//! common prefix to the next shorter one that anybody has. A key whose holders are not met soon has few
-//! of them for its group, or they are far away: then all of its holders are looked at once, and the best
-//! kept. Both together cost no more than a few looks at each holder.
+//! Postings are sorted by zone first, and a site may have as many zones as hosts. So the holders are found by
+//! a walk over the hosts of the group, which are sorted by address: outwards from the asker, from one common
+//! prefix to the next shorter one that any host has. If the walk does not find holders soon, the key has few
+//! of them for its group, or they are far away: then all holders of the key are scanned once, and the best
+//! are kept. Both together cost no more than a few steps for each holder.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -15,16 +15,16 @@ use piccolo_raft::index::address_key;
 
 use super::holders::{Holders, prefix_bounds};
 
-/// Hosts that are walked over, at most: one in so many of the holders. A step costs several times as much
-/// as a look at a holder.
+/// The walk visits at most one host for so many holders: a step costs several times as much as scanning a
+/// holder.
 const WALKED_SHARE: usize = 8;
-/// As few holders are looked at without a walk, and so many steps are always tried.
+/// So few holders are scanned without a walk, and so many steps are always tried.
 const WALKED_MIN: usize = 64;
 
-/// A holder by its rank: the best one is the least.
+/// A holder, ordered by its rank: the best one is the least.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Ranked {
-    /// Bits that it has in common with the asker.
+    /// Length of the prefix that it has in common with the asker, bits.
     common: u32,
     address: u128,
     holder: SocketAddr,
@@ -41,7 +41,7 @@ impl Ord for Ranked {
     fn cmp(&self, other: &Self) -> Ordering {
         let by_prefix = other.common.cmp(&self.common);
         by_prefix.then_with(|| self.address.cmp(&other.address)).then_with(|| {
-            // Of one address, so that the ports decide about the text.
+            // Both have one address, so that the ports decide the order of the texts.
             match self.holder.port() == other.holder.port() {
                 true => Ordering::Equal,
                 false => self.holder.port().to_string().cmp(&other.holder.port().to_string()),
@@ -56,7 +56,8 @@ impl PartialOrd for Ranked {
     }
 }
 
-/// At most `count` holders in this order. Leaves out `except`, or everything on the asker's address.
+/// Returns at most `count` holders in this order. Leaves out `except`, or all holders on the asker's address
+/// if that is `None`.
 pub(super) fn by_prefix(
     holders: &impl Holders,
     asker: IpAddr,
@@ -73,7 +74,7 @@ pub(super) fn by_prefix(
     walked.unwrap_or_else(|| scan(holders, asker, &is_asked_for, wanted))
 }
 
-/// Outwards from `asker`; `None` if that takes too many steps.
+/// Walks outwards from `asker`; `None` if that takes too many steps.
 fn walk(
     holders: &impl Holders,
     asker: u128,
@@ -82,14 +83,14 @@ fn walk(
 ) -> Option<Vec<SocketAddr>> {
     let mut steps = WALKED_MIN.max(holders.len() / WALKED_SHARE);
     let mut chosen: Vec<SocketAddr> = Vec::with_capacity(wanted);
-    // All hosts between these two, both inclusive, have been walked over.
+    // All hosts between these two, both inclusive, have been visited.
     let mut inner: Option<(u128, u128)> = None;
     while chosen.len() < wanted {
         let Some((low, high)) = next_ring(holders, asker, inner) else { break };
         let mut ring: Vec<Ranked> = Vec::new();
         for (host, holds) in holders.hosts(low, high) {
             let last = ring.last().map(|last| last.holder.ip());
-            // Among those of one address the text decides, and they come in the order of the port number.
+            // Among hosts of one address the text decides, but they come in the order of the port number.
             if chosen.len() + ring.len() >= wanted && last != Some(host.ip()) {
                 break;
             }
@@ -107,7 +108,7 @@ fn walk(
     Some(chosen)
 }
 
-/// Bounds of the addresses outside of `inner` with the longest common prefix that any host there has.
+/// Bounds of the addresses outside of `inner` that have the longest common prefix which any host there has.
 fn next_ring(holders: &impl Holders, asker: u128, inner: Option<(u128, u128)>) -> Option<(u128, u128)> {
     let (below, above) = match inner {
         None => (holders.host_at_or_below(asker), holders.host_at_or_above(asker)),
@@ -116,7 +117,7 @@ fn next_ring(holders: &impl Holders, asker: u128, inner: Option<(u128, u128)>) -
             high.checked_add(1).and_then(|above| holders.host_at_or_above(above)),
         ),
     };
-    // In sorted order nobody has more in common with the asker than its neighbours.
+    // In sorted order, no host has more in common with the asker than its neighbours.
     let common = |address: u128| (address ^ asker).leading_zeros();
     let longest = below.into_iter().chain(above).map(common).max()?;
     Some(common_prefix_exactly(asker, longest))
@@ -131,14 +132,14 @@ fn common_prefix_exactly(address: u128, prefix: u32) -> (u128, u128) {
     prefix_bounds(address ^ first_other_bit, prefix + 1)
 }
 
-/// All holders, once.
+/// Scans all holders once.
 fn scan(
     holders: &impl Holders,
     asker: u128,
     is_asked_for: &impl Fn(SocketAddr) -> bool,
     wanted: usize,
 ) -> Vec<SocketAddr> {
-    // The worst one on top.
+    // The worst of the best is on top.
     let mut best: BinaryHeap<Ranked> = BinaryHeap::with_capacity(wanted + 1);
     for holder in holders.addresses().filter(|holder| is_asked_for(*holder)) {
         let ranked = Ranked::new(asker, holder);

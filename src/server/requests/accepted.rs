@@ -60,7 +60,7 @@ pub struct AcceptedWrite {
 /// An accepted heartbeat.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AcceptedHeartbeat {
-    /// Its sender.
+    /// The holder that has sent it.
     pub holder: Holder,
     /// What it says of its sender.
     pub heartbeat: Heartbeat,

@@ -1,6 +1,6 @@
-//! Request bodies as Go's encoding/json reads them, because the Go `pi` is a client: field names in
-//! any case, the last one of a name counts, `null` is absent, unknown fields are ignored. What is
-//! wrong is said with the name of the field.
+//! Request bodies, read as Go's encoding/json reads them, because the Go `pi` is a client: field names match
+//! in any case, the last field of a name counts, `null` counts as absent, unknown fields are ignored. Errors
+//! name the field.
 
 mod fields;
 
@@ -11,20 +11,20 @@ use crate::server::error::FormatError;
 pub use fields::Texts;
 use fields::{Found, Object};
 
-/// The fields of a JSON object that somebody asks for, and the list that `T` takes. A field is asked for by
-/// one of the names given to [`Fields::parse`].
+/// The wanted fields of a JSON object, and the list that `T` takes. A field is taken by one of the names that
+/// were given to [`Fields::parse`].
 #[derive(Debug)]
 pub struct Fields<T = ()>(Object<T>);
 
 impl Fields {
-    /// Reads those of these names.
+    /// Reads the fields with these names.
     pub fn parse(body: &[u8], names: &[&'static str]) -> Result<Self, FormatError> {
         Self::read(body, names, None)
     }
 }
 
 impl<T: Texts> Fields<T> {
-    /// The same of an object with a list of that name.
+    /// Reads the fields with these names, and the list with the name `list`.
     pub fn parse_with(body: &[u8], names: &[&'static str], list: &'static str) -> Result<Self, FormatError> {
         Self::read(body, names, Some(list))
     }
@@ -47,12 +47,12 @@ impl<T: Texts> Fields<T> {
         std::mem::replace(found, Found::Nothing)
     }
 
-    /// A string.
+    /// Takes a string; `None` if it is missing.
     pub fn text(&mut self, name: &'static str) -> Result<Option<String>, FormatError> {
         self.text_within(name, API_TEXT_BYTES_MAX)
     }
 
-    /// A string of a length of its own, no more than [`API_TEXT_BYTES_MAX`].
+    /// Takes a string of at most `bytes_max` bytes, which are at most [`API_TEXT_BYTES_MAX`].
     pub fn text_within(
         &mut self,
         name: &'static str,
@@ -67,12 +67,12 @@ impl<T: Texts> Fields<T> {
         }
     }
 
-    /// A string that is there and not empty.
+    /// Takes a string that must be there and not empty.
     pub fn required_text(&mut self, name: &'static str) -> Result<String, FormatError> {
         self.text(name)?.filter(|text| !text.is_empty()).ok_or(FormatError::Missing { field: name })
     }
 
-    /// A number from 0 on.
+    /// Takes an integer from 0 on; `None` if it is missing.
     pub fn unsigned(&mut self, name: &'static str) -> Result<Option<u64>, FormatError> {
         match self.take(name) {
             Found::Nothing => Ok(None),

@@ -7,12 +7,12 @@ use percent_encoding::percent_decode_str;
 
 use crate::server::error::FormatError;
 
-/// Decoded pairs in order.
+/// The pairs of a query string, decoded, in their order.
 #[derive(Debug, Default)]
 pub struct Query<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
 
 impl<'a> Query<'a> {
-    /// Reads what stands behind the `?`.
+    /// Reads the part of a target behind the `?`.
     pub fn parse(query: Option<&'a str>) -> Self {
         let pairs = query.unwrap_or_default().split('&').filter(|part| !part.is_empty()).map(|part| {
             let (name, value) = part.split_once('=').unwrap_or((part, ""));
@@ -21,18 +21,18 @@ impl<'a> Query<'a> {
         Self(pairs.collect())
     }
 
-    /// A value that is there and not empty.
+    /// The first value of a name; `None` if it is missing or empty.
     pub fn text(&self, name: &str) -> Option<&str> {
         let (_, value) = self.0.iter().find(|(key, _)| key == name)?;
         Some(value.as_ref()).filter(|value: &&str| !value.is_empty())
     }
 
-    /// A value that must be there.
+    /// The first value of a name, which must be there and not empty.
     pub fn required(&self, name: &'static str) -> Result<&str, FormatError> {
         self.text(name).ok_or(FormatError::Missing { field: name })
     }
 
-    /// A number.
+    /// An integer; `None` if it is missing or empty.
     pub fn integer<T: FromStr>(&self, name: &str) -> Result<Option<T>, FormatError> {
         let parse = |text: &str| {
             text.parse().map_err(|_| FormatError::value(name, format!("must be an integer, not {text:?}")))
@@ -41,7 +41,7 @@ impl<'a> Query<'a> {
     }
 }
 
-/// `+` is a space, `%XX` a byte; what is not well formed stays as it is, bytes that are not UTF-8
+/// Decodes `+` as a space and `%XX` as a byte. Malformed escapes stay as they are; bytes that are not UTF-8
 /// become U+FFFD.
 fn decode(text: &str) -> Cow<'_, str> {
     if !text.contains(['%', '+']) {

@@ -1,5 +1,5 @@
-//! Where a server listens, and what it calls itself: from `--listen`, `--raft-listen`, `--advertise`,
-//! and the list of `--cluster` or the member of `--join`.
+//! The addresses on which a server listens, and the names under which the others reach it. They follow from
+//! `--listen`, `--raft-listen` and `--advertise`, and from the list of `--cluster` or the member of `--join`.
 
 mod joining;
 mod local;
@@ -18,74 +18,74 @@ pub use stored::Stored;
 
 /// Raft port of a cluster of one, and of a server that joins one.
 pub const RAFT_PORT_DEFAULT: u16 = 7790;
-/// How long a name of the list may take to resolve; then the others are told what this one waits for.
+/// How long a name of the list may take to resolve, before the server says what it waits for.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
-/// The same where the server starts without it all the same.
+/// How long it may take if the server can start without it.
 const RESOLVE_BRIEFLY: Duration = Duration::from_millis(500);
 
-/// Why the addresses do not fit together.
+/// Why the addresses of a server do not fit together.
 #[derive(Debug, thiserror::Error)]
 pub enum AddressError {
-    /// An entry of `--cluster` is no `host:port`.
+    /// An entry of `--cluster` is not `host:port`.
     #[error("could not read --cluster: {entry:?} is not host:port")]
     BadEntry {
-        /// The entry.
+        /// The entry as it was given.
         entry: String,
     },
     /// An entry stands twice in `--cluster`.
     #[error("could not read --cluster: {entry:?} is listed twice")]
     Duplicate {
-        /// The entry.
+        /// The entry as it was given.
         entry: String,
     },
     /// The entries of `--cluster` have several ports.
     #[error("could not tell this server's raft port: the entries of --cluster differ, give --raft-listen")]
     SeveralPorts,
-    /// Raft would be readable and writable by whoever reaches the port.
+    /// Everybody who reaches the raft port could read and write.
     #[error(
         "could not listen for raft on {address}: it is not loopback and raft has no TLS; \
          give --insecure if only trusted hosts reach this port"
     )]
     NotLoopback {
-        /// Where it would listen.
+        /// The address on which raft would listen.
         address: SocketAddr,
     },
-    /// The same, where all servers of `--cluster` are on this host.
+    /// The same, where all servers of `--cluster` are on this host: loopback is enough for raft.
     #[error(
         "could not listen for raft on {address}: it is not loopback and raft has no TLS; the servers of --cluster \
          are on loopback, so give --raft-listen with the entry of this server, such as {near}"
     )]
     NotLoopbackThoughNear {
-        /// Where it would listen.
+        /// The address on which raft would listen.
         address: SocketAddr,
-        /// A loopback address at which it could listen instead.
+        /// A loopback address on which it could listen instead.
         near: SocketAddr,
     },
-    /// The way to the member of `--join` is not known: its name cannot be looked up, or there is no route.
+    /// The way to the member of `--join` is not known: its name cannot be resolved, or there is no route.
     #[error(
         "could not tell under which name the others reach this server, towards {member} ({reason}): waits for \
          that, or give --advertise HOST"
     )]
     NoName {
-        /// As given.
+        /// The member as it was given.
         member: String,
-        /// What is missing.
+        /// Why the way is not known.
         reason: String,
     },
-    /// A name is told to others under which nothing listens.
+    /// The others would be told a name under which nothing listens.
     #[error(
         "could not tell others {host} as the address of {what}: it listens on {listens}, which takes no \
          connection to {host}; give {option} [::]:{} for all addresses, or a name that leads there with \
          --advertise HOST", listens.port()
     )]
     NotListening {
-        /// What would be told.
+        /// The host that the others would be told.
         host: String,
-        /// Of what: the discovery API or raft.
+        /// What they would look for there: the discovery API or raft.
         what: &'static str,
-        /// The option that says where it listens.
+        /// The option with the address on which it listens.
         option: &'static str,
-        /// Where it listens.
+        /// The address on which it listens.
         listens: SocketAddr,
     },
     /// No entry of `--cluster` is an address of this host.
@@ -95,9 +95,9 @@ pub enum AddressError {
         unknown(failures)
     )]
     NotInList {
-        /// The entries.
+        /// The entries of `--cluster`.
         list: Vec<String>,
-        /// Names that could not be looked up, and why.
+        /// Why names of the list could not be resolved.
         failures: Vec<String>,
     },
 }
@@ -107,7 +107,8 @@ fn unknown(failures: &[String]) -> String {
 }
 
 impl AddressError {
-    /// Whether it may pass without anybody's doing: DNS comes back, an interface gets its address.
+    /// Whether the reason may pass although nobody changes anything: DNS comes back, or an interface gets its
+    /// address.
     pub fn may_pass(&self) -> bool {
         matches!(self, AddressError::NoName { .. } | AddressError::NotInList { .. })
     }
@@ -145,7 +146,10 @@ fn entries(cluster: &[String]) -> Result<Vec<Entry>, AddressError> {
     Ok(entries)
 }
 
-/// Where raft listens.
+/// The address on which raft listens.
+///
+/// # Errors
+/// If the list is malformed, or if raft would be open to other hosts without `insecure`.
 pub fn raft_listen(
     given: Option<SocketAddr>,
     cluster: &[String],
@@ -180,8 +184,12 @@ fn loopback(entry: &Entry) -> Option<SocketAddr> {
     Some(SocketAddr::new(ip, entry.port))
 }
 
-/// The names of a server that listens on `api` and `raft`. One with data is what its data says: it waits for
-/// no name to be looked up.
+/// The names of a server that listens on `api` and `raft`. A server with data (`stored`) is what its data
+/// says: it does not wait for names to be resolved.
+///
+/// # Errors
+/// If the server does not find itself in the list, or would be told to others by a name under which it does
+/// not listen.
 pub async fn names(
     cluster: &[String],
     advertise: Option<&str>,
@@ -218,7 +226,7 @@ pub async fn names(
     })
 }
 
-/// Of a cluster of one.
+/// The names of the only server of a cluster.
 fn alone(advertise: Option<&str>, api: SocketAddr, raft: SocketAddr) -> Result<NodeNames, AddressError> {
     let host = |ip: IpAddr| if ip.is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { ip }.to_string();
     let named = |ip: IpAddr| advertise.map_or_else(|| host(ip), str::to_owned);
@@ -233,8 +241,9 @@ fn alone(advertise: Option<&str>, api: SocketAddr, raft: SocketAddr) -> Result<N
     })
 }
 
-/// Finds itself: by the exact listener, by the advertised name, by the name that its data says, or by an
-/// address of this host; else the names that could not be looked up, with reasons.
+/// Finds this server in the list: by the exact address of its listener, by the advertised name, by the name
+/// that its data says, or by an address of this host. If it is not there, the error says which names could
+/// not be resolved, and why.
 async fn own_entry<'a>(
     entries: &'a [Entry],
     advertise: Option<&str>,
@@ -269,20 +278,20 @@ async fn own_entry<'a>(
     Err(failures)
 }
 
-/// The addresses of a name, or why there are none in time.
+/// The addresses of a name, or why there are none within `patience`.
 async fn look_up(host: &str, patience: Duration, known: &Names) -> Result<Vec<IpAddr>, String> {
     let late = |_| Err(format!("no answer yet to where {host} is"));
     tokio::time::timeout(patience, known.addresses(host)).await.unwrap_or_else(late)
 }
 
-/// Where a port of this server listens.
+/// A listener of this server.
 #[derive(Clone, Copy)]
 struct Listens {
     what: &'static str,
     option: &'static str,
     address: SocketAddr,
-    /// The operator says with `--advertise` under which name it is reached: by a proxy or a translation of
-    /// addresses, too.
+    /// Whether the operator says with `--advertise` under which name it is reached: that may be the name of a
+    /// proxy, or of an address that is translated.
     is_advertised: bool,
 }
 
@@ -311,7 +320,8 @@ fn all_take(listeners: impl IntoIterator<Item = SocketAddr>, ip: IpAddr) -> bool
     listeners.into_iter().all(|address| Listens::raft(address, false).takes(ip))
 }
 
-/// Whether others who are told `host` get here, as far as the text of an address shows it.
+/// Checks that a connection to `host` may arrive at this listener, as far as the text of an address shows
+/// that.
 fn check_listening(host: &str, listens: Listens) -> Result<(), AddressError> {
     match host.parse::<IpAddr>() {
         Ok(ip) if !listens.takes(ip) => {
@@ -322,7 +332,7 @@ fn check_listening(host: &str, listens: Listens) -> Result<(), AddressError> {
     }
 }
 
-/// `host:port` with brackets around an IPv6 address.
+/// Writes `host:port`, with brackets around an IPv6 address.
 pub fn host_port(host: &str, port: u16) -> String {
     match host.parse::<Ipv6Addr>() {
         Ok(v6) => format!("[{v6}]:{port}"),
@@ -346,7 +356,7 @@ mod tests {
         text.parse().unwrap()
     }
 
-    /// Of a server without data.
+    /// The names of a server without data.
     async fn names(
         cluster: &[String],
         advertise: Option<&str>,

@@ -1,4 +1,4 @@
-//! Whose discovery API answers at an address: asked before a server is admitted to a cluster.
+//! Asks which server answers at an API address, before a server is admitted to a cluster.
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -7,7 +7,7 @@ use piccolo_raft::cluster::ApiPort;
 use crate::api::client::Client;
 use crate::limits::MEMBERS_API_LOOK_TIMEOUT;
 
-/// Asks by HTTP.
+/// Asks with a `status` request.
 #[derive(Debug)]
 pub struct ApiPorts;
 

@@ -1,4 +1,4 @@
-//! What is done to a data folder while no server runs on it.
+//! Changes of a data folder while no server runs on it.
 
 use std::path::Path;
 
@@ -7,15 +7,18 @@ pub use piccolo_raft::cluster::offline::{Addresses, Founded, OfflineError, resto
 use crate::server::config::Config;
 use crate::server::startup::addresses::{RAFT_PORT_DEFAULT, host_port};
 
-/// Makes the server of this configuration the only one of a new cluster. Its addresses are those that the
-/// old membership knew; only if it knew none, they are those that the flags say.
+/// Makes the server of this configuration the only one of a new cluster. Its addresses are those of the old
+/// membership, or, if that has none, those that the flags say.
+///
+/// # Errors
+/// If the data folder cannot be read or written, or if neither knows an address.
 pub async fn force_new_cluster(config: &Config) -> Result<Founded, OfflineError> {
     let folder: &Path = &config.data_dir;
     piccolo_raft::cluster::offline::force_new_cluster(folder, |known| addresses(config, known)).await
 }
 
-/// `--advertise` is the host of the API, and in a cluster by list the raft address is another's to say: what
-/// is known counts. A server that has moved is moved by `piccolo members replace`.
+/// The addresses of the server. Known ones count: `--advertise` is only the host of the API, and in a cluster
+/// by list the list says the raft address. A server that has moved is moved with `piccolo members replace`.
 fn addresses(config: &Config, known: Option<Addresses>) -> Option<Addresses> {
     let by_flags = || {
         let host = config.advertise.as_ref()?;

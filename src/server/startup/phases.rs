@@ -26,7 +26,7 @@ const _: () =
 
 /// The tasks of a server, with the signals that stop them one after the other.
 pub struct Phases {
-    /// All tasks.
+    /// The tasks that run until the server stops.
     pub tasks: Tasks,
     /// Addresses of the other servers, for both listeners.
     pub known: KnownAddresses,
@@ -49,7 +49,7 @@ impl Default for Phases {
 }
 
 impl Phases {
-    /// No tasks yet.
+    /// A server without tasks.
     pub fn new() -> Self {
         let end = Stop::new();
         Self {
@@ -63,7 +63,7 @@ impl Phases {
         }
     }
 
-    /// Serves raft on `threads`.
+    /// Serves raft on `threads`, in a task.
     pub fn serve_raft(&mut self, threads: &RaftThreads, listener: TcpListener, router: Router) {
         let limits = ConnectionLimits {
             connections_max: RAFT_CONNECTIONS_MAX,
@@ -81,7 +81,7 @@ impl Phases {
         });
     }
 
-    /// Serves the discovery API.
+    /// Serves the discovery API, in a task.
     pub fn serve_api(&mut self, listener: TcpListener, service: impl Answer) {
         let limits = ConnectionLimits {
             known_max: SERVER_CONNECTIONS_MAX,

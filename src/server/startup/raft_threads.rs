@@ -1,7 +1,7 @@
-//! Raft on threads of its own. A leader that is asked ten thousand things a second has as many tasks
-//! waiting for its turn on the threads of the API; a heartbeat that waits behind them comes too late,
-//! and the followers elect another leader, in the busiest moment. Between threads the kernel shares
-//! the CPUs out, however much the others have to do.
+//! Threads for raft. A leader with ten thousand requests a second has as many tasks that wait for the threads
+//! of the API. A raft heartbeat that waits behind them comes too late, and the followers elect another leader
+//! in the busiest moment. The kernel shares the CPUs between threads, however many tasks the other threads
+//! have.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -14,13 +14,16 @@ use crate::http::{self, ConnectionLimits, KnownAddresses};
 use crate::task::Stop;
 use axum::Router;
 
-/// One runs openraft's core, the others what it waits for: the state machine, messages, the disk.
+/// Number of threads: one for openraft's core, the others for what it waits for (state machine, messages,
+/// disk).
 const THREADS: usize = 3;
 
-/// The threads; they end when this is dropped.
+/// The threads of raft; they end when this is dropped.
 pub struct RaftThreads(Option<Runtime>);
 
 impl RaftThreads {
+    /// Starts the threads.
+    ///
     /// # Errors
     /// If the system refuses a thread.
     pub fn start() -> io::Result<Self> {
@@ -37,7 +40,7 @@ impl RaftThreads {
         self.0.as_ref().expect("taken by the drop only").handle()
     }
 
-    /// Runs `work` there, and with it whatever it spawns.
+    /// Runs `work` on these threads, together with the tasks that it spawns.
     pub async fn run<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> T {
         match self.handle().spawn(work).await {
             Ok(done) => done,
@@ -45,7 +48,7 @@ impl RaftThreads {
         }
     }
 
-    /// Serves `router` there until `stop`; then calls `drained`.
+    /// Serves `router` on these threads until `stop`; cancels `drained` once the last request is answered.
     pub fn serve(
         &self,
         listener: TcpListener,
@@ -56,7 +59,7 @@ impl RaftThreads {
     ) -> impl Future<Output = io::Result<Infallible>> + Send + use<> {
         let handle = self.handle().clone();
         async move {
-            // A listener belongs to the threads that it was made on.
+            // A listener is registered with the runtime in which it was made.
             let listener = listener.into_std()?;
             let serving = handle.spawn(async move {
                 http::serve_known(TcpListener::from_std(listener)?, router, limits, known, stop).await;
@@ -71,7 +74,7 @@ impl RaftThreads {
 
 impl Drop for RaftThreads {
     fn drop(&mut self) {
-        // Waiting for their last tasks is not allowed here; after a failure there may be some.
+        // A runtime must not be waited for here; after a failure it may still have tasks.
         if let Some(runtime) = self.0.take() {
             runtime.shutdown_background();
         }

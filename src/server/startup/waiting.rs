@@ -51,7 +51,7 @@ impl WaitReason {
 pub trait Attempt {
     /// The result of the step.
     type Done;
-    /// Why it failed.
+    /// Why the step failed.
     type Error: Display;
 
     /// Tries the step once.
@@ -61,9 +61,9 @@ pub trait Attempt {
     fn may_pass(error: &Self::Error) -> bool;
 }
 
-/// Opens a port.
+/// The step that opens a port.
 pub struct Binding {
-    /// Where it listens.
+    /// The address to listen on.
     pub address: SocketAddr,
     /// What is served there, for errors.
     pub what: &'static str,
@@ -82,7 +82,7 @@ impl Attempt for Binding {
     }
 }
 
-/// Finds the names under which the others reach this server.
+/// The step that finds the names under which the others reach this server.
 pub struct Naming {
     /// The list of `--cluster`.
     pub cluster: Vec<String>,
@@ -90,13 +90,13 @@ pub struct Naming {
     pub join: Option<String>,
     /// The host of `--advertise`.
     pub advertise: Option<String>,
-    /// Where the API listens.
+    /// The address on which the API listens.
     pub api: SocketAddr,
-    /// Where raft listens.
+    /// The address on which raft listens.
     pub raft: SocketAddr,
     /// What the data of the server says.
     pub stored: Option<Stored>,
-    /// The resolver.
+    /// Resolves names, and knows those that were resolved before.
     pub known: Names,
 }
 
@@ -122,7 +122,7 @@ impl Attempt for Naming {
 pub struct Waiting {
     /// Shows what the start waits for.
     pub reason: WaitReason,
-    /// Ends the waiting.
+    /// Ends the waiting when cancelled.
     pub stop: Stop,
 }
 
@@ -160,7 +160,7 @@ mod tests {
         AddressError::NotInList { list: vec!["n-0:1".to_owned()], failures: vec![] }
     }
 
-    /// Fails so many times, and looks at what is said meanwhile.
+    /// Fails so many times, and checks the reason that is shown meanwhile.
     struct Later<'a>(&'a Waiting, AtomicUsize, usize);
 
     impl Attempt for Later<'_> {

@@ -1,4 +1,4 @@
-//! Cuts a write into log entries of bounded size, and finds the difference that a sync is.
+//! Cuts a write into log entries of bounded size, and finds the difference that a sync makes.
 
 use std::collections::BTreeSet;
 
@@ -7,26 +7,26 @@ use piccolo_raft::model::{Holder, Key, Pair};
 
 use crate::limits::ENTRY_KEY_BYTES_MAX;
 
-/// Whether keys come or go.
+/// Whether a holder gets keys or loses them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
-    /// The holder has them.
+    /// The holder has the keys.
     Advertise,
-    /// The holder has them no longer.
+    /// The holder has the keys no longer.
     Withdraw,
 }
 
-/// What a sync has to change.
+/// What a sync must change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Difference {
-    /// In the index, not in the request.
+    /// Keys in the index that are not in the request.
     pub withdraw: Vec<Key>,
-    /// In the request, not in the index.
+    /// Keys in the request that are not in the index.
     pub advertise: Vec<Key>,
 }
 
 impl Difference {
-    /// From what is applied to what is wanted (sorted, without duplicates).
+    /// The difference from the applied keys to the wanted ones, which are sorted and without duplicates.
     pub fn between(applied: &BTreeSet<Key>, wanted: &[Key]) -> Self {
         let absent = |key: &&Key| wanted.binary_search(key).is_err();
         Self {
@@ -35,12 +35,12 @@ impl Difference {
         }
     }
 
-    /// Nothing to change.
+    /// Whether there is nothing to change.
     pub fn is_empty(&self) -> bool {
         self.withdraw.is_empty() && self.advertise.is_empty()
     }
 
-    /// As entries: at least one, the last of which stores the pair.
+    /// The log entries of the difference: at least one, the last of which stores the pair.
     pub fn entries(self, holder: &Holder, pair: Option<Pair>) -> Vec<Command> {
         let mut entries = Vec::new();
         for keys in chunks(self.withdraw) {
@@ -56,7 +56,7 @@ impl Difference {
     }
 }
 
-/// The entries of an advertise or withdraw; the last one stores the pair.
+/// The log entries of an advertise or withdraw; the last one stores the pair.
 pub fn entries(direction: Direction, holder: &Holder, pair: Option<Pair>, keys: Vec<Key>) -> Vec<Command> {
     commands(chunks(keys).into_iter().map(|keys| (direction, keys)).collect(), holder, pair)
 }
@@ -73,7 +73,7 @@ fn commands(entries: Vec<(Direction, Vec<Key>)>, holder: &Holder, pair: Option<P
     entries.into_iter().enumerate().map(command).collect()
 }
 
-/// Runs of keys of at most [`ENTRY_KEY_BYTES_MAX`] encoded bytes.
+/// Splits keys into runs of at most [`ENTRY_KEY_BYTES_MAX`] encoded bytes.
 fn chunks(keys: Vec<Key>) -> Vec<Vec<Key>> {
     let mut chunks: Vec<Vec<Key>> = Vec::new();
     let mut room = 0;

@@ -1,4 +1,4 @@
-//! The keys of a write, taken one by one while its body is read.
+//! The keys of a write, received one by one while its body is read.
 
 use piccolo_raft::model::Key;
 
@@ -6,20 +6,20 @@ use crate::limits::{INDEX_KEYS_OF_A_HOLDER_MAX, REQUEST_KEYS_MAX};
 use crate::server::error::FormatError;
 use crate::server::requests::json::Texts;
 
-/// The valid keys of one request. Holds twice as many as it keeps in the end, however many there are.
+/// The valid keys of one request. Has at most twice as many in memory as it keeps in the end.
 #[derive(Debug)]
 pub(super) struct KeyList {
     keys: Vec<Key>,
-    /// Distinct keys that are kept.
+    /// Most distinct keys that are kept.
     kept_max: usize,
-    /// Entries of the list.
+    /// Number of entries of the list.
     offered: u64,
-    /// Of those, the ones that are keys.
+    /// Number of entries that are keys.
     valid: u64,
-    /// Where the first entry is that is none, and why.
+    /// Position of the first entry that is not a key, and why it is not.
     bad: Option<(usize, String)>,
     named: bool,
-    /// No further key is kept.
+    /// Whether there are too many keys, and no further one is kept.
     too_many: bool,
     #[cfg(test)]
     tidied: u32,
@@ -27,7 +27,7 @@ pub(super) struct KeyList {
 
 impl Default for KeyList {
     fn default() -> Self {
-        // One more than any holder may have, so that it shows.
+        // One more than any holder may have, so that the excess shows.
         Self::keeping(INDEX_KEYS_OF_A_HOLDER_MAX as usize + 1)
     }
 }
@@ -75,28 +75,28 @@ impl KeyList {
         }
     }
 
-    /// Sorts them, and takes out those that are there twice.
+    /// Sorts the keys and removes duplicates.
     fn tidy(&mut self) {
         #[cfg(test)]
         {
             self.tidied += 1;
         }
-        // Stable, because that is fast on keys most of which are sorted already.
+        // A stable sort, because it is fast on keys that are mostly sorted already.
         self.keys.sort();
         self.keys.dedup();
     }
 
-    /// Whether the list had nothing but empty strings, or nothing at all.
+    /// Whether the list was empty, or had only empty strings.
     pub(super) fn named_nothing(&self) -> bool {
         !self.named
     }
 
-    /// Entries that are no keys.
+    /// Number of entries that are not keys.
     pub(super) fn skipped(&self) -> u64 {
         self.offered - self.valid
     }
 
-    /// The keys of a native client, which is told what is wrong.
+    /// The keys of a native client, which is told which entry is not a key.
     pub(super) fn all_valid(self) -> Result<Vec<Key>, FormatError> {
         if self.offered > REQUEST_KEYS_MAX as u64 {
             let reason = format!("has {} entries, the limit is {REQUEST_KEYS_MAX}", self.offered);
@@ -108,7 +108,7 @@ impl KeyList {
         }
     }
 
-    /// The same of another client: what is no key is skipped, if there is any that is one.
+    /// The keys of another client: entries that are not keys are skipped, unless all are.
     pub(super) fn some_valid(self) -> Result<Vec<Key>, FormatError> {
         if self.valid == 0 && self.named {
             return Err(FormatError::value("keys", format!("has no valid key among {}", self.offered)));

@@ -1,6 +1,6 @@
-//! Reading the fields of a JSON object one by one: what nobody asked for is passed over, and a list goes
-//! to its [`Texts`] text by text. So a body takes no memory beside its own bytes but for what is kept of
-//! it: as a tree of values, 16 MiB of `"",` were 190 MB.
+//! Reads the fields of a JSON object one by one. Unwanted fields are skipped, and a list goes to its
+//! [`Texts`] text by text. So a body needs no memory besides its own bytes and what is kept of it; as a tree
+//! of values, 16 MiB of `"",` were 190 MB.
 
 use std::fmt;
 
@@ -8,31 +8,30 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 
 use crate::limits::API_TEXT_BYTES_MAX;
 
-/// Takes the texts of a list in their order.
+/// Receives the texts of a list in their order.
 pub trait Texts: Default {
-    /// The text at a position; a null in the list is an empty one, as in Go.
+    /// Receives the text at a position; a null in the list is an empty text, as in Go.
     fn take(&mut self, position: usize, text: &str);
 }
 
-/// The list of a request that has none.
+/// For requests without a list.
 impl Texts for () {
     fn take(&mut self, _: usize, _: &str) {}
 }
 
-/// What a field is.
+/// The value of a field, as far as it is kept.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Found {
-    /// Not there, or null.
+    /// The field is missing or null.
     Nothing,
     Text(String),
-    /// A string of which nothing was kept: over [`API_TEXT_BYTES_MAX`], or taken by [`Texts`].
+    /// A string of which nothing was kept: it is over [`API_TEXT_BYTES_MAX`], or [`Texts`] received it.
     PassedOver,
     Boolean,
-    /// `None`: negative, too large, or not an integer.
+    /// A number; `None` if it is negative, too large, or not an integer.
     Number(Option<u64>),
     List,
-    /// A list that was taken by [`Texts`], but for the first element that is no string: where it is, and
-    /// what.
+    /// A list that [`Texts`] received. The first element that is not a string is named by position and kind.
     Taken(Option<(usize, &'static str)>),
     Object,
 }
@@ -50,16 +49,16 @@ impl Found {
     }
 }
 
-/// What was read of an object. Of several fields of one name the last one counts.
+/// The wanted fields of an object. Of several fields with one name the last one counts.
 #[derive(Debug)]
 pub(super) struct Object<T> {
     pub(super) fields: Vec<(&'static str, Found)>,
-    /// The field whose texts `texts` takes.
+    /// The field whose texts `texts` receives.
     pub(super) list: Option<(&'static str, Found)>,
     pub(super) texts: T,
 }
 
-/// Reads the fields that the object has names of.
+/// Reads the fields whose names are in the object.
 impl<'de, T: Texts> DeserializeSeed<'de> for Object<T> {
     type Value = Self;
 
@@ -93,7 +92,7 @@ impl<'de, T: Texts> Visitor<'de> for Object<T> {
     }
 }
 
-/// Which field of an object a name is; in any case, as in Go.
+/// Finds the field that a name means, in any case, as in Go.
 struct Name<'a, T>(&'a Object<T>);
 
 enum Named {
@@ -127,11 +126,11 @@ impl<T> Visitor<'_> for Name<'_, T> {
     }
 }
 
-/// Reads one value, by what it is there for.
+/// Reads one value, by its use.
 enum Value<'a, T> {
     Field,
     List(&'a mut T),
-    /// Of the list, at that position.
+    /// An element of the list, at that position.
     Element(&'a mut T, usize),
 }
 

@@ -1,4 +1,4 @@
-//! The same of a server that waits to be admitted: it is in nobody's list.
+//! Addresses and names of a server that waits to be admitted to a cluster: it is in no list.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -11,7 +11,11 @@ use super::{
     check_listening, entries, host_port, look_up, loopback,
 };
 
-/// Where raft listens: as given, or on the usual port, on loopback only if the member is there.
+/// The address on which raft listens: the given one, or the default port, on loopback only if the member is
+/// there.
+///
+/// # Errors
+/// If `member` is malformed, or if raft would be open to other hosts without `insecure`.
 pub fn joining_raft_listen(
     given: Option<SocketAddr>,
     member: &str,
@@ -27,9 +31,12 @@ pub fn joining_raft_listen(
     Ok(address)
 }
 
-/// The names of a server that listens on `api` and `raft`: as advertised, where it listens, or the
-/// address of this host on the way to the member. One with data, which does not find that at once, is what
-/// its data says.
+/// The names of a server that listens on `api` and `raft`: the advertised host, the address on which it
+/// listens, or the address of this host on the way to the member. A server with data that does not find this
+/// address at once is what its data says.
+///
+/// # Errors
+/// If the way to the member is not known, or if the others would be told a name under which nothing listens.
 pub async fn joining_names(
     member: &str,
     advertise: Option<&str>,
@@ -63,8 +70,8 @@ pub async fn joining_names(
     })
 }
 
-/// The address of this host on the way to the member: the first at which all of `open` listen, else the first
-/// one, which [`check_listening`] refuses with the reason.
+/// The address of this host on the way to the member: the first one at which all of `open` listen, otherwise
+/// the first of all, which [`check_listening`] refuses with the reason.
 async fn local_towards(
     member: &str,
     briefly: bool,
@@ -93,7 +100,7 @@ mod tests {
 
     use super::*;
 
-    /// Every name has an address of each family, IPv6 first.
+    /// A resolver that knows an address of each family for every name, IPv6 first.
     #[derive(Debug)]
     struct Both;
 
@@ -104,7 +111,7 @@ mod tests {
         }
     }
 
-    /// Of a server without data.
+    /// The names of a server without data.
     async fn joining_names(
         member: &str,
         advertise: Option<&str>,

@@ -1,5 +1,5 @@
-//! What the data of a server says of it: enough to start, whatever became of DNS, the list and the host's
-//! addresses.
+//! What the data of a server says of its addresses. That is enough to start, whatever happened to DNS, to the
+//! list and to the addresses of the host.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -9,10 +9,10 @@ use piccolo_raft::network::names::Names;
 use super::local::{is_local, local_address_towards};
 use super::{all_take, host_port};
 
-/// What the membership in the data says.
+/// The addresses of a server and of the others, as the membership in its data has them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stored {
-    /// `host:port` of its raft RPC.
+    /// `host:port` of its raft port.
     pub raft_address: String,
     /// `host:port` of its discovery API.
     pub api_address: String,
@@ -21,21 +21,21 @@ pub struct Stored {
 }
 
 impl Stored {
-    /// `None`: the server is in no membership yet.
+    /// Reads the membership; `None` if the server is in none yet.
     pub fn of(opened: &Opened) -> Option<Self> {
         let own = opened.member()?;
         let others = opened.others().into_iter().map(|member| member.raft_address).collect();
         Some(Self { raft_address: own.raft_address, api_address: own.api_address, others })
     }
 
-    /// Whether the host still has the address that the membership says, as far as that is known without
-    /// asking anybody.
+    /// Whether the host still has the address that the membership says, as far as that is known without a
+    /// question to DNS.
     pub(super) fn is_here(&self, known: &Names) -> bool {
         known.known_addresses(host(&self.raft_address)).into_iter().any(is_local)
     }
 
-    /// The names of a server that finds itself nowhere else: as before, or, if the host no longer has that
-    /// address, by its address on the way to another member, as far as `api` and `raft` listen there.
+    /// The names of a server that finds itself nowhere else: the same as before, or, if the host no longer
+    /// has that address, its address on the way to another member, as far as `api` and `raft` listen there.
     pub(super) fn names(
         &self,
         cluster: &[String],
