@@ -18,7 +18,7 @@ pub const HOSTS_PAGE_MAX: usize = 1_000;
 /// Pages that a client asks for: more hosts than an index may have.
 pub const HOSTS_PAGES_MAX: usize = 1_000;
 /// Body of one keepalive, bytes: a few names and numbers. It is outside of [`API_BODIES_BYTES_MAX`].
-pub const BEAT_BODY_BYTES_MAX: usize = 64 * 1024;
+pub const HEARTBEAT_BODY_BYTES_MAX: usize = 64 * 1024;
 /// Bodies of all other requests to the discovery API at hand, bytes.
 pub const API_BODIES_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// What is still read of a body that has no place, bytes: whoever has sent it all reads the answer.
@@ -28,13 +28,13 @@ pub const REFUSED_DISCARD_TIMEOUT: Duration = Duration::from_secs(1);
 /// Writes that wait at one server.
 pub const WRITES_WAITING_MAX: usize = 4_096;
 /// Keepalives that are being read, or wait, at one server: writes take none of their places.
-pub const BEATS_WAITING_MAX: usize = 4_096;
+pub const HEARTBEATS_WAITING_MAX: usize = 4_096;
 /// Of those, writes of one holder.
 pub const HOLDER_WRITES_WAITING_MAX: usize = 64;
 /// Of those, keepalives that have something to propose (`Unhide`, `SetHost`).
-pub const BEAT_CHANGES_WAITING_MAX: usize = 1_024;
+pub const HEARTBEAT_CHANGES_WAITING_MAX: usize = 1_024;
 /// Of those, of one holder.
-pub const HOLDER_BEATS_WAITING_MAX: usize = 4;
+pub const HOLDER_HEARTBEATS_WAITING_MAX: usize = 4;
 /// Syncs of one holder at once.
 pub const SYNC_BURST: u32 = 32;
 /// After those, one each so often.
@@ -60,7 +60,7 @@ pub const FINDKEY_COUNT_DEFAULT: usize = 100;
 /// Time for a request's body to arrive.
 pub const API_BODY_READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// The same for a keepalive, which has its place from its first byte on.
-pub const BEAT_BODY_READ_TIMEOUT: Duration = Duration::from_secs(5);
+pub const HEARTBEAT_BODY_READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a server waits for the leader's answer to a write that it has forwarded.
 pub const FORWARD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest entry that a write is cut into, bytes of its keys: the rest is for holder and framing.
@@ -212,13 +212,13 @@ pub const OVER_LIMIT_TIMEOUT: Duration = Duration::from_secs(2);
 /// further ones wait. A connection of its own for each would wait at the leader behind those of its clients.
 pub const FORWARDED_WRITES_MAX: usize = 512;
 /// The same of keepalives.
-pub const FORWARDED_BEATS_MAX: usize = 512;
+pub const FORWARDED_HEARTBEATS_MAX: usize = 512;
 /// The other servers of a cluster, at most.
 const OTHER_SERVERS_MAX: usize = 4;
 /// Connections on the API port from the addresses of the other servers, beside [`CONNECTIONS_MAX`] of all
 /// others: what they forward, reports, and some for their operators.
 pub const SERVER_CONNECTIONS_MAX: usize =
-    OTHER_SERVERS_MAX * (FORWARDED_WRITES_MAX + FORWARDED_BEATS_MAX + REPORTS_PASSED_ON_AT_ONCE + 32);
+    OTHER_SERVERS_MAX * (FORWARDED_WRITES_MAX + FORWARDED_HEARTBEATS_MAX + REPORTS_PASSED_ON_AT_ONCE + 32);
 /// Connections on the raft port from addresses that are no member's, as that of a server that joins. Fewer
 /// than the messages that are handled at once, so that some are left for members.
 pub const RAFT_CONNECTIONS_MAX: usize = 24;
@@ -262,10 +262,10 @@ pub const STAND_IN_CONNECTIONS_MAX: usize = 256;
 /// Time for each of them.
 pub const STAND_IN_TIMEOUT: Duration = Duration::from_secs(2);
 
-const _: () = assert!(BEAT_CHANGES_WAITING_MAX < BEATS_WAITING_MAX);
+const _: () = assert!(HEARTBEAT_CHANGES_WAITING_MAX < HEARTBEATS_WAITING_MAX);
 const _: () = assert!(ORIGIN_PROBE_TIMEOUT.as_millis() < RESOLVE_TIMEOUT_DEFAULT.as_millis());
 const _: () = assert!(ORIGIN_PROBE_FRESH.as_millis() < ORIGIN_PROBE_TTL.as_millis());
-const _: () = assert!(BEATS_WAITING_MAX * BEAT_BODY_BYTES_MAX <= API_BODIES_BYTES_MAX);
+const _: () = assert!(HEARTBEATS_WAITING_MAX * HEARTBEAT_BODY_BYTES_MAX <= API_BODIES_BYTES_MAX);
 const _: () = assert!(HOLDER_WRITES_WAITING_MAX * 16 < WRITES_WAITING_MAX);
 const _: () = assert!(REQUEST_KEYS_MAX as u64 <= INDEX_KEYS_OF_A_HOLDER_MAX);
 const _: () = assert!((HOSTS_PAGE_MAX * HOSTS_PAGES_MAX) as u64 > INDEX_HOSTS_MAX);

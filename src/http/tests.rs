@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use std::net::Ipv4Addr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// For what should happen soon, on a machine that others keep busy.
+/// Time for what should happen soon, on a busy machine.
 const SOON: Duration = Duration::from_secs(60);
 
 async fn start(router: Router, limits: ConnectionLimits) -> (SocketAddr, Stop, TaskTracker) {
@@ -66,7 +66,7 @@ async fn headers_that_never_come_end_the_connection() {
     assert!(ended.is_ok(), "the connection is still open");
 }
 
-/// Its kernel acknowledges the probes of the closed window, so TCP alone would wait for good.
+/// The kernel of the client acknowledges the probes of the closed window, so TCP alone would wait forever.
 #[tokio::test]
 async fn a_client_that_is_alive_and_takes_nothing_does_not_keep_its_slot() {
     let endless = || async {
@@ -91,8 +91,8 @@ async fn a_client_that_is_alive_and_takes_nothing_does_not_keep_its_slot() {
     assert!(served.is_ok_and(|read| read.is_ok()), "the slot is still taken");
 }
 
-/// Before, silent connections kept their slots for the whole header timeout, and whoever came
-/// later waited in the kernel's queue: 10,240 of a local process stopped the mirror's own probe.
+/// Silent connections kept their slots for the whole header timeout, and later ones waited in the kernel's
+/// queue: 10,240 connections of a local process stopped the mirror's own probe.
 #[tokio::test]
 async fn silent_connections_never_keep_a_request_from_its_answer() {
     const LIMIT: usize = 20;
@@ -106,9 +106,9 @@ async fn silent_connections_never_keep_a_request_from_its_answer() {
             let mut stream = TcpStream::connect(address).await.unwrap();
             match n % 3 {
                 0 => {}
-                // Headers that never end.
+                // The headers never end.
                 1 => stream.write_all(b"GET / HT").await.unwrap(),
-                // Kept open after an answer.
+                // The connection is kept open after an answer.
                 _ => {
                     stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
                     stream.read_exact(&mut [0]).await.unwrap();
@@ -124,7 +124,7 @@ async fn silent_connections_never_keep_a_request_from_its_answer() {
     assert!(served.is_ok_and(|read| read.is_ok()), "it waited for silent connections");
 }
 
-/// From a thread that does not let the listener run: nothing is accepted before this is done.
+/// Connects from a thread that does not let the listener run: nothing is accepted before this is done.
 fn at_once(address: SocketAddr, count: usize) -> Vec<std::net::TcpStream> {
     let connect = |_| {
         let mut stream = std::net::TcpStream::connect(address).unwrap();
@@ -134,8 +134,8 @@ fn at_once(address: SocketAddr, count: usize) -> Vec<std::net::TcpStream> {
     (0..count).map(connect).collect()
 }
 
-/// All agents come back at once: whoever was accepted first was closed for whoever was accepted next, with
-/// his request unread.
+/// When all agents came back at once, each accepted connection was closed for the next one, with its request
+/// unread.
 #[tokio::test]
 async fn a_request_that_came_with_its_connection_is_answered_however_many_come_with_it() {
     let limits = ConnectionLimits { connections_max: 4, over_limit_max: 0, ..ConnectionLimits::default() };
@@ -149,7 +149,7 @@ async fn a_request_that_came_with_its_connection_is_answered_however_many_come_w
     }
 }
 
-/// A server that has fallen behind answered only those who had given up, and so fell behind for good.
+/// A server that had fallen behind answered only clients that had given up, and so never caught up.
 #[tokio::test]
 async fn nothing_is_done_for_clients_that_have_left() {
     let answered = Arc::new(std::sync::atomic::AtomicUsize::new(0));
@@ -186,9 +186,9 @@ async fn from_three_quarters_on_answers_ask_to_close() {
     }
 }
 
-/// Whoever is admitted beyond the limit is to be gone soon, whatever he does.
+/// A connection beyond the limit must end soon, whatever its client does.
 #[tokio::test]
-async fn beyond_the_limit_nobody_stays() {
+async fn beyond_the_limit_no_connection_stays() {
     let limits = ConnectionLimits {
         connections_max: 0,
         over_limit_max: 1,
@@ -326,7 +326,7 @@ async fn threads_of_their_own_share_the_connections_and_stop_as_one_listener() {
     assert!(ended.is_ok_and(|ended| ended.is_ok_and(|ended| ended.is_ok())), "it does not end");
 }
 
-/// Reports are counted by source address, and operators are told by it: one client has one address.
+/// Reports count by source address, and operators are recognized by it: one client must have one address.
 #[tokio::test]
 async fn a_client_over_ipv4_has_its_ipv4_address_on_a_port_of_both_families() {
     let router = Router::new().route(

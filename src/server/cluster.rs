@@ -37,7 +37,7 @@ pub struct Cluster {
     pub forwarder: Forwarder,
     /// Where the other servers are.
     pub servers: ServerAddresses,
-    /// Who answers lookups while this server may lack something.
+    /// Finds another server for lookups while this one may lack something.
     pub fallback: Arc<LookupFallback>,
 }
 

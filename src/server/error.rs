@@ -164,7 +164,7 @@ pub enum ApiError {
          header {name} is there, and the server runs without --insecure"
     )]
     PassedOn {
-        /// The header that says so.
+        /// The header that gives it away.
         name: &'static str,
     },
     /// An operator's call that is not JSON, as any web page could send it.

@@ -13,8 +13,8 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 
 use crate::limits::{
-    BEAT_CHANGES_WAITING_MAX, BEATS_WAITING_MAX, HOLDER_BEATS_WAITING_MAX, HOLDER_WRITES_WAITING_MAX,
-    SNAPSHOTS_SENT_MAX, WRITES_WAITING_MAX,
+    HEARTBEAT_CHANGES_WAITING_MAX, HEARTBEATS_WAITING_MAX, HOLDER_HEARTBEATS_WAITING_MAX,
+    HOLDER_WRITES_WAITING_MAX, SNAPSHOTS_SENT_MAX, WRITES_WAITING_MAX,
 };
 use bodies::Bodies;
 use holder_locks::HolderPermits;
@@ -40,8 +40,11 @@ impl Default for Permits {
     fn default() -> Self {
         Self {
             writes: HolderPermits::new(WRITES_WAITING_MAX, HOLDER_WRITES_WAITING_MAX),
-            heartbeats: Arc::new(Semaphore::new(BEATS_WAITING_MAX)),
-            heartbeat_changes: HolderPermits::new(BEAT_CHANGES_WAITING_MAX, HOLDER_BEATS_WAITING_MAX),
+            heartbeats: Arc::new(Semaphore::new(HEARTBEATS_WAITING_MAX)),
+            heartbeat_changes: HolderPermits::new(
+                HEARTBEAT_CHANGES_WAITING_MAX,
+                HOLDER_HEARTBEATS_WAITING_MAX,
+            ),
             bodies: Bodies::default(),
             snapshots: Arc::new(Semaphore::new(SNAPSHOTS_SENT_MAX)),
         }

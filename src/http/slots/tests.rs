@@ -1,4 +1,4 @@
-//! Who has a slot, who waits for one, and who gives his away.
+//! Which connections have a slot, which wait for one, and which are closed for others.
 
 use std::collections::HashSet;
 use std::net::Ipv4Addr;
@@ -16,14 +16,14 @@ fn host(n: u8) -> IpAddr {
     IpAddr::from([10, 0, 0, n])
 }
 
-/// Of this host, and somebody has looked: it waits for its request.
+/// A connection of this host that was polled: it waits for its request.
 async fn silent(slots: &Arc<Slots>) -> Slot {
     let slot = slots.take(SELF).await.unwrap();
     slot.looked_at();
     slot
 }
 
-/// With a request in flight.
+/// A connection with a request in flight.
 async fn busy(slots: &Arc<Slots>, from: IpAddr) -> Slot {
     let slot = slots.take(from).await.unwrap();
     assert!(slot.begin());
@@ -79,7 +79,7 @@ async fn the_one_that_waits_longest_is_closed_and_never_one_with_a_request() {
     later().await;
     let waits_longest = silent(&slots).await;
     later().await;
-    // Its answer is complete and flushed: from now on it waits.
+    // The answer is complete and flushed: from now on the connection waits.
     assert!(used_lately.begin());
     used_lately.answered();
     used_lately.flushed();
@@ -93,10 +93,10 @@ async fn the_one_that_waits_longest_is_closed_and_never_one_with_a_request() {
     assert!(none_waits.is_err(), "a connection with a request in flight lost its slot");
 }
 
-/// When all agents come back at once they are accepted faster than they are served. Each new one cost those
-/// that had been accepted before it their slots, with their requests in their sockets.
+/// When all agents come back at once, they are accepted faster than they are served. Each new connection cost
+/// earlier ones their slots, although their requests were in their sockets.
 #[tokio::test(start_paused = true)]
-async fn a_connection_that_nobody_has_looked_at_is_not_closed_for_a_new_one() {
+async fn a_connection_that_was_not_polled_yet_is_not_closed_for_a_new_one() {
     let slots = slots(2, 0);
     let unread = [slots.take(SELF).await.unwrap(), slots.take(SELF).await.unwrap()];
     assert!(tokio::time::timeout(LONG, slots.take(SELF)).await.is_err(), "an unread one lost its slot");
@@ -137,9 +137,10 @@ async fn over_the_limit_a_few_are_admitted_and_the_silent_ones_of_them_are_close
     assert!(!slots.take(SELF).await.unwrap().is_over_limit(), "the slots are free again");
 }
 
-/// At the limit of the leader what the other servers forwarded was refused: living hosts were hidden.
+/// At the limit of the leader, requests that the other servers forwarded were refused: living hosts were
+/// hidden.
 #[tokio::test(start_paused = true)]
-async fn known_addresses_have_places_that_nobody_else_takes() {
+async fn known_addresses_have_slots_that_no_other_connection_takes() {
     let known = KnownAddresses::default();
     known.set(HashSet::from([host(200), SELF]));
     let slots = Slots::new(SlotCounts { anybody: 4, over_limit: 1, known: 2 }, known.clone());
@@ -176,7 +177,7 @@ async fn one_address_takes_three_quarters_and_others_find_the_rest() {
     assert!(slots.take(host(1)).await.is_none(), "it took the slots for probes, too");
     let other = busy(&slots, host(2)).await;
     assert!(!other.is_over_limit());
-    // One of its own that waits makes room for its next.
+    // A waiting connection of this address makes room for its next one.
     let waits = of_one.pop().unwrap();
     waits.answered();
     waits.flushed();

@@ -33,7 +33,7 @@ use super::server_client::ServerClient;
 use crate::api::client::chain;
 use crate::api::{header, path};
 use crate::limits::{
-    API_BODY_BYTES_MAX, FORWARD_TIMEOUT, FORWARDED_BEATS_MAX, FORWARDED_WRITES_MAX, LEADER_WAIT_MAX,
+    API_BODY_BYTES_MAX, FORWARD_TIMEOUT, FORWARDED_HEARTBEATS_MAX, FORWARDED_WRITES_MAX, LEADER_WAIT_MAX,
 };
 use crate::server::error::ApiError;
 
@@ -61,7 +61,7 @@ struct ForwardPermits {
 impl Default for ForwardPermits {
     fn default() -> Self {
         let permits = |count| Arc::new(Semaphore::new(count));
-        Self { writes: permits(FORWARDED_WRITES_MAX), heartbeats: permits(FORWARDED_BEATS_MAX) }
+        Self { writes: permits(FORWARDED_WRITES_MAX), heartbeats: permits(FORWARDED_HEARTBEATS_MAX) }
     }
 }
 
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_index_and_a_full_disk_are_told_apart_also_through_another_server() {
+    fn a_full_index_and_a_full_disk_are_distinguished_also_through_another_server() {
         let full = |error| match received(error) {
             Forwarded::Answer(answer) => {
                 assert_eq!(answer.status(), StatusCode::INSUFFICIENT_STORAGE);

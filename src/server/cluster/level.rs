@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_way_back_is_told_until_it_is_gone() {
+    fn the_way_back_is_shown_until_it_is_gone() {
         let status = |active, highest, next: Option<u64>| {
             let next = next
                 .map(|seconds| NextLevel { level: Level(highest), begins_in: Duration::from_secs(seconds) });

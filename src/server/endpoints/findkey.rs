@@ -47,14 +47,14 @@ struct Question<'a> {
     key: &'a str,
     group: &'a str,
     count: usize,
-    who: Who,
+    asked_by: AskedBy,
     prefix_order: bool,
     min_index: u64,
 }
 
 /// The asker, as `request_host` names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Who {
+enum AskedBy {
     Unknown,
     Holder(SocketAddr),
     Host(IpAddr),
@@ -184,7 +184,7 @@ fn question<'a>(query: &'a Query<'_>) -> Result<Question<'a>, FormatError> {
         key: query.required("key")?,
         group: group(query.required("group")?)?,
         count,
-        who: query.text("request_host").map_or(Who::Unknown, who),
+        asked_by: query.text("request_host").map_or(AskedBy::Unknown, asked_by),
         prefix_order,
         min_index: query.integer("min_index")?.unwrap_or(0),
     })
@@ -192,19 +192,19 @@ fn question<'a>(query: &'a Query<'_>) -> Result<Question<'a>, FormatError> {
 
 /// The asker that `text` names. A text that cannot be read is an unknown asker, and no reason to refuse an
 /// answer: a Go `pi` on IPv6 cuts its own address at the first colon and sends `[fd00`.
-fn who(text: &str) -> Who {
+fn asked_by(text: &str) -> AskedBy {
     if let Some(address) = socket_address(text) {
-        return Who::Holder(address);
+        return AskedBy::Holder(address);
     }
     let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
-    bare.parse::<IpAddr>().map_or(Who::Unknown, |ip| Who::Host(ip.to_canonical()))
+    bare.parse::<IpAddr>().map_or(AskedBy::Unknown, |ip| AskedBy::Host(ip.to_canonical()))
 }
 
 fn asker<'a>(postings: &Postings<'a>, question: &Question<'_>) -> Asker<'a> {
-    match question.who {
-        Who::Unknown => Asker::Unknown,
-        Who::Host(ip) => Asker::Host(ip),
-        Who::Holder(address) => {
+    match question.asked_by {
+        AskedBy::Unknown => Asker::Unknown,
+        AskedBy::Host(ip) => Asker::Host(ip),
+        AskedBy::Holder(address) => {
             let zone = postings.zone_of(address).unwrap_or_default();
             Asker::Holder { address, zone, prefix_order: question.prefix_order }
         }
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_not_admitted_sends_the_asker_on() {
+    fn a_server_that_is_not_admitted_sends_the_asker_on() {
         assert!(matches!(check_admitted(false), Err(ApiError::NotMember)));
         assert!(check_admitted(true).is_ok());
     }
@@ -294,17 +294,17 @@ mod tests {
     }
 
     #[test]
-    fn who_asks_is_a_holder_a_host_or_nobody() {
-        let who = |text: &str| ask(&format!("key=k&group=g&request_host={text}")).map(|q| q.who);
-        assert_eq!(who("[fd00::1]").unwrap(), Who::Host("fd00::1".parse().unwrap()));
-        assert_eq!(who("[fd00::1]:7781").unwrap(), Who::Holder("[fd00::1]:7781".parse().unwrap()));
-        assert_eq!(who("").unwrap(), Who::Unknown);
-        assert_eq!(who("10.0.0.1:7781").unwrap(), Who::Holder("10.0.0.1:7781".parse().unwrap()));
-        assert_eq!(who("10.0.0.1").unwrap(), Who::Host("10.0.0.1".parse().unwrap()));
-        assert_eq!(who("fd00::1").unwrap(), Who::Host("fd00::1".parse().unwrap()));
-        assert_eq!(who("[::ffff:10.0.0.1]:1").unwrap(), Who::Holder("10.0.0.1:1".parse().unwrap()));
+    fn the_asker_is_a_holder_a_host_or_unknown() {
+        let who = |text: &str| ask(&format!("key=k&group=g&request_host={text}")).map(|q| q.asked_by);
+        assert_eq!(who("[fd00::1]").unwrap(), AskedBy::Host("fd00::1".parse().unwrap()));
+        assert_eq!(who("[fd00::1]:7781").unwrap(), AskedBy::Holder("[fd00::1]:7781".parse().unwrap()));
+        assert_eq!(who("").unwrap(), AskedBy::Unknown);
+        assert_eq!(who("10.0.0.1:7781").unwrap(), AskedBy::Holder("10.0.0.1:7781".parse().unwrap()));
+        assert_eq!(who("10.0.0.1").unwrap(), AskedBy::Host("10.0.0.1".parse().unwrap()));
+        assert_eq!(who("fd00::1").unwrap(), AskedBy::Host("fd00::1".parse().unwrap()));
+        assert_eq!(who("[::ffff:10.0.0.1]:1").unwrap(), AskedBy::Holder("10.0.0.1:1".parse().unwrap()));
         for bad in ["node-1", "10.0.0.256", "[fd00", "../x"] {
-            assert_eq!(who(bad).unwrap(), Who::Unknown, "{bad}");
+            assert_eq!(who(bad).unwrap(), AskedBy::Unknown, "{bad}");
         }
     }
 

@@ -14,8 +14,8 @@ use super::*;
 use crate::api::client::{Client, Sighting};
 use crate::api::header;
 use crate::limits::{
-    API_BODIES_BYTES_MAX, BEAT_BODY_BYTES_MAX, BEAT_CHANGES_WAITING_MAX, BEATS_WAITING_MAX,
-    HOLDER_BEATS_WAITING_MAX, HOLDER_WRITES_WAITING_MAX, INDEX_KEYS_OF_A_HOLDER_MAX,
+    API_BODIES_BYTES_MAX, HEARTBEAT_BODY_BYTES_MAX, HEARTBEAT_CHANGES_WAITING_MAX, HEARTBEATS_WAITING_MAX,
+    HOLDER_HEARTBEATS_WAITING_MAX, HOLDER_WRITES_WAITING_MAX, INDEX_KEYS_OF_A_HOLDER_MAX,
     OVERLOAD_RETRY_AFTER_SECONDS, WRITES_WAITING_MAX,
 };
 use crate::server::app::App;
@@ -62,23 +62,23 @@ fn of_group(n: usize) -> Holder {
 }
 
 #[tokio::test]
-async fn writes_that_take_up_everything_keep_no_host_from_beating() {
+async fn writes_that_take_all_permits_leave_heartbeats_theirs() {
     let app = leading_app().await;
     let router = serving(&app);
     let permits: Vec<_> =
         (0..WRITES_WAITING_MAX).map(|n| write_permit(&app, &of_group(n)).unwrap()).collect();
     let bodies = app.permits.bodies.take(API_BODIES_BYTES_MAX).unwrap();
-    let beat = r#"{"host":"10.0.0.1:1","Group":"g"}"#.to_owned();
+    let heartbeat = r#"{"host":"10.0.0.1:1","Group":"g"}"#.to_owned();
     assert_refused(&post(&router, path::ADVERTISE, advertise_of(&holder(1))).await);
-    assert_eq!(post(&router, path::KEEPALIVE, beat.clone()).await.status(), StatusCode::CREATED);
+    assert_eq!(post(&router, path::KEEPALIVE, heartbeat.clone()).await.status(), StatusCode::CREATED);
     drop((permits, bodies));
-    let fill = |bytes: usize| format!("{beat}{}", " ".repeat(bytes - beat.len()));
-    let answer = post(&router, path::KEEPALIVE, fill(BEAT_BODY_BYTES_MAX)).await;
+    let fill = |bytes: usize| format!("{heartbeat}{}", " ".repeat(bytes - heartbeat.len()));
+    let answer = post(&router, path::KEEPALIVE, fill(HEARTBEAT_BODY_BYTES_MAX)).await;
     assert_eq!(answer.status(), StatusCode::CREATED);
-    let answer = post(&router, path::KEEPALIVE, fill(BEAT_BODY_BYTES_MAX + 1)).await;
+    let answer = post(&router, path::KEEPALIVE, fill(HEARTBEAT_BODY_BYTES_MAX + 1)).await;
     assert_eq!(answer.status(), StatusCode::PAYLOAD_TOO_LARGE);
-    let permits = (0..BEATS_WAITING_MAX).map(|_| heartbeat_permit(&app));
-    assert!(permits.collect::<Option<Vec<_>>>().is_some(), "all have their permits back");
+    let permits = (0..HEARTBEATS_WAITING_MAX).map(|_| heartbeat_permit(&app));
+    assert!(permits.collect::<Option<Vec<_>>>().is_some(), "all permits are given back");
     app.node.shutdown().await;
 }
 
@@ -91,7 +91,7 @@ async fn more_keys_than_a_holder_may_have_are_refused_before_they_wait() {
         let keys: Vec<String> = (0..count).map(|n| format!(r#""a:{n}""#)).collect();
         format!(r#"{{"holder":"10.0.0.1:1","group":"g","keys":[{}]}}"#, keys.join(","))
     };
-    // The holder has no place left: who is refused with 507 has not asked for one.
+    // The holder has no permit left: a write that is refused with 507 has not asked for one.
     let permits: Vec<_> =
         (0..HOLDER_WRITES_WAITING_MAX).map(|_| write_permit(&app, &holder(1)).unwrap()).collect();
     for target in [path::ADVERTISE, path::SYNC, path::WITHDRAW] {
@@ -161,7 +161,7 @@ async fn a_holder_that_has_all_its_permits_is_refused_and_others_are_served() {
 }
 
 #[tokio::test]
-async fn when_too_many_hidden_hosts_come_back_the_next_is_503_and_writes_and_beats_go_on() {
+async fn when_too_many_hidden_hosts_come_back_the_next_is_503_and_writes_and_heartbeats_go_on() {
     let app = leading_app().await;
     let router = serving(&app);
     for n in [1, 2] {
@@ -170,30 +170,30 @@ async fn when_too_many_hidden_hosts_come_back_the_next_is_503_and_writes_and_bea
     let last_write_index = app.index.host(&holder(1)).unwrap().last_write_index;
     let hide = Command::Hide { holder: holder(1), last_write_index, unix_ms: 7 };
     app.node.propose(hide).await.unwrap();
-    let beat = |n: u8| format!(r#"{{"host":"10.0.0.{n}:1","Group":"g"}}"#);
+    let heartbeat = |n: u8| format!(r#"{{"host":"10.0.0.{n}:1","Group":"g"}}"#);
 
-    let waiting: Vec<_> = (0..BEAT_CHANGES_WAITING_MAX)
+    let waiting: Vec<_> = (0..HEARTBEAT_CHANGES_WAITING_MAX)
         .map(|n| app.permits.heartbeat_changes.take(&of_group(n)).unwrap())
         .collect();
-    assert_refused(&post(&router, path::KEEPALIVE, beat(1)).await);
-    assert_eq!(post(&router, path::KEEPALIVE, beat(2)).await.status(), StatusCode::CREATED);
+    assert_refused(&post(&router, path::KEEPALIVE, heartbeat(1)).await);
+    assert_eq!(post(&router, path::KEEPALIVE, heartbeat(2)).await.status(), StatusCode::CREATED);
     let answer = post(&router, path::ADVERTISE, advertise_of(&holder(2))).await;
     assert_eq!(answer.status(), StatusCode::CREATED);
     assert!(!app.index.host(&holder(1)).unwrap().is_visible());
 
     drop(waiting);
     let applied = app.index.applied_index();
-    let beats = (0..HOLDER_BEATS_WAITING_MAX).map(|_| post(&router, path::KEEPALIVE, beat(1)));
-    for answer in futures_util::future::join_all(beats).await {
+    let heartbeats = (0..HOLDER_HEARTBEATS_WAITING_MAX).map(|_| post(&router, path::KEEPALIVE, heartbeat(1)));
+    for answer in futures_util::future::join_all(heartbeats).await {
         assert_eq!(answer.status(), StatusCode::CREATED);
     }
     assert!(app.index.host(&holder(1)).unwrap().is_visible());
-    assert_eq!(app.index.applied_index(), applied + 1, "beats of one host at once propose once");
+    assert_eq!(app.index.applied_index(), applied + 1, "heartbeats of one host at once propose once");
     app.node.shutdown().await;
 }
 
 #[tokio::test]
-async fn a_write_keeps_its_place_when_its_client_leaves() {
+async fn a_write_keeps_its_permit_when_its_client_leaves() {
     let app = leading_app().await;
     let router = serving(&app);
     let permit = write_permit(&app, &holder(1)).unwrap();
@@ -202,10 +202,10 @@ async fn a_write_keeps_its_place_when_its_client_leaves() {
         Duration::from_millis(100),
         post(&router, path::ADVERTISE, advertise_of(&holder(1))),
     );
-    assert!(left.await.is_err(), "it waits for its turn");
+    assert!(left.await.is_err(), "it waits for the lock");
     let permits = (2..HOLDER_WRITES_WAITING_MAX).map(|_| write_permit(&app, &holder(1)));
     let permits: Vec<_> = permits.collect::<Result<_, _>>().unwrap();
-    assert!(write_permit(&app, &holder(1)).is_err(), "who left still has a place");
+    assert!(write_permit(&app, &holder(1)).is_err(), "a write whose client has left keeps its permit");
     drop((lock, permit, permits));
     app.writes.running.close();
     app.writes.running.wait().await;
@@ -224,7 +224,7 @@ async fn when_too_many_writes_wait_the_next_is_503_and_lookups_go_on() {
 
     let waiting: Vec<_> =
         (0..WRITES_WAITING_MAX).map(|n| write_permit(&app, &of_group(n)).unwrap()).collect();
-    let beats: Vec<_> = (0..BEATS_WAITING_MAX).map(|_| heartbeat_permit(&app).unwrap()).collect();
+    let heartbeats: Vec<_> = (0..HEARTBEATS_WAITING_MAX).map(|_| heartbeat_permit(&app).unwrap()).collect();
     let write = r#"{"holder":"10.0.0.1:1","group":"g","keys":["a:1"]}"#;
     for (target, body) in [
         (path::ADVERTISE, write),
@@ -237,7 +237,7 @@ async fn when_too_many_writes_wait_the_next_is_503_and_lookups_go_on() {
     app.node.wait_leader(Duration::from_secs(10)).await.unwrap();
     let lookup = format!("{}?key=a:1&group=g", path::FINDKEY);
     assert_eq!(ask("GET", &lookup, "").await.status(), StatusCode::NOT_FOUND);
-    drop((waiting, beats));
+    drop((waiting, heartbeats));
     assert!(heartbeat_permit(&app).is_some() && write_permit(&app, &holder(1)).is_ok());
     app.node.shutdown().await;
 }
@@ -264,8 +264,8 @@ async fn while_the_index_loads_the_server_lives_but_is_not_ready() {
     }
 }
 
-/// A server that loads answered like one that belongs to no cluster: agents took the cluster that was
-/// left for the only one.
+/// A loading server answered like one that belongs to no cluster: agents believed that the other cluster was
+/// the only one.
 #[tokio::test]
 async fn while_the_index_loads_a_server_does_not_say_that_it_belongs_to_no_cluster() {
     let handle = AppHandle::default();

@@ -28,7 +28,7 @@ fn host(holder: Holder, ttl_seconds: u32, hidden_unix_ms: Option<u64>) -> HostLe
     HostLease { holder, ttl_seconds, hidden_unix_ms, epoch_unix_ms: None }
 }
 
-/// The keepalive of a native agent that agrees with [`known`].
+/// The heartbeat of a native agent that agrees with [`known`].
 fn heartbeat() -> Heartbeat {
     Heartbeat {
         zone: Some("a".into()),
@@ -38,7 +38,7 @@ fn heartbeat() -> Heartbeat {
     }
 }
 
-/// The keepalive of a Go `pi`.
+/// The heartbeat of a Go `pi`.
 fn go() -> Heartbeat {
     Heartbeat::default()
 }
@@ -52,7 +52,7 @@ fn set_host(zone: &str, ttl_seconds: u32) -> Command {
 }
 
 #[test]
-fn every_row_of_keepalive() {
+fn every_row_of_a_heartbeat() {
     let hidden = || KnownHost { hidden: true, ..known() };
     let go_known = || KnownHost { ttl_seconds: 0, pair: None, ..known() };
     let other = Some(Fingerprint(43));
@@ -137,7 +137,7 @@ struct Scene {
 }
 
 const STEP: Duration = Duration::from_millis(500);
-/// The wall clock at the begin of each scene.
+/// Wall time at the start of each scene.
 const START_MS: u64 = 1_800_000_000_000;
 
 impl Scene {
@@ -161,7 +161,7 @@ impl Scene {
         self.leases.sweep(self.now)
     }
 
-    /// Sweeps for so long and returns what was due.
+    /// Sweeps for so many seconds and returns what was due.
     fn pass(&mut self, seconds: u64) -> Vec<Due> {
         (0..seconds * 2)
             .flat_map(|_| {
@@ -189,7 +189,7 @@ fn a_host_is_hidden_when_its_lease_has_ended_and_not_before() {
     assert_eq!(scene.pass(1), [Due::Hide(holder(2))], "the default lease");
 }
 
-/// What a sweep has found waits for those before it; a keepalive meanwhile counts.
+/// What a sweep has found waits for those before it; a heartbeat that comes meanwhile counts.
 #[test]
 fn a_host_whose_lease_is_renewed_before_it_is_hidden_stays() {
     let mut scene = Scene::new(&[host(holder(1), NATIVE, None)]);
@@ -282,15 +282,15 @@ fn a_leader_that_begins_with_a_wrong_clock_waits_an_hour_before_it_forgets_and_a
     }
 }
 
-/// A leader without a battery for its clock says 1970 when it hides a host: the next one took the host for
-/// gone for decades, and forgot it after an hour.
+/// A leader without a battery for its clock says 1970 when it hides a host: the next leader believed that the
+/// host had been hidden for decades, and forgot it after an hour.
 #[test]
 fn a_host_that_was_hidden_by_a_clock_behind_its_own_is_kept_for_the_whole_time() {
     let day_ms = 86_400_000;
     for (since, seconds) in [
         (5 * day_ms, 86_400),
         (START_MS - day_ms, 86_400),
-        // Clocks that differ by a little are right.
+        // A small difference of the clocks counts as none.
         (START_MS - 120_000, 86_400 - 120),
     ] {
         let hidden = host(holder(1), NATIVE, Some(since));
@@ -371,7 +371,7 @@ fn a_hide_that_was_applied_although_it_seemed_to_fail_stays() {
     assert_eq!(scene.follow(host(holder(1), NATIVE, Some(scene.unix_ms))), [], "no heartbeat has come");
     assert_eq!(scene.pass(300), []);
     scene.leases.postpone(due, scene.now, Duration::from_secs(1));
-    assert_eq!(scene.pass(300), [], "and a late word of failure does not bring it back");
+    assert_eq!(scene.pass(300), [], "and a failure that is reported late does not bring it back");
 }
 
 mod mass_end;

@@ -13,8 +13,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::holder_locks::HolderPermits;
 use crate::limits::{
-    API_BODIES_BYTES_MAX, API_BODY_BYTES_MAX, API_BODY_READ_TIMEOUT, BEAT_BODY_BYTES_MAX,
-    BEAT_BODY_READ_TIMEOUT, REFUSED_DISCARD_BYTES_MAX, REFUSED_DISCARD_TIMEOUT,
+    API_BODIES_BYTES_MAX, API_BODY_BYTES_MAX, API_BODY_READ_TIMEOUT, HEARTBEAT_BODY_BYTES_MAX,
+    HEARTBEAT_BODY_READ_TIMEOUT, REFUSED_DISCARD_BYTES_MAX, REFUSED_DISCARD_TIMEOUT,
 };
 use crate::server::error::ApiError;
 
@@ -107,15 +107,15 @@ pub async fn read_heartbeat(
         discard_refused(&mut body).await;
         return Err(ApiError::Overloaded);
     };
-    let collected = collect_within(&mut body, BEAT_BODY_BYTES_MAX, |_| Ok(()));
-    match tokio::time::timeout(BEAT_BODY_READ_TIMEOUT, collected).await {
+    let collected = collect_within(&mut body, HEARTBEAT_BODY_BYTES_MAX, |_| Ok(()));
+    match tokio::time::timeout(HEARTBEAT_BODY_READ_TIMEOUT, collected).await {
         Ok(Err(error @ ApiError::BodyTooLarge { .. })) => {
             drop(permit);
             discard_refused(&mut body).await;
             Err(error)
         }
         Ok(collected) => Ok((collected?, permit)),
-        Err(_) => Err(ApiError::BodyTooSlow { timeout: BEAT_BODY_READ_TIMEOUT }),
+        Err(_) => Err(ApiError::BodyTooSlow { timeout: HEARTBEAT_BODY_READ_TIMEOUT }),
     }
 }
 

@@ -1,14 +1,14 @@
-//! Both orders against a naive sort, and the spread.
+//! Both orders compared with a naive sort, and the spread.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::*;
 
-/// Holders in a sorted vector, counting how much is looked at.
+/// Holders in a sorted vector; counts how many of them are visited.
 struct Sorted {
     entries: Vec<(String, u128, SocketAddr)>,
-    /// All hosts of the group, and whether each is one of them.
+    /// All hosts of the group, and whether each is one of the holders.
     hosts: BTreeMap<(u128, u16), (SocketAddr, bool)>,
     looked_at: Cell<usize>,
 }
@@ -25,7 +25,7 @@ impl Sorted {
         Self { entries, hosts, looked_at: Cell::new(0) }
     }
 
-    /// Among hosts that do not hold the key.
+    /// Holders among hosts that do not hold the key.
     fn among(mut self, others: impl IntoIterator<Item = SocketAddr>) -> Self {
         for other in others {
             self.hosts.entry((address_key(other.ip()), other.port())).or_insert((other, false));
@@ -146,7 +146,7 @@ fn a_bare_ip_leaves_out_all_on_it() {
 }
 
 #[test]
-fn an_asker_that_alone_holds_the_key_is_told_nobody() {
+fn an_asker_that_is_the_only_holder_gets_no_holders() {
     let own = holders(&[("", "10.0.0.1:7781")]);
     assert_eq!(rank(&own, &key(), &native("10.0.0.1:7781", ""), 10), []);
     assert_eq!(rank(&own, &key(), &Asker::Host("10.0.0.1".parse().unwrap()), 10), []);
@@ -171,7 +171,7 @@ fn equal_prefixes_go_by_address_then_by_text() {
     assert_eq!(first, expected[..3].iter().map(|text| address(text)).collect::<Vec<_>>());
 }
 
-/// A small deterministic generator: tests print no seed because it never changes.
+/// A small deterministic RNG: tests print no seed, because it never changes.
 fn numbers(mut state: u64) -> impl FnMut() -> u64 {
     move || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -196,7 +196,7 @@ fn some_hosts(next: &mut impl FnMut() -> u64, count: usize) -> BTreeSet<(&'stati
     hosts.into_iter().map(|(address, zone)| (zone, address)).collect()
 }
 
-/// That of the Go Piccolo, as it makes it.
+/// The order of the Go Piccolo, computed as it does.
 fn sorted_by_prefix(holders: impl Iterator<Item = SocketAddr>, asker: IpAddr) -> Vec<SocketAddr> {
     let mut all: Vec<SocketAddr> = holders.filter(|holder| holder.ip() != asker).collect();
     all.sort_by_key(|holder| {
@@ -229,7 +229,7 @@ fn the_prefix_order_is_that_of_sorting_everything() {
     }
 }
 
-/// Each prefix length was looked for in each zone: 6.4 million ranges under the lock for one lookup.
+/// Each prefix length was searched in each zone: 6.4 million ranges under the lock for one lookup.
 #[test]
 fn a_zone_for_each_host_costs_the_prefix_order_no_more_than_a_look_at_each_holder() {
     const HOSTS: u32 = 50_000;
@@ -256,7 +256,7 @@ fn a_zone_for_each_host_costs_the_prefix_order_no_more_than_a_look_at_each_holde
 }
 
 #[test]
-fn every_holder_is_told_once_when_all_are_asked_for() {
+fn every_holder_is_named_once_when_all_are_asked_for() {
     let mut next = numbers(11);
     for n in 1..200 {
         let list: Vec<_> =
@@ -308,7 +308,7 @@ fn the_same_question_has_the_same_answer() {
 }
 
 #[test]
-fn who_could_not_be_had_comes_last_in_every_order_and_who_was_wrong_not_at_all() {
+fn a_holder_that_could_not_be_reached_comes_last_in_every_order_and_one_with_wrong_bytes_never() {
     let all: Vec<_> = (1..=40).map(numbered).collect();
     let sorted = Sorted::new(all.iter().map(|holder| ("a", *holder)));
     let bad = |holder: SocketAddr| match holder.ip() {

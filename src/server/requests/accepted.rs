@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn holders_that_nobody_could_reach_are_refused_with_the_reason() {
+    fn holders_that_cannot_be_reached_are_refused_with_the_reason() {
         for (holder, reason) in [
             ("127.0.0.1:7781", "loopback"),
             ("[::1]:7781", "loopback"),

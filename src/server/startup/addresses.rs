@@ -430,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_told_only_if_the_port_takes_connections_to_it() {
+    fn a_name_is_given_to_others_only_if_the_port_takes_connections_to_it() {
         let cases = [
             ("fd00::1", "[::]:1", false, true),
             ("10.0.0.1", "[::]:1", false, true),

@@ -1,4 +1,4 @@
-//! Many leases that end at once: how fast a group may go dark.
+//! Many leases that end at once: how fast the hosts of a group may be hidden.
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -15,7 +15,7 @@ fn members(group: &str, count: u32) -> Vec<HostLease> {
     (0..count).map(|n| host(member(group, n), NATIVE, None)).collect()
 }
 
-/// Sweeps at the leader's pace for so long; what was due at each sweep.
+/// Sweeps as often as the leader does, for so long; returns what was due at each sweep.
 fn sweeps(scene: &mut Scene, seconds: u32) -> Vec<Vec<Due>> {
     let sweep = |_| {
         scene.skip(LEASE_SWEEP_INTERVAL);
@@ -28,7 +28,7 @@ fn hidden(due: &[Due], group: &str) -> usize {
     due.iter().filter(|due| matches!(due, Due::Hide(holder) if holder.group == group)).count()
 }
 
-/// The most that ten sweeps in a row, which are a second, hide of a group.
+/// The most hosts of a group that ten sweeps in a row, which take a second, hide.
 fn busiest_second(swept: &[Vec<Due>], group: &str) -> usize {
     let counts: Vec<usize> = swept.iter().map(|due| hidden(due, group)).collect();
     counts.windows(10).map(|second| second.iter().sum()).max().unwrap()
@@ -62,7 +62,7 @@ fn a_small_group_ends_at_once_while_a_large_one_goes_slowly() {
 }
 
 #[test]
-fn who_is_over_the_budget_stays_visible_and_is_renewed_by_a_keepalive() {
+fn a_host_over_the_budget_stays_visible_and_is_renewed_by_a_heartbeat() {
     let mut scene = Scene::new(&members("g", 5_000));
     sweeps(&mut scene, 89);
     let first = sweeps(&mut scene, 1);
@@ -74,7 +74,7 @@ fn who_is_over_the_budget_stays_visible_and_is_renewed_by_a_keepalive() {
             Due::Hide(holder) | Due::Forget(holder, _) => holder,
         })
         .collect();
-    // The cut is healed.
+    // The cut has ended.
     for n in 0..5_000 {
         if !gone.contains(&member("g", n)) {
             scene.renew(&member("g", n), NATIVE);
@@ -83,9 +83,9 @@ fn who_is_over_the_budget_stays_visible_and_is_renewed_by_a_keepalive() {
     assert_eq!(sweeps(&mut scene, 89).concat(), []);
 }
 
-/// A cut that hides some, heals, and comes again: the hidden ones come back by one keepalive each.
+/// A cut hides some hosts, ends, and comes again: the hidden ones come back with one heartbeat each.
 #[test]
-fn all_hosts_of_a_fleet_come_back_by_one_keepalive_each() {
+fn all_hosts_of_a_fleet_come_back_with_one_heartbeat_each() {
     let mut scene = Scene::new(&members("g", 50_000));
     sweeps(&mut scene, 89);
     let mut gone = 0;
@@ -132,9 +132,9 @@ fn forgetting_is_bounded_by_the_sweep_alone() {
     assert_eq!(swept.concat().len(), 1_000);
 }
 
-/// A model that looks at every host at every step, against any order of renewals, hides and time.
+/// Compares with a model that visits every host at every step, for random orders of renewals, hides and time.
 #[test]
-fn nobody_is_hidden_early_and_nobody_over_the_budget() {
+fn no_host_is_hidden_early_and_none_over_the_budget() {
     for seed in 0..30 {
         let mut rng = StdRng::seed_from_u64(seed);
         let groups: Vec<(String, u32)> =
@@ -171,9 +171,9 @@ fn nobody_is_hidden_early_and_nobody_over_the_budget() {
     }
 }
 
-/// Not a matter of speed: a scan of all that has ended, at each sweep, would take minutes here.
+/// This is no speed test: a scan of all ended leases at each sweep would take minutes here.
 #[test]
-fn a_hundred_thousand_leases_in_a_thousand_groups_that_end_together_are_swept_in_turn() {
+fn a_hundred_thousand_leases_in_a_thousand_groups_that_end_together_are_swept_one_after_the_other() {
     let mut hosts = members("large", 50_000);
     for group in 0..1_000 {
         hosts.extend(members(&format!("g{group}"), 50));

@@ -1,4 +1,4 @@
-//! Who is counted, for how long, and what ends it.
+//! Which reports count, for how long, and what ends them.
 
 use super::*;
 

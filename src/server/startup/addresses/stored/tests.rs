@@ -8,7 +8,7 @@ use piccolo_raft::network::names::Resolve;
 use super::super::{AddressError, joining_names, names};
 use super::*;
 
-/// DNS that is away: nobody answers for longer than anybody waits.
+/// A DNS that does not answer within any timeout.
 #[derive(Debug)]
 struct Away;
 
@@ -46,7 +46,7 @@ async fn a_server_with_data_starts_at_once_without_dns() {
     assert_eq!(begin.elapsed(), Duration::ZERO);
     assert_eq!(own.raft_address.as_deref(), Some("n-1.piccolo:7790"));
     assert_eq!((own.api_address.as_str(), own.api_host_follows), ("n-1.piccolo:7789", false));
-    // Without data it cannot know which one it is, waits, and says for what.
+    // Without data the server cannot know which entry it is: it waits, and says for what.
     let error = started(&names_of_all, None).await.unwrap_err();
     assert!(error.may_pass(), "{error}");
     let error = error.to_string();
@@ -63,7 +63,7 @@ async fn a_server_with_data_that_is_in_no_list_goes_on_as_what_its_data_says() {
     let own = started(&["x-0:7790", "x-1:7790"], Some(&data)).await.unwrap();
     assert!(begin.elapsed() <= Duration::from_secs(1), "{:?}", begin.elapsed());
     assert_eq!(own.members, ["x-0:7790", "x-1:7790"]);
-    // Where it is now it learns later: by an entry that leads to itself.
+    // It learns its new address later, from an entry that leads to itself.
     assert!(own.api_host_follows, "{own:?}");
     let known = Names::new(Arc::new(Away));
     let (api, raft) = (ANY.0.parse().unwrap(), ANY.1.parse().unwrap());
@@ -75,23 +75,24 @@ async fn a_server_with_data_that_is_in_no_list_goes_on_as_what_its_data_says() {
 
 #[tokio::test(start_paused = true)]
 async fn a_host_that_has_another_address_is_called_by_that() {
-    // In the list of new addresses.
+    // The server is in the list of new addresses.
     let data = stored("240.0.0.1:7790", &["127.0.0.1:7791"]);
     let own = started(&["240.0.0.9:7790", "127.0.0.1:7790"], Some(&data)).await.unwrap();
     assert_eq!(own.raft_address.as_deref(), Some("127.0.0.1:7790"));
     assert_eq!(own.api_address, "127.0.0.1:7789");
-    // In none: by the way to another member.
+    // The server is in no list: the way to another member decides.
     let own = started(&["240.0.0.1:7790", "240.0.0.9:7790"], Some(&data)).await.unwrap();
     assert_eq!(own.raft_address.as_deref(), Some("127.0.0.1:7790"));
     assert_eq!(own.api_address, "127.0.0.1:7789");
-    // It has the old one still.
+    // The host still has the old address.
     let data = stored("127.0.0.1:7790", &["127.0.0.2:7790"]);
     let own = started(&["240.0.0.1:7790", "240.0.0.9:7790"], Some(&data)).await.unwrap();
     assert_eq!(own.raft_address.as_deref(), Some("127.0.0.1:7790"));
     assert_eq!(own.api_address, "127.0.0.1:7789");
 }
 
-/// It was called by an IPv6 address, the first that it knew of a member, while it listened on IPv4 only.
+/// The server named itself by an IPv6 address, the first that it knew of a member, while it listened on IPv4
+/// only.
 #[tokio::test]
 async fn a_host_that_has_another_address_is_called_by_one_at_which_it_listens() {
     let data = stored("240.0.0.1:7790", &["[::1]:7790", "127.0.0.1:7791"]);
