@@ -134,7 +134,7 @@ pub async fn run(config: Config, stop: Stop, ready: impl FnOnce(Addresses) + Sen
 fn start_tasks(app: &App, Phases { tasks, end, .. }: &mut Phases) {
     tasks.spawn("leases", app.lease_task().run(end.clone()));
     tasks.spawn("addresses of servers", app.cluster.servers.clone().watch(end.clone()));
-    tasks.spawn("currency", Arc::clone(&app.cluster.fallback).watch(end.clone()));
+    tasks.spawn("lookup fallback", Arc::clone(&app.cluster.fallback).watch(end.clone()));
     tasks.spawn("reports", Arc::clone(&app.reports).watch(end.clone()));
     tasks.spawn("metrics upkeep", crate::metrics::upkeep(crate::metrics::install(), end.clone()));
 }

@@ -118,7 +118,7 @@ async fn serve_requests(
 ) {
     let Ok(local) = stream.local_addr() else { return };
     if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%peer, %error, "client gone before its first byte");
+        tracing::debug!(%peer, %error, "the client left before its first byte");
         return;
     }
     let is_over_limit = slot.is_over_limit();

@@ -202,7 +202,7 @@ impl Forwarder {
             tokio::select! {
                 forwarded = exchange(&client, &leader, outgoing) => forwarded,
                 () = overtaken(&leadership, &leader), if repeatable => {
-                    tracing::warn!(leader, "repeats a forwarded write: another server leads");
+                    tracing::warn!(leader, "repeating a forwarded write: another server leads");
                     Forwarded::Overtaken
                 }
             }

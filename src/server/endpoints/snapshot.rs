@@ -78,7 +78,7 @@ pub async fn handle(Loaded(parts): Loaded<Snapshots>, incoming: Request) -> Resu
         return Err(ApiError::NoRoom { reason });
     }
     let (meta, data) = SnapshotData::of(&index).await?;
-    tracing::info!(%meta, "sends a snapshot to an operator");
+    tracing::info!(%meta, "sending a snapshot to an operator");
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let saved = Saved {
         cluster_id,
@@ -140,12 +140,12 @@ fn send(threads: &Handle, first: Bytes, data: SnapshotData, sending: &Sending) {
         }
         match threads.block_on(async { timeout(CLIENT_SILENT_MAX, sending.chunks.send(chunk)).await }) {
             Ok(Ok(())) => {}
-            Ok(Err(_)) => return tracing::info!("the client of a snapshot is gone"),
-            Err(_) => return give_up(io::Error::other("the client takes nothing of it")),
+            Ok(Err(_)) => return tracing::info!("the client of a snapshot has left"),
+            Err(_) => return give_up(io::Error::other("the client takes nothing")),
         }
     }
     sending.whole.store(true, Ordering::Release);
-    tracing::info!("a snapshot is sent");
+    tracing::info!("a snapshot was sent");
 }
 
 #[cfg(test)]

@@ -113,11 +113,11 @@ impl Phases {
             ended = &mut running => return ended.map_err(Error::Task),
         }
         let handed_over = node.transfer_leader().await;
-        tracing::info!(handed_over, "stopping: drains the discovery API");
+        tracing::info!(handed_over, "stopping: draining the discovery API");
         api.cancel();
         api_drained.cancelled().await;
         finish(writes).await;
-        tracing::info!("stopping: closes the index");
+        tracing::info!("stopping: closing the index");
         node.shutdown().await;
         raft.cancel();
         raft_drained.cancelled().await;

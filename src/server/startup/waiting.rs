@@ -30,8 +30,8 @@ impl WaitReason {
         let mut current = self.lock();
         if *current != reason {
             match &reason {
-                Some(reason) => tracing::warn!(reason, "waits with the start"),
-                None => tracing::info!("goes on with the start"),
+                Some(reason) => tracing::warn!(reason, "the start waits"),
+                None => tracing::info!("the start continues"),
             }
             *current = reason;
         }
