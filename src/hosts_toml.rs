@@ -50,11 +50,8 @@ pub struct Upstream {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HostsTomlError {
     /// containerd cannot read it either.
-    #[error("could not parse it: {reason}")]
-    NotToml {
-        /// The parser's message, with line and column.
-        reason: String,
-    },
+    #[error("could not parse it: {0}")]
+    NotToml(ParseError),
     /// `host = { … }` and the like: no order that could be kept.
     #[error("could not put an entry in front: its hosts are not written as [host.\"URL\"] tables")]
     HostsNotTables,
@@ -73,6 +70,17 @@ pub enum HostsTomlError {
     /// The result would have said something else about other hosts.
     #[error("could not change it without changing what others wrote there")]
     NotSafe,
+}
+
+/// Why a text is no TOML: the parser's message, with line and column.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ParseError {
+    /// Found while the text is read with its layout.
+    #[error(transparent)]
+    Document(#[from] toml_edit::TomlError),
+    /// Found while only the values are read.
+    #[error(transparent)]
+    Values(#[from] toml::de::Error),
 }
 
 /// A file of our own.
@@ -181,8 +189,7 @@ impl Header {
 
 /// All `[table]` lines in the order of the file.
 fn headers(text: &str) -> Result<Vec<Header>, HostsTomlError> {
-    let document =
-        Document::parse(text).map_err(|error| HostsTomlError::NotToml { reason: error.to_string() })?;
+    let document = Document::parse(text).map_err(|error| HostsTomlError::NotToml(error.into()))?;
     let root = document.as_table();
     match root.get("host") {
         None => {}
@@ -250,9 +257,8 @@ fn end_of_table(text: &str, start: usize, next: usize) -> usize {
 }
 
 fn values(text: &str) -> Result<Values, HostsTomlError> {
-    let mut values: Values = text
-        .parse()
-        .map_err(|error: toml::de::Error| HostsTomlError::NotToml { reason: error.to_string() })?;
+    let mut values: Values =
+        text.parse().map_err(|error: toml::de::Error| HostsTomlError::NotToml(error.into()))?;
     // `[host]` without any host says nothing.
     if values.get("host").and_then(toml::Value::as_table).is_some_and(Values::is_empty) {
         values.remove("host");

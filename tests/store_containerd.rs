@@ -306,7 +306,8 @@ async fn a_socket_that_is_not_there_yet_is_unreachable_and_works_once_it_is() {
     let first = store.watch().next().await.expect("a watch reports that it is set, or why not");
     let error = first.expect_err("never set");
     assert!(matches!(error, StoreError::Unreachable { .. }), "{error}");
-    assert!(error.to_string().contains("No such file"), "{error}");
+    let cause = std::error::Error::source(&error).expect("it says why").to_string();
+    assert!(cause.contains("No such file"), "{cause}");
     containerd.run();
     let image = containerd.import(NAMESPACE, "registry.example/app:1", &[b"layer"]);
     let _watching = Watching::set(&store).await;

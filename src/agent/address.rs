@@ -47,12 +47,13 @@ pub enum AdvertiseError {
         cidrs: Vec<Cidr>,
     },
     /// The system does not tell the addresses of this node.
-    #[error("could not list the addresses of {}: {reason}", interface.as_deref().unwrap_or("this node"))]
+    #[error("could not list the addresses of {}", interface.as_deref().unwrap_or("this node"))]
     Interfaces {
         /// Value of `--advertise-interface`.
         interface: Option<String>,
         /// What the system said.
-        reason: io::Error,
+        #[source]
+        source: io::Error,
     },
     /// The peer port takes no connection to the address.
     #[error(
@@ -209,7 +210,7 @@ impl Seeker {
         let Selection { interface, cidrs } = &self.selection;
         let listed = interfaces::addresses(interface.as_deref());
         let listed =
-            listed.map_err(|reason| AdvertiseError::Interfaces { interface: interface.clone(), reason })?;
+            listed.map_err(|source| AdvertiseError::Interfaces { interface: interface.clone(), source })?;
         let takes = |ip: &IpAddr| {
             is_public(*ip)
                 && self.listens.takes(*ip)

@@ -47,10 +47,31 @@ pub(crate) trait Lookup: Send + Sync + 'static {
 pub(crate) enum LookupError {
     /// Not one server answered, or none that could serve.
     #[error("no server answered: {0}")]
-    NoServer(String),
+    NoServer(ClientError),
+    /// Not one server answered within the time of this lookup.
+    #[error("no server answered: nothing within {} ms", within.as_millis())]
+    Late {
+        /// How long the lookup had.
+        within: Duration,
+    },
+    /// The servers are not asked until one of them is seen to answer.
+    #[error("no server answered: none has answered since the last lookup")]
+    BreakerOpen,
     /// A server answered, but not with holders.
     #[error("could not find holders: {0}")]
-    Failed(String),
+    Failed(ClientError),
+}
+
+impl LookupError {
+    /// Whether no server answered.
+    fn is_unanswered(&self) -> bool {
+        !matches!(self, Self::Failed(_))
+    }
+}
+
+/// Whether any server answered a lookup.
+fn is_answered(found: &Result<Vec<SocketAddr>, LookupError>) -> bool {
+    !found.as_ref().is_err_and(LookupError::is_unanswered)
 }
 
 /// The servers, asked on behalf of one agent.
@@ -80,9 +101,9 @@ impl Lookup for Servers {
                 Ok(found) => Ok(found.map_or_else(Vec::new, |found| self.usable(&found.holders, count))),
                 // Servers that cannot serve are no better than silent ones, which were asked as well.
                 Err(error @ (ClientError::Unreachable { .. } | ClientError::Unavailable { .. })) => {
-                    Err(LookupError::NoServer(error.to_string()))
+                    Err(LookupError::NoServer(error))
                 }
-                Err(error) => Err(LookupError::Failed(error.to_string())),
+                Err(error) => Err(LookupError::Failed(error)),
             }
         })
     }
@@ -150,20 +171,21 @@ impl HolderLookup {
         deadline: Duration,
     ) -> Result<Vec<SocketAddr>, LookupError> {
         if self.is_open() {
-            return Err(LookupError::NoServer("none has answered since the last lookup".to_owned()));
+            return Err(LookupError::BreakerOpen);
         }
         let Timeouts { lookup, conclusive, .. } = self.lookup.timeouts();
         let deadline = deadline.min(lookup);
         let start = Instant::now();
         let found = self.ask(key, count, deadline).await;
-        if let Err(LookupError::NoServer(reason)) = &found
+        if let Err(error) = &found
+            && error.is_unanswered()
             && self.is_conclusive(deadline, conclusive)
             // Another lookup was answered meanwhile: it is this node that is slow.
             && self.last_answer().is_none_or(|answered| answered < start)
             && !self.open.swap(true, Ordering::AcqRel)
         {
             tracing::warn!(
-                reason,
+                %error,
                 "no discovery server answers: images come from the registry until one does"
             );
             ::metrics::gauge!("piccolo_discovery_reachable").set(0.0);
@@ -185,9 +207,9 @@ impl HolderLookup {
     async fn ask(&self, key: &str, count: usize, deadline: Duration) -> Result<Vec<SocketAddr>, LookupError> {
         let found = match timeout(deadline, self.lookup.find(key, count, deadline)).await {
             Ok(found) => found,
-            Err(_) => Err(LookupError::NoServer(format!("nothing within {} ms", deadline.as_millis()))),
+            Err(_) => Err(LookupError::Late { within: deadline }),
         };
-        if !matches!(found, Err(LookupError::NoServer(_))) {
+        if is_answered(&found) {
             self.inconclusive.store(0, Ordering::Release);
             *self.answered.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         }
@@ -211,7 +233,7 @@ impl HolderLookup {
             let mut backoff = Backoff::new(BREAKER_PROBE_PAUSE.0, BREAKER_PROBE_PAUSE.1);
             while self.is_open() {
                 let found = self.ask(&nobody_has, CANDIDATES, LOOKUP_TIMEOUT_FAR_MAX).await;
-                if !matches!(found, Err(LookupError::NoServer(_))) {
+                if is_answered(&found) {
                     self.open.store(false, Ordering::Release);
                     tracing::info!("a discovery server answers again");
                     ::metrics::gauge!("piccolo_discovery_reachable").set(1.0);

@@ -48,6 +48,7 @@ async fn readyz(State(health): State<Health>) -> (StatusCode, String) {
 mod tests {
     use super::*;
     use crate::agent::discovery::{Lookup, LookupError};
+    use crate::agent::inventory::NotRead;
     use crate::agent::notices::Topic;
     use futures_util::future::BoxFuture;
     use std::net::SocketAddr;
@@ -62,20 +63,19 @@ mod tests {
             _: usize,
             _: Duration,
         ) -> BoxFuture<'a, Result<Vec<SocketAddr>, LookupError>> {
-            Box::pin(async { Err(LookupError::NoServer("dead".to_owned())) })
+            Box::pin(async { Err(LookupError::Late { within: Duration::ZERO }) })
         }
     }
 
     #[tokio::test]
     async fn readiness_follows_the_inventory_and_names_reasons() {
-        let (state, inventory) =
-            watch::channel(InventoryState::Waiting { reason: "containerd is away".into() });
+        let (state, inventory) = watch::channel(InventoryState::Waiting(NotRead::NotAsked));
         let discovery = Arc::new(HolderLookup::new(Arc::new(Dead)));
         let notices = Notices::default();
         let health = Health { inventory, discovery: Arc::clone(&discovery), notices: notices.clone() };
         let (status, reasons) = readyz(State(health.clone())).await;
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
-        assert!(reasons.contains("containerd is away"), "{reasons}");
+        assert!(reasons.contains("not asked yet"), "{reasons}");
 
         state.send_replace(InventoryState::Synced);
         assert_eq!(readyz(State(health.clone())).await.0, StatusCode::OK);

@@ -27,7 +27,7 @@ use super::backoff::Backoff;
 use super::content::store::{Store, StoreError, StoreEvent, WatchEvent, next_event};
 use super::counters::Counters;
 use super::log_throttle::LogThrottle;
-use crate::api::client::chain;
+use crate::api::client::{ClientError, chain};
 use crate::clock::SharedClock;
 use crate::task::{Stop, TaskError, Tasks};
 use address_conflict::Claims;
@@ -69,21 +69,43 @@ struct Retries {
 /// Whom the inventory tells what it sees.
 pub type Seen = Box<dyn Fn(&StoreEvent) + Send + Sync>;
 
+/// Why the store has not been read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotRead {
+    /// The agent has just started.
+    #[error("not asked yet")]
+    NotAsked,
+    /// The watch or the scan failed.
+    #[error("{}", chain(.0))]
+    Failed(StoreError),
+}
+
+/// Why discovery does not know yet what this node holds.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotSent {
+    /// Nothing has been acknowledged since the agent started, or since the store could be read again.
+    #[error("the first sync is on its way")]
+    FirstSync,
+    /// A sync has not been answered yet.
+    #[error("the sync is on its way")]
+    Sync,
+    /// Everything is to be sent anew under this address.
+    #[error("the address of this node has changed to {0}")]
+    AddressChanged(SocketAddr),
+    /// The last write failed.
+    #[error(transparent)]
+    Failed(ClientError),
+}
+
 /// How far the index is true to this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum InventoryState {
     /// The store cannot be read; what was advertised stays.
-    Waiting {
-        /// What it said.
-        reason: String,
-    },
+    Waiting(NotRead),
     /// The store is being read.
     Scanning,
     /// The store was read, and discovery has not acknowledged it yet.
-    Unsent {
-        /// Why not.
-        reason: String,
-    },
+    Unsent(NotSent),
     /// Another agent writes under the address of this one, so that each takes the other's keys out of the
     /// index.
     Contested {
@@ -105,9 +127,9 @@ impl InventoryState {
 impl fmt::Display for InventoryState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Waiting { reason } => write!(f, "waiting for the image store: {reason}"),
+            Self::Waiting(cause) => write!(f, "waiting for the image store: {cause}"),
             Self::Scanning => f.write_str("scanning the image store"),
-            Self::Unsent { reason } => write!(f, "not yet known to discovery: {reason}"),
+            Self::Unsent(cause) => write!(f, "not yet known to discovery: {cause}"),
             Self::Contested { holder } => write!(
                 f,
                 "another agent writes as {holder}: two nodes have the same address, or two sites behind a \
@@ -158,7 +180,7 @@ impl Inventory {
             ledger: Mutex::new(Ledger::new(clock.unix_ms())),
             write_wanted: Notify::new(),
             scan_wanted: Notify::new(),
-            state: watch::Sender::new(InventoryState::Waiting { reason: "not asked yet".into() }),
+            state: watch::Sender::new(InventoryState::Waiting(NotRead::NotAsked)),
             known: watch::Sender::new(false),
         };
         Self { shared: Arc::new(shared) }
@@ -232,7 +254,7 @@ impl Upkeep {
     fn set_sent(&self, state: InventoryState) {
         let was_read = matches!(
             *self.state.borrow(),
-            InventoryState::Unsent { .. } | InventoryState::Contested { .. } | InventoryState::Synced
+            InventoryState::Unsent(_) | InventoryState::Contested { .. } | InventoryState::Synced
         );
         if was_read && !self.claims().is_contested() {
             self.set_state(state);
@@ -247,11 +269,7 @@ impl Upkeep {
         let ledger = self.ledger();
         let is_sent = ledger.acknowledged().is_some() && !ledger.is_syncing();
         drop(ledger);
-        self.set_sent(if is_sent {
-            InventoryState::Synced
-        } else {
-            InventoryState::Unsent { reason: "the sync is on its way".into() }
-        });
+        self.set_sent(if is_sent { InventoryState::Synced } else { InventoryState::Unsent(NotSent::Sync) });
     }
 
     /// A new complete scan, unless one or its sync is on its way.
@@ -267,18 +285,18 @@ impl Upkeep {
         let mut retries =
             Retries { backoff: Backoff::new(STORE_PAUSE.0, STORE_PAUSE.1), throttle: LogThrottle::default() };
         loop {
-            let error = chain(&self.watch_once(&mut retries).await);
+            let ended = self.watch_once(&mut retries).await;
             self.ledger().scan_failed();
-            if let Some(left_out) = retries.throttle.passes(&error, Instant::now()) {
-                let store = self.store.name();
+            let text = chain(&ended);
+            if let Some(left_out) = retries.throttle.passes(&text, Instant::now()) {
                 tracing::warn!(
-                    store,
-                    error,
+                    store = self.store.name(),
+                    error = text,
                     left_out,
                     "the watch of the image store ended; watches and scans anew"
                 );
             }
-            self.set_state(InventoryState::Waiting { reason: error });
+            self.set_state(InventoryState::Waiting(NotRead::Failed(ended)));
             tokio::time::sleep(retries.backoff.next_pause()).await;
         }
     }
@@ -313,12 +331,12 @@ impl Upkeep {
     async fn scan_whenever_wanted(&self, retries: &mut Retries) -> Infallible {
         loop {
             while let Err(error) = self.scan().await {
-                let error = chain(&error);
-                if let Some(left_out) = retries.throttle.passes(&error, Instant::now()) {
+                let text = chain(&error);
+                if let Some(left_out) = retries.throttle.passes(&text, Instant::now()) {
                     let store = self.store.name();
-                    tracing::warn!(store, error, left_out, "a scan failed; what was advertised stays");
+                    tracing::warn!(store, error = text, left_out, "a scan failed; what was advertised stays");
                 }
-                self.set_state(InventoryState::Waiting { reason: error });
+                self.set_state(InventoryState::Waiting(NotRead::Failed(error)));
                 tokio::time::sleep(retries.backoff.next_pause()).await;
             }
             retries.backoff.reset();
@@ -345,7 +363,7 @@ impl Upkeep {
         }
         drop(ledger);
         if self.is_on_its_way() {
-            self.set_state(InventoryState::Unsent { reason: "the first sync is on its way".into() });
+            self.set_state(InventoryState::Unsent(NotSent::FirstSync));
         } else if let (true, Some(holder)) = (self.claims().is_contested(), self.ledger().holder()) {
             self.set_state(InventoryState::Contested { holder });
         }

@@ -31,7 +31,7 @@ use super::policy::Policies;
 use crate::limits::ORIGIN_PROBE_TIMEOUT;
 use crate::proxies::Proxies;
 use certs_dirs::CertsDirs;
-use clients::Clients;
+use clients::{CertificateError, Clients};
 use outcome::{Last, Outcome};
 use outcome_cache::{Consulted, Memory, Running};
 use plan::{Plan, Sources};
@@ -41,14 +41,15 @@ use probe::{Progress, Wanted};
 #[derive(Debug, thiserror::Error)]
 pub enum OriginError {
     /// Its CA file.
-    #[error("could not read the CA of registry {registry} from {}: {reason}", path.display())]
+    #[error("could not read the CA of registry {registry} from {}", path.display())]
     Ca {
         /// Name of the table.
         registry: String,
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
-        reason: String,
+        #[source]
+        source: CertificateError,
     },
     /// Its URL.
     #[error("origin {origin:?} of registry {registry} is not an http:// or https:// URL")]
@@ -116,10 +117,10 @@ impl Origins {
                 return Err(OriginError::Url { registry: registry.to_owned(), origin: origin.clone() });
             }
             if let Some(path) = &policy.ca {
-                clients::certificates(path).map_err(|reason| OriginError::Ca {
+                clients::certificates(path).map_err(|source| OriginError::Ca {
                     registry: registry.to_owned(),
                     path: path.clone(),
-                    reason,
+                    source,
                 })?;
             }
         }

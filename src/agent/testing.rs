@@ -74,7 +74,7 @@ impl Lookup for FakeServers {
         Box::pin(async move {
             self.asked.fetch_add(1, Ordering::Relaxed);
             if self.down.load(Ordering::Relaxed) {
-                return Err(LookupError::NoServer("down".to_owned()));
+                return Err(LookupError::Late { within: Duration::ZERO });
             }
             let mut holders = self.holders.lock().unwrap().get(key).cloned().unwrap_or_default();
             holders.truncate(count);

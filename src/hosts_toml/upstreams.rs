@@ -5,7 +5,9 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
+use reqwest::Url;
 use toml_edit::{Document, Item, Table};
 
 use crate::oci::registry::{DOCKER_HUB, DOCKER_HUB_API};
@@ -111,8 +113,8 @@ pub fn hosts(folder: Option<&Folder>, registry: &str) -> Result<Vec<Host>, Upstr
         // containerd takes an empty file for none, and one that it cannot parse as well.
         Ok(text) if !text.is_empty() => match parse(&text, &folder.path, registry) {
             Ok(hosts) => return Ok(hosts),
-            Err(reason) => {
-                tracing::debug!(path = %path.display(), reason, "containerd cannot read this file")
+            Err(error) => {
+                tracing::debug!(path = %path.display(), %error, "containerd cannot read this file")
             }
         },
         Ok(_) => {}
@@ -141,9 +143,28 @@ fn is_missing(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
-/// containerd's `parseHostsFile`; the reason if containerd refuses the file.
-fn parse(text: &str, folder: &Path, registry: &str) -> Result<Vec<Host>, String> {
-    let document = Document::parse(text).map_err(|error| error.to_string())?;
+/// Why containerd ignores a whole file.
+#[derive(Debug, thiserror::Error)]
+enum IgnoredFile {
+    #[error(transparent)]
+    NotToml(#[from] toml_edit::TomlError),
+    #[error("{url}: {error}")]
+    BadUrl { url: String, error: <Url as FromStr>::Err },
+    #[error("{url} has no host")]
+    NoHost { url: Url },
+    #[error("capabilities is not a list")]
+    Capabilities,
+    #[error("a capability is not a text")]
+    Capability,
+    #[error("ca is neither a text nor a list of texts")]
+    Authorities,
+    #[error("client is neither a text, a list of texts nor a list of pairs")]
+    Clients,
+}
+
+/// containerd's `parseHostsFile`.
+fn parse(text: &str, folder: &Path, registry: &str) -> Result<Vec<Host>, IgnoredFile> {
+    let document = Document::parse(text)?;
     let root = document.as_table();
     let mut hosts = Vec::new();
     for (url, table) in in_order(root) {
@@ -172,13 +193,13 @@ fn first_line(table: &Table) -> Option<usize> {
     own.into_iter().chain(below).min()
 }
 
-fn host(url: Option<&str>, table: &Table, folder: &Path, registry: &str) -> Result<Host, String> {
+fn host(url: Option<&str>, table: &Table, folder: &Path, registry: &str) -> Result<Host, IgnoredFile> {
     let tls = tls(table, folder)?;
     let resolves = resolves(table)?;
     let Some(url) = url else { return Ok(implied(registry, tls)) };
     let url = if url.starts_with("http") { url.to_owned() } else { format!("https://{url}") };
-    let url = reqwest::Url::parse(&url).map_err(|error| format!("{url}: {error}"))?;
-    let name = url.host_str().ok_or_else(|| format!("{url} has no host"))?;
+    let url = Url::parse(&url).map_err(|error| IgnoredFile::BadUrl { url, error })?;
+    let name = url.host_str().ok_or_else(|| IgnoredFile::NoHost { url: url.clone() })?;
     let authority = match url.port() {
         Some(port) => format!("{name}:{port}"),
         None => name.to_owned(),
@@ -221,9 +242,9 @@ fn is_localhost(registry: &str) -> bool {
 }
 
 /// A tag is resolved only where both `pull` and `resolve` are allowed.
-fn resolves(table: &Table) -> Result<bool, String> {
+fn resolves(table: &Table) -> Result<bool, IgnoredFile> {
     let Some(item) = table.get("capabilities") else { return Ok(true) };
-    let list = item.as_array().ok_or("capabilities is not a list")?;
+    let list = item.as_array().ok_or(IgnoredFile::Capabilities)?;
     let (mut pull, mut resolve) = (list.is_empty(), list.is_empty());
     for capability in list {
         match capability.as_str().map(str::to_ascii_lowercase).as_deref() {
@@ -231,13 +252,13 @@ fn resolves(table: &Table) -> Result<bool, String> {
             Some("resolve") => resolve = true,
             // Not known to every version, which then refuses the file; nothing is lost by reading it.
             Some(_) => {}
-            None => return Err("a capability is not a text".to_owned()),
+            None => return Err(IgnoredFile::Capability),
         }
     }
     Ok(pull && resolve)
 }
 
-fn tls(table: &Table, folder: &Path) -> Result<Tls, String> {
+fn tls(table: &Table, folder: &Path) -> Result<Tls, IgnoredFile> {
     let text = |value: &toml_edit::Value| value.as_str().map(|name| folder.join(name));
     let mut tls = Tls { skip_verify: table.get("skip_verify").and_then(Item::as_bool), ..Tls::default() };
     if let Some(ca) = table.get("ca").and_then(Item::as_value) {
@@ -245,7 +266,7 @@ fn tls(table: &Table, folder: &Path) -> Result<Tls, String> {
             Some(list) => list.iter().map(text).collect::<Option<_>>(),
             None => text(ca).map(|path| vec![path]),
         }
-        .ok_or("ca is neither a text nor a list of texts")?;
+        .ok_or(IgnoredFile::Authorities)?;
     }
     if let Some(client) = table.get("client").and_then(Item::as_value) {
         let pair = |value: &toml_edit::Value| match value.as_array() {
@@ -257,7 +278,7 @@ fn tls(table: &Table, folder: &Path) -> Result<Tls, String> {
             Some(list) => list.iter().map(pair).collect::<Option<_>>(),
             None => pair(client).map(|pair| vec![pair]),
         }
-        .ok_or("client is neither a text, a list of texts nor a list of pairs")?;
+        .ok_or(IgnoredFile::Clients)?;
     }
     Ok(tls)
 }

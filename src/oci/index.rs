@@ -27,7 +27,7 @@ pub struct Descriptor {
 
 /// Why bytes are no index: not JSON, or without a list of manifests.
 #[derive(Debug, thiserror::Error)]
-#[error("could not read an image index: {0}")]
+#[error("could not read an image index")]
 pub struct IndexError(#[from] serde_json::Error);
 
 #[derive(Deserialize)]

@@ -12,6 +12,7 @@ use super::AdvertiseError;
 use super::own::OwnAddress;
 use crate::agent::backoff::Backoff;
 use crate::agent::notices::{Notices, Topic};
+use crate::api::client::chain;
 use crate::limits::{ADDRESS_POLL_INTERVAL, ADDRESS_RETRY_PAUSE, ADDRESS_START_WAIT};
 use crate::task::Stop;
 
@@ -92,8 +93,9 @@ impl Following {
             |own| format!("{own} is no address of this node any more"),
         );
         let text = format!(
-            "{what}: {error}; it is looked for again, and until then peers do not find this node. If this lasts, \
-             give the address with --advertise IP:PORT, or choose it with --advertise-interface NAME"
+            "{what}: {}; it is looked for again, and until then peers do not find this node. If this lasts, \
+             give the address with --advertise IP:PORT, or choose it with --advertise-interface NAME",
+            chain(error)
         );
         self.notices.set(Topic::Address, "", text);
     }

@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 
 use super::buffer_pool::BufferPool;
 use super::store::Store;
+use crate::api::client::chain;
 use crate::limits::{FILE_CHUNK_BYTES, INGEST_UNTOUCHED_MIN};
 use crate::oci::{Digest, Hasher};
 use crate::task::Stop;
@@ -58,7 +59,7 @@ impl IngestScrubber {
         let ingests = match self.store.complete_ingests().await {
             Ok(ingests) => ingests,
             // The store may come later; whatever is wrong there shows when it is pulled.
-            Err(error) => return tracing::debug!(%error, "could not look for bad ingests"),
+            Err(error) => return tracing::debug!(error = chain(&error), "could not look for bad ingests"),
         };
         for (digest, data) in ingests {
             let (pool, stop, wanted) = (self.pool.clone(), stop.clone(), digest.clone());
@@ -75,7 +76,9 @@ impl IngestScrubber {
     async fn abort(&self, digest: &Digest, begun_by: SystemTime) {
         match self.store.abort_ingests(digest, begun_by).await {
             Ok(count) => tracing::warn!(%digest, count, "aborted a complete ingest of wrong bytes"),
-            Err(error) => tracing::error!(%digest, %error, "could not abort an ingest of wrong bytes"),
+            Err(error) => {
+                tracing::error!(%digest, error = chain(&error), "could not abort an ingest of wrong bytes")
+            }
         }
     }
 }

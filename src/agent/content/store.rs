@@ -6,6 +6,7 @@
 
 pub mod conformance;
 pub mod containerd;
+mod error;
 mod folder;
 mod ingest;
 pub mod layout;
@@ -15,7 +16,6 @@ mod watch_stream;
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io;
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -26,39 +26,10 @@ use futures_util::{FutureExt, TryFutureExt};
 use crate::oci::Digest;
 
 pub use containerd::ContainerdStore;
+pub use error::{StoreCause, StoreError, WatchLost};
 pub use layout::LayoutStore;
 pub use memory::MemoryStore;
 pub(crate) use watch_stream::{EventSender, next_event, watch_stream};
-
-/// What a store can fail with.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The daemon behind the store does not answer; it may come back.
-    #[error("could not reach {store}: {reason}")]
-    Unreachable {
-        /// Socket or folder.
-        store: String,
-        /// What the transport said.
-        reason: String,
-    },
-    /// An answer that is not what was asked for.
-    #[error("could not {action}: {reason}")]
-    Failed {
-        /// What was tried.
-        action: &'static str,
-        /// Why it did not work.
-        reason: String,
-    },
-    /// A file system error.
-    #[error("could not {action}")]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// The system's error.
-        #[source]
-        source: io::Error,
-    },
-}
 
 /// Complete content, ready to be read.
 #[derive(Debug)]

@@ -165,7 +165,7 @@ async fn a_scan_that_fails_deletes_nothing() {
     node.synced().await;
     node.store.fail_scans(Some("an unreadable image"));
     node.store.break_watch("containerd restarted");
-    let why = |state: &InventoryState| matches!(state, InventoryState::Waiting { reason } if reason.contains("unreadable"));
+    let why = |state: &InventoryState| matches!(state, InventoryState::Waiting(cause) if cause.to_string().contains("unreadable"));
     node.state_is("waiting", why).await;
     let late = node.store.add("late");
     node.index_is(&[layer.as_str(), late.as_str()]).await; // events go on
@@ -282,7 +282,7 @@ async fn a_refusal_is_shown_and_tried_again_with_a_new_scan() {
     let layer = node.store.add("layer");
     node.discovery.script(&[Answer::Refused]);
     node.start();
-    let why = |state: &InventoryState| matches!(state, InventoryState::Unsent { reason } if reason.contains("scripted"));
+    let why = |state: &InventoryState| matches!(state, InventoryState::Unsent(cause) if cause.to_string().contains("scripted"));
     node.state_is("refused", why).await;
     node.synced().await;
     node.index_is(&[layer.as_str()]).await;
@@ -315,7 +315,7 @@ async fn an_advertise_that_finds_the_index_full_is_not_in_the_way_of_what_makes_
     node.synced().await;
     let third = node.store.add("third");
     within(node.discovery.written(2)).await.unwrap();
-    node.state_is("unsent", |state| matches!(state, InventoryState::Unsent { .. })).await;
+    node.state_is("unsent", |state| matches!(state, InventoryState::Unsent(_))).await;
     node.store.remove(&first);
     node.index_is(&[second.as_str(), third.as_str()]).await;
     node.synced().await;

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::heartbeat::lease_seconds;
 use super::index_api::Write;
 use super::ledger::{Left, Pair, Request};
-use super::{InventoryState, Upkeep};
+use super::{InventoryState, NotSent, Upkeep};
 use crate::agent::backoff::Backoff;
 use crate::agent::log_throttle::LogThrottle;
 use crate::api::WriteRequest;
@@ -82,8 +82,7 @@ impl Writer<'_> {
             self.left.push_back((left, 0));
         }
         if before.is_some() {
-            let reason = format!("the address of this node has changed to {address}");
-            shared.set_sent(InventoryState::Unsent { reason });
+            shared.set_sent(InventoryState::Unsent(NotSent::AddressChanged(address)));
             shared.want_scan("the address of this node has changed");
         }
         shared.write_wanted.notify_one();
@@ -108,18 +107,19 @@ impl Writer<'_> {
                 Outcome::Stale(epoch) => self.overtaken(holder, &request, epoch).await,
                 Outcome::Refused(error) => {
                     tracing::error!(%error, kind = ?request.kind, "discovery refused a write");
-                    shared.set_sent(InventoryState::Unsent { reason: error.to_string() });
+                    shared.set_sent(InventoryState::Unsent(NotSent::Failed(error)));
                     shared.ledger().refused(shared.clock.unix_ms());
                     tokio::time::sleep(self.refused.next_pause()).await;
                     shared.want_scan("discovery refused a write");
                 }
                 Outcome::Full(error) => {
                     tracing::warn!(%error, kind = ?request.kind, "discovery has no room for a write");
-                    shared.set_sent(InventoryState::Unsent { reason: error.to_string() });
+                    let retry_after = error.retry_after();
+                    shared.set_sent(InventoryState::Unsent(NotSent::Failed(error)));
                     shared.ledger().found_full();
                     // What an earlier run of this agent has in the index must not end for want of beats.
                     shared.known.send_replace(true);
-                    tokio::time::sleep(self.refused.next_pause_after(error.retry_after())).await;
+                    tokio::time::sleep(self.refused.next_pause_after(retry_after)).await;
                     shared.want_scan("discovery had no room for a write");
                 }
             }
@@ -135,7 +135,7 @@ impl Writer<'_> {
         let mut pause = self.refused.next_pause();
         if is_contested {
             let was_read =
-                !matches!(*shared.state.borrow(), InventoryState::Waiting { .. } | InventoryState::Scanning);
+                !matches!(*shared.state.borrow(), InventoryState::Waiting(_) | InventoryState::Scanning);
             if was_read {
                 shared.set_state(InventoryState::Contested { holder });
             }
@@ -206,9 +206,10 @@ async fn send(shared: &Upkeep, holder: SocketAddr, request: &Request) -> Outcome
             let keys = body.keys.len();
             tracing::warn!(%error, kind = ?request.kind, keys, left_out, "a write failed, trying again");
         }
+        let retry_after = error.retry_after();
         if sync && !shared.state.borrow().is_synced() {
-            shared.set_sent(InventoryState::Unsent { reason: error.to_string() });
+            shared.set_sent(InventoryState::Unsent(NotSent::Failed(error)));
         }
-        tokio::time::sleep(backoff.next_pause_after(error.retry_after())).await;
+        tokio::time::sleep(backoff.next_pause_after(retry_after)).await;
     }
 }

@@ -1,11 +1,13 @@
 //! HTTP clients of probes: one for each set of certificates and each proxy, made anew when a file changes.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::plan::{TlsSpec, Verify};
+use crate::api::client::chain;
 use crate::hosts_toml::upstreams::{Stamp, stamp};
 use crate::limits::ORIGIN_CLIENTS_MAX;
 
@@ -21,6 +23,20 @@ pub(super) struct Built {
     pub(super) lacks_certificate: bool,
 }
 
+/// Why there is no client with these certificates and this proxy.
+#[derive(Debug, thiserror::Error)]
+pub enum CertificateError {
+    /// A file cannot be read.
+    #[error("could not read it")]
+    Unreadable(#[from] io::Error),
+    /// The library does not take a certificate, a key or the proxy.
+    #[error("could not use it")]
+    Rejected(#[from] reqwest::Error),
+    /// A file without any certificate.
+    #[error("it has no certificate")]
+    Empty,
+}
+
 /// Certificates and proxy.
 type Key = (TlsSpec, Option<String>);
 
@@ -34,8 +50,8 @@ impl Clients {
     /// The client for `tls` through `proxy`.
     ///
     /// # Errors
-    /// The library's or the system's reason.
-    pub(super) fn get(&self, tls: &TlsSpec, proxy: Option<&str>) -> Result<Built, String> {
+    /// A certificate that cannot be read, or a setting that the library does not take.
+    pub(super) fn get(&self, tls: &TlsSpec, proxy: Option<&str>) -> Result<Built, CertificateError> {
         let (key, stamps): (Key, _) = ((tls.clone(), proxy.map(str::to_owned)), stamps(tls));
         // A map of clients is whole after any panic.
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
@@ -61,24 +77,25 @@ fn stamps(tls: &TlsSpec) -> Vec<Stamp> {
     authorities.iter().chain(clients).map(|path| stamp(path)).collect()
 }
 
-fn build(tls: &TlsSpec, proxy: Option<&str>) -> Result<Built, String> {
+fn build(tls: &TlsSpec, proxy: Option<&str>) -> Result<Built, CertificateError> {
     // Fails only if the process has a provider already, which does as well.
     _ = rustls::crypto::ring::default_provider().install_default();
     let mut lacks_certificate = false;
     let mut builder = base();
     if let Some(proxy) = proxy {
-        builder = builder.proxy(reqwest::Proxy::all(proxy).map_err(|error| error.to_string())?);
+        builder = builder.proxy(reqwest::Proxy::all(proxy)?);
     }
     builder = match &tls.verify {
         Verify::Any => builder.tls_danger_accept_invalid_certs(true),
         Verify::Only(file) => builder.tls_certs_only(certificates(file)?),
         Verify::With(files) => {
-            let read: Result<Vec<_>, String> = files.iter().map(|file| certificates(file)).collect();
+            let read: Result<Vec<_>, CertificateError> =
+                files.iter().map(|file| certificates(file)).collect();
             match read {
                 Ok(read) => builder.tls_certs_merge(read.into_iter().flatten()),
                 // Not to be judged by what only containerd can read.
-                Err(reason) => {
-                    tracing::debug!(reason, "any certificate counts");
+                Err(error) => {
+                    tracing::debug!(error = chain(&error), "any certificate counts");
                     builder.tls_danger_accept_invalid_certs(true)
                 }
             }
@@ -88,14 +105,15 @@ fn build(tls: &TlsSpec, proxy: Option<&str>) -> Result<Built, String> {
     if let Some((certificate, key)) = tls.clients.first() {
         match identity(certificate, key.as_deref()) {
             Ok(identity) => builder = builder.identity(identity),
-            Err(reason) => {
-                tracing::debug!(certificate = %certificate.display(), reason, "no client certificate");
+            Err(error) => {
+                let error = chain(&error);
+                tracing::debug!(certificate = %certificate.display(), error, "no client certificate");
                 lacks_certificate = true;
             }
         }
         lacks_certificate |= tls.clients.len() > 1;
     }
-    let client = builder.build().map_err(|error| crate::api::client::chain(&error))?;
+    let client = builder.build()?;
     Ok(Built { client, lacks_certificate })
 }
 
@@ -108,20 +126,19 @@ fn base() -> reqwest::ClientBuilder {
 }
 
 /// The certificates of a PEM file, one at least.
-pub(super) fn certificates(path: &Path) -> Result<Vec<reqwest::Certificate>, String> {
-    let pem = std::fs::read(path).map_err(|error| error.to_string())?;
-    let certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| error.to_string())?;
+pub(super) fn certificates(path: &Path) -> Result<Vec<reqwest::Certificate>, CertificateError> {
+    let certificates = reqwest::Certificate::from_pem_bundle(&std::fs::read(path)?)?;
     if certificates.is_empty() {
-        return Err("it has no certificate".to_owned());
+        return Err(CertificateError::Empty);
     }
     Ok(certificates)
 }
 
-fn identity(certificate: &Path, key: Option<&Path>) -> Result<reqwest::Identity, String> {
-    let mut pem = std::fs::read(certificate).map_err(|error| error.to_string())?;
+fn identity(certificate: &Path, key: Option<&Path>) -> Result<reqwest::Identity, CertificateError> {
+    let mut pem = std::fs::read(certificate)?;
     if let Some(key) = key {
         pem.push(b'\n');
-        pem.extend(std::fs::read(key).map_err(|error| error.to_string())?);
+        pem.extend(std::fs::read(key)?);
     }
-    reqwest::Identity::from_pem(&pem).map_err(|error| error.to_string())
+    Ok(reqwest::Identity::from_pem(&pem)?)
 }

@@ -244,8 +244,8 @@ impl<'a> Conversation<'a> {
         progress: &Progress,
     ) -> Result<Response, Failure> {
         let proxy = proxy_for(self.way, url);
-        let built = self.clients.get(&self.target.tls, proxy.as_deref()).map_err(|reason| {
-            tracing::debug!(%url, reason, "no client for a probe");
+        let built = self.clients.get(&self.target.tls, proxy.as_deref()).map_err(|error| {
+            tracing::debug!(%url, error = crate::api::client::chain(&error), "no client for a probe");
             Failure::ClientCertificate
         })?;
         let mut request = built.client.request(method, url.clone()).header(ACCEPT, MANIFESTS);

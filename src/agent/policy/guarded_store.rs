@@ -119,7 +119,7 @@ impl GuardedStore {
             _ if size_bytes > MANIFEST_BYTES_MAX => false,
             Content::File { file, .. } => file_may_be_manifest(Arc::new(file), size_bytes)
                 .await
-                .map_err(|source| StoreError::Io { action: "look what content is", source })?,
+                .map_err(|error| StoreError::io("look what content is", &error))?,
             Content::Remote { .. } => {
                 let beginning = self.read_remote(digest, size_bytes.min(BEGINNING_BYTES)).await?;
                 media_type::may_begin_manifest(&beginning)
@@ -159,7 +159,7 @@ impl GuardedStore {
 
     /// All of content that is no larger than a manifest.
     async fn read_whole(&self, digest: &Digest, content: Content) -> Result<Vec<u8>, StoreError> {
-        let failed = |source| StoreError::Io { action: "read a manifest", source };
+        let failed = |error: std::io::Error| StoreError::io("read a manifest", &error);
         match content {
             Content::File { file, size_bytes } => {
                 let read = tokio::task::spawn_blocking(move || {
@@ -182,8 +182,7 @@ impl GuardedStore {
         if bytes.len() as u64 == length {
             return Ok(bytes);
         }
-        let source = std::io::ErrorKind::UnexpectedEof.into();
-        Err(StoreError::Io { action: "read a manifest", source })
+        Err(StoreError::io("read a manifest", &std::io::ErrorKind::UnexpectedEof.into()))
     }
 }
 

@@ -17,6 +17,7 @@ use crate::agent::content::store::{Store, StoreEvent};
 use crate::agent::counters::Counters;
 use crate::agent::notices::{Notices, Topic};
 use crate::agent::policy::{Policies, Restriction};
+use crate::api::client::chain;
 use crate::limits::{UNASKED_EVENTS_WAITING_MAX, UNASKED_IMAGES, UNASKED_REMEMBERED_MAX, UNASKED_WINDOW};
 use crate::oci::Digest;
 use crate::task::Stop;
@@ -159,7 +160,7 @@ impl BypassWatch {
         match self.store.fetched_from(digest).await {
             Ok(fetched) => fetched.names.iter().any(|name| self.policies.of_name(name) != Restriction::ALL),
             Err(error) => {
-                tracing::debug!(%digest, %error, "could not ask where an image is from");
+                tracing::debug!(%digest, error = chain(&error), "could not ask where an image is from");
                 false
             }
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use hyper::StatusCode;
 
 /// Why a call has no result.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ClientError {
     /// [`Client::new`](super::Client::new) without any server.
     #[error("no discovery server is given")]
@@ -74,7 +74,7 @@ impl ClientError {
 }
 
 /// One server that was asked in vain.
-#[derive(Debug, Clone)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attempt {
     /// Its base URL, with the address behind it where a name was given.
     pub server: String,

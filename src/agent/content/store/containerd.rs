@@ -26,7 +26,9 @@ use futures_util::{FutureExt, StreamExt, stream};
 use super::folder::BlobFolder;
 use super::ingest;
 use super::name::ImageName;
-use super::{Content, Fetched, Ingest, Scan, Source, Store, StoreError, Tag, WatchEvent, watch_stream};
+use super::{
+    Content, Fetched, Ingest, Scan, Source, Store, StoreCause, StoreError, Tag, WatchEvent, watch_stream,
+};
 use crate::agent::notices::Notices;
 use crate::oci::Digest;
 use byte_access::View;
@@ -114,18 +116,18 @@ impl ContainerdStore {
         };
         let opened = match folder.open(digest).await {
             // One file that is not ours to read.
-            Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => {
-                tracing::debug!(%source, "reading a blob over gRPC");
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                tracing::debug!(%error, "reading a blob over gRPC");
                 return Ok(Some(Content::Remote { size_bytes }));
             }
-            opened => opened?,
+            opened => opened.map_err(|error| StoreError::io("open a blob", &error))?,
         };
         match opened {
             Some((file, length)) if length == size_bytes => Ok(Some(Content::File { file, size_bytes })),
-            Some((_, length)) => Err(StoreError::Failed {
-                action: "open a blob",
-                reason: format!("its file has {length} bytes, containerd says {size_bytes}"),
-            }),
+            Some((_, file_bytes)) => {
+                let cause = StoreCause::SizeMismatch { file_bytes, known_bytes: size_bytes };
+                Err(StoreError::failed("open a blob", cause))
+            }
             None => Ok(None),
         }
     }

@@ -68,8 +68,8 @@ impl BlobFolder {
         Ok(())
     }
 
-    /// The blob at its start, with its length; `None` if there is none.
-    pub(super) async fn open(&self, digest: &Digest) -> Result<Option<(File, u64)>, StoreError> {
+    /// The blob at its start, with its length; `None` if there is none. The error names the path.
+    pub(super) async fn open(&self, digest: &Digest) -> io::Result<Option<(File, u64)>> {
         let path = self.path(digest);
         let opened = match open_cached(&path) {
             Some(opened) => opened,
@@ -84,9 +84,7 @@ impl BlobFolder {
             Ok((file, metadata)) if metadata.is_file() => Ok(Some((file, metadata.len()))),
             Ok(_) => Ok(None),
             Err(error) if is_absent(&error) => Ok(None),
-            Err(error) => {
-                Err(StoreError::Io { action: "open a blob", source: at(&self.path(digest), &error) })
-            }
+            Err(error) => Err(at(&self.path(digest), &error)),
         }
     }
 
@@ -96,7 +94,7 @@ impl BlobFolder {
         match tokio::fs::metadata(&path).await {
             Ok(metadata) => Ok(metadata.is_file().then_some(metadata.len())),
             Err(error) if is_absent(&error) => Ok(None),
-            Err(error) => Err(StoreError::Io { action: "look at a blob", source: at(&path, &error) }),
+            Err(error) => Err(StoreError::io("look at a blob", &at(&path, &error))),
         }
     }
 
@@ -112,7 +110,7 @@ impl BlobFolder {
                 Ok(metadata.is_file().then_some(arrived))
             }
             Err(error) if is_absent(&error) => Ok(None),
-            Err(error) => Err(StoreError::Io { action: "look at a blob", source: at(&path, &error) }),
+            Err(error) => Err(StoreError::io("look at a blob", &at(&path, &error))),
         }
     }
 
@@ -123,7 +121,7 @@ impl BlobFolder {
         let listed = tokio::task::spawn_blocking(move || folder.list_blocking()).await;
         listed
             .unwrap_or_else(|ended| Err(io::Error::other(ended)))
-            .map_err(|source| StoreError::Io { action: "list the blob folder", source })
+            .map_err(|error| StoreError::io("list the blob folder", &error))
     }
 
     fn list_blocking(&self) -> io::Result<BTreeMap<Digest, u64>> {

@@ -19,7 +19,7 @@ pub(super) async fn find(root: &Path, digest: &Digest) -> Result<Vec<Ingest>, St
     let found = tokio::task::spawn_blocking(move || find_blocking(&folder, &digest)).await;
     found
         .unwrap_or_else(|ended| Err(io::Error::other(ended)))
-        .map_err(|source| StoreError::Io { action: "look at the ingests", source })
+        .map_err(|error| StoreError::io("look at the ingests", &error))
 }
 
 fn find_blocking(folder: &Path, digest: &Digest) -> io::Result<Vec<Ingest>> {
@@ -42,7 +42,7 @@ pub(super) async fn complete(root: &Path) -> Result<Vec<(Digest, File)>, StoreEr
     let found = tokio::task::spawn_blocking(move || complete_blocking(&folder)).await;
     found
         .unwrap_or_else(|ended| Err(io::Error::other(ended)))
-        .map_err(|source| StoreError::Io { action: "look at the ingests", source })
+        .map_err(|error| StoreError::io("look at the ingests", &error))
 }
 
 fn complete_blocking(folder: &Path) -> io::Result<Vec<(Digest, File)>> {

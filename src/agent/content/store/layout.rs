@@ -21,10 +21,11 @@ use super::folder::{BlobFolder, Change, Watching, poll_pause};
 use super::ingest;
 use super::name::ImageName;
 use super::{
-    Content, EventSender, Fetched, Ingest, Scan, Source, Store, StoreError, StoreEvent, Tag, WatchEvent,
-    watch_stream,
+    Content, EventSender, Fetched, Ingest, Scan, Source, Store, StoreCause, StoreError, StoreEvent, Tag,
+    WatchEvent, WatchLost, watch_stream,
 };
 use crate::agent::notices::{Notices, Topic};
+use crate::api::client::chain;
 use crate::limits::{MANIFEST_BYTES_MAX, NOTICE_EXAMPLES_MAX};
 use crate::oci::Digest;
 use crate::oci::index::Index;
@@ -76,8 +77,8 @@ impl LayoutStore {
     async fn named(&self) -> Result<Named, StoreError> {
         let index = self.read(INDEX).await?;
         let index = Index::parse(&index).map_err(|error| {
-            let reason = format!("{}: {error}", self.folder.root().join(INDEX).display());
-            StoreError::Failed { action: "read an image layout", reason }
+            let (path, words) = (self.folder.root().join(INDEX), chain(&error));
+            StoreError::failed("read an image layout", StoreCause::Unreadable { path, words })
         })?;
         let mut named = Named { odd: index.skipped, ..Named::default() };
         for descriptor in index.manifests {
@@ -129,13 +130,12 @@ impl LayoutStore {
         let path = self.folder.root().join(file);
         let failed = |error: std::io::Error| StoreError::Unreachable {
             store: self.name(),
-            reason: format!("could not read {}: {error}", path.display()),
+            cause: StoreCause::Unreadable { path: path.clone(), words: error.to_string() },
         };
         let size_bytes = tokio::fs::metadata(&path).await.map_err(failed)?.len();
         if size_bytes > MANIFEST_BYTES_MAX {
-            let reason =
-                format!("{} has {size_bytes} bytes, the limit is {MANIFEST_BYTES_MAX}", path.display());
-            return Err(StoreError::Failed { action: "read an image layout", reason });
+            let cause = StoreCause::TooLarge { path, size_bytes, limit_bytes: MANIFEST_BYTES_MAX };
+            return Err(StoreError::failed("read an image layout", cause));
         }
         tokio::fs::read(&path).await.map_err(failed)
     }
@@ -166,7 +166,7 @@ impl LayoutStore {
                 Some(watching) if watching.is_set() => match watching.next().await {
                     Change::Blob(digest) => following.blob(digest).await,
                     Change::RootFile(_) | Change::FolderMade => following.all().await,
-                    Change::Lost(reason) => Err(StoreError::Failed { action: "go on watching", reason }),
+                    Change::Lost(lost) => Err(lost.into()),
                 },
                 unwatched => {
                     tokio::time::sleep(self.poll_interval.unwrap_or(poll_pause(cost))).await;
@@ -231,13 +231,12 @@ impl Following<'_> {
         let now = match self.store.look().await {
             Ok(now) => now,
             Err(error) => {
-                tracing::debug!(%error, "the layout cannot be read now");
+                tracing::debug!(error = chain(&error), "the layout cannot be read now");
                 return Ok(());
             }
         };
         let Some(before) = self.seen.replace(now.clone()) else {
-            let reason = "it is a complete image layout now".into();
-            return Err(StoreError::Failed { action: "go on watching", reason });
+            return Err(WatchLost::BecameComplete.into());
         };
         for event in difference(&before, &now) {
             self.events.changed(event).await;
@@ -277,7 +276,8 @@ impl Store for LayoutStore {
 
     fn open<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<Content>, StoreError>> {
         async move {
-            let opened = self.folder.open(digest).await?;
+            let opened = self.folder.open(digest).await;
+            let opened = opened.map_err(|error| StoreError::io("open a blob", &error))?;
             Ok(opened.map(|(file, size_bytes)| Content::File { file, size_bytes }))
         }
         .boxed()

@@ -13,8 +13,8 @@ use futures_util::stream::{self, BoxStream, StreamExt};
 use tokio::sync::{Notify, watch};
 
 use super::{
-    Content, EventSender, Fetched, Ingest, Scan, Source, Store, StoreError, StoreEvent, Tag, WatchEvent,
-    watch_stream,
+    Content, EventSender, Fetched, Ingest, Scan, Source, Store, StoreCause, StoreError, StoreEvent, Tag,
+    WatchEvent, WatchLost, watch_stream,
 };
 use crate::oci::Digest;
 
@@ -220,7 +220,7 @@ impl MemoryStore {
         self.scans_begun.send_modify(|count| *count += 1);
         let mut paused = self.scans_paused.subscribe();
         _ = paused.wait_for(|paused| !paused).await;
-        error.map_or(Ok(scan), |reason| Err(StoreError::Failed { action: "scan", reason }))
+        error.map_or(Ok(scan), |words| Err(StoreError::failed("scan", StoreCause::Said { words })))
     }
 
     async fn watch_until_broken(&self, events: EventSender) -> StoreError {
@@ -236,8 +236,8 @@ impl MemoryStore {
                 let mut state = self.state();
                 (state.events.pop_front(), state.broken.take())
             };
-            if let Some(reason) = broken {
-                return StoreError::Failed { action: "go on watching", reason };
+            if let Some(words) = broken {
+                return WatchLost::Notifications { words }.into();
             }
             let Some(event) = event else {
                 self.changed.notified().await;
@@ -262,7 +262,7 @@ impl Store for MemoryStore {
             if remote {
                 return Ok(Some(Content::Remote { size_bytes }));
             }
-            let file = spool(&bytes).map_err(|source| StoreError::Io { action: "spool a blob", source })?;
+            let file = spool(&bytes).map_err(|error| StoreError::io("spool a blob", &error))?;
             Ok(Some(Content::File { file, size_bytes }))
         }
         .boxed()

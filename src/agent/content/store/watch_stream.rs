@@ -5,7 +5,7 @@ use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 use tokio::sync::mpsc;
 
-use super::{StoreError, StoreEvent, WatchEvent};
+use super::{StoreError, StoreEvent, WatchEvent, WatchLost};
 
 /// Events that wait for the reader of the stream; the watch waits while there are more.
 const EVENTS_WAITING_MAX: usize = 4_096;
@@ -34,8 +34,7 @@ impl EventSender {
 pub(crate) async fn next_event(
     watch: &mut BoxStream<'_, Result<WatchEvent, StoreError>>,
 ) -> Result<WatchEvent, StoreError> {
-    let ended = || StoreError::Failed { action: "go on watching", reason: "its events ended".into() };
-    watch.next().await.unwrap_or_else(|| Err(ended()))
+    watch.next().await.unwrap_or_else(|| Err(WatchLost::Silent.into()))
 }
 
 /// Runs `watch` whenever the stream is polled. The stream ends with the error that `watch` returns; events that

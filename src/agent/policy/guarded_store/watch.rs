@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::full_scan::Look;
 use super::{Access, GuardedStore};
 use crate::agent::content::store::{EventSender, StoreError, StoreEvent, WatchEvent, next_event};
+use crate::api::client::chain;
 use crate::oci::Digest;
 
 /// Events of the store that wait here; more than that, and the store waits.
@@ -167,7 +168,7 @@ impl Following<'_> {
         let Look { given, withheld, released, unsettled: _reported_when_they_came } = match looked {
             Ok(look) => look,
             Err(error) => {
-                tracing::warn!(%error, "could not look where content is from");
+                tracing::warn!(error = chain(&error), "could not look where content is from");
                 return;
             }
         };

@@ -20,7 +20,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::content_age::Ages;
 use super::source_labels;
-use crate::agent::content::store::{Fetched, Source, StoreError};
+use crate::agent::content::store::{Fetched, Source, StoreCause, StoreError};
 use crate::oci::Digest;
 
 /// One answer.
@@ -162,21 +162,22 @@ impl Client {
     fn no_answer_within(&self, limit: Duration) -> StoreError {
         StoreError::Unreachable {
             store: self.socket.display().to_string(),
-            reason: format!("no answer within {} s", limit.as_secs()),
+            cause: StoreCause::NoAnswer { seconds: limit.as_secs() },
         }
     }
 
     fn error(&self, action: &'static str, status: &Status) -> StoreError {
-        let mut reason = status.message().to_owned();
+        let mut words = status.message().to_owned();
         let mut source = status.source();
         while let Some(error) = source {
-            reason = error.to_string(); // the innermost is the system's own
+            words = error.to_string(); // the innermost is the system's own
             source = error.source();
         }
+        let cause = StoreCause::Said { words };
         if status.code() == Code::Unavailable || status.source().is_some() {
-            return StoreError::Unreachable { store: self.socket.display().to_string(), reason };
+            return StoreError::Unreachable { store: self.socket.display().to_string(), cause };
         }
-        StoreError::Failed { action, reason }
+        StoreError::failed(action, cause)
     }
 
     /// Length of content that the namespace knows.
@@ -262,7 +263,7 @@ impl Client {
         let start = async move {
             let answer = client.within(CALL_TIMEOUT, client.content().read(client.request(request))).await?;
             let stream = answer.map_err(|status| client.error(action, &status))?.into_inner();
-            Ok(stream.map(move |piece| match piece {
+            Ok::<_, StoreError>(stream.map(move |piece| match piece {
                 Ok(piece) => Ok(bytes::Bytes::from(piece.data)),
                 Err(status) => Err(client.error(action, &status)),
             }))
@@ -397,10 +398,8 @@ impl From<api::Image> for Image {
 
 fn header(namespace: &str) -> Result<MetadataValue<Ascii>, StoreError> {
     let header = namespace.parse().ok().filter(|_| is_namespace(namespace));
-    header.ok_or_else(|| StoreError::Failed {
-        action: "use a containerd namespace",
-        reason: format!("{namespace:?} is not one"),
-    })
+    let cause = || StoreCause::NotANamespace { namespace: namespace.to_owned() };
+    header.ok_or_else(|| StoreError::failed("use a containerd namespace", cause()))
 }
 
 /// containerd's own rule (`pkg/identifiers`): it goes into a filter unquoted.
@@ -422,8 +421,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let client = Client::new(&folder.path().join("none.sock"), "k8s.io").unwrap();
         let error = client.list_images().await.unwrap_err();
-        let StoreError::Unreachable { reason, .. } = &error else { panic!("{error:?}") };
-        assert!(reason.contains("No such file"), "{error}");
+        let StoreError::Unreachable { cause, .. } = &error else { panic!("{error:?}") };
+        assert!(cause.to_string().contains("No such file"), "{cause}");
     }
 
     #[tokio::test]

@@ -20,7 +20,8 @@ use tokio::time::Instant;
 use super::{ContainerdStore, View};
 use crate::agent::content::store::folder::{Change, Watching, poll_pause};
 use crate::agent::content::store::name::ImageName;
-use crate::agent::content::store::{EventSender, StoreError, StoreEvent, Tag};
+use crate::agent::content::store::{EventSender, StoreError, StoreEvent, Tag, WatchLost};
+use crate::api::client::chain;
 use crate::limits::SURVEY_INTERVAL;
 use crate::oci::Digest;
 
@@ -84,14 +85,14 @@ pub(super) async fn run(store: &ContainerdStore, events: EventSender) -> Result<
                 surveying = None;
                 survey_at = Instant::now() + SURVEY_INTERVAL;
                 if let Err(error) = surveyed {
-                    tracing::debug!(%error, "could not look for images that are not shared");
+                    tracing::debug!(error = chain(&error), "could not look for images that are not shared");
                     survey_images = true;
                 }
             }
             change = next_change(&mut files) => watch.changed(change).await?,
             envelope = envelopes.next() => match envelope {
                 Some(envelope) => watch.heard(envelope?).await?,
-                None => return Err(lost("containerd ended the event stream")),
+                None => return Err(WatchLost::EventsEnded.into()),
             },
             looked = next_of(&mut watch.comparing) => {
                 watch.comparing = None;
@@ -129,10 +130,6 @@ async fn until(deadline: Option<Instant>) {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,
     }
-}
-
-fn lost(reason: impl Into<String>) -> StoreError {
-    StoreError::Failed { action: "go on watching", reason: reason.into() }
 }
 
 /// A blob whose file is there, and that the namespace does not know yet.
@@ -205,7 +202,7 @@ impl Watch<'_> {
         match change {
             Change::Blob(digest) => self.look_at(digest).await,
             Change::RootFile(_) | Change::FolderMade => Ok(()),
-            Change::Lost(reason) => Err(lost(reason)),
+            Change::Lost(lost) => Err(lost.into()),
         }
     }
 
@@ -266,8 +263,7 @@ impl Watch<'_> {
             }
             // From 2.1 on. The record is committed by then.
             "/content/create" => {
-                let created =
-                    ContentCreate::decode(value.as_slice()).map_err(|error| lost(error.to_string()))?;
+                let created = ContentCreate::decode(value.as_slice()).map_err(|error| unreadable(&error))?;
                 match created.digest.parse() {
                     Ok(digest) => self.ask(Ask::now(digest)).await,
                     Err(_) => Ok(()),
@@ -314,7 +310,7 @@ impl Watch<'_> {
     async fn apply(&mut self, (view, now): Looked) -> Result<(), StoreError> {
         let touched = std::mem::take(&mut self.touched);
         if view != self.view {
-            return Err(lost("the content folder is another now"));
+            return Err(WatchLost::OtherFolder.into());
         }
         let gone = self.seen.keys().filter(|digest| !now.contains_key(*digest) && !touched.contains(*digest));
         for digest in gone.cloned().collect::<Vec<_>>() {
@@ -354,7 +350,9 @@ impl Watch<'_> {
 
 /// Create, update and delete all carry the name in their first field.
 fn image_name(event: &[u8]) -> Result<String, StoreError> {
-    let event =
-        ImageDelete::decode(event).map_err(|error| lost(format!("unreadable image event: {error}")))?;
-    Ok(event.name)
+    Ok(ImageDelete::decode(event).map_err(|error| unreadable(&error))?.name)
+}
+
+fn unreadable(error: &prost::DecodeError) -> StoreError {
+    WatchLost::UnreadableEvent { words: error.to_string() }.into()
 }

@@ -11,6 +11,8 @@ use futures_util::StreamExt;
 use inotify::{EventMask, EventOwned, EventStream, Inotify, WatchDescriptor, WatchMask};
 
 use super::{ALGORITHMS, BlobFolder, digest_of, is_absent};
+use crate::agent::content::store::WatchLost;
+use crate::api::client::chain;
 use crate::oci::Digest;
 
 /// Notifications are read so many bytes at a time: some dozens of them.
@@ -26,7 +28,7 @@ pub(in crate::agent::content::store) enum Change {
     /// A folder on the way to the blobs was made; handled here, never handed out.
     FolderMade,
     /// Nothing seen from here on can be trusted to be all.
-    Lost(String),
+    Lost(WatchLost),
 }
 
 /// Watches set on one folder.
@@ -61,15 +63,17 @@ impl FolderWatch {
                 Some(Change::FolderMade) => self.folder_made = true,
                 Some(change) => return change,
                 None if self.folder_made => {
-                    if let Err(reason) = self.look_into_new_folders().await {
-                        return Change::Lost(reason);
+                    if let Err(words) = self.look_into_new_folders().await {
+                        return Change::Lost(WatchLost::NewFolder { words });
                     }
                     self.folder_made = false;
                 }
                 None => match self.events.next().await {
                     Some(Ok(event)) => self.notified(&event),
-                    Some(Err(error)) => return Change::Lost(format!("file notifications failed: {error}")),
-                    None => return Change::Lost("the file notifications ended".into()),
+                    Some(Err(error)) => {
+                        return Change::Lost(WatchLost::Notifications { words: error.to_string() });
+                    }
+                    None => return Change::Lost(WatchLost::NotificationsEnded),
                 },
             }
         }
@@ -85,8 +89,8 @@ impl FolderWatch {
 
     /// Watches what was made, and takes what is in it already for made just now.
     async fn look_into_new_folders(&mut self) -> Result<(), String> {
-        self.arm().map_err(|error| format!("could not watch a new folder: {error}"))?;
-        let blobs = self.folder.list().await.map_err(|error| error.to_string())?;
+        self.arm().map_err(|error| error.to_string())?;
+        let blobs = self.folder.list().await.map_err(|error| chain(&error))?;
         self.found.extend(blobs.into_keys().map(Change::Blob));
         self.found.push_back(Change::RootFile(self.folder.root().to_owned()));
         Ok(())
@@ -159,7 +163,7 @@ fn interpret(
     events: EventMask,
 ) -> Option<Change> {
     if events.contains(EventMask::Q_OVERFLOW) {
-        return Some(Change::Lost("the notification queue overflowed".into()));
+        return Some(Change::Lost(WatchLost::Overflow));
     }
     let (effect, watched) = (effect_of(events)?, watched?);
     match name {
@@ -197,7 +201,7 @@ fn change_at(folder: &BlobFolder, path: &Path, effect: Effect) -> Option<Change>
     if on_the_way || ALGORITHMS.iter().any(|algorithm| path == folder.of(*algorithm)) {
         return match effect {
             Effect::Made | Effect::MovedHere => Some(Change::FolderMade),
-            Effect::Gone => Some(Change::Lost(format!("{} was removed", path.display()))),
+            Effect::Gone => Some(Change::Lost(WatchLost::Removed { path: path.to_owned() })),
             Effect::Written => None,
         };
     }
