@@ -1,5 +1,5 @@
-//! The agent of one node: containerd's mirror, blob server for its peers, and the watcher that
-//! keeps the index true to what the node holds.
+//! The agent of one node: a registry mirror for containerd, a blob server for other nodes, and an inventory
+//! that keeps the discovery index in step with what the node holds.
 
 mod address;
 pub mod backoff;
@@ -31,55 +31,56 @@ pub use policy::Filter;
 pub use run::{Addresses, Error, Listeners, run, run_on};
 pub use serve::mirror_bypass::MIRROR_BYPASSED;
 
-/// Everything that an agent can be told.
+/// Settings of one agent.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Base URLs of discovery servers; a path prefix is kept. The agent begins with a random one.
+    /// Base URLs of the discovery servers; a path prefix is kept. The agent begins with a random one.
     pub servers: Vec<String>,
-    /// Who sees whom.
+    /// Group of this node: nodes of one group see each other, and nobody else.
     pub group: String,
-    /// Where containerd asks.
+    /// Listening address of the mirror, which containerd asks.
     pub mirror_listen: SocketAddr,
-    /// Where peers ask.
+    /// Listening address of the blob server, which other nodes ask.
     pub peer_listen: SocketAddr,
-    /// What peers are told; found out and followed when absent.
+    /// Address that other nodes are given for the blob server. Absent: found out, and followed while it
+    /// changes.
     pub advertise: Option<SocketAddr>,
-    /// Which of this node's addresses it may be then; by default any.
+    /// Which addresses of this node qualify when `advertise` is absent; by default all.
     pub advertise_among: Selection,
-    /// Where Prometheus and probes ask.
+    /// Listening address for Prometheus and health probes.
     pub metrics_listen: SocketAddr,
-    /// Where this node's images are.
+    /// The store that holds this node's images.
     pub store: StoreConfig,
-    /// Zone label, empty if none.
+    /// Zone label; empty if there is none.
     pub zone: String,
-    /// How long the mirror holds a request until its headers.
+    /// Longest time from a request at the mirror to the headers of its response.
     pub resolve_timeout: Duration,
-    /// Concurrent uploads to peers; 0: no limit.
+    /// Concurrent uploads to peers; 0 means no limit.
     pub uploads_max: usize,
-    /// Bytes per second to all peers together; 0: no limit.
+    /// Bytes per second to all peers together; 0 means no limit.
     pub upload_bytes_per_second: u64,
     /// Time between heartbeats; the lease is three of them.
     pub heartbeat_interval: Duration,
-    /// Folder of what the agent keeps on disk: blobs that are being verified, and verdicts.
+    /// Folder of what the agent keeps on disk: blobs that are being verified, and which files were verified.
     pub state_dir: PathBuf,
     /// Pid of the process whose workers may use the folder at the same time: the supervisor.
     pub supervisor: u32,
-    /// Folders in which containerd looks for the hosts of a registry; found out when absent.
+    /// Folders in which containerd looks for the hosts of a registry. Absent: found out.
     pub certs_dirs: Option<Vec<PathBuf>>,
-    /// Policy per registry, by `host[:port]`; `_default` holds for the others.
+    /// Policy of each registry, by `host[:port]`; `_default` applies to all others.
     pub registries: BTreeMap<String, RegistryPolicy>,
 }
 
-/// Which store.
+/// Kind and place of the image store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreConfig {
     /// A containerd daemon.
     Containerd {
-        /// Its gRPC socket.
+        /// Path of its gRPC socket.
         socket: PathBuf,
-        /// Whose images.
+        /// The containerd namespace whose images are shared.
         namespace: String,
-        /// Its content folder; found by introspection when absent.
+        /// Content folder of containerd. Absent: containerd is asked for it.
         content_path: Option<PathBuf>,
     },
     /// An OCI image layout folder.
@@ -90,7 +91,7 @@ pub enum StoreConfig {
 }
 
 impl StoreConfig {
-    /// containerd's socket, if the store is a containerd's.
+    /// Path of containerd's socket; `None` for a store without containerd.
     fn socket(&self) -> Option<PathBuf> {
         match self {
             StoreConfig::Containerd { socket, .. } => Some(socket.clone()),
@@ -99,43 +100,43 @@ impl StoreConfig {
     }
 }
 
-/// What is done with one registry.
+/// How content of one registry is handled.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RegistryPolicy {
-    /// Who answers tags.
+    /// Who may answer for a tag.
     pub tags: TagPolicy,
-    /// Who gives manifests and indexes.
+    /// Who may give manifests and indexes.
     pub manifests: Sharing,
-    /// Who gives configs and layers.
+    /// Who may give configs and layers.
     pub blobs: Sharing,
-    /// What we have nothing to do with, by its name.
+    /// Images that are neither mirrored, advertised nor served, by their names.
     pub filter: Vec<Filter>,
-    /// Base URL of the registry where `https://<name>` is wrong.
+    /// Base URL of the registry, where it is not `https://<name>`.
     pub origin: Option<String>,
-    /// PEM file with the CA of that registry.
+    /// PEM file with the certificate authority of the registry.
     pub ca: Option<PathBuf>,
 }
 
-/// Who gives content of a registry.
+/// Who may give content of a registry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Sharing {
-    /// Whoever holds it.
+    /// Every holder.
     #[default]
     Peers,
-    /// The registry alone: not mirrored, not advertised, not served.
+    /// The registry alone: the content is not mirrored, not advertised and not served.
     Origin,
 }
 
-/// Who answers a tag. A tag is mutable, and whoever answers it decides what runs.
+/// Who may answer for a tag. A tag is mutable: whoever answers decides what runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TagPolicy {
-    /// Peers only while the origin does not answer.
+    /// The registry while it answers, else peers.
     #[default]
     OriginFirst,
-    /// Peers, if those asked agree.
+    /// Peers, if those that were asked agree.
     Peers,
-    /// Never we: 404 at once.
+    /// The registry alone: the mirror answers 404 at once.
     Origin,
-    /// Never we, and tags are not advertised.
+    /// The registry alone, and the tags of this node are not advertised.
     Off,
 }

@@ -15,30 +15,31 @@ use tokio::net::{UdpSocket, lookup_host};
 pub use cidr::Cidr;
 pub(crate) use follow::{Following, Look, begin};
 
-/// Addresses for documentation (RFC 5737, RFC 3849): routed like any other, never ours.
+/// Addresses for documentation (RFC 5737, RFC 3849): routed like any other address, and never an address of
+/// this node.
 const ELSEWHERE: [SocketAddr; 2] = [
     SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 9),
     SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)), 9),
 ];
-/// So many looks in a row use the addresses of the servers that the last resolution gave.
+/// Looks between two resolutions of the servers' names.
 const LOOKS_PER_RESOLUTION: u32 = 30;
 
-/// Why there is no address, or none that can be used.
+/// Why no address is known, or why the given one cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum AdvertiseError {
-    /// Not one name of a server could be resolved.
+    /// No name of a server could be resolved.
     #[error("could not resolve a discovery server of {}", servers.join(", "))]
     NoServer {
         /// URLs of the servers that were looked at.
         servers: Vec<String>,
     },
-    /// No address of this node leads anywhere.
+    /// There is no route from this node to a server.
     #[error("could not find a route from this node to a discovery server")]
     NoRoute,
-    /// The resolver takes its time.
+    /// Finding the address took too long, because the resolver did not answer.
     #[error("could not find it in time: the resolver does not answer")]
     Late,
-    /// No address is where it should be.
+    /// No address of this node is on the given interface or in the given ranges.
     #[error("could not find an address that peers can reach {}", place(interface.as_deref(), cidrs))]
     NotThere {
         /// Value of `--advertise-interface`.
@@ -46,16 +47,16 @@ pub enum AdvertiseError {
         /// Value of `--advertise-cidr`.
         cidrs: Vec<Cidr>,
     },
-    /// The system does not tell the addresses of this node.
+    /// The system did not list the addresses of this node.
     #[error("could not list the addresses of {}", interface.as_deref().unwrap_or("this node"))]
     Interfaces {
         /// Value of `--advertise-interface`.
         interface: Option<String>,
-        /// What the system said.
+        /// The error of the system.
         #[source]
         source: io::Error,
     },
-    /// The peer port takes no connection to the address.
+    /// The peer port accepts no connections to the given address.
     #[error(
         "could not advertise {address}: peers cannot reach it, as --peer-listen {listens} takes connections of \
          the other family only; give --peer-listen [::]:{} for all addresses", listens.port()
@@ -75,7 +76,7 @@ fn place(interface: Option<&str>, cidrs: &[Cidr]) -> String {
     on.into_iter().chain(within).collect::<Vec<_>>().join(" ")
 }
 
-/// Where the peer port listens, and whether a socket of IPv6 takes IPv4, too.
+/// Address of the peer port, and whether an IPv6 socket accepts IPv4 as well.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Listens {
     pub(crate) address: SocketAddr,
@@ -83,7 +84,7 @@ pub(crate) struct Listens {
 }
 
 impl Listens {
-    /// Of an open port.
+    /// Reads both from a listening socket.
     pub(crate) fn of(listener: &tokio::net::TcpListener) -> io::Result<Self> {
         let address = listener.local_addr()?;
         let is_any_v6 = address.is_ipv6() && address.ip().is_unspecified();
@@ -96,19 +97,20 @@ impl Listens {
     }
 }
 
-/// Which of the node's addresses: those on an interface, in a range, or any.
+/// Which addresses of this node qualify: those on an interface, in a range, or all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selection {
-    /// Value of `--advertise-interface`.
+    /// Value of `--advertise-interface`. Absent: any interface.
     pub interface: Option<String>,
-    /// Value of `--advertise-cidr`; none allows any address.
+    /// Value of `--advertise-cidr`. Empty: any address.
     pub cidrs: Vec<Cidr>,
 }
 
-/// The address that needs no looking: `given`, or that of a peer port on one address.
+/// The address if it is certain from the start: the given one, or that of a peer port that listens on one
+/// address.
 ///
 /// # Errors
-/// If no peer could reach the given one.
+/// If no peer could reach the given address.
 pub(crate) fn fixed(
     given: Option<SocketAddr>,
     listens: Listens,
@@ -124,16 +126,17 @@ pub(crate) fn fixed(
     }
 }
 
-/// Finds the address by the way to the servers, or among those selected.
+/// Finds the address of this node: the one that connections to the servers leave from, or one of those
+/// selected.
 pub(crate) struct Seeker {
     servers: Vec<String>,
     listens: Listens,
     selection: Selection,
-    /// Addresses of the servers.
+    /// Resolved addresses of the servers.
     targets: Vec<SocketAddr>,
-    /// Looks until they are resolved again.
+    /// Looks left before the servers are resolved again.
     looks_left: u32,
-    /// What was found last: kept while it is as good as others.
+    /// The address that was found last. It is kept while it is as good as others.
     last: Option<IpAddr>,
 }
 
@@ -153,7 +156,7 @@ impl Seeker {
             self.selected().await
         };
         if found.as_ref().ok().copied() != self.last || found.is_err() {
-            // Something has changed: the addresses of the servers may have, too.
+            // Something has changed, maybe the addresses of the servers as well.
             self.looks_left = 0;
         }
         self.last = found.as_ref().ok().copied();
@@ -165,15 +168,15 @@ impl Seeker {
         for server in &self.servers {
             targets.extend(resolve(server).await);
         }
-        // While the resolver is away, what it said before is the best that is known.
+        // While the resolver does not answer, the last addresses are the best that is known.
         if !targets.is_empty() {
             (self.targets, self.looks_left) = (targets, LOOKS_PER_RESOLUTION);
         }
     }
 
-    /// The local end of a connection to a server: the one in use while any server has it, as a resolver
-    /// names several in another order each time, else that of the first server which has one; beside a server
-    /// on loopback, that of the default route.
+    /// The local end of a connection to a server. The address in use stays while any server is reached from
+    /// it, because a resolver names several servers in another order each time; else the first server that
+    /// has a usable local end decides. With all servers on loopback it is the local end of the default route.
     async fn towards_servers(&self) -> Result<IpAddr, AdvertiseError> {
         if self.targets.is_empty() {
             return Err(AdvertiseError::NoServer { servers: self.servers.clone() });
@@ -181,25 +184,25 @@ impl Seeker {
         let ends = join_all(self.targets.iter().map(|target| local_end(*target))).await;
         let ends: Vec<IpAddr> = ends.into_iter().flatten().collect();
         if ends.is_empty() {
-            // Another way out would be a guess.
+            // An address of another route would be a guess.
             return Err(AdvertiseError::NoRoute);
         }
         if let Some(ip) = self.public_end(&ends) {
             return Ok(ip);
         }
         let loopback = ends.iter().copied().find(|ip| ip.is_loopback() && self.listens.takes(*ip));
-        // A server on this host, or one of the other family than the peer port.
+        // The server is on this host, or of another address family than the peer port.
         for target in ELSEWHERE {
             let ip = local_end(target).await.filter(|ip| is_public(*ip) && self.listens.takes(*ip));
             if let Some(ip) = ip {
                 return Ok(ip);
             }
         }
-        // Servers on loopback and no route to anywhere: all there is of this cluster is this host.
+        // Servers on loopback and no other route: the whole cluster is on this host.
         loopback.ok_or(AdvertiseError::NoRoute)
     }
 
-    /// Of these local ends, the one to advertise.
+    /// The address to advertise, out of these local ends of connections.
     fn public_end(&self, ends: &[IpAddr]) -> Option<IpAddr> {
         let is_usable = |ip: &IpAddr| is_public(*ip) && self.listens.takes(*ip);
         let candidates: Vec<IpAddr> = ends.iter().copied().filter(is_usable).collect();
@@ -236,7 +239,7 @@ impl Look for Seeker {
     }
 }
 
-/// The address that packets to `target` would leave from. Connecting a UDP socket sends none.
+/// The address that packets to `target` would leave from. Connecting a UDP socket sends no packet.
 async fn local_end(target: SocketAddr) -> Option<IpAddr> {
     let any: IpAddr = match target {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
@@ -247,8 +250,8 @@ async fn local_end(target: SocketAddr) -> Option<IpAddr> {
     Some(socket.local_addr().ok()?.ip())
 }
 
-/// One of several addresses: the preferred one if it is among them, else the first of the servers' family,
-/// else the first.
+/// Chooses one of several addresses: the preferred one if it is among them, else the first of the servers'
+/// address family, else the first.
 fn choose(candidates: &[IpAddr], preferred: Option<IpAddr>, servers_v4: Option<bool>) -> Option<IpAddr> {
     let of_family = || candidates.iter().find(|ip| Some(ip.is_ipv4()) == servers_v4);
     let preferred = preferred.filter(|ip| candidates.contains(ip));
@@ -268,7 +271,7 @@ async fn resolve(server: &str) -> Vec<SocketAddr> {
     }
 }
 
-/// Not loopback, link-local or unspecified: another node may reach it.
+/// Whether other nodes may reach an address: it is not loopback, link-local or unspecified.
 fn is_public(ip: IpAddr) -> bool {
     let link_local = match ip {
         IpAddr::V4(ip) => ip.is_link_local(),
@@ -310,13 +313,13 @@ mod tests {
         }
     }
 
-    /// B9: the Go version advertises `0.0.0.0` literally.
+    /// Fault B9 of the Go version: it advertises `0.0.0.0` literally.
     #[tokio::test]
     async fn an_unspecified_address_is_never_advertised() {
         for server in ["http://127.0.0.1:7789", "http://[::1]:7789", "http://localhost:7789/prefix"] {
             for peer in ["0.0.0.0:2", "[::]:2"] {
                 let mut seeker = Seeker::new(vec![server.to_owned()], listens(peer), Selection::default());
-                // On a host without any route, and a server of the other family, there is none at all.
+                // A host without routes, with a server of the other address family, has no usable address.
                 if let Ok(found) = seeker.seek().await {
                     assert!(!found.ip().is_unspecified() && found.port() == 2, "{found}");
                     assert!(peer.starts_with('[') || found.is_ipv4(), "{found} is not reached at {peer}");
@@ -325,7 +328,7 @@ mod tests {
         }
     }
 
-    /// The default route was taken instead, and stayed.
+    /// Regression: the address of the default route was taken instead, and kept.
     #[tokio::test]
     async fn while_no_server_can_be_resolved_nothing_is_guessed() {
         let servers = vec!["http://no-such-host.invalid:7789".to_owned()];
@@ -333,8 +336,8 @@ mod tests {
         assert!(error.to_string().contains("no-such-host.invalid"), "{error}");
     }
 
-    /// A name of several servers is resolved in another order each time: a node with two networks would move all its
-    /// keys again and again.
+    /// A resolver names several servers in another order each time. A node with two networks would move all
+    /// its keys again and again.
     #[test]
     fn the_address_in_use_stays_while_any_server_is_reached_from_it() {
         let [one, other, v6, loopback] =

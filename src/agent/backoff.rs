@@ -1,6 +1,6 @@
-//! When an agent calls its servers: heartbeats, and pauses that double. All of it with jitter, so that
-//! 50,000 agents that were started, or refused, in the same second do not come in step. Pure: dice are
-//! an argument, so that the bench can roll them for a fleet.
+//! When an agent calls its servers: heartbeats, and pauses that double. All times have jitter, so that 50,000
+//! agents that started, or were refused, in the same second do not call in step. Pure: the RNG is an
+//! argument, so that the bench can compute a whole fleet.
 
 use std::time::Duration;
 
@@ -8,13 +8,13 @@ use rand::Rng;
 
 use crate::limits::RETRY_AFTER_HONOURED_MAX;
 
-/// First pause after a heartbeat that failed; the longest is the interval.
+/// First pause after a failed heartbeat; the longest is the heartbeat interval.
 const BEAT_RETRY_PAUSE: Duration = Duration::from_millis(500);
-/// Part of the interval that a heartbeat comes earlier or later.
+/// Jitter of a heartbeat, as a part of the interval in both directions.
 const BEAT_JITTER: f64 = 0.1;
 
-/// Any time up to a pause that doubles ("full jitter"): of a herd that was refused together, as many
-/// come back in each moment of the pause.
+/// A random time up to a bound that doubles ("full jitter"): clients that were refused together come back
+/// evenly over the bound.
 #[derive(Clone, Debug)]
 pub struct Backoff {
     first: Duration,
@@ -23,27 +23,28 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// The first pause and the longest.
+    /// A backoff with these first and longest bounds.
     pub fn new(first: Duration, longest: Duration) -> Self {
         Self { first, longest, next: first.min(longest) }
     }
 
-    /// It worked: begin with the shortest pause.
+    /// Begins again with the first bound, after a success.
     pub fn reset(&mut self) {
         self.next = self.first.min(self.longest);
     }
 
-    /// The pause until the next attempt.
+    /// The pause before the next attempt.
     pub fn next_pause(&mut self) -> Duration {
         self.pause_by(&mut rand::rng())
     }
 
-    /// The same after an answer that may have named a time (`Retry-After`): not before that.
+    /// The pause before the next attempt after an answer that may have asked for one (`Retry-After`): never
+    /// shorter than that.
     pub fn next_pause_after(&mut self, wanted: Option<Duration>) -> Duration {
         wanted.unwrap_or_default().min(RETRY_AFTER_HONOURED_MAX) + self.next_pause()
     }
 
-    /// The same by these dice.
+    /// The pause before the next attempt, drawn from this RNG.
     pub fn pause_by(&mut self, rng: &mut impl Rng) -> Duration {
         let pause = self.next;
         self.next = (pause * 2).min(self.longest);
@@ -51,7 +52,7 @@ impl Backoff {
     }
 }
 
-/// When one agent beats.
+/// Times of the heartbeats of one agent.
 #[derive(Clone, Debug)]
 pub struct Beats {
     interval: Duration,
@@ -59,18 +60,19 @@ pub struct Beats {
 }
 
 impl Beats {
-    /// Once an interval.
+    /// Heartbeats with this interval between two.
     pub fn new(interval: Duration) -> Self {
         Self { interval, retries: Backoff::new(BEAT_RETRY_PAUSE, interval) }
     }
 
-    /// Until the first one: what is left of an interval that one comes into at any time, as if the agent
-    /// had been beating for long. A fleet that was started together is then as even from its first second
-    /// on as it will ever be; with any time within a whole interval, first and second beats overlap, and
-    /// half as many again come around the end of the interval.
+    /// Time until the first heartbeat: the rest of an interval of which a random part has passed, as if the
+    /// agent had been running for long. A fleet that started together is as even from its first second on as
+    /// it will ever be. With a uniform time within one interval, first and second heartbeats would overlap,
+    /// and half as many again would come around the end of the interval.
     ///
-    /// (One comes into a long interval more often than into a short one: a length with a density that
-    /// grows with it, of which any part is left. D. R. Cox, Renewal Theory, 1962, chapter 5.)
+    /// (A random moment falls into a long interval more often than into a short one, so that the density of
+    /// the length grows with the length, and any part of it is left: D. R. Cox, Renewal Theory, 1962, chapter
+    /// 5.)
     pub fn first(&self, rng: &mut impl Rng) -> Duration {
         let (shortest, longest) = (1.0 - BEAT_JITTER, 1.0 + BEAT_JITTER);
         let dice: f64 = rng.random_range(0.0..1.0);
@@ -78,21 +80,21 @@ impl Beats {
         within(rng, self.interval.mul_f64(length))
     }
 
-    /// Until the next one after one that was heard. A share of the interval more or less: what has come
-    /// into step for whatever reason falls out of it.
+    /// Time until the next heartbeat after a successful one: the interval with jitter, which separates agents
+    /// that have come into step.
     pub fn after_success(&mut self, rng: &mut impl Rng) -> Duration {
         self.retries.reset();
         self.interval.mul_f64(rng.random_range(1.0 - BEAT_JITTER..=1.0 + BEAT_JITTER))
     }
 
-    /// Until the next one after one that was not. What the servers want is held to the interval: a lease
-    /// is three of those.
+    /// Time until the next heartbeat after a failed one. A pause that the servers ask for is limited to the
+    /// interval, because a lease is three intervals.
     pub fn after_failure(&mut self, rng: &mut impl Rng, wanted: Option<Duration>) -> Duration {
         wanted.unwrap_or_default().min(self.interval) + self.retries.pause_by(rng)
     }
 }
 
-/// Any time up to `longest`.
+/// A random time up to `longest`.
 fn within(rng: &mut impl Rng, longest: Duration) -> Duration {
     longest.mul_f64(rng.random_range(0.0..1.0))
 }
@@ -111,7 +113,7 @@ mod tests {
         StdRng::seed_from_u64(5)
     }
 
-    /// How many of the times fall into each second.
+    /// Counts how many of the times fall into each second.
     fn by_second(times: impl Iterator<Item = Duration>) -> Vec<usize> {
         let mut counts = Vec::new();
         for time in times {
@@ -192,7 +194,7 @@ mod tests {
         assert_even(&counts[..30 * 4]);
     }
 
-    /// Until the pause is the interval, which is after six failures.
+    /// The pause has grown to the interval after six failures.
     #[test]
     fn a_fleet_whose_servers_are_away_calls_no_more_often_than_it_beats() {
         let mut rng = dice();

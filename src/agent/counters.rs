@@ -1,8 +1,8 @@
-//! What the agent tells the servers about its own use, with every heartbeat.
+//! Counters of this agent's use, which every heartbeat reports to the servers.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Since the agent's start; only ever growing.
+/// Counters since the start of the agent. They only grow.
 #[derive(Debug, Default)]
 pub struct Counters {
     bytes_from_peers: AtomicU64,
@@ -12,42 +12,42 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// Bytes that the mirror has had from peers.
+    /// Bytes that the mirror received from peers.
     pub fn bytes_from_peers(&self) -> u64 {
         self.bytes_from_peers.load(Ordering::Relaxed)
     }
 
-    /// Bytes that the blob server has given to peers.
+    /// Bytes that the blob server sent to peers.
     pub fn bytes_served(&self) -> u64 {
         self.bytes_served.load(Ordering::Relaxed)
     }
 
-    /// Requests of containerd that nobody here or among the peers could answer.
+    /// Requests of containerd that neither this node nor a peer could answer.
     pub fn misses(&self) -> u64 {
         self.misses.load(Ordering::Relaxed)
     }
 
-    /// Requests of containerd for content, whatever became of them.
+    /// Requests of containerd for content, whatever their outcome.
     pub fn asked(&self) -> u64 {
         self.asked.load(Ordering::Relaxed)
     }
 
-    /// The mirror was asked for content.
+    /// Counts a request of containerd for content.
     pub fn add_asked(&self) {
         self.asked.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The mirror had bytes from a peer.
+    /// Counts bytes that the mirror received from a peer.
     pub fn add_bytes_from_peers(&self, bytes: u64) {
         self.bytes_from_peers.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// A peer had bytes from us.
+    /// Counts bytes that the blob server sent to a peer.
     pub fn add_bytes_served(&self, bytes: u64) {
         self.bytes_served.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// A request was a miss.
+    /// Counts a request of containerd that nobody could answer.
     pub fn add_miss(&self) {
         self.misses.fetch_add(1, Ordering::Relaxed);
     }

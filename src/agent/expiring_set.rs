@@ -1,4 +1,4 @@
-//! What went wrong lately: a bounded memory whose entries end by themselves.
+//! A bounded set whose entries expire: what went wrong lately, and with whom.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Keys seen within `ttl`, at most `capacity` of them.
+/// Keys that were inserted within the last `ttl`, at most `capacity` of them.
 #[derive(Debug)]
 pub(crate) struct ExpiringSet<K> {
     ttl: Duration,
@@ -20,7 +20,7 @@ impl<K: Eq + Hash + Clone> ExpiringSet<K> {
         Self { ttl, capacity, since: Mutex::new(HashMap::new()) }
     }
 
-    /// Remembers `key` from now on. If the memory is full, the oldest entry goes.
+    /// Inserts `key`, or renews it. A full set drops its oldest entry.
     pub(crate) fn insert(&self, key: K) {
         let mut since = self.lock();
         let now = Instant::now();
@@ -34,13 +34,13 @@ impl<K: Eq + Hash + Clone> ExpiringSet<K> {
         since.insert(key, now);
     }
 
-    /// Whether `key` was remembered within the last `ttl`.
+    /// Whether `key` was inserted within the last `ttl`.
     pub(crate) fn contains(&self, key: &K) -> bool {
         self.lock().get(key).is_some_and(|seen| seen.elapsed() < self.ttl)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<K, Instant>> {
-        // A map of instants is whole after any panic.
+        // No panic can leave a map of instants half changed.
         self.since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,4 +1,4 @@
-//! The port for Prometheus and probes: `/metrics`, `/livez`, `/readyz` with reasons.
+//! The port for Prometheus and probes: `/metrics`, `/livez`, and `/readyz` with reasons.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use super::inventory::InventoryState;
 use super::notices::Notices;
 use crate::api::path;
 
-/// What readiness is made of.
+/// What decides whether this node is ready.
 #[derive(Clone)]
 pub(crate) struct Health {
     pub(crate) inventory: watch::Receiver<InventoryState>,
@@ -22,7 +22,7 @@ pub(crate) struct Health {
     pub(crate) notices: Notices,
 }
 
-/// Its routes.
+/// Routes of the port.
 pub(crate) fn router(health: Health, metrics: PrometheusHandle) -> Router {
     Router::new()
         .route(path::LIVEZ, get(|| async { "ok\n" }))
@@ -31,8 +31,8 @@ pub(crate) fn router(health: Health, metrics: PrometheusHandle) -> Router {
         .merge(crate::metrics::router(metrics))
 }
 
-/// Ready: the index is true to what this node holds. Servers that do not answer just now are a
-/// reason to look, not to take the node out: its peers still find and reach it.
+/// A node is ready when the index agrees with what it holds. Servers that do not answer are listed but do not
+/// make the node unready: its peers still find and reach it.
 async fn readyz(State(health): State<Health>) -> (StatusCode, String) {
     let inventory = health.inventory.borrow().clone();
     let mut reasons = vec![inventory.to_string()];

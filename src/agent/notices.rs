@@ -1,5 +1,5 @@
-//! What an operator should know about this node: conditions that last, each with the text that says
-//! what is wrong and what to do. `/readyz` lists them, the log has one line a change.
+//! Conditions of this node that an operator should know and that last, each with a text that says what is
+//! wrong and what to do. `/readyz` lists them, and the log has one line for each change.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,7 +18,7 @@ pub(crate) enum Topic {
     Mirror,
     /// The registry that containerd asks after the mirror.
     Origin,
-    /// Other nodes.
+    /// Reachability of other nodes.
     Peers,
     /// The folder of `--state-dir`.
     StateDir,
@@ -40,15 +40,15 @@ impl fmt::Display for Topic {
     }
 }
 
-/// All notices of one agent. A copy is the same set.
+/// All notices of one agent. A clone is the same set.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Notices {
     standing: Arc<Mutex<BTreeMap<(Topic, String), String>>>,
 }
 
 impl Notices {
-    /// Sets the notice about `subject` (a registry, a path; empty where the topic has only one), and
-    /// logs it if its text is new. Past [`NOTICES_MAX`] a new subject is only logged.
+    /// Sets the notice about `subject` (a registry, a path; empty for a topic with only one subject), and
+    /// logs it if its text is new. A new subject beyond [`NOTICES_MAX`] is only logged.
     pub(crate) fn set(&self, topic: Topic, subject: &str, text: impl Into<String>) {
         let text = text.into();
         let mut standing = self.lock();
@@ -69,13 +69,13 @@ impl Notices {
         }
     }
 
-    /// The texts of all standing notices, in a fixed order.
+    /// Texts of all current notices, in a fixed order.
     pub(crate) fn texts(&self) -> Vec<String> {
         self.lock().values().cloned().collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<(Topic, String), String>> {
-        // A map of texts is whole after any panic.
+        // No panic can leave a map of texts half changed.
         self.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,4 +1,4 @@
-//! Puts an agent together, serves its three ports, and takes it down in order.
+//! Builds an agent, serves its three ports, and stops it in order.
 
 #[cfg(test)]
 mod tests;
@@ -43,77 +43,77 @@ use crate::http::{self, BindError, ConnectionLimits};
 use crate::limits::{DRAIN_TIMEOUT, PROBE_CONNECTIONS_MAX, STATE_DIR_LOCK_RETRY, STATE_DIR_LOCK_WAIT};
 use crate::task::{Stop, TaskError, Tasks};
 
-/// Beyond the time that requests in flight have, for everything else to stop.
+/// Time for everything else to stop, beyond that of requests in flight.
 const STOP_MARGIN: Duration = Duration::from_secs(5);
 
-/// Where a started agent can be asked.
+/// Addresses of a started agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Addresses {
-    /// By containerd.
+    /// Address of the mirror.
     pub mirror: SocketAddr,
-    /// By peers, as the socket sees it.
+    /// Listening address of the blob server.
     pub peer: SocketAddr,
-    /// By Prometheus and probes.
+    /// Address of the port for Prometheus and probes.
     pub metrics: SocketAddr,
-    /// By peers, as they are told; `None`: not known yet.
+    /// Address that peers are given for the blob server; `None` if it is not known yet.
     pub advertise: Option<SocketAddr>,
 }
 
-/// Why an agent could not start, or did not go on.
+/// Why an agent could not start, or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A port.
+    /// A port could not be opened.
     #[error(transparent)]
     Bind(#[from] BindError),
-    /// A listener without a local address.
+    /// A listener has no local address.
     #[error("could not read the address of a listener")]
     Listener(#[source] std::io::Error),
-    /// The list of servers.
+    /// The list of servers cannot be used.
     #[error(transparent)]
     Servers(#[from] ClientError),
-    /// The image store.
+    /// The image store cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A table of a registry.
+    /// The table of a registry cannot be used.
     #[error(transparent)]
     Origin(#[from] OriginError),
-    /// The folder of `--state-dir`.
+    /// Another agent uses the folder of `--state-dir`.
     #[error(transparent)]
     StateDir(#[from] InUse),
-    /// The own address.
+    /// The address of this node cannot be used.
     #[error(transparent)]
     Advertise(#[from] AdvertiseError),
-    /// Something that should have gone on.
+    /// A task ended that should have gone on.
     #[error(transparent)]
     Task(#[from] TaskError),
 }
 
-/// The open ports of an agent. They may be another process's too: of those that accept, each
-/// connection goes to one.
+/// The open ports of an agent. Another process may hold the same sockets: each connection goes to one of the
+/// processes that accept.
 #[derive(Debug)]
 pub struct Listeners {
-    /// For containerd.
+    /// Listener of the mirror.
     pub mirror: TcpListener,
-    /// For peers.
+    /// Listener of the blob server.
     pub peer: TcpListener,
-    /// For Prometheus and probes.
+    /// Listener for Prometheus and probes.
     pub metrics: TcpListener,
 }
 
-/// Opens the ports of `config` and runs an agent on them: see [`run_on`].
+/// Opens the ports of `config` and runs an agent on them as [`run_on`] does.
 ///
 /// # Errors
-/// What is wrong with the configuration or the ports; later only a defect.
+/// A configuration or port that cannot be used; after the start only a defect.
 pub async fn run(config: Config, stop: Stop, ready: impl FnOnce(Addresses) + Send) -> Result<(), Error> {
     let listeners = Listeners::bind(config.mirror_listen, config.peer_listen, config.metrics_listen).await?;
     run_on(listeners, config, stop, ready).await
 }
 
-/// Runs an agent until `stop`, then lets requests in flight end for up to [`DRAIN_TIMEOUT`].
-/// `ready` is called once, when all three ports are served.
+/// Runs an agent until `stop`, then gives requests in flight up to [`DRAIN_TIMEOUT`] to end. Calls `ready`
+/// once, when all three ports are served.
 ///
 /// # Errors
-/// What is wrong with the configuration; later only a defect.
+/// A configuration that cannot be used; after the start only a defect.
 pub async fn run_on(
     listeners: Listeners,
     config: Config,
@@ -169,7 +169,7 @@ pub async fn run_on(
     let fetcher =
         Fetcher::new(Arc::clone(&discovery), Arc::clone(&store), pool.clone(), helpers, stop.clone());
     let fetcher = Arc::new(fetcher);
-    // Uploads that run at the end still wait for the check of what they send.
+    // Uploads that still run at the end wait for the check of what they send.
     let checks_stop = Stop::new();
     let verifier = Verifier::new(pool.clone(), checks_stop.clone());
     verifier.recall(&state);
@@ -208,7 +208,7 @@ pub async fn run_on(
 
     describe_metrics();
     let metrics = crate::metrics::install();
-    // Until a peer is asked in vain.
+    // Peers count as reachable until one was asked in vain.
     ::metrics::gauge!("piccolo_peers_reachable").set(1.0);
     let mut tasks = Tasks::new(stop);
     let stop = tasks.stop().clone();
@@ -259,7 +259,7 @@ async fn open_state_dir(path: &Path, owner: Owner, notices: &Notices) -> Result<
     }
 }
 
-/// The address that peers are told, and the task that follows it unless it is fixed.
+/// The address that peers are given, and the task that follows it unless it is fixed.
 async fn own_address(
     listeners: &Listeners,
     given: Option<SocketAddr>,
@@ -306,10 +306,10 @@ fn inventory(
 }
 
 impl Listeners {
-    /// Opens them.
+    /// Opens the three ports.
     ///
     /// # Errors
-    /// A port that is not to be had, and who has it.
+    /// A port that is not available, with the process that holds it.
     pub async fn bind(mirror: SocketAddr, peer: SocketAddr, metrics: SocketAddr) -> Result<Self, BindError> {
         Ok(Self {
             mirror: http::bind(mirror, "the mirror (--mirror-listen)").await?,

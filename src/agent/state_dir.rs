@@ -1,7 +1,7 @@
-//! The folder of `--state-dir`: what an agent keeps on disk of its own. Nothing in it is needed to
-//! start: an agent that cannot write there works without it, says so in `/readyz`, and tries again.
+//! The folder of `--state-dir`, where an agent keeps files of its own. An agent does not need it to start:
+//! without write access it works without the folder, says so in `/readyz`, and tries again.
 //!
-//! `spool/` has blobs that are being checked, in files without a name. They are gone with the agent,
+//! `spool/` holds blobs that are being verified, in files without a name. They disappear with the agent,
 //! however it ends. `agent.lock` keeps the folder for the workers of one supervisor.
 
 mod lock;
@@ -28,17 +28,17 @@ use crate::limits::{
 };
 use crate::task::Stop;
 
-/// Permissions of the folders that an agent makes: layers may contain what not every user may read.
+/// Permissions of folders that an agent creates: not every user may read what layers contain.
 const MODE: u32 = 0o700;
 const SPOOL: &str = "spool";
-/// Begin of the names of files that are being written and renamed then.
+/// Prefix of the names of files that are still being written, and renamed afterwards.
 const NEW: &str = ".new-";
-/// What is written to find out whether anything can be, bytes.
+/// Bytes that are written to find out whether the folder is writable.
 const PROBE_WRITE_BYTES: usize = 64 * 1024;
 /// `f_type` of file systems in memory (`statfs(2)`): tmpfs and ramfs.
 const IN_MEMORY: [u64; 2] = [0x0102_1994, 0x8584_58f6];
 
-/// The folder. A copy is the same one.
+/// The state folder. A clone is the same folder.
 #[derive(Clone, Debug)]
 pub(crate) struct StateDir {
     shared: Arc<Folder>,
@@ -53,22 +53,22 @@ struct Folder {
     lock: Mutex<Option<Lock>>,
     notices: Notices,
     condition: Mutex<Condition>,
-    /// Notified when the folder turned out not to be writable.
+    /// Notified when the folder turns out not to be writable.
     failed: Notify,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Condition {
     Writable {
-        /// Files there take memory, not a disk.
+        /// Whether files there use memory instead of a disk.
         in_memory: bool,
     },
     Unwritable,
 }
 
 impl StateDir {
-    /// Makes `path` where it is missing, locks it for the workers of `owner`, tries to write there, and removes what
-    /// a killed agent has left. One that cannot be written to is not locked.
+    /// Creates `path` if it is missing, locks it for the workers of `owner`, checks that it is writable, and
+    /// removes files that a killed agent left behind. A folder that is not writable is not locked.
     ///
     /// # Errors
     /// Another agent uses the folder.
@@ -96,17 +96,17 @@ impl StateDir {
         Ok(())
     }
 
-    /// The folder, if it can be written to.
+    /// The path of the folder, if it is writable.
     pub(crate) fn folder(&self) -> Option<&Path> {
         (*self.condition() != Condition::Unwritable).then_some(self.shared.path.as_path())
     }
 
-    /// Where the file `name` is, or would be.
+    /// The path of the file `name`, whether or not it exists.
     pub(crate) fn path_of(&self, name: &str) -> PathBuf {
         self.shared.path.join(name)
     }
 
-    /// The content of the file `name`; `None` where there is none.
+    /// The content of the file `name`; `None` if there is no such file.
     pub(crate) fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
         match fs::read(self.path_of(name)) {
             Ok(bytes) => Ok(Some(bytes)),
@@ -115,8 +115,8 @@ impl StateDir {
         }
     }
 
-    /// Replaces the file `name`: all of the new bytes or all of the old ones, also after a power cut.
-    /// Does nothing where the folder cannot be written to.
+    /// Replaces the file `name`: after a power cut it has all of the new bytes or all of the old ones. Does
+    /// nothing while the folder is not writable.
     pub(crate) fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let Some(folder) = self.folder() else { return Ok(()) };
         let replaced = (|| {
@@ -129,19 +129,19 @@ impl StateDir {
         replaced.inspect_err(|error| self.failed(error))
     }
 
-    /// Whether files in `spool/` are on a disk that can be written to.
+    /// Whether `spool/` is writable and on a disk.
     pub(crate) fn has_disk(&self) -> bool {
         *self.condition() == Condition::Writable { in_memory: false }
     }
 
-    /// A new file without a name in `spool/`, with room for `length` bytes where the file system can
-    /// reserve it. Blocks.
+    /// A new file without a name in `spool/`, with `length` bytes reserved where the file system can do that.
+    /// Blocks.
     pub(crate) fn spool_file(&self, length: u64) -> io::Result<File> {
         let made = self.make_folders().and_then(tempfile::tempfile_in);
         made.and_then(|file| reserve(&file, length).map(|()| file)).inspect_err(|error| self.failed(error))
     }
 
-    /// Writing there has failed with `error`: the folder is not used until [`Self::watch`] finds it
+    /// Reports that writing failed with `error`: the folder is not used until [`Self::watch`] finds it
     /// writable again.
     pub(crate) fn failed(&self, error: &io::Error) {
         *self.condition() = Condition::Unwritable;
@@ -149,7 +149,7 @@ impl StateDir {
         self.shared.failed.notify_one();
     }
 
-    /// Tries a folder that cannot be written to again and again. Does nothing while it can be.
+    /// Checks an unwritable folder again and again; waits while it is writable.
     pub(crate) async fn watch(self, stop: Stop) -> Result<(), Infallible> {
         self.watch_each(STATE_DIR_RETRY, stop).await;
         Ok(())
@@ -172,7 +172,7 @@ impl StateDir {
         stop.run_until_cancelled(watching).await;
     }
 
-    /// Whether the folder can be written to now. Blocks.
+    /// Checks whether the folder is writable now. Blocks.
     fn try_again(&self) -> bool {
         match self.probe() {
             Ok(in_memory) => {
@@ -193,7 +193,7 @@ impl StateDir {
         }
     }
 
-    /// Writes a file, and tells whether it takes memory.
+    /// Writes a file, and returns whether it uses memory.
     fn probe(&self) -> io::Result<bool> {
         self.keep_lock()?;
         let mut file = tempfile::tempfile_in(self.make_folders()?)?;
@@ -202,12 +202,12 @@ impl StateDir {
         if !in_memory {
             reserve(&file, STATE_DIR_PROBE_BYTES)?;
         }
-        // `replace` writes there, not into `spool`.
+        // `replace` writes into this folder, not into `spool`.
         tempfile::tempfile_in(&self.shared.path)?;
         Ok(in_memory)
     }
 
-    /// Makes what is missing; returns the path of `spool/`.
+    /// Creates the folders that are missing; returns the path of `spool/`.
     fn make_folders(&self) -> io::Result<PathBuf> {
         let (path, spool) = (&self.shared.path, self.shared.path.join(SPOOL));
         if spool.is_dir() {
@@ -216,7 +216,7 @@ impl StateDir {
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent)?;
         }
-        // A folder that was there before keeps its permissions: it may be everybody's.
+        // A folder that existed before keeps its permissions: it may be shared by all users.
         for folder in [path, &spool] {
             match DirBuilder::new().mode(MODE).create(folder) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
@@ -227,7 +227,7 @@ impl StateDir {
         Ok(spool)
     }
 
-    /// Removes files that were to be renamed or to lose their name, and whose agent was killed before.
+    /// Removes temporary files of agents that were killed before they could rename them or unlink them.
     fn remove_leftovers(&self, age: Duration) {
         let is_old = |modified: SystemTime| modified.elapsed().is_ok_and(|elapsed| elapsed >= age);
         for (folder, prefix) in [(self.shared.path.clone(), NEW), (self.path_of(SPOOL), "")] {
@@ -254,12 +254,12 @@ impl StateDir {
     }
 
     fn condition(&self) -> MutexGuard<'_, Condition> {
-        // A plain value is whole after any panic.
+        // No panic can leave a plain value half changed.
         self.shared.condition.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Reserves room for `length` bytes, where the file system knows how to.
+/// Reserves `length` bytes where the file system supports that.
 fn reserve(file: &File, length: u64) -> io::Result<()> {
     match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, length.max(1)) {
         Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => Ok(()),
@@ -279,19 +279,19 @@ pub(crate) mod testing {
     use super::*;
 
     impl StateDir {
-        /// As an agent in this process opens it.
+        /// A folder that is opened by an agent in this process.
         pub(crate) fn open_here(path: &Path, notices: &Notices) -> Self {
             Self::open(path, Owner::of(std::process::id()), notices).unwrap()
         }
 
-        /// A folder whose files are taken for those of a disk, whatever is below.
+        /// A folder whose files count as being on a disk, whatever the file system is.
         pub(crate) fn on_disk(path: &Path) -> Self {
             let state = Self::open_here(path, &Notices::default());
             *state.condition() = Condition::Writable { in_memory: false };
             state
         }
 
-        /// A folder that cannot be made.
+        /// A folder that cannot be created.
         pub(crate) fn unwritable() -> Self {
             Self::open_here(Path::new("/dev/null/state"), &Notices::default())
         }
@@ -360,7 +360,7 @@ mod tests {
             file.write_all(b"bytes").unwrap();
         }
         assert!(is_empty(&spool));
-        // Someone has tidied up.
+        // Somebody has removed the folder meanwhile.
         fs::remove_dir(&spool).unwrap();
         one.spool_file(5).unwrap();
         assert!(one.has_disk() && is_empty(&spool));
@@ -397,7 +397,7 @@ mod tests {
             assert_eq!(notices.texts().len(), 1);
             fs::remove_file(&folder).unwrap();
             until("it is found writable", || state.folder().is_some() && notices.texts().is_empty()).await;
-            // It is taken away again: whoever writes next notices.
+            // The folder is removed again: the next write notices that.
             fs::remove_dir_all(&folder).unwrap();
             fs::write(&folder, "a file is in the way").unwrap();
             assert!(state.spool_file(1).is_err() && state.folder().is_none());
@@ -422,7 +422,7 @@ mod tests {
 
     #[test]
     fn a_folder_in_memory_is_used_and_is_no_disk() {
-        // Where there is no such file system nothing can be told.
+        // Without such a file system there is nothing to test.
         let Ok(root) = tempfile::tempdir_in("/dev/shm") else { return };
         let notices = Notices::default();
         let state = StateDir::open_here(root.path(), &notices);

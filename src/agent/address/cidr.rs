@@ -1,23 +1,23 @@
-//! A range of addresses, as `--advertise-cidr` takes it.
+//! A range of addresses, the value of `--advertise-cidr`.
 
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-/// `10.0.0.0/8`, `fd00::/8`.
+/// A range of addresses in CIDR notation, such as `10.0.0.0/8` or `fd00::/8`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cidr {
     address: IpAddr,
     prefix_bits: u8,
 }
 
-/// The text is no range of addresses.
+/// The error for a text that is no range of addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("could not read a range of addresses, like 10.0.0.0/8 or fd00::/8")]
 pub struct CidrError;
 
 impl Cidr {
-    /// Whether an address is in the range.
+    /// Whether the range contains an address.
     pub(crate) fn contains(&self, ip: IpAddr) -> bool {
         match (self.address, ip) {
             (IpAddr::V4(own), IpAddr::V4(ip)) => {

@@ -1,5 +1,5 @@
-//! Follows the address of this node while the agent runs: a look every [`ADDRESS_POLL_INTERVAL`] costs a few
-//! system calls. An address that is not known yet is looked for with a pause that doubles.
+//! Follows the address of this node while the agent runs. A look every [`ADDRESS_POLL_INTERVAL`] costs a few
+//! system calls. While no address is known, the pause between two looks doubles.
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
@@ -16,25 +16,25 @@ use crate::api::client::chain;
 use crate::limits::{ADDRESS_POLL_INTERVAL, ADDRESS_RETRY_PAUSE, ADDRESS_START_WAIT};
 use crate::task::Stop;
 
-/// Looks for the address; a trait, so that tests answer for the network.
+/// Looks for the address of this node. A trait, so that tests can take the place of the network.
 pub(crate) trait Look: Send + 'static {
-    /// The address under which peers reach this node now.
+    /// Finds the address under which peers reach this node now.
     fn look(&mut self) -> BoxFuture<'_, Result<SocketAddr, AdvertiseError>>;
 
-    /// Whether an address is one of this node.
+    /// Whether this node has an address.
     fn is_here(&self, ip: IpAddr) -> bool;
 }
 
-/// The task that follows the address.
+/// The task that follows the address of this node.
 pub(crate) struct Following {
     look: Box<dyn Look>,
     own: watch::Sender<Option<SocketAddr>>,
     notices: Notices,
-    /// Another address than the own one, as the last look found it.
+    /// What the last look found, where that is another address than the one in use.
     seen: Option<SocketAddr>,
 }
 
-/// Looks for the address for [`ADDRESS_START_WAIT`], so that it is usually known from the start.
+/// Looks for the address for up to [`ADDRESS_START_WAIT`], so that it is usually known when the agent starts.
 pub(crate) async fn begin(mut look: Box<dyn Look>, notices: Notices) -> (OwnAddress, Following) {
     let first = match timeout(ADDRESS_START_WAIT, look.look()).await {
         Ok(found) => found,
@@ -49,7 +49,7 @@ pub(crate) async fn begin(mut look: Box<dyn Look>, notices: Notices) -> (OwnAddr
 }
 
 impl Following {
-    /// Until `stop`.
+    /// Follows the address until `stop`.
     pub(crate) async fn run(mut self, stop: Stop) -> Result<(), Infallible> {
         let mut backoff = Backoff::new(ADDRESS_RETRY_PAUSE.0, ADDRESS_RETRY_PAUSE.1);
         loop {
@@ -71,7 +71,8 @@ impl Following {
             Ok(found) => found,
             Err(error) => {
                 self.seen = None;
-                // An address that is still here may be reached although there is no way to the servers.
+                // An address that this node still has may be reachable although no route leads to the
+                // servers.
                 if own.is_none_or(|own| !self.look.is_here(own.ip())) {
                     self.say(own, &error);
                 }
@@ -101,8 +102,8 @@ impl Following {
     }
 }
 
-/// The address to go on with, if that is another one. One that is still here is only left for an address that
-/// two looks in a row found: a route that comes and goes within seconds would else move all keys twice.
+/// The address to change to, if any. While this node still has the old address, two looks in a row must find
+/// the new one: a route that comes and goes within seconds would else move all keys twice.
 fn next_address(
     own: Option<SocketAddr>,
     own_is_here: bool,
@@ -141,7 +142,7 @@ mod tests {
         }
     }
 
-    /// Addresses of a node: the one that leads to the servers, if any, is the first.
+    /// Addresses of a simulated node. The first one, if any, is the one that leads to the servers.
     #[derive(Clone, Default)]
     struct Network(Arc<Mutex<Vec<SocketAddr>>>);
 
@@ -162,7 +163,8 @@ mod tests {
         }
     }
 
-    /// Looked for once at the start, it was wrong for good, or ended the agent.
+    /// Regression: the address was looked for once, at the start. It stayed wrong, or its absence ended the
+    /// agent.
     #[tokio::test(start_paused = true)]
     async fn an_address_that_comes_late_or_changes_is_followed_and_said() {
         let (network, notices, stop) = (Network::default(), Notices::default(), Stop::new());

@@ -1,5 +1,5 @@
-//! The addresses of this node by interface: a dump over route netlink (`rtnetlink(7)`), because /proc has
-//! those of IPv4 only without their interfaces.
+//! Addresses of this node by interface, dumped over route netlink (`rtnetlink(7)`): /proc lists IPv4
+//! addresses only without their interfaces.
 
 use std::io;
 use std::net::IpAddr;
@@ -10,31 +10,31 @@ const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const RTM_NEWADDR: u16 = 20;
 const RTM_GETADDR: u16 = 22;
-/// `NLM_F_REQUEST | NLM_F_DUMP`
+/// Flags of a dump request: `NLM_F_REQUEST | NLM_F_DUMP`.
 const DUMP: u16 = 0x301;
 const IFA_ADDRESS: u16 = 1;
-/// The own address where `IFA_ADDRESS` is the other end of a point-to-point link.
+/// Attribute with the address of this node where `IFA_ADDRESS` is the other end of a point-to-point link.
 const IFA_LOCAL: u16 = 2;
-/// Temporary, failed, deprecated or tentative addresses: `IFA_F_TEMPORARY | IFA_F_DADFAILED |
-/// IFA_F_DEPRECATED | IFA_F_TENTATIVE`.
+/// Flags of addresses that are temporary, failed, deprecated or tentative: `IFA_F_TEMPORARY | IFA_F_DADFAILED
+/// | IFA_F_DEPRECATED | IFA_F_TENTATIVE`.
 const PASSING: u8 = 0x01 | 0x08 | 0x20 | 0x40;
 const HEADER_BYTES: usize = 16;
 const ADDRESS_HEADER_BYTES: usize = 8;
 const ATTRIBUTE_HEADER_BYTES: usize = 4;
-/// The kernel fills messages of at most 32 KiB.
+/// Size of the receive buffer: the kernel fills messages of at most 32 KiB.
 const BUFFER_BYTES: usize = 64 * 1024;
 
-/// One address that is there to stay.
+/// A permanent address of this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Entry {
     interface: u32,
     ip: IpAddr,
 }
 
-/// The addresses of this node; those of `interface` only, if it is given. Blocks, for microseconds.
+/// Lists the addresses of this node, or those of `interface` if it is given. Blocks for microseconds.
 ///
 /// # Errors
-/// If the kernel does not tell; `NODEV` where there is no such interface.
+/// If the kernel does not list them; `NODEV` where there is no such interface.
 pub(super) fn addresses(interface: Option<&str>) -> io::Result<Vec<IpAddr>> {
     let socket = socket(AddressFamily::NETLINK, SocketType::RAW, None)?;
     let index = interface.map(|name| netdevice::name_to_index(&socket, name)).transpose()?;
@@ -56,12 +56,12 @@ fn request() -> Vec<u8> {
     let mut request = length.to_ne_bytes().to_vec();
     request.extend(RTM_GETADDR.to_ne_bytes());
     request.extend(DUMP.to_ne_bytes());
-    // Sequence, port and an empty `ifaddrmsg`: all families, all interfaces.
+    // Sequence number, port and an empty `ifaddrmsg`: all address families, all interfaces.
     request.resize(length as usize, 0);
     request
 }
 
-/// Reads the messages of one datagram; whether the dump is complete.
+/// Reads the messages of one datagram. Returns whether the dump is complete.
 fn read(mut datagram: &[u8], entries: &mut Vec<Entry>) -> io::Result<bool> {
     while let Some((length, kind)) = header(datagram) {
         let message = datagram.get(HEADER_BYTES..length).ok_or_else(malformed)?;
@@ -83,14 +83,14 @@ fn malformed() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "a message of netlink is cut short")
 }
 
-/// Length and type of the first message; `None` at the end.
+/// Length and type of the first message of a datagram; `None` at its end.
 fn header(datagram: &[u8]) -> Option<(usize, u16)> {
     let length = u32::from_ne_bytes(*datagram.first_chunk()?) as usize;
     let kind = u16::from_ne_bytes(datagram.get(4..6)?.try_into().ok()?);
     (length >= HEADER_BYTES).then_some((length, kind))
 }
 
-/// An `ifaddrmsg` with its attributes.
+/// Reads an `ifaddrmsg` with its attributes.
 fn entry(message: &[u8]) -> Option<Entry> {
     let (flags, interface) = (*message.get(2)?, u32::from_ne_bytes(message.get(4..8)?.try_into().ok()?));
     let (mut address, mut local) = (None, None);
@@ -170,7 +170,7 @@ mod tests {
         let refused = message(NLMSG_ERROR, &(-1_i32).to_ne_bytes());
         assert_eq!(read(&refused, &mut entries).unwrap_err().raw_os_error(), Some(1));
         for length in 0..datagram.len() {
-            // Whatever is cut short is an error or nothing, never a panic.
+            // A truncated datagram is an error or has no entries, and never panics.
             _ = read(&datagram[..length], &mut Vec::new());
         }
     }
