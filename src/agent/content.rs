@@ -1,4 +1,4 @@
-//! Content on this node: the store that holds it, its way out of there, and the checks of its bytes.
+//! Content on this node: the store that holds it, reading it for a response, and verifying its bytes.
 
 pub(crate) mod buffer_pool;
 pub(crate) mod byte_stream;

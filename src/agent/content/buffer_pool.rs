@@ -1,6 +1,6 @@
-//! Buffers for file reads, shared by all transfers and used again: no megabyte per connection, and
-//! no fresh pages from the kernel for each chunk. A client that reads slowly keeps the buffer of its chunk;
-//! while many do, the chunks are small.
+//! Buffers for file reads. All transfers share them and use them again, which saves a megabyte for each
+//! connection and fresh pages of the kernel for each chunk. A client that reads slowly keeps the buffer of
+//! its chunk; while many clients do, chunks are small.
 
 use std::fs::File;
 use std::io::{self, IoSliceMut};
@@ -13,10 +13,10 @@ use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
 use crate::limits::{FILE_CHUNK_BYTES, FILE_CHUNKS_MAX, SMALL_FILE_CHUNK_BYTES};
 
-/// Idle buffers kept for the next reads.
+/// Idle buffers that are kept for the next reads.
 const IDLE_BUFFERS_MAX: usize = 32;
 
-/// Buffers of [`FILE_CHUNK_BYTES`], for reads of more than [`SMALL_FILE_CHUNK_BYTES`].
+/// A pool of buffers of [`FILE_CHUNK_BYTES`], for reads of more than [`SMALL_FILE_CHUNK_BYTES`].
 #[derive(Clone, Debug, Default)]
 pub(crate) struct BufferPool {
     shared: Arc<Buffers>,
@@ -29,7 +29,7 @@ struct Buffers {
     lent: AtomicUsize,
 }
 
-/// A buffer that returns to its pool when the last `Bytes` of it is gone.
+/// A buffer that returns to its pool when its last `Bytes` is dropped.
 struct Pooled {
     bytes: Vec<u8>,
     used: usize,
@@ -56,8 +56,8 @@ impl Drop for Pooled {
 }
 
 impl BufferPool {
-    /// How many bytes to read at a time: [`FILE_CHUNK_BYTES`], or fewer while [`FILE_CHUNKS_MAX`] of these are in
-    /// use.
+    /// Bytes of the next read: [`FILE_CHUNK_BYTES`], or fewer while [`FILE_CHUNKS_MAX`] of these buffers are
+    /// in use.
     pub(crate) fn chunk_bytes(&self) -> usize {
         let is_free = self.shared.lent.load(Ordering::Relaxed) < FILE_CHUNKS_MAX;
         if is_free { FILE_CHUNK_BYTES } else { SMALL_FILE_CHUNK_BYTES }
@@ -70,9 +70,9 @@ impl BufferPool {
         Ok(Bytes::from_owner(buffer))
     }
 
-    /// The same if all of it is in the page cache; `None` where the disk would have to be asked, or
-    /// the file system cannot tell. Never blocks: a copy, for which a change of threads would cost
-    /// more than it saves.
+    /// Like [`Self::read_at`], but only from the page cache; `None` where the disk would have to be read, or
+    /// the file system cannot tell. Never blocks: it copies, and a change of threads would cost more than it
+    /// saves.
     pub(crate) fn read_cached_at(
         &self,
         file: &File,
@@ -138,7 +138,7 @@ mod tests {
         assert_eq!(idle(&pool), 0);
     }
 
-    /// Those of clients that read slowly.
+    /// Slow clients hold many buffers.
     #[test]
     fn while_many_buffers_are_in_use_chunks_are_small() {
         let file = file_of(&[7; LARGE]);
@@ -160,7 +160,7 @@ mod tests {
     fn what_was_just_written_is_in_the_page_cache() {
         let file = file_of(&[7; LARGE]);
         let pool = BufferPool::default();
-        // A file system that cannot tell answers None: the caller reads another way.
+        // The file system cannot tell what is cached: the caller reads in another way.
         if let Some(bytes) = pool.read_cached_at(&file, 0, LARGE).unwrap() {
             assert_eq!(bytes, [7; LARGE][..]);
         }

@@ -1,7 +1,8 @@
-//! Bad ingests, left by others: a transfer that is complete and wrong fails at its commit, and then
-//! every later pull of that image on this node fails again at once, without one request. containerd
-//! does not clean that up. So complete ingests that nobody writes to any more are hashed, and aborted
-//! if they are wrong: at the start, and some time after a transfer that could not be verified.
+//! Finds and aborts bad ingests, which other programs left behind. A transfer whose bytes are complete and
+//! wrong fails at its commit, and every later pull of that image on this node fails again at once, without a
+//! request. containerd does not clean that up. Complete ingests that nobody writes to any more are therefore
+//! hashed, and aborted if they are wrong: at the start, and some time after a transfer that could not be
+//! verified.
 
 use std::convert::Infallible;
 use std::fs::File;
@@ -18,7 +19,7 @@ use crate::limits::{FILE_CHUNK_BYTES, INGEST_UNTOUCHED_MIN};
 use crate::oci::{Digest, Hasher};
 use crate::task::Stop;
 
-/// Looks for bad ingests when told to. Cheap to clone.
+/// Looks for bad ingests on request. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct IngestScrubber {
     store: Arc<dyn Store>,
@@ -31,13 +32,14 @@ impl IngestScrubber {
         Self { store, pool, wanted: Arc::default() }
     }
 
-    /// A transfer may have left a bad ingest: to be looked at when it has rested long enough.
+    /// Requests a look after a transfer that may have left a bad ingest. The look waits until nobody has
+    /// written to the ingest for long enough.
     pub(crate) fn look(&self) {
         self.wanted.notify_one();
     }
 
-    /// Looks at the start, and [`INGEST_UNTOUCHED_MIN`] after each call of [`Self::look`]; several calls
-    /// meanwhile are one.
+    /// Looks at the start, and [`INGEST_UNTOUCHED_MIN`] after each call of [`Self::look`]. Several calls in
+    /// that time lead to one look.
     pub(crate) async fn run(self, stop: Stop) -> Result<(), Infallible> {
         loop {
             if stop.run_until_cancelled(self.scrub(&stop)).await.is_none() {
@@ -45,7 +47,7 @@ impl IngestScrubber {
             }
             let news = async {
                 self.wanted.notified().await;
-                // The ingest was touched a moment ago.
+                // The ingest was written to a moment ago.
                 tokio::time::sleep(INGEST_UNTOUCHED_MIN * 5 / 4).await;
             };
             if stop.run_until_cancelled(news).await.is_none() {
@@ -58,7 +60,7 @@ impl IngestScrubber {
         let looked = SystemTime::now();
         let ingests = match self.store.complete_ingests().await {
             Ok(ingests) => ingests,
-            // The store may come later; whatever is wrong there shows when it is pulled.
+            // The store may become reachable later, and a pull shows what is wrong there.
             Err(error) => return tracing::debug!(error = chain(&error), "could not look for bad ingests"),
         };
         for (digest, data) in ingests {
@@ -83,7 +85,7 @@ impl IngestScrubber {
     }
 }
 
-/// Whether the bytes have the digest. Blocks.
+/// Returns whether the bytes have the digest. Blocks.
 fn hash(data: &File, digest: Digest, pool: &BufferPool, stop: &Stop) -> io::Result<bool> {
     let (mut hasher, mut offset) = (Hasher::new(digest.algorithm()), 0);
     let length = data.metadata()?.len();

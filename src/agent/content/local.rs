@@ -1,4 +1,4 @@
-//! Content of this node's own store, on its way out: to peers and to containerd.
+//! Reads content of this node's own store, for peers and for containerd.
 
 mod open_files;
 mod tag_times;
@@ -27,7 +27,7 @@ use tag_times::TagTimes;
 pub(crate) use unverified::Reader;
 use unverified::{headers_by, unchecked_file};
 
-/// What this node holds, checked before it is given away.
+/// The content of this node. It is checked before it is sent.
 #[derive(Clone)]
 pub(crate) struct Local {
     store: Arc<dyn Store>,
@@ -38,7 +38,7 @@ pub(crate) struct Local {
     manifest_memory: Arc<Semaphore>,
 }
 
-/// Content that is open and has not been found damaged.
+/// Open content that has not been found damaged.
 pub(crate) struct LocalBlob {
     digest: Digest,
     size_bytes: u64,
@@ -52,15 +52,15 @@ enum BlobBytes {
     Remote(Arc<dyn Store>),
 }
 
-/// A manifest, whole and right.
+/// All bytes of a manifest, verified.
 pub(crate) struct LocalManifest {
     pub(crate) bytes: Bytes,
     pub(crate) media_type: &'static str,
-    /// Held until the bytes have been sent.
+    /// Permit for the memory of the bytes, held until they have been sent.
     pub(crate) memory: OwnedSemaphorePermit,
 }
 
-/// Why content that is there cannot be given away.
+/// Why content that is present cannot be sent.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LocalError {
     #[error(transparent)]
@@ -85,18 +85,19 @@ impl Local {
         Self { store, verifier, pool, opened, tag_times: Arc::default(), manifest_memory }
     }
 
-    /// The tag `registry/repository:tag`, with the time of its import, wherever that was.
+    /// The tag `registry/repository:tag` with the time of its import, on whichever node that was.
     pub(crate) async fn tag(&self, name: &str) -> Result<Option<Tag>, LocalError> {
         Ok(self.store.tag(name).await?.map(|tag| self.tag_times.corrected(name, tag)))
     }
 
-    /// The mirror answers that `name` is `tag`: a pull of it does not make it newer.
+    /// Remembers that the mirror answered `tag` for `name`, so that the pull that follows does not make the
+    /// tag newer.
     pub(crate) fn tag_answered(&self, name: &str, tag: Tag) {
         self.tag_times.answered(name, tag, SystemTime::now());
     }
 
-    /// Opens a blob for sending, waiting until `verdict_by` at most for a check that is not done yet:
-    /// content known to be damaged is an error, content whose check still runs is opened.
+    /// Opens a blob for sending, and waits until `verdict_by` at most for a check that is not done. Content
+    /// that is known to be damaged is an error; content whose check still runs is opened.
     pub(crate) async fn blob(
         &self,
         digest: &Digest,
@@ -106,7 +107,8 @@ impl Local {
         if let Some((file, state)) = self.opened.get(digest) {
             return Ok(Some(self.found(digest, state.size_bytes(), BlobBytes::Right(file))));
         }
-        // Boxed: the future of every request is moved about, and this is its largest part.
+        // Boxed, because this is the largest part of the future of every request, which is moved several
+        // times.
         Box::pin(self.open(digest, reader, verdict_by)).await
     }
 
@@ -153,8 +155,8 @@ impl Local {
         Ok(self.store.open(digest).await?.map(|content| content.size_bytes()))
     }
 
-    /// Reads and checks a manifest; `None` if there is no such content, or if it is no manifest. What
-    /// is too large for one is not read at all (B13b).
+    /// Reads and verifies a manifest; `None` if there is no such content, or if it is no manifest. Content
+    /// that is too large for a manifest is not read (fault B13b of the Go version).
     pub(crate) async fn manifest(&self, digest: &Digest) -> Result<Option<LocalManifest>, LocalError> {
         let Some(content) = self.store.open(digest).await? else { return Ok(None) };
         let size_bytes = content.size_bytes();
@@ -199,13 +201,13 @@ impl Local {
 }
 
 impl LocalBlob {
-    /// Length of the whole, bytes.
+    /// Length of the whole blob, bytes.
     pub(crate) fn size_bytes(&self) -> u64 {
         self.size_bytes
     }
 
-    /// The bytes of `range`, at `rate` if there is one. Content found damaged on the way breaks off
-    /// before its end, with [`Cut::Damaged`]. `guard` is dropped with the stream.
+    /// The bytes of `range`, limited to `rate` if there is one. If the content turns out to be damaged, the
+    /// stream ends early with [`Cut::Damaged`]. `guard` is dropped with the stream.
     pub(crate) fn stream<G: Send + 'static>(
         self,
         range: ByteRange,
@@ -221,7 +223,7 @@ impl LocalBlob {
                 unchecked_file(reader, file, verification, guard)
             }
             BlobBytes::Remote(store) => {
-                // Without a file there is no knowing whether it changed: a whole is hashed each time.
+                // Without a file nothing tells whether the content changed: a whole blob is hashed each time.
                 let pieces = store.read(&self.digest, range.start, range.len());
                 let pieces = pieces.map(|piece| piece.map_err(Cut::Store));
                 let paced = paced(pieces.boxed(), rate);
@@ -247,7 +249,7 @@ struct FileReader {
 }
 
 impl FileReader {
-    /// How many bytes to read next, 0 at the end: no more than is fair to those who share the rate and the
+    /// Length of the next read, 0 at the end: limited by what is fair to others that share the rate and the
     /// pool.
     fn next_length(&self) -> usize {
         let left = usize::try_from(self.range.end - self.range.start).unwrap_or(usize::MAX);
@@ -255,13 +257,13 @@ impl FileReader {
         left.min(fair).min(self.pool.chunk_bytes())
     }
 
-    /// The next `length` bytes, which are [`FileReader::next_length`]; `None` if these are none.
+    /// Reads the next `length` bytes, as [`FileReader::next_length`] returned them; `None` at the end.
     async fn next(&mut self, length: usize) -> Result<Option<Bytes>, Cut> {
         if length == 0 {
             return Ok(None);
         }
-        // A chunk of each connection in turn, also where a socket would take more: fair, and what a
-        // client on this machine reads is still in the CPU's cache.
+        // One chunk of each connection in turn, even if a socket would accept more. That is fair, and a
+        // client on this machine finds the bytes in the CPU's cache.
         if std::mem::replace(&mut self.begun, true) {
             tokio::task::yield_now().await;
         }
@@ -273,8 +275,8 @@ impl FileReader {
         Ok(Some(bytes))
     }
 
-    /// Cold pages are read on the blocking pool: they must not stall the other connections of this
-    /// thread.
+    /// Pages that are not cached are read on the blocking pool, so that they do not stall other connections
+    /// of this thread.
     async fn read(&self, length: usize) -> io::Result<Bytes> {
         let offset = self.range.start;
         if let Some(bytes) = self.pool.read_cached_at(&self.file, offset, length)? {
@@ -286,7 +288,7 @@ impl FileReader {
     }
 }
 
-/// A part of a file that is right already. `guard` is dropped with the stream.
+/// Streams a part of a file that has been verified. `guard` is dropped with the stream.
 pub(crate) fn file_stream<G: Send + 'static>(
     file: Arc<File>,
     range: ByteRange,
@@ -320,7 +322,7 @@ fn paced(pieces: ByteStream, rate: Option<Arc<TokenBucket>>) -> ByteStream {
         .boxed()
 }
 
-/// Passes `length` bytes on; the piece with the last one only if all of them have the digest.
+/// Passes `length` bytes on; the piece with the last byte only if all bytes have the digest.
 fn hashed(pieces: BoxStream<'static, Result<Bytes, Cut>>, digest: Digest, length: u64) -> ByteStream {
     let hasher = Some(Hasher::new(digest.algorithm()));
     stream::try_unfold((pieces, hasher, length), move |(mut pieces, mut hasher, left)| {
@@ -377,7 +379,7 @@ mod tests {
         }
     }
 
-    /// Whoever asks for cached pages on the same thread goes on meanwhile.
+    /// Readers of cached pages on the same thread go on meanwhile.
     #[test]
     fn pages_that_are_not_cached_are_read_by_another_thread() {
         let pool = BufferPool::default();
@@ -388,9 +390,9 @@ mod tests {
         assert_eq!(stream(&warm).next().now_or_never().is_some(), cached(&warm), "pages in the cache");
         forget_pages(&warm);
         if cached(&warm) {
-            return; // a file system without a disk, which has nothing else than its cache
+            return; // a file system without a disk: all of it is cached
         }
-        // Another file: to ask whether pages are cached may begin to read them.
+        // A new file, because asking whether pages are cached may start to read them.
         let cold = written_file();
         forget_pages(&cold);
         let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build().unwrap();

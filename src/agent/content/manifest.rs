@@ -1,4 +1,4 @@
-//! Whether bytes are a manifest, and the right ones.
+//! Checks whether bytes are a manifest with the right digest.
 
 use std::io;
 
@@ -7,18 +7,18 @@ use bytes::Bytes;
 use crate::limits::MANIFEST_INLINE_BYTES_MAX;
 use crate::oci::{Digest, Hasher, media_type};
 
-/// What bytes are that should be a manifest.
+/// The result of a check of bytes that should be a manifest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Checked {
     /// A manifest or index of this media type, with the right digest.
     Manifest(&'static str),
-    /// The right bytes, and no manifest.
+    /// Bytes with the right digest that are no manifest.
     Other,
-    /// Their digest is another one.
+    /// Bytes with another digest.
     Damaged,
 }
 
-/// Looks at all of `bytes`; at many of them on another thread.
+/// Checks all of `bytes`, on another thread if there are many.
 pub(crate) async fn check(bytes: &Bytes, digest: &Digest) -> io::Result<Checked> {
     if bytes.len() <= MANIFEST_INLINE_BYTES_MAX {
         return Ok(check_here(bytes, digest));

@@ -1,8 +1,9 @@
-//! What a tag is when several nodes answer for it: the newest import wins, and a tie is refused.
+//! Decides which digest a tag has when several nodes answer for it: the newest import wins, and a tie is
+//! refused.
 //!
-//! Each holder sends the *age* of its tag, measured by its own clock, so that the clocks of two nodes
-//! are never compared. What a holder said grows older until all have answered; what remains is the difference of
-//! their delays, which [`TAG_AGE_TOLERANCE`] covers.
+//! Each holder sends the *age* of its tag, measured by its own clock, so that the clocks of two nodes are
+//! never compared. The ages keep growing until all holders have answered; the difference of their delays
+//! remains, and [`TAG_AGE_TOLERANCE`] covers it.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -11,17 +12,17 @@ use std::time::{Duration, SystemTime};
 use crate::limits::{TAG_AGE_TOLERANCE, TIED_NAMED_MAX};
 use crate::oci::Digest;
 
-/// Header of a tag's manifest on the peer port: how long ago the tag was set on that node,
-/// milliseconds. An agent without it, and the Go `pi`, do not tell.
+/// Header of a tag's manifest on the peer port: milliseconds since the tag was set on that node. Older agents
+/// and the Go `pi` do not send it.
 pub(crate) const TAG_AGE_MS: &str = "piccolo-tag-age-ms";
 
-/// What one holder says that a tag is.
+/// One holder's answer for a tag.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Claim {
     /// `ip:port` of the holder, or a word for this node.
     pub(crate) holder: String,
     pub(crate) digest: Digest,
-    /// How long ago the tag was set there; `None`: not told, which counts as the oldest.
+    /// How long ago the tag was set there; `None` if the holder did not say, which counts as oldest.
     pub(crate) age: Option<Duration>,
 }
 
@@ -31,22 +32,22 @@ impl fmt::Display for Claim {
     }
 }
 
-/// Which digest a tag is.
+/// Which digest a tag has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Ruling {
     /// Nobody holds the tag.
     Nothing,
-    /// All say the same, or this one was set last.
+    /// All holders agree, or this digest was set last.
     Newest(Digest),
-    /// The digests of these claims were set last, and at the same time.
+    /// These claims were set last, at the same time, and have different digests.
     Tie(Vec<Claim>),
 }
 
-/// Rules on `claims`, whose ages are of the same moment.
+/// Decides between `claims`, whose ages are of the same moment.
 pub(crate) fn rule(claims: &[Claim]) -> Ruling {
     let age = |claim: &Claim| claim.age.unwrap_or(Duration::MAX);
     let Some(newest) = claims.iter().min_by_key(|claim| age(claim)) else { return Ruling::Nothing };
-    // A time that is not told is the same as any other that is not told.
+    // Unknown ages count as equal.
     let limit = newest.age.map_or(Duration::MAX, |age| age.saturating_add(TAG_AGE_TOLERANCE));
     let contenders: Vec<&Claim> = claims.iter().filter(|claim| age(claim) <= limit).collect();
     if contenders.iter().all(|claim| claim.digest == newest.digest) {
@@ -55,7 +56,7 @@ pub(crate) fn rule(claims: &[Claim]) -> Ruling {
     Ruling::Tie(contenders.into_iter().cloned().collect())
 }
 
-/// Those who say different things, for people: one for each image first, and [`TIED_NAMED_MAX`] of them at most.
+/// Describes the claims of a tie for people: at least one of each image first, and [`TIED_NAMED_MAX`] in all.
 pub(crate) fn named(tied: &[Claim]) -> String {
     let mut seen = HashSet::new();
     let (firsts, others): (Vec<&Claim>, Vec<&Claim>) =
@@ -68,8 +69,8 @@ pub(crate) fn named(tied: &[Claim]) -> String {
     }
 }
 
-/// The age of a tag that was set at `set_at`. A time in the future is that of a clock that was wrong
-/// then or is wrong now, and tells nothing.
+/// The age of a tag that was set at `set_at`. A time in the future comes from a clock that was or is wrong:
+/// `None`.
 pub(crate) fn age(set_at: SystemTime, now: SystemTime) -> Option<Duration> {
     match now.duration_since(set_at) {
         Ok(age) => Some(age),
@@ -77,7 +78,7 @@ pub(crate) fn age(set_at: SystemTime, now: SystemTime) -> Option<Duration> {
     }
 }
 
-/// `set 5 min ago`, for people.
+/// The age for people, such as `set 5 min ago`.
 pub(crate) fn age_text(age: Option<Duration>) -> String {
     let Some(age) = age else { return "set at a time that it does not tell".to_owned() };
     let seconds = age.as_secs();
@@ -93,7 +94,7 @@ pub(crate) fn age_text(age: Option<Duration>) -> String {
 mod tests {
     use super::*;
 
-    /// Content, and age in milliseconds.
+    /// Content, and its age in milliseconds.
     type Told<'a> = (&'a str, Option<u64>);
 
     fn claims(of: &[Told<'_>]) -> Vec<Claim> {
@@ -114,12 +115,12 @@ mod tests {
             (&[("v1", None)], Some(newest("v1"))),
             (&[("v1", Some(9_000_000)), ("v1", Some(5)), ("v1", None)], Some(newest("v1"))),
             (&[("v1", Some(9_000_000)), ("v2", Some(5_000)), ("v1", Some(8_000_000))], Some(newest("v2"))),
-            // One against many: it is no vote.
+            // One holder wins against many: this is no vote.
             (&[("v2", Some(0)), ("v1", Some(60_000)), ("v1", Some(60_000))], Some(newest("v2"))),
-            // An old agent does not tell, and counts as the oldest.
+            // An old agent does not send an age, which counts as oldest.
             (&[("v1", None), ("v2", Some(900_000_000))], Some(newest("v2"))),
             (&[("v1", None), ("v2", None)], None),
-            // Both sides of the tolerance.
+            // Ages on both sides of the tolerance.
             (&[("v1", Some(1_000)), ("v2", Some(1_000 + tolerance))], None),
             (&[("v1", Some(1_000)), ("v2", Some(1_001 + tolerance))], Some(newest("v1"))),
             (&[("v1", Some(1_000)), ("v2", Some(1_500)), ("v2", Some(1_000_000))], None),

@@ -1,4 +1,5 @@
-//! The rate of uploads: bytes per second over all of them, in turns of one chunk, so that no upload starves.
+//! The rate limit of uploads: bytes per second over all uploads, given out in turns of one chunk, so that no
+//! upload starves.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -8,20 +9,20 @@ use tokio::time::Instant;
 
 use crate::limits::FILE_CHUNK_BYTES;
 
-/// How far the bucket may run ahead after idle time.
+/// How much the bucket may accumulate while it is idle.
 const BURST: Duration = Duration::from_millis(100);
-/// How many turns each upload gets in a second.
+/// Turns of each upload in a second.
 const TURNS_PER_SECOND: u64 = 8;
 /// Smallest chunk under a low rate, bytes.
 const CHUNK_BYTES_MIN: usize = 4 * 1024;
 
-/// A rate in bytes per second, handed out in the order of asking.
+/// A rate in bytes per second, given out in the order of the requests.
 #[derive(Debug)]
 pub(crate) struct TokenBucket {
     bytes_per_second: u64,
-    /// Uploads that share the rate.
+    /// Number of uploads that share the rate.
     sharing: AtomicU64,
-    /// When all bytes that were handed out are paid for.
+    /// When all bytes that were given out are paid for.
     paid_at: Mutex<Instant>,
 }
 
@@ -30,25 +31,25 @@ impl TokenBucket {
         Self { bytes_per_second, sharing: AtomicU64::new(0), paid_at: Mutex::new(Instant::now()) }
     }
 
-    /// How many bytes an upload asks for at a time: so few that each of those that share the rate gets
-    /// [`TURNS_PER_SECOND`], because peers take a source that sends nothing for a while for a stalled one.
+    /// Bytes that an upload should ask for at a time: few enough that each upload gets [`TURNS_PER_SECOND`],
+    /// because peers consider a source stalled that sends nothing for a while.
     pub(crate) fn chunk_bytes(&self) -> usize {
         let sharing = self.sharing.load(Ordering::Relaxed).max(1);
         let turn = usize::try_from(self.bytes_per_second / TURNS_PER_SECOND / sharing);
         turn.unwrap_or(FILE_CHUNK_BYTES).clamp(CHUNK_BYTES_MIN, FILE_CHUNK_BYTES)
     }
 
-    /// One more upload shares the rate.
+    /// Registers one more upload that shares the rate.
     pub(crate) fn join(&self) {
         self.sharing.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// An upload that shared the rate has ended.
+    /// Removes an upload that shared the rate.
     pub(crate) fn leave(&self) {
         self.sharing.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Waits until `bytes` may be sent. A caller that goes away while it waits pays nothing.
+    /// Waits until `bytes` may be sent. A caller that is dropped while it waits pays nothing.
     pub(crate) async fn take(&self, bytes: usize) {
         let cost = Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64);
         let turn = {
@@ -64,7 +65,7 @@ impl TokenBucket {
     }
 }
 
-/// A cost that is given back unless its bytes were sent.
+/// A cost that is refunded unless its bytes were sent.
 struct Debt<'a> {
     bucket: &'a TokenBucket,
     cost: Duration,
@@ -84,7 +85,7 @@ mod tests {
     use super::*;
     use std::sync::Arc;
 
-    /// Clients that ask and go away again and again would else leave nothing for the others.
+    /// Clients that ask and leave again and again would otherwise leave nothing for others.
     #[tokio::test(start_paused = true)]
     async fn who_goes_away_before_its_turn_pays_nothing() {
         let bucket = TokenBucket::new(1_000_000);
@@ -112,7 +113,7 @@ mod tests {
         assert!((1.89..2.01).contains(&seconds), "2 MB at 1 MB/s took {seconds} s");
     }
 
-    /// B13c: speeds below the read size were no limit at all.
+    /// Fault B13c of the Go version: rates below the read size were no limit at all.
     #[tokio::test(start_paused = true)]
     async fn a_rate_below_one_chunk_limits_too() {
         let bucket = TokenBucket::new(1_000);

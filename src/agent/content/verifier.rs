@@ -1,9 +1,9 @@
-//! A source's own check: a file is hashed once when it is first served, and again when its [`FileState`]
-//! changes. All requests that come meanwhile wait for the same check. While no request waits for it, it
-//! rests and leaves its slot to other checks; the next request lets it go on where it stopped.
+//! Verification of content at its source. A file is hashed when it is served for the first time, and again
+//! when its [`FileState`] changes. Requests that come meanwhile share the same check. While no request waits
+//! for it, a check rests and gives its slot to others; the next request continues it where it stopped.
 //!
-//! Checks of large files share their slots in slices, so that each of them makes progress however many
-//! there are. [`keep`] writes the verdicts down for the next start of the agent.
+//! Checks of large files take turns on their slots in slices, so that each of them makes progress. [`keep`]
+//! saves the results for the next start of the agent.
 
 mod file_state;
 mod keep;
@@ -29,7 +29,7 @@ use crate::task::Stop;
 pub(crate) use file_state::FileState;
 use file_state::FileVersion;
 
-/// Files that were checked, and checks that run.
+/// Files that were checked, and checks that run. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Verifier {
     shared: Arc<Checks>,
@@ -43,9 +43,9 @@ struct Checks {
     pool: BufferPool,
     tasks: TaskTracker,
     stop: Stop,
-    /// Notified when there is a verdict that the next start should know.
+    /// Notified when there is a result that the next start should know.
     worth_keeping: Notify,
-    /// How fast a check may read, in tests.
+    /// Limit of the read rate of a check, in tests.
     #[cfg(test)]
     bytes_per_second: Option<u64>,
 }
@@ -55,7 +55,7 @@ struct Checks {
 struct Known {
     files: HashMap<FileVersion, Check>,
     order: VecDeque<FileVersion>,
-    /// Files that an earlier run of the agent found right, and that nobody has asked for since.
+    /// Files that an earlier run of the agent verified, and that no request has needed since.
     right_before: Vec<FileVersion>,
 }
 
@@ -63,28 +63,28 @@ struct Known {
 #[derive(Debug)]
 struct Check {
     progress: watch::Sender<Progress>,
-    /// When the first request asked for it. A rest does not count: ranges that are asked for one after
-    /// the other have one between each two, and only the first of them should wait.
+    /// When the first request asked for the check. Resting does not move it: consecutive ranges have a rest
+    /// between each two, and only the first range should wait.
     begun: Instant,
-    /// What was hashed before nobody waited any more.
+    /// What was hashed before the check began to rest.
     resting: Option<Hashed>,
 }
 
-/// Everything before `offset`.
+/// The hash of everything before `offset`.
 #[derive(Debug)]
 struct Hashed {
     hasher: Hasher,
     offset: u64,
 }
 
-/// How far a check is.
+/// How far a check has come.
 #[derive(Clone, Copy, Debug, Default)]
 struct Progress {
     hashed_bytes: u64,
     right: Option<bool>,
 }
 
-/// Whether the bytes are what their digest says, now or once that has been found out.
+/// A handle on the check of one file: whether its bytes have their digest, once that is known.
 #[derive(Clone, Debug)]
 pub(crate) struct Verification {
     progress: watch::Receiver<Progress>,
@@ -92,17 +92,17 @@ pub(crate) struct Verification {
 }
 
 impl Verification {
-    /// The verdict, if it is known already.
+    /// The result, if it is known already.
     pub(crate) fn now(&self) -> Option<bool> {
         self.progress.borrow().right
     }
 
-    /// When the check was begun: waiting for it counts from then, not from each request.
+    /// When the check began: the time to wait for it counts from then, not from each request.
     pub(crate) fn begun(&self) -> Instant {
         self.begun
     }
 
-    /// Waits for the verdict. A check that could not be made proves nothing: false.
+    /// Waits for the result. A check that could not be made proves nothing: false.
     pub(crate) async fn wait(&mut self) -> bool {
         self.progress
             .wait_for(|progress| progress.right.is_some())
@@ -110,16 +110,16 @@ impl Verification {
             .is_ok_and(|progress| progress.right == Some(true))
     }
 
-    /// Waits until so many bytes have been hashed, or until there is a verdict.
+    /// Waits until this many bytes have been hashed, or until there is a result.
     pub(crate) async fn wait_hashed(&mut self, bytes: u64) {
         let far_enough = |progress: &Progress| progress.hashed_bytes >= bytes || progress.right.is_some();
-        // A check that ended without a verdict is found out by `wait`.
+        // `wait` finds out about a check that ended without a result.
         _ = self.progress.wait_for(far_enough).await;
     }
 }
 
 impl Verifier {
-    /// Nothing known yet. Checks end at `stop`.
+    /// Creates a verifier that knows no files. Its checks end at `stop`.
     pub(crate) fn new(pool: BufferPool, stop: Stop) -> Self {
         let shared = Checks {
             known: Mutex::default(),
@@ -135,7 +135,7 @@ impl Verifier {
         Self { shared: Arc::new(shared) }
     }
 
-    /// Like [`Self::new`], with checks that read so slowly.
+    /// Like [`Self::new`], with checks that read at this rate.
     #[cfg(test)]
     pub(crate) fn throttled(pool: BufferPool, stop: Stop, bytes_per_second: u64) -> Self {
         let mut verifier = Self::new(pool, stop);
@@ -144,12 +144,12 @@ impl Verifier {
         verifier
     }
 
-    /// What ends the checks.
+    /// The signal that ends the checks.
     pub(crate) fn stop(&self) -> &Stop {
         &self.shared.stop
     }
 
-    /// The verdict on an open file in its present `state`, found out in the background if it is not
+    /// The check of an open file in its present `state`. It runs in the background if the result is not
     /// known.
     pub(crate) fn verify(&self, file: &Arc<File>, state: FileState, digest: &Digest) -> Verification {
         let version = FileVersion { state, digest: digest.clone() };
@@ -178,14 +178,15 @@ impl Verifier {
             hashed = match self.hash_on(&file, &version, hashed, &progress).await {
                 Ok(hashed) if hashed.offset < version.state.size_bytes => hashed,
                 Ok(hashed) => return self.conclude(&version, hashed, &progress),
-                // Not a verdict: whoever asks next has it checked anew.
+                // No result: the next request starts a new check.
                 Err(error) => {
                     tracing::warn!(digest = %version.digest, %error, "could not check content");
                     return self.lock().forget(&version);
                 }
             };
             let mut known = self.lock();
-            // Whoever asks does so under this lock: either we see him, or he finds the check at rest.
+            // Requests come in under this lock: either this sees the new request, or the request finds the
+            // check at rest.
             if progress.is_closed() {
                 if let Some(check) = known.files.get_mut(&version) {
                     check.resting = Some(hashed);
@@ -195,7 +196,7 @@ impl Verifier {
         }
     }
 
-    /// Hashes a slice, or less if nobody waits any more.
+    /// Hashes one slice, or less if nobody waits any more.
     async fn hash_on(
         &self,
         file: &Arc<File>,
@@ -243,14 +244,13 @@ impl Verifier {
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
-        // Both collections are whole after any panic; at worst an entry is evicted late.
+        // A panic can at worst delay the eviction of an entry.
         self.shared.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Known {
-    /// The verdict on a file that this run was not asked for before, and where its check begins unless
-    /// an earlier run has made it.
+    /// The check of a file that this run has not checked, and where it begins, unless an earlier run made it.
     fn ask_first(&mut self, version: &FileVersion) -> (Verification, Option<Hashed>) {
         let before = self.right_before.iter().position(|right| right == version);
         let progress = match before {
@@ -282,7 +282,7 @@ impl Known {
 }
 
 impl Check {
-    /// The verdict for one more request, and where the check has to go on if it rested.
+    /// A handle for one more request, and where the check continues if it rested.
     fn asked_again(&mut self) -> (Verification, Option<Hashed>) {
         (Verification { progress: self.progress.subscribe(), begun: self.begun }, self.resting.take())
     }
@@ -299,7 +299,7 @@ impl Hashed {
     }
 }
 
-/// A check that ends when a test says so.
+/// A check that ends when a test ends it.
 #[cfg(test)]
 pub(crate) mod testing {
     use super::{FILE_CHUNK_BYTES, Instant, Progress, Verification, watch};
@@ -312,7 +312,7 @@ pub(crate) mod testing {
         (ManualCheck(sender), Verification { progress: receiver, begun: Instant::now() })
     }
 
-    /// The time that a chunk takes at this rate.
+    /// Sleeps for the time that a chunk takes at this rate.
     pub(super) fn pause_after_chunk(bytes_per_second: Option<u64>) {
         if let Some(rate) = bytes_per_second {
             std::thread::sleep(Duration::from_secs_f64(FILE_CHUNK_BYTES as f64 / rate as f64));
@@ -371,7 +371,7 @@ mod tests {
         assert!(!ask(&verifier, &file, &digest).wait().await);
     }
 
-    /// A file of zeros that takes no room.
+    /// A sparse file of zeros.
     fn zeros(size_bytes: u64) -> Arc<File> {
         let file = tempfile::tempfile().unwrap();
         file.set_len(size_bytes).unwrap();
@@ -410,8 +410,8 @@ mod tests {
         assert!(second.progress.borrow().hashed_bytes > offset);
     }
 
-    /// What broke: a check kept its slot until it was done, so the fifth large layer that was asked for
-    /// waited for one of the first four.
+    /// Regression: a check kept its slot until it was done, so that the fifth large layer waited for one of
+    /// the first four.
     #[tokio::test]
     async fn more_checks_than_slots_come_forward_together() {
         let verifier = Verifier::throttled(BufferPool::default(), Stop::new(), 64 << 20);

@@ -1,10 +1,9 @@
-//! Files that were opened a moment ago and are right: the requests that follow for the same blob
-//! (ranges of it, other peers) take them from here instead of asking the store, the namespace and
-//! the verifier again.
+//! Open files that were verified a moment ago. Requests that follow for the same blob (ranges of it, other
+//! peers) take them from here instead of asking the store, the namespace and the verifier again.
 //!
-//! What a store would say differently is noticed at once where the file was removed or changed, and
-//! after [`OPENED_TTL`] where only a name or the namespace's record is gone. An entry is dropped then
-//! even if nobody asks, because an open file keeps its space on the disk.
+//! A file that was removed or changed is noticed at once. A change of names or of the namespace's record only
+//! is noticed after [`OPENED_TTL`]: the entry is then dropped even if nobody asks for it, because an open
+//! file keeps its space on the disk.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -18,7 +17,7 @@ use crate::limits::{OPENED_FILES_MAX, OPENED_TTL};
 use crate::oci::Digest;
 use crate::task::Stop;
 
-/// See the module.
+/// A bounded cache of open files.
 #[derive(Clone)]
 pub(super) struct OpenFiles {
     shared: Arc<Cache>,
@@ -33,7 +32,7 @@ struct Cache {
 #[derive(Default)]
 struct Known {
     files: HashMap<Digest, OpenFile>,
-    /// Whether a task drops what is too old.
+    /// Whether the task that drops expired files runs.
     swept: bool,
 }
 
@@ -44,13 +43,13 @@ struct OpenFile {
 }
 
 impl OpenFiles {
-    /// None yet. What sweeps them ends at `stop`.
+    /// Creates an empty cache. Its task ends at `stop`.
     pub(super) fn new(stop: Stop) -> Self {
         let shared = Cache { known: Mutex::default(), tasks: TaskTracker::new(), stop };
         Self { shared: Arc::new(shared) }
     }
 
-    /// The file of a blob, if it was opened a moment ago and is still as it was.
+    /// The file of a blob, if it was opened a moment ago and has not changed since.
     pub(super) fn get(&self, digest: &Digest) -> Option<(Arc<File>, FileState)> {
         let (file, state, until) = {
             let known = self.lock();
@@ -65,8 +64,8 @@ impl OpenFiles {
         None
     }
 
-    /// Keeps a file whose bytes were found right in `state`, and which the store opened at `since`.
-    /// With [`OPENED_FILES_MAX`] others open it is not kept.
+    /// Keeps a file whose bytes were verified in `state`, and which the store opened at `since`. A full cache
+    /// ([`OPENED_FILES_MAX`]) does not keep it.
     pub(super) fn keep(&self, digest: &Digest, file: &Arc<File>, state: FileState, since: Instant) {
         let mut known = self.lock();
         if known.files.len() >= OPENED_FILES_MAX {
@@ -79,7 +78,7 @@ impl OpenFiles {
         }
     }
 
-    /// Drops what is too old, until nothing is left.
+    /// Drops expired files, until none is left.
     async fn sweep(self) {
         loop {
             let stopped =
@@ -95,7 +94,7 @@ impl OpenFiles {
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
-        // Whole after any panic: at worst an entry is missing.
+        // A panic can at worst lose an entry.
         self.shared.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,8 +1,9 @@
-//! When the tags of this node were set, seen through its own pulls.
+//! Corrects the times at which the tags of this node were set for its own pulls.
 //!
-//! A pull writes the image's record anew: what this node pulled, or pulled again, would count as newer
-//! than an import that happened elsewhere meanwhile. So what the mirror answers for a tag is remembered
-//! with its age, and a record that is written within [`TAG_PULL_MAX`] of that keeps it.
+//! A pull writes the image's record anew, so that a tag which this node pulled would count as newer than an
+//! import that happened on another node meanwhile. The answers of the mirror for a tag are therefore
+//! remembered with their age, and a record that is written within [`TAG_PULL_MAX`] of an answer keeps that
+//! age.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -12,23 +13,23 @@ use crate::agent::content::store::Tag;
 use crate::limits::{TAG_PULL_MAX, TAGS_ANSWERED_MAX};
 use crate::oci::Digest;
 
-/// See the module.
+/// Recent answers of the mirror for tags.
 #[derive(Debug, Default)]
 pub(super) struct TagTimes {
     answered: Mutex<HashMap<String, Answered>>,
 }
 
-/// What containerd was told that a tag is.
+/// The answer that containerd was given for a tag.
 #[derive(Debug)]
 struct Answered {
     at: SystemTime,
     digest: Digest,
-    /// When the tag was set where it was imported, by this node's clock.
+    /// When the tag was set on the node of its import, by this node's clock.
     set_at: Option<SystemTime>,
 }
 
 impl TagTimes {
-    /// The mirror answers that `name` is `tag`.
+    /// Remembers that the mirror answered `tag` for `name`.
     pub(super) fn answered(&self, name: &str, tag: Tag, now: SystemTime) {
         let Tag { digest, set_at } = tag;
         let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
@@ -40,7 +41,7 @@ impl TagTimes {
         answered.insert(name.to_owned(), Answered { at: now, digest, set_at });
     }
 
-    /// `tag` as it was set where it was imported, if this node only pulled it.
+    /// `tag` with the time of its import, if this node only pulled it.
     pub(super) fn corrected(&self, name: &str, mut tag: Tag) -> Tag {
         let answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
         if let (Some(answered), Some(written)) = (answered.get(name), tag.set_at)

@@ -1,12 +1,12 @@
-//! Content whose check still runs, on its way out. Hashed bytes prove nothing before the last one, so
-//! what a check is good for is to keep damaged content from being sent in vain: whoever receives it
-//! checks all of it again (I5). Therefore nobody waits for a check for long, and one that finds damage
-//! cuts whatever is on its way.
+//! Sends content whose check still runs. A hash proves nothing before the last byte, so the purpose of the
+//! check is only to avoid sending damaged content in vain: the receiver verifies all of it again (I5). No
+//! response therefore waits for a check for long, and a check that finds damage ends the responses that are
+//! being sent.
 //!
 //! The last chunk of a whole blob waits for the verdict, but for a peer no longer than that peer waits for
-//! bytes: where the disk is slow, even the check of a small blob stands behind others for seconds, and the
-//! peer would take an honest holder for one that stalls. For containerd, which checks nothing before its
-//! commit, the end of a blob waits as long as it takes.
+//! bytes. On a slow disk even the check of a small blob waits seconds for others, and the peer would take an
+//! honest holder for a stalled one. For containerd, which verifies nothing before its commit, the end of a
+//! blob waits without a limit.
 
 use std::time::Duration;
 
@@ -19,13 +19,13 @@ use crate::agent::content::verifier::Verification;
 use crate::limits::{VERIFIED_FIRST_BYTES_MAX, VERIFY_BEFORE_BYTES, VERIFY_BEFORE_CHUNK};
 use crate::oci::ByteRange;
 
-/// Who reads content of this node.
+/// The receiver of content of this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reader {
-    /// Another agent. It takes a source that is silent for a few seconds for stalled, and checks what it
+    /// Another agent. It considers a source stalled after a few silent seconds, and verifies what it
     /// receives.
     Peer,
-    /// containerd on this node, which waits as long as it takes.
+    /// containerd on this node, which waits without a limit.
     Containerd,
 }
 
@@ -33,18 +33,18 @@ pub(crate) enum Reader {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wait {
     Nothing,
-    /// The verdict on the whole, however long that takes.
+    /// Waits for the verdict on the whole blob, without a limit.
     Verdict,
-    /// The verdict, for so long.
+    /// Waits for the verdict for this long.
     VerdictFor(Duration),
-    /// The verdict, until so long after the begin of the check.
+    /// Waits for the verdict until this long after the start of the check.
     VerdictAfterBegin(Duration),
-    /// The check to have come to this offset, for so long.
+    /// Waits until the check has hashed up to this offset, for this long.
     Hashed(u64, Duration),
 }
 
-/// Until when the headers of content of this size wait for the verdict: until `verdict_by`, but no
-/// longer than `patience` after the begin of the check.
+/// Until when the headers of content of this size wait for the verdict: until `verdict_by`, but no longer
+/// than `patience` after the start of the check.
 pub(super) fn headers_by(
     reader: Reader,
     size_bytes: u64,
@@ -94,7 +94,7 @@ impl Wait {
     }
 }
 
-/// A part of a file whose check may still run.
+/// Streams a part of a file whose check may still run.
 pub(super) fn unchecked_file<G: Send + 'static>(
     reader: Reader,
     file: FileReader,
@@ -167,7 +167,7 @@ mod tests {
         assert_eq!(late, begun + patience / 2, "the request has waited before");
     }
 
-    /// Four chunks, and a check of them that ends when the test says so.
+    /// Four chunks, with a check that ends when the test ends it.
     fn unchecked(range: ByteRange) -> (ByteStream, ManualCheck) {
         unchecked_for(Reader::Peer, range)
     }
@@ -185,7 +185,7 @@ mod tests {
         unchecked(ByteRange::whole(4 * CHUNK))
     }
 
-    /// How long the next chunk took.
+    /// Receives the next chunk; returns how long it took.
     async fn next(stream: &mut ByteStream) -> Duration {
         let start = Instant::now();
         let chunk = stream.next().await.unwrap().unwrap();
@@ -204,7 +204,7 @@ mod tests {
         assert!(stream.next().await.is_none());
     }
 
-    /// It checks nothing before its commit.
+    /// containerd verifies nothing before its commit.
     #[tokio::test(start_paused = true)]
     async fn for_containerd_the_end_of_a_blob_waits_for_the_verdict() {
         let (mut stream, check) = unchecked_for(Reader::Containerd, range(2 * CHUNK, 4 * CHUNK, 4 * CHUNK));
@@ -216,8 +216,8 @@ mod tests {
         assert!(stream.next().await.is_none());
     }
 
-    /// What broke: the last chunk of each range waited for the verdict on the whole file. The asker took
-    /// the silence for a stall, reported an honest holder, and had nobody else to ask.
+    /// Regression: the last chunk of each range waited for the verdict on the whole file. The receiver took
+    /// the silence for a stall, reported an honest holder, and had no other holder to ask.
     #[tokio::test(start_paused = true)]
     async fn a_range_does_not_wait_for_the_verdict_on_the_whole() {
         for (range, chunks) in [(range(CHUNK, 3 * CHUNK, 4 * CHUNK), 2), (range(0, 4 * CHUNK, LARGE), 4)] {

@@ -1,4 +1,4 @@
-//! What identifies the content of a file, as far as the file system can tell.
+//! Identifies the content of a file, as far as the file system can tell.
 
 use std::fs::File;
 use std::io;
@@ -6,22 +6,22 @@ use std::os::unix::fs::MetadataExt;
 
 use crate::oci::Digest;
 
-/// What changes whenever the content of a file changes. The time of the last change of the inode is
-/// among it because no program can set it: a file that was overwritten and given its old time of
-/// modification again still differs.
+/// Properties that change whenever the content of a file changes. The change time of the inode is one of them
+/// because no program can set it: a file that was overwritten and given its old modification time still
+/// differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct FileState {
     pub(super) device: u64,
     pub(super) inode: u64,
     pub(super) size_bytes: u64,
-    /// Seconds and nanoseconds of the last change of the content.
+    /// Modification time of the content: seconds and nanoseconds.
     pub(super) modified: (i64, i64),
-    /// Seconds and nanoseconds of the last change of the content, the names or the permissions.
+    /// Change time of the content, the names or the permissions: seconds and nanoseconds.
     pub(super) changed: (i64, i64),
 }
 
 impl FileState {
-    /// The state of an open file, and how many names it still has.
+    /// The state of an open file, and its number of names.
     pub(crate) fn of(file: &File) -> io::Result<(Self, u64)> {
         let meta = file.metadata()?;
         let state = Self {
@@ -34,7 +34,7 @@ impl FileState {
         Ok((state, meta.nlink()))
     }
 
-    /// Length, bytes.
+    /// Length of the file, bytes.
     pub(crate) fn size_bytes(&self) -> u64 {
         self.size_bytes
     }

@@ -1,5 +1,5 @@
-//! Verdicts survive a restart of the agent: they are read from the state folder at the start, and
-//! written there some time after there is a new one. Nothing is written while there is none.
+//! Keeps results of checks over a restart of the agent: they are read from the state folder at the start, and
+//! written there some time after there is a new one. Nothing is written without a new result.
 
 use std::collections::HashSet;
 use std::convert::Infallible;
@@ -11,17 +11,17 @@ use crate::agent::state_dir::StateDir;
 use crate::limits::{VERDICT_KEPT_BYTES_MIN, VERDICTS_KEPT_AFTER};
 use crate::task::Stop;
 
-/// In the state folder.
+/// Name of the file in the state folder.
 const NAME: &str = "verdicts";
 
 impl Verifier {
-    /// Takes over what earlier runs found right. A file that cannot be used is ignored: then content is
-    /// checked once more.
+    /// Loads what earlier runs verified. A file that cannot be used is ignored, and content is checked once
+    /// more.
     pub(crate) fn recall(&self, state: &StateDir) {
         self.lock().right_before = stored(state);
     }
 
-    /// Writes new verdicts down, until `stop` and then once more.
+    /// Writes new results until `stop`, and then once more.
     pub(crate) async fn keep(self, state: StateDir, stop: Stop) -> Result<(), Infallible> {
         let mut unwritten = false;
         loop {
@@ -40,7 +40,7 @@ impl Verifier {
         }
     }
 
-    /// Writes what is not there yet. True if all of it is on disk.
+    /// Writes what is not there yet. Returns true if all of it is on disk.
     async fn write_down(&self, state: &StateDir) -> bool {
         let (right, state) = (self.right(), state.clone());
         let written = tokio::task::spawn_blocking(move || {
@@ -62,7 +62,7 @@ impl Verifier {
         }
     }
 
-    /// The files found right, those known longest first.
+    /// The files that were found right, oldest knowledge first.
     fn right(&self) -> Vec<FileVersion> {
         let known = self.lock();
         let is_right = |version: &&FileVersion| {
@@ -74,7 +74,7 @@ impl Verifier {
     }
 }
 
-/// What stands in the file.
+/// The content of the file.
 fn stored(state: &StateDir) -> Vec<FileVersion> {
     let bytes = match state.read(NAME) {
         Ok(Some(bytes)) => bytes,
@@ -138,7 +138,7 @@ mod tests {
         }
     }
 
-    /// The inode of the file, which is another one after each write.
+    /// The inode of the file, which changes with each write.
     fn written(folder: &Path) -> Option<u64> {
         fs::metadata(folder.join(NAME)).ok().map(|meta| meta.ino())
     }
@@ -157,7 +157,7 @@ mod tests {
         assert_eq!(run.ask(&path, &Digest::of(b"other")).now(), None, "for its digest only");
         assert_eq!(run.ask(&path, &digest).now(), Some(true), "it is known at once");
         run.end().await;
-        // The same length and the same time of modification, but other bytes.
+        // The same length and modification time, with other bytes.
         let modified = fs::metadata(&path).unwrap().modified().unwrap();
         let mut damaged = bytes.clone();
         damaged[SIZE / 2] ^= 1;
@@ -165,7 +165,7 @@ mod tests {
         File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
         let run = start(&state);
         assert!(!run.ask(&path, &digest).wait().await, "the damage is not noticed");
-        // Something that is written down, and all else that is to be with it.
+        // A new result that has to be written, together with everything else.
         let (news, other) = (noise(SIZE + 1), folder.path().join("other"));
         fs::write(&other, &news).unwrap();
         assert!(run.ask(&other, &Digest::of(&news)).wait().await);
@@ -221,7 +221,7 @@ mod tests {
         }
     }
 
-    /// Two agents with one folder: each keeps what the other has found.
+    /// Two agents share a folder: each keeps what the other verified.
     #[tokio::test]
     async fn two_agents_do_not_take_each_others_verdicts_away() {
         let folder = tempfile::tempdir().unwrap();

@@ -19,7 +19,7 @@ use crate::oci::Digest;
 const TITLE: &str = "piccolo verdicts ";
 const VERSION: u32 = 1;
 
-/// Why a file of verdicts is not used.
+/// Why a file of results is not used.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum VerdictsError {
     #[error("it has format {found}, and this version of piccolo reads {VERSION}")]
@@ -28,7 +28,7 @@ pub(super) enum VerdictsError {
     Damaged,
 }
 
-/// The text of the file.
+/// Encodes the file.
 pub(super) fn write(right: &[FileVersion]) -> String {
     let mut lines = String::new();
     for FileVersion { state, digest } in right {
@@ -40,7 +40,7 @@ pub(super) fn write(right: &[FileVersion]) -> String {
     format!("{TITLE}{VERSION}\n{}\n{lines}", Digest::of(lines.as_bytes()))
 }
 
-/// The verdicts of a file.
+/// Decodes a file.
 pub(super) fn read(bytes: &[u8]) -> Result<Vec<FileVersion>, VerdictsError> {
     let text = std::str::from_utf8(bytes).map_err(|_| VerdictsError::Damaged)?;
     let (title, rest) = text.split_once('\n').ok_or(VerdictsError::Damaged)?;
@@ -70,8 +70,8 @@ fn version(line: &str) -> Option<FileVersion> {
     Some(FileVersion { state, digest: digest.parse().ok()? })
 }
 
-/// Both lists as one, without what stands twice, and the newest ones if they are too many. `newer` is
-/// what this run knows; `older` may come from another agent with the same folder.
+/// Merges both lists, without duplicates, and keeps the newest entries if they are too many. `newer` is what
+/// this run knows; `older` may come from another agent with the same folder.
 pub(super) fn merge(older: Vec<FileVersion>, newer: Vec<FileVersion>) -> Vec<FileVersion> {
     let known: HashSet<&FileVersion> = newer.iter().collect();
     let mut merged: Vec<FileVersion> =
@@ -96,7 +96,7 @@ mod tests {
         FileVersion { state, digest: Digest::of(b"content") }
     }
 
-    /// Bytes that a released version wrote must stay readable.
+    /// Files of released versions must stay readable.
     #[test]
     fn a_file_of_the_first_format_is_read() {
         let text = "piccolo verdicts 1\n\
