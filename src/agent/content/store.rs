@@ -1,8 +1,8 @@
-//! Where a node keeps its images. A trait with three implementations: `containerd`, `layout` (any
-//! OCI image layout folder) and `memory` (tests); `conformance` runs on all.
+//! The store of a node's images. A trait with three implementations: `containerd`, `layout` (any OCI image
+//! layout folder) and `memory` (tests); `conformance` runs on all of them.
 //!
-//! The trait is a border that a process may lie behind: a call is plain data, and it is answered with plain data
-//! and open files, or with a stream of these. No type of it holds a connection, a callback or a task.
+//! The trait is a border between processes: a call is plain data, and its answer is plain data with open
+//! files, or a stream of such answers. No type of it holds a connection, a callback or a task.
 
 pub mod conformance;
 pub mod containerd;
@@ -34,14 +34,14 @@ pub(crate) use watch_stream::{EventSender, next_event, watch_stream};
 /// Complete content, ready to be read.
 #[derive(Debug)]
 pub enum Content {
-    /// A file of the store, which stays readable after its removal.
+    /// A file of the store. It stays readable after the store removes the content.
     File {
-        /// Open for reading, at its start.
+        /// The file, open for reading, at its start.
         file: File,
-        /// Its length.
+        /// Length of the file.
         size_bytes: u64,
     },
-    /// The store cannot give a file of it: [`Store::read`] gives its bytes.
+    /// Content without a file that this process could open: [`Store::read`] reads it.
     Remote {
         /// Length of the content.
         size_bytes: u64,
@@ -49,7 +49,7 @@ pub enum Content {
 }
 
 impl Content {
-    /// Length, bytes.
+    /// Length of the content, bytes.
     pub fn size_bytes(&self) -> u64 {
         match self {
             Content::File { size_bytes, .. } | Content::Remote { size_bytes } => *size_bytes,
@@ -60,115 +60,117 @@ impl Content {
 /// A transfer into the store that has not been committed.
 #[derive(Debug, Default)]
 pub struct Ingest {
-    /// The length that the blob will have, if that is known.
+    /// The length that the blob will have, if it is known.
     pub total_bytes: Option<u64>,
-    /// What has been written, in order from the first byte on; it grows. `None`: not visible here.
+    /// The bytes written so far, in order from the first one on; the file grows. `None`: it cannot be opened
+    /// here.
     pub data: Option<File>,
 }
 
-/// What one *complete* scan found. A scan that could not read everything is an error, never a
-/// shorter inventory (I3).
+/// The result of a *complete* scan. A scan that could not read everything is an error, never a shorter
+/// inventory (I3).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Scan {
-    /// Content that is really present and known to the namespace, with its size in bytes.
+    /// Content that is present and known to the namespace, with its size in bytes.
     pub content: BTreeMap<Digest, u64>,
-    /// Image names as `registry/repository:tag`, with the digest that they point to; only those
-    /// whose target is present.
+    /// Image names as `registry/repository:tag`, with the digests that they point to. Only names whose target
+    /// is present.
     pub tags: BTreeMap<String, Digest>,
 }
 
-/// One thing that a store knows about where content is from.
+/// One fact about the source of content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// This content was fetched from `registry/repository`.
+    /// Content was fetched from `registry/repository`.
     Fetched {
         /// The content that was fetched.
         digest: Digest,
-        /// `registry/repository`.
+        /// Where it was fetched from, as `registry/repository`.
         name: String,
     },
-    /// This content is so new that where it was fetched from may not be recorded yet.
+    /// Content is so new that its source may not be recorded yet.
     Unrecorded {
         /// The new content.
         digest: Digest,
     },
-    /// An image is this content, and everything below it. It need not be present.
+    /// An image consists of this content and everything below it, which need not be present.
     Image {
-        /// As the store spells it: with or without tag, by digest, or something else altogether.
+        /// Name as the store spells it: with or without a tag, by digest, or in another form.
         name: String,
         /// The manifest or index that the name points to.
         target: Digest,
     },
 }
 
-/// Where one blob was fetched from, by its own record.
+/// The recorded source of one blob.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fetched {
-    /// `registry/repository`, each once.
+    /// Where it was fetched from, as `registry/repository`, each name once.
     pub names: Vec<String>,
-    /// It is so new that nothing may be recorded yet.
+    /// Whether the blob is so new that its source may not be recorded yet.
     pub is_unrecorded: bool,
 }
 
-/// Where a tag points.
+/// The target of a tag.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tag {
     /// The manifest or index that the tag names.
     pub digest: Digest,
-    /// When the tag was set to this digest on this node, by this node's clock; `None`: not recorded.
+    /// When the tag was set to this digest on this node, by this node's clock; `None` if that is not
+    /// recorded.
     pub set_at: Option<SystemTime>,
 }
 
-/// What changed in a store after its watches were set.
+/// A change of the store after its watches were set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreEvent {
-    /// Content was committed (and the namespace knows it).
+    /// Content was committed, and the namespace knows it.
     Added {
-        /// Which.
+        /// The new content.
         digest: Digest,
-        /// Its length.
+        /// Length of the content.
         size_bytes: u64,
     },
-    /// Content is gone.
+    /// Content was removed.
     Removed {
-        /// Which.
+        /// The removed content.
         digest: Digest,
     },
-    /// A name points here now.
+    /// A name was set.
     Tagged {
-        /// `registry/repository:tag`.
+        /// The name, as `registry/repository:tag`.
         name: String,
-        /// Where to.
+        /// The manifest or index that the name points to.
         digest: Digest,
     },
-    /// A name is gone.
+    /// A name was removed.
     Untagged {
-        /// `registry/repository:tag`.
+        /// The name, as `registry/repository:tag`.
         name: String,
     },
-    /// What [`Store::sources`] tells may be something else now.
+    /// The answer of [`Store::sources`] may have changed.
     Sourced,
 }
 
-/// What a watch reports, in order.
+/// An item of the stream of a watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WatchEvent {
-    /// All watches are set, once: a scan that begins now misses nothing.
+    /// All watches are set. Reported once: a scan that begins now misses nothing.
     Set,
     /// The store has changed.
     Changed(StoreEvent),
 }
 
-/// A node's images.
+/// The store of a node's images, as the rest of the agent sees it.
 pub trait Store: Send + Sync + 'static {
-    /// Name for logs: `containerd /run/containerd/containerd.sock`.
+    /// Name of the store for logs, such as `containerd /run/containerd/containerd.sock`.
     fn name(&self) -> String;
 
-    /// Opens content that is present and that the namespace knows; `None`: not here for us.
+    /// Opens content that is present and known to the namespace; `None` for any other.
     fn open<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<Content>, StoreError>>;
 
-    /// The bytes `offset .. offset + length` of content that [`Store::open`] gave as [`Content::Remote`], in
-    /// pieces.
+    /// Reads the bytes `offset .. offset + length` of content that [`Store::open`] returned as
+    /// [`Content::Remote`], in pieces.
     fn read(
         &self,
         digest: &Digest,
@@ -179,36 +181,36 @@ pub trait Store: Send + Sync + 'static {
     /// The tag `registry/repository:tag`, if the name is known and its target is present.
     fn tag<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Tag>, StoreError>>;
 
-    /// Where that tag points.
+    /// The digest that the tag `registry/repository:tag` points to.
     fn resolve<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Digest>, StoreError>> {
         self.tag(name).map_ok(|tag| tag.map(|tag| tag.digest)).boxed()
     }
 
-    /// Everything that is known about where content is from, in pages: the store keeps none of it.
+    /// Everything that is known about the sources of content, in pages.
     fn sources(&self) -> BoxStream<'_, Result<Vec<Source>, StoreError>>;
 
-    /// Where one blob was fetched from. Nothing if it is not here.
+    /// The recorded source of one blob; empty if the blob is not present.
     fn fetched_from<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Fetched, StoreError>>;
 
-    /// One complete scan.
+    /// Scans the whole store once.
     fn scan(&self) -> BoxFuture<'_, Result<Scan, StoreError>>;
 
-    /// Sets watches and reports what changes, until it can no longer vouch for having seen everything (the
-    /// daemon restarted, a queue overflowed). It then ends with the reason, and the caller watches and scans
-    /// anew. The first item is [`WatchEvent::Set`]: the caller may scan only after it.
+    /// Sets watches and reports changes, until the watch can no longer vouch for having seen everything (the
+    /// daemon restarted, a queue overflowed). The stream then ends with the reason, and the caller watches
+    /// and scans again. The first item is [`WatchEvent::Set`]; only after it may the caller scan.
     fn watch(&self) -> BoxStream<'_, Result<WatchEvent, StoreError>>;
 
-    /// The transfers of `digest` into this store that run, or were left behind; the one written to last
-    /// comes first.
+    /// Transfers of `digest` into this store that run or were left behind, the one written to last first.
     fn ingests<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Vec<Ingest>, StoreError>>;
 
-    /// Ingests that have all their bytes, and that nobody has written to for
-    /// [`INGEST_UNTOUCHED_MIN`](crate::limits::INGEST_UNTOUCHED_MIN): their commit failed, or nobody was left
-    /// to ask for it. None where their bytes are not visible.
+    /// Ingests that have all their bytes and were not written to for
+    /// [`INGEST_UNTOUCHED_MIN`](crate::limits::INGEST_UNTOUCHED_MIN): their commit failed, or their client is
+    /// gone. Empty where their bytes are not visible.
     fn complete_ingests(&self) -> BoxFuture<'_, Result<Vec<(Digest, File)>, StoreError>>;
 
-    /// Aborts every ingest of `digest` that was begun by then, complete or not; returns how many there
-    /// were. Bad bytes that arrived whole would else fail each later pull of that image on this node.
+    /// Aborts every ingest of `digest` that began no later than `begun_by`, complete or not. Returns how many
+    /// there were. A complete ingest of wrong bytes would else make every later pull of that image on this
+    /// node fail.
     fn abort_ingests<'a>(
         &'a self,
         digest: &'a Digest,

@@ -1,5 +1,5 @@
-//! What every store must do. Each implementation runs [`run`] on itself; the assertions cite what a
-//! caller relies on.
+//! Requirements on every store. Each implementation runs [`run`] on itself; the assertions say what a caller
+//! relies on.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io::Read;
@@ -14,28 +14,27 @@ use futures_util::{StreamExt, TryStreamExt};
 use super::{Content, Fetched, Source, Store, StoreError, StoreEvent, WatchEvent};
 use crate::oci::Digest;
 
-/// How long an event may take here. The promise of 100 ms is measured where the machine is not
-/// shared by other tests; this is the deadline of "it comes at all".
+/// Deadline of an event in these tests. The promise of 100 ms is measured where the machine is not shared
+/// with other tests.
 const EVENT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A store and the means to change what it holds, as another program would.
+/// A store, with the means to change what it holds as another program would.
 pub trait Subject: Send + Sync {
-    /// The store under test.
+    /// Returns the store under test.
     fn store(&self) -> Arc<dyn Store>;
-    /// Commits content.
+    /// Commits content to the store.
     fn put<'a>(&'a self, bytes: &'a [u8]) -> BoxFuture<'a, Digest>;
     /// Removes content that no name points to.
     fn remove<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, ()>;
-    /// Makes a name point to content, or elsewhere than before.
+    /// Sets a name, which may exist already.
     fn tag<'a>(&'a self, name: &'a str, digest: &'a Digest) -> BoxFuture<'a, ()>;
-    /// Removes a name; its content stays.
+    /// Removes a name, and keeps its content.
     fn untag<'a>(&'a self, name: &'a str) -> BoxFuture<'a, ()>;
-    /// Records that content was fetched from `registry/repository`; false: this store keeps no such
-    /// record.
+    /// Records that content was fetched from `registry/repository`. False if the store keeps no such record.
     fn fetched<'a>(&'a self, digest: &'a Digest, name: &'a str) -> BoxFuture<'a, bool>;
 }
 
-/// Runs every check, one after the other, on one store that begins empty.
+/// Runs every check, one after the other, on a store that is empty at first.
 ///
 /// # Panics
 /// If the store does not conform.
@@ -166,7 +165,7 @@ async fn an_opened_blob_is_read_to_its_end_after_its_removal(subject: &dyn Subje
     assert!(open(&*store, &digest).await.is_none(), "removed content is not opened");
 }
 
-/// A watch and its events, driven together.
+/// A running watch with its events.
 struct Watch<'a> {
     events: BoxStream<'a, Result<WatchEvent, StoreError>>,
     /// Events that came while something else was awaited.
@@ -182,7 +181,7 @@ impl<'a> Watch<'a> {
         Self { events, waiting: VecDeque::new() }
     }
 
-    /// Waits for something else while the watch runs.
+    /// Waits for `other` while the watch runs.
     async fn beside<T>(&mut self, other: impl Future<Output = T>) -> T {
         let mut other = pin!(tokio::time::timeout(EVENT_TIMEOUT, other));
         loop {
@@ -229,10 +228,10 @@ async fn resolve(store: &dyn Store, name: &str) -> Option<Digest> {
     store.resolve(name).await.expect("a sound store resolves without an error")
 }
 
-/// The bytes of opened content, whichever kind it is.
+/// Reads all bytes of opened content, of either kind.
 ///
 /// # Panics
-/// If it cannot be read.
+/// If the content cannot be read.
 pub async fn read_all(store: &dyn Store, digest: &Digest, content: Content) -> Vec<u8> {
     match content {
         Content::File { mut file, size_bytes } => {

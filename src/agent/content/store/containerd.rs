@@ -1,8 +1,9 @@
-//! A containerd daemon, 1.6 and later: names, events and what a namespace knows over gRPC; bytes from
-//! its blob folder where that is visible from here, else over gRPC too.
+//! The store of a containerd daemon, 1.6 and later. Names, events and the content of a namespace come over
+//! gRPC; bytes come from containerd's blob folder where this process can read it, else over gRPC as well.
 //!
-//! The blob folder knows no namespaces: other tenants' content and builds of other tools lie beside
-//! ours. So nothing is reported or opened unless the configured namespace knows it, asked each time.
+//! The blob folder has no namespaces: it also holds content of other tenants and builds of other tools.
+//! Content is therefore only reported or opened after containerd has confirmed that the configured namespace
+//! knows it.
 
 mod byte_access;
 mod client;
@@ -34,27 +35,28 @@ use crate::oci::Digest;
 use byte_access::View;
 use client::{Client, Image};
 
-/// See the module.
+/// The images of one namespace of one containerd.
 #[derive(Debug)]
 pub struct ContainerdStore {
     client: Client,
-    /// From the configuration; wins over what containerd says.
+    /// Content folder from the configuration, which overrides what containerd says.
     content_path: Option<PathBuf>,
-    /// Where bytes are read, as the last look found it; asked for when there was none yet.
+    /// Where bytes are read, as the last look found it; `None` before the first look.
     view: Mutex<Option<View>>,
-    /// A folder that was found not to be containerd's, until it is seen to hold containerd's content.
+    /// A folder that turned out not to be containerd's. It stays wrong until it is seen to hold containerd's
+    /// content.
     wrong_folder: Mutex<Option<BlobFolder>>,
-    /// Between two looks at the namespace, where no file notifications are wanted.
+    /// Time between two looks at the namespace; set where file notifications are not wanted.
     poll_interval: Option<Duration>,
     notices: Notices,
 }
 
 impl ContainerdStore {
-    /// The images of `namespace` at the daemon behind `socket`, which may not be there yet.
-    /// `content_path` is asked for when it is not given. Must be called within a tokio runtime.
+    /// The images of `namespace` at the daemon behind `socket`, which may not exist yet. Without
+    /// `content_path` the daemon is asked for its content folder. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// If `namespace` is not a valid name of one.
+    /// If `namespace` is not a valid name.
     pub fn new(socket: &Path, namespace: &str, content_path: Option<PathBuf>) -> Result<Self, StoreError> {
         let client = Client::new(socket, namespace)?;
         Ok(Self {
@@ -67,14 +69,14 @@ impl ContainerdStore {
         })
     }
 
-    /// The same without file notifications: it asks containerd `every` so often.
+    /// The same store without file notifications: it asks containerd with this period.
     #[must_use]
     pub fn polled(mut self, every: Duration) -> Self {
         self.poll_interval = Some(every);
         self
     }
 
-    /// Says there what this node has and cannot share.
+    /// The same store, which sets `notices` about content that this node has and cannot share.
     #[must_use]
     pub(crate) fn noticing(mut self, notices: &Notices) -> Self {
         self.notices = notices.clone();
@@ -115,7 +117,7 @@ impl ContainerdStore {
             View::Remote => return Ok(Some(Content::Remote { size_bytes })),
         };
         let opened = match folder.open(digest).await {
-            // One file that is not ours to read.
+            // This process may not read this one file.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 tracing::debug!(%error, "reading a blob over gRPC");
                 return Ok(Some(Content::Remote { size_bytes }));
@@ -132,7 +134,7 @@ impl ContainerdStore {
         }
     }
 
-    /// Where a name points, if that is present.
+    /// The target of a name, if it is present.
     async fn target(&self, name: &str) -> Result<Option<Tag>, StoreError> {
         let Some(image) = self.client.image(name).await? else { return Ok(None) };
         let Ok(digest) = image.target.parse::<Digest>() else { return Ok(None) };
@@ -172,7 +174,7 @@ impl ContainerdStore {
     async fn abort_all(&self, digest: &Digest, begun_by: SystemTime) -> Result<usize, StoreError> {
         let mut aborted = 0;
         for ingest in self.client.ingests().await? {
-            // `layer-sha256:<hex>`, `manifest-sha256:<hex>`, or the bare digest
+            // The reference is `layer-sha256:<hex>`, `manifest-sha256:<hex>`, or the digest alone.
             let is_of_digest = ingest.name.ends_with(digest.as_str());
             if is_of_digest
                 && ingest::begun_by(ingest.begun, begun_by, SystemTime::now())

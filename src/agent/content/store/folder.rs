@@ -1,5 +1,5 @@
-//! A folder of blobs, `<root>/blobs/<algorithm>/<hex>`, as OCI image layouts and containerd's content
-//! store lay it out. Only well-formed digests become paths.
+//! A folder of blobs, `<root>/blobs/<algorithm>/<hex>`, the layout of OCI image layouts and of containerd's
+//! content store. Only well-formed digests become paths.
 
 mod watch;
 mod watching;
@@ -26,7 +26,7 @@ pub(super) use watching::{Watching, poll_pause};
 /// Algorithms that have a folder below `blobs`.
 const ALGORITHMS: [Algorithm; 2] = [Algorithm::Sha256, Algorithm::Sha512];
 
-/// Cheap to clone.
+/// A folder of blobs. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct BlobFolder {
     root: PathBuf,
@@ -53,8 +53,8 @@ impl BlobFolder {
         self.of(digest.algorithm()).join(digest.hex())
     }
 
-    /// Whether this process can look into the folder and into those of its blobs, as far as they exist. It
-    /// may belong to a daemon in another mount namespace, or to another user. The error names the path.
+    /// Checks that this process can list the folder and those of its blobs, as far as they exist. They may
+    /// belong to a daemon in another mount namespace, or to another user. The error names the path.
     pub(super) fn check_visible(&self) -> io::Result<()> {
         let look = |path: &Path| std::fs::read_dir(path).map(|_| ()).map_err(|error| at(path, &error));
         look(&self.root)?;
@@ -68,7 +68,8 @@ impl BlobFolder {
         Ok(())
     }
 
-    /// The blob at its start, with its length; `None` if there is none. The error names the path.
+    /// Opens a blob at its start, and returns its length as well; `None` if there is no such blob. The error
+    /// names the path.
     pub(super) async fn open(&self, digest: &Digest) -> io::Result<Option<(File, u64)>> {
         let path = self.path(digest);
         let opened = match open_cached(&path) {
@@ -88,7 +89,7 @@ impl BlobFolder {
         }
     }
 
-    /// Length of a blob; `None` if there is none.
+    /// Length of a blob; `None` if there is no such blob.
     pub(super) async fn size_bytes(&self, digest: &Digest) -> Result<Option<u64>, StoreError> {
         let path = self.path(digest);
         match tokio::fs::metadata(&path).await {
@@ -98,8 +99,8 @@ impl BlobFolder {
         }
     }
 
-    /// When a blob's file came to this folder; `None` if there is none. The change time of the inode: a
-    /// copy that keeps the modification time of its source (rsync -t, tar) does not keep that.
+    /// When a blob's file came to this folder; `None` if there is no such blob. This is the change time of
+    /// the inode, which a copy that keeps modification times (rsync -t, tar) does not keep.
     pub(super) async fn arrived(&self, digest: &Digest) -> Result<Option<SystemTime>, StoreError> {
         let path = self.path(digest);
         match tokio::fs::metadata(&path).await {
@@ -114,7 +115,7 @@ impl BlobFolder {
         }
     }
 
-    /// Every blob with its length. A folder that does not exist yet holds none; anything else that
+    /// Lists all blobs with their lengths. A folder that does not exist yet has none; anything else that
     /// cannot be read is an error (I3).
     pub(super) async fn list(&self) -> Result<BTreeMap<Digest, u64>, StoreError> {
         let folder = self.clone();
@@ -125,7 +126,7 @@ impl BlobFolder {
     }
 
     fn list_blocking(&self) -> io::Result<BTreeMap<Digest, u64>> {
-        // A list, which goes back to the system whole; the map is then made with full nodes.
+        // The list is freed as a whole. A map that is built from it at once has full nodes.
         let mut found = Vec::new();
         for algorithm in ALGORITHMS {
             let folder = self.of(algorithm);
@@ -140,7 +141,7 @@ impl BlobFolder {
                 match std::fs::metadata(entry.path()) {
                     Ok(metadata) if metadata.is_file() => found.push((digest, metadata.len())),
                     Ok(_) => {}
-                    Err(error) if is_absent(&error) => {} // removed while we looked
+                    Err(error) if is_absent(&error) => {} // removed meanwhile
                     Err(error) => return Err(at(&entry.path(), &error)),
                 }
             }
@@ -149,7 +150,7 @@ impl BlobFolder {
     }
 }
 
-/// A pipe that somebody put there must not make us wait for its writer.
+/// Flags that do not wait for the writer of a pipe, which somebody may have put there.
 fn flags() -> OFlags {
     OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK
 }
@@ -160,9 +161,9 @@ fn with_metadata(file: OwnedFd) -> io::Result<(File, Metadata)> {
     Ok((file, metadata))
 }
 
-/// Opens what the kernel finds in its cache of names. `None` where it would have to ask the disk, or
-/// cannot tell (before Linux 5.12, in some sandboxes). Never blocks: two system calls, for which a
-/// change of threads would cost more than it saves.
+/// Opens a path that is in the kernel's cache of names. `None` if the kernel would have to read the disk, or
+/// cannot tell (before Linux 5.12, in some sandboxes). Never blocks: it takes two system calls, and a change
+/// of threads would cost more than it saves.
 fn open_cached(path: &Path) -> Option<io::Result<(File, Metadata)>> {
     match openat2(CWD, path, flags(), Mode::empty(), ResolveFlags::CACHED) {
         Ok(file) => Some(with_metadata(file)),
@@ -171,12 +172,12 @@ fn open_cached(path: &Path) -> Option<io::Result<(File, Metadata)>> {
     }
 }
 
-/// The digest that a file of this name below `blobs/<algorithm>` has.
+/// The digest of a file with this name below `blobs/<algorithm>`.
 fn digest_of(algorithm: Algorithm, file_name: &std::ffi::OsStr) -> Option<Digest> {
     format!("{}:{}", algorithm.name(), file_name.to_str()?).parse().ok()
 }
 
-/// The error with the path that it is about, of the same kind.
+/// An error of the same kind that names the path as well.
 fn at(path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }

@@ -1,5 +1,5 @@
-//! Transfers into a store of containerd's form: `ingest/<id>/{ref,total,data,…}` beside `blobs`. `ref`
-//! ends in the digest, `total` is the length that the blob will have, `data` grows.
+//! Transfers into a store with containerd's layout: `ingest/<id>/{ref,total,data,…}` beside `blobs`. `ref`
+//! ends in the digest, `total` is the length that the blob will have, and `data` grows.
 
 use std::fs::File;
 use std::io;
@@ -10,10 +10,11 @@ use super::{Ingest, StoreError};
 use crate::limits::INGEST_UNTOUCHED_MIN;
 use crate::oci::Digest;
 
-/// What a `ref` or `total` may have, bytes: they are a line.
+/// Largest `ref` or `total` file that is read, bytes: each has one line.
 const LINE_BYTES_MAX: u64 = 4096;
 
-/// The ingests of `digest` below `root`, the one written to last first. None without such a folder.
+/// Finds the ingests of `digest` below `root`, the one written to last first. Without such a folder there are
+/// none.
 pub(super) async fn find(root: &Path, digest: &Digest) -> Result<Vec<Ingest>, StoreError> {
     let (folder, digest) = (root.join("ingest"), digest.clone());
     let found = tokio::task::spawn_blocking(move || find_blocking(&folder, &digest)).await;
@@ -27,7 +28,8 @@ fn find_blocking(folder: &Path, digest: &Digest) -> io::Result<Vec<Ingest>> {
     each(folder, |name, total_bytes, data| {
         if name.ends_with(digest.as_str()) {
             let written = data.as_ref().and_then(|data| data.metadata().ok()?.modified().ok());
-            // Written by a clock that was wrong: not the one that is written to now.
+            // A date in the future comes from a clock that was wrong: such an ingest is not the one that is
+            // written to now.
             let written = written.filter(|written| *written <= now || !rests(*written, now));
             found.push((written.unwrap_or(SystemTime::UNIX_EPOCH), Ingest { total_bytes, data }));
         }
@@ -36,7 +38,7 @@ fn find_blocking(folder: &Path, digest: &Digest) -> io::Result<Vec<Ingest>> {
     Ok(found.into_iter().map(|(_, ingest)| ingest).collect())
 }
 
-/// Ingests below `root` that are complete and were not written to for [`INGEST_UNTOUCHED_MIN`].
+/// Finds ingests below `root` that are complete and were not written to for [`INGEST_UNTOUCHED_MIN`].
 pub(super) async fn complete(root: &Path) -> Result<Vec<(Digest, File)>, StoreError> {
     let folder = root.join("ingest");
     let found = tokio::task::spawn_blocking(move || complete_blocking(&folder)).await;
@@ -48,7 +50,7 @@ pub(super) async fn complete(root: &Path) -> Result<Vec<(Digest, File)>, StoreEr
 fn complete_blocking(folder: &Path) -> io::Result<Vec<(Digest, File)>> {
     let (mut found, now) = (Vec::new(), SystemTime::now());
     each(folder, |name, total_bytes, data| {
-        // `k8s.io/1/layer-sha256:<hex>`
+        // The reference looks like `k8s.io/1/layer-sha256:<hex>`.
         let start = name.rfind("sha256:").or_else(|| name.rfind("sha512:"));
         let digest = start.and_then(|start| name[start..].parse::<Digest>().ok());
         let (Some(digest), Some(total_bytes), Some(data)) = (digest, total_bytes, data) else { return };
@@ -61,14 +63,14 @@ fn complete_blocking(folder: &Path) -> io::Result<Vec<(Digest, File)>> {
     Ok(found)
 }
 
-/// Whether an ingest that began at `begun` had begun by `limit`. One that began after `now` did so by a
-/// clock that was wrong: it was there before anything that begins by the clock as it is.
+/// Whether an ingest that began at `begun` had begun by `limit`. A begin after `now` comes from a clock that
+/// was wrong, and lies before everything that begins by the present clock.
 pub(super) fn begun_by(begun: Option<SystemTime>, limit: SystemTime, now: SystemTime) -> bool {
     begun.is_none_or(|begun| begun <= limit || begun > now)
 }
 
-/// Whether a file that was last written to at `written` has rested for [`INGEST_UNTOUCHED_MIN`]. A date
-/// that far in the future is that of a clock that was wrong, so that nobody wrote within that time either.
+/// Whether a file that was last written at `written` has rested for [`INGEST_UNTOUCHED_MIN`]. A date that far
+/// in the future comes from a clock that was wrong, so that nobody wrote within that time either.
 fn rests(written: SystemTime, now: SystemTime) -> bool {
     let apart = now.duration_since(written).unwrap_or_else(|future| future.duration());
     apart >= INGEST_UNTOUCHED_MIN
@@ -82,10 +84,10 @@ fn each(folder: &Path, mut see: impl FnMut(String, Option<u64>, Option<File>)) -
     };
     for entry in entries {
         let path = entry?.path();
-        // Committed or aborted while we look.
+        // The ingest was committed or aborted meanwhile.
         let Ok(name) = line(&path.join("ref")) else { continue };
         let total_bytes = line(&path.join("total")).ok().and_then(|total| total.parse().ok());
-        // 0 is what containerd writes for "not known".
+        // containerd writes 0 for an unknown length.
         see(name, total_bytes.filter(|total| *total > 0), File::open(path.join("data")).ok());
     }
     Ok(())

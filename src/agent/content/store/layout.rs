@@ -1,10 +1,10 @@
-//! An OCI image layout folder (image spec, `image-layout.md`) in place of containerd: it seeds an
-//! air-gapped site from a disk.
+//! The store of an OCI image layout folder (image spec, `image-layout.md`). It takes the place of containerd
+//! where an air-gapped site is seeded from a disk.
 //!
-//! Content is every blob in the folder. Tags are the descriptors of `index.json` that carry a full
-//! `registry/repository:tag` in `org.opencontainers.image.ref.name` or, as `ctr images export` and
-//! `nerdctl save` write it, in `io.containerd.image.name`. A bare tag (`skopeo copy … oci:dir:v1`)
-//! says nothing about its registry: its content is shared by digest only, and a notice says so.
+//! Content is every blob in the folder. Tags are the descriptors of `index.json` that have a full
+//! `registry/repository:tag` in `org.opencontainers.image.ref.name` or, as `ctr images export` and `nerdctl
+//! save` write it, in `io.containerd.image.name`. A bare tag (`skopeo copy … oci:dir:v1`) says nothing about
+//! its registry: its content is shared by digest only, and a notice says so.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -32,44 +32,44 @@ use crate::oci::index::Index;
 
 const MARKER: &str = "oci-layout";
 const INDEX: &str = "index.json";
-/// Annotations that may hold a full name, the first wins.
+/// Annotations that may hold a full name; the first one wins.
 const NAME_ANNOTATIONS: [&str; 2] = ["io.containerd.image.name", "org.opencontainers.image.ref.name"];
 
-/// See the module.
+/// The images of one layout folder.
 #[derive(Debug)]
 pub struct LayoutStore {
     folder: BlobFolder,
-    /// Between two looks, where nothing notifies.
+    /// Time between two looks; set where the file system does not notify.
     poll_interval: Option<Duration>,
     notices: Notices,
 }
 
-/// What `index.json` says about names.
+/// The names in `index.json`.
 #[derive(Debug, Default)]
 struct Named {
     /// Full names, whether or not their targets are present.
     tags: BTreeMap<String, Digest>,
     /// Names without a registry.
     bare: Vec<String>,
-    /// Entries that cannot be read, and why.
+    /// Entries that cannot be read, each with the reason.
     odd: Vec<String>,
 }
 
 impl LayoutStore {
-    /// A layout that may not exist yet.
+    /// The layout in `folder`, which may not exist yet.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
         Self { folder: BlobFolder::new(folder), poll_interval: None, notices: Notices::default() }
     }
 
-    /// Says there what of the layout cannot be shared.
+    /// The same store, which sets `notices` about content that cannot be shared.
     #[must_use]
     pub(crate) fn noticing(mut self, notices: &Notices) -> Self {
         self.notices = notices.clone();
         self
     }
 
-    /// A layout on a file system that does not notify (network file systems, for changes made
-    /// elsewhere): it is looked at `every` so often.
+    /// A layout on a file system that does not notify (network file systems, for changes made elsewhere): it
+    /// is looked at with this period.
     pub fn polled(folder: impl Into<PathBuf>, every: Duration) -> Self {
         Self { poll_interval: Some(every), ..Self::new(folder) }
     }
@@ -99,7 +99,7 @@ impl LayoutStore {
         Ok(self.named().await?.tags)
     }
 
-    /// Says which names and entries are of no use, and what to do about that.
+    /// Sets notices about names and entries that are of no use, with what to do about them.
     fn notice(&self, named: &Named) {
         let index = self.folder.root().join(INDEX);
         let (index, root) = (index.display(), self.folder.root().display());
@@ -140,7 +140,8 @@ impl LayoutStore {
         tokio::fs::read(&path).await.map_err(failed)
     }
 
-    /// A folder without its marker is not a layout yet: that is no empty scan (I3).
+    /// Reads the whole layout. A folder without its marker is not a layout yet, which is an error and no
+    /// empty scan (I3).
     async fn look(&self) -> Result<Scan, StoreError> {
         self.read(MARKER).await?;
         let named = self.named().await?;
@@ -155,7 +156,7 @@ impl LayoutStore {
         if self.poll_interval.is_none() {
             watching = Some(Watching::set(&self.folder, &self.notices));
         }
-        // Before there is a layout, nothing of it has been seen.
+        // Before there is a layout, nothing of it counts as seen.
         let begun = Instant::now();
         let seen = self.look().await.ok();
         let mut cost = begun.elapsed();
@@ -197,13 +198,13 @@ struct Following<'a> {
 }
 
 impl Following<'_> {
-    /// One blob came or went.
+    /// Handles a blob that was created or removed.
     async fn blob(&mut self, digest: Digest) -> Result<(), StoreError> {
         let Some(seen) = &mut self.seen else { return self.all().await };
         match self.store.folder.size_bytes(&digest).await? {
             Some(size_bytes) if seen.content.insert(digest.clone(), size_bytes) != Some(size_bytes) => {
                 self.events.changed(StoreEvent::Added { digest, size_bytes }).await;
-                self.tags().await; // index.json may have named it before it was there
+                self.tags().await; // index.json may have named the blob before it was present
             }
             None if seen.content.remove(&digest).is_some() => {
                 self.events.changed(StoreEvent::Removed { digest }).await;
@@ -214,7 +215,7 @@ impl Following<'_> {
         Ok(())
     }
 
-    /// Which names have their target present may have changed.
+    /// Reports names whose target has become present or absent.
     async fn tags(&mut self) {
         let (Some(seen), Ok(named)) = (&mut self.seen, self.store.named().await) else { return };
         self.store.notice(&named);
@@ -225,8 +226,8 @@ impl Following<'_> {
         }
     }
 
-    /// Looks at everything and reports what differs. An index that cannot be read (half written)
-    /// changes nothing: its next write is noticed too.
+    /// Looks at everything and reports the differences. An index that cannot be read (half written) changes
+    /// nothing: its next write is noticed as well.
     async fn all(&mut self) -> Result<(), StoreError> {
         let now = match self.store.look().await {
             Ok(now) => now,
@@ -283,13 +284,13 @@ impl Store for LayoutStore {
         .boxed()
     }
 
-    /// All content of a layout is files.
+    /// Reads nothing: all content of a layout is files.
     fn read(&self, _: &Digest, _: u64, _: u64) -> BoxStream<'static, Result<Bytes, StoreError>> {
         stream::empty().boxed()
     }
 
-    /// A tag counts as set when its manifest arrived in this folder. The file of index.json is written
-    /// anew for any other image too, and annotations tell when an image was built.
+    /// A tag counts as set when its manifest arrived in this folder. `index.json` is also rewritten for other
+    /// images, and annotations say when an image was built.
     fn tag<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Tag>, StoreError>> {
         async move {
             let Some(digest) = self.names().await?.remove(name) else { return Ok(None) };
@@ -307,7 +308,7 @@ impl Store for LayoutStore {
         stream::once(images).boxed()
     }
 
-    /// A layout says nothing about single blobs: only its names do.
+    /// A layout records nothing about single blobs: only its names say where content is from.
     fn fetched_from<'a>(&'a self, _digest: &'a Digest) -> BoxFuture<'a, Result<Fetched, StoreError>> {
         std::future::ready(Ok(Fetched::default())).boxed()
     }
@@ -320,7 +321,7 @@ impl Store for LayoutStore {
         watch_stream(|events| self.watch_until_lost(events))
     }
 
-    /// A layout that others write to with containerd's own library has them beside its blobs.
+    /// A layout that other programs write to with containerd's library has ingests beside its blobs.
     fn ingests<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Vec<Ingest>, StoreError>> {
         ingest::find(self.folder.root(), digest).boxed()
     }
@@ -329,7 +330,7 @@ impl Store for LayoutStore {
         ingest::complete(self.folder.root()).boxed()
     }
 
-    /// Nothing of ours is ever half there: nobody pulls into a layout through a mirror.
+    /// Aborts nothing: nobody pulls into a layout through a mirror.
     fn abort_ingests<'a>(
         &'a self,
         _digest: &'a Digest,

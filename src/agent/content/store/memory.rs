@@ -1,5 +1,5 @@
-//! A store in memory, for tests: content and names change at run time, scans fail or wait, watches
-//! break and bytes are wrong on demand.
+//! A store in memory, for tests. Content and names change at run time; scans fail or wait, watches break, and
+//! bytes are wrong on demand.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{Seek, Write};
@@ -18,10 +18,10 @@ use super::{
 };
 use crate::oci::Digest;
 
-/// Pieces in which content is read that is not a file, bytes.
+/// Length of the pieces in which content without a file is read, bytes.
 const PIECE_BYTES: usize = 64 * 1024;
 
-/// See the module.
+/// A store whose content a test sets.
 pub struct MemoryStore {
     state: Mutex<Held>,
     changed: Notify,
@@ -30,10 +30,10 @@ pub struct MemoryStore {
     remote: bool,
 }
 
-/// Length of the blob, and what has been written of it.
+/// Length of the blob, and the bytes written so far.
 type Partial = (u64, Arc<std::fs::File>);
 
-/// Of what, since when, and with what, where a test gives that.
+/// An ingest: of which blob, since when, and with its bytes if a test provides them.
 struct MemoryIngest {
     digest: Digest,
     begun: SystemTime,
@@ -60,7 +60,7 @@ impl Default for MemoryStore {
 }
 
 impl MemoryStore {
-    /// Empty; opens content as files.
+    /// An empty store that opens content as files.
     pub fn new() -> Self {
         Self {
             state: Mutex::default(),
@@ -71,7 +71,7 @@ impl MemoryStore {
         }
     }
 
-    /// Empty; gives content without a file, through [`Store::read`].
+    /// An empty store that gives content without files, through [`Store::read`].
     pub fn remote() -> Self {
         Self { remote: true, ..Self::new() }
     }
@@ -98,7 +98,7 @@ impl MemoryStore {
         digest
     }
 
-    /// Commits bytes under a digest that they may not hash to.
+    /// Commits bytes under a digest that may not be theirs.
     pub fn add_as(&self, digest: Digest, bytes: impl Into<Bytes>) {
         let bytes = bytes.into();
         let event = StoreEvent::Added { digest: digest.clone(), size_bytes: bytes.len() as u64 };
@@ -113,12 +113,12 @@ impl MemoryStore {
         self.change(StoreEvent::Removed { digest: digest.clone() }, |state| _ = state.blobs.remove(digest));
     }
 
-    /// Makes a name point to content.
+    /// Sets a name.
     pub fn tag(&self, name: &str, digest: &Digest) {
         self.tag_at(name, digest, Some(SystemTime::now()));
     }
 
-    /// The same, set at another time than now; `None`: the time is not recorded.
+    /// Sets a name at another time than now; `None`: the time is not recorded.
     pub fn tag_at(&self, name: &str, digest: &Digest, set_at: Option<SystemTime>) {
         let event = StoreEvent::Tagged { name: name.to_owned(), digest: digest.clone() };
         self.change(event, |state| {
@@ -131,7 +131,7 @@ impl MemoryStore {
         self.change(StoreEvent::Sourced, |_| ());
     }
 
-    /// Removes a name.
+    /// Removes a name, and keeps its content.
     pub fn untag(&self, name: &str) {
         self.change(StoreEvent::Untagged { name: name.to_owned() }, |state| _ = state.tags.remove(name));
         self.change(StoreEvent::Sourced, |_| ());
@@ -146,7 +146,7 @@ impl MemoryStore {
         });
     }
 
-    /// Content whose source will be recorded in a moment, as a fetch leaves it.
+    /// Commits content whose source is about to be recorded, as a fetch leaves it.
     pub fn add_unrecorded(&self, bytes: impl Into<Bytes>) -> Digest {
         let bytes = bytes.into();
         let digest = Digest::of(&bytes);
@@ -156,49 +156,49 @@ impl MemoryStore {
         digest
     }
 
-    /// Leaves an ingest behind, for [`Store::abort_ingests`] to find.
+    /// Adds an ingest without bytes, for [`Store::abort_ingests`] to find.
     pub fn add_ingest(&self, digest: &Digest) {
         self.add_ingest_begun(digest, SystemTime::now());
     }
 
-    /// The same, begun at another time than now.
+    /// Adds an ingest without bytes that began at another time than now.
     pub fn add_ingest_begun(&self, digest: &Digest, begun: SystemTime) {
         self.state().ingests.push(MemoryIngest { digest: digest.clone(), begun, partial: None });
     }
 
-    /// Leaves an ingest behind of a blob of so many bytes, of which `data` are there.
+    /// Adds an ingest of a blob of `total_bytes`, of which `data` has been written.
     pub fn add_partial(&self, digest: &Digest, total_bytes: u64, data: std::fs::File) {
         let (digest, partial) = (digest.clone(), Some((total_bytes, Arc::new(data))));
         self.state().ingests.push(MemoryIngest { digest, begun: SystemTime::now(), partial });
     }
 
-    /// Ingests of `digest` that have not been aborted.
+    /// Number of ingests of `digest` that have not been aborted.
     pub fn ingests_of(&self, digest: &Digest) -> usize {
         self.state().ingests.iter().filter(|ingest| ingest.digest == *digest).count()
     }
 
-    /// Every scan fails with this reason from now on; `None`: no more.
+    /// Makes every scan fail with this reason from now on; `None` ends that.
     pub fn fail_scans(&self, reason: Option<&str>) {
         self.state().scan_error = reason.map(str::to_owned);
     }
 
-    /// Scans look at the store when they begin, and then wait until this is called with `false`.
+    /// Pauses scans: they look at the store when they begin, and then wait until this is called with `false`.
     pub fn pause_scans(&self, paused: bool) {
         self.scans_paused.send_replace(paused);
     }
 
-    /// Waits until so many scans have begun since the store was made.
+    /// Waits until this many scans have begun since the store was created.
     pub async fn scans_begun(&self, count: u64) {
         let mut begun = self.scans_begun.subscribe();
         _ = begun.wait_for(|begun| *begun >= count).await;
     }
 
-    /// How many scans have begun.
+    /// Number of scans that have begun.
     pub fn scans(&self) -> u64 {
         *self.scans_begun.borrow()
     }
 
-    /// Ends the running watch with this reason. What it has not yet sent is lost.
+    /// Ends the running watch with this reason. Events that were not sent are lost.
     pub fn break_watch(&self, reason: &str) {
         let mut state = self.state();
         state.watched = false;
@@ -292,7 +292,7 @@ impl Store for MemoryStore {
         std::future::ready(Ok(tag)).boxed()
     }
 
-    /// One source a page, so that readers meet several pages.
+    /// One source in each page, so that readers see several pages.
     fn sources(&self) -> BoxStream<'_, Result<Vec<Source>, StoreError>> {
         let mut sources = Vec::new();
         let state = self.state();

@@ -5,22 +5,22 @@ use piccolo_raft::model::KEY_BYTES_MAX;
 use crate::oci::Reference;
 use crate::oci::reference::looks_like_registry;
 
-/// What an image name means to the index.
+/// What an image name means for the index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ImageName<'a> {
-    /// `registry/repository:tag`: a key.
+    /// A full tag `registry/repository:tag`, which is a key of the index.
     Tag(&'a str),
-    /// Names its content by digest, with or without a tag. The digest is a key already; and whoever
-    /// pulls `repository:tag@digest` never asks where the tag points, so it is not claimed.
+    /// A name with a digest, with or without a tag. The digest is a key already. A client that pulls
+    /// `repository:tag@digest` never asks where the tag points, so that the tag is not claimed.
     Pinned,
-    /// Not a full reference: containerd's CRI plugin keeps `sha256:<config>` as a name, other tools
-    /// keep bare tags.
+    /// Not a full reference: containerd's CRI plugin keeps `sha256:<config>` as a name, and other tools keep
+    /// bare tags.
     Other,
 }
 
 impl<'a> ImageName<'a> {
-    /// Never fails: a name that is no reference is [`ImageName::Other`], so that one strange image
-    /// cannot hide all others.
+    /// Parses a name. A name that is no reference is [`ImageName::Other`] and no error, so that one strange
+    /// image cannot hide all others.
     pub fn parse(name: &'a str) -> Self {
         if name.contains('@') {
             return Self::Pinned;
@@ -28,7 +28,7 @@ impl<'a> ImageName<'a> {
         if is_full_reference(name) { Self::Tag(name) } else { Self::Other }
     }
 
-    /// The tag, if it is one.
+    /// The tag, if the name is one.
     pub fn tag(self) -> Option<&'a str> {
         match self {
             Self::Tag(name) => Some(name),
@@ -37,7 +37,7 @@ impl<'a> ImageName<'a> {
     }
 }
 
-/// `registry/repository:tag` with a registry that can be nothing else.
+/// Whether a text is `registry/repository:tag` with a registry that can be nothing else.
 fn is_full_reference(name: &str) -> bool {
     let parsed: Option<Reference> = name.parse().ok();
     name.len() <= KEY_BYTES_MAX

@@ -1,5 +1,5 @@
-//! A watch that runs as a future and sends what it sees, as the stream that [`Store::watch`](super::Store::watch)
-//! returns.
+//! Turns a watch that runs as a future and sends what it sees into the stream that
+//! [`Store::watch`](super::Store::watch) returns.
 
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
@@ -7,10 +7,10 @@ use tokio::sync::mpsc;
 
 use super::{StoreError, StoreEvent, WatchEvent, WatchLost};
 
-/// Events that wait for the reader of the stream; the watch waits while there are more.
+/// Events that wait for the reader of the stream; with more of them the watch waits.
 const EVENTS_WAITING_MAX: usize = 4_096;
 
-/// Where a running watch sends what it sees.
+/// The channel into which a running watch sends what it sees.
 pub(crate) struct EventSender(mpsc::Sender<WatchEvent>);
 
 impl EventSender {
@@ -19,7 +19,7 @@ impl EventSender {
         self.send(WatchEvent::Set).await;
     }
 
-    /// Reports a change.
+    /// Reports a change of the store.
     pub(crate) async fn changed(&self, event: StoreEvent) {
         self.send(WatchEvent::Changed(event)).await;
     }
@@ -30,15 +30,15 @@ impl EventSender {
     }
 }
 
-/// The next event of a watch, or why it ended.
+/// Waits for the next event of a watch, or for the reason of its end.
 pub(crate) async fn next_event(
     watch: &mut BoxStream<'_, Result<WatchEvent, StoreError>>,
 ) -> Result<WatchEvent, StoreError> {
     watch.next().await.unwrap_or_else(|| Err(WatchLost::Silent.into()))
 }
 
-/// Runs `watch` whenever the stream is polled. The stream ends with the error that `watch` returns; events that
-/// nobody has read by then are lost.
+/// Runs `watch` whenever the stream is polled. The stream ends with the error that `watch` returns; events
+/// that nobody has read by then are lost.
 pub(crate) fn watch_stream<'a, F>(
     watch: impl FnOnce(EventSender) -> F,
 ) -> BoxStream<'a, Result<WatchEvent, StoreError>>

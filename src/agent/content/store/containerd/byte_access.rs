@@ -1,6 +1,6 @@
-//! Where a containerd's bytes are read: in its content folder, or over gRPC where that cannot be read or
-//! is not the right one. What was found to be wrong stays wrong until it is seen to be right, so that the
-//! view does not change with every look.
+//! Decides where a containerd's bytes are read: in its content folder, or over gRPC where that folder cannot
+//! be read or is not the right one. A folder that was found wrong stays wrong until it is seen to be right,
+//! so that the decision does not change with every look.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,32 +13,32 @@ use crate::agent::content::store::folder::BlobFolder;
 use crate::agent::notices::Topic;
 use crate::oci::Digest;
 
-/// Blobs without a file that containerd is asked for, in one look.
+/// Blobs without a file that containerd is asked to read in one look.
 const SAMPLES_MAX: usize = 3;
-/// The notices of this file have one subject.
+/// Subject of the notices about the content folder.
 const SUBJECT: &str = "content path";
 
 /// Where bytes are read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum View {
     Folder(BlobFolder),
-    /// Over gRPC.
+    /// The blobs are read over gRPC.
     Remote,
 }
 
-/// What a look says about a folder.
+/// What a look found out about a folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Standing {
-    /// It holds containerd's content.
+    /// The folder holds containerd's content.
     Right,
-    /// containerd has content that is not in it.
+    /// containerd has content that is not in the folder.
     Wrong,
-    /// There is nothing to tell by.
+    /// There is no content to tell by.
     Open,
 }
 
-/// By how many of containerd's blobs have a file, and whether containerd can read one that has none: a
-/// file that is lost can be read by nobody.
+/// Judges a folder by how many of containerd's blobs have a file in it, and by whether containerd can read a
+/// blob that has none. A file that is lost is readable for nobody.
 fn standing(with_file: usize, absent_is_read: bool) -> Standing {
     match (with_file, absent_is_read) {
         (_, true) => Standing::Wrong,
@@ -48,8 +48,8 @@ fn standing(with_file: usize, absent_is_read: bool) -> Standing {
 }
 
 impl ContainerdStore {
-    /// The folder that is configured or that containerd names, whether or not it is the right one;
-    /// `None`, and a notice, where it cannot be read.
+    /// The folder that is configured or that containerd names, whether or not it is the right one; `None`,
+    /// with a notice, if it cannot be read.
     async fn candidate(&self) -> Result<Option<BlobFolder>, StoreError> {
         let root = match &self.content_path {
             Some(path) => Some(path.clone()),
@@ -72,7 +72,7 @@ impl ContainerdStore {
         Ok(Some(folder))
     }
 
-    /// Finds out anew where bytes are read.
+    /// Finds out again where bytes are read.
     pub(super) async fn find_view(&self) -> Result<View, StoreError> {
         let folder = self.candidate().await?;
         let right = folder.filter(|folder| lock(&self.wrong_folder).as_ref() != Some(folder));
@@ -98,12 +98,12 @@ impl ContainerdStore {
         }
     }
 
-    /// What the namespace knows and is really there.
+    /// The content that the namespace knows and that is really present.
     pub(super) async fn look(&self) -> Result<(View, BTreeMap<Digest, u64>), StoreError> {
         let folder = self.candidate().await?;
         let mut listed = self.client.list_content().await?;
         let Some(folder) = folder else { return Ok((self.remember(View::Remote), listed)) };
-        // After the list: what is removed in between is missing in the files.
+        // Listed after the content, so that what is removed in between is missing here.
         let files = folder.list().await?;
         let with_file = listed.keys().filter(|digest| files.contains_key(digest)).count();
         let standing = standing(with_file, self.can_read_any_absent(&listed, &files).await?);
@@ -119,8 +119,8 @@ impl ContainerdStore {
         Ok((self.remember(View::Folder(folder)), listed))
     }
 
-    /// Whether containerd itself has content that has no file here. A read that fails says nothing: a scan
-    /// that took it for lost content would withdraw all of it (I3).
+    /// Whether containerd can read content that has no file here. A failed read says nothing: a scan that
+    /// took it for lost content would withdraw everything (I3).
     async fn can_read_any_absent(
         &self,
         listed: &BTreeMap<Digest, u64>,
@@ -136,7 +136,7 @@ impl ContainerdStore {
         Ok(false)
     }
 
-    /// The notice about a folder that is not containerd's.
+    /// Text of the notice about a folder that is not containerd's.
     async fn wrong(&self, given: &Path) -> String {
         let given = given.display();
         let known = self.client.content_root().await.ok().flatten();
@@ -157,7 +157,7 @@ impl ContainerdStore {
     }
 }
 
-/// The notice about a folder that cannot be read.
+/// Text of the notice about a folder that cannot be read.
 fn unreadable(root: &Path, error: &io::Error) -> String {
     format!(
         "could not read containerd's content folder {} ({error}): blobs are read over gRPC, which costs more. Let \
@@ -167,7 +167,7 @@ fn unreadable(root: &Path, error: &io::Error) -> String {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Replaced as a whole: whole after any panic.
+    // The value is only replaced as a whole, so that no panic can leave it half changed.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -181,7 +181,7 @@ mod tests {
             (0, false, Standing::Open),
             (0, true, Standing::Wrong),
             (5, false, Standing::Right),
-            // A folder of another containerd that has base images in common.
+            // The folder of another containerd, with base images in common.
             (5, true, Standing::Wrong),
         ] {
             assert_eq!(standing(with_file, absent_is_read), expected, "{with_file} {absent_is_read}");

@@ -1,5 +1,5 @@
-//! containerd's gRPC services, as far as the store needs them: namespace and deadline on every call,
-//! "not found" as an answer, everything else as an error that names what was tried.
+//! containerd's gRPC services, as far as the store needs them. Every call has the namespace and a deadline;
+//! "not found" is an answer, and everything else is an error that names what was tried.
 
 use std::collections::BTreeMap;
 use std::error::Error as _;
@@ -23,19 +23,19 @@ use super::source_labels;
 use crate::agent::content::store::{Fetched, Source, StoreCause, StoreError};
 use crate::oci::Digest;
 
-/// One answer.
+/// Deadline of a single call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
-/// A whole list.
+/// Deadline of a call that lists all content.
 const LIST_TIMEOUT: Duration = Duration::from_secs(60);
-/// All images come in one message; containerd itself sends 16 MiB at most.
+/// Largest message: all images come in one, and containerd itself sends at most 16 MiB.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Time between two marks while a subscription is not confirmed.
+/// Pause between two marks while a subscription is not confirmed.
 const MARK_INTERVAL: Duration = Duration::from_millis(20);
-/// Topic of our own events, whose return proves that a subscription is in force.
+/// Topic of marks: own events, whose return proves that a subscription is active.
 const MARK_TOPIC: &str = "/piccolo/watching";
 
-/// One containerd, one namespace. Cheap to clone; connects when it is used, and again after
-/// containerd was restarted.
+/// One namespace of one containerd. Cheap to clone. It connects on first use, and again after a restart of
+/// containerd.
 #[derive(Clone, Debug)]
 pub(super) struct Client {
     socket: PathBuf,
@@ -45,28 +45,28 @@ pub(super) struct Client {
     ages: Arc<Ages>,
 }
 
-/// An ingest.
+/// An ingest, as containerd lists it.
 #[derive(Debug)]
 pub(super) struct ActiveIngest {
-    /// Its ref, without namespace and sequence.
+    /// Its reference, without namespace and sequence.
     pub(super) name: String,
-    /// The length that the blob will have, if that is known.
+    /// The length that the blob will have, if it is known.
     pub(super) total_bytes: Option<u64>,
     pub(super) begun: Option<SystemTime>,
 }
 
-/// An image record.
+/// An image record of containerd.
 #[derive(Debug)]
 pub(super) struct Image {
     pub(super) name: String,
     pub(super) target: String,
-    /// When the record was made or last changed: a pull or an import of the same name writes it anew,
-    /// also where the target stays the same.
+    /// When the record was written last. A pull or an import of the same name writes it anew, even if the
+    /// target stays the same.
     pub(super) updated: Option<SystemTime>,
 }
 
 impl Client {
-    /// Does not connect yet. Must be called within a tokio runtime.
+    /// Creates a client, which does not connect yet. Must be called within a tokio runtime.
     pub(super) fn new(socket: &Path, namespace: &str) -> Result<Self, StoreError> {
         let header = header(namespace)?;
         let path = socket.to_owned();
@@ -74,7 +74,7 @@ impl Client {
             let path = path.clone();
             async move { tokio::net::UnixStream::connect(path).await.map(TokioIo::new) }
         });
-        // The address is not used: the connector knows the socket.
+        // The address is not used, because the connector knows the socket.
         let channel = Endpoint::from_static("http://containerd").connect_with_connector_lazy(connector);
         let ages = Arc::new(Ages::new());
         Ok(Self { socket: socket.to_owned(), namespace: namespace.to_owned(), header, channel, ages })
@@ -88,13 +88,13 @@ impl Client {
         &self.namespace
     }
 
-    /// The same containerd, another namespace.
+    /// The same containerd with another namespace.
     pub(super) fn of(&self, namespace: &str) -> Result<Self, StoreError> {
         let header = header(namespace)?;
         Ok(Self { namespace: namespace.to_owned(), header, ..self.clone() })
     }
 
-    /// All namespaces of this containerd.
+    /// Lists the namespaces of this containerd.
     pub(super) async fn namespaces(&self) -> Result<Vec<String>, StoreError> {
         let mut client = api::namespaces_client::NamespacesClient::new(self.channel.clone());
         let request = self.request(api::ListNamespacesRequest { filter: String::new() });
@@ -103,7 +103,7 @@ impl Client {
         Ok(namespaces.into_iter().map(|namespace| namespace.name).collect())
     }
 
-    /// All of content that has no more than `limit` bytes; `None` if it is larger or not there.
+    /// Reads all of a blob; `None` if it is not present or has more than `limit` bytes.
     pub(super) async fn read_whole(
         &self,
         digest: &Digest,
@@ -115,7 +115,7 @@ impl Client {
         let mut pieces = self.read(digest, 0, size_bytes);
         let mut bytes = Vec::new();
         while let Some(piece) = pieces.next().await {
-            // Its file may be lost.
+            // The file of the blob may be lost.
             let Ok(piece) = piece else { return Ok(None) };
             bytes.extend_from_slice(&piece);
         }
@@ -142,7 +142,7 @@ impl Client {
         request
     }
 
-    /// One answer within its deadline; `None` if containerd says that there is no such thing.
+    /// Waits for one answer within its deadline; `None` if containerd says "not found".
     async fn call<T>(
         &self,
         action: &'static str,
@@ -170,7 +170,7 @@ impl Client {
         let mut words = status.message().to_owned();
         let mut source = status.source();
         while let Some(error) = source {
-            words = error.to_string(); // the innermost is the system's own
+            words = error.to_string(); // the innermost error is that of the system
             source = error.source();
         }
         let cause = StoreCause::Said { words };
@@ -180,16 +180,16 @@ impl Client {
         StoreError::failed(action, cause)
     }
 
-    /// Length of content that the namespace knows.
+    /// Length of content; `None` if the namespace does not know it.
     pub(super) async fn info(&self, digest: &Digest) -> Result<Option<u64>, StoreError> {
         let request = self.request(api::InfoRequest { digest: digest.to_string() });
         let response = self.call("ask for content", self.content().info(request)).await?;
         Ok(response.and_then(|response| response.info).map(|info| info.size.unsigned_abs()))
     }
 
-    /// All content that the namespace knows, with its length.
+    /// Lists all content that the namespace knows, with its length.
     pub(super) async fn list_content(&self) -> Result<BTreeMap<Digest, u64>, StoreError> {
-        // A list, which goes back to the system whole; the map is then made with full nodes.
+        // The list is freed as a whole. A map that is built from it at once has full nodes.
         let mut found = Vec::new();
         let mut pages = self.content_pages();
         while let Some(page) = pages.try_next().await? {
@@ -198,7 +198,8 @@ impl Client {
         Ok(found.into_iter().collect())
     }
 
-    /// All content that the namespace knows, in the pages of containerd, within [`LIST_TIMEOUT`] for all.
+    /// Lists all content that the namespace knows, in containerd's own pages. All pages together have
+    /// [`LIST_TIMEOUT`].
     fn content_pages(&self) -> BoxStream<'_, Result<Vec<(Digest, api::Info)>, StoreError>> {
         let deadline = Instant::now() + LIST_TIMEOUT;
         let start = async move {
@@ -215,7 +216,7 @@ impl Client {
         stream::once(start).map_ok(pages).try_flatten().boxed()
     }
 
-    /// One step of a list of content, within a deadline for the whole list.
+    /// Waits for one step of the list of content, within the deadline of the whole list.
     async fn list_call<T>(
         &self,
         deadline: Instant,
@@ -226,7 +227,7 @@ impl Client {
         answered.map_err(|status| self.error("list content", &status))
     }
 
-    /// Where all content of the namespace was fetched from, in pages.
+    /// Lists where all content of the namespace was fetched from, in pages.
     pub(super) fn list_fetched(&self) -> BoxStream<'_, Result<Vec<Source>, StoreError>> {
         let sources = |(digest, info): (Digest, api::Info)| {
             let fetched = self.fetched(&digest, &info);
@@ -237,7 +238,7 @@ impl Client {
         self.content_pages().map_ok(move |page| page.into_iter().flat_map(sources).collect()).boxed()
     }
 
-    /// Where content of the namespace was fetched from.
+    /// The recorded source of one blob.
     pub(super) async fn fetched_from(&self, digest: &Digest) -> Result<Fetched, StoreError> {
         let request = self.request(api::InfoRequest { digest: digest.to_string() });
         let response = self.call("ask for content", self.content().info(request)).await?;
@@ -249,7 +250,7 @@ impl Client {
         source_labels::of(digest, info, &mut self.ages.newness(), self.ages.now())
     }
 
-    /// Bytes of content, as they come.
+    /// Reads bytes of content, in the pieces that containerd sends.
     pub(super) fn read(
         &self,
         digest: &Digest,
@@ -271,8 +272,8 @@ impl Client {
         stream::once(start).try_flatten().boxed()
     }
 
-    /// Whether containerd can read the first byte of content that is not empty. False only where it says
-    /// that the content, or its file, is not there.
+    /// Whether containerd can read the first byte of content that is not empty. False only if containerd says
+    /// that the content, or its file, does not exist.
     pub(super) async fn can_read(&self, digest: &Digest) -> Result<bool, StoreError> {
         let request = api::ReadContentRequest { digest: digest.to_string(), offset: 0, size: 1 };
         let first_piece =
@@ -284,7 +285,7 @@ impl Client {
         }
     }
 
-    /// Every image record of the namespace.
+    /// Lists all image records of the namespace.
     pub(super) async fn list_images(&self) -> Result<Vec<Image>, StoreError> {
         let request = self.request(api::ListImagesRequest { filters: Vec::new() });
         let response = self.call("list images", self.images().list(request)).await?;
@@ -292,14 +293,14 @@ impl Client {
         Ok(images.into_iter().map(Image::from).collect())
     }
 
-    /// One image record.
+    /// Reads one image record; `None` if there is no such image.
     pub(super) async fn image(&self, name: &str) -> Result<Option<Image>, StoreError> {
         let request = self.request(api::GetImageRequest { name: name.to_owned() });
         let response = self.call("ask for an image", self.images().get(request)).await?;
         Ok(response.and_then(|response| response.image).map(Image::from))
     }
 
-    /// The content store's folder, as containerd sees it.
+    /// Path of the content store's folder, as containerd sees it.
     pub(super) async fn content_root(&self) -> Result<Option<PathBuf>, StoreError> {
         let filters = vec!["type==io.containerd.content.v1".to_owned()];
         let request = self.request(api::PluginsRequest { filters });
@@ -309,9 +310,9 @@ impl Client {
         Ok(plugins.into_iter().find_map(|mut plugin| plugin.exports.remove("root")).map(PathBuf::from))
     }
 
-    /// Subscribes to the namespace's images and content. When this returns, the subscription is in
-    /// force: containerd answers a subscription with its first event only, so we publish marks of our
-    /// own until one comes back.
+    /// Subscribes to the namespace's images and content. The subscription is active when this returns:
+    /// containerd answers a subscription only with its first event, so that own marks are published until one
+    /// comes back.
     pub(super) async fn subscribe(
         &self,
     ) -> Result<BoxStream<'static, Result<Envelope, StoreError>>, StoreError> {
@@ -349,7 +350,7 @@ impl Client {
         }
     }
 
-    /// All ingests of the namespace.
+    /// Lists all ingests of the namespace.
     pub(super) async fn ingests(&self) -> Result<Vec<ActiveIngest>, StoreError> {
         let request = self.request(api::ListStatusesRequest { filters: Vec::new() });
         let response = self.call("list ingests", self.content().list_statuses(request)).await?;
@@ -357,14 +358,14 @@ impl Client {
         Ok(statuses.into_iter().map(ActiveIngest::from).collect())
     }
 
-    /// Aborts one ingest; tells whether there was one.
+    /// Aborts one ingest. Returns whether there was one.
     pub(super) async fn abort(&self, ingest: &str) -> Result<bool, StoreError> {
         let request = self.request(api::AbortRequest { r#ref: ingest.to_owned() });
         Ok(self.call("abort an ingest", self.content().abort(request)).await?.is_some())
     }
 }
 
-/// Content with its digest, without what has none that is known here.
+/// Adds parsed digests to the entries of a page, and drops entries whose digest cannot be parsed.
 fn with_digests(page: Vec<api::Info>) -> Vec<(Digest, api::Info)> {
     let with_digest = |info: api::Info| match info.digest.parse::<Digest>() {
         Ok(digest) => Some((digest, info)),
@@ -402,7 +403,7 @@ fn header(namespace: &str) -> Result<MetadataValue<Ascii>, StoreError> {
     header.ok_or_else(|| StoreError::failed("use a containerd namespace", cause()))
 }
 
-/// containerd's own rule (`pkg/identifiers`): it goes into a filter unquoted.
+/// containerd's own rule for names (`pkg/identifiers`). The name goes into a filter without quotes.
 fn is_namespace(text: &str) -> bool {
     let edge = |c: Option<&u8>| c.is_some_and(u8::is_ascii_alphanumeric);
     let bytes = text.as_bytes();

@@ -1,11 +1,11 @@
-//! Whether content is so new that the label with its source may still be missing.
+//! Decides whether content is so new that the label with its source may still be missing.
 //!
-//! containerd labels content right after its fetch, so the question is how old the content is. Its date
+//! containerd labels content right after its fetch, so that only the age of the content matters. Its date
 //! comes from the wall clock, which may have been wrong when the content was written, or may have jumped
-//! since. The date is believed only where it says "old" by every offset that the wall clock had since this
-//! agent started; in all other cases the time since this agent first saw the content counts, by the
-//! monotonic clock. So a date in the future holds content back for [`LABELLED_WITHIN`], not until that date,
-//! and a clock that jumps ahead does not make new content old.
+//! since. The date is trusted only if it says "old" by every offset that the wall clock had since this agent
+//! started. In all other cases the time counts since this agent first saw the content, by the monotonic
+//! clock. Content with a date in the future is therefore held back for [`LABELLED_WITHIN`], not until that
+//! date, and a clock that jumps ahead does not make new content old.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,29 +14,30 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crate::limits::NEW_CONTENT_REMEMBERED_MAX;
 use crate::oci::Digest;
 
-/// After so long a label that is not there will not come.
+/// Time after which a missing label will not come any more.
 pub(super) const LABELLED_WITHIN: Duration = Duration::from_secs(5);
 
 /// One moment by both clocks.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Moment {
-    /// Time since some fixed point; it never jumps.
+    /// Time since a fixed moment. It never jumps.
     pub(super) monotonic: Duration,
-    /// Milliseconds since 1970 by the wall clock.
+    /// Wall clock, milliseconds since 1970.
     pub(super) unix_ms: u64,
 }
 
 /// Content without a label, and when it was first seen.
 #[derive(Debug, Default)]
 pub(super) struct Newness {
-    /// The smallest difference between wall clock and monotonic clock so far, milliseconds.
+    /// Smallest difference between wall clock and monotonic clock so far, milliseconds.
     offset_ms_min: Option<i128>,
-    /// When content whose date proves nothing was first seen, by the monotonic clock.
+    /// When content without a trusted date was first seen, by the monotonic clock.
     first_seen: HashMap<Digest, Duration>,
 }
 
 impl Newness {
-    /// Whether the label of `digest` may still come. `created_unix_ms` is its date; `None` if it has none.
+    /// Whether the label of `digest` may still come. `created_unix_ms` is the date of the content, if it has
+    /// one.
     pub(super) fn is_new(&mut self, digest: &Digest, created_unix_ms: Option<i128>, now: Moment) -> bool {
         let monotonic_ms = now.monotonic.as_millis() as i128;
         let offset_ms = i128::from(now.unix_ms) - monotonic_ms;
@@ -55,12 +56,13 @@ impl Newness {
         true
     }
 
-    /// The content has a label, or is gone.
+    /// Forgets content that has a label or is gone.
     pub(super) fn settle(&mut self, digest: &Digest) {
         self.first_seen.remove(digest);
     }
 
-    /// Content that is forgotten here is held back for [`LABELLED_WITHIN`] when it is asked for again.
+    /// Drops expired entries. Content that is dropped early is held back for [`LABELLED_WITHIN`] when it is
+    /// asked for again.
     fn make_room(&mut self, now: Duration) {
         if self.first_seen.len() < NEW_CONTENT_REMEMBERED_MAX {
             return;
@@ -72,7 +74,7 @@ impl Newness {
     }
 }
 
-/// [`Newness`] by this machine's clocks.
+/// [`Newness`] by the clocks of this machine.
 #[derive(Debug)]
 pub(super) struct Ages {
     start: Instant,
@@ -90,7 +92,7 @@ impl Ages {
     }
 
     pub(super) fn newness(&self) -> MutexGuard<'_, Newness> {
-        // Each change is one insertion or removal: whole after any panic.
+        // Each change is one insertion or removal: a panic cannot leave the map half changed.
         self.newness.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -102,7 +104,7 @@ mod tests {
     const START_UNIX_MS: i128 = 1_700_000_000_000;
     const HOUR_MS: i128 = 3_600_000;
 
-    /// `seconds` after the start, by a wall clock that is wrong by `jumped_ms`.
+    /// The moment `seconds` after the start, with a wall clock that is wrong by `jumped_ms`.
     fn at(seconds: u64, jumped_ms: i128) -> Moment {
         let unix_ms = START_UNIX_MS + i128::from(seconds) * 1_000 + jumped_ms;
         Moment { monotonic: Duration::from_secs(seconds), unix_ms: u64::try_from(unix_ms).unwrap() }
@@ -114,7 +116,7 @@ mod tests {
 
     #[test]
     fn the_date_or_the_time_since_it_was_first_seen_makes_content_old() {
-        // The date in milliseconds after the start; then moments, and whether the content is new there.
+        // Name, date in milliseconds after the start, and moments with whether the content is new at each.
         type Case<'a> = (&'a str, Option<i128>, &'a [(Moment, bool)]);
         let cases: [Case<'_>; 7] = [
             ("old by its date at first sight", Some(-HOUR_MS), &[(at(0, 0), false)]),
@@ -143,7 +145,7 @@ mod tests {
         }
     }
 
-    /// Content that is written after the clock jumped has a date of the clock as it is then.
+    /// Content that is written after the jump has a date of the clock after the jump.
     #[test]
     fn after_a_jump_ahead_new_content_is_still_held_back_for_its_time() {
         let mut newness = Newness::default();

@@ -1,6 +1,6 @@
-//! Where containerd fetched content from: it writes a label on each piece right after its fetch, one
-//! for each registry, with the repositories as value (`pkg/…/docker/handler.go`,
-//! `AppendDistributionSourceLabel`).
+//! Reads where containerd fetched content from. containerd labels each piece of content right after its
+//! fetch, with one label for each registry, whose value is the repositories (`AppendDistributionSourceLabel`
+//! in `pkg/…/docker/handler.go`).
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -10,9 +10,9 @@ use super::content_age::{Moment, Newness};
 use crate::agent::content::store::Fetched;
 use crate::oci::Digest;
 
-/// Followed by the registry, `host[:port]`.
+/// Prefix of the label, followed by the registry as `host[:port]`.
 const LABEL_PREFIX: &str = "containerd.io/distribution.source.";
-/// What the labels of `digest` say.
+/// Reads the labels of `digest`.
 pub(super) fn of(digest: &Digest, info: &Info, newness: &mut Newness, now: Moment) -> Fetched {
     let mut names: Vec<String> = Vec::new();
     for (label, repositories) in &info.labels {
@@ -78,7 +78,8 @@ mod tests {
         assert!(!fetched(&info(&[], LABELLED_WITHIN)).is_unrecorded);
     }
 
-    /// It was held back until that date, and with it every scan, the sync and the heartbeat.
+    /// Regression: such content was held back until its date, and with it every scan, the sync and the
+    /// heartbeat.
     #[test]
     fn content_dated_in_the_future_is_held_back_for_its_time_and_no_longer() {
         let mut dated = info(&[], Duration::ZERO);

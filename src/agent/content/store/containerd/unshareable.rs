@@ -1,5 +1,5 @@
-//! Images that this node has and cannot share: those of other namespaces, and those whose layers
-//! containerd threw away after it had unpacked them.
+//! Finds images that this node has and cannot share: those of other namespaces, and those whose layers
+//! containerd discarded after it had unpacked them.
 
 use std::collections::HashSet;
 
@@ -11,16 +11,15 @@ use crate::limits::{NOTICE_EXAMPLES_MAX, SURVEY_IMAGES_MAX};
 use crate::oci::Digest;
 use crate::oci::children::Children;
 
-/// A manifest of an image is no larger, bytes; what is larger is not looked into.
+/// Largest manifest that is looked into, bytes. Manifests of images are not larger.
 const MANIFEST_SURVEYED_BYTES_MAX: u64 = 1024 * 1024;
-/// So many manifests and indexes of one image are looked into, and so many layers of each are asked for: anybody may
-/// have made that image.
+/// Manifests and indexes of one image that are looked into. Limited because anybody may have made the image.
 const MANIFESTS_SURVEYED_MAX: usize = 64;
 const LAYERS_SURVEYED_MAX: usize = 256;
 
 impl ContainerdStore {
-    /// Looks at the other namespaces; at the layers of this one only if `images_changed`, since it asks
-    /// for each image.
+    /// Looks at the other namespaces, and at the layers of this one only if `images_changed`, because that
+    /// needs calls for each image.
     pub(super) async fn survey(&self, images_changed: bool) -> Result<(), StoreError> {
         let mut others = Vec::new();
         for namespace in self.client.namespaces().await? {
@@ -44,12 +43,12 @@ impl ContainerdStore {
         }
     }
 
-    /// How many images of the namespace have a manifest here and not one of its layers, and how many
-    /// images there are.
+    /// How many images of the namespace have a manifest here and none of its layers, and how many images
+    /// there are.
     async fn discarded(&self) -> Result<(usize, usize), StoreError> {
         let mut targets: Vec<Digest> =
             self.client.list_images().await?.iter().filter_map(|image| image.target.parse().ok()).collect();
-        // An image has a name for its tag, one for its digest, and one for its config.
+        // An image has one name for its tag, one for its digest, and one for its config.
         targets.sort_unstable();
         targets.dedup();
         let (mut discarded, mut images) = (0, 0);
@@ -63,7 +62,7 @@ impl ContainerdStore {
     }
 }
 
-/// Whether any layer of the image is here; `None` if no manifest of it is, or none that has layers.
+/// Whether any layer of the image is here; `None` if no manifest of it is here, or none that has layers.
 async fn has_layers(client: &Client, target: &Digest) -> Result<Option<bool>, StoreError> {
     let mut manifests = Manifests::of(target);
     let mut found = None;
@@ -71,7 +70,7 @@ async fn has_layers(client: &Client, target: &Digest) -> Result<Option<bool>, St
         let Some(bytes) = client.read_whole(&digest, MANIFEST_SURVEYED_BYTES_MAX).await? else { continue };
         let children = Children::of(&bytes);
         manifests.add(children.manifests);
-        // The first is the config, which stays.
+        // The first blob is the config, which containerd keeps.
         for layer in children.blobs.iter().skip(1).take(LAYERS_SURVEYED_MAX) {
             found = Some(false);
             if client.info(layer).await?.is_some() {
@@ -133,7 +132,7 @@ fn without_layers(discarded: usize, total: usize) -> Option<String> {
 mod tests {
     use super::*;
 
-    /// Four indexes that name each other a thousand times each would take a thousand million reads.
+    /// Four indexes that name each other a thousand times each would need a thousand million reads.
     #[test]
     fn an_index_that_names_one_manifest_often_has_it_looked_into_once_and_not_without_end() {
         let of = |number: usize| Digest::of(&number.to_le_bytes());

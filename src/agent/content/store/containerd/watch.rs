@@ -1,9 +1,9 @@
 //! Follows a containerd: file notifications for every blob as it is committed, events for names, and
-//! a comparison with the namespace's list where neither tells all.
+//! comparisons with the namespace's list for what neither of them reports.
 //!
-//! What no notification tells: content that another namespace held already (no file is made), and
-//! content that only our namespace gave up (no file goes). Both come with an image event, so one is
-//! followed by a comparison, and by another when garbage collection has had its time.
+//! File notifications miss content that another namespace held already (no file is created), and content that
+//! only our namespace released (no file is removed). Both come with an image event. Each image event is
+//! therefore followed by a comparison, and by another one when garbage collection has had its time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -25,19 +25,19 @@ use crate::api::client::chain;
 use crate::limits::SURVEY_INTERVAL;
 use crate::oci::Digest;
 
-/// First pause before the namespace is asked again for a blob whose file is there. containerd moves
-/// the file before it commits its own record, whose fsync may take long on a busy disk.
+/// First pause before the namespace is asked again for a blob whose file exists. containerd moves the file
+/// before it commits its own record, whose fsync may take long on a busy disk.
 const ASK_AGAIN_FIRST: Duration = Duration::from_millis(5);
-/// Longest pause: a blob is reported within 100 ms of the record's commit.
+/// Longest such pause, so that a blob is reported within 100 ms of the commit of its record.
 const ASK_AGAIN_LONGEST: Duration = Duration::from_millis(80);
-/// A blob that the namespace does not know after so long is somebody else's.
+/// Time after which a blob that the namespace does not know belongs to another namespace.
 const ASK_AGAIN_MAX: Duration = Duration::from_secs(3);
-/// From an image event to a comparison.
+/// Delay of a comparison after an image event.
 const COMPARE_SOON: Duration = Duration::from_millis(100);
-/// From the last removal to another: garbage collection follows its event.
+/// Delay of another comparison after the last removal: garbage collection follows that event.
 const COMPARE_LATE: Duration = Duration::from_secs(3);
 
-/// Watches until that cannot go on.
+/// Watches until the watch is lost.
 pub(super) async fn run(store: &ContainerdStore, events: EventSender) -> Result<Infallible, StoreError> {
     let view = store.find_view().await?;
     let mut files = set_file_watch(store, &view);
@@ -65,7 +65,7 @@ pub(super) async fn run(store: &ContainerdStore, events: EventSender) -> Result<
     };
     watch.schedule_poll();
     watch.events.set().await;
-    // At once, and then from time to time.
+    // The first survey runs at once, further ones from time to time.
     let (mut survey_at, mut surveying, mut survey_images) = (Instant::now(), None::<Surveying<'_>>, true);
     loop {
         let deadline = watch.next_deadline();
@@ -117,7 +117,7 @@ async fn next_change(files: &mut Option<Watching>) -> Change {
     }
 }
 
-/// Waits for what runs, for ever if nothing does.
+/// Waits for the running future, or for ever if there is none.
 async fn next_of<T>(running: &mut Option<BoxFuture<'_, T>>) -> T {
     match running {
         Some(running) => running.await,
@@ -132,7 +132,7 @@ async fn until(deadline: Option<Instant>) {
     }
 }
 
-/// A blob whose file is there, and that the namespace does not know yet.
+/// A blob whose file exists, and that the namespace does not know yet.
 struct Ask {
     digest: Digest,
     at: Instant,
@@ -151,26 +151,26 @@ struct Watch<'a> {
     store: &'a ContainerdStore,
     view: View,
     events: EventSender,
-    /// What has been reported, or was there at the start.
+    /// Content that was reported, or was present at the start.
     seen: BTreeMap<Digest, u64>,
     asks: Vec<Ask>,
     compare_soon: Option<Instant>,
     compare_late: Option<Instant>,
     /// A running comparison; file notifications go on meanwhile.
     comparing: Option<Comparing<'a>>,
-    /// What was reported since it began: there it is out of date.
+    /// Content that was reported since the comparison began: there the comparison is out of date.
     touched: BTreeSet<Digest>,
     polled: bool,
     /// How long the last look at all content took.
     cost: Duration,
-    /// There was an image event since the last comparison.
+    /// Whether there was an image event since the last comparison.
     image_changed: bool,
-    /// Images or content have changed since the last survey of the images.
+    /// Whether images or content have changed since the last survey of the images.
     survey_wanted: bool,
 }
 
 type Looked = (View, BTreeMap<Digest, u64>);
-/// With the time that it takes.
+/// A running look at all content, with the time that it takes.
 type Comparing<'a> = BoxFuture<'a, Result<(Looked, Duration), StoreError>>;
 type Surveying<'a> = BoxFuture<'a, Result<(), StoreError>>;
 
@@ -178,7 +178,7 @@ impl Watch<'_> {
     fn next_deadline(&self) -> Option<Instant> {
         let ask = self.asks.iter().map(|ask| ask.at).min();
         let comparisons = [self.compare_soon, self.compare_late].into_iter().flatten().min();
-        // One comparison at a time.
+        // Only one comparison runs at a time.
         [ask, comparisons.filter(|_| self.comparing.is_none())].into_iter().flatten().min()
     }
 
@@ -189,7 +189,7 @@ impl Watch<'_> {
         }
     }
 
-    /// The folder may be watched again: what came before that is compared once.
+    /// Handles a folder that may be watched again: one comparison finds what happened before.
     fn watched_again(&mut self, is_set: bool) {
         if is_set {
             self.polled = false;
@@ -197,7 +197,7 @@ impl Watch<'_> {
         }
     }
 
-    /// A notification from the blob folder.
+    /// Handles a notification from the blob folder.
     async fn changed(&mut self, change: Change) -> Result<(), StoreError> {
         match change {
             Change::Blob(digest) => self.look_at(digest).await,
@@ -206,14 +206,14 @@ impl Watch<'_> {
         }
     }
 
-    /// A file came or went.
+    /// Handles a file that was created or removed.
     async fn look_at(&mut self, digest: Digest) -> Result<(), StoreError> {
         let View::Folder(folder) = &self.view else { return Ok(()) };
         let present = folder.size_bytes(&digest).await?.is_some();
         match (present, self.seen.contains_key(&digest)) {
             (true, false) => self.ask(Ask::now(digest)).await,
             (false, true) => {
-                // A collection took it; it may have taken records without files too.
+                // Garbage collection removed the file; it may have removed records without files as well.
                 self.compare_late = Some(Instant::now() + COMPARE_LATE);
                 self.removed(digest).await;
                 Ok(())
@@ -240,7 +240,7 @@ impl Watch<'_> {
         Ok(())
     }
 
-    /// An event of containerd.
+    /// Handles an event of containerd.
     async fn heard(&mut self, envelope: Envelope) -> Result<(), StoreError> {
         let value = envelope.event.map(|event| event.value).unwrap_or_default();
         let now = Instant::now();
@@ -261,7 +261,7 @@ impl Watch<'_> {
                 }
                 Ok(())
             }
-            // From 2.1 on. The record is committed by then.
+            // Sent by containerd 2.1 and later, after the record is committed.
             "/content/create" => {
                 let created = ContentCreate::decode(value.as_slice()).map_err(|error| unreadable(&error))?;
                 match created.digest.parse() {
@@ -276,7 +276,7 @@ impl Watch<'_> {
         }
     }
 
-    /// A name was made or moved. containerd reports the name only.
+    /// Handles a name that was created or moved. containerd reports only the name.
     async fn named(&mut self, name: &str) -> Result<(), StoreError> {
         let Some(tag) = ImageName::parse(name).tag() else { return Ok(()) };
         if let Some(Tag { digest, .. }) = self.store.target(name).await? {
@@ -285,7 +285,7 @@ impl Watch<'_> {
         Ok(())
     }
 
-    /// Does what is due by now.
+    /// Does what is due.
     async fn due(&mut self) -> Result<(), StoreError> {
         let now = Instant::now();
         let (due, later) = std::mem::take(&mut self.asks).into_iter().partition(|ask: &Ask| ask.at <= now);
@@ -321,7 +321,7 @@ impl Watch<'_> {
                 self.added(digest, size_bytes).await;
             }
         }
-        // Labels come without an event, but in company of an image's.
+        // Labels have no event of their own, but come together with an image's.
         if std::mem::take(&mut self.image_changed) {
             self.events.changed(StoreEvent::Sourced).await;
         }
@@ -348,7 +348,7 @@ impl Watch<'_> {
     }
 }
 
-/// Create, update and delete all carry the name in their first field.
+/// The name in the event of an image: create, update and delete events all have it in their first field.
 fn image_name(event: &[u8]) -> Result<String, StoreError> {
     Ok(ImageDelete::decode(event).map_err(|error| unreadable(&error))?.name)
 }

@@ -1,5 +1,5 @@
-//! inotify on a blob folder that may not exist yet: parents are watched, and what is made below them
-//! is watched as it appears. Its own mask: opening and reading blobs wakes nobody here.
+//! Watches a blob folder, which may not exist yet, with inotify. Its parents are watched, and folders below
+//! them as they appear. The event mask excludes opens and reads, so that served blobs wake nobody.
 
 use std::collections::{HashMap, VecDeque};
 use std::ffi::OsStr;
@@ -15,35 +15,35 @@ use crate::agent::content::store::WatchLost;
 use crate::api::client::chain;
 use crate::oci::Digest;
 
-/// Notifications are read so many bytes at a time: some dozens of them.
+/// Size of the buffer for notifications, bytes: some dozens of them.
 const READ_BYTES: usize = 8 * 1024;
 
-/// What happened in the folder.
+/// A change in the folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::agent::content::store) enum Change {
-    /// A blob came or went: look.
+    /// A blob was created or removed; the reader looks which.
     Blob(Digest),
-    /// A file directly in the root was written, replaced or removed: look.
+    /// A file directly in the root was written, replaced or removed; the reader looks at it.
     RootFile(PathBuf),
-    /// A folder on the way to the blobs was made; handled here, never handed out.
+    /// A folder on the way to the blobs was created. Handled in this file, and never returned.
     FolderMade,
-    /// Nothing seen from here on can be trusted to be all.
+    /// Changes may have been missed.
     Lost(WatchLost),
 }
 
-/// Watches set on one folder.
+/// The watches of one folder.
 pub(in crate::agent::content::store) struct FolderWatch {
     folder: BlobFolder,
     events: EventStream<Vec<u8>>,
     watched: HashMap<WatchDescriptor, PathBuf>,
-    /// A folder was made that is not watched yet.
+    /// Whether a folder was created that is not watched yet.
     folder_made: bool,
     found: VecDeque<Change>,
 }
 
 impl FolderWatch {
-    /// Sets the watches. Everything that happens after the return is seen. Must be called within a
-    /// tokio runtime.
+    /// Sets the watches. Everything that happens after the return is reported. Must be called within a tokio
+    /// runtime.
     pub(in crate::agent::content::store) fn set(folder: &BlobFolder) -> io::Result<Self> {
         let mut watch = Self {
             folder: folder.clone(),
@@ -56,7 +56,7 @@ impl FolderWatch {
         Ok(watch)
     }
 
-    /// Waits for the next change. Nothing is lost if the future is dropped before it is ready.
+    /// Waits for the next change. Nothing is lost if the future is dropped early.
     pub(in crate::agent::content::store) async fn next(&mut self) -> Change {
         loop {
             match self.found.pop_front() {
@@ -87,7 +87,7 @@ impl FolderWatch {
         }
     }
 
-    /// Watches what was made, and takes what is in it already for made just now.
+    /// Watches new folders, and treats what is in them already as just created.
     async fn look_into_new_folders(&mut self) -> Result<(), String> {
         self.arm().map_err(|error| error.to_string())?;
         let blobs = self.folder.list().await.map_err(|error| chain(&error))?;
@@ -96,8 +96,8 @@ impl FolderWatch {
         Ok(())
     }
 
-    /// Watches whatever exists on the way to the blobs. A parent is watched before its child is
-    /// looked for, so that a child made meanwhile is noticed in any case.
+    /// Watches whatever exists on the way to the blobs. A parent is watched before its child is looked for,
+    /// so that a child that is created meanwhile is noticed in any case.
     fn arm(&mut self) -> io::Result<()> {
         if !self.arm_root()? {
             return Ok(());
@@ -110,7 +110,7 @@ impl FolderWatch {
         Ok(())
     }
 
-    /// The root, or its nearest existing ancestor; tells whether it is the root.
+    /// Watches the root or its nearest existing ancestor. Returns whether it was the root.
     fn arm_root(&mut self) -> io::Result<bool> {
         let root = self.folder.root().to_owned();
         loop {
@@ -118,7 +118,7 @@ impl FolderWatch {
                 return Err(io::ErrorKind::NotFound.into());
             };
             if !self.try_watch(nearest)? {
-                continue; // gone since we looked
+                continue; // removed meanwhile
             }
             if nearest == root {
                 return Ok(true);
@@ -130,7 +130,7 @@ impl FolderWatch {
         }
     }
 
-    /// False if there is no such folder.
+    /// Watches one folder. Returns false if it does not exist.
     fn try_watch(&mut self, path: &Path) -> io::Result<bool> {
         match self.events.watches().add(path, mask()) {
             Ok(descriptor) => {
@@ -143,7 +143,7 @@ impl FolderWatch {
     }
 }
 
-/// What is asked for; [`effect_of`] reads the answers.
+/// The requested events; [`effect_of`] interprets them.
 fn mask() -> WatchMask {
     WatchMask::CREATE
         | WatchMask::MOVED_TO
@@ -155,7 +155,7 @@ fn mask() -> WatchMask {
         | WatchMask::ONLYDIR
 }
 
-/// What a notification about `name` in a watched folder, or about that itself, means.
+/// The meaning of a notification about `name` in a watched folder, or about the folder itself.
 fn interpret(
     folder: &BlobFolder,
     watched: Option<&Path>,
@@ -205,7 +205,7 @@ fn change_at(folder: &BlobFolder, path: &Path, effect: Effect) -> Option<Change>
             Effect::Written => None,
         };
     }
-    // A file that is made is written next, and then closed; a hard link is made complete.
+    // A created file is written next, and then closed. A hard link is complete from the start.
     if effect == Effect::Made && !is_hard_link(path) {
         return None;
     }
@@ -227,7 +227,7 @@ mod tests {
 
     use super::*;
 
-    /// A deadline for what must happen; generous, for machines with other work.
+    /// Deadline of what must happen, generous for machines with other work.
     const SOON: Duration = Duration::from_secs(60);
 
     async fn expect_blob(watch: &mut FolderWatch, digest: &Digest) {
@@ -280,7 +280,8 @@ mod tests {
         assert!(matches!(change, Some(Change::Lost(_))), "{change:?}");
     }
 
-    /// The `notify` crate asks for opens too: each blob served woke its thread twice.
+    /// Regression: the `notify` crate subscribes to opens as well, so that each served blob woke its thread
+    /// twice.
     #[tokio::test]
     async fn reading_a_blob_wakes_nobody() {
         let root = tempfile::tempdir().unwrap();

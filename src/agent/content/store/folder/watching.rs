@@ -1,5 +1,5 @@
-//! A folder that is watched where the system has the means, and listed from time to time where not. The
-//! means run out on nodes with many pods: every `kubectl logs -f` takes an instance of inotify.
+//! Watches a folder where the system has the resources for that, and lists it from time to time where it has
+//! not. Nodes with many pods run out of them: every `kubectl logs -f` takes an inotify instance.
 
 use std::io;
 use std::path::Path;
@@ -12,21 +12,21 @@ use super::{BlobFolder, Change, FolderWatch};
 use crate::agent::notices::{Notices, Topic};
 use crate::limits::{STORE_POLL_INTERVAL_MAX, STORE_POLL_INTERVAL_MIN, WATCH_RETRY_INTERVAL};
 
-/// A list of the folder takes so much of the time between two of them at most: one hundredth.
+/// Ratio of the time between two lists to the time that a list takes, at least.
 const POLL_COST_SHARE: u32 = 100;
 
-/// See the module.
+/// A folder that is watched, or listed until it can be watched.
 pub(in crate::agent::content::store) struct Watching {
     folder: BlobFolder,
     notices: Notices,
     watch: Option<FolderWatch>,
-    /// When to try again; `None`: there is a watch, or none is wanted.
+    /// When to try again; `None` if there is a watch, or none is wanted.
     again_at: Option<Instant>,
 }
 
 impl Watching {
-    /// Everything that happens after the return is seen, if it [`is_set`](Self::is_set). Must be called
-    /// within a tokio runtime.
+    /// Tries to set a watch. If it [`is_set`](Self::is_set), everything that happens after the return is
+    /// reported. Must be called within a tokio runtime.
     pub(in crate::agent::content::store) fn set(folder: &BlobFolder, notices: &Notices) -> Self {
         let mut watching =
             Self { folder: folder.clone(), notices: notices.clone(), watch: None, again_at: None };
@@ -51,8 +51,8 @@ impl Watching {
         self.again_at
     }
 
-    /// Tries to watch the folder, and says so where that fails. Where it succeeds, what happened before
-    /// is to be looked for.
+    /// Tries to watch the folder, and sets a notice if that fails. If it succeeds, the caller has to look for
+    /// what happened before.
     pub(in crate::agent::content::store) fn try_to_set(&mut self) {
         match FolderWatch::set(&self.folder) {
             Ok(watch) => {
@@ -75,7 +75,7 @@ impl Watching {
 }
 
 impl Drop for Watching {
-    /// Another folder may be next, or none.
+    /// Clears the notice, because another folder may be watched next, or none.
     fn drop(&mut self) {
         self.notices.clear(Topic::Store, &self.subject());
     }
@@ -86,7 +86,7 @@ pub(in crate::agent::content::store) fn poll_pause(cost: Duration) -> Duration {
     (cost * POLL_COST_SHARE).clamp(STORE_POLL_INTERVAL_MIN, STORE_POLL_INTERVAL_MAX)
 }
 
-/// What is wrong, and what to do.
+/// Text of the notice: what is wrong, and what to do.
 fn advice(root: &Path, error: &io::Error) -> String {
     let errno = error.raw_os_error().map(Errno::from_raw_os_error);
     let raise = match errno {

@@ -1,4 +1,4 @@
-//! The layout store on real folders.
+//! Tests of the layout store on real folders.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::*;
 use crate::agent::content::store::conformance::{self, Subject};
 
-/// Writes a layout as skopeo does: blobs are renamed into place, index.json is replaced.
+/// A layout that is written as skopeo does it: blobs are renamed into place, index.json is replaced.
 struct Layout {
     root: tempfile::TempDir,
     store: Arc<LayoutStore>,
