@@ -1,5 +1,5 @@
-//! Who holds a key. Behind a breaker: once no server answered, nobody waits for the servers again
-//! until one of them is seen to answer (I4).
+//! Finds the holders of a key. A circuit breaker opens when no server answers: then no request waits for the
+//! servers until one of them is seen to answer again (I4).
 
 #[cfg(test)]
 mod far_tests;
@@ -26,9 +26,9 @@ use crate::limits::{
 use crate::oci::Digest;
 use crate::task::Stop;
 
-/// Finds holders; a trait, so that tests answer for the servers.
+/// Finds holders. A trait, so that tests can take the place of the servers.
 pub(crate) trait Lookup: Send + Sync + 'static {
-    /// Holders of `key`, nearest first, at most `count`; none if nobody holds it.
+    /// Returns the holders of `key`, nearest first, at most `count` of them.
     fn find<'a>(
         &'a self,
         key: &'a str,
@@ -36,25 +36,25 @@ pub(crate) trait Lookup: Send + Sync + 'static {
         deadline: Duration,
     ) -> BoxFuture<'a, Result<Vec<SocketAddr>, LookupError>>;
 
-    /// How long to wait for them.
+    /// Time limits of a lookup at the servers' distance.
     fn timeouts(&self) -> Timeouts {
         Timeouts::of(Some(Duration::ZERO))
     }
 }
 
-/// Why there is no answer.
+/// Why a lookup has no result.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum LookupError {
-    /// Not one server answered, or none that could serve.
+    /// No server answered, or none of those that did could serve.
     #[error("no server answered: {0}")]
     NoServer(ClientError),
-    /// Not one server answered within the time of this lookup.
+    /// No server answered within the time of this lookup.
     #[error("no server answered: nothing within {} ms", within.as_millis())]
     Late {
         /// How long the lookup had.
         within: Duration,
     },
-    /// The servers are not asked until one of them is seen to answer.
+    /// The breaker is open: the servers are not asked.
     #[error("no server answered: none has answered since the last lookup")]
     BreakerOpen,
     /// A server answered, but not with holders.
@@ -74,11 +74,11 @@ fn is_answered(found: &Result<Vec<SocketAddr>, LookupError>) -> bool {
     !found.as_ref().is_err_and(LookupError::is_unanswered)
 }
 
-/// The servers, asked on behalf of one agent.
+/// The discovery servers, asked on behalf of one agent.
 pub(crate) struct Servers {
     pub(crate) client: Client,
     pub(crate) group: String,
-    /// Where this agent's own blob server is: never in its own answer.
+    /// Address of this agent's own blob server, which is removed from the results.
     pub(crate) own: OwnAddress,
 }
 
@@ -99,7 +99,7 @@ impl Lookup for Servers {
             };
             match self.client.find(&query, deadline).await {
                 Ok(found) => Ok(found.map_or_else(Vec::new, |found| self.usable(&found.holders, count))),
-                // Servers that cannot serve are no better than silent ones, which were asked as well.
+                // Servers that cannot serve count as silent: the others were asked as well.
                 Err(error @ (ClientError::Unreachable { .. } | ClientError::Unavailable { .. })) => {
                     Err(LookupError::NoServer(error))
                 }
@@ -114,7 +114,7 @@ impl Lookup for Servers {
 }
 
 impl Servers {
-    /// One bad holder spoils only itself (B8).
+    /// Parses holders. A bad one does not spoil the others (fault B8 of the Go version).
     fn usable(&self, holders: &[String], count: usize) -> Vec<SocketAddr> {
         let parsed = holders.iter().filter_map(|holder| holder.parse::<SocketAddr>().ok());
         let own = self.own.now();
@@ -124,12 +124,12 @@ impl Servers {
     }
 }
 
-/// See the module.
+/// Lookups at the discovery servers, behind a circuit breaker.
 pub(crate) struct HolderLookup {
     lookup: Arc<dyn Lookup>,
     open: AtomicBool,
     opened: Notify,
-    /// Lookups in a row that had no answer, and too little time to tell.
+    /// Consecutive lookups without an answer whose time was too short for a conclusion.
     inconclusive: AtomicUsize,
     /// When a server answered last.
     answered: Mutex<Option<Instant>>,
@@ -146,8 +146,8 @@ impl HolderLookup {
         }
     }
 
-    /// How long the mirror holds a request that it may hold for `resolve_timeout`: longer where a lookup at
-    /// far servers needs it, unless somebody wanted less than the default.
+    /// How long the mirror holds a request: `resolve_timeout`, or longer where a lookup at far servers needs
+    /// it, unless the configuration asks for less than the default.
     pub(crate) fn held_for(&self, resolve_timeout: Duration) -> Duration {
         let Timeouts { lookup, far, .. } = self.lookup.timeouts();
         if far && resolve_timeout >= RESOLVE_TIMEOUT_DEFAULT {
@@ -157,13 +157,13 @@ impl HolderLookup {
         }
     }
 
-    /// The nearest holders of `key`, within `deadline` and the time that a lookup may take at the distance of
-    /// the servers. While the breaker is open the answer comes at once.
+    /// The nearest holders of `key`, within `deadline` and the time that a lookup may take at the servers'
+    /// distance. While the breaker is open this returns at once.
     pub(crate) async fn find(&self, key: &str, deadline: Duration) -> Result<Vec<SocketAddr>, LookupError> {
         self.find_up_to(CANDIDATES, key, deadline).await
     }
 
-    /// [`Self::find`], for up to `count` holders.
+    /// Like [`Self::find`], with up to `count` holders.
     pub(crate) async fn find_up_to(
         &self,
         count: usize,
@@ -180,7 +180,7 @@ impl HolderLookup {
         if let Err(error) = &found
             && error.is_unanswered()
             && self.is_conclusive(deadline, conclusive)
-            // Another lookup was answered meanwhile: it is this node that is slow.
+            // An answer to another lookup since then means that this node is slow.
             && self.last_answer().is_none_or(|answered| answered < start)
             && !self.open.swap(true, Ordering::AcqRel)
         {
@@ -194,12 +194,13 @@ impl HolderLookup {
         found
     }
 
-    /// One lookup without an answer is enough, if it had time; of short ones several in a row.
+    /// Whether a lookup without an answer is conclusive: one is enough if it had time, short ones need
+    /// several in a row.
     fn is_conclusive(&self, deadline: Duration, conclusive: Duration) -> bool {
         deadline >= conclusive || self.inconclusive.fetch_add(1, Ordering::AcqRel) + 1 >= LOOKUPS_CONCLUSIVE
     }
 
-    /// Whether the servers are taken for dead.
+    /// Whether the breaker is open.
     pub(crate) fn is_open(&self) -> bool {
         self.open.load(Ordering::Acquire)
     }
@@ -220,11 +221,11 @@ impl HolderLookup {
         *self.answered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The breaker's own task: while it is open, looks for a server that answers. That costs no pull any
-    /// time, so that it waits as long as for the farthest server.
+    /// The task of the breaker: while the breaker is open, it looks for a server that answers. That delays no
+    /// pull, so that it waits as long as for the farthest server.
     pub(crate) async fn watch(&self, stop: Stop) -> Result<(), LookupError> {
         ::metrics::gauge!("piccolo_discovery_reachable").set(1.0);
-        // A key that nobody holds: any answer at all is what matters.
+        // A key that nobody holds, because any answer closes the breaker.
         let nobody_has = Digest::of(b"piccolo breaker probe").to_string();
         loop {
             if stop.run_until_cancelled(self.opened.notified()).await.is_none() {
@@ -253,7 +254,7 @@ mod tests {
     use super::*;
     use crate::limits::LOOKUP_TIMEOUT_MAX;
 
-    /// Answers nothing until told to.
+    /// A server that answers nothing until it is told to.
     #[derive(Default)]
     struct Silent {
         answers: AtomicBool,
@@ -323,7 +324,7 @@ mod tests {
         assert!(discovery.is_open(), "several in a row do");
     }
 
-    /// A server that gives `answer` to each request, and the discovery of an agent that knows only it.
+    /// A server that gives `answer` to each request, and the lookup of an agent that knows only this server.
     struct Site {
         discovery: Arc<HolderLookup>,
         asked: Arc<AtomicUsize>,
@@ -366,7 +367,7 @@ mod tests {
         }
     }
 
-    /// With two silent ones beside it each lookup would wait for those.
+    /// With two silent servers beside it each lookup would wait for those.
     #[tokio::test]
     async fn a_server_that_cannot_serve_opens_the_breaker_and_does_not_close_it() {
         let answer = "HTTP/1.1 503 Loading\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
@@ -385,7 +386,7 @@ mod tests {
         site.end().await;
     }
 
-    /// One that is behind serves: what it knows is better than nothing.
+    /// A server that is behind serves: what it knows is better than nothing.
     #[tokio::test]
     async fn a_server_that_is_behind_does_not_open_the_breaker() {
         let (behind, body) =

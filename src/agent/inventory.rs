@@ -1,9 +1,9 @@
-//! Keeps the index true to what this node holds.
+//! Keeps the index in step with what this node holds.
 //!
-//! Three tasks share a `Ledger`, which decides everything without I/O: one watches and scans the
-//! store, one writes to discovery, one beats. Watches are set before a scan, a sync takes its place
-//! in the order when its scan starts, and what changes meanwhile is sent after it. What the store
-//! cannot vouch for leads to a new watch and a new scan; a scan that fails deletes nothing (I3).
+//! Three tasks share a `Ledger`, which decides everything without I/O: one watches and scans the store, one
+//! writes to discovery, one sends heartbeats. Watches are set before a scan, a sync gets its sequence number
+//! when its scan starts, and changes that happen meanwhile are sent after it. Where the store cannot vouch
+//! for its events, it is watched and scanned again; a scan that fails deletes nothing (I3).
 
 mod address_conflict;
 #[cfg(test)]
@@ -36,27 +36,27 @@ use ledger::{Ledger, Pair};
 
 /// First and longest pause before the store is watched or scanned again.
 const STORE_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
-/// How long the three tasks may take to stop.
+/// Time for the three tasks to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Which tags (`registry/repository:tag`) are advertised.
+/// Decides which tags (`registry/repository:tag`) are advertised.
 pub type TagFilter = Box<dyn Fn(&str) -> bool + Send + Sync>;
 
-/// Who this node is to discovery.
+/// What the inventory tells discovery about this node, and where it takes that from.
 pub struct Config {
-    /// Where peers reach this node's blob server.
+    /// Address of this node's blob server, as peers reach it.
     pub holder: OwnAddress,
-    /// Who may see it.
+    /// The group that sees this node.
     pub group: String,
-    /// Zone label, empty if none.
+    /// Zone label; empty if there is none.
     pub zone: String,
     /// Time between two heartbeats; the lease is three of them.
     pub heartbeat_interval: Duration,
-    /// Which tags are advertised.
+    /// Decides which tags are advertised.
     pub advertises_tag: TagFilter,
-    /// What the heartbeat tells of this agent's use.
+    /// Counters of this agent's use, which heartbeats report.
     pub counters: Arc<Counters>,
-    /// Is told each event of the store, and does not block.
+    /// Receives each event of the store. Must not block.
     pub seen: Seen,
 }
 
@@ -66,7 +66,7 @@ struct Retries {
     throttle: LogThrottle,
 }
 
-/// Whom the inventory tells what it sees.
+/// A receiver of the events that the inventory sees.
 pub type Seen = Box<dyn Fn(&StoreEvent) + Send + Sync>;
 
 /// Why the store has not been read.
@@ -83,13 +83,13 @@ pub enum NotRead {
 /// Why discovery does not know yet what this node holds.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotSent {
-    /// Nothing has been acknowledged since the agent started, or since the store could be read again.
+    /// Nothing was acknowledged since the agent started, or since the store became readable again.
     #[error("the first sync is on its way")]
     FirstSync,
     /// A sync has not been answered yet.
     #[error("the sync is on its way")]
     Sync,
-    /// Everything is to be sent anew under this address.
+    /// Everything has to be sent again under this address.
     #[error("the address of this node has changed to {0}")]
     AddressChanged(SocketAddr),
     /// The last write failed.
@@ -97,28 +97,27 @@ pub enum NotSent {
     Failed(ClientError),
 }
 
-/// How far the index is true to this node.
+/// How far the index agrees with this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum InventoryState {
-    /// The store cannot be read; what was advertised stays.
+    /// The store cannot be read. What was advertised stays.
     Waiting(NotRead),
     /// The store is being read.
     Scanning,
-    /// The store was read, and discovery has not acknowledged it yet.
+    /// The store was read, and discovery has not acknowledged the result yet.
     Unsent(NotSent),
-    /// Another agent writes under the address of this one, so that each takes the other's keys out of the
+    /// Another agent writes under the address of this one, so that each removes the other's keys from the
     /// index.
     Contested {
-        /// The address.
+        /// The address of both agents.
         holder: SocketAddr,
     },
-    /// Discovery has acknowledged a complete scan of the watched store; changes follow within
-    /// milliseconds.
+    /// Discovery has acknowledged a complete scan of the watched store; changes follow within milliseconds.
     Synced,
 }
 
 impl InventoryState {
-    /// Whether the index is true to this node.
+    /// Whether the index agrees with this node.
     pub fn is_synced(&self) -> bool {
         *self == Self::Synced
     }
@@ -141,7 +140,7 @@ impl fmt::Display for InventoryState {
     }
 }
 
-/// See the module. Cheap to clone.
+/// The inventory of one agent. Cheap to clone.
 #[derive(Clone)]
 pub struct Inventory {
     shared: Arc<Upkeep>,
@@ -154,17 +153,17 @@ struct Upkeep {
     clock: SharedClock,
     ledger: Mutex<Ledger>,
     claims: Mutex<Claims>,
-    /// There may be something to write.
+    /// Notified when there may be something to write.
     write_wanted: Notify,
-    /// Somebody wants a new complete scan.
+    /// Notified when a new complete scan is wanted.
     scan_wanted: Notify,
     state: watch::Sender<InventoryState>,
-    /// Turns true with the first sync that was acknowledged, or for which there was no room.
+    /// Becomes true with the first sync that was acknowledged, or for which there was no room.
     known: watch::Sender<bool>,
 }
 
 impl Inventory {
-    /// Nothing happens before [`Inventory::run`].
+    /// Creates an inventory, which does nothing before [`Inventory::run`].
     pub fn new(
         store: Arc<dyn Store>,
         discovery: Arc<dyn IndexApi>,
@@ -186,12 +185,12 @@ impl Inventory {
         Self { shared: Arc::new(shared) }
     }
 
-    /// The index may be another one from now on: what this node holds is sent anew.
+    /// Sends again everything that this node holds, because the index may be another one.
     pub(crate) fn begin_anew(&self, why: &str) {
         self.shared.want_scan(why);
     }
 
-    /// How far it is now, and when that changes.
+    /// The current state, and its changes.
     pub fn state(&self) -> watch::Receiver<InventoryState> {
         self.shared.state.subscribe()
     }
@@ -199,7 +198,7 @@ impl Inventory {
     /// Runs until `stop`.
     ///
     /// # Errors
-    /// Only for a defect: whatever the store or discovery do, it goes on.
+    /// Only for a defect: no failure of the store or of discovery ends it.
     pub async fn run(&self, stop: Stop) -> Result<(), TaskError> {
         ::metrics::describe_gauge!("piccolo_advertised_keys", "Keys that discovery has acknowledged.");
         ::metrics::describe_counter!("piccolo_keepalive_total", "Heartbeats by their outcome.");
@@ -234,7 +233,8 @@ impl Upkeep {
         self.claims.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a scan and its sync are news: not while another agent has this one's address, too.
+    /// Whether the progress of a scan and its sync is reported: not while another agent uses the same
+    /// address.
     fn is_on_its_way(&self) -> bool {
         !self.state.borrow().is_synced() && !self.claims().is_contested()
     }
@@ -250,7 +250,7 @@ impl Upkeep {
         });
     }
 
-    /// How sending went; says nothing while the store is not read.
+    /// Reports the result of a write. Reports nothing while the store has not been read.
     fn set_sent(&self, state: InventoryState) {
         let was_read = matches!(
             *self.state.borrow(),
@@ -261,7 +261,8 @@ impl Upkeep {
         }
     }
 
-    /// After a heartbeat that was heard: an address that nobody else has claimed for long is this node's alone.
+    /// Ends a conflict after a successful heartbeat: an address that no other agent has claimed for long
+    /// belongs to this agent alone.
     fn settle_claims(&self) {
         if !self.claims().has_settled(tokio::time::Instant::now()) {
             return;
@@ -272,7 +273,7 @@ impl Upkeep {
         self.set_sent(if is_sent { InventoryState::Synced } else { InventoryState::Unsent(NotSent::Sync) });
     }
 
-    /// A new complete scan, unless one or its sync is on its way.
+    /// Requests a new complete scan, unless one or its sync is on its way.
     fn want_scan(&self, why: &str) {
         if !self.ledger().is_syncing() {
             tracing::info!(why, "scanning anew");
@@ -280,7 +281,7 @@ impl Upkeep {
         }
     }
 
-    /// Watches the store, again whenever a watch ends.
+    /// Watches the store, and again whenever a watch ends.
     async fn watch(&self) -> Infallible {
         let mut retries =
             Retries { backoff: Backoff::new(STORE_PAUSE.0, STORE_PAUSE.1), throttle: LogThrottle::default() };
@@ -301,7 +302,7 @@ impl Upkeep {
         }
     }
 
-    /// Watch, scan, follow; returns why the watch ended.
+    /// Watches, scans and follows the store. Returns why the watch ended.
     async fn watch_once(&self, retries: &mut Retries) -> StoreError {
         let mut watch = self.store.watch();
         if let Err(ended) = next_event(&mut watch).await {

@@ -1,5 +1,5 @@
-//! Servers that are far away: each behind a proxy that delays what passes, and each new connection by one
-//! more round trip, as a handshake would.
+//! Tests with servers that are far away. Each is behind a proxy that delays what passes, and each new
+//! connection by one more round trip, as a handshake would.
 
 use axum::Json;
 use axum::Router;
@@ -15,14 +15,14 @@ use crate::api::{KeepaliveRequest, KeepaliveResponse, Message, WriteRequest, Wri
 use crate::http::{self, ConnectionLimits};
 use crate::limits::{LOOKUP_TIMEOUT_FAR_MAX, RESOLVE_TIMEOUT_DEFAULT};
 
-/// What the proxies of one site have seen and do.
+/// The proxies of one site: what they have seen, and what they do.
 #[derive(Default)]
 struct Way {
-    /// Connections so far.
+    /// Number of connections that were opened.
     connections: AtomicUsize,
-    /// Connections that are open.
+    /// Number of connections that are open.
     open: AtomicUsize,
-    /// Nothing passes any more.
+    /// Whether the proxies have stopped passing anything on.
     cut: AtomicBool,
 }
 
@@ -58,7 +58,7 @@ impl Far {
         self.tasks.spawn(async move { stop.run_until_cancelled(client.keep_connection()).await });
     }
 
-    /// As the mirror asks.
+    /// Looks up a key as the mirror does.
     async fn find(&self) -> Result<Vec<SocketAddr>, LookupError> {
         self.discovery.find("key", self.discovery.held_for(RESOLVE_TIMEOUT_DEFAULT)).await
     }
@@ -121,7 +121,7 @@ async fn proxy(
     address
 }
 
-/// Until one side closes.
+/// Passes bytes on in both directions until one side closes.
 async fn pass(near: TcpStream, server: SocketAddr, round_trip: Duration, way: &Way) {
     tokio::time::sleep(round_trip).await;
     let far = TcpStream::connect(server).await.unwrap();
@@ -195,7 +195,7 @@ async fn works_at(round_trip: Duration) {
     let patience = Duration::from_secs(60);
     tokio::time::timeout(patience, on_an_open_connection).await.expect("a lookup without a new connection");
     let opened = far.connections();
-    // Longer than a server leaves a silent connection open.
+    // Longer than a server keeps a silent connection open.
     tokio::time::sleep(crate::limits::HEADER_READ_TIMEOUT + Duration::from_secs(2)).await;
     assert!(far.way.open.load(Ordering::Relaxed) > 0, "no connection is kept at {round_trip:?}");
     assert_eq!(far.connections(), opened, "connections for what keeps one open at {round_trip:?}");
@@ -203,14 +203,14 @@ async fn works_at(round_trip: Duration) {
     far.end().await;
 }
 
-/// Every lookup timed out above 165 ms of round trip, while heartbeats succeeded.
+/// Regression: every lookup timed out above 165 ms of round trip, while heartbeats succeeded.
 #[tokio::test]
 async fn lookups_heartbeats_and_syncs_work_up_to_500_ms_of_round_trip() {
     let distances = [170, 300, 500].map(Duration::from_millis);
     futures_util::future::join_all(distances.map(works_at)).await;
 }
 
-/// 50,000 agents must not hold their connections.
+/// Servers cannot hold the connections of 50,000 agents.
 #[tokio::test]
 async fn an_agent_near_its_servers_keeps_no_connection() {
     let near = Far::at(Duration::ZERO).await;
@@ -224,13 +224,13 @@ async fn an_agent_near_its_servers_keeps_no_connection() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    // Twice, because the pool looks once in that time; and time for the machine.
+    // Twice the timeout, because the pool looks once in that time; and some time for the machine.
     let patience = crate::limits::API_IDLE_TIMEOUT * 2 + Duration::from_secs(3);
     assert!(tokio::time::timeout(patience, closed).await.is_ok(), "a connection stays open");
     near.end().await;
 }
 
-/// I4: with everything of ours down a pull costs at most 3 s more, whatever was measured before.
+/// I4: with all servers down a pull costs at most 3 s more, whatever was measured before.
 #[tokio::test]
 async fn far_servers_that_die_are_found_out_by_one_lookup() {
     let far = Far::at(Duration::from_millis(500)).await;
@@ -251,7 +251,7 @@ async fn far_servers_that_die_are_found_out_by_one_lookup() {
     assert!(others < LOOKUP_TIMEOUT_FAR_MAX, "{others:?} for 30 lookups: one has waited");
     far.way.cut.store(false, Ordering::Relaxed);
     far.start();
-    // It was open before its task started: the notice of it waits there.
+    // The breaker opened before its task started: the notification waits for the task.
     tokio::time::timeout(Duration::from_secs(60), async {
         while far.discovery.is_open() {
             tokio::time::sleep(Duration::from_millis(20)).await;

@@ -1,6 +1,6 @@
-//! Tells the servers which holders could not be had, so that others are not sent to them. In the
-//! background and best effort: a pull never waits for it, and a report that is lost costs somebody
-//! else one failed connection.
+//! Reports to the servers which holders could not be reached, so that other nodes are not sent to them.
+//! Reports are sent in the background, with best effort: a pull never waits for one, and a lost report costs
+//! another node one failed connection.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -18,9 +18,9 @@ use crate::api::{ReportReason, ReportRequest};
 use crate::limits::{REPORT_AGAIN_AFTER, REPORT_TIMEOUT, REPORTS_QUEUED_MAX, REPORTS_REMEMBERED_MAX};
 use crate::task::Stop;
 
-/// Where reports go; a trait, so that tests answer for the servers.
+/// Takes reports. A trait, so that tests can take the place of the servers.
 pub(crate) trait TakesReports: Send + Sync + 'static {
-    /// Sends one, within [`REPORT_TIMEOUT`].
+    /// Sends one report, within [`REPORT_TIMEOUT`].
     fn send<'a>(&'a self, request: &'a ReportRequest) -> BoxFuture<'a, Result<(), ClientError>>;
 }
 
@@ -30,7 +30,7 @@ impl TakesReports for Client {
     }
 }
 
-/// A reporter, and the task that sends for it. `host` is this node's own blob server.
+/// Creates a reporter, and the task that sends for it. `host` is this node's own blob server.
 pub(crate) fn channel(servers: impl TakesReports, host: OwnAddress, group: String) -> (Reporter, Reports) {
     let (queue, queued) = mpsc::channel(REPORTS_QUEUED_MAX);
     let said = Said::default();
@@ -38,11 +38,11 @@ pub(crate) fn channel(servers: impl TakesReports, host: OwnAddress, group: Strin
     (reporter, Reports { servers: Box::new(servers), host, group, queued, said })
 }
 
-/// What is said once per [`REPORT_AGAIN_AFTER`]: a holder that cannot be had is the same for all
-/// keys, wrong bytes are those of one key.
+/// What is reported once per [`REPORT_AGAIN_AFTER`]. A holder that cannot be reached is the same for all
+/// keys; wrong bytes belong to one key.
 type Subject = (SocketAddr, ReportReason, Option<String>);
 
-/// When each subject was last said.
+/// When each subject was reported last.
 type Said = Arc<Mutex<HashMap<Subject, Instant>>>;
 
 fn lock(said: &Said) -> MutexGuard<'_, HashMap<Subject, Instant>> {
@@ -62,7 +62,7 @@ impl Report {
     }
 }
 
-/// Takes reports from whoever fetches. Cheap to clone.
+/// Takes reports from fetches. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Reporter {
     queue: mpsc::Sender<Report>,
@@ -70,8 +70,8 @@ pub(crate) struct Reporter {
 }
 
 impl Reporter {
-    /// `holder` was asked for `key`, and this happened. Never waits; what the queue cannot take is
-    /// dropped, and may be said again.
+    /// Reports that `holder` was asked for `key` with this result. Never waits; a report that finds the queue
+    /// full is dropped, and may be made again.
     pub(crate) fn report(&self, holder: SocketAddr, key: &str, reason: ReportReason) {
         let report = Report { holder, key: key.to_owned(), reason };
         if !self.is_news(report.subject()) {
@@ -106,7 +106,7 @@ impl Reporter {
     }
 }
 
-/// The task that sends, one after the other.
+/// The task that sends reports, one after the other.
 pub(crate) struct Reports {
     servers: Box<dyn TakesReports>,
     host: OwnAddress,
@@ -116,21 +116,21 @@ pub(crate) struct Reports {
 }
 
 impl Reports {
-    /// Until `stop`; what is queued then is nobody's loss.
+    /// Sends until `stop`. Reports that are still queued then are dropped.
     pub(crate) async fn run(mut self, stop: Stop) -> Result<(), Infallible> {
         while let Some(Some(report)) = stop.run_until_cancelled(self.queued.recv()).await {
             if stop.run_until_cancelled(self.send(report)).await.is_none() {
                 break;
             }
         }
-        // All reporters are gone before the stop signal only while the agent is being taken down.
+        // Without reporters there is nothing to send, which happens only while the agent stops.
         stop.cancelled().await;
         Ok(())
     }
 
     async fn send(&self, report: Report) {
         let Some(host) = self.host.now() else {
-            // Servers take reports of nodes that they could tell apart only.
+            // Servers take only reports that name both nodes.
             lock(&self.said).remove(&report.subject());
             return count(report.reason, "dropped");
         };
@@ -151,7 +151,7 @@ impl Reports {
                 );
                 count(report.reason, "sent");
             }
-            // A no stays one for a while: the holder is unknown there, or reports are.
+            // A refusal holds for a while: the server does not know the holder, or takes no reports.
             Err(error @ ClientError::Refused { .. }) => {
                 tracing::debug!(holder = %report.holder, %error, "a report was refused");
                 count(report.reason, "refused");
@@ -176,7 +176,7 @@ mod tests {
     use std::time::Duration;
     use tokio_util::task::TaskTracker;
 
-    /// Takes reports, or is away.
+    /// Servers that take reports, or are away.
     #[derive(Clone, Default)]
     struct Servers(Arc<Mutex<(Vec<ReportRequest>, bool)>>);
 
@@ -215,7 +215,7 @@ mod tests {
         (reporter, servers, stop, tasks)
     }
 
-    /// With paused time this is after everything that can run has run.
+    /// With paused time this returns after everything that can run has run.
     async fn settle() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
@@ -283,7 +283,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn queue_and_memory_are_bounded_and_a_report_never_waits() {
         let servers = Servers::default();
-        // Nobody sends: the task is not started.
+        // The task is not started, so that nothing is sent.
         let (reporter, reports) =
             channel(servers.clone(), HOST.parse::<SocketAddr>().unwrap().into(), "g".to_owned());
         for n in 1..=(REPORTS_QUEUED_MAX as u16 + 100) {

@@ -1,13 +1,13 @@
-//! Which cluster this agent belongs to: that of its servers. Two clusters can stand behind one list, when a
-//! server has lost its disk, or an address leads to somebody else's. If agents wrote to whichever they meet,
-//! the halves of a site would no longer find each other; so an agent stays with the cluster that it knows,
-//! and says that there is another one.
+//! Decides which cluster this agent belongs to: that of its servers. A list can lead to two clusters, when a
+//! server has lost its disk, or an address leads to a foreign server. If each agent wrote to whichever it
+//! meets, parts of a site would no longer find each other. An agent therefore stays with the cluster that it
+//! knows, and reports that there is another one.
 //!
-//! A cluster may also be a new one for good: all disks were lost, or an operator has begun anew with what
-//! was left. Then no server is of the old one any more. An agent follows when all its servers say so, and
-//! late when some are silent or unseen. It keeps nothing on disk: one that is restarted asks all servers, and
-//! begins with the cluster that most of them name. While silent servers could outvote that choice, it goes on
-//! asking.
+//! A cluster can also be replaced for good, when all disks were lost, or an operator has started again with
+//! what was left. Then no server belongs to the old cluster any more. An agent changes to the new one when
+//! all its servers name it, and after a longer time when some servers are silent or unseen. It keeps nothing
+//! on disk: after a restart it asks all servers, and begins with the cluster that most of them name. While
+//! silent servers could outvote that choice, it keeps asking.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -28,7 +28,7 @@ mod ballot;
 
 use ballot::Ballot;
 
-/// See the module.
+/// The cluster of this agent, with the task that looks after it.
 pub(crate) struct HomeCluster {
     client: Client,
     notices: Notices,
@@ -36,18 +36,18 @@ pub(crate) struct HomeCluster {
     pauses: Pauses,
 }
 
-/// What is kept from look to look.
+/// What is kept between two looks.
 #[derive(Debug, Default)]
 struct Past {
-    /// Another cluster that most servers are of, while none is of this agent's, and since when.
+    /// Another cluster that most servers name, while none names this agent's; and since when.
     other: Option<(String, Instant)>,
-    /// What servers have named since this agent chose its cluster; `None` once the choice is for good.
+    /// What servers have named since this agent chose its cluster; `None` once the choice is final.
     ballot: Option<Ballot>,
-    /// How many servers its cluster has; 0: not known.
+    /// Number of servers of this agent's cluster; 0 if it is not known.
     own_servers: usize,
 }
 
-/// Between two looks: the shortest and the longest pause of each kind.
+/// Pauses between two looks, each with its shortest and its longest value.
 struct Pauses {
     soon: (Duration, Duration),
     later: (Duration, Duration),
@@ -60,16 +60,16 @@ impl Default for Pauses {
     }
 }
 
-/// What one look at all servers means.
+/// The result of one look at all servers.
 #[derive(Debug, PartialEq, Eq)]
 enum Decision {
-    /// Nobody is of another cluster.
+    /// No server names another cluster.
     Calm,
-    /// Nobody is of another cluster, but servers that have named none could outvote this agent's choice.
+    /// No server names another cluster, but those that have named none could outvote this agent's choice.
     Provisional,
-    /// This agent stays; what an operator should know.
+    /// The agent keeps its cluster, and an operator should read `text`.
     Stay { text: String, own_answers: bool },
-    /// This agent belongs to another cluster from now on.
+    /// The agent belongs to another cluster from now on.
     Follow(String),
 }
 
@@ -79,7 +79,7 @@ enum Next {
     AtOnce,
     Soon,
     Later,
-    /// There is nothing to look for, unless a call meets another cluster.
+    /// There is no reason to look, unless a call meets another cluster.
     Calm,
 }
 
@@ -88,7 +88,7 @@ impl HomeCluster {
         Self { client, notices, past: Past::default(), pauses: Pauses::default() }
     }
 
-    /// Until `stop`. `begin_anew` is told why this agent has come to another cluster.
+    /// Looks until `stop`. Calls `begin_anew` with the reason when the agent changes to another cluster.
     pub(crate) async fn run(
         mut self,
         begin_anew: impl Fn(&str) + Send + Sync,
@@ -103,8 +103,8 @@ impl HomeCluster {
         stop.run_until_cancelled(looking).await.unwrap_or(Ok(()))
     }
 
-    /// Waits before the next look. While servers of its own answer that may be long, unless a call has met
-    /// another cluster all the same: then they have just stopped.
+    /// Waits before the next look. The pause may be long while servers of this agent's cluster answer, unless
+    /// a call meets another cluster: then they have just stopped.
     async fn pause(&self, next: Next) {
         let Pauses { soon, later, calm } = self.pauses;
         match next {
@@ -146,7 +146,7 @@ impl HomeCluster {
                         begin_anew("the discovery servers belong to another cluster");
                     }
                 }
-                // Who is of yet another one is told of by the next look.
+                // The next look reports servers of a third cluster.
                 Next::AtOnce
             }
         }
@@ -158,7 +158,7 @@ fn within((least, most): (Duration, Duration)) -> Duration {
 }
 
 impl Past {
-    /// Decides by what all servers say.
+    /// Decides by what all servers name.
     fn judge(&mut self, own: Option<&str>, seen: &[(String, Sighting)], now: Instant) -> Decision {
         let look = Ballot::of(seen);
         let Some(own) = own else {
@@ -217,8 +217,8 @@ impl Past {
         Decision::Stay { text, own_answers }
     }
 
-    /// Whether its cluster may have servers that no look shows: a load balancer leads only to those that are
-    /// ready.
+    /// Whether the cluster may have servers that no look shows: a load balancer leads only to servers that
+    /// are ready.
     fn may_be_unseen(&self, servers: usize) -> bool {
         match self.own_servers {
             0 => servers == 1,
@@ -232,7 +232,7 @@ impl Past {
     }
 }
 
-/// How many servers that cluster has, by those of it that say so.
+/// Number of servers of a cluster, as those of its servers report it that know it.
 fn servers_of(cluster: &str, seen: &[(String, Sighting)]) -> Option<usize> {
     let says = seen.iter().filter_map(|(_, sighting)| match sighting {
         Sighting::Of { cluster: named, servers } if named == cluster => Some(*servers),
@@ -263,7 +263,7 @@ mod tests {
         Sighting::Of { cluster: cluster.to_owned(), servers }
     }
 
-    /// One agent that looks again and again.
+    /// An agent that looks again and again.
     #[derive(Default)]
     struct Agent {
         own: Option<&'static str>,
@@ -275,13 +275,13 @@ mod tests {
             Self { own: Some(own), past: Past::default() }
         }
 
-        /// At three addresses.
+        /// The decision about servers at three addresses.
         fn sees(&mut self, seen: [Sighting; 3], now: Instant) -> Decision {
             let seen: Vec<_> = ["a", "b", "c"].map(str::to_owned).into_iter().zip(seen).collect();
             self.past.judge(self.own, &seen, now)
         }
 
-        /// At one address.
+        /// The decision about servers at one address.
         fn sees_behind_one(&mut self, seen: [Sighting; 4], now: Instant) -> Decision {
             let seen = seen.map(|sighting| ("a".to_owned(), sighting));
             self.past.judge(self.own, &seen, now)
@@ -322,7 +322,7 @@ mod tests {
         assert!(matches!(agent.sees(new(), begin), Decision::Stay { own_answers: false, .. }));
         let almost = begin + CLUSTER_FOLLOWED_AFTER - Duration::from_millis(1);
         assert!(matches!(agent.sees(new(), almost), Decision::Stay { .. }));
-        // One of its own is back for a moment.
+        // One server of its own cluster is back for a moment.
         assert!(matches!(agent.sees([of("y"), of("x"), of("y")], almost), Decision::Stay { .. }));
         assert!(matches!(agent.sees(new(), almost), Decision::Stay { .. }), "it counts anew");
         assert!(matches!(agent.sees([of("z"), of("z"), of("z")], almost), Decision::Stay { .. }));
@@ -365,13 +365,14 @@ mod tests {
         assert_eq!(agent.sees_behind_one(x_of_four(), late), Decision::Follow("x".to_owned()));
     }
 
-    /// Servers that restart are not in the rotation of a load balancer: agents followed the one that was left.
+    /// Regression: servers that restart are not in the rotation of a load balancer, and agents followed the
+    /// one that was left.
     #[test]
     fn behind_one_address_there_may_be_servers_that_no_look_shows() {
         let begin = Instant::now();
         let (soon, late) = (begin + CLUSTER_FOLLOWED_AFTER, begin + CLUSTER_FOLLOWED_IN_DOUBT_AFTER);
         let others = || std::array::from_fn(|_| of_a_cluster_of(1, "y"));
-        // It is not known how many servers of its own there are, or several are.
+        // The number of servers of its cluster is not known, or there are several.
         for own in [of("x"), of_a_cluster_of(3, "x")] {
             let mut agent = Agent::of("x");
             assert_eq!(agent.sees_behind_one(std::array::from_fn(|_| own.clone()), begin), Decision::Calm);
@@ -379,7 +380,7 @@ mod tests {
             assert!(matches!(agent.sees_behind_one(others(), soon), Decision::Stay { .. }), "{own:?}");
             assert_eq!(agent.sees_behind_one(others(), late), Decision::Follow("y".to_owned()));
         }
-        // Its cluster was one server.
+        // The cluster had one server.
         let mut agent = Agent::of("x");
         let own = std::array::from_fn(|_| of_a_cluster_of(1, "x"));
         assert_eq!(agent.sees_behind_one(own, begin), Decision::Calm);
@@ -387,7 +388,8 @@ mod tests {
         assert_eq!(agent.sees_behind_one(others(), soon), Decision::Follow("y".to_owned()));
     }
 
-    /// Calls begin with the server that answered last, so that nothing named the right cluster any more.
+    /// Regression: calls begin with the server that answered last, so that no server named the right cluster
+    /// any more.
     #[test]
     fn a_choice_is_provisional_until_those_who_were_silent_cannot_outvote_it() {
         const SILENT: Sighting = Sighting::Silent;
@@ -402,7 +404,7 @@ mod tests {
             agent.own = Some("x");
             assert_eq!(agent.sees([SILENT, of("x"), of("x")], now), Decision::Calm, "all have named one");
         }
-        // What was named before still counts while a server is silent.
+        // The earlier answer of a server still counts while it is silent.
         let mut agent = Agent::default();
         assert_eq!(agent.sees([of("x"), of("y"), SILENT], now), Decision::Follow("x".to_owned()));
         agent.own = Some("x");
@@ -418,7 +420,7 @@ mod tests {
         );
     }
 
-    /// A server of a cluster, which loads until `is_up`.
+    /// A server of a cluster, which is loading until `is_up`.
     async fn server(cluster: &'static str, is_up: &Arc<AtomicBool>, tasks: &mut JoinSet<()>) -> String {
         let is_up = Arc::clone(is_up);
         let routes = Router::new().fallback(async move || match is_up.load(Ordering::SeqCst) {

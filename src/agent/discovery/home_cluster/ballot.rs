@@ -1,4 +1,4 @@
-//! Which clusters the servers of an agent name.
+//! Counts which clusters the servers of an agent name.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,7 +7,8 @@ use crate::api::client::Sighting;
 /// What each server has named last, in one look or in several.
 #[derive(Debug, Default)]
 pub(super) struct Ballot {
-    /// By the server's label and the number of its sighting: a lone address is looked at several times.
+    /// By the label of the server and the number of its sighting, because a lone address is looked at several
+    /// times.
     named: BTreeMap<(String, usize), Option<String>>,
 }
 
@@ -15,7 +16,7 @@ pub(super) struct Ballot {
 #[derive(Debug)]
 struct Votes<'a> {
     of: BTreeMap<&'a str, usize>,
-    /// Who has named no cluster.
+    /// Voters that have named no cluster.
     open: usize,
 }
 
@@ -27,8 +28,8 @@ impl Ballot {
         ballot
     }
 
-    /// Adds one look. A server that names no cluster in it keeps what it named before; one that is no longer
-    /// in the list does not count any more.
+    /// Adds one look. A server that names no cluster in it keeps what it named before; a server that is no
+    /// longer in the list does not count any more.
     pub(super) fn add(&mut self, seen: &[(String, Sighting)]) {
         let mut before = std::mem::take(&mut self.named);
         let mut sightings: BTreeMap<&str, usize> = BTreeMap::new();
@@ -44,12 +45,12 @@ impl Ballot {
         }
     }
 
-    /// How many servers there are, as far as labels show.
+    /// Number of servers, as far as labels show it.
     pub(super) fn servers(&self) -> usize {
         self.named.keys().map(|(server, _)| server).collect::<BTreeSet<_>>().len()
     }
 
-    /// The servers of each cluster.
+    /// The servers that name each cluster.
     pub(super) fn by_cluster(&self) -> BTreeMap<&str, BTreeSet<&str>> {
         let mut clusters: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
         for ((server, _), named) in &self.named {
@@ -72,14 +73,14 @@ impl Ballot {
         votes.most()
     }
 
-    /// The cluster that more voters name than `own`.
+    /// The cluster that more voters name than `own`, if there is one.
     pub(super) fn outvotes(&self, own: &str) -> Option<&str> {
         let votes = self.votes();
         votes.most().filter(|cluster| votes.count(cluster) > votes.count(own))
     }
 
-    /// Whether `own` is chosen for good: everybody has named a cluster, or those who have not cannot change
-    /// that most name `own`.
+    /// Whether `own` is chosen for good: all voters have named a cluster, or the others cannot change that
+    /// most name `own`.
     pub(super) fn is_decided_for(&self, own: &str) -> bool {
         let mut votes = self.votes();
         let of_own = votes.of.remove(own).unwrap_or_default();
@@ -87,8 +88,8 @@ impl Ballot {
         votes.open == 0 || of_own > of_other + votes.open
     }
 
-    /// A server is one voter. Behind a lone address there may be several servers, so that each sighting of it
-    /// is one.
+    /// Counts each server as one voter. Several servers may stand behind a lone address, so that each
+    /// sighting of it counts as one.
     fn votes(&self) -> Votes<'_> {
         let is_lone = self.servers() == 1;
         let mut voters: BTreeMap<Option<&str>, BTreeSet<(&str, usize)>> = BTreeMap::new();
@@ -107,7 +108,7 @@ impl<'a> Votes<'a> {
         self.of.get(cluster).copied().unwrap_or_default()
     }
 
-    /// Of equals the first by id, so that all agents choose the same.
+    /// The cluster with most votes. Among equals the smallest id wins, so that all agents choose the same.
     fn most(&self) -> Option<&'a str> {
         self.of.iter().rev().max_by_key(|(_, count)| **count).map(|(cluster, _)| *cluster)
     }
