@@ -3,7 +3,7 @@
 //! away for a while.
 
 use anyhow::Result;
-use piccolo::agent::backoff::Beats;
+use piccolo::agent::backoff::HeartbeatSchedule;
 use piccolo::limits::HEARTBEAT_INTERVAL_DEFAULT;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -27,7 +27,7 @@ impl Rates {
         let mut rng = StdRng::seed_from_u64(SEED);
         let mut calls = vec![0; seconds];
         for _ in 0..agents {
-            let mut beats = Beats::new(HEARTBEAT_INTERVAL_DEFAULT);
+            let mut beats = HeartbeatSchedule::new(HEARTBEAT_INTERVAL_DEFAULT);
             let mut at = beats.first(&mut rng);
             while let Some(count) = calls.get_mut(at.as_secs() as usize) {
                 *count += 1;

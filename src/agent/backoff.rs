@@ -54,12 +54,12 @@ impl Backoff {
 
 /// Times of the heartbeats of one agent.
 #[derive(Clone, Debug)]
-pub struct Beats {
+pub struct HeartbeatSchedule {
     interval: Duration,
     retries: Backoff,
 }
 
-impl Beats {
+impl HeartbeatSchedule {
     /// Heartbeats with this interval between two.
     pub fn new(interval: Duration) -> Self {
         Self { interval, retries: Backoff::new(BEAT_RETRY_PAUSE, interval) }
@@ -165,13 +165,13 @@ mod tests {
     fn retry_after_is_the_least_and_is_not_believed_without_end() {
         let wanted = Duration::from_secs(7);
         let mut first = Backoff::new(Duration::from_secs(1), INTERVAL);
-        let mut beats = Beats::new(INTERVAL);
+        let mut beats = HeartbeatSchedule::new(INTERVAL);
         let mut rng = dice();
         for pause in [first.next_pause_after(Some(wanted)), beats.after_failure(&mut rng, Some(wanted))] {
             assert!((wanted..=wanted + Duration::from_secs(1)).contains(&pause), "{pause:?}");
         }
         let endless = first.next_pause_after(Some(Duration::MAX));
-        let beat = Beats::new(INTERVAL).after_failure(&mut rng, Some(Duration::MAX));
+        let beat = HeartbeatSchedule::new(INTERVAL).after_failure(&mut rng, Some(Duration::MAX));
         assert!((INTERVAL..=INTERVAL + BEAT_RETRY_PAUSE).contains(&beat), "a lease would end: {beat:?}");
         assert!(endless <= RETRY_AFTER_HONOURED_MAX + Duration::from_secs(2), "{endless:?}");
     }
@@ -179,7 +179,7 @@ mod tests {
     #[test]
     fn a_fleet_that_was_started_in_one_second_beats_evenly_in_each_period() {
         let mut rng = dice();
-        let mut beats = vec![Beats::new(INTERVAL); AGENTS];
+        let mut beats = vec![HeartbeatSchedule::new(INTERVAL); AGENTS];
         let mut times: Vec<Duration> = beats.iter().map(|beats| beats.first(&mut rng)).collect();
         let mut all = times.clone();
         for _ in 0..5 {
@@ -198,7 +198,7 @@ mod tests {
     #[test]
     fn a_fleet_whose_servers_are_away_calls_no_more_often_than_it_beats() {
         let mut rng = dice();
-        let mut beats = Beats::new(INTERVAL);
+        let mut beats = HeartbeatSchedule::new(INTERVAL);
         (0..6).for_each(|_| _ = beats.after_failure(&mut rng, None));
         let total: Duration = (0..AGENTS).map(|_| beats.after_failure(&mut rng, None)).sum();
         let mean = total / AGENTS as u32;

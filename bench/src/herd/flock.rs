@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use piccolo::agent::backoff::Beats;
+use piccolo::agent::backoff::HeartbeatSchedule;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use serde_json::{Value, json};
@@ -239,10 +239,10 @@ fn source(number: usize) -> IpAddr {
     Ipv4Addr::from_bits(Ipv4Addr::new(127, 64, 0, 0).to_bits() + number).into()
 }
 
-/// Beats until it is heard, as the agent does.
+/// HeartbeatSchedule until it is heard, as the agent does.
 async fn agent(shared: Rc<Shared>, number: usize, request: Vec<u8>) {
     let mut dice = SmallRng::seed_from_u64(number as u64);
-    let mut beats = Beats::new(INTERVAL);
+    let mut beats = HeartbeatSchedule::new(INTERVAL);
     let count = shared.servers.len();
     loop {
         let mut wanted = None;

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use piccolo::agent::backoff::{Backoff, Beats};
+use piccolo::agent::backoff::{Backoff, HeartbeatSchedule};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::task::{JoinSet, LocalSet};
@@ -92,7 +92,7 @@ async fn live(shared: Rc<Shared>, agent: u32) {
     let mut dice = SmallRng::seed_from_u64(u64::from(agent));
     // One list is given to the whole fleet, and each begins anywhere in it.
     let mut good = dice.random_range(0..shared.servers.len());
-    let mut beats = Beats::new(shared.interval);
+    let mut beats = HeartbeatSchedule::new(shared.interval);
     let mut pause = beats.first(&mut dice);
     loop {
         tokio::time::sleep(pause).await;

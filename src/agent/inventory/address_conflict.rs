@@ -1,10 +1,10 @@
-//! Tells a later write of our own from one of another agent at the same address. Pure.
+//! Distinguishes a later write of this agent from one of another agent at the same address. Pure.
 //!
-//! A write that discovery calls stale was overtaken by one with a later epoch. An earlier run of this agent
-//! wrote that if the clock has gone back since, or the node that had the address before: then the next epoch
-//! settles it. Another agent that is alive goes on behind ours in its turn, at its next heartbeat at the
-//! latest. So the third stale write within a while is contested: to go on would take each other's keys
-//! out of the index in turn, and both would call themselves synced.
+//! A write that discovery calls stale was overtaken by one with a later epoch. If an earlier run of this
+//! agent wrote that (the clock has gone back since), or the node that had the address before, then the next
+//! epoch settles it. Another agent that is alive continues behind this agent's epoch in turn, at its next
+//! heartbeat at the latest. The third stale write within a window therefore means a conflict: to go on would
+//! make both agents remove each other's keys from the index in turn, and both would call themselves synced.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -13,27 +13,27 @@ use tokio::time::Instant;
 
 use crate::limits::{CLAIM_CONTESTED_PAUSE, CLAIM_STALES, CLAIM_WINDOW};
 
-/// Heartbeats, of the other agent too, that a claim's window has at least.
+/// Smallest window of a claim, in heartbeats, which covers those of the other agent as well.
 const HEARTBEATS_PER_WINDOW: u32 = 10;
 
-/// The claim to one address.
+/// This agent's claim to one address.
 #[derive(Debug)]
 pub(super) struct Claims {
     window: Duration,
-    /// When writes were stale, the last first; at most [`CLAIM_STALES`].
+    /// Times of stale writes, the last one first; at most [`CLAIM_STALES`].
     stales: VecDeque<Instant>,
     contested: bool,
 }
 
 impl Claims {
-    /// Of an agent that beats once an interval.
+    /// The claim of an agent with this time between two heartbeats.
     pub(super) fn new(heartbeat_interval: Duration) -> Self {
         let window = CLAIM_WINDOW.max(heartbeat_interval * HEARTBEATS_PER_WINDOW);
         Self { window, stales: VecDeque::new(), contested: false }
     }
 
-    /// A write was stale; whether the address is contested. Then it is claimed again only after
-    /// [`CLAIM_CONTESTED_PAUSE`].
+    /// Records a stale write. Returns whether the address is contested; the agent then claims it again only
+    /// after [`CLAIM_CONTESTED_PAUSE`].
     pub(super) fn stale(&mut self, now: Instant) -> bool {
         self.stales.push_front(now);
         self.stales.truncate(CLAIM_STALES);
@@ -42,13 +42,14 @@ impl Claims {
         self.contested
     }
 
-    /// Whether another agent has the address, too.
+    /// Whether another agent uses the same address.
     pub(super) fn is_contested(&self) -> bool {
         self.contested
     }
 
-    /// Whether the address has just ceased to be contested: nothing was stale for a whole window. That is
-    /// longer than [`CLAIM_CONTESTED_PAUSE`], so that a claim was made meanwhile, and left alone.
+    /// Whether the conflict has just ended, after a whole window without a stale write. A window is longer
+    /// than [`CLAIM_CONTESTED_PAUSE`], so that this agent has claimed the address meanwhile, and nobody
+    /// objected.
     pub(super) fn has_settled(&mut self, now: Instant) -> bool {
         let quiet = self.stales.front().is_none_or(|last| now.duration_since(*last) > self.window);
         let settled = self.contested && quiet;
@@ -56,7 +57,7 @@ impl Claims {
         settled
     }
 
-    /// The address is another one.
+    /// Forgets everything, because this node has another address now.
     pub(super) fn moved(&mut self) {
         self.stales.clear();
         self.contested = false;
@@ -74,7 +75,7 @@ mod tests {
     #[test]
     fn an_address_is_contested_after_the_third_stale_write_within_the_window() {
         let window = CLAIM_WINDOW.as_secs();
-        // Seconds of stale writes, and whether the last of them makes the address contested.
+        // Seconds of stale writes, and whether the last one makes the address contested.
         let cases: [(&str, &[u64], bool); 6] = [
             ("a restart with a clock that went back", &[1], false),
             ("a handover from one worker to the next", &[1, 2], false),

@@ -1,4 +1,4 @@
-//! Discovery as one holder sees it, in memory: applies writes in their order, and fails on demand.
+//! A discovery in memory, as one holder sees it: it applies writes in their order, and fails on demand.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Mutex;
@@ -12,18 +12,18 @@ use super::index_api::{IndexApi, Write};
 use crate::api::client::ClientError;
 use crate::api::{KeepaliveRequest, KeepaliveResponse, WriteRequest, WriteResponse};
 
-/// What becomes of a write.
+/// The result of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
-    /// Applied and acknowledged.
+    /// The write is applied and acknowledged.
     Taken,
-    /// Not applied, no answer.
+    /// The write is not applied, and not answered.
     Lost,
-    /// Applied, but the answer is lost.
+    /// The write is applied, but its answer is lost.
     TakenUnheard,
-    /// Not applied: the disks of the servers have no room.
+    /// The write is not applied, because the disks of the servers have no room.
     NoRoom,
-    /// Refused for good.
+    /// The write is refused for good.
     Refused,
 }
 
@@ -42,34 +42,35 @@ struct FakeHolder {
     keys: BTreeSet<String>,
     pair: (u64, u64),
     resync: bool,
-    /// A write that would leave more keys than this, and more than there are, finds the index full.
+    /// Limit of keys. A write that would leave more keys than this, and more than there are, finds the index
+    /// full.
     room: Option<usize>,
-    /// Answers wait for this many milliseconds.
+    /// Delay of every answer.
     slow: Duration,
 }
 
 impl FakeIndex {
-    /// What becomes of the next writes; those after them are taken.
+    /// Sets the results of the next writes. Writes after them are applied.
     pub(super) fn script(&self, answers: &[Answer]) {
         self.state.lock().unwrap().script.extend(answers);
     }
 
-    /// Somebody else wrote for this holder.
+    /// Sets the pair of the last write, as if another agent had written for this holder.
     pub(super) fn set_pair(&self, epoch: u64, seq: u64) {
         self.state.lock().unwrap().pair = (epoch, seq);
     }
 
-    /// The next heartbeat is answered with `resync`.
+    /// Answers the next heartbeat with `resync`.
     pub(super) fn ask_for_resync(&self) {
         self.state.lock().unwrap().resync = true;
     }
 
-    /// The index may hold no more keys than these; `None`: as many as come.
+    /// Limits the keys of the index; `None` ends that.
     pub(super) fn set_room(&self, room: Option<usize>) {
         self.state.lock().unwrap().room = room;
     }
 
-    /// Every write takes so long.
+    /// Delays every answer by this time.
     pub(super) fn slow_down(&self, time: Duration) {
         self.state.lock().unwrap().slow = time;
     }
@@ -84,17 +85,17 @@ impl FakeIndex {
         self.state.lock().unwrap().beats.clone()
     }
 
-    /// What is in the index.
+    /// The keys in the index.
     pub(super) fn keys(&self) -> BTreeSet<String> {
         self.state.lock().unwrap().keys.clone()
     }
 
-    /// Waits for so many writes.
+    /// Waits for this many writes.
     pub(super) async fn written(&self, count: usize) {
         self.calls.subscribe().wait_for(|calls| *calls >= count).await.unwrap();
     }
 
-    /// Waits for so many heartbeats.
+    /// Waits for this many heartbeats.
     pub(super) async fn beaten(&self, count: usize) {
         self.beats.subscribe().wait_for(|beats| *beats >= count).await.unwrap();
     }

@@ -1,29 +1,29 @@
-//! Tells discovery that this node is alive, for how long that holds, and what it is believed to hold.
+//! Sends heartbeats: this node is alive, for how long that holds, and what it is believed to hold.
 
 use std::convert::Infallible;
 use std::time::Duration;
 
 use super::Upkeep;
-use crate::agent::backoff::Beats;
+use crate::agent::backoff::HeartbeatSchedule;
 use crate::api::client::ClientError;
 use crate::api::{KeepaliveRequest, KeepaliveResponse};
 use crate::limits::{LEASE_SECONDS_MAX, LEASE_SECONDS_MIN};
 
-/// One attempt.
+/// Time for one attempt.
 const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Beats from the first acknowledged sync on, which has told zone and lease, or from one that the index
-/// had no room for; first at a random time within
-/// the interval, so that a fleet that is started together does not beat together.
+/// Sends heartbeats, from the first acknowledged sync on, which has carried zone and lease, or from a sync
+/// that the index had no room for. The first heartbeat comes at a random time within the interval, so that a
+/// fleet that started together spreads out.
 pub(super) async fn run(shared: &Upkeep) -> Infallible {
-    // The sender is in `shared`, so there is no error.
+    // The sender is a field of `shared`, so that waiting cannot fail.
     _ = shared.known.subscribe().wait_for(|known| *known).await;
-    let mut beats = Beats::new(shared.config.heartbeat_interval);
+    let mut beats = HeartbeatSchedule::new(shared.config.heartbeat_interval);
     let mut pause = beats.first(&mut rand::rng());
     loop {
         tokio::time::sleep(pause).await;
         let Some(result) = beat(shared).await else {
-            // Without an address there is nobody to speak for.
+            // Without an address there is no holder to report.
             pause = beats.after_success(&mut rand::rng());
             continue;
         };
@@ -67,7 +67,7 @@ async fn beat(shared: &Upkeep) -> Option<Result<KeepaliveResponse, ClientError>>
     Some(shared.discovery.keepalive(&request, HEARTBEAT_TIMEOUT).await)
 }
 
-/// Three heartbeats: two may be lost.
+/// The lease in seconds: three heartbeats, of which two may be lost.
 pub(super) fn lease_seconds(interval: Duration) -> u32 {
     let seconds = (interval * 3).as_secs_f64().ceil();
     (seconds as u32).clamp(LEASE_SECONDS_MIN, LEASE_SECONDS_MAX)

@@ -1,4 +1,4 @@
-//! What the inventory needs of discovery; a trait, so that tests answer for the servers.
+//! The calls of discovery that the inventory makes. A trait, so that tests can take the place of the servers.
 
 use std::time::Duration;
 
@@ -8,20 +8,20 @@ use futures_util::future::BoxFuture;
 use crate::api::client::{Client, ClientError};
 use crate::api::{KeepaliveRequest, KeepaliveResponse, WriteRequest, WriteResponse};
 
-/// The three writes: what a request says of its keys.
+/// The kind of a write: what it says about its keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Write {
-    /// The holder has these.
+    /// The holder has these keys.
     Advertise,
-    /// The holder has these no longer.
+    /// The holder does not have these keys any more.
     Withdraw,
-    /// The holder has exactly these.
+    /// The holder has exactly these keys.
     Sync,
 }
 
-/// The servers, as one holder sees them.
+/// The discovery servers, as one holder sees them.
 pub trait IndexApi: Send + Sync + 'static {
-    /// Sends one write. A stale pair is an `Ok` with `stale`.
+    /// Sends one write. A stale pair is an `Ok` with `stale` set.
     fn write<'a>(
         &'a self,
         kind: Write,

@@ -1,9 +1,9 @@
-//! What this node holds, what discovery has acknowledged, and which request comes next. Pure: no I/O,
-//! no time.
+//! What this node holds, what discovery has acknowledged, and which request comes next. Pure: neither I/O nor
+//! time.
 //!
-//! Each key is compared, not queued: whether it is held and whether it is acknowledged. So opposite
-//! changes cancel, nothing that failed is lost, and what is pending is never more than what is or
-//! was held. One request is outstanding at a time and keeps its pair until its outcome is known.
+//! Keys are compared, not queued: a key is held or not, and acknowledged or not. Opposite changes therefore
+//! cancel each other, nothing that failed is lost, and at most what is or was held is pending. One request is
+//! outstanding at a time, and keeps its pair until its outcome is known.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -16,21 +16,21 @@ use crate::agent::content::store::{Scan, StoreEvent};
 use crate::limits::{API_BODY_BYTES_MAX, REQUEST_KEYS_MAX};
 use crate::oci::Digest;
 
-/// Keys in one advertise or withdraw.
+/// Largest number of keys in one advertise or withdraw.
 const BATCH_KEYS_MAX: usize = 10_000;
-/// Room for the other fields of a request, bytes.
+/// Bytes reserved for the other fields of a request.
 const ENVELOPE_BYTES_MAX: usize = 4_096;
-/// A key in JSON has two quotes and a comma.
+/// Two quotes and a comma of each key in JSON.
 const KEY_OVERHEAD_BYTES: usize = 3;
 
-/// Order among this holder's writes.
+/// Position of a write among the writes of this holder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Pair {
     pub(super) epoch: u64,
     pub(super) seq: u64,
 }
 
-/// One write, sent as often as it takes.
+/// One write, which is sent until its outcome is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Request {
     pub(super) kind: Write,
@@ -46,7 +46,7 @@ pub(super) struct Acknowledged {
     pub(super) count: u64,
 }
 
-/// An address that this node had before, and the pair of the write that takes its keys out of the index.
+/// A former address of this node, and the pair of the write that removes its keys from the index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Left {
     pub(super) holder: SocketAddr,
@@ -59,24 +59,24 @@ struct Entry {
     acknowledged: bool,
 }
 
-/// See the module.
+/// The state of the inventory.
 pub(super) struct Ledger {
-    /// Under which address this node writes; `None`: not known yet.
+    /// Address under which this node writes; `None` if it is not known yet.
     holder: Option<SocketAddr>,
     epoch: u64,
     seq: u64,
-    /// Keys in one sync.
+    /// Largest number of keys in one sync.
     sync_keys_max: usize,
     entries: BTreeMap<Key, Entry>,
-    /// Advertised tags and their targets: a tag goes with its target.
+    /// Advertised tags and their targets: a tag is advertised together with its target.
     tags: BTreeMap<String, Digest>,
     acknowledged: Option<Acknowledged>,
     outstanding: Option<Arc<Request>>,
-    /// The sync of a complete scan, waiting for its turn.
+    /// The sync of a complete scan, which has not been sent yet.
     sync: Option<Request>,
-    /// What changed since the running scan began; it wins over what the scan says.
+    /// Changes since the running scan began. They override the result of the scan.
     meanwhile: Option<BTreeMap<Key, bool>>,
-    /// The index had no room for more: what goes is sent first.
+    /// Whether the index had no room: then withdrawals are sent first.
     full: bool,
 }
 
@@ -102,13 +102,13 @@ impl Ledger {
         Pair { epoch: self.epoch, seq: self.seq }
     }
 
-    /// Under which address this node writes.
+    /// The address under which this node writes.
     pub(super) fn holder(&self) -> Option<SocketAddr> {
         self.holder
     }
 
-    /// Peers reach this node at another address from now on, where discovery knows nothing of it. Returns the
-    /// address before, if something was written under it. A scan is needed.
+    /// Moves to another address, about which discovery knows nothing. Returns the former address if anything
+    /// was written under it. A scan is needed afterwards.
     pub(super) fn move_to(&mut self, holder: SocketAddr, unix_ms: u64) -> Option<Left> {
         let before = self.holder.replace(holder)?;
         let has_written = self.acknowledged.take().is_some() | self.outstanding.take().is_some();
@@ -118,7 +118,7 @@ impl Ledger {
             entry.acknowledged = false;
             entry.held
         });
-        // It may be an address that this node had before: above whatever it wrote there.
+        // This node may have had the address before: the epoch must be above what it wrote there.
         self.begin_epoch(unix_ms.max(self.epoch.saturating_add(1)));
         has_written.then_some(Left { holder: before, pair })
     }
@@ -133,12 +133,12 @@ impl Ledger {
         self.meanwhile.is_some() || self.sync_is_next()
     }
 
-    /// Whether a sync waits for its turn or for its outcome.
+    /// Whether a sync has not been sent, or has no outcome yet.
     pub(super) fn sync_is_next(&self) -> bool {
         self.sync.is_some() || self.outstanding.as_ref().is_some_and(|request| request.kind == Write::Sync)
     }
 
-    /// The store changed.
+    /// Records a change of the store.
     pub(super) fn changed(&mut self, event: &StoreEvent, advertises_tag: &dyn Fn(&str) -> bool) {
         match event {
             StoreEvent::Added { digest, .. } => self.set_held(key_of(digest), true),
@@ -183,22 +183,23 @@ impl Ledger {
         }
     }
 
-    /// A scan starts, and takes its place in the order. Until it ends no new request is begun.
+    /// Begins a scan, which gets its position among the writes now. No new request begins before the scan
+    /// ends.
     pub(super) fn begin_scan(&mut self) -> Pair {
         self.sync = None;
         self.meanwhile = Some(BTreeMap::new());
         self.next_pair()
     }
 
-    /// The scan failed or was given up: everything stays (I3).
+    /// Ends a scan that failed or was given up: nothing changes (I3).
     pub(super) fn scan_failed(&mut self) {
         self.meanwhile = None;
     }
 
-    /// The scan is complete. Its keys are synced as they are; what changed meanwhile comes after.
+    /// Ends a complete scan. Its keys are synced as they are; what changed meanwhile is sent afterwards.
     ///
-    /// What stays is built last and at once: it then fills the memory that the scan leaves, and none of
-    /// it keeps that from the system.
+    /// What is kept is built last and at once: it then fills the memory that the scan frees, so that no
+    /// remnant of the scan keeps pages from going back to the system.
     pub(super) fn scanned(&mut self, pair: Pair, scan: Scan, advertises_tag: &dyn Fn(&str) -> bool) {
         let meanwhile = self.meanwhile.take().unwrap_or_default();
         let Scan { content, mut tags } = scan;
@@ -209,8 +210,8 @@ impl Ledger {
         found.sort_unstable();
         found.dedup();
         self.tags = tags;
-        // The order was begun anew since the scan started: any later pair is right, as none of our
-        // writes came in between.
+        // The order began again after the scan started. Any later pair is right, because this node wrote
+        // nothing in between.
         let pair = if pair.epoch == self.epoch { pair } else { self.next_pair() };
         let mut before = std::mem::take(&mut self.entries);
         let held = found.iter().map(|key| {
@@ -224,13 +225,13 @@ impl Ledger {
         });
         self.entries.append(&mut before);
         meanwhile.into_iter().for_each(|(key, held)| self.update(key, |entry| entry.held = held));
-        // More than one request may carry is advertised after it.
+        // Keys beyond the limit of one request are advertised after the sync.
         let keys = bounded(found.into_iter(), self.sync_keys_max);
         self.sync = Some(Request { kind: Write::Sync, pair, keys });
     }
 
-    /// The request to send now: the outstanding one again, a sync, or what differs. `None` while
-    /// there is nothing, while a scan runs, and before the first sync.
+    /// The request to send now: the outstanding one again, a sync, or the differences. `None` if there are
+    /// none, while a scan runs, and before the first sync.
     pub(super) fn next_request(&mut self) -> Option<Arc<Request>> {
         if self.outstanding.is_none() {
             self.outstanding = self.choose().map(Arc::new);
@@ -261,7 +262,7 @@ impl Ledger {
         None
     }
 
-    /// Discovery has durably taken the outstanding request.
+    /// Records that discovery has durably taken the outstanding request.
     pub(super) fn succeeded(&mut self) {
         let Some(request) = self.outstanding.take() else { return };
         self.full &= request.kind == Write::Withdraw;
@@ -288,7 +289,7 @@ impl Ledger {
         self.acknowledged = Some(Acknowledged { pair: request.pair, fingerprint, count });
     }
 
-    /// Discovery knows a later pair of this holder: go on behind it. A scan is needed, for whoever
+    /// Continues behind a later pair that discovery knows of this holder. A scan is needed, because whoever
     /// wrote that pair wrote other keys.
     pub(super) fn stale(&mut self, stored_epoch: Option<u64>) {
         self.outstanding = None;
@@ -304,10 +305,10 @@ impl Ledger {
         }
     }
 
-    /// Discovery will never take the outstanding request. A scan is needed.
+    /// Gives up the outstanding request, which discovery will never take. A scan is needed.
     ///
-    /// If it has never taken one, it may be our epoch that it does not take, from a clock that was wrong
-    /// when we began: the clock is asked again.
+    /// If discovery has never taken any request, the reason may be an epoch from a wrong clock at the start:
+    /// the clock is read again.
     pub(super) fn refused(&mut self, unix_ms: u64) {
         self.outstanding = None;
         if self.acknowledged.is_none() && unix_ms != self.epoch {
@@ -315,7 +316,7 @@ impl Ledger {
         }
     }
 
-    /// Discovery has not taken the outstanding request, as the index may not hold more. A scan is needed.
+    /// Gives up the outstanding request, because the index may hold no more keys. A scan is needed.
     pub(super) fn found_full(&mut self) {
         self.outstanding = None;
         self.full = true;
@@ -326,7 +327,7 @@ fn key_of(digest: &Digest) -> Key {
     digest.as_str().parse().expect("a well-formed digest is a key")
 }
 
-/// As many as one request may carry.
+/// As many keys as one request may carry.
 fn bounded(keys: impl Iterator<Item = Key>, count_max: usize) -> Vec<Key> {
     let mut room = API_BODY_BYTES_MAX - ENVELOPE_BYTES_MAX;
     keys.take(count_max)

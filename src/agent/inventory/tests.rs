@@ -1,4 +1,4 @@
-//! The whole inventory on a memory store and a fake discovery, in paused time.
+//! The whole inventory with a memory store and a fake discovery, in paused time.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,11 +10,11 @@ use crate::api::WriteRequest;
 use crate::clock::Clock;
 use crate::oci::Digest;
 
-/// What must happen, happens within this (of paused time).
+/// Deadline of what must happen, in paused time.
 const SOON: Duration = Duration::from_secs(60);
 const INTERVAL: Duration = Duration::from_secs(30);
 
-/// Stands still, until somebody sets it.
+/// A clock that stands still until a test sets it.
 struct SetClock(AtomicU64);
 
 impl Clock for SetClock {
@@ -81,7 +81,7 @@ impl Node {
         self.state_is("synced", InventoryState::is_synced).await;
     }
 
-    /// Waits until the index holds exactly these.
+    /// Waits until the index holds exactly these keys.
     async fn index_is(&self, expected: &[&str]) {
         let expected: BTreeSet<String> = expected.iter().map(|key| (*key).to_owned()).collect();
         let reached = within(async {
@@ -128,7 +128,7 @@ async fn what_the_store_holds_is_synced_and_what_changes_follows_without_a_sync(
     node.end().await;
 }
 
-/// The promise is 100 ms from the commit, of which the store has its part.
+/// The promise is 100 ms from the commit, which includes the part of the store.
 #[tokio::test(start_paused = true)]
 async fn a_new_layer_is_advertised_within_100_ms_of_its_event() {
     let mut node = Node::new();
@@ -168,8 +168,8 @@ async fn a_scan_that_fails_deletes_nothing() {
     let why = |state: &InventoryState| matches!(state, InventoryState::Waiting(cause) if cause.to_string().contains("unreadable"));
     node.state_is("waiting", why).await;
     let late = node.store.add("late");
-    node.index_is(&[layer.as_str(), late.as_str()]).await; // events go on
-    node.store.scans_begun(node.store.scans() + 3).await; // and so do the attempts
+    node.index_is(&[layer.as_str(), late.as_str()]).await; // events are still handled
+    node.store.scans_begun(node.store.scans() + 3).await; // and scans are still attempted
     assert_eq!(node.kinds(), [Write::Sync, Write::Advertise], "(I3)");
     node.store.fail_scans(None);
     node.synced().await;
@@ -218,7 +218,7 @@ async fn a_retry_keeps_its_pair_and_its_keys_and_nothing_is_lost() {
     node.discovery.script(&[Answer::Lost, Answer::TakenUnheard]);
     let first = node.store.add("first");
     node.discovery.written(2).await;
-    let second = node.store.add("second"); // while the first is retried
+    let second = node.store.add("second"); // while the first write is retried
     node.index_is(&[first.as_str(), second.as_str()]).await;
     let writes = node.discovery.writes();
     assert_eq!(writes[1], writes[2]);
@@ -235,7 +235,7 @@ async fn one_request_is_outstanding_at_a_time() {
     node.synced().await;
     node.discovery.slow_down(Duration::from_secs(3));
     let layer = node.store.add("layer");
-    tokio::time::sleep(Duration::from_secs(1)).await; // its advertise is on the way
+    tokio::time::sleep(Duration::from_secs(1)).await; // its advertise is on its way
     node.store.remove(&layer);
     node.discovery.written(3).await;
     assert_eq!(node.kinds(), [Write::Sync, Write::Advertise, Write::Withdraw]);
@@ -268,7 +268,7 @@ async fn a_stale_answer_leads_to_a_later_epoch_and_a_sync() {
 async fn a_first_sync_that_is_stale_is_sent_again() {
     let mut node = Node::new();
     let layer = node.store.add("layer");
-    node.discovery.set_pair(2_000_000, 9); // this machine's clock went back
+    node.discovery.set_pair(2_000_000, 9); // as if the clock of this machine had gone back
     node.start();
     node.synced().await;
     node.index_is(&[layer.as_str()]).await;
@@ -322,8 +322,8 @@ async fn an_advertise_that_finds_the_index_full_is_not_in_the_way_of_what_makes_
     node.end().await;
 }
 
-/// Any 507 counted as an index that is full: while the servers' disks were, every agent with something to
-/// send was not ready and scanned its whole store each minute.
+/// Regression: any 507 counted as a full index. While the disks of the servers had no room, every agent with
+/// something to send was not ready, and scanned its whole store each minute.
 #[tokio::test(start_paused = true)]
 async fn a_server_without_room_on_its_disk_is_asked_again_like_one_that_is_away() {
     let mut node = Node::new();
@@ -394,7 +394,7 @@ async fn resync_leads_to_a_new_scan_and_a_sync() {
     node.end().await;
 }
 
-/// Keys of one were found 0 of 60 times, and both called themselves synced.
+/// Regression: keys of one agent were found 0 of 60 times, and both agents called themselves synced.
 #[tokio::test(start_paused = true)]
 async fn two_agents_with_one_address_say_so_instead_of_outbidding_each_other() {
     let discovery = Arc::new(FakeIndex::default());

@@ -1,4 +1,4 @@
-//! The one writer: one request at a time, the same pair until its outcome is known.
+//! The only writer: it sends one request at a time, with the same pair until its outcome is known.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -18,26 +18,27 @@ use crate::api::WriteRequest;
 use crate::api::client::ClientError;
 use crate::limits::{ADDRESS_LEFT_ATTEMPTS, ADDRESSES_LEFT_MAX, ADVERTISE_COALESCE, CLAIM_CONTESTED_PAUSE};
 
-/// One attempt at an advertise or withdraw.
+/// Time for one attempt at an advertise or withdraw.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-/// One attempt at a sync.
+/// Time for one attempt at a sync.
 const SYNC_TIMEOUT: Duration = Duration::from_secs(30);
-/// First and longest pause between two attempts. The longest is what 50,000 agents without servers add
-/// up to: a few thousand calls a second.
+/// First and longest pause between two attempts. With the longest one, 50,000 agents without servers make a
+/// few thousand calls a second together.
 const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(15));
 /// First and longest pause after an answer that no retry changes.
 const REFUSED_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
-/// How one request ended.
+/// The outcome of one request.
 enum Outcome {
     Done,
     Stale(Option<u64>),
     Refused(ClientError),
-    /// Not done: the index may not hold more. What goes must not wait behind it, for that makes room.
+    /// Not applied, because the index may hold no more keys. Withdrawals must not wait behind it, because
+    /// they make room.
     Full(ClientError),
 }
 
-/// Writes what the ledger says, under the address that this node has.
+/// Writes what the ledger requests, under the address of this node.
 pub(super) async fn run(shared: &Upkeep) -> Infallible {
     let mut address = shared.config.holder.clone();
     let mut writer =
@@ -54,7 +55,7 @@ pub(super) async fn run(shared: &Upkeep) -> Infallible {
 struct Writer<'a> {
     shared: &'a Upkeep,
     refused: Backoff,
-    /// Addresses that this node had before, with the attempts made to empty them.
+    /// Former addresses of this node, with the number of attempts to remove their keys.
     left: VecDeque<(Left, usize)>,
 }
 
@@ -74,7 +75,7 @@ impl Writer<'_> {
         shared.claims().moved();
         self.refused.reset();
         self.left.retain(|(left, _)| left.holder != address);
-        // What another agent writes under is not ours to empty.
+        // Keys under an address that another agent uses are not removed.
         if let Some(left) = left.filter(|_| !was_contested) {
             if self.left.len() == ADDRESSES_LEFT_MAX {
                 self.left.pop_front();
@@ -88,7 +89,7 @@ impl Writer<'_> {
         shared.write_wanted.notify_one();
     }
 
-    /// Waits for something to write, and writes all that there is.
+    /// Waits for pending requests, and sends all of them.
     async fn write_all_wanted(&mut self) {
         let shared = self.shared;
         shared.write_wanted.notified().await;
@@ -117,7 +118,7 @@ impl Writer<'_> {
                     let retry_after = error.retry_after();
                     shared.set_sent(InventoryState::Unsent(NotSent::Failed(error)));
                     shared.ledger().found_full();
-                    // What an earlier run of this agent has in the index must not end for want of beats.
+                    // What an earlier run of this agent has in the index must not end for lack of heartbeats.
                     shared.known.send_replace(true);
                     tokio::time::sleep(self.refused.next_pause_after(retry_after)).await;
                     shared.want_scan("discovery had no room for a write");
@@ -126,7 +127,7 @@ impl Writer<'_> {
         }
     }
 
-    /// Discovery knows a later write under this address: goes on behind it, at once if it is one of our own.
+    /// Handles a later write under this address: continues behind it, at once if this agent made it.
     async fn overtaken(&mut self, holder: SocketAddr, request: &Request, epoch: Option<u64>) {
         let shared = self.shared;
         let is_contested = shared.claims().stale(Instant::now());
@@ -145,8 +146,8 @@ impl Writer<'_> {
         shared.want_scan("discovery knows a later write of this holder");
     }
 
-    /// Takes the keys under addresses that this node had before out of the index. Best effort: the end of
-    /// their leases does the same, later.
+    /// Removes the keys under former addresses of this node from the index. Best effort: the end of their
+    /// leases does the same later.
     async fn empty_left(&mut self) {
         let Some((left, attempts)) = self.left.pop_front() else { return };
         let body = body(self.shared, left.holder, Write::Sync, left.pair, &[]);

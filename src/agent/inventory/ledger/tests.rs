@@ -1,4 +1,4 @@
-//! Table tests of the ledger: what is sent, and in which order.
+//! Table tests of the ledger: which requests are sent, and in which order.
 
 use std::collections::BTreeSet;
 
@@ -29,7 +29,7 @@ fn remove(ledger: &mut Ledger, n: u64) {
     ledger.changed(&StoreEvent::Removed { digest: digest(n) }, &all);
 }
 
-/// A ledger whose first sync with these has been acknowledged.
+/// A ledger whose first sync, with these keys, has been acknowledged.
 fn synced(digests: impl IntoIterator<Item = u64>) -> Ledger {
     let mut ledger = Ledger::new(7);
     let pair = ledger.begin_scan();
@@ -39,7 +39,7 @@ fn synced(digests: impl IntoIterator<Item = u64>) -> Ledger {
     ledger
 }
 
-/// Takes everything that is to be sent; `(kind, seq, keys)`.
+/// Acknowledges all pending requests; returns `(kind, seq, keys)` of each.
 fn drain(ledger: &mut Ledger) -> Vec<(Write, u64, Vec<Key>)> {
     let mut sent = Vec::new();
     while let Some(request) = ledger.next_request() {
@@ -268,7 +268,7 @@ fn a_node_that_moves_writes_all_of_it_anew_and_leaves_one_write_for_the_address_
     let sync = ledger.next_request().unwrap();
     assert_eq!((sync.kind, sync.pair.epoch, sync.keys.len()), (Write::Sync, 1_001, 1));
 
-    // The answer to that sync is lost: it may be in the index all the same.
+    // The answer to that sync is lost: the index may have applied it.
     assert_eq!(ledger.move_to(addresses[0], 5_000).map(|left| left.holder), Some(addresses[1]));
     assert_eq!(ledger.move_to(addresses[1], 5_000), None, "nothing was written there since");
 }
