@@ -1,10 +1,9 @@
-//! Whether the origin of a tag answers: the hosts that containerd asks after us. While one does, it
-//! alone says what a tag is, and what it refuses no node serves (I6).
+//! Finds out whether the origin of a tag answers: the hosts that containerd asks after the mirror. While one
+//! of them answers, it alone says what a tag is, and no node serves what it refuses (I6).
 //!
-//! The origin is asked what a pull needs, the HEAD of the manifest and the token for it, at the hosts
-//! that containerd's `certs.d` names, through containerd's proxy. What an answer means is decided in
-//! `outcome.rs`; here are the memory of answers, one probe at a time for a repository, and what an
-//! operator is told.
+//! The origin is asked for what a pull needs, the HEAD of the manifest and the token for it, at the hosts
+//! that containerd's `certs.d` names, through containerd's proxy. `outcome.rs` decides what an answer means.
+//! Here are the cache of answers, the limit of one probe at a time for a repository, and the notices.
 
 mod certs_dirs;
 mod challenge;
@@ -37,57 +36,57 @@ use outcome_cache::{Consulted, Memory, Running};
 use plan::{Plan, Sources};
 use probe::{Progress, Wanted};
 
-/// A table of a registry that cannot be used.
+/// Why the table of a registry cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum OriginError {
-    /// Its CA file.
+    /// The file with its CA cannot be used.
     #[error("could not read the CA of registry {registry} from {}", path.display())]
     Ca {
         /// Name of the table.
         registry: String,
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong with the file.
         #[source]
         source: CertificateError,
     },
-    /// Its URL.
+    /// Its URL cannot be used.
     #[error("origin {origin:?} of registry {registry} is not an http:// or https:// URL")]
     Url {
         /// Name of the table.
         registry: String,
-        /// What was given.
+        /// The given URL.
         origin: String,
     },
 }
 
-/// What the probes are made of.
+/// Settings of the probes.
 pub(crate) struct Config {
     pub(crate) policies: Arc<Policies>,
     pub(crate) notices: Notices,
-    /// Folders of `--certs-dir`; found out when absent.
+    /// Folders of `--certs-dir`. Absent: found out.
     pub(crate) certs_dirs: Option<Vec<PathBuf>>,
-    /// containerd's socket, behind which CRI may be.
+    /// Path of containerd's socket, which may offer CRI.
     pub(crate) socket: Option<PathBuf>,
-    /// The mirror port: containerd's entry for it is not asked.
+    /// Address of the mirror: containerd's entry for it is not probed.
     pub(crate) own: Option<SocketAddr>,
-    /// Proxies in the environment of this process.
+    /// Proxies from the environment of this process.
     pub(crate) environment: Option<Proxies>,
 }
 
-/// A tag whose registry is asked.
+/// A tag whose registry is probed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tag<'a> {
-    /// As containerd spells it.
+    /// Name of the registry, as containerd spells it.
     pub(crate) registry: &'a str,
     pub(crate) repository: &'a str,
     pub(crate) tag: &'a str,
 }
 
-/// What is known about the origins of all registries.
+/// Knowledge about the origins of all registries.
 pub(crate) struct Origins {
     shared: Arc<Prober>,
-    /// Probes. They end by themselves, within [`crate::limits::ORIGIN_ANSWER_TIMEOUT`] a host.
+    /// Running probes. They end by themselves, within [`crate::limits::ORIGIN_ANSWER_TIMEOUT`] for each host.
     probes: TaskTracker,
 }
 
@@ -101,7 +100,7 @@ struct Prober {
     memory: Mutex<Memory>,
 }
 
-/// Proxies in the environment of this process, as Go reads them.
+/// Proxies from the environment of this process, as Go reads them.
 pub(crate) fn environment() -> Option<Proxies> {
     proxy_route::of_environment(|name| std::env::var(name).ok())
 }
@@ -136,17 +135,17 @@ impl Origins {
         Ok(Self { shared: Arc::new(shared), probes: TaskTracker::new() })
     }
 
-    /// Whether a table or a folder of containerd's `certs.d` names `registry`. Another name may be
-    /// anything that a client of this host makes up: it is asked only about what a node holds.
+    /// Whether a table or a folder of containerd's `certs.d` names `registry`. A client of this host can make
+    /// up any other name, so that such a registry is only asked about what a node holds.
     pub(crate) async fn is_named(&self, registry: &str) -> bool {
         self.shared.policies.table(registry).is_some()
             || plan::is_named(&self.shared.certs_dirs.roots().await, registry)
     }
 
-    /// Whether nodes may answer a tag in place of its origin. Waits for a probe for
-    /// [`ORIGIN_PROBE_TIMEOUT`] at most; the probe goes on, for the next one to know.
+    /// Whether nodes may answer a tag in place of its origin. Waits for a probe for up to
+    /// [`ORIGIN_PROBE_TIMEOUT`]; the probe then continues for the next request.
     pub(crate) async fn leaves_to_nodes(&self, tag: Tag<'_>) -> bool {
-        // Not by the canonical name: containerd has a folder for each spelling, and so may ask other hosts.
+        // Not the canonical name: containerd has a folder for each spelling, and may ask other hosts.
         let registry = tag.registry;
         let repository = format!("{registry}/{}", tag.repository);
         let (is_asked_again, consulted) = {
@@ -164,20 +163,21 @@ impl Origins {
         let outcome = match consulted {
             Consulted::Known(outcome) => outcome,
             Consulted::Join(running) => wait(running).await,
-            // Without an answer to go by, nothing is served that the origin may refuse.
+            // Without an outcome nothing is served that the origin may refuse.
             Consulted::Start(_) | Consulted::Full => Outcome::Slow,
         };
         let leaves = outcome.leaves_tag_to_nodes(is_asked_again);
         if !leaves {
             self.shared.memory().sent_away(&repository, tag.tag, Instant::now());
         } else if outcome.leaves_tag_to_nodes(false) {
-            // What is known holds for its whole time again.
+            // The known outcome is valid for its whole time again.
             self.shared.memory().fetched(|| repository);
         }
         leaves
     }
 
-    /// Content of a repository is asked for by digest: the registry has said what its tag is.
+    /// Records that content of a repository is asked for by digest, which means that the registry has
+    /// answered for the tag.
     pub(crate) fn fetched(&self, registry: &str, repository: &str) {
         self.shared.memory().fetched(|| format!("{registry}/{repository}"));
     }
@@ -201,12 +201,12 @@ impl Origins {
     }
 }
 
-/// The outcome of a probe, or what is known of it when a request can wait no longer.
+/// Waits for the outcome of a probe, or returns what is known of it when a request can wait no longer.
 async fn wait(running: Running) -> Outcome {
     let Running { since, progress, mut ended, last } = running;
     match timeout_at(since + ORIGIN_PROBE_TIMEOUT, ended.wait_for(Option::is_some)).await {
         Ok(Ok(outcome)) => outcome.unwrap_or(Outcome::Slow),
-        // A probe that panicked.
+        // The probe panicked.
         Ok(Err(_)) => Outcome::Slow,
         Err(_) => progress.so_far(last),
     }
@@ -214,7 +214,7 @@ async fn wait(running: Running) -> Outcome {
 
 impl Prober {
     fn memory(&self) -> MutexGuard<'_, Memory> {
-        // Each change of the memory is whole after any panic.
+        // A panic cannot leave the cache half changed.
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -240,7 +240,7 @@ impl Prober {
         (plan, outcome)
     }
 
-    /// Metric, log and notices.
+    /// Updates metric, log and notices.
     fn tell(&self, registry: &str, plan: &Plan, last: Last) {
         metrics::counter!("piccolo_origin_probes_total", "outcome" => last.outcome.label()).increment(1);
         tracing::debug!(registry, outcome = last.outcome.label(), took = ?last.took, "probed the origin");
@@ -259,7 +259,7 @@ impl Prober {
     }
 }
 
-/// What an operator should know about a registry, if it is anything.
+/// The notice about a registry, if there is anything that an operator should know.
 fn notice(registry: &str, hosts: &str, last: Last) -> Option<String> {
     const NODES: &str = "this node and its neighbours answer its tags";
     let hosts = if hosts.is_empty() { "containerd is told of no host that resolves tags" } else { hosts };

@@ -1,5 +1,5 @@
-//! The folders in which containerd looks for the hosts of a registry: `--certs-dir`, or what CRI says,
-//! or where they usually are.
+//! Finds the folders in which containerd looks for the hosts of a registry: those of `--certs-dir`, or those
+//! that CRI names, or the usual ones.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,24 +10,25 @@ use tokio::time::Instant;
 use super::cri::Cri;
 use crate::limits::{CERTS_DIRS_RETRY, CERTS_DIRS_TTL};
 
-/// Default of containerd 2.2 and later; earlier ones have none, and packages configure the first.
+/// Default of containerd 2.2 and later. Earlier versions have no default, and packages configure the first.
 const USUAL: [&str; 2] = ["/etc/containerd/certs.d", "/etc/docker/certs.d"];
-/// The folders that k3s and RKE2 write, and the folder of the socket of both. Their containerd does not say
-/// it over CRI from 2.0 on.
+/// The folders that k3s and RKE2 write, and the folder of the socket of both. Their containerd does not name
+/// them over CRI from 2.0 on.
 const OF_K3S: [&str; 2] = [
     "/var/lib/rancher/k3s/agent/etc/containerd/certs.d",
     "/var/lib/rancher/rke2/agent/etc/containerd/certs.d",
 ];
 const RUN_OF_K3S: &str = "/run/k3s";
 
-/// Folders in the order in which containerd looks; none: it reads none, or they cannot be seen from here.
+/// Folders in the order in which containerd looks; empty if it reads none, or if they cannot be seen from
+/// here.
 pub(super) type Roots = Arc<[PathBuf]>;
 
-/// Where they are, and how that is found out.
+/// The folders, and how they are found.
 pub(super) struct CertsDirs {
     given: Option<Roots>,
     cri: Option<Cri>,
-    /// Where the folders are if containerd does not say.
+    /// Folders that are used if containerd does not name any.
     usual: [&'static str; 2],
     found: Mutex<Option<Found>>,
 }
@@ -45,7 +46,8 @@ impl CertsDirs {
         Self { given: given.map(Into::into), cri, usual, found: Mutex::default() }
     }
 
-    /// The folders. Asks containerd again after a while: it may have been started with other ones.
+    /// The current folders. Asks containerd again after a while, because it may have been restarted with
+    /// others.
     pub(super) async fn roots(&self) -> Roots {
         if let Some(given) = &self.given {
             return Arc::clone(given);
@@ -62,7 +64,7 @@ impl CertsDirs {
         let ttl = if said.is_some() { CERTS_DIRS_TTL } else { CERTS_DIRS_RETRY };
         let (roots, by_cri): (Roots, bool) = match (said, found.take()) {
             (Some(said), _) => (seen(said.into_iter()), true),
-            // containerd is stopped just now: what it said before holds.
+            // containerd does not answer now: what it said before still holds.
             (None, Some(before)) if before.by_cri => (before.roots, true),
             (None, _) => (seen(self.usual.iter().map(PathBuf::from)), false),
         };
@@ -71,7 +73,7 @@ impl CertsDirs {
     }
 }
 
-/// Those that exist, as this process sees it.
+/// Selects the folders that exist, as this process sees them.
 fn seen(folders: impl Iterator<Item = PathBuf>) -> Roots {
     folders.filter(|folder| folder.is_dir()).collect()
 }

@@ -1,10 +1,9 @@
-//! The Bearer challenge of a registry (RFC 6750, and the token specification of the distribution
+//! Parses the Bearer challenge of a registry (RFC 6750, and the token specification of the distribution
 //! project). Pure.
 
 use reqwest::Url;
 
-/// The URL at which a token for `repository` is to be had, if one of the `WWW-Authenticate` headers asks
-/// for one.
+/// The URL of a token for `repository`, if one of the `WWW-Authenticate` headers asks for a token.
 pub(super) fn token_url<'a>(headers: impl IntoIterator<Item = &'a str>, repository: &str) -> Option<String> {
     let parameters = headers.into_iter().find_map(bearer)?;
     let of = |name: &str| parameters.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
@@ -24,7 +23,7 @@ pub(super) fn token(body: &[u8]) -> Option<String> {
     text("token").or_else(|| text("access_token"))
 }
 
-/// Names and values behind `Bearer`, which may stand behind another challenge.
+/// Names and values of a `Bearer` challenge, which may follow another challenge.
 fn bearer(header: &str) -> Option<Vec<(String, String)>> {
     const SCHEME: &str = "bearer ";
     let lower = header.to_ascii_lowercase();

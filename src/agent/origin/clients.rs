@@ -1,4 +1,4 @@
-//! HTTP clients of probes: one for each set of certificates and each proxy, made anew when a file changes.
+//! HTTP clients of probes: one for each set of certificates and each proxy, built again when a file changes.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -11,15 +11,15 @@ use crate::api::client::chain;
 use crate::hosts_toml::upstreams::{Stamp, stamp};
 use crate::limits::ORIGIN_CLIENTS_MAX;
 
-/// The parts of one probe follow each other within this time; a connection kept for longer would answer
-/// for an origin that has since become unreachable.
+/// How long a connection stays open after a request. The requests of one probe follow each other within this
+/// time; a connection that lives longer would answer for an origin that has since become unreachable.
 const IDLE_MAX: Duration = Duration::from_secs(1);
 
 /// A client, and what it lacks.
 #[derive(Clone, Debug)]
 pub(super) struct Built {
     pub(super) client: reqwest::Client,
-    /// A client certificate could not be read, which containerd may be able to read.
+    /// Whether a client certificate could not be read, which containerd may be able to read.
     pub(super) lacks_certificate: bool,
 }
 
@@ -29,18 +29,18 @@ pub enum CertificateError {
     /// A file cannot be read.
     #[error("could not read it")]
     Unreadable(#[from] io::Error),
-    /// The library does not take a certificate, a key or the proxy.
+    /// The library rejects a certificate, a key or the proxy.
     #[error("could not use it")]
     Rejected(#[from] reqwest::Error),
-    /// A file without any certificate.
+    /// A file contains no certificate.
     #[error("it has no certificate")]
     Empty,
 }
 
-/// Certificates and proxy.
+/// Certificates and proxy of a client.
 type Key = (TlsSpec, Option<String>);
 
-/// All of one agent.
+/// All clients of one agent.
 #[derive(Default)]
 pub(super) struct Clients {
     made: Mutex<BTreeMap<Key, (Vec<Stamp>, Built)>>,
@@ -50,10 +50,10 @@ impl Clients {
     /// The client for `tls` through `proxy`.
     ///
     /// # Errors
-    /// A certificate that cannot be read, or a setting that the library does not take.
+    /// A certificate that cannot be read, or a setting that the library rejects.
     pub(super) fn get(&self, tls: &TlsSpec, proxy: Option<&str>) -> Result<Built, CertificateError> {
         let (key, stamps): (Key, _) = ((tls.clone(), proxy.map(str::to_owned)), stamps(tls));
-        // A map of clients is whole after any panic.
+        // A panic cannot leave the map of clients half changed.
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, built)) = made.get(&key).filter(|(of, _)| *of == stamps) {
             return Ok(built.clone());
@@ -78,7 +78,7 @@ fn stamps(tls: &TlsSpec) -> Vec<Stamp> {
 }
 
 fn build(tls: &TlsSpec, proxy: Option<&str>) -> Result<Built, CertificateError> {
-    // Fails only if the process has a provider already, which does as well.
+    // Fails only if the process has a provider already, which works as well.
     _ = rustls::crypto::ring::default_provider().install_default();
     let mut lacks_certificate = false;
     let mut builder = base();
@@ -93,7 +93,7 @@ fn build(tls: &TlsSpec, proxy: Option<&str>) -> Result<Built, CertificateError> 
                 files.iter().map(|file| certificates(file)).collect();
             match read {
                 Ok(read) => builder.tls_certs_merge(read.into_iter().flatten()),
-                // Not to be judged by what only containerd can read.
+                // The host is not judged by what only containerd can read.
                 Err(error) => {
                     tracing::debug!(error = chain(&error), "any certificate counts");
                     builder.tls_danger_accept_invalid_certs(true)
@@ -101,7 +101,7 @@ fn build(tls: &TlsSpec, proxy: Option<&str>) -> Result<Built, CertificateError> 
             }
         }
     };
-    // containerd offers all, and TLS chooses; one is all that this library takes.
+    // containerd offers all of them, and TLS chooses; this library takes only one.
     if let Some((certificate, key)) = tls.clients.first() {
         match identity(certificate, key.as_deref()) {
             Ok(identity) => builder = builder.identity(identity),
@@ -125,7 +125,7 @@ fn base() -> reqwest::ClientBuilder {
         .no_proxy()
 }
 
-/// The certificates of a PEM file, one at least.
+/// Reads the certificates of a PEM file, at least one.
 pub(super) fn certificates(path: &Path) -> Result<Vec<reqwest::Certificate>, CertificateError> {
     let certificates = reqwest::Certificate::from_pem_bundle(&std::fs::read(path)?)?;
     if certificates.is_empty() {

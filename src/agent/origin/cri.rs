@@ -1,4 +1,4 @@
-//! The one call of CRI that tells where containerd reads its registry hosts.
+//! Asks CRI where containerd reads its registry hosts.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -12,43 +12,43 @@ use tonic_prost::ProstCodec;
 
 use crate::limits::CRI_STATUS_TIMEOUT;
 
-/// Paths of the method; containerd up to 1.5 knows only the older one.
+/// Paths of the method. containerd up to 1.5 knows only the older one.
 const STATUS: [&str; 2] = ["/runtime.v1.RuntimeService/Status", "/runtime.v1alpha2.RuntimeService/Status"];
 
-/// `StatusRequest` of runtime.v1.
+/// The message `StatusRequest` of runtime.v1.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct StatusRequest {
     #[prost(bool, tag = "1")]
     pub(super) verbose: bool,
 }
 
-/// `StatusResponse` of runtime.v1, as far as it is read.
+/// The message `StatusResponse` of runtime.v1, as far as it is read.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct StatusResponse {
     #[prost(map = "string, string", tag = "2")]
     pub(super) info: HashMap<String, String>,
 }
 
-/// The CRI plugin behind a containerd's socket. Connects when it is used.
+/// The CRI plugin behind a containerd's socket. Connects on first use.
 #[derive(Clone, Debug)]
 pub(super) struct Cri {
     channel: Channel,
 }
 
 impl Cri {
-    /// Must be called within a tokio runtime.
+    /// Creates a client. Must be called within a tokio runtime.
     pub(super) fn new(socket: &Path) -> Self {
         let path = socket.to_owned();
         let connector = tower::service_fn(move |_| {
             let path = path.clone();
             async move { tokio::net::UnixStream::connect(path).await.map(TokioIo::new) }
         });
-        // The address is not used: the connector knows the socket.
+        // The address is not used, because the connector knows the socket.
         Self { channel: Endpoint::from_static("http://containerd").connect_with_connector_lazy(connector) }
     }
 
-    /// The folders that containerd's CRI plugin reads; `None` if there is no such plugin, or if it does
-    /// not say (2.0 and later keep this setting in another plugin).
+    /// The folders that containerd's CRI plugin reads; `None` if there is no such plugin, or if it does not
+    /// name them (2.0 and later keep this setting in another plugin).
     pub(super) async fn config_path(&self) -> Option<Vec<PathBuf>> {
         let answer = tokio::time::timeout(CRI_STATUS_TIMEOUT, self.status()).await;
         match answer {
@@ -80,7 +80,7 @@ impl Cri {
     }
 }
 
-/// `registry.configPath` in the configuration that CRI shows: a list with colons.
+/// Reads `registry.configPath` from the configuration that CRI shows: a list with colons.
 fn config_path(config: &str) -> Option<Vec<PathBuf>> {
     let config: serde_json::Value = serde_json::from_str(config).ok()?;
     let list = config.get("registry")?.get("configPath")?.as_str()?;

@@ -1,4 +1,4 @@
-//! What an answer of a registry, or the lack of one, means for a tag. Pure.
+//! Decides what an answer of a registry, or the lack of one, means for a tag. Pure.
 
 use std::time::Duration;
 
@@ -7,25 +7,25 @@ use crate::limits::ORIGIN_PROBE_TIMEOUT;
 /// What is known about the registry of a tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// A host gives a definite answer: the tag, a refusal, or that there is none.
+    /// A host gives a definite answer: the tag, a refusal, or that there is no such tag.
     Answers,
-    /// No host could be connected to.
+    /// No host accepts a connection.
     Gone,
-    /// A host is there, and the manifest or the token that a pull needs is not to be had: 5xx, 429, or a
+    /// A host is there, but the manifest or the token that a pull needs is not available: 5xx, 429, or a
     /// connection that ends without an answer.
     HalfDown,
-    /// Connected, and no answer yet.
+    /// Connected, without an answer so far.
     Slow,
-    /// Connected, and no answer within [`crate::limits::ORIGIN_ANSWER_TIMEOUT`].
+    /// Connected, without an answer within [`crate::limits::ORIGIN_ANSWER_TIMEOUT`].
     Silent,
-    /// Something answers that is no registry: a captive portal, the page of a proxy.
+    /// Something answers that is no registry: a captive portal, or a page of a proxy.
     NotRegistry,
-    /// Something failed that need not fail for containerd: a proxy, a certificate.
+    /// Something failed that need not fail for containerd: a proxy, or a certificate.
     Unsure,
 }
 
 impl Outcome {
-    /// Value of the label of the metric.
+    /// Value of the metric's label.
     pub(super) fn label(self) -> &'static str {
         match self {
             Outcome::Answers => "answers",
@@ -38,8 +38,8 @@ impl Outcome {
         }
     }
 
-    /// Whether nodes may answer the tag in place of the registry (I6). `asked_again`: containerd was sent
-    /// to the registry for this tag a moment ago, has fetched nothing since, and asks again.
+    /// Whether nodes may answer the tag in place of the registry (I6). `asked_again`: containerd was sent to
+    /// the registry for this tag a moment ago, has fetched nothing since, and asks again.
     pub(crate) fn leaves_tag_to_nodes(self, asked_again: bool) -> bool {
         match self {
             Outcome::Answers | Outcome::Slow => false,
@@ -48,9 +48,9 @@ impl Outcome {
         }
     }
 
-    /// Of several hosts that containerd would ask, or ways that it may go, the one that decides: containerd
-    /// goes on to the next host after any failure, so one definite answer is enough. A host that may still
-    /// answer is not outweighed by others that do not.
+    /// Decides which outcome counts, of several hosts that containerd would ask, or of several ways to them.
+    /// containerd goes on to the next host after any failure, so that one definite answer is enough. A host
+    /// that may still answer is not outweighed by hosts that do not.
     fn weight(self) -> u8 {
         match self {
             Outcome::Answers => 6,
@@ -63,40 +63,40 @@ impl Outcome {
         }
     }
 
-    /// See [`Outcome::weight`]; no host at all is [`Outcome::Gone`].
+    /// The outcome with most [`Outcome::weight`]; without any host it is [`Outcome::Gone`].
     pub(super) fn of_all(outcomes: impl IntoIterator<Item = Outcome>) -> Outcome {
         outcomes.into_iter().max_by_key(|outcome| outcome.weight()).unwrap_or(Outcome::Gone)
     }
 }
 
-/// What came of the last probe that ended.
+/// The outcome of the last probe that ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Last {
     pub(super) outcome: Outcome,
-    /// How long it took.
+    /// Duration of the probe.
     pub(super) took: Duration,
 }
 
-/// The outcome as far as it is known when a request can wait no longer for a probe that goes on.
+/// The outcome as far as it is known, when a request can no longer wait for a running probe.
 pub(super) fn unfinished(is_connected: bool, last: Option<Last>) -> Outcome {
     let was = |outcome| last.is_some_and(|last| last.outcome == outcome);
     let was_late = last.is_some_and(|last| last.took > ORIGIN_PROBE_TIMEOUT);
     match is_connected {
-        // It was waited for long enough when it was asked before.
+        // The time to wait for it was used up when it was asked before.
         true if was(Outcome::Silent) => Outcome::Silent,
         true => Outcome::Slow,
-        // So far away that a connection takes that long.
+        // The registry is so far away that connecting takes that long.
         false if was_late && was(Outcome::Answers) => Outcome::Slow,
         false => Outcome::Gone,
     }
 }
 
-/// How much a host's word counts.
+/// How much the word of a host counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Trust {
-    /// containerd's configuration or ours names it, or it speaks TLS: a refusal is one in whatever form.
+    /// containerd's configuration or a table names the host, or it speaks TLS: any refusal counts.
     Named,
-    /// Port 80 of a name of which nobody says that it speaks http: only what looks like a registry counts.
+    /// Port 80 of a name that nobody says to speak http: only an answer that looks like a registry's counts.
     Guessed,
 }
 
@@ -104,26 +104,26 @@ pub(super) enum Trust {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Reply {
     pub(super) status: u16,
-    /// A header or content type that only registries send.
+    /// Whether it has a header or content type that only registries send.
     pub(super) is_registry_like: bool,
-    /// `realm`, `service` and `scope` of a Bearer challenge, as the URL of the token.
+    /// The URL of the token: `realm`, `service` and `scope` of a Bearer challenge.
     pub(super) token_url: Option<String>,
-    /// Where a redirect leads.
+    /// Target of a redirect.
     pub(super) location: Option<Location>,
-    /// It came through a proxy that could have made it up.
+    /// Whether the answer came through a proxy that could have made it up.
     pub(super) may_be_of_proxy: bool,
 }
 
-/// Where a redirect leads.
+/// Target of a redirect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Location {
     pub(super) url: String,
     pub(super) is_same_host: bool,
-    /// The path is one of the distribution API.
+    /// Whether its path belongs to the distribution API.
     pub(super) is_api: bool,
 }
 
-/// What to do after an answer.
+/// The next step after an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     Done(Outcome),
@@ -131,7 +131,7 @@ pub(super) enum Step {
     Token(String),
 }
 
-/// What the answer to the HEAD of a manifest means.
+/// The meaning of the answer to the HEAD of a manifest.
 pub(super) fn of_manifest(reply: &Reply, trust: Trust) -> Step {
     let Reply { status, is_registry_like, .. } = *reply;
     if trust == Trust::Guessed && !is_registry_like && reply.location.is_none() {
@@ -154,7 +154,7 @@ pub(super) fn of_manifest(reply: &Reply, trust: Trust) -> Step {
     }
 }
 
-/// What the answer of a token service means; `None`: it is there.
+/// The meaning of the answer of a token service; `None` if it gives a token.
 pub(super) fn of_token(status: u16, may_be_of_proxy: bool) -> Option<Outcome> {
     match status {
         407 => Some(Outcome::Unsure),
@@ -164,12 +164,12 @@ pub(super) fn of_token(status: u16, may_be_of_proxy: bool) -> Option<Outcome> {
     }
 }
 
-/// Why no answer came.
+/// Why there was no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Failure {
-    /// No connection: name, route, port, or TLS that the other side refuses.
+    /// No connection, because of the name, the route, the port, or TLS that the other side refuses.
     Connect,
-    /// The certificate is none that our CAs know. `strict`: those of the operator's table, and no others.
+    /// No CA known here signed the certificate. `strict`: only those of the operator's table count.
     Certificate { strict: bool },
     /// A client certificate is missing that containerd may be able to read.
     ClientCertificate,
@@ -177,11 +177,11 @@ pub(super) enum Failure {
     Tunnel,
     /// The connection ended without an answer.
     Broken,
-    /// No answer in all the time that a probe has.
+    /// There was no answer in all the time that a probe has.
     Late { is_connected: bool },
 }
 
-/// What it means.
+/// The meaning of a failure.
 pub(super) fn of_failure(failure: Failure) -> Outcome {
     match failure {
         Failure::Connect | Failure::Certificate { strict: true } | Failure::Late { is_connected: false } => {
@@ -296,7 +296,7 @@ mod tests {
         }
     }
 
-    /// I6
+    /// Holds I6: nodes answer a tag only where the registry cannot.
     #[test]
     fn nodes_answer_a_tag_only_where_the_registry_cannot() {
         use Outcome::{Answers, Gone, HalfDown, NotRegistry, Silent, Slow, Unsure};

@@ -1,5 +1,6 @@
-//! What is remembered of registries: the outcome for each repository, and for which tags containerd was
-//! sent to its registry and has fetched nothing since. Pure but for the handles of running probes.
+//! Cache of what is known about registries: the outcome for each repository, and the tags for which
+//! containerd was sent to its registry without fetching anything since. Pure, except for the handles of
+//! running probes.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,25 +13,25 @@ use super::outcome::{Last, Outcome};
 use super::probe::Progress;
 use crate::limits::{ORIGIN_ASKED_AGAIN, ORIGIN_PROBE_FRESH, ORIGIN_PROBE_TTL, ORIGIN_TAGS_MAX, ORIGINS_MAX};
 
-/// A probe that has not ended.
+/// A running probe.
 #[derive(Clone, Debug)]
 pub(super) struct Running {
     pub(super) since: Instant,
     pub(super) progress: Arc<Progress>,
     /// Its outcome, once it has ended.
     pub(super) ended: watch::Receiver<Option<Outcome>>,
-    /// What the one before it found.
+    /// The outcome of the probe before.
     pub(super) last: Option<Last>,
 }
 
-/// What to go by.
+/// The answer of the cache.
 #[derive(Debug)]
 pub(super) enum Consulted {
     Known(Outcome),
     Join(Running),
-    /// A probe to run, and what the last one found.
+    /// A probe has to run; with the outcome of the last one.
     Start(Option<Last>),
-    /// There is no room for one more.
+    /// There is no room for another probe.
     Full,
 }
 
@@ -40,27 +41,27 @@ struct Entry {
     running: Option<Running>,
 }
 
-/// The memory of one agent.
+/// The cache of one agent.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
-    /// By `registry/repository`.
+    /// Entries by `registry/repository`.
     entries: HashMap<String, Entry>,
-    /// Registries of which no host could be connected to; that holds for all their repositories.
+    /// Registries none of whose hosts accepted a connection. That holds for all their repositories.
     gone: HashMap<String, Instant>,
-    /// By `registry/repository`: the tags for which containerd was sent to the registry, and when, the last
-    /// one at the end.
+    /// Tags for which containerd was sent to the registry, with the time, by `registry/repository`; the
+    /// latest is last.
     sent_away: HashMap<String, Vec<(String, Instant)>>,
 }
 
 impl Memory {
-    /// Whether containerd was sent to its registry for this tag a moment ago, and has fetched nothing of
-    /// the repository since.
+    /// Whether containerd was sent to its registry for this tag a moment ago, and has fetched nothing of the
+    /// repository since.
     pub(super) fn is_asked_again(&self, repository: &str, tag: &str, now: Instant) -> bool {
         let mut sent = self.sent_away.get(repository).into_iter().flatten();
         sent.any(|(of, at)| of == tag && now - *at < ORIGIN_ASKED_AGAIN)
     }
 
-    /// containerd is sent to its registry for this tag.
+    /// Records that containerd is sent to its registry for this tag.
     pub(super) fn sent_away(&mut self, repository: &str, tag: &str, now: Instant) {
         if self.sent_away.len() >= ORIGINS_MAX && !self.sent_away.contains_key(repository) {
             let last = |sent: &Vec<(String, Instant)>| sent.last().map(|(_, at)| *at);
@@ -76,14 +77,15 @@ impl Memory {
         sent.push((tag.to_owned(), now));
     }
 
-    /// Content of a repository is asked for by digest: its registry has said what a tag is.
+    /// Records that content of a repository is asked for by digest, which means that its registry has
+    /// answered for a tag.
     pub(super) fn fetched(&mut self, repository: impl FnOnce() -> String) {
         if !self.sent_away.is_empty() {
             self.sent_away.remove(&repository());
         }
     }
 
-    /// What to go by for a repository; what is known counts for a shorter time where a tag is asked for
+    /// The answer for a repository. A known outcome is valid for a shorter time where a tag is asked for
     /// again.
     pub(super) fn consult(
         &mut self,
@@ -105,14 +107,14 @@ impl Memory {
         }
     }
 
-    /// A probe of a repository runs.
+    /// Records that a probe of a repository runs.
     pub(super) fn started(&mut self, repository: &str, running: Running) {
         if let Some(entry) = self.entries.get_mut(repository) {
             entry.running = Some(running);
         }
     }
 
-    /// It has ended.
+    /// Records the outcome of a probe.
     pub(super) fn ended(&mut self, (registry, repository): (&str, &str), last: Last, now: Instant) {
         if last.outcome == Outcome::Gone {
             self.gone.retain(|_, at| now - *at < ORIGIN_PROBE_TTL);
@@ -127,7 +129,7 @@ impl Memory {
         }
     }
 
-    /// The entry of a repository; the one probed longest ago makes room for a new one.
+    /// The entry of a repository. The entry that was probed longest ago makes room for a new one.
     fn entry(&mut self, repository: &str) -> Option<&mut Entry> {
         if self.entries.len() >= ORIGINS_MAX && !self.entries.contains_key(repository) {
             let idle = self.entries.iter().filter(|(_, entry)| entry.running.is_none());

@@ -1,5 +1,5 @@
-//! Which hosts containerd asks for a registry after us, and how: its `certs.d`, our tables, and its
-//! proxies, put together.
+//! Decides which hosts containerd asks for a registry after the mirror, and how, from its `certs.d`, the
+//! tables of the configuration, and its proxies.
 
 use std::fmt::Display;
 use std::io;
@@ -14,19 +14,19 @@ use crate::hosts_toml::upstreams::{self, Host, UpstreamsError};
 use crate::oci::registry::{DOCKER_HUB, DOCKER_HUB_API, canonical};
 use crate::proxies::Proxies;
 
-/// What is asked about a registry.
+/// What is probed for a registry.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Plan {
-    /// Hosts in the order in which containerd asks them; of one host several URLs where it is not known
-    /// whether it speaks TLS.
+    /// Hosts in the order in which containerd asks them. A host has several URLs if it is not known whether
+    /// it speaks TLS.
     pub(super) hosts: Vec<Vec<Target>>,
-    /// The ways that containerd may go: its proxies, or each that is possible.
+    /// The ways that containerd may go: its proxies, or every possible way.
     pub(super) ways: Vec<Proxies>,
-    /// What keeps this from being what containerd does.
+    /// Why this may differ from what containerd does.
     pub(super) problem: Option<String>,
 }
 
-/// One URL to ask.
+/// One URL to probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Target {
     /// Root of the API, without a slash at its end.
@@ -37,43 +37,43 @@ pub(super) struct Target {
     pub(super) ns: Option<String>,
 }
 
-/// Which certificates count, and which are shown.
+/// Which certificates are accepted, and which are shown.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct TlsSpec {
     pub(super) verify: Verify,
-    /// Client certificates and their keys.
+    /// Client certificates with their keys.
     pub(super) clients: Vec<(PathBuf, Option<PathBuf>)>,
 }
 
-/// Which certificates of a host count.
+/// Which certificates of a host are accepted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Verify {
-    /// Any: containerd may know CAs that this process does not.
+    /// Any certificate: containerd may know CAs that this process does not.
     #[default]
     Any,
-    /// Those of these CAs and of the system's.
+    /// Certificates of these CAs and of the system's.
     With(Vec<PathBuf>),
-    /// Those of this CA alone, as a table wants it.
+    /// Certificates of this CA alone, as a table requires it.
     Only(PathBuf),
 }
 
-/// Where the plan comes from.
+/// The sources of a plan.
 pub(super) struct Sources<'a> {
     pub(super) policy: &'a RegistryPolicy,
     pub(super) roots: &'a [PathBuf],
-    /// The mirror port: containerd's entry for it is left out.
+    /// Address of the mirror: containerd's entry for it is left out.
     pub(super) own: Option<SocketAddr>,
     /// Proxies of this process, used where containerd's are not known.
     pub(super) environment: Option<&'a Proxies>,
 }
 
-/// Whether a table or a folder of its own names `registry`. What `_default` covers is any name that a
-/// client makes up, so it does not count.
+/// Whether a table or a folder of its own names `registry`. A client can make up any name that `_default`
+/// covers, so that `_default` does not count.
 pub(super) fn is_named(roots: &[PathBuf], registry: &str) -> bool {
     matches!(upstreams::folder(roots, registry), Ok(Some(folder)) if !folder.is_default)
 }
 
-/// Reads the files.
+/// Reads the files and makes the plan for `registry`.
 pub(super) fn plan(registry: &str, sources: &Sources<'_>) -> Plan {
     let mut plan = Plan::default();
     match ways(sources) {
@@ -103,7 +103,7 @@ pub(super) fn plan(registry: &str, sources: &Sources<'_>) -> Plan {
     plan
 }
 
-/// `None`: what containerd reads is not known.
+/// The hosts that containerd reads; `None` if they are not known.
 fn hosts(registry: &str, sources: &Sources<'_>) -> Result<Option<Vec<Host>>, UpstreamsError> {
     let Some(folder) = upstreams::folder(sources.roots, registry)? else { return Ok(None) };
     upstreams::hosts(Some(&folder), registry).map(Some)
@@ -118,7 +118,7 @@ fn table_tls(ca: Option<&PathBuf>) -> TlsSpec {
     TlsSpec { verify: ca.map_or(Verify::Any, |ca| Verify::Only(ca.clone())), clients: Vec::new() }
 }
 
-/// The registry by its name alone: nobody says whether it speaks TLS, unless it has a CA.
+/// The registry by its name alone. Nothing says whether it speaks TLS, unless it has a CA.
 fn guessed(registry: &str, ca: Option<&PathBuf>) -> Vec<Target> {
     let host = api_host(registry);
     let target = |scheme: &str, trust| Target {
@@ -178,12 +178,12 @@ fn is_own(host: &Host, own: Option<SocketAddr>) -> bool {
     }
 }
 
-/// Only an address of this host can be bound to.
+/// Whether an address belongs to this host: only then can a socket be bound to it.
 fn is_address_of_this_host(ip: IpAddr) -> bool {
     UdpSocket::bind((ip, 0)).is_ok()
 }
 
-/// containerd's proxies where they are recorded, else what is possible.
+/// containerd's proxies where they are recorded, else every possible way.
 fn ways(sources: &Sources<'_>) -> Result<Vec<Proxies>, String> {
     let Some(first) = sources.roots.first() else { return Ok(possible_ways(sources.environment)) };
     let path = Proxies::path(first);
@@ -195,7 +195,7 @@ fn ways(sources: &Sources<'_>) -> Result<Vec<Proxies>, String> {
             .map(|known| vec![known])
             .map_err(|error| problem(&error, "run `piccolo mirror install` again")),
         Ok(None) => Ok(possible_ways(sources.environment)),
-        // It may hold a password, so that install makes it for its owner alone.
+        // The file may hold a password, so that install creates it for its owner alone.
         Err(error) => Err(problem(
             &error,
             "let the agent's user read this file: it belongs to whoever ran mirror install",
@@ -203,8 +203,8 @@ fn ways(sources: &Sources<'_>) -> Result<Vec<Proxies>, String> {
     }
 }
 
-/// Directly, and as this process itself would: whichever of them containerd goes, if one gives an answer
-/// the registry is there, and only where none does may nodes answer.
+/// A direct connection, and the way of this process's environment. If containerd's way is one of them and
+/// gives an answer, the registry is there; nodes may answer only if no way gives one.
 fn possible_ways(environment: Option<&Proxies>) -> Vec<Proxies> {
     std::iter::once(Proxies::default()).chain(environment.cloned()).collect()
 }
@@ -342,7 +342,7 @@ mod tests {
         let plan = site.plan("r.example");
         assert_eq!(plan.ways, [Proxies::default(), environment]);
         assert!(plan.problem.unwrap().contains("newer"));
-        // Another install would not help an agent that may not read it.
+        // Another install would not help an agent that may not read the file.
         std::fs::remove_file(Proxies::path(site.root.path())).unwrap();
         std::fs::create_dir(Proxies::path(site.root.path())).unwrap();
         let problem = site.plan("r.example").problem.unwrap();

@@ -1,5 +1,5 @@
-//! One probe: the HEAD of a manifest at the hosts that containerd asks after us, without credentials,
-//! with the token that it takes if a registry gives one to anybody.
+//! One probe: the HEAD of a manifest at the hosts that containerd asks after the mirror, without credentials,
+//! but with the token that a registry gives to anybody.
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -23,14 +23,14 @@ use crate::limits::{
 };
 use crate::proxies::Proxies;
 
-/// What containerd accepts for a tag.
+/// Media types that containerd accepts for a tag.
 const MANIFESTS: &str = "application/vnd.docker.distribution.manifest.v2+json, \
      application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.oci.image.manifest.v1+json, \
      application/vnd.oci.image.index.v1+json, */*";
-/// How long a proxy may take to accept a connection when it is looked whether it is there.
+/// Time for a proxy to accept a connection, when the question is whether it is there.
 const PROXY_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How far a probe is, for those who cannot wait for its end.
+/// Progress of a probe, for requests that cannot wait for its end.
 #[derive(Debug)]
 pub(super) struct Progress {
     done: Mutex<Vec<Outcome>>,
@@ -40,7 +40,7 @@ pub(super) struct Progress {
     waiting: AtomicUsize,
 }
 
-/// See [`Progress`].
+/// Number of hosts in [`Progress`] while the plan is not made.
 const HOSTS_UNKNOWN: usize = usize::MAX;
 
 impl Default for Progress {
@@ -62,26 +62,26 @@ impl Progress {
         Outcome::of_all(self.done().iter().copied().chain([pending]))
     }
 
-    /// So many hosts have not been asked.
+    /// Sets the number of hosts that have not been asked.
     fn waiting(&self, hosts: usize) {
         self.waiting.store(hosts, Ordering::Relaxed);
     }
 
     fn done(&self) -> std::sync::MutexGuard<'_, Vec<Outcome>> {
-        // A list of outcomes is whole after any panic.
+        // A panic cannot leave a list of outcomes half changed.
         self.done.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What is asked for.
+/// What is probed.
 #[derive(Clone, Debug)]
 pub(super) struct Wanted {
     pub(super) repository: String,
     pub(super) tag: String,
 }
 
-/// Asks the hosts of `plan` in their order, the next one when one has failed or takes long. One definite
-/// answer ends it.
+/// Asks the hosts of `plan` in their order; the next one when one has failed or takes long. One definite
+/// answer ends the probe.
 pub(super) async fn probe<'a>(
     plan: &'a Plan,
     clients: &'a Clients,
@@ -111,7 +111,7 @@ pub(super) async fn probe<'a>(
     }
 }
 
-/// One host, by every URL and every way that containerd may ask it.
+/// The outcome of one host, over every URL and every way by which containerd may ask it.
 async fn host_outcome(
     targets: &[Target],
     ways: &[Proxies],
@@ -141,7 +141,7 @@ async fn host_outcome(
     Outcome::of_all(outcomes)
 }
 
-/// Requests to one host that belong together.
+/// The requests to one host that belong together.
 struct Conversation<'a> {
     target: &'a Target,
     way: &'a Proxies,
@@ -184,11 +184,11 @@ impl<'a> Conversation<'a> {
                 Step::Done(outcome) => return outcome,
                 Step::Follow(next) => {
                     let Ok(next) = Url::parse(&next) else { return Outcome::Answers };
-                    // As Go's client: credentials stay with the host that they are for.
+                    // Like Go's client: credentials stay with the host that they are for.
                     token = token.filter(|_| next.host_str() == url.host_str());
                     url = next;
                 }
-                // A registry that does not take the token which it asked for refuses.
+                // A registry that does not accept the token which it asked for refuses.
                 Step::Token(_) if token.is_some() => return Outcome::Answers,
                 Step::Token(service) => match self.token(&service, progress).await {
                     Ok(Some(given)) => token = Some(given),
@@ -197,7 +197,7 @@ impl<'a> Conversation<'a> {
                 },
             }
         }
-        // It redirects without end: it is there.
+        // A host that redirects without end is there.
         Outcome::Answers
     }
 
@@ -210,11 +210,11 @@ impl<'a> Conversation<'a> {
         Some(url)
     }
 
-    /// A token for anybody; `None`: the service is there, and has none.
+    /// A token without credentials; `None` if the service is there and gives none.
     async fn token(&self, service: &str, progress: &Progress) -> Result<Option<String>, Outcome> {
         let url = Url::parse(service).map_err(|_| Outcome::Answers)?;
         let answer = self.send(Method::GET, &url, None, progress).await.map_err(|failure| match failure {
-            // The registry is there, and a pull needs this service as well.
+            // The registry is there, but a pull needs this service as well.
             Failure::Connect => Outcome::HalfDown,
             other => outcome::of_failure(other),
         })?;
@@ -323,13 +323,13 @@ impl<'a> Conversation<'a> {
                 is_api: to.path().starts_with("/v2/") && to.path().contains("/manifests/"),
                 url: to.into(),
             }),
-            // Inside a tunnel it cannot.
+            // A proxy cannot make up an answer inside a tunnel.
             may_be_of_proxy: url.scheme() == "http" && proxy_for(self.way, url).is_some(),
         }
     }
 }
 
-/// Whether anybody accepts a connection there.
+/// Whether something accepts a connection there.
 async fn dial(url: &Url) -> bool {
     let Some(host) = url.host_str() else { return false };
     let host = host.trim_start_matches('[').trim_end_matches(']');
@@ -337,10 +337,10 @@ async fn dial(url: &Url) -> bool {
     TcpStream::connect((host, port)).await.is_ok()
 }
 
-/// Of SOCKS, which the URL library does not know.
+/// Default port of SOCKS, which the URL library does not know.
 const DEFAULT_PROXY_PORT: u16 = 1080;
 
-/// The TLS error somewhere below.
+/// The TLS error among the causes.
 fn tls_error(error: &reqwest::Error) -> Option<&rustls::Error> {
     let mut source = std::error::Error::source(error);
     while let Some(error) = source {
@@ -364,7 +364,7 @@ fn tls_error(error: &reqwest::Error) -> Option<&rustls::Error> {
 mod tests {
     use super::*;
 
-    /// Files may be slow to read, and a list of hosts long: that says nothing about the hosts.
+    /// Files may be slow to read, and a list of hosts may be long, which says nothing about the hosts.
     #[test]
     fn a_probe_that_has_not_asked_every_host_takes_the_registry_for_slow() {
         let progress = Progress::default();

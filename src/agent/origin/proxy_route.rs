@@ -1,4 +1,4 @@
-//! Which proxy a URL is asked through, as Go decides it for containerd
+//! Decides through which proxy a URL is asked, as Go decides it for containerd
 //! (golang.org/x/net/http/httpproxy). Pure.
 
 use std::net::IpAddr;
@@ -7,7 +7,7 @@ use reqwest::Url;
 
 use crate::proxies::Proxies;
 
-/// The proxies of this process's environment; `None` where none is set. Go prefers the capitals.
+/// Proxies from the environment of this process; `None` if none is set. As in Go, upper case wins.
 pub(super) fn of_environment(variable: impl Fn(&str) -> Option<String>) -> Option<Proxies> {
     let either = |name: &str| {
         let value = variable(name).or_else(|| variable(&name.to_ascii_lowercase()));
@@ -21,7 +21,7 @@ pub(super) fn of_environment(variable: impl Fn(&str) -> Option<String>) -> Optio
     (proxies.http_proxy.is_some() || proxies.https_proxy.is_some()).then_some(proxies)
 }
 
-/// The proxy for `url`, as a URL; `None`: it is asked directly.
+/// The proxy for `url`, as a URL; `None` for a direct connection.
 pub(super) fn proxy_for(proxies: &Proxies, url: &Url) -> Option<String> {
     let proxy = match url.scheme() {
         "https" => proxies.https_proxy.as_deref(),
@@ -36,13 +36,13 @@ pub(super) fn proxy_for(proxies: &Proxies, url: &Url) -> Option<String> {
     Some(if proxy.contains("://") { proxy.to_owned() } else { format!("http://{proxy}") })
 }
 
-/// Go never asks a proxy for these.
+/// Whether Go never asks a proxy for a host.
 fn is_local(host: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// Whether one entry of `NO_PROXY` holds for a host: `*`, an address, a network, `host`, `.domain`,
-/// each but the network with a port if wanted.
+/// Whether one entry of `NO_PROXY` covers a host: `*`, an address, a network, `host` or `.domain`, each
+/// except the network optionally with a port.
 fn exempts(rule: &str, host: &str, port: u16) -> bool {
     let rule = rule.to_ascii_lowercase();
     let host = host.to_ascii_lowercase();
@@ -71,7 +71,7 @@ fn exempts(rule: &str, host: &str, port: u16) -> bool {
     }
 }
 
-/// Splits the port off; an IPv6 address without brackets has none.
+/// Splits a rule into host and port. An IPv6 address without brackets has no port.
 fn split_port(rule: &str) -> (&str, Option<u16>) {
     if rule.parse::<IpAddr>().is_ok() {
         return (rule, None);

@@ -1,4 +1,4 @@
-//! Origins over TLS, with a certificate made for these tests.
+//! Tests of origins over TLS, with a certificate made for them.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -16,7 +16,7 @@ use crate::agent::testing::{End, RawPeer};
 const CERTIFICATE: &str = include_str!("server.cert.pem");
 const KEY: &str = include_str!("server.key.pem");
 
-/// Answers one TLS connection with 401, as a registry does; its `host:port`.
+/// A registry that answers one TLS connection with 401. Returns its `host:port`.
 fn registry() -> String {
     _ = rustls::crypto::ring::default_provider().install_default();
     let certificate = CertificateDer::from_pem_slice(CERTIFICATE.as_bytes()).unwrap();
@@ -57,8 +57,8 @@ async fn answers(registry: &str, ca: Option<&str>) -> bool {
     !origins.leaves_to_nodes(Tag { registry, repository: "app", tag: "v1" }).await
 }
 
-/// I6: containerd may know a CA that we do not; taking its registry for absent would serve those
-/// whom it refuses.
+/// Holds I6: containerd may know a CA that this process does not. If its registry counted as absent, nodes
+/// would serve clients that it refuses.
 #[tokio::test]
 async fn an_origin_with_a_certificate_unknown_to_us_answers() {
     assert!(answers(&registry(), None).await);
@@ -70,7 +70,7 @@ async fn an_origin_with_a_ca_of_its_own_answers_only_with_its_certificate() {
     assert!(!answers(&registry(), Some("other.cert.pem")).await);
 }
 
-/// I6: a hello that is never answered must not use up the time of http, which refuses.
+/// Holds I6: a TLS handshake that is never answered must not use up the time of http, which refuses.
 #[tokio::test]
 async fn an_origin_whose_tls_hangs_answers_over_http() {
     let head =
