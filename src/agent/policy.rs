@@ -1,8 +1,7 @@
-//! What is done with which registry.
+//! Policies: how content of each registry is handled.
 //!
-//! A tag is judged by its whole name; content by the registry and repository that it was fetched
-//! from, and by what it is. The same content may be known under several names: then the strictest
-//! holds.
+//! A tag is judged by its whole name. Content is judged by the registry and repository that it was fetched
+//! from, and by its kind. Where the same content has several names, the strictest policy applies.
 
 mod filter;
 mod guarded_store;
@@ -26,10 +25,10 @@ pub(crate) use manifest_sniff::file_may_be_manifest;
 use restriction::Key;
 pub(crate) use restriction::Restriction;
 
-/// Name of the table that holds for all registries without one of their own.
+/// Name of the table for all registries without a table of their own.
 pub(crate) const DEFAULT: &str = "_default";
 
-/// Why a request is not for us.
+/// Why policy refuses a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NotOurs {
     #[error("a filter of this registry keeps it from being shared")]
@@ -40,17 +39,17 @@ pub(crate) enum NotOurs {
     Blobs,
 }
 
-/// Policy per registry.
+/// The policies of all registries.
 #[derive(Debug)]
 pub(crate) struct Policies {
     registries: BTreeMap<String, RegistryPolicy>,
     default: RegistryPolicy,
-    /// Some table keeps content back.
+    /// Whether any table keeps content back.
     restricts: bool,
-    /// Some table refuses requests.
+    /// Whether any table refuses requests.
     refuses: bool,
-    /// What the mirror was asked for lately under names that keep manifests back, and blobs: content
-    /// that arrives is known before the store has recorded where it is from.
+    /// What the mirror was recently asked for under names that keep back manifests, or blobs. The source of
+    /// content is thus known when it arrives, before the store has recorded it.
     asked_manifests: ExpiringSet<Key>,
     asked_blobs: ExpiringSet<Key>,
 }
@@ -74,12 +73,12 @@ impl Policies {
         Self { registries, default, restricts, refuses, asked_manifests: asked(), asked_blobs: asked() }
     }
 
-    /// The table of `registry`, or that of all others.
+    /// The table of `registry`, or the default table.
     pub(crate) fn of(&self, registry: Option<&str>) -> &RegistryPolicy {
         registry.and_then(|registry| self.table(registry)).unwrap_or(&self.default)
     }
 
-    /// The table of `registry` itself, however the registry is spelled.
+    /// The table of `registry` itself, in any spelling of the registry.
     pub(crate) fn table(&self, registry: &str) -> Option<&RegistryPolicy> {
         if self.registries.is_empty() {
             return None;
@@ -87,12 +86,12 @@ impl Policies {
         self.registries.get(&*registry::canonical(registry))
     }
 
-    /// Whether any registry keeps content back. If none does, nobody need know where content is from.
+    /// Whether any registry keeps content back. If none does, nobody needs to know the sources of content.
     pub(crate) fn restricts(&self) -> bool {
         self.restricts
     }
 
-    /// Whether this agent gives out tags of `registry` at all, to anyone.
+    /// Whether this agent serves tags of `registry` at all.
     pub(crate) fn serves_tags(&self, registry: Option<&str>) -> bool {
         match self.of(registry).tags {
             TagPolicy::OriginFirst | TagPolicy::Peers => true,
@@ -100,17 +99,17 @@ impl Policies {
         }
     }
 
-    /// Whether `registry/repository:tag` is made known to discovery.
+    /// Whether `registry/repository:tag` is advertised.
     pub(crate) fn advertises_tag(&self, name: &str) -> bool {
         let policy = self.of(name.split('/').next());
         policy.tags != TagPolicy::Off && policy.manifests == Sharing::Peers && !policy.refuses(name)
     }
 
-    /// What holds for content known as `registry/repository`, with or without a tag or digest behind
-    /// it. A name without a registry, and no name at all, is one of the table of all others.
+    /// The restriction of content known as `registry/repository`, optionally followed by a tag or digest. The
+    /// default table applies to a name without a registry, and to an empty name.
     ///
-    /// Tags do not count here: a filter that refuses `…:latest` refuses that tag, and not the content
-    /// which it has in common with others.
+    /// Tags do not count here: a filter that refuses `…:latest` refuses that tag, but not the content that it
+    /// shares with other tags.
     pub(crate) fn of_name(&self, name: &str) -> Restriction {
         let (name, registry) = self.without_tag(name);
         let policy = self.of(registry);
@@ -125,8 +124,8 @@ impl Policies {
         self.without_tag(name).1
     }
 
-    /// A name without tag and digest, and the registry in it, if there is one: what looks like one, or
-    /// has a table of its own, as a host without a dot may have.
+    /// A name without tag and digest, and the registry in it, if there is one. The first part is a registry
+    /// if it looks like one, or has a table of its own, as a host without a dot may have.
     fn without_tag<'a>(&self, name: &'a str) -> (&'a str, Option<&'a str>) {
         let name = name.split_once('@').map_or(name, |(name, _)| name);
         let is_registry = |first: &str| looks_like_registry(first) || self.table(first).is_some();
@@ -137,13 +136,13 @@ impl Policies {
         (&name[..first.len() + 1 + repository.len()], Some(first))
     }
 
-    /// What holds for content that has no name.
+    /// The restriction of content without a name.
     pub(crate) fn of_nameless(&self) -> Restriction {
         self.of_name("")
     }
 
-    /// Whether a request is for us at all, by what it says itself. What it asks for may still be held
-    /// back, by what it is and where it is from.
+    /// Whether policy admits a request, by what the request itself says. The requested content may still be
+    /// held back, by its kind and its source.
     pub(crate) fn admits(&self, path: &ContentPath) -> Result<(), NotOurs> {
         if !self.refuses {
             return Ok(());
@@ -159,8 +158,8 @@ impl Policies {
         }
     }
 
-    /// Whether content asked for under `registry` may be given, if it is a manifest or is none. The
-    /// other names under which it was asked for lately count, too.
+    /// Whether content that is requested under `registry` may be served, as a manifest or as a blob. Other
+    /// names under which it was recently requested count as well.
     pub(crate) fn may_give(&self, registry: Option<&str>, digest: &Digest, is_manifest: bool) -> bool {
         if !self.restricts {
             return true;
@@ -170,7 +169,7 @@ impl Policies {
         sharing == Sharing::Peers && !self.of_asked(digest).forbids(Some(is_manifest))
     }
 
-    /// The mirror is asked for this: it is where the content will be from, if it arrives.
+    /// Remembers a request at the mirror: it names the source of the content, if that arrives.
     pub(crate) fn remember_asked(&self, path: &ContentPath) {
         let Some(digest) = path.digest().filter(|_| self.restricts) else { return };
         let restriction = self.of_name(&full_name(path));
@@ -183,13 +182,13 @@ impl Policies {
         }
     }
 
-    /// What holds for content by what the mirror was asked for lately.
+    /// The restriction of content by recent requests at the mirror.
     fn of_asked(&self, digest: &Digest) -> Restriction {
         let key = Key::of(digest);
         Restriction { manifests: self.asked_manifests.contains(&key), blobs: self.asked_blobs.contains(&key) }
     }
 
-    /// The tables by name, the one of all others among them.
+    /// The tables by name, including the default table.
     pub(crate) fn tables(&self) -> impl Iterator<Item = (&str, &RegistryPolicy)> {
         let named = self.registries.iter().map(|(name, policy)| (name.as_str(), policy));
         named.chain(std::iter::once((DEFAULT, &self.default)))
@@ -206,13 +205,13 @@ impl RegistryPolicy {
         if self.filter.is_empty() {
             return false;
         }
-        // A filter is about the registry, not about the spelling that a client chose.
+        // A filter is about the registry, not about the spelling that a client uses.
         let names = registry::spellings(name);
         self.filter.iter().any(|filter| names.iter().any(|name| filter.matches(name)))
     }
 }
 
-/// `registry/repository[:tag]` of a request, as far as it says.
+/// The name `registry/repository[:tag]` of a request, as far as the request has its parts.
 fn full_name(path: &ContentPath) -> String {
     path.tag_name().unwrap_or_else(|| {
         let mut name = String::new();

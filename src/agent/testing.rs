@@ -38,16 +38,16 @@ use crate::oci::Digest;
 use crate::proxies::Proxies;
 use crate::task::Stop;
 
-/// How long anything may take that should happen soon, on a machine that others keep busy.
+/// Deadline of what should happen soon, on a machine that others keep busy.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
 
-/// The discovery servers.
+/// Discovery servers that are a map.
 #[derive(Default)]
 pub(crate) struct FakeServers {
     holders: Mutex<BTreeMap<String, Vec<SocketAddr>>>,
     pub(crate) down: AtomicBool,
     pub(crate) asked: AtomicUsize,
-    /// What they were told of holders.
+    /// Reports of holders that they received.
     pub(crate) reports: Mutex<Vec<ReportRequest>>,
 }
 
@@ -102,16 +102,16 @@ pub(crate) struct Node {
     _folder: tempfile::TempDir,
 }
 
-/// What a test wants to be different.
+/// Settings of a node in a test.
 pub(crate) struct Wish {
     pub(crate) store: MemoryStore,
     pub(crate) registries: BTreeMap<String, RegistryPolicy>,
     pub(crate) uploads_max: usize,
     pub(crate) upload_bytes_per_second: u64,
     pub(crate) resolve_timeout: Duration,
-    /// How fast the node checks its own content.
+    /// Rate at which the node verifies its own content.
     pub(crate) hash_bytes_per_second: Option<u64>,
-    /// Absent: a folder of its own on disk.
+    /// State folder of the node. Absent: a new folder on disk.
     pub(crate) state: Option<StateDir>,
     pub(crate) connections: ConnectionLimits,
     /// Folders of `--certs-dir`, and the proxies in the environment.
@@ -237,19 +237,19 @@ fn verifier(pool: &BufferPool, stop: &Stop, bytes_per_second: Option<u64>) -> Ve
     }
 }
 
-/// A node that waits for its peers as long as this busy machine takes.
+/// A node with a resolve timeout that is long enough for a busy machine.
 pub(crate) async fn patient() -> Node {
     Node::wish(Wish { resolve_timeout: SOON, ..Wish::default() }).await
 }
 
-/// An address at which nobody listens.
+/// An address at which nothing listens.
 pub(crate) async fn nobody() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     listener.local_addr().unwrap()
 }
 
-/// An address that answers no packet: the kernel drops the first packet of each connection to a
-/// listener whose queue is full, as a firewall does.
+/// An address that answers no packet. The kernel drops the first packet of each connection to a listener
+/// whose queue is full, as a firewall does.
 pub(crate) struct Swallowing {
     pub(crate) address: SocketAddr,
     _listener: socket2::Socket,
@@ -280,23 +280,23 @@ impl Swallowing {
 pub(crate) enum End {
     Close,
     Reset,
-    /// Says nothing more, until the other side closes.
+    /// Stays silent until the other side closes.
     Hang,
-    /// Keeps so many of its last bytes back for a while, then closes.
+    /// Holds back this many of its last bytes for a while, then sends them and closes.
     Later(Duration, usize),
     /// Sends this again and again, until the other side closes.
     Repeat(&'static [u8]),
 }
 
-/// The bytes that a raw peer sends for the text of a request.
+/// Computes the bytes that a raw peer sends for the text of a request.
 type Answer = Arc<dyn Fn(&str) -> Vec<u8> + Send + Sync>;
 
-/// A peer that answers whatever it is asked with the same bytes, unless it is [`RawPeer::holding`] a blob.
+/// A peer that answers every request with the same bytes, unless it is [`RawPeer::holding`] a blob.
 pub(crate) struct RawPeer {
     pub(crate) address: SocketAddr,
-    /// The requests that it has had, as text.
+    /// Requests that it received, as text.
     pub(crate) requests: Arc<Mutex<Vec<String>>>,
-    /// Connections that the other side has not closed.
+    /// Number of connections that the other side has not closed.
     pub(crate) open: Arc<AtomicUsize>,
     stop: Stop,
 }
@@ -312,7 +312,7 @@ impl RawPeer {
         Self::paused(answer.into(), end, Duration::ZERO).await
     }
 
-    /// Answers right, a range without end also.
+    /// A peer that serves this blob properly, including ranges without an end.
     pub(crate) async fn holding(body: &[u8]) -> Self {
         let body = body.to_vec();
         let answer = move |request: &str| {
@@ -334,13 +334,13 @@ impl RawPeer {
         Self::answering(Arc::new(answer), End::Close, Duration::ZERO).await
     }
 
-    /// Answers with `200`, a `Content-Length`, and a body that may be of another length.
+    /// A peer that answers `200` with a `Content-Length`, and a body that may have another length.
     pub(crate) async fn ok(length: usize, body: &[u8], end: End) -> Self {
         Self::start(with_head(&format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n"), body), end)
             .await
     }
 
-    /// Answers after `pause`.
+    /// A peer that answers after `pause`.
     pub(crate) async fn paused(answer: Vec<u8>, end: End, pause: Duration) -> Self {
         Self::answering(Arc::new(move |_: &str| answer.clone()), end, pause).await
     }
@@ -367,13 +367,13 @@ impl RawPeer {
         peer
     }
 
-    /// Answers right, but after `pause`.
+    /// A peer that answers properly, but after `pause`.
     pub(crate) async fn slow(pause: Duration, body: &[u8]) -> Self {
         let answer = with_head(&format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len()), body);
         Self::paused(answer, End::Close, pause).await
     }
 
-    /// Answers right and at once, but sends the second half of the body after `pause`.
+    /// A peer that answers properly and at once, but sends the second half of the body after `pause`.
     pub(crate) async fn trickle(body: &[u8], pause: Duration) -> Self {
         let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
         Self::start(with_head(&head, body), End::Later(pause, body.len() / 2)).await
@@ -416,7 +416,7 @@ async fn converse(
         }
         End::Close => stream.shutdown().await?,
         End::Reset => {
-            // What was sent should arrive before the reset throws it away.
+            // Bytes that were sent should arrive before the reset discards them.
             tokio::time::sleep(Duration::from_millis(100)).await;
             socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
         }
@@ -431,7 +431,7 @@ async fn converse(
     Ok(())
 }
 
-/// An answer as a client saw it.
+/// A response as a client saw it.
 #[derive(Debug)]
 pub(crate) struct Got {
     pub(crate) status: u16,
@@ -442,7 +442,7 @@ pub(crate) struct Got {
 }
 
 impl Got {
-    /// All that a connection has sent.
+    /// Parses everything that a connection has sent.
     pub(crate) fn parse(bytes: &[u8], end: Result<(), io::ErrorKind>) -> Self {
         let split = bytes.windows(4).position(|four| four == b"\r\n\r\n").map_or(bytes.len(), |at| at + 4);
         let head = String::from_utf8_lossy(&bytes[..split]).into_owned();
@@ -457,7 +457,7 @@ impl Got {
         })
     }
 
-    /// All of the body that the head promises has come, and the connection ended cleanly.
+    /// Whether the whole body that the head promises has arrived, and the connection ended cleanly.
     pub(crate) fn is_complete(&self) -> bool {
         self.end.is_ok() && self.header("content-length") == Some(&self.body.len().to_string())
     }
@@ -475,7 +475,7 @@ pub(crate) async fn get_range(address: SocketAddr, target: &str, range: &str) ->
     request(address, "GET", target, &format!("Range: {range}\r\n")).await
 }
 
-/// One request on a connection of its own.
+/// Sends one request on a connection of its own.
 pub(crate) async fn request(address: SocketAddr, method: &str, target: &str, headers: &str) -> Got {
     let exchange = async {
         let mut stream = TcpStream::connect(address).await.unwrap();

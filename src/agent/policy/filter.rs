@@ -1,4 +1,4 @@
-//! A regular expression on names of images.
+//! Regular expressions on names of images.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,25 +7,25 @@ use regex::{Regex, RegexBuilder};
 
 use crate::limits::FILTER_BYTES_MAX;
 
-/// Matches anywhere in `registry/repository[:tag]`, unless it is anchored.
+/// A regular expression that matches anywhere in `registry/repository[:tag]`, unless it is anchored.
 #[derive(Clone)]
 pub struct Filter(Regex);
 
 impl Filter {
-    /// Refuses every tag `latest`.
+    /// The filter that refuses every tag `latest`.
     ///
     /// # Panics
-    /// Never: it is a constant.
+    /// Never: the expression is a constant.
     pub fn latest() -> Self {
         ":latest$".parse().expect("a constant")
     }
 
-    /// Whether only names with a tag can match: then it says nothing about content, of which so
-    /// nothing need be found out. `:latest$` is such a one.
+    /// Whether only names with a tag can match, as with `:latest$`. Such a filter says nothing about content,
+    /// so that the sources of content do not matter for it.
     pub(super) fn is_of_tags(&self) -> bool {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
         let tag = self.0.as_str().strip_prefix(':').and_then(|rest| rest.strip_suffix('$'));
-        // A repository has no colon, and behind that of a port comes a slash.
+        // A repository has no colon, and a slash follows the colon of a port.
         tag.is_some_and(|tag| !tag.is_empty() && tag.bytes().all(plain))
     }
 

@@ -1,9 +1,9 @@
-//! A store that shows only what policy lets out. Mirror, blob server and inventory all read through
-//! it, so that what is held back is, for them, not here.
+//! A store that shows only content which policy does not hold back. Mirror, blob server and inventory all
+//! read through it, so that content that is held back does not exist for them.
 //!
-//! Which registries content is from is asked of the store: its record of the fetch, and the images
-//! that the content is part of; and of the mirror, which fetched it. Where no registry keeps anything
-//! back, there is no such store, and nothing of this is asked or kept.
+//! The store is asked for the sources of content: its record of the fetch, and the images that the content is
+//! part of. The mirror knows what it was asked for. If no registry keeps anything back, this store is not
+//! used, and nothing of this is asked or kept.
 
 mod full_scan;
 mod watch;
@@ -28,10 +28,10 @@ use crate::limits::MANIFEST_BYTES_MAX;
 use crate::oci::{Digest, media_type};
 use full_scan::Look;
 
-/// Between two questions where new content was fetched from.
+/// Pause before the store is asked again for the source of new content.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 
-/// `store`, as far as `policies` let it be seen.
+/// `store` as `policies` allow it to be seen.
 pub(crate) fn guarded(store: Arc<dyn Store>, policies: &Arc<Policies>) -> Arc<dyn Store> {
     if !policies.restricts() {
         return store;
@@ -43,25 +43,25 @@ struct GuardedStore {
     inner: Arc<dyn Store>,
     policies: Arc<Policies>,
     known: Mutex<Known>,
-    /// One look at everything at a time.
+    /// Lock that allows one full scan at a time.
     looking: tokio::sync::Mutex<()>,
 }
 
-/// What the last look at everything found.
+/// Results of the last full scan.
 #[derive(Default)]
 struct Known {
-    /// There was one. Before it nothing is given.
+    /// Whether there was a full scan. Before the first one nothing is given.
     looked: bool,
-    /// Content with a restriction; content that has a name, too, where the nameless is restricted.
+    /// Content with a restriction. If content without a name is restricted, also all content that has a name.
     marks: HashMap<Key, Mark>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Mark {
     restriction: Restriction,
-    /// Content never changes, so that this is found out once.
+    /// Whether it is a manifest; found out once, because content never changes.
     is_manifest: Option<bool>,
-    /// It must not be given: the two above together.
+    /// Whether it must not be given, as the other two fields decide.
     withheld: bool,
 }
 
@@ -70,7 +70,7 @@ struct Mark {
 enum Access {
     Given,
     Withheld,
-    /// Where it is from will be known in a moment.
+    /// The source of the content is not recorded yet.
     Unsettled,
 }
 
@@ -80,7 +80,7 @@ impl GuardedStore {
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
-        // Replaced as a whole, or one flag of it changed: whole after any panic.
+        // Replaced as a whole, or changed in one flag: a panic cannot leave it half changed.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -88,8 +88,8 @@ impl GuardedStore {
         self.known().marks.get(&Key::of(digest)).copied()
     }
 
-    /// Whether `digest` may be given now: by the last look at all images, by what the store has
-    /// recorded of its fetch, and by what the mirror was asked for.
+    /// Whether `digest` may be given now, by the last full scan, by the store's record of its fetch, and by
+    /// requests at the mirror.
     async fn access(&self, digest: &Digest) -> Result<Access, StoreError> {
         let mark = self.mark(digest);
         let mut restriction = mark.map(|mark| mark.restriction).unwrap_or_default();
@@ -108,7 +108,7 @@ impl GuardedStore {
         Ok(if restriction.forbids(is_manifest) { Access::Withheld } else { Access::Given })
     }
 
-    /// Whether content may be a manifest or index; `None` if it is not here.
+    /// Whether content may be a manifest or index; `None` if it is not present.
     async fn is_manifest(&self, digest: &Digest) -> Result<Option<bool>, StoreError> {
         if let Some(known) = self.mark(digest).and_then(|mark| mark.is_manifest) {
             return Ok(Some(known));
@@ -132,7 +132,8 @@ impl GuardedStore {
         Ok(Some(is_manifest))
     }
 
-    /// Whether content may be given, once it is known where the content is from, or that this will not be known.
+    /// Whether content may be given. Waits until its source is known, or until it is known that there is no
+    /// record.
     async fn settled(&self, digest: &Digest) -> Result<Access, StoreError> {
         loop {
             match self.access(digest).await? {
@@ -157,7 +158,7 @@ impl GuardedStore {
         Ok(None)
     }
 
-    /// All of content that is no larger than a manifest.
+    /// Reads all of some content that is no larger than a manifest.
     async fn read_whole(&self, digest: &Digest, content: Content) -> Result<Vec<u8>, StoreError> {
         let failed = |error: std::io::Error| StoreError::io("read a manifest", &error);
         match content {
@@ -172,7 +173,7 @@ impl GuardedStore {
         }
     }
 
-    /// The first `length` bytes of content that has no file here.
+    /// Reads the first `length` bytes of content that has no file here.
     async fn read_remote(&self, digest: &Digest, length: u64) -> Result<Vec<u8>, StoreError> {
         let mut pieces = self.inner.read(digest, 0, length);
         let mut bytes = Vec::new();
@@ -195,7 +196,8 @@ impl Store for GuardedStore {
         self.open_if_given(digest).boxed()
     }
 
-    /// The caller has opened the content here: what is held back was not given to it.
+    /// Not checked again: the caller has opened the content here, and content that is held back is not
+    /// opened.
     fn read(
         &self,
         digest: &Digest,
@@ -205,7 +207,7 @@ impl Store for GuardedStore {
         self.inner.read(digest, offset, length)
     }
 
-    /// A name may be known whose content is held back: who opens that sees so.
+    /// A name may be visible whose content is held back: opening that content then finds nothing.
     fn tag<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Tag>, StoreError>> {
         self.inner.tag(name)
     }

@@ -1,5 +1,5 @@
-//! Whether content is a manifest or index, by its bytes. A path or a header says nothing: `/blobs/`
-//! gives a manifest too.
+//! Recognises manifests and indexes by their bytes. Path and headers prove nothing: `/blobs/` serves
+//! manifests too.
 
 use std::fs::File;
 use std::io;
@@ -9,12 +9,13 @@ use std::sync::Arc;
 use crate::limits::MANIFEST_BYTES_MAX;
 use crate::oci::media_type;
 
-/// How much of content is looked at before all of it is read, bytes.
+/// Bytes of content that are read first, before all of it is read.
 pub(super) const BEGINNING_BYTES: u64 = 512;
 
-/// Whether a file with verified content of this length may be a manifest or index. Its position stays.
+/// Whether a file with verified content of this length may be a manifest or index. Its position does not
+/// move.
 pub(crate) async fn file_may_be_manifest(file: Arc<File>, size_bytes: u64) -> io::Result<bool> {
-    // Registries take no manifest that is larger, and no peer gives one.
+    // Registries accept no larger manifest, and no peer serves one.
     if size_bytes > MANIFEST_BYTES_MAX {
         return Ok(false);
     }

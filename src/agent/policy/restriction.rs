@@ -1,15 +1,15 @@
-//! What is held back of some content, and the small map in which that is kept for all of it.
+//! Restrictions of content, and the small keys by which they are kept for all content.
 
 use std::ops::BitOrAssign;
 
 use crate::oci::Digest;
 
-/// What must not be given. With several names the strictest holds, which is all of them together.
+/// What must not be served. With several names the strictest applies, which is the union of all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Restriction {
-    /// If it is a manifest or index.
+    /// The content must not be served if it is a manifest or index.
     pub(crate) manifests: bool,
-    /// If it is anything else.
+    /// The content must not be served if it is anything else.
     pub(crate) blobs: bool,
 }
 
@@ -20,17 +20,17 @@ impl Restriction {
         self == Self::default()
     }
 
-    /// Whether it adds nothing to `other`.
+    /// Whether this adds nothing to `other`.
     pub(super) fn is_within(self, other: Self) -> bool {
         (!self.manifests || other.manifests) && (!self.blobs || other.blobs)
     }
 
-    /// Whether it depends on what the content is.
+    /// Whether it depends on the kind of the content.
     pub(super) fn is_partial(self) -> bool {
         self.manifests != self.blobs
     }
 
-    /// Whether content must not be given. As long as it is not known what it is, a doubt counts as yes.
+    /// Whether content must not be served. While its kind is not known, a partial restriction forbids it.
     pub(super) fn forbids(self, is_manifest: Option<bool>) -> bool {
         match is_manifest {
             Some(true) => self.manifests,
@@ -47,7 +47,7 @@ impl BitOrAssign for Restriction {
     }
 }
 
-/// The first 32 bytes of a digest: a quarter of what the text takes up, for 20,000 of them.
+/// The first 32 bytes of a digest: a quarter of the size of its text, for about 20,000 of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Key([u8; 32]);
 

@@ -1,4 +1,4 @@
-//! What the tables say, and what a store shows then.
+//! Tests of the tables, and of what a store shows under them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,7 +50,7 @@ fn a_registry_without_a_table_has_that_of_the_others() {
     assert!(!policies.restricts() && !Policies::default().restricts());
 }
 
-/// A client chooses the spelling; a filter or a table that it could slip past by that is none.
+/// A client chooses the spelling. A filter or a table that another spelling avoids would be useless.
 #[test]
 fn tables_and_filters_hold_for_a_registry_however_it_is_spelled() {
     let secret =
@@ -92,7 +92,7 @@ fn tables_and_filters_hold_for_a_registry_however_it_is_spelled() {
     }
 }
 
-/// B36: the Go version took a port for the tag, so that its filter missed such registries.
+/// Fault B36 of the Go version: it took a port for the tag, so that its filter missed registries with a port.
 #[test]
 fn the_latest_filter_refuses_that_tag_of_registries_with_a_port_too_and_no_content() {
     let latest = RegistryPolicy { filter: vec![Filter::latest()], ..RegistryPolicy::default() };
@@ -157,7 +157,7 @@ fn manifests_and_blobs_are_kept_back_by_route_and_by_kind() {
     assert!(!policies.advertises_tag("private.test:5000/a:1"), "a tag without its manifest is of no use");
 }
 
-/// An image of one layer, config included.
+/// An image of one layer, including its config.
 struct Image {
     manifest: Digest,
     config: Digest,
@@ -177,7 +177,7 @@ async fn opens(store: &dyn Store, digest: &Digest) -> bool {
     store.open(digest).await.unwrap().is_some()
 }
 
-/// Which of an image's three parts a store gives, and whether its scan says the same.
+/// Which of an image's three parts a store gives, after checking that its scan agrees.
 async fn given(store: &dyn Store, image: &Image) -> [bool; 3] {
     let parts = [&image.manifest, &image.config, &image.layer];
     let scan = store.scan().await.unwrap();
@@ -253,7 +253,7 @@ async fn content_without_a_name_is_the_table_of_all_others_and_named_content_is_
     let store = guarded(memory.clone(), &policies(&tables));
     let (nameless, named, recorded) = (image(&memory, 1), image(&memory, 2), image(&memory, 3));
     memory.tag("open.test/app:1", &named.manifest);
-    // A name that containerd's CRI plugin makes says nothing.
+    // A name that containerd's CRI plugin makes says nothing about sources.
     memory.tag("sha256:12", &named.manifest);
     memory.fetched(&recorded.manifest, "open.test/app");
     assert_eq!(given(&*store, &nameless).await, [false, true, true]);
@@ -275,7 +275,7 @@ async fn a_look_that_fails_withholds_and_deletes_nothing() {
     assert!(opens(&*store, &image.layer).await && store.scan().await.is_err());
 }
 
-/// A running watch.
+/// A running watch, with its events.
 struct Watched {
     events: mpsc::Receiver<WatchEvent>,
     stop: tokio_util::sync::CancellationToken,
@@ -305,7 +305,7 @@ impl Watched {
         watched
     }
 
-    /// The next event about `digest`.
+    /// Waits for the next event about `digest`.
     async fn next_of(&mut self, digest: &Digest) -> StoreEvent {
         let next = async {
             loop {
@@ -396,7 +396,7 @@ impl conformance::Subject for Guarded {
     }
 }
 
-/// For what it does not hold back it is a store like any other.
+/// For content that it does not hold back, it is a store like any other.
 #[tokio::test]
 async fn a_guarded_store_conforms() {
     for memory in [MemoryStore::new(), MemoryStore::remote()] {

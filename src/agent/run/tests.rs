@@ -1,4 +1,5 @@
-//! Whole agents, started by their configuration, with servers that are a set in this process.
+//! Tests of whole agents, which are started by their configuration, with servers that are a set in this
+//! process.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -28,7 +29,7 @@ use crate::task::Stop;
 
 type Pairs = Arc<Mutex<BTreeSet<(String, String)>>>;
 
-/// A discovery server that knows nothing of order, leases or groups.
+/// A discovery server without order, leases or groups.
 async fn server(tasks: &TaskTracker, stop: &Stop) -> (String, Pairs) {
     let pairs = Pairs::default();
     let router = Router::new()
@@ -142,7 +143,7 @@ impl Agent {
     }
 }
 
-/// A tag and a blob travel from one agent's layout to a client of another, which holds neither.
+/// A tag and a blob travel from the layout of one agent to a client of another, which holds neither.
 #[tokio::test]
 async fn one_agent_serves_what_another_holds() {
     let (tasks, stop, folders) = (TaskTracker::new(), Stop::new(), tempfile::tempdir().unwrap());
@@ -231,7 +232,7 @@ async fn bad_registry_tables_are_named_at_the_start() {
     assert!(error.contains("bad.test:5000"), "{error}");
 }
 
-/// What earlier runs found right is not read again: shown by a verdict that is wrong.
+/// What earlier runs verified is not read again, as a wrong entry shows.
 #[tokio::test]
 async fn verdicts_of_an_earlier_run_are_taken_over() {
     let (tasks, stop) = (TaskTracker::new(), Stop::new());

@@ -1,5 +1,5 @@
-//! A look at everything: what all content is part of and where it was fetched from, and which of it
-//! is therefore held back.
+//! A full scan: which images all content belongs to and where it was fetched from, and what is therefore held
+//! back.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -10,20 +10,20 @@ use crate::agent::content::store::{Scan, Source, StoreError};
 use crate::limits::MANIFEST_BYTES_MAX;
 use crate::oci::{Children, Digest};
 
-/// What a look at everything found.
+/// The result of a full scan.
 #[derive(Default)]
 pub(super) struct Look {
-    /// All of the store that may be given.
+    /// Content of the store that may be given.
     pub(super) given: Scan,
-    /// Of what is new it is not known yet where it is from; with its length.
+    /// New content whose source is not recorded yet, with its length.
     pub(super) unsettled: Vec<(Digest, u64)>,
-    /// Held back now, and not by the look before.
+    /// Content that is held back now, and was not before.
     pub(super) withheld: Vec<Digest>,
-    /// Given now, and held back by the look before.
+    /// Content that may be given now, and was held back before.
     pub(super) released: BTreeSet<Digest>,
 }
 
-/// What the store tells about sources.
+/// What the store records about sources.
 #[derive(Default)]
 struct Told {
     restrictions: HashMap<Key, Restriction>,
@@ -33,10 +33,11 @@ struct Told {
 }
 
 impl GuardedStore {
-    /// Replaces what is known. An error changes nothing (I3). The caller holds `looking`.
+    /// Scans everything and replaces the known restrictions. An error changes nothing (I3). The caller holds
+    /// `looking`.
     pub(super) async fn look_at_all(&self) -> Result<Look, StoreError> {
         let scan = self.inner.scan().await?;
-        // After the scan: the sources of all that it found.
+        // Asked after the scan, so that the sources of everything it found are included.
         let Told { mut restrictions, images, unrecorded } = self.told().await?;
         self.walk(images, &mut restrictions).await?;
         let nameless = self.policies.of_nameless();
@@ -95,7 +96,7 @@ impl GuardedStore {
 
     async fn told(&self) -> Result<Told, StoreError> {
         let mut told = Told::default();
-        // Where the nameless is restricted, it matters who has a name at all.
+        // Where content without a name is restricted, it matters which content has a name at all.
         let names_matter = !self.policies.of_nameless().is_none();
         let mut take = |source: Source| match source {
             Source::Fetched { digest, name } => {
@@ -105,7 +106,7 @@ impl GuardedStore {
                 }
             }
             Source::Unrecorded { digest } => _ = told.unrecorded.insert(digest),
-            // Not a registry's: containerd's CRI plugin has names like `sha256:<config>`.
+            // Not a name of a registry: containerd's CRI plugin uses names like `sha256:<config>`.
             Source::Image { name, .. } if self.policies.registry_of(&name).is_none() => {}
             Source::Image { name, target } => {
                 let restriction = self.policies.of_name(&name);
@@ -121,7 +122,7 @@ impl GuardedStore {
         Ok(told)
     }
 
-    /// Everything below an image has its restriction.
+    /// Gives everything below an image the image's restriction.
     async fn walk(
         &self,
         images: Vec<(Digest, Restriction)>,

@@ -1,5 +1,5 @@
-//! What changes, as far as it may be seen: content whose source is not recorded yet is held until it
-//! is, and what turns out to be from a stricter registry goes.
+//! Passes on changes of the store that may be seen. Content whose source is not recorded yet is held until it
+//! is, and content that turns out to be from a stricter registry is reported as removed.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -13,14 +13,14 @@ use crate::agent::content::store::{EventSender, StoreError, StoreEvent, WatchEve
 use crate::api::client::chain;
 use crate::oci::Digest;
 
-/// Events of the store that wait here; more than that, and the store waits.
+/// Events of the store that wait here; with more of them the store waits.
 const EVENTS_WAITING_MAX: usize = 256;
-/// First and longest pause before it is asked again where new content was fetched from.
+/// First and longest pause before the store is asked again for the source of new content.
 const ASK_AGAIN: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(80));
-/// From the first sign that sources have changed to a look at all of them.
+/// Delay of a full scan after the first sign that sources have changed.
 const LOOK_AFTER: Duration = Duration::from_millis(50);
-/// After a look there is none for so many times as long as it took: a node that pulls all the time
-/// does not look all the time. What the store itself records of a fetch counts at once all the same.
+/// Pause after a full scan, as a multiple of its duration, so that a node that pulls all the time does not
+/// scan all the time. The store's own record of a fetch counts at once nevertheless.
 const LOOK_PAUSES: u32 = 9;
 
 impl GuardedStore {
@@ -43,7 +43,7 @@ impl GuardedStore {
         }
     }
 
-    /// Receives the events of the store, also while one of them is being looked at.
+    /// Receives the events of the store, also while one of them is being handled.
     async fn receive(&self, events: &EventSender, sender: mpsc::Sender<StoreEvent>) -> StoreError {
         let mut watch = self.inner.watch();
         loop {
@@ -56,7 +56,7 @@ impl GuardedStore {
     }
 }
 
-/// New content of which it is not known yet where it is from.
+/// New content whose source is not recorded yet.
 struct Waiting {
     digest: Digest,
     size_bytes: u64,
@@ -70,7 +70,7 @@ struct Following<'a> {
     receiver: mpsc::Receiver<StoreEvent>,
     unsettled: Vec<Waiting>,
     look_at: Option<Instant>,
-    /// See [`LOOK_PAUSES`].
+    /// End of the pause after the last full scan ([`LOOK_PAUSES`]).
     no_look_before: Option<Instant>,
 }
 
@@ -81,7 +81,7 @@ impl Following<'_> {
             tokio::select! {
                 event = self.receiver.recv() => match event {
                     Some(event) => self.happened(event).await?,
-                    // The sender is dropped when the watch has ended: `watch_given` returns why.
+                    // The sender is dropped when the watch has ended: `watch_given` returns the reason.
                     None => std::future::pending().await,
                 },
                 () = until(deadline) => self.due().await?,
@@ -100,7 +100,7 @@ impl Following<'_> {
             }
             StoreEvent::Tagged { name, digest } => {
                 let is_given = self.guard.access(&digest).await? == Access::Given;
-                // Before that it may have been advertised with another target.
+                // The name may have been advertised with another target before.
                 let event = if is_given {
                     StoreEvent::Tagged { name, digest }
                 } else {
@@ -122,7 +122,7 @@ impl Following<'_> {
     async fn added(&mut self, mut waiting: Waiting) -> Result<(), StoreError> {
         let Waiting { digest, size_bytes, .. } = &waiting;
         if self.guard.mark(digest).is_some() {
-            // Part of an image: others of its parts may be found through it.
+            // The content belongs to an image, through which other parts of the image may be found.
             self.look_soon();
         }
         match self.guard.access(digest).await? {
@@ -156,7 +156,7 @@ impl Following<'_> {
         Ok(())
     }
 
-    /// A look that fails changes nothing; the next sign, or scan, leads to another.
+    /// Runs a full scan. A scan that fails changes nothing; the next sign of a change leads to another one.
     async fn look(&mut self) {
         let looked = {
             let _one_at_a_time = self.guard.looking.lock().await;
