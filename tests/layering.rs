@@ -115,6 +115,22 @@ fn a_forbidden_arrow_is_found_and_a_comment_is_none() {
     assert_eq!(violations(text, &["piccolo_raft"]), [(2, "use piccolo_raft::log::LogStore;".to_owned())]);
 }
 
+/// The process that speaks with the network is to lose containerd's socket: the rest of the agent asks the store.
+#[test]
+fn only_the_containerd_store_speaks_grpc() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let store = root.join("src/agent/content/store/containerd");
+    let mut speakers = Vec::new();
+    for file in sources(root, "src/agent") {
+        let text = fs::read_to_string(&file).unwrap();
+        let found = violations(&text, &["tonic::", "containerd_client"]);
+        if !found.is_empty() && !file.starts_with(&store) && file != store.with_extension("rs") {
+            speakers.push(format!("{}: {found:?}", file.strip_prefix(root).unwrap().display()));
+        }
+    }
+    assert!(speakers.is_empty(), "gRPC outside the store:\n{}", speakers.join("\n"));
+}
+
 /// The formats and the command of a version that does not exist are for tests of upgrades.
 #[test]
 fn no_release_has_the_formats_of_a_version_to_come() {

@@ -8,7 +8,6 @@
 mod certs_dirs;
 mod challenge;
 mod clients;
-mod cri;
 mod outcome;
 mod outcome_cache;
 mod plan;
@@ -25,6 +24,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
+use super::content::store::Store;
 use super::notices::{Notices, Topic};
 use super::policy::Policies;
 use crate::limits::ORIGIN_PROBE_TIMEOUT;
@@ -66,7 +66,9 @@ pub(crate) struct Config {
     pub(crate) notices: Notices,
     /// Folders of `--certs-dir`. Absent: found out.
     pub(crate) certs_dirs: Option<Vec<PathBuf>>,
-    /// Path of containerd's socket, which may offer CRI.
+    /// The store, whose containerd may name these folders.
+    pub(crate) store: Arc<dyn Store>,
+    /// Path of containerd's socket, if there is one: some distributions keep the folders elsewhere.
     pub(crate) socket: Option<PathBuf>,
     /// Address of the mirror: containerd's entry for it is not probed.
     pub(crate) own: Option<SocketAddr>,
@@ -108,7 +110,7 @@ pub(crate) fn environment() -> Option<Proxies> {
 impl Origins {
     /// Checks the tables. Must be called within a tokio runtime.
     pub(crate) fn new(config: Config) -> Result<Self, OriginError> {
-        let Config { policies, notices, certs_dirs, socket, own, environment } = config;
+        let Config { policies, notices, certs_dirs, store, socket, own, environment } = config;
         for (registry, policy) in policies.tables() {
             if let Some(origin) = &policy.origin
                 && !is_base_url(origin)
@@ -126,7 +128,7 @@ impl Origins {
         let shared = Prober {
             policies,
             notices,
-            certs_dirs: CertsDirs::new(certs_dirs, socket.as_deref()),
+            certs_dirs: CertsDirs::new(certs_dirs, store, socket.as_deref()),
             own,
             environment,
             clients: Clients::default(),

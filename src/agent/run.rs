@@ -144,15 +144,17 @@ pub async fn run_on(
     let client = Client::new(servers)?;
     client.begin_at(rand::random_range(..usize::MAX));
     let policies = Arc::new(Policies::new(registries));
+    let opened = open(&store, &notices)?;
     let origins = Origins::new(origin::Config {
         policies: Arc::clone(&policies),
         notices: notices.clone(),
         certs_dirs,
+        store: Arc::clone(&opened),
         socket: store.socket(),
         own: listeners.mirror.local_addr().ok(),
         environment: origin::environment(),
     })?;
-    let store = policy::guarded(open(&store, &notices)?, &policies);
+    let store = policy::guarded(opened, &policies);
 
     let (own, following) = own_address(&listeners, advertise, advertise_among, &client, &notices).await?;
     let addresses = listeners.addresses(own.now())?;

@@ -172,7 +172,7 @@ impl Node {
             local,
             fetcher: Arc::new(Fetcher::new(
                 Arc::clone(&discovery),
-                dyn_store,
+                Arc::clone(&dyn_store),
                 pool.clone(),
                 (
                     reporter,
@@ -187,6 +187,7 @@ impl Node {
                 policies: Arc::clone(&policies),
                 notices: notices.clone(),
                 certs_dirs: Some(wish.certs_dirs),
+                store: Arc::clone(&dyn_store),
                 socket: None,
                 own: None,
                 environment: wish.environment,

@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::future::Future;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -259,6 +259,10 @@ impl Store for Partial {
 
     fn watch(&self) -> BoxStream<'_, Result<WatchEvent, StoreError>> {
         self.sound.watch()
+    }
+
+    fn registry_host_folders(&self) -> BoxFuture<'_, Option<Vec<PathBuf>>> {
+        self.sound.registry_host_folders()
     }
 
     fn ingests<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Vec<Ingest>, StoreError>> {

@@ -16,6 +16,7 @@ mod watch_stream;
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::path::PathBuf;
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -199,6 +200,10 @@ pub trait Store: Send + Sync + 'static {
     /// daemon restarted, a queue overflowed). The stream then ends with the reason, and the caller watches
     /// and scans again. The first item is [`WatchEvent::Set`]; only after it may the caller scan.
     fn watch(&self) -> BoxStream<'_, Result<WatchEvent, StoreError>>;
+
+    /// The folders in which containerd looks for the hosts of a registry, as it names them itself; `None` if it
+    /// does not name them, or if there is no containerd behind the store.
+    fn registry_host_folders(&self) -> BoxFuture<'_, Option<Vec<PathBuf>>>;
 
     /// Transfers of `digest` into this store that run or were left behind, the one written to last first.
     fn ingests<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Vec<Ingest>, StoreError>>;

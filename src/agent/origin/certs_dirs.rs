@@ -1,5 +1,5 @@
 //! Finds the folders in which containerd looks for the hosts of a registry: those of `--certs-dir`, or those
-//! that CRI names, or the usual ones.
+//! that containerd names, or the usual ones.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::cri::Cri;
+use crate::agent::content::store::Store;
 use crate::limits::{CERTS_DIRS_RETRY, CERTS_DIRS_TTL};
 
 /// Default of containerd 2.2 and later. Earlier versions have no default, and packages configure the first.
@@ -27,7 +27,7 @@ pub(super) type Roots = Arc<[PathBuf]>;
 /// The folders, and how they are found.
 pub(super) struct CertsDirs {
     given: Option<Roots>,
-    cri: Option<Cri>,
+    store: Arc<dyn Store>,
     /// Folders that are used if containerd does not name any.
     usual: [&'static str; 2],
     found: Mutex<Option<Found>>,
@@ -36,14 +36,13 @@ pub(super) struct CertsDirs {
 struct Found {
     roots: Roots,
     until: Instant,
-    by_cri: bool,
+    by_containerd: bool,
 }
 
 impl CertsDirs {
-    pub(super) fn new(given: Option<Vec<PathBuf>>, socket: Option<&Path>) -> Self {
-        let cri = socket.filter(|_| given.is_none()).map(Cri::new);
+    pub(super) fn new(given: Option<Vec<PathBuf>>, store: Arc<dyn Store>, socket: Option<&Path>) -> Self {
         let usual = if socket.is_some_and(|socket| socket.starts_with(RUN_OF_K3S)) { OF_K3S } else { USUAL };
-        Self { given: given.map(Into::into), cri, usual, found: Mutex::default() }
+        Self { given: given.map(Into::into), store, usual, found: Mutex::default() }
     }
 
     /// The current folders. Asks containerd again after a while, because it may have been restarted with
@@ -57,18 +56,15 @@ impl CertsDirs {
         if let Some(found) = found.as_ref().filter(|found| now < found.until) {
             return Arc::clone(&found.roots);
         }
-        let said = match &self.cri {
-            Some(cri) => cri.config_path().await,
-            None => None,
-        };
+        let said = self.store.registry_host_folders().await;
         let ttl = if said.is_some() { CERTS_DIRS_TTL } else { CERTS_DIRS_RETRY };
-        let (roots, by_cri): (Roots, bool) = match (said, found.take()) {
+        let (roots, by_containerd): (Roots, bool) = match (said, found.take()) {
             (Some(said), _) => (seen(said.into_iter()), true),
             // containerd does not answer now: what it said before still holds.
-            (None, Some(before)) if before.by_cri => (before.roots, true),
+            (None, Some(before)) if before.by_containerd => (before.roots, true),
             (None, _) => (seen(self.usual.iter().map(PathBuf::from)), false),
         };
-        *found = Some(Found { roots: Arc::clone(&roots), until: now + ttl, by_cri });
+        *found = Some(Found { roots: Arc::clone(&roots), until: now + ttl, by_containerd });
         roots
     }
 }
@@ -81,6 +77,7 @@ fn seen(folders: impl Iterator<Item = PathBuf>) -> Roots {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::content::store::MemoryStore;
 
     #[tokio::test]
     async fn the_folders_of_k3s_are_looked_at_behind_its_socket() {
@@ -89,7 +86,9 @@ mod tests {
             (Some("/run/containerd/containerd.sock"), USUAL),
             (Some("/run/k3s/containerd/containerd.sock"), OF_K3S),
         ] {
-            assert_eq!(CertsDirs::new(None, socket.map(Path::new)).usual, expected, "{socket:?}");
+            let store = Arc::new(MemoryStore::new());
+            let dirs = CertsDirs::new(None, store, socket.map(Path::new));
+            assert_eq!(dirs.usual, expected, "{socket:?}");
         }
     }
 }

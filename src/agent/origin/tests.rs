@@ -10,6 +10,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::*;
 use crate::agent::RegistryPolicy;
+use crate::agent::content::store::MemoryStore;
 use crate::agent::policy::Policies;
 use crate::agent::testing::{End, RawPeer};
 
@@ -44,6 +45,7 @@ fn origins(policies: Policies) -> Result<Origins, OriginError> {
         policies: Arc::new(policies),
         notices: Notices::default(),
         certs_dirs: Some(Vec::new()),
+        store: Arc::new(MemoryStore::new()),
         socket: None,
         own: None,
         environment: None,

@@ -10,6 +10,7 @@ mod watch;
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -236,6 +237,10 @@ impl Store for GuardedStore {
 
     fn watch(&self) -> BoxStream<'_, Result<WatchEvent, StoreError>> {
         watch_stream(|events| self.watch_given(events))
+    }
+
+    fn registry_host_folders(&self) -> BoxFuture<'_, Option<Vec<PathBuf>>> {
+        self.inner.registry_host_folders()
     }
 
     fn ingests<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Vec<Ingest>, StoreError>> {

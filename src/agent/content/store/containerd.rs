@@ -8,6 +8,7 @@
 mod byte_access;
 mod client;
 mod content_age;
+mod cri;
 mod source_labels;
 mod unshareable;
 mod watch;
@@ -34,11 +35,13 @@ use crate::agent::notices::Notices;
 use crate::oci::Digest;
 use byte_access::View;
 use client::{Client, Image};
+use cri::Cri;
 
 /// The images of one namespace of one containerd.
 #[derive(Debug)]
 pub struct ContainerdStore {
     client: Client,
+    cri: Cri,
     /// Content folder from the configuration, which overrides what containerd says.
     content_path: Option<PathBuf>,
     /// Where bytes are read, as the last look found it; `None` before the first look.
@@ -61,6 +64,7 @@ impl ContainerdStore {
         let client = Client::new(socket, namespace)?;
         Ok(Self {
             client,
+            cri: Cri::new(socket),
             content_path,
             view: Mutex::default(),
             wrong_folder: Mutex::default(),
@@ -231,6 +235,10 @@ impl Store for ContainerdStore {
                 Err(error) => error,
             }
         })
+    }
+
+    fn registry_host_folders(&self) -> BoxFuture<'_, Option<Vec<PathBuf>>> {
+        self.cri.config_path().boxed()
     }
 
     fn ingests<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Vec<Ingest>, StoreError>> {

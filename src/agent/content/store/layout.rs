@@ -321,6 +321,10 @@ impl Store for LayoutStore {
         watch_stream(|events| self.watch_until_lost(events))
     }
 
+    fn registry_host_folders(&self) -> BoxFuture<'_, Option<Vec<PathBuf>>> {
+        std::future::ready(None).boxed()
+    }
+
     /// A layout that other programs write to with containerd's library has ingests beside its blobs.
     fn ingests<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Vec<Ingest>, StoreError>> {
         ingest::find(self.folder.root(), digest).boxed()

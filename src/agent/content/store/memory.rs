@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{Seek, Write};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -321,6 +322,10 @@ impl Store for MemoryStore {
 
     fn watch(&self) -> BoxStream<'_, Result<WatchEvent, StoreError>> {
         watch_stream(|events| self.watch_until_broken(events))
+    }
+
+    fn registry_host_folders(&self) -> BoxFuture<'_, Option<Vec<PathBuf>>> {
+        std::future::ready(None).boxed()
     }
 
     fn ingests<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Vec<Ingest>, StoreError>> {
