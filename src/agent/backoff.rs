@@ -9,9 +9,9 @@ use rand::Rng;
 use crate::limits::RETRY_AFTER_HONOURED_MAX;
 
 /// First pause after a failed heartbeat; the longest is the heartbeat interval.
-const BEAT_RETRY_PAUSE: Duration = Duration::from_millis(500);
+const HEARTBEAT_RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// Jitter of a heartbeat, as a part of the interval in both directions.
-const BEAT_JITTER: f64 = 0.1;
+const HEARTBEAT_JITTER: f64 = 0.1;
 
 /// A random time up to a bound that doubles ("full jitter"): clients that were refused together come back
 /// evenly over the bound.
@@ -62,7 +62,7 @@ pub struct HeartbeatSchedule {
 impl HeartbeatSchedule {
     /// Heartbeats with this interval between two.
     pub fn new(interval: Duration) -> Self {
-        Self { interval, retries: Backoff::new(BEAT_RETRY_PAUSE, interval) }
+        Self { interval, retries: Backoff::new(HEARTBEAT_RETRY_PAUSE, interval) }
     }
 
     /// Time until the first heartbeat: the rest of an interval of which a random part has passed, as if the
@@ -74,9 +74,9 @@ impl HeartbeatSchedule {
     /// the length grows with the length, and any part of it is left: D. R. Cox, Renewal Theory, 1962, chapter
     /// 5.)
     pub fn first(&self, rng: &mut impl Rng) -> Duration {
-        let (shortest, longest) = (1.0 - BEAT_JITTER, 1.0 + BEAT_JITTER);
-        let dice: f64 = rng.random_range(0.0..1.0);
-        let length = (shortest.powi(2) + dice * (longest.powi(2) - shortest.powi(2))).sqrt();
+        let (shortest, longest) = (1.0 - HEARTBEAT_JITTER, 1.0 + HEARTBEAT_JITTER);
+        let uniform: f64 = rng.random_range(0.0..1.0);
+        let length = (shortest.powi(2) + uniform * (longest.powi(2) - shortest.powi(2))).sqrt();
         within(rng, self.interval.mul_f64(length))
     }
 
@@ -84,7 +84,7 @@ impl HeartbeatSchedule {
     /// that have come into step.
     pub fn after_success(&mut self, rng: &mut impl Rng) -> Duration {
         self.retries.reset();
-        self.interval.mul_f64(rng.random_range(1.0 - BEAT_JITTER..=1.0 + BEAT_JITTER))
+        self.interval.mul_f64(rng.random_range(1.0 - HEARTBEAT_JITTER..=1.0 + HEARTBEAT_JITTER))
     }
 
     /// Time until the next heartbeat after a failed one. A pause that the servers ask for is limited to the
@@ -109,7 +109,7 @@ mod tests {
     const INTERVAL: Duration = Duration::from_secs(30);
     const AGENTS: usize = 20_000;
 
-    fn dice() -> StdRng {
+    fn seeded() -> StdRng {
         StdRng::seed_from_u64(5)
     }
 
@@ -136,7 +136,7 @@ mod tests {
     #[test]
     fn pauses_double_up_to_the_longest_and_begin_anew() {
         let (first, longest) = (Duration::from_millis(100), Duration::from_millis(500));
-        let mut rng = dice();
+        let mut rng = seeded();
         let mut most = [Duration::ZERO; 5];
         for _ in 0..1_000 {
             let mut backoff = Backoff::new(first, longest);
@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn a_herd_that_is_refused_together_comes_back_evenly() {
-        let mut rng = dice();
+        let mut rng = seeded();
         let longest = Duration::from_secs(10);
         let pause = |_| Backoff::new(longest, longest).pause_by(&mut rng);
         assert_even(&by_second((0..AGENTS).map(pause)));
@@ -165,26 +165,29 @@ mod tests {
     fn retry_after_is_the_least_and_is_not_believed_without_end() {
         let wanted = Duration::from_secs(7);
         let mut first = Backoff::new(Duration::from_secs(1), INTERVAL);
-        let mut beats = HeartbeatSchedule::new(INTERVAL);
-        let mut rng = dice();
-        for pause in [first.next_pause_after(Some(wanted)), beats.after_failure(&mut rng, Some(wanted))] {
+        let mut schedule = HeartbeatSchedule::new(INTERVAL);
+        let mut rng = seeded();
+        for pause in [first.next_pause_after(Some(wanted)), schedule.after_failure(&mut rng, Some(wanted))] {
             assert!((wanted..=wanted + Duration::from_secs(1)).contains(&pause), "{pause:?}");
         }
         let endless = first.next_pause_after(Some(Duration::MAX));
-        let beat = HeartbeatSchedule::new(INTERVAL).after_failure(&mut rng, Some(Duration::MAX));
-        assert!((INTERVAL..=INTERVAL + BEAT_RETRY_PAUSE).contains(&beat), "a lease would end: {beat:?}");
+        let pause = HeartbeatSchedule::new(INTERVAL).after_failure(&mut rng, Some(Duration::MAX));
+        assert!(
+            (INTERVAL..=INTERVAL + HEARTBEAT_RETRY_PAUSE).contains(&pause),
+            "a lease would end: {pause:?}"
+        );
         assert!(endless <= RETRY_AFTER_HONOURED_MAX + Duration::from_secs(2), "{endless:?}");
     }
 
     #[test]
-    fn a_fleet_that_was_started_in_one_second_beats_evenly_in_each_period() {
-        let mut rng = dice();
-        let mut beats = vec![HeartbeatSchedule::new(INTERVAL); AGENTS];
-        let mut times: Vec<Duration> = beats.iter().map(|beats| beats.first(&mut rng)).collect();
+    fn a_fleet_that_was_started_in_one_second_sends_heartbeats_evenly_in_each_period() {
+        let mut rng = seeded();
+        let mut schedules = vec![HeartbeatSchedule::new(INTERVAL); AGENTS];
+        let mut times: Vec<Duration> = schedules.iter().map(|schedule| schedule.first(&mut rng)).collect();
         let mut all = times.clone();
         for _ in 0..5 {
-            for (beats, time) in beats.iter_mut().zip(&mut times) {
-                let pause = beats.after_success(&mut rng);
+            for (schedule, time) in schedules.iter_mut().zip(&mut times) {
+                let pause = schedule.after_success(&mut rng);
                 assert!((27.0..=33.0).contains(&pause.as_secs_f64()), "{pause:?}");
                 *time += pause;
                 all.push(*time);
@@ -196,15 +199,15 @@ mod tests {
 
     /// The pause has grown to the interval after six failures.
     #[test]
-    fn a_fleet_whose_servers_are_away_calls_no_more_often_than_it_beats() {
-        let mut rng = dice();
-        let mut beats = HeartbeatSchedule::new(INTERVAL);
-        (0..6).for_each(|_| _ = beats.after_failure(&mut rng, None));
-        let total: Duration = (0..AGENTS).map(|_| beats.after_failure(&mut rng, None)).sum();
+    fn a_fleet_whose_servers_are_away_calls_no_more_often_than_heartbeats() {
+        let mut rng = seeded();
+        let mut schedule = HeartbeatSchedule::new(INTERVAL);
+        (0..6).for_each(|_| _ = schedule.after_failure(&mut rng, None));
+        let total: Duration = (0..AGENTS).map(|_| schedule.after_failure(&mut rng, None)).sum();
         let mean = total / AGENTS as u32;
         assert!((14.0..16.0).contains(&mean.as_secs_f64()), "half the interval: {mean:?}");
-        let heard = beats.after_success(&mut rng);
+        let heard = schedule.after_success(&mut rng);
         assert!(heard >= INTERVAL.mul_f64(0.9));
-        assert!(beats.after_failure(&mut rng, None) <= BEAT_RETRY_PAUSE, "begins anew");
+        assert!(schedule.after_failure(&mut rng, None) <= HEARTBEAT_RETRY_PAUSE, "begins anew");
     }
 }

@@ -253,13 +253,13 @@ pub const BREAKER_PROBE_PAUSE: (Duration, Duration) = (Duration::from_millis(500
 /// Second try to abort the ingest of bad bytes: containerd may still have been writing.
 pub const ABORT_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Images in a row that are pulled without a request to the mirror before the agent says so.
-pub const UNASKED_IMAGES: usize = 3;
+pub const MIRROR_BYPASS_IMAGES: usize = 3;
 /// An image that comes within this time after a request was asked for, maybe.
-pub const UNASKED_WINDOW: Duration = Duration::from_secs(600);
+pub const MIRROR_BYPASS_WINDOW: Duration = Duration::from_secs(600);
 /// Digests of commits, and of images, that wait for the other.
-pub const UNASKED_REMEMBERED_MAX: usize = 256;
+pub const MIRROR_BYPASS_REMEMBERED_MAX: usize = 256;
 /// Events of the store that wait to be looked at for that.
-pub const UNASKED_EVENTS_WAITING_MAX: usize = 256;
+pub const MIRROR_BYPASS_EVENTS_WAITING_MAX: usize = 256;
 
 /// The longest `dial_timeout` that `piccolo mirror install` writes: containerd's own.
 pub const DIAL_TIMEOUT_MAX: Duration = Duration::from_secs(30);

@@ -43,7 +43,7 @@ pub(crate) async fn begin(mut look: Box<dyn Look>, notices: Notices) -> (OwnAddr
     let (own, address) = OwnAddress::channel(first.as_ref().ok().copied());
     let following = Following { look, own, notices, seen: None };
     if let Err(error) = first {
-        following.say(None, &error);
+        following.notify(None, &error);
     }
     (address, following)
 }
@@ -74,7 +74,7 @@ impl Following {
                 // An address that this node still has may be reachable although no route leads to the
                 // servers.
                 if own.is_none_or(|own| !self.look.is_here(own.ip())) {
-                    self.say(own, &error);
+                    self.notify(own, &error);
                 }
                 return;
             }
@@ -88,7 +88,7 @@ impl Following {
         self.notices.clear(Topic::Address, "");
     }
 
-    fn say(&self, own: Option<SocketAddr>, error: &AdvertiseError) {
+    fn notify(&self, own: Option<SocketAddr>, error: &AdvertiseError) {
         let what = own.map_or_else(
             || "the address under which peers reach this node is not known yet".to_owned(),
             |own| format!("{own} is no address of this node any more"),

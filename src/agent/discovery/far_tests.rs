@@ -162,7 +162,7 @@ async fn delayed(
     tokio::join!(read, write);
 }
 
-fn beat() -> KeepaliveRequest {
+fn heartbeat() -> KeepaliveRequest {
     serde_json::from_str(r#"{"host":"10.0.0.1:7781","group":"g"}"#).unwrap()
 }
 
@@ -175,8 +175,8 @@ async fn works_at(round_trip: Duration) {
     let found = far.find().await;
     assert_eq!(found, Ok(Vec::new()), "the first lookup at {round_trip:?}");
     assert!(!far.discovery.is_open());
-    let beaten = far.client.keepalive(&beat(), Duration::from_secs(5)).await;
-    assert!(beaten.is_ok(), "{round_trip:?}: {beaten:?}");
+    let kept_alive = far.client.keepalive(&heartbeat(), Duration::from_secs(5)).await;
+    assert!(kept_alive.is_ok(), "{round_trip:?}: {kept_alive:?}");
     let synced = far.client.sync(&sync(), Duration::from_secs(30)).await;
     assert!(synced.is_ok(), "{round_trip:?}: {synced:?}");
     far.start();

@@ -31,14 +31,14 @@ pub(super) enum Answer {
 pub(super) struct FakeIndex {
     state: Mutex<FakeHolder>,
     calls: watch::Sender<usize>,
-    beats: watch::Sender<usize>,
+    heartbeats: watch::Sender<usize>,
 }
 
 #[derive(Default)]
 struct FakeHolder {
     script: VecDeque<Answer>,
     writes: Vec<(Write, WriteRequest)>,
-    beats: Vec<KeepaliveRequest>,
+    heartbeats: Vec<KeepaliveRequest>,
     keys: BTreeSet<String>,
     pair: (u64, u64),
     resync: bool,
@@ -81,8 +81,8 @@ impl FakeIndex {
     }
 
     /// All heartbeats so far.
-    pub(super) fn beats(&self) -> Vec<KeepaliveRequest> {
-        self.state.lock().unwrap().beats.clone()
+    pub(super) fn heartbeats(&self) -> Vec<KeepaliveRequest> {
+        self.state.lock().unwrap().heartbeats.clone()
     }
 
     /// The keys in the index.
@@ -96,8 +96,8 @@ impl FakeIndex {
     }
 
     /// Waits for this many heartbeats.
-    pub(super) async fn beaten(&self, count: usize) {
-        self.beats.subscribe().wait_for(|beats| *beats >= count).await.unwrap();
+    pub(super) async fn heartbeats_sent(&self, count: usize) {
+        self.heartbeats.subscribe().wait_for(|heartbeats| *heartbeats >= count).await.unwrap();
     }
 
     fn take(&self, kind: Write, request: &WriteRequest) -> Result<WriteResponse, ClientError> {
@@ -179,11 +179,12 @@ impl IndexApi for FakeIndex {
     ) -> BoxFuture<'a, Result<KeepaliveResponse, ClientError>> {
         async move {
             let mut state = self.state.lock().unwrap();
-            state.beats.push(request.clone());
-            let beaten = request.epoch.zip(request.seq);
-            let resync = std::mem::take(&mut state.resync) | beaten.is_some_and(|pair| pair < state.pair);
+            state.heartbeats.push(request.clone());
+            let heartbeats_sent = request.epoch.zip(request.seq);
+            let resync =
+                std::mem::take(&mut state.resync) | heartbeats_sent.is_some_and(|pair| pair < state.pair);
             drop(state);
-            self.beats.send_modify(|beats| *beats += 1);
+            self.heartbeats.send_modify(|heartbeats| *heartbeats += 1);
             Ok(KeepaliveResponse { success: true, message: String::new(), resync })
         }
         .boxed()

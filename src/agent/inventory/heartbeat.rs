@@ -18,13 +18,13 @@ const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) async fn run(shared: &Upkeep) -> Infallible {
     // The sender is a field of `shared`, so that waiting cannot fail.
     _ = shared.known.subscribe().wait_for(|known| *known).await;
-    let mut beats = HeartbeatSchedule::new(shared.config.heartbeat_interval);
-    let mut pause = beats.first(&mut rand::rng());
+    let mut schedule = HeartbeatSchedule::new(shared.config.heartbeat_interval);
+    let mut pause = schedule.first(&mut rand::rng());
     loop {
         tokio::time::sleep(pause).await;
-        let Some(result) = beat(shared).await else {
+        let Some(result) = send(shared).await else {
             // Without an address there is no holder to report.
-            pause = beats.after_success(&mut rand::rng());
+            pause = schedule.after_success(&mut rand::rng());
             continue;
         };
         let status = if result.is_ok() { "success" } else { "error" };
@@ -35,17 +35,17 @@ pub(super) async fn run(shared: &Upkeep) -> Infallible {
                 if response.resync {
                     shared.want_scan("discovery asks for a sync");
                 }
-                beats.after_success(&mut rand::rng())
+                schedule.after_success(&mut rand::rng())
             }
             Err(error) => {
                 tracing::warn!(%error, "a heartbeat failed");
-                beats.after_failure(&mut rand::rng(), error.retry_after())
+                schedule.after_failure(&mut rand::rng(), error.retry_after())
             }
         };
     }
 }
 
-async fn beat(shared: &Upkeep) -> Option<Result<KeepaliveResponse, ClientError>> {
+async fn send(shared: &Upkeep) -> Option<Result<KeepaliveResponse, ClientError>> {
     let config = &shared.config;
     let (holder, acknowledged) = {
         let ledger = shared.ledger();

@@ -347,8 +347,8 @@ async fn a_node_beats_although_the_index_has_no_room_for_its_first_sync() {
     let layer = node.store.add("layer");
     node.discovery.set_room(Some(0));
     node.start();
-    within(node.discovery.beaten(1)).await.expect("a heartbeat");
-    assert_eq!(node.discovery.beats()[0].fingerprint, None);
+    within(node.discovery.heartbeats_sent(1)).await.expect("a heartbeat");
+    assert_eq!(node.discovery.heartbeats()[0].fingerprint, None);
     node.discovery.set_room(None);
     node.state_is("synced", InventoryState::is_synced).await;
     node.index_is(&[layer.as_str()]).await;
@@ -363,16 +363,16 @@ async fn the_first_heartbeat_follows_the_first_sync_and_the_others_keep_their_in
     node.start();
     node.synced().await;
     let start = tokio::time::Instant::now();
-    within(node.discovery.beaten(1)).await.expect("within the interval");
+    within(node.discovery.heartbeats_sent(1)).await.expect("within the interval");
     assert!(start.elapsed() <= INTERVAL.mul_f64(1.11), "{:?}", start.elapsed());
-    let beat = node.discovery.beats().pop().unwrap();
+    let heartbeat = node.discovery.heartbeats().pop().unwrap();
     let key = layer.as_str().parse().unwrap();
     let fingerprint: piccolo_raft::model::Fingerprint = [&key].into_iter().collect();
-    assert_eq!((beat.ttl_seconds, beat.zone.as_deref()), (Some(90), Some("z1")));
-    assert_eq!((beat.epoch, beat.seq, beat.count), (Some(1_000), Some(1), Some(1)));
-    assert_eq!(beat.fingerprint, Some(fingerprint.to_string()));
+    assert_eq!((heartbeat.ttl_seconds, heartbeat.zone.as_deref()), (Some(90), Some("z1")));
+    assert_eq!((heartbeat.epoch, heartbeat.seq, heartbeat.count), (Some(1_000), Some(1), Some(1)));
+    assert_eq!(heartbeat.fingerprint, Some(fingerprint.to_string()));
     let first = tokio::time::Instant::now();
-    node.discovery.beaten(11).await;
+    node.discovery.heartbeats_sent(11).await;
     let mean = first.elapsed() / 10;
     assert!(mean > INTERVAL.mul_f64(0.89) && mean < INTERVAL.mul_f64(1.11), "{mean:?}");
     assert_eq!(node.kinds(), [Write::Sync, Write::Sync], "at rest nothing is written");
@@ -472,8 +472,8 @@ async fn a_node_whose_address_comes_late_and_changes_is_known_under_the_one_that
         ],
         "findable at the new address before the old one is emptied"
     );
-    let beats = node.discovery.beats().len();
-    within(node.discovery.beaten(beats + 1)).await.unwrap();
-    assert_eq!(node.discovery.beats().last().unwrap().host, "10.0.0.2:7781");
+    let heartbeats = node.discovery.heartbeats().len();
+    within(node.discovery.heartbeats_sent(heartbeats + 1)).await.unwrap();
+    assert_eq!(node.discovery.heartbeats().last().unwrap().host, "10.0.0.2:7781");
     node.end().await;
 }

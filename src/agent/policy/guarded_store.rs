@@ -27,7 +27,7 @@ use crate::agent::content::store::{
 };
 use crate::limits::MANIFEST_BYTES_MAX;
 use crate::oci::{Digest, media_type};
-use full_scan::Look;
+use full_scan::FullScan;
 
 /// Pause before the store is asked again for the source of new content.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
@@ -45,14 +45,14 @@ struct GuardedStore {
     policies: Arc<Policies>,
     known: Mutex<Known>,
     /// Lock that allows one full scan at a time.
-    looking: tokio::sync::Mutex<()>,
+    scan_lock: tokio::sync::Mutex<()>,
 }
 
 /// Results of the last full scan.
 #[derive(Default)]
 struct Known {
     /// Whether there was a full scan. Before the first one nothing is given.
-    looked: bool,
+    scanned: bool,
     /// Content with a restriction. If content without a name is restricted, also all content that has a name.
     marks: HashMap<Key, Mark>,
 }
@@ -77,7 +77,7 @@ enum Access {
 
 impl GuardedStore {
     fn new(inner: Arc<dyn Store>, policies: Arc<Policies>) -> Self {
-        Self { inner, policies, known: Mutex::default(), looking: tokio::sync::Mutex::default() }
+        Self { inner, policies, known: Mutex::default(), scan_lock: tokio::sync::Mutex::default() }
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -145,10 +145,10 @@ impl GuardedStore {
     }
 
     async fn open_if_given(&self, digest: &Digest) -> Result<Option<Content>, StoreError> {
-        if !self.known().looked {
-            let _one_at_a_time = self.looking.lock().await;
-            if !self.known().looked {
-                self.look_at_all().await?;
+        if !self.known().scanned {
+            let _one_at_a_time = self.scan_lock.lock().await;
+            if !self.known().scanned {
+                self.full_scan().await?;
             }
         }
         let access = self.access(digest).await?;
@@ -223,8 +223,8 @@ impl Store for GuardedStore {
 
     fn scan(&self) -> BoxFuture<'_, Result<Scan, StoreError>> {
         async move {
-            let _one_at_a_time = self.looking.lock().await;
-            let Look { mut given, unsettled, .. } = self.look_at_all().await?;
+            let _one_at_a_time = self.scan_lock.lock().await;
+            let FullScan { mut given, unsettled, .. } = self.full_scan().await?;
             for (digest, size_bytes) in unsettled {
                 if self.settled(&digest).await? == Access::Given {
                     given.content.insert(digest, size_bytes);

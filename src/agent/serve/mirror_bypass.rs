@@ -18,7 +18,10 @@ use crate::agent::counters::Counters;
 use crate::agent::notices::{Notices, Topic};
 use crate::agent::policy::{Policies, Restriction};
 use crate::api::client::chain;
-use crate::limits::{UNASKED_EVENTS_WAITING_MAX, UNASKED_IMAGES, UNASKED_REMEMBERED_MAX, UNASKED_WINDOW};
+use crate::limits::{
+    MIRROR_BYPASS_EVENTS_WAITING_MAX, MIRROR_BYPASS_IMAGES, MIRROR_BYPASS_REMEMBERED_MAX,
+    MIRROR_BYPASS_WINDOW,
+};
 use crate::oci::Digest;
 use crate::task::Stop;
 
@@ -61,7 +64,7 @@ impl BypassDetector {
         }
         self.asked_total = asked_total;
         self.last_asked = Some(now);
-        let was_bypassed = self.in_a_row >= UNASKED_IMAGES;
+        let was_bypassed = self.in_a_row >= MIRROR_BYPASS_IMAGES;
         self.in_a_row = 0;
         if was_bypassed { BypassChange::Ended } else { BypassChange::Unchanged }
     }
@@ -86,11 +89,11 @@ impl BypassDetector {
 
     fn new_image(&mut self, now: Instant) -> BypassChange {
         // A pull asks for its manifest first, and its last layer may take long.
-        if self.last_asked.is_some_and(|asked| now.duration_since(asked) < UNASKED_WINDOW) {
+        if self.last_asked.is_some_and(|asked| now.duration_since(asked) < MIRROR_BYPASS_WINDOW) {
             return BypassChange::Unchanged;
         }
         self.in_a_row += 1;
-        if self.in_a_row == UNASKED_IMAGES { BypassChange::Began } else { BypassChange::Unchanged }
+        if self.in_a_row == MIRROR_BYPASS_IMAGES { BypassChange::Began } else { BypassChange::Unchanged }
     }
 }
 
@@ -98,7 +101,7 @@ fn remember(digests: &mut VecDeque<Digest>, digest: &Digest) {
     if digests.contains(digest) {
         return;
     }
-    if digests.len() >= UNASKED_REMEMBERED_MAX {
+    if digests.len() >= MIRROR_BYPASS_REMEMBERED_MAX {
         digests.pop_front();
     }
     digests.push_back(digest.clone());
@@ -111,7 +114,7 @@ fn take(digests: &mut VecDeque<Digest>, digest: &Digest) -> bool {
 
 /// Where the inventory tells what it sees. Events that find no room are lost: this is about many images.
 pub(crate) fn channel() -> (impl Fn(&StoreEvent) + Send + Sync + 'static, mpsc::Receiver<StoreEvent>) {
-    let (sender, receiver) = mpsc::channel(UNASKED_EVENTS_WAITING_MAX);
+    let (sender, receiver) = mpsc::channel(MIRROR_BYPASS_EVENTS_WAITING_MAX);
     let seen = move |event: &StoreEvent| {
         if matches!(event, StoreEvent::Added { .. } | StoreEvent::Tagged { .. }) {
             let _ = sender.try_send(event.clone());
@@ -173,7 +176,7 @@ impl BypassWatch {
                 Topic::Mirror,
                 "",
                 format!(
-                    "{MIRROR_BYPASSED}: {UNASKED_IMAGES} images in a row were pulled without one request; run `piccolo \
+                    "{MIRROR_BYPASSED}: {MIRROR_BYPASS_IMAGES} images in a row were pulled without one request; run `piccolo \
                      mirror check` on this node (containerd 2.1 and later reads no hosts.toml where its \
                      config_path is a list)"
                 ),
@@ -225,7 +228,7 @@ mod tests {
 
     #[test]
     fn it_takes_images_in_a_row_that_are_new_and_pulled_and_no_request() {
-        let long = UNASKED_WINDOW.as_secs();
+        let long = MIRROR_BYPASS_WINDOW.as_secs();
         let three = || vec![Commit(1), Name(1), Commit(2), Name(2), Name(3), Commit(3)];
         let cases: Vec<(&str, Vec<Event>, Vec<BypassChange>)> = vec![
             ("three images", three(), vec![BypassChange::Began]),
@@ -263,9 +266,9 @@ mod tests {
     #[test]
     fn what_is_remembered_is_bounded() {
         let mut detector = BypassDetector::default();
-        for number in 0..=UNASKED_REMEMBERED_MAX {
+        for number in 0..=MIRROR_BYPASS_REMEMBERED_MAX {
             detector.committed(&Digest::of(&number.to_le_bytes()), Instant::now());
         }
-        assert_eq!(detector.committed.len(), UNASKED_REMEMBERED_MAX);
+        assert_eq!(detector.committed.len(), MIRROR_BYPASS_REMEMBERED_MAX);
     }
 }

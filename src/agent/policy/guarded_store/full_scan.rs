@@ -12,7 +12,7 @@ use crate::oci::{Children, Digest};
 
 /// The result of a full scan.
 #[derive(Default)]
-pub(super) struct Look {
+pub(super) struct FullScan {
     /// Content of the store that may be given.
     pub(super) given: Scan,
     /// New content whose source is not recorded yet, with its length.
@@ -25,7 +25,7 @@ pub(super) struct Look {
 
 /// What the store records about sources.
 #[derive(Default)]
-struct Told {
+struct RecordedSources {
     restrictions: HashMap<Key, Restriction>,
     /// Images whose parts have to be found out.
     images: Vec<(Digest, Restriction)>,
@@ -34,20 +34,20 @@ struct Told {
 
 impl GuardedStore {
     /// Scans everything and replaces the known restrictions. An error changes nothing (I3). The caller holds
-    /// `looking`.
-    pub(super) async fn look_at_all(&self) -> Result<Look, StoreError> {
+    /// `scan_lock`.
+    pub(super) async fn full_scan(&self) -> Result<FullScan, StoreError> {
         let scan = self.inner.scan().await?;
         // Asked after the scan, so that the sources of everything it found are included.
-        let Told { mut restrictions, images, unrecorded } = self.told().await?;
+        let RecordedSources { mut restrictions, images, unrecorded } = self.recorded_sources().await?;
         self.walk(images, &mut restrictions).await?;
         let nameless = self.policies.of_nameless();
-        let mut look = Look::default();
+        let mut found = FullScan::default();
         let mut marks = HashMap::new();
         for (digest, size_bytes) in scan.content {
             let key = Key::of(&digest);
             let named = restrictions.remove(&key);
             if named.is_none() && unrecorded.contains(&digest) {
-                look.unsettled.push((digest, size_bytes));
+                found.unsettled.push((digest, size_bytes));
                 continue;
             }
             let mut restriction = named.unwrap_or(nameless);
@@ -58,25 +58,29 @@ impl GuardedStore {
             }
             let before = self.mark(&digest).is_some_and(|mark| mark.withheld);
             match (before, mark.withheld) {
-                (false, true) => look.withheld.push(digest.clone()),
-                (true, false) => _ = look.released.insert(digest.clone()),
+                (false, true) => found.withheld.push(digest.clone()),
+                (true, false) => _ = found.released.insert(digest.clone()),
                 _ => {}
             }
             if !mark.withheld {
-                look.given.content.insert(digest, size_bytes);
+                found.given.content.insert(digest, size_bytes);
             }
         }
         // Parts of images that have not arrived yet.
         let absent = restrictions.into_iter().filter(|(_, restriction)| !restriction.is_none());
         marks.extend(absent.map(|(key, restriction)| (key, Mark { restriction, ..Mark::default() })));
-        let given = &look.given.content;
-        look.given.tags = scan.tags.into_iter().filter(|(_, target)| given.contains_key(target)).collect();
-        tracing::debug!(marks = marks.len(), withheld = look.withheld.len(), "looked what policy holds back");
+        let given = &found.given.content;
+        found.given.tags = scan.tags.into_iter().filter(|(_, target)| given.contains_key(target)).collect();
+        tracing::debug!(
+            marks = marks.len(),
+            withheld = found.withheld.len(),
+            "looked what policy holds back"
+        );
         marks.shrink_to_fit();
         let mut known = self.known();
         known.marks = marks;
-        known.looked = true;
-        Ok(look)
+        known.scanned = true;
+        Ok(found)
     }
 
     async fn judged(
@@ -94,24 +98,24 @@ impl GuardedStore {
         Ok(mark)
     }
 
-    async fn told(&self) -> Result<Told, StoreError> {
-        let mut told = Told::default();
+    async fn recorded_sources(&self) -> Result<RecordedSources, StoreError> {
+        let mut recorded = RecordedSources::default();
         // Where content without a name is restricted, it matters which content has a name at all.
         let names_matter = !self.policies.of_nameless().is_none();
         let mut take = |source: Source| match source {
             Source::Fetched { digest, name } => {
                 let restriction = self.policies.of_name(&name);
                 if names_matter || !restriction.is_none() {
-                    *told.restrictions.entry(Key::of(&digest)).or_default() |= restriction;
+                    *recorded.restrictions.entry(Key::of(&digest)).or_default() |= restriction;
                 }
             }
-            Source::Unrecorded { digest } => _ = told.unrecorded.insert(digest),
+            Source::Unrecorded { digest } => _ = recorded.unrecorded.insert(digest),
             // Not a name of a registry: containerd's CRI plugin uses names like `sha256:<config>`.
             Source::Image { name, .. } if self.policies.registry_of(&name).is_none() => {}
             Source::Image { name, target } => {
                 let restriction = self.policies.of_name(&name);
                 if names_matter || !restriction.is_none() {
-                    told.images.push((target, restriction));
+                    recorded.images.push((target, restriction));
                 }
             }
         };
@@ -119,7 +123,7 @@ impl GuardedStore {
         while let Some(page) = pages.try_next().await? {
             page.into_iter().for_each(&mut take);
         }
-        Ok(told)
+        Ok(recorded)
     }
 
     /// Gives everything below an image the image's restriction.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::full_scan::Look;
+use super::full_scan::FullScan;
 use super::{Access, GuardedStore};
 use crate::agent::content::store::{EventSender, StoreError, StoreEvent, WatchEvent, next_event};
 use crate::api::client::chain;
@@ -18,10 +18,10 @@ const EVENTS_WAITING_MAX: usize = 256;
 /// First and longest pause before the store is asked again for the source of new content.
 const ASK_AGAIN: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(80));
 /// Delay of a full scan after the first sign that sources have changed.
-const LOOK_AFTER: Duration = Duration::from_millis(50);
+const SCAN_AFTER: Duration = Duration::from_millis(50);
 /// Pause after a full scan, as a multiple of its duration, so that a node that pulls all the time does not
 /// scan all the time. The store's own record of a fetch counts at once nevertheless.
-const LOOK_PAUSES: u32 = 9;
+const SCAN_PAUSES: u32 = 9;
 
 impl GuardedStore {
     pub(super) async fn watch_given(&self, events: EventSender) -> StoreError {
@@ -31,8 +31,8 @@ impl GuardedStore {
             events: &events,
             receiver,
             unsettled: Vec::new(),
-            look_at: None,
-            no_look_before: None,
+            scan_at: None,
+            no_scan_before: None,
         };
         tokio::select! {
             ended = self.receive(&events, sender) => ended,
@@ -69,18 +69,18 @@ struct Following<'a> {
     events: &'a EventSender,
     receiver: mpsc::Receiver<StoreEvent>,
     unsettled: Vec<Waiting>,
-    look_at: Option<Instant>,
-    /// End of the pause after the last full scan ([`LOOK_PAUSES`]).
-    no_look_before: Option<Instant>,
+    scan_at: Option<Instant>,
+    /// End of the pause after the last full scan ([`SCAN_PAUSES`]).
+    no_scan_before: Option<Instant>,
 }
 
 impl Following<'_> {
     async fn run(mut self) -> Result<Infallible, StoreError> {
         loop {
-            let deadline = self.unsettled.iter().map(|waiting| waiting.at).chain(self.look_at).min();
+            let deadline = self.unsettled.iter().map(|waiting| waiting.at).chain(self.scan_at).min();
             tokio::select! {
                 event = self.receiver.recv() => match event {
-                    Some(event) => self.happened(event).await?,
+                    Some(event) => self.handle(event).await?,
                     // The sender is dropped when the watch has ended: `watch_given` returns the reason.
                     None => std::future::pending().await,
                 },
@@ -89,7 +89,7 @@ impl Following<'_> {
         }
     }
 
-    async fn happened(&mut self, event: StoreEvent) -> Result<(), StoreError> {
+    async fn handle(&mut self, event: StoreEvent) -> Result<(), StoreError> {
         match event {
             StoreEvent::Added { digest, size_bytes } => {
                 self.added(Waiting { digest, size_bytes, at: Instant::now(), pause: ASK_AGAIN.0 }).await?;
@@ -109,21 +109,21 @@ impl Following<'_> {
                 self.events.changed(event).await;
             }
             StoreEvent::Untagged { name } => self.events.changed(StoreEvent::Untagged { name }).await,
-            StoreEvent::Sourced => self.look_soon(),
+            StoreEvent::Sourced => self.scan_soon(),
         }
         Ok(())
     }
 
-    fn look_soon(&mut self) {
-        let soon = Instant::now() + LOOK_AFTER;
-        self.look_at.get_or_insert(self.no_look_before.map_or(soon, |at| soon.max(at)));
+    fn scan_soon(&mut self) {
+        let soon = Instant::now() + SCAN_AFTER;
+        self.scan_at.get_or_insert(self.no_scan_before.map_or(soon, |at| soon.max(at)));
     }
 
     async fn added(&mut self, mut waiting: Waiting) -> Result<(), StoreError> {
         let Waiting { digest, size_bytes, .. } = &waiting;
         if self.guard.mark(digest).is_some() {
             // The content belongs to an image, through which other parts of the image may be found.
-            self.look_soon();
+            self.scan_soon();
         }
         match self.guard.access(digest).await? {
             Access::Given => {
@@ -148,25 +148,25 @@ impl Following<'_> {
         for waiting in due {
             self.added(waiting).await?;
         }
-        if self.look_at.is_some_and(|at| at <= now) {
-            self.look_at = None;
-            self.look().await;
+        if self.scan_at.is_some_and(|at| at <= now) {
+            self.scan_at = None;
+            self.scan().await;
             self.events.changed(StoreEvent::Sourced).await;
         }
         Ok(())
     }
 
     /// Runs a full scan. A scan that fails changes nothing; the next sign of a change leads to another one.
-    async fn look(&mut self) {
-        let looked = {
-            let _one_at_a_time = self.guard.looking.lock().await;
+    async fn scan(&mut self) {
+        let scanned = {
+            let _one_at_a_time = self.guard.scan_lock.lock().await;
             let start = Instant::now();
-            let looked = self.guard.look_at_all().await;
-            self.no_look_before = Some(Instant::now() + start.elapsed() * LOOK_PAUSES);
-            looked
+            let scanned = self.guard.full_scan().await;
+            self.no_scan_before = Some(Instant::now() + start.elapsed() * SCAN_PAUSES);
+            scanned
         };
-        let Look { given, withheld, released, unsettled: _reported_when_they_came } = match looked {
-            Ok(look) => look,
+        let FullScan { given, withheld, released, unsettled: _reported_when_they_came } = match scanned {
+            Ok(found) => found,
             Err(error) => {
                 tracing::warn!(error = chain(&error), "could not look where content is from");
                 return;

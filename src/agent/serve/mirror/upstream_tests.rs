@@ -28,12 +28,12 @@ const UNAVAILABLE: &str = "503 Service Unavailable";
 /// An HTTP server whose answers can be changed while it runs.
 struct Stub {
     address: SocketAddr,
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<StubState>>,
     _tasks: TaskTracker,
 }
 
 #[derive(Default)]
-struct State {
+struct StubState {
     /// Status line and headers, by the first part of a request line that fits; the longest one counts.
     answers: HashMap<String, (String, String)>,
     /// All request heads.
@@ -45,7 +45,7 @@ impl Stub {
     async fn start(status: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (state, tasks) = (Arc::<Mutex<State>>::default(), TaskTracker::new());
+        let (state, tasks) = (Arc::<Mutex<StubState>>::default(), TaskTracker::new());
         let (of_tasks, connections) = (Arc::clone(&state), tasks.clone());
         tasks.spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
@@ -59,7 +59,7 @@ impl Stub {
                         }
                     }
                     let head = String::from_utf8_lossy(&head).into_owned();
-                    let (answer, pause) = State::answer(&state, head);
+                    let (answer, pause) = StubState::answer(&state, head);
                     tokio::time::sleep(pause).await;
                     stream.write_all(answer.as_bytes()).await?;
                     stream.shutdown().await
@@ -89,7 +89,7 @@ impl Stub {
     }
 }
 
-impl State {
+impl StubState {
     fn answer(state: &Mutex<Self>, head: String) -> (String, Duration) {
         let mut state = state.lock().unwrap();
         let fitting = state.answers.iter().filter(|(part, _)| head.contains(part.as_str()));

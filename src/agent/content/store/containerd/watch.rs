@@ -89,9 +89,9 @@ pub(super) async fn run(store: &ContainerdStore, events: EventSender) -> Result<
                     survey_images = true;
                 }
             }
-            change = next_change(&mut files) => watch.changed(change).await?,
+            change = next_change(&mut files) => watch.handle_change(change).await?,
             envelope = envelopes.next() => match envelope {
-                Some(envelope) => watch.heard(envelope?).await?,
+                Some(envelope) => watch.handle_event(envelope?).await?,
                 None => return Err(WatchLost::EventsEnded.into()),
             },
             looked = next_of(&mut watch.comparing) => {
@@ -198,7 +198,7 @@ impl Watch<'_> {
     }
 
     /// Handles a notification from the blob folder.
-    async fn changed(&mut self, change: Change) -> Result<(), StoreError> {
+    async fn handle_change(&mut self, change: Change) -> Result<(), StoreError> {
         match change {
             Change::Blob(digest) => self.look_at(digest).await,
             Change::RootFile(_) | Change::FolderMade => Ok(()),
@@ -241,7 +241,7 @@ impl Watch<'_> {
     }
 
     /// Handles an event of containerd.
-    async fn heard(&mut self, envelope: Envelope) -> Result<(), StoreError> {
+    async fn handle_event(&mut self, envelope: Envelope) -> Result<(), StoreError> {
         let value = envelope.event.map(|event| event.value).unwrap_or_default();
         let now = Instant::now();
         let is_of_image = envelope.topic.starts_with("/images/");
