@@ -1,16 +1,17 @@
 //! Agents and peers in this process, for tests: real sockets, servers that are a map, and peers that
 //! misbehave on demand.
 
+mod client;
+mod raw_peer;
+
 use std::collections::BTreeMap;
-use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
 
 use super::RegistryPolicy;
@@ -37,6 +38,8 @@ use crate::http::{self, ConnectionLimits};
 use crate::oci::Digest;
 use crate::proxies::Proxies;
 use crate::task::Stop;
+pub(crate) use client::{Got, get, get_range, request};
+pub(crate) use raw_peer::{End, RawPeer, with_head};
 
 /// Deadline of what should happen soon, on a machine that others keep busy.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
@@ -274,220 +277,6 @@ impl Swallowing {
         }
         panic!("the queue of a listener is never full");
     }
-}
-
-/// What a raw peer does after its bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum End {
-    Close,
-    Reset,
-    /// Stays silent until the other side closes.
-    Hang,
-    /// Holds back this many of its last bytes for a while, then sends them and closes.
-    Later(Duration, usize),
-    /// Sends this again and again, until the other side closes.
-    Repeat(&'static [u8]),
-}
-
-/// Computes the bytes that a raw peer sends for the text of a request.
-type Answer = Arc<dyn Fn(&str) -> Vec<u8> + Send + Sync>;
-
-/// A peer that answers every request with the same bytes, unless it is [`RawPeer::holding`] a blob.
-pub(crate) struct RawPeer {
-    pub(crate) address: SocketAddr,
-    /// Requests that it received, as text.
-    pub(crate) requests: Arc<Mutex<Vec<String>>>,
-    /// Number of connections that the other side has not closed.
-    pub(crate) open: Arc<AtomicUsize>,
-    stop: Stop,
-}
-
-impl Drop for RawPeer {
-    fn drop(&mut self) {
-        self.stop.cancel();
-    }
-}
-
-impl RawPeer {
-    pub(crate) async fn start(answer: impl Into<Vec<u8>>, end: End) -> Self {
-        Self::paused(answer.into(), end, Duration::ZERO).await
-    }
-
-    /// A peer that serves this blob properly, including ranges without an end.
-    pub(crate) async fn holding(body: &[u8]) -> Self {
-        let body = body.to_vec();
-        let answer = move |request: &str| {
-            let line = request
-                .to_lowercase()
-                .lines()
-                .find_map(|line| line.strip_prefix("range: bytes=")?.strip_suffix('-').map(str::to_owned));
-            let start = line.map_or(0, |start| start.parse().unwrap());
-            let (length, total) = (body.len() - start, body.len());
-            let (status, range) = match start {
-                0 => ("200 OK", String::new()),
-                _ => {
-                    ("206 Partial Content", format!("Content-Range: bytes {start}-{}/{total}\r\n", total - 1))
-                }
-            };
-            let head = format!("HTTP/1.1 {status}\r\n{range}Content-Length: {length}\r\n\r\n");
-            with_head(&head, &body[start..])
-        };
-        Self::answering(Arc::new(answer), End::Close, Duration::ZERO).await
-    }
-
-    /// A peer that answers `200` with a `Content-Length`, and a body that may have another length.
-    pub(crate) async fn ok(length: usize, body: &[u8], end: End) -> Self {
-        Self::start(with_head(&format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n"), body), end)
-            .await
-    }
-
-    /// A peer that answers after `pause`.
-    pub(crate) async fn paused(answer: Vec<u8>, end: End, pause: Duration) -> Self {
-        Self::answering(Arc::new(move |_: &str| answer.clone()), end, pause).await
-    }
-
-    async fn answering(answer: Answer, end: End, pause: Duration) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let (requests, open, stop) = (Arc::<Mutex<Vec<String>>>::default(), Arc::default(), Stop::new());
-        let peer =
-            Self { address, requests: Arc::clone(&requests), open: Arc::clone(&open), stop: stop.clone() };
-        let tasks = TaskTracker::new();
-        let connections = tasks.clone();
-        tasks.spawn(async move {
-            while let Some(Ok((stream, _))) = stop.run_until_cancelled(listener.accept()).await {
-                let (requests, open, answer) =
-                    (Arc::clone(&requests), Arc::clone(&open), Arc::clone(&answer));
-                connections.spawn(async move {
-                    open.fetch_add(1, Ordering::SeqCst);
-                    _ = converse(stream, &requests, &answer, pause, end).await;
-                    open.fetch_sub(1, Ordering::SeqCst);
-                });
-            }
-        });
-        peer
-    }
-
-    /// A peer that answers properly, but after `pause`.
-    pub(crate) async fn slow(pause: Duration, body: &[u8]) -> Self {
-        let answer = with_head(&format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len()), body);
-        Self::paused(answer, End::Close, pause).await
-    }
-
-    /// A peer that answers properly and at once, but sends the second half of the body after `pause`.
-    pub(crate) async fn trickle(body: &[u8], pause: Duration) -> Self {
-        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
-        Self::start(with_head(&head, body), End::Later(pause, body.len() / 2)).await
-    }
-
-    pub(crate) fn asked(&self) -> usize {
-        self.requests.lock().unwrap().len()
-    }
-}
-
-pub(crate) fn with_head(head: &str, body: &[u8]) -> Vec<u8> {
-    [head.as_bytes(), body].concat()
-}
-
-async fn converse(
-    mut stream: TcpStream,
-    requests: &Mutex<Vec<String>>,
-    answer: &Answer,
-    pause: Duration,
-    end: End,
-) -> io::Result<()> {
-    let mut request = Vec::new();
-    while !request.ends_with(b"\r\n\r\n") {
-        request.push(stream.read_u8().await?);
-    }
-    let request = String::from_utf8_lossy(&request).into_owned();
-    let answer = answer(&request);
-    requests.lock().unwrap().push(request);
-    tokio::time::sleep(pause).await;
-    let (now, later) = match end {
-        End::Later(_, count) => answer.split_at(answer.len() - count),
-        _ => (&answer[..], &[][..]),
-    };
-    stream.write_all(now).await?;
-    match end {
-        End::Later(pause, _) => {
-            tokio::time::sleep(pause).await;
-            stream.write_all(later).await?;
-            stream.shutdown().await?;
-        }
-        End::Close => stream.shutdown().await?,
-        End::Reset => {
-            // Bytes that were sent should arrive before the reset discards them.
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
-        }
-        End::Hang => _ = stream.read_u8().await,
-        End::Repeat(bytes) => {
-            let many = bytes.repeat(1_000);
-            loop {
-                stream.write_all(&many).await?;
-            }
-        }
-    }
-    Ok(())
-}
-
-/// A response as a client saw it.
-#[derive(Debug)]
-pub(crate) struct Got {
-    pub(crate) status: u16,
-    pub(crate) head: String,
-    pub(crate) body: Vec<u8>,
-    /// How the connection ended.
-    pub(crate) end: Result<(), io::ErrorKind>,
-}
-
-impl Got {
-    /// Parses everything that a connection has sent.
-    pub(crate) fn parse(bytes: &[u8], end: Result<(), io::ErrorKind>) -> Self {
-        let split = bytes.windows(4).position(|four| four == b"\r\n\r\n").map_or(bytes.len(), |at| at + 4);
-        let head = String::from_utf8_lossy(&bytes[..split]).into_owned();
-        let status = head.get(9..12).and_then(|status| status.parse().ok()).unwrap_or(0);
-        Self { status, head, body: bytes[split..].to_vec(), end }
-    }
-
-    pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        self.head.lines().find_map(|line| {
-            let (key, value) = line.split_once(": ")?;
-            key.eq_ignore_ascii_case(name).then_some(value)
-        })
-    }
-
-    /// Whether the whole body that the head promises has arrived, and the connection ended cleanly.
-    pub(crate) fn is_complete(&self) -> bool {
-        self.end.is_ok() && self.header("content-length") == Some(&self.body.len().to_string())
-    }
-
-    pub(crate) fn text(&self) -> String {
-        String::from_utf8_lossy(&self.body).into_owned()
-    }
-}
-
-pub(crate) async fn get(address: SocketAddr, target: &str) -> Got {
-    request(address, "GET", target, "").await
-}
-
-pub(crate) async fn get_range(address: SocketAddr, target: &str, range: &str) -> Got {
-    request(address, "GET", target, &format!("Range: {range}\r\n")).await
-}
-
-/// Sends one request on a connection of its own.
-pub(crate) async fn request(address: SocketAddr, method: &str, target: &str, headers: &str) -> Got {
-    let exchange = async {
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        let request = format!("{method} {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n");
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut bytes = Vec::new();
-        let end = stream.read_to_end(&mut bytes).await.map(|_| ()).map_err(|error| error.kind());
-        (bytes, end)
-    };
-    let (bytes, end) = tokio::time::timeout(SOON, exchange).await.expect("an answer that ends");
-    Got::parse(&bytes, end)
 }
 
 /// Bytes that look random and are the same every time.
