@@ -1,5 +1,5 @@
-//! Which failures of a row are logged. A failure that repeats says nothing new each time: it would fill the
-//! log, and push what matters out of it.
+//! Decides which failures of a series are logged. A failure that repeats adds nothing each time: it would
+//! fill the log, and displace what matters.
 
 use std::time::Duration;
 
@@ -7,8 +7,8 @@ use tokio::time::Instant;
 
 use crate::limits::REPEATED_FAILURE_LOG_PAUSE;
 
-/// Lets the first failure of a row pass, each that says something else than the one before, and one after
-/// each pause, which doubles.
+/// Passes the first failure of a series, each one whose text differs from the one before, and one after each
+/// pause, which doubles.
 #[derive(Debug, Default)]
 pub(crate) struct LogThrottle {
     last: Option<Logged>,
@@ -21,12 +21,13 @@ struct Logged {
     /// When the same failure is logged again.
     due: Instant,
     pause: Duration,
-    /// How often it came since.
+    /// Number of times that it was left out since.
     left_out: u64,
 }
 
 impl LogThrottle {
-    /// Whether a failure that says `text` is to be logged at `now`: how many equal ones before it were not.
+    /// Whether a failure with this text is logged at `now`: `Some` with the number of equal failures that
+    /// were left out before it.
     pub(crate) fn passes(&mut self, text: &str, now: Instant) -> Option<u64> {
         let (pause, left_out) = match &mut self.last {
             Some(last) if last.text == text && now < last.due => {
@@ -42,7 +43,7 @@ impl LogThrottle {
         Some(left_out)
     }
 
-    /// Ends the row: what failed has worked.
+    /// Ends the series after a success.
     pub(crate) fn reset(&mut self) {
         self.last = None;
     }
@@ -52,7 +53,7 @@ impl LogThrottle {
 mod tests {
     use super::*;
 
-    /// An agent without containerd's socket logged the same sentence eleven times in 15 s.
+    /// Regression: an agent without containerd's socket logged the same sentence eleven times in 15 s.
     #[tokio::test(start_paused = true)]
     async fn a_failure_that_repeats_is_logged_once_and_then_ever_more_seldom() {
         let (mut throttle, start) = (LogThrottle::default(), Instant::now());

@@ -47,9 +47,9 @@ pub(crate) struct StateDir {
 #[derive(Debug)]
 struct Folder {
     path: PathBuf,
-    /// Whose workers share the folder.
+    /// The supervisor whose workers share the folder.
     owner: Owner,
-    /// Held from the first moment on at which the folder could be written to.
+    /// The lock, held from the moment on at which the folder could be written to.
     lock: Mutex<Option<Lock>>,
     notices: Notices,
     condition: Mutex<Condition>,
@@ -86,7 +86,7 @@ impl StateDir {
         Ok(state)
     }
 
-    /// Makes the folder, and locks it, unless it is locked.
+    /// Creates the folder, and locks it unless it is locked.
     fn keep_lock(&self) -> Result<(), NoLock> {
         self.make_folders()?;
         let mut held = self.shared.lock.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,8 +1,9 @@
-//! The lock on the folder of `--state-dir`. All workers of one supervisor hold it together: while a new one
-//! starts, the one before it ends its requests. The supervisor keeps its pid when it becomes a new version.
+//! The lock on the folder of `--state-dir`. All workers of one supervisor share it: while a new worker
+//! starts, the one before it ends its requests. The supervisor keeps its pid when it executes a new version.
 //!
-//! A worker takes the lock of a free folder alone, writes the name of its supervisor into the file, and shares it
-//! from then on. A worker that finds the lock taken shares it if the file names its own supervisor.
+//! A worker takes the lock of a free folder exclusively, writes the name of its supervisor into the file, and
+//! shares the lock from then on. A worker that finds the lock taken shares it if the file names its own
+//! supervisor.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -14,12 +15,12 @@ use std::str::FromStr;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-/// Name of the file in the folder.
+/// Name of the lock file in the folder.
 const FILE: &str = "agent.lock";
 const FILE_MODE: u32 = 0o600;
 
-/// The process whose workers may share a folder. Pids come again, and two containers may both have a first
-/// process: its start, in clock ticks since the boot of the machine, tells them apart.
+/// The process whose workers may share a folder. Pids are used again, and two containers may both have a
+/// process 1: the start of the process, in clock ticks since the boot of the machine, tells them apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Owner {
     pid: u32,
@@ -27,15 +28,15 @@ pub(crate) struct Owner {
 }
 
 impl Owner {
-    /// The process with this pid.
+    /// Identifies the process with this pid.
     pub(crate) fn of(pid: u32) -> Self {
         let started = fs::read_to_string(format!("/proc/{pid}/stat")).ok().and_then(|stat| start_in(&stat));
         Self { pid, started: started.unwrap_or(0) }
     }
 }
 
-/// Field 22 of `/proc/PID/stat` (proc_pid_stat(5)). The second one, the name of the program, is in parentheses and
-/// may have anything inside.
+/// Reads field 22 of `/proc/PID/stat` (proc_pid_stat(5)). The second field, the name of the program, is in
+/// parentheses and may contain anything.
 fn start_in(stat: &str) -> Option<u64> {
     let (_, behind_name) = stat.rsplit_once(')')?;
     behind_name.split_whitespace().nth(22 - 3)?.parse().ok()
@@ -58,7 +59,7 @@ impl FromStr for Owner {
     }
 }
 
-/// The folder belongs to another agent.
+/// The error for a folder that another agent uses.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the folder {} of --state-dir is in use by another agent{}: stop that one, or give each agent a folder of its \
@@ -68,7 +69,7 @@ impl FromStr for Owner {
 )]
 pub struct InUse {
     folder: PathBuf,
-    /// Pid of the other supervisor, as far as it is known.
+    /// Pid of the other supervisor, if it is known.
     pid: Option<u32>,
 }
 
@@ -82,12 +83,12 @@ pub(super) enum NoLock {
 /// The lock of one worker. It ends with this value, or with the process.
 #[derive(Debug)]
 pub(super) struct Lock {
-    /// `None`: the file system has no locks.
+    /// The locked file; `None` if the file system has no locks.
     file: Option<File>,
 }
 
 impl Lock {
-    /// Takes the lock of `folder`, which exists, for a worker of `owner`.
+    /// Takes the lock of `folder`, which must exist, for a worker of `owner`.
     pub(super) fn take(folder: &Path, owner: Owner) -> Result<Self, NoLock> {
         let path = folder.join(FILE);
         let mut options = OpenOptions::new();
@@ -105,7 +106,7 @@ impl Lock {
         }
     }
 
-    /// Whether the file that is locked is still the one in `folder`.
+    /// Whether the locked file is still the one in `folder`.
     pub(super) fn is_of(&self, folder: &Path) -> bool {
         let identity = |meta: fs::Metadata| (meta.dev(), meta.ino());
         let held = self.file.as_ref().and_then(|file| file.metadata().ok()).map(identity);
@@ -114,7 +115,7 @@ impl Lock {
     }
 }
 
-/// Shares the lock if the file names `owner`. A lock that was held alone is given up for a moment, in which another
+/// Shares the lock if the file names `owner`. An exclusive lock is released for a moment, in which another
 /// agent may take the folder.
 fn share(folder: &Path, mut file: File, owner: Owner) -> Result<Lock, NoLock> {
     let shared = flock(&file, FlockOperation::NonBlockingLockShared);
