@@ -222,12 +222,6 @@ impl Node {
         &self.inner.index
     }
 
-    /// What the simulation looks at.
-    #[cfg(test)]
-    pub(crate) fn parts(&self) -> (&Raft, &Identity, &LogStore) {
-        (&self.inner.raft, &self.inner.identity, &self.inner.log)
-    }
-
     /// The cluster that this node belongs to; `None` while it is pristine.
     pub fn cluster_id(&self) -> Option<ClusterId> {
         self.inner.identity.cluster_id()

@@ -33,6 +33,13 @@ use crate::types::{ClusterId, LogId, Vote};
 /// For anything that has no deadline of its own.
 const SOON: Duration = Duration::from_secs(60);
 
+impl Node {
+    /// What the simulation looks at.
+    pub(crate) fn parts(&self) -> (&Raft, &Identity, &LogStore) {
+        (&self.inner.raft, &self.inner.identity, &self.inner.log)
+    }
+}
+
 /// A folder whose room is what a test says.
 #[derive(Debug)]
 struct WithRoom {

@@ -5,7 +5,6 @@
 //! A server of such a build still is the one that is released, unless the variable [`VARIABLE`] is set in a
 //! build with debug assertions; a release build has neither.
 
-#[cfg(test)]
 use std::cell::Cell;
 use std::sync::LazyLock;
 
@@ -19,20 +18,17 @@ pub(super) const SEALED: u16 = 3;
 /// First bytes of a SHA-256.
 const SEAL_BYTES: usize = 4;
 
-#[cfg(test)]
 thread_local! {
     static ON_THIS_THREAD: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Makes this thread one of the next build, or not, until it is set again.
-#[cfg(test)]
-pub(crate) fn set_on_this_thread(next: bool) {
+pub fn set_on_this_thread(next: bool) {
     ON_THIS_THREAD.set(next);
 }
 
 /// This thread is one of the next build until the guard is dropped.
-#[cfg(test)]
-pub(crate) fn on_this_thread() -> impl Drop {
+pub fn on_this_thread() -> impl Drop {
     struct Back;
     impl Drop for Back {
         fn drop(&mut self) {
@@ -45,7 +41,6 @@ pub(crate) fn on_this_thread() -> impl Drop {
 
 /// Whether this is the next build.
 pub(crate) fn is_chosen() -> bool {
-    #[cfg(test)]
     if ON_THIS_THREAD.get() {
         return true;
     }

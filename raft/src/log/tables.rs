@@ -135,21 +135,3 @@ pub(super) fn read_tail(
 pub(super) fn segment_of(bytes: &[u8]) -> Result<Segment, redb::Error> {
     Segment::read(bytes).map_err(|error| redb::Error::Corrupted(error.to_string()))
 }
-
-/// Stored entries, purged ones that are still to be deleted included.
-#[cfg(test)]
-pub(super) fn count(database: &Database) -> u64 {
-    let transaction = database.begin_read().unwrap();
-    let length = |segment: Segment| segment.range().1 - segment.range().0;
-    let tail = length(read_tail(&transaction.open_table(TAIL).unwrap()).unwrap());
-    let segments = transaction.open_table(SEGMENTS).unwrap();
-    let stored = segments.iter().unwrap().map(|row| length(segment_of(row.unwrap().1.value()).unwrap()));
-    stored.sum::<u64>() + tail
-}
-
-#[cfg(test)]
-pub(super) fn set_format(database: &Database, bytes: &[u8]) {
-    let transaction = database.begin_write().unwrap();
-    transaction.open_table(META).unwrap().insert(META_FORMAT, bytes).unwrap();
-    transaction.commit().unwrap();
-}

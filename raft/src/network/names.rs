@@ -152,12 +152,6 @@ impl Names {
         self.inner.needed.lock().expect("nothing panics while it holds the needed names")
     }
 
-    /// Names that are known.
-    #[cfg(test)]
-    pub(crate) fn count(&self) -> usize {
-        self.known().len()
-    }
-
     /// Where to look for `host`, the best address first. Waits only for a name without any.
     ///
     /// # Errors

@@ -113,14 +113,4 @@ impl Small {
 }
 
 #[cfg(test)]
-impl Small {
-    /// Of its ids, bytes.
-    pub(super) fn heap_bytes(&self) -> usize {
-        size_of_val(&*self.0)
-    }
-
-    /// What must hold after every change.
-    pub(super) fn assert_whole(&self, context: &str) {
-        assert_eq!(self.is_wide(), !self.ids().all(is_narrow), "{context}");
-    }
-}
+mod checks;

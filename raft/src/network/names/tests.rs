@@ -3,6 +3,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::*;
 use crate::disk::MemoryDisk;
 
+impl Names {
+    /// Names that are known.
+    pub(crate) fn count(&self) -> usize {
+        self.known().len()
+    }
+}
+
 /// Answers what it was told, after a while.
 #[derive(Debug, Default)]
 struct Told {

@@ -1,0 +1,15 @@
+//! What must hold of a short posting list, and what it takes.
+
+use super::*;
+
+impl Small {
+    /// Of its ids, bytes.
+    pub(in super::super) fn heap_bytes(&self) -> usize {
+        size_of_val(&*self.0)
+    }
+
+    /// What must hold after every change.
+    pub(in super::super) fn assert_whole(&self, context: &str) {
+        assert_eq!(self.is_wide(), !self.ids().all(is_narrow), "{context}");
+    }
+}
