@@ -36,9 +36,8 @@ pub mod writes;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use piccolo_raft::cluster::{Node, NodeNames};
+use piccolo_raft::cluster::{Env, Node, NodeNames};
 use piccolo_raft::disk::{Disk, Fault, FolderDisk};
-use piccolo_raft::network::names::SystemResolver;
 
 use crate::clock::SystemClock;
 use crate::task::Stop;
@@ -107,7 +106,8 @@ pub async fn run(config: Config, stop: Stop, ready: impl FnOnce(Addresses) + Sen
         Some(fault) => Error::Disk(fault),
         None => Error::Start { folder: data_dir.clone(), source },
     };
-    let opening = Node::open(Arc::clone(&disk), disk_free_min, Arc::new(SystemResolver));
+    let env = Env::system(Arc::clone(&disk), raft_threads.handle().clone());
+    let opening = Node::open(env, disk_free_min);
     let opened = raft_threads.run(opening).await.map_err(failed)?;
     let (stored, known) = (Stored::of(&opened), opened.names().clone());
     let naming = Naming { cluster, join: join.clone(), advertise, api, raft, stored, known };

@@ -10,6 +10,7 @@
 //! - `compaction`: which part of the log may go.
 //! - `space`: a disk that is getting full.
 //! - `currency`: whether a node has all that was acknowledged.
+//! - `env`: what a node is given of the world around it.
 //! - `error`: why a node does not start, and why it ends.
 //! - `settings`: how openraft runs here.
 //! - `standing`: a removed node learns that it is one.
@@ -19,6 +20,7 @@
 mod bootstrap;
 mod compaction;
 mod currency;
+mod env;
 mod error;
 pub(crate) mod levels;
 mod members;
@@ -45,7 +47,6 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::disk::Disk;
 use crate::format::Reads;
 use crate::index::Index;
 use crate::log::LogStore;
@@ -67,6 +68,7 @@ pub use crate::network::identity::NodeNames;
 pub use crate::network::reach::ApiPort;
 pub use crate::space::DiskSpace;
 pub use currency::{BEHIND_AFTER, Behind};
+pub use env::Env;
 pub use error::{NodeFailure, StartError};
 pub use levels::{ACTIVATE_AFTER, LevelStatus, NO_WAY_BACK, NextLevel};
 pub use members::{
@@ -114,7 +116,7 @@ pub struct Node {
 }
 
 struct Inner {
-    disk: Arc<dyn Disk>,
+    env: Env,
     guard: Arc<Guard>,
     /// What the members said lately of their disks and formats; filled on the leader only.
     disks: Disks,
@@ -127,9 +129,6 @@ struct Inner {
     index: Index,
     client: RpcClient,
     whereabouts: Whereabouts,
-    /// The threads that the node was started on. A connection belongs to those that it was opened on, and
-    /// may later carry what is urgent.
-    threads: tokio::runtime::Handle,
     streams: Streams,
     heard: Arc<Heard>,
     /// See [`RpcState`].
@@ -207,6 +206,7 @@ impl Node {
             index: self.inner.index.clone(),
             guard: self.inner.guard.clone(),
             log: self.inner.log.clone(),
+            threads: self.inner.env.threads.clone(),
             scout: self.inner.scout(),
             whereabouts: self.inner.whereabouts.clone(),
         })
@@ -347,7 +347,7 @@ impl Inner {
         if let Some(unknown) = self.index.refused_level() {
             return NodeFailure::Level(unknown);
         }
-        match self.disk.fault() {
+        match self.env.disk.fault() {
             Some(fault) => NodeFailure::Disk { reason: fault.to_string() },
             None => NodeFailure::Broken { reason: error.to_string() },
         }

@@ -46,6 +46,7 @@ use crate::damage::{self, WHAT_TO_DO};
 use crate::disk::Disk;
 use crate::format::{Active, FormatError, Levels, UnknownLevel};
 use crate::model::{Fingerprint, Holder, Key, key_fingerprint};
+use crate::threads::{SystemThreads, Threads};
 use crate::types::{LogId, StoredMembership};
 use crate::watch;
 use state::State;
@@ -187,12 +188,19 @@ struct Inner {
     level: Active,
     /// A level that was to be applied and is not known here.
     refused: OnceLock<UnknownLevel>,
+    /// Flushes are done there.
+    threads: Arc<dyn Threads>,
 }
 
 impl Index {
-    /// Opens `state.redb` and builds the in-memory side from it. A damaged file is refused. Blocks;
-    /// seconds for millions of pairs.
+    /// [`Index::open_on`] with the threads of the system.
     pub fn open(disk: &dyn Disk) -> Result<Self, IndexError> {
+        Self::open_on(disk, Arc::new(SystemThreads))
+    }
+
+    /// Opens `state.redb` and builds the in-memory side from it. A damaged file is refused. Blocks;
+    /// seconds for millions of pairs. Flushes are done on `threads`.
+    pub(crate) fn open_on(disk: &dyn Disk, threads: Arc<dyn Threads>) -> Result<Self, IndexError> {
         let (database, state) = IndexError::guarded(|| {
             let open = || {
                 let database = damage::open(disk, STATE_FILE, STATE_CACHE_BYTES);
@@ -211,6 +219,7 @@ impl Index {
         let inner = Inner {
             level,
             refused: OnceLock::new(),
+            threads,
             turn: Arc::default(),
             flushing: Arc::default(),
             broken: AtomicBool::new(false),

@@ -13,13 +13,13 @@
 //! - `damage`: files that are damaged are found out before anything is done with them.
 //! - `space`: a disk that is getting full, and what may still come in.
 //! - [`disk`]: every byte that must survive a power cut goes through this trait.
+//! - [`threads`]: where work is done that waits for the disk.
+//! - [`random`]: ids and nonces.
 
 pub mod address;
-mod blocking;
 pub mod cluster;
 pub mod command;
 pub(crate) mod damage;
-mod dice;
 pub mod disk;
 pub mod errors;
 pub mod format;
@@ -27,6 +27,7 @@ pub mod index;
 pub mod log;
 pub mod model;
 pub mod network;
+pub mod random;
 #[cfg(test)]
 mod sim;
 pub mod snapshot;
@@ -34,5 +35,6 @@ mod space;
 pub mod state_machine;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod threads;
 pub mod types;
 mod watch;

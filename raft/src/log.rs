@@ -29,12 +29,14 @@ use tokio::sync::{mpsc, oneshot};
 use crate::damage::{self, WHAT_TO_DO};
 use crate::disk::Disk;
 use crate::format::{Active, ENTRY, FormatError, Level};
+use crate::random::{Random, SystemRandom};
+use crate::threads::{SystemThreads, Threads};
 use crate::types::{Entry, LogId, TypeConfig, Vote};
 
 pub use note::LOG_NOTE_FILE;
 
 use view::Shared;
-use writer::Job;
+use writer::{Job, Writer};
 
 /// Name of the log's file on the disk.
 pub const LOG_FILE: &str = "log.redb";
@@ -111,6 +113,8 @@ pub struct LogStore {
     jobs: mpsc::Sender<Job>,
     /// Of this file, made with it.
     id: u128,
+    /// What is read for others than openraft is read there.
+    threads: Arc<dyn Threads>,
 }
 
 /// Reads the log beside its writer; one for each follower and one for apply.
@@ -120,25 +124,37 @@ pub struct LogReader {
 }
 
 impl LogStore {
-    /// Opens or creates `log.redb`. A damaged file is refused, and one of a newer format. Reads all of it.
+    /// [`LogStore::open_on`] with the threads and the random numbers of the system.
     pub fn open(disk: &dyn Disk) -> Result<Self, LogError> {
-        let (database, loaded) = open_database(disk, tables::load)?;
+        Self::open_on(disk, Arc::new(SystemThreads), &SystemRandom)
+    }
+
+    /// Opens or creates `log.redb`. A damaged file is refused, and one of a newer format. Reads all of it. Its
+    /// writer is one of `threads`.
+    pub(crate) fn open_on(
+        disk: &dyn Disk,
+        threads: Arc<dyn Threads>,
+        random: &dyn Random,
+    ) -> Result<Self, LogError> {
+        let (database, loaded) = open_database(disk, |database| tables::load(database, random))?;
         let id = loaded.id;
         let shared = Arc::new(Shared::new(database, loaded));
         let (jobs, queue) = mpsc::channel(JOBS_MAX);
-        writer::start(shared.clone(), queue).map_err(|source| LogError::Thread { source })?;
-        Ok(Self { shared, jobs, id })
+        let writer = Writer::new(shared.clone(), queue);
+        threads.start("raft-log", Box::new(writer)).map_err(|source| LogError::Thread { source })?;
+        Ok(Self { shared, jobs, id, threads })
     }
 
     /// Makes the log of a node that goes on after `applied`, of which it has the state: as if everything up
     /// to there had been purged. The disk has no log yet.
     pub(crate) fn create_after(
         disk: &dyn Disk,
+        random: &dyn Random,
         level: Level,
         vote: &Vote,
         applied: &LogId,
     ) -> Result<(), LogError> {
-        let begin = |database: &redb::Database| tables::begin_after(database, level, vote, applied);
+        let begin = |database: &redb::Database| tables::begin_after(database, random, level, vote, applied);
         let (_, id) = open_database(disk, begin)?;
         note::write(disk, level, id)
     }
@@ -161,7 +177,12 @@ impl LogStore {
 
     /// The first of these ids, which ascend, that has another entry here. Those that were purged cannot be
     /// compared. Reads the disk, a piece at a time.
-    pub(crate) fn first_difference(&self, mut sent: &[LogId]) -> io::Result<Option<u64>> {
+    pub(crate) async fn first_difference(&self, sent: Vec<LogId>) -> io::Result<Option<u64>> {
+        let log = self.clone();
+        self.threads.blocking(move || log.find_difference(&sent)).await.map_err(io::Error::other)?
+    }
+
+    fn find_difference(&self, mut sent: &[LogId]) -> io::Result<Option<u64>> {
         while let [first, .., last] | [first @ last] = sent {
             let own = self.shared.read(first.index, last.index + 1, LOG_READ_BYTES_MAX)?;
             let Some(end) = own.last().map(|entry| entry.log_id.index) else { return Ok(None) };

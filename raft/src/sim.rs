@@ -2,7 +2,8 @@
 //! with real openraft and our stores, on a simulated disk, with a runtime and a clock of its own; between
 //! them is a simulated network. All of it runs on one thread, and one seed decides all of it.
 //!
-//! - `world`: what the product's code finds of the simulation that it runs in.
+//! - `world`: what all hosts of one simulation share.
+//! - `env`: what a server is given in place of what a system has; `log`: the faults of its log.
 //! - `runtime`: openraft's runtime, whose dice are the simulation's.
 //! - `watch`: a watch channel without dice.
 //! - `net`: messages, and what becomes of them.
@@ -14,9 +15,11 @@
 
 pub(crate) mod client;
 mod cluster;
+mod env;
 mod history;
 mod host;
 mod judge;
+mod log;
 pub(crate) mod net;
 pub(crate) mod runtime;
 pub(crate) mod watch;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use piccolo_raft::cluster::{Node, NodeConfig};
+use piccolo_raft::cluster::{Env, Node, NodeConfig};
 use piccolo_raft::disk::{MemoryDisk, Space};
 
 use super::app::{App, Policy};
@@ -37,7 +37,8 @@ async fn app_of(disk: MemoryDisk, disk_free_min: u64, clock: SharedClock) -> Arc
         found_after: Duration::ZERO,
         api_port: None,
     };
-    let node = Node::start(config, Arc::new(disk), Stop::new()).await.unwrap();
+    let env = Env::system(Arc::new(disk), tokio::runtime::Handle::current());
+    let node = Node::start(config, env, Stop::new()).await.unwrap();
     let policy = Policy {
         holders: HolderPolicy { loopback: true },
         operators: Operators::default(),

@@ -15,8 +15,6 @@ use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use crate::address::is_loopback;
-use crate::blocking::blocking;
-use crate::dice;
 use crate::format::{Level, UnknownLevel};
 use crate::network::Whoami;
 use crate::network::client::RpcClient;
@@ -108,10 +106,6 @@ fn objection(me: &Whoami, entry: &str, other: &Whoami) -> Option<String> {
 /// What keeps this node from founding a cluster although nothing in its list does.
 fn hold_back(inner: &Inner, listening: Instant) -> Vec<String> {
     let identity = &inner.identity;
-    #[cfg(test)]
-    if world::is_broken(Fault::FoundsWithoutListening) {
-        return Vec::new();
-    }
     if let Some(missed) = identity.missed() {
         return vec![is_missed(identity, missed)];
     }
@@ -257,9 +251,9 @@ async fn found(inner: &Inner, members: BTreeMap<NodeId, Member>) -> Result<(), S
     if inner.stop.is_cancelled() {
         return Ok(());
     }
-    let cluster_id = inner.identity.cluster_id().unwrap_or_else(|| ClusterId(dice::bits()));
+    let cluster_id = inner.identity.cluster_id().unwrap_or_else(|| ClusterId(inner.env.random.bits()));
     let identity = inner.identity.clone();
-    blocking(move || identity.adopt(cluster_id)).await.map_err(StartError::raft)??;
+    inner.env.threads.blocking(move || identity.adopt(cluster_id)).await.map_err(StartError::raft)??;
     if inner.identity.cluster_id() != Some(cluster_id) {
         tracing::warn!("another server has founded the cluster meanwhile: this one joins it");
         return Ok(());

@@ -62,7 +62,7 @@ impl Node {
             let asking = self.inner.clone();
             let listed = async move { asking.listed_apis().await };
             // On the node's threads: the connections are kept for its messages.
-            apis.extend(inner.tasks.spawn_on(listed, &inner.threads).await.unwrap_or_default());
+            apis.extend(inner.tasks.spawn_on(listed, &inner.env.runtime).await.unwrap_or_default());
         }
         apis.sort();
         apis.dedup();

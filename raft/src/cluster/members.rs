@@ -70,7 +70,7 @@ impl Node {
     ) -> Result<Progress, MembersError> {
         let stop = self.inner.stop.clone();
         let work = async move { stop.run_until_cancelled(work).await };
-        let work = self.inner.tasks.spawn_on(work, &self.inner.threads);
+        let work = self.inner.tasks.spawn_on(work, &self.inner.env.runtime);
         match timeout(STEP_TIMEOUT, work).await {
             Ok(Ok(Some(result))) => result,
             Ok(Ok(None) | Err(_)) => Err(ProposeError::OutcomeUnknown.into()),

@@ -27,6 +27,7 @@ use crate::index::{Counts, Index, IndexError, WholeState};
 use crate::log::{LOG_NOTE_FILE, LogError, LogStore};
 use crate::network::IdentityError;
 use crate::network::identity::{self, NodeFile};
+use crate::random::SystemRandom;
 use crate::snapshot::file::{FileReceiver, Saved};
 use crate::snapshot::{SnapshotData, SnapshotError};
 use crate::types::{ClusterId, Entry, LogId, Member, NodeId, StoredMembership, TypeConfig, Vote};
@@ -348,7 +349,7 @@ async fn found(
     let others = membership.membership().nodes().filter(|(id, _)| **id != before);
     let left_out = others.map(|(_, member)| member.raft_address.clone()).collect();
     let Addresses { raft, api } = addresses(own).ok_or(OfflineError::NoAddress)?;
-    let (node_id, cluster_id) = identity::write_new(&disk, level)?;
+    let (node_id, cluster_id) = identity::write_new(&disk, &SystemRandom, level)?;
     let member = Member { raft_address: raft, api_address: api };
     let (term, index_before) = applied.map_or((0, 0), |id| (id.committed_leader_id().term, id.index));
     let leader = openraft::impls::leader_id_adv::LeaderId { term: term + 1, node_id };
@@ -356,7 +357,7 @@ async fn found(
     let alone = Membership::new(vec![[node_id].into()], BTreeMap::from([(node_id, member.clone())]));
     let alone = alone.expect("the only voter is among the nodes");
     index.begin_anew(StoredMembership::new(Some(log_id), alone)).await?;
-    LogStore::create_after(&disk, level, &Vote::new(term + 1, node_id), &log_id)?;
+    LogStore::create_after(&disk, &SystemRandom, level, &Vote::new(term + 1, node_id), &log_id)?;
     let counts = index.counts();
     index.close().await?;
     let log_index = log_id.index;

@@ -6,18 +6,17 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use openraft::StorageHelper;
+use openraft::storage::RaftLogStorage;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::blocking::blocking;
-use crate::disk::Disk;
 use crate::index::Index;
 use crate::log::LogStore;
 use crate::network::MESSAGES_MAX;
 use crate::network::client::RpcClient;
 use crate::network::identity::{Identity, NodeNames};
-use crate::network::names::{Names, Resolve, SystemResolver};
+use crate::network::names::Names;
 use crate::network::peer::{Peers, Refusing, Streams};
 use crate::network::reach::{ApiPort, LOOKS_MAX};
 use crate::network::whereabouts::Whereabouts;
@@ -32,11 +31,11 @@ use super::proposals::{Budget, PROPOSALS_MAX, PROPOSED_BYTES_MAX, Together};
 use super::space::{self, Disks};
 use super::status::Reasons;
 use super::stores::check_stores;
-use super::{Inner, Node, NodeConfig, StartError, settings};
+use super::{Env, Inner, Node, NodeConfig, StartError, settings};
 
 /// A node whose files are open, and which does nothing yet.
 pub struct Opened {
-    disk: Arc<dyn Disk>,
+    env: Env,
     guard: Arc<Guard>,
     log: LogStore,
     index: Index,
@@ -68,8 +67,7 @@ impl Opened {
     /// Starts raft. The cluster forms, or is found again, in the background: serve [`Node::router`] on the
     /// raft listener now. A pristine node founds a cluster with the members of `names`, or with `join` waits
     /// to be admitted to that of the member whose raft address it is. `found_after` and `api_port` are those of
-    /// [`NodeConfig`]. After `stop` no cluster is founded; the
-    /// node goes on until [`Node::shutdown`].
+    /// [`NodeConfig`]. After `stop` no cluster is founded; the node goes on until [`Node::shutdown`].
     pub async fn start(
         self,
         names: NodeNames,
@@ -78,7 +76,20 @@ impl Opened {
         api_port: Option<Arc<dyn ApiPort>>,
         stop: CancellationToken,
     ) -> Result<Node, StartError> {
-        let Self { disk, guard, log, index, identity, membership: _, tasks, ended, names: known } = self;
+        self.start_with(names, join, found_after, api_port, stop, |log| log).await
+    }
+
+    /// [`Opened::start`]; openraft writes to what `written_to` makes of the log.
+    pub(crate) async fn start_with<L: RaftLogStorage<TypeConfig>>(
+        self,
+        names: NodeNames,
+        join: Option<String>,
+        found_after: Duration,
+        api_port: Option<Arc<dyn ApiPort>>,
+        stop: CancellationToken,
+        written_to: impl FnOnce(LogStore) -> L,
+    ) -> Result<Node, StartError> {
+        let Self { env, guard, log, index, identity, membership: _, tasks, ended, names: known } = self;
         if names.members.is_empty() && join.is_none() {
             return Err(StartError::NoMembers);
         }
@@ -97,11 +108,12 @@ impl Opened {
         );
         let settings = settings::settings().map_err(StartError::raft)?;
         let state_machine = StateMachine::new(index.clone());
-        let raft = Raft::new(identity.node_id, settings, peers.clone(), log.clone(), state_machine).await;
+        let written = written_to(log.clone());
+        let raft = Raft::new(identity.node_id, settings, peers.clone(), written, state_machine).await;
         let raft = raft.map_err(StartError::raft)?;
         peers.follow(raft.metrics());
         let inner = Arc::new(Inner {
-            disk,
+            env,
             guard,
             disks: Disks::default(),
             counting: Counting::default(),
@@ -112,7 +124,6 @@ impl Opened {
             index,
             client,
             whereabouts,
-            threads: tokio::runtime::Handle::current(),
             streams,
             heard: Arc::default(),
             receiving: Arc::new(Semaphore::new(1)),
@@ -142,49 +153,44 @@ impl Opened {
 
 impl Node {
     /// Opens the files of a node. With less than `disk_free_min` free bytes in its data folder it stores no
-    /// more entries; 0: it does not look, `None`: what fits the disk. Names are looked up by `resolver`.
-    pub async fn open(
-        disk: Arc<dyn Disk>,
-        disk_free_min: Option<u64>,
-        resolver: Arc<dyn Resolve>,
-    ) -> Result<Opened, StartError> {
-        let guard = Arc::new(Guard::new(disk_free_min, disk.place()));
+    /// more entries; 0: it does not look, `None`: what fits the disk.
+    pub async fn open(env: Env, disk_free_min: Option<u64>) -> Result<Opened, StartError> {
+        let guard = Arc::new(Guard::new(disk_free_min, env.disk.place()));
         let (tasks, ended) = (TaskTracker::new(), CancellationToken::new());
-        let (tracker, stop) = (tasks.clone(), ended.clone());
+        let (tracker, stop, threads) = (tasks.clone(), ended.clone(), env.threads.clone());
         let open = move || {
+            let Env { disk, random, threads, resolver, runtime: _ } = &env;
             space::prepare(disk.as_ref(), &guard);
             let opening = |error: StartError| StartError::opening(error, disk.as_ref());
             // The state first: it says by name that its level is unknown here, the log only that an entry is newer.
-            let index = Index::open(disk.as_ref()).map_err(|error| opening(error.into()))?;
-            let log = LogStore::open(disk.as_ref()).map_err(|error| opening(error.into()))?;
+            let index =
+                Index::open_on(disk.as_ref(), threads.clone()).map_err(|error| opening(error.into()))?;
+            let log = LogStore::open_on(disk.as_ref(), threads.clone(), random.as_ref())
+                .map_err(|error| opening(error.into()))?;
             check_stores(&log, &index)?;
             let level = index.level();
             log.write_at(level.clone());
             log.check_note(disk.as_ref())?;
             let (used, nowhere) = (log.is_used(), String::new());
-            let identity = Identity::load(disk.clone(), vec![], None, nowhere, used, level)?;
+            let identity = Identity::load(disk.clone(), random.as_ref(), vec![], None, nowhere, used, level)?;
             if identity.was_removed()? {
                 return Err(StartError::Removed { node_id: identity.node_id });
             }
-            let names = Names::load(resolver, disk.as_ref(), tracker, stop);
-            Ok((disk, guard, log, index, identity, names))
+            let names = Names::load(resolver.clone(), disk.as_ref(), tracker, stop);
+            Ok((env, guard, log, index, identity, names))
         };
-        let opened = blocking(open).await.map_err(StartError::raft)?;
-        let (disk, guard, log, index, identity, names) = opened?;
+        let opened = threads.blocking(open).await.map_err(StartError::raft)?;
+        let (env, guard, log, index, identity, names) = opened?;
         let membership = stored_membership(&log, &index, identity.node_id).await?;
-        Ok(Opened { disk, guard, log, index, identity, membership, tasks, ended, names })
+        Ok(Opened { env, guard, log, index, identity, membership, tasks, ended, names })
     }
 
-    /// [`Node::open`] and [`Opened::start`], with the resolver of the system.
-    pub async fn start(
-        config: NodeConfig,
-        disk: Arc<dyn Disk>,
-        stop: CancellationToken,
-    ) -> Result<Node, StartError> {
+    /// [`Node::open`] and [`Opened::start`].
+    pub async fn start(config: NodeConfig, env: Env, stop: CancellationToken) -> Result<Node, StartError> {
         if config.members.is_empty() {
             return Err(StartError::NoMembers);
         }
-        Self::start_with(config, None, disk, stop).await
+        Self::start_with(config, None, env, stop).await
     }
 
     /// Like [`Node::start`], of a node that founds no cluster: if it is pristine, it waits to be
@@ -192,22 +198,22 @@ impl Node {
     pub async fn start_joining(
         config: NodeConfig,
         member: String,
-        disk: Arc<dyn Disk>,
+        env: Env,
         stop: CancellationToken,
     ) -> Result<Node, StartError> {
         let config = NodeConfig { members: Vec::new(), ..config };
-        Self::start_with(config, Some(member), disk, stop).await
+        Self::start_with(config, Some(member), env, stop).await
     }
 
     async fn start_with(
         config: NodeConfig,
         join: Option<String>,
-        disk: Arc<dyn Disk>,
+        env: Env,
         stop: CancellationToken,
     ) -> Result<Node, StartError> {
         let NodeConfig { members, raft_address, api_address, disk_free_min, found_after, api_port } = config;
         let names = NodeNames { members, raft_address, api_address, api_host_follows: false };
-        let opened = Self::open(disk, disk_free_min, Arc::new(SystemResolver)).await?;
+        let opened = Self::open(env, disk_free_min).await?;
         opened.start(names, join, found_after, api_port, stop).await
     }
 }

@@ -14,7 +14,6 @@ use futures_util::future::join_all;
 use hyper::StatusCode;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::blocking::blocking;
 use crate::network::Whoami;
 use crate::network::client::CallError;
 use crate::network::names::{self, LOOKUP_INTERVAL_MAX, split};
@@ -141,14 +140,16 @@ impl Inner {
         needed.iter().for_each(|host| known.ask(host, LOOKUP_INTERVAL_MAX));
         let good = known.good();
         if rounds.stored.is_none() {
-            let disk = self.disk.clone();
-            rounds.stored = blocking(move || names::stored(disk.as_ref())).await.ok();
+            let disk = self.env.disk.clone();
+            rounds.stored = self.env.threads.blocking(move || names::stored(disk.as_ref())).await.ok();
         }
         if rounds.stored.as_ref() == Some(&good) || !self.guard.has_room_for_upkeep() {
             return;
         }
-        let (disk, level, storing) = (self.disk.clone(), self.identity.level(), good.clone());
-        if let Ok(Err(error)) = blocking(move || names::store(disk.as_ref(), level, &storing)).await {
+        let (disk, level, storing) = (self.env.disk.clone(), self.identity.level(), good.clone());
+        if let Ok(Err(error)) =
+            self.env.threads.blocking(move || names::store(disk.as_ref(), level, &storing)).await
+        {
             tracing::warn!(%error, "could not note the addresses of the other servers");
         }
         // After a failure it is tried again with the next change.

@@ -21,7 +21,6 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::metrics::RaftMetrics;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::blocking::blocking;
 use crate::disk::{Bytes, Disk, Space};
 use crate::format::Reads;
 use crate::space::{DiskSpace, Guard, Level};
@@ -150,12 +149,12 @@ impl Inner {
         let mut ticks = interval(LOOK_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while self.stop.run_until_cancelled(ticks.tick()).await.is_some() {
-            if let Some(fault) = self.disk.fault() {
+            if let Some(fault) = self.env.disk.fault() {
                 self.report(Err(fault));
                 return;
             }
             // The kernel answers from memory.
-            if let Some(space) = watch.read(self.disk.as_ref()) {
+            if let Some(space) = watch.read(self.env.disk.as_ref()) {
                 self.note(space);
                 self.keep_ballast(space, &mut watch).await;
             }
@@ -178,23 +177,23 @@ impl Inner {
 
     async fn keep_ballast(&self, space: Space, watch: &mut Watch) {
         let marks = self.guard.marks_of(space.total_bytes);
-        let Ok(has) = self.disk.ballast() else { return };
+        let Ok(has) = self.env.disk.ballast() else { return };
         let without = Space { free_bytes: space.free_bytes + has, ..space };
         let level = self.guard.level();
         if has > 0 && (level == Level::Critical || marks.ballast == 0) {
-            give_back(self.disk.as_ref());
+            give_back(self.env.disk.as_ref());
         } else if level == Level::Fine
             && has != marks.ballast
             && marks.has_room_for_ballast(without)
             && Instant::now() >= watch.ballast_from
         {
-            let disk = self.disk.clone();
+            let disk = self.env.disk.clone();
             // Where the file system cannot allocate it is written, which takes a while.
-            let made = blocking(move || disk.set_ballast(marks.ballast)).await;
+            let made = self.env.threads.blocking(move || disk.set_ballast(marks.ballast)).await;
             if let Ok(Err(error)) = made {
                 tracing::warn!(
                     %error,
-                    folder = self.disk.place(),
+                    folder = self.env.disk.place(),
                     "could not reserve space for the last writes on a full disk"
                 );
                 watch.ballast_from = Instant::now() + BALLAST_AGAIN_AFTER;

@@ -11,7 +11,6 @@ use std::time::Duration;
 use openraft::async_runtime::WatchReceiver;
 use tokio::time::Instant;
 
-use crate::blocking::blocking;
 use crate::format::{Reads, UnknownLevel};
 use crate::network::Header;
 use crate::network::client::CallError;
@@ -47,7 +46,7 @@ pub(super) async fn run(inner: &Inner) -> Result<(), NodeFailure> {
         }
     }
     let identity = inner.identity.clone();
-    let stored = blocking(move || identity.store_removed()).await;
+    let stored = inner.env.threads.blocking(move || identity.store_removed()).await;
     if let Ok(Err(error)) = stored {
         tracing::warn!(%error, "could not note that this server was removed");
     }

@@ -17,11 +17,11 @@ mod wire;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 
 use super::*;
 use crate::command::{Command, Reply, Write};
-use crate::disk::{FolderDisk, MemoryDisk, Space};
+use crate::disk::{Disk, FolderDisk, MemoryDisk, Space};
 use crate::format::{Level, WIRE};
 use crate::model::{COMMAND_BYTES_MAX, Holder, Key};
 use crate::network::client::{CallError, RpcClient};
@@ -38,6 +38,11 @@ impl Node {
     pub(crate) fn parts(&self) -> (&Raft, &Identity, &LogStore) {
         (&self.inner.raft, &self.inner.identity, &self.inner.log)
     }
+}
+
+/// What a server has, around `disk`, on the runtime of the caller.
+fn system(disk: Arc<dyn Disk>) -> Env {
+    Env::system(disk, Handle::current())
 }
 
 /// A folder whose room is what a test says.
@@ -135,16 +140,13 @@ impl Server {
     async fn try_open(&self, disk: Arc<FolderDisk>) -> Result<Node, StartError> {
         let (config, stop) = (self.config.clone(), CancellationToken::new());
         let disk = Arc::new(WithRoom { files: disk, room: self.room.clone() });
+        let mut env = system(disk);
         if let Some(resolver) = &self.resolver {
-            let NodeConfig { members, raft_address, api_address, disk_free_min, found_after, api_port } =
-                config;
-            let opened = Node::open(disk, disk_free_min, Arc::clone(resolver)).await?;
-            let names = NodeNames { members, raft_address, api_address, api_host_follows: false };
-            return opened.start(names, self.join.clone(), found_after, api_port, stop).await;
+            env.resolver = Arc::clone(resolver);
         }
         match &self.join {
-            Some(member) => Node::start_joining(config, member.clone(), disk, stop).await,
-            None => Node::start(config, disk, stop).await,
+            Some(member) => Node::start_joining(config, member.clone(), env, stop).await,
+            None => Node::start(config, env, stop).await,
         }
     }
 

@@ -14,8 +14,6 @@ use super::apply::{self, Batch};
 use super::tables::{self, Rows};
 use super::{FLUSH_INTERVAL, Index, IndexError, Room, UNFLUSHED_ENTRIES_MAX, UNFLUSHED_KEYS_MAX, WholeState};
 use crate::command::{Command, Reply};
-#[cfg(test)]
-use crate::sim::world::{Fault, bits, is_broken, is_broken_on};
 use crate::types::{Entry, LogId, StoredMembership};
 
 /// Time between two looks at how much is not flushed.
@@ -78,16 +76,6 @@ impl Index {
         let mut state = self.state_mut();
         let reply = match &entry.payload {
             EntryPayload::Blank => Reply::None,
-            #[cfg(test)]
-            EntryPayload::Normal(command) if is_skipped(command) => Reply::Applied { changed: 0 },
-            #[cfg(test)]
-            EntryPayload::Normal(hide @ Command::Hide { holder, unix_ms, .. })
-                if is_broken(Fault::HideDeletes) =>
-            {
-                let forget = Command::Forget { holder: holder.clone(), hidden_unix_ms: *unix_ms };
-                state.apply(batch, log_id.index, hide);
-                state.apply(batch, log_id.index, &forget)
-            }
             EntryPayload::Normal(command) => state.apply(batch, log_id.index, command),
             EntryPayload::Membership(membership) => {
                 state.membership = StoredMembership::new(Some(log_id), membership.clone());
@@ -129,7 +117,7 @@ impl Index {
         }
         self.check_whole()?;
         let index = self.clone();
-        blocking(move || {
+        self.blocking(move || {
             let unless_done = BrokenUnlessDone::new(&index);
             let changes = index.state_mut().unflushed.begin_flush();
             let (rows, applied) = {
@@ -213,7 +201,7 @@ impl Index {
         let turn = self.inner.turn.clone().lock_owned().await;
         self.check_whole()?;
         let index = self.clone();
-        blocking(move || {
+        self.blocking(move || {
             let _rights = (flushing, turn);
             let WholeState { state, mut inventories } = whole;
             let transaction = index.begin_write()?;
@@ -255,11 +243,23 @@ impl Index {
         let database = self.inner.database.write().unwrap_or_else(PoisonError::into_inner).take();
         // Somebody who reads an inventory just now closes it with his own drop.
         let Some(database) = database.and_then(Arc::into_inner) else { return flushed };
-        let closed = blocking(move || {
+        let closed = self.blocking(move || {
             let _flushing = flushing;
             database.close().map_err(|source| IndexError::Open { source: Box::new(source) })
         });
         flushed.and(closed.await)
+    }
+
+    /// Runs `work`, which waits for the disk, off the runtime's threads.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, IndexError> + Send + 'static,
+    ) -> Result<T, IndexError> {
+        let done = self.inner.threads.blocking(|| IndexError::guarded_in_use(work)).await;
+        done.unwrap_or_else(|error| match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(IndexError::Stopping),
+        })
     }
 
     fn begin_write(&self) -> Result<WriteTransaction, IndexError> {
@@ -277,29 +277,6 @@ fn flush_interval() -> Duration {
         return Duration::from_secs(1);
     }
     FLUSH_INTERVAL
-}
-
-/// What a broken build does not apply.
-#[cfg(test)]
-fn is_skipped(command: &Command) -> bool {
-    match command {
-        Command::Withdraw(_) => is_broken_on(1, Fault::WithdrawSkippedOnOne),
-        Command::Advertise(_) => {
-            is_broken_on(1, Fault::DiceInApplyOfOne) && bits().is_some_and(|bits| bits % 16 == 0)
-        }
-        _ => false,
-    }
-}
-
-/// Runs `work`, which waits for the disk, off the runtime's threads.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, IndexError> + Send + 'static,
-) -> Result<T, IndexError> {
-    let done = crate::blocking::blocking(|| IndexError::guarded_in_use(work)).await;
-    done.unwrap_or_else(|error| match error.try_into_panic() {
-        Ok(panic) => std::panic::resume_unwind(panic),
-        Err(_) => Err(IndexError::Stopping),
-    })
 }
 
 /// The index is broken if this goes before [`BrokenUnlessDone::done`]: by an error, a panic, and also when nobody

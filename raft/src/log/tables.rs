@@ -2,8 +2,8 @@
 
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition};
 
-use crate::dice;
 use crate::format::{Level, STORAGE};
+use crate::random::Random;
 use crate::types::{Entry, LogId, Vote};
 
 use super::segment::{self, Segment};
@@ -41,8 +41,8 @@ pub(super) struct Loaded {
 }
 
 /// Creates the tables of a new file; reads those of an old one.
-pub(super) fn load(database: &Database) -> Result<Loaded, LogError> {
-    let id = create(database)?;
+pub(super) fn load(database: &Database, random: &dyn Random) -> Result<Loaded, LogError> {
+    let id = create(database, random)?;
     let transaction = database.begin_read()?;
     let meta = transaction.open_table(META)?;
     let vote = read(&meta, META_VOTE, "raft vote")?;
@@ -54,7 +54,7 @@ pub(super) fn load(database: &Database) -> Result<Loaded, LogError> {
 
 /// Creates what is missing of the tables, and gives the file's id. A newer format is refused before
 /// anything is written. Logs from before there were ids get one.
-fn create(database: &Database) -> Result<u128, LogError> {
+fn create(database: &Database, random: &dyn Random) -> Result<u128, LogError> {
     let mut transaction = database.begin_write()?;
     transaction.set_quick_repair(true);
     let id = {
@@ -64,7 +64,7 @@ fn create(database: &Database) -> Result<u128, LogError> {
         if let Some(id) = read(&meta, META_ID, "id of the raft log")? {
             return Ok(id);
         }
-        let id = dice::bits();
+        let id = random.bits();
         meta.insert(META_FORMAT, STORAGE.encode(Level::FIRST, &()).as_slice())?;
         meta.insert(META_ID, STORAGE.encode(Level::FIRST, &id).as_slice())?;
         transaction.open_table(SEGMENTS)?;
@@ -78,11 +78,12 @@ fn create(database: &Database) -> Result<u128, LogError> {
 /// A new file of a log that was purged up to `applied`; its id.
 pub(super) fn begin_after(
     database: &Database,
+    random: &dyn Random,
     level: Level,
     vote: &Vote,
     applied: &LogId,
 ) -> Result<u128, LogError> {
-    let id = create(database)?;
+    let id = create(database, random)?;
     let transaction = database.begin_write()?;
     {
         let mut meta = transaction.open_table(META)?;

@@ -1,18 +1,17 @@
 //! The one thread that writes the log: takes every job that waits, performs them in order in one
-//! transaction, commits, then answers them all. In a simulation it is a task.
+//! transaction, commits, then answers them all.
 
 use std::io;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use openraft::storage::IOFlushed;
 use redb::{Durability, ReadableDatabase, WriteTransaction};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::format::{Level, STORAGE};
+use crate::threads::Worker;
 use crate::types::{Entry, LogId, TypeConfig, Vote};
-
-#[cfg(test)]
-use crate::sim::world::{self, Fault};
 
 use super::encode_entry;
 use super::stored::StoredEntries;
@@ -63,55 +62,46 @@ impl Job {
 
     /// A purge that is lost in a crash is done again; all else must be on disk before the answer.
     fn must_be_durable(&self) -> bool {
-        #[cfg(test)]
-        if matches!(self, Job::Vote { .. }) && world::is_broken(Fault::VoteIsNotSynced) {
-            return false;
-        }
         !matches!(self, Job::Purge { .. } | Job::Shrink { .. } | Job::Close { .. })
     }
 }
 
-/// The thread ends with [`Job::Close`], or when all handles are gone.
-pub(super) fn start(shared: Arc<Shared>, queue: mpsc::Receiver<Job>) -> io::Result<()> {
-    let writer = Writer { shared, queue };
-    #[cfg(test)]
-    if world::is_inside() {
-        tokio::runtime::Handle::current().spawn(writer.run_as_task());
-        return Ok(());
-    }
-    std::thread::Builder::new().name("raft-log".to_owned()).spawn(move || writer.run()).map(drop)
-}
-
-struct Writer {
+/// Performs jobs until a [`Job::Close`], or until all handles are gone.
+pub(super) struct Writer {
     shared: Arc<Shared>,
     queue: mpsc::Receiver<Job>,
+    /// The first one of the next step.
+    first: Option<Job>,
+}
+
+impl Worker for Writer {
+    fn wait(&mut self) -> bool {
+        let job = self.queue.blocking_recv();
+        self.take(job)
+    }
+
+    fn poll_wait(&mut self, context: &mut Context<'_>) -> Poll<bool> {
+        self.queue.poll_recv(context).map(|job| self.take(job))
+    }
+
+    fn step(&mut self) -> bool {
+        let first = self.first.take().expect("a step is waited for");
+        !self.perform_waiting(first)
+    }
 }
 
 impl Writer {
-    fn run(mut self) {
-        while let Some(first) = self.queue.blocking_recv() {
-            if self.perform_waiting(first) {
-                return;
-            }
-        }
-        self.shared.close();
+    pub(super) fn new(shared: Arc<Shared>, queue: mpsc::Receiver<Job>) -> Self {
+        Self { shared, queue, first: None }
     }
 
-    #[cfg(test)]
-    async fn run_as_task(mut self) {
-        while let Some(mut first) = self.queue.recv().await {
-            if world::is_broken(Fault::AppendAckedBeforeCommit)
-                && let Job::Append { callback, .. } = &mut first
-            {
-                std::mem::replace(callback, IOFlushed::noop()).io_completed(Ok(()));
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-            }
-            world::disk_delay().await;
-            if self.perform_waiting(first) {
-                return;
-            }
+    /// What was waited for; false: all handles are gone.
+    fn take(&mut self, job: Option<Job>) -> bool {
+        if job.is_none() {
+            self.shared.close();
         }
-        self.shared.close();
+        self.first = job;
+        self.first.is_some()
     }
 
     /// `first` and what waits behind it, in one commit; true after a close.

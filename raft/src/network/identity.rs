@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::damage::WHAT_TO_DO;
-use crate::dice;
 use crate::disk::Disk;
 use crate::format::{Active, FormatError, Level, Reads, STORAGE};
+use crate::random::Random;
 use crate::types::{ClusterId, NodeId};
 use crate::watch;
 
@@ -149,6 +149,7 @@ impl Identity {
     /// must be an identity.
     pub(crate) fn load(
         disk: Arc<dyn Disk>,
+        random: &dyn Random,
         mut list: Vec<String>,
         raft_address: Option<String>,
         api_address: String,
@@ -161,7 +162,7 @@ impl Identity {
             Some(file) => file,
             None if has_log => return Err(IdentityError::Lost),
             None => {
-                let file = NodeFile { node_id: dice::nonzero(), cluster_id: None };
+                let file = NodeFile { node_id: random.nonzero(), cluster_id: None };
                 write(disk.as_ref(), level.get(), file)?;
                 file
             }
@@ -174,7 +175,7 @@ impl Identity {
         let adopted = adopted.is_some() && adopted == file.cluster_id;
         Ok(Self {
             node_id: file.node_id,
-            boot_nonce: dice::nonzero(),
+            boot_nonce: random.nonzero(),
             list_hash: ListHash::of(&list),
             list,
             disk,
@@ -364,8 +365,12 @@ impl Identity {
 }
 
 /// Writes the file of a new node, which is the only member of a new cluster.
-pub(crate) fn write_new(disk: &dyn Disk, level: Level) -> Result<(NodeId, ClusterId), IdentityError> {
-    let (node_id, cluster_id) = (dice::nonzero(), ClusterId(dice::bits()));
+pub(crate) fn write_new(
+    disk: &dyn Disk,
+    random: &dyn Random,
+    level: Level,
+) -> Result<(NodeId, ClusterId), IdentityError> {
+    let (node_id, cluster_id) = (random.nonzero(), ClusterId(random.bits()));
     write(disk, level, NodeFile { node_id, cluster_id: Some(cluster_id) })?;
     Ok((node_id, cluster_id))
 }
@@ -389,11 +394,12 @@ fn write(disk: &dyn Disk, level: Level, file: NodeFile) -> Result<(), IdentityEr
 mod tests {
     use super::*;
     use crate::disk::MemoryDisk;
+    use crate::random::SystemRandom;
 
     fn load(disk: &MemoryDisk, list: &[&str]) -> Identity {
         let list = list.iter().map(|entry| (*entry).to_owned()).collect();
-        Identity::load(Arc::new(disk.clone()), list, None, "a:7789".to_owned(), false, Active::default())
-            .unwrap()
+        let (disk, api) = (Arc::new(disk.clone()), "a:7789".to_owned());
+        Identity::load(disk, &SystemRandom, list, None, api, false, Active::default()).unwrap()
     }
 
     #[test]
@@ -471,7 +477,8 @@ mod tests {
     #[test]
     fn a_log_without_an_identity_is_refused() {
         let disk = Arc::new(MemoryDisk::default());
-        let error = Identity::load(disk, vec![], None, String::new(), true, Active::default()).unwrap_err();
+        let error = Identity::load(disk, &SystemRandom, vec![], None, String::new(), true, Active::default())
+            .unwrap_err();
         assert!(error.to_string().contains("raft log but no file node"), "{error}");
     }
 

@@ -5,7 +5,6 @@
 use openraft::EntryPayload;
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
 
-use crate::blocking::blocking;
 use crate::index::Index;
 use crate::log::LogStore;
 use crate::types::{LogId, NodeId, SnapshotMeta, StoredMembership, TypeConfig, Vote};
@@ -156,10 +155,9 @@ pub(crate) async fn check_history(
     if sent.is_empty() {
         return Ok(());
     }
-    let log = log.clone();
     // An error of the log is openraft's to meet.
-    match blocking(move || log.first_difference(&sent)).await {
-        Ok(Ok(Some(index))) => Err(Implausible::Contradiction { index }),
+    match log.first_difference(sent).await {
+        Ok(Some(index)) => Err(Implausible::Contradiction { index }),
         _ => Ok(()),
     }
 }

@@ -19,12 +19,12 @@ use serde::Serialize;
 use tokio::sync::{Semaphore, SemaphorePermit, TryAcquireError};
 
 use crate::address::is_address;
-use crate::blocking::blocking;
 use crate::format::{FormatError, WIRE};
 use crate::index::Index;
 use crate::log::LogStore;
 use crate::space::{DiskLow, Guard};
 use crate::state_machine::Raft;
+use crate::threads::Threads;
 use crate::types::{ClusterId, NodeId, TypeConfig};
 
 use super::frame::{self, Message, Received};
@@ -55,6 +55,7 @@ pub(crate) struct RpcState {
     /// What the disk has room for.
     pub(crate) guard: Arc<Guard>,
     pub(crate) log: LogStore,
+    pub(crate) threads: Arc<dyn Threads>,
     pub(crate) scout: Scout,
     pub(crate) whereabouts: Whereabouts,
     /// Ends the node: a disk that does not take its identity takes nothing else.
@@ -157,7 +158,8 @@ impl RpcState {
         self.check_sender(header)?;
         if pristine {
             let (identity, cluster_id) = (self.identity.clone(), header.cluster_id);
-            let adopted = blocking(move || identity.adopt_from_message(cluster_id)).await.map_err(stopped)?;
+            let adopting = self.threads.blocking(move || identity.adopt_from_message(cluster_id));
+            let adopted = adopting.await.map_err(stopped)?;
             adopted.inspect_err(|error| (self.end)(error))?;
             self.identity.check(header)?;
         }

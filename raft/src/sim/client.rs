@@ -12,11 +12,14 @@ use crate::command::{Command, Reply, Write};
 use crate::model::{Holder, Key, Pair};
 
 use super::net::{self, HostId, Payload};
+use super::world::{self, Fault};
 
 /// How long a read waits for its index, as in the API.
 const READ_WAIT_MAX: Duration = Duration::from_secs(2);
 /// How long a write waits for a leader.
 const LEADER_WAIT_MAX: Duration = Duration::from_secs(3);
+/// When a lease ended, by clocks on walls.
+const HIDDEN_UNIX_MS: u64 = 1;
 /// Looks that a sync takes.
 const SYNC_ROUNDS: usize = 4;
 
@@ -233,11 +236,20 @@ impl Front {
     async fn hide(&self, holder: Holder, hide: bool) -> Answer {
         let Some(record) = self.node.index().host(&holder) else { return Answer::NotDone };
         let command = match hide {
-            true => Command::Hide { holder, last_write_index: record.last_write_index, unix_ms: 1 },
+            true => {
+                let last_write_index = record.last_write_index;
+                Command::Hide { holder, last_write_index, unix_ms: HIDDEN_UNIX_MS }
+            }
             false => Command::Unhide { holder },
         };
+        let forget = Command::Forget { holder: record.holder, hidden_unix_ms: HIDDEN_UNIX_MS };
         match self.node.propose(command).await {
-            Ok(proposed) => Answer::Done { index: proposed.index },
+            Ok(proposed) => {
+                if hide && world::is_broken(Fault::HideDeletes) {
+                    self.node.propose(forget).await.ok();
+                }
+                Answer::Done { index: proposed.index }
+            }
             Err(_) => Answer::NotDone,
         }
     }

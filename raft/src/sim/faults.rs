@@ -100,13 +100,13 @@ fn an_append_that_is_acknowledged_before_its_commit_is_found() {
 }
 
 #[test]
-fn an_apply_that_skips_withdraws_on_one_server_is_found() {
-    found(Fault::WithdrawSkippedOnOne, &["differ", "shows"]);
+fn a_server_that_loses_withdraws_is_found() {
+    found(Fault::WithdrawsLostOnOne, &["differ", "shows"]);
 }
 
 #[test]
-fn an_apply_that_draws_dice_on_one_server_is_found() {
-    found(Fault::DiceInApplyOfOne, &["differ", "does not show"]);
+fn a_server_that_loses_some_advertises_is_found() {
+    found(Fault::AdvertisesLostAtRandomOnOne, &["differ", "does not show"]);
 }
 
 #[test]

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -27,8 +26,10 @@ use crate::testing::sim_disk::SimDisk;
 use crate::types::TypeConfig;
 
 use super::client::Front;
+use super::env::env;
+use super::log::SimLog;
 use super::net::{self, Answer, CallId, HostId, Message, Payload, TICK_MS};
-use super::world::{self, Current};
+use super::world::{self, Current, Fault};
 
 /// What a host was started for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -177,10 +178,13 @@ impl Host {
             api_address: api_of(&self.address),
             api_host_follows: false,
         };
-        let (disk, stop) = (Arc::new(self.disk.clone()), CancellationToken::new());
+        let (id, env) = (self.id, env(self.disk.clone(), runtime.handle().clone()));
+        let found_after =
+            if world::is_broken(Fault::FoundsWithoutListening) { Duration::ZERO } else { FOUND_AFTER };
         let starting = async move {
-            let opened = Node::open(disk, None, Arc::new(net::SimDns)).await?;
-            opened.start(names, join, FOUND_AFTER, None, stop).await
+            let opened = Node::open(env, None).await?;
+            let (stop, faults) = (CancellationToken::new(), |log| SimLog::new(log, id));
+            opened.start_with(names, join, found_after, None, stop, faults).await
         };
         let life = Life::Starting(runtime.spawn(starting));
         self.starts += 1;

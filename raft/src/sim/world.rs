@@ -2,8 +2,7 @@
 //! without one, everything is as in the product.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -12,9 +11,6 @@ use tokio::time::Instant;
 use crate::types::Vote;
 
 use super::net::{Answer, HostId, Message, Net, Payload};
-
-/// Work on the disk takes up to so long, milliseconds of the host's clock.
-const DISK_DELAY_MS_MAX: u64 = 6;
 
 /// What a broken build would do; each is there to show that the checks find it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,10 +23,10 @@ pub(crate) enum Fault {
     VoteIsNotSynced,
     /// An append is acknowledged before its commit.
     AppendAckedBeforeCommit,
-    /// One server does not apply withdraws.
-    WithdrawSkippedOnOne,
-    /// One server's apply draws dice.
-    DiceInApplyOfOne,
+    /// The log of one server loses the keys of withdraws.
+    WithdrawsLostOnOne,
+    /// The log of one server loses the keys of some advertises, at random.
+    AdvertisesLostAtRandomOnOne,
     /// A missed lease deletes.
     HideDeletes,
     /// A founder does not wait for those who do not answer.
@@ -46,6 +42,8 @@ pub(crate) struct World {
     /// The host whose turn it is.
     pub(crate) current: Option<Current>,
     fault: Option<Fault>,
+    /// Hosts on which an append was acknowledged that is still to be committed.
+    pub(crate) acknowledged_early: BTreeSet<HostId>,
     /// What each host has voted for, by the answers that have left it.
     promised: BTreeMap<HostId, Vote>,
     /// Requests with a snapshot that have arrived.
@@ -81,6 +79,7 @@ impl Inside {
             net: Net::default(),
             current: None,
             fault: None,
+            acknowledged_early: BTreeSet::new(),
             promised: BTreeMap::new(),
             snapshots: 0,
             doubled: 0,
@@ -110,12 +109,6 @@ pub(crate) fn is_broken(fault: Fault) -> bool {
     with(|world| world.fault == Some(fault)).unwrap_or(false)
 }
 
-/// The same, at one host only.
-pub(crate) fn is_broken_on(host: HostId, fault: Fault) -> bool {
-    let here = |world: &mut World| world.current.is_some_and(|current| current.host == host);
-    is_broken(fault) && with(here).unwrap_or(false)
-}
-
 /// From now on the build is broken.
 pub(crate) fn break_it(fault: Fault) {
     inside(|world| world.fault = Some(fault));
@@ -141,14 +134,6 @@ pub(crate) fn inside<T>(work: impl FnOnce(&mut World) -> T) -> T {
 /// The dice of the simulation.
 pub(crate) fn bits() -> Option<u128> {
     with(|world| world.dice.random())
-}
-
-/// Waits as long as a disk may take.
-pub(crate) async fn disk_delay() {
-    let delay_ms = inside(|world| world.dice.random_range(0..=DISK_DELAY_MS_MAX));
-    if delay_ms > 0 {
-        tokio::time::sleep(Duration::from_millis(delay_ms)).await;
-    }
 }
 
 impl World {

@@ -36,7 +36,8 @@ impl RaftThreads {
             .map(Self)
     }
 
-    fn handle(&self) -> &Handle {
+    /// Their runtime.
+    pub(in crate::server) fn handle(&self) -> &Handle {
         self.0.as_ref().expect("taken by the drop only").handle()
     }
 

@@ -38,7 +38,7 @@ fn a_founder_that_died_before_it_initialised_founds_the_same_cluster() {
     list.sort();
     let founder = servers.iter().position(|(server, _)| server.address.to_string() == list[0]).unwrap();
     let disk = Arc::new(FolderDisk::open(servers[founder].0.folder.path()).unwrap());
-    Identity::load(disk, list, None, String::new(), false, Default::default())
+    Identity::load(disk, &crate::random::SystemRandom, list, None, String::new(), false, Default::default())
         .unwrap()
         .adopt(ClusterId(77))
         .unwrap();
@@ -83,7 +83,7 @@ async fn a_log_that_cannot_be_written_acknowledges_nothing_and_ends_the_node() {
         found_after: Duration::ZERO,
         api_port: None,
     };
-    let node = Node::start(config, disk.clone(), CancellationToken::new()).await.unwrap();
+    let node = Node::start(config, system(disk.clone()), CancellationToken::new()).await.unwrap();
     node.wait_leader(SOON).await.unwrap();
     node.propose(advertise(0..1)).await.unwrap();
     let syncs = disk.databases.activity(LOG_FILE).0;
@@ -104,7 +104,7 @@ impl Server {
         let runtime = Runtime::new().unwrap();
         let disk = Arc::new(FolderDisk::open(self.folder.path()).unwrap());
         within(SOON, "an answer that the files of the killed node do not delay", || {
-            let start = Node::start(self.config.clone(), disk.clone(), CancellationToken::new());
+            let start = Node::start(self.config.clone(), system(disk.clone()), CancellationToken::new());
             match runtime.block_on(start) {
                 Ok(_) => panic!("started without {file}"),
                 Err(StartError::InUse { .. } | StartError::Log(_) | StartError::Index(_)) => None,

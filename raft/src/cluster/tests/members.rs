@@ -531,6 +531,7 @@ fn a_server_that_takes_nothing_in_costs_the_leader_nothing() {
 
     let fake = Identity::load(
         Arc::new(crate::disk::MemoryDisk::default()),
+        &crate::random::SystemRandom,
         vec![],
         None,
         "f:1".into(),

@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 
 use super::members::expect_voters;
 use super::*;
-use crate::network::names::{ADDRESSES_FILE, Resolve, SystemResolver};
+use crate::network::names::{ADDRESSES_FILE, Resolve};
 
 /// The promise for servers that all have new addresses.
 const MOVED: Duration = Duration::from_secs(10);
@@ -123,7 +123,7 @@ fn a_node_knows_from_its_log_that_it_is_a_member() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let opened = within(SOON, "the files of a killed node", || {
         let disk = Arc::new(FolderDisk::open(servers[0].folder.path()).unwrap());
-        runtime.block_on(Node::open(disk, Some(0), Arc::new(SystemResolver))).ok()
+        runtime.block_on(async { Node::open(system(disk), Some(0)).await }).ok()
     });
     let own = opened.member().expect("it was a member");
     assert_eq!(own.raft_address, servers[0].address.to_string());

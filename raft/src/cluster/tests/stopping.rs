@@ -54,7 +54,7 @@ async fn a_stopped_node_refuses_messages_before_openraft_calls_them_errors() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let disk = Arc::new(MemoryDisk::default());
-    let node = Node::start(one(&address), disk, CancellationToken::new()).await.unwrap();
+    let node = Node::start(one(&address), system(disk), CancellationToken::new()).await.unwrap();
     let mut serving = JoinSet::new();
     let router = node.router();
     serving.spawn(async move { axum::serve(listener, router).await });
@@ -136,7 +136,7 @@ async fn a_leader_without_a_quorum_stops_without_an_error_of_openraft() {
 async fn a_node_that_is_stopped_while_it_starts_founds_nothing() {
     let stop = CancellationToken::new();
     stop.cancel();
-    let node = Node::start(one("one:1"), Arc::new(MemoryDisk::default()), stop).await.unwrap();
+    let node = Node::start(one("one:1"), system(Arc::new(MemoryDisk::default())), stop).await.unwrap();
     node.inner.tasks.close();
     tokio::time::timeout(SOON, node.inner.tasks.wait()).await.expect("the tasks end");
     assert_eq!(node.status().cluster_id, None);

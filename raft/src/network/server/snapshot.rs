@@ -5,7 +5,6 @@ use axum::body::{Body, Bytes};
 use http_body_util::BodyExt;
 use openraft::raft::SnapshotResponse;
 
-use crate::blocking::blocking;
 use crate::network::frame::{self, Received};
 use crate::network::plausible::{check_snapshot, check_snapshot_history};
 use crate::network::{BODY_READ_TIMEOUT, SMALL_BODY_BYTES_MAX};
@@ -41,7 +40,7 @@ pub(super) async fn receive(
         received += piece.len() as u64;
         receiver.push(&piece).map_err(refused)?;
     }
-    let verified = blocking(move || receiver.finish()).await.map_err(stopped)?;
+    let verified = state.threads.blocking(move || receiver.finish()).await.map_err(stopped)?;
     let (meta, snapshot) = verified.map_err(refused)?;
     check_snapshot(&vote, &meta, header.sender)?;
     check_snapshot_history(&meta, &state.index, &state.log)?;

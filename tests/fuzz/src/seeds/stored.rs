@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use piccolo::oci::Digest;
-use piccolo_raft::cluster::{Node, NodeConfig};
+use piccolo_raft::cluster::{Env, Node, NodeConfig};
 use piccolo_raft::command::{Command, Write};
 use piccolo_raft::disk::FolderDisk;
 use piccolo_raft::model::{Holder, Key, Pair};
 use redb::{Builder, ReadableDatabase, ReadableTable, TableDefinition};
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::{Seed, golden, seed};
@@ -99,7 +100,8 @@ async fn live(folder: &Path) {
         api_port: None,
     };
     let disk = Arc::new(FolderDisk::open(folder).expect("a folder of ours"));
-    let node = Node::start(config, disk, CancellationToken::new()).await.expect("a new node starts");
+    let env = Env::system(disk, Handle::current());
+    let node = Node::start(config, env, CancellationToken::new()).await.expect("a new node starts");
     node.wait_leader(Duration::from_secs(30)).await.expect("a cluster of one has a leader");
     let holder = |n: u8| Holder { group: format!("g{}", n % 2), address: ([10, 0, 0, n], 7781).into() };
     for n in 1..6 {

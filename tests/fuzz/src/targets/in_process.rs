@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use piccolo_raft::cluster::{Node, NodeConfig};
+use piccolo_raft::cluster::{Env, Node, NodeConfig};
 use piccolo_raft::disk::MemoryDisk;
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio_util::sync::CancellationToken;
 
 /// Where nobody listens.
@@ -26,6 +26,7 @@ pub(super) async fn node() -> Node {
         found_after: std::time::Duration::ZERO,
         api_port: None,
     };
-    let node = Node::start(config, Arc::new(MemoryDisk::default()), CancellationToken::new());
+    let env = Env::system(Arc::new(MemoryDisk::default()), Handle::current());
+    let node = Node::start(config, env, CancellationToken::new());
     node.await.expect("an empty disk is a new node's")
 }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use openraft::storage::{RaftLogReader, RaftLogStorage};
-use piccolo_raft::cluster::{Node, NodeConfig};
+use piccolo_raft::cluster::{Env, Node, NodeConfig};
 use piccolo_raft::command::{Command, Reply};
 use piccolo_raft::disk::{Disk, MemoryDisk};
 use piccolo_raft::format::{ENTRY, Format, Level, STORAGE};
@@ -207,7 +207,8 @@ pub(super) fn run_node(input: &[u8]) {
     };
     runtime(|runtime| {
         runtime.block_on(async {
-            let started = Node::start(config, Arc::new(disk), CancellationToken::new());
+            let env = Env::system(Arc::new(disk), runtime.handle().clone());
+            let started = Node::start(config, env, CancellationToken::new());
             let started = tokio::time::timeout(Duration::from_secs(10), started).await;
             if let Ok(node) = started.expect("it starts, or not, in time") {
                 node.shutdown().await;
