@@ -16,7 +16,8 @@
 //! - `client`: requests, deadlines.
 //! - `body`: their bodies.
 //! - `frame`: messages as bytes.
-//! - `pool`: connections.
+//! - `wire`: what carries requests; `http`: the one of the system.
+//! - `pool`: connections; `connect`: how they are made.
 //! - `names`: which addresses names have, without DNS where something urgent waits.
 //! - `whereabouts`: members that have moved.
 //! - `peer`: what openraft calls to reach another node.
@@ -29,8 +30,10 @@
 
 pub(crate) mod body;
 pub(crate) mod client;
+mod connect;
 pub(crate) mod frame;
 pub(crate) mod heard;
+mod http;
 pub(crate) mod identity;
 pub mod names;
 pub(crate) mod peer;
@@ -40,6 +43,7 @@ pub(crate) mod reach;
 pub(crate) mod server;
 pub(crate) mod snapshot;
 pub(crate) mod whereabouts;
+mod wire;
 
 use std::time::Duration;
 
@@ -49,8 +53,12 @@ use crate::format::{Level, Reads};
 use crate::space::DiskSpace;
 use crate::types::{ClusterId, NodeId};
 
+pub use body::{Progress, RpcBody};
+pub use connect::{Connect, SystemConnect};
 pub use frame::SentAppend;
+pub use http::Http;
 pub use identity::{IdentityError, ListHash};
+pub use wire::{Answered, Network, Wire};
 
 /// Prefix of the routes.
 pub const RAFT_PREFIX: &str = "/raft/v1";

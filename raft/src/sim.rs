@@ -6,7 +6,7 @@
 //! - `env`: what a server is given in place of what a system has; `log`: the faults of its log.
 //! - `runtime`: openraft's runtime, whose dice are the simulation's.
 //! - `watch`: a watch channel without dice.
-//! - `net`: messages, and what becomes of them.
+//! - `net`: messages, and what becomes of them; `wire`: how a server sends them.
 //! - `host`: one server; `cluster`: all of them, their clients and their clock.
 //! - `client`: what clients ask of a server; `workload`: what they ask for.
 //! - `history`: what may be shown after it; `judge`: holds it against all that servers show.
@@ -35,3 +35,4 @@ mod seeds;
 mod stores;
 mod upgrade;
 mod wear;
+mod wire;

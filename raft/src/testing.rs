@@ -1,13 +1,21 @@
 //! Short names for the tests of this crate.
 
+use std::sync::Arc;
+
 use openraft::entry::RaftEntry;
 use rand::Rng;
 use rand::rngs::StdRng;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 pub(crate) mod sim_disk;
 
 use crate::command::{Command, Write};
+use crate::disk::MemoryDisk;
 use crate::model::{Holder, Key, Pair};
+use crate::network::Http;
+use crate::network::client::RpcClient;
+use crate::network::names::{Names, SystemResolver};
 use crate::types::{Entry, LogId, TypeConfig};
 
 /// `10.0.0.<host>:7781` in group `g`.
@@ -18,6 +26,13 @@ pub(crate) fn holder(host: u8) -> Holder {
 /// The key of that text.
 pub(crate) fn key(text: &str) -> Key {
     text.parse().unwrap()
+}
+
+/// A client that belongs to no node, with the network and the resolver of the system.
+pub(crate) fn lone_client() -> RpcClient {
+    let (tasks, stop, disk) = (TaskTracker::new(), CancellationToken::new(), MemoryDisk::default());
+    let names = Names::load(Arc::new(SystemResolver), &disk, tasks.clone(), stop.clone());
+    RpcClient::new(&Http::default(), names, tasks, stop)
 }
 
 /// A write of [`holder`] without a pair.

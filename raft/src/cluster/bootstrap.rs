@@ -21,9 +21,6 @@ use crate::network::client::RpcClient;
 use crate::network::identity::{Identity, Missed};
 use crate::types::{ClusterId, Member, NodeId};
 
-#[cfg(test)]
-use crate::sim::world::{self, Fault};
-
 use super::{Inner, StartError};
 
 /// Between two rounds of questions at first; doubles up to [`ROUND_INTERVAL_MAX`].
@@ -50,8 +47,6 @@ pub(super) fn judge(me: &Whoami, seen: &[Seen]) -> Verdict {
     let mut own = 0;
     for (entry, answer) in me.list.iter().zip(seen) {
         match answer {
-            #[cfg(test)]
-            Err(_) if world::is_broken(Fault::FoundsWithoutSeeingAll) => {}
             Err(reason) => reasons.push(format!("{entry} does not answer: {reason}")),
             Ok(other) => {
                 own += usize::from(other.boot_nonce == me.boot_nonce);

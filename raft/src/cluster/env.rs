@@ -7,6 +7,7 @@ use tokio::runtime::Handle;
 
 use crate::disk::Disk;
 use crate::network::names::{Resolve, SystemResolver};
+use crate::network::{Http, Network};
 use crate::random::{Random, SystemRandom};
 use crate::threads::{SystemThreads, Threads};
 
@@ -19,6 +20,8 @@ pub struct Env {
     pub random: Arc<dyn Random>,
     /// Where work is done that waits for the disk.
     pub threads: Arc<dyn Threads>,
+    /// Carries requests to the other servers.
+    pub network: Arc<dyn Network>,
     /// Looks names up.
     pub resolver: Arc<dyn Resolve>,
     /// The node's tasks run there, and its clock is that runtime's: all time in this crate is tokio's, which a
@@ -33,6 +36,7 @@ impl Env {
             disk,
             random: Arc::new(SystemRandom),
             threads: Arc::new(SystemThreads),
+            network: Arc::new(Http::default()),
             resolver: Arc::new(SystemResolver),
             runtime,
         }

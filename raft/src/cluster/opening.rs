@@ -96,7 +96,7 @@ impl Opened {
         let identity = Arc::new(identity.named(names));
         let durable = index.clone();
         log.guard_purge(move || durable.durable_applied().map_or(0, |id| id.index));
-        let client = RpcClient::new(known, tasks.clone(), ended.clone());
+        let client = RpcClient::new(env.network.as_ref(), known, tasks.clone(), ended.clone());
         let (streams, refusing, whereabouts) =
             (Streams::default(), Refusing::default(), Whereabouts::default());
         let peers = Peers::new(
@@ -159,7 +159,7 @@ impl Node {
         let (tasks, ended) = (TaskTracker::new(), CancellationToken::new());
         let (tracker, stop, threads) = (tasks.clone(), ended.clone(), env.threads.clone());
         let open = move || {
-            let Env { disk, random, threads, resolver, runtime: _ } = &env;
+            let Env { disk, random, threads, resolver, .. } = &env;
             space::prepare(disk.as_ref(), &guard);
             let opening = |error: StartError| StartError::opening(error, disk.as_ref());
             // The state first: it says by name that its level is unknown here, the log only that an entry is newer.

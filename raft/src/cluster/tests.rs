@@ -1,6 +1,7 @@
 //! Nodes on real sockets of loopback, each with a runtime of its own: to kill a node is to drop its
 //! runtime with everything in it.
 
+mod connections;
 mod crashes;
 mod growing;
 mod members;
@@ -24,11 +25,13 @@ use crate::command::{Command, Reply, Write};
 use crate::disk::{Disk, FolderDisk, MemoryDisk, Space};
 use crate::format::{Level, WIRE};
 use crate::model::{COMMAND_BYTES_MAX, Holder, Key};
-use crate::network::client::{CallError, RpcClient};
+use crate::network::client::CallError;
 use crate::network::frame::Message;
 use crate::network::names::Resolve;
-use crate::network::{Header, ListHash};
+use crate::network::{Header, Http, ListHash};
+use crate::testing::lone_client;
 use crate::types::{ClusterId, LogId, Vote};
+use connections::Connections;
 
 /// For anything that has no deadline of its own.
 const SOON: Duration = Duration::from_secs(60);
@@ -92,6 +95,8 @@ struct Server {
     room: MemoryDisk,
     /// Instead of the system's.
     resolver: Option<Arc<dyn Resolve>>,
+    /// To the other servers.
+    connections: Connections,
     running: Option<(Runtime, Node)>,
 }
 
@@ -141,6 +146,7 @@ impl Server {
         let (config, stop) = (self.config.clone(), CancellationToken::new());
         let disk = Arc::new(WithRoom { files: disk, room: self.room.clone() });
         let mut env = system(disk);
+        env.network = Arc::new(Http::over(Arc::new(self.connections.clone())));
         if let Some(resolver) = &self.resolver {
             env.resolver = Arc::clone(resolver);
         }
@@ -214,7 +220,19 @@ fn servers_stopped(
         let address = listener.local_addr().unwrap();
         let folder = tempfile::tempdir().unwrap();
         let (join, room) = (None, MemoryDisk::default());
-        (Server { address, config, join, folder, room, resolver: None, running: None }, Some(listener))
+        (
+            Server {
+                address,
+                config,
+                join,
+                folder,
+                room,
+                resolver: None,
+                connections: Connections::default(),
+                running: None,
+            },
+            Some(listener),
+        )
     };
     listeners.into_iter().enumerate().map(server).collect()
 }
@@ -479,12 +497,12 @@ fn what_the_api_asks_of_a_node_is_asked_of_others_on_the_nodes_own_threads() {
         Err(MembersError::Refused(Refusal::Unreadable { .. })) => Some(()),
         _ => None,
     });
-    assert!(!node.inner.client.connected_on_this_thread(), "for an activation");
+    assert!(!servers[leading].connections.begun_on_this_thread(), "for an activation");
     let (mut newcomer, listener) = servers_stopped(1, |_, _| Vec::new()).pop().unwrap();
     newcomer.join = Some("127.0.0.1:1".to_owned());
     newcomer.start(listener);
     assert_eq!(api.block_on(newcomer.node().other_apis()), Vec::<String>::new());
-    assert!(!newcomer.node().inner.client.connected_on_this_thread(), "to find other servers");
+    assert!(!newcomer.connections.begun_on_this_thread(), "to find other servers");
 }
 
 #[test]

@@ -17,11 +17,11 @@ use tokio::time::Instant;
 const PIECE_BYTES: usize = 64 * 1024;
 
 /// The body of a request to another server.
-pub(crate) type RpcBody = UnsyncBoxBody<Bytes, io::Error>;
+pub type RpcBody = UnsyncBoxBody<Bytes, io::Error>;
 
 /// When a request last moved.
 #[derive(Clone, Debug)]
-pub(crate) struct Progress {
+pub struct Progress {
     start: Instant,
     moved_ms: Arc<AtomicU64>,
 }
@@ -31,7 +31,8 @@ impl Progress {
         Self { start: Instant::now(), moved_ms: Arc::default() }
     }
 
-    pub(crate) fn touch(&self) {
+    /// The request moves.
+    pub fn touch(&self) {
         self.moved_ms.store(self.start.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
 

@@ -1,22 +1,19 @@
-//! HTTP to other servers: keep-alive connections, and a deadline of our own on every request that
-//! drops it. openraft's `RPCOption` is the heartbeat interval, in which 4 MiB and a sync never fit.
+//! Requests to other servers, each with a deadline of our own that drops it. openraft's `RPCOption` is the heartbeat interval, in which 4 MiB and a sync never fit.
 
-use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Limited};
-use hyper::header::HOST;
-use hyper::{Method, Request, StatusCode};
+use http_body_util::BodyExt;
+use hyper::StatusCode;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::body::{Pieces, Progress, RpcBody};
 use super::frame::Message;
 use super::names::{Names, split};
-use super::pool::Pool;
-use super::{Header, RAFT_PREFIX, SMALL_BODY_BYTES_MAX, WHOAMI_TIMEOUT, Whoami};
-use crate::errors::chain;
+use super::wire::{Answered, Network, Wire};
+use super::{Header, WHOAMI_TIMEOUT, Whoami};
 use crate::format::Level;
 
 /// Why a request got no proper answer.
@@ -35,21 +32,19 @@ pub(crate) enum CallError {
 /// Cheap to clone; clones share their connections.
 #[derive(Clone)]
 pub(crate) struct RpcClient {
-    pool: Pool,
+    wire: Arc<dyn Wire>,
     names: Names,
-    #[cfg(test)]
-    simulated: Option<crate::sim::net::Wire>,
 }
 
 impl RpcClient {
-    /// Its connections are tasks of `tracker`, cut by `stop`.
-    pub(crate) fn new(names: Names, tracker: TaskTracker, stop: CancellationToken) -> Self {
-        Self {
-            pool: Pool::new(names.clone(), tracker, stop),
-            names,
-            #[cfg(test)]
-            simulated: crate::sim::net::Wire::of_this_host(),
-        }
+    /// Its requests go out by `network`; connections are tasks of `tasks`, cut by `stop`.
+    pub(crate) fn new(
+        network: &dyn Network,
+        names: Names,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+    ) -> Self {
+        Self { wire: network.wire(names.clone(), tasks, stop), names }
     }
 
     /// Where names lead to.
@@ -114,7 +109,7 @@ impl RpcClient {
         body: RpcBody,
         progress: &Progress,
     ) -> Result<Bytes, CallError> {
-        let answered = self.post(address, route, body, progress).await;
+        let answered = self.wire.post(address, route, body, progress).await;
         let Answered { ip, status, body } =
             answered.map_err(|reason| CallError::Unreachable { address: address.to_owned(), reason })?;
         let host = split(address).map_or(address, |(host, _)| host);
@@ -130,79 +125,12 @@ impl RpcClient {
         let reason = String::from_utf8_lossy(&body).trim().to_owned();
         Err(CallError::Refused { address: address.to_owned(), status, reason })
     }
-
-    /// Status and body of whatever answers, or why nothing does.
-    async fn post(
-        &self,
-        address: &str,
-        route: &str,
-        body: RpcBody,
-        progress: &Progress,
-    ) -> Result<Answered, String> {
-        #[cfg(test)]
-        if let Some(wire) = &self.simulated {
-            return wire.post(&self.names, address, route, body, progress).await;
-        }
-        let mut request = Request::builder()
-            .method(Method::POST)
-            .uri(format!("{RAFT_PREFIX}/{route}"))
-            .header(HOST, address)
-            .body(body)
-            .map_err(|error| error.to_string())?;
-        let (connection, response) = loop {
-            let (mut connection, kept) = self.pool.connection(address).await?;
-            match connection.sender.try_send_request(request).await {
-                Ok(response) => break (connection, response),
-                Err(mut error) => match error.take_message() {
-                    // It ended before it took the request.
-                    Some(unsent) if kept => request = unsent,
-                    _ => return Err(chain(&error.into_error())),
-                },
-            }
-        };
-        progress.touch();
-        let (ip, status) = (connection.at.ip(), response.status());
-        let body = Limited::new(response.into_body(), SMALL_BODY_BYTES_MAX).collect().await;
-        let body = body.map_err(|error| error.to_string())?.to_bytes();
-        // Who is not the target must not be asked again by the same connection.
-        if status != StatusCode::MISDIRECTED_REQUEST && status != StatusCode::NOT_FOUND {
-            self.pool.keep(address, connection);
-        }
-        Ok(Answered { ip, status, body })
-    }
-}
-
-#[cfg(test)]
-impl RpcClient {
-    /// Of nobody, with the system's resolver.
-    pub(crate) fn alone() -> Self {
-        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        let (resolver, disk) =
-            (std::sync::Arc::new(super::names::SystemResolver), crate::disk::MemoryDisk::default());
-        Self::new(Names::load(resolver, &disk, tasks.clone(), stop.clone()), tasks, stop)
-    }
-
-    /// Connections that were made to `address`, ever.
-    pub(crate) fn made(&self, address: &str) -> usize {
-        self.pool.made(address)
-    }
-
-    /// Whether this thread has begun a connection.
-    pub(crate) fn connected_on_this_thread(&self) -> bool {
-        self.pool.begun_on.lock().unwrap().contains(&std::thread::current().id())
-    }
-}
-
-/// What answered.
-pub(crate) struct Answered {
-    pub(crate) ip: IpAddr,
-    pub(crate) status: StatusCode,
-    pub(crate) body: Bytes,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::lone_client;
     use tokio::io::AsyncReadExt;
     use tokio::net::TcpListener;
 
@@ -210,7 +138,7 @@ mod tests {
     async fn a_silent_server_costs_the_idle_deadline_and_its_connection() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let client = RpcClient::alone();
+        let client = lone_client();
         let call = client.call(&address, "vote", vec![0; 10], Duration::from_millis(200));
         let both = async { tokio::join!(call, listener.accept()) };
         let both = tokio::time::timeout(Duration::from_secs(60), both).await;
@@ -226,7 +154,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         drop(listener);
-        let answer = RpcClient::alone().whoami(&address).await;
+        let answer = lone_client().whoami(&address).await;
         assert!(matches!(answer, Err(CallError::Unreachable { .. })), "{answer:?}");
     }
 }

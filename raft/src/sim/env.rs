@@ -17,17 +17,19 @@ use crate::threads::{Threads, Worker};
 
 use super::log;
 use super::net::SimDns;
+use super::wire::SimNetwork;
 use super::world;
 
 /// Work on the disk takes up to so long, milliseconds of the host's clock.
 const DISK_DELAY_MS_MAX: u64 = 6;
 
 /// What a server on `disk` is given.
-pub(super) fn env(disk: SimDisk, runtime: Handle) -> Env {
+pub(super) fn env(disk: SimDisk, network: SimNetwork, runtime: Handle) -> Env {
     Env {
         disk: Arc::new(disk),
         random: Arc::new(SimRandom),
         threads: Arc::new(SimThreads),
+        network: Arc::new(network),
         resolver: Arc::new(SimDns),
         runtime,
     }

@@ -29,6 +29,7 @@ use super::client::Front;
 use super::env::env;
 use super::log::SimLog;
 use super::net::{self, Answer, CallId, HostId, Message, Payload, TICK_MS};
+use super::wire::SimNetwork;
 use super::world::{self, Current, Fault};
 
 /// What a host was started for.
@@ -178,7 +179,9 @@ impl Host {
             api_address: api_of(&self.address),
             api_host_follows: false,
         };
-        let (id, env) = (self.id, env(self.disk.clone(), runtime.handle().clone()));
+        let id = self.id;
+        let network = SimNetwork { host: id, list: members.clone() };
+        let env = env(self.disk.clone(), network, runtime.handle().clone());
         let found_after =
             if world::is_broken(Fault::FoundsWithoutListening) { Duration::ZERO } else { FOUND_AFTER };
         let starting = async move {

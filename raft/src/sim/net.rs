@@ -13,7 +13,6 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::BodyExt;
 use hyper::StatusCode;
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -22,9 +21,7 @@ use tokio::sync::oneshot;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
-use crate::network::body::{Progress, RpcBody};
-use crate::network::client::Answered;
-use crate::network::names::{Names, Resolve, split};
+use crate::network::names::{Resolve, split};
 
 use crate::testing::sim_disk::SimDisk;
 
@@ -396,46 +393,6 @@ pub(crate) fn answered(call: CallId, answer: Answer) {
     let waiting = world::inside(|world| world.net.waiting.remove(&call));
     if let Some(asked) = waiting {
         asked.sender.send(answer).ok();
-    }
-}
-
-/// What carries the raft RPC of one host.
-#[derive(Clone, Debug)]
-pub(crate) struct Wire {
-    host: HostId,
-}
-
-impl Wire {
-    /// Of the host whose turn it is; `None` outside of a simulation.
-    pub(crate) fn of_this_host() -> Option<Self> {
-        let current = world::with(|world| world.current)?;
-        Some(Self { host: current.expect("some host's code runs").host })
-    }
-
-    /// As [`crate::network::client::RpcClient`] does it.
-    pub(crate) async fn post(
-        &self,
-        names: &Names,
-        address: &str,
-        route: &str,
-        body: RpcBody,
-        progress: &Progress,
-    ) -> Result<Answered, String> {
-        let body = body.collect().await.map_err(|error| error.to_string())?.to_bytes();
-        let (host, port) = split(address).ok_or("not host:port")?;
-        for ip in names.addresses(host).await? {
-            let payload = Payload::Rpc { route: route.to_owned(), body: body.clone() };
-            match ask(self.host, &SocketAddr::new(ip, port).to_string(), payload).await {
-                Answer::Rpc(status, body) => {
-                    progress.touch();
-                    return Ok(Answered { ip, status, body });
-                }
-                Answer::Refused => {}
-                Answer::Broken => return Err("connection reset".to_owned()),
-                Answer::Client(_) => unreachable!("raft RPC is answered as such"),
-            }
-        }
-        Err("connection refused".to_owned())
     }
 }
 

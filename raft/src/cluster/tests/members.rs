@@ -420,7 +420,7 @@ fn who_was_invited_founds_nothing_whatever_it_is_started_with() {
     let mut new = joining(&servers[0]);
     let identity = &servers[0].node().inner.identity;
     let header = Header { list_hash: ListHash::of(&[]), ..identity.header(new.id()).unwrap() };
-    let client = RpcClient::alone();
+    let client = lone_client();
     servers[0].run(client.standing(&new.address.to_string(), header, Level::FIRST, None)).unwrap();
     let cluster = servers[0].node().status().cluster_id;
     assert_eq!(new.node().status().cluster_id, cluster);
@@ -589,7 +589,7 @@ fn a_stranger_with_a_higher_term_disturbs_no_leader() {
     write(&servers, 0);
     let leading = leader(&servers);
     let term = servers[leading].node().term();
-    let client = RpcClient::alone();
+    let client = lone_client();
     let end = StdInstant::now() + Duration::from_secs(1);
     while StdInstant::now() < end {
         for server in &servers {

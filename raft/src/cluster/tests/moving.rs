@@ -246,9 +246,8 @@ fn an_election_takes_a_connection_that_is_there() {
     write(&servers, 0);
     let leading = leader(&servers);
     let followers: Vec<usize> = (0..3).filter(|at| *at != leading).collect();
-    let made = |servers: &[Server], from: usize, to: usize| {
-        servers[from].node().inner.client.made(&servers[to].address.to_string())
-    };
+    let made =
+        |servers: &[Server], from: usize, to: usize| servers[from].connections.made(servers[to].address);
     for (from, to) in [(followers[0], followers[1]), (followers[1], followers[0])] {
         within(SOON, "a warm connection", || (made(&servers, from, to) > 0).then_some(()));
     }

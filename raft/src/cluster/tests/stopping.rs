@@ -63,7 +63,7 @@ async fn a_stopped_node_refuses_messages_before_openraft_calls_them_errors() {
     let header = node.inner.identity.header(node.inner.identity.node_id).unwrap();
     let own = Vote::new(0, node.inner.identity.node_id);
     let vote = VoteRequest::<TypeConfig>::new(own, None).frame(&header, Level::FIRST);
-    let client = RpcClient::alone();
+    let client = lone_client();
     let post = |route| client.call(&address, route, vote.clone(), SOON);
     for route in ["vote", "pre-vote", "whoami"] {
         post(route).await.unwrap();

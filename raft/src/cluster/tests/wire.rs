@@ -17,7 +17,7 @@ use openraft::entry::RaftEntry;
 
 impl Server {
     fn post(&self, route: &str, body: Vec<u8>) -> Result<bytes::Bytes, CallError> {
-        let client = RpcClient::alone();
+        let client = lone_client();
         let address = self.address.to_string();
         self.run(async { client.call(&address, route, body, SOON).await })
     }
@@ -303,7 +303,7 @@ fn requests_to_look_for_made_up_servers_keep_no_message_out() {
         raft_address: format!("made-up-{request}-{at}:1"),
         api_address: "a:1".to_owned(),
     };
-    let client = RpcClient::alone();
+    let client = lone_client();
     let address = server.address.to_string();
     let requests = (0..MESSAGES_MAX).map(|request| {
         let servers: Vec<Claimed> = (0..REACH_SERVERS_MAX).map(|at| claimed(request, at)).collect();
