@@ -16,13 +16,14 @@
 //! - `standing`: a removed node learns that it is one.
 //! - `stop`: handing leadership over, and the orderly end.
 //! - `stores`: whether log and state belong together.
+//! - `timing`: how long a node waits before it does what it does now and then.
 
 mod bootstrap;
 mod compaction;
 mod currency;
 mod env;
 mod error;
-pub(crate) mod levels;
+mod levels;
 mod members;
 pub mod offline;
 mod opening;
@@ -34,6 +35,7 @@ mod standing;
 mod status;
 mod stop;
 mod stores;
+mod timing;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -67,16 +69,18 @@ pub use crate::network::heard::QUORUM_HEARD_MAX;
 pub use crate::network::identity::NodeNames;
 pub use crate::network::reach::ApiPort;
 pub use crate::space::DiskSpace;
+pub use compaction::Keep;
 pub use currency::{BEHIND_AFTER, Behind};
 pub use env::Env;
 pub use error::{NodeFailure, StartError};
-pub use levels::{ACTIVATE_AFTER, LevelStatus, NO_WAY_BACK, NextLevel};
+pub use levels::{ACTIVATE_AFTER, LevelStatus, LevelTimes, NO_WAY_BACK, NextLevel};
 pub use members::{
     BadWho, Change, LAG_MAX, MEMBERS_MAX, MembersError, Phase, Progress, Refusal, SEED_ENTRIES_MIN, Who,
 };
 pub use opening::Opened;
 pub use proposals::{LINGER, PROPOSALS_MAX, PROPOSE_TIMEOUT, PROPOSED_BYTES_MAX, ProposeError, Proposed};
 pub use status::{ClusterStatus, Contact, MemberInfo, Role};
+pub use timing::Timing;
 
 use levels::Counting;
 use members::{Recent, Seeding};
@@ -177,7 +181,9 @@ impl Node {
         });
         let inner = self.inner.clone();
         self.inner.tasks.spawn(async move {
-            let result = inner.index.run_flusher(inner.stop.clone(), || inner.guard.room_to_flush()).await;
+            let interval = inner.env.timing.flush_interval;
+            let result =
+                inner.index.run_flusher(interval, inner.stop.clone(), || inner.guard.room_to_flush()).await;
             inner.report(result);
         });
         let inner = self.inner.clone();

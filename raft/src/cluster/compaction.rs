@@ -33,30 +33,21 @@ const READERS_PATIENCE: Duration = Duration::from_secs(2);
 /// A purge of old entries finds them flushed.
 const _: () = assert!(FLUSH_INTERVAL.as_secs() < KEEP_TIME.as_secs());
 
-/// What is kept.
+/// How much of the log is kept.
 #[derive(Clone, Copy, Debug)]
-struct Keep {
-    time: Duration,
-    bytes: u64,
-    entries_min: u64,
-    interval: Duration,
+pub struct Keep {
+    /// Entries younger than this are kept ...
+    pub time: Duration,
+    /// ... unless there are more bytes than this behind them.
+    pub bytes: u64,
+    /// Fewer entries than this are not worth a purge.
+    pub entries_min: u64,
+    /// Time between two looks.
+    pub interval: Duration,
 }
-
-/// So that a few seconds see many purges.
-#[cfg(test)]
-const IN_SIMULATION: Keep = Keep {
-    time: Duration::from_millis(1500),
-    bytes: 8 * 1024,
-    entries_min: 16,
-    interval: Duration::from_millis(300),
-};
 
 impl Default for Keep {
     fn default() -> Self {
-        #[cfg(test)]
-        if crate::sim::world::is_inside() {
-            return IN_SIMULATION;
-        }
         Self {
             time: KEEP_TIME,
             bytes: KEEP_BYTES,
@@ -83,6 +74,10 @@ pub(super) struct Compaction {
 }
 
 impl Compaction {
+    pub(super) fn new(keep: Keep) -> Self {
+        Self { keep, samples: VecDeque::new() }
+    }
+
     /// Time between two looks.
     pub(super) fn interval(&self) -> Duration {
         self.keep.interval
@@ -121,7 +116,7 @@ impl Compaction {
 impl Inner {
     /// Until the node stops.
     pub(super) async fn run_compaction(&self) {
-        let mut compaction = Compaction::default();
+        let mut compaction = Compaction::new(self.env.timing.keep);
         let mut ticks = tokio::time::interval(compaction.interval().min(LOW_INTERVAL));
         let (mut next, mut next_low) = (Instant::now(), Instant::now());
         while self.stop.run_until_cancelled(ticks.tick()).await.is_some() {

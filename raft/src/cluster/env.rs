@@ -11,6 +11,8 @@ use crate::network::{Http, Network};
 use crate::random::{Random, SystemRandom};
 use crate::threads::{SystemThreads, Threads};
 
+use super::Timing;
+
 /// The environment of one node.
 #[derive(Clone, Debug)]
 pub struct Env {
@@ -27,6 +29,8 @@ pub struct Env {
     /// The node's tasks run there, and its clock is that runtime's: all time in this crate is tokio's, which a
     /// simulation pauses and advances. [`super::Node::open`] and [`super::Opened::start`] are awaited on it.
     pub runtime: Handle,
+    /// When the node does what it does now and then.
+    pub timing: Timing,
 }
 
 impl Env {
@@ -39,6 +43,7 @@ impl Env {
             network: Arc::new(Http::default()),
             resolver: Arc::new(SystemResolver),
             runtime,
+            timing: Timing::default(),
         }
     }
 }

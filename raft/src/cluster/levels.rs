@@ -23,38 +23,7 @@ use super::members::{MembersError, Phase, Progress, Refusal};
 use super::{Inner, Node, ProposeError};
 use plan::{Count, Step};
 
-pub use plan::ACTIVATE_AFTER;
-
-/// Between two looks of a leader. One that is later than twice this counts no more: nobody knows what was between.
-const LOOK_INTERVAL: Duration = Duration::from_secs(5);
-
-/// In a simulation a day is so long.
-#[cfg(test)]
-pub(crate) const SIMULATED_DAY: Duration = Duration::from_secs(12);
-
-fn activate_after() -> Duration {
-    #[cfg(test)]
-    if crate::sim::world::is_inside() {
-        return SIMULATED_DAY;
-    }
-    ACTIVATE_AFTER
-}
-
-fn note_interval() -> Duration {
-    #[cfg(test)]
-    if crate::sim::world::is_inside() {
-        return SIMULATED_DAY / 24;
-    }
-    plan::NOTE_INTERVAL
-}
-
-fn look_interval() -> Duration {
-    #[cfg(test)]
-    if crate::sim::world::is_inside() {
-        return SIMULATED_DAY / 48;
-    }
-    LOOK_INTERVAL
-}
+pub use plan::{ACTIVATE_AFTER, LevelTimes};
 
 /// What an operator should know of the level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,9 +59,10 @@ impl Node {
     /// The level, as this node has applied it; the leader has counted the most.
     pub fn level_status(&self) -> LevelStatus {
         let Levels { active, next } = self.inner.index.levels();
+        let activate_after = self.inner.env.timing.levels.activate_after;
         let next = next.map(|next| {
             let counted = self.inner.counting.count().total(next);
-            NextLevel { level: next.level, begins_in: activate_after().saturating_sub(counted) }
+            NextLevel { level: next.level, begins_in: activate_after.saturating_sub(counted) }
         });
         LevelStatus { active, reads: Reads::of_this_build().level, next }
     }
@@ -158,7 +128,8 @@ impl Node {
     /// that is long enough. Until the node stops.
     pub(super) async fn lead_to_next_level(&self) {
         let stop = &self.inner.stop;
-        let mut ticks = interval(look_interval());
+        let look_interval = self.inner.env.timing.levels.look_interval;
+        let mut ticks = interval(look_interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut looked = None;
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
@@ -169,7 +140,7 @@ impl Node {
             }
             let now = Instant::now();
             let passed =
-                looked.map_or(Duration::ZERO, |before| now.duration_since(before)).min(look_interval() * 2);
+                looked.map_or(Duration::ZERO, |before| now.duration_since(before)).min(look_interval * 2);
             looked = Some(now);
             stop.run_until_cancelled(self.look_at_levels(passed)).await;
         }
@@ -178,7 +149,8 @@ impl Node {
     async fn look_at_levels(&self, passed: Duration) {
         let levels = self.inner.index.levels();
         let members = self.inner.last_readable();
-        let step = plan::look(&mut self.inner.counting.count(), levels, &members, passed);
+        let times = &self.inner.env.timing.levels;
+        let step = plan::look(&mut self.inner.counting.count(), times, levels, &members, passed);
         let said = match step {
             Step::Wait => Ok(()),
             Step::Note(next) => self.note(levels, next).await,
@@ -201,7 +173,7 @@ impl Node {
 
     async fn note(&self, levels: Levels, next: Next) -> Result<(), ProposeError> {
         if levels.next.is_none_or(|before| before.level != next.level) && next.level > levels.active {
-            let (level, hours) = (next.level, ACTIVATE_AFTER.as_secs() / 3600);
+            let (level, hours) = (next.level, self.inner.env.timing.levels.activate_after.as_secs() / 3600);
             tracing::info!(%level, hours, "all members can run at the next level: it begins after these hours");
         }
         self.propose(Command::Readable { level: next.level, seconds: next.seconds }).await.map(drop)

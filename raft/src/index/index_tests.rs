@@ -129,7 +129,7 @@ async fn until_durable(index: &Index) {
 async fn the_flusher_makes_news_durable_within_its_interval_and_at_the_stop() {
     let index = memory();
     let stop = CancellationToken::new();
-    let flusher = index.run_flusher(stop.clone(), || Room::Plenty);
+    let flusher = index.run_flusher(FLUSH_INTERVAL, stop.clone(), || Room::Plenty);
     let test = async {
         let start = tokio::time::Instant::now();
         apply(&index, 1, [advertise(1, &["r/a:1"])]).await;
@@ -147,7 +147,7 @@ async fn the_flusher_makes_news_durable_within_its_interval_and_at_the_stop() {
 async fn what_a_restart_would_have_to_apply_again_is_bounded() {
     let index = memory();
     let stop = CancellationToken::new();
-    let flusher = index.run_flusher(stop.clone(), || Room::Plenty);
+    let flusher = index.run_flusher(FLUSH_INTERVAL, stop.clone(), || Room::Plenty);
     let test = async {
         let start = tokio::time::Instant::now();
         let beats = (0..UNFLUSHED_ENTRIES_MAX).map(|_| Command::Unhide { holder: holder(1) });
@@ -318,7 +318,7 @@ async fn at_rest_nothing_is_written() {
     let disk = SimDisk::default();
     let index = Index::open(&disk).unwrap();
     let stop = CancellationToken::new();
-    let flusher = index.run_flusher(stop.clone(), || Room::Plenty);
+    let flusher = index.run_flusher(FLUSH_INTERVAL, stop.clone(), || Room::Plenty);
     let test = async {
         apply(&index, 1, [advertise(1, &["r/a:1"])]).await;
         until_durable(&index).await;

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::apply::{self, Batch};
 use super::tables::{self, Rows};
-use super::{FLUSH_INTERVAL, Index, IndexError, Room, UNFLUSHED_ENTRIES_MAX, UNFLUSHED_KEYS_MAX, WholeState};
+use super::{Index, IndexError, Room, UNFLUSHED_ENTRIES_MAX, UNFLUSHED_KEYS_MAX, WholeState};
 use crate::command::{Command, Reply};
 use crate::types::{Entry, LogId, StoredMembership};
 
@@ -136,19 +136,20 @@ impl Index {
         .await
     }
 
-    /// Flushes when there is much, or news for [`FLUSH_INTERVAL`], and a last time after `stop`; sleeps while
+    /// Flushes when there is much, or news for `interval`, and a last time after `stop`; sleeps while
     /// there is none, so that an idle site writes nothing. With little `room` it flushes each second: what is
     /// flushed late takes its room late, when a purge of the log needs it. Without any it waits: the log has
     /// it all.
     pub async fn run_flusher(
         &self,
+        interval: Duration,
         stop: CancellationToken,
         room: impl Fn() -> Room,
     ) -> Result<(), IndexError> {
         let mut applied = self.applied_watch();
         applied.mark_changed();
         while stop.run_until_cancelled(applied.changed()).await.is_some() {
-            if stop.run_until_cancelled(self.wait_for_much(&room)).await.is_none() {
+            if stop.run_until_cancelled(self.wait_for_much(interval, &room)).await.is_none() {
                 break;
             }
             applied.mark_unchanged();
@@ -158,8 +159,7 @@ impl Index {
     }
 
     /// Until a flush is due. One for another reason (a snapshot, a purge) begins the time anew.
-    async fn wait_for_much(&self, room: &impl Fn() -> Room) {
-        let interval = flush_interval();
+    async fn wait_for_much(&self, interval: Duration, room: &impl Fn() -> Room) {
         let (mut since, mut durable) = (Instant::now(), self.durable_applied());
         loop {
             tokio::time::sleep(interval.min(LOOK_INTERVAL)).await;
@@ -268,15 +268,6 @@ impl Index {
         transaction.set_quick_repair(true);
         Ok(transaction)
     }
-}
-
-/// So that a few seconds of a simulation see many flushes.
-fn flush_interval() -> Duration {
-    #[cfg(test)]
-    if crate::sim::world::is_inside() {
-        return Duration::from_secs(1);
-    }
-    FLUSH_INTERVAL
 }
 
 /// The index is broken if this goes before [`BrokenUnlessDone::done`]: by an error, a panic, and also when nobody

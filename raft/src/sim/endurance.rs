@@ -2,6 +2,7 @@
 //! compaction are [`KEPT_MS`] here instead of ten minutes, so a minute is some seven hours.
 
 use super::cluster::Cluster;
+use super::env::KEPT_MS;
 use super::host::Host;
 use super::net::HostId;
 use super::world;
@@ -10,8 +11,6 @@ use crate::log::LOG_FILE;
 use crate::network::{SNAPSHOT_HOLD, SNAPSHOT_IDLE_TIMEOUT};
 use openraft::async_runtime::WatchReceiver;
 
-/// For so long the log is kept in a simulation, milliseconds; ten minutes in the product.
-const KEPT_MS: u64 = 1_500;
 /// Until the sizes are those of every day.
 const WARM_UP_MS: u64 = 20 * KEPT_MS;
 /// For so long at most a snapshot that does not move holds the log, and a little longer.

@@ -10,7 +10,7 @@ use rand::Rng;
 use tokio::runtime::Handle;
 use tokio::task::JoinError;
 
-use crate::cluster::Env;
+use crate::cluster::{Env, Keep, LevelTimes, Timing};
 use crate::random::Random;
 use crate::testing::sim_disk::SimDisk;
 use crate::threads::{Threads, Worker};
@@ -22,6 +22,8 @@ use super::world;
 
 /// Work on the disk takes up to so long, milliseconds of the host's clock.
 const DISK_DELAY_MS_MAX: u64 = 6;
+/// For so long the log is kept, milliseconds; ten minutes in the product.
+pub(super) const KEPT_MS: u64 = 1_500;
 
 /// What a server on `disk` is given.
 pub(super) fn env(disk: SimDisk, network: SimNetwork, runtime: Handle) -> Env {
@@ -32,6 +34,24 @@ pub(super) fn env(disk: SimDisk, network: SimNetwork, runtime: Handle) -> Env {
         network: Arc::new(network),
         resolver: Arc::new(SimDns),
         runtime,
+        timing: timing(),
+    }
+}
+
+/// In a simulation a day is so long.
+pub(super) const DAY: Duration = Duration::from_secs(12);
+
+/// Short, so that a few seconds see many flushes and purges.
+fn timing() -> Timing {
+    Timing {
+        flush_interval: Duration::from_secs(1),
+        keep: Keep {
+            time: Duration::from_millis(KEPT_MS),
+            bytes: 8 * 1024,
+            entries_min: 16,
+            interval: Duration::from_millis(300),
+        },
+        levels: LevelTimes { activate_after: DAY, note_interval: DAY / 24, look_interval: DAY / 48 },
     }
 }
 

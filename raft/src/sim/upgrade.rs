@@ -6,11 +6,11 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 
 use super::cluster::Cluster;
+use super::env::DAY;
 use super::host::{Host, Role};
 use super::nemesis::insist;
 use super::net::HostId;
 use super::world;
-use crate::cluster::levels::SIMULATED_DAY;
 use crate::cluster::{Change, Node};
 use crate::format::{Level, Levels};
 
@@ -22,7 +22,7 @@ const PAUSE_MS: u64 = 600;
 const FLUSHED_MS: u64 = 2_500;
 /// Looks at the levels.
 const LOOK_MS: u64 = 200;
-const DAY_MS: u64 = SIMULATED_DAY.as_millis() as u64;
+const DAY_MS: u64 = DAY.as_millis() as u64;
 /// What a level may come later: a piece of the count for each change of leaders, and what the leader does not
 /// see while it waits for one.
 const LATE_MS: u64 = DAY_MS;

@@ -13,7 +13,27 @@ use crate::format::{Level, Levels, Next, Reads};
 /// All members must have been able to run at a level for so long before it is activated.
 pub const ACTIVATE_AFTER: Duration = Duration::from_secs(24 * 3600);
 /// Counted time is replicated in pieces of so much.
-pub(super) const NOTE_INTERVAL: Duration = Duration::from_secs(600);
+const NOTE_INTERVAL: Duration = Duration::from_secs(600);
+
+/// Between two looks of a leader. One that is later than twice this counts no more: nobody knows what was between.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// When the next level begins, and how that is counted.
+#[derive(Clone, Copy, Debug)]
+pub struct LevelTimes {
+    /// All members must have been able to run at a level for so long before it is activated.
+    pub activate_after: Duration,
+    /// Counted time is replicated in pieces of so much.
+    pub note_interval: Duration,
+    /// Between two looks of a leader.
+    pub look_interval: Duration,
+}
+
+impl Default for LevelTimes {
+    fn default() -> Self {
+        Self { activate_after: ACTIVATE_AFTER, note_interval: NOTE_INTERVAL, look_interval: LOOK_INTERVAL }
+    }
+}
 
 /// The next step of a leader towards the next level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +74,13 @@ pub(super) fn common(active: Level, most: Level, members: &[Option<Reads>]) -> O
 
 /// One look of a leader, `passed` after the one before; `members` is what each of the others last said, `None`
 /// of one that is silent.
-pub(super) fn look(count: &mut Count, levels: Levels, members: &[Option<Reads>], passed: Duration) -> Step {
+pub(super) fn look(
+    count: &mut Count,
+    times: &LevelTimes,
+    levels: Levels,
+    members: &[Option<Reads>],
+    passed: Duration,
+) -> Step {
     let silent = members.iter().any(Option::is_none);
     let common = common(levels.active, Reads::of_this_build().highest(), members);
     match (levels.next, common) {
@@ -69,9 +95,9 @@ pub(super) fn look(count: &mut Count, levels: Levels, members: &[Option<Reads>],
             }
             count.counted += passed;
             let total = count.total(next);
-            if total >= super::activate_after() {
+            if total >= times.activate_after {
                 Step::Activate(level)
-            } else if count.counted >= super::note_interval() {
+            } else if count.counted >= times.note_interval {
                 Step::Note(Next { level, seconds: total.as_secs() })
             } else {
                 Step::Wait
@@ -113,7 +139,7 @@ mod tests {
         /// True once the level begins.
         fn looks(&mut self, times: u64, members: &[Option<Reads>]) -> bool {
             for _ in 0..times {
-                match look(&mut self.count, self.levels, members, SECOND) {
+                match look(&mut self.count, &LevelTimes::default(), self.levels, members, SECOND) {
                     Step::Wait => {}
                     Step::Note(next) => {
                         self.notes += 1;
