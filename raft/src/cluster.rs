@@ -176,7 +176,7 @@ impl Node {
         self.inner.tasks.spawn(async move {
             if let Err(failure) = standing::run(&inner).await {
                 tracing::error!(%failure, "the node ends");
-                inner.failure.send_replace(Some(failure));
+                inner.failure.set(Some(failure));
             }
         });
         let inner = self.inner.clone();
@@ -317,7 +317,7 @@ impl Node {
         let mut metrics = self.inner.raft.metrics();
         let mut failure = self.inner.failure.subscribe();
         loop {
-            if let Some(reason) = failure.borrow_and_update().clone() {
+            if let Some(reason) = failure.latest() {
                 return reason;
             }
             if let Err(fatal) = &metrics.borrow_and_update().running_state {
@@ -344,7 +344,7 @@ impl Inner {
             && !self.stop.is_cancelled()
         {
             tracing::error!(%error, "the node cannot go on");
-            self.failure.send_replace(Some(self.broken(error)));
+            self.failure.set(Some(self.broken(error)));
         }
     }
 

@@ -365,23 +365,22 @@ impl Index {
 
     /// Log index of the last applied entry, 0 before the first.
     pub fn applied_index(&self) -> u64 {
-        *self.inner.applied.borrow()
+        self.inner.applied.get()
     }
 
     /// Follows [`Index::applied_index`].
-    pub fn applied_watch(&self) -> watch::Receiver<u64> {
+    pub(crate) fn applied_watch(&self) -> watch::Receiver<u64> {
         self.inner.applied.subscribe()
     }
 
     /// Waits until the entry at `index` is applied. Without a limit: the caller brings the timeout.
     pub async fn wait_applied(&self, index: u64) {
         let mut applied = self.applied_watch();
-        let seen = applied.wait_for(|&applied| applied >= index).await;
-        drop(seen.expect("the sender lives as long as self"));
+        applied.wait_for(|&applied| applied >= index).await.expect("the sender lives as long as self");
     }
 
     /// Hosts that changed after log index `index`. A leader's leases call it with 0 first, then with
-    /// the answer's `index` whenever [`Index::applied_watch`] has news: nothing is missed, nothing
+    /// the answer's `index` whenever [`Index::applied_index`] has grown: nothing is missed, nothing
     /// queues up. What changes while it looks may be in this answer and in the next.
     pub fn hosts_changed_since(&self, index: u64) -> HostChanges {
         self.known_changes_since(index).unwrap_or_else(|| {

@@ -38,3 +38,15 @@ pub(crate) mod testing;
 pub mod threads;
 pub mod types;
 mod watch;
+
+/// The runtime under openraft, which openraft knows by its type alone: the one thing that is chosen when this crate
+/// is compiled. By `cfg(test)` and not by a feature: cargo would unify a feature of this crate's tests with what
+/// else it builds beside them, and the binary that integration tests run would have the simulation's runtime. No
+/// other crate, and no release, can ever see `cfg(test)` of this one.
+mod runtime {
+    #[cfg(not(test))]
+    pub use openraft::impls::TokioRuntime as Runtime;
+
+    #[cfg(test)]
+    pub use crate::sim::runtime::SimRuntime as Runtime;
+}

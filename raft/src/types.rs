@@ -6,13 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::{Command, Reply};
 
-/// The async runtime under openraft, chosen at compile time: the simulation swaps it for a
-/// deterministic one without touching any other line.
-#[cfg(not(test))]
-pub type Runtime = openraft::impls::TokioRuntime;
-/// The async runtime under openraft in tests: its dice are those of the simulation, inside one.
-#[cfg(test)]
-pub type Runtime = crate::sim::runtime::SimRuntime;
+/// The async runtime under openraft: tokio, in this crate's own tests with random numbers that a simulation seeds.
+pub use crate::runtime::Runtime;
 
 /// Random and non-zero, made at a node's first start, never used again after a removal.
 pub type NodeId = u64;

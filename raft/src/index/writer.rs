@@ -32,7 +32,7 @@ impl Index {
         self.check_levels(entries)?;
         let replies = self.or_broken(IndexError::guarded_in_use(|| self.apply_batch(entries)))?;
         self.inner.level.set(self.state().level());
-        self.inner.applied.send_replace(last.log_id().index);
+        self.inner.applied.set(last.log_id().index);
         Ok(replies)
     }
 
@@ -147,13 +147,13 @@ impl Index {
         room: impl Fn() -> Room,
     ) -> Result<(), IndexError> {
         let mut applied = self.applied_watch();
-        applied.mark_changed();
-        while stop.run_until_cancelled(applied.changed()).await.is_some() {
-            if stop.run_until_cancelled(self.wait_for_much(interval, &room)).await.is_none() {
+        // What was applied before is news, too.
+        while stop.run_until_cancelled(self.wait_for_much(interval, &room)).await.is_some() {
+            applied.latest();
+            self.flush_durable().await?;
+            if stop.run_until_cancelled(applied.changed()).await.is_none() {
                 break;
             }
-            applied.mark_unchanged();
-            self.flush_durable().await?;
         }
         self.flush_durable().await
     }
@@ -212,7 +212,7 @@ impl Index {
             // The old state is dropped after the lock: that takes a while for millions of pairs.
             let _old = std::mem::replace(&mut *index.state_mut(), state);
             index.set_durable(applied);
-            index.inner.applied.send_replace(applied_index);
+            index.inner.applied.set(applied_index);
             Ok(())
         })
         .await
@@ -227,7 +227,7 @@ impl Index {
             self.state_mut().begin_anew(membership);
         }
         self.flush_durable().await?;
-        self.inner.applied.send_replace(self.state().applied_index());
+        self.inner.applied.set(self.state().applied_index());
         Ok(())
     }
 

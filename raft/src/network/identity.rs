@@ -256,7 +256,7 @@ impl Identity {
         let CallError::Refused { status: StatusCode::GONE, reason, .. } = error else { return false };
         let removed = self.cluster_id().is_some_and(|id| *reason == removed_text(self.node_id, id));
         if removed {
-            self.removed.send_replace(true);
+            self.removed.set(true);
         }
         removed
     }
@@ -454,9 +454,9 @@ mod tests {
         assert!(!node.hear(&gone(StatusCode::GONE, "gone".to_owned())));
         assert!(!node.hear(&gone(StatusCode::GONE, removed_text(node.node_id, ClusterId(8)))));
         assert!(!node.hear(&gone(StatusCode::MISDIRECTED_REQUEST, words.clone())));
-        assert!(!*node.removed().borrow());
+        assert!(!node.removed().latest());
         assert!(node.hear(&gone(StatusCode::GONE, words)));
-        assert!(*node.removed().borrow());
+        assert!(node.removed().latest());
         node.store_removed().unwrap();
         assert!(load(&disk, &["a:1"]).was_removed().unwrap());
     }

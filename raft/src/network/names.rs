@@ -163,7 +163,7 @@ impl Names {
         self.ask(host, LOOKUP_INTERVAL_MIN);
         let mut ended = self.inner.ended.subscribe();
         loop {
-            drop(ended.borrow_and_update());
+            ended.latest();
             let (addresses, asking, failure) = match self.known().get(host) {
                 Some(known) => (known.addresses(), known.asking, known.failure.clone()),
                 None => (Vec::new(), false, Some("too many names are being looked up".to_owned())),
@@ -257,7 +257,7 @@ impl Names {
                 }
             }
         }
-        self.inner.ended.send_replace(());
+        self.inner.ended.set(());
     }
 
     /// The server of that name has answered to its id at `ip`.
