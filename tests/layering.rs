@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 #[path = "layering/circles.rs"]
 mod circles;
+#[path = "layering/switches.rs"]
+mod switches;
 
 /// Which folder or file below the root (without `.rs`) must not name what. A name that begins with [`WORDS`] is
 /// allowed to all that may not name the rest of `piccolo_raft`.

@@ -124,29 +124,8 @@ impl<T> Receiver<T> {
         self.channel.read()
     }
 
-    pub fn mark_changed(&mut self) {
-        self.seen = u64::MAX;
-    }
-
-    pub fn mark_unchanged(&mut self) {
-        self.seen = self.channel.state().version;
-    }
-
     pub async fn changed(&mut self) -> Result<(), Closed> {
         Changed { receiver: self, place: None }.await
-    }
-
-    pub async fn wait_for(
-        &mut self,
-        mut look: impl FnMut(&T) -> bool,
-    ) -> Result<RwLockReadGuard<'_, T>, Closed> {
-        loop {
-            self.mark_unchanged();
-            if look(&self.channel.read()) {
-                return Ok(self.channel.read());
-            }
-            self.changed().await?;
-        }
     }
 }
 
@@ -247,7 +226,9 @@ mod tests {
         for number in 0..20 {
             let (mut receiver, order) = (sender.subscribe(), order.clone());
             tasks.spawn(async move {
-                drop(receiver.wait_for(|value| *value == 2).await.unwrap());
+                while *receiver.borrow_and_update() != 2 {
+                    receiver.changed().await.unwrap();
+                }
                 order.lock().unwrap().push(number);
             });
         }

@@ -1,5 +1,4 @@
-//! What the product's code finds of the simulation that it runs in: a thread-local world. On threads
-//! without one, everything is as in the product.
+//! What all hosts of one simulation share: a world for each thread that is a simulation.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -99,11 +98,6 @@ impl Drop for Inside {
     }
 }
 
-/// Whether this thread is a simulation.
-pub(crate) fn is_inside() -> bool {
-    WORLD.with_borrow(Option::is_some)
-}
-
 /// Whether the build is broken in this way.
 pub(crate) fn is_broken(fault: Fault) -> bool {
     with(|world| world.fault == Some(fault)).unwrap_or(false)
@@ -131,7 +125,7 @@ pub(crate) fn inside<T>(work: impl FnOnce(&mut World) -> T) -> T {
     with(work).expect("the thread is a simulation")
 }
 
-/// The dice of the simulation.
+/// Random bits of the simulation; `None` outside of one.
 pub(crate) fn bits() -> Option<u128> {
     with(|world| world.dice.random())
 }
