@@ -16,6 +16,7 @@
 //! - `standing`: a removed node learns that it is one.
 //! - `stop`: handing leadership over, and the orderly end.
 //! - `stores`: whether log and state belong together.
+//! - `tasks`: the background tasks, each with a name and a watcher.
 //! - `timing`: how long a node waits before it does what it does now and then.
 
 mod bootstrap;
@@ -35,8 +36,10 @@ mod standing;
 mod status;
 mod stop;
 mod stores;
+mod tasks;
 mod timing;
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -165,44 +168,15 @@ struct Inner {
 }
 
 impl Node {
-    /// Their errors end the node: see [`Node::failed`].
-    fn spawn_tasks(&self) {
-        let inner = self.inner.clone();
-        self.inner.tasks.spawn(async move {
-            let result = bootstrap::run(&inner).await;
-            inner.report(result);
-        });
-        let inner = self.inner.clone();
-        self.inner.tasks.spawn(async move {
-            if let Err(failure) = standing::run(&inner).await {
-                tracing::error!(%failure, "the node ends");
-                inner.failure.set(Some(failure));
-            }
-        });
-        let inner = self.inner.clone();
-        self.inner.tasks.spawn(async move {
-            let interval = inner.env.timing.flush_interval;
-            let result =
-                inner.index.run_flusher(interval, inner.stop.clone(), || inner.guard.room_to_flush()).await;
-            inner.report(result);
-        });
-        let inner = self.inner.clone();
-        self.inner.tasks.spawn(async move { inner.run_compaction().await });
-        let inner = self.inner.clone();
-        self.inner.tasks.spawn(async move { inner.watch_space().await });
-        let node = self.clone();
-        self.inner.tasks.spawn(async move { node.lead_with_room().await });
-        let node = self.clone();
-        self.inner.tasks.spawn(async move { node.lead_to_next_level().await });
-        let node = self.clone();
-        self.inner.tasks.spawn(async move { node.keep_in_reach().await });
-    }
-
     /// The routes that other servers call, to be served on the raft listener.
     pub fn router(&self) -> Router {
         let inner = self.inner.clone();
         server::router(RpcState {
-            end: Arc::new(move |error| inner.report(Err(error))),
+            end: Arc::new(move |error| {
+                if let Err(failure) = inner.unless_stopping(Err(error)) {
+                    inner.end(failure);
+                }
+            }),
             identity: self.inner.identity.clone(),
             raft: self.inner.raft.clone(),
             heard: self.inner.heard.clone(),
@@ -339,22 +313,16 @@ impl Inner {
         Scout { client: self.client.clone(), api: self.api_port.clone() }
     }
 
-    fn report<E: std::fmt::Display>(&self, result: Result<(), E>) {
-        if let Err(error) = result
-            && !self.stop.is_cancelled()
-        {
-            tracing::error!(%error, "the node cannot go on");
-            self.failure.set(Some(self.broken(error)));
-        }
-    }
-
     /// Behind most errors of the storage is one of the disk, which says more.
-    fn broken(&self, error: impl std::fmt::Display) -> NodeFailure {
+    fn broken(&self, error: impl Display) -> NodeFailure {
         if let Some(unknown) = self.index.refused_level() {
             return NodeFailure::Level(unknown);
         }
         match self.env.disk.fault() {
-            Some(fault) => NodeFailure::Disk { reason: fault.to_string() },
+            Some(fault) => {
+                tracing::error!(%error, "the storage failed");
+                NodeFailure::Disk { reason: fault.to_string() }
+            }
             None => NodeFailure::Broken { reason: error.to_string() },
         }
     }

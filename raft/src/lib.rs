@@ -12,6 +12,7 @@
 //! - [`cluster`]: one node's life: bootstrap, proposals, leadership, status.
 //! - `damage`: files that are damaged are found out before anything is done with them.
 //! - `space`: a disk that is getting full, and what may still come in.
+//! - [`task`]: tasks with a name and a watcher, for servers and agents alike.
 //! - [`disk`]: every byte that must survive a power cut goes through this trait.
 //! - [`threads`]: where work is done that waits for the disk.
 //! - [`random`]: ids and nonces.
@@ -33,6 +34,7 @@ mod sim;
 pub mod snapshot;
 mod space;
 pub mod state_machine;
+pub mod task;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod threads;

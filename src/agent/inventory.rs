@@ -19,6 +19,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use piccolo_raft::errors::chain;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
@@ -27,7 +28,7 @@ use super::backoff::Backoff;
 use super::content::store::{Store, StoreError, StoreEvent, WatchEvent, next_event};
 use super::counters::Counters;
 use super::log_throttle::LogThrottle;
-use crate::api::client::{ClientError, chain};
+use crate::api::client::ClientError;
 use crate::clock::SharedClock;
 use crate::task::{Stop, TaskError, Tasks};
 use address_conflict::Claims;

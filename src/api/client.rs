@@ -43,7 +43,6 @@ use ask::Question;
 use clusters::Belonging;
 pub use clusters::Sighting;
 use connection::{TimedClient, timed_client};
-pub(crate) use error::chain;
 pub use error::{Attempt, ClientError};
 use servers::{Resolver, Servers, system_resolver};
 pub use snapshot::Download;

@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::io::{self, IsTerminal, Write};
 
+use piccolo_raft::errors::chain;
+
 use super::CliError;
 
 /// Text for stdout. A closed pipe (`piccolo hosts | head`) is no error: nobody reads on.
@@ -18,14 +20,7 @@ pub(super) fn print(text: &str) -> Result<(), CliError> {
 
 /// An error with all its causes, on stderr.
 pub(super) fn complain(error: &dyn Error) {
-    let mut text = format!("piccolo: {error}");
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        text.push_str(&format!(": {source}"));
-        cause = source.source();
-    }
-    text.push('\n');
-    let _ = io::stderr().lock().write_all(text.as_bytes());
+    let _ = writeln!(io::stderr().lock(), "piccolo: {}", chain(error));
 }
 
 /// Colours, if stdout is a terminal and `NO_COLOR` (no-color.org) does not forbid them.

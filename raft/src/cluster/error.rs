@@ -130,6 +130,18 @@ pub enum NodeFailure {
         /// What it said.
         reason: String,
     },
+    /// A task of the node panicked, which is a defect.
+    #[error("the node's task {name} panicked; the log line before says where")]
+    TaskPanicked {
+        /// Name of the task.
+        name: &'static str,
+    },
+    /// A task of the node ended that should have gone on, which is a defect.
+    #[error("the node's task {name} ended early")]
+    TaskEnded {
+        /// Name of the task.
+        name: &'static str,
+    },
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::metrics::RaftMetrics;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::disk::{Bytes, Disk, Space};
+use crate::disk::{Bytes, Disk, Fault, Space};
 use crate::format::Reads;
 use crate::space::{DiskSpace, Guard, Level};
 use crate::types::{NodeId, TypeConfig};
@@ -143,15 +143,14 @@ impl Watch {
 
 impl Inner {
     /// Looks at the own disk until the node stops, or the disk fails.
-    pub(super) async fn watch_space(&self) {
+    pub(super) async fn watch_space(&self) -> Result<(), Fault> {
         let now = Instant::now();
         let mut watch = Watch { led: now, electable: true, ballast_from: now, blind: false };
         let mut ticks = interval(LOOK_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while self.stop.run_until_cancelled(ticks.tick()).await.is_some() {
             if let Some(fault) = self.env.disk.fault() {
-                self.report(Err(fault));
-                return;
+                return Err(fault);
             }
             // The kernel answers from memory.
             if let Some(space) = watch.read(self.env.disk.as_ref()) {
@@ -160,6 +159,7 @@ impl Inner {
             }
             self.allow_election(&mut watch);
         }
+        Ok(())
     }
 
     fn note(&self, space: Space) {

@@ -13,6 +13,7 @@ mod ports;
 mod slow;
 mod space;
 mod stopping;
+mod tasks;
 mod wire;
 
 use std::net::{SocketAddr, TcpListener};

@@ -206,6 +206,10 @@ impl Cluster {
                 self.book.violate(format!("s{id} failed without a reason: {reason}"));
                 self.kill(id);
             }
+            Ended::Failed(defect @ (NodeFailure::TaskPanicked { .. } | NodeFailure::TaskEnded { .. })) => {
+                self.book.violate(format!("s{id}: {defect}"));
+                self.kill(id);
+            }
             Ended::NotStarted(error) => {
                 self.book.violate(format!("s{id} does not start: {error:?}"));
                 self.hosts[id].kill();

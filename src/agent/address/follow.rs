@@ -12,7 +12,7 @@ use super::AdvertiseError;
 use super::own::OwnAddress;
 use crate::agent::backoff::Backoff;
 use crate::agent::notices::{Notices, Topic};
-use crate::api::client::chain;
+use piccolo_raft::errors::chain;
 use crate::limits::{ADDRESS_POLL_INTERVAL, ADDRESS_RETRY_PAUSE, ADDRESS_START_WAIT};
 use crate::task::Stop;
 

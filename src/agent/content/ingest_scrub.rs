@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 
 use super::buffer_pool::BufferPool;
 use super::store::Store;
-use crate::api::client::chain;
+use piccolo_raft::errors::chain;
 use crate::limits::{FILE_CHUNK_BYTES, INGEST_UNTOUCHED_MIN};
 use crate::oci::{Digest, Hasher};
 use crate::task::Stop;

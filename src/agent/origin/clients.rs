@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::plan::{TlsSpec, Verify};
-use crate::api::client::chain;
+use piccolo_raft::errors::chain;
 use crate::hosts_toml::upstreams::{Stamp, stamp};
 use crate::limits::ORIGIN_CLIENTS_MAX;
 

@@ -245,7 +245,7 @@ impl<'a> Conversation<'a> {
     ) -> Result<Response, Failure> {
         let proxy = proxy_for(self.way, url);
         let built = self.clients.get(&self.target.tls, proxy.as_deref()).map_err(|error| {
-            tracing::debug!(%url, error = crate::api::client::chain(&error), "no client for a probe");
+            tracing::debug!(%url, error = piccolo_raft::errors::chain(&error), "no client for a probe");
             Failure::ClientCertificate
         })?;
         let mut request = built.client.request(method, url.clone()).header(ACCEPT, MANIFESTS);
@@ -271,7 +271,7 @@ impl<'a> Conversation<'a> {
                 Ok(answer)
             }
             Err(error) => {
-                tracing::debug!(%url, error = crate::api::client::chain(&error), "no answer of a registry");
+                tracing::debug!(%url, error = piccolo_raft::errors::chain(&error), "no answer of a registry");
                 Err(self.failure(&error, &built, proxy.is_some().then_some(dialed)).await)
             }
         }

@@ -192,7 +192,7 @@ fn refusal(path: &ContentPath, error: &NotGiven) -> Refusal {
             Refusal::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TooManyRequests, error.to_string())
         }
         NotGiven::Local(LocalError::Store(_) | LocalError::Read(_)) => {
-            tracing::warn!(error = crate::api::client::chain(error), "could not serve a peer");
+            tracing::warn!(error = piccolo_raft::errors::chain(error), "could not serve a peer");
             let (status, code) = (StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Unknown);
             Refusal::new(status, code, "this node could not read the content; its agent's log says why")
         }

@@ -211,7 +211,7 @@ impl Mirror {
             Ok(Err(error)) => {
                 tracing::warn!(
                     %digest,
-                    error = crate::api::client::chain(&error),
+                    error = piccolo_raft::errors::chain(&error),
                     "could not use the content of this node's own store: peers are asked"
                 );
                 None

@@ -17,7 +17,7 @@ use crate::agent::content::store::{Store, StoreEvent};
 use crate::agent::counters::Counters;
 use crate::agent::notices::{Notices, Topic};
 use crate::agent::policy::{Policies, Restriction};
-use crate::api::client::chain;
+use piccolo_raft::errors::chain;
 use crate::limits::{
     MIRROR_BYPASS_EVENTS_WAITING_MAX, MIRROR_BYPASS_IMAGES, MIRROR_BYPASS_REMEMBERED_MAX,
     MIRROR_BYPASS_WINDOW,

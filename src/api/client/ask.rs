@@ -8,11 +8,11 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderValue};
 use hyper::{Method, Request};
 use hyper_util::client::legacy::connect::capture_connection;
+use piccolo_raft::errors::chain;
 
 use super::answer::Answer;
 use super::connection::OpenSince;
 use super::endpoint::Endpoint;
-use super::error::chain;
 use super::failures::Failures;
 use super::servers::{Next, Round};
 use super::trip::{self, Timeouts};

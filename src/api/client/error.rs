@@ -94,14 +94,3 @@ impl fmt::Display for Attempt {
         write!(f, "{}: {}", self.server, self.reason)
     }
 }
-
-/// An error with its causes: hyper's own text says only that it could not connect.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(&format!(": {cause}"));
-        source = cause.source();
-    }
-    text
-}

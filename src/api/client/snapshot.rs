@@ -7,10 +7,10 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HOST, HeaderValue};
 use hyper::{Method, Request};
+use piccolo_raft::errors::chain;
 
 use super::answer::Answer;
 use super::endpoint::Endpoint;
-use super::error::chain;
 use super::failures::Failures;
 use super::servers::{Next, Round};
 use super::{Client, ClientError};

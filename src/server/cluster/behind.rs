@@ -16,11 +16,11 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use http_body_util::{BodyExt, Full, Limited};
 use piccolo_raft::cluster::{Behind, Node};
+use piccolo_raft::errors::chain;
 use tokio::sync::Semaphore;
 use tokio::time::{MissedTickBehavior, timeout};
 
 use super::server_client::ServerClient;
-use crate::api::client::chain;
 use crate::api::{StatusResponse, header, path};
 use crate::limits::{
     ASKED_ELSEWHERE_AT_ONCE, CURRENCY_ASK_TIMEOUT, CURRENCY_LOOK_INTERVAL, ELSEWHERE_ANSWER_BYTES_MAX,

@@ -23,6 +23,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode
 use axum::response::Response;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
+use piccolo_raft::errors::chain;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
@@ -30,7 +31,6 @@ use tokio_util::task::TaskTracker;
 use super::identity::{self, ClusterIdentity};
 use super::leadership::Leadership;
 use super::server_client::ServerClient;
-use crate::api::client::chain;
 use crate::api::{header, path};
 use crate::limits::{
     API_BODY_BYTES_MAX, FORWARD_TIMEOUT, FORWARDED_HEARTBEATS_MAX, FORWARDED_WRITES_MAX, LEADER_WAIT_MAX,

@@ -10,12 +10,12 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use http_body_util::{BodyExt, Full, Limited};
 use piccolo_raft::cluster::Node;
+use piccolo_raft::errors::chain;
 use piccolo_raft::model::{Holder, Key};
 use serde_json::json;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
-use crate::api::client::chain;
 use crate::api::{ReportReason, header, path};
 use crate::limits::{REPORT_TIMEOUT, REPORTS_PASSED_ON_AT_ONCE, REPORTS_TO_PASS_ON_MAX};
 use crate::server::cluster::identity::ClusterIdentity;

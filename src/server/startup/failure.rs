@@ -66,7 +66,10 @@ impl From<NodeFailure> for Error {
         match failure {
             NodeFailure::Removed { .. } => Error::Removed(failure),
             NodeFailure::Disk { .. } => Error::DiskFailed(failure),
-            NodeFailure::Broken { .. } | NodeFailure::Level(_) => Error::Failed(failure),
+            NodeFailure::Broken { .. }
+            | NodeFailure::Level(_)
+            | NodeFailure::TaskPanicked { .. }
+            | NodeFailure::TaskEnded { .. } => Error::Failed(failure),
         }
     }
 }

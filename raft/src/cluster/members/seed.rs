@@ -18,6 +18,7 @@ use openraft::type_config::alias::SnapshotOf;
 
 use super::{Phase, Progress};
 use crate::cluster::compaction::KEEP_BYTES;
+use crate::cluster::tasks::Ends;
 use crate::cluster::{Inner, Node};
 use crate::format::WIRE;
 use crate::network::{ListHash, Whoami, snapshot};
@@ -71,11 +72,12 @@ impl Node {
                 let failed = before.and_then(|seed| seed.failed);
                 let seed = Seed { node_id, sent, about, failed, running: true };
                 let (inner, sent) = (self.inner.clone(), seed.sent.clone());
-                self.inner.tasks.spawn(async move {
-                    let stop = inner.stop.clone();
+                self.watch_task("seed", Ends::WhenDone, async move {
                     let sending = inner.send_seed(node_id, &address, list_hash, &sent);
-                    let Some(result) = stop.run_until_cancelled(sending).await else { return };
-                    inner.end_seed(result);
+                    if let Some(result) = inner.stop.run_until_cancelled(sending).await {
+                        inner.end_seed(result);
+                    }
+                    Ok(())
                 });
                 seed
             }

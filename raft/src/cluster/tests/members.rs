@@ -28,7 +28,9 @@ pub(super) fn joining_seeing(member: &Server, api_port: Option<Arc<dyn ApiPort>>
     let folder = tempfile::tempdir().unwrap();
     let join = Some(member.address.to_string());
     let room = MemoryDisk::default();
-    let mut server = Server { address, config, join, folder, room, resolver: None, running: None };
+    let connections = Connections::default();
+    let mut server =
+        Server { address, config, join, folder, room, resolver: None, connections, running: None };
     server.start(Some(listener));
     server
 }

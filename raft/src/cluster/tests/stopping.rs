@@ -35,7 +35,7 @@ impl tracing::Subscriber for RaftErrors {
     fn exit(&self, _: &span::Id) {}
 }
 
-fn one(raft_address: &str) -> NodeConfig {
+pub(super) fn one(raft_address: &str) -> NodeConfig {
     NodeConfig {
         members: vec![raft_address.to_owned()],
         raft_address: None,
@@ -104,7 +104,7 @@ async fn a_leader_without_a_quorum_stops_without_an_error_of_openraft() {
             ..one(&address(&listener))
         };
         let disk = Arc::new(MemoryDisk::default());
-        let node = Node::start(config, disk, CancellationToken::new()).await.unwrap();
+        let node = Node::start(config, system(disk), CancellationToken::new()).await.unwrap();
         let router = node.router();
         serving.spawn(async move { axum::serve(listener, router).await });
         nodes.push(node);

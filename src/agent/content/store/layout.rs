@@ -25,7 +25,7 @@ use super::{
     WatchEvent, WatchLost, watch_stream,
 };
 use crate::agent::notices::{Notices, Topic};
-use crate::api::client::chain;
+use piccolo_raft::errors::chain;
 use crate::limits::{MANIFEST_BYTES_MAX, NOTICE_EXAMPLES_MAX};
 use crate::oci::Digest;
 use crate::oci::index::Index;

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::full_scan::FullScan;
 use super::{Access, GuardedStore};
 use crate::agent::content::store::{EventSender, StoreError, StoreEvent, WatchEvent, next_event};
-use crate::api::client::chain;
+use piccolo_raft::errors::chain;
 use crate::oci::Digest;
 
 /// Events of the store that wait here; with more of them the store waits.

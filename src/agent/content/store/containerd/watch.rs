@@ -21,7 +21,7 @@ use super::{ContainerdStore, View};
 use crate::agent::content::store::folder::{Change, Watching, poll_pause};
 use crate::agent::content::store::name::ImageName;
 use crate::agent::content::store::{EventSender, StoreError, StoreEvent, Tag, WatchLost};
-use crate::api::client::chain;
+use piccolo_raft::errors::chain;
 use crate::limits::SURVEY_INTERVAL;
 use crate::oci::Digest;
 

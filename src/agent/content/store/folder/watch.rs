@@ -12,7 +12,7 @@ use inotify::{EventMask, EventOwned, EventStream, Inotify, WatchDescriptor, Watc
 
 use super::{ALGORITHMS, BlobFolder, digest_of, is_absent};
 use crate::agent::content::store::WatchLost;
-use crate::api::client::chain;
+use piccolo_raft::errors::chain;
 use crate::oci::Digest;
 
 /// Size of the buffer for notifications, bytes: some dozens of them.

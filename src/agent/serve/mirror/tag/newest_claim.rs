@@ -88,7 +88,11 @@ impl Mirror {
         match timeout_at(until, found).await {
             Ok(Ok(found)) => found,
             Ok(Err(error)) => {
-                tracing::warn!(tag = name, error = crate::api::client::chain(&error), "own tag is of no use");
+                tracing::warn!(
+                    tag = name,
+                    error = piccolo_raft::errors::chain(&error),
+                    "own tag is of no use"
+                );
                 None
             }
             Err(_) => None,
