@@ -173,15 +173,15 @@ impl Host {
             Role::Listed(list) => (list.clone(), None),
             Role::Joining(member) => (Vec::new(), Some(member.clone())),
         };
+        let id = self.id;
+        let network = SimNetwork { host: id, list: members.clone() };
+        let env = env(self.disk.clone(), network, runtime.handle().clone());
         let names = NodeNames {
             members,
             raft_address: Some(self.address.clone()),
             api_address: api_of(&self.address),
             api_host_follows: false,
         };
-        let id = self.id;
-        let network = SimNetwork { host: id, list: members.clone() };
-        let env = env(self.disk.clone(), network, runtime.handle().clone());
         let found_after =
             if world::is_broken(Fault::FoundsWithoutListening) { Duration::ZERO } else { FOUND_AFTER };
         let starting = async move {

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard};
 use std::task::{Context, Poll, Waker};
 
-use openraft::async_runtime::watch;
+use openraft::async_runtime::{WatchSender, watch};
 use openraft::{OptionalSend, OptionalSync};
 
 #[derive(Debug)]
@@ -34,10 +34,6 @@ pub struct Receiver<T> {
     seen: u64,
 }
 
-/// All senders have gone.
-#[derive(Debug)]
-pub struct Closed;
-
 impl<T> Channel<T> {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("nothing panics while it holds the channel")
@@ -62,36 +58,9 @@ impl<T> Channel<T> {
 }
 
 impl<T> Sender<T> {
-    pub fn new(value: T) -> Self {
+    fn new(value: T) -> Self {
         let state = State { version: 0, senders: 1, waiting: BTreeMap::new(), next: 0 };
         Self(Arc::new(Channel { value: RwLock::new(value), state: Mutex::new(state) }))
-    }
-
-    pub fn borrow(&self) -> RwLockReadGuard<'_, T> {
-        self.0.read()
-    }
-
-    pub fn subscribe(&self) -> Receiver<T> {
-        let seen = self.0.state().version;
-        Receiver { channel: self.0.clone(), seen }
-    }
-
-    pub fn send_replace(&self, value: T) -> T {
-        let mut slot = self.0.value.write().expect("nothing panics while it writes the value");
-        let old = std::mem::replace(&mut *slot, value);
-        drop(slot);
-        self.0.notify();
-        old
-    }
-
-    fn modify(&self, modify: impl FnOnce(&mut T) -> bool) -> bool {
-        let mut slot = self.0.value.write().expect("nothing panics while it writes the value");
-        let modified = modify(&mut *slot);
-        drop(slot);
-        if modified {
-            self.0.notify();
-        }
-        modified
     }
 }
 
@@ -114,28 +83,13 @@ impl<T> Clone for Receiver<T> {
     }
 }
 
-impl<T> Receiver<T> {
-    pub fn borrow(&self) -> RwLockReadGuard<'_, T> {
-        self.channel.read()
-    }
-
-    pub fn borrow_and_update(&mut self) -> RwLockReadGuard<'_, T> {
-        self.seen = self.channel.state().version;
-        self.channel.read()
-    }
-
-    pub async fn changed(&mut self) -> Result<(), Closed> {
-        Changed { receiver: self, place: None }.await
-    }
-}
-
 struct Changed<'r, T> {
     receiver: &'r mut Receiver<T>,
     place: Option<u64>,
 }
 
 impl<T> Future for Changed<'_, T> {
-    type Output = Result<(), Closed>;
+    type Output = Result<(), watch::RecvError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let Self { receiver, place } = &mut *self;
@@ -145,7 +99,7 @@ impl<T> Future for Changed<'_, T> {
             return Poll::Ready(Ok(()));
         }
         if state.senders == 0 {
-            return Poll::Ready(Err(Closed));
+            return Poll::Ready(Err(watch::RecvError(())));
         }
         let at = *place.get_or_insert(state.next);
         state.next = state.next.max(at + 1);
@@ -178,9 +132,12 @@ impl watch::Watch for Watch {
     }
 }
 
-impl<T: OptionalSend + OptionalSync> watch::WatchSender<Watch, T> for Sender<T> {
+impl<T: OptionalSend + OptionalSync> WatchSender<Watch, T> for Sender<T> {
     fn send(&self, value: T) -> Result<(), watch::SendError<T>> {
-        self.send_replace(value);
+        self.send_if_modified(|slot| {
+            *slot = value;
+            true
+        });
         Ok(())
     }
 
@@ -188,34 +145,44 @@ impl<T: OptionalSend + OptionalSync> watch::WatchSender<Watch, T> for Sender<T> 
     where
         F: FnOnce(&mut T) -> bool,
     {
-        self.modify(modify)
+        let mut slot = self.0.value.write().expect("nothing panics while it writes the value");
+        let modified = modify(&mut *slot);
+        drop(slot);
+        if modified {
+            self.0.notify();
+        }
+        modified
     }
 
     fn borrow_watched(&self) -> RwLockReadGuard<'_, T> {
-        self.borrow()
+        self.0.read()
     }
 
     fn subscribe(&self) -> Receiver<T> {
-        Sender::subscribe(self)
+        let seen = self.0.state().version;
+        Receiver { channel: self.0.clone(), seen }
     }
 }
 
 impl<T: OptionalSend + OptionalSync> watch::WatchReceiver<Watch, T> for Receiver<T> {
     async fn changed(&mut self) -> Result<(), watch::RecvError> {
-        Receiver::changed(self).await.map_err(|Closed| watch::RecvError(()))
+        Changed { receiver: self, place: None }.await
     }
 
     fn borrow_watched(&self) -> RwLockReadGuard<'_, T> {
-        self.borrow()
+        self.channel.read()
     }
 
     fn borrow_and_update(&mut self) -> RwLockReadGuard<'_, T> {
-        Receiver::borrow_and_update(self)
+        self.seen = self.channel.state().version;
+        self.channel.read()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use openraft::async_runtime::WatchReceiver;
+
     use super::*;
 
     #[tokio::test]
@@ -233,13 +200,13 @@ mod tests {
             });
         }
         tokio::task::yield_now().await;
-        sender.send_replace(1);
+        sender.send(1).unwrap();
         tokio::task::yield_now().await;
-        sender.send_replace(2);
+        sender.send(2).unwrap();
         while tasks.join_next().await.is_some() {}
         assert!(order.lock().unwrap().is_sorted());
         let mut receiver = sender.subscribe();
-        sender.send_replace(3);
+        sender.send(3).unwrap();
         receiver.changed().await.unwrap();
         drop(sender);
         assert!(receiver.changed().await.is_err());

@@ -12,9 +12,9 @@ use super::AdvertiseError;
 use super::own::OwnAddress;
 use crate::agent::backoff::Backoff;
 use crate::agent::notices::{Notices, Topic};
-use piccolo_raft::errors::chain;
 use crate::limits::{ADDRESS_POLL_INTERVAL, ADDRESS_RETRY_PAUSE, ADDRESS_START_WAIT};
 use crate::task::Stop;
+use piccolo_raft::errors::chain;
 
 /// Looks for the address of this node. A trait, so that tests can take the place of the network.
 pub(crate) trait Look: Send + 'static {

@@ -14,10 +14,10 @@ use tokio::sync::Notify;
 
 use super::buffer_pool::BufferPool;
 use super::store::Store;
-use piccolo_raft::errors::chain;
 use crate::limits::{FILE_CHUNK_BYTES, INGEST_UNTOUCHED_MIN};
 use crate::oci::{Digest, Hasher};
 use crate::task::Stop;
+use piccolo_raft::errors::chain;
 
 /// Looks for bad ingests on request. Cheap to clone.
 #[derive(Clone)]

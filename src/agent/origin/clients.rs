@@ -7,9 +7,9 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::plan::{TlsSpec, Verify};
-use piccolo_raft::errors::chain;
 use crate::hosts_toml::upstreams::{Stamp, stamp};
 use crate::limits::ORIGIN_CLIENTS_MAX;
+use piccolo_raft::errors::chain;
 
 /// How long a connection stays open after a request. The requests of one probe follow each other within this
 /// time; a connection that lives longer would answer for an origin that has since become unreachable.

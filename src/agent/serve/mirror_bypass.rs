@@ -17,13 +17,13 @@ use crate::agent::content::store::{Store, StoreEvent};
 use crate::agent::counters::Counters;
 use crate::agent::notices::{Notices, Topic};
 use crate::agent::policy::{Policies, Restriction};
-use piccolo_raft::errors::chain;
 use crate::limits::{
     MIRROR_BYPASS_EVENTS_WAITING_MAX, MIRROR_BYPASS_IMAGES, MIRROR_BYPASS_REMEMBERED_MAX,
     MIRROR_BYPASS_WINDOW,
 };
 use crate::oci::Digest;
 use crate::task::Stop;
+use piccolo_raft::errors::chain;
 
 /// The beginning of the notice; `piccolo mirror check` looks for it.
 pub const MIRROR_BYPASSED: &str = "images appear and nobody asks this mirror";

@@ -28,9 +28,16 @@ pub(super) fn joining_seeing(member: &Server, api_port: Option<Arc<dyn ApiPort>>
     let folder = tempfile::tempdir().unwrap();
     let join = Some(member.address.to_string());
     let room = MemoryDisk::default();
-    let connections = Connections::default();
-    let mut server =
-        Server { address, config, join, folder, room, resolver: None, connections, running: None };
+    let mut server = Server {
+        address,
+        config,
+        join,
+        folder,
+        room,
+        resolver: None,
+        connections: Connections::default(),
+        running: None,
+    };
     server.start(Some(listener));
     server
 }

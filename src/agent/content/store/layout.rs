@@ -25,10 +25,10 @@ use super::{
     WatchEvent, WatchLost, watch_stream,
 };
 use crate::agent::notices::{Notices, Topic};
-use piccolo_raft::errors::chain;
 use crate::limits::{MANIFEST_BYTES_MAX, NOTICE_EXAMPLES_MAX};
 use crate::oci::Digest;
 use crate::oci::index::Index;
+use piccolo_raft::errors::chain;
 
 const MARKER: &str = "oci-layout";
 const INDEX: &str = "index.json";

@@ -10,8 +10,8 @@ use tokio::time::Instant;
 use super::full_scan::FullScan;
 use super::{Access, GuardedStore};
 use crate::agent::content::store::{EventSender, StoreError, StoreEvent, WatchEvent, next_event};
-use piccolo_raft::errors::chain;
 use crate::oci::Digest;
+use piccolo_raft::errors::chain;
 
 /// Events of the store that wait here; with more of them the store waits.
 const EVENTS_WAITING_MAX: usize = 256;

@@ -21,9 +21,9 @@ use super::{ContainerdStore, View};
 use crate::agent::content::store::folder::{Change, Watching, poll_pause};
 use crate::agent::content::store::name::ImageName;
 use crate::agent::content::store::{EventSender, StoreError, StoreEvent, Tag, WatchLost};
-use piccolo_raft::errors::chain;
 use crate::limits::SURVEY_INTERVAL;
 use crate::oci::Digest;
+use piccolo_raft::errors::chain;
 
 /// First pause before the namespace is asked again for a blob whose file exists. containerd moves the file
 /// before it commits its own record, whose fsync may take long on a busy disk.

@@ -12,8 +12,8 @@ use inotify::{EventMask, EventOwned, EventStream, Inotify, WatchDescriptor, Watc
 
 use super::{ALGORITHMS, BlobFolder, digest_of, is_absent};
 use crate::agent::content::store::WatchLost;
-use piccolo_raft::errors::chain;
 use crate::oci::Digest;
+use piccolo_raft::errors::chain;
 
 /// Size of the buffer for notifications, bytes: some dozens of them.
 const READ_BYTES: usize = 8 * 1024;
