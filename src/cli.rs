@@ -157,6 +157,13 @@ pub fn main(
     environment: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Exit {
     signals::hold();
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    // First of all: the command tree, TLS and the configuration stay out of the supervisor's memory.
+    if let Some(program) = agent::supervisor_of(&arguments) {
+        return exit_of(agent::supervise(program));
+    }
+    // Fails only if a provider is installed already: nobody did that before main.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let matches = match command().try_get_matches_from(arguments) {
         Ok(matches) => matches,
         Err(error) => {
@@ -175,13 +182,15 @@ pub fn main(
     if invocation.subcommand.name != agent::AGENT.name {
         signals::release();
     }
-    match (invocation.subcommand.run)(&invocation) {
-        Ok(exit) => exit,
-        Err(error) => {
-            output::complain(&error);
-            error.exit()
-        }
-    }
+    exit_of((invocation.subcommand.run)(&invocation))
+}
+
+/// The exit code of a command; an error is printed.
+fn exit_of(result: Result<Exit, CliError>) -> Exit {
+    result.unwrap_or_else(|error| {
+        output::complain(&error);
+        error.exit()
+    })
 }
 
 fn command() -> Command {

@@ -7,11 +7,16 @@ mod supervisor;
 mod wire;
 mod worker;
 
+use std::convert::Infallible;
+use std::ffi::OsString;
+use std::io;
+
 use super::parent::{self, EXIT_WITH_PARENT};
 use super::{CliError, Exit, Invocation, Subcommand, process};
 use crate::agent;
 use crate::config::{self, Layers, Setting, WITHOUT_COUNTERPART};
-use handover::Told;
+use handover::{Duty, Ports, Received, Told};
+use wire::Program;
 
 /// The subcommand.
 pub(super) const AGENT: Subcommand = Subcommand {
@@ -57,7 +62,7 @@ enum Role {
 }
 
 fn run(invocation: &Invocation) -> Result<Exit, CliError> {
-    let ((config, role), _) = invocation.configure(read)?;
+    let ((config, role), logging) = invocation.configure(read)?;
     let (parent, handed_over) = match role {
         Role::Worker { supervisor } => return worker::run(config, supervisor).map(|()| Exit::Done),
         Role::Supervisor { parent, handed_over } => (parent, handed_over),
@@ -66,8 +71,46 @@ fn run(invocation: &Invocation) -> Result<Exit, CliError> {
     for name in WITHOUT_COUNTERPART.iter().filter(|name| invocation.given.environment.contains_key(**name)) {
         tracing::warn!(variable = name, "ignored: this setting of the Go pi has no counterpart here");
     }
-    process::block_on_this_thread(supervisor::run(Told::of(&config), handed_over))?;
+    let never = become_supervisor(Told::of(&config), handed_over, Duty { logging, parent })?;
+    match never {}
+}
+
+/// Opens the ports, or takes them from the version before, and starts this program anew as the supervisor that
+/// has them: a process that waits for months keeps nothing of what reading the configuration has left in memory.
+/// Signals are held back until the supervisor has its handlers. Returns only if that fails.
+fn become_supervisor(told: Told, handed_over: bool, duty: Duty) -> Result<Infallible, CliError> {
+    let (ports, workers) = if handed_over {
+        let Received { ports, workers, duty: _ } = Ports::receive(io::stdin()).map_err(not_taken)?;
+        (ports, workers)
+    } else {
+        (process::block_on_this_thread(async { Ok(Ports::open(told).await?) })?, None)
+    };
+    let program = Program::this()?;
+    let failed = |source| CliError::Process { action: "start the supervisor", source };
+    let stdin = ports.for_duty(workers.as_ref(), duty).map_err(failed)?;
+    Err(failed(program.become_supervisor(stdin)))
+}
+
+/// How this program was called, if as the supervisor that [`become_supervisor`] starts.
+pub(super) fn supervisor_of(arguments: &[OsString]) -> Option<Program> {
+    Program::of_supervisor(arguments)
+}
+
+/// Runs that supervisor until it is told to stop.
+pub(super) fn supervise(program: Program) -> Result<Exit, CliError> {
+    let Received { ports, workers, duty } = Ports::receive(io::stdin()).map_err(not_taken)?;
+    let Duty { logging, parent } =
+        duty.ok_or_else(|| not_taken(io::Error::other("the message on stdin is for a worker")))?;
+    process::start_logging(&logging);
+    // The kernel forgets the parent at an exec that gives capabilities.
+    parent::exit_with(parent)?;
+    program.name_process();
+    process::block_on_this_thread(supervisor::run(program, ports, workers))?;
     Ok(Exit::Done)
+}
+
+fn not_taken(source: io::Error) -> CliError {
+    CliError::Process { action: "take over from the version before", source }
 }
 
 fn read(layers: &mut Layers) -> Option<(agent::Config, Role)> {

@@ -6,7 +6,9 @@ use std::sync::Once;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::{Builder, Runtime};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use super::CliError;
 use super::log_lines::LogLines;
@@ -19,14 +21,15 @@ const DESCRIPTORS_WANTED: u64 =
 
 /// Log lines go to stderr from here on; a panic is one, with its place.
 pub(super) fn start_logging(logging: &Logging) {
-    let filter = EnvFilter::new(&logging.filter);
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| LogLines);
+    let filter: Targets = logging.filter.parse().expect("the configuration makes only such filters");
+    let lines = tracing_subscriber::fmt::layer().with_writer(|| LogLines);
+    let filtered = tracing_subscriber::registry().with(filter);
     let started = match logging.format {
         LogFormat::Text => {
             let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
-            lines.with_ansi(terminal).with_target(false).try_init()
+            filtered.with(lines.with_ansi(terminal).with_target(false)).try_init()
         }
-        LogFormat::Json => lines.json().flatten_event(true).try_init(),
+        LogFormat::Json => filtered.with(lines.json().flatten_event(true)).try_init(),
     };
     started.expect("a process starts its logs once");
     static HOOK: Once = Once::new();

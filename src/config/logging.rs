@@ -1,5 +1,7 @@
 //! Settings that every command has: where its file is, and how it logs.
 
+use serde::{Deserialize, Serialize};
+
 use super::{Fallback, Layers, Setting};
 use crate::value::Parsed;
 
@@ -18,7 +20,7 @@ pub const LOGGING: &[Setting] = &[
 ];
 
 /// How a process logs.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Logging {
     /// Text for people or JSON for machines.
     pub format: LogFormat,
@@ -29,7 +31,7 @@ pub struct Logging {
 }
 
 /// What a log line looks like.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LogFormat {
     /// One line for people.
     Text,

@@ -15,11 +15,13 @@ use rustix::net::{
 use serde::{Deserialize, Serialize};
 
 use crate::agent::{self, Listeners};
+use crate::config::Logging;
 
 /// Three ports, and the wire to a worker.
 const SOCKETS_MAX: usize = 4;
-/// Far more than a letter has, bytes.
-const LETTER_BYTES_MAX: usize = 4096;
+/// Far more than a letter has, bytes: a filter of log lines may be long. Less than what the kernel delivers of a
+/// stream at a time.
+const LETTER_BYTES_MAX: usize = 16 * 1024;
 
 /// Where an agent listens: as it was told, and the sockets.
 #[derive(Debug)]
@@ -49,6 +51,26 @@ struct Letter {
     /// Workers that are on their way out.
     #[serde(default)]
     ending: Vec<i32>,
+    /// Only in the letter of a process to the supervisor that it becomes, which is of the same version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    duty: Option<Duty>,
+}
+
+/// What a supervisor needs of the configuration, which it does not read itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Duty {
+    /// How it logs.
+    pub(super) logging: Logging,
+    /// The process with which it ends.
+    pub(super) parent: Option<u32>,
+}
+
+/// What lay in stdin.
+#[derive(Debug)]
+pub(super) struct Received {
+    pub(super) ports: Ports,
+    pub(super) workers: Option<Workers>,
+    pub(super) duty: Option<Duty>,
 }
 
 /// The workers that the next supervisor takes over.
@@ -96,7 +118,7 @@ impl Ports {
     /// A socket with a letter in it, for the stdin of a worker.
     pub(super) fn for_worker(&self) -> io::Result<(UnixStream, OwnedFd)> {
         let (ours, theirs) = UnixStream::pair()?;
-        self.post(&ours, &[], &Letter { told: self.told, serving: None, ending: Vec::new() })?;
+        self.post(&ours, &[], &self.letter())?;
         Ok((ours, theirs.into()))
     }
 
@@ -107,8 +129,27 @@ impl Ports {
         ending: Vec<i32>,
     ) -> io::Result<OwnedFd> {
         let (ours, theirs) = UnixStream::pair()?;
-        self.post(&ours, &[wire], &Letter { told: self.told, serving: Some(serving), ending })?;
+        self.post(&ours, &[wire], &Letter { serving: Some(serving), ending, ..self.letter() })?;
         Ok(theirs.into())
+    }
+
+    /// The same for the stdin of the supervisor that this process becomes, with all that it has to know.
+    pub(super) fn for_duty(&self, workers: Option<&Workers>, duty: Duty) -> io::Result<OwnedFd> {
+        let (ours, theirs) = UnixStream::pair()?;
+        let letter = Letter { duty: Some(duty), ..self.letter() };
+        match workers {
+            None => self.post(&ours, &[], &letter)?,
+            Some(Workers { serving: (pid, wire), ending }) => {
+                let letter = Letter { serving: Some(*pid), ending: ending.clone(), ..letter };
+                self.post(&ours, &[wire.as_fd()], &letter)?;
+            }
+        }
+        Ok(theirs.into())
+    }
+
+    /// A letter for a process that has to know only the ports.
+    fn letter(&self) -> Letter {
+        Letter { told: self.told, serving: None, ending: Vec::new(), duty: None }
     }
 
     fn post(&self, to: &UnixStream, wire: &[BorrowedFd<'_>], letter: &Letter) -> io::Result<()> {
@@ -118,15 +159,18 @@ impl Ports {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(SOCKETS_MAX))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         let fits = control.push(SendAncillaryMessage::ScmRights(&sockets));
-        assert!(fits && text.len() <= LETTER_BYTES_MAX, "a letter has room for {SOCKETS_MAX} sockets");
+        assert!(fits, "a letter has room for {SOCKETS_MAX} sockets");
+        if text.len() > LETTER_BYTES_MAX {
+            return Err(io::Error::other(format!("more than {LETTER_BYTES_MAX} bytes of settings")));
+        }
         // One message: the buffer of a fresh socket takes it whole.
         sendmsg(to, &[IoSlice::new(&text)], &mut control, SendFlags::empty())?;
         Ok(())
     }
 
     /// Takes what lies in `from`.
-    pub(super) fn receive(from: impl AsFd) -> io::Result<(Self, Option<Workers>)> {
-        let mut text = [0; LETTER_BYTES_MAX];
+    pub(super) fn receive(from: impl AsFd) -> io::Result<Received> {
+        let mut text = vec![0; LETTER_BYTES_MAX];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(SOCKETS_MAX))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let received =
@@ -143,13 +187,14 @@ impl Ports {
             Some(pid) => Some(Workers { serving: (pid, next()?), ending: letter.ending }),
             None => None,
         };
-        Ok((ports, workers))
+        Ok(Received { ports, workers, duty: letter.duty })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::LogFormat;
 
     #[test]
     fn the_default_peer_port_of_an_older_version_serves_for_that_of_this_one() {
@@ -178,8 +223,8 @@ mod tests {
     async fn a_worker_gets_the_same_sockets() {
         let ports = open().await;
         let (_ours, theirs) = ports.for_worker().unwrap();
-        let (received, workers) = Ports::receive(&theirs).unwrap();
-        assert!(workers.is_none());
+        let Received { ports: received, workers, duty } = Ports::receive(&theirs).unwrap();
+        assert!(workers.is_none() && duty.is_none());
         assert_eq!(received.told, ports.told);
         for (sent, got) in [
             (&ports.mirror, &received.mirror),
@@ -195,11 +240,32 @@ mod tests {
         let ports = open().await;
         let (wire, other_end) = UnixStream::pair().unwrap();
         let stdin = ports.for_supervisor((17, wire.as_fd()), vec![15, 16]).unwrap();
-        let (_, workers) = Ports::receive(&stdin).unwrap();
-        let Workers { serving: (pid, wire), ending } = workers.unwrap();
+        let received = Ports::receive(&stdin).unwrap();
+        assert_eq!(received.duty, None, "another version could not read it");
+        let Workers { serving: (pid, wire), ending } = received.workers.unwrap();
         assert_eq!((pid, ending), (17, vec![15, 16]));
         io::Write::write_all(&mut &other_end, b"x").unwrap();
         io::Read::read_exact(&mut UnixStream::from(wire), &mut [0]).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_supervisor_gets_its_duty_and_the_workers_before_it() {
+        let ports = open().await;
+        let duty = |filter: String| Duty {
+            logging: Logging { format: LogFormat::Json, level: "info".to_owned(), filter },
+            parent: Some(3),
+        };
+        let first = Ports::receive(ports.for_duty(None, duty("info".to_owned())).unwrap()).unwrap();
+        assert!(first.workers.is_none());
+        assert_eq!(first.duty, Some(duty("info".to_owned())));
+
+        let (wire, _other_end) = UnixStream::pair().unwrap();
+        let workers = Workers { serving: (17, wire.into()), ending: vec![15] };
+        let long = duty("x".repeat(LETTER_BYTES_MAX / 2));
+        let next = Ports::receive(ports.for_duty(Some(&workers), long.clone()).unwrap()).unwrap();
+        let Workers { serving: (pid, _), ending } = next.workers.unwrap();
+        assert_eq!((pid, ending, next.duty), (17, vec![15], Some(long)));
+        assert!(ports.for_duty(None, duty("x".repeat(LETTER_BYTES_MAX))).is_err(), "it would be cut");
     }
 
     #[test]

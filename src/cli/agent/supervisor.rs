@@ -10,7 +10,8 @@ use std::time::Duration;
 use rustix::process::{Signal, WaitOptions, WaitStatus, wait};
 use tokio::time::{Instant, sleep_until};
 
-use super::handover::{Ports, Told, Workers};
+use super::handover::{Ports, Workers};
+use super::not_taken;
 use super::silence;
 use super::stand_in::StandIn;
 use super::wire::{Program, Word, Worker};
@@ -24,26 +25,19 @@ use crate::value::format_duration;
 /// How long a killed worker is waited for. One that hangs in the kernel is left to it.
 const KILLED_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Opens the ports, or takes them from the version before, and keeps a worker until told to stop.
-pub(super) async fn run(told: Told, handed_over: bool) -> Result<(), CliError> {
+/// Keeps a worker behind `ports` until told to stop. `workers`: those of the version before.
+pub(super) async fn run(program: Program, ports: Ports, workers: Option<Workers>) -> Result<(), CliError> {
     let mut orders = Orders::catch()?;
     signals::release();
-    let program = Program::this()?;
-    let mut supervisor = if handed_over {
-        let (ports, workers) = Ports::receive(io::stdin()).map_err(not_taken)?;
-        Supervisor::take_over(program, ports, workers)?
-    } else {
-        Supervisor::start_first(program, Ports::open(told).await?)
+    let mut supervisor = match workers {
+        Some(workers) => Supervisor::take_over(program, ports, workers)?,
+        None => Supervisor::start_first(program, ports),
     };
     let result = supervisor.keep(&mut orders).await;
     if let Some(stand_in) = supervisor.stand_in.take() {
         stand_in.finish().await;
     }
     result
-}
-
-fn not_taken(source: io::Error) -> CliError {
-    CliError::Process { action: "take over from the version before", source }
 }
 
 struct Supervisor {
@@ -121,10 +115,8 @@ impl Supervisor {
         supervisor
     }
 
-    fn take_over(program: Program, ports: Ports, workers: Option<Workers>) -> Result<Self, CliError> {
-        let Some(Workers { serving: (pid, wire), ending }) = workers else {
-            return Ok(Self::start_first(program, ports));
-        };
+    fn take_over(program: Program, ports: Ports, workers: Workers) -> Result<Self, CliError> {
+        let Workers { serving: (pid, wire), ending } = workers;
         let mut supervisor = Self::new(program, ports);
         supervisor.serve(Worker::take_over(pid, Some(wire)).map_err(not_taken)?);
         for pid in ending {

@@ -1,6 +1,6 @@
 //! A worker as its supervisor has it: a pid, and a wire on which it says how it is.
 
-use std::ffi::OsString;
+use std::ffi::{CString, OsString};
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -43,9 +43,13 @@ impl Word {
     }
 }
 
+/// The last argument of a supervisor. It stands behind the arguments that the operator gave, and is looked for
+/// before any of them is parsed.
+const SUPERVISE: &str = "--supervise";
+
 /// How this program was called.
 #[derive(Debug)]
-pub(super) struct Program {
+pub(in crate::cli) struct Program {
     /// Where it is, and where a new version will be.
     path: PathBuf,
     /// Without the name, and without what only we say to ourselves.
@@ -65,6 +69,16 @@ impl Program {
         Ok(Self { path, arguments: given.filter(|argument| *argument != handed_over).collect() })
     }
 
+    /// Of a process that [`Self::become_supervisor`] has started; `None`: it was started by somebody else.
+    pub(super) fn of_supervisor(arguments: &[OsString]) -> Option<Self> {
+        match arguments {
+            [path, given @ .., last] if last == SUPERVISE => {
+                Some(Self { path: path.into(), arguments: given.to_vec() })
+            }
+            _ => None,
+        }
+    }
+
     /// Whether another version lies at our path.
     pub(super) fn is_replaced(&self) -> bool {
         self.path.exists() && !is_same_file(&self.path, Path::new(RUNNING))
@@ -76,6 +90,20 @@ impl Program {
         let mut command = Command::new(if newest { self.path.as_path() } else { Path::new(RUNNING) });
         command.arg0(&self.path).args(&self.arguments);
         command
+    }
+
+    /// Becomes the supervisor, the same version as this process; returns only if that fails.
+    pub(super) fn become_supervisor(&self, stdin: OwnedFd) -> io::Error {
+        self.command(false).arg(SUPERVISE).stdin(Stdio::from(stdin)).exec()
+    }
+
+    /// Names this process after its file for `ps` and `top`: the kernel calls it after the link that it was
+    /// started by.
+    pub(super) fn name_process(&self) {
+        let name = self.path.file_name().and_then(|name| CString::new(name.as_encoded_bytes()).ok());
+        if let Err(error) = rustix::thread::set_name(&name.unwrap_or_default()) {
+            tracing::debug!(%error, "could not name this process");
+        }
     }
 
     /// Becomes the version at our path; returns only if that fails.

@@ -29,7 +29,7 @@ pub(super) fn run(config: agent::Config, supervisor: u32) -> Result<(), CliError
     parent::exit_with(Some(supervisor))?;
     set_apart();
     let taken = |source| CliError::Process { action: "take the ports over from the supervisor", source };
-    let (ports, _) = Ports::receive(io::stdin()).map_err(taken)?;
+    let ports = Ports::receive(io::stdin()).map_err(taken)?.ports;
     if !ports.told.serves_for(&Told::of(&config)) {
         return Err(CliError::OtherPorts);
     }
