@@ -182,7 +182,9 @@ impl Watching {
             let mut watch = store.watch();
             loop {
                 match watch.next().await.expect("a watch ends with a reason") {
-                    Ok(WatchEvent::Set) => ready.take().expect("a watch is set once").send(()).unwrap(),
+                    Ok(WatchEvent::Set) => {
+                        ready.take().expect("a watch is set once").send(()).expect("the test waits for it")
+                    }
                     Ok(WatchEvent::Changed(event)) => _ = sender.send(event).await,
                     Err(ended) => return ended,
                 }

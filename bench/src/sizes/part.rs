@@ -107,7 +107,7 @@ pub(crate) fn run(part: &Part) -> Result<()> {
 }
 
 async fn save_from(index: &Index, path: &Path) -> Result<u64> {
-    let (_, snapshot) = SnapshotData::of(&index).await?;
+    let (_, snapshot) = SnapshotData::of(index).await?;
     let mut file = BufWriter::new(File::create(path).context("could not create a snapshot file")?);
     let mut bytes = 0;
     for chunk in snapshot.into_chunks()? {

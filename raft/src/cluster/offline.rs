@@ -225,7 +225,7 @@ async fn convert(
         return Ok(alone);
     }
     // Nothing was applied since it was opened, so this writes nothing.
-    let (meta, view) = SnapshotData::of(&old).await?;
+    let (meta, view) = SnapshotData::of(old).await?;
     let received = view.into_whole(&meta)?;
     let new = swap::begin(folder).map_err(OfflineError::io("make the new files in", folder))?;
     let built = async {

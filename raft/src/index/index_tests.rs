@@ -441,7 +441,7 @@ async fn a_power_cut_at_any_sync_leaves_a_state_that_was_durable() {
 }
 
 async fn snapshot_bytes(index: &Index) -> Vec<u8> {
-    let (_, data) = SnapshotData::of(&index).await.unwrap();
+    let (_, data) = SnapshotData::of(index).await.unwrap();
     data.into_chunks().unwrap().map(|chunk| chunk.unwrap().to_vec()).collect::<Vec<_>>().concat()
 }
 

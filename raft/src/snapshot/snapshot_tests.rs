@@ -32,7 +32,7 @@ async fn filled() -> Index {
 }
 
 async fn bytes(index: &Index) -> Vec<u8> {
-    let (_, data) = SnapshotData::of(&index).await.unwrap();
+    let (_, data) = SnapshotData::of(index).await.unwrap();
     let chunks: Vec<Bytes> = data.into_chunks().unwrap().map(Result::unwrap).collect();
     assert!(chunks.iter().all(|chunk| chunk.len() < CHUNK_BYTES + RECORD_BYTES_MAX));
     chunks.concat()
