@@ -114,7 +114,11 @@ impl Server {
         let mut task = JoinSet::new();
         let (inner, given) = (stop.clone(), config.clone());
         task.spawn(async move {
-            server::run(given, inner, move |addresses| ready.send(addresses).unwrap()).await
+            let ended = server::run(given, inner, move |addresses| ready.send(addresses).unwrap()).await;
+            if let Err(error) = &ended {
+                eprintln!("a server ended: {error:?}");
+            }
+            ended
         });
         let addresses = within(PATIENCE, async || {
             if let Some(ended) = task.try_join_next() {

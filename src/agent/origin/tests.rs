@@ -5,6 +5,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
 
+use piccolo_raft::errors::chain;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -85,6 +86,7 @@ async fn an_origin_whose_tls_hangs_answers_over_http() {
 async fn a_ca_file_without_a_certificate_is_refused() {
     let ca = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
     let policy = RegistryPolicy { ca: Some(ca), ..RegistryPolicy::default() };
-    let error = origins(Policies::new([("a.test".to_owned(), policy)].into())).err().unwrap().to_string();
+    let error = origins(Policies::new([("a.test".to_owned(), policy)].into())).err().unwrap();
+    let error = chain(&error);
     assert!(error.contains("a.test") && error.contains("no certificate"), "{error}");
 }
