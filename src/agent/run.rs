@@ -25,14 +25,14 @@ use super::counters::Counters;
 use super::discovery::holder_reports;
 use super::discovery::home_cluster::HomeCluster;
 use super::discovery::{HolderLookup, Lookup, Servers};
-use super::fetch::Fetcher;
+use super::fetch::{self, Fetcher};
 use super::health::{self, Health};
 use super::inventory::{self, Inventory};
 use super::notices::Notices;
 use super::origin::{self, OriginError, Origins};
 use super::policy::{self, Policies};
 use super::serve::blob_server::BlobServer;
-use super::serve::mirror::{self, Mirror};
+use super::serve::mirror;
 use super::serve::mirror_bypass;
 use super::serve::uploads::Uploads;
 use super::state_dir::{InUse, Owner, StateDir};
@@ -167,10 +167,16 @@ pub async fn run_on(
         Arc::new(Servers { client: client.clone(), group: group.clone(), own: own.clone() });
     let discovery = Arc::new(HolderLookup::new(lookup));
     let scrubber = IngestScrubber::new(Arc::clone(&store), pool.clone());
-    let helpers = (reporter, scrubber.clone(), state.clone(), notices.clone());
-    let fetcher =
-        Fetcher::new(Arc::clone(&discovery), Arc::clone(&store), pool.clone(), helpers, stop.clone());
-    let fetcher = Arc::new(fetcher);
+    let fetcher = Arc::new(Fetcher::new(fetch::Config {
+        discovery: Arc::clone(&discovery),
+        store: Arc::clone(&store),
+        pool: pool.clone(),
+        reporter,
+        scrubber: scrubber.clone(),
+        state: state.clone(),
+        notices: notices.clone(),
+        stop: stop.clone(),
+    }));
     // Uploads that still run at the end wait for the check of what they send.
     let checks_stop = Stop::new();
     let verifier = Verifier::new(pool.clone(), checks_stop.clone());
@@ -197,7 +203,7 @@ pub async fn run_on(
         counters: Arc::clone(&counters),
     };
     let health = Health { inventory: inventory.state(), discovery: Arc::clone(&discovery), notices };
-    let mirror = Mirror {
+    let mirror = mirror::router(mirror::Config {
         local,
         fetcher: Arc::clone(&fetcher),
         discovery: Arc::clone(&discovery),
@@ -206,7 +212,7 @@ pub async fn run_on(
         counters,
         pool,
         resolve_timeout,
-    };
+    });
 
     describe_metrics();
     let metrics = crate::metrics::install();
@@ -216,7 +222,7 @@ pub async fn run_on(
     let stop = tasks.stop().clone();
     let limits = ConnectionLimits::default();
     let probes = ConnectionLimits { connections_max: PROBE_CONNECTIONS_MAX, ..limits };
-    serve(&mut tasks, "mirror", listeners.mirror, mirror::router(Arc::new(mirror)), limits);
+    serve(&mut tasks, "mirror", listeners.mirror, mirror, limits);
     let (peer_stop, blob_server) = (stop.clone(), Arc::new(blob_server));
     tasks.spawn(
         "blob server",

@@ -24,12 +24,12 @@ use super::content::verifier::Verifier;
 use super::counters::Counters;
 use super::discovery::holder_reports::{self, Reporter, TakesReports};
 use super::discovery::{HolderLookup, Lookup, LookupError};
-use super::fetch::Fetcher;
+use super::fetch::{self, Fetcher};
 use super::notices::Notices;
 use super::origin::{self, Origins};
 use super::policy::{self, Policies};
 use super::serve::blob_server::BlobServer;
-use super::serve::mirror::{self, Mirror};
+use super::serve::mirror;
 use super::serve::uploads::Uploads;
 use super::state_dir::StateDir;
 use crate::api::ReportRequest;
@@ -171,20 +171,18 @@ impl Node {
         let reports_stop = stop.clone();
         tasks.spawn(async move { reports.run(reports_stop).await });
         let scrubber = IngestScrubber::new(Arc::clone(&dyn_store), pool.clone());
-        let mirror = Mirror {
+        let mirror = mirror::router(mirror::Config {
             local,
-            fetcher: Arc::new(Fetcher::new(
-                Arc::clone(&discovery),
-                Arc::clone(&dyn_store),
-                pool.clone(),
-                (
-                    reporter,
-                    scrubber,
-                    wish.state.unwrap_or_else(|| StateDir::on_disk(folder.path())),
-                    notices.clone(),
-                ),
-                stop.clone(),
-            )),
+            fetcher: Arc::new(Fetcher::new(fetch::Config {
+                discovery: Arc::clone(&discovery),
+                store: dyn_store,
+                pool: pool.clone(),
+                reporter,
+                scrubber,
+                state: wish.state.unwrap_or_else(|| StateDir::on_disk(folder.path())),
+                notices: notices.clone(),
+                stop: stop.clone(),
+            })),
             discovery: Arc::clone(&discovery),
             origins: Origins::new(origin::Config {
                 policies: Arc::clone(&policies),
@@ -200,10 +198,10 @@ impl Node {
             counters: Arc::clone(&counters),
             pool,
             resolve_timeout: wish.resolve_timeout,
-        };
+        });
         let watch_stop = stop.clone();
         tasks.spawn(async move { discovery.watch(watch_stop).await });
-        let mirror = serve(mirror::router(Arc::new(mirror)), wish.connections, &tasks, &stop).await;
+        let mirror = serve(mirror, wish.connections, &tasks, &stop).await;
         let peer = serve(Arc::new(blob_server), wish.connections, &tasks, &stop).await;
         Self { store, servers, mirror, peer, counters, notices, stop, _tasks: tasks, _folder: folder }
     }

@@ -1,47 +1,55 @@
 //! What containerd has of a blob while it is being pulled: the length that it expects, the bytes that
 //! it has written, and their end if they are wrong.
 
+pub(crate) mod follower;
+
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::ingest_hash::Follower;
-use super::{Fetcher, Wanted};
-use crate::agent::content::store::Ingest;
+use self::follower::Follower;
+use super::background::Background;
+use crate::agent::content::buffer_pool::BufferPool;
+use crate::agent::content::store::{Ingest, Store};
 use crate::limits::ABORT_AGAIN_AFTER;
 use crate::oci::Digest;
 
 /// How long a look at the ingests may take, and how long containerd waits for their abort.
 const INGESTS_TIMEOUT: Duration = Duration::from_millis(250);
 
-impl Fetcher {
-    /// The length that containerd expects: it stands beside the bytes that it has of the blob.
-    pub(super) async fn expected_total(&self, wanted: &Wanted) -> Option<u64> {
-        if wanted.path.is_manifest() || wanted.head_only {
-            return None;
-        }
-        let ingests = self.ingests(&wanted.digest).await;
+/// The ingests of this node's containerd.
+pub(crate) struct Ingests {
+    store: Arc<dyn Store>,
+    pool: BufferPool,
+    background: Background,
+}
+
+impl Ingests {
+    /// The ingests of `store`.
+    pub(crate) fn new(store: Arc<dyn Store>, pool: BufferPool, background: Background) -> Self {
+        Self { store, pool, background }
+    }
+
+    /// The length that containerd expects of `digest`, which is noted beside the bytes that it has of the blob.
+    pub(crate) async fn expected_total(&self, digest: &Digest) -> Option<u64> {
+        let ingests = self.of(digest).await;
         let mut totals = ingests.iter().filter_map(|ingest| ingest.total_bytes);
         let total = totals.next()?;
         totals.all(|other| other == total).then_some(total)
     }
 
     /// Follows what containerd writes of `digest`, if that can be seen.
-    pub(super) async fn follower(&self, digest: &Digest) -> Option<Arc<Follower>> {
-        if let Some(follower) = self.lately.follower(digest) {
-            return Some(follower);
-        }
-        // Of several it cannot be told which is the one that asks.
-        let mut ingests = self.ingests(digest).await;
+    pub(crate) async fn follow(&self, digest: &Digest) -> Option<Follower> {
+        // Of several ingests it cannot be told which one is for the request.
+        let mut ingests = self.of(digest).await;
         let data = ingests.pop().filter(|_| ingests.is_empty())?.data?;
-        let follower = Arc::new(Follower::start(data, digest, self.pool.clone(), &self.tasks));
-        self.lately.follow(digest, Arc::clone(&follower));
-        Some(follower)
+        Some(Follower::start(data, digest, self.pool.clone(), &self.background))
     }
 
-    pub(super) async fn ingests(&self, digest: &Digest) -> Vec<Ingest> {
+    /// The ingests of `digest`; none if containerd does not list them in time.
+    pub(crate) async fn of(&self, digest: &Digest) -> Vec<Ingest> {
         match timeout(INGESTS_TIMEOUT, self.store.ingests(digest)).await {
             Ok(Ok(ingests)) => ingests,
             Ok(Err(error)) => {
@@ -52,18 +60,18 @@ impl Fetcher {
         }
     }
 
-    /// A large blob was passed on before its bytes turned out wrong; the connection to containerd will
-    /// be reset. What containerd has of it would fail every later pull: away with it, before containerd
-    /// knows and pulls again, and once more, because it may still have been writing. What it begins
-    /// after this is none of that.
-    pub(super) async fn wrong_bytes_passed_on(self: &Arc<Self>, digest: Digest) {
-        let (begun_by, fetcher) = (SystemTime::now(), Arc::clone(self));
+    /// Aborts the ingests of a large blob that was passed on before its bytes turned out wrong. The connection
+    /// to containerd will be reset; what containerd has of the blob would fail every later pull. So it is
+    /// aborted before containerd knows and pulls again, and once more, because containerd may still have been
+    /// writing. An ingest that begins after this call stays.
+    pub(crate) async fn abort_wrong_bytes(self: &Arc<Self>, digest: Digest) {
+        let (begun_by, ingests) = (SystemTime::now(), Arc::clone(self));
         let (aborted, is_aborted) = oneshot::channel();
-        self.tasks.spawn(async move {
-            fetcher.abort(&digest, begun_by).await;
+        self.background.spawn(async move {
+            ingests.abort(&digest, begun_by).await;
             _ = aborted.send(());
-            _ = fetcher.stop.run_until_cancelled(tokio::time::sleep(ABORT_AGAIN_AFTER)).await;
-            fetcher.abort(&digest, begun_by).await;
+            _ = ingests.background.until_stop(tokio::time::sleep(ABORT_AGAIN_AFTER)).await;
+            ingests.abort(&digest, begun_by).await;
         });
         _ = timeout(INGESTS_TIMEOUT, is_aborted).await;
     }

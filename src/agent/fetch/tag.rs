@@ -9,17 +9,19 @@ use axum::http::{Method, StatusCode};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
-use super::candidates::Roster;
-use super::manifests::{manifest_bytes, manifest_type};
-use super::peer::{PeerError, Peers};
-use super::{DEADLINE_MARGIN, Fetcher, ask, count};
+use super::manifest::{manifest, manifest_bytes, manifest_type};
+use super::peers::client::PeerClient;
+use super::peers::error::{PeerError, count_attempt};
+use super::peers::probe::Prober;
+use super::sources::Sources;
+use super::wanted::DEADLINE_MARGIN;
 use crate::agent::content::tag_claims::{Claim, TAG_AGE_MS};
 use crate::limits::TAG_HOLDERS_ASKED_AT_ONCE;
 use crate::oci::{CONTENT_DIGEST, ContentPath, Digest, Item, Reference};
 
-/// What a peer says that a tag is.
+/// The manifest that a tag is at a peer.
 #[derive(Clone, Debug)]
 pub(crate) struct TagManifest {
     pub(crate) digest: Digest,
@@ -28,49 +30,46 @@ pub(crate) struct TagManifest {
     pub(crate) source: SocketAddr,
 }
 
-impl Fetcher {
+/// Fetches tags.
+pub(crate) struct TagFetcher {
+    sources: Arc<Sources>,
+    prober: Arc<Prober>,
+}
+
+impl TagFetcher {
+    /// A fetcher of tags from `sources`.
+    pub(super) fn new(sources: Arc<Sources>, prober: Arc<Prober>) -> Self {
+        Self { sources, prober }
+    }
+
     /// The answer of the first holder that gives a proper one, and how many were asked.
-    pub(crate) async fn first_tag(
-        self: &Arc<Self>,
+    pub(crate) async fn first_manifest(
+        &self,
         path: &ContentPath,
         holders: Vec<SocketAddr>,
         deadline: Instant,
     ) -> (Option<TagManifest>, usize) {
-        // What is wrong with a peer is remembered by digest, and there is none yet.
+        // Failures of a peer are remembered by digest, and a tag has none yet.
         let name = Digest::of(path.tag_name().unwrap_or_default().as_bytes());
-        let mut roster = Roster::new(self.to_ask_for_tag(path, holders, &name));
+        let mut candidates = self.sources.tag_candidates(path, holders, &name);
         let deadline = deadline - DEADLINE_MARGIN;
-        let raced = self.race(&mut roster, &name, deadline, |holder| self.tag(path, holder)).await;
-        self.probe_later();
-        (raced.ok().map(|(_, found)| found), roster.attempts())
-    }
-
-    /// Those of `holders` that are asked, in order. A pull begins with its tag: where no holder is asked for
-    /// that, nothing else is wanted of them, so that a tag is as good a reason for probes as content.
-    fn to_ask_for_tag(
-        &self,
-        path: &ContentPath,
-        holders: Vec<SocketAddr>,
-        digest: &Digest,
-    ) -> Vec<SocketAddr> {
-        self.troubles.asked(&holders, path);
-        if !holders.is_empty() && !holders.iter().any(|holder| self.troubles.admits(*holder)) {
-            self.troubles.request_was_skipped(&holders);
-        }
-        self.troubles.order(holders, digest)
+        let attempt = |holder| tag_manifest(&self.sources.client, holder, path);
+        let answered = self.sources.hedging.first_answer(&mut candidates, &name, deadline, attempt).await;
+        self.prober.start_if_needed();
+        (answered.ok().map(|(_, found)| found), candidates.attempts())
     }
 
     /// What each of `holders` says that the tag is, as of the moment of the return: up to
     /// [`TAG_HOLDERS_ASKED_AT_ONCE`] are asked at once, and those that have not answered by `until` are left out.
-    pub(crate) async fn tag_claims(
+    pub(crate) async fn claims(
         &self,
         path: &ContentPath,
         holders: &[SocketAddr],
         until: Instant,
     ) -> Vec<(SocketAddr, Claim)> {
-        let places = Semaphore::new(TAG_HOLDERS_ASKED_AT_ONCE);
+        let permits = Semaphore::new(TAG_HOLDERS_ASKED_AT_ONCE);
         let asked = holders.iter().map(|holder| async {
-            let _place = places.acquire().await;
+            let _permit = permits.acquire().await;
             let claim = self.claim(path, *holder, until).await?;
             Some((*holder, claim, Instant::now()))
         });
@@ -84,58 +83,64 @@ impl Fetcher {
     }
 
     async fn claim(&self, path: &ContentPath, holder: SocketAddr, until: Instant) -> Option<Claim> {
-        let asked = timeout_at(until, claim_of(&self.peers, holder, path));
-        match asked.await.unwrap_or(Err(PeerError::HeaderTimeout)) {
+        match claim_of(&self.sources.client, holder, path, until).await {
             Ok(claim) => {
-                count("ok");
-                // Whoever answers can be asked for the manifest, too.
-                self.troubles.answered(holder);
+                count_attempt("ok");
+                // A holder that answers can be asked for the manifest, too.
+                self.sources.health.answered(holder);
                 Some(claim)
             }
             Err(error) => {
-                count(error.label());
+                count_attempt(error.label());
                 tracing::info!(%holder, %error, tag = path.tag_name().unwrap_or_default(), "peer did not deliver");
                 None
             }
         }
     }
 
-    /// The manifest `digest` that these `holders` say the tag is.
-    pub(crate) async fn tag_manifest(
-        self: &Arc<Self>,
+    /// The manifest `digest`, which these `holders` say that the tag is.
+    pub(crate) async fn claimed_manifest(
+        &self,
         path: &ContentPath,
         digest: &Digest,
         holders: Vec<SocketAddr>,
         deadline: Instant,
     ) -> Option<TagManifest> {
         let path = ContentPath { item: Item::Manifest(digest.clone()), ..path.clone() };
-        let mut roster = Roster::new(self.to_ask_for_tag(&path, holders, digest));
-        let attempt = |holder| self.manifest(holder, &path, digest);
+        let sources = &self.sources;
+        let mut candidates = sources.tag_candidates(&path, holders, digest);
+        let attempt = |holder| manifest((&sources.client, &sources.health), holder, &path, digest);
         let deadline = deadline - DEADLINE_MARGIN;
-        let raced = self.race(&mut roster, digest, deadline, attempt).await;
-        self.probe_later();
-        let (source, (bytes, media_type)) = raced.ok()?;
+        let answered = sources.hedging.first_answer(&mut candidates, digest, deadline, attempt).await;
+        self.prober.start_if_needed();
+        let (source, (bytes, media_type)) = answered.ok()?;
         Some(TagManifest { digest: digest.clone(), bytes, media_type, source })
-    }
-
-    async fn tag(&self, path: &ContentPath, holder: SocketAddr) -> Result<TagManifest, PeerError> {
-        let answer = ask(&self.peers, holder, path, &Method::GET, None).await?;
-        let named = answer.header(CONTENT_DIGEST).and_then(|digest| digest.parse::<Digest>().ok());
-        let bytes = manifest_bytes(answer).await?;
-        let digest = named.ok_or(PeerError::WrongBytes)?;
-        let media_type = manifest_type(&bytes, &digest).await?;
-        Ok(TagManifest { digest, bytes, media_type, source: holder })
     }
 }
 
-/// What one holder says that a tag is, and since when. Only the head is asked for: the bytes come from
-/// those whose claim wins.
-pub(crate) async fn claim_of(
-    peers: &Arc<Peers>,
+async fn tag_manifest(
+    client: &PeerClient,
     holder: SocketAddr,
     path: &ContentPath,
+) -> Result<TagManifest, PeerError> {
+    let answer = client.ask(holder, path, &Method::GET, None).await?;
+    let named = answer.header(CONTENT_DIGEST).and_then(|digest| digest.parse::<Digest>().ok());
+    let bytes = manifest_bytes(answer).await?;
+    let digest = named.ok_or(PeerError::WrongBytes)?;
+    let media_type = manifest_type(&bytes, &digest).await?;
+    Ok(TagManifest { digest, bytes, media_type, source: holder })
+}
+
+/// What one holder says that a tag is, and since when. Only the headers are asked for: the bytes come from
+/// those whose claim wins.
+async fn claim_of(
+    client: &PeerClient,
+    holder: SocketAddr,
+    path: &ContentPath,
+    until: Instant,
 ) -> Result<Claim, PeerError> {
-    let answer = ask(peers, holder, path, &Method::HEAD, None).await?;
+    let asked = timeout_at(until, client.ask(holder, path, &Method::HEAD, None));
+    let answer = asked.await.unwrap_or(Err(PeerError::HeaderTimeout))?;
     if answer.status != StatusCode::OK {
         return Err(PeerError::Status(answer.status));
     }
@@ -157,11 +162,10 @@ pub(crate) async fn claims_of_holders(
 ) -> Option<Vec<Result<Claim, PeerError>>> {
     let Reference { registry, repository, tag, .. } = name.parse().ok()?;
     let path = ContentPath { registry: Some(registry), repository, item: Item::Tag(tag?) };
-    let peers = Arc::default();
-    let places = Semaphore::new(TAG_HOLDERS_ASKED_AT_ONCE);
+    let (client, permits) = (PeerClient::default(), Semaphore::new(TAG_HOLDERS_ASKED_AT_ONCE));
     let asked = holders.iter().map(|holder| async {
-        let _place = places.acquire().await;
-        timeout(time, claim_of(&peers, *holder, &path)).await.unwrap_or(Err(PeerError::HeaderTimeout))
+        let _permit = permits.acquire().await;
+        claim_of(&client, *holder, &path, Instant::now() + time).await
     });
     Some(join_all(asked).await)
 }

@@ -1,30 +1,32 @@
-//! What other agents ask this one for: content of its store, never anything that it would have to
+//! What other agents ask this one for: content of its store, and never content that it would have to
 //! fetch itself.
 
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use axum::body::Body;
 use axum::http::request::Parts;
-use axum::http::{HeaderName, Method, Request, Response, StatusCode};
+use axum::http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use super::answer::{self, Refusal};
-use super::content_response::{self, Asked};
-use super::record::{Origin, Record, Side};
-use super::uploads::{Upload, Uploads};
-use crate::agent::content::local::{Local, LocalBlob, LocalError, LocalManifest, Reader};
+use super::conditions::{is_not_modified, range_of};
+use super::found::{Found, ServedFrom};
+use super::record::Side;
+use super::refusal::Refusal;
+use super::responder::{self, Responder};
+use super::uploads::Uploads;
+use crate::agent::content::local::{Local, LocalError, Reader};
 use crate::agent::content::store::Tag;
-use crate::agent::content::tag_claims::{self, TAG_AGE_MS};
+use crate::agent::content::tag_claims;
 use crate::agent::counters::Counters;
 use crate::agent::policy::Policies;
 use crate::http::{Answer, Connection};
 use crate::limits::VERIFY_BEFORE_HEADERS;
-use crate::oci::{ApiPath, ContentPath, Digest, ErrorCode, Item};
+use crate::oci::{ApiPath, ContentPath, ErrorCode, Item};
 
 /// The peer port.
 pub(crate) struct BlobServer {
@@ -53,81 +55,60 @@ impl BlobServer {
             return Ok(Response::new(Body::empty()));
         }
         match ApiPath::parse(uri.path(), uri.query()) {
-            Ok(ApiPath::Base) => Ok(answer::base()),
-            Ok(ApiPath::Content(path)) => self.content(request, &path, connection).await,
+            Ok(ApiPath::Base) => Ok(responder::base()),
+            Ok(ApiPath::Content(path)) => Ok(self.content(request, &path, connection).await),
             Err(error) => Err(Refusal::no_content(error)),
         }
     }
 
-    async fn content(
-        &self,
-        request: &Parts,
-        path: &ContentPath,
-        connection: Connection,
-    ) -> Result<Response<Body>, Refusal> {
-        let (client, is_over_limit) = (Some(connection.peer), connection.is_over_limit);
-        let mut record = Record::new(Side::Peer, &request.method, path, client, Arc::clone(&self.counters));
-        let asked = Asked {
-            method: &request.method,
-            range: content_response::range_of(&request.headers, path.digest()),
-            registry: path.registry.as_deref(),
-            connection: Some(connection),
-        };
-        let mut tag_age = None;
-        match self.find(request, path, is_over_limit, &mut tag_age).await {
-            Ok(found) => {
-                let mut response = self.give(asked, found, record);
-                if let Some(age) = tag_age {
-                    let age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
-                    response.headers_mut().insert(HeaderName::from_static(TAG_AGE_MS), age_ms.into());
-                }
-                Ok(response)
-            }
-            Err(error) => {
-                let refusal = refusal(path, &error);
-                record.refused(&refusal);
-                Err(refusal)
-            }
-        }
+    async fn content(&self, request: &Parts, path: &ContentPath, connection: Connection) -> Response<Body> {
+        let is_over_limit = connection.is_over_limit;
+        let counters = Arc::clone(&self.counters);
+        let responder = Responder::new(Side::Peer, request, path, Some(connection), counters);
+        let found = self.find(request, path, is_over_limit).await;
+        responder.respond(found.map_err(|error| refusal(path, &error)))
     }
 
-    /// Sets `tag_age` to how long ago the tag was set here, if a tag is asked for and that is known.
     async fn find(
         &self,
         request: &Parts,
         path: &ContentPath,
         is_over_limit: bool,
-        tag_age: &mut Option<Duration>,
     ) -> Result<Found, NotGiven> {
-        // What the store holds back for its own names is not there either.
+        // Content that the store holds back is not given under another name either.
         self.policies.admits(path).map_err(|_| NotGiven::Unknown)?;
         if is_over_limit {
             return Err(NotGiven::Full);
         }
         let Tag { digest, set_at } = self.tag_or_digest(path).await?;
-        *tag_age = set_at.and_then(|set_at| tag_claims::age(set_at, SystemTime::now()));
-        let not_modified = answer::is_not_modified(&request.headers, &digest);
+        let tag_age = set_at.and_then(|set_at| tag_claims::age(set_at, SystemTime::now()));
+        let is_unchanged = is_not_modified(&request.headers, &digest);
+        let head_only = request.method == Method::HEAD;
         if path.is_manifest() {
-            // Boxed, as whatever is not a blob's next bytes: the future of each request is moved about.
+            // Boxed, like everything that is not the next bytes of a blob: the future of each request is moved about.
             let manifest = Box::pin(self.local.manifest(&digest)).await?.ok_or(NotGiven::Unknown)?;
-            if not_modified {
-                return Ok(Found::NotModified(answer::not_modified(&digest, manifest.bytes.len() as u64)));
-            }
-            return Ok(Found::Manifest(digest, manifest));
+            let found = if is_unchanged {
+                Found::unchanged(digest, manifest.bytes.len() as u64)
+            } else {
+                Found::own_manifest(digest, manifest, head_only)
+            };
+            return Ok(Found { tag_age, ..found });
         }
-        if not_modified && let Some(size_bytes) = self.local.size(&digest).await? {
-            return Ok(Found::NotModified(answer::not_modified(&digest, size_bytes)));
+        if is_unchanged && let Some(size_bytes) = self.local.size(&digest).await? {
+            return Ok(Found::unchanged(digest, size_bytes));
         }
-        if request.method == Method::HEAD {
+        if head_only {
             let size_bytes = self.local.size(&digest).await?.ok_or(NotGiven::Unknown)?;
-            return Ok(Found::Size(digest, size_bytes));
+            return Ok(Found::size(digest, ServedFrom::OwnStore, size_bytes));
         }
         let upload = self.uploads.start().ok_or(NotGiven::Full)?;
         let verdict_by = Instant::now() + VERIFY_BEFORE_HEADERS;
         let blob = self.local.blob(&digest, Reader::Peer, verdict_by).await?.ok_or(NotGiven::Unknown)?;
-        Ok(Found::Blob(digest, blob, upload))
+        let range = range_of(&request.headers, Some(&digest));
+        Ok(Found::own_blob(digest, blob, range, self.uploads.rate(), upload))
     }
 
+    /// The digest that is asked for, or the tag with the time at which it was set.
     async fn tag_or_digest(&self, path: &ContentPath) -> Result<Tag, NotGiven> {
         match (&path.item, path.tag_name()) {
             (Item::Manifest(digest) | Item::Blob(digest), _) => {
@@ -139,32 +120,6 @@ impl BlobServer {
             (Item::Tag(_), _) => Err(NotGiven::Unknown),
         }
     }
-
-    fn give(&self, asked: Asked<'_>, found: Found, mut record: Record) -> Response<Body> {
-        match found {
-            Found::NotModified(response) => {
-                record.answered(response.status(), Origin::Local, 0);
-                response
-            }
-            Found::Manifest(digest, manifest) => {
-                content_response::local_manifest(&asked, &digest, manifest, record)
-            }
-            Found::Size(digest, size) => {
-                content_response::blob_head(&asked, &digest, size, Origin::Local, record)
-            }
-            Found::Blob(digest, blob, upload) => {
-                content_response::blob(asked, &digest, blob, self.uploads.rate(), upload, record)
-            }
-        }
-    }
-}
-
-/// What can be given.
-enum Found {
-    NotModified(Response<Body>),
-    Manifest(Digest, LocalManifest),
-    Size(Digest, u64),
-    Blob(Digest, LocalBlob, Upload),
 }
 
 /// Why nothing is given.
@@ -178,8 +133,8 @@ enum NotGiven {
     Local(#[from] LocalError),
 }
 
-/// The only place where an error of this port becomes an answer. Content that is damaged is, for a
-/// peer, not there; what the store said stays in our log.
+/// Turns an error of this port into a refusal. For a peer, damaged content is not there; what the store said
+/// stays in this node's log.
 fn refusal(path: &ContentPath, error: &NotGiven) -> Refusal {
     match error {
         NotGiven::Unknown | NotGiven::Local(LocalError::Damaged { .. }) => {

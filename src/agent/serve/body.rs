@@ -1,4 +1,4 @@
-//! The body of an answer: a stream of known length that is counted, logged, and cut in the way that
+//! The body of a response: a stream of known length that is counted, logged, and cut in the way that
 //! its reader understands.
 //!
 //! A cut is a clean close (FIN with bytes missing), which containerd resumes, or a reset, which it
@@ -20,18 +20,20 @@ use crate::agent::content::byte_stream::{ByteStream, Cut};
 /// Time for hyper to write out what it holds before a clean cut.
 const FLUSH_WAIT: Duration = Duration::from_millis(20);
 
-/// See the module.
-pub(crate) struct Served {
+/// The body of one response.
+pub(super) struct Served {
     stream: ByteStream,
+    /// Bytes that are still to be sent.
     left: u64,
     record: Record,
     connection: Option<crate::http::Connection>,
+    /// Why the body ends early, and the time until it does.
     cut: Option<(Cut, Pin<Box<Sleep>>)>,
 }
 
 impl Served {
-    /// A body of exactly `length` bytes. `connection` is what a reset is done to.
-    pub(crate) fn body(
+    /// A body of exactly `length` bytes. `connection` is reset after bad bytes.
+    pub(super) fn body(
         stream: ByteStream,
         length: u64,
         record: Record,

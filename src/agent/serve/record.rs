@@ -1,13 +1,14 @@
-//! One request for content, from its line in the log to its metrics: both are written when the
-//! outcome is known, which is when the last byte is out or the client is gone.
+//! One request for content: its line in the log and its metrics. Both are written when the outcome is known,
+//! which is when the last byte is out or the client is gone.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use axum::http::{Method, StatusCode};
 use tokio::time::Instant;
 
-use super::answer::Refusal;
+use super::found::ServedFrom;
+use super::refusal::Refusal;
 use crate::agent::content::byte_stream::Cut;
 use crate::agent::counters::Counters;
 use crate::oci::{ContentPath, Item};
@@ -15,44 +16,35 @@ use crate::oci::{ContentPath, Item};
 /// Which port was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
-    /// By containerd.
+    /// The mirror, by containerd.
     Mirror,
-    /// By another agent.
+    /// The blob server, by another agent.
     Peer,
 }
 
-/// Where content came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Origin {
-    /// Nowhere.
-    None,
-    /// This node's own store.
-    Local,
-    /// Another agent.
-    Peer(SocketAddr),
-}
-
-/// See the module.
+/// What is known of one request. It is counted and logged when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Record {
+pub(super) struct Record {
     side: Side,
     head_only: bool,
+    /// Digest, or repository and tag.
     what: String,
     is_manifest: bool,
     registry: Option<String>,
     client: Option<SocketAddr>,
-    source: Origin,
-    late_source: Arc<OnceLock<SocketAddr>>,
+    from: ServedFrom,
     status: StatusCode,
     expected_bytes: u64,
     sent_bytes: u64,
+    /// Why less was sent than was asked for.
     reason: Option<String>,
     start: Instant,
     counters: Arc<Counters>,
 }
 
 impl Record {
-    pub(crate) fn new(
+    /// A request that begins now.
+    pub(super) fn new(
         side: Side,
         method: &Method,
         path: &ContentPath,
@@ -73,8 +65,7 @@ impl Record {
             is_manifest: path.is_manifest(),
             registry: path.registry.clone(),
             client,
-            source: Origin::None,
-            late_source: Arc::default(),
+            from: ServedFrom::Nowhere,
             status: StatusCode::INTERNAL_SERVER_ERROR,
             expected_bytes: 0,
             sent_bytes: 0,
@@ -84,44 +75,35 @@ impl Record {
         }
     }
 
-    /// The head of the answer is decided.
-    pub(crate) fn answered(&mut self, status: StatusCode, source: Origin, expected_bytes: u64) {
+    /// The registry that the content is of.
+    pub(super) fn registry(&self) -> Option<&str> {
+        self.registry.as_deref()
+    }
+
+    /// Notes that the headers of the response are decided.
+    pub(super) fn answered(&mut self, status: StatusCode, from: ServedFrom, expected_bytes: u64) {
         self.status = status;
-        self.source = source;
+        self.from = from;
         self.expected_bytes = if self.head_only { 0 } else { expected_bytes };
         if self.side == Side::Mirror {
             ::metrics::histogram!("piccolo_resolve_duration_seconds").record(self.start.elapsed());
         }
     }
 
-    /// The head is out before its bytes are known to be right: whoever has them sets the source.
-    pub(crate) fn answered_early(
-        &mut self,
-        status: StatusCode,
-        expected_bytes: u64,
-    ) -> Arc<OnceLock<SocketAddr>> {
-        self.answered(status, Origin::None, expected_bytes);
-        Arc::clone(&self.late_source)
-    }
-
-    /// The answer is an error.
-    pub(crate) fn refused(&mut self, refusal: &Refusal) {
-        self.answered(refusal.status, Origin::None, 0);
+    /// Notes that the response is an error.
+    pub(super) fn refused(&mut self, refusal: &Refusal) {
+        self.answered(refusal.status, ServedFrom::Nowhere, 0);
         self.reason = Some(refusal.message.clone());
     }
 
-    /// Bytes were handed to the connection.
-    pub(crate) fn sent(&mut self, bytes: u64) {
+    /// Notes that bytes were handed to the connection.
+    pub(super) fn sent(&mut self, bytes: u64) {
         self.sent_bytes += bytes;
     }
 
-    /// The body ends before its end.
-    pub(crate) fn cut(&mut self, cut: &Cut) {
+    /// Notes that the body ends early.
+    pub(super) fn cut(&mut self, cut: &Cut) {
         self.reason = Some(cut.to_string());
-    }
-
-    fn source(&self) -> Origin {
-        self.late_source.get().map_or(self.source, |peer| Origin::Peer(*peer))
     }
 
     fn count(&self, complete: bool) {
@@ -131,7 +113,7 @@ impl Record {
                 ::metrics::counter!("piccolo_bytes_served_total").increment(self.sent_bytes);
             }
             Side::Mirror => {
-                if let Origin::Peer(_) = self.source() {
+                if self.from.peer().is_some() {
                     self.counters.add_bytes_from_peers(self.sent_bytes);
                     ::metrics::counter!("piccolo_bytes_from_peers_total").increment(self.sent_bytes);
                 }
@@ -155,10 +137,10 @@ impl Drop for Record {
         if !tracing::enabled!(tracing::Level::INFO) {
             return;
         }
-        let source = match self.source() {
-            Origin::None => "none".to_owned(),
-            Origin::Local => "local".to_owned(),
-            Origin::Peer(peer) => peer.to_string(),
+        let source = match (&self.from, self.from.peer()) {
+            (_, Some(peer)) => peer.to_string(),
+            (ServedFrom::OwnStore, None) => "local".to_owned(),
+            (_, None) => "none".to_owned(),
         };
         let reason = match (&self.reason, complete) {
             (Some(reason), _) => reason.as_str(),

@@ -1,0 +1,112 @@
+//! What containerd asks for: one value that travels from the mirror to the peers.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::offer::Offer;
+use super::resume::RunningRange;
+use crate::oci::{ContentPath, Digest, RangeHeader};
+
+/// Before the deadline of a request: a peer that has not answered by then is silent, which is noted before the
+/// request ends.
+pub(super) const DEADLINE_MARGIN: Duration = Duration::from_millis(20);
+
+/// A request for content by its digest.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    pub(crate) path: ContentPath,
+    pub(crate) digest: Digest,
+    /// The part that is asked for; `None`: all of it.
+    pub(crate) range: Option<RangeHeader>,
+    /// Whether the client asked for the headers only.
+    pub(crate) head_only: bool,
+    /// When the headers of the response must go out.
+    pub(crate) deadline: Instant,
+    /// What the headers may promise before the bytes are verified.
+    pub(crate) offer: Offer,
+    /// The range while it runs, which ends with this value.
+    pub(crate) running: Option<RunningRange>,
+}
+
+/// What peers are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A manifest, which is small: all of it, also if only its headers are wanted.
+    Manifest,
+    /// The size of a blob.
+    Size,
+    /// The bytes of a blob.
+    Blob,
+}
+
+impl Wanted {
+    /// A request that no source has answered yet.
+    pub(crate) fn new(
+        path: ContentPath,
+        digest: Digest,
+        range: Option<RangeHeader>,
+        head_only: bool,
+        deadline: Instant,
+    ) -> Self {
+        Self { path, digest, range, head_only, deadline, offer: Offer::default(), running: None }
+    }
+
+    /// What peers are asked for.
+    pub(crate) fn kind(&self) -> Kind {
+        match (self.path.is_manifest(), self.head_only) {
+            (true, _) => Kind::Manifest,
+            (false, true) => Kind::Size,
+            (false, false) => Kind::Blob,
+        }
+    }
+
+    /// When the search for a source ends.
+    pub(super) fn peers_deadline(&self) -> Instant {
+        self.deadline - DEADLINE_MARGIN
+    }
+
+    /// The registry that the content is of.
+    pub(crate) fn registry(&self) -> Option<&str> {
+        self.path.registry.as_deref()
+    }
+
+    /// Offset of the first byte that is asked for; `None` if it depends on the length.
+    pub(crate) fn start(&self) -> Option<u64> {
+        match self.range {
+            None => Some(0),
+            Some(RangeHeader::From(start) | RangeHeader::Between(start, _)) => Some(start),
+            Some(RangeHeader::Last(_)) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::Item;
+
+    fn wanted(is_manifest: bool, range: Option<RangeHeader>, head_only: bool) -> Wanted {
+        let digest = Digest::of(b"x");
+        let item = if is_manifest { Item::Manifest(digest.clone()) } else { Item::Blob(digest.clone()) };
+        let path = ContentPath { registry: None, repository: "a".to_owned(), item };
+        Wanted::new(path, digest, range, head_only, Instant::now())
+    }
+
+    #[test]
+    fn only_the_bytes_of_blobs_are_transferred() {
+        assert_eq!(wanted(false, None, false).kind(), Kind::Blob);
+        assert_eq!(wanted(false, None, true).kind(), Kind::Size);
+        assert_eq!(wanted(true, None, false).kind(), Kind::Manifest);
+        assert_eq!(wanted(true, None, true).kind(), Kind::Manifest);
+    }
+
+    #[test]
+    fn the_last_bytes_start_at_an_offset_that_is_not_known() {
+        let start = |range| wanted(false, range, false).start();
+        assert_eq!(start(None), Some(0));
+        assert_eq!(start(Some(RangeHeader::From(7))), Some(7));
+        assert_eq!(start(Some(RangeHeader::Between(8, 9))), Some(8));
+        assert_eq!(start(Some(RangeHeader::Last(9))), None);
+    }
+}

@@ -1,0 +1,141 @@
+//! What a request for content is answered with, before it becomes a response.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream;
+
+use crate::agent::content::byte_stream::ByteStream;
+use crate::agent::content::head::Head;
+use crate::agent::content::local::{LocalBlob, LocalManifest};
+use crate::agent::content::token_bucket::TokenBucket;
+use crate::oci::{Digest, RangeHeader, media_type};
+
+/// Content that was found.
+pub(crate) struct Found {
+    pub(crate) digest: Digest,
+    pub(crate) from: ServedFrom,
+    pub(crate) payload: Payload,
+    /// How long ago the tag that was asked for was set on this node. Only peers are told.
+    pub(crate) tag_age: Option<Duration>,
+}
+
+/// Where content comes from.
+#[derive(Clone, Debug)]
+pub(crate) enum ServedFrom {
+    /// Nowhere: nothing is sent.
+    Nowhere,
+    /// This node's own store.
+    OwnStore,
+    /// Another agent.
+    Peer(SocketAddr),
+    /// The agent whose bytes turn out right after the headers went out.
+    LatePeer(Arc<OnceLock<SocketAddr>>),
+}
+
+/// What is sent.
+pub(crate) enum Payload {
+    /// 304: the client has the content already.
+    Unchanged { total: u64 },
+    /// 416: the range that was asked for is outside of the content.
+    Unsatisfiable { total: u64 },
+    /// 200 without bytes: only the headers were asked for.
+    HeadOnly { media_type: &'static str, total: u64 },
+    /// 200 or 206, and bytes.
+    Bytes { media_type: &'static str, head: Head, stream: ByteStream },
+}
+
+impl ServedFrom {
+    /// The peer that the content comes from, as far as is known by now.
+    pub(crate) fn peer(&self) -> Option<SocketAddr> {
+        match self {
+            ServedFrom::Nowhere | ServedFrom::OwnStore => None,
+            ServedFrom::Peer(peer) => Some(*peer),
+            ServedFrom::LatePeer(peer) => peer.get().copied(),
+        }
+    }
+}
+
+impl Found {
+    fn new(digest: Digest, from: ServedFrom, payload: Payload) -> Self {
+        Self { digest, from, payload, tag_age: None }
+    }
+
+    /// Content of this node that the client has already.
+    pub(crate) fn unchanged(digest: Digest, total: u64) -> Self {
+        Self::new(digest, ServedFrom::OwnStore, Payload::Unchanged { total })
+    }
+
+    /// A range that is outside of its content.
+    pub(crate) fn unsatisfiable(digest: Digest, from: ServedFrom, total: u64) -> Self {
+        Self::new(digest, from, Payload::Unsatisfiable { total })
+    }
+
+    /// The size of a blob.
+    pub(crate) fn size(digest: Digest, from: ServedFrom, total: u64) -> Self {
+        let media_type = media_type::OCTET_STREAM;
+        Self::new(digest, from, Payload::HeadOnly { media_type, total })
+    }
+
+    /// A blob, or a part of it.
+    pub(crate) fn blob(digest: Digest, from: ServedFrom, head: Head, stream: ByteStream) -> Self {
+        let media_type = media_type::OCTET_STREAM;
+        Self::new(digest, from, Payload::Bytes { media_type, head, stream })
+    }
+
+    /// A blob of this node, or the `range` of it, at `rate` if there is one. `guard` is dropped with the body.
+    pub(crate) fn own_blob<G: Send + 'static>(
+        digest: Digest,
+        blob: LocalBlob,
+        range: Option<RangeHeader>,
+        rate: Option<Arc<TokenBucket>>,
+        guard: G,
+    ) -> Self {
+        let total = blob.size_bytes();
+        let Ok(range) = range.map(|range| range.within(total).ok_or(())).transpose() else {
+            return Self::unsatisfiable(digest, ServedFrom::OwnStore, total);
+        };
+        let head = Head { total, range };
+        let stream = blob.stream(head.part(), rate, guard);
+        Self::blob(digest, ServedFrom::OwnStore, head, stream)
+    }
+
+    /// A manifest of this node.
+    pub(crate) fn own_manifest(digest: Digest, manifest: LocalManifest, head_only: bool) -> Self {
+        let LocalManifest { bytes, media_type, memory } = manifest;
+        Self::manifest(digest, ServedFrom::OwnStore, (bytes, media_type), memory, head_only)
+    }
+
+    /// A manifest of a peer, with its media type.
+    pub(crate) fn peer_manifest(
+        digest: Digest,
+        source: SocketAddr,
+        manifest: (Bytes, &'static str),
+        head_only: bool,
+    ) -> Self {
+        Self::manifest(digest, ServedFrom::Peer(source), manifest, (), head_only)
+    }
+
+    /// `guard` is dropped with the body.
+    fn manifest<G: Send + 'static>(
+        digest: Digest,
+        from: ServedFrom,
+        (bytes, media_type): (Bytes, &'static str),
+        guard: G,
+        head_only: bool,
+    ) -> Self {
+        let total = bytes.len() as u64;
+        if head_only {
+            return Self::new(digest, from, Payload::HeadOnly { media_type, total });
+        }
+        let piece = stream::iter([Ok(bytes)]).map(move |piece| {
+            let _held_as_long_as_the_stream = &guard;
+            piece
+        });
+        let head = Head { total, range: None };
+        Self::new(digest, from, Payload::Bytes { media_type, head, stream: piece.boxed() })
+    }
+}
