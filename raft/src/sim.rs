@@ -4,8 +4,8 @@
 //!
 //! - `world`: what all hosts of one simulation share.
 //! - `env`: what a server is given in place of what a system has; `log`: the faults of its log.
-//! - `runtime`: openraft's runtime, whose dice are the simulation's.
-//! - `watch`: a watch channel without dice.
+//! - `runtime`: openraft's runtime, whose RNG is the simulation's.
+//! - `watch`: a watch channel that wakes its waiters in a fixed order.
 //! - `net`: messages, and what becomes of them; `wire`: how a server sends them.
 //! - `host`: one server; `cluster`: all of them, their clients and their clock.
 //! - `client`: what clients ask of a server; `workload`: what they ask for.

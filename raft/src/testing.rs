@@ -18,12 +18,12 @@ use crate::network::client::RpcClient;
 use crate::network::names::{Names, SystemResolver};
 use crate::types::{Entry, LogId, TypeConfig};
 
-/// `10.0.0.<host>:7781` in group `g`.
+/// The holder `10.0.0.<host>:7781` in group `g`.
 pub(crate) fn holder(host: u8) -> Holder {
     Holder { group: "g".into(), address: ([10, 0, 0, host], 7781).into() }
 }
 
-/// The key of that text.
+/// The key that `text` names.
 pub(crate) fn key(text: &str) -> Key {
     text.parse().unwrap()
 }

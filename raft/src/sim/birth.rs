@@ -53,7 +53,7 @@ fn any_order_and_timing_of_three_starts_bears_one_cluster() {
             let mut cluster = three(gap_ms + order[0] as u64 * 7 + order[1] as u64);
             for id in order {
                 cluster.start(id);
-                let gap = world::inside(|world| world.dice.random_range(0..=gap_ms));
+                let gap = world::inside(|world| world.rng.random_range(0..=gap_ms));
                 cluster.run(gap);
             }
             expect_one(&mut cluster, &format!("order {order:?}, gap {gap_ms} ms"));
@@ -100,10 +100,10 @@ fn soak_power_cuts_at_any_sync_of_many_births_bear_one_cluster() {
 #[test]
 fn power_cuts_of_all_three_during_a_birth_bear_one_cluster() {
     for seed in 0..12 {
-        let mut dice = StdRng::seed_from_u64(seed);
+        let mut rng = StdRng::seed_from_u64(seed);
         let mut cluster = three(seed);
         for id in 0..3 {
-            cluster.hosts[id].disk.cut_power_at_sync(dice.random_range(1..16));
+            cluster.hosts[id].disk.cut_power_at_sync(rng.random_range(1..16));
             cluster.start(id);
         }
         expect_one(&mut cluster, &format!("seed {seed}"));
@@ -129,23 +129,23 @@ fn one_node_with_another_list_bears_no_second_cluster() {
 
 /// Some of three are wiped at some moment of the birth or after it, others are down then.
 fn wipe_some(seed: u64, fault: Option<Fault>) -> (Vec<String>, usize) {
-    let mut dice = StdRng::seed_from_u64(seed);
+    let mut rng = StdRng::seed_from_u64(seed);
     let mut cluster = three(seed);
     if let Some(fault) = fault {
         world::break_it(fault);
     }
     (0..3).for_each(|id| cluster.start(id));
-    cluster.run([20, 60, 120, 200, 400, 1500, 4000][dice.random_range(0..7)]);
+    cluster.run([20, 60, 120, 200, 400, 1500, 4000][rng.random_range(0..7)]);
     let mut victims: Vec<HostId> = vec![0, 1, 2];
-    victims.shuffle(&mut dice);
-    victims.truncate(dice.random_range(1..=2));
-    let down: Vec<HostId> = (0..3).filter(|id| !victims.contains(id) && dice.random()).collect();
+    victims.shuffle(&mut rng);
+    victims.truncate(rng.random_range(1..=2));
+    let down: Vec<HostId> = (0..3).filter(|id| !victims.contains(id) && rng.random()).collect();
     for id in down {
         cluster.kill(id);
     }
     for id in victims {
         cluster.wipe(id, Role::Listed(list()));
-        cluster.run(dice.random_range(0..300));
+        cluster.run(rng.random_range(0..300));
         cluster.start(id);
     }
     cluster.run(NEVER_MS);
@@ -176,7 +176,7 @@ fn a_founder_that_does_not_wait_for_all_is_found() {
 /// Asks for a change until it is done.
 fn change(cluster: &mut Cluster, change: Change, told: &str) {
     let done = Arc::new(Mutex::new(false));
-    let seed = world::inside(|world| world.dice.random());
+    let seed = world::inside(|world| world.rng.random());
     let asking = insist(change, cluster.book.clone(), seed, done.clone());
     cluster.spawn(asking);
     let is_done = cluster.run_until(2 * BIRTH_MS, |_| *done.lock().unwrap());
@@ -187,7 +187,7 @@ fn change(cluster: &mut Cluster, change: Change, told: &str) {
 /// down when it does, and come back.
 fn wipe_the_first(seed: u64, fault: Option<Fault>) -> Vec<String> {
     let told = format!("seed {seed}");
-    let mut dice = StdRng::seed_from_u64(seed);
+    let mut rng = StdRng::seed_from_u64(seed);
     let alone = Role::Listed(vec![address_of(0)]);
     let joins = Role::Joining(address_of(0));
     let mut cluster = Cluster::new(seed, vec![alone.clone(), joins.clone(), joins]);
@@ -200,14 +200,14 @@ fn wipe_the_first(seed: u64, fault: Option<Fault>) -> Vec<String> {
         world::break_it(fault);
     }
     let old = cluster.hosts[0].node().expect("it serves").parts().1.node_id;
-    cluster.run([0, 20, 400, 2000][dice.random_range(0..4)]);
+    cluster.run([0, 20, 400, 2000][rng.random_range(0..4)]);
     for id in [1, 2] {
-        if dice.random() {
+        if rng.random() {
             cluster.kill(id);
         }
     }
     cluster.wipe(0, alone);
-    cluster.run(dice.random_range(0..300));
+    cluster.run(rng.random_range(0..300));
     cluster.start(0);
     cluster.run(FOUND_AFTER.as_millis() as u64 + NEVER_MS);
     let violations = cluster.violations();

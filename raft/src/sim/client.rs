@@ -14,16 +14,16 @@ use crate::model::{Holder, Key, Pair};
 use super::net::{self, HostId, Payload};
 use super::world::{self, Fault};
 
-/// How long a read waits for its index, as in the API.
+/// How long a read waits for its index, as in the discovery API.
 const READ_WAIT_MAX: Duration = Duration::from_secs(2);
 /// How long a write waits for a leader.
 const LEADER_WAIT_MAX: Duration = Duration::from_secs(3);
-/// When a lease ended, by clocks on walls.
+/// Wall time at which a lease ends, milliseconds since 1970.
 const HIDDEN_UNIX_MS: u64 = 1;
-/// Looks that a sync takes.
+/// Rounds of compare and propose in one sync, at most.
 const SYNC_ROUNDS: usize = 4;
 
-/// What a holder says.
+/// The kinds of writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Advertise,
@@ -37,11 +37,11 @@ pub(crate) struct Order {
     pub(crate) holder: Holder,
     pub(crate) pair: Option<Pair>,
     pub(crate) kind: Kind,
-    /// Sorted.
+    /// The keys of the write, sorted.
     pub(crate) keys: Vec<Key>,
 }
 
-/// What is asked.
+/// A request of a client.
 #[derive(Clone, Debug)]
 pub(crate) enum Request {
     Write {
@@ -60,7 +60,7 @@ pub(crate) enum Request {
     },
 }
 
-/// What a read shows.
+/// The inventory and the pair that a read shows, and at which index.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Shown {
     pub(crate) index: u64,
@@ -68,30 +68,30 @@ pub(crate) struct Shown {
     pub(crate) keys: BTreeSet<Key>,
 }
 
-/// How it ended.
+/// The answer to a request.
 #[derive(Clone, Debug)]
 pub(crate) enum Answer {
-    /// Applied; a read at this index shows it.
+    /// The write is applied; a read at this index shows it.
     Done {
         index: u64,
     },
-    /// Refused: there is a later write.
+    /// The write is refused: a later one is stored.
     Stale {
         stored: Pair,
     },
-    /// Certainly not done.
+    /// The request has certainly had no effect.
     NotDone,
-    /// Perhaps done.
+    /// The request may have had its effect.
     Unknown,
     Shown(Shown),
     /// The read's index was not there in time.
     Behind,
-    /// How far a change of the membership is.
+    /// Progress of a change of the membership.
     Changing {
         phase: Phase,
         message: String,
     },
-    /// It was refused, or cannot be known.
+    /// The change was refused, or its outcome is unknown.
     NotChanged {
         reason: String,
     },
@@ -157,7 +157,7 @@ impl Front {
         }
     }
 
-    /// On the leader, in the holder's turn.
+    /// Handles a write on the leader, under the lock of its holder.
     async fn decide(&self, order: &Order) -> Answer {
         let turn = {
             let mut turns = self.turns.lock().expect("nothing panics while it holds the turns");
@@ -209,7 +209,7 @@ impl Front {
         Answer::Unknown
     }
 
-    /// Only the last entry stores the pair.
+    /// Proposes the parts of a write; only the last entry stores the pair.
     async fn propose(&self, order: &Order, parts: Vec<(Kind, Vec<Key>)>) -> Answer {
         let last = parts.len() - 1;
         let mut done = None;

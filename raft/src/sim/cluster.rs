@@ -17,10 +17,10 @@ use super::net::{self, HostId, Message, TICK_MS};
 use super::workload::{Book, Client, hide_holders};
 use super::world::{self, Current, Inside};
 
-/// The clients' host.
+/// The host on which all clients run.
 pub(crate) const CLIENTS: HostId = 100;
 
-/// All of it. Fields are dropped in order: what runs, then the world that it runs in.
+/// The simulation. Fields are dropped in order: what runs, then the world that it runs in.
 pub(crate) struct Cluster {
     pub(crate) hosts: Vec<Host>,
     clients: Clients,
@@ -39,7 +39,7 @@ struct Clients {
     runtime: Runtime,
 }
 
-/// What was observed of all servers, ever.
+/// What was observed of all servers in this life.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
     /// By term and node: openraft's advanced leader ids are ordered by both, and a term may have a second
@@ -47,7 +47,7 @@ pub(crate) struct Seen {
     /// could give other entries the same log id.
     leaders: BTreeMap<(u64, NodeId), u64>,
     checksums: BTreeMap<u64, (u128, HostId)>,
-    /// And who belongs to them.
+    /// All clusters that were seen, with the hosts that belong to them.
     pub(crate) clusters: BTreeMap<ClusterId, BTreeSet<HostId>>,
     pub(crate) cuts: usize,
     /// Power cuts that took something which was written and not synced.
@@ -58,7 +58,7 @@ pub(crate) struct Seen {
 }
 
 impl Cluster {
-    /// Hosts that are not started yet.
+    /// A cluster of hosts that are not started yet.
     pub(crate) fn new(seed: u64, roles: Vec<Role>) -> Self {
         let inside = Inside::new(seed);
         let hosts: Vec<Host> = roles.into_iter().enumerate().map(|(id, role)| Host::new(id, role)).collect();
@@ -73,7 +73,7 @@ impl Cluster {
         Self { hosts, clients, book, members, seen, restarts, now_ms: 0, _inside: inside }
     }
 
-    /// So many that are started with the list of all, and some hosts that are not.
+    /// `count` hosts that are started with the list of all of them, and `spares` that are not started.
     pub(crate) fn of_listed(seed: u64, count: usize, spares: usize) -> Self {
         let list: Vec<String> = (0..count).map(address_of).collect();
         let mut cluster = Self::new(seed, vec![Role::Listed(list); count + spares]);
@@ -94,20 +94,20 @@ impl Cluster {
     /// Holders with pairs, and as many without as `raw` says.
     pub(crate) fn spawn_clients(&mut self, paired: u8, raw: u8) {
         for number in 0..paired + raw {
-            let seed = world::inside(|world| world.dice.random());
+            let seed = world::inside(|world| world.rng.random());
             let client = Client::new(CLIENTS, number, number < paired, self.book.clone(), seed);
             self.spawn(client.live());
         }
-        let seed = world::inside(|world| world.dice.random());
+        let seed = world::inside(|world| world.rng.random());
         self.spawn(hide_holders(CLIENTS, self.book.clone(), seed));
     }
 
-    /// On the clients' host.
+    /// Spawns a task on the clients' host.
     pub(crate) fn spawn(&mut self, work: impl Future<Output = ()> + Send + 'static) {
         self.clients.runtime.spawn(work);
     }
 
-    /// Everybody's next tick.
+    /// Runs all hosts for one tick.
     pub(crate) fn tick(&mut self) {
         self.now_ms += TICK_MS;
         for id in 0..self.hosts.len() {
@@ -134,7 +134,7 @@ impl Cluster {
         self.observe();
     }
 
-    /// Until `look` sees it; false: not within so long.
+    /// Ticks until `look` is true; false if it is not within `deadline_ms`.
     pub(crate) fn run_until(&mut self, deadline_ms: u64, mut look: impl FnMut(&mut Self) -> bool) -> bool {
         let end = self.now_ms + deadline_ms;
         while self.now_ms < end {
@@ -150,27 +150,27 @@ impl Cluster {
         self.run_until(duration_ms, |_| false);
     }
 
-    /// Cuts its power; it comes back after a while.
+    /// Cuts the power of a host, which is started again after a while.
     pub(crate) fn cut_power(&mut self, id: HostId) {
         self.hosts[id].cut_power();
         self.seen.losses += usize::from(self.hosts[id].disk.lost_sectors() > 0);
         self.come_back(id);
     }
 
-    /// Kill -9; it comes back after a while.
+    /// Kills a host as `kill -9` does; it is started again after a while.
     pub(crate) fn kill(&mut self, id: HostId) {
         self.hosts[id].kill();
         self.come_back(id);
     }
 
-    /// It is killed, and its disk is gone for good.
+    /// Kills a host for good, with its disk.
     pub(crate) fn destroy(&mut self, id: HostId) {
         let role = self.hosts[id].role.clone();
         self.wipe(id, role);
         self.restarts.remove(&id);
     }
 
-    /// It is killed and gets an empty disk.
+    /// Kills a host and gives it an empty disk.
     pub(crate) fn wipe(&mut self, id: HostId, role: Role) {
         let host = &mut self.hosts[id];
         host.kill();
@@ -180,7 +180,7 @@ impl Cluster {
     }
 
     fn come_back(&mut self, id: HostId) {
-        let pause = world::inside(|world| world.dice.random_range(0..2500));
+        let pause = world::inside(|world| world.rng.random_range(0..2500));
         self.restarts.insert(id, self.now_ms + pause);
     }
 
@@ -242,7 +242,7 @@ impl Cluster {
         sums.len() == 1 && sums[0].is_some()
     }
 
-    /// Where everybody stands, for people.
+    /// The state of all hosts, as text for a failed test.
     pub(crate) fn tell(&self) -> String {
         let told = |host: &Host| {
             let told = host.ask(|node| {
@@ -255,7 +255,7 @@ impl Cluster {
         self.hosts.iter().map(told).collect::<Vec<_>>().join("; ")
     }
 
-    /// Everything that was found wrong.
+    /// All violations that were found.
     pub(crate) fn violations(&self) -> Vec<String> {
         self.book.open().violations.clone()
     }
@@ -266,12 +266,12 @@ impl Cluster {
 }
 
 impl Seen {
-    /// How many led, one after the other.
+    /// Number of leaders that were seen.
     pub(crate) fn leaders(&self) -> usize {
         self.leaders.len()
     }
 
-    /// Its disk is gone.
+    /// Forgets to which cluster a host belonged, whose disk is gone.
     fn forget(&mut self, id: HostId) {
         self.clusters.values_mut().for_each(|hosts| hosts.retain(|host| *host != id));
         self.clusters.retain(|_, hosts| !hosts.is_empty());

@@ -11,16 +11,16 @@ use crate::log::LOG_FILE;
 use crate::network::{SNAPSHOT_HOLD, SNAPSHOT_IDLE_TIMEOUT};
 use openraft::async_runtime::WatchReceiver;
 
-/// Until the sizes are those of every day.
+/// Time until the sizes are those of normal operation, milliseconds.
 const WARM_UP_MS: u64 = 20 * KEPT_MS;
 /// For so long at most a snapshot that does not move holds the log, and a little longer.
 const HELD_MS: u64 = (SNAPSHOT_IDLE_TIMEOUT.as_millis() + SNAPSHOT_HOLD.as_millis()) as u64 + 10 * KEPT_MS;
 /// A follower that was away catches up within so long.
 const CATCH_UP_MS: u64 = 10_000;
-/// Looks at the sizes.
+/// Interval between two looks at the sizes, milliseconds.
 const LOOK_MS: u64 = 500;
 
-/// The largest that was seen.
+/// The largest sizes that were seen.
 #[derive(Clone, Copy, Debug, Default)]
 struct Sizes {
     log_bytes: u64,
@@ -75,7 +75,7 @@ fn live_for(duration_ms: u64, seed: u64, away: bool) {
     let during = run(&mut cluster, duration_ms);
     let written = applied(&cluster) - begin;
     let now_ms = cluster.now_ms;
-    world::inside(|world| world.net.heal(&mut world.dice, now_ms));
+    world::inside(|world| world.net.heal(&mut world.rng, now_ms));
     cluster.book.open().stop = true;
     let caught_up =
         cluster.run_until(CATCH_UP_MS, |cluster| cluster.book.open().ended == 4 && cluster.is_level());

@@ -25,7 +25,7 @@ const DISK_DELAY_MS_MAX: u64 = 6;
 /// For so long the log is kept, milliseconds; ten minutes in the product.
 pub(super) const KEPT_MS: u64 = 1_500;
 
-/// What a server on `disk` is given.
+/// The environment of a server on `disk`.
 pub(super) fn env(disk: SimDisk, network: SimNetwork, runtime: Handle) -> Env {
     Env {
         disk: Arc::new(disk),
@@ -38,7 +38,7 @@ pub(super) fn env(disk: SimDisk, network: SimNetwork, runtime: Handle) -> Env {
     }
 }
 
-/// In a simulation a day is so long.
+/// Replaces the day after which a level begins.
 pub(super) const DAY: Duration = Duration::from_secs(12);
 
 /// Short, so that a few seconds see many flushes and purges.
@@ -55,13 +55,13 @@ fn timing() -> Timing {
     }
 }
 
-/// The random numbers of the simulation's seed.
+/// Random numbers from the seed of the simulation.
 #[derive(Debug)]
 struct SimRandom;
 
 impl Random for SimRandom {
     fn bits(&self) -> u128 {
-        world::inside(|world| world.dice.random())
+        world::inside(|world| world.rng.random())
     }
 }
 
@@ -92,9 +92,9 @@ impl Threads for SimThreads {
     }
 }
 
-/// Waits as long as a disk may take.
+/// Waits for a random time, as long as a disk may take.
 async fn disk_delay() {
-    let delay_ms = world::inside(|world| world.dice.random_range(0..=DISK_DELAY_MS_MAX));
+    let delay_ms = world::inside(|world| world.rng.random_range(0..=DISK_DELAY_MS_MAX));
     if delay_ms > 0 {
         tokio::time::sleep(Duration::from_millis(delay_ms)).await;
     }

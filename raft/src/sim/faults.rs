@@ -9,7 +9,7 @@ use super::world::{self, Fault};
 /// A broken build is found within so many seeds.
 const SEEDS: u64 = 30;
 
-/// A leader within so long, milliseconds.
+/// A leader is elected within this time, milliseconds.
 const BIRTH_MS: u64 = 20_000;
 /// Longer than a server needs to come back, and to write some.
 const BETWEEN_CUTS_MS: u64 = 3_500;

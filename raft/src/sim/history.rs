@@ -34,7 +34,7 @@ pub(crate) struct History {
 /// Number of a write in its history.
 pub(crate) type WriteId = usize;
 
-/// Whether one key is there: what can be.
+/// Whether one key may be there, and whether it may be missing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct May {
     there: bool,
@@ -66,7 +66,7 @@ impl History {
         self.writes[write].ended = Ended::Done(index);
     }
 
-    /// An attempt has no answer.
+    /// Notes that an attempt has got no answer: it may still be applied.
     pub(crate) fn loose(&mut self, write: WriteId) {
         self.writes[write].loose = true;
     }

@@ -32,31 +32,31 @@ use super::net::{self, Answer, CallId, HostId, Message, Payload, TICK_MS};
 use super::wire::SimNetwork;
 use super::world::{self, Current, Fault};
 
-/// What a host was started for.
+/// How a host was started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// With a list of servers.
+    /// It is one of a list of servers.
     Listed(Vec<String>),
-    /// To be admitted by this member.
+    /// It waits to be admitted by this member.
     Joining(String),
 }
 
-/// A server, running or not.
+/// A simulated server, running or not.
 pub(crate) struct Host {
     pub(crate) id: HostId,
     pub(crate) address: String,
     pub(crate) disk: SimDisk,
     pub(crate) role: Role,
     running: Option<Running>,
-    /// How often it was started.
+    /// Number of starts.
     pub(crate) starts: u64,
-    /// SIGSTOP.
+    /// The process is stopped, as by SIGSTOP.
     pub(crate) frozen: bool,
     /// When its disk fails, the machine goes on: it is no power cut, but IO errors.
     pub(crate) outlives_its_disk: bool,
-    /// While it is down: not even its kernel answers.
+    /// While the host is down, its kernel refuses no connections either.
     silent: bool,
-    /// From its next start on it is of the next build.
+    /// From its next start on, the process is of the next build.
     pub(crate) next: bool,
 }
 
@@ -65,7 +65,7 @@ struct Running {
     life: Life,
     handling: BTreeMap<CallId, AbortHandle>,
     current: Current,
-    /// It is of the next build.
+    /// The process is of the next build.
     next: bool,
     runtime: Runtime,
 }
@@ -82,18 +82,18 @@ struct Serving {
     stopping: Option<JoinHandle<()>>,
 }
 
-/// What a turn of a host came to.
+/// What one tick of a host has ended with.
 #[derive(Debug)]
 pub(crate) enum Ended {
-    /// It goes on, or is down already.
+    /// The host goes on, or was down before.
     No,
-    /// It did not start, or its power was cut while it did.
+    /// The node did not start, or its power was cut while it did.
     NotStarted(StartError),
-    /// It failed.
+    /// The node has failed.
     Failed(NodeFailure),
-    /// It was asked to stop, and has.
+    /// The node has stopped, as it was asked to.
     Stopped,
-    /// It serves from now on, with something forgotten.
+    /// The node serves from now on, and has forgotten what it had promised.
     Forgetful(String),
 }
 
@@ -102,7 +102,7 @@ fn api_of(raft: &str) -> String {
     raft.replace(":1", ":2")
 }
 
-/// `s<id>:1`.
+/// Raft address of a host: `s<id>:1`.
 pub(crate) fn address_of(id: HostId) -> String {
     format!("s{id}:1")
 }
@@ -138,7 +138,7 @@ impl Host {
         self.running.is_some()
     }
 
-    /// Its node, once it serves.
+    /// The node of the host, once it serves.
     pub(crate) fn node(&self) -> Option<&Node> {
         match &self.running.as_ref()?.life {
             Life::Serving(serving) => Some(&serving.front.node),
@@ -162,11 +162,11 @@ impl Host {
         let runtime = runtime.expect("a runtime without threads and sockets");
         let began = runtime.block_on(async { Instant::now() });
         let current = Current { host: self.id, began, began_ms: now_ms };
-        self.outlives_its_disk = world::inside(|world| world.dice.random_bool(0.3));
+        self.outlives_its_disk = world::inside(|world| world.rng.random_bool(0.3));
         let disk = (!self.outlives_its_disk).then(|| self.disk.clone());
         world::inside(|world| {
             world.net.set_disk(self.id, disk);
-            world.net.reset(&mut world.dice, now_ms, self.id);
+            world.net.reset(&mut world.rng, now_ms, self.id);
             world.current = Some(current);
         });
         let (members, join) = match &self.role {
@@ -265,9 +265,9 @@ impl Host {
     /// Ends it by cutting its power: unsynced pieces arrive on the disk or not.
     pub(crate) fn cut_power(&mut self) {
         self.kill();
-        let seed = world::inside(|world| world.dice.random());
+        let seed = world::inside(|world| world.rng.random());
         self.disk = self.disk.after_power_cut(seed);
-        self.silent = world::inside(|world| world.dice.random());
+        self.silent = world::inside(|world| world.rng.random());
     }
 }
 
@@ -334,7 +334,7 @@ pub(crate) fn run_until(runtime: &Runtime, current: Current, until_ms: u64, mut 
     });
 }
 
-/// Inside of the host's runtime.
+/// Handles a message on the host's runtime.
 fn handle(life: &Life, handling: &mut BTreeMap<CallId, AbortHandle>, message: Message) {
     match (message, life) {
         (Message::Request { call, from, .. }, Life::Starting(_)) => net::answer(from, call, Answer::Refused),

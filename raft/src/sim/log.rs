@@ -43,7 +43,7 @@ impl SimLog {
                 Command::Withdraw(write) if world::is_broken(Fault::WithdrawsLostOnOne) => write.keys.clear(),
                 Command::Advertise(write)
                     if world::is_broken(Fault::AdvertisesLostAtRandomOnOne)
-                        && world::inside(|world| world.dice.random_ratio(1, LOST_IN)) =>
+                        && world::inside(|world| world.rng.random_ratio(1, LOST_IN)) =>
                 {
                     write.keys.clear();
                 }

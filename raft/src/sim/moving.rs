@@ -29,7 +29,7 @@ fn set_dns(dns: Dns) {
     world::inside(|world| world.net.dns = dns);
 }
 
-/// Three that are called by their names.
+/// Three hosts whose addresses are names.
 fn named(seed: u64) -> Cluster {
     let list = HOSTS.map(address_of).to_vec();
     let mut cluster = Cluster::new(seed, vec![Role::Listed(list); 3]);
@@ -103,7 +103,7 @@ fn servers_that_all_get_other_bare_addresses_lead_again_within_ten_seconds() {
         let mut cluster = Cluster::new(seed, vec![Role::Listed(vec![]); 3]);
         move_all(&mut cluster, HOSTS.map(|id| ip_of(id, 1)), false);
         until_led(&mut cluster, SOON_MS, "the birth");
-        let pause = world::inside(|world| world.dice.random_range(1500..4000));
+        let pause = world::inside(|world| world.rng.random_range(1500..4000));
         cluster.run(pause);
         kill_all(&mut cluster);
         let to = HOSTS.map(|id| if exchanged { ip_of((id + 1) % 3, 1) } else { ip_of(id, 2) });

@@ -20,15 +20,15 @@ use super::host::{Role, address_of};
 use super::net::{self, HostId, Payload};
 use super::workload::Book;
 
-/// A disturbance lasts at most so long, milliseconds.
+/// Longest duration of a disturbance, milliseconds.
 const LASTS_MS_MAX: u64 = 2500;
 /// How long an operator waits for an answer, and before asking again.
 const OPERATOR_PATIENCE: Duration = Duration::from_secs(8);
 const OPERATOR_PAUSE: Duration = Duration::from_millis(250);
 
-/// Disturbs a cluster.
+/// Disturbs a cluster at random.
 pub(crate) struct Nemesis {
-    dice: StdRng,
+    rng: StdRng,
     next_ms: u64,
     heal_at_ms: Option<u64>,
     flapping: Option<HostId>,
@@ -39,7 +39,7 @@ pub(crate) struct Nemesis {
     pub(crate) done: Done,
 }
 
-/// How often it did what.
+/// Counts of what was done.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Done {
     /// Changes of the membership that came to their end.
@@ -50,7 +50,7 @@ pub(crate) struct Done {
     pub(crate) one_way: usize,
 }
 
-/// A change under way.
+/// A change of the membership that is under way.
 struct Operator {
     gain: Option<HostId>,
     loss: Option<HostId>,
@@ -59,12 +59,12 @@ struct Operator {
 
 impl Nemesis {
     pub(crate) fn new(seed: u64, changes: bool) -> Self {
-        let dice = StdRng::seed_from_u64(seed ^ 0x6e65_6d65_7369_7321);
+        let rng = StdRng::seed_from_u64(seed ^ 0x6e65_6d65_7369_7321);
         let (next_ms, heal_at_ms, frozen, done) = (0, None, vec![], Done::default());
-        Self { dice, next_ms, heal_at_ms, flapping: None, frozen, operator: None, changes, done }
+        Self { rng, next_ms, heal_at_ms, flapping: None, frozen, operator: None, changes, done }
     }
 
-    /// To be called once a tick.
+    /// Disturbs the cluster, or does nothing; called once a tick.
     pub(crate) fn act(&mut self, cluster: &mut Cluster) {
         let now = cluster.now_ms;
         self.settle(cluster);
@@ -76,8 +76,8 @@ impl Nemesis {
         if self.next_ms > now {
             return;
         }
-        self.next_ms = now + self.dice.random_range(50..900);
-        let what = self.dice.random_range(0..if self.changes { 17 } else { 13 });
+        self.next_ms = now + self.rng.random_range(50..900);
+        let what = self.rng.random_range(0..if self.changes { 17 } else { 13 });
         super::world::say(|| format!("{now}: disturbance {what}; {}", cluster.tell()));
         match what {
             0 => self.split(cluster),
@@ -102,11 +102,11 @@ impl Nemesis {
             _ => self.change(cluster),
         }
         if self.heal_at_ms.is_none() {
-            self.heal_at_ms = Some(now + self.dice.random_range(100..LASTS_MS_MAX));
+            self.heal_at_ms = Some(now + self.rng.random_range(100..LASTS_MS_MAX));
         }
     }
 
-    /// Ends all disturbances, and starts who is down.
+    /// Ends all disturbances, and starts the hosts that are down.
     pub(crate) fn end(&mut self, cluster: &mut Cluster) {
         self.heal(cluster);
         self.thaw(cluster, u64::MAX);
@@ -131,7 +131,7 @@ impl Nemesis {
     fn heal(&mut self, cluster: &mut Cluster) {
         self.heal_at_ms = None;
         self.flapping = None;
-        super::world::inside(|world| world.net.heal(&mut world.dice, cluster.now_ms));
+        super::world::inside(|world| world.net.heal(&mut world.rng, cluster.now_ms));
     }
 
     fn thaw(&mut self, cluster: &mut Cluster, now: u64) {
@@ -143,10 +143,10 @@ impl Nemesis {
         });
     }
 
-    /// A member, running or not.
+    /// A random member, running or not.
     fn any(&mut self, cluster: &Cluster) -> HostId {
         let members: Vec<HostId> = cluster.members.iter().copied().collect();
-        *members.choose(&mut self.dice).expect("a cluster has members")
+        *members.choose(&mut self.rng).expect("a cluster has members")
     }
 
     fn link(from: HostId, to: HostId, change: impl FnOnce(&mut net::Link)) {
@@ -154,7 +154,7 @@ impl Nemesis {
     }
 
     fn split(&mut self, cluster: &Cluster) {
-        let side: Vec<bool> = cluster.hosts.iter().map(|_| self.dice.random()).collect();
+        let side: Vec<bool> = cluster.hosts.iter().map(|_| self.rng.random()).collect();
         let sides: BTreeSet<bool> = cluster.members.iter().map(|id| side[*id]).collect();
         self.done.splits += usize::from(sides.len() == 2);
         for (from, one) in side.iter().enumerate() {
@@ -168,7 +168,7 @@ impl Nemesis {
         let victim = self.any(cluster);
         let mut cut = false;
         for other in (0..cluster.hosts.len()).filter(|other| *other != victim) {
-            let way = match self.dice.random_range(0..100) {
+            let way = match self.rng.random_range(0..100) {
                 0..60 => (victim, other),
                 60..68 => (other, victim),
                 _ => continue,
@@ -181,7 +181,7 @@ impl Nemesis {
 
     fn flap(&mut self, cluster: &Cluster) {
         let Some(victim) = self.flapping else { return };
-        if !self.dice.random_bool(0.05) {
+        if !self.rng.random_bool(0.05) {
             return;
         }
         for other in 0..cluster.hosts.len() {
@@ -191,8 +191,8 @@ impl Nemesis {
     }
 
     fn worsen(&mut self, cluster: &Cluster) {
-        let delay_ms_max = [20, 100, 400, 1500][self.dice.random_range(0..4)];
-        let (lost, doubled) = (self.dice.random_range(0..250), self.dice.random_range(0..100));
+        let delay_ms_max = [20, 100, 400, 1500][self.rng.random_range(0..4)];
+        let (lost, doubled) = (self.rng.random_range(0..250), self.rng.random_range(0..100));
         let ends: Vec<HostId> = (0..cluster.hosts.len()).chain([CLIENTS]).collect();
         for from in &ends {
             for to in &ends {
@@ -204,9 +204,9 @@ impl Nemesis {
     }
 
     fn cut_several(&mut self, cluster: &mut Cluster) {
-        let all = self.dice.random_bool(0.5);
+        let all = self.rng.random_bool(0.5);
         for id in cluster.members.clone() {
-            if all || self.dice.random() {
+            if all || self.rng.random() {
                 cluster.cut_power(id);
             }
         }
@@ -214,11 +214,11 @@ impl Nemesis {
 
     /// Soon: at one of the next syncs of any file, or of one.
     fn cut_at_a_sync(&mut self, cluster: &Cluster) {
-        let all = self.dice.random_bool(0.3);
+        let all = self.rng.random_bool(0.3);
         let one = self.any(cluster);
         for id in cluster.members.iter().filter(|id| all || **id == one) {
-            let (disk, ahead) = (&cluster.hosts[*id].disk, self.dice.random_range(1..5));
-            match self.dice.random_range(0..3) {
+            let (disk, ahead) = (&cluster.hosts[*id].disk, self.rng.random_range(1..5));
+            match self.rng.random_range(0..3) {
                 0 => disk.cut_power_at_sync(disk.syncs() + ahead),
                 1 => disk.cut_power_at(LOG_FILE, disk.activity(LOG_FILE).0 + ahead),
                 _ => disk.cut_power_at(STATE_FILE, disk.activity(STATE_FILE).0 + 1),
@@ -229,7 +229,7 @@ impl Nemesis {
     fn freeze(&mut self, cluster: &mut Cluster) {
         let id = self.any(cluster);
         cluster.hosts[id].frozen = true;
-        self.frozen.push((cluster.now_ms + self.dice.random_range(200..LASTS_MS_MAX), id));
+        self.frozen.push((cluster.now_ms + self.rng.random_range(200..LASTS_MS_MAX), id));
     }
 
     fn node_id(cluster: &Cluster, id: HostId) -> Option<NodeId> {
@@ -247,12 +247,12 @@ impl Nemesis {
         });
         let victim = self.any(cluster);
         let victim_id = Self::node_id(cluster, victim);
-        let (change, gain, loss) = match (self.dice.random_range(0..4), spare, victim_id) {
+        let (change, gain, loss) = match (self.rng.random_range(0..4), spare, victim_id) {
             (0, Some(spare), _) => (Change::Add { addresses: vec![address_of(spare)] }, Some(spare), None),
             (1, Some(spare), Some(old)) => {
                 let change = Change::Replace { old: Who::Id(old), address: address_of(spare) };
                 // Its disk is gone for good, or it is as healthy as the others.
-                if self.dice.random() && cluster.leader().is_some_and(|leader| leader != victim) {
+                if self.rng.random() && cluster.leader().is_some_and(|leader| leader != victim) {
                     cluster.destroy(victim);
                 }
                 (change, Some(spare), Some(victim))
@@ -262,7 +262,7 @@ impl Nemesis {
             }
             (3, _, Some(to)) => {
                 let change = Change::Transfer { to: Some(Who::Id(to)) };
-                let ask = ask_once(change, cluster.book.clone(), self.dice.random());
+                let ask = ask_once(change, cluster.book.clone(), self.rng.random());
                 return cluster.spawn(ask);
             }
             _ => return,
@@ -275,7 +275,7 @@ impl Nemesis {
         // The one that is added may lead before the change is done, and would not be asked.
         cluster.book.open().joining = gain.map(address_of);
         let done = Arc::new(Mutex::new(false));
-        let work = insist(change, cluster.book.clone(), self.dice.random(), done.clone());
+        let work = insist(change, cluster.book.clone(), self.rng.random(), done.clone());
         cluster.spawn(work);
         self.operator = Some(Operator { gain, loss, done });
     }
@@ -300,15 +300,15 @@ impl Nemesis {
 
 /// Asks for a change once, of any server.
 async fn ask_once(change: Change, book: Book, seed: u64) {
-    let mut dice = StdRng::seed_from_u64(seed);
-    ask(&change, &book, &mut dice).await;
+    let mut rng = StdRng::seed_from_u64(seed);
+    ask(&change, &book, &mut rng).await;
 }
 
 /// Asks for a change until it is done.
 pub(super) async fn insist(change: Change, book: Book, seed: u64, done: Arc<Mutex<bool>>) {
-    let mut dice = StdRng::seed_from_u64(seed);
+    let mut rng = StdRng::seed_from_u64(seed);
     loop {
-        if let Some(Answer::Changing { phase: Phase::Done, .. }) = ask(&change, &book, &mut dice).await {
+        if let Some(Answer::Changing { phase: Phase::Done, .. }) = ask(&change, &book, &mut rng).await {
             *done.lock().unwrap() = true;
             return;
         }
@@ -316,11 +316,11 @@ pub(super) async fn insist(change: Change, book: Book, seed: u64, done: Arc<Mute
     }
 }
 
-async fn ask(change: &Change, book: &Book, dice: &mut StdRng) -> Option<Answer> {
+async fn ask(change: &Change, book: &Book, rng: &mut StdRng) -> Option<Answer> {
     let server = {
         let shared = book.open();
         let asked: Vec<&String> = shared.servers.iter().chain(&shared.joining).collect();
-        (*asked.choose(dice).expect("there are servers")).clone()
+        (*asked.choose(rng).expect("there are servers")).clone()
     };
     let asked = net::ask(CLIENTS, &server, Payload::Client(Request::Change(change.clone())));
     match tokio::time::timeout(OPERATOR_PATIENCE, asked).await {

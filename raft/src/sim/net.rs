@@ -35,42 +35,42 @@ pub(crate) type CallId = u64;
 
 /// A message takes at least so long: while a host has its turn of this length, no other host can reach it.
 pub(crate) const TICK_MS: u64 = 4;
-/// A message usually takes at most so long.
+/// Longest usual latency of a message, milliseconds.
 const LATENCY_MS_MAX: u64 = 14;
-/// A snapshot takes up to so much longer.
+/// Added to the latency of a snapshot, at most, milliseconds.
 const SNAPSHOT_MS_MAX: u64 = 1500;
 
-/// What a request says.
+/// The content of a request.
 #[derive(Clone, Debug)]
 pub(crate) enum Payload {
-    /// Raft RPC, for the router.
+    /// A raft RPC, which the router of the node handles.
     Rpc { route: String, body: Bytes },
-    /// Of a client of the simulation.
+    /// A request of a client of the simulation.
     Client(Request),
 }
 
-/// What a request gets.
+/// The answer to a request, or why there is none.
 #[derive(Debug)]
 pub(crate) enum Answer {
-    /// Nobody listens there: it was not handled.
+    /// Nobody listens there: the request was not handled.
     Refused,
-    /// The connection broke: it may have been handled, or passed on.
+    /// The connection broke: the request may have been handled, or passed on.
     Broken,
     Rpc(StatusCode, Bytes),
     Client(super::client::Answer),
 }
 
-/// What arrives at a host.
+/// A message that arrives at a host.
 #[derive(Debug)]
 pub(crate) enum Message {
     Request {
         call: CallId,
         from: HostId,
         payload: Payload,
-        /// The second of two.
+        /// The request is a duplicate of an earlier one.
         again: bool,
     },
-    /// The one who asked has gone.
+    /// The sender has given the request up.
     GivenUp {
         call: CallId,
     },
@@ -81,7 +81,7 @@ pub(crate) enum Message {
 }
 
 impl Message {
-    /// For people.
+    /// The message as text for a verbose run.
     pub(crate) fn tell(&self) -> String {
         match self {
             Message::Request { call, from, payload: Payload::Rpc { route, body }, .. } => {
@@ -97,15 +97,15 @@ impl Message {
     }
 }
 
-/// From one host to another.
+/// The link from one host to another.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Link {
     pub(crate) cut: bool,
-    /// Added to every message, up to that.
+    /// Added to the latency of every message, at most, milliseconds.
     pub(crate) delay_ms_max: u64,
-    /// Of a thousand messages.
+    /// Messages that are lost, of a thousand.
     pub(crate) lost: u32,
-    /// Of a thousand requests, these arrive a second time, later.
+    /// Requests that arrive a second time, later, of a thousand.
     pub(crate) doubled: u32,
     /// Raft messages with larger bodies are lost, bytes.
     pub(crate) rpc_bytes_max: usize,
@@ -122,18 +122,18 @@ struct Nat {
     outside: SocketAddr,
 }
 
-/// How names are looked up.
+/// State of the DNS.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) enum Dns {
     #[default]
     Sound,
-    /// It has no answer for longer than anybody waits.
+    /// Lookups are not answered for longer than anybody waits.
     Away,
-    /// It takes so long, milliseconds.
+    /// Each lookup takes this long, milliseconds.
     Slow(u64),
 }
 
-/// Asks the simulation.
+/// Resolves names to the addresses of simulated hosts.
 #[derive(Debug)]
 pub(crate) struct SimDns;
 
@@ -156,28 +156,28 @@ impl Resolve for SimDns {
     }
 }
 
-/// All links and what is on its way.
+/// All links, and the messages on their way.
 #[derive(Default)]
 pub(crate) struct Net {
-    /// Who listens, by address; never by name.
+    /// Hosts that listen, by address, never by name.
     addresses: BTreeMap<SocketAddr, HostId>,
     names: BTreeMap<String, IpAddr>,
     nats: BTreeMap<HostId, Nat>,
     pub(crate) dns: Dns,
-    /// Lookups that were begun.
+    /// Number of lookups that were begun.
     pub(crate) lookups: usize,
-    /// Those that are not [`SOUND`].
+    /// Links that are not [`SOUND`].
     links: BTreeMap<(HostId, HostId), Link>,
-    /// By receiver; then by time and order of sending.
+    /// Messages by receiver, then by time and order of sending.
     queues: BTreeMap<HostId, BTreeMap<(u64, u64), Message>>,
     waiting: BTreeMap<CallId, Asked>,
     /// Parts of a snapshot's exchange that a link has lost.
     held: Vec<(HostId, HostId, Message)>,
-    /// Nothing leaves them.
+    /// Hosts whose messages are dropped.
     mute: BTreeSet<HostId>,
-    /// Of hosts that end with the power of their disks.
+    /// Disks of hosts that lose their power together with them.
     disks: BTreeMap<HostId, SimDisk>,
-    /// Messages that links have lost which were not cut.
+    /// Messages that were lost on links that were not cut.
     pub(crate) lost: usize,
     next: u64,
 }
@@ -224,7 +224,7 @@ impl Net {
         self.nats.insert(host, Nat { inside, outside: SocketAddr::new(outside, inside.port()) });
     }
 
-    /// Who answers `from` at `address`.
+    /// The host that answers `from` at `address`.
     fn find(&self, from: HostId, address: &str) -> Option<HostId> {
         let (name, port) = split(address)?;
         let ip = name.parse().ok().or_else(|| self.names.get(name).copied())?;
@@ -240,19 +240,19 @@ impl Net {
         self.links.entry((from, to)).or_insert(SOUND)
     }
 
-    /// All links are sound again.
-    pub(crate) fn heal(&mut self, dice: &mut StdRng, now_ms: u64) {
+    /// Makes all links sound again.
+    pub(crate) fn heal(&mut self, rng: &mut StdRng, now_ms: u64) {
         self.links.clear();
         for (from, to, message) in std::mem::take(&mut self.held) {
-            self.post(dice, now_ms, from, to, message);
+            self.post(rng, now_ms, from, to, message);
         }
     }
 
     /// Whoever waits for an answer of `host` hears that nobody is there any more.
-    pub(crate) fn reset(&mut self, dice: &mut StdRng, now_ms: u64, host: HostId) {
+    pub(crate) fn reset(&mut self, rng: &mut StdRng, now_ms: u64, host: HostId) {
         self.held.retain(|(from, to, _)| *from != host && *to != host);
         for (call, asked) in self.waiting.iter().filter(|(_, asked)| asked.to == host) {
-            let at = now_ms + dice.random_range(TICK_MS..=LATENCY_MS_MAX);
+            let at = now_ms + rng.random_range(TICK_MS..=LATENCY_MS_MAX);
             let broken = Message::Answer { call: *call, answer: Answer::Broken };
             self.queues.entry(asked.from).or_default().insert((at, self.next), broken);
             self.next += 1;
@@ -275,7 +275,7 @@ impl Net {
         }
     }
 
-    fn post(&mut self, dice: &mut StdRng, now_ms: u64, from: HostId, to: HostId, message: Message) {
+    fn post(&mut self, rng: &mut StdRng, now_ms: u64, from: HostId, to: HostId, message: Message) {
         let link = self.links.get(&(from, to)).copied().unwrap_or(SOUND);
         if self.mute.contains(&from) || self.disks.get(&from).is_some_and(SimDisk::is_off) {
             return;
@@ -287,7 +287,7 @@ impl Net {
         };
         let too_large = matches!(&message, Message::Request { payload: Payload::Rpc { body, .. }, .. }
             if body.len() > link.rpc_bytes_max);
-        let lost = !link.cut && (dice.random_range(0..1000) < link.lost || too_large);
+        let lost = !link.cut && (rng.random_range(0..1000) < link.lost || too_large);
         self.lost += usize::from(lost);
         if link.cut || lost {
             if snapshot {
@@ -296,13 +296,13 @@ impl Net {
             return;
         }
         let mut latency =
-            || dice.random_range(TICK_MS..=LATENCY_MS_MAX) + dice.random_range(0..=link.delay_ms_max);
+            || rng.random_range(TICK_MS..=LATENCY_MS_MAX) + rng.random_range(0..=link.delay_ms_max);
         let mut at = now_ms + latency();
         let later = at + latency() * 3;
         if snapshot {
-            at += dice.random_range(0..=SNAPSHOT_MS_MAX);
+            at += rng.random_range(0..=SNAPSHOT_MS_MAX);
         }
-        let doubled = dice.random_range(0..1000) < link.doubled;
+        let doubled = rng.random_range(0..1000) < link.doubled;
         let copy = match &message {
             Message::Request { call, from, payload, .. } if doubled && payload.may_come_twice() => {
                 Some(Message::Request { call: *call, from: *from, payload: payload.clone(), again: true })
@@ -346,7 +346,7 @@ impl Drop for Waiting {
             let waiting = world.net.waiting.remove(&call);
             if waiting.is_some() && world.current.is_some() {
                 let now_ms = world.now_ms();
-                world.net.post(&mut world.dice, now_ms, from, to, Message::GivenUp { call });
+                world.net.post(&mut world.rng, now_ms, from, to, Message::GivenUp { call });
             }
             waiting
         });
@@ -364,7 +364,7 @@ pub(crate) async fn ask(from: HostId, address: &str, payload: Payload) -> Answer
         let snapshot = payload.is_snapshot();
         world.net.waiting.insert(call, Asked { from, to, snapshot, sender });
         let request = Message::Request { call, from, payload, again: false };
-        world.net.post(&mut world.dice, now_ms, from, to, request);
+        world.net.post(&mut world.rng, now_ms, from, to, request);
         Some(Waiting { call, from, to })
     });
     let Some(waiting) = waiting else { return Answer::Refused };
@@ -378,17 +378,17 @@ pub(crate) fn answer(to: HostId, call: CallId, answer: Answer) {
     world::inside(|world| {
         let now_ms = world.now_ms();
         let from = world.current.expect("some host's code runs").host;
-        world.net.post(&mut world.dice, now_ms, from, to, Message::Answer { call, answer });
+        world.net.post(&mut world.rng, now_ms, from, to, Message::Answer { call, answer });
     });
 }
 
-/// Nobody listens at `from`, says its kernel.
+/// Answers as the kernel of a host on which nobody listens.
 pub(crate) fn refuse(from: HostId, now_ms: u64, to: HostId, call: CallId) {
     let message = Message::Answer { call, answer: Answer::Refused };
-    world::inside(|world| world.net.post(&mut world.dice, now_ms, from, to, message));
+    world::inside(|world| world.net.post(&mut world.rng, now_ms, from, to, message));
 }
 
-/// An answer has arrived.
+/// Hands an answer that has arrived to its task.
 pub(crate) fn answered(call: CallId, answer: Answer) {
     let waiting = world::inside(|world| world.net.waiting.remove(&call));
     if let Some(asked) = waiting {

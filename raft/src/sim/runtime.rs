@@ -1,4 +1,4 @@
-//! tokio as openraft's runtime, with dice that a simulation seeds.
+//! tokio as openraft's runtime, with random numbers and watch channels that a simulation can repeat.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -12,15 +12,15 @@ use rand_core::TryRng;
 
 use super::world;
 
-/// Tokio in all but its dice.
+/// The async runtime under openraft in tests of this crate.
 #[derive(Debug)]
 pub struct SimRuntime(TokioRuntime);
 
-/// The simulation's dice inside one, the thread's elsewhere.
+/// The RNG of the simulation that the thread is; on other threads, that of the thread.
 #[derive(Debug)]
-pub struct Dice;
+pub struct SimRng;
 
-impl TryRng for Dice {
+impl TryRng for SimRng {
     type Error = Infallible;
 
     fn try_next_u32(&mut self) -> Result<u32, Infallible> {
@@ -47,7 +47,7 @@ impl AsyncRuntime for SimRuntime {
     type Instant = <TokioRuntime as AsyncRuntime>::Instant;
     type TimeoutError = <TokioRuntime as AsyncRuntime>::TimeoutError;
     type Timeout<R, T: Future<Output = R> + OptionalSend> = <TokioRuntime as AsyncRuntime>::Timeout<R, T>;
-    type ThreadLocalRng = Dice;
+    type ThreadLocalRng = SimRng;
     type Mpsc = <TokioRuntime as AsyncRuntime>::Mpsc;
     type Watch = super::watch::Watch;
     type Oneshot = <TokioRuntime as AsyncRuntime>::Oneshot;
@@ -87,8 +87,8 @@ impl AsyncRuntime for SimRuntime {
         TokioRuntime::is_panic(join_error)
     }
 
-    fn thread_rng() -> Dice {
-        Dice
+    fn thread_rng() -> SimRng {
+        SimRng
     }
 
     fn new(threads: usize) -> Self {

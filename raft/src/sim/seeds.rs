@@ -1,9 +1,9 @@
 //! One seed, one life of a cluster: it is disturbed for some seconds while holders write, then left in
 //! peace. During all of it nothing may be seen that breaks a promise; afterwards it must recover.
 //!
-//! Deterministic are: the dice of the crate and of openraft, the clocks, the order of all tasks and
+//! Deterministic are: the RNG of the crate and of openraft, the clocks, the order of all tasks and
 //! messages, the disk. Not covered by the seed are the hash maps of redb and of this crate, and tokio's
-//! own dice (`select!` without `biased`, tokio's watch): nothing that is observed may depend on them, and
+//! own RNG (`select!` without `biased`, tokio's watch): nothing that is observed may depend on them, and
 //! a test holds that. A life that shows what a read or a checksum must not show ends at once.
 
 use std::ops::AddAssign;
@@ -23,7 +23,7 @@ const LEVEL_MS: u64 = 10_000;
 /// Of so many lives, some must have sent a snapshot.
 const LIVES_WITH_SNAPSHOTS: usize = 30;
 
-/// A kind of cluster.
+/// Size and spares of a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Scenario {
     pub(crate) name: &'static str,
@@ -36,7 +36,7 @@ const FIVE: Scenario = Scenario { name: "five", servers: 5, spares: 0 };
 const CHANGING: Scenario = Scenario { name: "changing", servers: 3, spares: 2 };
 const ALL: [Scenario; 3] = [THREE, FIVE, CHANGING];
 
-/// What a life came to.
+/// The outcome of a life.
 #[derive(Debug)]
 pub(crate) struct Life {
     pub(crate) violations: Vec<String>,
@@ -126,7 +126,7 @@ impl Counts {
     }
 }
 
-/// Lives the life of one seed.
+/// Runs the life of one seed.
 pub(crate) fn live(scenario: Scenario, seed: u64, fault: Option<Fault>) -> Life {
     let Scenario { servers, spares, .. } = scenario;
     let mut cluster = Cluster::of_listed(seed, servers, spares);
@@ -153,7 +153,7 @@ pub(crate) fn live(scenario: Scenario, seed: u64, fault: Option<Fault>) -> Life 
     Life { violations: cluster.violations(), trace: cluster.trace(), counts }
 }
 
-/// First safety, then liveness.
+/// Checks safety first, then liveness.
 fn recover(cluster: &mut Cluster, nemesis: &mut Nemesis) {
     cluster.judge_all();
     nemesis.end(cluster);
@@ -197,7 +197,7 @@ fn sweep(scenario: Scenario, seeds: impl Iterator<Item = u64>) {
     sums.assert_trouble(scenario, lives);
 }
 
-/// Says which seed panicked.
+/// Prints, on a panic, how to run the seed again.
 struct TellsSeed(Scenario, u64);
 
 impl Drop for TellsSeed {

@@ -26,17 +26,17 @@ fn entries(first: u64, count: u64) -> Vec<Entry> {
     (first..first + count).map(|at| entry(at, command(at))).collect()
 }
 
-/// What was acknowledged before the power went.
+/// What was acknowledged before the power cut.
 #[derive(Debug, Default)]
 struct Told {
     /// Log indices up to it are on disk, in the log or in the state.
     kept: u64,
-    /// Purged up to it.
+    /// Log indices up to this one were purged.
     purged: u64,
     ended: bool,
 }
 
-/// As far as the power lasts.
+/// Runs until the power is cut, or to the end.
 async fn live_until_the_power_is_cut(disk: &SimDisk) -> Told {
     let mut told = Told::default();
     _ = live(disk, &mut told).await;
@@ -72,7 +72,7 @@ async fn live(disk: &SimDisk, told: &mut Told) -> Result<(), String> {
     Ok(())
 }
 
-/// What is found when the power is back.
+/// Checks what is found when the power is back.
 async fn look(disk: &SimDisk, told: &Told, cut: &str) {
     let mut log = LogStore::open(disk).unwrap_or_else(|error| panic!("{cut}: {error}"));
     let index = Index::open(disk).unwrap_or_else(|error| panic!("{cut}: {error}"));

@@ -16,11 +16,11 @@ use crate::format::{Level, Levels};
 
 /// A leader, or a server that was restarted, within so long, milliseconds.
 const SOON_MS: u64 = 20_000;
-/// Between two restarts.
+/// Pause between two restarts, milliseconds.
 const PAUSE_MS: u64 = 600;
 /// Within so long the state on a disk says what is applied, in a simulation.
 const FLUSHED_MS: u64 = 2_500;
-/// Looks at the levels.
+/// Interval between two looks at the levels, milliseconds.
 const LOOK_MS: u64 = 200;
 const DAY_MS: u64 = DAY.as_millis() as u64;
 /// What a level may come later: a piece of the count for each change of leaders, and what the leader does not
@@ -31,7 +31,7 @@ const PATIENCE_MS: u64 = 6_500;
 /// A message of a leader without entries is smaller, one with an entry is larger, bytes.
 const HEARTBEAT_BYTES_MAX: usize = 100;
 const HOLDERS: u8 = 2;
-/// Without pairs.
+/// Holders that write without pairs.
 const RAW_HOLDERS: u8 = 1;
 
 fn born(seed: u64) -> Cluster {
@@ -257,7 +257,7 @@ fn nobody_is_admitted_while_a_level_waits_for_a_slow_quorum() {
             "{:?}",
             cluster.levels()
         );
-        world::inside(|world| world.net.heal(&mut world.dice, cluster.now_ms));
+        world::inside(|world| world.net.heal(&mut world.rng, cluster.now_ms));
         let refused = |cluster: &mut Cluster| {
             cluster.book.open().last_change.contains("reads levels 1 to 1, and the cluster")
         };

@@ -116,7 +116,7 @@ impl<T> Drop for Changed<'_, T> {
     }
 }
 
-/// For openraft.
+/// The channel as openraft uses it.
 #[derive(Debug)]
 pub struct Watch;
 

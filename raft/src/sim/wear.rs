@@ -13,10 +13,10 @@ use crate::cluster::LINGER;
 use crate::index::STATE_FILE;
 use crate::log::LOG_FILE;
 
-/// Holders that write in turn.
+/// Number of holders, which write one after the other.
 const HOLDERS: u8 = 200;
 
-/// Writes that were acknowledged.
+/// Cost of the writes that were acknowledged.
 #[derive(Debug)]
 struct Seen {
     bytes_each: u64,

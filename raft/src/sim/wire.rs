@@ -30,7 +30,7 @@ const SILENCE_PATIENCE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct SimNetwork {
     pub(super) host: HostId,
-    /// The list that it was started with.
+    /// The list that the server was started with.
     pub(super) list: Vec<String>,
 }
 
@@ -79,7 +79,7 @@ impl SimWire {
 /// silent for a while seems to answer, as one without data. Without the fault it only carries.
 struct Impatient {
     wire: SimWire,
-    /// Sorted.
+    /// The list that the server was started with, sorted.
     list: Vec<String>,
     silent_since: Mutex<BTreeMap<String, Instant>>,
 }
@@ -119,7 +119,7 @@ impl Impatient {
     }
 
     fn pristine(&self) -> Answered {
-        let (node_id, boot_nonce) = world::inside(|world| (world.dice.random(), world.dice.random()));
+        let (node_id, boot_nonce) = world::inside(|world| (world.rng.random(), world.rng.random()));
         let whoami = Whoami {
             node_id,
             boot_nonce,

@@ -32,7 +32,7 @@ const READ_PATIENCE: Duration = Duration::from_secs(4);
 /// What all clients share.
 #[derive(Default)]
 pub(crate) struct Shared {
-    /// Where servers may be.
+    /// Raft addresses at which servers may be.
     pub(crate) servers: Vec<String>,
     /// One more that an operator asks: it is being added.
     pub(crate) joining: Option<String>,
@@ -43,15 +43,15 @@ pub(crate) struct Shared {
     pub(crate) reads_behind: usize,
     /// Such reads that a server did not answer in time, or not yet.
     pub(crate) reads_unanswered: usize,
-    /// What an operator was told last.
+    /// The last answer that an operator got.
     pub(crate) last_change: String,
-    /// Holders make no new writes.
+    /// Holders shall make no new writes.
     pub(crate) stop: bool,
-    /// Holders that have ended.
+    /// Number of holders that have ended.
     pub(crate) ended: usize,
 }
 
-/// A handle on it.
+/// A handle on what clients share.
 #[derive(Clone, Default)]
 pub(crate) struct Book(Arc<Mutex<Shared>>);
 
@@ -60,7 +60,7 @@ impl Book {
         self.0.lock().expect("nothing panics while it holds the book")
     }
 
-    /// Of `holder`.
+    /// Works on the history of `holder`.
     fn history<T>(&self, holder: &Holder, work: impl FnOnce(&mut History) -> T) -> T {
         work(self.open().histories.entry(holder.clone()).or_default())
     }
@@ -94,27 +94,27 @@ pub(crate) fn holder_of(number: u8) -> Holder {
     holder(number + 1)
 }
 
-/// One holder's life. Without pairs, it is a client like the Go `pi`.
+/// One holder. Without pairs, it is a client like the Go `pi`.
 pub(crate) struct Client {
     pub(crate) me: HostId,
     pub(crate) holder: Holder,
     pub(crate) with_pairs: bool,
     pub(crate) book: Book,
-    pub(crate) dice: StdRng,
+    pub(crate) rng: StdRng,
     pair: Pair,
 }
 
 impl Client {
     pub(crate) fn new(me: HostId, number: u8, with_pairs: bool, book: Book, seed: u64) -> Self {
         let pair = Pair { epoch: 1, seq: 0 };
-        Self { me, holder: holder_of(number), with_pairs, book, dice: StdRng::seed_from_u64(seed), pair }
+        Self { me, holder: holder_of(number), with_pairs, book, rng: StdRng::seed_from_u64(seed), pair }
     }
 
     pub(crate) async fn live(mut self) {
         while !self.book.open().stop {
             let order = self.choose();
             self.write(order, ATTEMPTS_MAX).await;
-            let pause = self.dice.random_range(0..120);
+            let pause = self.rng.random_range(0..120);
             tokio::time::sleep(Duration::from_millis(pause)).await;
         }
         // The last word: afterwards all is known.
@@ -124,7 +124,7 @@ impl Client {
     }
 
     fn choose(&mut self) -> Order {
-        match self.dice.random_range(0..20) {
+        match self.rng.random_range(0..20) {
             0..=10 => self.order(Kind::Advertise, 3),
             11..=15 => self.order(Kind::Withdraw, 3),
             _ => self.order(Kind::Sync, 5),
@@ -132,8 +132,8 @@ impl Client {
     }
 
     fn order(&mut self, kind: Kind, keys_max: usize) -> Order {
-        let count = self.dice.random_range(1..=keys_max);
-        let mut keys: Vec<Key> = (0..count).map(|_| key_number(self.dice.random_range(0..KEYS))).collect();
+        let count = self.rng.random_range(1..=keys_max);
+        let mut keys: Vec<Key> = (0..count).map(|_| key_number(self.rng.random_range(0..KEYS))).collect();
         keys.sort();
         keys.dedup();
         self.pair.seq += 1;
@@ -146,7 +146,7 @@ impl Client {
         for _ in 0..attempts {
             let server = self.server();
             let request = Request::Write { order: order.clone(), forwarded: false };
-            let patience = PATIENCE_MS[self.dice.random_range(0..PATIENCE_MS.len())];
+            let patience = PATIENCE_MS[self.rng.random_range(0..PATIENCE_MS.len())];
             let asked = net::ask(self.me, &server, Payload::Client(request));
             match tokio::time::timeout(Duration::from_millis(patience), asked).await {
                 Ok(net::Answer::Client(Answer::Done { index })) => {
@@ -161,18 +161,18 @@ impl Client {
                 Ok(net::Answer::Client(Answer::NotDone) | net::Answer::Refused) => {}
                 Ok(_) | Err(_) => self.book.history(&holder, |history| history.loose(id)),
             }
-            tokio::time::sleep(Duration::from_millis(self.dice.random_range(10..200))).await;
+            tokio::time::sleep(Duration::from_millis(self.rng.random_range(10..200))).await;
         }
     }
 
     fn server(&mut self) -> String {
         let shared = self.book.open();
-        shared.servers[self.dice.random_range(0..shared.servers.len())].clone()
+        shared.servers[self.rng.random_range(0..shared.servers.len())].clone()
     }
 
     /// Now and then reads on every server, beside what the holder does next.
     fn read_behind(&mut self, id: WriteId, index: u64) {
-        if self.dice.random_range(0..READ_EVERY) > 0 {
+        if self.rng.random_range(0..READ_EVERY) > 0 {
             return;
         }
         for server in self.book.open().servers.clone() {
@@ -185,19 +185,19 @@ impl Client {
 /// Leases that end and begin again: holders are hidden from the answers now and then, and nothing of
 /// theirs may be lost by that (I3).
 pub(crate) async fn hide_holders(me: HostId, book: Book, seed: u64) {
-    let mut dice = StdRng::seed_from_u64(seed);
+    let mut rng = StdRng::seed_from_u64(seed);
     while !book.open().stop {
         let (server, holder) = {
             let shared = book.open();
             let holders: Vec<&Holder> = shared.histories.keys().collect();
-            (shared.servers.choose(&mut dice).cloned(), holders.choose(&mut dice).copied().cloned())
+            (shared.servers.choose(&mut rng).cloned(), holders.choose(&mut rng).copied().cloned())
         };
         if let (Some(server), Some(holder)) = (server, holder) {
-            let request = Request::Hide { holder, hide: dice.random() };
+            let request = Request::Hide { holder, hide: rng.random() };
             let asked = net::ask(me, &server, Payload::Client(request));
             tokio::time::timeout(READ_PATIENCE, asked).await.ok();
         }
-        tokio::time::sleep(Duration::from_millis(dice.random_range(50..400))).await;
+        tokio::time::sleep(Duration::from_millis(rng.random_range(50..400))).await;
     }
 }
 

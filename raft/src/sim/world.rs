@@ -11,7 +11,7 @@ use crate::types::Vote;
 
 use super::net::{Answer, HostId, Message, Net, Payload};
 
-/// What a broken build would do; each is there to show that the checks find it.
+/// A fault that a broken build would have; each shows that the checks find it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// The log's syncs are acknowledged and not done.
@@ -26,30 +26,30 @@ pub(crate) enum Fault {
     WithdrawsLostOnOne,
     /// The log of one server loses the keys of some advertises, at random.
     AdvertisesLostAtRandomOnOne,
-    /// A missed lease deletes.
+    /// The end of a lease deletes the host.
     HideDeletes,
-    /// A founder does not wait for those who do not answer.
+    /// A founder does not wait for servers that do not answer.
     FoundsWithoutSeeingAll,
     /// A server that is alone in its list does not listen before it founds.
     FoundsWithoutListening,
 }
 
-/// Shared by all hosts of one simulation.
+/// State that all hosts of one simulation share.
 pub(crate) struct World {
-    pub(crate) dice: StdRng,
+    pub(crate) rng: StdRng,
     pub(crate) net: Net,
-    /// The host whose turn it is.
+    /// The host whose code runs.
     pub(crate) current: Option<Current>,
     fault: Option<Fault>,
     /// Hosts on which an append was acknowledged that is still to be committed.
     pub(crate) acknowledged_early: BTreeSet<HostId>,
-    /// What each host has voted for, by the answers that have left it.
+    /// The highest vote of each host among the answers that have left it.
     promised: BTreeMap<HostId, Vote>,
-    /// Requests with a snapshot that have arrived.
+    /// Number of snapshots that have arrived.
     pub(crate) snapshots: usize,
-    /// Requests that have arrived a second time.
+    /// Number of requests that have arrived a second time.
     pub(crate) doubled: usize,
-    /// Of everything that was delivered and observed, in order.
+    /// Hash of everything that was delivered and observed, in order.
     trace: u64,
 }
 
@@ -57,9 +57,9 @@ pub(crate) struct World {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Current {
     pub(crate) host: HostId,
-    /// The host's clock when its runtime began ...
+    /// Time of the host's clock when its runtime began.
     pub(crate) began: Instant,
-    /// ... at this time of the world, milliseconds.
+    /// Time of the world when it began, milliseconds.
     pub(crate) began_ms: u64,
 }
 
@@ -72,9 +72,9 @@ pub(crate) struct Inside(());
 
 impl Inside {
     pub(crate) fn new(seed: u64) -> Self {
-        let dice = StdRng::seed_from_u64(seed);
+        let rng = StdRng::seed_from_u64(seed);
         let world = World {
-            dice,
+            rng,
             net: Net::default(),
             current: None,
             fault: None,
@@ -98,12 +98,12 @@ impl Drop for Inside {
     }
 }
 
-/// Whether the build is broken in this way.
+/// Whether the simulated build has this fault.
 pub(crate) fn is_broken(fault: Fault) -> bool {
     with(|world| world.fault == Some(fault)).unwrap_or(false)
 }
 
-/// From now on the build is broken.
+/// From now on the simulated build has this fault.
 pub(crate) fn break_it(fault: Fault) {
     inside(|world| world.fault = Some(fault));
 }
@@ -120,14 +120,14 @@ pub(crate) fn with<T>(work: impl FnOnce(&mut World) -> T) -> Option<T> {
     WORLD.with_borrow_mut(|world| world.as_mut().map(work))
 }
 
-/// The same, for those who are inside.
+/// [`with`], where the thread is known to be a simulation.
 pub(crate) fn inside<T>(work: impl FnOnce(&mut World) -> T) -> T {
     with(work).expect("the thread is a simulation")
 }
 
 /// Random bits of the simulation; `None` outside of one.
 pub(crate) fn bits() -> Option<u128> {
-    with(|world| world.dice.random())
+    with(|world| world.rng.random())
 }
 
 impl World {
@@ -137,7 +137,7 @@ impl World {
         current.began_ms + current.began.elapsed().as_millis() as u64
     }
 
-    /// The host has answered that it votes so.
+    /// Notes a vote that a host has answered.
     pub(crate) fn promise(&mut self, host: HostId, vote: Vote) {
         let before = self.promised.entry(host).or_insert(vote);
         if vote.leader_id > before.leader_id {
@@ -145,7 +145,7 @@ impl World {
         }
     }
 
-    /// Its disk is new: so is who it is.
+    /// Forgets the votes of a host that has a new disk.
     pub(crate) fn release(&mut self, host: HostId) {
         self.promised.remove(&host);
     }
@@ -166,7 +166,7 @@ impl World {
         }
     }
 
-    /// A message arrives.
+    /// Adds a message that arrives to the trace.
     pub(crate) fn note_message(&mut self, host: HostId, at_ms: u64, message: &Message) {
         self.note(&at_ms.to_le_bytes());
         self.note(&[host as u8]);
@@ -189,7 +189,7 @@ impl World {
         }
     }
 
-    /// Of all that happened so far.
+    /// The hash of all that has happened so far.
     pub(crate) fn trace(&self) -> u64 {
         self.trace
     }

@@ -22,7 +22,7 @@ pub(crate) struct SimDisk(Arc<Mutex<Platter>>);
 struct Platter {
     databases: BTreeMap<String, Content>,
     small: BTreeMap<String, Small>,
-    /// Of all files.
+    /// Syncs of all files so far.
     syncs: u64,
     /// The power goes off at this sync of any file.
     cut_at_sync: Option<u64>,
@@ -31,14 +31,14 @@ struct Platter {
     lying: BTreeSet<String>,
     /// Files whose syncs are acknowledged, and done when so many more have come.
     late: BTreeMap<String, usize>,
-    /// Pieces that the power cut took which this disk comes from.
+    /// Pieces that were lost in the power cut that this disk comes from.
     lost_sectors: usize,
 }
 
 /// A redb file.
 #[derive(Clone, Debug, Default)]
 struct Content {
-    /// As the running process sees it.
+    /// The content as the running process sees it.
     live: Vec<u8>,
     synced: Vec<u8>,
     /// Since the last sync: offset and bytes, or a new length.
@@ -48,13 +48,13 @@ struct Content {
     syncs: u64,
     writes: u64,
     written_bytes: u64,
-    /// The power goes off at this sync.
+    /// The power goes off at this sync of the file.
     cut_at_sync: Option<u64>,
     /// The power went when the new file got its name: it is there whole, or not at all.
     half_born: bool,
 }
 
-/// A small file, replaced whole.
+/// A small file, which is replaced as a whole.
 #[derive(Clone, Debug, Default)]
 struct Small {
     durable: Option<Vec<u8>>,
@@ -246,12 +246,12 @@ impl Platter {
 }
 
 impl Content {
-    /// No process has seen it come to be.
+    /// Whether the file was never completely created.
     fn is_absent(&self) -> bool {
         self.live.is_empty() || (self.synced.is_empty() && self.unsynced.is_empty())
     }
 
-    /// What was written is on the disk.
+    /// Brings what was written to the disk.
     fn settle(&mut self) {
         let written = std::mem::take(&mut self.unsynced);
         self.settle_these(written);
