@@ -10,14 +10,14 @@
 //! - `compaction`: which part of the log may go.
 //! - `space`: a disk that is getting full.
 //! - `currency`: whether a node has all that was acknowledged.
-//! - `env`: what a node is given of the world around it.
+//! - `env`: all that a node takes from outside.
 //! - `error`: why a node does not start, and why it ends.
 //! - `settings`: how openraft runs here.
 //! - `standing`: a removed node learns that it is one.
 //! - `stop`: handing leadership over, and the orderly end.
 //! - `stores`: whether log and state belong together.
 //! - `tasks`: the background tasks, each with a name and a watcher.
-//! - `timing`: how long a node waits before it does what it does now and then.
+//! - `timing`: intervals of its upkeep.
 
 mod bootstrap;
 mod compaction;

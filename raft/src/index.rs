@@ -193,13 +193,13 @@ struct Inner {
 }
 
 impl Index {
-    /// [`Index::open_on`] with the threads of the system.
+    /// Opens `state.redb` and builds the in-memory side from it. A damaged file is refused. Blocks;
+    /// seconds for millions of pairs.
     pub fn open(disk: &dyn Disk) -> Result<Self, IndexError> {
         Self::open_on(disk, Arc::new(SystemThreads))
     }
 
-    /// Opens `state.redb` and builds the in-memory side from it. A damaged file is refused. Blocks;
-    /// seconds for millions of pairs. Flushes are done on `threads`.
+    /// [`Index::open`] with flushes on `threads`.
     pub(crate) fn open_on(disk: &dyn Disk, threads: Arc<dyn Threads>) -> Result<Self, IndexError> {
         let (database, state) = IndexError::guarded(|| {
             let open = || {

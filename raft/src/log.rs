@@ -124,13 +124,12 @@ pub struct LogReader {
 }
 
 impl LogStore {
-    /// [`LogStore::open_on`] with the threads and the random numbers of the system.
+    /// Opens or creates `log.redb`. A damaged file is refused, and one of a newer format. Reads all of it.
     pub fn open(disk: &dyn Disk) -> Result<Self, LogError> {
         Self::open_on(disk, Arc::new(SystemThreads), &SystemRandom)
     }
 
-    /// Opens or creates `log.redb`. A damaged file is refused, and one of a newer format. Reads all of it. Its
-    /// writer is one of `threads`.
+    /// [`LogStore::open`] with its writer on one of `threads`; a new log gets its id from `random`.
     pub(crate) fn open_on(
         disk: &dyn Disk,
         threads: Arc<dyn Threads>,

@@ -1,4 +1,5 @@
-//! Threads for work that waits for the disk: none of it is done where messages and timers wait for their turn.
+//! Threads for work that waits for the disk. It never runs on the threads of the runtime, where it would delay
+//! messages and timers.
 
 use std::fmt::Debug;
 use std::io;
@@ -8,13 +9,13 @@ use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 use tokio::task::JoinError;
 
-/// Where a node's work that waits for the disk is done.
+/// Does the work of a node that waits for the disk.
 pub trait Threads: Debug + Send + Sync + 'static {
-    /// Does `work` off the threads of the caller's runtime and resolves when it is done. Work that has begun
-    /// goes on when nobody waits for it any more.
+    /// Does `work` off the threads of the caller's runtime and resolves when it is done. Work that has begun is
+    /// finished even if the future is dropped.
     fn run(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'static, Result<(), JoinError>>;
 
-    /// Lets `worker` work until its end. `name` is that of its thread.
+    /// Runs `worker` to its end, on a thread called `name`.
     ///
     /// # Errors
     /// If the system has no thread for it.
@@ -22,26 +23,26 @@ pub trait Threads: Debug + Send + Sync + 'static {
 }
 
 impl dyn Threads {
-    /// [`Threads::run`], with what `work` comes to.
+    /// [`Threads::run`] with a result.
     pub(crate) async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, JoinError> {
         let (sender, mut done) = oneshot::channel();
         self.run(Box::new(move || drop(sender.send(work())))).await?;
-        Ok(done.try_recv().expect("work that has ended has sent what it came to"))
+        Ok(done.try_recv().expect("work that has ended has sent its result"))
     }
 }
 
 /// Work that comes in steps, each of which may wait for the disk.
 pub trait Worker: Send + 'static {
-    /// Blocks until there is a step to perform; false: there will be none.
+    /// Blocks until there is a step to perform; false if there will be none.
     fn wait(&mut self) -> bool;
 
-    /// The same without blocking a thread.
+    /// [`Worker::wait`] without blocking a thread.
     fn poll_wait(&mut self, context: &mut Context<'_>) -> Poll<bool>;
 
-    /// Performs the step that was waited for; false: it was the last.
+    /// Performs the step that was waited for; false if it was the last.
     fn step(&mut self) -> bool;
 }
 

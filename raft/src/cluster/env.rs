@@ -1,5 +1,6 @@
-//! What a node is given of the world around it. A simulation gives other things than a server does, and the node
-//! does not know the difference.
+//! The environment of a node: all that it takes from outside. A server passes what the system has, the simulation
+//! parts of its own, and a test that needs a fault puts a decorator around one of them. The node's code does not
+//! know which it has.
 
 use std::sync::Arc;
 
@@ -16,25 +17,25 @@ use super::Timing;
 /// The environment of one node.
 #[derive(Clone, Debug)]
 pub struct Env {
-    /// Every byte that must survive a power cut goes there.
+    /// Stores every byte that must survive a power cut.
     pub disk: Arc<dyn Disk>,
-    /// Where ids and nonces come from.
+    /// Makes ids and nonces.
     pub random: Arc<dyn Random>,
-    /// Where work is done that waits for the disk.
+    /// Do the work that waits for the disk.
     pub threads: Arc<dyn Threads>,
     /// Carries requests to the other servers.
     pub network: Arc<dyn Network>,
     /// Looks names up.
     pub resolver: Arc<dyn Resolve>,
-    /// The node's tasks run there, and its clock is that runtime's: all time in this crate is tokio's, which a
-    /// simulation pauses and advances. [`super::Node::open`] and [`super::Opened::start`] are awaited on it.
+    /// Runs the node's tasks, and is its clock: all time in this crate is tokio's, and a simulation pauses and
+    /// advances that of its runtimes. [`super::Node::open`] and [`super::Opened::start`] must be awaited on it.
     pub runtime: Handle,
-    /// When the node does what it does now and then.
+    /// Intervals of the node's upkeep.
     pub timing: Timing,
 }
 
 impl Env {
-    /// That of a server: `disk`, and what the system has of everything else.
+    /// The environment of a server: `disk`, and for everything else what the system has.
     pub fn system(disk: Arc<dyn Disk>, runtime: Handle) -> Self {
         Self {
             disk,

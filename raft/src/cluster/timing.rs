@@ -1,5 +1,5 @@
-//! How long a node waits before it does what it does now and then. Constants of a server; a simulation has shorter
-//! ones, so that a few seconds see much of it.
+//! Intervals of a node's upkeep. A server has the constants of each subsystem; a simulation has shorter ones, so that
+//! a few seconds contain many flushes, purges and changes of the level.
 
 use std::time::Duration;
 
@@ -8,14 +8,14 @@ use crate::index::FLUSH_INTERVAL;
 use super::compaction::Keep;
 use super::levels::LevelTimes;
 
-/// The times of one node.
+/// Intervals of the upkeep of one node.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
     /// Longest time between an applied entry and the flush that has it.
     pub flush_interval: Duration,
     /// How much of the log is kept.
     pub keep: Keep,
-    /// When a level begins.
+    /// When the next level begins.
     pub levels: LevelTimes,
 }
 
