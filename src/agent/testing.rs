@@ -175,7 +175,7 @@ impl Node {
             local,
             fetcher: Arc::new(Fetcher::new(fetch::Config {
                 discovery: Arc::clone(&discovery),
-                store: dyn_store,
+                store: Arc::clone(&dyn_store),
                 pool: pool.clone(),
                 reporter,
                 scrubber,
