@@ -104,7 +104,8 @@ impl Server {
         let runtime = Runtime::new().unwrap();
         let disk = Arc::new(FolderDisk::open(self.folder.path()).unwrap());
         within(SOON, "an answer that the files of the killed node do not delay", || {
-            let start = Node::start(self.config.clone(), system(disk.clone()), CancellationToken::new());
+            let env = Env::system(disk.clone(), runtime.handle().clone());
+            let start = Node::start(self.config.clone(), env, CancellationToken::new());
             match runtime.block_on(start) {
                 Ok(_) => panic!("started without {file}"),
                 Err(StartError::InUse { .. } | StartError::Log(_) | StartError::Index(_)) => None,
