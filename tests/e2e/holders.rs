@@ -58,6 +58,7 @@ impl Site {
             LayerImage::write_layout(&layout, images);
             let mut agent = site.network.command(host, PICCOLO);
             agent.args(["agent", "--servers", &url, "--layout"]).arg(&layout).args(extra);
+            agent.env("PICCOLO_STATE_DIR", site.folder.path().join(format!("state-{host}")));
             site.holders.push(Process::start(site.folder.path(), &format!("holder-{host}"), agent));
         }
         for image in has[0] {
