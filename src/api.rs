@@ -182,7 +182,7 @@ pub struct KeepaliveRequest {
     /// Zone label, for ranking.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zone: Option<String>,
-    /// [`fingerprint`] of what the agent believes the index holds for it, 32 hex digits.
+    /// Fingerprint of what the agent believes the index holds for it, 32 hex digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fingerprint: Option<String>,
     /// Number of keys under that fingerprint.

@@ -1,6 +1,6 @@
 //! This server among the others of its cluster: which cluster that is ([`identity`]), who leads it
 //! ([`leadership`]), how a request comes to the leader ([`forward`]), where the others are
-//! ([`server_addresses`]) and how they are asked ([`server_client`]), and what this server does while it may
+//! ([`server_addresses`]) and how they are asked ([`mod@server_client`]), and what this server does while it may
 //! lack what the others have ([`behind`]).
 
 pub mod behind;

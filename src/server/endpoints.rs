@@ -1,6 +1,6 @@
 //! The routes of the API port, one file for each endpoint. A new endpoint is a file here and a line in
 //! [`router`]; its handler takes the parts of the server that it uses
-//! ([`Loaded`](crate::server::app::Loaded)).
+//! ([`Loaded`]).
 //!
 //! Who answers:
 //!

@@ -5,7 +5,7 @@
 //! 2. It is brought to the leader ([`crate::server::cluster::forward`]).
 //! 3. There it takes the lock of its holder, so that one write of a holder is handled at a time. A repeated
 //!    write is answered like the first one; a write over a limit of the index is refused ([`capacity`]).
-//! 4. It is cut into log [`entries`], of a sync those of the difference to what the index has ([`mod@sync`]).
+//! 4. It is cut into log [`mod@entries`], of a sync those of the difference to what the index has ([`mod@sync`]).
 //!    They are proposed to raft, which stores them on the disks of a majority ([`mod@propose`]).
 
 pub mod capacity;

@@ -1,7 +1,7 @@
 //! Brings a write or heartbeat to the leader: this server decides itself if it leads, and forwards the
 //! request once otherwise. While no leader is known the request waits, at most [`LEADER_WAIT_MAX`].
 //!
-//! Only so many requests are forwarded at once ([`ForwardPermits`]), heartbeats apart from writes; the others
+//! Only so many requests are forwarded at once (`ForwardPermits`), heartbeats apart from writes; the others
 //! wait here. So a server keeps its connections to the leader, and no forwarded request waits there to be
 //! accepted among clients. A client that leaves does not end the exchange with the leader: that would close
 //! the connection, and the next request would need a new one.
