@@ -23,6 +23,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use crate::limits;
+use crate::limits::ACCEPT_PAUSE;
 use crate::task::Stop;
 use connection::{Accepted, serve_until_told};
 pub use listen::{BindError, bind};
@@ -30,9 +31,6 @@ pub use occupant::Occupant;
 pub use slots::KnownAddresses;
 pub(crate) use slots::{Slot, SlotCounts, Slots};
 use threads::Threads;
-
-/// Pause after an `accept` that failed, for example because no descriptor is left.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// The limits of one listener (I7).
 #[derive(Clone, Copy, Debug)]

@@ -3,7 +3,6 @@
 
 use std::convert::Infallible;
 use std::sync::OnceLock;
-use std::time::Duration;
 
 use axum::Router;
 use axum::http::header::CONTENT_TYPE;
@@ -11,6 +10,7 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
+use crate::limits::METRICS_UPKEEP_INTERVAL;
 use crate::task::Stop;
 
 /// Buckets of every `_seconds` histogram: from a lookup in memory to a blob that crawls.
@@ -36,12 +36,9 @@ pub fn install() -> PrometheusHandle {
         .clone()
 }
 
-/// How often histograms are folded while nobody scrapes, so that they stay small.
-const UPKEEP_INTERVAL: Duration = Duration::from_secs(30);
-
 /// Keeps the recorder small until `stop`; one task a process.
 pub async fn upkeep(handle: PrometheusHandle, stop: Stop) -> Result<(), Infallible> {
-    while stop.run_until_cancelled(tokio::time::sleep(UPKEEP_INTERVAL)).await.is_some() {
+    while stop.run_until_cancelled(tokio::time::sleep(METRICS_UPKEEP_INTERVAL)).await.is_some() {
         handle.run_upkeep();
     }
     Ok(())

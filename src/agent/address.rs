@@ -15,14 +15,14 @@ use tokio::net::{UdpSocket, lookup_host};
 pub use cidr::Cidr;
 pub(crate) use follow::{Following, Look, begin};
 
+use crate::limits::ADDRESS_LOOKS_PER_RESOLUTION;
+
 /// Addresses for documentation (RFC 5737, RFC 3849): routed like any other address, and never an address of
 /// this node.
 const ELSEWHERE: [SocketAddr; 2] = [
     SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 9),
     SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)), 9),
 ];
-/// Looks between two resolutions of the servers' names.
-const LOOKS_PER_RESOLUTION: u32 = 30;
 
 /// Why no address is known, or why the given one cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -170,7 +170,7 @@ impl Seeker {
         }
         // While the resolver does not answer, the last addresses are the best that is known.
         if !targets.is_empty() {
-            (self.targets, self.looks_left) = (targets, LOOKS_PER_RESOLUTION);
+            (self.targets, self.looks_left) = (targets, ADDRESS_LOOKS_PER_RESOLUTION);
         }
     }
 

@@ -6,12 +6,7 @@ use std::time::Duration;
 
 use rand::Rng;
 
-use crate::limits::RETRY_AFTER_HONOURED_MAX;
-
-/// First pause after a failed heartbeat; the longest is the heartbeat interval.
-const HEARTBEAT_RETRY_PAUSE: Duration = Duration::from_millis(500);
-/// Jitter of a heartbeat, as a part of the interval in both directions.
-const HEARTBEAT_JITTER: f64 = 0.1;
+use crate::limits::{HEARTBEAT_JITTER, HEARTBEAT_RETRY_PAUSE, RETRY_AFTER_HONOURED_MAX};
 
 /// A random time up to a bound that doubles ("full jitter"): clients that were refused together come back
 /// evenly over the bound.

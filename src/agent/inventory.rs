@@ -30,15 +30,11 @@ use super::counters::Counters;
 use super::log_throttle::LogThrottle;
 use crate::api::client::ClientError;
 use crate::clock::SharedClock;
+use crate::limits::{INVENTORY_STOP_TIMEOUT, STORE_RETRY_PAUSE};
 use crate::task::{Stop, TaskError, Tasks};
 use address_conflict::Claims;
 pub use index_api::{IndexApi, Write};
 use ledger::{Ledger, Pair};
-
-/// First and longest pause before the store is watched or scanned again.
-const STORE_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
-/// Time for the three tasks to stop.
-const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Decides which tags (`registry/repository:tag`) are advertised.
 pub type TagFilter = Box<dyn Fn(&str) -> bool + Send + Sync>;
@@ -214,7 +210,7 @@ impl Inventory {
         tasks.spawn("inventory writer", async move { until_stopped(stop, writer::run(&shared)).await });
         let (shared, stop) = (Arc::clone(&self.shared), tasks.stop().clone());
         tasks.spawn("heartbeat", async move { until_stopped(stop, heartbeat::run(&shared)).await });
-        tasks.run(STOP_TIMEOUT).await
+        tasks.run(INVENTORY_STOP_TIMEOUT).await
     }
 }
 
@@ -284,8 +280,10 @@ impl Upkeep {
 
     /// Watches the store, and again whenever a watch ends.
     async fn watch(&self) -> Infallible {
-        let mut retries =
-            Retries { backoff: Backoff::new(STORE_PAUSE.0, STORE_PAUSE.1), throttle: LogThrottle::default() };
+        let mut retries = Retries {
+            backoff: Backoff::new(STORE_RETRY_PAUSE.0, STORE_RETRY_PAUSE.1),
+            throttle: LogThrottle::default(),
+        };
         loop {
             let ended = self.watch_once(&mut retries).await;
             self.ledger().scan_failed();

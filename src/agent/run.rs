@@ -7,7 +7,6 @@ mod tests;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
@@ -20,12 +19,9 @@ use super::origin::OriginError;
 use super::state_dir::InUse;
 use crate::api::client::ClientError;
 use crate::http::{self, BindError, ConnectionLimits};
-use crate::limits::{DRAIN_TIMEOUT, PROBE_CONNECTIONS_MAX};
+use crate::limits::{AGENT_STOP_MARGIN, DRAIN_TIMEOUT, PROBE_CONNECTIONS_MAX};
 use crate::task::{Stop, TaskError, Tasks};
 use build::{Background, Built, Ports};
-
-/// Time for everything else to stop, beyond that of requests in flight.
-const STOP_MARGIN: Duration = Duration::from_secs(5);
 
 /// Addresses of a started agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,7 +107,7 @@ pub async fn run_on(
     ports.serve(listeners, metrics, &mut tasks);
     background.spawn(&mut tasks);
     ready(addresses);
-    let ended = tasks.run(DRAIN_TIMEOUT + STOP_MARGIN).await;
+    let ended = tasks.run(DRAIN_TIMEOUT + AGENT_STOP_MARGIN).await;
     checks_stop.cancel();
     fetcher.finish().await;
     Ok(ended?)

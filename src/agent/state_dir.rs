@@ -23,8 +23,8 @@ use lock::{Lock, NoLock};
 
 use super::notices::{Notices, Topic};
 use crate::limits::{
-    SPOOL_WITHOUT_DISK_TOTAL_BYTES_MAX, STATE_DIR_LEFTOVER_AGE, STATE_DIR_PROBE_BYTES, STATE_DIR_RETRY,
-    VERIFIED_WHOLE_BYTES_MAX,
+    SPOOL_WITHOUT_DISK_TOTAL_BYTES_MAX, STATE_DIR_LEFTOVER_AGE, STATE_DIR_PROBE_BYTES,
+    STATE_DIR_PROBE_WRITE_BYTES, STATE_DIR_RETRY, VERIFIED_WHOLE_BYTES_MAX,
 };
 use crate::task::Stop;
 
@@ -33,8 +33,6 @@ const MODE: u32 = 0o700;
 const SPOOL: &str = "spool";
 /// Prefix of the names of files that are still being written, and renamed afterwards.
 const NEW: &str = ".new-";
-/// Bytes that are written to find out whether the folder is writable.
-const PROBE_WRITE_BYTES: usize = 64 * 1024;
 /// `f_type` of file systems in memory (`statfs(2)`): tmpfs and ramfs.
 const IN_MEMORY: [u64; 2] = [0x0102_1994, 0x8584_58f6];
 
@@ -198,7 +196,7 @@ impl StateDir {
         self.keep_lock()?;
         let mut file = tempfile::tempfile_in(self.make_folders()?)?;
         let in_memory = is_in_memory(&file)?;
-        file.write_all(&[0; PROBE_WRITE_BYTES])?;
+        file.write_all(&[0; STATE_DIR_PROBE_WRITE_BYTES])?;
         if !in_memory {
             reserve(&file, STATE_DIR_PROBE_BYTES)?;
         }

@@ -1,9 +1,7 @@
 //! What an agent answers at its `--metrics-listen`.
 
-use std::time::Duration;
+use crate::limits::AGENT_ANSWER_TIMEOUT;
 
-/// One answer.
-const TIMEOUT: Duration = Duration::from_secs(3);
 /// What counts the requests of containerd.
 const REQUESTS: &str = "piccolo_mirror_requests_total";
 
@@ -40,7 +38,11 @@ pub(in crate::cli) async fn agent(url: &str) -> Result<Agent, String> {
 pub(in crate::cli) async fn get(url: &str) -> Result<reqwest::Response, String> {
     // The first call decides; later ones are told so, which is no error here.
     rustls::crypto::ring::default_provider().install_default().ok();
-    let client = reqwest::Client::builder().no_proxy().timeout(TIMEOUT).build().map_err(|e| e.to_string())?;
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .timeout(AGENT_ANSWER_TIMEOUT)
+        .build()
+        .map_err(|e| e.to_string())?;
     client.get(url).send().await.map_err(|error| {
         let mut causes = std::iter::successors(std::error::Error::source(&error), |error| error.source());
         let root = causes.by_ref().last().map(ToString::to_string);

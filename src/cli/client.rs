@@ -1,7 +1,5 @@
 //! What the commands that ask a server share.
 
-use std::time::Duration;
-
 use serde::Serialize;
 
 use super::{CliError, output};
@@ -16,9 +14,6 @@ pub(super) const CLIENT: &[Setting] = &[
         .alias(&["PICCOLO_SERVERS"]),
     Setting::switch("json", "Print the server's answer as JSON"),
 ];
-
-/// A person waits no longer for an answer.
-pub(super) const DEADLINE: Duration = Duration::from_secs(10);
 
 /// What [`CLIENT`] says.
 #[derive(Debug)]

@@ -7,12 +7,12 @@ use std::io::Write as _;
 
 use piccolo_raft::model::GROUP_BYTES_MAX;
 
-use super::client::{Asked, CLIENT, DEADLINE, print_json};
+use super::client::{Asked, CLIENT, print_json};
 use super::output::{Paint, print};
 use super::{CliError, Exit, Invocation, Subcommand, Word, process};
 use crate::api::{FindQuery, FindResponse};
 use crate::config::{Fallback, Layers, Setting};
-use crate::limits::FINDKEY_COUNT_MAX;
+use crate::limits::{COMMAND_ANSWER_TIMEOUT, FINDKEY_COUNT_MAX};
 use crate::value;
 use claims::Told;
 
@@ -56,7 +56,7 @@ fn run(invocation: &Invocation) -> Result<Exit, CliError> {
         ..FindQuery::default()
     };
     let (found, doubt, told) = process::block_on_this_thread(async {
-        let (found, doubt) = client.find_with_doubt(&query, DEADLINE).await?;
+        let (found, doubt) = client.find_with_doubt(&query, COMMAND_ANSWER_TIMEOUT).await?;
         let holders = found.as_ref().filter(|_| !asked.json).map(|found| &found.holders[..]);
         let told = claims::ask(&key, holders.unwrap_or_default()).await;
         Ok((found, doubt, told))

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use piccolo_raft::model::GROUP_BYTES_MAX;
 
-use super::client::{Asked, CLIENT, DEADLINE, print_json};
+use super::client::{Asked, CLIENT, print_json};
 use super::output::{Paint, print, table};
 use super::{CliError, Exit, Invocation, Subcommand, process};
 use crate::api::HostsResponse;
 use crate::clock::SystemClock;
 use crate::config::{Layers, Setting};
+use crate::limits::COMMAND_ANSWER_TIMEOUT;
 use crate::value;
 
 /// The subcommand.
@@ -32,7 +33,9 @@ const GROUP: &[Setting] = &[Setting::new("group", "NAME", "Only this group [defa
 fn run(invocation: &Invocation) -> Result<Exit, CliError> {
     let ((asked, group), _) = invocation.configure(read)?;
     let client = asked.client()?;
-    let hosts = process::block_on_this_thread(async { Ok(client.hosts(group.as_deref(), DEADLINE).await?) })?;
+    let hosts = process::block_on_this_thread(async {
+        Ok(client.hosts(group.as_deref(), COMMAND_ANSWER_TIMEOUT).await?)
+    })?;
     if asked.json {
         print_json(&hosts)?;
     } else {

@@ -8,8 +8,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-/// How long a line waits for a reader that is merely slow.
-const SLOW_READER_WAIT: Duration = Duration::from_millis(100);
+use crate::limits::LOG_READER_WAIT;
 
 /// Lines lost since the last one that was written.
 static LOST: AtomicU64 = AtomicU64::new(0);
@@ -22,7 +21,7 @@ impl Write for LogLines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let mut stderr = io::stderr().lock();
         // Only the first line waits: while nobody reads, each would.
-        let wait = if LOST.load(Ordering::Relaxed) == 0 { SLOW_READER_WAIT } else { Duration::ZERO };
+        let wait = if LOST.load(Ordering::Relaxed) == 0 { LOG_READER_WAIT } else { Duration::ZERO };
         if !has_room(&stderr, wait) {
             LOST.fetch_add(1, Ordering::Relaxed);
             return Ok(line.len());

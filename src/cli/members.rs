@@ -6,13 +6,16 @@
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-use super::client::{Asked, CLIENT, DEADLINE, print_json};
+use super::client::{Asked, CLIENT, print_json};
 use super::output::{Paint, print, silence, table};
 use super::{CliError, Exit, Invocation, Subcommand, Word, process};
 use crate::api::client::{Client, ClientError};
 use crate::api::{MembersAction, MembersProgress, MembersRequest, MembersResponse};
 use crate::config::{Fallback, Layers, Setting};
-use crate::limits::{MEMBERS_PATIENCE_DEFAULT, MEMBERS_POLL_INTERVAL, MEMBERS_STEP_TIMEOUT};
+use crate::limits::{
+    COMMAND_ANSWER_TIMEOUT, MEMBERS_PATIENCE, MEMBERS_PATIENCE_DEFAULT, MEMBERS_POLL_INTERVAL,
+    MEMBERS_PROGRESS_INTERVAL, MEMBERS_STEP_TIMEOUT,
+};
 use crate::value;
 
 const PATIENCE: &[Setting] = &[Setting::new("patience", "TIME", "Give up when nothing moves for so long")
@@ -119,7 +122,7 @@ has the version before.",
 fn list(invocation: &Invocation) -> Result<Exit, CliError> {
     let (asked, _) = invocation.configure(Asked::read)?;
     let client = asked.client()?;
-    let members = process::block_on_this_thread(async { Ok(client.members(DEADLINE).await?) })?;
+    let members = process::block_on_this_thread(async { Ok(client.members(COMMAND_ANSWER_TIMEOUT).await?) })?;
     if asked.json {
         print_json(&members)?;
     } else {
@@ -200,10 +203,9 @@ fn change(invocation: &Invocation, action: MembersAction) -> Result<Exit, CliErr
 }
 
 fn read(layers: &mut Layers) -> Option<(Asked, Duration)> {
-    const LEAST: Duration = Duration::from_secs(1);
-    const MOST: Duration = Duration::from_secs(3600);
+    let (shortest, longest) = MEMBERS_PATIENCE;
     let asked = Asked::read(layers);
-    let patience = layers.required("patience", |text| value::duration(text, LEAST, MOST));
+    let patience = layers.required("patience", |text| value::duration(text, shortest, longest));
     Some((asked?, patience?))
 }
 
@@ -294,8 +296,6 @@ struct Display {
 }
 
 impl Display {
-    const EVERY: Duration = Duration::from_secs(5);
-
     fn show(&mut self, progress: &MembersProgress) {
         let mut stderr = std::io::stderr().lock();
         let percent = match progress.goal {
@@ -306,7 +306,9 @@ impl Display {
         if stderr.is_terminal() {
             let _ = write!(stderr, "\r\x1b[K{percent}{}", progress.message);
             self.open = true;
-        } else if self.phase != progress.phase || self.shown.is_none_or(|at| at.elapsed() >= Self::EVERY) {
+        } else if self.phase != progress.phase
+            || self.shown.is_none_or(|at| at.elapsed() >= MEMBERS_PROGRESS_INTERVAL)
+        {
             let _ = writeln!(stderr, "{percent}{}", progress.message);
             self.shown = Some(Instant::now());
         }

@@ -2,16 +2,13 @@
 //! to reload, and that a child has ended.
 
 use std::io::{self, IsTerminal};
-use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal as Number};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::CliError;
+use crate::limits::SIGNAL_CAUGHT_WITHIN;
 use crate::task::Stop;
-
-/// How long the runtime may take to tell of a signal that the handler has seen.
-const CAUGHT_WITHIN: Duration = Duration::from_millis(20);
 
 /// Holds back the signals that would end this process before its handlers are there. They are not lost:
 /// the kernel delivers them after [`release`]. An exec keeps the mask and what is held back, and a child
@@ -111,7 +108,7 @@ impl Orders {
         if reload {
             send_again(Number::SIGHUP);
         }
-        let end = tokio::time::Instant::now() + CAUGHT_WITHIN;
+        let end = tokio::time::Instant::now() + SIGNAL_CAUGHT_WITHIN;
         while let Ok(order) = tokio::time::timeout_at(end, self.next()).await {
             match order {
                 Order::Stop("SIGINT") => send_again(Number::SIGINT),

@@ -3,11 +3,12 @@
 use piccolo_raft::disk::Bytes;
 
 use super::agent_port::{self, Agent};
-use super::client::{Asked, CLIENT, DEADLINE, print_json};
+use super::client::{Asked, CLIENT, print_json};
 use super::output::{Paint, print, silence, table};
 use super::{CliError, Exit, Invocation, Subcommand, process};
 use crate::api::{LevelRange, MemberStatus, StatusResponse};
 use crate::config::{Layers, Setting};
+use crate::limits::COMMAND_ANSWER_TIMEOUT;
 use crate::value;
 
 /// The subcommand.
@@ -52,7 +53,7 @@ fn run(invocation: &Invocation) -> Result<Exit, CliError> {
         return of_agent(&url);
     }
     let client = asked.client()?;
-    let status = process::block_on_this_thread(async { Ok(client.status(DEADLINE).await?) })?;
+    let status = process::block_on_this_thread(async { Ok(client.status(COMMAND_ANSWER_TIMEOUT).await?) })?;
     if asked.json {
         print_json(&status)?;
     } else {

@@ -9,7 +9,6 @@ mod site;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use super::{CliError, Exit, Invocation, Subcommand, process};
 use crate::config::{self, AGENT, Fallback, Layers, Setting};
@@ -148,9 +147,6 @@ struct AgentOptions {
     /// For the command that points containerd to it.
     mirror_listen: SocketAddr,
 }
-
-/// Time that a child has to stop in order: a little more than what it takes itself at most.
-const STOP_TIMEOUT: Duration = crate::limits::DRAIN_TIMEOUT.saturating_add(Duration::from_secs(10));
 
 fn run(invocation: &Invocation) -> Result<Exit, CliError> {
     let (options, logging) = invocation.configure(read)?;

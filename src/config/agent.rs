@@ -1,7 +1,6 @@
 //! Settings of `piccolo agent`.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use piccolo_raft::model::{GROUP_BYTES_MAX, ZONE_BYTES_MAX};
 
@@ -91,14 +90,6 @@ pub(crate) const WITHOUT_COUNTERPART: &[&str] =
 const CONTAINERD_ONLY: [&str; 3] = ["containerd-sock", "containerd-namespace", "containerd-content-path"];
 /// The kernel's own limit of an interface's name.
 const INTERFACE_BYTES_MAX: usize = 15;
-const RESOLVE_LEAST: Duration = Duration::from_millis(100);
-const RESOLVE_MOST: Duration = Duration::from_secs(60);
-const HEARTBEATS_PER_LEASE: u32 = 3;
-const HEARTBEAT_LEAST: Duration =
-    Duration::from_secs(limits::LEASE_SECONDS_MIN.div_ceil(HEARTBEATS_PER_LEASE) as u64);
-const HEARTBEAT_MOST: Duration =
-    Duration::from_secs((limits::LEASE_SECONDS_MAX / HEARTBEATS_PER_LEASE) as u64);
-const UPLOADS_MOST: usize = limits::CONNECTIONS_MAX;
 
 /// Reads them.
 pub fn agent(layers: &mut Layers) -> Option<agent::Config> {
@@ -116,12 +107,13 @@ pub fn agent_of(layers: &mut Layers, servers: Option<Vec<String>>) -> Option<age
     let metrics_listen = layers.required("metrics-listen", value::listen_address);
     let store = store(layers);
     let zone = layers.optional("zone", |text| value::name(text, ZONE_BYTES_MAX, true)).unwrap_or_default();
-    let resolve_timeout =
-        layers.required("resolve-timeout", |text| value::duration(text, RESOLVE_LEAST, RESOLVE_MOST));
-    let uploads_max = layers.required("uploads-max", |text| value::number(text, 0, UPLOADS_MOST));
+    let (shortest, longest) = limits::RESOLVE_TIMEOUT;
+    let resolve_timeout = layers.required("resolve-timeout", |text| value::duration(text, shortest, longest));
+    let uploads_max = layers.required("uploads-max", |text| value::number(text, 0, limits::UPLOADS_MAX_MOST));
     let upload_bytes_per_second = layers.required("upload-bytes-per-second", value::bytes_per_second);
+    let (shortest, longest) = (limits::HEARTBEAT_INTERVAL_MIN, limits::HEARTBEAT_INTERVAL_MAX);
     let heartbeat_interval =
-        layers.required("heartbeat-interval", |text| value::duration(text, HEARTBEAT_LEAST, HEARTBEAT_MOST));
+        layers.required("heartbeat-interval", |text| value::duration(text, shortest, longest));
     let state_dir = layers.required("state-dir", value::path);
     let certs_dirs = layers.optional("certs-dir", value::folders);
     let mut registries = layers.registries();

@@ -64,9 +64,6 @@ pub const DISK_FREE_MIN: Setting = Setting::new(
 
 const LEASE_LEAST: Duration = Duration::from_secs(limits::LEASE_SECONDS_MIN as u64);
 const LEASE_MOST: Duration = Duration::from_secs(limits::LEASE_SECONDS_MAX as u64);
-const FOUND_AFTER_MOST: Duration = Duration::from_secs(3600);
-const FORGET_LEAST: Duration = Duration::from_secs(1);
-const FORGET_MOST: Duration = Duration::from_secs(365 * 86_400);
 
 /// Reads them.
 pub fn server(layers: &mut Layers) -> Option<server::Config> {
@@ -79,11 +76,10 @@ pub fn server(layers: &mut Layers) -> Option<server::Config> {
     let insecure = layers.switch("insecure");
     let lease_default =
         layers.required("lease-default", |text| value::duration(text, LEASE_LEAST, LEASE_MOST));
-    let forget_after =
-        layers.required("forget-after", |text| value::duration(text, FORGET_LEAST, FORGET_MOST));
-
+    let (shortest, longest) = limits::FORGET_AFTER;
+    let forget_after = layers.required("forget-after", |text| value::duration(text, shortest, longest));
     let found_after =
-        layers.required("found-after", |text| value::duration(text, Duration::ZERO, FOUND_AFTER_MOST));
+        layers.required("found-after", |text| value::duration(text, Duration::ZERO, limits::FOUND_AFTER_MAX));
     let disk_free_min = layers.optional(DISK_FREE_MIN.flag, value::bytes);
 
     let distinct: BTreeSet<&String> = cluster.iter().collect();

@@ -7,8 +7,7 @@ use tokio::net::TcpListener;
 
 use super::occupant::{self, Occupant};
 
-/// Connections that may wait in the kernel for `accept`.
-const BACKLOG: u32 = 4096;
+use crate::limits::ACCEPT_BACKLOG;
 
 /// A listener that could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -66,7 +65,7 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     }
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
-    socket.listen(BACKLOG)
+    socket.listen(ACCEPT_BACKLOG)
 }
 
 /// The address to listen on instead, if listening on all addresses of both families failed with `error`

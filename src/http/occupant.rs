@@ -4,10 +4,10 @@ use std::fmt;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use crate::limits::OCCUPANT_COMMAND_CHARS_MAX;
+
 /// The state of a listening socket in `/proc/net/tcp`.
 const LISTENING: &str = "0A";
-/// Characters of a long command line that are shown.
-const COMMAND_CHARS_MAX: usize = 200;
 
 /// The process that listens on a port that this process wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,7 +33,7 @@ pub(super) fn of(address: SocketAddr) -> Option<Occupant> {
     let pid = pids().find(|pid| holds(*pid, &sockets))?;
     let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     let command = String::from_utf8_lossy(&command).trim_end_matches('\0').replace('\0', " ");
-    Some(Occupant { pid, command: command.chars().take(COMMAND_CHARS_MAX).collect() })
+    Some(Occupant { pid, command: command.chars().take(OCCUPANT_COMMAND_CHARS_MAX).collect() })
 }
 
 fn pids() -> impl Iterator<Item = u32> {

@@ -16,20 +16,15 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 pub use known::KnownAddresses;
 
-/// One in so many of the connections that wait for a request is closed at a time: a search through all
-/// connections for each new one would cost too much CPU time.
-const CLOSED_SHARE: usize = 64;
-/// How often a full listener looks again for a connection to close.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
-/// How often the log says that a listener is full.
-const WARN_INTERVAL: Duration = Duration::from_secs(10);
+use crate::limits::{
+    FULL_LISTENER_LOOK_INTERVAL, FULL_LISTENER_WARN_INTERVAL, WAITING_CONNECTIONS_PER_CLOSED,
+};
 
 /// State of a connection: a request is in flight.
 const BUSY: u64 = 0;
@@ -156,7 +151,9 @@ impl Slots {
                 // The next connection may be from a known address, which has a slot of its own.
                 Admission::Later if has_waited && self.counts.known > 0 => return None,
                 // A connection that begins to wait for a request notifies nobody: look again after a while.
-                Admission::Later => drop(tokio::time::timeout(LOOK_AGAIN, self.ended.notified()).await),
+                Admission::Later => {
+                    drop(tokio::time::timeout(FULL_LISTENER_LOOK_INTERVAL, self.ended.notified()).await)
+                }
             }
             has_waited = true;
         }
@@ -224,7 +221,7 @@ impl Slots {
             }
         }
         let now = Instant::now();
-        if table.warned.is_none_or(|warned| now - warned >= WARN_INTERVAL) {
+        if table.warned.is_none_or(|warned| now - warned >= FULL_LISTENER_WARN_INTERVAL) {
             table.warned = Some(now);
             let address = of.map(tracing::field::display);
             tracing::warn!(
@@ -287,7 +284,7 @@ fn crowded_from(slots: usize) -> usize {
 
 /// Those of the `waiting` (since when, and id of the connection) that are closed for new ones.
 fn longest_waiting(mut waiting: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
-    let count = waiting.len().div_ceil(CLOSED_SHARE);
+    let count = waiting.len().div_ceil(WAITING_CONNECTIONS_PER_CLOSED);
     if let Some(last) = count.checked_sub(1) {
         waiting.select_nth_unstable(last);
     }

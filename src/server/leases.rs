@@ -30,14 +30,9 @@ use piccolo_raft::command::Command;
 use piccolo_raft::model::{Fingerprint, Holder, Pair};
 
 use crate::limits::{
-    FORGET_SEEN_MIN, FORGETS_PER_SWEEP_MAX, HIDE_SHARE_OF_GROUP, HIDE_WINDOW, HIDES_PER_GROUP_MIN,
-    HIDES_PER_SWEEP_MAX,
+    CLOCKS_APART_MAX_MS, FORGET_SEEN_MIN, FORGETS_PER_SWEEP_MAX, HIDE_SHARE_OF_GROUP, HIDE_WINDOW,
+    HIDES_PER_GROUP_MIN, HIDES_PER_SWEEP_MAX, SWEEP_LATE_AFTER,
 };
-
-/// Largest difference of two machines' clocks that counts as none, milliseconds.
-const CLOCKS_APART_MAX_MS: u64 = 60 * 60 * 1_000;
-/// A sweep that comes later than this after the one before was held up: all leases are extended.
-pub const SWEEP_LATE_AFTER: Duration = Duration::from_secs(1);
 
 /// What the index knows of a host that matters for its heartbeat.
 #[derive(Clone, Debug, PartialEq, Eq)]

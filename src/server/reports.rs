@@ -12,7 +12,6 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
 
 use piccolo_raft::index::{HostRecord, Index};
 use piccolo_raft::model::{Holder, Key};
@@ -20,12 +19,10 @@ use tokio::time::MissedTickBehavior;
 
 use super::ranking::Reputation;
 use crate::clock::SharedClock;
+use crate::limits::REPORTS_UPKEEP_INTERVAL;
 use crate::task::Stop;
 use pass_on::{News, PassOn};
 use table::{Changed, ReportTable, Source, Subject, Taken};
-
-/// How often the reports are brought up to the time and to the log.
-const UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The reports of one server.
 pub struct Reports {
@@ -102,7 +99,7 @@ impl Reports {
 
     /// Forgets reports that have ended, and those of holders that have written since, until `stop`.
     pub async fn watch(self: Arc<Self>, stop: Stop) -> Result<(), Infallible> {
-        let mut ticks = tokio::time::interval(UPKEEP_INTERVAL);
+        let mut ticks = tokio::time::interval(REPORTS_UPKEEP_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
             self.keep_up();

@@ -6,6 +6,8 @@ use std::net::IpAddr;
 
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType, netdevice, recv, send, socket};
 
+use crate::limits::NETLINK_BUFFER_BYTES;
+
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const RTM_NEWADDR: u16 = 20;
@@ -21,8 +23,6 @@ const PASSING: u8 = 0x01 | 0x08 | 0x20 | 0x40;
 const HEADER_BYTES: usize = 16;
 const ADDRESS_HEADER_BYTES: usize = 8;
 const ATTRIBUTE_HEADER_BYTES: usize = 4;
-/// Size of the receive buffer: the kernel fills messages of at most 32 KiB.
-const BUFFER_BYTES: usize = 64 * 1024;
 
 /// A permanent address of this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,10 +40,10 @@ pub(super) fn addresses(interface: Option<&str>) -> io::Result<Vec<IpAddr>> {
     let index = interface.map(|name| netdevice::name_to_index(&socket, name)).transpose()?;
     send(&socket, &request(), SendFlags::empty())?;
     let mut entries = Vec::new();
-    let mut buffer = vec![0; BUFFER_BYTES];
+    let mut buffer = vec![0; NETLINK_BUFFER_BYTES];
     loop {
         let (_, length) = recv(&socket, buffer.as_mut_slice(), RecvFlags::empty())?;
-        if read(&buffer[..length.min(BUFFER_BYTES)], &mut entries)? {
+        if read(&buffer[..length.min(NETLINK_BUFFER_BYTES)], &mut entries)? {
             break;
         }
     }

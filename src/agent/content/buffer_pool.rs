@@ -11,10 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
-use crate::limits::{FILE_CHUNK_BYTES, FILE_CHUNKS_MAX, SMALL_FILE_CHUNK_BYTES};
-
-/// Idle buffers that are kept for the next reads.
-const IDLE_BUFFERS_MAX: usize = 32;
+use crate::limits::{FILE_CHUNK_BYTES, FILE_CHUNKS_MAX, IDLE_BUFFERS_MAX, SMALL_FILE_CHUNK_BYTES};
 
 /// A pool of buffers of [`FILE_CHUNK_BYTES`], for reads of more than [`SMALL_FILE_CHUNK_BYTES`].
 #[derive(Clone, Debug, Default)]

@@ -7,14 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::limits::FILE_CHUNK_BYTES;
-
-/// How much the bucket may accumulate while it is idle.
-const BURST: Duration = Duration::from_millis(100);
-/// Turns of each upload in a second.
-const TURNS_PER_SECOND: u64 = 8;
-/// Smallest chunk under a low rate, bytes.
-const CHUNK_BYTES_MIN: usize = 4 * 1024;
+use crate::limits::{FILE_CHUNK_BYTES, UPLOAD_BURST, UPLOAD_CHUNK_BYTES_MIN, UPLOAD_TURNS_PER_SECOND};
 
 /// A rate in bytes per second, given out in the order of the requests.
 #[derive(Debug)]
@@ -31,12 +24,12 @@ impl TokenBucket {
         Self { bytes_per_second, sharing: AtomicU64::new(0), paid_at: Mutex::new(Instant::now()) }
     }
 
-    /// Bytes that an upload should ask for at a time: few enough that each upload gets [`TURNS_PER_SECOND`],
+    /// Bytes that an upload should ask for at a time: few enough that each upload gets [`UPLOAD_TURNS_PER_SECOND`],
     /// because peers consider a source stalled that sends nothing for a while.
     pub(crate) fn chunk_bytes(&self) -> usize {
         let sharing = self.sharing.load(Ordering::Relaxed).max(1);
-        let turn = usize::try_from(self.bytes_per_second / TURNS_PER_SECOND / sharing);
-        turn.unwrap_or(FILE_CHUNK_BYTES).clamp(CHUNK_BYTES_MIN, FILE_CHUNK_BYTES)
+        let turn = usize::try_from(self.bytes_per_second / UPLOAD_TURNS_PER_SECOND / sharing);
+        turn.unwrap_or(FILE_CHUNK_BYTES).clamp(UPLOAD_CHUNK_BYTES_MIN, FILE_CHUNK_BYTES)
     }
 
     /// Registers one more upload that shares the rate.
@@ -55,7 +48,7 @@ impl TokenBucket {
         let turn = {
             let now = Instant::now();
             let mut paid_at = self.paid_at.lock().unwrap_or_else(PoisonError::into_inner);
-            let start = (*paid_at).max(now.checked_sub(BURST).unwrap_or(now));
+            let start = (*paid_at).max(now.checked_sub(UPLOAD_BURST).unwrap_or(now));
             *paid_at = start + cost;
             *paid_at
         };
@@ -117,7 +110,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_rate_below_one_chunk_limits_too() {
         let bucket = TokenBucket::new(1_000);
-        assert_eq!(bucket.chunk_bytes(), CHUNK_BYTES_MIN);
+        assert_eq!(bucket.chunk_bytes(), UPLOAD_CHUNK_BYTES_MIN);
         let start = Instant::now();
         bucket.take(bucket.chunk_bytes()).await;
         assert!(start.elapsed() >= Duration::from_secs(3));

@@ -4,7 +4,7 @@
 pub(crate) mod follower;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -13,11 +13,8 @@ use self::follower::Follower;
 use super::background::Background;
 use crate::agent::content::buffer_pool::BufferPool;
 use crate::agent::content::store::{Ingest, Store};
-use crate::limits::ABORT_AGAIN_AFTER;
+use crate::limits::{ABORT_AGAIN_AFTER, INGESTS_TIMEOUT};
 use crate::oci::Digest;
-
-/// How long a look at the ingests may take, and how long containerd waits for their abort.
-const INGESTS_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// The ingests of this node's containerd.
 pub(crate) struct Ingests {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
-use crate::limits::{FAN_MEMORY_BYTES_MAX, FAN_WINDOW_BYTES, FANS_MAX, TRANSFERS_MAX};
+use crate::limits::{STRIPE_MEMORY_BYTES_MAX, STRIPE_WINDOW_BYTES, STRIPED_TRANSFERS_MAX, TRANSFERS_MAX};
 
 /// Each kind of permit. A permit is free again when it is dropped.
 #[derive(Debug)]
@@ -23,8 +23,8 @@ impl Permits {
     pub(crate) fn new() -> Self {
         Self {
             transfers: Arc::new(Semaphore::new(TRANSFERS_MAX)),
-            stripings: Arc::new(Semaphore::new(FANS_MAX)),
-            window_memory: Arc::new(Semaphore::new(FAN_MEMORY_BYTES_MAX)),
+            stripings: Arc::new(Semaphore::new(STRIPED_TRANSFERS_MAX)),
+            window_memory: Arc::new(Semaphore::new(STRIPE_MEMORY_BYTES_MAX)),
         }
     }
 
@@ -46,7 +46,7 @@ impl Permits {
 
     /// Waits for the memory of one window.
     pub(crate) async fn window(&self) -> OwnedSemaphorePermit {
-        let bytes = u32::try_from(FAN_WINDOW_BYTES).expect("a window is small");
+        let bytes = u32::try_from(STRIPE_WINDOW_BYTES).expect("a window is small");
         let permit = Arc::clone(&self.window_memory).acquire_many_owned(bytes).await;
         permit.expect("the semaphore is never closed")
     }
@@ -76,8 +76,8 @@ mod tests {
     async fn stripings_and_their_memory_are_bounded() {
         let permits = Permits::new();
         let stripings: Vec<_> = std::iter::from_fn(|| permits.striping()).collect();
-        assert_eq!(stripings.len(), FANS_MAX);
+        assert_eq!(stripings.len(), STRIPED_TRANSFERS_MAX);
         let windows: Vec<_> = std::iter::from_fn(|| permits.window().now_or_never()).collect();
-        assert_eq!(windows.len() as u64, FAN_MEMORY_BYTES_MAX as u64 / FAN_WINDOW_BYTES);
+        assert_eq!(windows.len() as u64, STRIPE_MEMORY_BYTES_MAX as u64 / STRIPE_WINDOW_BYTES);
     }
 }

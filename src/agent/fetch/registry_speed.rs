@@ -10,7 +10,6 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
@@ -20,13 +19,10 @@ use super::ingests::Ingests;
 use super::wanted::{Kind, Wanted};
 use crate::agent::expiring_set::ExpiringSet;
 use crate::limits::{
-    REGISTRIES_MEASURED_MAX, REGISTRY_MEASURED_BYTES_MIN, REGISTRY_MEASURED_TTL, REGISTRY_SAVES_MIN,
-    REGISTRY_TIMES_FASTER, SOURCE_BYTES_PER_SECOND_MIN, TROUBLES_REMEMBERED_MAX,
+    REGISTRIES_MEASURED_MAX, REGISTRY_MEASURED_BYTES_MIN, REGISTRY_MEASURED_TTL, REGISTRY_SAMPLE_PAUSE,
+    REGISTRY_SAVES_MIN, REGISTRY_TIMES_FASTER, SOURCE_BYTES_PER_SECOND_MIN, TROUBLES_REMEMBERED_MAX,
 };
 use crate::oci::Digest;
-
-/// Between two looks at an ingest.
-const PAUSE: Duration = Duration::from_millis(100);
 
 /// How fast the registries of this node were when they were measured last.
 #[derive(Debug)]
@@ -181,7 +177,7 @@ async fn growth(ingests: &Ingests, digest: &Digest) -> Option<Growth> {
         return None;
     }
     while !growth.is_over(Instant::now()) {
-        sleep(PAUSE).await;
+        sleep(REGISTRY_SAMPLE_PAUSE).await;
         growth.add(Instant::now(), data.metadata().ok()?.len());
     }
     Some(growth)

@@ -16,9 +16,8 @@ use super::peers::client::PeerClient;
 use super::peers::error::{PeerError, count_attempt};
 use super::peers::probe::Prober;
 use super::sources::Sources;
-use super::wanted::DEADLINE_MARGIN;
 use crate::agent::content::tag_claims::{Claim, TAG_AGE_MS};
-use crate::limits::TAG_HOLDERS_ASKED_AT_ONCE;
+use crate::limits::{REQUEST_DEADLINE_MARGIN, TAG_HOLDERS_ASKED_AT_ONCE};
 use crate::oci::{CONTENT_DIGEST, ContentPath, Digest, Item, Reference};
 
 /// The manifest that a tag is at a peer.
@@ -52,7 +51,7 @@ impl TagFetcher {
         // Failures of a peer are remembered by digest, and a tag has none yet.
         let name = Digest::of(path.tag_name().unwrap_or_default().as_bytes());
         let mut candidates = self.sources.tag_candidates(path, holders, &name);
-        let deadline = deadline - DEADLINE_MARGIN;
+        let deadline = deadline - REQUEST_DEADLINE_MARGIN;
         let attempt = |holder| tag_manifest(&self.sources.client, holder, path);
         let answered = self.sources.hedging.first_answer(&mut candidates, &name, deadline, attempt).await;
         self.prober.start_if_needed();
@@ -110,7 +109,7 @@ impl TagFetcher {
         let sources = &self.sources;
         let mut candidates = sources.tag_candidates(&path, holders, digest);
         let attempt = |holder| manifest((&sources.client, &sources.health), holder, &path, digest);
-        let deadline = deadline - DEADLINE_MARGIN;
+        let deadline = deadline - REQUEST_DEADLINE_MARGIN;
         let answered = sources.hedging.first_answer(&mut candidates, digest, deadline, attempt).await;
         self.prober.start_if_needed();
         let (source, (bytes, media_type)) = answered.ok()?;

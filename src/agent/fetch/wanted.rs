@@ -1,16 +1,11 @@
 //! What containerd asks for: one value that travels from the mirror to the peers.
 
-use std::time::Duration;
-
 use tokio::time::Instant;
 
 use super::offer::Offer;
 use super::resume::RunningRange;
+use crate::limits::REQUEST_DEADLINE_MARGIN;
 use crate::oci::{ContentPath, Digest, RangeHeader};
-
-/// Before the deadline of a request: a peer that has not answered by then is silent, which is noted before the
-/// request ends.
-pub(super) const DEADLINE_MARGIN: Duration = Duration::from_millis(20);
 
 /// A request for content by its digest.
 #[derive(Debug)]
@@ -63,7 +58,7 @@ impl Wanted {
 
     /// When the search for a source ends.
     pub(super) fn peers_deadline(&self) -> Instant {
-        self.deadline - DEADLINE_MARGIN
+        self.deadline - REQUEST_DEADLINE_MARGIN
     }
 
     /// The registry that the content is of.

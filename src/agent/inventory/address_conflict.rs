@@ -11,10 +11,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::limits::{CLAIM_CONTESTED_PAUSE, CLAIM_STALES, CLAIM_WINDOW};
-
-/// Smallest window of a claim, in heartbeats, which covers those of the other agent as well.
-const HEARTBEATS_PER_WINDOW: u32 = 10;
+use crate::limits::{CLAIM_STALES, CLAIM_WINDOW, CLAIM_WINDOW_HEARTBEATS};
 
 /// This agent's claim to one address.
 #[derive(Debug)]
@@ -28,7 +25,7 @@ pub(super) struct Claims {
 impl Claims {
     /// The claim of an agent with this time between two heartbeats.
     pub(super) fn new(heartbeat_interval: Duration) -> Self {
-        let window = CLAIM_WINDOW.max(heartbeat_interval * HEARTBEATS_PER_WINDOW);
+        let window = CLAIM_WINDOW.max(heartbeat_interval * CLAIM_WINDOW_HEARTBEATS);
         Self { window, stales: VecDeque::new(), contested: false }
     }
 
@@ -63,8 +60,6 @@ impl Claims {
         self.contested = false;
     }
 }
-
-const _: () = assert!(CLAIM_CONTESTED_PAUSE.as_secs() * 2 < CLAIM_WINDOW.as_secs());
 
 #[cfg(test)]
 mod tests {

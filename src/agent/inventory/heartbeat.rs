@@ -7,10 +7,7 @@ use super::Upkeep;
 use crate::agent::backoff::HeartbeatSchedule;
 use crate::api::client::ClientError;
 use crate::api::{KeepaliveRequest, KeepaliveResponse};
-use crate::limits::{LEASE_SECONDS_MAX, LEASE_SECONDS_MIN};
-
-/// Time for one attempt.
-const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(5);
+use crate::limits::{HEARTBEAT_TIMEOUT, HEARTBEATS_PER_LEASE, LEASE_SECONDS_MAX, LEASE_SECONDS_MIN};
 
 /// Sends heartbeats, from the first acknowledged sync on, which has carried zone and lease, or from a sync
 /// that the index had no room for. The first heartbeat comes at a random time within the interval, so that a
@@ -69,7 +66,7 @@ async fn send(shared: &Upkeep) -> Option<Result<KeepaliveResponse, ClientError>>
 
 /// The lease in seconds: three heartbeats, of which two may be lost.
 pub(super) fn lease_seconds(interval: Duration) -> u32 {
-    let seconds = (interval * 3).as_secs_f64().ceil();
+    let seconds = (interval * HEARTBEATS_PER_LEASE).as_secs_f64().ceil();
     (seconds as u32).clamp(LEASE_SECONDS_MIN, LEASE_SECONDS_MAX)
 }
 

@@ -13,13 +13,9 @@ use piccolo_raft::model::{Fingerprint, Key};
 
 use super::index_api::Write;
 use crate::agent::content::store::{Scan, StoreEvent};
-use crate::limits::{API_BODY_BYTES_MAX, REQUEST_KEYS_MAX};
+use crate::limits::{API_BODY_BYTES_MAX, BATCH_KEYS_MAX, REQUEST_KEYS_MAX, WRITE_ENVELOPE_BYTES_MAX};
 use crate::oci::Digest;
 
-/// Largest number of keys in one advertise or withdraw.
-const BATCH_KEYS_MAX: usize = 10_000;
-/// Bytes reserved for the other fields of a request.
-const ENVELOPE_BYTES_MAX: usize = 4_096;
 /// Two quotes and a comma of each key in JSON.
 const KEY_OVERHEAD_BYTES: usize = 3;
 
@@ -329,7 +325,7 @@ fn key_of(digest: &Digest) -> Key {
 
 /// As many keys as one request may carry.
 fn bounded(keys: impl Iterator<Item = Key>, count_max: usize) -> Vec<Key> {
-    let mut room = API_BODY_BYTES_MAX - ENVELOPE_BYTES_MAX;
+    let mut room = API_BODY_BYTES_MAX - WRITE_ENVELOPE_BYTES_MAX;
     keys.take(count_max)
         .take_while(|key| {
             let size = key.to_string().len() + KEY_OVERHEAD_BYTES;

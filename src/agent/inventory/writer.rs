@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use piccolo_raft::model::Key;
 use tokio::time::Instant;
@@ -16,17 +15,10 @@ use crate::agent::backoff::Backoff;
 use crate::agent::log_throttle::LogThrottle;
 use crate::api::WriteRequest;
 use crate::api::client::ClientError;
-use crate::limits::{ADDRESS_LEFT_ATTEMPTS, ADDRESSES_LEFT_MAX, ADVERTISE_COALESCE, CLAIM_CONTESTED_PAUSE};
-
-/// Time for one attempt at an advertise or withdraw.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Time for one attempt at a sync.
-const SYNC_TIMEOUT: Duration = Duration::from_secs(30);
-/// First and longest pause between two attempts. With the longest one, 50,000 agents without servers make a
-/// few thousand calls a second together.
-const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(15));
-/// First and longest pause after an answer that no retry changes.
-const REFUSED_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+use crate::limits::{
+    ADDRESS_LEFT_ATTEMPTS, ADDRESSES_LEFT_MAX, ADVERTISE_COALESCE, CLAIM_CONTESTED_PAUSE, SYNC_TIMEOUT,
+    WRITE_REFUSED_PAUSE, WRITE_RETRY_PAUSE, WRITE_TIMEOUT,
+};
 
 /// The outcome of one request.
 enum Outcome {
@@ -41,8 +33,11 @@ enum Outcome {
 /// Writes what the ledger requests, under the address of this node.
 pub(super) async fn run(shared: &Upkeep) -> Infallible {
     let mut address = shared.config.holder.clone();
-    let mut writer =
-        Writer { shared, refused: Backoff::new(REFUSED_PAUSE.0, REFUSED_PAUSE.1), left: VecDeque::new() };
+    let mut writer = Writer {
+        shared,
+        refused: Backoff::new(WRITE_REFUSED_PAUSE.0, WRITE_REFUSED_PAUSE.1),
+        left: VecDeque::new(),
+    };
     loop {
         writer.follow(address.now());
         tokio::select! {
@@ -193,7 +188,7 @@ async fn send(shared: &Upkeep, holder: SocketAddr, request: &Request) -> Outcome
     let sync = request.kind == Write::Sync;
     let body = body(shared, holder, request.kind, request.pair, &request.keys);
     let deadline = if sync { SYNC_TIMEOUT } else { WRITE_TIMEOUT };
-    let mut backoff = Backoff::new(RETRY_PAUSE.0, RETRY_PAUSE.1);
+    let mut backoff = Backoff::new(WRITE_RETRY_PAUSE.0, WRITE_RETRY_PAUSE.1);
     let mut throttle = LogThrottle::default();
     loop {
         let error = match shared.discovery.write(request.kind, &body, deadline).await {

@@ -4,16 +4,11 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use super::plan::{TlsSpec, Verify};
 use crate::hosts_toml::upstreams::{Stamp, stamp};
-use crate::limits::ORIGIN_CLIENTS_MAX;
+use crate::limits::{ORIGIN_CLIENTS_MAX, ORIGIN_CONNECTION_IDLE_MAX};
 use piccolo_raft::errors::chain;
-
-/// How long a connection stays open after a request. The requests of one probe follow each other within this
-/// time; a connection that lives longer would answer for an origin that has since become unreachable.
-const IDLE_MAX: Duration = Duration::from_secs(1);
 
 /// A client, and what it lacks.
 #[derive(Clone, Debug)]
@@ -121,7 +116,7 @@ fn base() -> reqwest::ClientBuilder {
     reqwest::Client::builder()
         .user_agent(concat!("piccolo/", env!("CARGO_PKG_VERSION")))
         .redirect(reqwest::redirect::Policy::none())
-        .pool_idle_timeout(IDLE_MAX)
+        .pool_idle_timeout(ORIGIN_CONNECTION_IDLE_MAX)
         .no_proxy()
 }
 

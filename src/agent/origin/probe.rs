@@ -4,7 +4,6 @@
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
 
 use axum::http::header::{ACCEPT, CONTENT_TYPE, LOCATION, WWW_AUTHENTICATE};
 use futures_util::StreamExt;
@@ -20,6 +19,7 @@ use super::plan::{Plan, Target, Verify};
 use super::proxy_route::proxy_for;
 use crate::limits::{
     ORIGIN_ANSWER_TIMEOUT, ORIGIN_HOST_PATIENCE, ORIGIN_REDIRECTS_MAX, ORIGIN_TOKEN_BYTES_MAX,
+    PROXY_CONNECT_TIMEOUT,
 };
 use crate::proxies::Proxies;
 
@@ -27,8 +27,6 @@ use crate::proxies::Proxies;
 const MANIFESTS: &str = "application/vnd.docker.distribution.manifest.v2+json, \
      application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.oci.image.manifest.v1+json, \
      application/vnd.oci.image.index.v1+json, */*";
-/// Time for a proxy to accept a connection, when the question is whether it is there.
-const PROXY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Progress of a probe, for requests that cannot wait for its end.
 #[derive(Debug)]
@@ -293,7 +291,7 @@ impl<'a> Conversation<'a> {
         }
         match proxy {
             Some(proxy) if error.is_connect() => {
-                let is_there = timeout(PROXY_TIMEOUT, dial(proxy)).await.unwrap_or(false);
+                let is_there = timeout(PROXY_CONNECT_TIMEOUT, dial(proxy)).await.unwrap_or(false);
                 if is_there { Failure::Tunnel } else { Failure::Connect }
             }
             None if error.is_connect() => Failure::Connect,
@@ -362,6 +360,8 @@ fn tls_error(error: &reqwest::Error) -> Option<&rustls::Error> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     /// Files may be slow to read, and a list of hosts may be long, which says nothing about the hosts.

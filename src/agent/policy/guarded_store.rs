@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -20,17 +20,14 @@ use futures_util::stream::BoxStream;
 use futures_util::{FutureExt, StreamExt};
 
 use super::Policies;
-use super::manifest_sniff::{BEGINNING_BYTES, file_may_be_manifest};
+use super::manifest_sniff::file_may_be_manifest;
 use super::restriction::{Key, Restriction};
 use crate::agent::content::store::{
     Content, Fetched, Ingest, Scan, Source, Store, StoreError, Tag, WatchEvent, watch_stream,
 };
-use crate::limits::MANIFEST_BYTES_MAX;
+use crate::limits::{CONTENT_BEGINNING_BYTES, MANIFEST_BYTES_MAX, SOURCE_ASK_AGAIN};
 use crate::oci::{Digest, media_type};
 use full_scan::FullScan;
-
-/// Pause before the store is asked again for the source of new content.
-const ASK_AGAIN: Duration = Duration::from_millis(50);
 
 /// `store` as `policies` allow it to be seen.
 pub(crate) fn guarded(store: Arc<dyn Store>, policies: &Arc<Policies>) -> Arc<dyn Store> {
@@ -122,7 +119,7 @@ impl GuardedStore {
                 .await
                 .map_err(|error| StoreError::io("look what content is", &error))?,
             Content::Remote { .. } => {
-                let beginning = self.read_remote(digest, size_bytes.min(BEGINNING_BYTES)).await?;
+                let beginning = self.read_remote(digest, size_bytes.min(CONTENT_BEGINNING_BYTES)).await?;
                 media_type::may_begin_manifest(&beginning)
                     && media_type::may_be_manifest(&self.read_remote(digest, size_bytes).await?)
             }
@@ -138,7 +135,7 @@ impl GuardedStore {
     async fn settled(&self, digest: &Digest) -> Result<Access, StoreError> {
         loop {
             match self.access(digest).await? {
-                Access::Unsettled => tokio::time::sleep(ASK_AGAIN).await,
+                Access::Unsettled => tokio::time::sleep(SOURCE_ASK_AGAIN).await,
                 access => return Ok(access),
             }
         }

@@ -6,11 +6,8 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use crate::limits::MANIFEST_BYTES_MAX;
+use crate::limits::{CONTENT_BEGINNING_BYTES, MANIFEST_BYTES_MAX};
 use crate::oci::media_type;
-
-/// Bytes of content that are read first, before all of it is read.
-pub(super) const BEGINNING_BYTES: u64 = 512;
 
 /// Whether a file with verified content of this length may be a manifest or index. Its position does not
 /// move.
@@ -24,7 +21,7 @@ pub(crate) async fn file_may_be_manifest(file: Arc<File>, size_bytes: u64) -> io
         file.read_exact_at(&mut bytes, 0).map(|()| bytes)
     };
     let look = move || {
-        let beginning = read(size_bytes.min(BEGINNING_BYTES))?;
+        let beginning = read(size_bytes.min(CONTENT_BEGINNING_BYTES))?;
         Ok(media_type::may_begin_manifest(&beginning) && media_type::may_be_manifest(&read(size_bytes)?))
     };
     tokio::task::spawn_blocking(look).await.map_err(io::Error::other)?

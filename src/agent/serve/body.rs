@@ -3,11 +3,10 @@
 //!
 //! A cut is a clean close (FIN with bytes missing), which containerd resumes, or a reset, which it
 //! does not. hyper drops what it has not yet written when a body fails, and sends no header at all
-//! if the body fails before it first waits: so a cut waits for [`FLUSH_WAIT`] first.
+//! if the body fails before it first waits: so a cut waits for [`CUT_FLUSH_WAIT`] first.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -16,9 +15,7 @@ use tokio::time::Sleep;
 
 use super::record::Record;
 use crate::agent::content::byte_stream::{ByteStream, Cut};
-
-/// Time for hyper to write out what it holds before a clean cut.
-const FLUSH_WAIT: Duration = Duration::from_millis(20);
+use crate::limits::CUT_FLUSH_WAIT;
 
 /// The body of one response.
 pub(super) struct Served {
@@ -67,7 +64,7 @@ impl http_body::Body for Served {
                 }
                 return Poll::Ready(Some(Err(cut)));
             }
-            this.cut = Some((cut, Box::pin(tokio::time::sleep(FLUSH_WAIT))));
+            this.cut = Some((cut, Box::pin(tokio::time::sleep(CUT_FLUSH_WAIT))));
         }
         if let Some((_, flushed)) = &mut this.cut {
             ready!(flushed.as_mut().poll(cx));

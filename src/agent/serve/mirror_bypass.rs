@@ -8,7 +8,6 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -18,8 +17,8 @@ use crate::agent::counters::Counters;
 use crate::agent::notices::{Notices, Topic};
 use crate::agent::policy::{Policies, Restriction};
 use crate::limits::{
-    MIRROR_BYPASS_EVENTS_WAITING_MAX, MIRROR_BYPASS_IMAGES, MIRROR_BYPASS_REMEMBERED_MAX,
-    MIRROR_BYPASS_WINDOW,
+    MIRROR_BYPASS_EVENTS_WAITING_MAX, MIRROR_BYPASS_IMAGES, MIRROR_BYPASS_LOOK_INTERVAL,
+    MIRROR_BYPASS_REMEMBERED_MAX, MIRROR_BYPASS_WINDOW,
 };
 use crate::oci::Digest;
 use crate::task::Stop;
@@ -27,9 +26,6 @@ use piccolo_raft::errors::chain;
 
 /// The beginning of the notice; `piccolo mirror check` looks for it.
 pub const MIRROR_BYPASSED: &str = "images appear and nobody asks this mirror";
-
-/// Between two looks at the counter of requests.
-const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// What was seen so far. Pure: time and counters come in.
 #[derive(Debug, Default)]
@@ -138,7 +134,7 @@ impl BypassWatch {
         stop: Stop,
     ) -> Result<(), Infallible> {
         let mut detector = BypassDetector::default();
-        let mut looks = tokio::time::interval(LOOK_INTERVAL);
+        let mut looks = tokio::time::interval(MIRROR_BYPASS_LOOK_INTERVAL);
         loop {
             let event = tokio::select! {
                 () = stop.cancelled() => return Ok(()),
@@ -188,6 +184,8 @@ impl BypassWatch {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use BypassChange::{Ended, Unchanged};
 

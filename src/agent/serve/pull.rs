@@ -27,9 +27,7 @@ use crate::agent::content::byte_stream::ByteStream;
 use crate::agent::content::local::{Local, LocalError, Reader};
 use crate::agent::fetch::{Fetched, Fetcher, Kind, Missed, Wanted};
 use crate::agent::policy::{NotOurs, Policies};
-
-/// How much longer than the check of its content the store may take.
-const GRACE: Duration = Duration::from_millis(50);
+use crate::limits::STORE_ANSWER_GRACE;
 
 /// A fetch that may go on after the headers of the response.
 type Fetching = Pin<Box<dyn Future<Output = Result<Fetched, Missed>> + Send>>;
@@ -94,7 +92,7 @@ impl Pulls {
                 }
             })
         };
-        match timeout_at(until + GRACE, find).await {
+        match timeout_at(until + STORE_ANSWER_GRACE, find).await {
             Ok(Ok(found)) => found,
             Ok(Err(error)) => {
                 tracing::warn!(

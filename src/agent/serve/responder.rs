@@ -17,13 +17,11 @@ use crate::agent::content::head::Head;
 use crate::agent::content::tag_claims::TAG_AGE_MS;
 use crate::agent::counters::Counters;
 use crate::http::Connection;
+use crate::limits::CONTENT_HEADERS_MAX;
 use crate::oci::{CONTENT_DIGEST, ContentPath, Digest, ErrorCode};
 
 /// Header with the registry that the content is of.
 const NAMESPACE: &str = "oci-namespace";
-
-/// Number of headers of content, with those that hyper adds.
-const HEADERS_MAX: usize = 9;
 
 /// The response to one request for content. It is counted and logged when this, or the body, is dropped.
 pub(crate) struct Responder {
@@ -96,7 +94,7 @@ impl Responder {
         let value = |text: &str| HeaderValue::from_str(text).expect("made by us, or parsed: plain ASCII");
         let mut response = Response::new(Body::empty());
         let headers = response.headers_mut();
-        headers.reserve(HEADERS_MAX);
+        headers.reserve(CONTENT_HEADERS_MAX);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
         headers.insert(CONTENT_LENGTH, head.part().len().into());
         headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));

@@ -17,11 +17,8 @@ use crate::agent::discovery::HolderLookup;
 use crate::agent::fetch::{Fetcher, TagManifest};
 use crate::agent::origin::{Origins, Tag};
 use crate::agent::policy::Policies;
-use crate::limits::CANDIDATES;
+use crate::limits::{CANDIDATES, ORIGIN_HEAD_START};
 use crate::oci::{ContentPath, Digest, Item};
-
-/// Time after which the servers are asked as well, to save time if the registry does not answer.
-const ORIGIN_HEAD_START: Duration = Duration::from_millis(200);
 
 /// Finds tags, for containerd.
 pub(super) struct Tags {

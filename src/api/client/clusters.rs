@@ -13,9 +13,7 @@ use super::answer::Answer;
 use super::ask::Question;
 use super::{Client, path};
 use crate::api::Capabilities;
-
-/// One address may stand for several servers.
-const LOOKS_AT_A_LONE_SERVER: usize = 4;
+use crate::limits::CLUSTER_LOOKS_AT_A_LONE_ADDRESS;
 
 /// What one server says of its cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,7 +99,7 @@ impl Client {
         let servers = &self.shared.servers;
         servers.refresh();
         let endpoints = servers.order();
-        let times = if servers.is_lone() { LOOKS_AT_A_LONE_SERVER } else { 1 };
+        let times = if servers.is_lone() { CLUSTER_LOOKS_AT_A_LONE_ADDRESS } else { 1 };
         let question = &Question::of_any(path::CAPABILITIES);
         let looks = endpoints.iter().flat_map(|endpoint| std::iter::repeat_n(endpoint, times));
         let looks = looks.map(|endpoint| async move {

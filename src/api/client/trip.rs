@@ -5,11 +5,9 @@ use std::time::Duration;
 
 use crate::limits::{
     API_ATTEMPT_TIMEOUT_MIN, FAR_ROUND_TRIP, LOOKUP_CONCLUSIVE_MIN, LOOKUP_TIMEOUT_FAR_MAX,
-    LOOKUP_TIMEOUT_MAX, LOOKUP_TIMEOUT_UNMEASURED,
+    LOOKUP_TIMEOUT_MAX, LOOKUP_TIMEOUT_UNMEASURED, ROUND_TRIP_SAMPLES,
 };
 
-/// The smallest of so many samples counts: what a server takes for its answer is no distance.
-const SAMPLES: usize = 4;
 /// Round trips of one request on a new connection in a half: connection, later two of a TLS handshake, the
 /// request itself, and half of one in hand.
 const NEW_CONNECTION_HALF_TRIPS: u32 = 9;
@@ -25,7 +23,7 @@ pub(super) struct RoundTrip {
 impl RoundTrip {
     /// A small request was answered in this time on an open connection.
     pub(super) fn answered(&mut self, took: Duration) {
-        if self.samples.len() == SAMPLES {
+        if self.samples.len() == ROUND_TRIP_SAMPLES {
             self.samples.pop_front();
         }
         self.samples.push_back(took);

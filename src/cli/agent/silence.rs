@@ -10,19 +10,15 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::sleep;
 
-use crate::limits::{WORKER_PROBE_INTERVAL, WORKER_SILENT_MAX};
+use crate::limits::{
+    WORKER_PROBE_ANSWER_BYTES_MAX, WORKER_PROBE_INTERVAL, WORKER_SILENCE_COUNTED_MAX, WORKER_SILENCE_TICK,
+    WORKER_SILENT_MAX,
+};
 
 const REQUEST: &[u8] =
     b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\nUser-Agent: piccolo-supervisor\r\nConnection: close\r\n\r\n";
 /// The only good answer. The stand-in, for one, gives others.
 const ANSWER: &[u8] = b"HTTP/1.1 200 ";
-/// Far more than the worker answers, bytes.
-const ANSWER_BYTES_MAX: u64 = 4096;
-/// How often silence is counted.
-const TICK: Duration = Duration::from_millis(100);
-/// At most so much of it at a tick: this process may have been stopped or starved for longer, and the
-/// worker with it.
-const TICK_COUNTED_MAX: Duration = Duration::from_millis(500);
 
 /// Asks the worker behind `mirror` for ever; returns once it has been silent for too long.
 pub(super) async fn of_worker(mirror: SocketAddr) {
@@ -52,7 +48,7 @@ async fn is_silent(mirror: SocketAddr) -> bool {
                     return false;
                 }
             }
-            () = sleep(TICK) => {
+            () = sleep(WORKER_SILENCE_TICK) => {
                 silence += counted(looked.elapsed());
                 looked = Instant::now();
                 if silence >= WORKER_SILENT_MAX {
@@ -65,14 +61,14 @@ async fn is_silent(mirror: SocketAddr) -> bool {
 
 /// What of the time since the last tick is the worker's.
 fn counted(elapsed: Duration) -> Duration {
-    elapsed.min(TICK_COUNTED_MAX)
+    elapsed.min(WORKER_SILENCE_COUNTED_MAX)
 }
 
 async fn ask(mirror: SocketAddr) -> io::Result<bool> {
     let mut stream = TcpStream::connect(mirror).await?;
     stream.write_all(REQUEST).await?;
     let mut answer = Vec::new();
-    stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).await?;
+    stream.take(WORKER_PROBE_ANSWER_BYTES_MAX).read_to_end(&mut answer).await?;
     Ok(answer.starts_with(ANSWER))
 }
 
@@ -123,7 +119,7 @@ mod tests {
 
     #[test]
     fn a_pause_of_this_process_is_not_the_workers_silence() {
-        assert_eq!(counted(TICK), TICK);
+        assert_eq!(counted(WORKER_SILENCE_TICK), WORKER_SILENCE_TICK);
         let paused = counted(Duration::from_secs(3600));
         assert!(paused < WORKER_SILENT_MAX / 4, "{paused:?} of a pause were counted");
     }

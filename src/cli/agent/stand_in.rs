@@ -3,7 +3,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -11,15 +10,14 @@ use tokio_util::task::TaskTracker;
 
 use super::handover::Ports;
 use crate::http::{KnownAddresses, Slot, SlotCounts, Slots};
-use crate::limits::{HEADER_BYTES_MAX, RETRY_AFTER_SECONDS, STAND_IN_CONNECTIONS_MAX, STAND_IN_TIMEOUT};
+use crate::limits::{
+    ACCEPT_PAUSE, HEADER_BYTES_MAX, RETRY_AFTER_SECONDS, STAND_IN_CONNECTIONS_MAX, STAND_IN_LAST_LOOK,
+    STAND_IN_TIMEOUT,
+};
 use crate::oci::ErrorCode;
 use crate::task::Stop;
 
 const MESSAGE: &str = "the agent is starting or stopping";
-/// Pause after an `accept` that failed for want of descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// How long those are accepted at the very end who are connecting just then.
-const LAST_LOOK: Duration = Duration::from_millis(50);
 
 /// It, standing in until it is told to stand back.
 #[derive(Debug)]
@@ -101,7 +99,7 @@ async fn accept(listener: TcpListener, answer: Arc<str>, tasks: TaskTracker, sto
             }
         };
         // Over when this time is: there may always be another one.
-        let _ = tokio::time::timeout(LAST_LOOK, rest).await;
+        let _ = tokio::time::timeout(STAND_IN_LAST_LOOK, rest).await;
     }
 }
 
@@ -141,6 +139,8 @@ fn answer(status: &str, headers: &str, body: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::super::handover::Told;
     use super::*;
     use std::net::SocketAddr;

@@ -18,12 +18,10 @@ use super::wire::{Program, Word, Worker};
 use crate::cli::signals::{self, Order, Orders};
 use crate::cli::{CliError, Exit};
 use crate::limits::{
-    WORKER_BACK_OFF, WORKER_HEALTHY_AFTER, WORKER_SILENT_MAX, WORKER_START_TIMEOUT, WORKER_STOP_TIMEOUT,
+    WORKER_BACK_OFF, WORKER_HEALTHY_AFTER, WORKER_KILLED_TIMEOUT, WORKER_SILENT_MAX, WORKER_START_TIMEOUT,
+    WORKER_STOP_TIMEOUT,
 };
 use crate::value::format_duration;
-
-/// How long a killed worker is waited for. One that hangs in the kernel is left to it.
-const KILLED_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Keeps a worker behind `ports` until told to stop. `workers`: those of the version before.
 pub(super) async fn run(program: Program, ports: Ports, workers: Option<Workers>) -> Result<(), CliError> {
@@ -287,7 +285,7 @@ impl Supervisor {
         self.stand_in();
         let waited = format_duration(WORKER_SILENT_MAX);
         tracing::error!(worker = worker.pid(), "the worker has not answered for {waited}: killed");
-        self.ending.push(Leaving { worker, due: Instant::now() + KILLED_TIMEOUT, killed: true });
+        self.ending.push(Leaving { worker, due: Instant::now() + WORKER_KILLED_TIMEOUT, killed: true });
         self.lost(since);
     }
 
@@ -317,7 +315,7 @@ impl Supervisor {
         }
         if let Some(Leaving { worker, .. }) = self.starting.take() {
             worker.signal(Signal::KILL);
-            self.ending.push(Leaving { worker, due: Instant::now() + KILLED_TIMEOUT, killed: true });
+            self.ending.push(Leaving { worker, due: Instant::now() + WORKER_KILLED_TIMEOUT, killed: true });
         }
         Ok(())
     }
@@ -383,7 +381,7 @@ impl Supervisor {
             late.worker.signal(Signal::KILL);
             let waited = format_duration(WORKER_START_TIMEOUT);
             tracing::error!(worker = late.worker.pid(), "the new worker did not serve in {waited}: killed");
-            self.ending.push(Leaving { due: now + KILLED_TIMEOUT, killed: true, ..late });
+            self.ending.push(Leaving { due: now + WORKER_KILLED_TIMEOUT, killed: true, ..late });
             self.start_later();
             if self.serving.is_some() && std::mem::take(&mut self.reload_again) {
                 self.reload();
@@ -400,7 +398,7 @@ impl Supervisor {
             }
             late.worker.signal(Signal::KILL);
             tracing::error!(worker = late.worker.pid(), "a worker did not stop in time: killed");
-            self.ending.push(Leaving { due: now + KILLED_TIMEOUT, killed: true, ..late });
+            self.ending.push(Leaving { due: now + WORKER_KILLED_TIMEOUT, killed: true, ..late });
         }
         Ok(())
     }

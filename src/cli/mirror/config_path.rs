@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::roots::Roots;
 use crate::config::{Fallback, Layers, Setting};
+use crate::limits::CONTAINERD_DUMP_TIMEOUT;
 use crate::value;
 
 pub(super) const SETTINGS: &[Setting] = &[Setting::new(
@@ -21,8 +22,6 @@ pub(super) const SETTINGS: &[Setting] = &[Setting::new(
 /// What to do where the file that was read is not the one that containerd uses.
 const OTHER_FILE: &str =
     "; if containerd uses another configuration file, name it with --containerd-config FILE";
-/// How long `containerd config dump` may take.
-const DUMP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Where containerd 2.2 and later look if their configuration says nothing.
 const LIST_OF_2_2: &str = "/etc/containerd/certs.d:/etc/docker/certs.d";
 
@@ -133,7 +132,7 @@ fn output(program: &str, arguments: &[&str]) -> Option<String> {
         let mut text = String::new();
         stdout.read_to_string(&mut text).map(|_| text)
     });
-    let deadline = Instant::now() + DUMP_TIMEOUT;
+    let deadline = Instant::now() + CONTAINERD_DUMP_TIMEOUT;
     let status = loop {
         match child.try_wait() {
             Ok(Some(status)) => break status,

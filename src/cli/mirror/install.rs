@@ -3,7 +3,6 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use super::folder::{Folder, Note, State};
 use super::lock::Lock;
@@ -15,7 +14,7 @@ use crate::cli::output::print;
 use crate::cli::{CliError, Exit, Invocation, Subcommand};
 use crate::config::{Fallback, Layers, Setting};
 use crate::hosts_toml::{self, Before, Entry, Upstream};
-use crate::limits::{DIAL_TIMEOUT_MAX, MIRROR_LOCK_WAIT};
+use crate::limits::{DIAL_TIMEOUT_MAX, DIAL_TIMEOUT_MIN, MIRROR_LOCK_WAIT};
 use crate::proxies::Proxies;
 use crate::value;
 
@@ -42,8 +41,6 @@ folder. It is taken from the files of containerd's systemd unit, unless --contai
     registries: false,
     run,
 };
-
-const DIAL_TIMEOUT_LEAST: Duration = Duration::from_millis(10);
 
 const SETTINGS: &[Setting] = &[
     Setting::new(
@@ -89,7 +86,7 @@ fn read(layers: &mut Layers) -> Option<Options> {
         layers.problem("registry", layers.given("registry"), "every registry once");
     }
     let dial_timeout =
-        layers.optional("dial-timeout", |text| value::duration(text, DIAL_TIMEOUT_LEAST, DIAL_TIMEOUT_MAX));
+        layers.optional("dial-timeout", |text| value::duration(text, DIAL_TIMEOUT_MIN, DIAL_TIMEOUT_MAX));
     let proxy = match layers.optional("containerd-proxy", proxy::given) {
         Some(proxies) => proxy::Choice::Given(proxies),
         None => proxy::Choice::Find { system: PathBuf::from("/") },

@@ -13,8 +13,7 @@ use rustix::fs::{FlockOperation, flock};
 use super::FileError;
 use super::roots::Roots;
 
-/// Between two attempts.
-const PAUSE: Duration = Duration::from_millis(20);
+use crate::limits::MIRROR_LOCK_PAUSE;
 
 /// The folders are ours until this is dropped.
 #[derive(Debug)]
@@ -82,7 +81,9 @@ fn lock(path: &Path, deadline: Instant) -> io::Result<File> {
     loop {
         match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Ok(folder),
-            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < deadline => std::thread::sleep(PAUSE),
+            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < deadline => {
+                std::thread::sleep(MIRROR_LOCK_PAUSE)
+            }
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(io::ErrorKind::TimedOut.into()),
             Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),

@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tempfile::{NamedTempFile, TempPath};
 
@@ -14,7 +14,7 @@ use crate::api::client::{Client, Download};
 use crate::cli::client::{Asked, CLIENT};
 use crate::cli::{CliError, Exit, Invocation, Subcommand, Word, process};
 use crate::config::{Layers, Setting};
-use crate::limits::SNAPSHOT_SILENT_MAX;
+use crate::limits::{SNAPSHOT_PROGRESS_INTERVAL, SNAPSHOT_SILENT_MAX};
 
 /// Behind the name of a file that is not whole yet.
 const PARTIAL: &str = ".partial";
@@ -158,12 +158,11 @@ struct Bar {
 }
 
 impl Bar {
-    const EVERY: Duration = Duration::from_millis(100);
     const WIDTH: u64 = 30;
 
     fn show(&mut self, bytes: u64, download: &Download) {
         let mut stderr = std::io::stderr().lock();
-        if !stderr.is_terminal() || self.shown.is_some_and(|at| at.elapsed() < Self::EVERY) {
+        if !stderr.is_terminal() || self.shown.is_some_and(|at| at.elapsed() < SNAPSHOT_PROGRESS_INTERVAL) {
             return;
         }
         self.shown = Some(Instant::now());

@@ -4,20 +4,16 @@ use std::cell::Cell;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child as Process, Command};
 
-use super::{STOP_TIMEOUT, UpError, lines};
+use super::{UpError, lines};
 use crate::cli::Exit;
+use crate::limits::{CHILD_BACK_OFF, CHILD_HEALTHY_AFTER, UP_STOP_TIMEOUT};
 use crate::task::Stop;
 use crate::value::format_duration;
-
-/// First and longest pause before a dead child is started again.
-const BACK_OFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
-/// A child that lived for so long is not taken for one that cannot start.
-const HEALTHY_AFTER: Duration = Duration::from_secs(30);
 
 /// What to start, and the pid of what runs.
 #[derive(Debug)]
@@ -53,7 +49,7 @@ impl Child {
     /// Keeps it running until `stop`, then stops it in order. It must be polled from the thread that
     /// lives longest: the kernel kills the child when the thread that started it ends.
     pub(super) async fn keep(&self, stop: &Stop) -> Result<(), UpError> {
-        let mut pause = BACK_OFF.0;
+        let mut pause = CHILD_BACK_OFF.0;
         while !stop.is_cancelled() {
             let started = Instant::now();
             let status = match self.run_once(stop).await? {
@@ -68,8 +64,8 @@ impl Child {
                 stop.cancelled().await;
                 return Ok(());
             }
-            if started.elapsed() >= HEALTHY_AFTER {
-                pause = BACK_OFF.0;
+            if started.elapsed() >= CHILD_HEALTHY_AFTER {
+                pause = CHILD_BACK_OFF.0;
             }
             let (how, wait) = (describe(status), format_duration(pause));
             tracing::warn!("{} ended: {how}; starting it again in {wait}", self.name);
@@ -77,7 +73,7 @@ impl Child {
                 () = tokio::time::sleep(pause) => {}
                 () = stop.cancelled() => {}
             }
-            pause = (pause * 2).min(BACK_OFF.1);
+            pause = (pause * 2).min(CHILD_BACK_OFF.1);
         }
         Ok(())
     }
@@ -96,7 +92,7 @@ impl Child {
             status = &mut whole => status.map(Ended::Early),
             () = stop.cancelled() => {
                 self.signal(pid, Signal::TERM);
-                match tokio::time::timeout(STOP_TIMEOUT, &mut whole).await {
+                match tokio::time::timeout(UP_STOP_TIMEOUT, &mut whole).await {
                     Ok(status) => tracing::info!("{} stopped: {}", self.name, status.map_or_else(|e| e.to_string(), describe)),
                     Err(_) => {
                         tracing::error!("{} did not stop in time; killing it", self.name);

@@ -4,8 +4,7 @@ use std::io::{self, Write};
 
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 
-/// Longer lines are cut into several, bytes.
-const LINE_BYTES_MAX: u64 = 64 * 1024;
+use crate::limits::CHILD_LINE_BYTES_MAX;
 
 /// Copies until the child closes its end.
 pub(super) async fn copy(name: &str, from: impl AsyncRead + Unpin) {
@@ -13,7 +12,7 @@ pub(super) async fn copy(name: &str, from: impl AsyncRead + Unpin) {
     let mut line = Vec::new();
     loop {
         line.clear();
-        match (&mut from).take(LINE_BYTES_MAX).read_until(b'\n', &mut line).await {
+        match (&mut from).take(CHILD_LINE_BYTES_MAX).read_until(b'\n', &mut line).await {
             Ok(0) | Err(_) => return,
             // One write a line, so that those of several children do not mix.
             Ok(_) => drop(io::stderr().write_all(&named(name, &line))),

@@ -1,17 +1,11 @@
 //! Whether the servers are up: each answers readiness, and they agree on a leader.
 
-use std::time::Duration;
-
 use hyper::StatusCode;
 
 use super::ports::Addresses;
 use crate::api::client::{Client, HttpClient, http_client};
 use crate::api::{StatusResponse, path};
-
-const POLL_INTERVAL: Duration = Duration::from_millis(100);
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
-/// How often it is told what is still missing.
-const REMIND_AFTER: Duration = Duration::from_secs(10);
+use crate::limits::{READY_ANSWER_TIMEOUT, READY_POLL_INTERVAL, READY_REMIND_AFTER};
 
 /// Waits for it; answers the API address of the leader.
 pub(super) async fn wait(servers: &[Addresses]) -> String {
@@ -20,13 +14,13 @@ pub(super) async fn wait(servers: &[Addresses]) -> String {
     loop {
         match look(&http, servers).await {
             Ok(leader) => return leader,
-            Err(missing) if reminded.elapsed() >= REMIND_AFTER => {
+            Err(missing) if reminded.elapsed() >= READY_REMIND_AFTER => {
                 reminded = tokio::time::Instant::now();
                 tracing::warn!("not ready yet: {missing}");
             }
             Err(_) => {}
         }
-        tokio::time::sleep(POLL_INTERVAL).await;
+        tokio::time::sleep(READY_POLL_INTERVAL).await;
     }
 }
 
@@ -35,11 +29,11 @@ async fn look(http: &HttpClient, servers: &[Addresses]) -> Result<String, String
     for server in servers {
         let url = format!("http://{}", server.api);
         let uri = format!("{url}{}", path::READYZ).parse().expect("an address makes a URI");
-        let ready = tokio::time::timeout(ANSWER_TIMEOUT, http.get(uri)).await;
+        let ready = tokio::time::timeout(READY_ANSWER_TIMEOUT, http.get(uri)).await;
         if !matches!(ready, Ok(Ok(answer)) if answer.status() == StatusCode::OK) {
             return Err(format!("{url} is not ready"));
         }
-        let status = async { Client::new(vec![url.clone()])?.status(ANSWER_TIMEOUT).await };
+        let status = async { Client::new(vec![url.clone()])?.status(READY_ANSWER_TIMEOUT).await };
         let status = status.await.map_err(|error| error.to_string())?;
         let led_by = leader_address(&status).ok_or_else(|| format!("{url} knows no leader"))?;
         if leader.replace(led_by.clone()).is_some_and(|other| other != led_by) {

@@ -1,5 +1,7 @@
 //! Which connections have a slot, which wait for one, and which are closed for others.
 
+use std::time::Duration;
+
 use std::collections::HashSet;
 use std::net::Ipv4Addr;
 

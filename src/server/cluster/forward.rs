@@ -15,7 +15,6 @@
 
 use std::any::Any;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
@@ -33,12 +32,10 @@ use super::leadership::Leadership;
 use super::server_client::ServerClient;
 use crate::api::{header, path};
 use crate::limits::{
-    API_BODY_BYTES_MAX, FORWARD_TIMEOUT, FORWARDED_HEARTBEATS_MAX, FORWARDED_WRITES_MAX, LEADER_WAIT_MAX,
+    API_BODY_BYTES_MAX, FORWARD_TIMEOUT, FORWARDED_HEARTBEATS_MAX, FORWARDED_WRITES_MAX,
+    LEADER_LOOK_INTERVAL, LEADER_WAIT_MAX,
 };
 use crate::server::error::ApiError;
-
-/// Pause between two looks for a leader.
-const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(50);
 
 /// Brings requests to the leader; clones share its permits.
 #[derive(Clone)]
@@ -167,7 +164,7 @@ impl Forwarder {
             if Instant::now() >= end {
                 return Err(if lost { ApiError::OutcomeUnknown } else { ApiError::NoLeader });
             }
-            tokio::time::sleep(LOOK_AGAIN_AFTER).await;
+            tokio::time::sleep(LEADER_LOOK_INTERVAL).await;
         }
     }
 
@@ -232,7 +229,7 @@ async fn exchange(client: &ServerClient, leader: &str, outgoing: Request<Full<By
 /// Waits until another server than the one at `leader` leads.
 async fn overtaken(leadership: &Leadership, leader: &str) {
     while !leadership.has_moved_from(leader) {
-        tokio::time::sleep(LOOK_AGAIN_AFTER).await;
+        tokio::time::sleep(LEADER_LOOK_INTERVAL).await;
     }
 }
 

@@ -5,17 +5,14 @@
 use std::collections::HashSet;
 use std::convert::Infallible;
 use std::net::IpAddr;
-use std::time::Duration;
 
 use piccolo_raft::cluster::Node;
 use piccolo_raft::network::names::{Names, split};
 use piccolo_raft::types::Member;
 
 use crate::http::KnownAddresses;
+use crate::limits::SERVER_ADDRESSES_LOOK_INTERVAL;
 use crate::task::Stop;
-
-/// How often the addresses are brought up to the membership.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The addresses of the other servers; clones share them.
 #[derive(Clone)]
@@ -38,7 +35,7 @@ impl ServerAddresses {
 
     /// Refreshes the addresses until `stop`.
     pub async fn watch(self, stop: Stop) -> Result<(), Infallible> {
-        let mut ticks = tokio::time::interval(LOOK_INTERVAL);
+        let mut ticks = tokio::time::interval(SERVER_ADDRESSES_LOOK_INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
             self.refresh();

@@ -15,6 +15,7 @@ use piccolo_raft::cluster::{Change, Contact, MEMBERS_MAX, MembersError, Node, Ph
 
 use super::status;
 use crate::api::{MemberEntry, MembersAction, MembersProgress, MembersResponse, path};
+use crate::limits::MEMBER_ADDRESS_CHARS_MAX;
 use crate::server::app::{App, Loaded};
 use crate::server::cluster::Cluster;
 use crate::server::cluster::forward::{LeaderRequest, is_forwarded};
@@ -116,13 +117,10 @@ pub async fn change(
 #[derive(Debug, Default)]
 struct Addresses(Vec<String>);
 
-/// Characters of an address that are kept: more than a valid one has.
-const ADDRESS_KEPT_MAX: usize = 400;
-
 impl Texts for Addresses {
     fn take(&mut self, _: usize, text: &str) {
         if self.0.len() <= MEMBERS_MAX {
-            self.0.push(text.chars().take(ADDRESS_KEPT_MAX).collect());
+            self.0.push(text.chars().take(MEMBER_ADDRESS_CHARS_MAX).collect());
         }
     }
 }

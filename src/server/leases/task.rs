@@ -3,7 +3,6 @@
 
 use std::collections::HashSet;
 use std::convert::Infallible;
-use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use piccolo_raft::cluster::{Node, ProposeError};
@@ -15,12 +14,9 @@ use tokio::time::MissedTickBehavior;
 use super::fleet::{Fleet, FleetUsage};
 use super::table::LeaseTable;
 use super::{Due, HostLease};
-use crate::limits::{LEASE_PROPOSALS_MAX, LEASE_SWEEP_INTERVAL};
+use crate::limits::{LEASE_PROPOSALS_MAX, LEASE_PROPOSE_AGAIN_AFTER, LEASE_SWEEP_INTERVAL};
 use crate::server::cluster::leadership::Leadership;
 use crate::task::Stop;
-
-/// After so long a command that could not be proposed is due again.
-const PROPOSE_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// Ends leases on the leader.
 pub struct LeaseTask {
@@ -171,7 +167,7 @@ impl LeaseTask {
     fn postpone(&self, due: Due, error: &ProposeError) {
         tracing::warn!(holder = %address(&due), %error, "could not end a lease");
         let now = self.leases.now();
-        self.leases.lock().postpone(due, now, PROPOSE_AGAIN_AFTER);
+        self.leases.lock().postpone(due, now, LEASE_PROPOSE_AGAIN_AFTER);
     }
 }
 
@@ -188,6 +184,8 @@ fn address(due: &Due) -> std::net::SocketAddr {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use piccolo_raft::command::Write;
 
     use super::*;

@@ -15,13 +15,9 @@ use super::holder_locks::HolderPermits;
 use crate::limits::{
     API_BODIES_BYTES_MAX, API_BODY_BYTES_MAX, API_BODY_READ_TIMEOUT, HEARTBEAT_BODY_BYTES_MAX,
     HEARTBEAT_BODY_READ_TIMEOUT, REFUSED_DISCARD_BYTES_MAX, REFUSED_DISCARD_TIMEOUT,
+    TOO_LARGE_DISCARD_BYTES_MAX, TOO_LARGE_DISCARD_TIMEOUT,
 };
 use crate::server::error::ApiError;
-
-/// Bytes of a body over the limit that are still read, and thrown away.
-const TOO_LARGE_DISCARD_BYTES_MAX: usize = 2 * API_BODY_BYTES_MAX;
-/// Time for reading those bytes.
-const TOO_LARGE_DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Memory for all bodies at hand, a permit a byte; clones share it.
 #[derive(Clone, Debug)]

@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use piccolo_raft::model::Holder;
 
-/// Holders that are remembered before the first search for full buckets.
-const REMEMBERED_MIN: usize = 1_024;
+use crate::limits::SYNC_HOLDERS_REMEMBERED_MIN;
 
 /// The rate limit of all holders, each by itself.
 #[derive(Debug)]
@@ -23,7 +22,7 @@ pub struct RateLimit {
 impl RateLimit {
     /// Lets a holder take `burst` tokens at once, then one each `every`.
     pub fn new(burst: u32, every: Duration) -> Self {
-        Self { every, burst, full_at: HashMap::new(), prune_at: REMEMBERED_MIN }
+        Self { every, burst, full_at: HashMap::new(), prune_at: SYNC_HOLDERS_REMEMBERED_MIN }
     }
 
     /// Takes one token of `holder`.
@@ -40,7 +39,7 @@ impl RateLimit {
         if self.full_at.len() >= self.prune_at {
             self.full_at.retain(|_, full_at| *full_at > now);
             // Twice as many as are left, so that the search costs each of them little.
-            self.prune_at = (self.full_at.len() * 2).max(REMEMBERED_MIN);
+            self.prune_at = (self.full_at.len() * 2).max(SYNC_HOLDERS_REMEMBERED_MIN);
         }
         Ok(())
     }

@@ -15,11 +15,7 @@ use piccolo_raft::index::address_key;
 
 use super::holders::{Holders, prefix_bounds};
 
-/// The walk visits at most one host for so many holders: a step costs several times as much as scanning a
-/// holder.
-const WALKED_SHARE: usize = 8;
-/// So few holders are scanned without a walk, and so many steps are always tried.
-const WALKED_MIN: usize = 64;
+use crate::limits::{PREFIX_HOLDERS_PER_STEP, PREFIX_STEPS_MIN};
 
 /// A holder, ordered by its rank: the best one is the least.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -70,7 +66,8 @@ pub(super) fn by_prefix(
     };
     let wanted = count.min(holders.len());
     let asker = address_key(asker);
-    let walked = if holders.len() > WALKED_MIN { walk(holders, asker, &is_asked_for, wanted) } else { None };
+    let walked =
+        if holders.len() > PREFIX_STEPS_MIN { walk(holders, asker, &is_asked_for, wanted) } else { None };
     walked.unwrap_or_else(|| scan(holders, asker, &is_asked_for, wanted))
 }
 
@@ -81,7 +78,7 @@ fn walk(
     is_asked_for: &impl Fn(SocketAddr) -> bool,
     wanted: usize,
 ) -> Option<Vec<SocketAddr>> {
-    let mut steps = WALKED_MIN.max(holders.len() / WALKED_SHARE);
+    let mut steps = PREFIX_STEPS_MIN.max(holders.len() / PREFIX_HOLDERS_PER_STEP);
     let mut chosen: Vec<SocketAddr> = Vec::with_capacity(wanted);
     // All hosts between these two, both inclusive, have been visited.
     let mut inner: Option<(u128, u128)> = None;

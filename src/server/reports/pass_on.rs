@@ -17,15 +17,15 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use crate::api::{ReportReason, header, path};
-use crate::limits::{REPORT_TIMEOUT, REPORTS_PASSED_ON_AT_ONCE, REPORTS_TO_PASS_ON_MAX};
+use crate::limits::{
+    PASS_ON_ANSWER_BYTES_MAX, REPORT_TIMEOUT, REPORTS_PASSED_ON_AT_ONCE, REPORTS_TO_PASS_ON_MAX,
+};
 use crate::server::cluster::identity::ClusterIdentity;
 use crate::server::cluster::server_client::ServerClient;
 use crate::task::Stop;
 
 /// The reason that a server names when it tells another one that a holder is alive; a client cannot name it.
 pub const ALIVE: &str = "alive";
-/// Far more than the answer to a report has, bytes.
-const ANSWER_BYTES_MAX: usize = 4 * 1024;
 
 /// What the other servers should know.
 #[derive(Clone, Debug)]
@@ -147,7 +147,7 @@ impl PassOn {
             let answer = self.client.request(request).await.map_err(|error| chain(&error))?;
             let status = answer.status();
             // Read to its end, or the connection could not be used again.
-            let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
+            let body = Limited::new(answer.into_body(), PASS_ON_ANSWER_BYTES_MAX).collect().await;
             body.map_err(|error| error.to_string())?;
             if status.is_success() { Ok(()) } else { Err(status.to_string()) }
         };

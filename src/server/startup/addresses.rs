@@ -16,12 +16,10 @@ pub use joining::{joining_names, joining_raft_listen};
 use local::is_local;
 pub use stored::Stored;
 
+use crate::limits::{CLUSTER_RESOLVE_BRIEFLY, CLUSTER_RESOLVE_TIMEOUT};
+
 /// Raft port of a cluster of one, and of a server that joins one.
 pub const RAFT_PORT_DEFAULT: u16 = 7790;
-/// How long a name of the list may take to resolve, before the server says what it waits for.
-const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long it may take if the server can start without it.
-const RESOLVE_BRIEFLY: Duration = Duration::from_millis(500);
 
 /// Why the addresses of a server do not fit together.
 #[derive(Debug, thiserror::Error)]
@@ -263,7 +261,7 @@ async fn own_entry<'a>(
         return Ok(own);
     }
     // With an advertised name that is in no entry the others find this server by its own list.
-    let patience = if stored.is_some() { RESOLVE_BRIEFLY } else { RESOLVE_TIMEOUT };
+    let patience = if stored.is_some() { CLUSTER_RESOLVE_BRIEFLY } else { CLUSTER_RESOLVE_TIMEOUT };
     let names = same_port.into_iter().filter(|entry| literal(entry).is_none());
     let looked_up =
         join_all(names.map(|entry| async move { (entry, look_up(&entry.host, patience, known).await) }));

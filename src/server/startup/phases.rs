@@ -1,7 +1,6 @@
 //! The tasks of a server, and the order in which they stop.
 
 use std::convert::Infallible;
-use std::time::Duration;
 
 use axum::Router;
 use piccolo_raft::cluster::Node;
@@ -13,12 +12,9 @@ use super::raft_threads::RaftThreads;
 use crate::http::{self, Answer, ConnectionLimits, KnownAddresses};
 use crate::limits::{
     DRAIN_TIMEOUT, RAFT_CONNECTIONS_MAX, RAFT_CONNECTIONS_OVER_LIMIT_MAX, RAFT_DRAIN_TIMEOUT,
-    RAFT_SERVER_CONNECTIONS_MAX, SERVER_CONNECTIONS_MAX,
+    RAFT_SERVER_CONNECTIONS_MAX, SERVER_CONNECTIONS_MAX, TASKS_STOP_TIMEOUT,
 };
 use crate::task::{Stop, Tasks};
-
-/// Time that tasks have to end once everything is drained.
-const TASKS_STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Every raft connection may have a message under way: none of them waits for another's.
 const _: () =

@@ -11,12 +11,9 @@ use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::http::{self, ConnectionLimits, KnownAddresses};
+use crate::limits::RAFT_THREADS;
 use crate::task::Stop;
 use axum::Router;
-
-/// Number of threads: one for openraft's core, the others for what it waits for (state machine, messages,
-/// disk).
-const THREADS: usize = 3;
 
 /// The threads of raft; they end when this is dropped.
 pub struct RaftThreads(Option<Runtime>);
@@ -28,7 +25,7 @@ impl RaftThreads {
     /// If the system refuses a thread.
     pub fn start() -> io::Result<Self> {
         Builder::new_multi_thread()
-            .worker_threads(THREADS)
+            .worker_threads(RAFT_THREADS)
             .thread_name("raft")
             .enable_all()
             .build()

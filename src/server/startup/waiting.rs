@@ -7,7 +7,6 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
 
 use piccolo_raft::cluster::NodeNames;
 use piccolo_raft::network::names::Names;
@@ -15,10 +14,8 @@ use tokio::net::TcpListener;
 
 use super::addresses::{self, AddressError, Stored};
 use crate::http::{self, BindError};
+use crate::limits::START_TRY_INTERVAL;
 use crate::task::Stop;
-
-/// Pause between two attempts.
-const TRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What the start of a server waits for, if anything; clones share it.
 #[derive(Clone, Debug, Default)]
@@ -139,7 +136,7 @@ impl Waiting {
                 Some(Err(error)) if A::may_pass(&error) => self.reason.set(Some(error.to_string())),
                 Some(Err(error)) => return Err(error),
             }
-            if self.stop.run_until_cancelled(tokio::time::sleep(TRY_INTERVAL)).await.is_none() {
+            if self.stop.run_until_cancelled(tokio::time::sleep(START_TRY_INTERVAL)).await.is_none() {
                 return Ok(None);
             }
         }
@@ -148,6 +145,8 @@ impl Waiting {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
@@ -184,7 +183,7 @@ mod tests {
         let later = |times| Later(&waiting, AtomicUsize::new(0), times);
         let start = tokio::time::Instant::now();
         assert_eq!(waiting.until_done(later(60)).await.unwrap(), Some(()));
-        assert_eq!((start.elapsed(), waiting.reason.get()), (60 * TRY_INTERVAL, None));
+        assert_eq!((start.elapsed(), waiting.reason.get()), (60 * START_TRY_INTERVAL, None));
         let wrong = Naming {
             cluster: vec!["127.0.0.1".to_owned()],
             join: None,

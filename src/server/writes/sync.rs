@@ -18,14 +18,10 @@ use piccolo_raft::model::Pair;
 
 use super::entries::Difference;
 use super::propose::{after_a_part, propose, refuse_without_room};
+use crate::limits::SYNC_ROUNDS;
 use crate::server::error::ApiError;
 use crate::server::leases::table::LeaseTable;
 use crate::server::requests::accepted::AcceptedWrite;
-
-/// How often a sync compares its keys with what is applied. The first time it may find a host to introduce,
-/// or nothing to do, which is then confirmed; after its own entries it may find those of an earlier write.
-/// Nothing can add to that, because it has the lock of the holder.
-const ROUNDS: usize = 4;
 
 /// Makes the keys of `write` the inventory of its holder, on the leader. The caller has the lock of the
 /// holder. Returns the log index at which that holds.
@@ -43,7 +39,7 @@ pub(super) async fn sync(
     let mut written = None;
     // A stored pair means that an entry of this very write was applied.
     let mut confirmed = write.pair.is_some();
-    for _ in 0..ROUNDS {
+    for _ in 0..SYNC_ROUNDS {
         let record = index.host(&write.holder);
         let stored = record.as_ref().and_then(|record| record.pair);
         refuse_stale(write.pair, stored)?;

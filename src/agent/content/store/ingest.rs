@@ -7,11 +7,8 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use super::{Ingest, StoreError};
-use crate::limits::INGEST_UNTOUCHED_MIN;
+use crate::limits::{INGEST_LINE_BYTES_MAX, INGEST_UNTOUCHED_MIN};
 use crate::oci::Digest;
-
-/// Largest `ref` or `total` file that is read, bytes: each has one line.
-const LINE_BYTES_MAX: u64 = 4096;
 
 /// Finds the ingests of `digest` below `root`, the one written to last first. Without such a folder there are
 /// none.
@@ -95,7 +92,7 @@ fn each(folder: &Path, mut see: impl FnMut(String, Option<u64>, Option<File>)) -
 
 fn line(path: &Path) -> io::Result<String> {
     let mut text = String::new();
-    io::Read::read_to_string(&mut io::Read::take(File::open(path)?, LINE_BYTES_MAX), &mut text)?;
+    io::Read::read_to_string(&mut io::Read::take(File::open(path)?, INGEST_LINE_BYTES_MAX), &mut text)?;
     Ok(text.trim().to_owned())
 }
 

@@ -17,10 +17,8 @@ use super::{
     Content, EventSender, Fetched, Ingest, Scan, Source, Store, StoreCause, StoreError, StoreEvent, Tag,
     WatchEvent, WatchLost, watch_stream,
 };
+use crate::limits::MEMORY_STORE_PIECE_BYTES;
 use crate::oci::Digest;
-
-/// Length of the pieces in which content without a file is read, bytes.
-const PIECE_BYTES: usize = 64 * 1024;
 
 /// A store whose content a test sets.
 pub struct MemoryStore {
@@ -279,7 +277,7 @@ impl Store for MemoryStore {
         let end = (offset.saturating_add(length) as usize).min(bytes.len());
         let mut rest = bytes.slice((offset as usize).min(end)..end);
         let pieces = std::iter::from_fn(move || {
-            let length = rest.len().min(PIECE_BYTES);
+            let length = rest.len().min(MEMORY_STORE_PIECE_BYTES);
             (length > 0).then(|| Ok(rest.split_to(length)))
         });
         stream::iter(pieces).boxed()

@@ -7,8 +7,7 @@ use tokio::sync::mpsc;
 
 use super::{StoreError, StoreEvent, WatchEvent, WatchLost};
 
-/// Events that wait for the reader of the stream; with more of them the watch waits.
-const EVENTS_WAITING_MAX: usize = 4_096;
+use crate::limits::STORE_EVENTS_WAITING_MAX;
 
 /// The channel into which a running watch sends what it sees.
 pub(crate) struct EventSender(mpsc::Sender<WatchEvent>);
@@ -45,7 +44,7 @@ pub(crate) fn watch_stream<'a, F>(
 where
     F: Future<Output = StoreError> + Send + 'a,
 {
-    let (sender, receiver) = mpsc::channel(EVENTS_WAITING_MAX);
+    let (sender, receiver) = mpsc::channel(STORE_EVENTS_WAITING_MAX);
     let running = Some(Box::pin(watch(EventSender(sender))));
     stream::unfold((running, receiver), |(running, mut receiver)| async move {
         let mut running = running?;

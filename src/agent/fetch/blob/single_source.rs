@@ -6,10 +6,7 @@ use bytes::Bytes;
 
 use crate::agent::fetch::peers::client::PeerBody;
 use crate::agent::fetch::peers::error::PeerError;
-use crate::limits::DELIVERED_BYTES_MIN;
-
-/// After this many bytes a source is known once more to deliver.
-const DELIVERED_EVERY_BYTES: u64 = 1024 * 1024;
+use crate::limits::{DELIVERED_BYTES_MIN, DELIVERED_EVERY_BYTES};
 
 /// The peer that sends now.
 pub(super) struct SingleSource {

@@ -18,7 +18,7 @@ use self::worker::StripedTransfer;
 use crate::agent::fetch::peers::candidates::Candidates;
 use crate::agent::fetch::sources::Sources;
 use crate::agent::fetch::wanted::Wanted;
-use crate::limits::FAN_SOURCES_MAX;
+use crate::limits::STRIPE_SOURCES_MAX;
 use crate::oci::ByteRange;
 
 /// The reader of a striped transfer, and its workers.
@@ -85,7 +85,7 @@ impl Striping {
     }
 
     fn start_workers(&mut self, candidates: &mut Candidates) {
-        while self.workers.len() < FAN_SOURCES_MAX {
+        while self.workers.len() < STRIPE_SOURCES_MAX {
             let next = self.first.take().or_else(|| candidates.next(Instant::now()));
             let Some(holder) = next.or_else(|| self.last_resort()) else { return };
             // Since it became a candidate, other requests may have found that it cannot be reached.

@@ -18,14 +18,11 @@ use crate::agent::fetch::peers::error::PeerError;
 use crate::agent::fetch::peers::throughput::Pace;
 use crate::agent::fetch::sources::Sources;
 use crate::agent::fetch::wanted::Wanted;
-use crate::limits::{BUSY_RETRY_AFTER, FAILOVER_TIMEOUT, SOURCE_RATE_WINDOW_SECONDS, SOURCE_STALL_TIMEOUT};
+use crate::limits::{
+    BUSY_RETRY_AFTER, FAILOVER_TIMEOUT, SOURCE_RATE_WINDOW_SECONDS, SOURCE_STALL_TIMEOUT,
+    STRIPE_COMEBACKS_MAX, TRANSFER_LOOKUP_PAUSE,
+};
 use crate::oci::{ByteRange, RangeHeader};
-
-/// Between two lookups of one transfer.
-const LOOKUP_PAUSE: Duration = Duration::from_millis(500);
-
-/// How often a peer that was too busy among several is asked again later.
-const BUSY_COMEBACKS_MAX: usize = 4;
 
 /// What the reader of a transfer allows.
 pub(super) struct Terms {
@@ -182,7 +179,7 @@ impl Transfer {
         let (senders, busy) = (striping.take_senders(), striping.take_busy());
         senders.into_iter().for_each(|holder| self.has_sent(holder));
         let later = Instant::now() + BUSY_RETRY_AFTER;
-        busy.into_iter().for_each(|holder| self.candidates.again(holder, later, BUSY_COMEBACKS_MAX));
+        busy.into_iter().for_each(|holder| self.candidates.again(holder, later, STRIPE_COMEBACKS_MAX));
         if bytes.is_none() {
             self.striping = None;
             self.terms.may_stripe = false;
@@ -283,7 +280,7 @@ impl Transfer {
 
     /// Looks for holders that have got the blob meanwhile. An error: there are none.
     async fn look_up(&mut self, deadline: Instant) -> Result<(), GaveUp> {
-        let pause = (self.looked_up + LOOKUP_PAUSE).saturating_duration_since(Instant::now());
+        let pause = (self.looked_up + TRANSFER_LOOKUP_PAUSE).saturating_duration_since(Instant::now());
         if Instant::now() + pause >= deadline {
             return Err(GaveUp::NoSource);
         }

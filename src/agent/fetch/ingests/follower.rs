@@ -14,13 +14,10 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::agent::content::buffer_pool::BufferPool;
 use crate::agent::fetch::background::Background;
 use crate::agent::fetch::pieces::compact;
-use crate::limits::{FILE_CHUNK_BYTES, FOLLOW_IDLE_MAX, FOLLOW_TAIL_BYTES, FOLLOW_VERDICT_MAX};
+use crate::limits::{
+    FILE_CHUNK_BYTES, FOLLOW_IDLE_MAX, FOLLOW_PAUSE, FOLLOW_TAIL_BYTES, FOLLOW_TURN_BYTES, FOLLOW_VERDICT_MAX,
+};
 use crate::oci::{Digest, Hasher};
-
-/// Between two looks at a file that did not grow.
-const PAUSE: Duration = Duration::from_millis(100);
-/// Bytes that are hashed before the thread is given back.
-const TURN_BYTES: u64 = 32 * 1024 * 1024;
 
 /// Hashes one ingest while it grows.
 #[derive(Debug)]
@@ -88,8 +85,8 @@ async fn follow(data: Arc<File>, hasher: Arc<Mutex<Hashed>>, pool: BufferPool, p
                 idle = Duration::ZERO;
             }
             Ok(Ok(_)) => {
-                sleep(PAUSE).await;
-                idle += PAUSE;
+                sleep(FOLLOW_PAUSE).await;
+                idle += FOLLOW_PAUSE;
             }
             Ok(Err(error)) => return tracing::debug!(%error, "could not read an ingest"),
             Err(_) => return,
@@ -97,13 +94,13 @@ async fn follow(data: Arc<File>, hasher: Arc<Mutex<Hashed>>, pool: BufferPool, p
     }
 }
 
-/// Hashes what is there, [`TURN_BYTES`] at most. Returns the new offset. Blocks.
+/// Hashes what is there, [`FOLLOW_TURN_BYTES`] at most. Returns the new offset. Blocks.
 fn hash_on(data: &File, hasher: &Mutex<Hashed>, pool: &BufferPool) -> io::Result<u64> {
     let length = data.metadata()?.len();
     // The lock is held for one chunk at a time; only this function changes what is behind it.
     let lock = || hasher.lock().unwrap_or_else(PoisonError::into_inner);
     let mut offset = lock().offset;
-    let end = length.min(offset + TURN_BYTES);
+    let end = length.min(offset + FOLLOW_TURN_BYTES);
     while offset < end {
         let chunk = usize::try_from(end - offset).unwrap_or(FILE_CHUNK_BYTES).min(FILE_CHUNK_BYTES);
         let bytes = pool.read_at(data, offset, chunk)?;

@@ -15,11 +15,8 @@ use crate::agent::discovery::holder_reports::Reporter;
 use crate::agent::expiring_set::ExpiringSet;
 use crate::agent::notices::{Notices, Topic};
 use crate::api::ReportReason;
-use crate::limits::{PEER_AVOID_TTL, SOURCE_STALL_TIMEOUT, TROUBLES_REMEMBERED_MAX};
+use crate::limits::{OVERTAKEN_REPORTED_AT, PEER_AVOID_TTL, SOURCE_STALL_TIMEOUT, TROUBLES_REMEMBERED_MAX};
 use crate::oci::{ContentPath, Digest};
-
-/// After this many silences a peer that others overtook is reported.
-const OVERTAKEN_REPORTED_AT: u32 = 3;
 
 /// Key of the notice that no peer answers.
 const ANSWERS: &str = "answers";

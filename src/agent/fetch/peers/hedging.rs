@@ -14,11 +14,8 @@ use super::candidates::Candidates;
 use super::error::{PeerError, count_attempt};
 use super::header_delay::HeaderDelay;
 use super::health::PeerHealth;
-use crate::limits::{BUSY_RETRY_AFTER, PEER_CONCLUSIVE_MIN};
+use crate::limits::{BUSY_RETRY_AFTER, BUSY_TRIES_MAX, PEER_CONCLUSIVE_MIN};
 use crate::oci::Digest;
-
-/// How often a peer that was busy is asked again.
-const BUSY_TRIES_MAX: usize = 4;
 
 /// Asks several peers for one answer.
 pub(crate) struct Hedging {

@@ -7,10 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::limits::{PEER_UNREACHABLE_TTL, TROUBLES_REMEMBERED_MAX};
-
-/// The time for which a peer counts as silent doubles with each silence, at most this often.
-const DOUBLINGS_MAX: u32 = 4;
+use crate::limits::{PEER_SILENCE_DOUBLINGS_MAX, PEER_UNREACHABLE_TTL, TROUBLES_REMEMBERED_MAX};
 
 /// The silences of at most [`TROUBLES_REMEMBERED_MAX`] peers.
 #[derive(Debug, Default)]
@@ -42,7 +39,8 @@ impl Silences {
         let silence = peers.entry(peer).or_insert(Silence { until: now, times: 0 });
         // Several requests at once see the same silence, which counts once.
         if silence.until <= now {
-            let time: Duration = PEER_UNREACHABLE_TTL * 2_u32.pow(silence.times.min(DOUBLINGS_MAX));
+            let time: Duration =
+                PEER_UNREACHABLE_TTL * 2_u32.pow(silence.times.min(PEER_SILENCE_DOUBLINGS_MAX));
             *silence = Silence { until: now + time, times: silence.times + 1 };
         }
         silence.times

@@ -243,7 +243,7 @@ fn a_request_stays_below_the_limit_of_a_body() {
         ttl_seconds: Some(u32::MAX),
     };
     let size = serde_json::to_vec(&request).unwrap().len();
-    assert!(size <= API_BODY_BYTES_MAX && size > API_BODY_BYTES_MAX - 2 * ENVELOPE_BYTES_MAX, "{size}");
+    assert!(size <= API_BODY_BYTES_MAX && size > API_BODY_BYTES_MAX - 2 * WRITE_ENVELOPE_BYTES_MAX, "{size}");
 }
 
 #[test]

@@ -10,22 +10,15 @@ use tokio::time::Instant;
 use super::full_scan::FullScan;
 use super::{Access, GuardedStore};
 use crate::agent::content::store::{EventSender, StoreError, StoreEvent, WatchEvent, next_event};
+use crate::limits::{
+    POLICY_EVENTS_WAITING_MAX, SOURCE_ASK_AGAIN_PAUSE, SOURCES_SCAN_AFTER, SOURCES_SCAN_PAUSES,
+};
 use crate::oci::Digest;
 use piccolo_raft::errors::chain;
 
-/// Events of the store that wait here; with more of them the store waits.
-const EVENTS_WAITING_MAX: usize = 256;
-/// First and longest pause before the store is asked again for the source of new content.
-const ASK_AGAIN: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(80));
-/// Delay of a full scan after the first sign that sources have changed.
-const SCAN_AFTER: Duration = Duration::from_millis(50);
-/// Pause after a full scan, as a multiple of its duration, so that a node that pulls all the time does not
-/// scan all the time. The store's own record of a fetch counts at once nevertheless.
-const SCAN_PAUSES: u32 = 9;
-
 impl GuardedStore {
     pub(super) async fn watch_given(&self, events: EventSender) -> StoreError {
-        let (sender, receiver) = mpsc::channel(EVENTS_WAITING_MAX);
+        let (sender, receiver) = mpsc::channel(POLICY_EVENTS_WAITING_MAX);
         let following = Following {
             guard: self,
             events: &events,
@@ -70,7 +63,7 @@ struct Following<'a> {
     receiver: mpsc::Receiver<StoreEvent>,
     unsettled: Vec<Waiting>,
     scan_at: Option<Instant>,
-    /// End of the pause after the last full scan ([`SCAN_PAUSES`]).
+    /// End of the pause after the last full scan ([`SOURCES_SCAN_PAUSES`]).
     no_scan_before: Option<Instant>,
 }
 
@@ -92,7 +85,13 @@ impl Following<'_> {
     async fn handle(&mut self, event: StoreEvent) -> Result<(), StoreError> {
         match event {
             StoreEvent::Added { digest, size_bytes } => {
-                self.added(Waiting { digest, size_bytes, at: Instant::now(), pause: ASK_AGAIN.0 }).await?;
+                self.added(Waiting {
+                    digest,
+                    size_bytes,
+                    at: Instant::now(),
+                    pause: SOURCE_ASK_AGAIN_PAUSE.0,
+                })
+                .await?;
             }
             StoreEvent::Removed { digest } => {
                 self.unsettled.retain(|waiting| waiting.digest != digest);
@@ -115,7 +114,7 @@ impl Following<'_> {
     }
 
     fn scan_soon(&mut self) {
-        let soon = Instant::now() + SCAN_AFTER;
+        let soon = Instant::now() + SOURCES_SCAN_AFTER;
         self.scan_at.get_or_insert(self.no_scan_before.map_or(soon, |at| soon.max(at)));
     }
 
@@ -133,7 +132,7 @@ impl Following<'_> {
             Access::Withheld => {}
             Access::Unsettled => {
                 waiting.at = Instant::now() + waiting.pause;
-                waiting.pause = (waiting.pause * 2).min(ASK_AGAIN.1);
+                waiting.pause = (waiting.pause * 2).min(SOURCE_ASK_AGAIN_PAUSE.1);
                 self.unsettled.push(waiting);
             }
         }
@@ -162,7 +161,7 @@ impl Following<'_> {
             let _one_at_a_time = self.guard.scan_lock.lock().await;
             let start = Instant::now();
             let scanned = self.guard.full_scan().await;
-            self.no_scan_before = Some(Instant::now() + start.elapsed() * SCAN_PAUSES);
+            self.no_scan_before = Some(Instant::now() + start.elapsed() * SOURCES_SCAN_PAUSES);
             scanned
         };
         let FullScan { given, withheld, released, unsettled: _reported_when_they_came } = match scanned {

@@ -1,7 +1,6 @@
 //! What mirror and containerd answer.
 
 use std::path::Path;
-use std::time::Duration;
 
 use containerd_client::services::v1::version_client::VersionClient;
 use hyper_util::rt::TokioIo;
@@ -9,9 +8,7 @@ use tonic::transport::Endpoint;
 
 use crate::cli::agent_port::get;
 use crate::cli::mirror::config_path::version_in;
-
-/// containerd's answer.
-const TIMEOUT: Duration = Duration::from_secs(3);
+use crate::limits::CONTAINERD_VERSION_TIMEOUT;
 
 /// Whether the mirror answers as a registry does; else why not.
 pub(super) async fn mirror(url: &str) -> Result<(), String> {
@@ -32,6 +29,6 @@ pub(super) async fn version(socket: &Path) -> Option<(u32, u32)> {
     // The address is not used: the connector knows the socket.
     let channel = Endpoint::from_static("http://containerd").connect_with_connector_lazy(connector);
     let mut client = VersionClient::new(channel);
-    let answer = tokio::time::timeout(TIMEOUT, client.version(())).await.ok()?.ok()?;
+    let answer = tokio::time::timeout(CONTAINERD_VERSION_TIMEOUT, client.version(())).await.ok()?.ok()?;
     version_in(&answer.into_inner().version)
 }

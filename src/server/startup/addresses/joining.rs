@@ -7,9 +7,11 @@ use piccolo_raft::network::names::Names;
 
 use super::local::local_address_towards;
 use super::{
-    AddressError, Listens, RAFT_PORT_DEFAULT, RESOLVE_BRIEFLY, RESOLVE_TIMEOUT, Stored, all_take,
-    check_listening, entries, host_port, look_up, loopback,
+    AddressError, Listens, RAFT_PORT_DEFAULT, Stored, all_take, check_listening, entries, host_port, look_up,
+    loopback,
 };
+
+use crate::limits::{CLUSTER_RESOLVE_BRIEFLY, CLUSTER_RESOLVE_TIMEOUT};
 
 /// The address on which raft listens: the given one, or the default port, on loopback only if the member is
 /// there.
@@ -78,7 +80,7 @@ async fn local_towards(
     open: &[SocketAddr],
     known: &Names,
 ) -> Result<IpAddr, AddressError> {
-    let patience = if briefly { RESOLVE_BRIEFLY } else { RESOLVE_TIMEOUT };
+    let patience = if briefly { CLUSTER_RESOLVE_BRIEFLY } else { CLUSTER_RESOLVE_TIMEOUT };
     let no_name = |reason| AddressError::NoName { member: member.to_owned(), reason };
     let (host, port) = member.rsplit_once(':').unwrap_or((member, ""));
     let ips = look_up(host, patience, known).await.map_err(no_name)?;

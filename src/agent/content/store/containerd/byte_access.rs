@@ -11,10 +11,9 @@ use super::ContainerdStore;
 use crate::agent::content::store::StoreError;
 use crate::agent::content::store::folder::BlobFolder;
 use crate::agent::notices::Topic;
+use crate::limits::FILELESS_SAMPLES_MAX;
 use crate::oci::Digest;
 
-/// Blobs without a file that containerd is asked to read in one look.
-const SAMPLES_MAX: usize = 3;
 /// Subject of the notices about the content folder.
 const SUBJECT: &str = "content path";
 
@@ -128,7 +127,7 @@ impl ContainerdStore {
     ) -> Result<bool, StoreError> {
         let absent =
             listed.iter().filter(|(digest, size_bytes)| **size_bytes > 0 && !files.contains_key(digest));
-        for (digest, _) in absent.take(SAMPLES_MAX) {
+        for (digest, _) in absent.take(FILELESS_SAMPLES_MAX) {
             if self.client.can_read(digest).await? {
                 return Ok(true);
             }

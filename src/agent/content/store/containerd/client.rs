@@ -21,16 +21,11 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use super::content_age::Ages;
 use super::source_labels;
 use crate::agent::content::store::{Fetched, Source, StoreCause, StoreError};
+use crate::limits::{
+    CONTAINERD_CALL_TIMEOUT, CONTAINERD_LIST_TIMEOUT, CONTAINERD_MARK_INTERVAL, CONTAINERD_MESSAGE_BYTES_MAX,
+};
 use crate::oci::Digest;
 
-/// Deadline of a single call.
-const CALL_TIMEOUT: Duration = Duration::from_secs(10);
-/// Deadline of a call that lists all content.
-const LIST_TIMEOUT: Duration = Duration::from_secs(60);
-/// Largest message: all images come in one, and containerd itself sends at most 16 MiB.
-const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Pause between two marks while a subscription is not confirmed.
-const MARK_INTERVAL: Duration = Duration::from_millis(20);
 /// Topic of marks: own events, whose return proves that a subscription is active.
 const MARK_TOPIC: &str = "/piccolo/watching";
 
@@ -124,12 +119,12 @@ impl Client {
 
     fn content(&self) -> api::content_client::ContentClient<Channel> {
         api::content_client::ContentClient::new(self.channel.clone())
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_decoding_message_size(CONTAINERD_MESSAGE_BYTES_MAX)
     }
 
     fn images(&self) -> api::images_client::ImagesClient<Channel> {
         api::images_client::ImagesClient::new(self.channel.clone())
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_decoding_message_size(CONTAINERD_MESSAGE_BYTES_MAX)
     }
 
     fn events(&self) -> api::events_client::EventsClient<Channel> {
@@ -148,7 +143,7 @@ impl Client {
         action: &'static str,
         answer: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Result<Option<T>, StoreError> {
-        match self.within(CALL_TIMEOUT, answer).await? {
+        match self.within(CONTAINERD_CALL_TIMEOUT, answer).await? {
             Ok(response) => Ok(Some(response.into_inner())),
             Err(status) if status.code() == Code::NotFound => Ok(None),
             Err(status) => Err(self.error(action, &status)),
@@ -199,9 +194,9 @@ impl Client {
     }
 
     /// Lists all content that the namespace knows, in containerd's own pages. All pages together have
-    /// [`LIST_TIMEOUT`].
+    /// [`CONTAINERD_LIST_TIMEOUT`].
     fn content_pages(&self) -> BoxStream<'_, Result<Vec<(Digest, api::Info)>, StoreError>> {
-        let deadline = Instant::now() + LIST_TIMEOUT;
+        let deadline = Instant::now() + CONTAINERD_LIST_TIMEOUT;
         let start = async move {
             let request = self.request(api::ListContentRequest { filters: Vec::new() });
             let mut content = self.content();
@@ -223,7 +218,7 @@ impl Client {
         answer: impl Future<Output = Result<T, Status>>,
     ) -> Result<T, StoreError> {
         let answered = tokio::time::timeout_at(deadline, answer).await;
-        let answered = answered.map_err(|_| self.no_answer_within(LIST_TIMEOUT))?;
+        let answered = answered.map_err(|_| self.no_answer_within(CONTAINERD_LIST_TIMEOUT))?;
         answered.map_err(|status| self.error("list content", &status))
     }
 
@@ -262,7 +257,9 @@ impl Client {
         let request =
             api::ReadContentRequest { digest, offset: offset.cast_signed(), size: length.cast_signed() };
         let start = async move {
-            let answer = client.within(CALL_TIMEOUT, client.content().read(client.request(request))).await?;
+            let answer = client
+                .within(CONTAINERD_CALL_TIMEOUT, client.content().read(client.request(request)))
+                .await?;
             let stream = answer.map_err(|status| client.error(action, &status))?.into_inner();
             Ok::<_, StoreError>(stream.map(move |piece| match piece {
                 Ok(piece) => Ok(bytes::Bytes::from(piece.data)),
@@ -278,7 +275,7 @@ impl Client {
         let request = api::ReadContentRequest { digest: digest.to_string(), offset: 0, size: 1 };
         let first_piece =
             async { self.content().read(self.request(request)).await?.into_inner().message().await };
-        match self.within(CALL_TIMEOUT, first_piece).await? {
+        match self.within(CONTAINERD_CALL_TIMEOUT, first_piece).await? {
             Ok(piece) => Ok(piece.is_some()),
             Err(status) if status.code() == Code::NotFound => Ok(false),
             Err(status) => Err(self.error("read content", &status)),
@@ -329,7 +326,7 @@ impl Client {
                 error = self.publish_marks() => Err(error),
             }
         };
-        let stream = self.within(CALL_TIMEOUT, subscribed).await??.into_inner();
+        let stream = self.within(CONTAINERD_CALL_TIMEOUT, subscribed).await??.into_inner();
         let client = self.clone();
         let envelopes = stream.map(move |envelope| envelope.map_err(|status| client.error(action, &status)));
         let marks = |envelope: &Result<Envelope, _>| {
@@ -346,7 +343,7 @@ impl Client {
             {
                 return error;
             }
-            tokio::time::sleep(MARK_INTERVAL).await;
+            tokio::time::sleep(CONTAINERD_MARK_INTERVAL).await;
         }
     }
 

@@ -11,11 +11,8 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::limits::NEW_CONTENT_REMEMBERED_MAX;
+use crate::limits::{LABELLED_WITHIN, NEW_CONTENT_REMEMBERED_MAX};
 use crate::oci::Digest;
-
-/// Time after which a missing label will not come any more.
-pub(super) const LABELLED_WITHIN: Duration = Duration::from_secs(5);
 
 /// One moment by both clocks.
 #[derive(Clone, Copy, Debug)]

@@ -40,7 +40,7 @@ fn created_unix_ms(info: &Info) -> Option<i128> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::content::store::containerd::content_age::LABELLED_WITHIN;
+    use crate::limits::LABELLED_WITHIN;
     use std::time::Duration;
 
     const NOW: Moment = Moment { monotonic: Duration::from_secs(9), unix_ms: 1_700_000_000_000 };

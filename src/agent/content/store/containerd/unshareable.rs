@@ -7,15 +7,12 @@ use super::ContainerdStore;
 use super::client::Client;
 use crate::agent::content::store::StoreError;
 use crate::agent::notices::Topic;
-use crate::limits::{NOTICE_EXAMPLES_MAX, SURVEY_IMAGES_MAX};
+use crate::limits::{
+    NOTICE_EXAMPLES_MAX, SURVEY_IMAGES_MAX, SURVEYED_LAYERS_MAX, SURVEYED_MANIFEST_BYTES_MAX,
+    SURVEYED_MANIFESTS_MAX,
+};
 use crate::oci::Digest;
 use crate::oci::children::Children;
-
-/// Largest manifest that is looked into, bytes. Manifests of images are not larger.
-const MANIFEST_SURVEYED_BYTES_MAX: u64 = 1024 * 1024;
-/// Manifests and indexes of one image that are looked into. Limited because anybody may have made the image.
-const MANIFESTS_SURVEYED_MAX: usize = 64;
-const LAYERS_SURVEYED_MAX: usize = 256;
 
 impl ContainerdStore {
     /// Looks at the other namespaces, and at the layers of this one only if `images_changed`, because that
@@ -67,11 +64,11 @@ async fn has_layers(client: &Client, target: &Digest) -> Result<Option<bool>, St
     let mut manifests = Manifests::of(target);
     let mut found = None;
     while let Some(digest) = manifests.waiting.pop() {
-        let Some(bytes) = client.read_whole(&digest, MANIFEST_SURVEYED_BYTES_MAX).await? else { continue };
+        let Some(bytes) = client.read_whole(&digest, SURVEYED_MANIFEST_BYTES_MAX).await? else { continue };
         let children = Children::of(&bytes);
         manifests.add(children.manifests);
         // The first blob is the config, which containerd keeps.
-        for layer in children.blobs.iter().skip(1).take(LAYERS_SURVEYED_MAX) {
+        for layer in children.blobs.iter().skip(1).take(SURVEYED_LAYERS_MAX) {
             found = Some(false);
             if client.info(layer).await?.is_some() {
                 return Ok(Some(true));
@@ -94,7 +91,7 @@ impl Manifests {
 
     fn add(&mut self, children: Vec<Digest>) {
         for child in children {
-            if self.seen.len() < MANIFESTS_SURVEYED_MAX && self.seen.insert(child.clone()) {
+            if self.seen.len() < SURVEYED_MANIFESTS_MAX && self.seen.insert(child.clone()) {
                 self.waiting.push(child);
             }
         }
@@ -145,8 +142,8 @@ mod tests {
             manifests.add(vec![digest, of(0)]);
         }
         assert_eq!(looked_into, 6);
-        manifests.add((10..10 + 2 * MANIFESTS_SURVEYED_MAX).map(of).collect());
-        assert_eq!(manifests.seen.len(), MANIFESTS_SURVEYED_MAX);
+        manifests.add((10..10 + 2 * SURVEYED_MANIFESTS_MAX).map(of).collect());
+        assert_eq!(manifests.seen.len(), SURVEYED_MANIFESTS_MAX);
     }
 
     #[test]

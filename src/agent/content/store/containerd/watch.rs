@@ -21,21 +21,12 @@ use super::{ContainerdStore, View};
 use crate::agent::content::store::folder::{Change, Watching, poll_pause};
 use crate::agent::content::store::name::ImageName;
 use crate::agent::content::store::{EventSender, StoreError, StoreEvent, Tag, WatchLost};
-use crate::limits::SURVEY_INTERVAL;
+use crate::limits::{
+    COMPARE_LATE, COMPARE_SOON, NAMESPACE_ASK_AGAIN_FIRST, NAMESPACE_ASK_AGAIN_LONGEST,
+    NAMESPACE_ASK_AGAIN_MAX, SURVEY_INTERVAL,
+};
 use crate::oci::Digest;
 use piccolo_raft::errors::chain;
-
-/// First pause before the namespace is asked again for a blob whose file exists. containerd moves the file
-/// before it commits its own record, whose fsync may take long on a busy disk.
-const ASK_AGAIN_FIRST: Duration = Duration::from_millis(5);
-/// Longest such pause, so that a blob is reported within 100 ms of the commit of its record.
-const ASK_AGAIN_LONGEST: Duration = Duration::from_millis(80);
-/// Time after which a blob that the namespace does not know belongs to another namespace.
-const ASK_AGAIN_MAX: Duration = Duration::from_secs(3);
-/// Delay of a comparison after an image event.
-const COMPARE_SOON: Duration = Duration::from_millis(100);
-/// Delay of another comparison after the last removal: garbage collection follows that event.
-const COMPARE_LATE: Duration = Duration::from_secs(3);
 
 /// Watches until the watch is lost.
 pub(super) async fn run(store: &ContainerdStore, events: EventSender) -> Result<Infallible, StoreError> {
@@ -143,7 +134,7 @@ struct Ask {
 impl Ask {
     fn now(digest: Digest) -> Self {
         let now = Instant::now();
-        Self { digest, at: now, pause: ASK_AGAIN_FIRST, until: now + ASK_AGAIN_MAX }
+        Self { digest, at: now, pause: NAMESPACE_ASK_AGAIN_FIRST, until: now + NAMESPACE_ASK_AGAIN_MAX }
     }
 }
 
@@ -234,7 +225,7 @@ impl Watch<'_> {
         let now = Instant::now();
         if now < ask.until {
             ask.at = now + ask.pause;
-            ask.pause = (ask.pause * 2).min(ASK_AGAIN_LONGEST);
+            ask.pause = (ask.pause * 2).min(NAMESPACE_ASK_AGAIN_LONGEST);
             self.asks.push(ask);
         }
         Ok(())

@@ -12,11 +12,9 @@ use inotify::{EventMask, EventOwned, EventStream, Inotify, WatchDescriptor, Watc
 
 use super::{ALGORITHMS, BlobFolder, digest_of, is_absent};
 use crate::agent::content::store::WatchLost;
+use crate::limits::WATCH_READ_BYTES;
 use crate::oci::Digest;
 use piccolo_raft::errors::chain;
-
-/// Size of the buffer for notifications, bytes: some dozens of them.
-const READ_BYTES: usize = 8 * 1024;
 
 /// A change in the folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,7 +45,7 @@ impl FolderWatch {
     pub(in crate::agent::content::store) fn set(folder: &BlobFolder) -> io::Result<Self> {
         let mut watch = Self {
             folder: folder.clone(),
-            events: Inotify::init()?.into_event_stream(vec![0; READ_BYTES])?,
+            events: Inotify::init()?.into_event_stream(vec![0; WATCH_READ_BYTES])?,
             watched: HashMap::new(),
             folder_made: false,
             found: VecDeque::new(),

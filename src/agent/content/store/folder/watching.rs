@@ -10,10 +10,9 @@ use tokio::time::Instant;
 
 use super::{BlobFolder, Change, FolderWatch};
 use crate::agent::notices::{Notices, Topic};
-use crate::limits::{STORE_POLL_INTERVAL_MAX, STORE_POLL_INTERVAL_MIN, WATCH_RETRY_INTERVAL};
-
-/// Ratio of the time between two lists to the time that a list takes, at least.
-const POLL_COST_SHARE: u32 = 100;
+use crate::limits::{
+    STORE_POLL_COST_SHARE, STORE_POLL_INTERVAL_MAX, STORE_POLL_INTERVAL_MIN, WATCH_RETRY_INTERVAL,
+};
 
 /// A folder that is watched, or listed until it can be watched.
 pub(in crate::agent::content::store) struct Watching {
@@ -83,7 +82,7 @@ impl Drop for Watching {
 
 /// The pause after a list that took `cost`.
 pub(in crate::agent::content::store) fn poll_pause(cost: Duration) -> Duration {
-    (cost * POLL_COST_SHARE).clamp(STORE_POLL_INTERVAL_MIN, STORE_POLL_INTERVAL_MAX)
+    (cost * STORE_POLL_COST_SHARE).clamp(STORE_POLL_INTERVAL_MIN, STORE_POLL_INTERVAL_MAX)
 }
 
 /// Text of the notice: what is wrong, and what to do.

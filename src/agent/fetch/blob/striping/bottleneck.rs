@@ -4,12 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::limits::FAN_BLOB_BYTES_MIN;
-
-/// Time over which a source is compared with its reader.
-const JUDGED_AFTER: Duration = Duration::from_millis(250);
-/// How many times as long as for the reader must have been waited for the source.
-const MUCH_LONGER: u32 = 3;
+use crate::limits::{STRIPE_JUDGED_AFTER, STRIPE_WAIT_FACTOR, STRIPED_BLOB_BYTES_MIN};
 
 /// The time that was spent on each side since the last comparison.
 #[derive(Debug, Default)]
@@ -33,14 +28,14 @@ impl Bottleneck {
     }
 
     /// Whether several sources would be faster for what is left. The comparison begins anew every
-    /// [`JUDGED_AFTER`].
+    /// [`STRIPE_JUDGED_AFTER`].
     pub(crate) fn is_the_source(&mut self, left_bytes: u64) -> bool {
-        if self.source + self.reader < JUDGED_AFTER {
+        if self.source + self.reader < STRIPE_JUDGED_AFTER {
             return false;
         }
-        let is_the_source = self.source > self.reader * MUCH_LONGER;
+        let is_the_source = self.source > self.reader * STRIPE_WAIT_FACTOR;
         (self.source, self.reader) = (Duration::ZERO, Duration::ZERO);
-        is_the_source && left_bytes >= FAN_BLOB_BYTES_MIN
+        is_the_source && left_bytes >= STRIPED_BLOB_BYTES_MIN
     }
 
     /// The time since the last call.
@@ -59,10 +54,10 @@ mod tests {
     async fn the_source_is_waited_for_if_that_takes_much_longer_than_the_reader() {
         let ms = Duration::from_millis;
         for (source, reader, left_bytes, expected) in [
-            (300, 10, FAN_BLOB_BYTES_MIN, true),
-            (300, 10, FAN_BLOB_BYTES_MIN - 1, false),
-            (300, 100, FAN_BLOB_BYTES_MIN, false),
-            (100, 10, FAN_BLOB_BYTES_MIN, false),
+            (300, 10, STRIPED_BLOB_BYTES_MIN, true),
+            (300, 10, STRIPED_BLOB_BYTES_MIN - 1, false),
+            (300, 100, STRIPED_BLOB_BYTES_MIN, false),
+            (100, 10, STRIPED_BLOB_BYTES_MIN, false),
         ] {
             let mut bottleneck = Bottleneck::default();
             bottleneck.asks_source();
@@ -78,7 +73,7 @@ mod tests {
     async fn each_comparison_begins_anew() {
         let mut bottleneck = Bottleneck::default();
         bottleneck.asks_source();
-        advance(JUDGED_AFTER).await;
+        advance(STRIPE_JUDGED_AFTER).await;
         bottleneck.source_sent();
         assert!(bottleneck.is_the_source(u64::MAX) && !bottleneck.is_the_source(u64::MAX));
     }

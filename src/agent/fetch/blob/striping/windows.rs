@@ -8,12 +8,10 @@ use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
-use crate::limits::{FAILOVER_TIMEOUT, FAN_AHEAD_BYTES_MAX, FAN_WINDOW_BYTES};
-
-/// A window that takes this many times the usual time is asked of another peer as well.
-const STRAGGLES_AFTER: u32 = 3;
-/// A window straggles only after this time: below it a difference is noise.
-const STRAGGLES_AFTER_MIN: Duration = Duration::from_millis(50);
+use crate::limits::{
+    FAILOVER_TIMEOUT, STRIPE_AHEAD_BYTES_MAX, STRIPE_STRAGGLES_AFTER_MIN, STRIPE_STRAGGLES_FACTOR,
+    STRIPE_WINDOW_BYTES,
+};
 
 /// All windows that are not passed on, by the offset of their start.
 #[derive(Debug)]
@@ -93,7 +91,7 @@ impl Windows {
             self.coming.insert(start, coming);
             return Next::Fetch(start);
         }
-        if self.next < self.end && self.next < self.passed_on_next + FAN_AHEAD_BYTES_MAX {
+        if self.next < self.end && self.next < self.passed_on_next + STRIPE_AHEAD_BYTES_MAX {
             let start = self.next;
             self.next = window_end(start, self.end);
             self.coming.insert(start, coming);
@@ -103,7 +101,7 @@ impl Windows {
             return if self.next < self.end { Next::Wait(FAILOVER_TIMEOUT) } else { Next::Done };
         };
         let Some(usual) = self.usual else { return Next::Wait(FAILOVER_TIMEOUT) };
-        let straggles_at = first.since + (usual * STRAGGLES_AFTER).max(STRAGGLES_AFTER_MIN);
+        let straggles_at = first.since + (usual * STRIPE_STRAGGLES_FACTOR).max(STRIPE_STRAGGLES_AFTER_MIN);
         if first.is_doubled {
             Next::Wait(FAILOVER_TIMEOUT)
         } else if straggles_at <= now {
@@ -168,14 +166,14 @@ impl Windows {
 
 /// Where the window at `start` ends, if the last one ends at `end`.
 pub(super) fn window_end(start: u64, end: u64) -> u64 {
-    end.min(start + FAN_WINDOW_BYTES)
+    end.min(start + STRIPE_WINDOW_BYTES)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const SIZE: u64 = FAN_WINDOW_BYTES;
+    const SIZE: u64 = STRIPE_WINDOW_BYTES;
 
     fn empty() -> Window {
         Window { pieces: Vec::new(), _memory: None }
@@ -183,16 +181,16 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn windows_are_asked_for_in_order_and_not_too_far_ahead() {
-        let end = 5 + FAN_AHEAD_BYTES_MAX + SIZE / 2;
+        let end = 5 + STRIPE_AHEAD_BYTES_MAX + SIZE / 2;
         let mut windows = Windows::new(5, end);
-        for number in 0..FAN_AHEAD_BYTES_MAX / SIZE {
+        for number in 0..STRIPE_AHEAD_BYTES_MAX / SIZE {
             assert_eq!(windows.choose(), Next::Fetch(5 + number * SIZE));
         }
         assert_eq!(windows.choose(), Next::Wait(FAILOVER_TIMEOUT), "far enough ahead");
         assert!(windows.take_next().is_none(), "it has not come");
         assert!(windows.arrived(5, empty(), Duration::from_secs(1)));
         assert!(windows.take_next().is_some());
-        let last = 5 + FAN_AHEAD_BYTES_MAX;
+        let last = 5 + STRIPE_AHEAD_BYTES_MAX;
         assert_eq!((windows.choose(), window_end(last, end)), (Next::Fetch(last), end));
     }
 
@@ -212,8 +210,8 @@ mod tests {
         assert_eq!((windows.choose(), windows.choose()), (Next::Fetch(0), Next::Fetch(SIZE)));
         let usual = Duration::from_millis(100);
         assert!(windows.arrived(SIZE, empty(), usual));
-        assert_eq!(windows.choose(), Next::Wait(usual * STRAGGLES_AFTER));
-        tokio::time::advance(usual * STRAGGLES_AFTER).await;
+        assert_eq!(windows.choose(), Next::Wait(usual * STRIPE_STRAGGLES_FACTOR));
+        tokio::time::advance(usual * STRIPE_STRAGGLES_FACTOR).await;
         assert_eq!(windows.choose(), Next::Fetch(0));
         assert_eq!(windows.choose(), Next::Wait(FAILOVER_TIMEOUT), "two peers are enough");
         windows.give_back(0);

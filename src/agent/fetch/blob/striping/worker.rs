@@ -15,11 +15,8 @@ use crate::agent::fetch::peers::error::PeerError;
 use crate::agent::fetch::pieces::compact;
 use crate::agent::fetch::sources::Sources;
 use crate::agent::fetch::wanted::Wanted;
-use crate::limits::{BUSY_RETRY_AFTER, FAILOVER_TIMEOUT};
+use crate::limits::{BUSY_RETRY_AFTER, FAILOVER_TIMEOUT, STRIPE_FAILURES_MAX};
 use crate::oci::{ByteRange, RangeHeader};
-
-/// How often in a row a peer may be busy, or break off.
-const BUSY_TRIES_MAX: usize = 4;
 
 /// What workers and reader share.
 pub(super) struct StripedTransfer {
@@ -94,7 +91,7 @@ impl StripedTransfer {
                     if !error.is_worth_a_second_try() {
                         return;
                     }
-                    if failures > BUSY_TRIES_MAX {
+                    if failures > STRIPE_FAILURES_MAX {
                         self.lock().busy.push(holder);
                         return;
                     }
