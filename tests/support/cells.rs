@@ -21,7 +21,7 @@ use crate::lag::Lag;
 use crate::scripted::{Script, Scripted, good};
 
 pub const PULL_WITHIN: Duration = Duration::from_secs(20);
-const FAIL_WITHIN: Duration = Duration::from_secs(1);
+const FAIL_WITHIN: Duration = Duration::from_secs(2);
 
 /// What a pull meets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
