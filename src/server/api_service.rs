@@ -1,6 +1,7 @@
-//! The service of the API port: it answers lookups itself and passes everything else to the routes. A lookup
-//! takes a few microseconds, and a pull waits for it: finding its route, wrapping its answer in layers and
-//! making labels for the metrics would take as long again.
+//! The service of the API port: it answers lookups itself and passes everything else to the routes. A pull
+//! waits for its lookups. Through the routes a lookup takes twice as long, for finding its route, wrapping its
+//! answer in layers and making labels for the metrics: 10.6 µs instead of 4.7 µs, with 40 holders on one core of
+//! a Xeon with SHA instructions, in a release build without the connection, whose part is some 9 µs.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;

@@ -33,8 +33,8 @@ impl RaftThreads {
             .map(Self)
     }
 
-    /// Their runtime.
-    pub(in crate::server) fn handle(&self) -> &Handle {
+    /// A handle to their runtime.
+    pub fn handle(&self) -> &Handle {
         self.0.as_ref().expect("taken by the drop only").handle()
     }
 
