@@ -26,7 +26,7 @@ use std::sync::LazyLock;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-pub use exit::{CliError, Exit};
+pub use exit::{CliError, CommandError, Exit};
 
 use crate::config::{self, Given, LOGGING, Layers, Logging, Problems, Setting};
 

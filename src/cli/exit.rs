@@ -1,11 +1,11 @@
 //! How a command ends.
 
-use std::io;
+use std::error::Error;
 use std::process::ExitCode;
+use std::{fmt, io};
 
 use piccolo_raft::cluster::StartError;
 
-use super::{mirror, snapshot, up};
 use crate::agent;
 use crate::api::client::{Attempt, ClientError};
 use crate::config::Problems;
@@ -62,15 +62,9 @@ pub enum CliError {
     /// `piccolo agent`.
     #[error(transparent)]
     Agent(#[from] agent::Error),
-    /// `piccolo up`.
+    /// An error that only one command has.
     #[error(transparent)]
-    Up(#[from] up::UpError),
-    /// `piccolo mirror`.
-    #[error(transparent)]
-    Mirror(#[from] mirror::MirrorError),
-    /// `piccolo snapshot`.
-    #[error(transparent)]
-    Snapshot(#[from] snapshot::SnapshotCliError),
+    Command(#[from] CommandError),
     /// `piccolo snapshot restore` and `piccolo server --force-new-cluster`.
     #[error(transparent)]
     Offline(#[from] OfflineError),
@@ -120,6 +114,33 @@ pub enum CliError {
     StoppedTwice,
 }
 
+/// An error of one command, with the exit code that the command gives it. The command defines the error, so this
+/// file names no command.
+#[derive(Debug)]
+pub struct CommandError {
+    exit: Exit,
+    error: Box<dyn Error + Send + Sync>,
+}
+
+impl CommandError {
+    /// An error that ends its command with `exit`.
+    pub(super) fn new(exit: Exit, error: impl Error + Send + Sync + 'static) -> Self {
+        Self { exit, error: Box::new(error) }
+    }
+}
+
+impl fmt::Display for CommandError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl Error for CommandError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.error.source()
+    }
+}
+
 impl From<ClientError> for CliError {
     fn from(error: ClientError) -> Self {
         match error {
@@ -146,11 +167,9 @@ impl CliError {
             ) => Exit::Removed,
             CliError::Server(server::Error::Disk(_) | server::Error::DiskFailed(_)) => Exit::Disk,
             CliError::Server(_) | CliError::Agent(_) => Exit::Failed,
-            CliError::Up(error) => error.exit(),
-            CliError::Mirror(error) => error.exit(),
+            CliError::Command(error) => error.exit,
             CliError::WorkerDidNotStart { code } if *code == Exit::Usage as i32 => Exit::Usage,
-            CliError::Snapshot(_)
-            | CliError::Offline(_)
+            CliError::Offline(_)
             | CliError::Process { .. }
             | CliError::ParentGone { .. }
             | CliError::NoProgress { .. }

@@ -21,7 +21,7 @@ pub(super) use check::CHECK;
 pub(super) use install::INSTALL;
 pub(super) use remove::REMOVE;
 
-use super::Exit;
+use super::{CliError, CommandError, Exit};
 use crate::config::Setting;
 use crate::hosts_toml::HostsTomlError;
 
@@ -59,13 +59,13 @@ pub enum MirrorError {
     },
 }
 
-impl MirrorError {
-    pub(super) fn exit(&self) -> Exit {
-        match self {
-            MirrorError::Refused { .. } | MirrorError::Generated { .. } => Exit::Failed,
-        }
+impl From<MirrorError> for CliError {
+    fn from(error: MirrorError) -> Self {
+        CommandError::new(Exit::Failed, error).into()
     }
+}
 
+impl MirrorError {
     fn of(path: &Path, error: FileError) -> Self {
         Self::Refused { refused: vec![(path.to_owned(), error)] }
     }

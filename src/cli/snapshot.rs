@@ -7,7 +7,7 @@ mod save;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{CliError, Exit, Invocation, Subcommand, Word};
+use super::{CliError, CommandError, Exit, Invocation, Subcommand, Word};
 use crate::config::Setting;
 
 pub(super) use report::{newcomers, summary_of};
@@ -76,6 +76,12 @@ pub enum SnapshotCliError {
         /// Which.
         path: PathBuf,
     },
+}
+
+impl From<SnapshotCliError> for CliError {
+    fn from(error: SnapshotCliError) -> Self {
+        CommandError::new(Exit::Failed, error).into()
+    }
 }
 
 impl SnapshotCliError {

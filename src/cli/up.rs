@@ -10,7 +10,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use super::{CliError, Exit, Invocation, Subcommand, process};
+use super::{CliError, CommandError, Exit, Invocation, Subcommand, process};
 use crate::config::{self, AGENT, Fallback, Layers, Setting};
 use crate::value;
 
@@ -109,7 +109,7 @@ pub enum UpError {
 }
 
 impl UpError {
-    pub(super) fn exit(&self) -> Exit {
+    fn exit(&self) -> Exit {
         match self {
             UpError::OtherPorts { .. } | UpError::BadChild { .. } => Exit::Usage,
             UpError::FolderInUse { .. }
@@ -117,6 +117,12 @@ impl UpError {
             | UpError::BadPorts { .. }
             | UpError::Io { .. } => Exit::Failed,
         }
+    }
+}
+
+impl From<UpError> for CliError {
+    fn from(error: UpError) -> Self {
+        CommandError::new(error.exit(), error).into()
     }
 }
 
