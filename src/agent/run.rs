@@ -119,13 +119,14 @@ impl Ports {
         let stop = tasks.stop().clone();
         let limits = ConnectionLimits::default();
         let probes = ConnectionLimits { connections_max: PROBE_CONNECTIONS_MAX, ..limits };
-        serve(tasks, "mirror", listeners.mirror, mirror, limits);
+        tasks.spawn("mirror", serve(listeners.mirror, mirror, limits, stop.clone()));
         let blob_server = Arc::new(blob_server);
         tasks.spawn(
             "blob server",
             http::serve_on_threads(listeners.peer, "peers", blob_server, limits, stop.clone()),
         );
-        serve(tasks, "probes", listeners.metrics, health::router(health, metrics.clone()), probes);
+        let health = health::router(health, metrics.clone());
+        tasks.spawn("probes", serve(listeners.metrics, health, probes, stop.clone()));
         tasks.spawn("metrics upkeep", crate::metrics::upkeep(metrics, stop));
     }
 }
@@ -191,18 +192,14 @@ impl Listeners {
     }
 }
 
-fn serve(
-    tasks: &mut Tasks,
-    name: &'static str,
+async fn serve(
     listener: TcpListener,
     router: axum::Router,
     limits: ConnectionLimits,
-) {
-    let stop = tasks.stop().clone();
-    tasks.spawn(name, async move {
-        http::serve(listener, router, limits, stop).await;
-        Ok::<(), Infallible>(())
-    });
+    stop: Stop,
+) -> Result<(), Infallible> {
+    http::serve(listener, router, limits, stop).await;
+    Ok(())
 }
 
 fn describe_metrics() {

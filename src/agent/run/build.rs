@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::{Addresses, Error, Listeners};
 use crate::agent::address::own::OwnAddress;
-use crate::agent::address::{self, Listens, Seeker, Selection};
+use crate::agent::address::{self, Listens, Seeker};
 use crate::agent::content::buffer_pool::BufferPool;
 use crate::agent::content::ingest_scrub::IngestScrubber;
 use crate::agent::content::local::Local;
@@ -86,6 +86,17 @@ struct Common {
     group: String,
 }
 
+/// What single parts of an agent are given.
+struct Single {
+    addresses: Addresses,
+    following: Option<address::Following>,
+    origins: Origins,
+    uploads: Uploads,
+    zone: String,
+    heartbeat_interval: Duration,
+    resolve_timeout: Duration,
+}
+
 /// Builds an agent for these ports. Nothing of it runs yet.
 pub(super) async fn agent(listeners: &Listeners, config: Config, stop: &Stop) -> Result<Built, Error> {
     let Config {
@@ -123,31 +134,22 @@ pub(super) async fn agent(listeners: &Listeners, config: Config, stop: &Stop) ->
         environment: origin::environment(),
     })?;
     let store = policy::guarded(opened, &policies);
-    let (own, following) = own_address(listeners, advertise, advertise_among, &client, &notices).await?;
+    let listens = Listens::of(&listeners.peer).map_err(Error::Listener)?;
+    let fixed = address::fixed(advertise, listens)?;
+    let seeker = Seeker::new(client.servers().to_vec(), listens, advertise_among);
+    let (own, following) = own_address(fixed, seeker, &notices).await;
     let addresses = listeners.addresses(own.now())?;
     let (counters, pool) = (Arc::default(), BufferPool::default());
     let common = Common { notices, state, client, policies, store, counters, pool, own, group };
     let uploads = Uploads::new(uploads_max, upload_bytes_per_second);
-    Ok(common.build(
-        addresses,
-        following,
-        origins,
-        uploads,
-        (zone, heartbeat_interval, resolve_timeout),
-        stop,
-    ))
+    let single = Single { addresses, following, origins, uploads, zone, heartbeat_interval, resolve_timeout };
+    Ok(common.build(single, stop))
 }
 
 impl Common {
-    fn build(
-        self,
-        addresses: Addresses,
-        following: Option<address::Following>,
-        origins: Origins,
-        uploads: Uploads,
-        (zone, heartbeat_interval, resolve_timeout): (String, Duration, Duration),
-        stop: &Stop,
-    ) -> Built {
+    fn build(self, single: Single, stop: &Stop) -> Built {
+        let Single { addresses, following, origins, uploads, zone, heartbeat_interval, resolve_timeout } =
+            single;
         let discovery = Arc::new(HolderLookup::new(self.lookup()));
         let scrubber = IngestScrubber::new(Arc::clone(&self.store), self.pool.clone());
         let (fetcher, reports) = self.fetcher(&discovery, &scrubber, stop);
@@ -254,19 +256,15 @@ async fn open_state_dir(path: &Path, owner: Owner, notices: &Notices) -> Result<
 
 /// The address that peers are given, and the task that follows it unless it is fixed.
 async fn own_address(
-    listeners: &Listeners,
-    given: Option<SocketAddr>,
-    among: Selection,
-    client: &Client,
+    fixed: Option<SocketAddr>,
+    seeker: Seeker,
     notices: &Notices,
-) -> Result<(OwnAddress, Option<address::Following>), Error> {
-    let listens = Listens::of(&listeners.peer).map_err(Error::Listener)?;
-    if let Some(fixed) = address::fixed(given, listens)? {
-        return Ok((fixed.into(), None));
+) -> (OwnAddress, Option<address::Following>) {
+    if let Some(fixed) = fixed {
+        return (fixed.into(), None);
     }
-    let seeker = Seeker::new(client.servers().to_vec(), listens, among);
     let (own, following) = address::begin(Box::new(seeker), notices.clone()).await;
-    Ok((own, Some(following)))
+    (own, Some(following))
 }
 
 fn open(store: &StoreConfig, notices: &Notices) -> Result<Arc<dyn Store>, StoreError> {
