@@ -34,7 +34,7 @@ use clients::{CertificateError, Clients};
 use outcome::{Last, Outcome};
 use outcome_cache::{Consulted, Memory, Running};
 use plan::{Plan, Sources};
-use probe::{Progress, Wanted};
+use probe::{Probe, Progress, Wanted};
 
 /// Why the table of a registry cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -238,7 +238,8 @@ impl Prober {
             plan::plan(&name, &sources)
         });
         let Ok(plan) = planned.await else { return (Plan::default(), Outcome::Slow) };
-        let outcome = probe::probe(&plan, &self.clients, wanted, progress).await;
+        let probe = Probe { plan: &plan, clients: &self.clients, wanted, progress };
+        let outcome = probe.run().await;
         (plan, outcome)
     }
 

@@ -78,83 +78,84 @@ pub(super) struct Wanted {
     pub(super) tag: String,
 }
 
-/// Asks the hosts of `plan` in their order; the next one when one has failed or takes long. One definite
-/// answer ends the probe.
-pub(super) async fn probe<'a>(
-    plan: &'a Plan,
-    clients: &'a Clients,
-    wanted: &'a Wanted,
-    progress: &'a Progress,
-) -> Outcome {
-    let mut waiting = plan.hosts.iter();
-    let mut running = FuturesUnordered::new();
-    let start = |host: &'a Vec<Target>| host_outcome(host, &plan.ways, clients, wanted, progress);
-    running.extend(waiting.next().map(start));
-    let mut outcomes = Vec::new();
-    loop {
-        progress.waiting(waiting.len());
-        tokio::select! {
-            ended = running.next() => match ended {
-                Some(Outcome::Answers) => return Outcome::Answers,
-                Some(outcome) => {
-                    outcomes.push(outcome);
-                    running.extend(waiting.next().map(start));
-                }
-                None => return Outcome::of_all(outcomes),
-            },
-            () = sleep(ORIGIN_HOST_PATIENCE), if waiting.len() > 0 => {
-                running.extend(waiting.next().map(start));
-            }
-        }
-    }
+/// One probe of the hosts of a registry.
+#[derive(Clone, Copy)]
+pub(super) struct Probe<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) clients: &'a Clients,
+    pub(super) wanted: &'a Wanted,
+    /// Where the probe notes how far it is.
+    pub(super) progress: &'a Progress,
 }
 
-/// The outcome of one host, over every URL and every way by which containerd may ask it.
-async fn host_outcome(
-    targets: &[Target],
-    ways: &[Proxies],
-    clients: &Clients,
-    wanted: &Wanted,
-    progress: &Progress,
-) -> Outcome {
-    let mut asked: Vec<(&str, Option<String>)> = Vec::new();
-    let mut running = FuturesUnordered::new();
-    for target in targets {
-        for way in ways {
-            let Ok(url) = Url::parse(&target.base) else { continue };
-            let this = (target.base.as_str(), proxy_for(way, &url));
-            if !asked.contains(&this) {
-                asked.push(this);
-                running.push(Conversation::new(target, way, clients, wanted).outcome(progress));
+impl<'a> Probe<'a> {
+    /// Asks the hosts of the plan in their order; the next one when one has failed or takes long. One definite
+    /// answer ends the probe.
+    pub(super) async fn run(self) -> Outcome {
+        let mut waiting = self.plan.hosts.iter();
+        let mut running = FuturesUnordered::new();
+        let start = |host: &'a Vec<Target>| self.host_outcome(host);
+        running.extend(waiting.next().map(start));
+        let mut outcomes = Vec::new();
+        loop {
+            self.progress.waiting(waiting.len());
+            tokio::select! {
+                ended = running.next() => match ended {
+                    Some(Outcome::Answers) => return Outcome::Answers,
+                    Some(outcome) => {
+                        outcomes.push(outcome);
+                        running.extend(waiting.next().map(start));
+                    }
+                    None => return Outcome::of_all(outcomes),
+                },
+                () = sleep(ORIGIN_HOST_PATIENCE), if waiting.len() > 0 => {
+                    running.extend(waiting.next().map(start));
+                }
             }
         }
     }
-    let mut outcomes = Vec::new();
-    while let Some(outcome) = running.next().await {
-        if outcome == Outcome::Answers {
-            return outcome;
+
+    /// The outcome of one host, over every URL and every way by which containerd may ask it.
+    async fn host_outcome(self, targets: &'a [Target]) -> Outcome {
+        let mut asked: Vec<(&str, Option<String>)> = Vec::new();
+        let mut running = FuturesUnordered::new();
+        for target in targets {
+            for way in &self.plan.ways {
+                let Ok(url) = Url::parse(&target.base) else { continue };
+                let this = (target.base.as_str(), proxy_for(way, &url));
+                if !asked.contains(&this) {
+                    asked.push(this);
+                    running.push(Conversation::new(self, target, way).outcome());
+                }
+            }
         }
-        outcomes.push(outcome);
+        let mut outcomes = Vec::new();
+        while let Some(outcome) = running.next().await {
+            if outcome == Outcome::Answers {
+                return outcome;
+            }
+            outcomes.push(outcome);
+        }
+        Outcome::of_all(outcomes)
     }
-    Outcome::of_all(outcomes)
 }
 
 /// The requests to one host that belong together.
 struct Conversation<'a> {
+    probe: Probe<'a>,
     target: &'a Target,
     way: &'a Proxies,
-    clients: &'a Clients,
-    wanted: &'a Wanted,
     is_connected: AtomicBool,
 }
 
 impl<'a> Conversation<'a> {
-    fn new(target: &'a Target, way: &'a Proxies, clients: &'a Clients, wanted: &'a Wanted) -> Self {
-        Self { target, way, clients, wanted, is_connected: AtomicBool::new(false) }
+    fn new(probe: Probe<'a>, target: &'a Target, way: &'a Proxies) -> Self {
+        Self { probe, target, way, is_connected: AtomicBool::new(false) }
     }
 
-    async fn outcome(self, progress: &Progress) -> Outcome {
-        let outcome = match timeout(ORIGIN_ANSWER_TIMEOUT, self.converse(progress)).await {
+    async fn outcome(self) -> Outcome {
+        let progress = self.probe.progress;
+        let outcome = match timeout(ORIGIN_ANSWER_TIMEOUT, self.converse()).await {
             Ok(outcome) => outcome,
             Err(_) => {
                 let is_connected = self.is_connected.load(Ordering::Relaxed);
@@ -169,11 +170,11 @@ impl<'a> Conversation<'a> {
         outcome
     }
 
-    async fn converse(&self, progress: &Progress) -> Outcome {
+    async fn converse(&self) -> Outcome {
         let Some(mut url) = self.manifest() else { return Outcome::Gone };
         let mut token: Option<String> = None;
         for _ in 0..=ORIGIN_REDIRECTS_MAX + 1 {
-            let answer = match self.send(Method::HEAD, &url, token.as_deref(), progress).await {
+            let answer = match self.send(Method::HEAD, &url, token.as_deref()).await {
                 Ok(answer) => answer,
                 Err(failure) => return outcome::of_failure(failure),
             };
@@ -188,7 +189,7 @@ impl<'a> Conversation<'a> {
                 }
                 // A registry that does not accept the token which it asked for refuses.
                 Step::Token(_) if token.is_some() => return Outcome::Answers,
-                Step::Token(service) => match self.token(&service, progress).await {
+                Step::Token(service) => match self.token(&service).await {
                     Ok(Some(given)) => token = Some(given),
                     Ok(None) => return Outcome::Answers,
                     Err(outcome) => return outcome,
@@ -200,7 +201,7 @@ impl<'a> Conversation<'a> {
     }
 
     fn manifest(&self) -> Option<Url> {
-        let Wanted { repository, tag } = self.wanted;
+        let Wanted { repository, tag } = self.probe.wanted;
         let mut url = Url::parse(&format!("{}/{repository}/manifests/{tag}", self.target.base)).ok()?;
         if let Some(ns) = &self.target.ns {
             url.query_pairs_mut().append_pair("ns", ns);
@@ -209,9 +210,9 @@ impl<'a> Conversation<'a> {
     }
 
     /// A token without credentials; `None` if the service is there and gives none.
-    async fn token(&self, service: &str, progress: &Progress) -> Result<Option<String>, Outcome> {
+    async fn token(&self, service: &str) -> Result<Option<String>, Outcome> {
         let url = Url::parse(service).map_err(|_| Outcome::Answers)?;
-        let answer = self.send(Method::GET, &url, None, progress).await.map_err(|failure| match failure {
+        let answer = self.send(Method::GET, &url, None).await.map_err(|failure| match failure {
             // The registry is there, but a pull needs this service as well.
             Failure::Connect => Outcome::HalfDown,
             other => outcome::of_failure(other),
@@ -234,15 +235,9 @@ impl<'a> Conversation<'a> {
         Ok(challenge::token(&body))
     }
 
-    async fn send(
-        &self,
-        method: Method,
-        url: &Url,
-        token: Option<&str>,
-        progress: &Progress,
-    ) -> Result<Response, Failure> {
+    async fn send(&self, method: Method, url: &Url, token: Option<&str>) -> Result<Response, Failure> {
         let proxy = proxy_for(self.way, url);
-        let built = self.clients.get(&self.target.tls, proxy.as_deref()).map_err(|error| {
+        let built = self.probe.clients.get(&self.target.tls, proxy.as_deref()).map_err(|error| {
             tracing::debug!(%url, error = piccolo_raft::errors::chain(&error), "no client for a probe");
             Failure::ClientCertificate
         })?;
@@ -255,7 +250,7 @@ impl<'a> Conversation<'a> {
         let look = async {
             sleep(ORIGIN_HOST_PATIENCE).await;
             if dial(dialed).await {
-                self.connected(progress);
+                self.connected();
             }
             std::future::pending::<()>().await;
         };
@@ -265,7 +260,7 @@ impl<'a> Conversation<'a> {
         };
         match sent {
             Ok(answer) => {
-                self.connected(progress);
+                self.connected();
                 Ok(answer)
             }
             Err(error) => {
@@ -275,9 +270,9 @@ impl<'a> Conversation<'a> {
         }
     }
 
-    fn connected(&self, progress: &Progress) {
+    fn connected(&self) {
         if !self.is_connected.swap(true, Ordering::Relaxed) {
-            progress.connected.fetch_add(1, Ordering::Relaxed);
+            self.probe.progress.connected.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -315,7 +310,7 @@ impl<'a> Conversation<'a> {
         Reply {
             status: answer.status().as_u16(),
             is_registry_like,
-            token_url: challenge::token_url(challenges, &self.wanted.repository),
+            token_url: challenge::token_url(challenges, &self.probe.wanted.repository),
             location: location.map(|to| Location {
                 is_same_host: to.host_str() == url.host_str(),
                 is_api: to.path().starts_with("/v2/") && to.path().contains("/manifests/"),
