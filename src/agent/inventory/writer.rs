@@ -4,12 +4,11 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 
-use piccolo_raft::model::Key;
 use tokio::time::Instant;
 
 use super::heartbeat::lease_seconds;
 use super::index_api::Write;
-use super::ledger::{Left, Pair, Request};
+use super::ledger::{Left, Request};
 use super::{InventoryState, NotSent, Upkeep};
 use crate::agent::backoff::Backoff;
 use crate::agent::log_throttle::LogThrottle;
@@ -145,7 +144,8 @@ impl Writer<'_> {
     /// leases does the same later.
     async fn empty_left(&mut self) {
         let Some((left, attempts)) = self.left.pop_front() else { return };
-        let body = body(self.shared, left.holder, Write::Sync, left.pair, &[]);
+        let nothing = Request { kind: Write::Sync, pair: left.pair, keys: Vec::new() };
+        let body = body(self.shared, left.holder, &nothing);
         match self.shared.discovery.write(Write::Sync, &body, WRITE_TIMEOUT).await {
             Ok(_) => tracing::info!(holder = %left.holder, "no longer in the index under the address before"),
             Err(ClientError::Refused { .. }) => {}
@@ -170,8 +170,9 @@ fn done(shared: &Upkeep, kind: Write) {
     }
 }
 
-fn body(shared: &Upkeep, holder: SocketAddr, kind: Write, pair: Pair, keys: &[Key]) -> WriteRequest {
-    let sync = kind == Write::Sync;
+fn body(shared: &Upkeep, holder: SocketAddr, request: &Request) -> WriteRequest {
+    let Request { kind, pair, keys } = request;
+    let sync = *kind == Write::Sync;
     WriteRequest {
         holder: holder.to_string(),
         group: shared.config.group.clone(),
@@ -186,7 +187,7 @@ fn body(shared: &Upkeep, holder: SocketAddr, kind: Write, pair: Pair, keys: &[Ke
 /// Sends a request until its outcome is known.
 async fn send(shared: &Upkeep, holder: SocketAddr, request: &Request) -> Outcome {
     let sync = request.kind == Write::Sync;
-    let body = body(shared, holder, request.kind, request.pair, &request.keys);
+    let body = body(shared, holder, request);
     let deadline = if sync { SYNC_TIMEOUT } else { WRITE_TIMEOUT };
     let mut backoff = Backoff::new(WRITE_RETRY_PAUSE.0, WRITE_RETRY_PAUSE.1);
     let mut throttle = LogThrottle::default();
