@@ -16,7 +16,7 @@ use futures_util::StreamExt;
 use tokio::time::Instant;
 
 use self::cut_through::{CutThroughContext, pass_on};
-use self::opening::{Opened, open};
+use self::opening::{Opened, PartRequest};
 use self::store_and_forward::{WholeBlobs, WholeFailed};
 use self::transfer::{GaveUp, Terms, Transfer};
 use super::fetched::{Fetched, Missed};
@@ -169,9 +169,9 @@ impl BlobFetch<'_> {
         let wanted = self.wanted;
         loop {
             let range = self.asked.map(|range| first_window(range, self.expected_total));
-            let asked = (range, self.expected_total);
+            let request = PartRequest { wanted, range, total: self.expected_total };
             let sources = &self.fetcher.sources;
-            let opened = match open(sources, &mut self.candidates, wanted, asked, self.deadline).await {
+            let opened = match request.open(sources, &mut self.candidates, self.deadline).await {
                 Ok(opened) => opened,
                 Err(no_source) => return self.without_source(no_source),
             };
@@ -219,9 +219,16 @@ impl BlobFetch<'_> {
         if !opened.part.is_whole() {
             self.candidates.first(source);
         }
-        let opened = Some(opened).filter(|opened| opened.part.is_whole());
-        let terms = Terms { window_bytes: None, mixes_sources: self.mixes_sources, may_stripe: false };
-        let mut transfer = self.transfer(ByteRange::whole(head.total), opened, terms);
+        let terms = Terms {
+            range: ByteRange::whole(head.total),
+            window_bytes: None,
+            mixes_sources: self.mixes_sources,
+            may_stripe: false,
+        };
+        let mut transfer = self.transfer(terms);
+        if opened.part.is_whole() {
+            transfer.begin(opened);
+        }
         let received = self.fetcher.wholes.receive(&mut transfer, room).await;
         let failed = match received {
             Ok(whole) => {
@@ -253,8 +260,9 @@ impl BlobFetch<'_> {
         let window_bytes = head.range.map(|_| OPEN_RANGE_WINDOW_BYTES);
         // Peers that together sent wrong bytes are asked one at a time.
         let may_stripe = head.range.is_none() && !health.is_doubted(&wanted.digest);
-        let terms = Terms { window_bytes, mixes_sources: true, may_stripe };
-        let mut transfer = self.transfer(part, Some(opened), terms);
+        let mut transfer =
+            self.transfer(Terms { range: part, window_bytes, mixes_sources: true, may_stripe });
+        transfer.begin(opened);
         let Some(first) = transfer.next().await else {
             let failed = AttemptFailed::of(&transfer);
             self.candidates = transfer.into_candidates();
@@ -265,9 +273,9 @@ impl BlobFetch<'_> {
         Ok(Fetched::Stream { head, stream, source })
     }
 
-    fn transfer(&mut self, range: ByteRange, opened: Option<Opened>, terms: Terms) -> Transfer {
-        let shared = (Arc::clone(&self.fetcher.sources), Arc::clone(self.wanted));
-        Transfer::new(shared, std::mem::take(&mut self.candidates), range, opened, terms)
+    fn transfer(&mut self, terms: Terms) -> Transfer {
+        let (sources, wanted) = (Arc::clone(&self.fetcher.sources), Arc::clone(self.wanted));
+        Transfer::new(sources, wanted, std::mem::take(&mut self.candidates), terms)
     }
 
     /// What the fetch ends with when no candidate is left that opens a transfer.

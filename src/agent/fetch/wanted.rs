@@ -36,15 +36,10 @@ pub(crate) enum Kind {
 }
 
 impl Wanted {
-    /// A request that no source has answered yet.
-    pub(crate) fn new(
-        path: ContentPath,
-        digest: Digest,
-        range: Option<RangeHeader>,
-        head_only: bool,
-        deadline: Instant,
-    ) -> Self {
-        Self { path, digest, range, head_only, deadline, offer: Offer::default(), running: None }
+    /// A request for all of the content, which no source has answered yet.
+    pub(crate) fn new(path: ContentPath, digest: Digest, deadline: Instant) -> Self {
+        let (range, head_only, offer, running) = (None, false, Offer::default(), None);
+        Self { path, digest, range, head_only, deadline, offer, running }
     }
 
     /// What peers are asked for.
@@ -85,7 +80,7 @@ mod tests {
         let digest = Digest::of(b"x");
         let item = if is_manifest { Item::Manifest(digest.clone()) } else { Item::Blob(digest.clone()) };
         let path = ContentPath { registry: None, repository: "a".to_owned(), item };
-        Wanted::new(path, digest, range, head_only, Instant::now())
+        Wanted { range, head_only, ..Wanted::new(path, digest, Instant::now()) }
     }
 
     #[test]

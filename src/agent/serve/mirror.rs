@@ -147,6 +147,6 @@ impl Mirror {
             self.origins.fetched(registry, &path.repository);
         }
         let range = range_of(&request.headers, Some(&digest));
-        self.pulls.pull(Wanted::new(path, digest, range, head_only, deadline)).await
+        self.pulls.pull(Wanted { range, head_only, ..Wanted::new(path, digest, deadline) }).await
     }
 }

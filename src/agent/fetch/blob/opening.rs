@@ -12,7 +12,7 @@ use crate::agent::fetch::peers::error::PeerError;
 use crate::agent::fetch::peers::hedging::NoSource;
 use crate::agent::fetch::sources::Sources;
 use crate::agent::fetch::wanted::Wanted;
-use crate::oci::{ByteRange, ContentPath, RangeHeader};
+use crate::oci::{ByteRange, RangeHeader};
 
 /// A peer that has answered properly; its bytes come next.
 pub(super) struct Opened {
@@ -22,40 +22,49 @@ pub(super) struct Opened {
     pub(super) body: PeerBody,
 }
 
-/// Asks one of `candidates` for `range` of what is `wanted`. If `total`, the length of the whole, is known, a
-/// peer that says otherwise is not believed.
-pub(super) async fn open(
-    sources: &Sources,
-    candidates: &mut Candidates,
-    wanted: &Wanted,
-    (range, total): (Option<RangeHeader>, Option<u64>),
-    deadline: Instant,
-) -> Result<Opened, NoSource> {
-    let attempt = |holder| open_at(&sources.client, holder, &wanted.path, range, total);
-    let (holder, (part, body)) =
-        sources.hedging.first_answer(candidates, &wanted.digest, deadline, attempt).await?;
-    Ok(Opened { holder, part, body })
+/// A request for a part of a blob, which any of its holders may answer.
+#[derive(Clone, Copy)]
+pub(super) struct PartRequest<'a> {
+    pub(super) wanted: &'a Wanted,
+    /// What is asked for; `None`: all of the blob.
+    pub(super) range: Option<RangeHeader>,
+    /// Length of the whole blob, if it is known. A peer that says otherwise is not believed.
+    pub(super) total: Option<u64>,
 }
 
-async fn open_at(
-    client: &PeerClient,
-    holder: SocketAddr,
-    path: &ContentPath,
-    range: Option<RangeHeader>,
-    total: Option<u64>,
-) -> Result<(ByteRange, PeerBody), PeerError> {
-    let answer = client.ask(holder, path, &Method::GET, range).await?;
-    let part = match part(&answer, range) {
-        // The peer may lie, or have other content, or what was expected is wrong.
-        Err(PeerError::Unsatisfiable { total: said }) if total.is_some_and(|total| total != said) => {
-            return Err(PeerError::OtherLength { total: said });
-        }
-        part => part?,
-    };
-    if total.is_some_and(|total| part.total != total) {
-        return Err(PeerError::OtherLength { total: part.total });
+impl PartRequest<'_> {
+    /// Asks `candidates` until one of them answers properly.
+    pub(super) async fn open(
+        self,
+        sources: &Sources,
+        candidates: &mut Candidates,
+        deadline: Instant,
+    ) -> Result<Opened, NoSource> {
+        let attempt = |holder| self.open_at(&sources.client, holder);
+        let (holder, (part, body)) =
+            sources.hedging.first_answer(candidates, &self.wanted.digest, deadline, attempt).await?;
+        Ok(Opened { holder, part, body })
     }
-    Ok((part, answer.body))
+
+    async fn open_at(
+        self,
+        client: &PeerClient,
+        holder: SocketAddr,
+    ) -> Result<(ByteRange, PeerBody), PeerError> {
+        let Self { wanted, range, total } = self;
+        let answer = client.ask(holder, &wanted.path, &Method::GET, range).await?;
+        let part = match part(&answer, range) {
+            // The peer may lie, or have other content, or what was expected is wrong.
+            Err(PeerError::Unsatisfiable { total: said }) if total.is_some_and(|total| total != said) => {
+                return Err(PeerError::OtherLength { total: said });
+            }
+            part => part?,
+        };
+        if total.is_some_and(|total| part.total != total) {
+            return Err(PeerError::OtherLength { total: part.total });
+        }
+        Ok((part, answer.body))
+    }
 }
 
 /// Checks status, length and range of an answer against each other and against what was asked.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::opening::{Opened, open};
+use super::opening::{Opened, PartRequest};
 use super::single_source::SingleSource;
 use super::stall_budget::StallBudget;
 use super::striping::Striping;
@@ -24,8 +24,10 @@ use crate::limits::{
 };
 use crate::oci::{ByteRange, RangeHeader};
 
-/// What the reader of a transfer allows.
+/// What the reader of a transfer wants, and what it allows.
 pub(super) struct Terms {
+    /// The part of the blob that is read.
+    pub(super) range: ByteRange,
     /// At most this many bytes are asked for at a time, where the reader may leave early.
     pub(super) window_bytes: Option<u64>,
     /// Whether another source may go on where one broke off.
@@ -68,20 +70,19 @@ pub(super) struct Transfer {
 }
 
 impl Transfer {
-    /// The bytes of `range`. They begin with `opened`, if there is one, which must start where `range` does.
+    /// The bytes that `terms` name, of which none has come.
     pub(super) fn new(
-        (sources, wanted): (Arc<Sources>, Arc<Wanted>),
+        sources: Arc<Sources>,
+        wanted: Arc<Wanted>,
         candidates: Candidates,
-        range: ByteRange,
-        opened: Option<Opened>,
         terms: Terms,
     ) -> Self {
-        let mut transfer = Self {
+        Self {
             sources,
             wanted,
             candidates,
+            left: terms.range,
             terms,
-            left: range,
             single: None,
             striping: None,
             bottleneck: Bottleneck::default(),
@@ -90,11 +91,7 @@ impl Transfer {
             pace: Pace::default(),
             stalls: StallBudget::default(),
             gave_up: None,
-        };
-        if let Some(opened) = opened {
-            transfer.begin(opened);
         }
-        transfer
     }
 
     /// The next bytes; `None` at the end of the part, or if the transfer gave up: then there is something left.
@@ -262,8 +259,8 @@ impl Transfer {
             (_, false) => Some(RangeHeader::Between(start, end - 1)),
         };
         loop {
-            let asked = (range, Some(total));
-            match open(&self.sources, &mut self.candidates, &self.wanted, asked, deadline).await {
+            let request = PartRequest { wanted: &self.wanted, range, total: Some(total) };
+            match request.open(&self.sources, &mut self.candidates, deadline).await {
                 // A whole in place of a part is of no use.
                 Ok(opened) if opened.part.start != start => {
                     self.sources.health.failed(opened.holder, &self.wanted.digest, &PeerError::Length);
@@ -293,7 +290,8 @@ impl Transfer {
         if self.candidates.waiting() > before { Ok(()) } else { Err(GaveUp::NoSource) }
     }
 
-    fn begin(&mut self, opened: Opened) {
+    /// Takes the next bytes from `opened`, which must start with them.
+    pub(super) fn begin(&mut self, opened: Opened) {
         let Opened { holder, part, body } = opened;
         self.has_sent(holder);
         let left_bytes = part.end.min(self.left.end) - part.start;
