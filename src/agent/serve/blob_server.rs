@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::conditions::{is_not_modified, range_of};
 use super::found::{Found, ServedFrom};
-use super::record::Side;
+use super::record::{Received, Side};
 use super::refusal::Refusal;
 use super::responder::{self, Responder};
 use super::uploads::Uploads;
@@ -63,8 +63,9 @@ impl BlobServer {
 
     async fn content(&self, request: &Parts, path: &ContentPath, connection: Connection) -> Response<Body> {
         let is_over_limit = connection.is_over_limit;
-        let counters = Arc::clone(&self.counters);
-        let responder = Responder::new(Side::Peer, request, path, Some(connection), counters);
+        let connection = Some(connection);
+        let received = Received { side: Side::Peer, method: &request.method, path, connection };
+        let responder = Responder::new(received, Arc::clone(&self.counters));
         let found = self.find(request, path, is_over_limit).await;
         responder.respond(found.map_err(|error| refusal(path, &error)))
     }
@@ -105,7 +106,7 @@ impl BlobServer {
         let verdict_by = Instant::now() + VERIFY_BEFORE_HEADERS;
         let blob = self.local.blob(&digest, Reader::Peer, verdict_by).await?.ok_or(NotGiven::Unknown)?;
         let range = range_of(&request.headers, Some(&digest));
-        Ok(Found::own_blob(digest, blob, range, self.uploads.rate(), upload))
+        Ok(Found::own_blob(digest, blob, range, Some(upload)))
     }
 
     /// The digest that is asked for, or the tag with the time at which it was set.

@@ -85,7 +85,7 @@ impl http_body::Body for Served {
 mod tests {
     use super::*;
     use crate::agent::counters::Counters;
-    use crate::agent::serve::record::Side;
+    use crate::agent::serve::record::{Received, Side};
     use crate::agent::testing::{SOON, get};
     use crate::http::{self, Connection, ConnectionLimits};
     use crate::oci::{ApiPath, Digest};
@@ -101,7 +101,8 @@ mod tests {
     fn record() -> Record {
         let path = format!("/v2/a/blobs/{}", Digest::of(b"x"));
         let Ok(ApiPath::Content(path)) = ApiPath::parse(&path, None) else { panic!("{path}") };
-        Record::new(Side::Mirror, &Method::GET, &path, None, Arc::<Counters>::default())
+        let received = Received { side: Side::Mirror, method: &Method::GET, path: &path, connection: None };
+        Record::new(&received, Arc::<Counters>::default())
     }
 
     /// Serves ten bytes of which `pieces` come, and then `cut`, all at once.

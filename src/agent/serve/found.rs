@@ -8,10 +8,10 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream;
 
+use super::uploads::Upload;
 use crate::agent::content::byte_stream::ByteStream;
 use crate::agent::content::head::Head;
 use crate::agent::content::local::{LocalBlob, LocalManifest};
-use crate::agent::content::token_bucket::TokenBucket;
 use crate::oci::{Digest, RangeHeader, media_type};
 
 /// Content that was found.
@@ -46,6 +46,13 @@ pub(crate) enum Payload {
     HeadOnly { media_type: &'static str, total: u64 },
     /// 200 or 206, and bytes.
     Bytes { media_type: &'static str, head: Head, stream: ByteStream },
+}
+
+/// The bytes of a manifest, with what is dropped when they have been sent.
+struct ManifestBody<G> {
+    bytes: Bytes,
+    media_type: &'static str,
+    guard: G,
 }
 
 impl ServedFrom {
@@ -86,47 +93,48 @@ impl Found {
         Self::new(digest, from, Payload::Bytes { media_type, head, stream })
     }
 
-    /// A blob of this node, or the `range` of it, at `rate` if there is one. `guard` is dropped with the body.
-    pub(crate) fn own_blob<G: Send + 'static>(
+    /// A blob of this node, or the `range` of it. `upload` ends with the body, and has the rate of it.
+    pub(crate) fn own_blob(
         digest: Digest,
         blob: LocalBlob,
         range: Option<RangeHeader>,
-        rate: Option<Arc<TokenBucket>>,
-        guard: G,
+        upload: Option<Upload>,
     ) -> Self {
         let total = blob.size_bytes();
         let Ok(range) = range.map(|range| range.within(total).ok_or(())).transpose() else {
             return Self::unsatisfiable(digest, ServedFrom::OwnStore, total);
         };
         let head = Head { total, range };
-        let stream = blob.stream(head.part(), rate, guard);
+        let rate = upload.as_ref().and_then(Upload::rate);
+        let stream = blob.stream(head.part(), rate, upload);
         Self::blob(digest, ServedFrom::OwnStore, head, stream)
     }
 
     /// A manifest of this node.
     pub(crate) fn own_manifest(digest: Digest, manifest: LocalManifest, head_only: bool) -> Self {
         let LocalManifest { bytes, media_type, memory } = manifest;
-        Self::manifest(digest, ServedFrom::OwnStore, (bytes, media_type), memory, head_only)
+        let body = ManifestBody { bytes, media_type, guard: memory };
+        Self::manifest(digest, ServedFrom::OwnStore, body, head_only)
     }
 
     /// A manifest of a peer, with its media type.
     pub(crate) fn peer_manifest(
         digest: Digest,
         source: SocketAddr,
-        manifest: (Bytes, &'static str),
+        (bytes, media_type): (Bytes, &'static str),
         head_only: bool,
     ) -> Self {
-        Self::manifest(digest, ServedFrom::Peer(source), manifest, (), head_only)
+        let body = ManifestBody { bytes, media_type, guard: () };
+        Self::manifest(digest, ServedFrom::Peer(source), body, head_only)
     }
 
-    /// `guard` is dropped with the body.
     fn manifest<G: Send + 'static>(
         digest: Digest,
         from: ServedFrom,
-        (bytes, media_type): (Bytes, &'static str),
-        guard: G,
+        body: ManifestBody<G>,
         head_only: bool,
     ) -> Self {
+        let ManifestBody { bytes, media_type, guard } = body;
         let total = bytes.len() as u64;
         if head_only {
             return Self::new(digest, from, Payload::HeadOnly { media_type, total });

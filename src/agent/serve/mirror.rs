@@ -36,7 +36,7 @@ use tokio::time::Instant;
 use super::conditions::range_of;
 use super::found::Found;
 use super::pull::Pulls;
-use super::record::Side;
+use super::record::{Received, Side};
 use super::refusal::Refusal;
 use super::responder::{self, Responder};
 use super::tag::Tags;
@@ -123,8 +123,8 @@ impl Mirror {
     async fn content(&self, request: &Parts, path: ContentPath) -> Response<Body> {
         let connection = request.extensions.get::<Connection>().cloned();
         let is_over_limit = connection.as_ref().is_some_and(|connection| connection.is_over_limit);
-        let counters = Arc::clone(&self.counters);
-        let responder = Responder::new(Side::Mirror, request, &path, connection, counters);
+        let received = Received { side: Side::Mirror, method: &request.method, path: &path, connection };
+        let responder = Responder::new(received, Arc::clone(&self.counters));
         let found = if is_over_limit {
             Err(Refusal::unknown(path.is_manifest(), "this mirror has too many requests in flight"))
         } else {

@@ -88,7 +88,7 @@ impl Pulls {
                 }
                 Kind::Blob => {
                     let blob = self.local.blob(digest, Reader::Containerd, until).await?;
-                    blob.map(|blob| Found::own_blob(digest.clone(), blob, wanted.range, None, ()))
+                    blob.map(|blob| Found::own_blob(digest.clone(), blob, wanted.range, None))
                 }
             })
         };

@@ -11,6 +11,7 @@ use super::found::ServedFrom;
 use super::refusal::Refusal;
 use crate::agent::content::byte_stream::Cut;
 use crate::agent::counters::Counters;
+use crate::http::Connection;
 use crate::oci::{ContentPath, Item};
 
 /// Which port was asked.
@@ -20,6 +21,15 @@ pub(crate) enum Side {
     Mirror,
     /// The blob server, by another agent.
     Peer,
+}
+
+/// A request for content, as its port received it.
+pub(crate) struct Received<'a> {
+    pub(crate) side: Side,
+    pub(crate) method: &'a Method,
+    pub(crate) path: &'a ContentPath,
+    /// The connection that it came on.
+    pub(crate) connection: Option<Connection>,
 }
 
 /// What is known of one request. It is counted and logged when this is dropped.
@@ -43,14 +53,10 @@ pub(super) struct Record {
 }
 
 impl Record {
-    /// A request that begins now.
-    pub(super) fn new(
-        side: Side,
-        method: &Method,
-        path: &ContentPath,
-        client: Option<SocketAddr>,
-        counters: Arc<Counters>,
-    ) -> Self {
+    /// The record of a request that begins now.
+    pub(super) fn new(received: &Received<'_>, counters: Arc<Counters>) -> Self {
+        let Received { side, method, path, connection } = received;
+        let side = *side;
         if side == Side::Mirror {
             counters.add_asked();
         }
@@ -60,11 +66,11 @@ impl Record {
         };
         Self {
             side,
-            head_only: method == Method::HEAD,
+            head_only: *method == Method::HEAD,
             what,
             is_manifest: path.is_manifest(),
             registry: path.registry.clone(),
-            client,
+            client: connection.as_ref().map(|connection| connection.peer),
             from: ServedFrom::Nowhere,
             status: StatusCode::INTERNAL_SERVER_ERROR,
             expected_bytes: 0,

@@ -5,20 +5,19 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG};
-use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, Method, Response, StatusCode};
 
 use super::body::Served;
 use super::conditions::etag;
 use super::found::{Found, Payload};
-use super::record::{Record, Side};
+use super::record::{Received, Record};
 use super::refusal::Refusal;
 use crate::agent::content::head::Head;
 use crate::agent::content::tag_claims::TAG_AGE_MS;
 use crate::agent::counters::Counters;
 use crate::http::Connection;
 use crate::limits::CONTENT_HEADERS_MAX;
-use crate::oci::{CONTENT_DIGEST, ContentPath, Digest, ErrorCode};
+use crate::oci::{CONTENT_DIGEST, Digest, ErrorCode};
 
 /// Header with the registry that the content is of.
 const NAMESPACE: &str = "oci-namespace";
@@ -32,17 +31,10 @@ pub(crate) struct Responder {
 }
 
 impl Responder {
-    /// The response to `request`, which begins now.
-    pub(crate) fn new(
-        side: Side,
-        request: &Parts,
-        path: &ContentPath,
-        connection: Option<Connection>,
-        counters: Arc<Counters>,
-    ) -> Self {
-        let client = connection.as_ref().map(|connection| connection.peer);
-        let record = Record::new(side, &request.method, path, client, counters);
-        Self { record, method: request.method.clone(), connection }
+    /// The response to a request that begins now.
+    pub(crate) fn new(received: Received<'_>, counters: Arc<Counters>) -> Self {
+        let record = Record::new(&received, counters);
+        Self { record, method: received.method.clone(), connection: received.connection }
     }
 
     /// The response with what was found, or with the error.

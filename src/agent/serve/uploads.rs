@@ -58,7 +58,9 @@ impl Uploads {
         }
         Some(Upload { _slot: slot, rate: self.rate.clone(), inflight })
     }
+}
 
+impl Upload {
     /// The rate of all uploads together.
     pub(crate) fn rate(&self) -> Option<Arc<TokenBucket>> {
         self.rate.clone()
@@ -93,9 +95,10 @@ mod tests {
     async fn many_uploads_share_the_rate_alike_and_none_waits_long() {
         let bytes_per_second = 64 * 2 * SOURCE_BYTES_PER_SECOND_MIN;
         let uploads = Uploads::new(0, bytes_per_second);
-        let (rate, end) = (uploads.rate().unwrap(), Instant::now() + Duration::from_secs(10));
+        let end = Instant::now() + Duration::from_secs(10);
         let running: Vec<_> = (0..64).map(|_| uploads.start().expect("a slot")).collect();
-        let each = running.iter().map(|_| async {
+        let each = running.iter().map(|upload| async {
+            let rate = upload.rate().unwrap();
             let (mut bytes, mut longest, mut before) = (0, Duration::ZERO, Instant::now());
             while Instant::now() < end {
                 let chunk = rate.chunk_bytes();
