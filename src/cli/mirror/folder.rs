@@ -48,7 +48,7 @@ impl Note {
 
 /// What is in a registry's folder.
 #[derive(Clone, Debug)]
-pub(super) struct State {
+pub(super) struct FolderState {
     /// `hosts.toml`.
     pub(super) current: Option<String>,
     pub(super) note: Option<Note>,
@@ -57,7 +57,7 @@ pub(super) struct State {
     pub(super) before: Before,
 }
 
-impl State {
+impl FolderState {
     /// Nothing there was left by an install.
     pub(super) fn is_untouched(&self) -> bool {
         let is_ours = self.current.is_some() && self.before != Before::NotOurs;
@@ -90,7 +90,7 @@ impl Folder {
     }
 
     /// What others had there before us, as far as file, note and backup tell.
-    pub(super) fn state(&self) -> Result<State, FileError> {
+    pub(super) fn state(&self) -> Result<FolderState, FileError> {
         let (current, note, backup) = (self.hosts()?, self.note()?, self.backup()?);
         let before = match &current {
             // Whoever took our file away took theirs with it, perhaps unknowingly.
@@ -100,7 +100,7 @@ impl Folder {
                 hosts_toml::before(text, noted, backup.as_deref())?
             }
         };
-        Ok(State { current, note, has_backup: backup.is_some(), before })
+        Ok(FolderState { current, note, has_backup: backup.is_some(), before })
     }
 
     /// What was there before us, if there was something.

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::folder::{Folder, Note, State};
+use super::folder::{Folder, FolderState, Note};
 use super::lock::Lock;
 use super::registry::Registry;
 use super::roots::{DEFAULT, Place, Roots};
@@ -229,7 +229,7 @@ fn plan(options: &Options, roots: &Roots, registry: &Registry) -> Result<Plan, R
 }
 
 fn plan_in(folder: Folder, registry: &Registry, entry: &Entry) -> Result<Plan, FileError> {
-    let State { current, note, before, .. } = folder.state()?;
+    let FolderState { current, note, before, .. } = folder.state()?;
     if let Some(program) = current.as_deref().and_then(hosts_toml::first_line_is_of_k3s) {
         return Err(FileError::Generated { program });
     }
