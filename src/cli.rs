@@ -1,6 +1,6 @@
-//! The command line: one file per subcommand. Flags, variables and keys of the file follow from the
-//! settings in `config`; clap parses words and writes the help, everything else is decided there, so
-//! that all mistakes are reported together.
+//! The command line: one file per subcommand. Flags, variables and keys of the file follow from the settings
+//! in `config`. clap splits the words and writes the help; `config` checks the values, so that all mistakes
+//! are reported together.
 
 mod agent;
 mod agent_port;
@@ -30,14 +30,14 @@ pub use exit::{CliError, CommandError, Exit};
 
 use crate::config::{self, Given, LOGGING, Layers, Logging, Problems, Setting};
 
-/// Version, and the commit where the build names one in `PICCOLO_COMMIT`.
+/// Version, with the commit if the build names one in `PICCOLO_COMMIT`.
 static VERSION: LazyLock<String> = LazyLock::new(|| match option_env!("PICCOLO_COMMIT") {
     Some(commit) => format!("{} ({commit})", env!("CARGO_PKG_VERSION")),
     None => env!("CARGO_PKG_VERSION").to_owned(),
 });
 
 const AFTER_HELP: &str = "\
-Start three discovery servers here, and see what they know:
+Start three discovery servers on this host, and show their status:
   piccolo up
   piccolo status
 
@@ -53,28 +53,28 @@ key in the TOML file of --config (data-dir = \"…\"). Flags win over variables,
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 not found (find), 4 no server \
 reachable, 5 this server was removed from its cluster (server), 6 its disk is full or broken (server).";
 
-/// One subcommand: how it is called, and what it does.
+/// One subcommand: its name, arguments, help and function.
 struct Subcommand {
     name: &'static str,
     about: &'static str,
-    /// Shown below its flags.
+    /// Examples, shown below the flags in the help.
     examples: &'static str,
-    /// What it reads, apart from [`LOGGING`]; each part with its heading in the help, empty for
-    /// clap's own.
+    /// Settings of the subcommand, apart from [`LOGGING`], in groups with a heading in the help; an empty
+    /// heading is clap's own.
     settings: &'static [(&'static str, &'static [Setting])],
-    /// Its positional arguments.
+    /// Positional arguments.
     words: &'static [Word],
-    /// Whether it reads tables of registries from the file.
+    /// True if the subcommand reads the tables of registries from the file.
     registries: bool,
     run: fn(&Invocation) -> Result<Exit, CliError>,
 }
 
-/// One positional argument; only the last one may be left out, or repeated.
+/// One positional argument. Only the last one may be optional or repeated.
 struct Word {
     name: &'static str,
     help: &'static str,
     required: bool,
-    /// May be given several times.
+    /// True if the argument may be given several times.
     repeated: bool,
 }
 
@@ -92,7 +92,7 @@ impl Word {
     }
 }
 
-/// Subcommands below a common word.
+/// Subcommands below a common word, such as `piccolo members`.
 struct Family {
     name: &'static str,
     about: &'static str,
@@ -104,12 +104,12 @@ const SUBCOMMANDS: &[&Subcommand] =
 const FAMILIES: &[Family] = &[
     Family {
         name: "mirror",
-        about: "Tell containerd to ask us first, take that back, or check whether it asks",
+        about: "Make containerd ask the mirror first, undo that, or check whether it asks",
         subcommands: &[&mirror::INSTALL, &mirror::REMOVE, &mirror::CHECK],
     },
     Family {
         name: "members",
-        about: "Show the servers, add, replace and remove them, say who leads, end an upgrade",
+        about: "Show, add, replace and remove servers, move the leadership, end an upgrade",
         subcommands: &[
             &members::LIST,
             &members::ADD,
@@ -121,12 +121,12 @@ const FAMILIES: &[Family] = &[
     },
     Family {
         name: "snapshot",
-        about: "Save the servers' state to a file, verify it, begin a new cluster with it",
+        about: "Save the servers' state to a file, verify the file, start a new cluster from it",
         subcommands: &[&snapshot::SAVE, &snapshot::VERIFY, &snapshot::RESTORE],
     },
 ];
 
-/// One call of a subcommand.
+/// One call of a subcommand, with what it was given.
 struct Invocation {
     subcommand: &'static Subcommand,
     given: Given,
@@ -134,8 +134,8 @@ struct Invocation {
 }
 
 impl Invocation {
-    /// Reads the configuration by `build`, together with how to log; starts logging, and warns of
-    /// variables that nobody knows.
+    /// Reads the configuration with `build`, starts logging, and warns of `PICCOLO_` variables that no
+    /// command knows.
     fn configure<T>(&self, build: impl FnOnce(&mut Layers) -> Option<T>) -> Result<(T, Logging), Problems> {
         let settings = [self.subcommand.settings(), LOGGING.to_vec()].concat();
         let mut layers = Layers::open(settings, &self.given, self.subcommand.registries);
@@ -158,34 +158,35 @@ pub fn main(
 ) -> Exit {
     signals::hold();
     let arguments: Vec<OsString> = arguments.into_iter().collect();
-    // First of all: the command tree, TLS and the configuration stay out of the supervisor's memory.
+    // Comes first, so that the command tree, TLS and the configuration do not take memory in the supervisor.
     if let Some(program) = agent::supervisor_of(&arguments) {
         return exit_of(agent::supervise(program));
     }
-    // Fails only if a provider is installed already: nobody did that before main.
+    // Fails only if a provider is installed already, which nothing does before main.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let matches = match command().try_get_matches_from(arguments) {
         Ok(matches) => matches,
         Err(error) => {
-            // A closed pipe is no reason to fail: there is nobody left to tell.
+            // An error here means that the pipe is closed: nobody reads the message.
             let _ = error.print();
             return if error.exit_code() == 0 { Exit::Done } else { Exit::Usage };
         }
     };
-    // Variables that are no UTF-8 cannot be ours.
+    // A variable that is not UTF-8 cannot be one of Piccolo's.
     let environment = environment
         .into_iter()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
     let invocation = invocation(&matches, environment);
-    // The agent releases them once its handlers are there. Nothing else runs on through an exec.
+    // The agent unblocks its signals itself, after its handlers are installed. No other command is started by
+    // an exec.
     if invocation.subcommand.name != agent::AGENT.name {
         signals::release();
     }
     exit_of((invocation.subcommand.run)(&invocation))
 }
 
-/// The exit code of a command; an error is printed.
+/// Exit code of a command; prints its error.
 fn exit_of(result: Result<Exit, CliError>) -> Exit {
     result.unwrap_or_else(|error| {
         output::complain(&error);

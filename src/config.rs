@@ -1,5 +1,5 @@
-//! Layered configuration: a flag over its environment variable over the file of `--config` over the
-//! default. A setting has one name: `--listen`, `PICCOLO_LISTEN` and `listen = …` are the same. All
+//! Layered configuration: a flag wins over its environment variable, that over the file of `--config`, that
+//! over the default. A setting has one name: `--listen`, `PICCOLO_LISTEN` and `listen = …` are the same. All
 //! mistakes are reported together.
 
 mod agent;
@@ -19,14 +19,14 @@ pub use setting::{Fallback, Setting};
 
 use std::fmt;
 
-/// One thing that is wrong with the configuration.
+/// One mistake in the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// Where it stands: `--listen`, `PICCOLO_LISTEN` or `listen in /etc/piccolo.toml`.
+    /// Where the mistake is: `--listen`, `PICCOLO_LISTEN` or `listen in /etc/piccolo.toml`.
     pub place: String,
-    /// What stands there; `None` if nothing does.
+    /// The given value; `None` if there is none.
     pub value: Option<String>,
-    /// What is expected instead.
+    /// The expected value, or the rest of the sentence if there is no value.
     pub expected: String,
 }
 
@@ -39,7 +39,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Everything that is wrong with the configuration.
+/// All mistakes in the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problems(pub Vec<Problem>);
 

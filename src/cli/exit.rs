@@ -1,4 +1,4 @@
-//! How a command ends.
+//! Exit codes and errors of commands.
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -12,23 +12,23 @@ use crate::config::Problems;
 use crate::server;
 use crate::server::offline::OfflineError;
 
-/// Exit codes; `--help` lists them.
+/// Exit codes. `--help` lists them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
-    /// Did what was asked.
+    /// Success.
     Done = 0,
-    /// Failed.
+    /// Failure.
     Failed = 1,
-    /// Wrong usage or configuration: trying again is senseless.
+    /// Wrong usage or configuration: a retry cannot succeed.
     Usage = 2,
-    /// `find`: nobody has it.
+    /// `find`: no node has the image or digest.
     NotFound = 3,
     /// No server could be reached, or none could serve.
     Unreachable = 4,
-    /// `server`: it was removed from its cluster, and does not start again with its data.
+    /// `server`: this server was removed from its cluster; it does not start again with its data.
     Removed = 5,
-    /// `server`: its disk is full or broken; the message names the file and says what to do.
+    /// `server`: the disk is full or broken. The message names the file and says what to do.
     Disk = 6,
 }
 
@@ -41,10 +41,10 @@ impl From<Exit> for ExitCode {
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CliError {
-    /// What it was told makes no sense.
+    /// Invalid configuration.
     #[error(transparent)]
     Config(#[from] Problems),
-    /// A server refused, or could not serve.
+    /// A server refused the request, or could not serve it.
     #[error(transparent)]
     Client(ClientError),
     /// No server answered.
@@ -53,64 +53,64 @@ pub enum CliError {
         Attempt::list(servers)
     )]
     Unreachable {
-        /// Every server that was asked, with its last reason.
+        /// Every server that was asked, with the reason of its last failure.
         servers: Vec<Attempt>,
     },
-    /// `piccolo server`.
+    /// Error of `piccolo server`.
     #[error(transparent)]
     Server(#[from] server::Error),
-    /// `piccolo agent`.
+    /// Error of `piccolo agent`.
     #[error(transparent)]
     Agent(#[from] agent::Error),
     /// An error that only one command has.
     #[error(transparent)]
     Command(#[from] CommandError),
-    /// `piccolo snapshot restore` and `piccolo server --force-new-cluster`.
+    /// Error of `piccolo snapshot restore` or `piccolo server --force-new-cluster`.
     #[error(transparent)]
     Offline(#[from] OfflineError),
-    /// `find` was given something that is no image.
+    /// The argument of `find` is not an image.
     #[error("{reference:?} is neither a digest nor the name of an image")]
     BadReference {
-        /// What was given.
+        /// The argument.
         reference: String,
     },
-    /// A change of the membership stands still.
-    #[error("gave up after {seconds} s without progress ({last}); the same command goes on from there")]
+    /// A change of the membership makes no progress.
+    #[error("gave up after {seconds} s without progress ({last}); run the same command again to continue")]
     NoProgress {
-        /// How long.
+        /// Time without progress, seconds.
         seconds: u64,
-        /// What the servers said last.
+        /// The last state that the servers reported.
         last: String,
     },
     /// The system refused something that every process needs.
     #[error("could not {action}")]
     Process {
-        /// What was tried.
+        /// The action that failed, for "could not …".
         action: &'static str,
         /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// The parent that this process was to end with is gone already.
+    /// The process of `--exit-with-parent` ended before this one could watch it.
     #[error("the parent process {parent} is gone")]
     ParentGone {
-        /// Its pid.
+        /// Pid of the parent.
         parent: u32,
     },
-    /// The supervisor holds other ports than the configuration says by now.
+    /// The supervisor's listeners have other addresses than the configuration now has.
     #[error("the listening addresses have changed: that needs a restart of the agent")]
     OtherPorts,
-    /// The first worker; it has told why.
+    /// The first worker ended before it was ready. It has logged the reason.
     #[error("the agent could not start: its worker ended with exit code {code}; its message above says why")]
     WorkerDidNotStart {
-        /// Of the worker.
+        /// Exit code of the worker.
         code: i32,
     },
-    /// A worker was killed, or failed, after it had been told to stop.
+    /// A worker failed or was killed while it was stopping.
     #[error("a worker of the agent failed, or was killed, while it was stopping; the log says which")]
     WorkerStoppedBadly,
     /// A second signal came while the process was stopping.
-    #[error("told to stop twice: ended without waiting for what was running")]
+    #[error("received a second stop signal: ended without waiting for running work")]
     StoppedTwice,
 }
 
@@ -151,7 +151,7 @@ impl From<ClientError> for CliError {
 }
 
 impl CliError {
-    /// Its exit code.
+    /// Exit code for this error.
     pub fn exit(&self) -> Exit {
         match self {
             CliError::Config(_) | CliError::BadReference { .. } => Exit::Usage,

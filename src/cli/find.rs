@@ -1,4 +1,4 @@
-//! `piccolo find`: who holds an image or a digest.
+//! `piccolo find`: shows which nodes hold an image or a digest.
 
 mod claims;
 mod reference;
@@ -16,7 +16,7 @@ use crate::limits::{COMMAND_ANSWER_TIMEOUT, FINDKEY_COUNT_MAX};
 use crate::value;
 use claims::Told;
 
-/// The subcommand.
+/// The subcommand `piccolo find`.
 pub(super) const FIND: Subcommand = Subcommand {
     name: "find",
     about: "Show which nodes hold an image or a digest",
@@ -40,7 +40,7 @@ Exit code 3: nobody has it, as far as the servers know.",
 const GROUP: &[Setting] =
     &[Setting::new("group", "NAME", "Whose nodes").or(Fallback::Text("default")).alias(&["PI_GROUP"])];
 
-/// Beside a "nobody" of servers that all may be behind.
+/// Warning when nobody is found and every server that answered may be behind.
 const DOUBT: &str = "no server that answered is sure of this: none of them has heard of a leader that is up to \
                      date, or their disks are low; see piccolo status";
 
@@ -69,7 +69,7 @@ fn run(invocation: &Invocation) -> Result<Exit, CliError> {
         print(&text(&answer, &told, Paint::stdout()))?;
     }
     if doubt && exit == Exit::NotFound {
-        // A closed stderr is no reason to fail.
+        // An error here means that stderr is closed.
         _ = writeln!(std::io::stderr().lock(), "piccolo: {DOUBT}");
     }
     Ok(exit)
@@ -91,7 +91,7 @@ fn text(answer: &FindResponse, told: &[Told], paint: Paint) -> String {
     let mut text = format!("{} in group {}: {count}\n", answer.key, answer.group);
     if claims::differ(told) {
         text.push_str(&claims::text(told, paint));
-        // The others were not asked.
+        // Holders beyond the first few were not asked.
         answer.holders.iter().skip(told.len()).for_each(|holder| text.push_str(&format!("{holder}\n")));
         return text;
     }

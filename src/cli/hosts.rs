@@ -1,4 +1,4 @@
-//! `piccolo hosts`: the nodes that the index knows.
+//! `piccolo hosts`: lists the nodes that the index knows.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::config::{Layers, Setting};
 use crate::limits::COMMAND_ANSWER_TIMEOUT;
 use crate::value;
 
-/// The subcommand.
+/// The subcommand `piccolo hosts`.
 pub(super) const HOSTS: Subcommand = Subcommand {
     name: "hosts",
     about: "List the nodes that the index knows, and how many keys each holds",
@@ -69,7 +69,7 @@ fn text(answer: &HostsResponse, now_unix_ms: u64, paint: Paint) -> String {
     table(&["GROUP", "HOLDER", "ZONE", "KEYS", "STATE"], &rows, paint)
 }
 
-/// Whole seconds.
+/// Time since `ms`, in whole seconds.
 fn ago(ms: u64) -> String {
     value::format_duration(Duration::from_secs(ms / 1_000))
 }

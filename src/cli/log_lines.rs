@@ -1,5 +1,5 @@
-//! Log lines on stderr that never hold up the work: a pipe that nobody empties any more (a frozen
-//! `piccolo up`, a stuck log driver) costs lines, not answers.
+//! Log lines on stderr that never block the process. If nobody reads the pipe (a frozen `piccolo up`, a stuck
+//! log driver), lines are dropped.
 
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -10,17 +10,18 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::limits::LOG_READER_WAIT;
 
-/// Lines lost since the last one that was written.
+/// Lines dropped since the last one that was written.
 static LOST: AtomicU64 = AtomicU64::new(0);
 
-/// Writes each line whole, or not at all.
+/// A writer that writes each line whole or drops it.
 #[derive(Debug)]
 pub(super) struct LogLines;
 
 impl Write for LogLines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let mut stderr = io::stderr().lock();
-        // Only the first line waits: while nobody reads, each would.
+        // Only the first line waits for the reader; while lines are being dropped, waiting again would delay
+        // each of them.
         let wait = if LOST.load(Ordering::Relaxed) == 0 { LOG_READER_WAIT } else { Duration::ZERO };
         if !has_room(&stderr, wait) {
             LOST.fetch_add(1, Ordering::Relaxed);
@@ -28,7 +29,7 @@ impl Write for LogLines {
         }
         let lost = LOST.swap(0, Ordering::Relaxed);
         if lost > 0 {
-            tell_lost(&mut stderr, line, lost)?;
+            write_lost(&mut stderr, line, lost)?;
         }
         stderr.write_all(line)?;
         Ok(line.len())
@@ -39,23 +40,24 @@ impl Write for LogLines {
     }
 }
 
-/// In the format of the line that follows.
-fn tell_lost(to: &mut impl Write, line: &[u8], lost: u64) -> io::Result<()> {
+/// Writes the number of dropped lines, in the format of `line`, which follows it.
+fn write_lost(to: &mut impl Write, line: &[u8], lost: u64) -> io::Result<()> {
     if line.starts_with(b"{") {
         writeln!(
             to,
-            "{{\"level\":\"WARN\",\"message\":\"log lines were lost: nobody read them\",\"lines\":{lost}}}"
+            "{{\"level\":\"WARN\",\"message\":\"log lines were dropped: nobody read them\",\"lines\":{lost}}}"
         )
     } else {
-        writeln!(to, "WARN log lines were lost: nobody read them lines={lost}")
+        writeln!(to, "WARN log lines were dropped: nobody read them lines={lost}")
     }
 }
 
-/// Of a pipe this says that a page is free: more than a line of ours has.
+/// True if `target` can take a line within `wait`. A pipe is writable when a page is free, which is more than
+/// a line.
 fn has_room(target: &impl AsFd, wait: Duration) -> bool {
     let wait = Timespec::try_from(wait).expect("a short time");
     let mut asked = [PollFd::new(target, PollFlags::OUT)];
-    // What cannot be asked is tried.
+    // If poll fails, the write is tried.
     poll(&mut asked, Some(&wait)).map_or(true, |_| !asked[0].revents().is_empty())
 }
 
@@ -83,7 +85,7 @@ mod tests {
     fn lost_lines_are_told_in_the_format_of_the_others() {
         let told = |line: &[u8]| {
             let mut text = Vec::new();
-            tell_lost(&mut text, line, 7).unwrap();
+            write_lost(&mut text, line, 7).unwrap();
             String::from_utf8(text).unwrap()
         };
         assert!(told(b"2026 INFO x").ends_with("lines=7\n"));

@@ -1,7 +1,7 @@
 //! `piccolo members`: the servers of a cluster.
 //!
-//! The servers answer a change after a few steps; this command asks again until it is done, shows how
-//! far it is, and gives up when nothing moves. Nothing is lost by that: the same command goes on.
+//! The servers carry out a change in steps. This command repeats its request until the change is done, shows
+//! the progress, and gives up after `--patience` without any. The same command can be run again to continue.
 
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -18,50 +18,50 @@ use crate::limits::{
 };
 use crate::value;
 
-const PATIENCE: &[Setting] = &[Setting::new("patience", "TIME", "Give up when nothing moves for so long")
+const PATIENCE: &[Setting] = &[Setting::new("patience", "TIME", "Give up after this time without progress")
     .or(Fallback::Duration(MEMBERS_PATIENCE_DEFAULT))];
 
 const MEMBER: &str = "A member: its node id, or its raft address HOST:PORT";
 const NEW: &str = "The raft address HOST:PORT of a server that was started with --join";
 
-/// `piccolo members list`.
+/// The subcommand `piccolo members list`.
 pub(super) const LIST: Subcommand = Subcommand {
     name: "list",
-    about: "Show the servers of the cluster, who votes and who leads",
+    about: "Show the servers of the cluster, which of them vote and which one leads",
     examples: "\
 Example:
   piccolo members list --server http://10.0.0.1:7789
 
-LAG is the number of log entries that a server has not yet confirmed; only the leader knows it. A server that \
-is silent does not answer the leader: it is down, or cut off.",
+LAG is the number of log entries that a server has not yet confirmed; only the leader knows it. A silent \
+server does not answer the leader: it is down, or cut off.",
     settings: &[("", CLIENT)],
     words: &[],
     registries: false,
     run: list,
 };
 
-/// `piccolo members add`.
+/// The subcommand `piccolo members add`.
 pub(super) const ADD: Subcommand = Subcommand {
     name: "add",
-    about: "Admit servers that wait: they get all data first, then they vote",
+    about: "Add waiting servers: each gets all data first, then a vote",
     examples: "\
 Example, from one server to three: on each new host, and then anywhere:
   piccolo server --data-dir /var/lib/piccolo --join 10.0.0.1:7790 --insecure
   piccolo members add 10.0.0.2:7790 10.0.0.3:7790 --server http://10.0.0.1:7789
 
-An address is the one under which all other servers reach it. Servers that are named together begin to \
-vote together: two voters go on without neither, so that one alone after the other would be the worse way \
-from one to three. An odd number of voters is best: a fourth one tolerates no more failures than three do.",
+ADDRESS is where all other servers reach the new one. Servers that are named together get their votes \
+together. Adding them one by one is worse: a cluster of two voters stops when either of them fails. An odd \
+number of voters is best: four tolerate no more failures than three.",
     settings: &[("", CLIENT), ("", PATIENCE)],
     words: &[Word::repeated("ADDRESS", NEW)],
     registries: false,
     run: |invocation| change(invocation, MembersAction::Add),
 };
 
-/// `piccolo members replace`.
+/// The subcommand `piccolo members replace`.
 pub(super) const REPLACE: Subcommand = Subcommand {
     name: "replace",
-    about: "Let a server that waits take the place of a member, which is removed",
+    about: "Replace a member by a waiting server, and remove the member",
     examples: "\
 Examples:
   piccolo members replace 10.0.0.3:7790 10.0.0.4:7790                   another host
@@ -73,10 +73,10 @@ Examples:
     run: |invocation| change(invocation, MembersAction::Replace),
 };
 
-/// `piccolo members remove`.
+/// The subcommand `piccolo members remove`.
 pub(super) const REMOVE: Subcommand = Subcommand {
     name: "remove",
-    about: "Remove a member for good: it ends, and comes back only as a new server",
+    about: "Remove a member for good: its process ends, and it can return only as a new server",
     examples: "\
 Example:
   piccolo members remove 10.0.0.3:7790
@@ -88,13 +88,13 @@ Refused if fewer servers than a majority would answer afterwards.",
     run: |invocation| change(invocation, MembersAction::Remove),
 };
 
-/// `piccolo members transfer-leader`.
+/// The subcommand `piccolo members transfer-leader`.
 pub(super) const TRANSFER_LEADER: Subcommand = Subcommand {
     name: "transfer-leader",
-    about: "Let another server lead",
+    about: "Make another server the leader",
     examples: "\
 Examples:
-  piccolo members transfer-leader                                       to the one that is furthest
+  piccolo members transfer-leader                                       to the one with the most recent log
   piccolo members transfer-leader 10.0.0.2:7790",
     settings: &[("", CLIENT), ("", PATIENCE)],
     words: &[Word::optional("TO", MEMBER)],
@@ -102,17 +102,17 @@ Examples:
     run: |invocation| change(invocation, MembersAction::TransferLeader),
 };
 
-/// `piccolo members activate`.
+/// The subcommand `piccolo members activate`.
 pub(super) const ACTIVATE: Subcommand = Subcommand {
     name: "activate",
-    about: "End an upgrade now: from then on the servers write what only the new version reads",
+    about: "End an upgrade now: the servers start to write formats that only the new version reads",
     examples: "\
 Example:
   piccolo members activate --server http://10.0.0.1:7789
 
-Without it the servers do so 24 h after all of them have the new version. Until then each can go back to the \
-version before, from then on none can; piccolo status shows which it is. Refused while a server does not answer or \
-has the version before.",
+Without this command the servers do so 24 h after all of them run the new version. Until then each can go back to \
+the previous version, afterwards none can; piccolo status shows which. Refused while a server does not answer or \
+runs the previous version.",
     settings: &[("", CLIENT), ("", PATIENCE)],
     words: &[],
     registries: false,
@@ -164,7 +164,7 @@ fn text(members: &MembersResponse, paint: Paint) -> String {
     text
 }
 
-/// How many more voters may fail. Of an old leader, or without one, nobody knows who answers.
+/// How many more voters may fail, as text; empty if the answering server is not a leader with a quorum.
 fn spare(members: &MembersResponse) -> String {
     let Some(answering) = members.answering else { return String::new() };
     let spare = match answering.saturating_sub(members.majority) {
@@ -209,7 +209,7 @@ fn read(layers: &mut Layers) -> Option<(Asked, Duration)> {
     Some((asked?, patience?))
 }
 
-/// One change on its way.
+/// State of one change while it is being made.
 struct Drive {
     client: Client,
     action: MembersAction,
@@ -235,7 +235,7 @@ impl Drive {
                         moved = Instant::now();
                     }
                     self.display.show(&progress);
-                    // An address may be somebody else's by and by, the id never.
+                    // An address may later belong to another server; an id never does.
                     if let (MembersAction::Remove, "step", Some(node)) =
                         (self.action, progress.phase.as_str(), &progress.node)
                     {
@@ -243,7 +243,8 @@ impl Drive {
                     }
                     last = Some(progress.message);
                 }
-                // Between two leaders. At first it means that there is none.
+                // The servers have no leader at this moment. As the first answer it is an error: there is
+                // none.
                 Err(error @ (ClientError::Unavailable { .. } | ClientError::Unreachable { .. })) => {
                     if last.is_none() {
                         return Err(error.into());
@@ -265,7 +266,7 @@ impl Drive {
     }
 }
 
-/// The furthest that was seen. A transfer that begins anew is no progress before it is further.
+/// The furthest progress so far. A transfer that starts again counts as progress only when it passes this.
 #[derive(Debug, Default)]
 struct Furthest {
     seen: Vec<(String, u64)>,
@@ -287,7 +288,8 @@ impl Furthest {
     }
 }
 
-/// Progress on stderr: one line that changes on a terminal, a line a phase and a while elsewhere.
+/// Progress on stderr: one line that is overwritten on a terminal; elsewhere a line for each phase and now
+/// and then.
 #[derive(Debug, Default)]
 struct Display {
     phase: String,
@@ -302,7 +304,7 @@ impl Display {
             0 => String::new(),
             goal => format!("{:3} % ", (progress.position.saturating_mul(100) / goal).min(100)),
         };
-        // A closed stderr is no reason to stop.
+        // An error here means that stderr is closed; the change goes on.
         if stderr.is_terminal() {
             let _ = write!(stderr, "\r\x1b[K{percent}{}", progress.message);
             self.open = true;

@@ -1,5 +1,5 @@
-//! `piccolo mirror install`, `remove` and `check`: containerd's `certs.d`, with our mirror in front and
-//! what was there kept behind it and given back; and whether containerd asks the mirror.
+//! `piccolo mirror install`, `remove` and `check`: put our mirror first in containerd's `certs.d`, restore
+//! what was there, and tell whether containerd asks the mirror.
 
 mod check;
 mod config_path;
@@ -28,33 +28,32 @@ use crate::hosts_toml::HostsTomlError;
 const CERTS_DIR: &[Setting] = &[Setting::new(
     "certs-dir",
     "DIR",
-    "containerd's config_path, often /etc/containerd/certs.d; several folders as there, with colons: A:B",
+    "containerd's config_path, often /etc/containerd/certs.d; several folders separated by colons, as there: A:B",
 )];
 
 /// Why `piccolo mirror` failed.
 #[derive(Debug, thiserror::Error)]
 pub enum MirrorError {
-    /// Some of the files could not be changed; nothing has been written by install, and remove has
-    /// done the others.
+    /// Some files could not be changed. Install has written nothing then; remove has changed all others.
     #[error("could not change {}:{}", count(.refused.len()), list(.refused))]
     Refused {
-        /// Each with its reason.
+        /// The files, each with its reason.
         refused: Vec<(PathBuf, FileError)>,
     },
-    /// The folder is written by k3s or RKE2.
+    /// k3s or RKE2 writes this folder.
     #[error(
-        "could not install into {}: {program} generates the files there anew at each start. Put this into its \
-         own configuration and restart {program}:\n\n{snippet}\n{recorded}",
+        "could not install into {}: {program} generates the files there at each start. Put this into its own \
+         configuration and restart {program}:\n\n{snippet}\n{recorded}",
         .folder.display()
     )]
     Generated {
-        /// The folder of `--certs-dir`.
+        /// A folder of `--certs-dir`.
         folder: PathBuf,
-        /// The program.
+        /// `k3s` or `rke2`.
         program: &'static str,
-        /// What its configuration needs.
+        /// Text for the program's `registries.yaml`.
         snippet: String,
-        /// What was recorded of containerd's proxy.
+        /// Message about the recorded proxy of containerd.
         recorded: String,
     },
 }
@@ -74,50 +73,50 @@ impl MirrorError {
 /// Why one file could not be changed.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
-    /// Its content.
+    /// The content of the file cannot be changed.
     #[error(transparent)]
     Content(#[from] HostsTomlError),
-    /// It is no text.
+    /// The file is not text.
     #[error("could not read it as text: it is not UTF-8")]
     NotText,
-    /// A folder of its own would hide `_default`, where others have written something.
+    /// A folder for this registry would hide the files in `_default` that somebody else wrote.
     #[error(
         "could not make a folder for this registry: containerd would no longer read {}, which serves it now; \
          install into _default instead",
         .default.display()
     )]
     HidesDefault {
-        /// The folder `_default`.
+        /// Path of the folder `_default`.
         default: PathBuf,
     },
-    /// k3s or RKE2 generates it.
+    /// k3s or RKE2 generates the file.
     #[error(
-        "could not keep an entry there: {program} generates this file anew at each start; {}",
+        "could not keep an entry there: {program} generates this file at each start; {}",
         k3s::advice(.program)
     )]
     Generated {
-        /// The program.
+        /// `k3s` or `rke2`.
         program: &'static str,
     },
-    /// Somebody else wrote the file at the same time.
+    /// Another process wrote the file at the same time.
     #[error("could not change it: somebody else changed it at this moment; run the command again")]
     ChangedMeanwhile,
-    /// Another install or remove.
-    #[error("could not lock it: another `piccolo mirror` has been at work there for {seconds} s")]
+    /// Another `piccolo mirror` holds the lock.
+    #[error("could not lock it: another `piccolo mirror` has held the lock for {seconds} s")]
     Locked {
-        /// How long this one waited.
+        /// How long this process waited, seconds.
         seconds: u64,
     },
-    /// What install left for remove is not readable.
+    /// The note that install left for remove cannot be read.
     #[error("could not read what install left for remove: {reason}")]
     BadState {
-        /// What is wrong with it.
+        /// Reason, for the message.
         reason: String,
     },
-    /// The file system.
+    /// The file system returned an error.
     #[error("could not {action}: {source}")]
     Io {
-        /// What was tried.
+        /// The action that failed, for "could not …".
         action: &'static str,
         /// The system's error.
         #[source]

@@ -1,4 +1,4 @@
-//! What people read: aligned tables, colours on a terminal only, errors with their causes.
+//! Output for people: aligned tables, colours on a terminal only, errors with their causes.
 
 use std::error::Error;
 use std::io::{self, IsTerminal, Write};
@@ -7,7 +7,7 @@ use piccolo_raft::errors::chain;
 
 use super::CliError;
 
-/// Text for stdout. A closed pipe (`piccolo hosts | head`) is no error: nobody reads on.
+/// Prints text on stdout. A closed pipe (`piccolo hosts | head`) is not an error.
 pub(super) fn print(text: &str) -> Result<(), CliError> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
@@ -18,7 +18,7 @@ pub(super) fn print(text: &str) -> Result<(), CliError> {
     }
 }
 
-/// An error with all its causes, on stderr.
+/// Prints an error with all its causes on stderr.
 pub(super) fn complain(error: &dyn Error) {
     let _ = writeln!(io::stderr().lock(), "piccolo: {}", chain(error));
 }
@@ -30,29 +30,29 @@ pub(super) struct Paint {
 }
 
 impl Paint {
-    /// For stdout as it is.
+    /// Colours if stdout takes them.
     pub(super) fn stdout() -> Self {
         let forbidden = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         Self { on: io::stdout().is_terminal() && !forbidden }
     }
 
-    /// Without colours.
+    /// No colours.
     #[cfg(test)]
     pub(super) fn plain() -> Self {
         Self { on: false }
     }
 
-    /// As it should be.
+    /// Marks text as good.
     pub(super) fn good(self, text: &str) -> String {
         self.wrap("32", text)
     }
 
-    /// To be looked at.
+    /// Marks text as bad.
     pub(super) fn bad(self, text: &str) -> String {
         self.wrap("31", text)
     }
 
-    /// A heading.
+    /// Marks text as a heading.
     pub(super) fn bold(self, text: &str) -> String {
         self.wrap("1", text)
     }
@@ -62,7 +62,7 @@ impl Paint {
     }
 }
 
-/// What is told of a member that does not answer the leader, behind its role; empty for the others.
+/// "silent for …", shown behind the role of a member that does not answer the leader; empty for the others.
 pub(super) fn silence(answers: Option<bool>, answered_ms_ago: Option<u64>) -> String {
     match (answers, answered_ms_ago) {
         (Some(false), Some(ms)) => format!(", silent for {} s", ms / 1000),
@@ -71,8 +71,7 @@ pub(super) fn silence(answers: Option<bool>, answered_ms_ago: Option<u64>) -> St
     }
 }
 
-/// Columns wide enough for their cells, two spaces apart. Columns whose cells are all numbers stand
-/// to the right.
+/// Formats a table: columns as wide as their cells, two spaces apart, numbers aligned to the right.
 pub(super) fn table(heading: &[&str], rows: &[Vec<String>], paint: Paint) -> String {
     let cells = |column: usize| rows.iter().map(move |row| row[column].as_str());
     let widths: Vec<usize> = (0..heading.len())

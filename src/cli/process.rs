@@ -1,4 +1,4 @@
-//! What a process of ours needs before it works: logs, a runtime, a panic hook, descriptors.
+//! Setup of a process: logs, runtime, panic hook, descriptors.
 
 use std::future::Future;
 use std::panic;
@@ -15,11 +15,11 @@ use super::log_lines::LogLines;
 use crate::config::{LogFormat, Logging};
 use crate::limits::{CONNECTIONS_MAX, CONNECTIONS_OVER_LIMIT_MAX, SERVER_CONNECTIONS_MAX};
 
-/// Open files that one busy listener needs: its connections, and what is read or fetched for them.
+/// Open files that one busy listener needs, for its connections and for the files and fetches behind them.
 const DESCRIPTORS_WANTED: u64 =
     (CONNECTIONS_MAX + CONNECTIONS_OVER_LIMIT_MAX + SERVER_CONNECTIONS_MAX) as u64 + 1_024;
 
-/// Log lines go to stderr from here on; a panic is one, with its place.
+/// Starts logging to stderr. A panic becomes a log line with its location.
 pub(super) fn start_logging(logging: &Logging) {
     let filter: Targets = logging.filter.parse().expect("the configuration makes only such filters");
     let lines = tracing_subscriber::fmt::layer().with_writer(|| LogLines);
@@ -46,14 +46,14 @@ pub(super) fn start_logging(logging: &Logging) {
     });
 }
 
-/// A role's runtime: all cores. What still runs when `work` is over is left behind.
+/// Runs `work` on a runtime with all cores. Tasks that still run when `work` ends are abandoned.
 pub(super) fn block_on_all_cores<T>(work: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
     raise_descriptor_limit();
     finish(Builder::new_multi_thread(), work)
 }
 
-/// Takes as many open files as this process may have. The soft limit of 1,024 that systemd and shells
-/// give is there for programs that use `select`, which we do not.
+/// Raises the soft limit of open files to the hard limit. The soft limit of 1,024 that systemd and shells set
+/// protects programs that use `select`, which Piccolo does not.
 fn raise_descriptor_limit() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current != maximum
@@ -72,7 +72,7 @@ fn raise_descriptor_limit() {
     }
 }
 
-/// The runtime of a command that mostly waits: this thread.
+/// Runs a command that mostly waits, on this thread.
 pub(super) fn block_on_this_thread<T>(
     work: impl Future<Output = Result<T, CliError>>,
 ) -> Result<T, CliError> {

@@ -1,4 +1,4 @@
-//! `piccolo server`: one discovery server.
+//! `piccolo server`: runs one discovery server.
 
 use super::output::print;
 use super::parent::{self, EXIT_WITH_PARENT};
@@ -11,11 +11,11 @@ use crate::task::Stop;
 
 const FORCE_NEW_CLUSTER: &[Setting] = &[Setting::switch(
     "force-new-cluster",
-    "Does not serve: makes the server with this data folder the only one of a new cluster, for when the others \
-     are lost for good, with the addresses that its data says, says what to do next, and ends",
+    "Makes the server with this data folder the only one of a new cluster, with the addresses in its data, \
+     when all others are lost for good; prints what to do next and ends without serving",
 )];
 
-/// The subcommand.
+/// The subcommand `piccolo server`.
 pub(super) const SERVER: Subcommand = Subcommand {
     name: "server",
     about: "Run one discovery server",
@@ -25,11 +25,11 @@ Examples:
   piccolo server --data-dir /var/lib/piccolo --insecure \\
       --cluster node-1:7790,node-2:7790,node-3:7790                     the same on each of three hosts
 
-The list is fixed text, the same everywhere; each server finds its own entry. A server that has data goes \
-on as what its data says. --insecure is needed as long as raft has no TLS: keep its port in a network that \
+--cluster is the same text on all servers; each finds its own entry. A server with data continues as the \
+member that its data names. --insecure is needed because raft has no TLS: keep its port in a network that \
 you trust. TIME is like 500ms, 2s, 31m, 24h or 1m30s.
 
-A majority of servers is lost for good, disks and all:
+If a majority of servers is lost for good, including their disks:
   piccolo server --data-dir /var/lib/piccolo --force-new-cluster      on one that is left; it ends at once
   piccolo server --data-dir /var/lib/piccolo …                        as usual, without the flag
 and the others join it with empty folders (piccolo members add).",
@@ -56,7 +56,8 @@ fn run(invocation: &Invocation) -> Result<Exit, CliError> {
     Ok(Exit::Done)
 }
 
-/// It does not serve then: a flag that is left in a unit file would cut the cluster off again at each start.
+/// Makes this server a new cluster of its own, and ends. It does not serve: if the flag stayed in a unit
+/// file, each start would cut the cluster apart again.
 fn begin_anew(config: &server::Config) -> Result<Exit, CliError> {
     let founded = async { Ok(offline::force_new_cluster(config).await?) };
     let founded = process::block_on_this_thread(founded)?;
@@ -70,8 +71,8 @@ fn begin_anew(config: &server::Config) -> Result<Exit, CliError> {
         false => format!("It is no longer in a cluster with {}.\n", founded.left_out.join(", ")),
     };
     print(&format!(
-        "{summary}{left_out}Lost is what the others had acknowledged and this server had not received; agents \
-         notice it by their next heartbeats and send what they hold.\n\
+        "{summary}{left_out}What the others had acknowledged and this server had not received is lost; agents \
+         notice that with their next heartbeats and send what they hold.\n\
          Start it again without --force-new-cluster.\n{}",
         newcomers(&founded)
     ))?;

@@ -1,4 +1,4 @@
-//! `piccolo snapshot`: the state in a file, and a new cluster of it.
+//! `piccolo snapshot`: saves the state to a file, and makes a new cluster from it.
 
 mod report;
 mod restore;
@@ -16,10 +16,10 @@ pub(super) use save::SAVE;
 
 use report::Report;
 
-/// `piccolo snapshot verify`.
+/// The subcommand `piccolo snapshot verify`.
 pub(super) const VERIFY: Subcommand = Subcommand {
     name: "verify",
-    about: "Read a snapshot and say what it holds, if all of it is right",
+    about: "Read a whole snapshot, check it, and say what it holds",
     examples: "\
 Example:
   piccolo snapshot verify backup.snapshot",
@@ -32,48 +32,48 @@ Example:
 const JSON: Setting = Setting::switch("json", "Print what the snapshot holds as JSON");
 const FILE: Word = Word::required("FILE", "The snapshot");
 
-/// Why there is no snapshot, or it is not taken.
+/// Why a snapshot could not be saved or used.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotCliError {
-    /// The file.
+    /// The file system returned an error.
     #[error("could not {action} {}", path.display())]
     File {
-        /// What was tried.
+        /// The action that failed, for "could not …".
         action: &'static str,
-        /// Which.
+        /// Path of the file.
         path: PathBuf,
-        /// Why not.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// What is in it.
+    /// The content of a file is not a valid snapshot.
     #[error("could not use {}", path.display())]
     Content {
-        /// Which.
+        /// Path of the file.
         path: PathBuf,
-        /// Why not.
+        /// Reason from the reader of snapshots.
         #[source]
         source: piccolo_raft::snapshot::SnapshotError,
     },
-    /// What a server has sent.
+    /// A server sent something that is not a valid snapshot.
     #[error("could not use the snapshot of {server}")]
     Sent {
-        /// Who.
+        /// The server.
         server: String,
-        /// Why not.
+        /// Reason from the reader of snapshots.
         #[source]
         source: piccolo_raft::snapshot::SnapshotError,
     },
     /// Another `snapshot save` writes to the same file.
     #[error("{} is being written by another call", path.display())]
     Busy {
-        /// What it writes to.
+        /// Path of the file that it writes to.
         path: PathBuf,
     },
-    /// There is a file already.
+    /// The file exists already.
     #[error("{} exists already: give another name, or --force", path.display())]
     Exists {
-        /// Which.
+        /// Path of the file.
         path: PathBuf,
     },
 }

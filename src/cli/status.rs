@@ -1,4 +1,4 @@
-//! `piccolo status`: members, leader, lag, hosts, keys; and what an agent says about its node.
+//! `piccolo status`: members, leader, lag, hosts and keys, or what an agent reports about its node.
 
 use piccolo_raft::disk::Bytes;
 
@@ -11,21 +11,20 @@ use crate::config::{Layers, Setting};
 use crate::limits::COMMAND_ANSWER_TIMEOUT;
 use crate::value;
 
-/// The subcommand.
+/// The subcommand `piccolo status`.
 pub(super) const STATUS: Subcommand = Subcommand {
     name: "status",
-    about: "Show the servers, who leads, and how much they know",
+    about: "Show the servers, which one leads, and how much is in the index",
     examples: "\
 Example:
   piccolo status --server http://10.0.0.1:7789,http://10.0.0.2:7789
-  piccolo status --agent http://127.0.0.1:7782       what the agent of this node says, instead
+  piccolo status --agent http://127.0.0.1:7782       the agent of this node instead
 
-LAG is the number of log entries that a server has not yet confirmed; only the leader knows it, and the \
-room on the disks of the others, the LEVELS that their versions know, and which of them are silent: those do \
-not answer it. A server whose disk is low stores \
-nothing more.
+LAG is the number of log entries that a server has not yet confirmed. Only the leader knows the LAG, the free \
+space and the LEVELS of the other servers, and which of them are silent: those do not answer it. A server whose \
+disk is low stores nothing more.
 
-Exit code 0 says that a server answered, not that all is well: the lines with ! tell what is not.",
+Exit code 0 means that a server answered, not that all is well: lines with ! say what is wrong.",
     settings: &[("", CLIENT), ("", AGENT)],
     words: &[],
     registries: false,
@@ -35,7 +34,7 @@ Exit code 0 says that a server answered, not that all is well: the lines with ! 
 const AGENT: &[Setting] = &[Setting::new(
     "agent",
     "URL",
-    "The --metrics-listen of an agent: shows what it says about its node, in place of the servers",
+    "The --metrics-listen of an agent: shows the agent instead of the servers",
 )];
 
 fn read(layers: &mut Layers) -> Option<(Asked, Option<String>)> {
@@ -62,7 +61,7 @@ fn run(invocation: &Invocation) -> Result<Exit, CliError> {
     Ok(Exit::Done)
 }
 
-/// Prints what the agent at `url` says. It fails where the agent does not answer or is not ready.
+/// Prints what the agent at `url` reports. Fails if the agent does not answer or is not ready.
 fn of_agent(url: &str) -> Result<Exit, CliError> {
     let seen = process::block_on_this_thread(async { Ok(agent_port::agent(url).await) })?;
     let ready = seen.as_ref().is_ok_and(|agent| agent.ready);
@@ -88,7 +87,7 @@ fn agent_text(url: &str, seen: &Result<Agent, String>, paint: Paint) -> String {
     text
 }
 
-/// What is free on a member's disk.
+/// Free space on a member's disk.
 fn disk(member: &MemberStatus) -> String {
     match &member.disk {
         Some(disk) if disk.low => format!("{} (low)", Bytes(disk.free_bytes)),
@@ -97,7 +96,7 @@ fn disk(member: &MemberStatus) -> String {
     }
 }
 
-/// Those that a member's version knows.
+/// The levels that a member's version knows.
 fn levels(known: LevelRange) -> String {
     let LevelRange { lowest, highest } = known;
     if lowest == highest { lowest.to_string() } else { format!("{lowest}-{highest}") }

@@ -1,4 +1,4 @@
-//! `piccolo up`: three discovery servers as processes on this host, and an agent if wanted.
+//! `piccolo up`: runs three discovery servers as processes on this host, and optionally an agent.
 
 mod child;
 mod lines;
@@ -14,19 +14,19 @@ use super::{CliError, CommandError, Exit, Invocation, Subcommand, process};
 use crate::config::{self, AGENT, Fallback, Layers, Setting};
 use crate::value;
 
-/// The subcommand.
+/// The subcommand `piccolo up`.
 pub(super) const UP: Subcommand = Subcommand {
     name: "up",
-    about: "Start three discovery servers on this host, and an agent if wanted",
+    about: "Start three discovery servers on this host, and optionally an agent",
     examples: "\
 Examples:
   piccolo up
   piccolo up --data-dir /var/lib/piccolo --agent --zone rack-7
 
-Each server is a process of its own with its own folder in --data-dir; one that dies is started again. \
-Their log lines come out here, behind their names. Ctrl-C stops everything in order; started again, the \
-servers find their data and their ports. The flags of `piccolo agent` are taken with --agent, those of \
-`piccolo server` from the environment (PICCOLO_LEASE_DEFAULT, PICCOLO_FORGET_AFTER).",
+Each server is a process with its own folder in --data-dir; one that ends is started again. Their log lines \
+appear here, prefixed with their names. Ctrl-C stops everything in order; the next start uses the same data \
+and ports. With --agent the flags of `piccolo agent` are accepted; settings of `piccolo server` come from the \
+environment (PICCOLO_LEASE_DEFAULT, PICCOLO_FORGET_AFTER).",
     settings: &[("", SETTINGS), ("With --agent", AGENT_WITHOUT_SERVERS)],
     words: &[],
     registries: false,
@@ -34,7 +34,7 @@ servers find their data and their ports. The flags of `piccolo agent` are taken 
 };
 
 const SETTINGS: &[Setting] = &[
-    Setting::new("data-dir", "DIR", "Where the servers keep their data; made where it is missing")
+    Setting::new("data-dir", "DIR", "Where the servers keep their data; made if it is missing")
         .or(Fallback::Text("./piccolo-data")),
     Setting::new(
         "base-port",
@@ -43,64 +43,64 @@ const SETTINGS: &[Setting] = &[
          7789]",
     ),
     config::DISK_FREE_MIN,
-    Setting::switch("agent", "Start an agent for the local containerd too"),
+    Setting::switch("agent", "Also start an agent for the local containerd"),
 ];
 
-/// `--servers` is ours to say.
+/// The settings of an agent without `--servers`, which `piccolo up` sets itself.
 const AGENT_WITHOUT_SERVERS: &[Setting] = AGENT.split_at(1).1;
 const _: () = assert!(matches!(AGENT[0].flag.as_bytes(), b"servers"));
 
 /// Why `piccolo up` failed.
 #[derive(Debug, thiserror::Error)]
 pub enum UpError {
-    /// Another one works in the same folder.
+    /// Another `piccolo up` uses the folder.
     #[error("{} is in use by another `piccolo up`{}", .folder.display(), holder(.pid))]
     FolderInUse {
-        /// The folder.
+        /// The folder of `--data-dir`.
         folder: PathBuf,
-        /// Whose it is, as far as known.
+        /// Pid of the other process, if it is known.
         pid: Option<u32>,
     },
-    /// The ports are part of the cluster's membership.
+    /// `--base-port` differs from the ports of the first start, which are part of the cluster's membership.
     #[error(
         "--base-port {given} does not fit {}: its servers were started on {stored} and know each other by it; \
          leave the flag out, or give another --data-dir",
         .folder.display()
     )]
     OtherPorts {
-        /// The folder.
+        /// The folder of `--data-dir`.
         folder: PathBuf,
-        /// What it says.
+        /// The base port of the first start.
         stored: u16,
-        /// What the flag says.
+        /// The value of `--base-port`.
         given: u16,
     },
-    /// Others listen there.
+    /// Other processes listen on the ports.
     #[error("could not listen: {}", occupied(.addresses))]
     Occupied {
-        /// Each with the server that needs it.
+        /// The addresses in use, each with the server that needs it.
         addresses: Vec<(String, SocketAddr)>,
     },
-    /// What is stored in the data folder makes no sense.
+    /// A file in the data folder has invalid content.
     #[error("could not understand {}: {reason}", .file.display())]
     BadPorts {
-        /// The file.
+        /// Path of the file.
         file: PathBuf,
-        /// What is wrong.
+        /// Reason, for the message.
         reason: String,
     },
-    /// A child cannot work with what it was told; starting it again would not help.
+    /// A child ended because of its configuration: starting it again cannot help.
     #[error("{name} ended because of its configuration; its lines above say what is wrong")]
     BadChild {
-        /// Which.
+        /// Name of the child.
         name: String,
     },
-    /// The file system, or starting a process.
+    /// The file system, or the start of a process, failed.
     #[error("could not {action} {what}")]
     Io {
-        /// What was tried.
+        /// The action that failed, for "could not …".
         action: &'static str,
-        /// With what.
+        /// The object of the action.
         what: String,
         /// The system's error.
         #[source]
@@ -136,21 +136,21 @@ fn occupied(addresses: &[(String, SocketAddr)]) -> String {
     format!("{} {verb} in use by another process; --base-port chooses other ports", each.join(", "))
 }
 
-/// What `piccolo up` is told.
+/// Configuration of `piccolo up`.
 struct Options {
     data_dir: PathBuf,
     base_port: Option<u16>,
-    /// For the servers, as it was given.
+    /// `--disk-free-min` of the servers, as it was given.
     disk_free_min: Option<String>,
-    /// If there is to be one.
+    /// The agent; `None`: there is none.
     agent: Option<AgentOptions>,
 }
 
-/// What its agent is told.
+/// Configuration of the agent.
 struct AgentOptions {
-    /// Flags but `--servers`.
+    /// Flags of the agent, except `--servers`.
     flags: Vec<String>,
-    /// For the command that points containerd to it.
+    /// `--mirror-listen`, for the shown `piccolo mirror install`.
     mirror_listen: SocketAddr,
 }
 
@@ -166,7 +166,7 @@ fn read(layers: &mut Layers) -> Option<Options> {
     layers.optional(config::DISK_FREE_MIN.flag, value::bytes);
     let disk_free_min = layers.given(config::DISK_FREE_MIN.flag);
     let wanted = layers.switch("agent");
-    // The agent reads this again; here a mistake shows before anything is started.
+    // The agent reads these settings again. Reading them here reports a mistake before anything is started.
     let right = config::agent_of(layers, Some(Vec::new()));
     let mut flags = Vec::new();
     for setting in AGENT_WITHOUT_SERVERS {

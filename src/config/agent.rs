@@ -8,56 +8,56 @@ use super::{Fallback, Layers, Setting};
 use crate::agent::{self, StoreConfig};
 use crate::{limits, value};
 
-/// They.
+/// Settings of `piccolo agent`, in the order of its help.
 pub const AGENT: &[Setting] = &[
     Setting::new(
         "servers",
         "URL,…",
-        "Discovery servers; the agent begins with a random one, and goes on in this order if it does not answer",
+        "Discovery servers; the agent starts with a random one and continues in this order",
     )
     .alias(&["PICCOLO_ADDRESS"]),
     Setting::new("group", "NAME", "Only nodes of the same group see each other")
         .or(Fallback::Text("default"))
         .alias(&["PI_GROUP"]),
-    Setting::new("mirror-listen", "ADDRESS", "Where containerd asks; keep it on loopback")
+    Setting::new("mirror-listen", "ADDRESS", "Address of the mirror, which containerd asks; keep it on loopback")
         .or(Fallback::Text("127.0.0.1:7780"))
         .alias(&["REGISTRY_ADDR"]),
     Setting::new(
         "peer-listen",
         "ADDRESS",
-        "Where the other nodes fetch from; [::] is all addresses, those of IPv4 too",
+        "Address of the blob server, where other nodes fetch; [::] is all addresses, including IPv4",
     )
     .or(Fallback::Text("[::]:7781"))
     .alias(&["PI_ADDR"]),
     Setting::new(
         "advertise",
         "IP:PORT",
-        "What other nodes are told [default: the local address of the connection to the first server, with \
-         the port of --peer-listen; followed when it changes]",
+        "Address that is advertised to other nodes [default: the local address of the connection to the first \
+         server, with the port of --peer-listen; followed when it changes]",
     ),
-    Setting::new("advertise-interface", "NAME", "Tell other nodes an address of this network interface"),
-    Setting::new("advertise-cidr", "CIDR,…", "Tell other nodes an address in one of these ranges"),
-    Setting::new("metrics-listen", "ADDRESS", "Where /metrics, /livez and /readyz are")
+    Setting::new("advertise-interface", "NAME", "Advertise an address of this network interface"),
+    Setting::new("advertise-cidr", "CIDR,…", "Advertise an address in one of these ranges"),
+    Setting::new("metrics-listen", "ADDRESS", "Address of /metrics, /livez and /readyz")
         .or(Fallback::Text("127.0.0.1:7782"))
         .alias(&["METRICS_ADDR"]),
-    Setting::new("containerd-sock", "PATH", "containerd's socket; waited for if it is not there yet")
+    Setting::new("containerd-sock", "PATH", "containerd's socket; the agent waits until it exists")
         .or(Fallback::Text("/run/containerd/containerd.sock"))
         .alias(&["CONTAINERD_SOCK"]),
-    Setting::new("containerd-namespace", "NAME", "Whose images are shared; those of others stay private")
+    Setting::new("containerd-namespace", "NAME", "containerd namespace whose images are shared; others stay private")
         .or(Fallback::Text("k8s.io"))
         .alias(&["CONTAINERD_NAMESPACE"]),
     Setting::new(
         "containerd-content-path",
         "DIR",
-        "containerd's content folder [default: what containerd says]",
+        "containerd's content folder [default: the one that containerd reports]",
     )
     .alias(&["CONTAINERD_CONTENT_PATH"]),
     Setting::new("layout", "DIR", "Share the images of this OCI image layout instead of a containerd's"),
     Setting::new("zone", "NAME", "Zone of this node: peers of the same zone are asked first"),
-    Setting::new("resolve-timeout", "TIME", "How long containerd waits at most before it goes on without us")
+    Setting::new("resolve-timeout", "TIME", "Longest time that containerd waits for the mirror before it asks the registry")
         .or(Fallback::Duration(limits::RESOLVE_TIMEOUT_DEFAULT))
         .alias(&["MIRROR_RESOLVE_TIMEOUT"]),
-    Setting::new("uploads-max", "COUNT", "Uploads to other nodes at a time; 0: no limit")
+    Setting::new("uploads-max", "COUNT", "Concurrent uploads to other nodes; 0: no limit")
         .or(Fallback::Number(limits::UPLOADS_MAX_DEFAULT))
         .alias(&["MAX_UPLOAD_CONNECTIONS"]),
     Setting::new("upload-bytes-per-second", "BYTES", "All uploads together; 0: no limit")
@@ -70,16 +70,16 @@ pub const AGENT: &[Setting] = &[
     )
     .or(Fallback::Text("true"))
     .alias(&["RESOLVE_LATEST_TAG"]),
-    Setting::new("heartbeat-interval", "TIME", "Time between heartbeats; the lease is three of them")
+    Setting::new("heartbeat-interval", "TIME", "Time between heartbeats; the lease is three times as long")
         .or(Fallback::Duration(limits::HEARTBEAT_INTERVAL_DEFAULT)),
-    Setting::new("state-dir", "DIR", "Folder for blobs that are being checked and for what was found right; on a disk, made where it is missing")
+    Setting::new("state-dir", "DIR", "Folder for blobs that are being verified and for records of verified ones; on a disk, made if it is missing")
         .or(Fallback::Text("/var/lib/piccolo/agent")),
     Setting::new(
         "certs-dir",
         "DIR[:DIR]",
-        "containerd's config_path, from which the agent learns what containerd asks after the mirror [default: what \
-         containerd says over CRI, else /etc/containerd/certs.d:/etc/docker/certs.d, or the folder of k3s or RKE2, \
-         where they exist]",
+        "containerd's config_path, from which the agent learns which hosts containerd asks after the mirror [default: \
+         what containerd reports over CRI, else /etc/containerd/certs.d:/etc/docker/certs.d, or the folder of k3s \
+         or RKE2, if they exist]",
     ),
 ];
 
@@ -88,16 +88,16 @@ pub(crate) const WITHOUT_COUNTERPART: &[&str] =
     &["REGISTRIES", "PI_REFRESH_MINUTES", "MIRROR_RESOLVE_RETRIES"];
 
 const CONTAINERD_ONLY: [&str; 3] = ["containerd-sock", "containerd-namespace", "containerd-content-path"];
-/// The kernel's own limit of an interface's name.
+/// The kernel's limit of the length of an interface name, bytes.
 const INTERFACE_BYTES_MAX: usize = 15;
 
-/// Reads them.
+/// Reads the settings of `piccolo agent`.
 pub fn agent(layers: &mut Layers) -> Option<agent::Config> {
     let servers = layers.required("servers", |text| value::list(text, value::server_url));
     agent_of(layers, servers)
 }
 
-/// Reads all but `--servers`.
+/// Reads all settings but `--servers`.
 pub fn agent_of(layers: &mut Layers, servers: Option<Vec<String>>) -> Option<agent::Config> {
     let group = layers.required("group", |text| value::name(text, GROUP_BYTES_MAX, false));
     let mirror_listen = layers.required("mirror-listen", value::listen_address);
@@ -141,7 +141,7 @@ pub fn agent_of(layers: &mut Layers, servers: Option<Vec<String>>) -> Option<age
     })
 }
 
-/// Which of the node's addresses other nodes are told.
+/// Which of the node's addresses qualify to be advertised.
 fn selection(layers: &mut Layers, advertise: Option<SocketAddr>) -> agent::Selection {
     let interface =
         layers.optional("advertise-interface", |text| value::name(text, INTERFACE_BYTES_MAX, false));

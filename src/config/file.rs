@@ -1,4 +1,4 @@
-//! The file of `--config`: TOML, one key per setting, and tables of registries.
+//! The file of `--config`: TOML with one key for each setting, and tables of registries.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use super::{Problem, Setting};
 /// Key of the tables of registries.
 pub(super) const REGISTRY: &str = "registry";
 
-/// The file, read.
+/// The parsed file.
 #[derive(Debug, Default)]
 pub(super) struct ConfigFile {
     path: PathBuf,
@@ -17,7 +17,7 @@ pub(super) struct ConfigFile {
 }
 
 impl ConfigFile {
-    /// Reads `path`; what is wrong goes into `problems`, and nothing is set then.
+    /// Reads `path`. If that fails, `problems` gets the reason and the result is empty.
     pub(super) fn read(path: &Path, problems: &mut Vec<Problem>) -> Self {
         let table = std::fs::read_to_string(path)
             .map_err(|error| format!("could not read the file of --config: {error}"))
@@ -31,7 +31,7 @@ impl ConfigFile {
         }
     }
 
-    /// What the file says about one setting, as text.
+    /// Value of one setting as text; `None` if it is absent or of a wrong type.
     pub(super) fn get(&self, flag: &str, problems: &mut Vec<Problem>) -> Option<(String, String)> {
         let value = self.table.get(flag)?;
         let place = self.place(flag);
@@ -45,17 +45,17 @@ impl ConfigFile {
         }
     }
 
-    /// The tables of registries, if this process has any use for them.
+    /// The tables of registries, if this command reads them.
     pub(super) fn registries(&self) -> Option<&Value> {
         self.table.get(REGISTRY)
     }
 
-    /// How a message names a key of this file.
+    /// How messages name a key of this file.
     pub(super) fn place(&self, key: &str) -> String {
         format!("{key} in {}", self.path.display())
     }
 
-    /// Keys that nobody reads are typing mistakes.
+    /// Reports keys that no setting has: they are typing mistakes.
     pub(super) fn check_keys(&self, settings: &[Setting], registries: bool, problems: &mut Vec<Problem>) {
         for key in self.table.keys() {
             let known = settings.iter().any(|setting| setting.flag == key) || (registries && key == REGISTRY);

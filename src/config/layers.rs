@@ -1,4 +1,4 @@
-//! One look-up through all layers, which collects what is wrong instead of stopping at it.
+//! Looks a setting up in all layers, and collects mistakes instead of stopping at the first.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -7,12 +7,12 @@ use super::file::ConfigFile;
 use super::{Problem, Problems, Setting};
 use crate::value::{self, Parsed};
 
-/// What a command was given.
+/// Input of a command.
 #[derive(Clone, Debug, Default)]
 pub struct Given {
-    /// Flags of the command line, by name; a switch has the value `true`.
+    /// Flags of the command line, by name. A switch has the value `true`.
     pub flags: BTreeMap<&'static str, String>,
-    /// The process's environment.
+    /// Environment variables of the process.
     pub environment: BTreeMap<String, String>,
 }
 
@@ -27,8 +27,8 @@ pub struct Layers {
 }
 
 impl Layers {
-    /// Reads the file of `--config` if one is named. `registries`: its tables of registries are read
-    /// by this command.
+    /// Reads the file of `--config` if one is named. `registries`: this command reads its tables of
+    /// registries.
     pub fn open(settings: Vec<Setting>, given: &Given, registries: bool) -> Self {
         let given = given.clone();
         let mut layers = Self {
@@ -45,7 +45,7 @@ impl Layers {
         layers
     }
 
-    /// A setting that may be absent. `None` also if it is wrong.
+    /// Value of a setting that may be absent. `None` also if the value is invalid, with a problem.
     pub fn optional<T>(&mut self, flag: &'static str, parse: impl Fn(&str) -> Parsed<T>) -> Option<T> {
         let (place, text) = self.look_up(flag)?;
         match parse(&text) {
@@ -57,7 +57,7 @@ impl Layers {
         }
     }
 
-    /// A setting that must be there, by its default at least. `None` only beside a problem.
+    /// Value of a setting that must be present, at least by its default. `None` only with a problem.
     pub fn required<T>(&mut self, flag: &'static str, parse: impl Fn(&str) -> Parsed<T>) -> Option<T> {
         let before = self.problems.len();
         let value = self.optional(flag, parse);
@@ -70,29 +70,29 @@ impl Layers {
         value
     }
 
-    /// A switch; off if it is wrong.
+    /// Value of a switch; `false` also if the value is invalid.
     pub fn switch(&mut self, flag: &'static str) -> bool {
         self.optional(flag, value::switch).unwrap_or(false)
     }
 
-    /// What anybody set, beyond the default; as text.
+    /// The text that a user set for a setting; `None` if only the default applies.
     pub fn given(&self, flag: &'static str) -> Option<String> {
         let set = self.set_by_user(self.setting(flag));
         set.or_else(|| self.file.get(flag, &mut Vec::new())).map(|(_, text)| text)
     }
 
-    /// Whether the command line has this flag.
+    /// True if the command line has this flag.
     pub fn is_flagged(&self, flag: &'static str) -> bool {
         self.given.flags.contains_key(flag)
     }
 
-    /// Adds a mistake that only two settings together make.
+    /// Adds a mistake that is only found by looking at several settings.
     pub fn problem(&mut self, flag: &'static str, value: Option<String>, expected: impl Into<String>) {
         let place = self.look_up(flag).map_or_else(|| format!("--{flag}"), |(place, _)| place);
         self.problems.push(Problem { place, value, expected: expected.into() });
     }
 
-    /// The result, or all mistakes. `built` is `None` only beside a problem.
+    /// The result, or all mistakes. `built` is `None` only with a problem.
     pub fn finish<T>(self, built: Option<T>) -> Result<T, Problems> {
         debug_assert!(
             self.settings.iter().all(|setting| self.read.contains(setting.flag)),
@@ -114,7 +114,7 @@ impl Layers {
         self.problems.push(problem);
     }
 
-    /// Where a setting stands, and what stands there.
+    /// Place and text of a setting, from the first layer that has it.
     fn look_up(&mut self, flag: &'static str) -> Option<(String, String)> {
         self.read.insert(flag);
         let setting = *self.setting(flag);
@@ -127,7 +127,7 @@ impl Layers {
         if let Some(text) = self.given.flags.get(setting.flag) {
             return Some((format!("--{}", setting.flag), text.clone()));
         }
-        // An empty variable is an unset one: that is how compose files and charts leave things out.
+        // An empty variable counts as unset: compose files and charts leave settings out that way.
         let variable = setting.variable();
         std::iter::once(variable.as_str()).chain(setting.aliases.iter().copied()).find_map(|name| {
             let text = self.given.environment.get(name).filter(|text| !text.is_empty())?;
@@ -140,8 +140,8 @@ impl Layers {
     }
 }
 
-/// Variables that look like ours but that no command knows. Kubernetes makes such for every Service
-/// whose name starts with `piccolo`, so that they can only be warned about.
+/// Variables with our prefix that no command knows. Kubernetes sets such variables for every Service whose
+/// name starts with `piccolo`, so they are not errors.
 pub fn unknown_environment(environment: &BTreeMap<String, String>, settings: &[Setting]) -> Vec<String> {
     let known: BTreeSet<String> = settings
         .iter()

@@ -1,4 +1,4 @@
-//! Settings that every command has: where its file is, and how it logs.
+//! Settings of every command: its file, and how it logs.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,12 +8,12 @@ use crate::value::Parsed;
 /// Settings of every command.
 pub const LOGGING: &[Setting] = &[
     Setting::new("config", "FILE", "TOML file with settings; its keys are the names of the flags"),
-    Setting::new("log-format", "FORMAT", "How log lines on stderr look: text or json")
+    Setting::new("log-format", "FORMAT", "Format of log lines on stderr: text or json")
         .or(Fallback::Text("text")),
     Setting::new(
         "log-level",
         "LEVEL",
-        "What is logged: error, warn, info, debug, trace or off; or per module, like info,openraft=debug",
+        "Least level that is logged: error, warn, info, debug, trace or off; or one for each module, like info,openraft=debug",
     )
     .or(Fallback::Text("info"))
     .alias(&["LOG_LEVEL"]),
@@ -40,7 +40,7 @@ pub enum LogFormat {
 }
 
 impl LogFormat {
-    /// As `--log-format` has it.
+    /// The value of `--log-format` for this format.
     pub fn name(self) -> &'static str {
         match self {
             LogFormat::Text => "text",
@@ -49,7 +49,7 @@ impl LogFormat {
     }
 }
 
-/// Reads them.
+/// Reads the settings of [`LOGGING`].
 pub fn logging(layers: &mut Layers) -> Option<Logging> {
     let format = layers.required("log-format", log_format);
     let level = layers.required("log-level", |text| filter(text).map(|filter| (text.to_owned(), filter)));
@@ -65,9 +65,9 @@ fn log_format(given: &str) -> Parsed<LogFormat> {
     }
 }
 
-/// Levels in any case, as the Go Piccolo has them. A level for everything keeps libraries one or two
-/// steps quieter: openraft at `info` has a line for every heartbeat, at `warn` one for each that a
-/// dead member does not answer; we say ourselves who leads and who is missing.
+/// Makes filter directives from a level. Levels may have any case, as in the Go Piccolo. A level for
+/// everything sets libraries one or two steps lower: openraft logs every heartbeat at `info`, and each that a
+/// dead member does not answer at `warn`; Piccolo logs itself who leads and who is missing.
 fn filter(given: &str) -> Parsed<String> {
     let expected = || "error, warn, info, debug, trace, off, or a list like info,openraft=debug".to_owned();
     let mut directives = Vec::new();

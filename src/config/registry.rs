@@ -1,5 +1,5 @@
-//! Tables of registries: `[registry."ghcr.io"]`, `[registry."host:port"]`, and `[registry._default]`
-//! for the others.
+//! Tables of registries: `[registry."ghcr.io"]`, `[registry."host:port"]`, and `[registry._default]` for all
+//! others.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,11 +11,11 @@ use crate::agent::{Filter, RegistryPolicy, Sharing, TagPolicy};
 use crate::oci::registry::canonical;
 use crate::value;
 
-/// The table that holds for registries without one of their own.
+/// Name of the table for registries without their own.
 const DEFAULT: &str = "_default";
 
 impl Layers {
-    /// The policies of all registries that the file names.
+    /// The policies of all registries in the file.
     pub(super) fn registries(&mut self) -> BTreeMap<String, RegistryPolicy> {
         let Some(tables) = self.file().registries().cloned() else { return BTreeMap::new() };
         let Value::Table(tables) = tables else {
@@ -43,7 +43,7 @@ impl Layers {
         policies
     }
 
-    /// Adds a filter to every table, and to that of all others.
+    /// Adds the filter of tags called latest to every table, and to the default table.
     pub(super) fn filter_latest(policies: &mut BTreeMap<String, RegistryPolicy>) {
         policies.entry(DEFAULT.to_owned()).or_default();
         policies.values_mut().for_each(|policy| policy.filter.push(Filter::latest()));
@@ -86,7 +86,7 @@ impl Layers {
         policy
     }
 
-    /// Each is right or told by itself.
+    /// Parses a list of filters; reports each invalid one.
     fn filters(&mut self, place: &str, value: &Value) -> Vec<Filter> {
         let expected = "a list of regular expressions, like [\":latest$\"]";
         let Value::Array(items) = value else {
@@ -98,7 +98,7 @@ impl Layers {
             match item.as_str().map(|text| (text, text.parse::<Filter>())) {
                 Some((_, Ok(filter))) => filters.push(filter),
                 Some((text, Err(error))) => {
-                    // The library draws several lines, the last one says it.
+                    // The library's message has several lines; the last one has the reason.
                     let reason = error.to_string().lines().last().unwrap_or_default().trim().to_owned();
                     let expected = format!("a regular expression ({reason})");
                     self.registry_problem(place, Some(text.to_owned()), &expected);
@@ -133,7 +133,8 @@ fn sharing(given: &str) -> Result<Sharing, String> {
     }
 }
 
-/// A mistyped CA would show only when the registry is down, and then as one that refuses.
+/// Checks that the file of a CA can be read. A wrong path would only show when the registry is down, and then
+/// as a refusal.
 fn readable(given: &str) -> Result<PathBuf, String> {
     match std::fs::File::open(given) {
         Ok(_) => Ok(PathBuf::from(given)),

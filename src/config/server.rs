@@ -6,16 +6,16 @@ use std::time::Duration;
 use super::{Fallback, Layers, Setting};
 use crate::{limits, server, value};
 
-/// They.
+/// Settings of `piccolo server`, in the order of its help.
 pub const SERVER: &[Setting] = &[
-    Setting::new("data-dir", "DIR", "Folder of the index and the raft log; made where it is missing"),
-    Setting::new("listen", "ADDRESS", "Where agents ask: discovery API, /metrics, /livez, /readyz")
+    Setting::new("data-dir", "DIR", "Folder of the index and the raft log; made if it is missing"),
+    Setting::new("listen", "ADDRESS", "Address of the discovery API, /metrics, /livez and /readyz")
         .or(Fallback::Text("[::]:7789")),
     Setting::new(
         "raft-listen",
         "ADDRESS",
-        "Where the other servers ask [default: 127.0.0.1:7790 for a cluster of one; with --cluster all \
-         addresses, with the port of this server's entry]",
+        "Address of raft, for the other servers [default: 127.0.0.1:7790 for a cluster of one; with --cluster \
+         all addresses, with the port of this server's entry]",
     ),
     Setting::new(
         "advertise",
@@ -26,7 +26,7 @@ pub const SERVER: &[Setting] = &[
     Setting::new(
         "cluster",
         "HOST:PORT,…",
-        "The raft addresses of all servers, this one too, the same text on each of them; leave it out for a \
+        "Raft addresses of all servers, including this one; the same text on each of them; not given for a \
          cluster of one",
     ),
     Setting::new(
@@ -37,35 +37,39 @@ pub const SERVER: &[Setting] = &[
     ),
     Setting::switch(
         "insecure",
-        "Allow raft in the clear on other than loopback, and changes of the membership from there: anyone who \
-         reaches it can write",
+        "Allow raft without TLS, and changes of the membership, on other addresses than loopback: anyone who \
+         reaches them can write",
     ),
-    Setting::new("lease-default", "TIME", "Lease of clients that name none of their own, like the Go pi")
+    Setting::new("lease-default", "TIME", "Lease of clients that send none, like the Go pi")
         .or(Fallback::Duration(limits::LEASE_DEFAULT)),
-    Setting::new("forget-after", "TIME", "How long the index keeps what a vanished node had, for its return")
-        .or(Fallback::Duration(limits::FORGET_AFTER_DEFAULT)),
+    Setting::new(
+        "forget-after",
+        "TIME",
+        "How long the index keeps the keys of a vanished node, for its return",
+    )
+    .or(Fallback::Duration(limits::FORGET_AFTER_DEFAULT)),
     Setting::new(
         "found-after",
         "TIME",
-        "Without --join a server that has no data and no others in its --cluster listens for so long before it \
-         founds a cluster: to one that lost its disk the members of its cluster speak",
+        "Time that a server without data, --join, or others in --cluster listens before it founds a cluster: \
+         if it has lost its disk, the members of its cluster contact it",
     )
     .or(Fallback::Duration(server::FOUND_AFTER)),
     DISK_FREE_MIN,
 ];
 
-/// `piccolo up` hands it to its servers.
+/// `--disk-free-min`, which `piccolo up` passes to its servers.
 pub const DISK_FREE_MIN: Setting = Setting::new(
     "disk-free-min",
     "BYTES",
-    "With less free in --data-dir nothing more is written there: another server leads, or writes are refused \
-     (0: never) [default: 5 % of the disk, 1GiB to 8GiB, a quarter of a small one]",
+    "With less free space in --data-dir the server writes nothing more: another one leads, or writes are \
+     refused; 0: no minimum [default: 5 % of the disk, 1GiB to 8GiB, at most a quarter of the disk]",
 );
 
 const LEASE_LEAST: Duration = Duration::from_secs(limits::LEASE_SECONDS_MIN as u64);
 const LEASE_MOST: Duration = Duration::from_secs(limits::LEASE_SECONDS_MAX as u64);
 
-/// Reads them.
+/// Reads the settings of `piccolo server`.
 pub fn server(layers: &mut Layers) -> Option<server::Config> {
     let data_dir = layers.required("data-dir", value::path);
     let listen = layers.required("listen", value::listen_address);

@@ -1,34 +1,33 @@
-//! What a setting is: the one place from which its flag, its environment variable, its key in the
-//! file, its help and its default follow.
+//! A setting: the one source of its flag, environment variable, key in the file, help text and default.
 
 use std::fmt;
 use std::time::Duration;
 
 use crate::value::format_duration;
 
-/// One setting.
+/// Description of one setting.
 #[derive(Clone, Copy, Debug)]
 pub struct Setting {
-    /// Name of the flag without dashes; also the key in the file.
+    /// Name of the flag without dashes, and key in the file.
     pub flag: &'static str,
-    /// What its value is called in the help; empty: a switch without a value.
+    /// Name of the value in the help; empty for a switch.
     pub value_name: &'static str,
-    /// What it does.
+    /// Help text.
     pub help: &'static str,
-    /// What holds when nobody says anything.
+    /// The default.
     pub fallback: Fallback,
-    /// Names that the Go Piccolo's environment uses for it.
+    /// Further names of the variable, from the Go Piccolo.
     pub aliases: &'static [&'static str],
-    /// Not shown in the help: set by `piccolo up` for its children only.
+    /// True if the help does not show it: only `piccolo up` sets it, for its children.
     pub hidden: bool,
 }
 
 /// The default of a setting.
 #[derive(Clone, Copy, Debug)]
 pub enum Fallback {
-    /// None: required, or found out, or off.
+    /// No default: the setting is required, detected, or off.
     None,
-    /// As a user would write it.
+    /// The text that a user would write.
     Text(&'static str),
     /// A constant of `limits`.
     Duration(Duration),
@@ -47,17 +46,17 @@ impl Setting {
         Self::new(flag, "", help)
     }
 
-    /// With a default.
+    /// The same setting with a default.
     pub const fn or(self, fallback: Fallback) -> Self {
         Self { fallback, ..self }
     }
 
-    /// With further environment variables.
+    /// The same setting with further environment variables.
     pub const fn alias(self, aliases: &'static [&'static str]) -> Self {
         Self { aliases, ..self }
     }
 
-    /// Not for people.
+    /// The same setting, not shown in the help.
     pub const fn hide(self) -> Self {
         Self { hidden: true, ..self }
     }
@@ -67,14 +66,14 @@ impl Setting {
         self.value_name.is_empty()
     }
 
-    /// `PICCOLO_` and the flag in capitals.
+    /// Name of the environment variable: `PICCOLO_` and the flag in capitals.
     pub fn variable(&self) -> String {
         format!("PICCOLO_{}", self.flag.to_ascii_uppercase().replace('-', "_"))
     }
 }
 
 impl Fallback {
-    /// As a user would write it; `None` if there is none.
+    /// The default as a user would write it; `None` if there is none.
     pub fn text(&self) -> Option<String> {
         match self {
             Fallback::None => None,

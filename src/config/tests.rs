@@ -1,4 +1,4 @@
-//! Layers over each other, and mistakes told together.
+//! Tests of layers, and of mistakes that are reported together.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -201,7 +201,7 @@ fn registries_have_tables() {
     assert_eq!((default.tags, default.manifests), (TagPolicy::Off, Sharing::Origin));
 }
 
-/// The Go version's switch; there it missed registries with a port.
+/// The Go version's switch; there it did not apply to registries with a port.
 #[test]
 fn two_tables_of_one_registry_are_a_problem_and_the_folders_of_certs_dir_are_a_list() {
     let tables = "[registry.\"r.example.com\"]\n[registry.\"R.example.com:443\"]\n";

@@ -1,4 +1,4 @@
-//! What a tag is at each of its holders, where they do not say the same.
+//! Asks the holders of a tag for its digest, to show where they differ.
 
 use std::net::SocketAddr;
 
@@ -7,11 +7,11 @@ use crate::agent::fetch::claims_of_holders;
 use crate::cli::output::{Paint, table};
 use crate::limits::{FIND_HOLDER_TIMEOUT, TAG_HOLDERS_ASKED_MAX};
 
-/// A holder, and what it says; or why it says nothing.
+/// A holder, with its claim or the reason why there is none.
 pub(super) type Told = (String, Result<Claim, String>);
 
-/// Asks the first [`TAG_HOLDERS_ASKED_MAX`] of `holders` what the tag `key` is there. Nobody if `key`
-/// is a digest: that is the same everywhere.
+/// Asks the first [`TAG_HOLDERS_ASKED_MAX`] of `holders` for the digest of the tag `key`. Asks nobody if
+/// `key` is a digest.
 pub(super) async fn ask(key: &str, holders: &[String]) -> Vec<Told> {
     let holders = &holders[..holders.len().min(TAG_HOLDERS_ASKED_MAX)];
     let addresses: Option<Vec<SocketAddr>> = holders.iter().map(|holder| holder.parse().ok()).collect();
@@ -21,14 +21,14 @@ pub(super) async fn ask(key: &str, holders: &[String]) -> Vec<Told> {
     holders.iter().cloned().zip(told).collect()
 }
 
-/// Whether the holders say different things.
+/// True if the holders claim different digests.
 pub(super) fn differ(told: &[Told]) -> bool {
     let mut digests = told.iter().filter_map(|(_, claim)| claim.as_ref().ok()).map(|claim| &claim.digest);
     let first = digests.next();
     digests.any(|digest| Some(digest) != first)
 }
 
-/// A line for each holder, and which digest counts.
+/// One line for each holder, and which digest counts.
 pub(super) fn text(told: &[Told], paint: Paint) -> String {
     let row = |(holder, claim): &Told| match claim {
         Ok(claim) => vec![holder.clone(), claim.digest.to_string(), age_text(claim.age)],

@@ -1,9 +1,10 @@
-//! From what people write for an image to the key in the index: the same rules as containerd's and
-//! docker's (`reference/docker/reference.go`, `ParseDockerRef`).
+//! Turns an image name as people write it into a key of the index, by the rules of containerd and docker
+//! (`reference/docker/reference.go`, `ParseDockerRef`).
 
 use crate::oci::Digest;
 
-/// The key of a digest, an image with a digest, or an image with or without registry and tag.
+/// The key of a digest, of an image with a digest, or of an image with or without registry and tag. `None`:
+/// it is none of these.
 pub(super) fn key(word: &str) -> Option<String> {
     if let Ok(digest) = word.parse::<Digest>() {
         return Some(digest.to_string());
@@ -11,7 +12,7 @@ pub(super) fn key(word: &str) -> Option<String> {
     if let Some((_, digest)) = word.split_once('@') {
         return digest.parse::<Digest>().ok().map(|digest| digest.to_string());
     }
-    // Nobody means an image with the name of a hash: it is a digest with a mistake in it.
+    // A malformed digest; nobody names an image after a hash algorithm.
     if word.split_once(':').is_some_and(|(name, _)| is_algorithm(name)) {
         return None;
     }

@@ -1,4 +1,5 @@
-//! `piccolo mirror check`: is the mirror asked at all? Reads what containerd reads, and asks the agent.
+//! `piccolo mirror check`: tells whether containerd asks the mirror. It reads what containerd reads, and asks
+//! the agent.
 
 mod report;
 mod see;
@@ -17,7 +18,7 @@ use crate::hosts_toml::hosts_in_order;
 use crate::value;
 use report::{Report, Seen};
 
-/// The subcommand.
+/// The subcommand `piccolo mirror check`.
 pub(in crate::cli) const CHECK: Subcommand = Subcommand {
     name: "check",
     about: "Tell whether containerd asks our mirror, and what to do if it does not",
@@ -74,13 +75,13 @@ fn read(layers: &mut Layers) -> Option<Options> {
     let (roots, mut containerd) = (roots?, containerd?);
     let of_k3s = roots.all().iter().find(|root| k3s::owner_of(root).is_some()).and_then(|root| root.parent());
     if let Some(folder) = of_k3s.filter(|_| !given) {
-        // The containerd of k3s and RKE2 is their own.
+        // k3s and RKE2 run a containerd of their own.
         containerd = Containerd { config: folder.join("config.toml"), binary: None };
     }
     Some(Options { roots, registries, mirror: mirror?, agent: agent?, socket: socket?, containerd })
 }
 
-/// Looks at everything; decides nothing.
+/// Collects all facts; [`Seen`] decides what they mean.
 async fn look(options: &Options) -> Seen {
     let version = see::version(&options.socket).await;
     let config_path = options.containerd.config_path(version);
@@ -108,7 +109,7 @@ async fn look(options: &Options) -> Seen {
     }
 }
 
-/// The registries that have a file with our mirror, whoever wrote it.
+/// Registries that have a file with our mirror, whoever wrote that file.
 fn with_mirror(roots: &Roots, mirror: &str) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     for folder in roots.folders().unwrap_or_default() {
@@ -120,7 +121,7 @@ fn with_mirror(roots: &Roots, mirror: &str) -> Vec<String> {
             is_there || !state.is_untouched()
         });
         if let Some(name) = name.filter(|_| is_ours) {
-            // The folder `host_port_` is that of `host:port`.
+            // The folder `host_port_` belongs to `host:port`.
             let port = name.strip_suffix('_').and_then(|name| name.rsplit_once('_'));
             let name = port.map_or_else(|| name.clone(), |(host, port)| format!("{host}:{port}"));
             if !names.contains(&name) {

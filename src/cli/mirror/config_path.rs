@@ -1,5 +1,5 @@
-//! Whether containerd reads the folders of `--certs-dir` at all: its `config_path`, by `containerd config
-//! dump` or by its configuration file.
+//! Finds out whether containerd reads the folders of `--certs-dir`: its `config_path`, from `containerd
+//! config dump` or from its configuration file.
 
 use std::fs;
 use std::io::Read;
@@ -19,44 +19,44 @@ pub(super) const SETTINGS: &[Setting] = &[Setting::new(
 )
 .or(Fallback::Text("/etc/containerd/config.toml"))];
 
-/// What to do where the file that was read is not the one that containerd uses.
+/// Advice for the case that containerd uses another configuration file than the one that was read.
 const OTHER_FILE: &str =
     "; if containerd uses another configuration file, name it with --containerd-config FILE";
-/// Where containerd 2.2 and later look if their configuration says nothing.
+/// Default `config_path` of containerd 2.2 and later.
 const LIST_OF_2_2: &str = "/etc/containerd/certs.d:/etc/docker/certs.d";
 
-/// Where the registry settings of CRI are, in configurations of version 3, 2 and 1.
+/// Plugins that have the registry settings of CRI, in configurations of version 3, 2 and 1.
 const CRI_PLUGINS: [&str; 3] = ["io.containerd.cri.v1.images", "io.containerd.grpc.v1.cri", "cri"];
 
 /// The containerd of this node.
 #[derive(Clone, Debug)]
 pub(super) struct Containerd {
-    /// Its configuration file.
+    /// Path of its configuration file.
     pub(super) config: PathBuf,
-    /// Its binary; `None`: only the file is read.
+    /// Name of its binary; `None`: only the file is read.
     pub(super) binary: Option<&'static str>,
 }
 
 /// What containerd's configuration says about pulls.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum ConfigPath {
-    /// It was read.
+    /// The configuration was read.
     Found {
-        /// The value of `config_path`; empty: containerd reads no `hosts.toml`.
+        /// The value of `config_path`. If it is empty, containerd reads no `hosts.toml`.
         value: String,
-        /// Whether CRI pulls without the transfer service.
+        /// True if CRI pulls without the transfer service.
         local_pull: bool,
-        /// Where it was read.
+        /// The file or command that it was read from.
         from: String,
     },
-    /// It could not be read.
+    /// The configuration could not be read.
     Unknown {
-        /// Why.
+        /// The reason, for the message.
         reason: String,
     },
 }
 
-/// Reads [`SETTINGS`].
+/// Reads [`SETTINGS`] from the layers.
 pub(super) fn read(layers: &mut Layers) -> Option<Containerd> {
     let config = layers.required("containerd-config", value::path)?;
     Some(Containerd { config, binary: Some("containerd") })
@@ -68,7 +68,7 @@ impl Containerd {
         version_in(&output(self.binary?, &["--version"])?)
     }
 
-    /// What its configuration says. `version`: that of the daemon, where it is known.
+    /// Reads the configuration. `version` is that of the daemon, if it is known.
     pub(super) fn config_path(&self, version: Option<(u32, u32)>) -> ConfigPath {
         let config = self.config.display().to_string();
         let dump = self.binary.and_then(|binary| output(binary, &["--config", &config, "config", "dump"]));
@@ -114,7 +114,7 @@ fn of_text(text: &str, version: Option<(u32, u32)>, from: String) -> ConfigPath 
     ConfigPath::Found { value, local_pull: local_pull.unwrap_or(false), from }
 }
 
-/// `1.6` in `containerd github.com/containerd/containerd 1.6.20~ds1 1.6.20~ds1-1`.
+/// Reads `1.6` from `containerd github.com/containerd/containerd 1.6.20~ds1 1.6.20~ds1-1`.
 pub(super) fn version_in(text: &str) -> Option<(u32, u32)> {
     text.split_whitespace().find_map(|word| {
         let mut parts = word.strip_prefix('v').unwrap_or(word).split('.');
@@ -122,7 +122,7 @@ pub(super) fn version_in(text: &str) -> Option<(u32, u32)> {
     })
 }
 
-/// What a command prints; `None` if it fails, is not there, or takes too long.
+/// Output of a command; `None` if it fails, does not exist, or takes too long.
 fn output(program: &str, arguments: &[&str]) -> Option<String> {
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -148,7 +148,7 @@ fn output(program: &str, arguments: &[&str]) -> Option<String> {
 }
 
 impl ConfigPath {
-    /// The folders of the list that `roots` is a part of, if containerd reads more folders than those.
+    /// The folders of `config_path`, if it names `roots` and others; otherwise `None`.
     pub(super) fn whole_list(&self, roots: &Roots) -> Option<Roots> {
         let Self::Found { value, .. } = self else { return None };
         let list = Roots::parse(value).ok()?;
@@ -156,7 +156,7 @@ impl ConfigPath {
         (is_part && list.all().len() > roots.all().len()).then_some(list)
     }
 
-    /// Whether containerd reads all of `roots`; `None`: unknown.
+    /// True if containerd reads all of `roots`; `None`: unknown.
     pub(super) fn names(&self, roots: &Roots) -> Option<bool> {
         let Self::Found { value, .. } = self else { return None };
         let bare = |path: &Path| path.components().collect::<PathBuf>();
@@ -164,7 +164,7 @@ impl ConfigPath {
         Some(roots.all().iter().all(|root| list.contains(&bare(root))))
     }
 
-    /// Whether it is a list of several folders.
+    /// True if `config_path` is a list of several folders.
     pub(super) fn is_list(&self) -> bool {
         matches!(self, Self::Found { value, .. } if value.contains(':'))
     }

@@ -1,7 +1,7 @@
-//! One registry's folder in `certs.d`: `hosts.toml`, the backup of what was there before us, and a
-//! note by which remove knows what install did.
+//! The folder of one registry in `certs.d`: `hosts.toml`, the backup of the earlier file, and a note about
+//! what install did.
 //!
-//! containerd reads none but `hosts.toml` (and certificates, by the ends of their names).
+//! containerd reads only `hosts.toml` there, and certificates, which it knows by their extensions.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
@@ -20,17 +20,17 @@ const NOTE: &str = "hosts.toml.piccolo";
 const NOTE_FORMAT: u32 = 1;
 const FILE_MODE: u32 = 0o644;
 
-/// What install did.
+/// A note for remove about what install did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(super) struct Note {
-    /// Version of this note.
+    /// Version of the note's format.
     format: u32,
     /// URL of our entry.
     pub(super) mirror: String,
-    /// Digest of `hosts.toml` as we wrote it: another one means that somebody edited it since.
+    /// Digest of `hosts.toml` as install wrote it. If the file has another digest, somebody has edited it.
     pub(super) written: String,
-    /// How many folders install made for it, from the innermost.
+    /// Number of folders that install made for this registry, counted from the innermost.
     pub(super) folders_made: usize,
 }
 
@@ -40,32 +40,32 @@ impl Note {
         Self { format: NOTE_FORMAT, mirror: mirror.to_owned(), written, folders_made }
     }
 
-    /// Whether `text` is what install wrote.
+    /// True if install wrote exactly `text`.
     pub(super) fn wrote(&self, text: &str) -> bool {
         Digest::of(text.as_bytes()).as_str() == self.written
     }
 }
 
-/// What is in a registry's folder.
+/// Files in the folder of a registry.
 #[derive(Clone, Debug)]
 pub(super) struct FolderState {
-    /// `hosts.toml`.
+    /// Text of `hosts.toml`; `None` if there is none.
     pub(super) current: Option<String>,
     pub(super) note: Option<Note>,
     pub(super) has_backup: bool,
-    /// What others had, or have, in `hosts.toml`.
+    /// What others had in `hosts.toml` before the install, or have there now.
     pub(super) before: Before,
 }
 
 impl FolderState {
-    /// Nothing there was left by an install.
+    /// True if no install has left anything here.
     pub(super) fn is_untouched(&self) -> bool {
         let is_ours = self.current.is_some() && self.before != Before::NotOurs;
         !is_ours && self.note.is_none() && !self.has_backup
     }
 }
 
-/// A registry's folder, which may not exist yet.
+/// The folder of one registry. It need not exist.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Folder {
     path: PathBuf,
@@ -84,16 +84,16 @@ impl Folder {
         self.path.join(HOSTS)
     }
 
-    /// `hosts.toml`, if there is one.
+    /// Text of `hosts.toml`; `None` if there is none.
     pub(super) fn hosts(&self) -> Result<Option<String>, FileError> {
         read(&self.hosts_path(), "read it")
     }
 
-    /// What others had there before us, as far as file, note and backup tell.
+    /// Reads the folder's state from file, note and backup.
     pub(super) fn state(&self) -> Result<FolderState, FileError> {
         let (current, note, backup) = (self.hosts()?, self.note()?, self.backup()?);
         let before = match &current {
-            // Whoever took our file away took theirs with it, perhaps unknowingly.
+            // If our file was removed, the earlier file went with it, perhaps by mistake: the backup counts.
             None => backup.clone().map_or(Before::Nothing, Before::Backup),
             Some(text) => {
                 let noted = note.as_ref().map(|note| (note.mirror.as_str(), note.wrote(text)));
@@ -103,25 +103,26 @@ impl Folder {
         Ok(FolderState { current, note, has_backup: backup.is_some(), before })
     }
 
-    /// What was there before us, if there was something.
+    /// Text of the file from before the install, if there was one.
     fn backup(&self) -> Result<Option<String>, FileError> {
         read(&self.path.join(BACKUP), "read its backup")
     }
 
-    /// What install did, if it did something.
+    /// The note of install; `None` if there is none.
     pub(super) fn note(&self) -> Result<Option<Note>, FileError> {
         let Some(text) = read(&self.path.join(NOTE), "read what install left")? else { return Ok(None) };
         let note: Note =
             toml::from_str(&text).map_err(|error| FileError::BadState { reason: error.to_string() })?;
         if note.format != NOTE_FORMAT {
-            let reason = format!("format {} is newer than this version's {NOTE_FORMAT}", note.format);
+            let reason =
+                format!("format {} is newer than {NOTE_FORMAT}, which this version knows", note.format);
             return Err(FileError::BadState { reason });
         }
         Ok(Some(note))
     }
 
-    /// Keeps `hosts.toml` itself as the backup, with its mode, owner and times. `expected` is what it was
-    /// when the plan was made.
+    /// Keeps `hosts.toml` itself as the backup, with its mode, owner and times. Fails if its text is not
+    /// `expected`, the text when the plan was made.
     pub(super) fn back_up(&self, expected: Option<&str>) -> Result<(), FileError> {
         let (hosts, backup) = (self.hosts_path(), self.path.join(BACKUP));
         self.forget_backup()?;
@@ -151,8 +152,8 @@ impl Folder {
         remove(&self.path.join(NOTE)).map_err(FileError::io("remove what install left"))
     }
 
-    /// Replaces `hosts.toml`; its mode stays. `expected` is what it was when the plan was made: what others
-    /// wrote since is not overwritten.
+    /// Replaces `hosts.toml` and keeps its mode. Fails if its text is not `expected`, the text when the plan
+    /// was made, so that no other process's change is lost.
     pub(super) fn write_hosts(&self, text: &str, expected: Option<&str>) -> Result<(), FileError> {
         if self.hosts()?.as_deref() != expected {
             return Err(FileError::ChangedMeanwhile);
@@ -160,7 +161,7 @@ impl Folder {
         self.replace(HOSTS, text, self.mode()).map_err(FileError::io("write it"))
     }
 
-    /// Puts the backup back as it was.
+    /// Puts the backup back in place of `hosts.toml`.
     pub(super) fn restore(&self) -> Result<(), FileError> {
         fs::rename(self.path.join(BACKUP), self.hosts_path()).map_err(FileError::io("restore it"))
     }
@@ -170,7 +171,7 @@ impl Folder {
         remove(&self.hosts_path()).map_err(FileError::io("remove it"))
     }
 
-    /// Makes the folder and what is missing above it; answers how many that were.
+    /// Makes the folder and its missing parents; returns how many were made.
     pub(super) fn make(&self) -> Result<usize, FileError> {
         let missing =
             self.path.ancestors().take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists());
@@ -183,7 +184,7 @@ impl Folder {
         fs::metadata(self.hosts_path()).map_or(FILE_MODE, |metadata| metadata.permissions().mode() & 0o7777)
     }
 
-    /// All of the new bytes or all of the old ones, also after a power cut.
+    /// Replaces a file atomically, also across a power cut.
     fn replace(&self, name: &str, text: &str, mode: u32) -> io::Result<()> {
         let mut file = tempfile::NamedTempFile::new_in(&self.path)?;
         file.write_all(text.as_bytes())?;

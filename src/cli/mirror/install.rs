@@ -1,5 +1,5 @@
-//! `piccolo mirror install`. First everything is read and planned, then written: a file that cannot be
-//! changed leaves all others as they are.
+//! `piccolo mirror install`. It reads and plans everything before it writes, so that one file that cannot be
+//! changed leaves all others unchanged.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -18,23 +18,23 @@ use crate::limits::{DIAL_TIMEOUT_MAX, DIAL_TIMEOUT_MIN, MIRROR_LOCK_WAIT};
 use crate::proxies::Proxies;
 use crate::value;
 
-/// The subcommand.
+/// The subcommand `piccolo mirror install`.
 pub(in crate::cli) const INSTALL: Subcommand = Subcommand {
     name: "install",
-    about: "Let containerd ask our mirror first for these registries",
+    about: "Make containerd ask our mirror first for these registries",
     examples: "\
 Examples:
   piccolo mirror install --certs-dir /etc/containerd/certs.d --registry docker.io,ghcr.io
   piccolo mirror install --certs-dir /etc/containerd/certs.d:/etc/docker/certs.d --registry _default
   piccolo mirror install --certs-dir /etc/containerd/certs.d --registry http://10.0.0.9:5000
 
-What is in hosts.toml stays behind our entry, and `piccolo mirror remove` gives it back. containerd reads \
-the file at each pull: no restart. It must be told once where the folder is (config_path of its registry \
-settings). A registry that speaks plain http is given with http://. Of several folders the one is changed \
-that containerd reads for the registry.
+The present text of hosts.toml stays, after our entry; `piccolo mirror remove` restores it. containerd reads \
+the file at each pull, without a restart. Its configuration must name the folder once (config_path of its \
+registry settings). Name a registry that speaks plain http with http://. If there are several folders, the \
+one that containerd reads for the registry is changed.
 
-The proxy that containerd goes through is recorded for the agent, in piccolo-proxies.toml of the first \
-folder. It is taken from the files of containerd's systemd unit, unless --containerd-proxy names it.
+The proxy of containerd is recorded for the agent, in piccolo-proxies.toml of the first folder. It is read \
+from the files of containerd's systemd unit, unless --containerd-proxy names it.
 `piccolo mirror check` tells whether containerd asks the mirror.",
     settings: &[("", CERTS_DIR), ("", SETTINGS), ("", config_path::SETTINGS)],
     words: &[],
@@ -53,13 +53,13 @@ const SETTINGS: &[Setting] = &[
     Setting::new(
         "dial-timeout",
         "TIME",
-        "After how long containerd goes on without us when nothing answers; only containerd 2.1 and later \
-         know it [default: not written]",
+        "Time after which containerd asks the next host if the mirror accepts no connection; only containerd \
+         2.1 and later know it [default: not written]",
     ),
     Setting::new(
         "containerd-proxy",
         "URL|none",
-        "The proxy that containerd goes through [default: what the files of its systemd unit say]",
+        "The proxy of containerd [default: the one in the files of its systemd unit]",
     ),
 ];
 
@@ -101,7 +101,8 @@ fn read(layers: &mut Layers) -> Option<Options> {
     })
 }
 
-/// containerd compares hosts by scheme and address; a path would be in front of `/v2`.
+/// Checks the URL of the mirror. containerd compares hosts by scheme and address; a path would come before
+/// `/v2`.
 pub(super) fn mirror_url(given: &str) -> value::Parsed<String> {
     let expected = || "a URL like http://127.0.0.1:7780, without a path".to_owned();
     let url = value::base_url(given).map_err(|_| expected())?;
@@ -110,32 +111,32 @@ pub(super) fn mirror_url(given: &str) -> value::Parsed<String> {
     if plain { Ok(url) } else { Err(expected()) }
 }
 
-/// What will happen in one folder.
+/// The planned change of one folder.
 struct Plan {
     folder: Folder,
-    /// `hosts.toml` as it was when the plan was made.
+    /// Text of `hosts.toml` when the plan was made.
     current: Option<String>,
-    /// The new `hosts.toml`.
+    /// New text of `hosts.toml`.
     text: String,
     backup: Backup,
-    /// From the note of an earlier install.
+    /// Number of folders that an earlier install made, from its note.
     folders_made: usize,
-    /// Nothing to do.
+    /// True if the file already has the new text.
     unchanged: bool,
 }
 
 enum Backup {
-    /// `hosts.toml` as it is now.
+    /// The backup is the present `hosts.toml`.
     Take,
-    /// An earlier install has taken it.
+    /// Keep the backup of an earlier install.
     Keep,
-    /// Somebody edited the file since: what they have, without our entry.
+    /// The file was edited since the install: the backup is its text without our entry.
     Write(String),
-    /// There was none.
+    /// There was no file before.
     None,
 }
 
-/// What install has done so far in one folder. Tests cut it short there.
+/// A step of install in one folder. Tests stop after each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     Folder,
@@ -144,7 +145,7 @@ enum Step {
     Hosts,
 }
 
-/// Plans and does it all; answers what to tell.
+/// Plans and writes; returns the message for the user.
 fn install(options: &Options) -> Result<String, MirrorError> {
     let found = options.containerd.config_path(None);
     let roots = found.whole_list(&options.roots).unwrap_or_else(|| options.roots.clone());
@@ -178,12 +179,13 @@ fn install(options: &Options) -> Result<String, MirrorError> {
         .map_err(|error| MirrorError::of(&Proxies::path(roots.first()), error))?;
     told.push_str(&recorded);
     told.push_str(&config_path::sentence(&found, &roots));
-    // The first folder, if nothing was put there.
+    // Removes the first folder again if nothing was written there.
     lock.unmake();
     Ok(told)
 }
 
-/// k3s and RKE2 leave files beside the folders of registries alone: there the proxy is recorded even so.
+/// The error for a folder that k3s or RKE2 generates. The proxy is recorded there all the same, in a file that
+/// they leave alone.
 fn generated(options: &Options, folder: &Path, program: &'static str) -> MirrorError {
     let snippet = k3s::snippet(program, &options.registries, &options.entry.url);
     let recorded = if options.roots.first().is_dir() {
@@ -194,7 +196,7 @@ fn generated(options: &Options, folder: &Path, program: &'static str) -> MirrorE
     MirrorError::Generated { folder: folder.to_owned(), program, snippet, recorded }
 }
 
-/// What is true of one registry after the install.
+/// Describes the result for one registry.
 fn sentence(roots: &Roots, entry: &Entry, registry: &Registry, plan: &Plan) -> String {
     let standing = standing::of(roots, &registry.name, &entry.url);
     let what = match &standing {
@@ -217,7 +219,8 @@ fn plan(options: &Options, roots: &Roots, registry: &Registry) -> Result<Plan, R
     let folder = match roots.place(&registry.name) {
         Place::Own(folder) => folder,
         Place::Default(default) => {
-            // Before the folder that is read now, whichever of them that is in.
+            // If `_default` is read now, the new folder goes into the first root, so that containerd finds it
+            // before any `_default`.
             let new = roots.new_place(&registry.name, roots.first());
             hides(&default).map_err(|error| (new.hosts_path(), error))?;
             new
@@ -240,7 +243,7 @@ fn plan_in(folder: Folder, registry: &Registry, entry: &Entry) -> Result<Plan, F
         Before::NotOurs => (current.clone(), Backup::Take),
     };
     let text = match base {
-        // containerd takes an empty file for none.
+        // containerd treats an empty file like a missing one.
         Some(original) if !original.is_empty() => hosts_toml::in_front(&original, entry)?,
         _ => hosts_toml::fresh(&registry.upstream(&folder)?, entry),
     };
@@ -249,8 +252,7 @@ fn plan_in(folder: Folder, registry: &Registry, entry: &Entry) -> Result<Plan, F
     Ok(Plan { folder, current, text, backup, folders_made, unchanged })
 }
 
-/// A folder for a registry takes it away from `_default`, which matters if others have something there:
-/// hosts, or certificates.
+/// Refuses a folder for a registry that would hide files of others in `_default`: hosts or certificates.
 fn hides(default: &Folder) -> Result<(), FileError> {
     let certificates = Registry::parse(DEFAULT).expect("it is one").upstream(default)?;
     let is_empty = match default.state()?.before {
@@ -261,8 +263,8 @@ fn hides(default: &Folder) -> Result<(), FileError> {
     if is_empty { Ok(()) } else { Err(FileError::HidesDefault { default: default.path().to_owned() }) }
 }
 
-/// Backup, note, file, in this order: whatever is cut short, remove and another install find out by
-/// the file itself what is true.
+/// Writes backup, note and file in this order: if it is interrupted, remove and the next install can tell
+/// from the file what was done.
 fn carry_out(
     plan: &Plan,
     entry: &Entry,
@@ -274,7 +276,7 @@ fn carry_out(
     }
     let folder = &plan.folder;
     let made = folder.make()?;
-    // Folders above were made for this one only if it is new itself.
+    // Folders above this one count as made for it only if it is new itself.
     let folders_made = made + plan.folders_made + if made > 0 { root_folders_made } else { 0 };
     done(Step::Folder)?;
     match &plan.backup {

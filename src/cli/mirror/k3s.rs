@@ -1,12 +1,11 @@
-//! k3s and RKE2 write `certs.d` themselves, from `registries.yaml`: what others put there is lost at
-//! their next start.
+//! k3s and RKE2 generate `certs.d` from `registries.yaml` at each start, and remove what others put there.
 
 use std::path::Path;
 
 use super::registry::Registry;
 use super::roots::DEFAULT;
 
-/// The program that owns this folder, by its path: `<data dir>/agent/etc/containerd/certs.d`.
+/// The program that owns this folder, known by the path `<data dir>/agent/etc/containerd/certs.d`.
 pub(super) fn owner_of(root: &Path) -> Option<&'static str> {
     if !root.ends_with("agent/etc/containerd/certs.d") {
         return None;
@@ -15,12 +14,12 @@ pub(super) fn owner_of(root: &Path) -> Option<&'static str> {
     Some(if is_rke2 { "rke2" } else { "k3s" })
 }
 
-/// Where to put it instead.
+/// Advice for the user: where to put the mirror instead.
 pub(super) fn advice(program: &str) -> String {
     format!("put our mirror into /etc/rancher/{program}/registries.yaml and restart {program}")
 }
 
-/// What `registries.yaml` needs.
+/// Text for `registries.yaml`.
 pub(super) fn snippet(program: &str, registries: &[Registry], mirror: &str) -> String {
     let mut text = format!("# /etc/rancher/{program}/registries.yaml\nmirrors:\n");
     for registry in registries {

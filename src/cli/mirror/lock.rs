@@ -1,4 +1,4 @@
-//! One `piccolo mirror` at a time: a lock on the folders of `--certs-dir` themselves, which leaves no
+//! Allows one `piccolo mirror` at a time: a lock on the folders of `--certs-dir` themselves. It leaves no
 //! file behind and ends with the process.
 
 use std::collections::BTreeSet;
@@ -15,7 +15,7 @@ use super::roots::Roots;
 
 use crate::limits::MIRROR_LOCK_PAUSE;
 
-/// The folders are ours until this is dropped.
+/// A lock on the folders, held until this is dropped.
 #[derive(Debug)]
 pub(super) struct Lock {
     _folders: Vec<File>,
@@ -24,7 +24,7 @@ pub(super) struct Lock {
 }
 
 impl Lock {
-    /// Locks the folders of `roots` that exist. `make`: the first one is made where it is missing.
+    /// Locks the folders of `roots` that exist. With `make` the first one is made if it is missing.
     pub(super) fn take(roots: &Roots, make: bool, wait: Duration) -> Result<Self, FileError> {
         let deadline = Instant::now() + wait;
         loop {
@@ -38,13 +38,13 @@ impl Lock {
                 made.reverse();
                 fs::create_dir_all(roots.first()).map_err(FileError::io("make this folder"))?;
             }
-            // The same order in all processes, and each folder once.
+            // Sorted, so that all processes lock in the same order, and each folder once.
             let paths: BTreeSet<PathBuf> =
                 roots.all().iter().filter_map(|root| fs::canonicalize(root).ok()).collect();
             let locked = paths.iter().map(|path| lock(path, deadline)).collect::<io::Result<Vec<_>>>();
             let folders = match locked {
                 Ok(folders) => folders,
-                // Another one has taken the folder away meanwhile.
+                // Another process has removed the folder in the meantime.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => {
                     return Err(FileError::Locked { seconds: wait.as_secs() });
@@ -63,12 +63,12 @@ impl Lock {
         }
     }
 
-    /// How many folders were made, the first root among them.
+    /// Number of folders that were made, the first root included.
     pub(super) fn folders_made(&self) -> usize {
         self.made.len()
     }
 
-    /// Takes the folders away that were made, unless something is in them.
+    /// Removes the folders that were made, unless they have content.
     pub(super) fn unmake(self) {
         for folder in self.made.iter().rev() {
             let _ = fs::remove_dir(folder);
@@ -108,7 +108,7 @@ mod tests {
         assert!(matches!(error, FileError::Locked { .. }), "{error}");
         first.unmake();
         assert!(!folder.path().join("containerd").exists());
-        // Without a folder there is nothing to lock, and none is made.
+        // A missing folder is neither locked nor made.
         Lock::take(&roots, false, NO_TIME).unwrap();
         assert!(!certs.exists());
         drop(Lock::take(&roots, true, NO_TIME).unwrap());

@@ -1,5 +1,5 @@
-//! The proxy that containerd goes through: found in the files of its systemd unit or given, and recorded
-//! for the agent.
+//! The proxy of containerd: found in the files of its systemd unit or given by the user, and recorded for the
+//! agent.
 
 use std::fs;
 use std::io::{self, Write};
@@ -16,16 +16,16 @@ const CONTAINERD: [&str; 1] = ["containerd.service"];
 const K3S: [&str; 2] = ["k3s.service", "k3s-agent.service"];
 const RKE2: [&str; 2] = ["rke2-server.service", "rke2-agent.service"];
 
-/// Whence the proxy is known.
+/// Source of the proxy settings.
 #[derive(Clone, Debug)]
 pub(super) enum Choice {
-    /// By `--containerd-proxy`.
+    /// The value of `--containerd-proxy`.
     Given(Proxies),
-    /// By the unit's files below this folder, which is `/` but in tests.
+    /// The files of the unit below the folder `system`, which is `/` except in tests.
     Find { system: PathBuf },
 }
 
-/// The value of `--containerd-proxy`.
+/// Parses the value of `--containerd-proxy`.
 pub(super) fn given(text: &str) -> value::Parsed<Proxies> {
     if text == "none" {
         return Ok(Proxies::default());
@@ -44,8 +44,8 @@ pub(super) fn given(text: &str) -> value::Parsed<Proxies> {
     Ok(Proxies { http_proxy: proxy.clone(), https_proxy: proxy, no_proxy: None })
 }
 
-/// Writes the record into the first folder of `roots`; answers what to tell. Where nothing is found an
-/// earlier record stays.
+/// Writes the record into the first folder of `roots`; returns the message for the user. If nothing is found,
+/// an earlier record stays.
 pub(super) fn record(roots: &Roots, choice: &Choice) -> Result<String, FileError> {
     let path = Proxies::path(roots.first());
     let (proxies, from) = match choice {
@@ -73,7 +73,7 @@ fn not_found(path: &Path) -> String {
     )
 }
 
-/// Takes the records of `roots` away; answers what to tell.
+/// Removes the records in `roots`; returns the message for the user.
 pub(super) fn forget(roots: &Roots) -> Result<String, FileError> {
     let mut told = String::new();
     for root in roots.all() {
@@ -87,7 +87,7 @@ pub(super) fn forget(roots: &Roots) -> Result<String, FileError> {
     Ok(told)
 }
 
-/// The unit that runs containerd here. `program`: k3s or RKE2 runs it.
+/// The unit that runs containerd on this node. `program` is k3s or RKE2 if one of them does.
 fn find(system: &Path, program: Option<&str>) -> Option<Unit> {
     let units: Vec<&str> = match program {
         Some("rke2") => RKE2.to_vec(),
@@ -97,8 +97,8 @@ fn find(system: &Path, program: Option<&str>) -> Option<Unit> {
     units.iter().find_map(|unit| units::read(system, unit))
 }
 
-/// What Go's HTTP client, which containerd uses, takes from the unit's environment: capitals win. Of k3s
-/// and RKE2 containerd gets the variables with CONTAINERD_ in front, where there are some.
+/// The proxy variables of the unit, as Go's HTTP client in containerd reads them: capitals win. k3s and RKE2
+/// pass variables with the prefix CONTAINERD_ to containerd if there are any.
 fn of_unit(unit: &Unit, is_k3s: bool) -> (Proxies, PathBuf) {
     let is_k3s = is_k3s || K3S.iter().chain(&RKE2).any(|name| unit.file.ends_with(name));
     let mut file = None;
@@ -116,7 +116,7 @@ fn of_unit(unit: &Unit, is_k3s: bool) -> (Proxies, PathBuf) {
     (Proxies { http_proxy, https_proxy, no_proxy }, file.unwrap_or_else(|| unit.file.clone()))
 }
 
-/// "goes through the proxy …" without passwords.
+/// "goes through the proxy …", without passwords.
 fn route(proxies: &Proxies) -> String {
     let mut urls: Vec<String> = [&proxies.https_proxy, &proxies.http_proxy]
         .into_iter()
@@ -131,16 +131,16 @@ fn route(proxies: &Proxies) -> String {
     }
 }
 
-/// The user's name and password are nobody's business.
+/// Removes user name and password from a URL.
 fn without_user(url: &str) -> String {
     let (scheme, rest) = url.split_once("://").map_or(("", url), |(scheme, rest)| (scheme, rest));
     let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
     if scheme.is_empty() { host.to_owned() } else { format!("{scheme}://{host}") }
 }
 
-/// All of it or nothing, for the owner's eyes only.
+/// Writes a file atomically, readable by its owner only.
 fn write_private(folder: &Path, path: &Path, text: &str) -> io::Result<()> {
-    // tempfile makes files that only their owner reads.
+    // tempfile makes files that only their owner can read.
     let mut file = tempfile::NamedTempFile::new_in(folder)?;
     file.write_all(text.as_bytes())?;
     file.as_file().sync_all()?;
@@ -222,7 +222,7 @@ mod tests {
             "etc/systemd/system/k3s-agent.service.env",
             "HTTP_PROXY=http://a\nHTTPS_PROXY='http://a'\nCONTAINERD_HTTPS_PROXY=http://b\n",
         );
-        // Docker's containerd beside it.
+        // Docker's containerd on the same node.
         site.write("lib/systemd/system/containerd.service", "[Service]\n");
         let (_, recorded) = site.found(&site.roots("var/lib/rancher/k3s/agent/etc/containerd/certs.d"));
         assert_eq!(recorded, proxies(Some("http://a"), Some("http://b"), None));

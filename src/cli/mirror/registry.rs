@@ -9,17 +9,17 @@ use super::roots::DEFAULT;
 use crate::hosts_toml::Upstream;
 use crate::value;
 
-/// Names of Docker Hub's machines, which no image has: containerd looks for the folder of `docker.io`.
+/// Hosts of Docker Hub that no image name has: containerd reads the folder of `docker.io` for them.
 const DOCKER_HUB: [&str; 2] = ["index.docker.io", "registry-1.docker.io"];
 
-/// One registry to install for.
+/// One registry of `--registry`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Registry {
-    /// As in image names.
+    /// The name as it is in image names.
     pub(super) name: String,
-    /// Scheme, where the user gave one.
+    /// The scheme, if the user gave one.
     pub(super) scheme: Option<&'static str>,
-    /// The name that the user gave, where no image has it.
+    /// The name that the user gave, if no image name has it.
     pub(super) given: Option<String>,
 }
 
@@ -48,8 +48,8 @@ impl Registry {
         }
     }
 
-    /// Without a scheme from the user, containerd's own default is kept: https, and for registries on
-    /// loopback http or https as it finds out, which `server` would take away.
+    /// Value of `server`, if the user gave a scheme. Without one containerd's default stays: https, and for
+    /// registries on loopback https or http, whichever works; `server` would prevent that.
     pub(super) fn server(&self) -> Option<String> {
         let host = self.name.rsplit_once(':').map_or(self.name.as_str(), |(host, _)| host);
         let loopback =
@@ -79,7 +79,7 @@ impl Registry {
     }
 }
 
-/// Names of the files in a folder, sorted; none where there is no folder.
+/// Sorted names of the files in a folder; empty if there is no folder.
 fn files(folder: &Folder) -> io::Result<Vec<String>> {
     let entries = match fs::read_dir(folder.path()) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

@@ -1,4 +1,4 @@
-//! `piccolo mirror remove`: everything that install did in this folder is taken back.
+//! `piccolo mirror remove`: undoes everything that install did in these folders.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,15 +14,15 @@ use crate::hosts_toml::Before;
 use crate::limits::MIRROR_LOCK_WAIT;
 use crate::proxies::Proxies;
 
-/// The subcommand.
+/// The subcommand `piccolo mirror remove`.
 pub(in crate::cli) const REMOVE: Subcommand = Subcommand {
     name: "remove",
-    about: "Take back what `mirror install` did: every hosts.toml is again what it was",
+    about: "Undo what `mirror install` did: every hosts.toml is again what it was",
     examples: "\
 Example:
   piccolo mirror remove --certs-dir /etc/containerd/certs.d
 
-A file that somebody edited since keeps these edits and loses only our entry.",
+A file that was edited since the install keeps the edits and loses only our entry.",
     settings: &[("", CERTS_DIR), ("", config_path::SETTINGS)],
     words: &[],
     registries: false,
@@ -44,7 +44,7 @@ fn run(invocation: &Invocation) -> Result<Exit, CliError> {
     printed.map(|()| Exit::Done)
 }
 
-/// What remove has done so far in one folder. Tests cut it short there.
+/// A step of remove in one folder. Tests stop after each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     Hosts,
@@ -52,7 +52,8 @@ pub(super) enum Step {
     Note,
 }
 
-/// What to tell, and what could not be done; one folder's trouble does not keep the others.
+/// Removes from all folders; returns the message, and what failed. A failure in one folder does not stop the
+/// others.
 pub(super) fn remove(roots: &Roots) -> (String, Vec<(PathBuf, FileError)>) {
     let mut told = String::new();
     let locked = Lock::take(roots, false, MIRROR_LOCK_WAIT);
@@ -80,7 +81,7 @@ pub(super) fn remove(roots: &Roots) -> (String, Vec<(PathBuf, FileError)>) {
             Err(error) => refused.push((Proxies::path(roots.first()), error)),
         }
     }
-    // Innermost first; one that is not empty has got something of somebody else.
+    // Innermost first. A folder that is not empty has files of somebody else.
     for folder in made.iter().rev() {
         let _ = fs::remove_dir(folder);
     }
@@ -90,7 +91,7 @@ pub(super) fn remove(roots: &Roots) -> (String, Vec<(PathBuf, FileError)>) {
     (told, refused)
 }
 
-/// Takes one folder's part back; `None`: nothing of ours is there.
+/// Undoes the install in one folder; `None` if nothing of ours is there.
 pub(super) fn take_back(
     folder: &Folder,
     made: &mut BTreeSet<PathBuf>,
@@ -104,7 +105,7 @@ pub(super) fn take_back(
     let told = match &state.before {
         Before::Nothing if current.is_none() => "is gone already",
         Before::Nothing => {
-            // First: without the file it would count as what is to be given back.
+            // The backup goes first: without `hosts.toml` it would count as the file to restore.
             folder.forget_backup()?;
             folder.forget_hosts()?;
             "removed: there was none before"
@@ -126,7 +127,7 @@ pub(super) fn take_back(
     done(Step::Note)?;
     let folders_made = match &state.note {
         Some(note) => note.folders_made,
-        // An empty folder hides `_default` and the other folders of config_path.
+        // An empty folder would hide `_default` and the other folders of config_path.
         None => usize::from(state.before == Before::Nothing),
     };
     made.extend(folder.path().ancestors().take(folders_made).map(Path::to_owned));

@@ -1,5 +1,5 @@
-//! containerd's `config_path`: one folder, or several with colons between them, and where containerd
-//! looks there for a registry.
+//! containerd's `config_path`: one folder or several separated by colons, and where containerd looks there
+//! for a registry.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,28 +9,28 @@ use crate::hosts_toml::upstreams;
 pub(super) use crate::hosts_toml::upstreams::DEFAULT;
 use crate::value;
 
-/// At least one folder, in containerd's order.
+/// One or more folders, in containerd's order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Roots(Vec<PathBuf>);
 
 /// The folder that containerd reads for a registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Place {
-    /// The registry has a folder of its own.
+    /// The registry's own folder.
     Own(Folder),
-    /// The folder of all registries without one of their own.
+    /// The folder `_default`, for registries without their own.
     Default(Folder),
-    /// There is none.
+    /// No folder.
     None,
 }
 
 impl Roots {
-    /// `a:b` as containerd reads it. Folders need not exist.
+    /// Parses `a:b` as containerd does. The folders need not exist.
     pub(super) fn parse(given: &str) -> value::Parsed<Self> {
         let roots: Vec<PathBuf> =
             given.split(':').filter(|root| !root.is_empty()).map(PathBuf::from).collect();
         if roots.is_empty() || roots.iter().any(|root| root.exists() && !root.is_dir()) {
-            return Err("a folder, or several with colons between them".to_owned());
+            return Err("a folder, or several separated by colons".to_owned());
         }
         Ok(Self(roots))
     }
@@ -43,7 +43,7 @@ impl Roots {
         self.0.first().expect("parse refuses an empty list")
     }
 
-    /// Where containerd looks for `registry`. A folder that cannot be looked into counts as missing.
+    /// Where containerd looks for `registry`. A folder that cannot be read counts as missing.
     pub(super) fn place(&self, registry: &str) -> Place {
         match upstreams::folder(&self.0, registry) {
             Ok(Some(found)) if found.is_default && registry != DEFAULT => {
@@ -54,8 +54,8 @@ impl Roots {
         }
     }
 
-    /// Where a folder for `registry` goes that has none yet: into `root`. `_default` goes into the last
-    /// folder: in the first one it would hide all registries of the others.
+    /// Path for the new folder of `registry`: in `root`, but `_default` in the last folder, because in the
+    /// first one it would hide all registries of the others.
     pub(super) fn new_place(&self, registry: &str, root: &Path) -> Folder {
         let last = || self.0.last().expect("parse refuses an empty list").as_path();
         let root = if registry == DEFAULT { last() } else { root };
@@ -79,7 +79,7 @@ impl Roots {
         Ok(folders)
     }
 
-    /// As containerd's `config_path` has it.
+    /// The folders as text in the form of `config_path`.
     pub(super) fn text(&self) -> String {
         self.0.iter().map(|root| root.display().to_string()).collect::<Vec<_>>().join(":")
     }

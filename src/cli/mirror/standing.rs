@@ -1,4 +1,4 @@
-//! Where our mirror stands for one registry, by the files that containerd reads.
+//! Position of our mirror among the hosts of one registry, by the files that containerd reads.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -6,15 +6,15 @@ use std::path::PathBuf;
 use super::roots::{Place, Roots};
 use crate::hosts_toml::{hosts_in_order, our_urls};
 
-/// See the module.
+/// Position of our mirror for one registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
-    /// containerd asks our mirror before all others, for content and for tags.
+    /// containerd asks our mirror first, for content and for tags.
     First { file: PathBuf },
-    /// containerd asks others before our mirror.
+    /// containerd asks other hosts before our mirror.
     Behind {
         file: PathBuf,
-        /// Those others.
+        /// Those other hosts.
         before: Vec<String>,
     },
     /// Our entry lacks a capability.
@@ -29,13 +29,13 @@ pub(super) enum Standing {
     },
     /// The file has no entry of ours.
     Absent { file: PathBuf },
-    /// No folder of containerd's has a file for this registry.
+    /// None of containerd's folders has a file for this registry.
     NoFile,
     /// containerd ignores the file.
     Ignored { file: PathBuf, reason: String },
 }
 
-/// Reads what containerd reads for `registry`. `url` is that of our mirror.
+/// Reads what containerd reads for `registry`. `url` is the URL of our mirror.
 pub(super) fn of(roots: &Roots, registry: &str, url: &str) -> Standing {
     let folder = match roots.place(registry) {
         Place::Own(folder) | Place::Default(folder) => folder,
@@ -73,7 +73,7 @@ pub(super) fn of(roots: &Roots, registry: &str, url: &str) -> Standing {
 }
 
 impl Standing {
-    /// The file that it is about.
+    /// The file that this is about; `None` if there is none.
     pub(super) fn file(&self) -> Option<&PathBuf> {
         match self {
             Self::First { file }

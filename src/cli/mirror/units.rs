@@ -1,12 +1,12 @@
-//! The environment that systemd gives to containerd, as the files of its unit say: the unit file, its
-//! drop-ins and those of all services, the files of `EnvironmentFile=`, and what systemd's own
-//! configuration gives to every service (systemd.exec(5), systemd.unit(5), systemd-system.conf(5)).
+//! The environment that systemd gives to containerd, read from the files of its unit: the unit file, its
+//! drop-ins and those of all services, the files of `EnvironmentFile=`, and the defaults of systemd's own
+//! configuration (systemd.exec(5), systemd.unit(5), systemd-system.conf(5)).
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Where unit files are, the most important folder first.
+/// Folders of unit files, highest priority first.
 const FOLDERS: [&str; 5] = [
     "etc/systemd/system",
     "run/systemd/system",
@@ -15,23 +15,23 @@ const FOLDERS: [&str; 5] = [
     "lib/systemd/system",
 ];
 
-/// Where systemd's own configuration is, in the same order.
+/// Paths of systemd's own configuration, highest priority first.
 const OWN: [&str; 5] =
     ["etc/systemd", "run/systemd", "usr/local/lib/systemd", "usr/lib/systemd", "lib/systemd"];
 
-/// Variables by name, each with the file that sets it.
+/// Variables by name, each with its value and the file that sets it.
 pub(super) type Environment = BTreeMap<String, (String, PathBuf)>;
 
-/// What a unit says.
+/// The parsed files of a unit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Unit {
-    /// The unit file itself.
+    /// Path of the unit file.
     pub(super) file: PathBuf,
     pub(super) environment: Environment,
 }
 
-/// Reads `name` (`containerd.service`) below `system`, which is `/` but in tests. `None`: there is no such
-/// unit.
+/// Reads the unit `name` (such as `containerd.service`) below `system`, which is `/` except in tests. `None`:
+/// there is no such unit.
 pub(super) fn read(system: &Path, name: &str) -> Option<Unit> {
     let file = FOLDERS.iter().map(|folder| system.join(folder).join(name)).find(|file| file.exists())?;
     let of_unit = FOLDERS.map(|folder| format!("{folder}/{name}.d"));
@@ -53,7 +53,7 @@ pub(super) fn read(system: &Path, name: &str) -> Option<Unit> {
     Some(Unit { file, environment })
 }
 
-/// The `*.conf` files of these folders by their names: one hides those of the same name in folders behind its own.
+/// The `*.conf` files of these folders, by name. A file hides files of the same name in later folders.
 fn drop_ins(system: &Path, folders: impl Iterator<Item = String>) -> Vec<PathBuf> {
     let mut found: BTreeMap<String, PathBuf> = BTreeMap::new();
     for folder in folders {
@@ -67,7 +67,7 @@ fn drop_ins(system: &Path, folders: impl Iterator<Item = String>) -> Vec<PathBuf
     found.into_values().collect()
 }
 
-/// What systemd gives to every service: `DefaultEnvironment=`.
+/// `DefaultEnvironment=`: variables that systemd gives to every service.
 fn of_manager(system: &Path) -> Environment {
     let main = OWN.iter().map(|folder| system.join(folder).join("system.conf")).find(|file| file.exists());
     let folders = OWN.iter().map(|folder| format!("{folder}/system.conf.d"));
@@ -115,7 +115,7 @@ struct Service {
 }
 
 impl Service {
-    /// Adds what one file of the unit says; an empty value takes back what stood before.
+    /// Adds the variables of one file of the unit. An empty value removes earlier ones.
     fn add(&mut self, text: &str, file: &Path, unit: &str) {
         for (key, value) in settings(text, "[Service]") {
             match key.as_str() {
@@ -129,7 +129,7 @@ impl Service {
     }
 }
 
-/// Lines without comments; one that ends in a backslash goes on in the next.
+/// Lines without comments; a line that ends in a backslash continues in the next.
 fn logical_lines(text: &str) -> Vec<String> {
     let mut lines = Vec::new();
     let mut begun = String::new();
@@ -158,7 +158,7 @@ fn logical_lines(text: &str) -> Vec<String> {
     lines
 }
 
-/// Words between spaces; quotes keep spaces, a backslash keeps what follows.
+/// Splits at white space. Quotes keep spaces, a backslash keeps the next character.
 fn words(text: &str) -> Vec<String> {
     let mut words = Vec::new();
     let mut word = String::new();
@@ -185,7 +185,7 @@ fn words(text: &str) -> Vec<String> {
     words
 }
 
-/// `%n` and the like, as far as they stand in units of containerd.
+/// Replaces `%n` and the other specifiers that occur in units of containerd.
 fn specifiers(text: &str, unit: &str) -> String {
     let bare = unit.strip_suffix(".service").unwrap_or(unit);
     let mut replaced = String::new();
@@ -207,7 +207,7 @@ fn specifiers(text: &str, unit: &str) -> String {
     replaced
 }
 
-/// `KEY=value` lines of an environment file.
+/// Reads the `KEY=value` lines of an environment file.
 fn assignments(text: &str) -> Vec<(String, String)> {
     let pair = |line: String| {
         let (key, value) = line.split_once('=')?;
@@ -283,8 +283,7 @@ mod tests {
         assert_eq!(unit.environment.keys().collect::<Vec<_>>(), ["A"]);
     }
 
-    /// A proxy that a site sets once for all its services: containerd went through it, and was recorded as one
-    /// that goes direct.
+    /// A site set the proxy once for all its services: containerd used it, but was recorded as going direct.
     #[test]
     fn what_systemd_gives_to_all_services_counts_unless_the_unit_says_something_else() {
         let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! What a snapshot holds, for people and for programs.
+//! Description of a snapshot, for people and for programs.
 
 use std::fs::File;
 use std::io::Read;
@@ -18,31 +18,31 @@ use crate::limits::SNAPSHOT_READ_BYTES;
 use crate::server::offline::Founded;
 use crate::value::format_duration;
 
-/// What was read, and checked.
+/// Content of a checked snapshot.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
     file: String,
-    /// 32 hex digits.
+    /// Cluster id, 32 hex digits.
     cluster: String,
-    /// Of the server that it was taken of, 16 hex digits.
+    /// Node id of the server that the snapshot was taken of, 16 hex digits.
     node: String,
-    /// By that server's clock.
+    /// Unix milliseconds, by that server's clock.
     taken_unix_ms: u64,
-    /// Of that server.
+    /// Version of that server.
     version: String,
-    /// Of the last entry that it has.
+    /// Log index of the last entry in the state.
     log_index: u64,
     hosts: u64,
     keys: u64,
     pairs: u64,
-    /// Of the state, as `piccolo status` shows it.
+    /// Checksum of the state, as `piccolo status` shows it.
     checksum: String,
     bytes: u64,
-    /// Of the file.
+    /// SHA-256 of the file.
     sha256: String,
 }
 
-/// Checks a file while it is read or written.
+/// Checks a snapshot while it is read or written.
 #[derive(Default)]
 pub(super) struct Checked {
     receiver: FileReceiver,
@@ -57,7 +57,7 @@ impl Checked {
         self.receiver.push(bytes)
     }
 
-    /// After the last byte: all of it is right.
+    /// The report, after the last byte; an error if the snapshot is not whole.
     pub(super) fn report(self, path: &Path) -> Result<Report, SnapshotError> {
         let (saved, received) = self.receiver.finish()?;
         let Saved { cluster_id, node_id, unix_ms, version } = saved;
@@ -118,11 +118,11 @@ impl Report {
     }
 }
 
-/// By two clocks: a snapshot of the future is one of now.
+/// Age of the snapshot. The clocks may differ: a time in the future counts as now.
 fn age(unix_ms: u64) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let age = now.saturating_sub(Duration::from_millis(unix_ms)).as_secs();
-    // Nobody asks for the seconds of yesterday.
+    // An age of hours is rounded.
     let age = match age {
         0..3_600 => age.max(1),
         3_600..86_400 => age / 60 * 60,
@@ -131,11 +131,11 @@ fn age(unix_ms: u64) -> String {
     format_duration(Duration::from_secs(age))
 }
 
-/// What a new cluster begins with.
+/// Describes what a new cluster starts with.
 pub(in crate::cli) fn summary_of(founded: &Founded) -> String {
     format!(
-        "cluster {} with the one server {:016x}, raft at {}, API at {}\n\
-         it begins with {} hosts, {} keys and {} pairs of key and holder, at log entry {}\n",
+        "cluster {} with one server, {:016x}, raft at {}, API at {}\n\
+         it starts with {} hosts, {} keys and {} pairs of key and holder, at log entry {}\n",
         founded.cluster_id,
         founded.node_id,
         founded.member.raft_address,
@@ -147,12 +147,12 @@ pub(in crate::cli) fn summary_of(founded: &Founded) -> String {
     )
 }
 
-/// What is to be done for the other servers.
+/// Says what to do on the other servers.
 pub(in crate::cli) fn newcomers(founded: &Founded) -> String {
     format!(
         "On each of the other hosts: empty the data folder, start piccolo server with its usual flags (or \
-         --join {}), then name all of them together:\n  piccolo members add HOST:PORT … --server http://{}\n\
-         Never start a server with data of the old cluster again: it would go on as the old one, beside this.\n",
+         --join {}), then add all of them with one command:\n  piccolo members add HOST:PORT … --server http://{}\n\
+         Never start a server with data of the old cluster again: it would continue as a second cluster beside this one.\n",
         founded.member.raft_address, founded.member.api_address
     )
 }

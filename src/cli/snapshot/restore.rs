@@ -1,4 +1,4 @@
-//! `piccolo snapshot restore`: a new cluster that begins with a snapshot.
+//! `piccolo snapshot restore`: makes a new cluster from a snapshot.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -11,17 +11,17 @@ use crate::server::offline::{self, Addresses};
 use crate::value;
 
 const SETTINGS: &[Setting] = &[
-    Setting::new("data-dir", "DIR", "Data folder of the new cluster's first server: empty, or not there"),
+    Setting::new("data-dir", "DIR", "Data folder of the new cluster's first server: empty or missing"),
     Setting::new("raft-address", "HOST:PORT", "Where the other servers will reach it")
         .or(Fallback::Text("127.0.0.1:7790")),
     Setting::new("api-address", "HOST:PORT", "Where other servers and clients will reach its API")
         .or(Fallback::Text("127.0.0.1:7789")),
 ];
 
-/// `piccolo snapshot restore`.
+/// The subcommand `piccolo snapshot restore`.
 pub(in crate::cli) const RESTORE: Subcommand = Subcommand {
     name: "restore",
-    about: "Make the data folder of a new cluster that begins with a snapshot; no server runs on it meanwhile",
+    about: "Make the data folder of a new cluster from a snapshot; no server may run on the folder",
     examples: "\
 Example:
   piccolo snapshot restore backup.snapshot --data-dir /var/lib/piccolo \\
@@ -29,8 +29,8 @@ Example:
   piccolo server --data-dir /var/lib/piccolo --cluster node-1:7790,node-2:7790,node-3:7790 --insecure
   piccolo members add node-2:7790        once node-2 runs with an empty folder, and so on
 
-It is a new cluster, with an id of its own: servers of the old one are strangers to it. What was written after \
-the snapshot was taken is not in it; agents notice that by their next heartbeats and send what they hold.",
+The new cluster has its own id and does not accept servers of the old one. It lacks what was written after the \
+snapshot was taken; agents notice that with their next heartbeats and send what they hold.",
     settings: &[("", SETTINGS)],
     words: &[FILE],
     registries: false,

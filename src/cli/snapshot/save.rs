@@ -1,4 +1,4 @@
-//! `piccolo snapshot save`: all of it is checked before the file has its name.
+//! `piccolo snapshot save`: checks the whole snapshot before the file gets its name.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, IsTerminal, Write};
@@ -16,12 +16,12 @@ use crate::cli::{CliError, Exit, Invocation, Subcommand, Word, process};
 use crate::config::{Layers, Setting};
 use crate::limits::{SNAPSHOT_PROGRESS_INTERVAL, SNAPSHOT_SILENT_MAX};
 
-/// Behind the name of a file that is not whole yet.
+/// Suffix of the file's name while it is not whole.
 const PARTIAL: &str = ".partial";
 
-const FORCE: &[Setting] = &[Setting::switch("force", "Replace a file that is there")];
+const FORCE: &[Setting] = &[Setting::switch("force", "Replace an existing file")];
 
-/// `piccolo snapshot save`.
+/// The subcommand `piccolo snapshot save`.
 pub(in crate::cli) const SAVE: Subcommand = Subcommand {
     name: "save",
     about: "Save the state of a running server to a file, and verify it",
@@ -29,11 +29,11 @@ pub(in crate::cli) const SAVE: Subcommand = Subcommand {
 Example, on the host of a server:
   piccolo snapshot save backup.snapshot
 
-The state is that of the server that answers; writes go on meanwhile. From another host it needs a server that \
-runs with --insecure. It says what each node holds and who the servers are; there is no secret in it. All of \
-that can also be had anew from the agents: a snapshot spares them the work.",
+The state is that of the server that answers; writes continue meanwhile. A call from another host needs a \
+server that runs with --insecure. The file says what each node holds and which servers there are; it has no \
+secrets. The agents could also send all of it again: a snapshot saves that work.",
     settings: &[("", CLIENT), ("", FORCE)],
-    words: &[Word::required("FILE", "Where to; FILE.partial until it is whole")],
+    words: &[Word::required("FILE", "Path of the snapshot; FILE.partial until it is whole")],
     registries: false,
     run,
 };
@@ -74,7 +74,7 @@ async fn save(client: &Client, target: &Target) -> Result<Report, CliError> {
     Ok(report)
 }
 
-/// The file that is to be.
+/// The file to be written.
 struct Target {
     path: PathBuf,
     force: bool,
@@ -82,7 +82,7 @@ struct Target {
 
 impl Target {
     fn check_free(&self) -> Result<(), SnapshotCliError> {
-        // Also of a link that leads nowhere.
+        // Also true of a link whose target is missing.
         if !self.force && fs::symlink_metadata(&self.path).is_ok() {
             return Err(SnapshotCliError::Exists { path: self.path.clone() });
         }
@@ -94,14 +94,15 @@ impl Target {
         parent.unwrap_or(Path::new("."))
     }
 
-    /// Always the same, so that what a call leaves that was killed goes with the next one.
+    /// Path of the partial file. It is always the same, so that the next call removes what a killed call has
+    /// left.
     fn partial(&self) -> PathBuf {
         let mut name = self.path.clone().into_os_string();
         name.push(PARTIAL);
         name.into()
     }
 
-    /// A new file under that name, locked; it is gone again if this process ends before it is whole.
+    /// Makes and locks the partial file, which is removed if this process ends before the snapshot is whole.
     fn begin(&self) -> Result<NamedTempFile, SnapshotCliError> {
         let path = self.partial();
         let failed = || SnapshotCliError::file("make", &path);
@@ -120,8 +121,8 @@ impl Target {
         Ok(NamedTempFile::from_parts(file, path))
     }
 
-    /// Refuses a file that another call holds, or that is no longer the one of that name. Where the file
-    /// system has no locks, nobody looks.
+    /// Fails if another call holds the file, or if another file has that name now. If the file system has no
+    /// locks, nothing is checked.
     fn own(path: &Path, file: &File) -> Result<(), SnapshotCliError> {
         let busy = || SnapshotCliError::Busy { path: path.to_owned() };
         if let Err(TryLockError::WouldBlock) = file.try_lock() {
@@ -151,7 +152,7 @@ impl Target {
     }
 }
 
-/// How far it is, on a terminal.
+/// Progress bar on a terminal.
 #[derive(Default)]
 struct Bar {
     shown: Option<Instant>,
@@ -166,14 +167,14 @@ impl Bar {
             return;
         }
         self.shown = Some(Instant::now());
-        // A closed stderr is no reason to stop.
+        // An error here means that stderr is closed; the download goes on.
         let _ = write!(stderr, "\r\x1b[K{}", Self::line(bytes, download.about_bytes()));
         let _ = stderr.flush();
     }
 
     fn line(bytes: u64, about: Option<u64>) -> String {
         let Some(about) = about.filter(|about| *about > 0) else { return format!("{} KiB", bytes / 1024) };
-        // The goal is a guess.
+        // The total is an estimate.
         let filled = (bytes.saturating_mul(Self::WIDTH) / about).min(Self::WIDTH);
         let bar = "#".repeat(filled as usize) + &" ".repeat((Self::WIDTH - filled) as usize);
         format!("[{bar}] {} of about {} KiB", bytes / 1024, about.div_ceil(1024))
@@ -190,7 +191,7 @@ impl Bar {
 mod tests {
     use super::*;
 
-    /// Each call that was killed left a file as large as the state, under a name of its own.
+    /// Each call that was killed left a file as large as the state, under its own name.
     #[test]
     fn what_a_killed_call_has_left_goes_with_the_next_and_a_running_one_is_left_alone() {
         let folder = tempfile::tempdir().unwrap();
@@ -205,7 +206,7 @@ mod tests {
         assert_eq!(fs::read(&target.path).unwrap(), b"whole");
         drop(target.begin().unwrap());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing else is left");
-        // Somebody else's file is not written to by way of a link.
+        // A link at the partial name does not lead writes to another file.
         std::os::unix::fs::symlink(&target.path, &partial).unwrap();
         assert!(target.begin().is_err());
         assert_eq!(fs::read(&target.path).unwrap(), b"whole");

@@ -15,7 +15,7 @@ use crate::limits::{CHILD_BACK_OFF, CHILD_HEALTHY_AFTER, UP_STOP_TIMEOUT};
 use crate::task::Stop;
 use crate::value::format_duration;
 
-/// What to start, and the pid of what runs.
+/// Program and arguments of a child, and the pid of the running process.
 #[derive(Debug)]
 pub(super) struct Child {
     name: String,
@@ -24,11 +24,11 @@ pub(super) struct Child {
     pid: Cell<Option<u32>>,
 }
 
-/// How a process ended.
+/// Why a process ended.
 enum Ended {
-    /// By itself, although it should go on.
+    /// It ended without having been asked to.
     Early(ExitStatus),
-    /// Because it was told to.
+    /// It was asked to stop.
     Stopped,
 }
 
@@ -41,13 +41,13 @@ impl Child {
         &self.name
     }
 
-    /// The running process; `None` while it is down.
+    /// Pid of the running process; `None` while none runs.
     pub(super) fn pid(&self) -> Option<u32> {
         self.pid.get()
     }
 
-    /// Keeps it running until `stop`, then stops it in order. It must be polled from the thread that
-    /// lives longest: the kernel kills the child when the thread that started it ends.
+    /// Keeps the child running until `stop`, then stops it. Must be polled from the thread that lives
+    /// longest: the kernel kills the child when the thread that started it ends.
     pub(super) async fn keep(&self, stop: &Stop) -> Result<(), UpError> {
         let mut pause = CHILD_BACK_OFF.0;
         while !stop.is_cancelled() {
@@ -109,11 +109,11 @@ impl Child {
     fn start(&self) -> Result<Process, UpError> {
         Command::new(&self.binary)
             .args(&self.arguments)
-            // What it is told stands in its arguments; our file has other keys.
+            // The child gets its settings as arguments; the file of `piccolo up` has other keys.
             .env_remove("PICCOLO_CONFIG")
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
-            // Ctrl-C goes to the whole foreground group; only we are to act on it.
+            // Ctrl-C goes to the whole foreground process group; only `piccolo up` must act on it.
             .process_group(0)
             .kill_on_drop(true)
             .spawn()
@@ -121,7 +121,7 @@ impl Child {
     }
 
     fn signal(&self, pid: u32, signal: Signal) {
-        // Not waited for yet, so that the pid is still its own.
+        // The process has not been waited for, so that the pid is still its own.
         let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a pid of the system is one");
         if let Err(error) = kill_process(pid, signal) {
             tracing::debug!("{} could not be sent a signal: {error}", self.name);

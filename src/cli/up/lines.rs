@@ -1,4 +1,4 @@
-//! Log lines of a child, told apart by its name.
+//! Log lines of a child, marked with its name.
 
 use std::io::{self, Write};
 
@@ -6,7 +6,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 
 use crate::limits::CHILD_LINE_BYTES_MAX;
 
-/// Copies until the child closes its end.
+/// Copies lines until the child closes its end.
 pub(super) async fn copy(name: &str, from: impl AsyncRead + Unpin) {
     let mut from = BufReader::new(from);
     let mut line = Vec::new();
@@ -14,13 +14,13 @@ pub(super) async fn copy(name: &str, from: impl AsyncRead + Unpin) {
         line.clear();
         match (&mut from).take(CHILD_LINE_BYTES_MAX).read_until(b'\n', &mut line).await {
             Ok(0) | Err(_) => return,
-            // One write a line, so that those of several children do not mix.
+            // One write for each line, so that lines of several children do not mix.
             Ok(_) => drop(io::stderr().write_all(&named(name, &line))),
         }
     }
 }
 
-/// `server-1 | line`; a JSON object gets a field, and stays one.
+/// `server-1 | line`. A JSON object gets a field instead, and stays JSON.
 fn named(name: &str, line: &[u8]) -> Vec<u8> {
     let line = line.strip_suffix(b"\n").unwrap_or(line);
     let (head, rest) = match line.strip_prefix(b"{\"") {

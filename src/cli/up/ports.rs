@@ -1,4 +1,4 @@
-//! The data folder of `piccolo up`: who works in it, and the ports that its servers know each other by.
+//! The data folder of `piccolo up`: its lock, and the ports of its servers.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
@@ -9,32 +9,32 @@ use serde::{Deserialize, Serialize};
 
 use super::UpError;
 
-/// How many servers.
+/// Number of servers.
 pub(super) const SERVERS: u16 = 3;
-/// Two ports each.
+/// Number of ports: two for each server.
 pub(super) const COUNT: u16 = 2 * SERVERS;
-/// API and raft ports of the three: 7789 to 7794.
+/// Default of the first port: the API and raft ports of the three servers are 7789 to 7794.
 const BASE_PORT_DEFAULT: u16 = 7789;
 
 const LOCK_FILE: &str = "up.lock";
 const PORTS_FILE: &str = "ports.toml";
 
-/// The folder, locked for this process.
+/// The data folder, locked for this process.
 #[derive(Debug)]
 pub(super) struct DataFolder {
     path: PathBuf,
-    /// The lock lasts as long as this descriptor; children do not inherit it.
+    /// The lock lasts as long as this descriptor, which children do not inherit.
     _lock: File,
 }
 
-/// What [`PORTS_FILE`] says.
+/// Content of [`PORTS_FILE`].
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 struct Stored {
     base_port: u16,
 }
 
-/// One server's two addresses.
+/// API and raft address of one server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Addresses {
     pub(super) api: SocketAddr,
@@ -42,7 +42,7 @@ pub(super) struct Addresses {
 }
 
 impl DataFolder {
-    /// Makes the folder where it is missing, and locks it.
+    /// Makes the folder if it is missing, and locks it.
     pub(super) fn open(path: &Path) -> Result<Self, UpError> {
         let failed = |action: &'static str| {
             let what = path.display().to_string();
@@ -77,8 +77,8 @@ impl DataFolder {
         &self.path
     }
 
-    /// The addresses of all servers: those of the first start, of `given`, or the default ones. All
-    /// are free at this moment.
+    /// The addresses of all servers: those of the first start, of `given`, or the default ones. Fails if one
+    /// of them is in use now.
     pub(super) fn addresses(&self, given: Option<u16>) -> Result<Vec<Addresses>, UpError> {
         let stored = self.stored()?;
         let base = match (stored, given) {
@@ -139,7 +139,7 @@ impl DataFolder {
     }
 }
 
-/// Name of a server, by its place.
+/// Name of the server at this position.
 pub(super) fn server_name(place: usize) -> String {
     format!("server-{}", place + 1)
 }
@@ -166,7 +166,7 @@ fn check_free(addresses: &[Addresses]) -> Result<(), UpError> {
 mod tests {
     use super::*;
 
-    /// Six ports in a row that nobody uses at this moment.
+    /// The first of six consecutive ports that are free now.
     fn base_port() -> u16 {
         let free = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
         (20_000..30_000).step_by(6).find(|base| (*base..base + COUNT).all(free)).unwrap()

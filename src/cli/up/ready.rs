@@ -1,4 +1,4 @@
-//! Whether the servers are up: each answers readiness, and they agree on a leader.
+//! Waits until every server is ready and all agree on a leader.
 
 use hyper::StatusCode;
 
@@ -7,7 +7,7 @@ use crate::api::client::{Client, HttpClient, http_client};
 use crate::api::{StatusResponse, path};
 use crate::limits::{READY_ANSWER_TIMEOUT, READY_POLL_INTERVAL, READY_REMIND_AFTER};
 
-/// Waits for it; answers the API address of the leader.
+/// Waits until the servers are up; returns the API address of the leader.
 pub(super) async fn wait(servers: &[Addresses]) -> String {
     let http = http_client();
     let mut reminded = tokio::time::Instant::now();

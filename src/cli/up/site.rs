@@ -1,4 +1,4 @@
-//! The whole of `piccolo up`: children kept, readiness told, everything stopped in order.
+//! All of `piccolo up`: keeps the children running, reports readiness, stops everything in order.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -38,8 +38,8 @@ pub(super) async fn run(options: Options, logging: Logging) -> Result<(), CliErr
     let announce = async {
         let leader = ready::wait(&addresses).await;
         if let Err(error) = print(&announcement(&servers, &addresses, &leader, folder.path(), &next)) {
-            // The servers work; a full disk behind our stdout is no reason to stop them.
-            tracing::warn!(%error, "could not tell what to do next");
+            // The servers run; a full disk behind stdout is no reason to stop them.
+            tracing::warn!(%error, "could not print the next steps");
         }
     };
     tokio::select! {
@@ -48,15 +48,15 @@ pub(super) async fn run(options: Options, logging: Logging) -> Result<(), CliErr
     }
 }
 
-/// One server's part in the end.
+/// State of one server while everything stops.
 #[derive(Default)]
 struct Turn {
     stop: Stop,
     ended: Stop,
 }
 
-/// Keeps all children until `stop`; then the agent goes first, because it still has something to say
-/// to the servers.
+/// Keeps all children running until `stop`. Then the agent stops first, because it sends a last message to
+/// the servers.
 async fn keep(
     servers: &[Child],
     agent: Option<&Child>,
@@ -84,7 +84,7 @@ async fn keep(
         if result.is_ok() {
             stop.cancelled().await;
         }
-        // One after the other, so that a leader finds somebody to hand over to.
+        // One server after the other, so that a leader can hand over to another one.
         for turn in &turns {
             turn.stop.cancel();
             turn.ended.cancelled().await;
@@ -110,7 +110,7 @@ fn server_arguments(folder: &Path, addresses: &[Addresses], place: usize, loggin
     arguments
 }
 
-/// What is given here holds for each server.
+/// Disk arguments of each server.
 fn disk_arguments(disk_free_min: Option<&str>) -> Vec<String> {
     let flag = |minimum: &str| vec![format!("--{}", DISK_FREE_MIN.flag), minimum.to_owned()];
     disk_free_min.map(flag).unwrap_or_default()
@@ -137,7 +137,7 @@ fn urls(addresses: &[Addresses]) -> Vec<String> {
     addresses.iter().map(|server| format!("http://{}", server.api)).collect()
 }
 
-/// Commands to copy.
+/// Commands for the user to copy.
 fn next_steps(addresses: &[Addresses], agent: Option<&AgentOptions>) -> String {
     let urls = urls(addresses);
     let mut text = format!("  piccolo status --server {}\n", urls[0]);
@@ -152,7 +152,7 @@ fn next_steps(addresses: &[Addresses], agent: Option<&AgentOptions>) -> String {
     text + &mirror + "\n"
 }
 
-/// Where this host reaches its own listener.
+/// Address at which this host reaches its own listener.
 fn reachable(listen: SocketAddr) -> SocketAddr {
     if listen.ip().is_unspecified() { SocketAddr::from((Ipv4Addr::LOCALHOST, listen.port())) } else { listen }
 }

@@ -1,4 +1,4 @@
-//! From what was seen to what is so: one line a fact, and what to do about it. Pure.
+//! Turns the collected facts into lines for the user, each with what to do. Pure.
 
 use std::path::PathBuf;
 
@@ -9,30 +9,30 @@ use crate::cli::mirror::roots::Roots;
 use crate::cli::mirror::standing::Standing;
 use crate::cli::output::Paint;
 
-/// What was seen.
+/// The collected facts.
 #[derive(Clone, Debug)]
 pub(super) struct Seen {
-    /// Each registry, and where our mirror stands for it.
+    /// Each registry with the position of our mirror in its file.
     pub(super) standings: Vec<(String, Standing)>,
     pub(super) mirror: Result<(), String>,
     pub(super) mirror_url: String,
     pub(super) agent: Result<Agent, String>,
     pub(super) agent_url: String,
     pub(super) config_path: ConfigPath,
-    /// Folders of `--certs-dir`.
+    /// The folders of `--certs-dir`.
     pub(super) given: Roots,
-    /// Those of `given` that do not exist.
+    /// Folders of `given` that do not exist.
     pub(super) missing: Vec<PathBuf>,
-    /// Folders in which registries were looked for.
+    /// The folders in which registries were looked for.
     pub(super) roots: Roots,
-    /// Of containerd.
+    /// Version of containerd; `None` if it is unknown.
     pub(super) version: Option<(u32, u32)>,
 }
 
-/// The first containerd whose CRI pulls by the transfer service.
+/// The first version of containerd whose CRI pulls with the transfer service.
 const TRANSFER_SINCE: (u32, u32) = (2, 1);
 
-/// Lines, each with whether it is well.
+/// Lines, each with whether the fact is good.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Report(Vec<(bool, String)>);
 
@@ -49,7 +49,7 @@ impl Report {
         report
     }
 
-    /// containerd asks the mirror, as far as can be seen.
+    /// True if containerd asks the mirror, as far as can be seen.
     pub(super) fn is_good(&self) -> bool {
         self.0.iter().all(|(is_good, _)| *is_good)
     }
@@ -65,7 +65,7 @@ impl Report {
         self.0.push((is_good, line.into()));
     }
 
-    /// A list of folders may name some that do not exist.
+    /// Reports folders that do not exist; that is allowed if another one of the list does.
     fn folders(&mut self, seen: &Seen) {
         let is_there = seen.missing.len() < seen.given.all().len();
         for folder in &seen.missing {
@@ -108,7 +108,8 @@ impl Report {
         }
     }
 
-    /// The transfer service takes a list of folders for one, finds nothing there, and goes to the registry.
+    /// Reports a list of folders with the transfer service, which takes the list for one folder, finds
+    /// nothing there, and asks the registry.
     fn transfer(&mut self, seen: &Seen) {
         let ConfigPath::Found { value, local_pull: false, .. } = &seen.config_path else { return };
         let Some((major, minor)) = seen.version.filter(|version| *version >= TRANSFER_SINCE) else { return };

@@ -1,4 +1,4 @@
-//! Install and remove on real folders.
+//! Tests of install and remove on real folders.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,7 +17,7 @@ fn options(certs_dir: &Path, registries: &str) -> Options {
     of_roots(certs_dir.to_str().unwrap(), registries)
 }
 
-/// On a node whose containerd has no configuration and no unit.
+/// Options for a node whose containerd has no configuration and no unit.
 fn of_roots(roots: &str, registries: &str) -> Options {
     Options {
         roots: Roots::parse(roots).unwrap(),
@@ -28,7 +28,7 @@ fn of_roots(roots: &str, registries: &str) -> Options {
     }
 }
 
-/// Every file below a folder with its bytes, and every folder.
+/// Path and bytes of every file below a folder, and the path of every folder.
 fn tree(folder: &Path) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(folder).unwrap() {
@@ -288,7 +288,7 @@ fn a_lost_backup_loses_nothing_of_others() {
     }
 }
 
-/// Whoever takes our file away, to be rid of the mirror or by mistake, does not mean the file of others that
+/// Somebody who removes our file, on purpose or by mistake, does not want to lose the earlier file, which
 /// install keeps beside it.
 #[test]
 fn a_file_that_is_gone_since_the_install_comes_back_as_it_was_before() {
@@ -310,7 +310,7 @@ fn a_file_that_is_gone_since_the_install_comes_back_as_it_was_before() {
     }
 }
 
-/// States in which an install finds a folder.
+/// Prepares the state in which an install finds a folder.
 fn prepare(root: &Path, state: &str) {
     let file = root.join("ghcr.io/hosts.toml");
     match state {
@@ -431,7 +431,7 @@ fn what_others_write_between_plan_and_write_is_not_overwritten() {
             let plan = plan(&options, &options.roots, &options.registries[0]).unwrap();
             let mut others = |step| {
                 if step == at {
-                    // A new file in its place, as configuration management writes.
+                    // Replaces the file by a new one, as configuration management does.
                     fs::remove_file(&file).ok();
                     write(&file, theirs);
                 }
@@ -446,7 +446,7 @@ fn what_others_write_between_plan_and_write_is_not_overwritten() {
     }
 }
 
-/// Two folders of one `config_path`; a registry with a CA of its own is in the second one.
+/// Two folders of one `config_path`; the second has a registry with its own CA.
 fn two_roots(root: &Path) -> (PathBuf, PathBuf) {
     let (first, second) = (root.join("containerd"), root.join("docker"));
     fs::create_dir(&first).unwrap();
@@ -467,7 +467,7 @@ fn of_several_folders_the_one_is_changed_that_containerd_reads() {
     assert!(fs::read_to_string(second.join("ghcr.io/hosts.toml")).unwrap().contains("https://harbor"));
     assert!(!first.join("harbor.corp").exists() && !first.join("ghcr.io").exists());
     assert!(first.join("docker.io/hosts.toml").exists());
-    // In the first folder it would hide what the second one has for others.
+    // In the first folder it would hide the second folder's registries.
     assert!(second.join("_default/hosts.toml").exists() && !first.join("_default").exists());
     let (_, refused) = remove(&Roots::parse(&both).unwrap());
     assert!(refused.is_empty(), "{refused:?}");
