@@ -19,7 +19,7 @@ pub use server::*;
 
 /// Time that a frozen agent may cost a pull (I4).
 const FROZEN_COST_MAX: Duration = Duration::from_secs(5);
-/// Time that a pull may cost with everything of ours down (I4).
+/// Time that a pull may cost while all of Piccolo is down (I4).
 const DOWN_COST_MAX: Duration = Duration::from_secs(3);
 
 const _: () =

@@ -1,4 +1,4 @@
-//! Limits of an agent: a file for each of its folders.
+//! Limits of an agent, with a file for each of its folders.
 
 mod address;
 mod content;
@@ -24,13 +24,13 @@ pub use policy::*;
 pub use serve::*;
 pub use state_dir::*;
 
-/// Time that everything else has to stop beyond that of requests in flight.
+/// Time that an agent has to stop, beyond the time for requests in flight.
 pub const AGENT_STOP_MARGIN: Duration = Duration::from_secs(5);
-/// Notices that stand at once.
+/// Notices that are shown at the same time.
 pub const NOTICES_MAX: usize = 64;
-/// Examples that a notice names of many things of the same kind.
+/// Examples that one notice about many similar things names.
 pub const NOTICE_EXAMPLES_MAX: usize = 3;
-/// First and longest pause between two lines of the log about the same failure; in between it doubles.
+/// First and longest pause between two log lines about the same failure; the pause doubles in between.
 pub const REPEATED_FAILURE_LOG_PAUSE: (Duration, Duration) =
     (Duration::from_secs(10), Duration::from_secs(600));
 /// Largest `--uploads-max`.

@@ -1,4 +1,4 @@
-//! Limits of the commands: the agent's supervisor, `piccolo up`, and those that ask and end.
+//! Limits of commands: the agent's supervisor, `piccolo up`, and short ones.
 
 use std::time::Duration;
 
@@ -6,53 +6,53 @@ use super::DRAIN_TIMEOUT;
 
 /// Time between two requests of the agent's supervisor to its worker.
 pub const WORKER_PROBE_INTERVAL: Duration = Duration::from_secs(1);
-/// Size of the worker's answer to its supervisor, bytes: far more than it has.
+/// Largest answer of the worker to its supervisor, bytes; real answers are much shorter.
 pub const WORKER_PROBE_ANSWER_BYTES_MAX: u64 = 4096;
 /// Time without an answer after which a worker is killed.
 pub const WORKER_SILENT_MAX: Duration = Duration::from_secs(3);
-/// Time between two counts of a worker's silence.
+/// Time between two updates of a worker's silence.
 pub const WORKER_SILENCE_TICK: Duration = Duration::from_millis(100);
-/// Time that one count adds to a worker's silence at most: the supervisor may have been stopped or starved for longer,
-/// and the worker with it.
+/// Time that one update adds to a worker's silence at most: the supervisor may have been stopped or starved
+/// for longer, together with the worker.
 pub const WORKER_SILENCE_COUNTED_MAX: Duration = Duration::from_millis(500);
-/// Time for a new worker to serve: it may have to wait for the resolver.
+/// Time for a new worker to become ready; it may have to wait for the resolver.
 pub const WORKER_START_TIMEOUT: Duration = Duration::from_secs(60);
 /// First and longest pause before a worker that ended is started again.
 pub const WORKER_BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
-/// Time after which a worker that serves is not taken for one that cannot.
+/// Time of serving after which a worker counts as able to serve.
 pub const WORKER_HEALTHY_AFTER: Duration = Duration::from_secs(30);
-/// Time for a worker to drain and end: a little more than it takes itself, and less than `piccolo up` gives to the
+/// Time for a worker to drain and end: a little more than it needs, and less than `piccolo up` gives to the
 /// whole agent.
 pub const WORKER_STOP_TIMEOUT: Duration = DRAIN_TIMEOUT.saturating_add(Duration::from_secs(7));
-/// Time that the supervisor waits for a killed worker. One that hangs in the kernel is left to it.
+/// Time that the supervisor waits for a killed worker. One that hangs in the kernel is abandoned.
 pub const WORKER_KILLED_TIMEOUT: Duration = Duration::from_secs(2);
-/// Connections on one port that the supervisor answers at once while no worker does.
+/// Concurrent connections on one port that the supervisor answers while no worker runs.
 pub const STAND_IN_CONNECTIONS_MAX: usize = 256;
 /// Time for one connection that the supervisor answers in place of a worker.
 pub const STAND_IN_TIMEOUT: Duration = Duration::from_secs(2);
-/// Time at the very end in which the supervisor still accepts those who are connecting just then.
+/// Time at the end in which the supervisor still accepts connections that are being made.
 pub const STAND_IN_LAST_LOOK: Duration = Duration::from_millis(50);
-/// Time that the runtime may take to tell of a signal that the handler has seen.
+/// Time that the runtime may take to report a signal that the handler has received.
 pub const SIGNAL_CAUGHT_WITHIN: Duration = Duration::from_millis(20);
 
-/// First and longest pause before `piccolo up` starts a dead child again.
+/// First and longest pause before `piccolo up` restarts a child that ended.
 pub const CHILD_BACK_OFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
-/// Time after which a child of `piccolo up` is not taken for one that cannot start.
+/// Time after which a child of `piccolo up` counts as able to start.
 pub const CHILD_HEALTHY_AFTER: Duration = Duration::from_secs(30);
-/// Time for a child of `piccolo up` to stop in order: a little more than it takes itself at most.
+/// Time for a child of `piccolo up` to stop: a little more than the longest that it needs.
 pub const UP_STOP_TIMEOUT: Duration = DRAIN_TIMEOUT.saturating_add(Duration::from_secs(10));
-/// Length of a line of a child's log, bytes: longer ones are cut into several.
+/// Longest line of a child's log, bytes; longer ones are split.
 pub const CHILD_LINE_BYTES_MAX: u64 = 64 * 1024;
-/// Time between two looks of `piccolo up` whether its servers are ready.
+/// Time between two checks of `piccolo up` whether its servers are ready.
 pub const READY_POLL_INTERVAL: Duration = Duration::from_millis(100);
-/// Time for a server's answer to the question of `piccolo up` whether it is ready.
+/// Time for a server's answer to a readiness check of `piccolo up`.
 pub const READY_ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
-/// Time after which `piccolo up` tells again what is still missing.
+/// Time after which `piccolo up` logs again what is still missing.
 pub const READY_REMIND_AFTER: Duration = Duration::from_secs(10);
 
-/// Time that a line of the log waits for a reader that is merely slow.
+/// Time that a log line waits for a slow reader.
 pub const LOG_READER_WAIT: Duration = Duration::from_millis(100);
-/// Time that a command waits for the answer of a server: a person waits no longer.
+/// Time that a command waits for the answer of a server, as long as a person would wait.
 pub const COMMAND_ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time that a command waits for the answer of the agent on this node.
 pub const AGENT_ANSWER_TIMEOUT: Duration = Duration::from_secs(3);

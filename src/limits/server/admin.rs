@@ -1,14 +1,14 @@
-//! Limits of what operators ask of a server: the membership, and snapshots.
+//! Limits of operators' requests to a server: membership and snapshots.
 
 use std::time::Duration;
 
-/// Time for the discovery API at the address of a server to answer before that server is admitted.
+/// Time for a new server's discovery API to answer before the server is added.
 pub const MEMBERS_API_LOOK_TIMEOUT: Duration = Duration::from_millis(900);
-/// Length of an address of a member, characters: all real ones are shorter.
+/// Longest address of a member, characters; real ones are shorter.
 pub const MEMBER_ADDRESS_CHARS_MAX: usize = 400;
-/// Snapshots that a server sends to operators at once; each holds back what the state's file could free.
+/// Concurrent snapshots for operators; each delays the release of space in the state's file.
 pub const SNAPSHOTS_SENT_MAX: usize = 2;
 /// Chunks of a snapshot that are read ahead of its client.
 pub const SNAPSHOT_CHUNKS_AHEAD: usize = 4;
-/// Time after which a snapshot that is not taken is given up, however it moves.
+/// Longest time for sending a snapshot.
 pub const SNAPSHOT_SEND_TIMEOUT: Duration = Duration::from_secs(3600);

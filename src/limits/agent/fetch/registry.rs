@@ -2,21 +2,22 @@
 
 use std::time::Duration;
 
-/// Times by which a registry must be faster than this node's transfers for a transfer from peers to be given up.
+/// Factor by which a registry must be faster than this node's transfers before a transfer from peers is
+/// abandoned for it.
 pub const REGISTRY_TIMES_FASTER: u64 = 8;
-/// Least time that giving up a transfer for the registry must save.
+/// Shortest time that abandoning a transfer for the registry must save.
 pub const REGISTRY_SAVES_MIN: Duration = Duration::from_secs(10);
-/// Time for which a measurement of a registry counts.
+/// Time for which a measurement of a registry is valid.
 pub const REGISTRY_MEASURED_TTL: Duration = Duration::from_secs(600);
 /// Registries whose rate is remembered.
 pub const REGISTRIES_MEASURED_MAX: usize = 64;
-/// Size by which an ingest must grow to tell the rate of a registry, bytes.
+/// Growth of an ingest from which the rate of a registry is measured, bytes.
 pub const REGISTRY_MEASURED_BYTES_MIN: u64 = 1024 * 1024;
-/// Least time over which an ingest must grow to tell the rate of a registry.
+/// Shortest time of growth of an ingest from which the rate of a registry is measured.
 pub const REGISTRY_MEASURED_FOR_MIN: Duration = Duration::from_millis(200);
-/// Pause between two looks at an ingest that tells the rate of a registry.
+/// Pause between two samples of an ingest that measures the rate of a registry.
 pub const REGISTRY_SAMPLE_PAUSE: Duration = Duration::from_millis(100);
-/// Time for which an ingest is watched at most.
+/// Longest time for which an ingest is sampled.
 pub const REGISTRY_SAMPLED_FOR_MAX: Duration = Duration::from_secs(10);
-/// Time without growth after which an ingest is watched no longer.
+/// Time without growth after which an ingest is no longer sampled.
 pub const REGISTRY_SAMPLED_FOR_SILENCE: Duration = Duration::from_secs(5);
