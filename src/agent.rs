@@ -42,7 +42,7 @@ pub struct Config {
     pub mirror_listen: SocketAddr,
     /// Listening address of the blob server, which other nodes ask.
     pub peer_listen: SocketAddr,
-    /// Address that other nodes are given for the blob server. Absent: found out, and followed while it
+    /// Address of the blob server that is advertised to other nodes. Absent: detected, and followed while it
     /// changes.
     pub advertise: Option<SocketAddr>,
     /// Which addresses of this node qualify when `advertise` is absent; by default all.
@@ -61,11 +61,11 @@ pub struct Config {
     pub upload_bytes_per_second: u64,
     /// Time between heartbeats; the lease is three of them.
     pub heartbeat_interval: Duration,
-    /// Folder of what the agent keeps on disk: blobs that are being verified, and which files were verified.
+    /// Folder of the agent's files: blobs that are being verified, and records of verified ones.
     pub state_dir: PathBuf,
     /// Pid of the process whose workers may use the folder at the same time: the supervisor.
     pub supervisor: u32,
-    /// Folders in which containerd looks for the hosts of a registry. Absent: found out.
+    /// Folders in which containerd looks for the hosts of a registry. Absent: detected.
     pub certs_dirs: Option<Vec<PathBuf>>,
     /// Policy of each registry, by `host[:port]`; `_default` applies to all others.
     pub registries: BTreeMap<String, RegistryPolicy>,
@@ -74,7 +74,7 @@ pub struct Config {
 /// Kind and place of the image store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreConfig {
-    /// A containerd daemon.
+    /// The store of a containerd daemon.
     Containerd {
         /// Path of its gRPC socket.
         socket: PathBuf,
@@ -100,43 +100,43 @@ impl StoreConfig {
     }
 }
 
-/// How content of one registry is handled.
+/// How content of one registry is shared.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RegistryPolicy {
-    /// Who may answer for a tag.
+    /// Where an answer for a tag may come from.
     pub tags: TagPolicy,
-    /// Who may give manifests and indexes.
+    /// Where manifests and indexes may come from.
     pub manifests: Sharing,
-    /// Who may give configs and layers.
+    /// Where configs and layers may come from.
     pub blobs: Sharing,
-    /// Images that are neither mirrored, advertised nor served, by their names.
+    /// Filters of image names: images that match are neither mirrored, advertised nor served.
     pub filter: Vec<Filter>,
-    /// Base URL of the registry, where it is not `https://<name>`.
+    /// Base URL of the registry; `None`: `https://<name>`.
     pub origin: Option<String>,
     /// PEM file with the certificate authority of the registry.
     pub ca: Option<PathBuf>,
 }
 
-/// Who may give content of a registry.
+/// Where content of a registry may come from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Sharing {
-    /// Every holder.
+    /// From every holder.
     #[default]
     Peers,
-    /// The registry alone: the content is not mirrored, not advertised and not served.
+    /// From the registry only: the content is not mirrored, advertised or served.
     Origin,
 }
 
-/// Who may answer for a tag. A tag is mutable: whoever answers decides what runs.
+/// Where an answer for a tag may come from. A tag is mutable: its answer decides what runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TagPolicy {
-    /// The registry while it answers, else peers.
+    /// From the registry while it answers, otherwise from peers.
     #[default]
     OriginFirst,
-    /// Peers, if those that were asked agree.
+    /// From peers, if those that were asked agree.
     Peers,
-    /// The registry alone: the mirror answers 404 at once.
+    /// From the registry only: the mirror answers 404 at once.
     Origin,
-    /// The registry alone, and the tags of this node are not advertised.
+    /// From the registry only, and the tags of this node are not advertised.
     Off,
 }

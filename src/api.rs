@@ -1,7 +1,8 @@
-//! The discovery API as both sides see it: wire types here, the client in [`client`]. Paths, fields
-//! and status codes are those of the Go Piccolo v0.0.36; what we add is optional for a client.
+//! The discovery API that servers and clients share: wire types here, the client in [`client`]. Paths, fields
+//! and status codes are those of the Go Piccolo v0.0.36. What is added to it ("native") is optional for a
+//! client.
 //!
-//! Unknown JSON fields are ignored. Golden JSON of every type is in `tests/golden`.
+//! Unknown JSON fields are ignored. `tests/golden` has golden JSON of every type.
 
 pub mod client;
 mod level;
@@ -14,72 +15,73 @@ pub use members::{MemberEntry, MembersAction, MembersProgress, MembersRequest, M
 
 /// Paths of the API, below the base URL of a server.
 pub mod path {
-    /// POST [`super::WriteRequest`].
+    /// POST of a [`super::WriteRequest`].
     pub const ADVERTISE: &str = "/api/v1/distribution/advertise";
-    /// POST [`super::WriteRequest`]. Ours.
+    /// POST of a [`super::WriteRequest`]. Native.
     pub const WITHDRAW: &str = "/api/v1/distribution/withdraw";
-    /// POST [`super::WriteRequest`].
+    /// POST of a [`super::WriteRequest`].
     pub const SYNC: &str = "/api/v1/distribution/sync";
-    /// GET with [`super::FindQuery`].
+    /// GET with a [`super::FindQuery`].
     pub const FINDKEY: &str = "/api/v1/distribution/findkey";
-    /// POST [`super::KeepaliveRequest`].
+    /// POST of a [`super::KeepaliveRequest`].
     pub const KEEPALIVE: &str = "/api/v1/keepalive";
-    /// POST [`super::ReportRequest`]. Ours.
+    /// POST of a [`super::ReportRequest`]. Native.
     pub const REPORT: &str = "/api/v1/distribution/report";
-    /// GET. Ours.
+    /// GET of [`super::Capabilities`]. Native.
     pub const CAPABILITIES: &str = "/api/v1/capabilities";
-    /// GET [`super::StatusResponse`]. Ours.
+    /// GET of a [`super::StatusResponse`]. Native.
     pub const STATUS: &str = "/api/v1/status";
-    /// GET [`super::HostsResponse`], `?group=` narrows. `?limit=` asks for a page of so many hosts at most,
-    /// `&after=` for the one behind the page with that `next`; without a limit it is all of them. Ours.
+    /// GET of a [`super::HostsResponse`]. `?group=` selects one group. `?limit=` asks for a page of at most
+    /// that many hosts, `&after=` for the page after the one with that `next`; without a limit all hosts are
+    /// returned. Native.
     pub const HOSTS: &str = "/api/v1/hosts";
-    /// GET [`super::MembersResponse`]; POST asks the same of the leader. Ours.
+    /// GET of a [`super::MembersResponse`]; a POST gets the leader's. Native.
     pub const MEMBERS: &str = "/api/v1/members";
-    /// POST [`super::MembersRequest`]. Ours.
+    /// POST of a [`super::MembersRequest`]. Native.
     pub const MEMBERS_ADD: &str = "/api/v1/members/add";
-    /// POST [`super::MembersRequest`]. Ours.
+    /// POST of a [`super::MembersRequest`]. Native.
     pub const MEMBERS_REPLACE: &str = "/api/v1/members/replace";
-    /// POST [`super::MembersRequest`]. Ours.
+    /// POST of a [`super::MembersRequest`]. Native.
     pub const MEMBERS_REMOVE: &str = "/api/v1/members/remove";
-    /// POST [`super::MembersRequest`]. Ours.
+    /// POST of a [`super::MembersRequest`]. Native.
     pub const MEMBERS_TRANSFER: &str = "/api/v1/members/transfer-leader";
-    /// POST, an empty JSON object. Ours.
+    /// POST of an empty JSON object. Native.
     pub const MEMBERS_ACTIVATE: &str = "/api/v1/members/activate";
-    /// POST: the state as the answering server has it, in the form of a snapshot file. Ours.
+    /// POST: the answering server's state in the format of a snapshot file. Native.
     pub const SNAPSHOT: &str = "/api/v1/snapshot";
-    /// GET, the Go Piccolo's static health.
+    /// GET of the Go Piccolo's static health.
     pub const HEALTHZ: &str = "/healthz";
-    /// GET, 200 while the process runs.
+    /// GET: 200 while the process runs.
     pub const LIVEZ: &str = "/livez";
-    /// GET, 503 while lookups should go to another server; reasons in the body.
+    /// GET: 503 while lookups should go to another server, with the reasons in the body.
     pub const READYZ: &str = "/readyz";
-    /// GET, Prometheus text.
+    /// GET of Prometheus text.
     pub const METRICS: &str = "/metrics";
 }
 
-/// Header names of ours.
+/// Names of headers that the Go Piccolo does not have.
 pub mod header {
-    /// `1` on a request that a server has forwarded: it is never forwarded again.
+    /// `1` on a request that a server has forwarded, which is never forwarded again.
     pub const FORWARDED: &str = "piccolo-forwarded";
     /// IP of the node whose report a server passes on to the other servers.
     pub const REPORTER: &str = "piccolo-reporter";
-    /// API address of the leader, on a 503 of a server that is not; empty if it knows none.
+    /// API address of the leader, on a 503 of a server that does not lead; empty if it knows no leader.
     pub const LEADER: &str = "piccolo-leader";
-    /// [`FULL_INDEX`] on a 507: the index has reached a limit, so the write is not worth sending again as
-    /// it is. A 507 without it is about disks, and passes by itself.
+    /// [`FULL_INDEX`] on a 507: the index has reached a limit, so the same write would fail again. A 507
+    /// without this header is about disks, and passes by itself.
     pub const FULL: &str = "piccolo-full";
-    /// See [`FULL`].
+    /// Value of [`FULL`] if the index has reached a limit.
     pub const FULL_INDEX: &str = "index";
-    /// `1` on an answer of a server that may lack what the others have: what it says is not there may be
-    /// there, so that a client asks the next server.
+    /// `1` on an answer of a server that may be behind the others: what it does not find may exist, so that a
+    /// client asks the next server.
     pub const BEHIND: &str = "piccolo-behind";
-    /// `1` on a request of a client that reads [`BEHIND`] and has another server to ask. For any other one a
-    /// server asks itself.
+    /// `1` on a request of a client that understands [`BEHIND`] and has another server to ask. For any other
+    /// client the server asks the others itself.
     pub const ASKS_OTHERS: &str = "piccolo-asks-others";
-    /// Cluster id, 32 hex digits. On an answer: of the answering server, once it belongs to one. On a write:
-    /// the cluster that it is for; a server of another one refuses it with 421.
+    /// Cluster id, 32 hex digits. On an answer: the answering server's, once it has one. On a write: the
+    /// cluster that the write is for; a server of another cluster refuses it with 421.
     pub const CLUSTER: &str = "piccolo-cluster";
-    /// About how many bytes of a snapshot will come.
+    /// Estimated size of a snapshot, bytes.
     pub const ABOUT_BYTES: &str = "piccolo-about-bytes";
     /// Log index that the answering server has applied.
     pub const APPLIED_INDEX: &str = "piccolo-applied-index";
@@ -90,21 +92,21 @@ pub mod header {
 pub struct WriteRequest {
     /// `ip:port` of the holder's blob server.
     pub holder: String,
-    /// Who may see it.
+    /// Group that may see the keys.
     pub group: String,
     /// Keys: `sha256:<hex>` or `registry/repository:tag`.
     pub keys: Vec<String>,
-    /// Unix milliseconds of the agent's start; given together with `seq` or not at all.
+    /// Unix milliseconds of the agent's start; present if and only if `seq` is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epoch: Option<u64>,
-    /// Counts the writes of one epoch; a retry keeps its own.
+    /// Number of the write within its epoch; a retry has the number of the first attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seq: Option<u64>,
-    /// Zone label, as in a keepalive. Counts in a sync: a host that is known by its zone before it
-    /// has keys need not be moved later.
+    /// Zone label, as in a keepalive. Used by a sync: a host whose zone is known before it has keys need not
+    /// be moved later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zone: Option<String>,
-    /// Length of the lease, as in a keepalive. Counts in a sync.
+    /// Length of the lease, seconds, as in a keepalive. Used by a sync.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_seconds: Option<u32>,
 }
@@ -112,12 +114,12 @@ pub struct WriteRequest {
 /// Answer to a write: 201, or 409 with `stale`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WriteResponse {
-    /// True on 201.
+    /// True with 201, false with 409.
     pub success: bool,
     /// The Go Piccolo's text, or what is wrong.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
-    /// True on 409: the pair was lower than the stored one, nothing changed.
+    /// True with 409: the pair was lower than the stored one, and nothing changed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stale: bool,
     /// The stored epoch, echoed.
@@ -126,7 +128,7 @@ pub struct WriteResponse {
     /// The stored seq, echoed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seq: Option<u64>,
-    /// Keys of a request without a pair that were skipped because they are none.
+    /// Number of invalid keys that were skipped in a request without a pair.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub skipped: u64,
 }
@@ -134,58 +136,59 @@ pub struct WriteResponse {
 /// Query of findkey.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FindQuery {
-    /// The key.
+    /// The key to look up.
     pub key: String,
-    /// The asker's group.
+    /// Group of the node that asks.
     pub group: String,
-    /// How many holders; 0 or absent: 100; at most 2,000.
+    /// Maximum number of holders, at most 2,000; 0 or absent: 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub count: Option<i64>,
-    /// Who asks: `ip:port` (excludes that holder, ranks by tiers and spread) or a bare IP (the Go
-    /// `pi`: excludes all holders on it, strict prefix order). What is neither counts as absent: a
-    /// Go `pi` on IPv6 sends `[fd00`.
+    /// Address of the node that asks. `ip:port` excludes that holder and ranks by tiers and spread. A bare
+    /// IP, as the Go `pi` sends, excludes all holders on it and ranks in strict prefix order. Anything else
+    /// counts as absent: a Go `pi` on IPv6 sends `[fd00`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_host: Option<String>,
-    /// Answer from a state that has applied this log index: waits up to 2 s, then 504.
+    /// Log index that the answering state must have applied: the server waits up to 2 s for it, then answers
+    /// 504.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub min_index: Option<u64>,
-    /// `prefix`: the Go Piccolo's strict order, whatever `request_host` looks like.
+    /// `prefix`: the Go Piccolo's strict order, whatever `request_host` is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rank: Option<String>,
 }
 
-/// 200 of findkey. 404 is [`Message`].
+/// Answer 200 of findkey. Its 404 is a [`Message`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FindResponse {
-    /// The key asked for.
+    /// Key of the query.
     pub key: String,
-    /// The group asked for. Capital G: the Go Piccolo's field has no tag.
+    /// Group of the query. With a capital G, because the Go Piccolo's field has no tag.
     #[serde(rename = "Group")]
     pub group: String,
-    /// `ip:port` of holders, nearest first.
+    /// `ip:port` of the holders, nearest first.
     pub holders: Vec<String>,
     /// Always 0, as in the Go Piccolo.
     pub total: u64,
 }
 
-/// Body of keepalive. All but `host` and `group` are ours.
+/// Body of keepalive. All fields but `host` and `group` are native.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeepaliveRequest {
     /// `ip:port` of the holder.
     pub host: String,
-    /// Its group. Go decodes field names without regard to case, and its `pi` sends `Group`.
+    /// Group of the holder. Go decodes field names without regard to case, and its `pi` sends `Group`.
     #[serde(rename = "Group", alias = "group", alias = "GROUP")]
     pub group: String,
-    /// Length of the lease, 3 to 86,400.
+    /// Length of the lease, seconds, 3 to 86,400.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_seconds: Option<u32>,
     /// Zone label, for ranking.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zone: Option<String>,
-    /// Fingerprint of what the agent believes the index holds for it, 32 hex digits.
+    /// Fingerprint of the keys that the agent believes the index has for it, 32 hex digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fingerprint: Option<String>,
-    /// Number of keys under that fingerprint.
+    /// Number of keys in that fingerprint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub count: Option<u64>,
     /// Epoch of the last acknowledged write.
@@ -194,7 +197,7 @@ pub struct KeepaliveRequest {
     /// Seq of the last acknowledged write.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seq: Option<u64>,
-    /// Bytes that this agent's mirror has had from peers, since its start.
+    /// Bytes that this agent's mirror received from peers since its start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes_from_peers: Option<u64>,
     /// Bytes that this agent has served to peers, since its start.
@@ -205,53 +208,53 @@ pub struct KeepaliveRequest {
     pub misses: Option<u64>,
 }
 
-/// 201 of keepalive.
+/// Answer 201 of keepalive.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeepaliveResponse {
-    /// True.
+    /// Always true.
     pub success: bool,
     /// The Go Piccolo's text.
     pub message: String,
-    /// The index does not hold what the agent believes: sync, please.
+    /// True if the index differs from what the agent believes: the agent must sync.
     #[serde(default)]
     pub resync: bool,
 }
 
-/// Body of report: a node says what it lived through with a holder. Ours.
+/// Body of report: a node's failure with a holder. Native.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReportRequest {
     /// `ip:port` of the reporting node's own blob server.
     pub host: String,
-    /// `ip:port` of the holder reported on.
+    /// `ip:port` of the reported holder.
     pub holder: String,
-    /// Group of both; absent: `default`.
+    /// Group of both nodes; absent: `default`.
     #[serde(default = "default_group")]
     pub group: String,
-    /// What was asked for.
+    /// Key that was requested from the holder.
     pub key: String,
-    /// What happened.
+    /// Kind of failure.
     pub reason: ReportReason,
 }
 
-/// Why a holder is reported.
+/// Kind of failure of a reported holder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ReportReason {
-    /// No connection.
+    /// The holder accepted no connection.
     Unreachable,
-    /// A connection, but no answer in time, or no bytes after it.
+    /// The holder accepted a connection, and sent no answer in time, or no bytes after the headers.
     Silent,
-    /// An answer that broke off, or had the wrong length.
+    /// The answer broke off or had the wrong length.
     Broken,
-    /// Bytes that are not the key's.
+    /// The bytes did not match the key.
     Wrong,
 }
 
 impl ReportReason {
-    /// All of them.
+    /// All reasons.
     pub const ALL: [Self; 4] = [Self::Unreachable, Self::Silent, Self::Broken, Self::Wrong];
 
-    /// As it is on the wire and in metrics.
+    /// The reason's name on the wire and in metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Unreachable => "unreachable",
@@ -262,100 +265,103 @@ impl ReportReason {
     }
 }
 
-/// 201 of report.
+/// Answer 201 of report.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReportResponse {
-    /// True.
+    /// Always true.
     pub success: bool,
-    /// What became of it.
+    /// What the server did with the report.
     pub message: String,
-    /// False: this server remembers as many reports as it may, this one is not among them.
+    /// False if the server remembers as many reports as it may and dropped this one.
     pub recorded: bool,
 }
 
-/// 200 of capabilities.
+/// Answer 200 of capabilities.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Capabilities {
     /// Version of this API.
     pub api: u32,
-    /// Cluster id, 32 hex digits; empty while none has formed.
+    /// Cluster id, 32 hex digits; empty before the server has joined a cluster.
     pub cluster: String,
-    /// What a client may use beyond the Go Piccolo's API.
+    /// Names of the native features that a client may use.
     pub features: Vec<String>,
-    /// Servers of the cluster, as the answering one knows it; 0 while none has formed.
+    /// Number of servers in the cluster, as far as the answering one knows; 0 before it has joined one.
     #[serde(default)]
     pub servers: usize,
 }
 
-/// Any answer that is only a text: errors, health.
+/// An answer that is only a text: errors and health.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
     /// False on errors of the write endpoints; absent elsewhere, as in the Go Piccolo.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub success: Option<bool>,
-    /// What happened.
+    /// Text for people.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
-    /// What is wrong, where the Go Piccolo uses this field (findkey's 400 and 500).
+    /// Text of the error in answers where the Go Piccolo uses this field (findkey's 400 and 500).
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub error: String,
 }
 
-/// 200 or 503 of readyz.
+/// Answer 200 or 503 of readyz.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Readiness {
-    /// Whether lookups should come here.
+    /// True if lookups should come to this server.
     pub ready: bool,
-    /// Why not, or what is not as it should be.
+    /// Why the server is not ready, or what is wrong although it is.
     pub reasons: Vec<String>,
 }
 
-/// 200 of status: the cluster as the answering server sees it.
+/// Answer 200 of status: the cluster as the answering server sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusResponse {
     /// Version of the answering server.
     pub version: String,
-    /// Cluster id, 32 hex digits; empty while none has formed.
+    /// Cluster id, 32 hex digits; empty before the server has joined a cluster.
     pub cluster: String,
     /// Node id of the answering server, 16 hex digits.
     pub node: String,
-    /// Node id of the leader that it knows, 16 hex digits.
+    /// Node id of the leader, 16 hex digits; absent if the answering server knows none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leader: Option<String>,
     /// Whether the answering server knows a leader with a recent quorum.
     pub quorum: bool,
-    /// Whether the answering server has all that it knows to be acknowledged, and would hear of more.
+    /// True if the answering server has all writes that it knows to be acknowledged, and would learn of
+    /// further ones.
     #[serde(default)]
     pub current: bool,
     /// Raft term.
     pub term: u64,
-    /// Log index applied here.
+    /// Log index that the answering server has applied.
     pub applied_index: u64,
     /// State checksum at that index, 32 hex digits (I2).
     pub checksum: String,
-    /// What the servers have agreed to write.
+    /// Level of the formats that the servers have agreed to write.
     #[serde(default)]
     pub level: LevelStatus,
-    /// All members.
+    /// Every member of the cluster.
     pub members: Vec<MemberStatus>,
-    /// Holders known.
+    /// Number of holders in the index.
     pub hosts: u64,
-    /// Of those, hidden: their lease ended.
+    /// Number of those holders that are hidden because their lease ended.
     pub hosts_hidden: u64,
-    /// Distinct keys.
+    /// Number of distinct keys.
     pub keys: u64,
-    /// Pairs of key and holder.
+    /// Number of pairs of key and holder.
     pub pairs: u64,
-    /// Bytes that agents had from peers, as far as they have told this leader; only the leader knows.
+    /// Bytes that agents received from peers, as far as they have reported to this leader; only the leader
+    /// knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes_from_peers: Option<u64>,
-    /// Bytes that agents served to peers; the same.
+    /// Bytes that agents served to peers, as far as they have reported to this leader; only the leader knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes_served: Option<u64>,
-    /// Requests of containerd that no peer could answer; the same.
+    /// Requests of containerd that no peer could answer, as far as agents have reported to this leader; only
+    /// the leader knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub misses: Option<u64>,
-    /// Reasons why this server is not as it should be; empty if all is well.
+    /// What is wrong with this server; empty if nothing is.
     #[serde(default)]
     pub reasons: Vec<String>,
 }
@@ -371,20 +377,21 @@ pub struct MemberStatus {
     pub api_address: String,
     /// `leader`, `voter` or `learner`.
     pub role: String,
-    /// Log entries it lacks; only the leader knows.
+    /// Log entries that the member lacks; only the leader knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lag: Option<u64>,
-    /// Whether it has answered the leader within the last moments; only the leader knows.
+    /// Whether the member has answered the leader recently; only the leader knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answers: Option<bool>,
-    /// Milliseconds since the leader sent what it has answered; absent if this leader has had no answer of it.
+    /// Milliseconds since the leader sent the last request that the member has answered; absent if there is
+    /// none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answered_ms_ago: Option<u64>,
-    /// The disk of its data folder; the leader knows all of them, others only their own.
+    /// Disk of the member's data folder. The leader knows all disks, other servers only their own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk: Option<DiskStatus>,
-    /// The levels that its version knows, as it said a moment ago; the leader knows all of them, others only
-    /// their own.
+    /// Levels that the member's version knows, as it recently said. The leader knows them of all members,
+    /// other servers only their own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reads: Option<LevelRange>,
 }
@@ -392,22 +399,22 @@ pub struct MemberStatus {
 /// The disk of a server's data folder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskStatus {
-    /// What can still be written, bytes.
+    /// Free space, bytes.
     pub free_bytes: u64,
-    /// What it can hold, bytes.
+    /// Size, bytes.
     pub total_bytes: u64,
-    /// With less than this it is low, bytes; 0: nobody looks.
+    /// Free space below which the disk is low, bytes; 0: it is never low.
     pub minimum_bytes: u64,
-    /// The server stores nothing more.
+    /// True if the disk is low: the server stores nothing more.
     pub low: bool,
 }
 
-/// 200 of hosts.
+/// Answer 200 of hosts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostsResponse {
-    /// Holders, by group and address.
+    /// Holders, sorted by group and address.
     pub hosts: Vec<HostStatus>,
-    /// Of a page: what to ask for the next one with. Absent: there is none.
+    /// Value of `after` for the next page; absent after the last one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
 }
@@ -415,20 +422,20 @@ pub struct HostsResponse {
 /// One holder in [`HostsResponse`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostStatus {
-    /// Its group.
+    /// Group of the holder.
     pub group: String,
-    /// `ip:port` of its blob server.
+    /// `ip:port` of the holder's blob server.
     pub holder: String,
-    /// Zone label, empty if none.
+    /// Zone label; empty if there is none.
     pub zone: String,
-    /// Number of keys it holds.
+    /// Number of keys that it holds.
     pub keys: u64,
-    /// Unix milliseconds at which its lease ended; absent: alive.
+    /// Unix milliseconds at which its lease ended; absent while it lasts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hidden_unix_ms: Option<u64>,
 }
 
-/// The group of a request that may leave it out and does.
+/// Group of a request without one.
 pub(crate) fn default_group() -> String {
     "default".to_owned()
 }

@@ -1,17 +1,17 @@
-//! Time as an argument: what decides by time takes a [`Clock`], so that a simulation can own it.
+//! Time as an argument: code that decides by time takes a [`Clock`], which a simulation can control.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// A source of time.
 pub trait Clock: Send + Sync + 'static {
-    /// Since an arbitrary start; never goes back, not moved by who sets the wall clock.
+    /// Time since an arbitrary start. It never goes back, and changes of the wall clock do not move it.
     fn monotonic(&self) -> Duration;
     /// Wall clock, milliseconds since 1970.
     fn unix_ms(&self) -> u64;
 }
 
-/// A clock that is handed around.
+/// A shared clock.
 pub type SharedClock = Arc<dyn Clock>;
 
 /// The machine's clock.
@@ -20,7 +20,7 @@ pub struct SystemClock {
 }
 
 impl SystemClock {
-    /// A clock that starts now.
+    /// A shared clock of the machine that starts now.
     pub fn shared() -> SharedClock {
         Arc::new(Self { start: Instant::now() })
     }

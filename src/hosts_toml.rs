@@ -1,9 +1,9 @@
-//! containerd's `certs.d/<registry>/hosts.toml` as text: our entry put in front of what is there, and
-//! taken out again. Pure; files are the business of `piccolo mirror`.
+//! containerd's `certs.d/<registry>/hosts.toml` as text: puts our entry in front, and takes it out again.
+//! Pure; `piccolo mirror` handles the files.
 //!
-//! containerd asks the `[host."URL"]` tables in the order in which they stand in the file, then
-//! `server`, or the registry itself where there is no `server` (docs/hosts.md; `getSortedHosts` in
-//! core/remotes/docker/config/hosts.go). All text of others stays as it is, byte for byte.
+//! containerd asks the `[host."URL"]` tables in the order of the file, then `server`, or the registry itself
+//! if there is no `server` (docs/hosts.md; `getSortedHosts` in core/remotes/docker/config/hosts.go). All
+//! other text stays as it is, byte for byte.
 
 mod asked;
 mod ours;
@@ -20,70 +20,71 @@ use crate::value::format_duration;
 pub use asked::{Host, hosts_in_order};
 pub use ours::{Before, before, first_line_is_of_k3s, our_urls};
 
-/// Stands above our entry.
+/// Comment above our entry.
 pub const MARK: &str = "# Written by `piccolo mirror install`; `piccolo mirror remove` takes it out.";
 
-/// First line of a file that install made where there was none.
+/// First line of a file that install made because there was none.
 const FRESH: &str = "# `piccolo mirror install` made this file: there was none.";
 
-/// Our entry.
+/// Our entry in a `hosts.toml`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// Base URL of the mirror, without a path.
     pub url: String,
-    /// Only for containerd 2.1 and later: earlier ones do not know the key.
+    /// Timeout for connections; only for containerd 2.1 and later, because earlier ones do not know the key.
     pub dial_timeout: Option<Duration>,
 }
 
-/// What a file says that has none of others: what containerd does without a file, and our entry.
+/// Content of a new file beside our entry: what containerd does without a file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Upstream {
-    /// `https://ghcr.io`; absent: containerd's own idea of the registry.
+    /// Value of `server`, such as `https://ghcr.io`; absent: containerd derives it.
     pub server: Option<String>,
-    /// `*.crt` beside the file, which containerd takes by itself only where there is no file.
+    /// `*.crt` files in the folder, which containerd reads by itself only if there is no `hosts.toml`.
     pub authorities: Vec<String>,
-    /// `*.cert` and, if there is one, `*.key` beside the file; likewise.
+    /// `*.cert` files in the folder, each with its `*.key` file if there is one; containerd reads them by
+    /// itself only if there is no `hosts.toml`.
     pub clients: Vec<(String, Option<String>)>,
 }
 
 /// Why a file cannot be changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HostsTomlError {
-    /// containerd cannot read it either.
+    /// The file is not TOML: containerd cannot read it either.
     #[error("could not parse it: {0}")]
     NotToml(ParseError),
-    /// `host = { … }` and the like: no order that could be kept.
+    /// Hosts are written as `host = { … }` or the like, where no order can be kept.
     #[error("could not put an entry in front: its hosts are not written as [host.\"URL\"] tables")]
     HostsNotTables,
-    /// Somebody else wrote an entry for the same URL.
+    /// The file has an entry for the same URL that somebody else wrote.
     #[error("could not put an entry in front: it has one for {url} already, which is not ours")]
     AlreadyThere {
-        /// That URL.
+        /// The URL.
         url: String,
     },
-    /// containerd ignores the whole file because of one value.
+    /// One value makes containerd ignore the whole file.
     #[error("containerd ignores the whole file: its {key:?} has a value that containerd does not accept")]
     NotAccepted {
-        /// The key of that value.
+        /// Key of the value.
         key: String,
     },
-    /// The result would have said something else about other hosts.
+    /// The change would alter the meaning of other hosts' entries.
     #[error("could not change it without changing what others wrote there")]
     NotSafe,
 }
 
-/// Why a text is no TOML: the parser's message, with line and column.
+/// Why a text is not TOML: the parser's message, with line and column.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseError {
-    /// Found while the text is read with its layout.
+    /// The parser that keeps the layout failed.
     #[error(transparent)]
     Document(#[from] toml_edit::TomlError),
-    /// Found while only the values are read.
+    /// The parser of values failed.
     #[error(transparent)]
     Values(#[from] toml::de::Error),
 }
 
-/// A file of our own.
+/// Text of a file of our own.
 pub fn fresh(upstream: &Upstream, entry: &Entry) -> String {
     let mut text = String::new();
     let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
@@ -96,8 +97,8 @@ pub fn fresh(upstream: &Upstream, entry: &Entry) -> String {
         text.push_str(&format!("ca = {}\n", list(names)));
     }
     if !upstream.clients.is_empty() {
-        // A list of a list of one is an error to containerd, which then ignores the whole file. A list of
-        // pairs is read by all versions, and a certificate without a key file holds its key itself.
+        // A list of a list of one is an error to containerd, which then ignores the whole file. All versions
+        // read a list of pairs; a certificate without a key file contains its key.
         let pair = |(certificate, key): &(String, Option<String>)| {
             list(vec![quoted(certificate), quoted(key.as_ref().unwrap_or(certificate))])
         };
@@ -162,7 +163,7 @@ fn without_all(current: &str, urls: &BTreeSet<String>) -> Result<Option<String>,
     Ok(Some(text))
 }
 
-/// Start of the line above the table at `start`, if it is [`MARK`].
+/// Start of the line above the table at `start`, if that line is [`MARK`].
 fn mark_above(text: &str, start: usize) -> Option<usize> {
     line_above(text, start).filter(|line| text[*line..start].trim_end() == MARK)
 }
@@ -175,7 +176,7 @@ fn block(entry: &Entry) -> String {
     text
 }
 
-/// A `[table]` line: where it starts, and its path.
+/// A `[table]` line: its start and its path.
 struct Header {
     start: usize,
     path: Vec<String>,
@@ -225,7 +226,7 @@ fn collect(table: &Table, path: &mut Vec<String>, headers: &mut Vec<Header>) {
     }
 }
 
-/// Start of the comment lines that stand directly above the line at `start`.
+/// Start of the comment lines directly above the line at `start`.
 fn start_with_comments(text: &str, start: usize) -> usize {
     let mut place = start - text[..start].len() + text[..start].rfind('\n').map_or(0, |end| end + 1);
     while let Some(line) = line_above(text, place).filter(|line| text[*line..].starts_with('#')) {
@@ -240,8 +241,8 @@ fn line_above(text: &str, start: usize) -> Option<usize> {
     Some(above.rfind('\n').map_or(0, |end| end + 1))
 }
 
-/// End of the last line between `start` and `next` that is neither blank nor a comment, and of one
-/// blank line behind it: comments that follow belong to what comes next.
+/// End of the last line between `start` and `next` that is neither blank nor a comment, plus one blank line:
+/// comments after it belong to the next table.
 fn end_of_table(text: &str, start: usize, next: usize) -> usize {
     let mut end = start;
     let mut place = start;
@@ -259,7 +260,7 @@ fn end_of_table(text: &str, start: usize, next: usize) -> usize {
 fn values(text: &str) -> Result<Values, HostsTomlError> {
     let mut values: Values =
         text.parse().map_err(|error: toml::de::Error| HostsTomlError::NotToml(error.into()))?;
-    // `[host]` without any host says nothing.
+    // `[host]` without hosts has no meaning.
     if values.get("host").and_then(toml::Value::as_table).is_some_and(Values::is_empty) {
         values.remove("host");
     }

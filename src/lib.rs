@@ -1,9 +1,9 @@
 //! Piccolo: nodes of a cluster pull container images from each other instead of from the registry.
 //!
-//! One binary, two roles. `server` is discovery: an index from digest to the nodes that hold it,
-//! replicated by `piccolo-raft`. `agent` runs on every node: containerd's mirror, a blob server for
-//! its peers, and the watcher that keeps the index true. They meet only in [`api`];
-//! ARCHITECTURE.md follows one pull through both.
+//! One binary, two roles. `server` is discovery: an index from digest to the nodes that hold it, replicated
+//! by `piccolo-raft`. `agent` runs on every node: containerd's mirror, a blob server for its peers, and the
+//! watcher that keeps the index up to date. They meet only in [`api`]; ARCHITECTURE.md follows one pull
+//! through both.
 
 pub mod agent;
 pub mod api;

@@ -1,4 +1,4 @@
-//! Parse, run, exit code.
+//! The binary `piccolo`.
 
 use std::process::ExitCode;
 

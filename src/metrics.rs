@@ -13,16 +13,16 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use crate::limits::METRICS_UPKEEP_INTERVAL;
 use crate::task::Stop;
 
-/// Buckets of every `_seconds` histogram: from a lookup in memory to a blob that crawls.
+/// Buckets of every `_seconds` histogram, from a lookup in memory to a very slow blob.
 const SECONDS_BUCKETS: &[f64] =
     &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
-/// Buckets of every `_count` histogram: holders in an answer, keys in a request.
+/// Buckets of every `_count` histogram, for holders in an answer or keys in a request.
 const COUNT_BUCKETS: &[f64] =
     &[0.0, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1_000.0, 3_000.0, 10_000.0, 100_000.0];
 
 static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
 
-/// The process's recorder, installed at the first call.
+/// The process's recorder, which the first call installs.
 pub fn install() -> PrometheusHandle {
     HANDLE
         .get_or_init(|| {
@@ -36,7 +36,7 @@ pub fn install() -> PrometheusHandle {
         .clone()
 }
 
-/// Keeps the recorder small until `stop`; one task a process.
+/// Keeps the recorder small until `stop`; run it once in a process.
 pub async fn upkeep(handle: PrometheusHandle, stop: Stop) -> Result<(), Infallible> {
     while stop.run_until_cancelled(tokio::time::sleep(METRICS_UPKEEP_INTERVAL)).await.is_some() {
         handle.run_upkeep();
@@ -44,7 +44,7 @@ pub async fn upkeep(handle: PrometheusHandle, stop: Stop) -> Result<(), Infallib
     Ok(())
 }
 
-/// `GET /metrics`.
+/// Router of `GET /metrics`.
 pub fn router<S: Clone + Send + Sync + 'static>(handle: PrometheusHandle) -> Router<S> {
     let render = move || {
         let handle = handle.clone();

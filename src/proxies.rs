@@ -1,25 +1,25 @@
-//! The proxy that containerd goes through, as `piccolo mirror install` found and recorded it beside the
-//! registries in `certs.d`, for the agent to judge a registry as containerd sees it.
+//! The proxy of containerd, as `piccolo mirror install` recorded it in `certs.d`. The agent needs it to judge
+//! a registry as containerd sees it.
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-/// Its file, in the first folder of `--certs-dir`. containerd reads only folders there.
+/// Name of the record's file, in the first folder of `--certs-dir`, where containerd reads only folders.
 pub const FILE: &str = "piccolo-proxies.toml";
 const FORMAT: u32 = 1;
 
-/// Proxies as the variables of a process name them. All absent: containerd goes direct.
+/// Proxies in the form of the environment variables. If all are absent, containerd connects directly.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Proxies {
-    /// `HTTP_PROXY`: for registries that speak plain http.
+    /// `HTTP_PROXY`, for registries that speak plain http.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub http_proxy: Option<String>,
-    /// `HTTPS_PROXY`.
+    /// `HTTPS_PROXY`, for all other registries.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub https_proxy: Option<String>,
-    /// `NO_PROXY`: hosts that are asked directly, with commas.
+    /// `NO_PROXY`: hosts that are asked directly, separated by commas.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub no_proxy: Option<String>,
 }
@@ -35,30 +35,30 @@ struct Record {
 /// Why a record cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProxiesError {
-    /// Not what install writes.
+    /// The text is not what install writes.
     #[error("could not parse it: {reason}")]
     NotRecord {
         /// The parser's message.
         reason: String,
     },
-    /// A later version wrote it.
+    /// A later version wrote the record.
     #[error("format {format} is newer than this version's {FORMAT}")]
     Newer {
-        /// The format that it names.
+        /// Format of the record.
         format: u32,
     },
 }
 
 impl Proxies {
-    /// Where the record is, below a folder of `--certs-dir`.
+    /// Path of the record below a folder of `--certs-dir`.
     pub fn path(certs_dir: &Path) -> PathBuf {
         certs_dir.join(FILE)
     }
 
-    /// Reads what [`Self::render`] wrote.
+    /// Parses what [`Self::render`] wrote.
     ///
     /// # Errors
-    /// Text of somebody else, or of a newer version.
+    /// If the text is not a record, or of a newer format.
     pub fn parse(text: &str) -> Result<Self, ProxiesError> {
         let record: Record = toml::from_str(text)
             .map_err(|error| ProxiesError::NotRecord { reason: error.to_string().trim_end().to_owned() })?;
@@ -68,7 +68,8 @@ impl Proxies {
         Ok(record.proxies)
     }
 
-    /// The record's text. A proxy's URL may hold a password: the file is for its owner only.
+    /// Text of the record. A proxy's URL may contain a password, so the file must be readable by its owner
+    /// only.
     pub fn render(&self) -> String {
         let record = Record { format: FORMAT, proxies: self.clone() };
         let body = toml::to_string(&record).expect("a record is a flat table");

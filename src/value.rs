@@ -1,5 +1,5 @@
-//! From the text of a setting to its value. Each parser answers what it expected: the caller knows
-//! the name and what stood there.
+//! Parsers from the text of a setting to its value. Each returns what it expected as its error; the caller
+//! knows the name and the text.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use std::time::Duration;
 /// A value, or what was expected instead.
 pub type Parsed<T> = Result<T, String>;
 
-/// Any text but none.
+/// Any text that is not empty.
 pub fn text(given: &str) -> Parsed<String> {
     if given.trim().is_empty() { Err("some text".to_owned()) } else { Ok(given.trim().to_owned()) }
 }
@@ -25,12 +25,12 @@ pub fn name(given: &str, bytes_max: usize, empty_allowed: bool) -> Parsed<String
     }
 }
 
-/// A path.
+/// A path that is not empty.
 pub fn path(given: &str) -> Parsed<PathBuf> {
     if given.is_empty() { Err("a path".to_owned()) } else { Ok(PathBuf::from(given)) }
 }
 
-/// Absolute folders, with colons between them.
+/// Absolute folders, separated by colons.
 pub fn folders(given: &str) -> Parsed<Vec<PathBuf>> {
     let folders: Vec<PathBuf> = given.split(':').filter(|part| !part.is_empty()).map(PathBuf::from).collect();
     if folders.is_empty() || folders.iter().any(|folder| folder.is_relative()) {
@@ -39,7 +39,7 @@ pub fn folders(given: &str) -> Parsed<Vec<PathBuf>> {
     Ok(folders)
 }
 
-/// On or off.
+/// `true` or `false`.
 pub fn switch(given: &str) -> Parsed<bool> {
     match given.to_ascii_lowercase().as_str() {
         "true" | "1" | "yes" | "on" => Ok(true),
@@ -48,14 +48,13 @@ pub fn switch(given: &str) -> Parsed<bool> {
     }
 }
 
-/// Where to listen: `IP:PORT`, or `:PORT` for all addresses, as Go writes it. Port 0 lets the system
-/// choose.
+/// Listening address: `IP:PORT`, or `:PORT` for all addresses, as in Go. With port 0 the system chooses.
 pub fn listen_address(given: &str) -> Parsed<SocketAddr> {
     let full = if given.starts_with(':') { format!("[::]{given}") } else { given.to_owned() };
     full.parse().map_err(|_| "an address like 10.0.0.7:7789, 0.0.0.0:7789 or [::]:7789".to_owned())
 }
 
-/// What others are told: `IP:PORT` that can be reached.
+/// Advertised address: `IP:PORT` that others can reach.
 pub fn told_address(given: &str) -> Parsed<SocketAddr> {
     match given.parse::<SocketAddr>() {
         Ok(address) if address.port() != 0 && !address.ip().is_unspecified() => Ok(address),
@@ -63,14 +62,14 @@ pub fn told_address(given: &str) -> Parsed<SocketAddr> {
     }
 }
 
-/// A list with commas; spaces around its items do not matter.
+/// A list separated by commas; spaces around items are ignored.
 pub fn list<T>(given: &str, item: impl Fn(&str) -> Parsed<T>) -> Parsed<Vec<T>> {
     let items = given.split(',').map(str::trim).filter(|item| !item.is_empty());
     let parsed: Vec<T> = items.map(item).collect::<Parsed<_>>()?;
     if parsed.is_empty() { Err("at least one item, separated by commas".to_owned()) } else { Ok(parsed) }
 }
 
-/// `http://HOST[:PORT][/PREFIX]` or https; without a slash at its end.
+/// `http://HOST[:PORT][/PREFIX]` or the same with https, without a final slash.
 pub fn base_url(given: &str) -> Parsed<String> {
     const EXPECTED: &str = "a URL like http://10.0.0.1:7789, without query, fragment or user";
     let url = reqwest::Url::parse(given).map_err(|_| EXPECTED.to_owned())?;
@@ -83,7 +82,7 @@ pub fn base_url(given: &str) -> Parsed<String> {
     if plain { Ok(given.trim_end_matches('/').to_owned()) } else { Err(EXPECTED.to_owned()) }
 }
 
-/// The base URL of a discovery server. They speak plain HTTP only.
+/// The base URL of a discovery server, which speaks plain HTTP only.
 pub fn server_url(given: &str) -> Parsed<String> {
     base_url(given).ok().filter(|url| url.starts_with("http://")).ok_or_else(|| {
         "the URL of a discovery server, like http://10.0.0.1:7789 (plain http; without query, fragment or user)"
@@ -101,7 +100,7 @@ pub fn host(given: &str) -> Parsed<String> {
     }
 }
 
-/// `HOST:PORT`, an IPv6 address in brackets.
+/// `HOST:PORT`, with an IPv6 address in brackets.
 pub fn host_port(given: &str) -> Parsed<String> {
     const EXPECTED: &str = "HOST:PORT, like node-1:7790, 10.0.0.1:7790 or [fd00::1]:7790";
     let (name, port) = given.rsplit_once(':').ok_or_else(|| EXPECTED.to_owned())?;
@@ -113,7 +112,7 @@ pub fn host_port(given: &str) -> Parsed<String> {
     }
 }
 
-/// Letters, digits, dots, dashes and underscores (RFC 1123, and what is seen in practice).
+/// True for letters, digits, dots, dashes and underscores (RFC 1123, and what is seen in practice).
 pub(crate) fn is_host_name(given: &str) -> bool {
     let label_right = |label: &str| {
         (1..=63).contains(&label.len())
@@ -124,7 +123,7 @@ pub(crate) fn is_host_name(given: &str) -> bool {
     given.len() <= 253 && given.strip_suffix('.').unwrap_or(given).split('.').all(label_right)
 }
 
-/// A whole number between two bounds.
+/// A whole number between two bounds, inclusive.
 pub fn number<T>(given: &str, least: T, most: T) -> Parsed<T>
 where
     T: std::str::FromStr + PartialOrd + std::fmt::Display,
@@ -155,7 +154,7 @@ const BYTE_UNITS: [(&str, u64); 9] = [
     ("B", 1),
 ];
 
-/// A number of bytes, alone or with a unit behind it.
+/// A number of bytes, optionally with a unit.
 pub fn bytes(given: &str) -> Parsed<u64> {
     let unit = BYTE_UNITS.iter().find_map(|(name, unit)| Some((given.strip_suffix(name)?, *unit)));
     let (number, unit) = unit.unwrap_or((given, 1));
@@ -197,12 +196,12 @@ fn parse_duration(given: &str) -> Option<Duration> {
     (!given.is_empty()).then(|| Duration::from_millis(total_ms))
 }
 
-/// The shortest text that [`duration`] reads back; whole milliseconds.
+/// The shortest text that [`duration`] reads back, in whole milliseconds.
 pub fn format_duration(duration: Duration) -> String {
     let mut rest = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let mut text = String::new();
     for (unit, factor) in UNITS.iter().rev() {
-        // 24h reads better than 1d, 90m is rarer than 1h30m.
+        // 24h is easier to read than 1d, and 90m than 1h30m.
         if *unit == "d" && rest < 2 * factor {
             continue;
         }

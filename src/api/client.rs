@@ -1,12 +1,11 @@
 //! Client of the discovery API, for agents and the command line.
 //!
-//! It knows several servers (`servers`) and remembers the one that answered last. What a server cannot
-//! answer (transport error, 5xx) is asked of the next one, and so is what a server may lack; a 4xx is an
-//! answer. The deadline of a call is shared out over the servers not yet asked, so that a frozen one
-//! cannot use it up.
+//! It knows several servers (`servers`) and remembers the one that answered last. After a transport error or
+//! a 5xx it asks the next server, and also if the answer may be incomplete; a 4xx is an answer. The deadline
+//! of a call is divided among the servers not yet asked, so that a frozen one cannot use it up.
 //!
-//! Plain HTTP on hyper's pooled client: these connections never go through a proxy, whatever the
-//! environment says, and carry no TLS.
+//! Plain HTTP on hyper's pooled client: these connections never use a proxy, whatever the environment says,
+//! and have no TLS.
 
 mod answer;
 mod ask;
@@ -51,7 +50,7 @@ pub(crate) use trip::Timeouts;
 
 use crate::limits::{API_CONNECT_TIMEOUT, API_IDLE_TIMEOUT, LOOKUP_CONNECTION_KEPT};
 
-/// Plain HTTP with a connection pool; shared with the server, which forwards writes by it.
+/// Plain HTTP client with a connection pool. Servers forward writes with it, too.
 pub(crate) type HttpClient = HyperClient<HttpConnector, Full<Bytes>>;
 
 /// Connects within [`API_CONNECT_TIMEOUT`], closes idle connections after [`API_IDLE_TIMEOUT`].
@@ -69,7 +68,7 @@ fn connector() -> HttpConnector {
     connector
 }
 
-/// The discovery API of one cluster. Cheap to clone; clones share connections and what they learn.
+/// Client of the discovery API of one cluster. Clones are cheap and share connections and what they learn.
 #[derive(Clone)]
 pub struct Client {
     shared: Arc<Transport>,
@@ -78,11 +77,11 @@ pub struct Client {
 struct Transport {
     servers: Servers,
     http: TimedClient,
-    /// For lookups at far servers: one connection for each, closed only long after the last lookup.
+    /// Pool for lookups at far servers: one connection for each, closed only long after the last lookup.
     kept: TimedClient,
-    /// Each request on a connection of its own.
+    /// Client that opens a new connection for each request.
     fresh: TimedClient,
-    /// When a lookup was answered last.
+    /// Time of the last answered lookup.
     looked_up: watch::Sender<Option<Instant>>,
     belonging: Belonging,
 }
@@ -94,8 +93,8 @@ impl fmt::Debug for Client {
 }
 
 impl Client {
-    /// A client of these servers, each a base URL (`http://host:port`, a path in front of the API's
-    /// is kept). The first is asked first. Behind a name every address is a server of its own.
+    /// A client of these servers, each a base URL (`http://host:port`; a path before the API's is kept). The
+    /// first one is asked first. If a name has several addresses, each is a server of its own.
     pub fn new(servers: Vec<String>) -> Result<Self, ClientError> {
         Self::resolving_by(servers, system_resolver())
     }
@@ -112,12 +111,12 @@ impl Client {
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// The base URLs, as given but without a final slash.
+    /// The base URLs as given, without a final slash.
     pub fn servers(&self) -> &[String] {
         self.shared.servers.urls()
     }
 
-    /// Who holds a key; `None` if nobody that the asker may see.
+    /// The holders of a key; `None` if the index has none that the asker may see.
     pub async fn find(
         &self,
         query: &FindQuery,
@@ -126,7 +125,7 @@ impl Client {
         Ok(self.find_with_doubt(query, deadline).await?.0)
     }
 
-    /// The same, and whether each server that answered may lack something: `None` is no last word then.
+    /// The holders of a key, and whether each server that answered may be behind: `None` is not final then.
     pub async fn find_with_doubt(
         &self,
         query: &FindQuery,
@@ -141,13 +140,13 @@ impl Client {
         }
     }
 
-    /// Asks the server at this place of the list first (counted round), until one answers: a fleet whose
-    /// agents all have the same list must not ask the same server.
+    /// Makes the server at this position of the list (modulo its length) the first to be asked, until one
+    /// answers. In a fleet whose agents have the same list, each must begin at another server.
     pub fn begin_at(&self, place: usize) {
         self.shared.servers.begin_at(place);
     }
 
-    /// The holder has these keys. A stale pair is an `Ok` with `stale`.
+    /// Adds keys to the holder. A stale pair is an `Ok` with `stale`.
     pub async fn advertise(
         &self,
         request: &WriteRequest,
@@ -156,7 +155,7 @@ impl Client {
         self.write(path::ADVERTISE, request, deadline).await
     }
 
-    /// The holder has these keys no longer. A stale pair is an `Ok` with `stale`.
+    /// Removes keys of the holder. A stale pair is an `Ok` with `stale`.
     pub async fn withdraw(
         &self,
         request: &WriteRequest,
@@ -165,7 +164,7 @@ impl Client {
         self.write(path::WITHDRAW, request, deadline).await
     }
 
-    /// The holder has exactly these keys. A stale pair is an `Ok` with `stale`.
+    /// Replaces all keys of the holder. A stale pair is an `Ok` with `stale`.
     pub async fn sync(
         &self,
         request: &WriteRequest,
@@ -174,7 +173,7 @@ impl Client {
         self.write(path::SYNC, request, deadline).await
     }
 
-    /// The holder is alive.
+    /// Renews the holder's lease.
     pub async fn keepalive(
         &self,
         request: &KeepaliveRequest,
@@ -183,8 +182,8 @@ impl Client {
         self.call(Question::post(path::KEEPALIVE, json(request)), deadline).await?.read()
     }
 
-    /// What this node lived through with a holder. A server that does not know the holder, or
-    /// reports at all (the Go Piccolo), refuses.
+    /// Reports a failure of a holder. A server that does not know the holder refuses, and so does one that
+    /// knows no reports (the Go Piccolo).
     pub async fn report(
         &self,
         request: &ReportRequest,
@@ -198,7 +197,7 @@ impl Client {
         self.call(Question::get(path::STATUS), deadline).await?.read()
     }
 
-    /// What the answering server offers beyond the Go Piccolo's API.
+    /// The native features of the answering server.
     pub async fn capabilities(&self, deadline: Duration) -> Result<Capabilities, ClientError> {
         self.call(Question::get(path::CAPABILITIES), deadline).await?.read()
     }

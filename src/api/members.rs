@@ -1,29 +1,29 @@
 //! Wire types of the membership.
 //!
-//! A change is asked for again and again until it is done: each answer says how far it is, and each
-//! request may be repeated, at any server.
+//! A client repeats the request for a change until the change is done. Each answer has the progress, and each
+//! request may be repeated at any server.
 
 use serde::{Deserialize, Serialize};
 
 use super::path;
 
-/// What is to change.
+/// Kind of a change of the membership.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MembersAction {
-    /// Waiting servers become members.
+    /// Adds waiting servers as members.
     Add,
-    /// A waiting server takes the place of a member.
+    /// Replaces a member by a waiting server.
     Replace,
-    /// A member leaves.
+    /// Removes a member.
     Remove,
-    /// Another voter leads.
+    /// Makes another voter the leader.
     TransferLeader,
-    /// The highest level that all members know begins.
+    /// Begins the highest level that all members know.
     Activate,
 }
 
 impl MembersAction {
-    /// Where it is posted.
+    /// Path that the change is posted to.
     pub fn path(self) -> &'static str {
         match self {
             Self::Add => path::MEMBERS_ADD,
@@ -35,61 +35,61 @@ impl MembersAction {
     }
 }
 
-/// Body of a change.
+/// Body of a request for a change.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MembersRequest {
-    /// Raft addresses of the new servers; add.
+    /// For add: raft addresses of the new servers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<String>,
-    /// Raft address of the new server; replace.
+    /// For replace: raft address of the new server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
-    /// Node id (hex) or raft address of a member; replace (the old one), remove, and transfer-leader
-    /// (absent: the one that is furthest).
+    /// For replace (the old one), remove and transfer-leader: node id (hex) or raft address of a member.
+    /// Absent for transfer-leader: the voter with the most recent log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub member: Option<String>,
 }
 
-/// 200 of a change. 409 is [`super::Message`]: it is refused, nothing was changed.
+/// Answer 200 of a change. A 409 has a [`super::Message`]: the change is refused, and nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MembersProgress {
-    /// Nothing is left to do.
+    /// True if nothing is left to do.
     pub done: bool,
-    /// What it waits for: `snapshot` (position and goal in bytes, the goal is a guess), `log` (log
-    /// indices), `leadership`, `step`; `done`.
+    /// What the change waits for: `snapshot` (position and goal in bytes, the goal is an estimate), `log`
+    /// (log indices), `leadership` or `step`; `done` at the end.
     pub phase: String,
-    /// Node id that it is about, 16 hex digits.
+    /// Node id of the server that the step is about, 16 hex digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
-    /// How far.
+    /// Progress so far, in the unit of the phase.
     #[serde(default)]
     pub position: u64,
-    /// Of how much; 0: unknown.
+    /// Progress at the end of the phase; 0: unknown.
     #[serde(default)]
     pub goal: u64,
-    /// For people.
+    /// Text for people.
     pub message: String,
 }
 
-/// 200 of members.
+/// Answer 200 of members.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MembersResponse {
-    /// Cluster id, 32 hex digits; empty while none has formed.
+    /// Cluster id, 32 hex digits; empty before the server has joined a cluster.
     pub cluster: String,
-    /// Node id of the answering server: of the leader, if there is one.
+    /// Node id of the answering server, which is the leader if there is one.
     pub node: String,
-    /// Whether a majority answers.
+    /// True if a majority answers.
     pub quorum: bool,
-    /// Voters.
+    /// Number of voters.
     pub voters: u64,
-    /// Of those, how many must answer.
+    /// Number of voters that must answer.
     pub majority: u64,
-    /// Voters that answer the leader, itself included; only the leader knows.
+    /// Number of voters that answer the leader, itself included; only the leader knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answering: Option<u64>,
-    /// All of them, by node id.
+    /// All members, sorted by node id.
     pub members: Vec<MemberEntry>,
-    /// What keeps the answering server from being a healthy member.
+    /// What is wrong with the answering server as a member.
     #[serde(default)]
     pub reasons: Vec<String>,
 }
@@ -105,16 +105,17 @@ pub struct MemberEntry {
     pub api_address: String,
     /// `leader`, `voter` or `learner`.
     pub role: String,
-    /// Log entries it lacks; only the leader knows.
+    /// Log entries that the member lacks; only the leader knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lag: Option<u64>,
-    /// Whether it has answered the leader within the last moments; only the leader knows.
+    /// Whether the member has answered the leader recently; only the leader knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answers: Option<bool>,
-    /// Milliseconds since the leader sent what it has answered; absent if this leader has had no answer of it.
+    /// Milliseconds since the leader sent the last request that the member has answered; absent if there is
+    /// none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answered_ms_ago: Option<u64>,
-    /// Its removal has begun: asking for it again ends it.
+    /// True if its removal has begun. The same request again completes it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub leaving: bool,
 }

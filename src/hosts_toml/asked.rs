@@ -1,5 +1,5 @@
-//! Whom containerd asks by a `hosts.toml`, and whether it accepts the file at all: one wrong value, and
-//! it ignores the whole file (`parseHostsFile` in core/remotes/docker/config/hosts.go).
+//! The hosts that containerd asks by a `hosts.toml`, and whether it accepts the file: one invalid value makes
+//! it ignore the whole file (`parseHostsFile` in core/remotes/docker/config/hosts.go).
 
 use toml::Value;
 
@@ -8,16 +8,16 @@ use super::{HostsTomlError, Values, headers, values};
 /// One `[host."URL"]` table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Host {
-    /// As it is written.
+    /// URL as it is written in the file.
     pub url: String,
-    /// containerd fetches content from it.
+    /// True if containerd fetches content from the host.
     pub pulls: bool,
-    /// containerd asks it what a tag is.
+    /// True if containerd resolves tags at the host.
     pub resolves: bool,
 }
 
 impl Host {
-    /// Whether this table is about the host behind `url`: `/v2` and a slash at the end say nothing.
+    /// True if this table is for the host at `url`; `/v2` and a final slash are ignored.
     pub fn is(&self, url: &str) -> bool {
         let bare = |url: &str| {
             let url = url.trim_end_matches('/');
@@ -32,7 +32,7 @@ impl Host {
 /// The hosts in the order in which containerd asks them.
 ///
 /// # Errors
-/// What containerd does not accept: it then does as if there were no file.
+/// If containerd does not accept the text; it then ignores the file.
 pub fn hosts_in_order(text: &str) -> Result<Vec<Host>, HostsTomlError> {
     let headers = headers(text)?;
     let values = values(text)?;
@@ -60,7 +60,7 @@ pub fn hosts_in_order(text: &str) -> Result<Vec<Host>, HostsTomlError> {
     Ok(hosts)
 }
 
-/// The values of one table, of a host or of the file itself.
+/// Checks the values of one table: of a host, or of the file itself.
 fn check(table: &Values) -> Result<(), HostsTomlError> {
     const CAPABILITIES: [&str; 4] = ["pull", "resolve", "push", "referrers"];
     let is_capability = |value: &Value| {

@@ -1,4 +1,4 @@
-//! Before and after, as golden text.
+//! Tests with golden text before and after.
 
 use super::*;
 

@@ -13,7 +13,7 @@ use toml_edit::{Document, Item, Table};
 use crate::oci::registry::{DOCKER_HUB, DOCKER_HUB_API};
 
 const FILE: &str = "hosts.toml";
-/// Name of the folder for all registries without one of their own.
+/// Folder for all registries without their own.
 pub const DEFAULT: &str = "_default";
 
 /// One host that containerd asks.
@@ -23,61 +23,61 @@ pub struct Host {
     pub scheme: String,
     /// `host[:port]`.
     pub authority: String,
-    /// Root of the API, such as `/v2`.
+    /// Path of the API's root, such as `/v2`.
     pub path: String,
-    /// True if containerd resolves tags there.
+    /// True if containerd resolves tags at this host.
     pub resolves: bool,
     /// True if containerd tries https first, and http if TLS fails.
     pub falls_back_to_http: bool,
-    /// True for the registry itself, derived from its name and not written in a file.
+    /// True for the registry itself, which is derived from its name and not written in a file.
     pub is_implied: bool,
-    /// How containerd speaks TLS with it.
+    /// TLS settings of this host.
     pub tls: Tls,
 }
 
 /// TLS settings of one host.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Tls {
-    /// PEM files of CAs that count beside those of the system.
+    /// PEM files of CAs that are trusted in addition to those of the system.
     pub authorities: Vec<PathBuf>,
-    /// PEM files of client certificates, each with its key file if that is another one.
+    /// PEM files of client certificates, each with its key file if that is separate.
     pub clients: Vec<(PathBuf, Option<PathBuf>)>,
-    /// Any certificate of the host counts.
+    /// True if any certificate of the host is accepted.
     pub skip_verify: Option<bool>,
 }
 
 /// The folder of a registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Folder {
-    /// Its path.
+    /// Path of the folder.
     pub path: PathBuf,
-    /// It is `_default`, which holds for registries without a folder of their own.
+    /// True for `_default`, which is for registries without their own folder.
     pub is_default: bool,
 }
 
-/// State of a file or folder by which a change is noticed without reading it; `None`: not there.
+/// State of a file or folder that shows a change without reading it; `None`: it does not exist.
 pub type Stamp = Option<(u64, u64, i64, i64, i64, i64)>;
 
 /// Why the hosts of a registry are not known.
 #[derive(Debug, thiserror::Error)]
 pub enum UpstreamsError {
-    /// containerd may be able to read it, being root.
+    /// The file cannot be read by the agent; containerd runs as root and may be able to.
     #[error("could not read {}", path.display())]
     Unreadable {
-        /// The file or folder.
+        /// Path of the file or folder.
         path: PathBuf,
-        /// The system's reason.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
 }
 
-/// The folder of `registry` as it is spelled in the image's name: in each root containerd looks for
+/// The folder of `registry`, which is spelled as in the image's name. In each root containerd looks for
 /// `host_port_`, `host:port` and `_default`, before it goes on to the next root (`hostDirFromRoots` in
 /// internal/cri/server/images/image_pull.go, `hostPaths` in core/remotes/docker/config/config_unix.go).
 ///
 /// # Errors
-/// A root that cannot be looked into.
+/// If a root cannot be read.
 pub fn folder(roots: &[PathBuf], registry: &str) -> Result<Option<Folder>, UpstreamsError> {
     for root in roots {
         for name in names(registry) {
@@ -92,7 +92,7 @@ pub fn folder(roots: &[PathBuf], registry: &str) -> Result<Option<Folder>, Upstr
     Ok(None)
 }
 
-/// containerd's `hostPaths`.
+/// Names of a registry's folder, as in containerd's `hostPaths`.
 fn names(registry: &str) -> Vec<String> {
     let mut names = Vec::new();
     if let Some((host, port)) = registry.rsplit_once(':').filter(|(host, _)| !host.is_empty()) {
@@ -105,12 +105,12 @@ fn names(registry: &str) -> Vec<String> {
 /// The hosts that containerd asks for `registry`, in its order, with the registry itself at the end.
 ///
 /// # Errors
-/// A file or folder that cannot be read.
+/// If a file or folder cannot be read.
 pub fn hosts(folder: Option<&Folder>, registry: &str) -> Result<Vec<Host>, UpstreamsError> {
     let Some(folder) = folder else { return Ok(vec![implied(registry, Tls::default())]) };
     let path = folder.path.join(FILE);
     match fs::read_to_string(&path) {
-        // containerd takes an empty file for none, and one that it cannot parse as well.
+        // containerd treats an empty file, and one that it cannot parse, like a missing one.
         Ok(text) if !text.is_empty() => match parse(&text, &folder.path, registry) {
             Ok(hosts) => return Ok(hosts),
             Err(error) => {
@@ -162,7 +162,7 @@ enum IgnoredFile {
     Clients,
 }
 
-/// containerd's `parseHostsFile`.
+/// Parses a file like containerd's `parseHostsFile`.
 fn parse(text: &str, folder: &Path, registry: &str) -> Result<Vec<Host>, IgnoredFile> {
     let document = Document::parse(text)?;
     let root = document.as_table();
@@ -175,7 +175,7 @@ fn parse(text: &str, folder: &Path, registry: &str) -> Result<Vec<Host>, Ignored
     Ok(hosts)
 }
 
-/// The `[host."URL"]` tables in the order of the file, which is the order in which they are asked.
+/// The `[host."URL"]` tables in the order of the file, in which containerd asks them.
 fn in_order(root: &Table) -> Vec<(&str, &Table)> {
     let Some(Item::Table(hosts)) = root.get("host") else { return Vec::new() };
     let mut found: Vec<(usize, &str, &Table)> = hosts
@@ -186,7 +186,7 @@ fn in_order(root: &Table) -> Vec<(&str, &Table)> {
     found.into_iter().map(|(_, url, table)| (url, table)).collect()
 }
 
-/// Where the first header of a table or of one of its tables stands.
+/// Position of the first header of a table or of one of its subtables.
 fn first_line(table: &Table) -> Option<usize> {
     let own = table.span().filter(|_| !table.is_implicit() && !table.is_dotted()).map(|span| span.start);
     let below = table.iter().filter_map(|(_, item)| first_line(item.as_table()?));
@@ -232,7 +232,7 @@ fn implied(registry: &str, tls: Tls) -> Host {
     }
 }
 
-/// containerd's `IsLocalhost`.
+/// True for a registry on this host, as in containerd's `IsLocalhost`.
 fn is_localhost(registry: &str) -> bool {
     let host = match registry.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((ipv6, _)) => ipv6,
@@ -241,7 +241,7 @@ fn is_localhost(registry: &str) -> bool {
     host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// A tag is resolved only where both `pull` and `resolve` are allowed.
+/// True if a tag may be resolved, which needs both `pull` and `resolve`.
 fn resolves(table: &Table) -> Result<bool, IgnoredFile> {
     let Some(item) = table.get("capabilities") else { return Ok(true) };
     let list = item.as_array().ok_or(IgnoredFile::Capabilities)?;
@@ -250,7 +250,7 @@ fn resolves(table: &Table) -> Result<bool, IgnoredFile> {
         match capability.as_str().map(str::to_ascii_lowercase).as_deref() {
             Some("pull") => pull = true,
             Some("resolve") => resolve = true,
-            // Not known to every version, which then refuses the file; nothing is lost by reading it.
+            // Some versions do not know this capability and refuse the file; reading it does no harm.
             Some(_) => {}
             None => return Err(IgnoredFile::Capability),
         }
@@ -283,7 +283,7 @@ fn tls(table: &Table, folder: &Path) -> Result<Tls, IgnoredFile> {
     Ok(tls)
 }
 
-/// containerd's `loadCertFiles`, the layout of Docker.
+/// Certificates in the folder, in the layout of Docker, as in containerd's `loadCertFiles`.
 fn cert_files(folder: &Path) -> io::Result<Tls> {
     let mut names: Vec<PathBuf> =
         fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?;

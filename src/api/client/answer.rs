@@ -1,4 +1,4 @@
-//! What one server answered.
+//! Answer of one server.
 
 use std::time::Duration;
 
@@ -11,24 +11,24 @@ use serde::de::DeserializeOwned;
 use super::ClientError;
 use crate::api::{Message, header};
 
-/// Where a server's API listens if nothing else is configured.
+/// Default port of a server's API.
 const API_PORT_DEFAULT: u16 = 7789;
 
-/// What one server answered.
+/// Answer of one server.
 pub(super) struct Answer {
     pub(super) server: String,
     pub(super) status: StatusCode,
     pub(super) retry_after: Option<Duration>,
     pub(super) index_full: bool,
-    /// The server may lack what the others have: see [`header::BEHIND`].
+    /// True if the server may be behind the others; see [`header::BEHIND`].
     pub(super) behind: bool,
-    /// Of the answering server.
+    /// Cluster id of the answering server.
     pub(super) cluster: Option<HeaderValue>,
     body: Bytes,
 }
 
 impl Answer {
-    /// With a body that was read to its end.
+    /// An answer whose body has been read to its end.
     pub(super) fn new(server: String, head: &Parts, body: Bytes) -> Self {
         let retry_after = head.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
         let index_full = head.headers.get(header::FULL).is_some_and(|value| value == header::FULL_INDEX);
@@ -43,8 +43,8 @@ impl Answer {
         }
     }
 
-    /// Whether what answered is no discovery API: raft's port, an agent's, another program. Where the API
-    /// answers with one of these statuses, it says why in JSON.
+    /// True if the answer is not from a discovery API, but from a raft port, an agent or another program. The
+    /// API itself sends these statuses with a JSON body.
     pub(super) fn is_of_something_else(&self) -> bool {
         match self.status {
             StatusCode::MISDIRECTED_REQUEST => true,
@@ -56,7 +56,7 @@ impl Answer {
         }
     }
 
-    /// What to say of such an answer.
+    /// Error text for such an answer.
     pub(super) fn of_something_else(&self) -> String {
         let said = self.message();
         let said = said.lines().next().unwrap_or_default().trim();
@@ -71,7 +71,7 @@ impl Answer {
         )
     }
 
-    /// The text of an error answer, whichever field it is in.
+    /// Text of an error answer, whichever field has it.
     pub(super) fn message(&self) -> String {
         match serde_json::from_slice::<Message>(&self.body) {
             Ok(message) if !message.message.is_empty() => message.message,
@@ -80,7 +80,7 @@ impl Answer {
         }
     }
 
-    /// The body, whatever the status is.
+    /// Parses the body, whatever the status is.
     pub(super) fn parse<T: DeserializeOwned>(&self) -> Result<T, ClientError> {
         serde_json::from_slice(&self.body).map_err(|error| ClientError::Malformed {
             server: self.server.clone(),
@@ -88,7 +88,7 @@ impl Answer {
         })
     }
 
-    /// The body of a 2xx; anything else is the server's no.
+    /// Parses the body of a 2xx; any other status is a refusal.
     pub(super) fn read<T: DeserializeOwned>(&self) -> Result<T, ClientError> {
         if self.status.is_success() {
             return self.parse();
@@ -100,7 +100,7 @@ impl Answer {
         })
     }
 
-    /// A 404 of findkey says so in JSON.
+    /// `Ok` if this is a 404 of findkey, which has a JSON body.
     pub(super) fn not_found(&self) -> Result<(), ClientError> {
         self.parse::<Message>().map(|_| ())
     }

@@ -1,4 +1,4 @@
-//! One request to one address, and one call to all of them.
+//! One request to one address, and one call to all servers.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,14 +20,14 @@ use super::{Client, ClientError};
 use crate::api::{header, path};
 use crate::limits::API_ANSWER_BYTES_MAX;
 
-/// What is asked.
+/// A request, before a server is chosen.
 #[derive(Clone)]
 pub(super) struct Question<'a> {
     pub(super) method: Method,
     /// Path and query.
     pub(super) target: &'a str,
     pub(super) body: Bytes,
-    /// Of which cluster the answering server is makes no difference.
+    /// True if an answer of a server of any cluster counts.
     any_cluster: bool,
 }
 
@@ -40,7 +40,7 @@ impl<'a> Question<'a> {
         Self { method: Method::POST, target, body, any_cluster: false }
     }
 
-    /// The same as [`Self::get`], of whichever cluster the server is.
+    /// A GET that a server of any cluster may answer.
     pub(super) fn of_any(target: &'a str) -> Self {
         Self { any_cluster: true, ..Self::get(target) }
     }
@@ -66,8 +66,8 @@ impl<'a> Question<'a> {
 }
 
 impl Client {
-    /// Asks one server after the other until one answers for good: not with a 5xx, and not with what it may
-    /// lack. If all of them are behind, the first one's answer is the answer.
+    /// Asks one server after the other until an answer is final: not a 5xx, and not one that may be
+    /// incomplete. If all servers are behind, returns the first answer.
     pub(super) async fn call(
         &self,
         question: Question<'_>,
@@ -96,7 +96,7 @@ impl Client {
                 continue;
             }
             let least = trip::attempt_min(endpoint.trip().measured());
-            // A lone server comes twice: its second, new connection needs time, too.
+            // A single server is asked twice: the second attempt, on a new connection, needs time, too.
             let share = (left / (after as u32 + 1)).max(least.min(left));
             let Ok(result) = tokio::time::timeout(share, self.ask(&endpoint, &question, fresh)).await else {
                 endpoint.note_failure();
@@ -110,7 +110,7 @@ impl Client {
                     servers.answered(&endpoint);
                     return Ok(answer);
                 }
-                // A lone server that is overloaded has its answer: it is not asked again at once.
+                // A single server that is overloaded has answered: it is not asked again at once.
                 None if is_answered && round.is_lone() => break,
                 None => {}
             }
@@ -121,7 +121,7 @@ impl Client {
         Err(self.nobody(failures, deadline))
     }
 
-    /// The error of a call that no server has answered for good.
+    /// The error of a call without a final answer.
     pub(super) fn nobody(&self, mut failures: Failures, waited: Duration) -> ClientError {
         let servers = &self.shared.servers;
         failures.add(servers.unresolved(waited));
@@ -129,7 +129,7 @@ impl Client {
         failures.into_error()
     }
 
-    /// One server's answer, or why there is none.
+    /// The answer of one server, or why there is none.
     pub(super) async fn ask(
         &self,
         endpoint: &Arc<Endpoint>,
@@ -167,7 +167,7 @@ impl Client {
         let start = Instant::now();
         let response = http.request(request).await.map_err(|error| chain(&error))?;
         if is_lookup || question.path() == path::KEEPALIVE {
-            // Answered from memory: the time since there was a connection is that of the way.
+            // Lookups are answered from memory, so that the time on an open connection is the round trip.
             let open = response.extensions().get::<OpenSince>().map_or(start, |since| since.0.max(start));
             endpoint.trip().answered(open.elapsed());
         }
@@ -177,7 +177,7 @@ impl Client {
         let answer = Answer::new(endpoint.label.clone(), &head, body);
         let counts = if question.any_cluster { Ok(()) } else { belonging.check(answer.cluster.as_ref()) };
         if alone && (answer.status.is_server_error() || answer.behind || counts.is_err()) {
-            // Behind the address there may be other servers, to which only a new connection leads.
+            // A virtual address may stand for several servers, which only a new connection reaches.
             if let Some(connection) = connection.connection_metadata().as_ref() {
                 connection.poison();
             }

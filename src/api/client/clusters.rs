@@ -1,6 +1,6 @@
-//! Which cluster a client belongs to. Its writes say so, and what a server of another cluster answers does
-//! not count: the next server is asked, as if that one were silent. A client that belongs to none (the
-//! command line, an agent that has just been started) takes every answer.
+//! The cluster that a client belongs to. Its writes name that cluster, and answers of servers of another
+//! cluster do not count: the next server is asked, as if that one were silent. A client without a cluster
+//! (the command line, an agent that has just started) accepts every answer.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -15,18 +15,18 @@ use super::{Client, path};
 use crate::api::Capabilities;
 use crate::limits::CLUSTER_LOOKS_AT_A_LONE_ADDRESS;
 
-/// What one server says of its cluster.
+/// What one server says about its cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sighting {
-    /// It does not answer, or cannot say yet: its index is loading.
+    /// The server does not answer, or is still loading its index.
     Silent,
-    /// It answers, and belongs to no cluster yet, or is of a kind that names none.
+    /// The server answers and belongs to no cluster yet, or is of a kind that names none.
     Unnamed,
-    /// It belongs to a cluster.
+    /// The server belongs to a cluster.
     Of {
-        /// The cluster's id.
+        /// Id of the cluster.
         cluster: String,
-        /// How many servers that cluster has, as far as this one knows; 0: it does not say.
+        /// Number of servers in that cluster, as far as this one knows; 0: it does not say.
         servers: usize,
     },
 }
@@ -44,7 +44,7 @@ impl Sighting {
     }
 }
 
-/// The cluster of a client.
+/// The cluster of a client; `None` inside: none yet.
 #[derive(Debug, Default)]
 pub(super) struct Belonging {
     own: Mutex<Option<HeaderValue>>,
@@ -52,12 +52,12 @@ pub(super) struct Belonging {
 }
 
 impl Belonging {
-    /// What a write says.
+    /// Cluster id for the header of a write.
     pub(super) fn own(&self) -> Option<HeaderValue> {
         self.own.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Whether an answer with this cluster counts; if not, why.
+    /// Checks whether an answer that names this cluster counts; the error says why not.
     pub(super) fn check(&self, named: Option<&HeaderValue>) -> Result<(), String> {
         let Some(named) = named else { return Ok(()) };
         let own = self.own();
@@ -77,24 +77,24 @@ fn text(value: &HeaderValue) -> String {
 }
 
 impl Client {
-    /// From now on only servers of this cluster count; `None`: all.
+    /// Accepts only servers of this cluster from now on; `None`: all servers.
     pub fn belong_to(&self, cluster: Option<&str>) {
         let own = cluster.and_then(|cluster| HeaderValue::from_str(cluster).ok());
         *self.shared.belonging.own.lock().unwrap_or_else(PoisonError::into_inner) = own;
     }
 
-    /// The cluster that this client belongs to.
+    /// Id of the cluster that this client belongs to.
     pub fn cluster(&self) -> Option<String> {
         self.shared.belonging.own().as_ref().map(text)
     }
 
-    /// Resolves once an answer has named another cluster than the one that this client belongs to.
+    /// Resolves after an answer has named another cluster than the client's.
     pub async fn strange(&self) {
         self.shared.belonging.strange.notified().await;
     }
 
-    /// What each server says now, with what it is called. Behind a lone address there may be several, so that
-    /// it is asked on several connections.
+    /// Asks each server for its cluster; returns the servers' labels and answers. A single address is asked
+    /// on several connections, because several servers may be behind it.
     pub async fn clusters(&self, deadline: Duration) -> Vec<(String, Sighting)> {
         let servers = &self.shared.servers;
         servers.refresh();

@@ -1,5 +1,5 @@
-//! Connections to discovery servers that know since when they are open: only so can it be told what of the
-//! time of an answer was the way, and what a new connection.
+//! Connections to discovery servers that record when they were opened. Only with that time can an answer's
+//! duration be split into the round trip and the opening of the connection.
 
 use std::future::Future;
 use std::io;
@@ -17,14 +17,14 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tower::Service;
 
-/// When the connection of a response was opened: among the response's extensions.
+/// Time at which a response's connection was opened; an extension of the response.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct OpenSince(pub(super) Instant);
 
-/// A pool of such connections.
+/// A pool of connections that record when they were opened.
 pub(super) type TimedClient = HyperClient<TimedConnector, Full<Bytes>>;
 
-/// Connections that close after `idle`, at most `idle_max` of them waiting for each server.
+/// A pool that closes idle connections after `idle`, and keeps at most `idle_max` of them for each server.
 pub(super) fn timed_client(idle: Duration, idle_max: usize) -> TimedClient {
     HyperClient::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
@@ -33,7 +33,7 @@ pub(super) fn timed_client(idle: Duration, idle_max: usize) -> TimedClient {
         .build(TimedConnector(super::connector()))
 }
 
-/// See the module.
+/// Opens connections that record when they were opened.
 #[derive(Clone, Debug)]
 pub(super) struct TimedConnector(HttpConnector);
 
@@ -52,7 +52,7 @@ impl Service<Uri> for TimedConnector {
     }
 }
 
-/// One connection.
+/// A connection and the time at which it was opened.
 #[derive(Debug)]
 pub(super) struct Timed {
     io: TokioIo<TcpStream>,

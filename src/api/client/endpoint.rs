@@ -1,4 +1,4 @@
-//! One address of a server, and what a client has learned of it.
+//! One address of a server, and what a client has learned about it.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -12,24 +12,24 @@ use super::ClientError;
 use super::trip::RoundTrip;
 use crate::limits::ENDPOINT_REST;
 
-/// A server as it was given.
+/// A server as it was given, by its URL.
 #[derive(Clone, Debug)]
 pub(super) struct Given {
-    /// Its URL without a final slash.
+    /// URL without a final slash.
     pub(super) base: String,
-    /// Its name, or its address without brackets.
+    /// Host name, or IP address without brackets.
     pub(super) host: String,
     pub(super) port: u16,
-    /// What it is called in requests: whatever stands in front of the servers may tell them apart by it.
+    /// Name of the server in `Host` headers: a proxy in front of the servers may use it.
     authority: HeaderValue,
-    /// What the URL has behind the port.
+    /// Path of the URL.
     prefix: String,
-    /// Its address, where no name was given.
+    /// Socket address, if the URL has an IP address.
     pub(super) literal: Option<SocketAddr>,
 }
 
 impl Given {
-    /// Reads `http://host:port`; a path behind it is kept.
+    /// Parses `http://host:port`; a path after it is kept.
     pub(super) fn parse(server: String) -> Result<Self, ClientError> {
         let bad = |reason: &str| ClientError::BadServer { server: server.clone(), reason: reason.to_owned() };
         let base = server.trim().trim_end_matches('/');
@@ -53,7 +53,7 @@ impl Given {
         Ok(Self { base: base.to_owned(), host, port, authority, prefix, literal })
     }
 
-    /// The endpoint at that address of it.
+    /// The endpoint of this server at one of its addresses.
     pub(super) fn at(&self, address: SocketAddr) -> Endpoint {
         let base = format!("http://{address}{}", self.prefix);
         let label = match self.literal {
@@ -67,14 +67,14 @@ impl Given {
 
 /// One address of a server.
 pub(super) struct Endpoint {
-    /// URL with the address, in front of a request's target.
+    /// URL with the address, the prefix of request targets.
     pub(super) base: String,
-    /// What it is called in errors.
+    /// Name of the endpoint in errors.
     pub(super) label: String,
-    /// The `Host` of requests.
+    /// `Host` header of requests.
     pub(super) authority: HeaderValue,
     trip: Mutex<RoundTrip>,
-    /// When a request had no answer here, if none was answered since.
+    /// Time of the last unanswered request, if none was answered after it.
     failed: Mutex<Option<Instant>>,
 }
 
@@ -85,9 +85,9 @@ impl fmt::Debug for Endpoint {
 }
 
 impl Endpoint {
-    /// The round trip to it.
+    /// The measured round trip.
     pub(super) fn trip(&self) -> MutexGuard<'_, RoundTrip> {
-        // A few numbers: whole after any panic.
+        // The value is a few numbers, which are consistent even after a panic.
         self.trip.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -95,17 +95,17 @@ impl Endpoint {
         self.failed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A request had no answer.
+    /// Records a request without an answer.
     pub(super) fn note_failure(&self) {
         *self.failed() = Some(Instant::now());
     }
 
-    /// A request was answered, with whatever.
+    /// Records an answer, whatever its status.
     pub(super) fn note_answer(&self) {
         *self.failed() = None;
     }
 
-    /// Whether it failed so lately that the others are asked first.
+    /// True if a request failed recently, so that other servers are asked first.
     pub(super) fn is_resting(&self) -> bool {
         self.failed().is_some_and(|at| at.elapsed() < ENDPOINT_REST)
     }

@@ -1,22 +1,22 @@
-//! Why a call has no result.
+//! Errors of calls to discovery servers.
 
 use std::fmt;
 use std::time::Duration;
 
 use hyper::StatusCode;
 
-/// Why a call has no result.
+/// Error of a call to discovery servers.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ClientError {
-    /// [`Client::new`](super::Client::new) without any server.
+    /// [`Client::new`](super::Client::new) got no server.
     #[error("no discovery server is given")]
     NoServer,
-    /// [`Client::new`](super::Client::new) with something that is not the URL of a server.
+    /// [`Client::new`](super::Client::new) got something that is not the URL of a server.
     #[error("could not use discovery server {server:?}: {reason}")]
     BadServer {
-        /// What was given.
+        /// The given text.
         server: String,
-        /// What is wrong with it.
+        /// Reason, for the message.
         reason: String,
     },
     /// No server answered in time.
@@ -25,14 +25,14 @@ pub enum ClientError {
         /// Every server that was asked, with its last reason.
         servers: Vec<Attempt>,
     },
-    /// A server understood and said no (4xx).
+    /// A server refused the request (4xx).
     #[error("discovery server {server} refused with {status}: {message}")]
     Refused {
-        /// Who.
+        /// URL of the server.
         server: String,
-        /// Its status.
+        /// Status of the answer.
         status: StatusCode,
-        /// Its reason.
+        /// Reason in the answer.
         message: String,
     },
     /// At least one server answered, but none could serve (5xx): no leader, overload.
@@ -40,25 +40,25 @@ pub enum ClientError {
     Unavailable {
         /// Status of the last server that answered.
         status: StatusCode,
-        /// When it wants to be asked again.
+        /// Time after which the server wants to be asked again.
         retry_after: Option<Duration>,
-        /// It says that the index has reached a limit.
+        /// True if the server says that the index has reached a limit.
         index_full: bool,
         /// Every server that was asked, with its reason.
         servers: Vec<Attempt>,
     },
-    /// An answer that is not of this API: something else listens there.
+    /// The answer is not of this API: another program listens there.
     #[error("could not read the answer of discovery server {server}: {reason}")]
     Malformed {
-        /// Who.
+        /// URL of the server.
         server: String,
-        /// What is wrong with it.
+        /// Reason, for the message.
         reason: String,
     },
 }
 
 impl ClientError {
-    /// When the servers want to be asked again, if they said so.
+    /// Time after which the servers want to be asked again, if they said so.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Unavailable { retry_after, .. } => *retry_after,
@@ -66,24 +66,24 @@ impl ClientError {
         }
     }
 
-    /// Whether the index may not hold what a write would add: it was not done, and is not worth sending
-    /// again as it is. Disks without room are no such thing, although that is a 507, too.
+    /// True if the index has no room for what a write would add: the write was not done, and the same write
+    /// would fail again. A 507 for a full disk is not such a case.
     pub fn is_full(&self) -> bool {
         matches!(self, Self::Unavailable { index_full: true, .. })
     }
 }
 
-/// One server that was asked in vain.
+/// A failed attempt at one server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attempt {
-    /// Its base URL, with the address behind it where a name was given.
+    /// Base URL of the server, with the address if the URL has a name.
     pub server: String,
-    /// Why it did not help.
+    /// Reason of the failure.
     pub reason: String,
 }
 
 impl Attempt {
-    /// All of them in one line, for an error.
+    /// All attempts in one line, for an error.
     pub(crate) fn list(attempts: &[Attempt]) -> String {
         attempts.iter().map(Attempt::to_string).collect::<Vec<_>>().join("; ")
     }

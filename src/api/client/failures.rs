@@ -1,4 +1,4 @@
-//! What the servers that did not help with one call said.
+//! The failed attempts of one call.
 
 use std::time::Duration;
 
@@ -7,16 +7,16 @@ use hyper::StatusCode;
 use super::answer::Answer;
 use super::{Attempt, ClientError};
 
-/// The servers that did not help with one call.
+/// The failed attempts of one call.
 #[derive(Default)]
 pub(super) struct Failures {
     attempts: Vec<Attempt>,
-    /// What the last one with a 5xx said.
+    /// Status, retry time and fullness of the last 5xx.
     unavailable: Option<(StatusCode, Option<Duration>, bool)>,
 }
 
 impl Failures {
-    /// The answer, unless there is none or it is a 5xx.
+    /// Returns the answer, unless it failed or is a 5xx, which is recorded.
     pub(super) fn unless_failed(&mut self, server: &str, result: Result<Answer, String>) -> Option<Answer> {
         let reason = match result {
             Ok(answer) if answer.is_of_something_else() => answer.of_something_else(),
@@ -31,7 +31,7 @@ impl Failures {
         None
     }
 
-    /// Each server is named once: a lone one is asked twice.
+    /// Adds an attempt. A single server that was asked twice is listed once.
     fn note(&mut self, server: &str, reason: String) {
         match self.attempts.iter_mut().find(|attempt| attempt.server == server) {
             Some(attempt) => attempt.reason = reason,
@@ -39,13 +39,13 @@ impl Failures {
         }
     }
 
-    /// Nothing came from a server in this time.
+    /// Adds an attempt without an answer in this time.
     pub(super) fn silent(&mut self, server: &str, time: Duration) {
         let reason = format!("no answer within {} ms", time.as_millis());
         self.note(server, reason);
     }
 
-    /// Servers that could not be asked.
+    /// Adds servers that could not be asked.
     pub(super) fn add(&mut self, attempts: Vec<Attempt>) {
         self.attempts.extend(attempts);
     }

@@ -9,8 +9,8 @@ use crate::api::{HostsResponse, path};
 use crate::limits::{HOSTS_PAGE_MAX, HOSTS_PAGES_MAX};
 
 impl Client {
-    /// All holders, or those of one group. `deadline` is that of each page. A server that knows no pages
-    /// gives all of them at once.
+    /// All holders, or those of one group. `deadline` is for each page. A server without pages returns all of
+    /// them at once.
     pub async fn hosts(&self, group: Option<&str>, deadline: Duration) -> Result<HostsResponse, ClientError> {
         let group = group.map(|group| format!("&group={}", percent_encoded(group))).unwrap_or_default();
         let mut all = HostsResponse { hosts: Vec::new(), next: None };

@@ -1,5 +1,5 @@
-//! Lookups: a pull waits for them, so that the next server is asked as well while one takes its time, and
-//! the connection to a far server stays open between them.
+//! Lookups. A pull waits for them: the next server is asked as well while one is slow, and the connection to
+//! a far server is kept between them.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -20,20 +20,21 @@ use crate::limits::{
 };
 
 impl Client {
-    /// What the measured distance of the servers means for waiting: that of the farthest one counts, as any
-    /// of them may have to answer.
+    /// Timeouts that follow from the measured round trips. The farthest server counts, because any server may
+    /// have to answer.
     pub(crate) fn timeouts(&self) -> Timeouts {
         let servers = self.shared.servers.order();
         Timeouts::of(servers.iter().filter_map(|endpoint| endpoint.trip().measured()).max())
     }
 
-    /// Asks the server that answered last, and the next one whenever the share of the deadline that the ones
-    /// before had is over, or one of them failed. None of them is given up before the deadline: the answer of
-    /// a far one takes longer than its share. Only for what is answered from memory and may be asked twice.
+    /// Asks the server that answered last, and the next one whenever the earlier ones have used up their
+    /// share of the deadline or one of them failed. No request is cancelled before the deadline: the answer
+    /// of a far server takes longer than its share. Only for requests that are answered from memory and may
+    /// be repeated.
     ///
-    /// When a server that may lack something has no answer, all others are asked at once. They have half of
-    /// the time that is left, and who stays silent is not waited for again for [`ENDPOINT_REST`]. If none of
-    /// them has a better answer, that is the answer.
+    /// When a server that may be behind does not find the key, all others are asked at once. They get half of
+    /// the remaining time, and for [`ENDPOINT_REST`] no lookup waits again for one that stayed silent. If
+    /// none of them finds the key, the first answer stands.
     ///
     /// [`ENDPOINT_REST`]: crate::limits::ENDPOINT_REST
     pub(super) async fn lookup(&self, target: &str, deadline: Duration) -> Result<Answer, ClientError> {
@@ -119,21 +120,21 @@ impl Client {
         self.shared.looked_up.send_replace(Some(Instant::now()));
     }
 
-    /// How long an answer of a living server may take on a new connection, at the distance of the farthest.
+    /// Time that an answer of a working server may take on a new connection, at the distance of the farthest.
     fn usual_wait(&self) -> Duration {
         let servers = self.shared.servers.order();
         let waits = servers.iter().map(|endpoint| trip::attempt_min(endpoint.trip().measured()));
         waits.max().unwrap_or(API_ATTEMPT_TIMEOUT_MIN)
     }
 
-    /// Measures how far the servers are before a pull needs them. From then on keeps the connection to a far
-    /// server open for [`LOOKUP_CONNECTION_KEPT`] after the last lookup: a server closes one that is silent
-    /// for longer than [`API_PULSE_AFTER`]. Never ends.
+    /// Measures the round trips before a pull needs them. Then keeps the connection to a far server open
+    /// until [`LOOKUP_CONNECTION_KEPT`] after the last lookup, with a request every [`API_PULSE_AFTER`],
+    /// before the server closes an idle connection. Never ends.
     pub async fn keep_connection(&self) -> Infallible {
         let mut looked_up = self.shared.looked_up.subscribe();
         self.pulse().await;
         loop {
-            // The sender is in `shared`, so there is no error.
+            // `shared` owns the sender, so that this cannot fail.
             _ = looked_up.changed().await;
             let mut used = Instant::now();
             loop {

@@ -1,4 +1,4 @@
-//! The membership, for the command line.
+//! Requests about the membership, for the command line.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ impl Client {
         self.call(Question::get(path::MEMBERS), deadline).await?.read()
     }
 
-    /// A few steps towards a changed membership. To be repeated until it is done.
+    /// Makes a few steps of a change of the membership. Repeat it until the change is done.
     pub async fn change_members(
         &self,
         action: MembersAction,

@@ -1,8 +1,8 @@
-//! The servers of a client: every address of every name that was given is a server of its own.
+//! The servers of a client: every address of every given name is a server of its own.
 //!
-//! Names are resolved beside the calls, on a thread for blocking work: once addresses are known, no call
-//! waits for the resolver, however slow it is, and addresses that worked stay when it fails. A name is
-//! resolved again when its addresses are old, or when no server has answered.
+//! Names are resolved beside the calls, on a thread for blocking work. Once addresses are known, no call
+//! waits for the resolver, however slow it is, and addresses stay when it fails. A name is resolved again
+//! when its addresses are old, or when no server has answered.
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -16,7 +16,7 @@ use super::endpoint::{Endpoint, Given};
 use super::{Attempt, ClientError};
 use crate::limits::{ADDRESSES_OF_A_NAME_MAX, RESOLVE_AGAIN_AFTER, RESOLVE_PAUSE_MIN};
 
-/// The addresses of a name; blocks.
+/// Resolves a name to its addresses; blocks.
 pub(super) type Resolver = Arc<dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync>;
 
 /// The system's resolver: A and AAAA records, `/etc/hosts`.
@@ -34,34 +34,34 @@ struct Inner {
     urls: Vec<String>,
     resolver: Resolver,
     known: Mutex<Known>,
-    /// Counts ended resolutions.
+    /// Number of finished resolutions.
     resolved: watch::Sender<u64>,
-    /// Where in the list a client begins that has not been answered yet.
+    /// Position in the list of the server that is asked first until one has answered.
     begin: AtomicUsize,
 }
 
-/// What is known of the servers.
+/// What is known about the servers.
 struct Known {
-    /// In the order of the given ones.
+    /// Names, in the order of `given`.
     names: Vec<Name>,
-    /// In the order of the given ones and of the resolver's answers, without repetitions.
+    /// Endpoints in the order of `given` and of the resolver's answers, without duplicates.
     endpoints: Vec<Arc<Endpoint>>,
-    /// The one that answered last.
+    /// The endpoint that answered last.
     good: Option<Arc<Endpoint>>,
 }
 
-/// What is known of one given server's name.
+/// What is known about the name of one given server.
 #[derive(Default)]
 struct Name {
-    /// The last ones that the resolver gave.
+    /// Addresses of the last successful resolution.
     addresses: Vec<SocketAddr>,
-    /// When the resolver was asked last.
+    /// Time of the last resolution's start.
     asked: Option<Instant>,
-    /// The resolver is being asked.
+    /// True while a resolution runs.
     asking: bool,
-    /// No server has answered since: the addresses may be old.
+    /// True if no server has answered since the last resolution: the addresses may be old.
     doubted: bool,
-    /// Why the resolver gave none.
+    /// Why the last resolution failed.
     error: Option<String>,
 }
 
@@ -74,7 +74,7 @@ impl Name {
 }
 
 impl Servers {
-    /// Of these URLs.
+    /// The servers at these URLs.
     pub(super) fn new(urls: Vec<String>, resolver: Resolver) -> Result<Self, ClientError> {
         if urls.is_empty() {
             return Err(ClientError::NoServer);
@@ -95,7 +95,7 @@ impl Servers {
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
-        // Each change is one assignment, or may be repeated.
+        // Each change is one assignment or may be repeated, so that the state is consistent after a panic.
         self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -104,13 +104,13 @@ impl Servers {
         &self.0.urls
     }
 
-    /// Begins at this place of the list, counted round.
+    /// Sets the position in the list (modulo its length) of the first server to ask.
     pub(super) fn begin_at(&self, place: usize) {
         self.0.begin.store(place, Ordering::Relaxed);
         self.known().good = None;
     }
 
-    /// This one answered: it is asked first from now on.
+    /// Records that this endpoint answered: it is asked first from now on.
     pub(super) fn answered(&self, endpoint: &Arc<Endpoint>) {
         let mut known = self.known();
         if known.good.as_ref().is_none_or(|good| !Arc::ptr_eq(good, endpoint)) {
@@ -118,8 +118,8 @@ impl Servers {
         }
     }
 
-    /// In the order in which they are asked: the one that answered last, those behind it in the list, and in
-    /// the end those that have just failed.
+    /// Endpoints in the order in which they are asked: the one that answered last, those after it in the
+    /// list, and at the end those that failed recently.
     pub(super) fn order(&self) -> Vec<Arc<Endpoint>> {
         let known = self.known();
         let mut endpoints = known.endpoints.clone();
@@ -134,18 +134,18 @@ impl Servers {
         endpoints
     }
 
-    /// Whether there is one address alone.
+    /// True if there is only one address.
     pub(super) fn is_lone(&self) -> bool {
         self.known().endpoints.len() == 1
     }
 
-    /// No server has answered: the names may have other addresses by now.
+    /// Records that no server has answered: the addresses of the names may have changed.
     pub(super) fn doubt(&self) {
         self.known().names.iter_mut().for_each(|name| name.doubted = true);
         self.refresh();
     }
 
-    /// Begins to resolve the names that are due. To be called in the runtime.
+    /// Starts to resolve the names that are due. Must be called inside the runtime.
     pub(super) fn refresh(&self) {
         let mut due = Vec::new();
         {
@@ -159,7 +159,7 @@ impl Servers {
         }
         for position in due {
             let servers = self.clone();
-            // It outlives a call that gives up waiting: a slow resolver's answer is for the next one.
+            // The task outlives a call that stops waiting: its result is for the next call.
             tokio::task::spawn_blocking(move || servers.resolve(position));
         }
     }
@@ -183,12 +183,12 @@ impl Servers {
         self.0.resolved.send_modify(|count| *count += 1);
     }
 
-    /// Whether a name without any address is being resolved.
+    /// True if a name without any address is being resolved.
     pub(super) fn is_waiting(&self) -> bool {
         self.known().names.iter().any(|name| name.asking && name.addresses.is_empty())
     }
 
-    /// Tells when a name has been resolved, or could not be.
+    /// Changes after each finished resolution.
     pub(super) fn follow(&self) -> watch::Receiver<u64> {
         self.0.resolved.subscribe()
     }
@@ -208,7 +208,7 @@ impl Servers {
 }
 
 impl Known {
-    /// Makes the endpoints of the addresses; those that were there stay, with what was learned of them.
+    /// Makes the endpoints of all addresses. Existing endpoints stay, with what was learned about them.
     fn rebuild(&mut self, given: &[Given]) {
         let mut endpoints: Vec<Arc<Endpoint>> = Vec::new();
         for (name, given) in self.names.iter().zip(given) {
@@ -225,18 +225,18 @@ impl Known {
     }
 }
 
-/// One call's way through the servers.
+/// Order of the servers in one call.
 pub(super) struct Round<'a> {
     servers: &'a Servers,
     asked: Vec<Arc<Endpoint>>,
-    /// The lone server has been asked a second time.
+    /// True after the single server has been asked a second time.
     repeated: bool,
 }
 
-/// A server to be asked.
+/// The next server to ask.
 pub(super) struct Next {
     pub(super) endpoint: Arc<Endpoint>,
-    /// On a connection of its own: the open ones may lead nowhere any more.
+    /// True if it must be asked on a new connection: an open one may be dead.
     pub(super) fresh: bool,
 }
 
@@ -251,18 +251,18 @@ impl<'a> Round<'a> {
         self.servers.order().into_iter().filter(is_new)
     }
 
-    /// Whether there is one address alone.
+    /// True if there is only one address.
     pub(super) fn is_lone(&self) -> bool {
         self.servers.is_lone()
     }
 
-    /// How many are left to be asked.
+    /// Number of servers that are still to be asked.
     pub(super) fn left(&self) -> usize {
         self.unasked().count() + usize::from(self.is_lone() && !self.repeated)
     }
 
-    /// The next one. A lone one comes twice: behind one address there may be several servers, or a
-    /// connection that leads nowhere.
+    /// The next server. A single one comes twice: several servers may be behind its address, or its
+    /// connection may be dead.
     pub(super) fn next(&mut self) -> Option<Next> {
         let unasked = self.unasked().next();
         if let Some(endpoint) = unasked {

@@ -1,4 +1,4 @@
-//! A snapshot as it comes, for the command line.
+//! Download of a snapshot, for the command line.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use super::{Client, ClientError};
 use crate::api::{header, path};
 use crate::limits::API_ANSWER_BYTES_MAX;
 
-/// A snapshot on its way.
+/// A snapshot that is being downloaded.
 #[derive(Debug)]
 pub struct Download {
     server: String,
@@ -26,17 +26,17 @@ pub struct Download {
 }
 
 impl Download {
-    /// The server that sends it.
+    /// URL of the server that sends it.
     pub fn server(&self) -> &str {
         &self.server
     }
 
-    /// About how many bytes will come, by the server's guess.
+    /// Size that the server estimated, bytes.
     pub fn about_bytes(&self) -> Option<u64> {
         self.about_bytes
     }
 
-    /// The next bytes; `None` at the end. That it is whole is for the snapshot itself to say.
+    /// The next bytes; `None` at the end. Whether the snapshot is complete is checked by its own format.
     pub async fn next(&mut self, silent_max: Duration) -> Result<Option<Bytes>, ClientError> {
         let broken = |reason: String| ClientError::Malformed { server: self.server.clone(), reason };
         loop {
@@ -51,7 +51,8 @@ impl Download {
 }
 
 impl Client {
-    /// A snapshot of the first server that has one to give; each has `deadline` to begin.
+    /// Starts to download a snapshot from the first server that has one. `deadline` is for each server's
+    /// headers.
     pub async fn snapshot(&self, deadline: Duration) -> Result<Download, ClientError> {
         let servers = &self.shared.servers;
         let mut resolved = servers.follow();

@@ -1,4 +1,4 @@
-//! Against small servers on loopback that answer as told.
+//! Tests against small servers on loopback with scripted answers.
 
 mod behind;
 mod names;
@@ -16,10 +16,10 @@ use tokio::task::JoinSet;
 use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
-/// Of calls that servers answer, some of them dead or silent: long enough for a busy machine.
+/// Deadline of calls while some servers are dead or silent; long enough for a busy machine.
 const DEADLINE: Duration = Duration::from_secs(4);
 
-/// A server that gives every request the same answer and notes what it was asked.
+/// A server that gives every request the same answer and records the requests.
 struct Fake {
     url: String,
     seen: Arc<Mutex<Vec<String>>>,
@@ -35,7 +35,7 @@ impl Fake {
         Self::saying(delay, status, body, "x-nothing").await
     }
 
-    /// The same with one header more.
+    /// A server that answers after `delay`, with one more header.
     async fn saying(delay: Duration, status: u16, body: &'static str, name: &'static str) -> Self {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let note = seen.clone();
@@ -63,7 +63,7 @@ impl Fake {
     }
 }
 
-/// A URL where nobody listens.
+/// A URL at which nothing listens.
 async fn dead() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     format!("http://{}", listener.local_addr().unwrap())
@@ -122,7 +122,7 @@ async fn nobody_holds_it_is_none_but_a_foreign_404_is_an_error() {
     );
 }
 
-/// An agent with the raft port of a server in its list was refused for ever, with an empty reason.
+/// An agent with the raft port of a server in its list was refused forever, with an empty reason.
 #[tokio::test]
 async fn who_is_no_discovery_api_is_named_and_the_next_server_is_asked() {
     let raft =
@@ -173,7 +173,7 @@ async fn the_deadline_holds_over_all_servers_and_each_reason_is_named() {
     assert!(error.to_string().contains(&dead) && error.to_string().contains("no answer within"), "{error}");
 }
 
-/// A lone server is asked twice, and was named twice.
+/// A single server is asked twice, and was listed twice in the error.
 #[tokio::test]
 async fn a_lone_server_that_does_not_answer_is_named_once() {
     let dead = dead().await;

@@ -1,4 +1,4 @@
-//! Queries and bodies as they are sent.
+//! Encoding of queries and bodies.
 
 use bytes::Bytes;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
@@ -6,15 +6,15 @@ use serde::Serialize;
 
 use crate::api::FindQuery;
 
-/// Everything but the unreserved characters of RFC 3986 as `%XX`.
+/// Characters that are sent as `%XX`: all but the unreserved ones of RFC 3986.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// A wire type as a body.
+/// Encodes a wire type as a JSON body.
 pub(super) fn json(value: &impl Serialize) -> Bytes {
     serde_json::to_vec(value).expect("wire types are plain data with string keys").into()
 }
 
-/// The query of a findkey.
+/// Encodes the query of a findkey.
 pub(super) fn find_query(query: &FindQuery) -> String {
     let mut text = format!("key={}&group={}", percent_encoded(&query.key), percent_encoded(&query.group));
     let mut add = |name: &str, value: Option<String>| {
@@ -29,7 +29,7 @@ pub(super) fn find_query(query: &FindQuery) -> String {
     text
 }
 
-/// A value of a query.
+/// Encodes a value of a query.
 pub(super) fn percent_encoded(text: &str) -> PercentEncode<'_> {
     utf8_percent_encode(text, ESCAPED)
 }

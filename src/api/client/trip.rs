@@ -1,4 +1,4 @@
-//! How far away a server is: its round trip as measured, and the time-outs that follow from it. Pure.
+//! Distance of a server: its measured round trip, and the timeouts that follow from it. Pure.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -8,20 +8,20 @@ use crate::limits::{
     LOOKUP_TIMEOUT_MAX, LOOKUP_TIMEOUT_UNMEASURED, ROUND_TRIP_SAMPLES,
 };
 
-/// Round trips of one request on a new connection in a half: connection, later two of a TLS handshake, the
-/// request itself, and half of one in hand.
+/// Half round trips of one request on a new connection: two for the connection, four for a later TLS
+/// handshake, two for the request, and one spare.
 const NEW_CONNECTION_HALF_TRIPS: u32 = 9;
-/// The same without TLS: what an answer needs today.
+/// Half round trips of one request on a new connection without TLS, as it is today.
 const CONCLUSIVE_HALF_TRIPS: u32 = 5;
 
-/// The round trip to one server.
+/// Round trip to one server.
 #[derive(Clone, Debug, Default)]
 pub(super) struct RoundTrip {
     samples: VecDeque<Duration>,
 }
 
 impl RoundTrip {
-    /// A small request was answered in this time on an open connection.
+    /// Records that a small request on an open connection was answered after this time.
     pub(super) fn answered(&mut self, took: Duration) {
         if self.samples.len() == ROUND_TRIP_SAMPLES {
             self.samples.pop_front();
@@ -29,30 +29,31 @@ impl RoundTrip {
         self.samples.push_back(took);
     }
 
-    /// A lookup was not answered in time: the server may have moved away, so that nothing is known.
+    /// Records a lookup without an answer in time. The server may have moved away, so that earlier samples
+    /// are dropped.
     pub(super) fn missed(&mut self) {
         self.samples.clear();
     }
 
-    /// The measured round trip; `None` while nothing is known.
+    /// The measured round trip; `None` while it is unknown.
     pub(super) fn measured(&self) -> Option<Duration> {
         self.samples.iter().min().copied()
     }
 }
 
-/// What a measured round trip means for waiting.
+/// Timeouts that follow from a measured round trip.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Timeouts {
-    /// The most that one lookup may take.
+    /// Longest time of one lookup.
     pub(crate) lookup: Duration,
-    /// A lookup without an answer that had less time says nothing about the servers.
+    /// Shortest time after which an unanswered lookup counts as evidence against the servers.
     pub(crate) conclusive: Duration,
-    /// The round trip is long enough for a connection to be kept.
+    /// True if the round trip is so long that a connection is kept.
     pub(crate) far: bool,
 }
 
 impl Timeouts {
-    /// For servers at this distance; `None`: not measured.
+    /// Timeouts for servers at this distance; `None`: it is not known.
     pub(crate) fn of(round_trip: Option<Duration>) -> Self {
         let Some(trip) = round_trip else {
             let lookup = LOOKUP_TIMEOUT_UNMEASURED;
@@ -67,7 +68,7 @@ impl Timeouts {
     }
 }
 
-/// The least that one server gets of a call's deadline.
+/// Shortest share of a call's deadline for one server.
 pub(super) fn attempt_min(round_trip: Option<Duration>) -> Duration {
     let trip = round_trip.unwrap_or_default();
     half_trips(trip, NEW_CONNECTION_HALF_TRIPS).max(API_ATTEMPT_TIMEOUT_MIN)
@@ -102,7 +103,7 @@ mod tests {
 
     #[test]
     fn time_outs_follow_the_round_trip_within_their_limits() {
-        // Round trip; lookup, conclusive, far.
+        // Round trip, then the expected lookup, conclusive and far.
         let cases = [
             (0, 1_000, 250, false),
             (50, 1_000, 250, false),
@@ -121,7 +122,7 @@ mod tests {
         assert!(!Timeouts::of(None).far);
     }
 
-    /// I4: one silent lookup is enough, at each distance that is supported.
+    /// I4: one silent lookup is enough evidence, at each supported distance.
     #[test]
     fn a_silent_lookup_of_full_length_is_conclusive_up_to_500_ms_of_round_trip() {
         for trip in (0..=500).step_by(10) {

@@ -1,4 +1,4 @@
-//! Files as operators, k3s and Docker write them, and what containerd makes of them.
+//! Tests with files as operators, k3s and Docker write them, and what containerd makes of them.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! Servers that may lack what others have.
+//! Tests of servers that may be behind the others.
 
 use super::*;
 use crate::api::header;
@@ -42,7 +42,7 @@ async fn holders_of_a_server_that_is_behind_are_holders() {
     assert_eq!(other.asked(), 0);
 }
 
-/// The last one of a site is no reason to go without peers, nor to wait for those that are gone.
+/// If only one server of a site is left, a pull must neither give up on peers nor wait for the others.
 #[tokio::test]
 async fn where_nobody_is_current_nobody_is_the_answer_and_the_silent_are_waited_for_once() {
     let (one, two) = (behind().await, behind().await);
@@ -60,7 +60,7 @@ async fn where_nobody_is_current_nobody_is_the_answer_and_the_silent_are_waited_
     assert_eq!(silent.asked(), 1, "a pull of many blobs would wait for it at each");
 }
 
-/// Who has nobody else to ask leaves that to the server.
+/// The server asks others itself only for a client that has no other server.
 #[tokio::test]
 async fn a_server_is_told_whether_its_client_can_ask_another_one() {
     let asks_others = Arc::new(Mutex::new(Vec::new()));

@@ -1,4 +1,4 @@
-//! Names with several addresses, and one address with several servers behind it.
+//! Tests of names with several addresses, and of one address with several servers behind it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,14 +10,14 @@ use tokio::net::TcpStream;
 
 use super::*;
 
-/// More than any wait in here, on a busy machine.
+/// Longer than any wait in these tests, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn address(url: &str) -> SocketAddr {
     url.strip_prefix("http://").unwrap().parse().unwrap()
 }
 
-/// A client of one name, whose addresses are what `found` says at each question, counted from 0.
+/// A client of one name. `found` gives its addresses for each resolution, counted from 0.
 fn client_of_a_name(
     found: impl Fn(usize) -> io::Result<Vec<SocketAddr>> + Send + Sync + 'static,
 ) -> (Client, Arc<AtomicUsize>) {
@@ -38,7 +38,8 @@ async fn until(what: &str, is: impl AsyncFn() -> bool) {
     }
 }
 
-/// A name was one server: of three addresses one that was frozen, or answered with a 503, was asked for ever.
+/// A name was one server: if one of its three addresses was frozen or answered 503, that one was asked
+/// forever.
 #[tokio::test]
 async fn every_address_of_a_name_is_a_server_of_its_own() {
     let frozen = Fake::with(Duration::from_secs(60), 200, FOUND).await;
@@ -51,7 +52,7 @@ async fn every_address_of_a_name_is_a_server_of_its_own() {
     }
     assert_eq!((frozen.asked(), ill.asked(), good.asked()), (1, 1, 3));
     let beat = KeepaliveRequest { host: "10.0.0.1:7781".into(), group: "g".into(), ..Default::default() };
-    // It reads no keepalive, but it was asked.
+    // The answer is not one of keepalive, but the server was asked.
     _ = client.keepalive(&beat, DEADLINE).await;
     assert_eq!(good.asked(), 4);
 }
@@ -85,7 +86,7 @@ async fn addresses_that_lead_nowhere_are_asked_of_the_resolver_again() {
     assert_eq!(asked.load(Ordering::SeqCst), 2);
 }
 
-/// Nobody waits for DNS where addresses are known, and one that fails takes none away.
+/// No call waits for DNS while addresses are known, and a failed resolution removes none.
 #[tokio::test]
 async fn a_resolver_that_hangs_or_fails_costs_nobody_the_addresses_that_are_known() {
     let good = Fake::answering(200, FOUND).await;
@@ -104,7 +105,7 @@ async fn a_resolver_that_hangs_or_fails_costs_nobody_the_addresses_that_are_know
     let is_asked = |count: usize| {
         let (client, asked) = (&client, &asked);
         async move || {
-            // As after a call that nobody has answered.
+            // The state after a call that no server answered.
             client.shared.servers.doubt();
             asked.load(Ordering::SeqCst) == count
         }
@@ -150,14 +151,14 @@ async fn a_name_that_does_not_resolve_keeps_nobody_from_the_other_servers() {
     let servers = vec!["http://nowhere.example:7789".to_owned(), good.url.clone()];
     let client = Client::resolving_by(servers, resolver).unwrap();
     assert!(client.find(&query(), DEADLINE).await.unwrap().is_some());
-    // The runtime waits for the resolver at its end.
+    // The runtime waits for the resolver when it is dropped.
     drop(go_on);
 }
 
-/// What a connection does once it answers no more; one that it gives back stays open.
+/// What a connection does after its last answer. A stream that it returns stays open.
 type Then = fn(TcpStream) -> Option<TcpStream>;
 
-/// A virtual address: each connection leads to another server, and one that is open may lead nowhere.
+/// A virtual address: each connection leads to another server, and an open one may be dead.
 struct Virtual {
     url: String,
     connections: Arc<AtomicUsize>,
@@ -170,7 +171,7 @@ impl Virtual {
         Self::answering(FOUND, 1, next).await
     }
 
-    /// The first connection answers so many requests and then does `next`; all others answer everything.
+    /// The first connection answers `requests` requests and then does `next`; all others answer everything.
     async fn answering(body: &'static str, requests: usize, next: Then) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -219,7 +220,7 @@ async fn a_lone_address_is_asked_again_on_a_new_connection_when_the_open_one_bre
     }
 }
 
-/// The first attempt had the whole deadline, so that the second one never came.
+/// The first attempt used the whole deadline, so that there was no second one.
 #[tokio::test]
 async fn a_call_leaves_a_lone_address_time_for_a_second_connection() {
     let one = Virtual::answering(r#"{"success":true,"message":"ok"}"#, 0, Some).await;
@@ -230,7 +231,7 @@ async fn a_call_leaves_a_lone_address_time_for_a_second_connection() {
     assert_eq!(one.connections.load(Ordering::SeqCst), 2);
 }
 
-/// Behind one address there may be a server that is just starting, and others.
+/// A virtual address may lead to a server that is just starting, and to others.
 #[tokio::test]
 async fn a_lookup_that_a_lone_address_answers_with_a_503_is_asked_once_more() {
     let ill = Fake::answering(503, r#"{"error":"the index is loading"}"#).await;
