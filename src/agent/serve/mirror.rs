@@ -5,6 +5,8 @@
 //! to a peer (B11).
 
 #[cfg(test)]
+mod broken_transfer_tests;
+#[cfg(test)]
 mod faulty_peers_tests;
 #[cfg(test)]
 mod fresh_holder_tests;
@@ -12,6 +14,8 @@ mod fresh_holder_tests;
 mod origin_tests;
 #[cfg(test)]
 mod policy_tests;
+#[cfg(test)]
+mod range_tests;
 #[cfg(test)]
 mod tag_peers_tests;
 #[cfg(test)]
