@@ -42,7 +42,7 @@ use ask::Question;
 use clusters::Belonging;
 pub use clusters::Sighting;
 use connection::{TimedClient, timed_client};
-pub use error::{Attempt, ClientError};
+pub use error::{Attempt, ClientError, UrlFault};
 use servers::{Resolver, Servers, system_resolver};
 pub use snapshot::Download;
 use text::{find_query, json};

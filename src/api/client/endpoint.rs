@@ -8,8 +8,8 @@ use std::time::Instant;
 use hyper::Uri;
 use hyper::header::HeaderValue;
 
-use super::ClientError;
 use super::trip::RoundTrip;
+use super::{ClientError, UrlFault};
 use crate::limits::ENDPOINT_REST;
 
 /// A server as it was given, by its URL.
@@ -31,15 +31,15 @@ pub(super) struct Given {
 impl Given {
     /// Parses `http://host:port`; a path after it is kept.
     pub(super) fn parse(server: String) -> Result<Self, ClientError> {
-        let bad = |reason: &str| ClientError::BadServer { server: server.clone(), reason: reason.to_owned() };
+        let bad = |fault| ClientError::BadServer { server: server.clone(), fault };
         let base = server.trim().trim_end_matches('/');
-        let uri: Uri = base.parse().map_err(|_| bad("is not a URL"))?;
+        let uri: Uri = base.parse().map_err(|_| bad(UrlFault::NotUrl))?;
         match uri.scheme_str() {
             Some("http") => {}
-            Some("https") => return Err(bad("https is not supported, use http://host:port")),
-            _ => return Err(bad("has no scheme, use http://host:port")),
+            Some("https") => return Err(bad(UrlFault::Https)),
+            _ => return Err(bad(UrlFault::NoScheme)),
         }
-        let form = || bad("is not of the form http://host:port");
+        let form = || bad(UrlFault::OtherForm);
         let authority = uri.authority().filter(|_| uri.query().is_none()).ok_or_else(form)?;
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
         if host.is_empty() {

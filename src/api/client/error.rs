@@ -12,12 +12,12 @@ pub enum ClientError {
     #[error("no discovery server is given")]
     NoServer,
     /// [`Client::new`](super::Client::new) got something that is not the URL of a server.
-    #[error("could not use discovery server {server:?}: {reason}")]
+    #[error("could not use discovery server {server:?}: {fault}")]
     BadServer {
         /// The given text.
         server: String,
-        /// Reason, for the message.
-        reason: String,
+        /// What is wrong with it.
+        fault: UrlFault,
     },
     /// No server answered in time.
     #[error("no discovery server answered: {}", Attempt::list(servers))]
@@ -55,6 +55,23 @@ pub enum ClientError {
         /// Reason, for the message.
         reason: String,
     },
+}
+
+/// What is wrong with the URL of a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UrlFault {
+    /// It cannot be parsed.
+    #[error("is not a URL")]
+    NotUrl,
+    /// Servers do not speak TLS.
+    #[error("https is not supported, use http://host:port")]
+    Https,
+    /// It does not start with `http://`.
+    #[error("has no scheme, use http://host:port")]
+    NoScheme,
+    /// It has no host, or a query.
+    #[error("is not of the form http://host:port")]
+    OtherForm,
 }
 
 impl ClientError {
