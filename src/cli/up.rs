@@ -82,12 +82,13 @@ pub enum UpError {
         addresses: Vec<(String, SocketAddr)>,
     },
     /// A file in the data folder has invalid content.
-    #[error("could not understand {}: {reason}", .file.display())]
+    #[error("could not understand {}", .file.display())]
     BadPorts {
         /// Path of the file.
         file: PathBuf,
-        /// Reason, for the message.
-        reason: String,
+        /// What is wrong with it.
+        #[source]
+        source: PortsError,
     },
     /// A child ended because of its configuration: starting it again cannot help.
     #[error("{name} ended because of its configuration; its lines above say what is wrong")]
@@ -105,6 +106,20 @@ pub enum UpError {
         /// The system's error.
         #[source]
         source: io::Error,
+    },
+}
+
+/// Why the stored ports cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum PortsError {
+    /// The file is not what `piccolo up` writes.
+    #[error(transparent)]
+    NotOurs(#[from] toml::de::Error),
+    /// The ports behind the first one would be past the last port.
+    #[error("base-port {base_port} leaves no room for six")]
+    NoRoom {
+        /// The stored port.
+        base_port: u16,
     },
 }
 

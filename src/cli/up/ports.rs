@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::UpError;
+use super::{PortsError, UpError};
 
 /// Number of servers.
 pub(super) const SERVERS: u16 = 3;
@@ -114,11 +114,10 @@ impl DataFolder {
             Ok(Stored { base_port }) if (1..=u16::MAX - COUNT + 1).contains(&base_port) => {
                 Ok(Some(base_port))
             }
-            Ok(Stored { base_port }) => Err(UpError::BadPorts {
-                file,
-                reason: format!("base-port {base_port} leaves no room for six"),
-            }),
-            Err(error) => Err(UpError::BadPorts { file, reason: error.to_string() }),
+            Ok(Stored { base_port }) => {
+                Err(UpError::BadPorts { file, source: PortsError::NoRoom { base_port } })
+            }
+            Err(error) => Err(UpError::BadPorts { file, source: error.into() }),
         }
     }
 
