@@ -21,6 +21,8 @@ pub(super) use check::CHECK;
 pub(super) use install::INSTALL;
 pub(super) use remove::REMOVE;
 
+use piccolo_raft::errors::chain;
+
 use super::{CliError, CommandError, Exit};
 use crate::config::Setting;
 use crate::hosts_toml::HostsTomlError;
@@ -107,20 +109,31 @@ pub enum FileError {
         /// How long this process waited, seconds.
         seconds: u64,
     },
-    /// The note that install left for remove cannot be read.
-    #[error("could not read what install left for remove: {reason}")]
-    BadState {
-        /// Reason, for the message.
-        reason: String,
-    },
-    /// The file system returned an error.
-    #[error("could not {action}: {source}")]
+    /// What install left for remove is not readable.
+    #[error("could not read what install left for remove")]
+    BadNote(#[source] NoteError),
+    /// The file system.
+    #[error("could not {action}")]
     Io {
         /// The action that failed, for "could not …".
         action: &'static str,
         /// The system's error.
         #[source]
         source: io::Error,
+    },
+}
+
+/// Why what install left for remove cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum NoteError {
+    /// It is not what install writes.
+    #[error(transparent)]
+    NotOurs(#[from] toml::de::Error),
+    /// Another version wrote it.
+    #[error("format {format} is newer than this version's {}", folder::NOTE_FORMAT)]
+    Newer {
+        /// The format that it names.
+        format: u32,
     },
 }
 
@@ -135,5 +148,5 @@ fn count(files: usize) -> String {
 }
 
 fn list(refused: &[(PathBuf, FileError)]) -> String {
-    refused.iter().map(|(path, error)| format!("\n  {}: {error}", path.display())).collect()
+    refused.iter().map(|(path, error)| format!("\n  {}: {}", path.display(), chain(error))).collect()
 }

@@ -10,14 +10,14 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::FileError;
+use super::{FileError, NoteError};
 use crate::hosts_toml::{self, Before};
 use crate::oci::Digest;
 
 const HOSTS: &str = "hosts.toml";
 const BACKUP: &str = "hosts.toml.piccolo-backup";
 const NOTE: &str = "hosts.toml.piccolo";
-const NOTE_FORMAT: u32 = 1;
+pub(super) const NOTE_FORMAT: u32 = 1;
 const FILE_MODE: u32 = 0o644;
 
 /// A note for remove about what install did.
@@ -111,12 +111,9 @@ impl Folder {
     /// The note of install; `None` if there is none.
     pub(super) fn note(&self) -> Result<Option<Note>, FileError> {
         let Some(text) = read(&self.path.join(NOTE), "read what install left")? else { return Ok(None) };
-        let note: Note =
-            toml::from_str(&text).map_err(|error| FileError::BadState { reason: error.to_string() })?;
+        let note: Note = toml::from_str(&text).map_err(|error| FileError::BadNote(error.into()))?;
         if note.format != NOTE_FORMAT {
-            let reason =
-                format!("format {} is newer than {NOTE_FORMAT}, which this version knows", note.format);
-            return Err(FileError::BadState { reason });
+            return Err(FileError::BadNote(NoteError::Newer { format: note.format }));
         }
         Ok(Some(note))
     }

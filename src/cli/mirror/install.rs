@@ -4,6 +4,8 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use piccolo_raft::errors::chain;
+
 use super::folder::{Folder, FolderState, Note};
 use super::lock::Lock;
 use super::registry::Registry;
@@ -189,7 +191,7 @@ fn install(options: &Options) -> Result<String, MirrorError> {
 fn generated(options: &Options, folder: &Path, program: &'static str) -> MirrorError {
     let snippet = k3s::snippet(program, &options.registries, &options.entry.url);
     let recorded = if options.roots.first().is_dir() {
-        proxy::record(&options.roots, &options.proxy).unwrap_or_else(|error| format!("{error}\n"))
+        proxy::record(&options.roots, &options.proxy).unwrap_or_else(|error| format!("{}\n", chain(&error)))
     } else {
         String::new()
     };

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use piccolo_raft::errors::chain;
+
 use super::roots::{Place, Roots};
 use crate::hosts_toml::{hosts_in_order, our_urls};
 
@@ -46,11 +48,11 @@ pub(super) fn of(roots: &Roots, registry: &str, url: &str) -> Standing {
         Ok(None) => return Standing::NoFile,
         Ok(Some(text)) if text.is_empty() => return Standing::NoFile,
         Ok(Some(text)) => text,
-        Err(error) => return Standing::Ignored { file, reason: error.to_string() },
+        Err(error) => return Standing::Ignored { file, reason: chain(&error) },
     };
     let hosts = match hosts_in_order(&text) {
         Ok(hosts) => hosts,
-        Err(error) => return Standing::Ignored { file, reason: error.to_string() },
+        Err(error) => return Standing::Ignored { file, reason: chain(&error) },
     };
     let Some(position) = hosts.iter().position(|host| host.is(url)) else {
         let noted = folder.note().ok().flatten().map(|note| note.mirror);

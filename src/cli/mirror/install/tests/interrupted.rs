@@ -23,7 +23,7 @@ fn prepare(root: &Path, state: &str) {
 }
 
 fn cut_short() -> FileError {
-    FileError::BadState { reason: "cut short by the test".to_owned() }
+    FileError::io("go on")(std::io::Error::other("cut short by the test"))
 }
 
 #[test]
