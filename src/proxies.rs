@@ -35,13 +35,10 @@ struct Record {
 /// Why a record cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProxiesError {
-    /// The text is not what install writes.
-    #[error("could not parse it: {reason}")]
-    NotRecord {
-        /// The parser's message.
-        reason: String,
-    },
-    /// A later version wrote the record.
+    /// Not what install writes.
+    #[error("could not parse it: {}", .0.to_string().trim_end())]
+    NotRecord(toml::de::Error),
+    /// A later version wrote it.
     #[error("format {format} is newer than this version's {FORMAT}")]
     Newer {
         /// Format of the record.
@@ -60,8 +57,7 @@ impl Proxies {
     /// # Errors
     /// If the text is not a record, or of a newer format.
     pub fn parse(text: &str) -> Result<Self, ProxiesError> {
-        let record: Record = toml::from_str(text)
-            .map_err(|error| ProxiesError::NotRecord { reason: error.to_string().trim_end().to_owned() })?;
+        let record: Record = toml::from_str(text).map_err(ProxiesError::NotRecord)?;
         if record.format > FORMAT {
             return Err(ProxiesError::Newer { format: record.format });
         }

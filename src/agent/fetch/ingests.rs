@@ -6,6 +6,7 @@ pub(crate) mod follower;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use piccolo_raft::errors::chain;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -50,7 +51,7 @@ impl Ingests {
         match timeout(INGESTS_TIMEOUT, self.store.ingests(digest)).await {
             Ok(Ok(ingests)) => ingests,
             Ok(Err(error)) => {
-                tracing::debug!(%digest, %error, "could not look at ingests");
+                tracing::debug!(%digest, error = chain(&error), "could not look at ingests");
                 Vec::new()
             }
             Err(_) => Vec::new(),
@@ -77,7 +78,9 @@ impl Ingests {
         match self.store.abort_ingests(digest, begun_by).await {
             Ok(0) => {}
             Ok(count) => tracing::warn!(%digest, count, "aborted ingests of bad bytes"),
-            Err(error) => tracing::error!(%digest, %error, "could not abort ingests of bad bytes"),
+            Err(error) => {
+                tracing::error!(%digest, error = chain(&error), "could not abort ingests of bad bytes");
+            }
         }
     }
 }

@@ -6,6 +6,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 
+use piccolo_raft::errors::chain;
 use reqwest::Url;
 
 use super::outcome::Trust;
@@ -95,8 +96,7 @@ pub(super) fn plan(registry: &str, sources: &Sources<'_>) -> Plan {
         }
         Ok(None) => plan.hosts = vec![guessed(registry, ca)],
         Err(error) => {
-            let UpstreamsError::Unreadable { source, .. } = &error;
-            plan.problem = Some(format!("{error}: {source}; the registry is judged by its name alone"));
+            plan.problem = Some(format!("{}; the registry is judged by its name alone", chain(&error)));
             plan.hosts = vec![guessed(registry, ca)];
         }
     }
