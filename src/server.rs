@@ -53,7 +53,7 @@ use startup::raft_threads::RaftThreads;
 use startup::waiting::{Binding, Naming, Waiting};
 
 pub use config::{Addresses, Config};
-pub use piccolo_raft::cluster::FOUND_AFTER;
+pub use piccolo_raft::limits::FOUND_AFTER;
 pub use startup::failure::Error;
 pub use startup::offline;
 

@@ -2,14 +2,13 @@
 
 use std::net::IpAddr;
 
-/// Longest address, bytes: a name of 253 bytes and a port fit.
-const ADDRESS_BYTES_MAX: usize = 300;
+use crate::limits::MEMBER_ADDRESS_BYTES_MAX;
 
 /// Whether `text` is `host:port`.
 pub fn is_address(text: &str) -> bool {
     let Some((host, port)) = text.rsplit_once(':') else { return false };
     let host_right = !host.is_empty() && !host.contains(|c: char| c.is_whitespace() || "/@?#".contains(c));
-    host_right && text.len() <= ADDRESS_BYTES_MAX && port.parse::<u16>().is_ok_and(|port| port != 0)
+    host_right && text.len() <= MEMBER_ADDRESS_BYTES_MAX && port.parse::<u16>().is_ok_and(|port| port != 0)
 }
 
 /// Whether `address` (`host:port`, or a host alone) leads each host to itself.

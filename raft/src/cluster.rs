@@ -54,6 +54,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::format::Reads;
 use crate::index::Index;
+use crate::limits::POLL_INTERVAL;
 use crate::log::LogStore;
 use crate::network::client::RpcClient;
 use crate::network::heard::Heard;
@@ -68,20 +69,17 @@ use crate::state_machine::Raft;
 use crate::types::{ClusterId, Member, NodeId, TypeConfig};
 use crate::watch;
 
-pub use crate::network::heard::QUORUM_HEARD_MAX;
 pub use crate::network::identity::NodeNames;
 pub use crate::network::reach::ApiPort;
 pub use crate::space::DiskSpace;
 pub use compaction::Keep;
-pub use currency::{BEHIND_AFTER, Behind};
+pub use currency::Behind;
 pub use env::Env;
 pub use error::{NodeFailure, StartError};
-pub use levels::{ACTIVATE_AFTER, LevelStatus, LevelTimes, NO_WAY_BACK, NextLevel};
-pub use members::{
-    BadWho, Change, LAG_MAX, MEMBERS_MAX, MembersError, Phase, Progress, Refusal, SEED_ENTRIES_MIN, Who,
-};
+pub use levels::{LevelStatus, LevelTimes, NO_WAY_BACK, NextLevel};
+pub use members::{BadWho, Change, MembersError, Phase, Progress, Refusal, Who};
 pub use opening::Opened;
-pub use proposals::{LINGER, PROPOSALS_MAX, PROPOSE_TIMEOUT, PROPOSED_BYTES_MAX, ProposeError, Proposed};
+pub use proposals::{ProposeError, Proposed};
 pub use status::{ClusterStatus, Contact, MemberInfo, Role};
 pub use timing::Timing;
 
@@ -90,12 +88,6 @@ use members::{Recent, Seeding};
 use proposals::{Budget, Together};
 use space::Disks;
 use status::Reasons;
-
-/// For so long a server without data that is alone in its list listens, before it founds a cluster: the other
-/// members of one that it was in elect a leader within two seconds, and that leader sends to it at once.
-pub const FOUND_AFTER: Duration = Duration::from_secs(5);
-/// Between two looks at something that has no event.
-const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// What a node is started with.
 #[derive(Clone, Debug)]

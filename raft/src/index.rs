@@ -30,7 +30,6 @@ mod writer;
 use std::collections::BTreeSet;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::Duration;
 
 use redb::{Database, ReadTransaction, ReadableDatabase};
 
@@ -45,6 +44,7 @@ use crate::command::Command;
 use crate::damage::{self, WHAT_TO_DO};
 use crate::disk::Disk;
 use crate::format::{Active, FormatError, Levels, UnknownLevel};
+use crate::limits::{HOSTS_UNDER_LOCK_MAX, INVENTORY_READS_MAX, KEYS_UNDER_LOCK_MAX, STATE_CACHE_BYTES};
 use crate::model::{Fingerprint, Holder, Key, key_fingerprint};
 use crate::threads::{SystemThreads, Threads};
 use crate::types::{LogId, StoredMembership};
@@ -54,16 +54,6 @@ use unflushed::Delta;
 
 /// File of the state in a data folder.
 pub const STATE_FILE: &str = "state.redb";
-/// redb's page cache of that file, bytes; its own default is 1 GiB. What is read often is in memory
-/// anyway, and the kernel caches the file once more.
-pub const STATE_CACHE_BYTES: usize = 8 * 1024 * 1024;
-/// Longest time between an applied entry and the flush that has it. A flush writes whole pages, and the hosts of
-/// a fleet write one after the other: the longer the time, the more of them share one. The log is kept for longer.
-pub const FLUSH_INTERVAL: Duration = Duration::from_secs(300);
-/// With so many applied entries since the last flush there is another: a restart applies them again.
-pub const UNFLUSHED_ENTRIES_MAX: u64 = 65_536;
-/// The same of keys that were added to inventories or taken out; they are kept in memory, 8 bytes each.
-pub const UNFLUSHED_KEYS_MAX: usize = 262_144;
 
 /// Free space on the disk, as far as a flush is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,13 +65,6 @@ pub enum Room {
     /// A flush would end the node.
     None,
 }
-
-/// Keys that are looked up in one stretch: writers wait for readers, and other readers for them.
-const KEYS_UNDER_LOCK_MAX: usize = 1_024;
-/// Hosts that are copied in one stretch.
-pub const HOSTS_UNDER_LOCK_MAX: usize = 1_024;
-/// An inventory that its host changes while it is read is read anew so often.
-const INVENTORY_READS_MAX: usize = 16;
 
 /// Why the index cannot go on.
 #[derive(Debug, thiserror::Error)]

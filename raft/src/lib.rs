@@ -4,6 +4,7 @@
 //!
 //! - [`model`]: keys, holders, fingerprints and their limits: the words that agents share, too.
 //! - [`command`]: what may be replicated; versioned bytes.
+//! - [`limits`]: every limit of this crate by name.
 //! - [`index`]: postings in memory, inventories in redb, the pure `apply`.
 //! - [`log`]: raft log and vote on redb.
 //! - [`snapshot`]: the state as a stream.
@@ -25,6 +26,7 @@ pub mod disk;
 pub mod errors;
 pub mod format;
 pub mod index;
+pub mod limits;
 pub mod log;
 pub mod model;
 pub mod network;

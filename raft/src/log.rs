@@ -29,6 +29,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::damage::{self, WHAT_TO_DO};
 use crate::disk::Disk;
 use crate::format::{Active, ENTRY, FormatError, Level};
+use crate::limits::{LOG_CACHE_BYTES, LOG_JOBS_MAX, LOG_READ_BYTES_MAX};
 use crate::random::{Random, SystemRandom};
 use crate::threads::{SystemThreads, Threads};
 use crate::types::{Entry, LogId, TypeConfig, Vote};
@@ -40,14 +41,6 @@ use writer::{Job, Writer};
 
 /// Name of the log's file on the disk.
 pub const LOG_FILE: &str = "log.redb";
-/// redb's cache for the log, bytes. Its default is 1 GiB. What is not on disk yet is kept beside it.
-pub const LOG_CACHE_BYTES: usize = 8 * 1024 * 1024;
-/// Encoded entries that one read hands to replication or to apply, bytes; one entry always goes.
-pub const LOG_READ_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// Jobs that wait for the writer. openraft awaits most of them, so a handful is the rule.
-const JOBS_MAX: usize = 1024;
-
-const _: () = assert!(crate::model::COMMAND_BYTES_MAX < LOG_READ_BYTES_MAX);
 
 /// Why the log could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -138,7 +131,7 @@ impl LogStore {
         let (database, loaded) = open_database(disk, |database| tables::load(database, random))?;
         let id = loaded.id;
         let shared = Arc::new(Shared::new(database, loaded));
-        let (jobs, queue) = mpsc::channel(JOBS_MAX);
+        let (jobs, queue) = mpsc::channel(LOG_JOBS_MAX);
         let writer = Writer::new(shared.clone(), queue);
         threads.start("raft-log", Box::new(writer)).map_err(|source| LogError::Thread { source })?;
         Ok(Self { shared, jobs, id, threads })

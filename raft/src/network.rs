@@ -45,8 +45,6 @@ pub(crate) mod snapshot;
 pub(crate) mod whereabouts;
 mod wire;
 
-use std::time::Duration;
-
 use serde::{Deserialize, Serialize};
 
 use crate::format::{Level, Reads};
@@ -62,34 +60,6 @@ pub use wire::{Answered, Network, Wire};
 
 /// Prefix of the routes.
 pub const RAFT_PREFIX: &str = "/raft/v1";
-/// Body of an append, bytes. Ours are at most [`crate::log::LOG_READ_BYTES_MAX`] of entries.
-pub const APPEND_BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// Body of a vote, pre-vote, transfer or whoami, and of every answer, bytes.
-pub const SMALL_BODY_BYTES_MAX: usize = 64 * 1024;
-/// Messages that are handled at once. Each may have a body of [`APPEND_BODY_BYTES_MAX`]; members send a
-/// handful.
-pub const MESSAGES_MAX: usize = 32;
-/// Time for one connection to another server.
-pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// An append that makes no progress for so long is dropped. Longer than a heartbeat interval: 4 MiB
-/// and a sync must fit.
-pub(crate) const APPEND_IDLE_TIMEOUT: Duration = Duration::from_secs(2);
-/// A vote that is not answered within so long is dropped: the election is over by then.
-pub(crate) const VOTE_TIMEOUT: Duration = Duration::from_millis(500);
-/// Servers in one request to `reach`.
-pub(crate) const REACH_SERVERS_MAX: usize = 32;
-/// A whoami that is not answered within so long is dropped.
-pub(crate) const WHOAMI_TIMEOUT: Duration = Duration::from_secs(1);
-/// A snapshot that makes no progress for so long is dropped; its installation counts as one step.
-pub(crate) const SNAPSHOT_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-/// A snapshot that is not there within so long is given up, however it moves: it holds the log.
-pub(crate) const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(3600);
-/// How long the log is kept for a receiver whose snapshot has just ended: it goes on from there.
-pub(crate) const SNAPSHOT_HOLD: Duration = Duration::from_secs(60);
-/// A body that does not arrive within so long (a snapshot: its next piece) is given up.
-pub(crate) const BODY_READ_TIMEOUT: Duration = Duration::from_secs(30);
-
-const _: () = assert!(crate::log::LOG_READ_BYTES_MAX + SMALL_BODY_BYTES_MAX <= APPEND_BODY_BYTES_MAX);
 
 /// In front of every message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

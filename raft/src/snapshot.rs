@@ -28,17 +28,9 @@ pub use receiver::{Receiver, verify};
 use crate::format::{FormatError, Levels, STORAGE};
 use crate::index::tables::{self, Applied, HOSTS, INVENTORIES, KEYS, Meta};
 use crate::index::{Counts, HostRecord, Index, IndexError, WholeState, inventory};
+use crate::limits::{CHUNK_BYTES, RECORD_IDS_MAX, RECORD_KEYS_MAX};
 use crate::model::Key;
 use crate::types::{SnapshotMeta, StoredMembership};
-
-/// A chunk of the stream is sent when it has so many bytes; it is at most one record longer.
-pub const CHUNK_BYTES: usize = 64 * 1024;
-/// Longest record, bytes. Ours are far below; a longer one is garbage.
-pub const RECORD_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// Keys in one record.
-const KEYS_IN_RECORD: usize = 256;
-/// Key ids in one inventory record: at most 5 bytes each.
-const IDS_IN_RECORD: usize = 8 * 1024;
 
 /// Why a snapshot is refused, or cannot be sent.
 #[derive(Debug, thiserror::Error)]
@@ -208,7 +200,7 @@ impl Rows {
     fn keys(&mut self) -> Result<Vec<(u32, Key)>, IndexError> {
         let rows = self.tables.as_mut().map(|tables| &mut tables.keys);
         let mut keys = Vec::new();
-        for row in rows.into_iter().flatten().take(KEYS_IN_RECORD) {
+        for row in rows.into_iter().flatten().take(RECORD_KEYS_MAX) {
             let (id, bytes) = row.map_err(IndexError::storage("read keys"))?;
             keys.push((id.value(), STORAGE.decode("key", bytes.value())?));
         }
@@ -268,7 +260,7 @@ impl Chunks {
             Stage::Hosts => match self.rows.host()? {
                 Some((id, record, ids)) => {
                     self.record(chunk, &Record::Host { id, record: Box::new(record) });
-                    for ids in ids.chunks(IDS_IN_RECORD) {
+                    for ids in ids.chunks(RECORD_IDS_MAX) {
                         let mut bytes = Vec::with_capacity(ids.len() * 2);
                         inventory::encode_ids(ids, &mut bytes);
                         self.record(chunk, &Record::Inventory(bytes));

@@ -9,14 +9,9 @@ use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, Raf
 use openraft::{EntryPayload, OptionalSend, type_config::alias::SnapshotOf};
 
 use crate::index::{Index, IndexError};
+use crate::limits::{APPLY_ENTRIES_MAX, APPLY_KEYS_MAX};
 use crate::snapshot::SnapshotData;
 use crate::types::{Entry, LogId, SnapshotMeta, StoredMembership, TypeConfig};
-
-/// Entries that are applied in one go: bounds their memory when a server catches up.
-const BATCH_ENTRIES_MAX: usize = 1_024;
-/// Keys in them, or one entry: some milliseconds of work, after which others get their turn. Raft's
-/// heartbeats run on the same threads.
-const BATCH_KEYS_MAX: usize = 8 * 1_024;
 
 type Snapshot = SnapshotOf<TypeConfig, SnapshotData>;
 
@@ -85,7 +80,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             keys += self.keys_in(&entry);
             entries.push(entry);
             responders.push(responder);
-            if entries.len() >= BATCH_ENTRIES_MAX || keys >= BATCH_KEYS_MAX {
+            if entries.len() >= APPLY_ENTRIES_MAX || keys >= APPLY_KEYS_MAX {
                 self.apply_batch(&mut entries, &mut responders).await.map_err(io::Error::other)?;
                 keys = 0;
             }

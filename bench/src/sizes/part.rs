@@ -10,7 +10,8 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use piccolo_raft::disk::FolderDisk;
 use piccolo_raft::index::Index;
-use piccolo_raft::snapshot::{CHUNK_BYTES, Receiver, SnapshotData};
+use piccolo_raft::limits::CHUNK_BYTES;
+use piccolo_raft::snapshot::{Receiver, SnapshotData};
 use serde_json::{Value, json};
 
 use crate::process::run as run_command;

@@ -9,24 +9,19 @@
 //! whose address any cluster sends what is meant for a member founds nothing.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use crate::address::is_loopback;
 use crate::format::{Level, UnknownLevel};
+use crate::limits::{BOOTSTRAP_ROUND_INTERVAL_MAX, BOOTSTRAP_ROUND_INTERVAL_MIN};
 use crate::network::Whoami;
 use crate::network::client::RpcClient;
 use crate::network::identity::{Identity, Missed};
 use crate::types::{ClusterId, Member, NodeId};
 
 use super::{Inner, StartError};
-
-/// Between two rounds of questions at first; doubles up to [`ROUND_INTERVAL_MAX`].
-const ROUND_INTERVAL_MIN: Duration = Duration::from_millis(100);
-/// Between two rounds of questions in the end.
-const ROUND_INTERVAL_MAX: Duration = Duration::from_secs(1);
 
 /// What one entry of the list answered, or why it did not.
 pub(in crate::cluster) type Seen = Result<Whoami, String>;
@@ -128,7 +123,7 @@ fn is_missed(identity: &Identity, missed: Missed) -> String {
 
 /// Asks until this node belongs to a running cluster. Returns early when the node stops.
 pub(super) async fn run(inner: &Inner) -> Result<(), StartError> {
-    let mut interval = ROUND_INTERVAL_MIN;
+    let mut interval = BOOTSTRAP_ROUND_INTERVAL_MIN;
     let listening = Instant::now();
     loop {
         if inner.stop.is_cancelled() {
@@ -140,7 +135,12 @@ pub(super) async fn run(inner: &Inner) -> Result<(), StartError> {
         let adopted = inner.identity.is_adopted().then(|| inner.identity.cluster_id()).flatten();
         if let Some(cluster) = adopted {
             inner.reasons.set(vec![format!("belongs to cluster {cluster} and waits to hear of its leader")]);
-            if inner.stop.run_until_cancelled(tokio::time::sleep(ROUND_INTERVAL_MIN)).await.is_none() {
+            if inner
+                .stop
+                .run_until_cancelled(tokio::time::sleep(BOOTSTRAP_ROUND_INTERVAL_MIN))
+                .await
+                .is_none()
+            {
                 return Ok(());
             }
             continue;
@@ -153,7 +153,7 @@ pub(super) async fn run(inner: &Inner) -> Result<(), StartError> {
             if inner.stop.run_until_cancelled(tokio::time::sleep(interval)).await.is_none() {
                 return Ok(());
             }
-            interval = (interval * 2).min(ROUND_INTERVAL_MAX);
+            interval = (interval * 2).min(BOOTSTRAP_ROUND_INTERVAL_MAX);
             continue;
         }
         let verdict = match inner.identity.list.as_slice() {
@@ -183,7 +183,7 @@ pub(super) async fn run(inner: &Inner) -> Result<(), StartError> {
         if inner.stop.run_until_cancelled(tokio::time::sleep(interval)).await.is_none() {
             return Ok(());
         }
-        interval = (interval * 2).min(ROUND_INTERVAL_MAX);
+        interval = (interval * 2).min(BOOTSTRAP_ROUND_INTERVAL_MAX);
     }
     inner.reasons.set(Vec::new());
     Ok(())

@@ -9,29 +9,14 @@ use openraft::metrics::RaftMetrics;
 use tokio::time::Instant;
 
 use super::Inner;
-use crate::index::FLUSH_INTERVAL;
+use crate::limits::{
+    COMPACTION_INTERVAL, COMPACTION_INTERVAL_LOW, KEEP_ENTRIES_LOW, LOG_KEEP_BYTES, LOG_KEEP_TIME,
+    PURGE_ENTRIES_MIN, PURGE_ENTRIES_MIN_LOW, PURGE_READERS_PATIENCE,
+};
 use crate::space::Level;
 use crate::types::TypeConfig;
 
-/// Entries younger than this are kept ...
-const KEEP_TIME: Duration = Duration::from_secs(600);
-/// ... unless there are more bytes than this behind them.
-pub(super) const KEEP_BYTES: u64 = 1024 * 1024 * 1024;
-/// Fewer entries than this are not worth a purge.
-const PURGE_ENTRIES_MIN: u64 = 1024;
-/// On a low disk so many entries are kept, for followers that are a moment behind.
-const KEEP_ENTRIES_LOW: u64 = 256;
-/// There so many are worth a purge.
-const PURGE_ENTRIES_MIN_LOW: u64 = 256;
-/// Time between two looks.
-const COMPACTION_INTERVAL: Duration = Duration::from_secs(10);
-/// The same on a low disk.
-const LOW_INTERVAL: Duration = Duration::from_secs(1);
-/// Who is being sent what a purge is to delete has so long to take it.
-const READERS_PATIENCE: Duration = Duration::from_secs(2);
-
 /// A purge of old entries finds them flushed.
-const _: () = assert!(FLUSH_INTERVAL.as_secs() < KEEP_TIME.as_secs());
 
 /// How much of the log is kept.
 #[derive(Clone, Copy, Debug)]
@@ -49,8 +34,8 @@ pub struct Keep {
 impl Default for Keep {
     fn default() -> Self {
         Self {
-            time: KEEP_TIME,
-            bytes: KEEP_BYTES,
+            time: LOG_KEEP_TIME,
+            bytes: LOG_KEEP_BYTES,
             entries_min: PURGE_ENTRIES_MIN,
             interval: COMPACTION_INTERVAL,
         }
@@ -117,7 +102,7 @@ impl Inner {
     /// Until the node stops.
     pub(super) async fn run_compaction(&self) {
         let mut compaction = Compaction::new(self.env.timing.keep);
-        let mut ticks = tokio::time::interval(compaction.interval().min(LOW_INTERVAL));
+        let mut ticks = tokio::time::interval(compaction.interval().min(COMPACTION_INTERVAL_LOW));
         let (mut next, mut next_low) = (Instant::now(), Instant::now());
         while self.stop.run_until_cancelled(ticks.tick()).await.is_some() {
             let (now, applied) = (Instant::now(), self.index.applied_index());
@@ -165,7 +150,7 @@ impl Inner {
         tracing::info!(upto, "purges the raft log");
         trigger.purge_log(upto).await.ok();
         let purged = |metrics: &RaftMetrics<TypeConfig>| metrics.purged.is_some_and(|id| id.index >= upto);
-        let wait = self.raft.wait(Some(READERS_PATIENCE));
+        let wait = self.raft.wait(Some(PURGE_READERS_PATIENCE));
         if wait.metrics(purged, "the purge").await.is_ok() {
             return true;
         }
@@ -202,16 +187,16 @@ mod tests {
             let at = start + Duration::from_secs(60 * minute);
             assert_eq!(compaction.due(at, (minute + 1) * 2000, 0, 0), None);
         }
-        assert_eq!(compaction.due(start + KEEP_TIME, 22_000, 0, 0), Some(2000));
-        assert_eq!(compaction.due(start + KEEP_TIME + Duration::from_secs(1), 22_001, 0, 0), None);
+        assert_eq!(compaction.due(start + LOG_KEEP_TIME, 22_000, 0, 0), Some(2000));
+        assert_eq!(compaction.due(start + LOG_KEEP_TIME + Duration::from_secs(1), 22_001, 0, 0), None);
     }
 
     #[tokio::test]
     async fn more_than_the_bytes_are_not_kept() {
         let (mut compaction, start) = (Compaction::default(), Instant::now());
         assert_eq!(compaction.due(start, 2000, 0, 0), None);
-        assert_eq!(compaction.due(start, 4000, 0, KEEP_BYTES - 1), None);
-        assert_eq!(compaction.due(start, 4001, 0, KEEP_BYTES), Some(2000));
+        assert_eq!(compaction.due(start, 4000, 0, LOG_KEEP_BYTES - 1), None);
+        assert_eq!(compaction.due(start, 4001, 0, LOG_KEEP_BYTES), Some(2000));
     }
 
     #[tokio::test]
@@ -224,7 +209,7 @@ mod tests {
         assert_eq!(compaction.due_low(5255, 4744), None);
         assert_eq!(compaction.due_low(5256, 4744), Some(5000));
         assert_eq!(
-            compaction.due(start + KEEP_TIME, 5257, 0, 0),
+            compaction.due(start + LOG_KEEP_TIME, 5257, 0, 0),
             None,
             "its sample is gone with the entries"
         );
@@ -234,6 +219,6 @@ mod tests {
     async fn a_log_at_rest_is_left_alone() {
         let (mut compaction, start) = (Compaction::default(), Instant::now());
         assert_eq!(compaction.due(start, 5000, 0, 0), None);
-        assert_eq!(compaction.due(start + KEEP_TIME * 9, 5000, 0, 0), None);
+        assert_eq!(compaction.due(start + LOG_KEEP_TIME * 9, 5000, 0, 0), None);
     }
 }

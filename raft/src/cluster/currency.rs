@@ -7,14 +7,11 @@ use futures_util::future::join_all;
 use openraft::async_runtime::WatchReceiver;
 use openraft::metrics::RaftMetrics;
 
+use crate::limits::BEHIND_AFTER;
 use crate::network::heard::Standing;
 use crate::types::{NodeId, TypeConfig};
 
 use super::{Inner, Node};
-
-/// A follower that has not applied a committed entry for so long is behind. Less is the usual way of an
-/// entry; a disk that is low takes none, however long one waits.
-pub const BEHIND_AFTER: Duration = Duration::from_secs(2);
 
 /// Why a node may lack what others have acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -105,7 +102,7 @@ impl Inner {
     pub(super) fn leader_id(&self, metrics: &RaftMetrics<TypeConfig>) -> Option<NodeId> {
         let leader = metrics.current_leader?;
         let heard = if leader != self.identity.node_id {
-            self.heard.within(super::QUORUM_HEARD_MAX)
+            self.heard.within(crate::limits::QUORUM_HEARD_MAX)
         } else if !metrics.state.is_leader() {
             false
         } else if metrics.membership_config.membership().voter_ids().eq([leader]) {
@@ -113,7 +110,7 @@ impl Inner {
         } else {
             let acked =
                 metrics.last_quorum_acked.map(|acked| openraft::Instant::elapsed(&acked.into_inner()));
-            acked.is_some_and(|age| age <= super::QUORUM_HEARD_MAX)
+            acked.is_some_and(|age| age <= crate::limits::QUORUM_HEARD_MAX)
         };
         heard.then_some(leader)
     }

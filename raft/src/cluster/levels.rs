@@ -23,7 +23,7 @@ use super::members::{MembersError, Phase, Progress, Refusal};
 use super::{Inner, Node, ProposeError};
 use plan::{Count, Step};
 
-pub use plan::{ACTIVATE_AFTER, LevelTimes};
+pub use plan::LevelTimes;
 
 /// What an operator should know of the level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

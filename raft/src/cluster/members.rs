@@ -25,7 +25,6 @@ mod request;
 mod seed;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use futures_util::future::join_all;
 use openraft::ChangeMembers;
@@ -34,6 +33,7 @@ use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use tokio::time::{Instant, timeout};
 
 use crate::command::Command;
+use crate::limits::{STEP_TIMEOUT, STEPS_MAX};
 use crate::network::Whoami;
 use crate::types::{LogId, Member, NodeId, TypeConfig};
 
@@ -41,18 +41,10 @@ use super::bootstrap::Seen;
 use super::{Inner, Node, ProposeError};
 use plan::{Action, View, plan};
 
-pub use plan::{LAG_MAX, SEED_ENTRIES_MIN};
 pub(super) use recent::Recent;
 pub use refusal::{MembersError, Refusal};
 pub use request::{BadWho, Change, Phase, Progress, Who};
 pub(super) use seed::Seeding;
-
-/// Members of a cluster, learners included.
-pub const MEMBERS_MAX: usize = 9;
-/// A step that takes longer goes on by itself; the caller asks again.
-const STEP_TIMEOUT: Duration = Duration::from_secs(6);
-/// Steps done before the caller hears of it.
-const STEPS_MAX: usize = 8;
 
 impl Node {
     /// On the leader: goes a few steps towards `change` and says how far it is. To be called again

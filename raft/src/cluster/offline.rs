@@ -17,13 +17,13 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use openraft::{EntryPayload, Membership, RaftLogReader};
 use tokio::time::Instant;
 
 use crate::disk::{Disk, FileUser, FolderDisk};
 use crate::index::{Counts, Index, IndexError, WholeState};
+use crate::limits::{OFFLINE_LOCK_POLL, OFFLINE_LOCK_WAIT, OFFLINE_READ_BYTES};
 use crate::log::{LOG_NOTE_FILE, LogError, LogStore};
 use crate::network::IdentityError;
 use crate::network::identity::{self, NodeFile};
@@ -36,12 +36,6 @@ use super::StartError;
 use super::stores::check_stores;
 
 pub use swap::settle;
-
-/// Read from a snapshot at a time, bytes.
-const READ_BYTES: usize = 1024 * 1024;
-/// A server that was killed just now may hold its files for a moment.
-const LOCK_WAIT: Duration = Duration::from_secs(2);
-const LOCK_POLL: Duration = Duration::from_millis(50);
 
 /// Why there is no new cluster. The data folder is as it was, but for one case: new files that count already
 /// could not all be put in their places, and whoever comes next goes on with that.
@@ -160,7 +154,7 @@ pub async fn restore(
     }
     swap::check_empty(folder)?;
     let mut receiver = FileReceiver::default();
-    let mut buffer = vec![0; READ_BYTES];
+    let mut buffer = vec![0; OFFLINE_READ_BYTES];
     loop {
         let read = snapshot.read(&mut buffer).map_err(OfflineError::io("read the snapshot for", folder))?;
         if read == 0 {
@@ -277,7 +271,7 @@ fn lock(folder: &Path) -> Result<File, OfflineError> {
 }
 
 async fn open(disk: &FolderDisk) -> Result<(LogStore, Index), OfflineError> {
-    let end = Instant::now() + LOCK_WAIT;
+    let end = Instant::now() + OFFLINE_LOCK_WAIT;
     let both = || {
         let index = Index::open(disk)?;
         Ok::<_, StartError>((LogStore::open(disk)?, index))
@@ -291,7 +285,7 @@ async fn open(disk: &FolderDisk) -> Result<(LogStore, Index), OfflineError> {
             }
             Err(error @ StartError::InUse { .. }) => {
                 tracing::debug!(%error, "waits for the data folder");
-                tokio::time::sleep(LOCK_POLL).await;
+                tokio::time::sleep(OFFLINE_LOCK_POLL).await;
             }
             Err(error) => return Err(error.into()),
         }

@@ -12,13 +12,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::index::Index;
+use crate::limits::{MESSAGES_MAX, PROPOSALS_MAX, PROPOSED_BYTES_MAX, REACH_LOOKS_MAX};
 use crate::log::LogStore;
-use crate::network::MESSAGES_MAX;
 use crate::network::client::RpcClient;
 use crate::network::identity::{Identity, NodeNames};
 use crate::network::names::Names;
 use crate::network::peer::{Peers, Refusing, Streams};
-use crate::network::reach::{ApiPort, LOOKS_MAX};
+use crate::network::reach::ApiPort;
 use crate::network::whereabouts::Whereabouts;
 use crate::space::Guard;
 use crate::state_machine::{Raft, StateMachine};
@@ -27,7 +27,7 @@ use crate::watch;
 
 use super::levels::Counting;
 use super::members::{Recent, Seeding};
-use super::proposals::{Budget, PROPOSALS_MAX, PROPOSED_BYTES_MAX, Together};
+use super::proposals::{Budget, Together};
 use super::space::{self, Disks};
 use super::status::Reasons;
 use super::stores::check_stores;
@@ -128,7 +128,7 @@ impl Opened {
             heard: Arc::default(),
             receiving: Arc::new(Semaphore::new(1)),
             messages: Arc::new(Semaphore::new(MESSAGES_MAX)),
-            looking: Arc::new(Semaphore::new(LOOKS_MAX)),
+            looking: Arc::new(Semaphore::new(REACH_LOOKS_MAX)),
             join,
             found_after,
             api_port,

@@ -6,7 +6,6 @@
 mod together;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::StreamExt;
 use openraft::async_runtime::WatchReceiver;
@@ -19,13 +18,12 @@ use tokio::time::Instant;
 use crate::command::{Command, Reply};
 use crate::format::Level;
 use crate::index::holder_of;
+use crate::limits::{LEADER_LEASE_WAIT_MAX, LINGER, POLL_INTERVAL, PROPOSE_TIMEOUT};
 use crate::model::COMMAND_BYTES_MAX;
 use crate::types::{Member, TypeConfig};
 
-use super::{Inner, Node, POLL_INTERVAL};
+use super::{Inner, Node};
 use together::{Joined, Waiting};
-
-pub use together::LINGER;
 
 /// The writes that wait to go into the log together.
 pub(super) type Together = together::Together<Written>;
@@ -34,18 +32,6 @@ type Written = WriteResult<TypeConfig>;
 
 /// A write on its way.
 type InFlight = JoinHandle<Result<Proposed, ProposeError>>;
-
-/// Encoded commands that are proposed and not yet applied, bytes.
-pub const PROPOSED_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Proposals that wait for their result.
-pub const PROPOSALS_MAX: usize = 4096;
-
-/// How long a proposal waits for its result; then its outcome is unknown.
-pub const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
-/// A leader whose lease ended (nothing was proposed) is asked again for so long.
-const LEASE_WAIT_MAX: Duration = Duration::from_secs(1);
-
-const _: () = assert!(COMMAND_BYTES_MAX < PROPOSED_BYTES_MAX);
 
 /// What became of a proposal.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -162,7 +148,7 @@ impl Inner {
         if let Err(fatal) = &self.raft.metrics().borrow_watched().running_state {
             return Err(ProposeError::Stopped { reason: fatal.to_string() });
         }
-        let deadline = Instant::now() + LEASE_WAIT_MAX;
+        let deadline = Instant::now() + LEADER_LEASE_WAIT_MAX;
         loop {
             let forward = match self.append(&command).await? {
                 Ok(written) => {

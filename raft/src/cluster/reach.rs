@@ -8,23 +8,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::time::Duration;
 
 use futures_util::future::join_all;
 use hyper::StatusCode;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use crate::limits::{LOOKUP_INTERVAL_MAX, REACH_ROUND_INTERVAL, REACH_WARM_INTERVAL};
 use crate::network::Whoami;
 use crate::network::client::CallError;
-use crate::network::names::{self, LOOKUP_INTERVAL_MAX, split};
+use crate::network::names::{self, split};
 use crate::types::{Member, NodeId};
 
 use super::{Inner, Node};
-
-/// Time between two rounds in which this server looks after its connections to the other members.
-const ROUND_INTERVAL: Duration = Duration::from_millis(500);
-/// A member that answers is asked again after this: before its connection has been idle for too long.
-const WARM_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What the rounds remember.
 #[derive(Default)]
@@ -42,7 +37,7 @@ impl Node {
     pub(super) async fn keep_in_reach(&self) {
         let inner = &self.inner;
         let mut rounds = Rounds::default();
-        let mut ticks = interval(ROUND_INTERVAL);
+        let mut ticks = interval(REACH_ROUND_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while inner.stop.run_until_cancelled(ticks.tick()).await.is_some() {
             let round = async {
@@ -60,7 +55,8 @@ impl Inner {
         let others: BTreeMap<NodeId, Member> = self.other_members().into_iter().collect();
         self.whereabouts.retain(|id| others.contains_key(&id));
         rounds.answered.retain(|id, _| others.contains_key(id));
-        let is_due = |id: &NodeId| rounds.answered.get(id).is_none_or(|at| at.elapsed() >= WARM_INTERVAL);
+        let is_due =
+            |id: &NodeId| rounds.answered.get(id).is_none_or(|at| at.elapsed() >= REACH_WARM_INTERVAL);
         let due = others.iter().filter(|(id, _)| is_due(id));
         let asked = join_all(due.map(|(id, member)| async move { (*id, self.touch(*id, member).await) }));
         let mut silent = BTreeMap::new();
@@ -73,7 +69,9 @@ impl Inner {
             }
         }
         let is_lost = !others.is_empty() && self.identity.raft_address().is_none();
-        if !silent.is_empty() || (is_lost && rounds.sought.is_none_or(|at| at.elapsed() >= WARM_INTERVAL)) {
+        if !silent.is_empty()
+            || (is_lost && rounds.sought.is_none_or(|at| at.elapsed() >= REACH_WARM_INTERVAL))
+        {
             rounds.sought = Some(Instant::now());
             self.seek(&silent).await;
         }

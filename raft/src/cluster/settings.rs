@@ -4,19 +4,10 @@ use std::sync::Arc;
 
 use openraft::{Config, ConfigError, SnapshotPolicy};
 
-use crate::network::SNAPSHOT_IDLE_TIMEOUT;
+use crate::limits::{APPEND_ENTRIES_MAX, ELECTION_MS, HEARTBEAT_MS, SNAPSHOT_IDLE_TIMEOUT};
 
-/// Between two heartbeats of a leader, milliseconds.
-pub(super) const HEARTBEAT_MS: u64 = 100;
-/// A follower that hears nothing starts an election after a lease of the larger and a random time
-/// between the two, milliseconds.
-pub(super) const ELECTION_MS: (u64, u64) = (250, 500);
-/// Entries in one append; [`crate::log::LOG_READ_BYTES_MAX`] bounds its bytes.
-const APPEND_ENTRIES_MAX: u64 = 1024;
 /// Waits between attempts to reach a member, up to the last.
 const BACKOFF: &str = "50ms 100ms 200ms ...500ms";
-
-const _: () = assert!(HEARTBEAT_MS * 2 < ELECTION_MS.0);
 
 pub(super) fn settings() -> Result<Arc<Config>, ConfigError> {
     let config = Config {

@@ -14,7 +14,6 @@ mod plan;
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
-use std::time::Duration;
 
 use futures_util::future::join_all;
 use openraft::async_runtime::WatchReceiver;
@@ -23,23 +22,14 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::disk::{Bytes, Disk, Fault, Space};
 use crate::format::Reads;
+use crate::limits::{
+    BALLAST_AGAIN_AFTER, CANDIDATE_AFTER, DISK_ASK_INTERVAL, DISK_LOOK_INTERVAL, DISK_SILENT_AFTER,
+};
 use crate::space::{DiskSpace, Guard, Level};
 use crate::types::{NodeId, TypeConfig};
 
 use super::{Inner, Node};
 use plan::{Plan, Seen, plan};
-
-/// Between two looks at the own disk.
-pub(super) const LOOK_INTERVAL: Duration = Duration::from_millis(500);
-/// Between two times that a leader asks the others for theirs.
-const ASK_INTERVAL: Duration = Duration::from_secs(1);
-/// Who has not answered for so long counts as silent.
-const SILENT_AFTER: Duration = Duration::from_secs(3);
-/// A node whose disk is low stands for election when there has been no leader for so long: nobody with room
-/// could win.
-pub(super) const CANDIDATE_AFTER: Duration = Duration::from_secs(3);
-/// A ballast that could not be made is tried again after this.
-const BALLAST_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
 /// Before the stores are opened, which may want to write: on a disk that is full already the ballast goes.
 pub(super) fn prepare(disk: &dyn Disk, guard: &Guard) {
@@ -94,7 +84,10 @@ impl Disks {
 
     /// What it can read, if it said so a moment ago.
     pub(super) fn reads(&self, node_id: NodeId) -> Option<Reads> {
-        self.all().get(&node_id).filter(|heard| heard.at.elapsed() < SILENT_AFTER).map(|heard| heard.reads)
+        self.all()
+            .get(&node_id)
+            .filter(|heard| heard.at.elapsed() < DISK_SILENT_AFTER)
+            .map(|heard| heard.reads)
     }
 
     /// Whether it last told that it is low.
@@ -108,7 +101,7 @@ impl Disks {
 
     fn seen(&self) -> BTreeMap<NodeId, Seen> {
         let seen = |heard: &Heard| match &heard.disk {
-            _ if heard.at.elapsed() >= SILENT_AFTER => Seen::Silent,
+            _ if heard.at.elapsed() >= DISK_SILENT_AFTER => Seen::Silent,
             Some(disk) if disk.low => Seen::Low,
             _ => Seen::Fine,
         };
@@ -146,7 +139,7 @@ impl Inner {
     pub(super) async fn watch_space(&self) -> Result<(), Fault> {
         let now = Instant::now();
         let mut watch = Watch { led: now, electable: true, ballast_from: now, blind: false };
-        let mut ticks = interval(LOOK_INTERVAL);
+        let mut ticks = interval(DISK_LOOK_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while self.stop.run_until_cancelled(ticks.tick()).await.is_some() {
             if let Some(fault) = self.env.disk.fault() {
@@ -206,7 +199,7 @@ impl Inner {
     fn allow_election(&self, watch: &mut Watch) {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
-        if metrics.state.is_leader() || self.heard.within(LOOK_INTERVAL * 2) {
+        if metrics.state.is_leader() || self.heard.within(DISK_LOOK_INTERVAL * 2) {
             watch.led = Instant::now();
         }
         let alone = metrics.membership_config.membership().voter_ids().eq([metrics.id]);
@@ -242,7 +235,7 @@ impl Node {
     /// While this node leads: asks the others for their disks and does what follows, until it stops.
     pub(super) async fn lead_with_room(&self) {
         let stop = &self.inner.stop;
-        let mut ticks = interval(ASK_INTERVAL);
+        let mut ticks = interval(DISK_ASK_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
             if self.is_leader() {

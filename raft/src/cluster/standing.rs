@@ -6,27 +6,21 @@
 //! the removal answers 410. Its own vote requests are answered the same. A node whose build does not know the level
 //! that the cluster has begun meanwhile hears no leader: it ends too, and names both.
 
-use std::time::Duration;
-
 use openraft::async_runtime::WatchReceiver;
 use tokio::time::Instant;
 
 use crate::format::{Reads, UnknownLevel};
+use crate::limits::{STANDING_ASK_AFTER, STANDING_LOOK_INTERVAL};
 use crate::network::Header;
 use crate::network::client::CallError;
 
 use super::{Inner, NodeFailure};
 
-/// Between two looks.
-const LOOK_INTERVAL: Duration = Duration::from_millis(500);
-/// A node that has heard no leader for so long asks the others.
-const ASK_AFTER: Duration = Duration::from_secs(2);
-
 /// Until this node learns that it was removed, or stops.
 pub(super) async fn run(inner: &Inner) -> Result<(), NodeFailure> {
     let mut removed = inner.identity.removed();
     loop {
-        let wait = tokio::time::timeout(LOOK_INTERVAL, removed.wait_for(|removed| *removed));
+        let wait = tokio::time::timeout(STANDING_LOOK_INTERVAL, removed.wait_for(|removed| *removed));
         match inner.stop.run_until_cancelled(wait).await {
             None => return Ok(()),
             Some(Ok(_)) => break,
@@ -61,7 +55,7 @@ impl Inner {
     }
 
     fn hears_a_leader(&self) -> bool {
-        self.heard.within(ASK_AFTER) || self.raft.metrics().borrow_watched().state.is_leader()
+        self.heard.within(STANDING_ASK_AFTER) || self.raft.metrics().borrow_watched().state.is_leader()
     }
 
     /// Who was removed before the first entry reached it knows only the member that it was to join by; the

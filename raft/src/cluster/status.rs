@@ -7,11 +7,12 @@ use openraft::Membership;
 use openraft::metrics::RaftMetrics;
 
 use crate::format::{Range, Reads};
+use crate::limits::QUORUM_HEARD_MAX;
 use crate::network::identity::Identity;
 use crate::space::DiskSpace;
 use crate::types::{ClusterId, Member, NodeId, TypeConfig};
 
-use super::{LevelStatus, Node, QUORUM_HEARD_MAX};
+use super::{LevelStatus, Node};
 
 /// What a member does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

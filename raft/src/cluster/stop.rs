@@ -1,21 +1,14 @@
 //! Handing leadership over, and the orderly end.
 
-use std::time::Duration;
-
 use openraft::async_runtime::WatchReceiver;
 use tokio::time::timeout;
 
-use crate::network::MESSAGES_MAX;
+use crate::limits::{
+    MESSAGES_MAX, POLL_INTERVAL, STOP_MESSAGES_TIMEOUT, STOP_TASKS_TIMEOUT, TRANSFER_TIMEOUT,
+};
 use crate::types::NodeId;
 
-use super::{Inner, Node, POLL_INTERVAL};
-
-/// Time to find a voter that answers and to see it lead.
-pub(super) const TRANSFER_TIMEOUT: Duration = Duration::from_secs(2);
-/// Time for messages that openraft has taken in to be answered.
-const MESSAGES_DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
-/// Time for proposals and connections to end.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+use super::{Inner, Node};
 
 impl Node {
     /// Hands leadership to the voter that is furthest and answers; true if another node leads then.
@@ -88,7 +81,7 @@ impl Node {
     pub async fn shutdown(&self) {
         let inner = &self.inner;
         inner.stop.cancel();
-        if timeout(MESSAGES_DRAIN_TIMEOUT, inner.refuse_messages()).await.is_err() {
+        if timeout(STOP_MESSAGES_TIMEOUT, inner.refuse_messages()).await.is_err() {
             tracing::info!("a message of another server is still coming in");
         }
         inner.closing.cancel();
@@ -97,7 +90,7 @@ impl Node {
         }
         inner.ended.cancel();
         inner.tasks.close();
-        if timeout(DRAIN_TIMEOUT, inner.tasks.wait()).await.is_err() {
+        if timeout(STOP_TASKS_TIMEOUT, inner.tasks.wait()).await.is_err() {
             tracing::warn!(tasks = inner.tasks.len(), "tasks of the node did not end");
         }
         if let Err(error) = inner.index.close().await {

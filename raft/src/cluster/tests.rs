@@ -588,7 +588,7 @@ fn a_follower_far_behind_catches_up_in_appends_of_bounded_size() {
         let holder = crate::testing::holder(number as u8);
         Command::Advertise(Write { holder, pair: None, stores_pair: false, keys })
     };
-    let count = crate::network::APPEND_BODY_BYTES_MAX / COMMAND_BYTES_MAX * 7 / 4;
+    let count = crate::limits::APPEND_BODY_BYTES_MAX / COMMAND_BYTES_MAX * 7 / 4;
     for number in 0..count {
         within(SOON, "a large write", || servers[leader(&servers)].propose(large(number)).ok());
     }

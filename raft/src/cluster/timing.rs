@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use crate::index::FLUSH_INTERVAL;
-
 use super::compaction::Keep;
 use super::levels::LevelTimes;
+
+use crate::limits::FLUSH_INTERVAL;
 
 /// Intervals of the upkeep of one node.
 #[derive(Clone, Copy, Debug)]

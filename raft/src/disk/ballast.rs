@@ -9,8 +9,7 @@ use rand::RngCore;
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 
-/// Written at once where the file system cannot allocate.
-const PIECE_BYTES: usize = 1024 * 1024;
+use crate::limits::BALLAST_PIECE_BYTES;
 
 /// Bytes of the file, 0 if there is none.
 pub(super) fn size(path: &Path) -> io::Result<u64> {
@@ -44,11 +43,11 @@ fn allocate(file: &File, bytes: u64) -> io::Result<()> {
 
 /// Random bytes: a file system that compresses (zfs) would make nothing of zeros.
 fn fill(mut file: &File, bytes: u64) -> io::Result<()> {
-    let mut piece = vec![0; PIECE_BYTES];
+    let mut piece = vec![0; BALLAST_PIECE_BYTES];
     let mut left = bytes;
     while left > 0 {
         rand::rng().fill_bytes(&mut piece);
-        let now = left.min(PIECE_BYTES as u64);
+        let now = left.min(BALLAST_PIECE_BYTES as u64);
         file.write_all(&piece[..now as usize])?;
         left -= now;
     }
@@ -80,7 +79,7 @@ mod tests {
     fn where_nothing_can_be_allocated_it_is_written() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ballast");
-        let bytes = PIECE_BYTES as u64 + 7;
+        let bytes = BALLAST_PIECE_BYTES as u64 + 7;
         fill(&File::create(&path).unwrap(), bytes).unwrap();
         let metadata = fs::metadata(&path).unwrap();
         assert_eq!(metadata.len(), bytes);

@@ -5,8 +5,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// Of a long command line only so much is shown, characters.
-const COMMAND_CHARS_MAX: usize = 200;
+use crate::limits::COMMAND_CHARS_MAX;
 
 /// A process that has a file open.
 #[derive(Clone, Debug, PartialEq, Eq)]

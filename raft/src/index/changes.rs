@@ -5,10 +5,8 @@ use std::collections::{BTreeSet, VecDeque};
 use std::ops::Bound;
 
 use super::host::HostRecord;
+use crate::limits::GONE_HOSTS_MAX;
 use crate::model::Holder;
-
-/// Forgotten hosts remembered; who asks for older ones is given all hosts.
-const GONE_MAX: usize = 4_096;
 
 /// The log index of a host's last change, and its id.
 pub(super) type Change = (u64, u32);
@@ -52,7 +50,7 @@ impl Changes {
     pub(super) fn forget(&mut self, id: u32, before: u64, now: u64, holder: Holder) {
         self.by_index.remove(&(before, id));
         self.gone.push_back((now, holder));
-        if self.gone.len() > GONE_MAX
+        if self.gone.len() > GONE_HOSTS_MAX
             && let Some((lost, _)) = self.gone.pop_front()
         {
             self.floor = self.floor.max(lost);
@@ -104,10 +102,10 @@ mod tests {
             gone
         };
         assert_eq!((known(&changes, 9), known(&changes, 10)), (None, Some(0)));
-        for index in 0..=GONE_MAX as u64 {
+        for index in 0..=GONE_HOSTS_MAX as u64 {
             changes.forget(0, 0, 11 + index, holder(index as u16));
         }
         assert_eq!(known(&changes, 10), None, "the one forgotten at 11 is lost");
-        assert_eq!(known(&changes, 11), Some(GONE_MAX));
+        assert_eq!(known(&changes, 11), Some(GONE_HOSTS_MAX));
     }
 }

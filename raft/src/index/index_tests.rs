@@ -11,6 +11,7 @@ use redb::{Builder, ReadableTable};
 use super::*;
 use crate::command::{Command, Reply, Write};
 use crate::disk::{FolderDisk, MemoryDisk};
+use crate::limits::{FLUSH_INTERVAL, UNFLUSHED_ENTRIES_MAX};
 use crate::model::Pair;
 use crate::snapshot::SnapshotData;
 use crate::state_machine::StateMachine;

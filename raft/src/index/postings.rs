@@ -14,8 +14,10 @@ use super::groups::Group;
 use super::host::HostSlot;
 use super::order::Labels;
 use super::slots::Slots;
-use chunks::{CHUNK_HOSTS_MAX, Chunks};
+use chunks::Chunks;
 use small::Small;
+
+use crate::limits::CHUNK_HOSTS_MAX;
 
 /// Host ids, distinct, by ascending label.
 #[derive(Debug, PartialEq, Eq)]

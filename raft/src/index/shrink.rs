@@ -6,20 +6,16 @@ use redb::Database;
 
 use super::IndexError;
 
-/// So many free bytes are worth the time, which is less than a second for a file of 100 MiB ...
-const FREE_BYTES_MIN: u64 = 64 * 1024 * 1024;
-/// ... if there are so many times as many as there are used. A flush of all hosts needs room for their new pages
-/// beside the old ones, so as many as that come back.
-const FREE_SHARE_MIN: u64 = 2;
+use crate::limits::{SHRINK_FREE_BYTES_MIN, SHRINK_FREE_SHARE_MIN};
 
 /// True if it was worth it: the file is as large as its content then.
 pub(super) fn shrink_if_it_pays(database: &mut Database) -> Result<bool, IndexError> {
-    shrink_if_free(database, FREE_BYTES_MIN)
+    shrink_if_free(database, SHRINK_FREE_BYTES_MIN)
 }
 
 fn shrink_if_free(database: &mut Database, free_bytes_min: u64) -> Result<bool, IndexError> {
     let (free, used) = free_and_used(database)?;
-    if free < free_bytes_min || free < used * FREE_SHARE_MIN {
+    if free < free_bytes_min || free < used * SHRINK_FREE_SHARE_MIN {
         return Ok(false);
     }
     let start = std::time::Instant::now();

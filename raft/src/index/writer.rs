@@ -12,12 +12,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::apply::{self, Batch};
 use super::tables::{self, Rows};
-use super::{Index, IndexError, Room, UNFLUSHED_ENTRIES_MAX, UNFLUSHED_KEYS_MAX, WholeState};
+use super::{Index, IndexError, Room, WholeState};
 use crate::command::{Command, Reply};
+use crate::limits::{FLUSH_LOOK_INTERVAL, UNFLUSHED_ENTRIES_MAX, UNFLUSHED_KEYS_MAX};
 use crate::types::{Entry, LogId, StoredMembership};
-
-/// Time between two looks at how much is not flushed.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The right to write to the file.
 type Flushing = tokio::sync::OwnedMutexGuard<()>;
@@ -162,7 +160,7 @@ impl Index {
     async fn wait_for_much(&self, interval: Duration, room: &impl Fn() -> Room) {
         let (mut since, mut durable) = (Instant::now(), self.durable_applied());
         loop {
-            tokio::time::sleep(interval.min(LOOK_INTERVAL)).await;
+            tokio::time::sleep(interval.min(FLUSH_LOOK_INTERVAL)).await;
             if self.durable_applied() != durable {
                 (since, durable) = (Instant::now(), self.durable_applied());
             }

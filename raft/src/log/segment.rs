@@ -3,17 +3,15 @@
 
 use std::borrow::Cow;
 
-#[cfg(doc)]
 use crate::format::Format;
 use crate::format::{FormatError, Level, STORAGE};
+#[cfg(doc)]
+use crate::limits::SEGMENT_BYTES_MAX;
 
 const WHAT: &str = "segment of the raft log";
 /// Bytes in front of the first entry: version and index.
 const HEAD_BYTES: usize = 2 + 8;
 const LENGTH_BYTES: usize = 4;
-/// Entries are gathered up to this size, bytes. The row of the tail and its neighbour then fill one page of
-/// redb, which has 4 KiB; a larger entry is a segment of its own.
-pub(super) const SEGMENT_BYTES_MAX: usize = 3_968;
 
 /// Entries that are gathered for one value.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

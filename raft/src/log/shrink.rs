@@ -6,12 +6,10 @@ use std::io;
 use redb::{Database, Durability};
 
 use crate::format::Level;
+use crate::limits::SHRINK_DELETE_STEP;
 
 use super::stored::StoredEntries;
 use super::view::Shared;
-
-/// Purged segments that one commit deletes: bounds its memory.
-const DELETE_STEP: usize = 4096;
 
 impl Shared {
     /// On the writer's thread.
@@ -31,10 +29,10 @@ fn delete_all(database: &Database, level: Level, upto: u64) -> Result<(), redb::
         let mut transaction = database.begin_write()?;
         transaction.set_durability(Durability::None)?;
         let mut entries = StoredEntries::open(&transaction, level)?;
-        let deleted = entries.delete_purged(upto, DELETE_STEP)?;
+        let deleted = entries.delete_purged(upto, SHRINK_DELETE_STEP)?;
         entries.finish(None)?;
         transaction.commit()?;
-        if deleted < DELETE_STEP {
+        if deleted < SHRINK_DELETE_STEP {
             return Ok(());
         }
     }

@@ -164,7 +164,7 @@ async fn purged_entries_are_unreadable_at_once_and_deleted_in_steps() {
     log.purge(log_id(1, 4000)).await.unwrap();
     assert_eq!(indices(&mut log).await, (4001..5000).collect::<Vec<_>>());
     let stored = |log: &LogStore| log.shared.with_database(|database| Ok(count(database))).unwrap();
-    let most = segment::SEGMENT_BYTES_MAX as u64 / 8;
+    let most = crate::limits::SEGMENT_BYTES_MAX as u64 / 8;
     assert!((999..999 + most).contains(&stored(&log)), "{} stored: all but a segment's part", stored(&log));
     for index in 5000..5000 + most {
         log.blocking_append([blank(index)]).await.unwrap();

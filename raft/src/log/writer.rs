@@ -10,6 +10,7 @@ use redb::{Durability, ReadableDatabase, WriteTransaction};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::format::{Level, STORAGE};
+use crate::limits::{LOG_COMMIT_BYTES_MAX, PURGE_STEP};
 use crate::threads::Worker;
 use crate::types::{Entry, LogId, TypeConfig, Vote};
 
@@ -17,11 +18,6 @@ use super::encode_entry;
 use super::stored::StoredEntries;
 use super::tables::{META, META_PURGED, META_VOTE};
 use super::view::{Shared, approximate_bytes, closed};
-
-/// Jobs of one commit are at most so many bytes of entries, or one job.
-const COMMIT_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// Purged segments that one commit deletes at least, if there are any.
-const PURGE_STEP: usize = 256;
 
 pub(super) type Done = oneshot::Sender<io::Result<()>>;
 
@@ -108,7 +104,7 @@ impl Writer {
     fn perform_waiting(&mut self, first: Job) -> bool {
         let mut batch = vec![first];
         let mut bytes = batch[0].bytes();
-        while bytes < COMMIT_BYTES_MAX
+        while bytes < LOG_COMMIT_BYTES_MAX
             && let Ok(job) = self.queue.try_recv()
         {
             bytes += job.bytes();

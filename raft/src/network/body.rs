@@ -13,8 +13,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
-/// A body is handed to the connection in pieces of so many bytes, each of which is progress.
-const PIECE_BYTES: usize = 64 * 1024;
+use crate::limits::BODY_PIECE_BYTES;
 
 /// The body of a request to another server.
 pub type RpcBody = UnsyncBoxBody<Bytes, io::Error>;
@@ -58,7 +57,7 @@ impl Pieces {
     pub(crate) fn new(mut bytes: Bytes, progress: Progress) -> Self {
         let mut left = VecDeque::new();
         while !bytes.is_empty() {
-            left.push_back(bytes.split_to(PIECE_BYTES.min(bytes.len())));
+            left.push_back(bytes.split_to(BODY_PIECE_BYTES.min(bytes.len())));
         }
         Self { left, progress }
     }

@@ -13,8 +13,9 @@ use super::body::{Pieces, Progress, RpcBody};
 use super::frame::Message;
 use super::names::{Names, split};
 use super::wire::{Answered, Network, Wire};
-use super::{Header, WHOAMI_TIMEOUT, Whoami};
+use super::{Header, Whoami};
 use crate::format::Level;
+use crate::limits::WHOAMI_TIMEOUT;
 
 /// Why a request got no proper answer.
 #[derive(Debug, thiserror::Error)]

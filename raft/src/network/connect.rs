@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
@@ -12,9 +11,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::net::TcpStream;
 use tokio::time::sleep;
 
-/// The next address of a name is tried beside one that has not answered within so long: an address that a
-/// server had before answers nothing at all on most networks.
-const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(100);
+use crate::limits::{CONNECT_TIMEOUT, NEXT_ADDRESS_AFTER};
 
 /// Makes connections.
 pub trait Connect: Debug + Send + Sync + 'static {
@@ -67,12 +64,13 @@ pub(super) async fn first(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use std::net::Ipv4Addr;
 
     use tokio::net::{TcpListener, TcpSocket};
     use tokio::time::timeout;
 
-    use super::super::CONNECT_TIMEOUT;
     use super::*;
 
     fn bound() -> TcpSocket {

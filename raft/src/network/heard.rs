@@ -7,16 +7,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::limits::{LAG_MARK_INTERVAL, LAG_MARKS_MAX, QUORUM_HEARD_MAX};
+
 /// What was heard of the leader.
 #[derive(Debug, Default)]
 pub(crate) struct Heard(Mutex<State>);
-
-/// A quorum, or a leader, that was heard so long ago counts as lost.
-pub const QUORUM_HEARD_MAX: Duration = Duration::from_millis(1500);
-/// Marks in the log that are kept, the oldest ones: a lag is told up to this times [`MARK_INTERVAL`].
-const MARKS_MAX: usize = 64;
-/// Marks are so far apart in time.
-const MARK_INTERVAL: Duration = Duration::from_millis(250);
 
 #[derive(Debug, Default)]
 struct State {
@@ -78,8 +73,8 @@ impl State {
         let is_goal = !self.caught_up && count == 1;
         match self.missing.back_mut() {
             Some(last) if committed <= last.index => {}
-            Some(last) if now - last.since < MARK_INTERVAL && !is_goal => last.index = committed,
-            _ if count < MARKS_MAX => self.missing.push_back(Mark { index: committed, since: now }),
+            Some(last) if now - last.since < LAG_MARK_INTERVAL && !is_goal => last.index = committed,
+            _ if count < LAG_MARKS_MAX => self.missing.push_back(Mark { index: committed, since: now }),
             _ => {}
         }
     }
@@ -222,7 +217,7 @@ mod tests {
             }
             let lag = HEARTBEAT * u32::try_from(lag_beats).unwrap();
             let told = lag.min(Duration::from_secs(8));
-            assert!(least + MARK_INTERVAL + HEARTBEAT >= told, "{lag:?} is told as {least:?}");
+            assert!(least + LAG_MARK_INTERVAL + HEARTBEAT >= told, "{lag:?} is told as {least:?}");
         }
     }
 

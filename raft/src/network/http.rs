@@ -9,13 +9,14 @@ use hyper::{Method, Request, StatusCode};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::RAFT_PREFIX;
 use super::body::{Progress, RpcBody};
 use super::connect::{Connect, SystemConnect};
 use super::names::Names;
 use super::pool::Pool;
 use super::wire::{Answered, Network, Wire};
-use super::{RAFT_PREFIX, SMALL_BODY_BYTES_MAX};
 use crate::errors::chain;
+use crate::limits::SMALL_BODY_BYTES_MAX;
 
 /// The network of the system.
 #[derive(Clone, Debug)]

@@ -20,26 +20,14 @@ use tokio_util::task::TaskTracker;
 
 use crate::disk::Disk;
 use crate::format::{Level, STORAGE};
+use crate::limits::{
+    ADDRESSES_OF_A_NAME_MAX, LOOKUP_INTERVAL_MAX, LOOKUP_INTERVAL_MIN, LOOKUP_TIMEOUT, NAMES_STORED_MAX,
+    NAMES_UNNEEDED_MAX,
+};
 use crate::watch;
-
-use super::REACH_SERVERS_MAX;
 
 /// Name of the file on the disk: where servers last answered, by name.
 pub(crate) const ADDRESSES_FILE: &str = "addresses";
-/// A lookup is given up after this, and another one may begin. The system's resolver ends by itself much
-/// earlier as a rule.
-const LOOKUP_TIMEOUT: Duration = Duration::from_secs(30);
-/// A name for which a connection is made is asked for again after this.
-pub(crate) const LOOKUP_INTERVAL_MIN: Duration = Duration::from_secs(1);
-/// A name that is not looked for otherwise is asked for again after this.
-pub(crate) const LOOKUP_INTERVAL_MAX: Duration = Duration::from_secs(30);
-/// Addresses of one name that are tried.
-const ADDRESSES_MAX: usize = 8;
-/// Names that are kept on disk: more than a cluster has members.
-const STORED_MAX: usize = 32;
-/// Names that are looked up although no member and no hint has them: as many as one request to look for other
-/// servers may bring. Anybody may send such requests, and each lookup takes a thread of those that flush files.
-const UNNEEDED_MAX: usize = 2 * REACH_SERVERS_MAX;
 
 /// Asks for the addresses of a name.
 pub trait Resolve: fmt::Debug + Send + Sync + 'static {
@@ -108,7 +96,7 @@ impl Known {
             addresses.insert(if is_right { 0 } else { addresses.len() }, good);
         }
         addresses.sort_by_key(|ip| self.misleading.contains(ip));
-        addresses.truncate(ADDRESSES_MAX);
+        addresses.truncate(ADDRESSES_OF_A_NAME_MAX);
         addresses
     }
 
@@ -185,7 +173,7 @@ impl Names {
     }
 
     /// Begins a lookup of `host` in the background if the last one began at least `interval` ago. A new name that
-    /// nobody needs is not looked up while too many others are ([`UNNEEDED_MAX`]).
+    /// nobody needs is not looked up while too many others are ([`NAMES_UNNEEDED_MAX`]).
     pub(crate) fn ask(&self, host: &str, interval: Duration) {
         if literal(host).is_some() || self.inner.stop.is_cancelled() {
             return;
@@ -218,7 +206,7 @@ impl Names {
             return true;
         }
         let is_unneeded = |(host, known): &(&String, &Known)| known.good.is_none() && !needed.contains(*host);
-        if all.iter().filter(is_unneeded).count() < UNNEEDED_MAX {
+        if all.iter().filter(is_unneeded).count() < NAMES_UNNEEDED_MAX {
             return true;
         }
         let idle = all.iter().filter(is_unneeded).filter(|(_, known)| !known.asking);
@@ -293,7 +281,7 @@ impl Names {
         let good = |(host, known): (&String, &Known)| {
             Some((host.clone(), known.good.filter(|ip| !known.misleading.contains(ip))?))
         };
-        self.known().iter().filter_map(good).take(STORED_MAX).collect()
+        self.known().iter().filter_map(good).take(NAMES_STORED_MAX).collect()
     }
 }
 

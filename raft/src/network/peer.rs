@@ -20,14 +20,15 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use crate::format::WIRE;
+use crate::limits::{APPEND_IDLE_TIMEOUT, REFUSING_BACKOFF, REFUSING_FOR, SNAPSHOT_HOLD, VOTE_TIMEOUT};
 use crate::snapshot::SnapshotData;
 use crate::types::{LogId, Member, NodeId, TypeConfig, Vote};
 
 use super::client::{CallError, RpcClient};
 use super::frame::Message;
 use super::identity::Identity;
+use super::snapshot;
 use super::whereabouts::Whereabouts;
-use super::{APPEND_IDLE_TIMEOUT, SNAPSHOT_HOLD, VOTE_TIMEOUT, snapshot};
 
 type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotData>;
 
@@ -98,11 +99,6 @@ impl Drop for Streaming {
 /// read them from the log by then, up to megabytes, so it is also made to try less often.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Refusing(Arc<Mutex<BTreeMap<NodeId, Instant>>>);
-
-/// After so long one message is sent again, also if nobody has heard that there is room.
-const REFUSING_FOR: Duration = Duration::from_secs(5);
-/// Between two attempts of openraft meanwhile.
-const REFUSING_BACKOFF: Duration = Duration::from_secs(1);
 
 impl Refusing {
     fn nodes(&self) -> MutexGuard<'_, BTreeMap<NodeId, Instant>> {

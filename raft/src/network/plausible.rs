@@ -6,12 +6,9 @@ use openraft::EntryPayload;
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
 
 use crate::index::Index;
+use crate::limits::NUMBER_MAX;
 use crate::log::LogStore;
 use crate::types::{LogId, NodeId, SnapshotMeta, StoredMembership, TypeConfig, Vote};
-
-/// Terms and log indices from here on are nonsense: a billion years of elections do not get there. Short
-/// of the end of the numbers, because openraft adds one.
-pub(crate) const NUMBER_MAX: u64 = 1 << 56;
 
 /// Why a message cannot be a member's; answered with 400.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
 
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
@@ -11,17 +10,11 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::CONNECT_TIMEOUT;
 use super::body::RpcBody;
 use super::connect::{Connect, first};
 use super::names::{Names, split};
 use crate::errors::chain;
-
-/// Connections to one server that are kept for the next request.
-const IDLE_CONNECTIONS_MAX: usize = 4;
-/// How long they are kept: less than servers wait for the next request's headers, so that none is sent
-/// into a closing connection.
-const IDLE_CONNECTION_TIMEOUT: Duration = Duration::from_secs(5);
+use crate::limits::{CONNECT_TIMEOUT, IDLE_CONNECTION_TIMEOUT, IDLE_CONNECTIONS_MAX};
 
 /// A connection to one server, in nobody else's hands.
 pub(super) struct Connection {

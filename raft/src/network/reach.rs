@@ -6,25 +6,15 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::future::{BoxFuture, join_all};
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
-use super::WHOAMI_TIMEOUT;
 use super::client::{CallError, RpcClient};
 use crate::address::is_address;
+use crate::limits::{REACH_ATTEMPTS, REACH_TIMEOUT, WHOAMI_TIMEOUT};
 use crate::types::NodeId;
-
-/// Requests to look that are answered at once. Only leaders ask, one request after the other.
-pub(crate) const LOOKS_MAX: usize = 2;
-/// A port that does not answer is asked once more: this decides whether a server is admitted.
-const ATTEMPTS: usize = 2;
-/// A request to look that is not answered within so long is dropped.
-const REACH_TIMEOUT: Duration = Duration::from_secs(3);
-
-const _: () = assert!(WHOAMI_TIMEOUT.as_millis() * (ATTEMPTS as u128) < REACH_TIMEOUT.as_millis());
 
 /// Asks whose the discovery API at an address is. The routes of that API are not known in this crate.
 pub trait ApiPort: fmt::Debug + Send + Sync {
@@ -97,7 +87,7 @@ impl Scout {
             return Some(unreached("it is not host:port".to_owned()));
         }
         let mut reason = String::new();
-        for _ in 0..ATTEMPTS {
+        for _ in 0..REACH_ATTEMPTS {
             match self.whose(address, port).await {
                 Ok(node_id) if node_id == server.node_id => return None,
                 Ok(other) => {

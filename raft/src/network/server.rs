@@ -21,6 +21,7 @@ use tokio::sync::{Semaphore, SemaphorePermit, TryAcquireError};
 use crate::address::is_address;
 use crate::format::{FormatError, WIRE};
 use crate::index::Index;
+use crate::limits::{APPEND_BODY_BYTES_MAX, BODY_READ_TIMEOUT, REACH_SERVERS_MAX, SMALL_BODY_BYTES_MAX};
 use crate::log::LogStore;
 use crate::space::{DiskLow, Guard};
 use crate::state_machine::Raft;
@@ -33,10 +34,7 @@ use super::identity::{Identity, IdentityError, Misdirected, removed_text};
 use super::plausible::{Implausible, Plausible, check_history};
 use super::reach::{Claimed, Scout, Unreached};
 use super::whereabouts::Whereabouts;
-use super::{
-    APPEND_BODY_BYTES_MAX, BODY_READ_TIMEOUT, Header, RAFT_PREFIX, REACH_SERVERS_MAX, SMALL_BODY_BYTES_MAX,
-    Whoami,
-};
+use super::{Header, RAFT_PREFIX, Whoami};
 
 /// What the routes need.
 #[derive(Clone)]
@@ -46,9 +44,9 @@ pub(crate) struct RpcState {
     pub(crate) heard: Arc<Heard>,
     /// One snapshot is taken in at a time: it is built in memory.
     pub(crate) receiving: Arc<Semaphore>,
-    /// [`super::MESSAGES_MAX`] other messages. Closed: the node is stopping.
+    /// [`crate::limits::MESSAGES_MAX`] other messages. Closed: the node is stopping.
     pub(crate) messages: Arc<Semaphore>,
-    /// [`super::reach::LOOKS_MAX`] looks for other servers. Each takes seconds where nobody answers: they hold
+    /// [`crate::limits::REACH_LOOKS_MAX`] looks for other servers. Each takes seconds where nobody answers: they hold
     /// no place of a message.
     pub(crate) looking: Arc<Semaphore>,
     pub(crate) index: Index,

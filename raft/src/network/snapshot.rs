@@ -10,13 +10,14 @@ use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 
 use crate::format::Level;
+use crate::limits::{SNAPSHOT_IDLE_TIMEOUT, SNAPSHOT_TIMEOUT};
 use crate::snapshot::SnapshotData;
 use crate::types::{TypeConfig, Vote};
 
+use super::Header;
 use super::body::Progress;
 use super::client::{CallError, RpcClient};
 use super::frame::Message;
-use super::{Header, SNAPSHOT_IDLE_TIMEOUT, SNAPSHOT_TIMEOUT};
 
 type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotData>;
 

@@ -6,14 +6,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::limits::WHEREABOUTS_SILENT_AFTER;
 use crate::types::{Member, NodeId};
-
-/// A member that has not answered for so long is looked for elsewhere.
-pub(crate) const SILENT_AFTER: Duration = Duration::from_millis(750);
 
 /// What is known of all other members; clones share it.
 #[derive(Clone, Debug, Default)]
@@ -57,11 +54,11 @@ impl Whereabouts {
         self.all().entry(node_id).or_default().silent_since = None;
     }
 
-    /// It has not answered; true if that has gone on for [`SILENT_AFTER`].
+    /// It has not answered; true if that has gone on for [`WHEREABOUTS_SILENT_AFTER`].
     pub(crate) fn is_silent(&self, node_id: NodeId) -> bool {
         let mut all = self.all();
         let since = *all.entry(node_id).or_default().silent_since.get_or_insert_with(Instant::now);
-        since.elapsed() >= SILENT_AFTER
+        since.elapsed() >= WHEREABOUTS_SILENT_AFTER
     }
 
     /// Its id and its cluster have answered at `address`.

@@ -7,7 +7,8 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 
-use crate::cluster::{Change, FOUND_AFTER, Who};
+use crate::cluster::{Change, Who};
+use crate::limits::FOUND_AFTER;
 
 use super::cluster::Cluster;
 use super::host::{Role, address_of};

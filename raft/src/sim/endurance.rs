@@ -7,8 +7,8 @@ use super::host::Host;
 use super::net::HostId;
 use super::world;
 use crate::index::STATE_FILE;
+use crate::limits::{SNAPSHOT_HOLD, SNAPSHOT_IDLE_TIMEOUT};
 use crate::log::LOG_FILE;
-use crate::network::{SNAPSHOT_HOLD, SNAPSHOT_IDLE_TIMEOUT};
 use openraft::async_runtime::WatchReceiver;
 
 /// Time until the sizes are those of normal operation, milliseconds.

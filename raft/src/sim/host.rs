@@ -19,8 +19,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-use crate::cluster::{FOUND_AFTER, Node, NodeFailure, NodeNames, StartError};
+use crate::cluster::{Node, NodeFailure, NodeNames, StartError};
 use crate::format::{WIRE, next};
+use crate::limits::FOUND_AFTER;
 use crate::network::RAFT_PREFIX;
 use crate::testing::sim_disk::SimDisk;
 use crate::types::TypeConfig;

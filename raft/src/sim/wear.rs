@@ -9,8 +9,8 @@ use super::client::{Answer, Kind, Order, Request};
 use super::cluster::{CLIENTS, Cluster};
 use super::net::{self, Payload};
 use super::workload::{all_keys, holder_of};
-use crate::cluster::LINGER;
 use crate::index::STATE_FILE;
+use crate::limits::LINGER;
 use crate::log::LOG_FILE;
 
 /// Number of holders, which write one after the other.

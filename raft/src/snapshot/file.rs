@@ -10,12 +10,11 @@ use sha2::{Digest, Sha256};
 use super::{Receiver, SnapshotError};
 use crate::format::{FormatError, Level, STORAGE};
 use crate::index::WholeState;
+use crate::limits::SAVED_BYTES_MAX;
 use crate::types::{ClusterId, NodeId};
 
 /// What a file begins with. The last byte is none that a text has.
 pub const MAGIC: [u8; 8] = *b"piccolo\x1a";
-/// Longest [`Saved`], bytes.
-const SAVED_BYTES_MAX: usize = 4 * 1024;
 const SHA256_BYTES: usize = 32;
 
 /// Where and when a snapshot was taken.

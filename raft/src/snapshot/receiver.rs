@@ -4,11 +4,12 @@ use std::collections::HashMap;
 
 use sha2::{Digest, Sha256};
 
-use super::{Header, RECORD_BYTES_MAX, Record, SnapshotData, SnapshotError, Source};
+use super::{Header, Record, SnapshotData, SnapshotError, Source};
 use crate::format::STORAGE;
 use crate::index::state::{Parts, State};
 use crate::index::tables::{self, Applied};
 use crate::index::{WholeState, inventory};
+use crate::limits::RECORD_BYTES_MAX;
 use crate::types::SnapshotMeta;
 
 /// Verifies a snapshot while it arrives. Bytes may come in pieces of any size; what is kept of them

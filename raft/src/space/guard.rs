@@ -2,7 +2,6 @@
 //! the task that looks.
 
 use std::sync::{Mutex, MutexGuard};
-use std::time::Duration;
 
 use openraft::EntryPayload;
 use tokio::time::Instant;
@@ -10,16 +9,11 @@ use tokio::time::Instant;
 use crate::command::Command;
 use crate::disk::Space;
 use crate::index::Room;
+use crate::limits::{FLUSH_BYTES_MOST, LITTLE_ROOM, SNAPSHOT_ROOM_FACTOR, SNAPSHOT_WANTED_FOR};
 use crate::types::Entry;
 
 use super::DiskSpace;
 use super::level::{Level, Marks};
-
-/// A snapshot is replaced in one transaction: what it has on disk, while the state before it is there too,
-/// as a multiple of what it has on the way.
-const SNAPSHOT_ROOM_FACTOR: u64 = 2;
-/// For so long a snapshot that found no room makes the node want more.
-const SNAPSHOT_WANTED_FOR: Duration = Duration::from_secs(600);
 
 /// Refused: the disk of this node is low.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -50,11 +44,6 @@ struct State {
     /// On a leader: why it takes no writes.
     no_room: Option<String>,
 }
-
-/// Free space of fewer times the minimum is little for the state,
-const LITTLE_ROOM: u64 = 4;
-/// but not if there is so much beyond the minimum: more than a late flush takes.
-const FLUSH_BYTES_MOST: u64 = 512 << 20;
 
 impl Guard {
     /// `setting` is the minimum of free bytes: see [`Marks::of`].

@@ -1,32 +1,10 @@
 //! How full is too full: the marks of a disk, and the level between them. Pure.
 
 use crate::disk::Space;
-
-/// The least room that a node wants by itself: this share of the disk, ...
-const MINIMUM_SHARE: u64 = 20;
-/// ... at least so many bytes: a log at its largest, and what redb adds to it, ...
-const MINIMUM_BYTES_LEAST: u64 = 1024 * 1024 * 1024;
-/// ... at most so many, several times what a node ever has: 5 % of a disk of 4 TB are 200 GB, on which it
-/// could go on for good, ...
-const MINIMUM_BYTES_MOST: u64 = 8 * 1024 * 1024 * 1024;
-/// ... and never more than this share, or a small disk would be too full when it is empty.
-const MINIMUM_SHARE_MOST: u64 = 4;
-/// The disk has room again when there is this share of the minimum more.
-const RESUME_SHARE: u64 = 8;
-/// So full, as a share of the minimum, that the next write may fail: the ballast is given back.
-const CRITICAL_SHARE: u64 = 8;
-/// The ballast on a large disk, bytes: a durable state commit, a purge and some elections.
-pub(crate) const BALLAST_BYTES: u64 = 64 * 1024 * 1024;
-/// Smaller where it would be more than this share of the disk or half of the minimum.
-const BALLAST_SHARE: u64 = 64;
-/// What a node whose disk is low still takes of entries, as a share of the minimum: what is under way when
-/// its leader hears of it, and the first entry of a new leader.
-const GRACE_SHARE: u64 = 16;
-/// At most so many bytes.
-const GRACE_BYTES_MAX: u64 = 4 * 1024 * 1024;
-
-const _: () = assert!(GRACE_BYTES_MAX < MINIMUM_BYTES_LEAST / CRITICAL_SHARE);
-const _: () = assert!(BALLAST_BYTES <= MINIMUM_BYTES_LEAST / 2);
+use crate::limits::{
+    BALLAST_BYTES, BALLAST_SHARE, CRITICAL_SHARE, GRACE_BYTES_MAX, GRACE_SHARE, MINIMUM_BYTES_LEAST,
+    MINIMUM_BYTES_MOST, MINIMUM_SHARE, MINIMUM_SHARE_MOST, RESUME_SHARE,
+};
 
 /// What free bytes are compared with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use metrics::{describe_gauge, gauge};
-use piccolo_raft::cluster::{ACTIVATE_AFTER, LevelStatus, NO_WAY_BACK, NextLevel};
+use piccolo_raft::cluster::{LevelStatus, NO_WAY_BACK, NextLevel};
 use piccolo_raft::format::{Level, Range};
+use piccolo_raft::limits::ACTIVATE_AFTER;
 
 use crate::api;
 

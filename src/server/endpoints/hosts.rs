@@ -15,7 +15,8 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use piccolo_raft::cluster::Node;
-use piccolo_raft::index::{HOSTS_UNDER_LOCK_MAX, HostRecord, Index};
+use piccolo_raft::index::{HostRecord, Index};
+use piccolo_raft::limits::HOSTS_UNDER_LOCK_MAX;
 use piccolo_raft::model::Holder;
 
 use crate::api::{HostStatus, HostsResponse};

@@ -11,7 +11,8 @@ use axum::extract::{FromRef, Request};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use piccolo_raft::address::is_address;
-use piccolo_raft::cluster::{Change, Contact, MEMBERS_MAX, MembersError, Node, Phase, Progress, Role, Who};
+use piccolo_raft::cluster::{Change, Contact, MembersError, Node, Phase, Progress, Role, Who};
+use piccolo_raft::limits::MEMBERS_MAX;
 
 use super::status;
 use crate::api::{MemberEntry, MembersAction, MembersProgress, MembersResponse, path};

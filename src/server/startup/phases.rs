@@ -18,7 +18,7 @@ use crate::task::{Stop, Tasks};
 
 /// Every raft connection may have a message under way: none of them waits for another's.
 const _: () =
-    assert!(RAFT_CONNECTIONS_MAX + RAFT_CONNECTIONS_OVER_LIMIT_MAX < piccolo_raft::network::MESSAGES_MAX);
+    assert!(RAFT_CONNECTIONS_MAX + RAFT_CONNECTIONS_OVER_LIMIT_MAX < piccolo_raft::limits::MESSAGES_MAX);
 
 /// The tasks of a server, with the signals that stop them one after the other.
 pub struct Phases {

@@ -1,7 +1,7 @@
 //! When the next level begins. Decides, without I/O, by what all members say they can read.
 //!
 //! It is not a matter of clocks on walls: counted is the time in which a leader looked and all members could
-//! run at the level, by its monotonic clock. What was counted is replicated in pieces of [`NOTE_INTERVAL`]
+//! run at the level, by its monotonic clock. What was counted is replicated in pieces of [`LEVEL_NOTE_INTERVAL`]
 //! ([`crate::command::Command::Readable`]), so that a new leader goes on from there: a change of leaders costs
 //! less than one piece, and no clock that is wrong can take the way back from an operator too early. A member
 //! that is silent stops the count; one that cannot run at the level ends it.
@@ -9,14 +9,7 @@
 use std::time::Duration;
 
 use crate::format::{Level, Levels, Next, Reads};
-
-/// All members must have been able to run at a level for so long before it is activated.
-pub const ACTIVATE_AFTER: Duration = Duration::from_secs(24 * 3600);
-/// Counted time is replicated in pieces of so much.
-const NOTE_INTERVAL: Duration = Duration::from_secs(600);
-
-/// Between two looks of a leader. One that is later than twice this counts no more: nobody knows what was between.
-const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+use crate::limits::{ACTIVATE_AFTER, LEVEL_NOTE_INTERVAL, LEVELS_LOOK_INTERVAL};
 
 /// When the next level begins, and how that is counted.
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +24,11 @@ pub struct LevelTimes {
 
 impl Default for LevelTimes {
     fn default() -> Self {
-        Self { activate_after: ACTIVATE_AFTER, note_interval: NOTE_INTERVAL, look_interval: LOOK_INTERVAL }
+        Self {
+            activate_after: ACTIVATE_AFTER,
+            note_interval: LEVEL_NOTE_INTERVAL,
+            look_interval: LEVELS_LOOK_INTERVAL,
+        }
     }
 }
 

@@ -13,9 +13,9 @@ use openraft::ChangeMembers;
 use openraft::async_runtime::WatchReceiver;
 use tokio::time::timeout;
 
-use super::STEP_TIMEOUT;
 use crate::address::is_loopback;
 use crate::cluster::Node;
+use crate::limits::STEP_TIMEOUT;
 use crate::network::Whoami;
 use crate::network::reach::{Claimed, Port};
 use crate::types::{Member, NodeId};

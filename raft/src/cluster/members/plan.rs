@@ -6,22 +6,15 @@ mod replace;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Change, MEMBERS_MAX, Refusal, Who};
+use super::{Change, Refusal, Who};
 use crate::address::is_loopback;
 use crate::cluster::bootstrap::Seen;
 use crate::format::Level;
+use crate::limits::{LAG_MAX, MEMBERS_MAX, SEED_ENTRIES_MIN};
 use crate::network::Whoami;
 use crate::types::{ClusterId, Member, NodeId};
 
 use replace::replace;
-
-/// A learner that lacks at most so many log entries may vote; so may one that lacks more, but has what
-/// the leader had two seconds ago.
-pub const LAG_MAX: u64 = 1024;
-/// An empty server is brought a snapshot before it becomes a member, unless there are fewer log
-/// entries than this. A log that is whole says at least as many bytes as the state that came of it,
-/// and one that is not whole leads to a snapshot anyway.
-pub const SEED_ENTRIES_MIN: u64 = 1024;
 
 /// What the leader sees.
 #[derive(Clone, Debug, Default)]

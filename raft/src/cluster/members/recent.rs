@@ -4,14 +4,10 @@
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard};
-use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Who has what the leader had so long ago keeps pace.
-const AGO: Duration = Duration::from_secs(2);
-/// A sample that is older says nothing.
-const AGO_MAX: Duration = Duration::from_secs(4);
+use crate::limits::{LAG_SAMPLE_AGE, LAG_SAMPLE_AGE_MAX};
 
 /// Last log indices, the oldest first.
 #[derive(Debug, Default)]
@@ -21,14 +17,16 @@ impl Recent {
     /// To be called a few times a second.
     pub(in crate::cluster) fn note(&self, at: Instant, last: u64) {
         let mut samples = self.samples();
-        samples.retain(|(then, _)| at.saturating_duration_since(*then) <= AGO_MAX);
+        samples.retain(|(then, _)| at.saturating_duration_since(*then) <= LAG_SAMPLE_AGE_MAX);
         samples.push_back((at, last));
     }
 
-    /// The last log index [`AGO`], or a little earlier; `None`: not known.
+    /// The last log index [`LAG_SAMPLE_AGE`], or a little earlier; `None`: not known.
     pub(super) fn before(&self, now: Instant) -> Option<u64> {
         let samples = self.samples();
-        let old = |then: Instant| (AGO..=AGO_MAX).contains(&now.saturating_duration_since(then));
+        let old = |then: Instant| {
+            (LAG_SAMPLE_AGE..=LAG_SAMPLE_AGE_MAX).contains(&now.saturating_duration_since(then))
+        };
         samples.iter().rev().find(|(then, _)| old(*then)).map(|(_, last)| *last)
     }
 
@@ -39,6 +37,8 @@ impl Recent {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]

@@ -1,8 +1,9 @@
 //! Why a membership is not changed, in words for the operator.
 
-use super::{MEMBERS_MAX, Who};
+use super::Who;
 use crate::cluster::ProposeError;
 use crate::format::{Level, Range};
+use crate::limits::MEMBERS_MAX;
 use crate::types::NodeId;
 
 /// Why a change is not made. Nothing was changed by the step that was refused.

@@ -17,18 +17,13 @@ use openraft::raft::SnapshotResponse;
 use openraft::type_config::alias::SnapshotOf;
 
 use super::{Phase, Progress};
-use crate::cluster::compaction::KEEP_BYTES;
 use crate::cluster::tasks::Ends;
 use crate::cluster::{Inner, Node};
 use crate::format::WIRE;
+use crate::limits::{LOG_KEEP_BYTES, SEED_APPENDED_BYTES_MAX, SEED_LOOK_INTERVAL};
 use crate::network::{ListHash, Whoami, snapshot};
 use crate::snapshot::{SnapshotData, about_bytes};
 use crate::types::{NodeId, TypeConfig};
-
-/// A transfer during which so much is appended to the log, which is kept for it, is given up.
-const APPENDED_MAX: u64 = 3 * KEEP_BYTES;
-/// Between two looks at the log.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The one transfer to a server that is not a member yet.
 #[derive(Debug, Default)]
@@ -133,8 +128,8 @@ impl Inner {
         let answer = tokio::select! {
             biased;
             answer = sending => answer.map_err(|error| error.to_string())?,
-            () = until_long(|| self.log.appended_bytes(), LOOK_INTERVAL) => {
-                return Err(format!("it was too slow: {} GiB were written meanwhile", APPENDED_MAX >> 30));
+            () = until_long(|| self.log.appended_bytes(), SEED_LOOK_INTERVAL) => {
+                return Err(format!("it was too slow: {} GiB were written meanwhile", SEED_APPENDED_BYTES_MAX >> 30));
             }
         };
         let answer: SnapshotResponse<TypeConfig> =
@@ -160,10 +155,10 @@ impl Inner {
     }
 }
 
-/// Until [`APPENDED_MAX`] more bytes are appended to the log than at first.
+/// Until [`SEED_APPENDED_BYTES_MAX`] more bytes are appended to the log than at first.
 async fn until_long(appended: impl Fn() -> u64, look_interval: Duration) {
     let first = appended();
-    while appended().saturating_sub(first) < APPENDED_MAX {
+    while appended().saturating_sub(first) < SEED_APPENDED_BYTES_MAX {
         tokio::time::sleep(look_interval).await;
     }
 }
@@ -175,10 +170,10 @@ mod tests {
     #[tokio::test]
     async fn a_transfer_holds_no_more_of_the_log_than_its_cap() {
         // Two looks find it a little short of the cap.
-        let (start, looks) = (7 * KEEP_BYTES, AtomicU64::new(0));
+        let (start, looks) = (7 * LOG_KEEP_BYTES, AtomicU64::new(0));
         let appended = || match looks.fetch_add(1, Ordering::Relaxed) {
             0 => start,
-            look => start + APPENDED_MAX - 3 + look,
+            look => start + SEED_APPENDED_BYTES_MAX - 3 + look,
         };
         until_long(appended, Duration::from_millis(1)).await;
         assert_eq!(

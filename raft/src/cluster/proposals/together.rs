@@ -8,22 +8,13 @@
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Mutex, MutexGuard};
-use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::command::Command;
+use crate::limits::{LINGER, LINGER_BUSY_HOLDERS, LINGER_BUSY_WITHIN, LINGER_BYTES_MAX};
 use crate::model::{COMMAND_BYTES_MAX, Holder};
-
-/// The longest that a write waits for others.
-pub const LINGER: Duration = Duration::from_millis(50);
-/// A write waits if so many other holders ...
-const BUSY_HOLDERS: usize = 4;
-/// ... wrote within this time: at that rate there are as many writes as commits that wait the longest.
-const BUSY_WITHIN: Duration = Duration::from_millis(200);
-/// With so many bytes of commands nobody waits any longer: what is large gains nothing by it.
-const TOGETHER_BYTES_MAX: usize = COMMAND_BYTES_MAX / 2;
 
 /// The writes of a leader that wait for others; `R` is what becomes of one.
 #[derive(Debug)]
@@ -68,7 +59,7 @@ impl<R> Together<R> {
     /// `None`: the command of `holder` waits for nobody.
     pub(super) fn join(&self, now: Instant, holder: &Holder, command: &Command) -> Option<Joined<R>> {
         let mut writes = self.writes();
-        if writes.others(now, holder) < BUSY_HOLDERS {
+        if writes.others(now, holder) < LINGER_BUSY_HOLDERS {
             return None;
         }
         let (done, result) = oneshot::channel();
@@ -79,7 +70,7 @@ impl<R> Together<R> {
         });
         writes.bytes += command.bytes_at_most();
         writes.waiting.push(Waiting { command: command.clone(), done });
-        if writes.bytes >= TOGETHER_BYTES_MAX
+        if writes.bytes >= LINGER_BYTES_MAX
             && let Some(full) = writes.full.take()
         {
             full.send(()).ok();
@@ -100,15 +91,15 @@ impl<R> Together<R> {
 }
 
 impl<R> Writes<R> {
-    /// How many others wrote lately, at most [`BUSY_HOLDERS`]; notes that this one does now.
+    /// How many others wrote lately, at most [`LINGER_BUSY_HOLDERS`]; notes that this one does now.
     fn others(&mut self, now: Instant, holder: &Holder) -> usize {
         let mut hasher = DefaultHasher::new();
         holder.hash(&mut hasher);
         let holder = hasher.finish();
-        self.recent.retain(|(at, other)| now - *at < BUSY_WITHIN && *other != holder);
+        self.recent.retain(|(at, other)| now - *at < LINGER_BUSY_WITHIN && *other != holder);
         let others = self.recent.len();
         self.recent.push_back((now, holder));
-        while self.recent.len() > BUSY_HOLDERS + 1 {
+        while self.recent.len() > LINGER_BUSY_HOLDERS + 1 {
             self.recent.pop_front();
         }
         others
@@ -117,6 +108,8 @@ impl<R> Writes<R> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::command::Write;
     use crate::model::Key;
@@ -139,18 +132,19 @@ mod tests {
     #[tokio::test]
     async fn a_write_waits_only_while_several_others_write() {
         let many = waited(Duration::from_millis(5), 0..200);
-        assert_eq!(many.iter().filter(|waited| !**waited).count(), BUSY_HOLDERS, "200 a second");
+        assert_eq!(many.iter().filter(|waited| !**waited).count(), LINGER_BUSY_HOLDERS, "200 a second");
         assert!(waited(Duration::from_millis(60), 0..200).iter().all(|waited| !waited), "16 a second");
         let one = waited(Duration::from_millis(1), std::iter::repeat_n(7, 200));
         assert!(one.iter().all(|waited| !waited), "one holder, 1000 a second");
-        let few = waited(Duration::from_millis(1), (0..200).map(|number| number % BUSY_HOLDERS as u16));
-        assert!(few.iter().all(|waited| !waited), "{BUSY_HOLDERS} holders by turns");
+        let few =
+            waited(Duration::from_millis(1), (0..200).map(|number| number % LINGER_BUSY_HOLDERS as u16));
+        assert!(few.iter().all(|waited| !waited), "{LINGER_BUSY_HOLDERS} holders by turns");
     }
 
     #[tokio::test]
     async fn those_that_wait_are_taken_together_and_the_first_is_told_when_they_are_enough() {
         let (together, now) = (Together::<u16>::default(), Instant::now());
-        for number in 0..BUSY_HOLDERS as u16 {
+        for number in 0..LINGER_BUSY_HOLDERS as u16 {
             let (holder, command) = unhide(number);
             assert!(together.join(now, &holder, &command).is_none());
         }
@@ -159,7 +153,7 @@ mod tests {
         let mut first = join(100, &small).first.expect("the first takes them");
         assert!(join(101, &small).first.is_none());
         assert!(first.try_recv().is_err(), "there is room");
-        let keys = vec![Key::Sha256([7; 32]); TOGETHER_BYTES_MAX / 32];
+        let keys = vec![Key::Sha256([7; 32]); LINGER_BYTES_MAX / 32];
         let large = Write { holder: unhide(102).0, pair: None, stores_pair: true, keys };
         assert!(join(102, &Command::Advertise(large)).first.is_none());
         first.try_recv().expect("they are enough");

@@ -6,7 +6,8 @@ use std::time::Instant as StdInstant;
 use openraft::raft::VoteRequest;
 
 use super::*;
-use crate::cluster::{Change, MembersError, Phase, Progress, Refusal, SEED_ENTRIES_MIN, Who};
+use crate::cluster::{Change, MembersError, Phase, Progress, Refusal, Who};
+use crate::limits::SEED_ENTRIES_MIN;
 use crate::network::identity::Identity;
 
 /// A server that waits to be admitted by the cluster of `member`.

@@ -185,7 +185,7 @@ fn a_node_whose_disk_is_low_does_not_win_while_another_can() {
     let low = (leading + 1) % 3;
     servers[low].fills_up();
     // The look after that one has told openraft.
-    std::thread::sleep(crate::cluster::space::LOOK_INTERVAL * 2);
+    std::thread::sleep(crate::limits::DISK_LOOK_INTERVAL * 2);
     // It would win every other time.
     let mut leading = leading;
     for _ in 0..5 {
@@ -194,7 +194,7 @@ fn a_node_whose_disk_is_low_does_not_win_while_another_can() {
         let start = std::time::Instant::now();
         let next = 3 - low - leading;
         let elected = leader(&servers);
-        if elected == low && start.elapsed() >= crate::cluster::space::CANDIDATE_AFTER {
+        if elected == low && start.elapsed() >= crate::limits::CANDIDATE_AFTER {
             println!("no election within {:?} on this machine: then it may", start.elapsed());
             return;
         }

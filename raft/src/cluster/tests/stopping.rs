@@ -122,7 +122,7 @@ async fn a_leader_without_a_quorum_stops_without_an_error_of_openraft() {
     waiting.spawn(async move { asking.catch_up().await.map(drop) });
     let writing = last.clone();
     waiting.spawn(async move { writing.propose(Command::Tombstone { node_id: 77 }).await.map(drop) });
-    tokio::time::sleep(super::super::POLL_INTERVAL).await;
+    tokio::time::sleep(crate::limits::POLL_INTERVAL).await;
     assert_eq!(waiting.try_join_next().map(|_| "an answer"), None, "they wait for a quorum");
     last.shutdown().await;
     while let Some(result) = waiting.join_next().await {
@@ -161,6 +161,6 @@ fn a_leader_that_cannot_hand_over_tries_once() {
     assert!(node.is_leader());
     let start = std::time::Instant::now();
     servers[leading].run(node.shutdown());
-    assert!(start.elapsed() < crate::cluster::stop::TRANSFER_TIMEOUT, "{:?}", start.elapsed());
+    assert!(start.elapsed() < crate::limits::TRANSFER_TIMEOUT, "{:?}", start.elapsed());
     drop(silent);
 }

@@ -7,9 +7,8 @@ use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest};
 
 use super::*;
 use crate::disk::MemoryDisk;
-use crate::network::REACH_SERVERS_MAX;
-use crate::network::reach::{Claimed, LOOKS_MAX, Unreached};
-use crate::network::{APPEND_BODY_BYTES_MAX, MESSAGES_MAX};
+use crate::limits::{APPEND_BODY_BYTES_MAX, MESSAGES_MAX, REACH_LOOKS_MAX, REACH_SERVERS_MAX};
+use crate::network::reach::{Claimed, Unreached};
 use crate::snapshot::SnapshotData;
 use crate::testing::{entry, log_id};
 use crate::types::{Entry, LogId};
@@ -128,7 +127,7 @@ fn messages_that_never_end_are_bounded_in_number() {
     let held = within(SOON, "a refusal", || {
         // A body is waited for only so long: on a busy machine the first ones are given up before the last ones
         // have come.
-        let held: Vec<_> = (0..crate::network::MESSAGES_MAX).map(slow).collect();
+        let held: Vec<_> = (0..crate::limits::MESSAGES_MAX).map(slow).collect();
         let refused = (0..20).any(|_| {
             std::thread::sleep(Duration::from_millis(20));
             is_refused()
@@ -323,7 +322,7 @@ fn requests_to_look_for_made_up_servers_keep_no_message_out() {
     assert!(server.node().names().count() <= 2 * REACH_SERVERS_MAX, "{}", server.node().names().count());
     let answers = server.run(futures_util::future::join_all(asked));
     let looked = answers.into_iter().filter(|answer| answer.as_ref().unwrap().is_ok()).count();
-    assert!((1..=LOOKS_MAX).contains(&looked), "{looked}");
+    assert!((1..=REACH_LOOKS_MAX).contains(&looked), "{looked}");
     write(&servers, 1);
 }
 

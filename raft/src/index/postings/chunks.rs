@@ -2,11 +2,7 @@
 
 use super::super::order::Labels;
 
-/// Ids in one chunk.
-pub(super) const CHUNK_HOSTS_MAX: usize = 512;
-/// Neighbours that hold no more than this together become one: half of a full chunk, so that a
-/// chunk that was just merged is not split by the next insert.
-const MERGED_HOSTS_MAX: usize = CHUNK_HOSTS_MAX / 2;
+use crate::limits::{CHUNK_HOSTS_MAX, MERGED_HOSTS_MAX};
 
 /// A host id of two or four bytes.
 pub(in super::super) trait Id: Copy + PartialEq + Into<u32> + TryFrom<u32> {

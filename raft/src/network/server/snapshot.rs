@@ -5,18 +5,15 @@ use axum::body::{Body, Bytes};
 use http_body_util::BodyExt;
 use openraft::raft::SnapshotResponse;
 
+use crate::limits::{BODY_READ_TIMEOUT, SMALL_BODY_BYTES_MAX, SNAPSHOT_BYTES_MAX};
 use crate::network::frame::{self, Received};
 use crate::network::plausible::{check_snapshot, check_snapshot_history};
-use crate::network::{BODY_READ_TIMEOUT, SMALL_BODY_BYTES_MAX};
 use crate::snapshot::{Receiver, SnapshotData};
 use crate::types::{TypeConfig, Vote};
 
 use super::{RpcError, RpcState, stopped, within};
 
 type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotData>;
-
-/// Largest snapshot that is taken in, bytes; 20 million pairs are a few hundred megabytes.
-const SNAPSHOT_BYTES_MAX: u64 = 8 * 1024 * 1024 * 1024;
 
 /// Takes a snapshot in and installs it; the answer, and the version that it is given in.
 pub(super) async fn receive(
