@@ -49,7 +49,7 @@ use crate::model::{Fingerprint, Holder, Key, key_fingerprint};
 use crate::threads::{SystemThreads, Threads};
 use crate::types::{LogId, StoredMembership};
 use crate::watch;
-use state::State;
+use state::IndexState;
 use unflushed::Delta;
 
 /// File of the state in a data folder.
@@ -158,7 +158,7 @@ pub struct Index {
 struct Inner {
     /// `None` after [`Index::close`].
     database: RwLock<Option<Arc<Database>>>,
-    state: RwLock<State>,
+    state: RwLock<IndexState>,
     /// Held by whoever changes the state.
     turn: Arc<tokio::sync::Mutex<()>>,
     /// Held by whoever writes to the file; taken before `turn`.
@@ -299,7 +299,7 @@ impl Index {
     }
 
     /// What `host` holds in `state`, to be read when the lock is given back.
-    fn held_by(&self, state: &State, host: u32) -> Result<Held, IndexError> {
+    fn held_by(&self, state: &IndexState, host: u32) -> Result<Held, IndexError> {
         // Under the lock: a flush that ends after this takes its changes away, which this view may not have yet.
         let transaction = self.database()?.begin_read().map_err(IndexError::storage("begin a read"))?;
         Ok(Held { transaction, host, delta: state.unflushed.delta_of(host) })
@@ -420,11 +420,11 @@ impl Index {
         self.inner.database.read().unwrap_or_else(PoisonError::into_inner).clone().ok_or(IndexError::Closed)
     }
 
-    fn state(&self) -> RwLockReadGuard<'_, State> {
+    fn state(&self) -> RwLockReadGuard<'_, IndexState> {
         self.inner.state.read().expect("apply does not panic while it holds the state")
     }
 
-    fn state_mut(&self) -> RwLockWriteGuard<'_, State> {
+    fn state_mut(&self) -> RwLockWriteGuard<'_, IndexState> {
         self.inner.state.write().expect("apply does not panic while it holds the state")
     }
 }

@@ -36,7 +36,7 @@ use crate::types::{Entry, LogId, TypeConfig, Vote};
 
 pub use note::LOG_NOTE_FILE;
 
-use view::Shared;
+use view::SharedLog;
 use writer::{Job, Writer};
 
 /// Name of the log's file on the disk.
@@ -102,7 +102,7 @@ impl<E: Into<redb::Error>> From<E> for LogError {
 /// A handle on the log; clones share it.
 #[derive(Clone)]
 pub struct LogStore {
-    shared: Arc<Shared>,
+    shared: Arc<SharedLog>,
     jobs: mpsc::Sender<Job>,
     /// Of this file, made with it.
     id: u128,
@@ -113,7 +113,7 @@ pub struct LogStore {
 /// Reads the log beside its writer; one for each follower and one for apply.
 #[derive(Clone)]
 pub struct LogReader {
-    shared: Arc<Shared>,
+    shared: Arc<SharedLog>,
 }
 
 impl LogStore {
@@ -130,7 +130,7 @@ impl LogStore {
     ) -> Result<Self, LogError> {
         let (database, loaded) = open_database(disk, |database| tables::load(database, random))?;
         let id = loaded.id;
-        let shared = Arc::new(Shared::new(database, loaded));
+        let shared = Arc::new(SharedLog::new(database, loaded));
         let (jobs, queue) = mpsc::channel(LOG_JOBS_MAX);
         let writer = Writer::new(shared.clone(), queue);
         threads.start("raft-log", Box::new(writer)).map_err(|source| LogError::Thread { source })?;

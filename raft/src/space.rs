@@ -1,12 +1,12 @@
 //! How full a node's disk is, and what may still come in.
 //!
-//! - `level`: the marks, and the level between them; pure.
+//! - `fullness`: the marks of a disk, and how full it is by them; pure.
 //! - `guard`: the disk as it was last seen, and what the node still takes in.
 //!
-//! What a node and its leader do about a disk that is getting full is in `cluster/space.rs`.
+//! What a node and its leader do about a disk that is getting full is in `cluster/disk_watch.rs` and `cluster/room.rs`.
 
+mod fullness;
 mod guard;
-mod level;
 
 use std::fmt;
 
@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::disk::Bytes;
 
+pub(crate) use fullness::Fullness;
 pub(crate) use guard::{DiskLow, Guard};
-pub(crate) use level::Level;
 
 /// The disk of a node's data folder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

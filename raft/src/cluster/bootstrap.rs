@@ -9,9 +9,12 @@
 //! whose address any cluster sends what is meant for a member founds nothing.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::address::is_loopback;
 use crate::format::{Level, UnknownLevel};
@@ -19,16 +22,20 @@ use crate::limits::{BOOTSTRAP_ROUND_INTERVAL_MAX, BOOTSTRAP_ROUND_INTERVAL_MIN};
 use crate::network::Whoami;
 use crate::network::client::RpcClient;
 use crate::network::identity::{Identity, Missed};
+use crate::random::Random;
+use crate::threads::Threads;
 use crate::types::{ClusterId, Member, NodeId};
 
-use super::{Inner, StartError};
+use super::StartError;
+use super::contacts::Contacts;
+use super::reasons::Reasons;
 
 /// What one entry of the list answered, or why it did not.
 pub(in crate::cluster) type Seen = Result<Whoami, String>;
 
 /// What a round of questions says.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum Founding {
     /// This node founds the cluster with these members.
     Found(BTreeMap<NodeId, Member>),
     /// Not yet; why.
@@ -36,7 +43,7 @@ pub(super) enum Verdict {
 }
 
 /// Decides by the answers of all entries, in the order of the sorted list.
-pub(super) fn judge(me: &Whoami, seen: &[Seen]) -> Verdict {
+pub(super) fn judge(me: &Whoami, seen: &[Seen]) -> Founding {
     let mut reasons = Vec::new();
     let mut members = BTreeMap::new();
     let mut own = 0;
@@ -63,7 +70,7 @@ pub(super) fn judge(me: &Whoami, seen: &[Seen]) -> Verdict {
     if reasons.is_empty() && !founder {
         reasons.extend(me.list.first().map(|entry| format!("waits for {entry} to found the cluster")));
     }
-    if reasons.is_empty() { Verdict::Found(members) } else { Verdict::Wait(reasons) }
+    if reasons.is_empty() { Founding::Found(members) } else { Founding::Wait(reasons) }
 }
 
 /// Why no cluster can be founded with this answer.
@@ -94,15 +101,15 @@ fn objection(me: &Whoami, entry: &str, other: &Whoami) -> Option<String> {
 }
 
 /// What keeps this node from founding a cluster although nothing in its list does.
-fn hold_back(inner: &Inner, listening: Instant) -> Vec<String> {
-    let identity = &inner.identity;
+fn hold_back(birth: &Birth, listening: Instant) -> Vec<String> {
+    let identity = &birth.contacts.identity;
     if let Some(missed) = identity.missed() {
         return vec![is_missed(identity, missed)];
     }
     // With a cluster id it has listened before.
     let is_new = identity.list.len() == 1 && identity.cluster_id().is_none();
-    if is_new && listening.elapsed() < inner.found_after {
-        let after = inner.found_after.as_secs_f64();
+    if is_new && listening.elapsed() < birth.found_after {
+        let after = birth.found_after.as_secs_f64();
         return vec![format!(
             "founds a cluster of its own once no cluster has missed a member at this address for {after} s"
         )];
@@ -121,80 +128,88 @@ fn is_missed(identity: &Identity, missed: Missed) -> String {
     )
 }
 
+/// The task that founds a cluster, or waits to be admitted to one.
+pub(super) struct Birth {
+    pub(super) contacts: Contacts,
+    pub(super) threads: Arc<dyn Threads>,
+    pub(super) random: Arc<dyn Random>,
+    /// How long this node listens before it founds a cluster: see [`super::NodeConfig::found_after`].
+    pub(super) found_after: Duration,
+    pub(super) reasons: Arc<Reasons>,
+    pub(super) stop: CancellationToken,
+}
+
 /// Asks until this node belongs to a running cluster. Returns early when the node stops.
-pub(super) async fn run(inner: &Inner) -> Result<(), StartError> {
+pub(super) async fn run(birth: &Birth) -> Result<(), StartError> {
+    let Birth { contacts, reasons: told, stop, .. } = birth;
+    let identity = &contacts.identity;
     let mut interval = BOOTSTRAP_ROUND_INTERVAL_MIN;
     let listening = Instant::now();
     loop {
-        if inner.stop.is_cancelled() {
+        if stop.is_cancelled() {
             return Ok(());
         }
-        if inner.raft.is_initialized().await.map_err(StartError::raft)? {
+        if contacts.raft.is_initialized().await.map_err(StartError::raft)? {
             break;
         }
-        let adopted = inner.identity.is_adopted().then(|| inner.identity.cluster_id()).flatten();
+        let adopted = identity.is_adopted().then(|| identity.cluster_id()).flatten();
         if let Some(cluster) = adopted {
-            inner.reasons.set(vec![format!("belongs to cluster {cluster} and waits to hear of its leader")]);
-            if inner
-                .stop
-                .run_until_cancelled(tokio::time::sleep(BOOTSTRAP_ROUND_INTERVAL_MIN))
-                .await
-                .is_none()
-            {
+            told.set(vec![format!("belongs to cluster {cluster} and waits to hear of its leader")]);
+            if stop.run_until_cancelled(tokio::time::sleep(BOOTSTRAP_ROUND_INTERVAL_MIN)).await.is_none() {
                 return Ok(());
             }
             continue;
         }
-        if let Some(member) = &inner.join {
-            let Some(reasons) = inner.stop.run_until_cancelled(wait_to_join(inner, member)).await else {
+        if let Some(member) = &contacts.join {
+            let Some(reasons) = stop.run_until_cancelled(wait_to_join(contacts, member)).await else {
                 return Ok(());
             };
-            inner.reasons.set(reasons);
-            if inner.stop.run_until_cancelled(tokio::time::sleep(interval)).await.is_none() {
+            told.set(reasons);
+            if stop.run_until_cancelled(tokio::time::sleep(interval)).await.is_none() {
                 return Ok(());
             }
             interval = (interval * 2).min(BOOTSTRAP_ROUND_INTERVAL_MAX);
             continue;
         }
-        let verdict = match inner.identity.list.as_slice() {
+        let verdict = match identity.list.as_slice() {
             [only] => {
-                inner.identity.set_raft_address(only);
-                judge(&inner.identity.whoami(), &[Ok(inner.identity.whoami())])
+                identity.set_raft_address(only);
+                judge(&identity.whoami(), &[Ok(identity.whoami())])
             }
             list => {
-                let answers = ask(&inner.client, &inner.identity, list);
-                let Some(seen) = inner.stop.run_until_cancelled(answers).await else { return Ok(()) };
-                judge(&inner.identity.whoami(), &seen)
+                let answers = ask(&contacts.client, identity, list);
+                let Some(seen) = stop.run_until_cancelled(answers).await else { return Ok(()) };
+                judge(&identity.whoami(), &seen)
             }
         };
-        let held_back = hold_back(inner, listening);
+        let held_back = hold_back(birth, listening);
         match verdict {
-            Verdict::Found(members) if held_back.is_empty() => {
-                found(inner, members).await?;
+            Founding::Found(members) if held_back.is_empty() => {
+                found(birth, members).await?;
                 continue;
             }
-            Verdict::Found(_) => inner.reasons.set(held_back),
-            Verdict::Wait(mut reasons) => {
+            Founding::Found(_) => told.set(held_back),
+            Founding::Wait(mut reasons) => {
                 // A list that is waited for says more than that nobody has been heard.
-                reasons.extend(inner.identity.missed().map(|missed| is_missed(&inner.identity, missed)));
-                inner.reasons.set(reasons);
+                reasons.extend(identity.missed().map(|missed| is_missed(identity, missed)));
+                told.set(reasons);
             }
         }
-        if inner.stop.run_until_cancelled(tokio::time::sleep(interval)).await.is_none() {
+        if stop.run_until_cancelled(tokio::time::sleep(interval)).await.is_none() {
             return Ok(());
         }
         interval = (interval * 2).min(BOOTSTRAP_ROUND_INTERVAL_MAX);
     }
-    inner.reasons.set(Vec::new());
+    told.set(Vec::new());
     Ok(())
 }
 
 /// Looks for the cluster that this node is to join; why it has not joined yet.
-async fn wait_to_join(inner: &Inner, member: &str) -> Vec<String> {
-    let identity = &inner.identity;
+async fn wait_to_join(contacts: &Contacts, member: &str) -> Vec<String> {
+    let identity = &contacts.identity;
     let own = identity.raft_address().unwrap_or_else(|| "its raft address".to_owned());
     let mut reasons = Vec::new();
-    match inner.client.whoami(member).await {
+    match contacts.client.whoami(member).await {
         Err(error) => reasons.push(format!("{member} does not answer: {error}")),
         Ok(other) if other.boot_nonce == identity.boot_nonce => {
             reasons.push(format!("{member} is this server itself: give --join the address of a member"));
@@ -202,8 +217,8 @@ async fn wait_to_join(inner: &Inner, member: &str) -> Vec<String> {
         Ok(Whoami { cluster_id: None, .. }) => {
             reasons.push(format!("{member} belongs to no cluster yet"));
         }
-        Ok(Whoami { level: Some(active), .. }) if !inner.identity.whoami().reads.level.contains(active.0) => {
-            let unknown = UnknownLevel { active, reads: inner.identity.whoami().reads.level };
+        Ok(Whoami { level: Some(active), .. }) if !identity.whoami().reads.level.contains(active.0) => {
+            let unknown = UnknownLevel { active, reads: identity.whoami().reads.level };
             reasons.push(format!("cannot join the cluster of {member}: {unknown}"));
             return reasons;
         }
@@ -242,22 +257,23 @@ async fn ask(client: &RpcClient, identity: &Identity, list: &[String]) -> Vec<Se
     answers.into_iter().map(note).collect()
 }
 
-async fn found(inner: &Inner, members: BTreeMap<NodeId, Member>) -> Result<(), StartError> {
-    if inner.stop.is_cancelled() {
+async fn found(birth: &Birth, members: BTreeMap<NodeId, Member>) -> Result<(), StartError> {
+    let Birth { contacts, threads, random, stop, .. } = birth;
+    if stop.is_cancelled() {
         return Ok(());
     }
-    let cluster_id = inner.identity.cluster_id().unwrap_or_else(|| ClusterId(inner.env.random.bits()));
-    let identity = inner.identity.clone();
-    inner.env.threads.blocking(move || identity.adopt(cluster_id)).await.map_err(StartError::raft)??;
-    if inner.identity.cluster_id() != Some(cluster_id) {
+    let cluster_id = contacts.identity.cluster_id().unwrap_or_else(|| ClusterId(random.bits()));
+    let identity = contacts.identity.clone();
+    threads.blocking(move || identity.adopt(cluster_id)).await.map_err(StartError::raft)??;
+    if contacts.identity.cluster_id() != Some(cluster_id) {
         tracing::warn!("another server has founded the cluster meanwhile: this one joins it");
         return Ok(());
     }
-    if inner.stop.is_cancelled() {
+    if stop.is_cancelled() {
         return Ok(());
     }
     tracing::info!(%cluster_id, members = members.len(), "founding the cluster");
-    match inner.raft.initialize(members).await {
+    match contacts.raft.initialize(members).await {
         Ok(()) => Ok(()),
         // Somebody's message arrived in between: the loop asks again.
         Err(error) if error.api_error().is_some() => {
@@ -302,10 +318,10 @@ mod tests {
         [whoami(3, &LIST), whoami(1, &LIST), whoami(2, &LIST)]
     }
 
-    fn reasons(verdict: Verdict) -> String {
+    fn reasons(verdict: Founding) -> String {
         match verdict {
-            Verdict::Wait(reasons) => reasons.join("; "),
-            Verdict::Found(members) => panic!("founded {members:?}"),
+            Founding::Wait(reasons) => reasons.join("; "),
+            Founding::Found(members) => panic!("founded {members:?}"),
         }
     }
 
@@ -329,7 +345,7 @@ mod tests {
     fn the_first_entry_founds_when_all_are_pristine_and_agree() {
         let nodes = three();
         let seen: Vec<Seen> = nodes.iter().cloned().map(Ok).collect();
-        let Verdict::Found(members) = judge(&nodes[0], &seen) else { panic!() };
+        let Founding::Found(members) = judge(&nodes[0], &seen) else { panic!() };
         assert_eq!(members.keys().collect::<Vec<_>>(), [&1, &2, &3]);
         assert_eq!((members[&3].raft_address.as_str(), members[&3].api_address.as_str()), ("a:1", "api-3"));
         assert!(reasons(judge(&nodes[1], &seen)).contains("waits for a:1"));
@@ -357,7 +373,7 @@ mod tests {
         nodes[2].reads.level.highest = 2;
         nodes[2].reads.wire.highest += 1;
         let seen: Vec<Seen> = nodes.iter().cloned().map(Ok).collect();
-        assert!(matches!(judge(&nodes[0], &seen), Verdict::Found(_)));
+        assert!(matches!(judge(&nodes[0], &seen), Founding::Found(_)));
         nodes[2].reads.level = Range { lowest: 2, highest: 3 };
         let seen: Vec<Seen> = nodes.iter().cloned().map(Ok).collect();
         let reasons = reasons(judge(&nodes[0], &seen));
@@ -377,7 +393,7 @@ mod tests {
         let mut nodes = three();
         nodes[0].cluster_id = Some("feed".to_owned());
         let seen: Vec<Seen> = nodes.iter().cloned().map(Ok).collect();
-        assert!(matches!(judge(&nodes[0], &seen), Verdict::Found(_)));
+        assert!(matches!(judge(&nodes[0], &seen), Founding::Found(_)));
     }
 
     #[test]

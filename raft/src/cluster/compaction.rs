@@ -7,16 +7,18 @@ use std::time::Duration;
 
 use openraft::metrics::RaftMetrics;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
-use super::Inner;
 use crate::limits::{
     COMPACTION_INTERVAL, COMPACTION_INTERVAL_LOW, KEEP_ENTRIES_LOW, LOG_KEEP_BYTES, LOG_KEEP_TIME,
     PURGE_ENTRIES_MIN, PURGE_ENTRIES_MIN_LOW, PURGE_READERS_PATIENCE,
 };
-use crate::space::Level;
+use crate::network::peer::Streams;
+use crate::space::Fullness;
+use crate::state_machine::Raft;
 use crate::types::TypeConfig;
 
-/// A purge of old entries finds them flushed.
+use super::stores::Stores;
 
 /// How much of the log is kept.
 #[derive(Clone, Copy, Debug)]
@@ -98,18 +100,27 @@ impl Compaction {
     }
 }
 
-impl Inner {
+/// The task that lets old parts of the log go.
+pub(super) struct LogCompaction {
+    pub(super) stores: Stores,
+    pub(super) raft: Raft,
+    pub(super) streams: Streams,
+    pub(super) keep: Keep,
+    pub(super) stop: CancellationToken,
+}
+
+impl LogCompaction {
     /// Until the node stops.
-    pub(super) async fn run_compaction(&self) {
-        let mut compaction = Compaction::new(self.env.timing.keep);
+    pub(super) async fn run(&self) {
+        let mut compaction = Compaction::new(self.keep);
         let mut ticks = tokio::time::interval(compaction.interval().min(COMPACTION_INTERVAL_LOW));
         let (mut next, mut next_low) = (Instant::now(), Instant::now());
         while self.stop.run_until_cancelled(ticks.tick()).await.is_some() {
-            let (now, applied) = (Instant::now(), self.index.applied_index());
-            let purged = self.log.purged().map_or(0, |id| id.index);
-            if self.guard.level() > Level::Fine {
+            let (now, applied) = (Instant::now(), self.stores.index.applied_index());
+            let purged = self.stores.log.purged().map_or(0, |id| id.index);
+            if self.stores.guard.fullness() > Fullness::Fine {
                 if now >= next_low
-                    && self.guard.has_room_for_upkeep()
+                    && self.stores.guard.has_room_for_upkeep()
                     && let Some(upto) = compaction.due_low(applied, purged)
                 {
                     // What could not be purged is tried again, as long as it is there.
@@ -120,7 +131,7 @@ impl Inner {
                 }
             } else if now >= next {
                 next = now + compaction.interval();
-                if let Some(upto) = compaction.due(now, applied, purged, self.log.appended_bytes()) {
+                if let Some(upto) = compaction.due(now, applied, purged, self.stores.log.appended_bytes()) {
                     self.compact(upto).await;
                 }
             }
@@ -131,8 +142,8 @@ impl Inner {
     /// that is under way; true if it went.
     pub(super) async fn compact(&self, upto: u64) -> bool {
         let upto = upto.min(self.streams.lowest().unwrap_or(u64::MAX));
-        if self.index.durable_applied().is_none_or(|id| id.index < upto)
-            && let Err(error) = self.index.flush_durable().await
+        if self.stores.index.durable_applied().is_none_or(|id| id.index < upto)
+            && let Err(error) = self.stores.index.flush_durable().await
         {
             tracing::warn!(%error, upto, "could not make the state durable before a purge");
             return false;
@@ -169,7 +180,7 @@ impl Inner {
     /// is votes, and little else.
     async fn shrink_log(&self) {
         let start = Instant::now();
-        match self.log.shrink().await {
+        match self.stores.log.shrink().await {
             Ok(()) => tracing::info!(ms = start.elapsed().as_millis(), "the raft log was compacted"),
             Err(error) => tracing::warn!(%error, "could not compact the raft log"),
         }

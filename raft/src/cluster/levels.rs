@@ -8,22 +8,30 @@
 
 mod plan;
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use openraft::async_runtime::WatchReceiver;
 use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
 
 use crate::command::{Command, Reply};
 use crate::format::{Level, Levels, Next, Range, Reads};
-use crate::types::{Member, NodeId};
+use crate::index::Index;
+use crate::types::NodeId;
 
-use super::members::{MembersError, Phase, Progress, Refusal};
-use super::{Inner, Node, ProposeError};
+use super::contacts::Contacts;
+use super::disks::Disks;
+use super::leadership::Leadership;
+use super::members::{Changes, MembersError, Phase, Progress, Refusal};
+use super::proposals::Proposals;
+use super::{Node, ProposeError};
 use plan::{Count, Step};
 
 pub use plan::LevelTimes;
+
+/// For people, once a level above the first is active.
+pub const NO_WAY_BACK: &str = "going back to a version that does not know it is not possible any more";
 
 /// What an operator should know of the level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,35 +66,54 @@ impl Counting {
 impl Node {
     /// The level, as this node has applied it; the leader has counted the most.
     pub fn level_status(&self) -> LevelStatus {
-        let Levels { active, next } = self.inner.index.levels();
-        let activate_after = self.inner.env.timing.levels.activate_after;
-        let next = next.map(|next| {
-            let counted = self.inner.counting.count().total(next);
-            NextLevel { level: next.level, begins_in: activate_after.saturating_sub(counted) }
-        });
-        LevelStatus { active, reads: Reads::of_this_build().level, next }
+        self.inner.leveling.status()
     }
 
     /// On the leader: activates the highest level that all members can run at, now. Refused where one of them
     /// cannot, or does not answer. To be called again until [`Phase::Done`].
     pub async fn activate(&self) -> Result<Progress, MembersError> {
-        self.activate_up_to(Reads::of_this_build().highest()).await
+        self.inner.leveling.activate_up_to(Reads::of_this_build().highest()).await
+    }
+}
+
+/// Brings the cluster to the next level.
+pub(super) struct Leveling {
+    pub(super) contacts: Contacts,
+    pub(super) leadership: Leadership,
+    pub(super) index: Index,
+    pub(super) disks: Arc<Disks>,
+    pub(super) proposals: Proposals,
+    pub(super) changes: Arc<Changes>,
+    /// Time during which all members could run at the next level; counted on the leader only.
+    pub(super) counting: Counting,
+    pub(super) times: LevelTimes,
+    pub(super) stop: CancellationToken,
+}
+
+impl Leveling {
+    fn status(&self) -> LevelStatus {
+        let Levels { active, next } = self.index.levels();
+        let next = next.map(|next| {
+            let counted = self.counting.count().total(next);
+            NextLevel { level: next.level, begins_in: self.times.activate_after.saturating_sub(counted) }
+        });
+        LevelStatus { active, reads: Reads::of_this_build().level, next }
     }
 
-    async fn activate_up_to(&self, most: Level) -> Result<Progress, MembersError> {
-        let node = self.clone();
-        self.step(async move { node.agree_up_to(most).await }).await
+    async fn activate_up_to(self: &Arc<Self>, most: Level) -> Result<Progress, MembersError> {
+        let leveling = self.clone();
+        self.changes.step(async move { leveling.agree_up_to(most).await }).await
     }
 
     async fn agree_up_to(&self, most: Level) -> Result<Progress, MembersError> {
         // Until the write has ended nobody is admitted who could not read it.
-        let Ok(_only) = self.inner.changing.try_acquire() else {
+        let Ok(_only) = self.changes.changing.try_acquire() else {
             let message = "a change of the membership is under way".to_owned();
             return Ok(Progress::of(Phase::Step, None, message));
         };
-        self.catch_up().await?;
-        let active = self.inner.index.levels().active;
-        let others = self.inner.ask_readable().await;
+        self.proposals.catch_up().await?;
+        let active = self.index.levels().active;
+        let others = self.ask_readable().await;
         if let Some((node_id, address, _)) = others.iter().find(|(_, _, reads)| reads.is_none()) {
             return Err(Refusal::Unreadable { node_id: *node_id, address: address.clone() }.into());
         }
@@ -94,7 +121,7 @@ impl Node {
         let Some(level) = plan::common(active, most, &reads) else {
             return self.nothing_to_activate(active, &others);
         };
-        let proposed = self.propose_to_the_end(Command::Activate { level }).await?;
+        let proposed = self.proposals.propose_to_the_end(Command::Activate { level }).await?;
         if proposed.reply != (Reply::Applied { changed: 0 }) {
             return Err(ProposeError::OutcomeUnknown.into());
         }
@@ -114,8 +141,8 @@ impl Node {
             let message = format!("the cluster runs at {active}, and no member knows a higher one");
             return Ok(Progress::of(Phase::Done, None, message));
         }
-        let address = self.inner.identity.raft_address().unwrap_or_else(|| "this server".to_owned());
-        let own = (self.inner.identity.node_id, address, Some(Reads::of_this_build()));
+        let address = self.contacts.identity.raft_address().unwrap_or_else(|| "this server".to_owned());
+        let own = (self.contacts.identity.node_id, address, Some(Reads::of_this_build()));
         let unable = others.iter().chain([&own]).filter(|(_, _, reads)| highest(reads) <= active);
         let unable = unable.map(|(id, address, reads)| {
             let reads = reads.map_or_else(String::new, |reads| reads.level.to_string());
@@ -126,15 +153,15 @@ impl Node {
 
     /// While this node leads: counts how long all members can run at the next level, and activates it when
     /// that is long enough. Until the node stops.
-    pub(super) async fn lead_to_next_level(&self) {
-        let stop = &self.inner.stop;
-        let look_interval = self.inner.env.timing.levels.look_interval;
+    pub(super) async fn run(self: &Arc<Self>) {
+        let stop = &self.stop;
+        let look_interval = self.times.look_interval;
         let mut ticks = interval(look_interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut looked = None;
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-            if !self.is_leader() {
-                *self.inner.counting.count() = Count::default();
+            if !self.leadership.is_own() {
+                *self.counting.count() = Count::default();
                 looked = None;
                 continue;
             }
@@ -146,11 +173,10 @@ impl Node {
         }
     }
 
-    async fn look_at_levels(&self, passed: Duration) {
-        let levels = self.inner.index.levels();
-        let members = self.inner.last_readable();
-        let times = &self.inner.env.timing.levels;
-        let step = plan::look(&mut self.inner.counting.count(), times, levels, &members, passed);
+    async fn look_at_levels(self: &Arc<Self>, passed: Duration) {
+        let levels = self.index.levels();
+        let members = self.last_readable();
+        let step = plan::look(&mut self.counting.count(), &self.times, levels, &members, passed);
         let said = match step {
             Step::Wait => Ok(()),
             Step::Note(next) => self.note(levels, next).await,
@@ -173,23 +199,17 @@ impl Node {
 
     async fn note(&self, levels: Levels, next: Next) -> Result<(), ProposeError> {
         if levels.next.is_none_or(|before| before.level != next.level) && next.level > levels.active {
-            let (level, hours) = (next.level, self.inner.env.timing.levels.activate_after.as_secs() / 3600);
+            let (level, hours) = (next.level, self.times.activate_after.as_secs() / 3600);
             tracing::info!(%level, hours, "all members can run at the next level: it begins after these hours");
         }
-        self.propose(Command::Readable { level: next.level, seconds: next.seconds }).await.map(drop)
+        self.proposals.propose(Command::Readable { level: next.level, seconds: next.seconds }).await.map(drop)
     }
-}
 
-/// For people, once a level above the first is active.
-pub const NO_WAY_BACK: &str = "going back to a version that does not know it is not possible any more";
-
-impl Inner {
     /// What each of the other members answers now; `None`: it does not.
     async fn ask_readable(&self) -> Vec<(NodeId, String, Option<Reads>)> {
-        let others = self.other_members();
+        let others = self.contacts.other_members();
         join_all(others.into_iter().map(|(id, member)| async move {
-            let answer = self.client.whoami(&self.whereabouts.address(id, &member)).await.ok();
-            let reads = answer.filter(|whoami| whoami.node_id == id).map(|whoami| whoami.reads);
+            let reads = self.contacts.ask(id, &member).await.map(|whoami| whoami.reads);
             (id, member.raft_address, reads)
         }))
         .await
@@ -197,13 +217,6 @@ impl Inner {
 
     /// What each of them answered a moment ago.
     fn last_readable(&self) -> Vec<Option<Reads>> {
-        self.other_members().into_iter().map(|(id, _)| self.disks.reads(id)).collect()
-    }
-
-    pub(super) fn other_members(&self) -> Vec<(NodeId, Member)> {
-        let metrics = self.raft.metrics().borrow_watched().clone();
-        let members = metrics.membership_config.membership().nodes();
-        let others = members.filter(|(id, _)| **id != metrics.id);
-        others.map(|(id, member)| (*id, member.clone())).collect()
+        self.contacts.other_members().into_iter().map(|(id, _)| self.disks.reads(id)).collect()
     }
 }

@@ -25,20 +25,28 @@ mod request;
 mod seed;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use futures_util::future::join_all;
 use openraft::ChangeMembers;
-use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
 use crate::command::Command;
 use crate::limits::{STEP_TIMEOUT, STEPS_MAX};
 use crate::network::Whoami;
+use crate::network::peer::Streams;
 use crate::types::{LogId, Member, NodeId, TypeConfig};
 
 use super::bootstrap::Seen;
-use super::{Inner, Node, ProposeError};
+use super::contacts::Contacts;
+use super::handover::Handover;
+use super::leadership::Leadership;
+use super::lifetime::Lifetime;
+use super::proposals::Proposals;
+use super::stores::Stores;
+use super::{Node, ProposeError};
 use plan::{Action, View, plan};
 
 pub(super) use recent::Recent;
@@ -50,19 +58,40 @@ impl Node {
     /// On the leader: goes a few steps towards `change` and says how far it is. To be called again
     /// until [`Phase::Done`]; any server may be the leader by then.
     pub async fn change_members(&self, change: Change) -> Result<Progress, MembersError> {
-        let node = self.clone();
-        self.step(async move { node.advance(&change).await }).await
+        let changes = self.inner.changes.clone();
+        self.inner.changes.step(async move { changes.advance(&change).await }).await
     }
 
+    /// Whether `node_id` is being removed, or was.
+    pub fn is_leaving(&self, node_id: NodeId) -> bool {
+        self.inner.stores.index.is_tombstone(node_id)
+    }
+}
+
+/// Changes the membership, one change at a time.
+pub(super) struct Changes {
+    pub(super) contacts: Contacts,
+    pub(super) leadership: Leadership,
+    pub(super) stores: Stores,
+    pub(super) proposals: Proposals,
+    pub(super) handover: Handover,
+    pub(super) streams: Streams,
+    pub(super) lifetime: Lifetime,
+    /// Of one permit: held by whoever changes the membership or the level.
+    pub(super) changing: Semaphore,
+    pub(super) seeding: Seeding,
+    pub(super) recent: Recent,
+}
+
+impl Changes {
     /// Runs a step in a task of its own: a step that is begun is ended, also if the caller goes, and what it
     /// connects to is connected to on the node's threads.
     pub(super) async fn step(
         &self,
         work: impl Future<Output = Result<Progress, MembersError>> + Send + 'static,
     ) -> Result<Progress, MembersError> {
-        let stop = self.inner.stop.clone();
-        let work = async move { stop.run_until_cancelled(work).await };
-        let work = self.inner.tasks.spawn_on(work, &self.inner.env.runtime);
+        let stop = self.lifetime.stop.clone();
+        let work = self.lifetime.spawn_on_runtime(async move { stop.run_until_cancelled(work).await });
         match timeout(STEP_TIMEOUT, work).await {
             Ok(Ok(Some(result))) => result,
             Ok(Ok(None) | Err(_)) => Err(ProposeError::OutcomeUnknown.into()),
@@ -73,13 +102,8 @@ impl Node {
         }
     }
 
-    /// Whether `node_id` is being removed, or was.
-    pub fn is_leaving(&self, node_id: NodeId) -> bool {
-        self.inner.index.is_tombstone(node_id)
-    }
-
-    async fn advance(&self, change: &Change) -> Result<Progress, MembersError> {
-        let Ok(_only) = self.inner.changing.try_acquire() else {
+    async fn advance(self: &Arc<Self>, change: &Change) -> Result<Progress, MembersError> {
+        let Ok(_only) = self.changing.try_acquire() else {
             return Ok(Progress::of(Phase::Step, None, "another change is under way".to_owned()));
         };
         for _ in 0..STEPS_MAX {
@@ -95,20 +119,20 @@ impl Node {
 
     /// Asks everybody whom the change may depend on.
     async fn look(&self, change: &Change) -> Result<(View, Vec<Seen>), MembersError> {
-        self.catch_up().await?;
-        let inner = &self.inner;
-        let metrics = inner.raft.metrics().borrow_watched().clone();
+        self.proposals.catch_up().await?;
+        let Self { contacts, stores, recent, .. } = self;
+        let identity = &contacts.identity;
+        let metrics = self.leadership.metrics();
         let membership = metrics.membership_config.membership();
         let nodes: BTreeMap<NodeId, Member> =
             membership.nodes().map(|(id, member)| (*id, member.clone())).collect();
-        let me = inner.identity.node_id;
+        let me = identity.node_id;
         let others = nodes.iter().filter(|(id, _)| **id != me);
         let answers = join_all(others.map(|(id, member)| async move {
-            let answer = inner.client.whoami(&inner.whereabouts.address(*id, member)).await;
-            answer.ok().filter(|whoami| whoami.node_id == *id).map(|whoami| (*id, whoami.boot_nonce))
+            contacts.ask(*id, member).await.map(|whoami| (*id, whoami.boot_nonce))
         }));
         let ask = join_all(change.newcomers().iter().map(|address| async move {
-            inner.client.whoami(address).await.map_err(|error| error.to_string())
+            contacts.client.whoami(address).await.map_err(|error| error.to_string())
         }));
         let (answers, newcomers): (Vec<Option<(NodeId, u64)>>, Vec<Seen>) = tokio::join!(answers, ask);
         let named = match change {
@@ -121,15 +145,15 @@ impl Node {
         let configs = membership.get_joint_config();
         let view = View {
             me,
-            cluster: inner.identity.cluster_id().unwrap_or_default(),
-            list_hash: inner.identity.list_hash.to_string(),
+            cluster: identity.cluster_id().unwrap_or_default(),
+            list_hash: identity.list_hash.to_string(),
             voters: configs.last().cloned().unwrap_or_default(),
             joint: configs.len() > 1,
-            tombstones: may_be_gone.filter(|id| inner.index.is_tombstone(*id)).collect(),
-            answering: answers.into_iter().flatten().chain([(me, inner.identity.boot_nonce)]).collect(),
-            level: inner.identity.level(),
+            tombstones: may_be_gone.filter(|id| stores.index.is_tombstone(*id)).collect(),
+            answering: answers.into_iter().flatten().chain([(me, identity.boot_nonce)]).collect(),
+            level: identity.level(),
             last: metrics.last_log_index.unwrap_or(0),
-            last_before: inner.recent.before(Instant::now()),
+            last_before: recent.before(Instant::now()),
             matched: matched.filter(|(_, at)| *at > 0).collect(),
             nodes,
         };
@@ -138,7 +162,7 @@ impl Node {
 
     /// `None`: the next step can follow at once.
     async fn perform(
-        &self,
+        self: &Arc<Self>,
         view: &View,
         change: &Change,
         action: Action,
@@ -151,7 +175,7 @@ impl Node {
                 return Ok(Some(Progress::of(Phase::Done, node_id, message)));
             }
             Action::Seed { node_id, address } => {
-                if !self.inner.seeding.is_running_for(node_id) {
+                if !self.seeding.is_running_for(node_id) {
                     self.check_reach(view, change, newcomers, node_id).await?;
                 }
                 let list_hash = newcomer(node_id).and_then(Whoami::list_hash);
@@ -200,12 +224,12 @@ impl Node {
     }
 
     async fn bury(&self, node_id: NodeId) -> Result<(), MembersError> {
-        self.propose(Command::Tombstone { node_id }).await?;
+        self.proposals.propose(Command::Tombstone { node_id }).await?;
         Ok(())
     }
 
     async fn give_lead(&self, view: &View, change: &Change, to: NodeId) -> Result<Progress, MembersError> {
-        if !self.hand_over_to(to, &view.address(to)).await {
+        if !self.handover.hand_over_to(to, &view.address(to)).await {
             return Err(Refusal::Silent { node_id: to, address: view.address(to) }.into());
         }
         let (phase, message) = match change {
@@ -217,7 +241,7 @@ impl Node {
 
     /// Until it is committed, and seen in the metrics.
     async fn change(&self, change: ChangeMembers<NodeId, Member>, retain: bool) -> Result<(), MembersError> {
-        let raft = &self.inner.raft;
+        let raft = &self.leadership.raft;
         let changed = raft.change_membership(change, retain).await.map_err(refused)?;
         let at: LogId = changed.log_id;
         let seen = |metrics: &openraft::RaftMetrics<TypeConfig>| {
@@ -226,21 +250,19 @@ impl Node {
         raft.wait(Some(STEP_TIMEOUT)).metrics(seen, "the changed membership").await.ok();
         Ok(())
     }
-}
 
-impl Inner {
     /// On a leader that finds the cluster between two memberships: goes on to the second. Whoever
     /// began it has died, or has lost his lead. Without a quorum that never ends: the one who calls has
     /// more to do, and comes again.
     pub(super) async fn finish_joint(&self) {
-        let metrics = self.raft.metrics().borrow_watched().clone();
+        let metrics = self.leadership.metrics();
         if !metrics.state.is_leader() || metrics.membership_config.membership().get_joint_config().len() < 2 {
             return;
         }
         let Ok(_only) = self.changing.try_acquire() else { return };
         tracing::info!("ends a change of the membership that another leader began");
         let nothing: ChangeMembers<NodeId, Member> = ChangeMembers::AddVoterIds(BTreeSet::new());
-        match timeout(STEP_TIMEOUT, self.raft.change_membership(nothing, false)).await {
+        match timeout(STEP_TIMEOUT, self.leadership.raft.change_membership(nothing, false)).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => tracing::warn!(%error, "could not end the change of the membership"),
             Err(_) => tracing::warn!("the end of the change of the membership waits for a quorum"),

@@ -12,33 +12,34 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::index::Index;
-use crate::limits::{MESSAGES_MAX, PROPOSALS_MAX, PROPOSED_BYTES_MAX, REACH_LOOKS_MAX};
 use crate::log::LogStore;
 use crate::network::client::RpcClient;
 use crate::network::identity::{Identity, NodeNames};
 use crate::network::names::Names;
 use crate::network::peer::{Peers, Refusing, Streams};
 use crate::network::reach::ApiPort;
+use crate::network::server::Permits;
 use crate::network::whereabouts::Whereabouts;
 use crate::space::Guard;
 use crate::state_machine::{Raft, StateMachine};
 use crate::types::{Member, NodeId, StoredMembership, TypeConfig};
-use crate::watch;
 
-use super::levels::Counting;
-use super::members::{Recent, Seeding};
-use super::proposals::{Budget, Together};
-use super::space::{self, Disks};
-use super::status::Reasons;
-use super::stores::check_stores;
-use super::{Env, Inner, Node, NodeConfig, StartError, settings};
+use super::compaction::LogCompaction;
+use super::contacts::Contacts;
+use super::disks::Disks;
+use super::handover::Handover;
+use super::leadership::Leadership;
+use super::levels::{Counting, Leveling};
+use super::lifetime::Lifetime;
+use super::members::{Changes, Recent, Seeding};
+use super::proposals::Proposals;
+use super::stores::{Stores, check_stores};
+use super::{Env, Inner, Node, NodeConfig, StartError, Timing, disk_watch, settings};
 
 /// A node whose files are open, and which does nothing yet.
 pub struct Opened {
     env: Env,
-    guard: Arc<Guard>,
-    log: LogStore,
-    index: Index,
+    stores: Stores,
     identity: Identity,
     membership: StoredMembership,
     tasks: TaskTracker,
@@ -89,13 +90,13 @@ impl Opened {
         stop: CancellationToken,
         written_to: impl FnOnce(LogStore) -> L,
     ) -> Result<Node, StartError> {
-        let Self { env, guard, log, index, identity, membership: _, tasks, ended, names: known } = self;
+        let Self { env, stores, identity, membership: _, tasks, ended, names: known } = self;
         if names.members.is_empty() && join.is_none() {
             return Err(StartError::NoMembers);
         }
         let identity = Arc::new(identity.named(names));
-        let durable = index.clone();
-        log.guard_purge(move || durable.durable_applied().map_or(0, |id| id.index));
+        let durable = stores.index.clone();
+        stores.log.guard_purge(move || durable.durable_applied().map_or(0, |id| id.index));
         let client = RpcClient::new(env.network.as_ref(), known, tasks.clone(), ended.clone());
         let (streams, refusing, whereabouts) =
             (Streams::default(), Refusing::default(), Whereabouts::default());
@@ -107,47 +108,80 @@ impl Opened {
             whereabouts.clone(),
         );
         let settings = settings::settings().map_err(StartError::raft)?;
-        let state_machine = StateMachine::new(index.clone());
-        let written = written_to(log.clone());
+        let state_machine = StateMachine::new(stores.index.clone());
+        let written = written_to(stores.log.clone());
         let raft = Raft::new(identity.node_id, settings, peers.clone(), written, state_machine).await;
         let raft = raft.map_err(StartError::raft)?;
         peers.follow(raft.metrics());
-        let inner = Arc::new(Inner {
-            env,
-            guard,
-            disks: Disks::default(),
-            counting: Counting::default(),
-            refusing,
-            raft,
-            identity,
-            log,
-            index,
-            client,
-            whereabouts,
+        let contacts = Contacts { identity, raft, client, whereabouts, join, api_port };
+        let lifetime = Lifetime::new(env.runtime.clone(), tasks, &stop, ended);
+        let inner = Inner::new(stores, contacts, streams, lifetime, &env.timing);
+        let node = Node { inner: Arc::new(inner) };
+        node.spawn_tasks(&env, refusing, found_after);
+        Ok(node)
+    }
+}
+
+impl Inner {
+    fn new(
+        stores: Stores,
+        contacts: Contacts,
+        streams: Streams,
+        lifetime: Lifetime,
+        timing: &Timing,
+    ) -> Self {
+        let (raft, identity) = (&contacts.raft, &contacts.identity);
+        let leadership = Leadership { node_id: identity.node_id, raft: raft.clone(), heard: Arc::default() };
+        let disks = Arc::<Disks>::default();
+        let proposals =
+            Proposals::new(identity.clone(), raft.clone(), stores.guard.clone(), lifetime.clone());
+        let handover =
+            Handover { leadership: leadership.clone(), contacts: contacts.clone(), disks: disks.clone() };
+        let compaction = LogCompaction {
+            stores: stores.clone(),
+            raft: raft.clone(),
+            streams: streams.clone(),
+            keep: timing.keep,
+            stop: lifetime.stop.clone(),
+        };
+        let changes = Arc::new(Changes {
+            contacts: contacts.clone(),
+            leadership: leadership.clone(),
+            stores: stores.clone(),
+            proposals: proposals.clone(),
+            handover: handover.clone(),
             streams,
-            heard: Arc::default(),
-            receiving: Arc::new(Semaphore::new(1)),
-            messages: Arc::new(Semaphore::new(MESSAGES_MAX)),
-            looking: Arc::new(Semaphore::new(REACH_LOOKS_MAX)),
-            join,
-            found_after,
-            api_port,
+            lifetime: lifetime.clone(),
             changing: Semaphore::new(1),
             seeding: Seeding::default(),
             recent: Recent::default(),
-            was_member: AtomicBool::new(false),
-            reasons: Reasons::default(),
-            budget: Budget::new(PROPOSED_BYTES_MAX, PROPOSALS_MAX),
-            together: Together::default(),
-            tasks,
-            stop: stop.child_token(),
-            closing: CancellationToken::new(),
-            ended,
-            failure: watch::Sender::new(None),
         });
-        let node = Node { inner };
-        node.spawn_tasks();
-        Ok(node)
+        let leveling = Leveling {
+            contacts: contacts.clone(),
+            leadership: leadership.clone(),
+            index: stores.index.clone(),
+            disks: disks.clone(),
+            proposals: proposals.clone(),
+            changes: changes.clone(),
+            counting: Counting::default(),
+            times: timing.levels,
+            stop: lifetime.stop.clone(),
+        };
+        Self {
+            stores,
+            contacts,
+            leadership,
+            permits: Permits::default(),
+            proposals,
+            handover,
+            changes,
+            leveling: Arc::new(leveling),
+            compaction: Arc::new(compaction),
+            disks,
+            reasons: Arc::default(),
+            was_member: AtomicBool::new(false),
+            lifetime,
+        }
     }
 }
 
@@ -160,7 +194,7 @@ impl Node {
         let (tracker, stop, threads) = (tasks.clone(), ended.clone(), env.threads.clone());
         let open = move || {
             let Env { disk, random, threads, resolver, .. } = &env;
-            space::prepare(disk.as_ref(), &guard);
+            disk_watch::prepare(disk.as_ref(), &guard);
             let opening = |error: StartError| StartError::opening(error, disk.as_ref());
             // The state first: it says by name that its level is unknown here, the log only that an entry is newer.
             let index =
@@ -177,12 +211,13 @@ impl Node {
                 return Err(StartError::Removed { node_id: identity.node_id });
             }
             let names = Names::load(resolver.clone(), disk.as_ref(), tracker, stop);
-            Ok((env, guard, log, index, identity, names))
+            let (disk, threads) = (disk.clone(), threads.clone());
+            Ok((env, Stores { disk, threads, guard, log, index }, identity, names))
         };
         let opened = threads.blocking(open).await.map_err(StartError::raft)?;
-        let (env, guard, log, index, identity, names) = opened?;
-        let membership = stored_membership(&log, &index, identity.node_id).await?;
-        Ok(Opened { env, guard, log, index, identity, membership, tasks, ended, names })
+        let (env, stores, identity, names) = opened?;
+        let membership = stored_membership(&stores, identity.node_id).await?;
+        Ok(Opened { env, stores, identity, membership, tasks, ended, names })
     }
 
     /// [`Node::open`] and [`Opened::start`].
@@ -220,11 +255,8 @@ impl Node {
 
 /// What the state says, which may be minutes behind; for a node that is not in it, what the log says behind
 /// it.
-async fn stored_membership(
-    log: &LogStore,
-    index: &Index,
-    node_id: NodeId,
-) -> Result<StoredMembership, StartError> {
+async fn stored_membership(stores: &Stores, node_id: NodeId) -> Result<StoredMembership, StartError> {
+    let Stores { log, index, .. } = stores;
     let (_, applied) = index.applied_state();
     if applied.membership().get_node(&node_id).is_some() {
         return Ok(applied);

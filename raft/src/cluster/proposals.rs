@@ -18,15 +18,19 @@ use tokio::time::Instant;
 use crate::command::{Command, Reply};
 use crate::format::Level;
 use crate::index::holder_of;
-use crate::limits::{LEADER_LEASE_WAIT_MAX, LINGER, POLL_INTERVAL, PROPOSE_TIMEOUT};
+use crate::limits::{
+    LEADER_LEASE_WAIT_MAX, LINGER, POLL_INTERVAL, PROPOSALS_MAX, PROPOSE_TIMEOUT, PROPOSED_BYTES_MAX,
+};
 use crate::model::COMMAND_BYTES_MAX;
+use crate::network::identity::Identity;
+use crate::space::Guard;
+use crate::state_machine::Raft;
 use crate::types::{Member, TypeConfig};
 
-use super::{Inner, Node};
-use together::{Joined, Waiting};
+use super::Node;
+use super::lifetime::Lifetime;
+use together::{Joined, Together, Waiting};
 
-/// The writes that wait to go into the log together.
-pub(super) type Together = together::Together<Written>;
 /// What became of a write.
 type Written = WriteResult<TypeConfig>;
 
@@ -88,20 +92,59 @@ pub enum ProposeError {
 impl Node {
     /// Proposes on the leader and waits until the entry is applied here; elsewhere, says who leads.
     pub async fn propose(&self, command: Command) -> Result<Proposed, ProposeError> {
-        let write = self.begin_proposal(command)?;
+        self.inner.proposals.propose(command).await
+    }
+
+    /// On the leader: waits until every entry that was committed before is applied here, those of
+    /// earlier terms included (ReadIndex). Then it may judge by its index.
+    pub async fn catch_up(&self) -> Result<(), ProposeError> {
+        self.inner.proposals.catch_up().await
+    }
+
+    /// On the leader: why no writes are taken, if that is so. The disks of too many voters are low.
+    pub fn no_room(&self) -> Option<String> {
+        self.inner.proposals.no_room()
+    }
+}
+
+/// Proposes commands; clones share what bounds them.
+#[derive(Clone)]
+pub(super) struct Proposals {
+    identity: Arc<Identity>,
+    raft: Raft,
+    guard: Arc<Guard>,
+    lifetime: Lifetime,
+    budget: Budget,
+    together: Arc<Together<Written>>,
+}
+
+impl Proposals {
+    pub(super) fn new(identity: Arc<Identity>, raft: Raft, guard: Arc<Guard>, lifetime: Lifetime) -> Self {
+        let budget = Budget::new(PROPOSED_BYTES_MAX, PROPOSALS_MAX);
+        Self { identity, raft, guard, lifetime, budget, together: Arc::default() }
+    }
+
+    /// See [`Node::no_room`].
+    pub(super) fn no_room(&self) -> Option<String> {
+        self.guard.no_room().filter(|_| self.raft.is_leader())
+    }
+
+    /// See [`Node::propose`].
+    pub(super) async fn propose(&self, command: Command) -> Result<Proposed, ProposeError> {
+        let write = self.begin(command)?;
         match tokio::time::timeout(PROPOSE_TIMEOUT, write).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) | Err(_) => Err(ProposeError::OutcomeUnknown),
         }
     }
 
-    /// Like [`Node::propose`], but waits for as long as the entry may still be committed by this leader.
+    /// Like [`Proposals::propose`], but waits for as long as the entry may still be committed by this leader.
     pub(super) async fn propose_to_the_end(&self, command: Command) -> Result<Proposed, ProposeError> {
-        self.begin_proposal(command)?.await.unwrap_or(Err(ProposeError::OutcomeUnknown))
+        self.begin(command)?.await.unwrap_or(Err(ProposeError::OutcomeUnknown))
     }
 
-    fn begin_proposal(&self, command: Command) -> Result<InFlight, ProposeError> {
-        let (needs, active) = (command.needs(), self.inner.identity.level());
+    fn begin(&self, command: Command) -> Result<InFlight, ProposeError> {
+        let (needs, active) = (command.needs(), self.identity.level());
         if needs > active {
             return Err(ProposeError::BeyondLevel { needs, active });
         }
@@ -117,21 +160,20 @@ impl Node {
         {
             return Err(ProposeError::NoRoom { reason });
         }
-        let permit = self.inner.budget.take(bytes).ok_or(ProposeError::Overloaded)?;
-        let inner = self.inner.clone();
+        let permit = self.budget.take(bytes).ok_or(ProposeError::Overloaded)?;
+        let proposals = self.clone();
         // A task of its own: the permit is held until the entry is applied, also if the caller goes.
-        Ok(self.inner.tasks.spawn(async move {
-            let result = inner.write(command).await;
+        Ok(self.lifetime.tasks.spawn(async move {
+            let result = proposals.write(command).await;
             drop(permit);
             result
         }))
     }
 
-    /// On the leader: waits until every entry that was committed before is applied here, those of
-    /// earlier terms included (ReadIndex). Then it may judge by its index.
-    pub async fn catch_up(&self) -> Result<(), ProposeError> {
-        let caught_up = self.inner.raft.ensure_linearizable(openraft::raft::ReadPolicy::ReadIndex);
-        let caught_up = self.inner.unless_closing(caught_up);
+    /// See [`Node::catch_up`].
+    pub(super) async fn catch_up(&self) -> Result<(), ProposeError> {
+        let caught_up = self.raft.ensure_linearizable(openraft::raft::ReadPolicy::ReadIndex);
+        let caught_up = self.lifetime.unless_closing(caught_up);
         match tokio::time::timeout(PROPOSE_TIMEOUT, caught_up).await {
             Ok(Some(Ok(_))) => Ok(()),
             Ok(Some(Err(RaftError::Fatal(fatal)))) => {
@@ -141,9 +183,7 @@ impl Node {
             Ok(Some(Err(RaftError::APIError(_)))) | Err(_) => Err(ProposeError::NotLeader { leader: None }),
         }
     }
-}
 
-impl Inner {
     async fn write(&self, command: Command) -> Result<Proposed, ProposeError> {
         if let Err(fatal) = &self.raft.metrics().borrow_watched().running_state {
             return Err(ProposeError::Stopped { reason: fatal.to_string() });
@@ -165,9 +205,7 @@ impl Inner {
             tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
-}
 
-impl Inner {
     /// Puts the command into the log, where others come at the same time together with theirs. It fails when
     /// this node stops: others may still commit what it has proposed.
     async fn append(&self, command: &Command) -> Result<Written, ProposeError> {
@@ -175,7 +213,7 @@ impl Inner {
             holder_of(command).and_then(|holder| self.together.join(Instant::now(), holder, command));
         let Some(Joined { result, first }) = joined else {
             let written = self.raft.client_write(command.clone());
-            return match self.unless_closing(written).await {
+            return match self.lifetime.unless_closing(written).await {
                 Some(Ok(written)) => Ok(Ok(WriteResponse::from(written))),
                 Some(Err(RaftError::APIError(error))) => Ok(Err(error)),
                 Some(Err(RaftError::Fatal(_))) | None => Err(ProposeError::OutcomeUnknown),
@@ -201,25 +239,25 @@ impl Inner {
 }
 
 /// What one proposal holds until it is applied.
-pub(super) struct Permit {
+struct Permit {
     _bytes: OwnedSemaphorePermit,
     _one: OwnedSemaphorePermit,
 }
 
-/// Shared by all proposals of a node.
-#[derive(Debug)]
-pub(super) struct Budget {
+/// What all proposals of a node may hold together; clones share it.
+#[derive(Clone, Debug)]
+struct Budget {
     bytes: Arc<Semaphore>,
     count: Arc<Semaphore>,
 }
 
 impl Budget {
-    pub(super) fn new(bytes: usize, count: usize) -> Self {
+    fn new(bytes: usize, count: usize) -> Self {
         Self { bytes: Arc::new(Semaphore::new(bytes)), count: Arc::new(Semaphore::new(count)) }
     }
 
     /// `None`: overloaded.
-    pub(super) fn take(&self, bytes: usize) -> Option<Permit> {
+    fn take(&self, bytes: usize) -> Option<Permit> {
         let bytes = u32::try_from(bytes).ok()?;
         let _bytes = self.bytes.clone().try_acquire_many_owned(bytes).ok()?;
         let _one = self.count.clone().try_acquire_owned().ok()?;

@@ -1,6 +1,5 @@
 //! What a node says of its cluster.
 
-use std::sync::Mutex;
 use std::time::Duration;
 
 use openraft::Membership;
@@ -12,7 +11,8 @@ use crate::network::identity::Identity;
 use crate::space::DiskSpace;
 use crate::types::{ClusterId, Member, NodeId, TypeConfig};
 
-use super::{LevelStatus, Node};
+use super::currency::{Behind, behind};
+use super::{Inner, LevelStatus, Node};
 
 /// What a member does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,17 +82,62 @@ pub struct ClusterStatus {
 }
 
 impl Node {
+    /// The cluster as this node sees it.
+    pub fn status(&self) -> ClusterStatus {
+        let Inner { leadership, contacts, stores, disks, reasons, .. } = &*self.inner;
+        let metrics = leadership.metrics();
+        let leader = leadership.leader_in(&metrics).map(|(id, _)| id);
+        let identity = &contacts.identity;
+        let mut reasons = reasons.get();
+        reasons.extend(objections(identity, metrics.membership_config.membership()));
+        if identity.cluster_id().is_some() && leader.is_none() {
+            reasons.push(Behind::Unled.to_string());
+        }
+        reasons.extend(self.disk_reason());
+        if leader.is_some() && self.is_member() {
+            reasons.extend(behind(leadership, stores, &metrics).map(|behind| behind.to_string()));
+        }
+        let seen = |id: NodeId| match id == identity.node_id {
+            true => (self.disk(), Some(Reads::of_this_build())),
+            false => (disks.get(id), disks.reads(id)),
+        };
+        ClusterStatus {
+            node_id: identity.node_id,
+            cluster_id: identity.cluster_id(),
+            leader,
+            term: metrics.current_term,
+            quorum: leader.is_some(),
+            level: self.level_status(),
+            members: members(&metrics, leader, seen),
+            reasons,
+        }
+    }
+
+    /// The disk of this node; `None` if it has no bounds, or could not be looked at.
+    pub fn disk(&self) -> Option<DiskSpace> {
+        self.inner.stores.guard.disk()
+    }
+
+    /// What an operator should know of the disks.
+    fn disk_reason(&self) -> Option<String> {
+        if let Some(reason) = self.no_room() {
+            return Some(format!("no writes: {reason}"));
+        }
+        let disk = self.disk().filter(|disk| disk.low)?;
+        Some(format!("the disk is low, no more entries are stored: {disk}"))
+    }
+
     /// Why nothing should be made durable here that can wait, if that is so: on a disk without any room that
     /// would end the node, which can still answer lookups.
     pub fn no_room_for_upkeep(&self) -> Option<String> {
-        let guard = &self.inner.guard;
+        let guard = &self.inner.stores.guard;
         let disk = guard.disk().filter(|_| !guard.has_room_for_upkeep())?;
         Some(format!("the disk is all but full: {disk}"))
     }
 }
 
 /// Members with roles and, on the leader, lags.
-pub(super) fn members(
+fn members(
     metrics: &RaftMetrics<TypeConfig>,
     leader: Option<NodeId>,
     seen: impl Fn(NodeId) -> (Option<DiskSpace>, Option<Reads>),
@@ -122,7 +167,7 @@ pub(super) fn members(
 }
 
 /// What this node was started with and its membership says otherwise. It goes by the membership.
-pub(super) fn objections(identity: &Identity, membership: &Membership<NodeId, Member>) -> Vec<String> {
+fn objections(identity: &Identity, membership: &Membership<NodeId, Member>) -> Vec<String> {
     let mut members: Vec<&str> = membership.nodes().map(|(_, member)| member.raft_address.as_str()).collect();
     members.sort();
     let mut objections = Vec::new();
@@ -143,24 +188,4 @@ pub(super) fn objections(identity: &Identity, membership: &Membership<NodeId, Me
         objections.push(format!("the discovery API is at {is}, but the membership says {was}"));
     }
     objections
-}
-
-/// Why the cluster has not formed; each change is logged once.
-#[derive(Debug, Default)]
-pub(super) struct Reasons(Mutex<Vec<String>>);
-
-impl Reasons {
-    pub(super) fn get(&self) -> Vec<String> {
-        self.0.lock().expect("nothing panics while it holds the reasons").clone()
-    }
-
-    pub(super) fn set(&self, reasons: Vec<String>) {
-        let mut current = self.0.lock().expect("nothing panics while it holds the reasons");
-        if *current != reasons {
-            for reason in reasons.iter().filter(|reason| !current.contains(reason)) {
-                tracing::warn!(reason, "the cluster has not formed");
-            }
-            *current = reasons;
-        }
-    }
 }

@@ -1,9 +1,42 @@
-//! Whether log and state belong together, looked at before a node speaks.
+//! What a node keeps on its disk, and whether log and state belong together: looked at before it speaks.
 
+use std::fmt::Display;
+use std::sync::Arc;
+
+use crate::disk::Disk;
 use crate::index::Index;
 use crate::log::LogStore;
+use crate::space::Guard;
+use crate::threads::Threads;
 
-use super::StartError;
+use super::{NodeFailure, StartError};
+
+/// The disk of a node and its two databases; clones share them.
+#[derive(Clone)]
+pub(super) struct Stores {
+    pub(super) disk: Arc<dyn Disk>,
+    /// Where work that waits for the disk is done.
+    pub(super) threads: Arc<dyn Threads>,
+    pub(super) guard: Arc<Guard>,
+    pub(super) log: LogStore,
+    pub(super) index: Index,
+}
+
+impl Stores {
+    /// Why a node ends by `error`. Behind most errors of the storage is one of the disk, which says more.
+    pub(super) fn failure(&self, error: impl Display) -> NodeFailure {
+        if let Some(unknown) = self.index.refused_level() {
+            return NodeFailure::Level(unknown);
+        }
+        match self.disk.fault() {
+            Some(fault) => {
+                tracing::error!(%error, "the storage failed");
+                NodeFailure::Disk { reason: fault.to_string() }
+            }
+            None => NodeFailure::Broken { reason: error.to_string() },
+        }
+    }
+}
 
 /// Whether log and state are of one node's life: openraft takes a lost one for a new node.
 pub(super) fn check_stores(log: &LogStore, index: &Index) -> Result<(), StartError> {

@@ -20,18 +20,22 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use tokio::runtime::{Handle, Runtime};
+use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::command::{Command, Reply, Write};
 use crate::disk::{Disk, FolderDisk, MemoryDisk, Space};
 use crate::format::{Level, WIRE};
+use crate::log::LogStore;
 use crate::model::{COMMAND_BYTES_MAX, Holder, Key};
 use crate::network::client::CallError;
 use crate::network::frame::Message;
+use crate::network::identity::Identity;
 use crate::network::names::Resolve;
 use crate::network::{Header, Http, ListHash};
+use crate::state_machine::Raft;
 use crate::testing::lone_client;
-use crate::types::{ClusterId, LogId, Vote};
+use crate::types::{ClusterId, LogId, TypeConfig, Vote};
 use connections::Connections;
 
 /// For anything that has no deadline of its own.
@@ -40,7 +44,7 @@ const SOON: Duration = Duration::from_secs(60);
 impl Node {
     /// What the simulation looks at.
     pub(crate) fn parts(&self) -> (&Raft, &Identity, &LogStore) {
-        (&self.inner.raft, &self.inner.identity, &self.inner.log)
+        (&self.inner.leadership.raft, &self.inner.contacts.identity, &self.inner.stores.log)
     }
 }
 
@@ -443,16 +447,16 @@ fn a_follower_behind_the_purged_log_catches_up_by_snapshot() {
     let upto = servers[leading].node().index().applied_index();
     for at in [leading, (leading + 2) % 3] {
         let node = servers[at].node().clone();
-        servers[at].run(node.inner.compact(upto.min(node.index().applied_index())));
+        servers[at].run(node.inner.compaction.compact(upto.min(node.index().applied_index())));
         within(SOON, "the purge", || {
-            let purged = node.inner.raft.metrics().borrow_watched().purged;
+            let purged = node.inner.leadership.raft.metrics().borrow_watched().purged;
             purged.is_some_and(|id: LogId| id.index > 30).then_some(())
         });
     }
     servers[follower].start(None);
     expect_on_all(&servers, 0..40);
     within(SOON, "openraft's word that it came by snapshot", || {
-        let snapshot = servers[follower].node().inner.raft.metrics().borrow_watched().snapshot;
+        let snapshot = servers[follower].node().inner.leadership.raft.metrics().borrow_watched().snapshot;
         snapshot.is_some_and(|id| id.index > 30).then_some(())
     });
     write(&servers, 40);
@@ -468,7 +472,8 @@ fn at_rest_nothing_is_written() {
     write(&servers, 0);
     expect_on_all(&servers, 0..1);
     let flush = |s: &Server| s.run(s.node().index().flush_durable()).unwrap();
-    let files = |s: &Server| (s.log_file(), s.state_file(), s.node().inner.log.commits(), s.node().term());
+    let files =
+        |s: &Server| (s.log_file(), s.state_file(), s.node().inner.stores.log.commits(), s.node().term());
     // An election writes votes and an entry; on a busy machine there may be one.
     for window in 1..=5 {
         servers.iter().for_each(flush);
@@ -516,7 +521,8 @@ fn a_stopping_leader_hands_over_first() {
     assert!(servers[leading].run(node.transfer_leader()));
     servers[leading].run(node.shutdown());
     let start = std::time::Instant::now();
-    let others: Vec<&Server> = servers.iter().filter(|s| !s.node().inner.stop.is_cancelled()).collect();
+    let others: Vec<&Server> =
+        servers.iter().filter(|s| !s.node().inner.lifetime.stop.is_cancelled()).collect();
     assert_eq!(others.len(), 2);
     within(SOON, "a write after an orderly stop", || {
         others.iter().find_map(|s| s.propose(advertise(1..2)).ok())
@@ -567,11 +573,11 @@ fn concurrent_proposals_share_commits() {
     let servers = servers(1);
     write(&servers, 0);
     let node = servers[0].node().clone();
-    let (commits, start) = (node.inner.log.commits(), std::time::Instant::now());
+    let (commits, start) = (node.inner.stores.log.commits(), std::time::Instant::now());
     let all = (0..500).map(|number| node.propose(advertise(number..number + 1)));
     let results = servers[0].run(futures_util::future::join_all(all));
     assert!(results.iter().all(Result::is_ok));
-    let commits = node.inner.log.commits() - commits;
+    let commits = node.inner.stores.log.commits() - commits;
     println!("500 writes: {commits} commits, {:?}", start.elapsed());
     assert!(commits < 100, "{commits} commits for 500 concurrent writes");
 }
@@ -595,6 +601,6 @@ fn a_follower_far_behind_catches_up_in_appends_of_bounded_size() {
     servers[follower].start(None);
     expect_on_all(&servers, 0..1);
     assert_eq!(servers[follower].node().index().counts().hosts, 1 + count as u64);
-    let snapshot = servers[follower].node().inner.raft.metrics().borrow_watched().snapshot;
+    let snapshot = servers[follower].node().inner.leadership.raft.metrics().borrow_watched().snapshot;
     assert_eq!(snapshot, None, "it did not come by the log");
 }

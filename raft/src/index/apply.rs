@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use super::hash;
 use super::host::{HostRecord, HostSlot};
 use super::postings::Postings;
-use super::state::State;
+use super::state::IndexState;
 use crate::command::{Command, Reply, Write};
 use crate::format::{Level, Levels, Next};
 use crate::model::{Fingerprint, Holder, Key};
@@ -55,7 +55,7 @@ pub(crate) fn holder_of(command: &Command) -> Option<&Holder> {
 
 const DONE: Reply = Reply::Applied { changed: 0 };
 
-impl State {
+impl IndexState {
     /// Applies `command`, which is at `index` of the log. `batch` holds the inventory of its host.
     pub(super) fn apply(&mut self, batch: &mut Batch, index: u64, command: &Command) -> Reply {
         let (needs, active) = (command.needs(), self.levels.active);

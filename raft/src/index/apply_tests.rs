@@ -20,7 +20,7 @@ fn applied(changed: u32) -> Reply {
 /// A state and one batch that never ends: it holds every inventory.
 #[derive(Default)]
 struct Machine {
-    state: State,
+    state: IndexState,
     batch: Batch,
     index: u64,
 }
@@ -32,7 +32,7 @@ impl Machine {
     }
 
     /// Builds the state anew from what would be stored, which checks every count and sum.
-    fn rebuilt(&self) -> State {
+    fn rebuilt(&self) -> IndexState {
         let parts = Parts {
             applied: None,
             membership: self.state.membership.clone(),
@@ -46,7 +46,7 @@ impl Machine {
             ids.extend(self.batch.inventory(id));
             Ok(())
         };
-        State::build(parts, append).unwrap()
+        IndexState::build(parts, append).unwrap()
     }
 
     fn assert_whole(&self, context: &str) {
@@ -55,7 +55,7 @@ impl Machine {
         assert_eq!(rebuilt.counts(), self.state.counts(), "{context}");
         for (_, key) in self.state.keys.iter() {
             for (group, _) in self.state.groups.iter() {
-                let found = |state: &State| {
+                let found = |state: &IndexState| {
                     let found = state.postings(group, key)?;
                     Some((0..found.len()).map(|at| found.address(at)).collect::<Vec<_>>())
                 };
@@ -65,7 +65,7 @@ impl Machine {
     }
 }
 
-fn holders(state: &State, name: &str) -> Vec<String> {
+fn holders(state: &IndexState, name: &str) -> Vec<String> {
     let found = state.postings("g", &key(name));
     found.map_or(vec![], |found| (0..found.len()).map(|at| found.address(at).ip().to_string()).collect())
 }

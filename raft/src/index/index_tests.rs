@@ -1,6 +1,7 @@
 //! The index as a whole: on disk and in memory.
 
 use std::path::Path;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use openraft::storage::{RaftSnapshotBuilder, RaftStateMachine};
@@ -11,7 +12,7 @@ use redb::{Builder, ReadableTable};
 use super::*;
 use crate::command::{Command, Reply, Write};
 use crate::disk::{FolderDisk, MemoryDisk};
-use crate::limits::{FLUSH_INTERVAL, UNFLUSHED_ENTRIES_MAX};
+use crate::limits::{FLUSH_INTERVAL, UNFLUSHED_ENTRIES_MAX, UNFLUSHED_KEYS_MAX};
 use crate::model::Pair;
 use crate::snapshot::SnapshotData;
 use crate::state_machine::StateMachine;

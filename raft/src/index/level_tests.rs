@@ -1,5 +1,7 @@
 //! Levels in the state: what is written before one begins, what begins with it, and who refuses it.
 
+use std::time::Duration;
+
 use super::*;
 use crate::command::{Command, Reply};
 use crate::disk::FolderDisk;

@@ -35,7 +35,7 @@ pub struct Counts {
 
 /// What `apply` works on.
 #[derive(Debug, Default)]
-pub(crate) struct State {
+pub(crate) struct IndexState {
     pub(super) keys: KeyTable,
     pub(super) hosts: Slots<HostSlot>,
     pub(super) groups: Groups,
@@ -66,7 +66,7 @@ pub(crate) struct Parts {
     pub(crate) hosts: Vec<(u32, HostRecord)>,
 }
 
-impl State {
+impl IndexState {
     fn restore_host(&mut self, id: u32, record: HostRecord) -> Result<(), IndexError> {
         let group = self.groups.intern(&record.holder.group);
         let hash = hash::host(self.levels.active, &record);

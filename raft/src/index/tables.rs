@@ -21,7 +21,7 @@ use redb::{TableDefinition, TableError, TableHandle, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
 use super::host::HostRecord;
-use super::state::{Counts, Parts, State};
+use super::state::{Counts, IndexState, Parts};
 use super::unflushed::{Changes, Delta};
 use super::{IndexError, inventory};
 use crate::format::{Level, Levels, Reads, STORAGE, UnknownLevel};
@@ -52,7 +52,7 @@ pub(crate) struct Applied {
 }
 
 impl Applied {
-    pub(crate) fn of(state: &State) -> Self {
+    pub(crate) fn of(state: &IndexState) -> Self {
         let Counts { hosts, keys, pairs, hosts_hidden: _, groups: _ } = state.counts();
         Self { log_id: state.applied, checksum: state.checksum, hosts, keys, pairs }
     }
@@ -138,10 +138,10 @@ pub(crate) fn check_level(active: Level) -> Result<Level, IndexError> {
 }
 
 /// Reads the whole state, checking it against what `meta` says of it.
-pub(super) fn read_state(database: &Database) -> Result<State, IndexError> {
+pub(super) fn read_state(database: &Database) -> Result<IndexState, IndexError> {
     let transaction = database.begin_read().map_err(IndexError::storage("begin a read"))?;
     if is_empty(&transaction)? {
-        return Ok(State::default());
+        return Ok(IndexState::default());
     }
     let meta = read_meta(&transaction)?;
     let applied = meta.applied.clone();
@@ -155,7 +155,7 @@ pub(super) fn read_state(database: &Database) -> Result<State, IndexError> {
         parts.hosts.push((id.value(), STORAGE.decode::<HostRecord>("host record", bytes.value())?));
     }
     let inventories = transaction.open_table(INVENTORIES).map_err(IndexError::storage("open inventories"))?;
-    let state = State::build(parts, |id, ids| {
+    let state = IndexState::build(parts, |id, ids| {
         let bytes = inventories.get(id).map_err(IndexError::storage("read an inventory"))?;
         match bytes {
             Some(bytes) => Ok(inventory::decode_into(bytes.value(), ids)?),
@@ -214,7 +214,7 @@ pub(super) struct Rows {
 
 impl Rows {
     /// The rows that `changes` names, as `state` has them.
-    pub(super) fn of(state: &State, changes: Changes) -> Self {
+    pub(super) fn of(state: &IndexState, changes: Changes) -> Self {
         let level = state.level();
         let host = |id: u32| (id, state.hosts.get(id).map(|slot| STORAGE.encode(level, &slot.record)));
         let key = |id: u32| (id, state.keys.get(id).map(|key| STORAGE.encode(level, key)));
@@ -258,7 +258,7 @@ impl Rows {
     }
 }
 
-fn meta_rows(state: &State, changes: &Changes) -> Vec<(&'static str, Vec<u8>)> {
+fn meta_rows(state: &IndexState, changes: &Changes) -> Vec<(&'static str, Vec<u8>)> {
     let level = state.level();
     let mut rows = vec![(APPLIED, STORAGE.encode(level, &Applied::of(state)))];
     if changes.membership {
@@ -282,7 +282,7 @@ fn meta_rows(state: &State, changes: &Changes) -> Vec<(&'static str, Vec<u8>)> {
 /// writes them.
 pub(super) fn write_whole(
     transaction: &WriteTransaction,
-    state: &State,
+    state: &IndexState,
     mut inventory_of: impl FnMut(u32) -> Vec<u8>,
 ) -> Result<(), IndexError> {
     for table in [HOSTS, KEYS, INVENTORIES] {

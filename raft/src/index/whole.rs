@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 
-use super::state::{Counts, State};
+use super::state::{Counts, IndexState};
 use super::tables::Applied;
 
 /// A state that was verified, and replaces the one of an index.
 pub struct WholeState {
-    pub(crate) state: State,
+    pub(crate) state: IndexState,
     /// Encoded key ids, as they are stored, by host id.
     pub(crate) inventories: HashMap<u32, Vec<u8>>,
 }

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 /// Largest snapshot that is taken in, bytes; 20 million pairs are a few hundred megabytes.
 pub const SNAPSHOT_BYTES_MAX: u64 = 8 * 1024 * 1024 * 1024;
+/// Snapshots that are received at once: a state is built in memory.
+pub const SNAPSHOTS_RECEIVED_MAX: usize = 1;
 /// Time without progress after which a snapshot is dropped; its installation counts as one step.
 pub const SNAPSHOT_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Time after which a snapshot that is not there is given up, however it moves: it holds the log.

@@ -3,9 +3,9 @@
 
 use std::borrow::Cow;
 
+#[cfg(doc)]
 use crate::format::Format;
 use crate::format::{FormatError, Level, STORAGE};
-#[cfg(doc)]
 use crate::limits::SEGMENT_BYTES_MAX;
 
 const WHAT: &str = "segment of the raft log";

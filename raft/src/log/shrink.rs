@@ -9,9 +9,9 @@ use crate::format::Level;
 use crate::limits::SHRINK_DELETE_STEP;
 
 use super::stored::StoredEntries;
-use super::view::Shared;
+use super::view::SharedLog;
 
-impl Shared {
+impl SharedLog {
     /// On the writer's thread.
     pub(super) fn shrink(&self) -> io::Result<()> {
         if let (Some(purged), _) = self.state() {

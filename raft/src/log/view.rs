@@ -45,8 +45,8 @@ struct View {
     tail: BTreeMap<u64, Arc<Entry>>,
 }
 
-/// Shared by the handles, the readers and the writer.
-pub(super) struct Shared {
+/// SharedLog by the handles, the readers and the writer.
+pub(super) struct SharedLog {
     /// `None` once closed.
     database: RwLock<Option<Database>>,
     view: Mutex<View>,
@@ -57,12 +57,12 @@ pub(super) struct Shared {
     commits: AtomicU64,
 }
 
-/// The error of every call after [`Shared::close`].
+/// The error of every call after [`SharedLog::close`].
 pub(super) fn closed() -> io::Error {
     io::Error::other("the raft log is closed")
 }
 
-impl Shared {
+impl SharedLog {
     pub(super) fn new(database: Database, loaded: Loaded) -> Self {
         let Loaded { id: _, vote, committed, purged, last } = loaded;
         let view = View { vote, committed, purged, last, tail: BTreeMap::new() };

@@ -17,7 +17,7 @@ use crate::types::{Entry, LogId, TypeConfig, Vote};
 use super::encode_entry;
 use super::stored::StoredEntries;
 use super::tables::{META, META_PURGED, META_VOTE};
-use super::view::{Shared, approximate_bytes, closed};
+use super::view::{SharedLog, approximate_bytes, closed};
 
 pub(super) type Done = oneshot::Sender<io::Result<()>>;
 
@@ -64,7 +64,7 @@ impl Job {
 
 /// Performs jobs until a [`Job::Close`], or until all handles are gone.
 pub(super) struct Writer {
-    shared: Arc<Shared>,
+    shared: Arc<SharedLog>,
     queue: mpsc::Receiver<Job>,
     /// The first one of the next step.
     first: Option<Job>,
@@ -87,7 +87,7 @@ impl Worker for Writer {
 }
 
 impl Writer {
-    pub(super) fn new(shared: Arc<Shared>, queue: mpsc::Receiver<Job>) -> Self {
+    pub(super) fn new(shared: Arc<SharedLog>, queue: mpsc::Receiver<Job>) -> Self {
         Self { shared, queue, first: None }
     }
 

@@ -11,7 +11,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::net::TcpStream;
 use tokio::time::sleep;
 
-use crate::limits::{CONNECT_TIMEOUT, NEXT_ADDRESS_AFTER};
+use crate::limits::NEXT_ADDRESS_AFTER;
 
 /// Makes connections.
 pub trait Connect: Debug + Send + Sync + 'static {
@@ -72,6 +72,7 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
+    use crate::limits::CONNECT_TIMEOUT;
 
     fn bound() -> TcpSocket {
         let socket = TcpSocket::new_v4().unwrap();

@@ -11,10 +11,10 @@ use crate::limits::{LAG_MARK_INTERVAL, LAG_MARKS_MAX, QUORUM_HEARD_MAX};
 
 /// What was heard of the leader.
 #[derive(Debug, Default)]
-pub(crate) struct Heard(Mutex<State>);
+pub(crate) struct Heard(Mutex<LeaderContact>);
 
 #[derive(Debug, Default)]
-struct State {
+struct LeaderContact {
     /// When the leader was last heard.
     at: Option<Instant>,
     /// The term of that leader.
@@ -36,7 +36,7 @@ struct Mark {
 
 /// How a follower stands to its leader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Standing {
+pub(crate) enum Following {
     /// No leader was heard for [`QUORUM_HEARD_MAX`].
     Silent,
     /// What was committed when the leader was heard again is not applied yet.
@@ -51,7 +51,7 @@ pub(crate) enum Standing {
     },
 }
 
-impl State {
+impl LeaderContact {
     /// From now on the leader must first show what is committed.
     fn begin_anew(&mut self) {
         self.caught_up = false;
@@ -81,7 +81,7 @@ impl State {
 }
 
 impl Heard {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, LeaderContact> {
         self.0.lock().expect("nothing panics while it holds what was heard")
     }
 
@@ -113,16 +113,16 @@ impl Heard {
     }
 
     /// How this node stands, with entries up to `applied` applied.
-    pub(crate) fn standing(&self, applied: u64) -> Standing {
+    pub(crate) fn standing(&self, applied: u64) -> Following {
         let mut state = self.state();
         if state.at.is_none_or(|at| at.elapsed() > QUORUM_HEARD_MAX) {
-            return Standing::Silent;
+            return Following::Silent;
         }
         state.note_applied(applied);
         if !state.caught_up {
-            return Standing::CatchingUp;
+            return Following::CatchingUp;
         }
-        Standing::Follows {
+        Following::Follows {
             committed: state.missing.back().map_or(applied, |mark| mark.index),
             missing_for: state.missing.front().map_or(Duration::ZERO, |mark| mark.since.elapsed()),
         }
@@ -135,20 +135,20 @@ mod tests {
 
     const HEARTBEAT: Duration = Duration::from_millis(100);
 
-    fn follows(committed: u64, missing_for: Duration) -> Standing {
-        Standing::Follows { committed, missing_for }
+    fn follows(committed: u64, missing_for: Duration) -> Following {
+        Following::Follows { committed, missing_for }
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_starts_or_comes_back_is_behind_until_what_was_committed_then_is_applied() {
         let heard = Heard::default();
-        assert_eq!(heard.standing(7), Standing::Silent);
+        assert_eq!(heard.standing(7), Following::Silent);
         heard.leader(1, Some(9), 7);
-        assert_eq!(heard.standing(7), Standing::CatchingUp);
+        assert_eq!(heard.standing(7), Following::CatchingUp);
         tokio::time::advance(HEARTBEAT).await;
         // Writes go on: it must not have to reach the end of a log that grows.
         heard.leader(1, Some(20), 8);
-        assert_eq!(heard.standing(8), Standing::CatchingUp);
+        assert_eq!(heard.standing(8), Following::CatchingUp);
         heard.leader(1, Some(30), 9);
         assert_eq!(heard.standing(9), follows(30, Duration::ZERO));
         heard.leader(1, Some(30), 30);
@@ -157,9 +157,9 @@ mod tests {
         tokio::time::advance(QUORUM_HEARD_MAX).await;
         assert_eq!(heard.standing(30), follows(30, Duration::ZERO));
         tokio::time::advance(Duration::from_millis(1)).await;
-        assert_eq!(heard.standing(30), Standing::Silent);
+        assert_eq!(heard.standing(30), Following::Silent);
         heard.leader(1, Some(31), 30);
-        assert_eq!(heard.standing(30), Standing::CatchingUp);
+        assert_eq!(heard.standing(30), Following::CatchingUp);
         assert_eq!(heard.standing(31), follows(31, Duration::ZERO));
     }
 
@@ -168,16 +168,16 @@ mod tests {
     async fn a_leader_that_has_committed_nothing_of_its_own_shows_nobody_to_be_current() {
         let heard = Heard::default();
         heard.leader(1, None, 7);
-        assert_eq!(heard.standing(7), Standing::CatchingUp);
+        assert_eq!(heard.standing(7), Following::CatchingUp);
         heard.leader(1, Some(9), 7);
         heard.leader(1, Some(9), 9);
         assert_eq!(heard.standing(9), follows(9, Duration::ZERO));
         // Another one, and one more that has committed an entry before it is heard here.
         heard.leader(2, None, 9);
-        assert_eq!(heard.standing(9), Standing::CatchingUp);
+        assert_eq!(heard.standing(9), Following::CatchingUp);
         for (term, committed) in [(2, 11), (3, 13)] {
             heard.leader(term, Some(committed), committed - 2);
-            assert_eq!(heard.standing(committed - 2), Standing::CatchingUp);
+            assert_eq!(heard.standing(committed - 2), Following::CatchingUp);
             assert_eq!(heard.standing(committed), follows(committed, Duration::ZERO));
         }
     }
@@ -209,7 +209,7 @@ mod tests {
                 let applied = 1_000 + (beat * 10_u64).saturating_sub(lag_beats * 10);
                 heard.leader(1, Some(1_000 + beat * 10), applied);
                 if beat > lag_beats + 1 {
-                    let Standing::Follows { missing_for, .. } = heard.standing(applied) else {
+                    let Following::Follows { missing_for, .. } = heard.standing(applied) else {
                         panic!("{beat}")
                     };
                     least = least.min(missing_for);
@@ -230,7 +230,7 @@ mod tests {
             tokio::time::advance(HEARTBEAT).await;
             heard.leader(1, Some(100 + beat), beat / 4);
         }
-        let Standing::Follows { missing_for, .. } = heard.standing(100) else {
+        let Following::Follows { missing_for, .. } = heard.standing(100) else {
             panic!("the goal is reached")
         };
         assert!(missing_for > Duration::from_secs(29), "{missing_for:?}");

@@ -1,5 +1,6 @@
 //! The routes that other servers call.
 
+mod permits;
 mod snapshot;
 
 use std::future::Future;
@@ -16,7 +17,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use openraft::async_runtime::WatchReceiver;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest};
 use serde::Serialize;
-use tokio::sync::{Semaphore, SemaphorePermit, TryAcquireError};
+use tokio::sync::SemaphorePermit;
 
 use crate::address::is_address;
 use crate::format::{FormatError, WIRE};
@@ -36,19 +37,15 @@ use super::reach::{Claimed, Scout, Unreached};
 use super::whereabouts::Whereabouts;
 use super::{Header, RAFT_PREFIX, Whoami};
 
+pub(crate) use permits::Permits;
+
 /// What the routes need.
 #[derive(Clone)]
 pub(crate) struct RpcState {
     pub(crate) identity: Arc<Identity>,
     pub(crate) raft: Raft,
     pub(crate) heard: Arc<Heard>,
-    /// One snapshot is taken in at a time: it is built in memory.
-    pub(crate) receiving: Arc<Semaphore>,
-    /// [`crate::limits::MESSAGES_MAX`] other messages. Closed: the node is stopping.
-    pub(crate) messages: Arc<Semaphore>,
-    /// [`crate::limits::REACH_LOOKS_MAX`] looks for other servers. Each takes seconds where nobody answers: they hold
-    /// no place of a message.
-    pub(crate) looking: Arc<Semaphore>,
+    pub(crate) permits: Permits,
     pub(crate) index: Index,
     /// What the disk has room for.
     pub(crate) guard: Arc<Guard>,
@@ -144,14 +141,9 @@ fn route(name: &str) -> String {
 }
 
 impl RpcState {
-    /// openraft must not hear of a message after its end: it takes that for an error.
-    fn check_running(&self) -> Result<(), RpcError> {
-        if self.messages.is_closed() { Err(RpcError::Stopping) } else { Ok(()) }
-    }
-
     /// Lets a message pass that is for this node; a pristine node joins the sender's cluster first.
     async fn admit(&self, header: &Header) -> Result<(), RpcError> {
-        self.check_running()?;
+        self.permits.check_running()?;
         let pristine = self.identity.check(header)?;
         self.check_sender(header)?;
         if pristine {
@@ -203,22 +195,14 @@ impl RpcState {
         Ok(WIRE.encode_version(version, &answer).into_response())
     }
 
-    /// A place among the messages that are handled.
-    fn place(&self) -> Result<SemaphorePermit<'_>, RpcError> {
-        self.messages.try_acquire().map_err(|error| match error {
-            TryAcquireError::NoPermits => RpcError::Busy,
-            TryAcquireError::Closed => RpcError::Stopping,
-        })
-    }
-
     async fn read<M: Message>(
         &self,
         body: Body,
         limit: usize,
     ) -> Result<(SemaphorePermit<'_>, Received<M>), RpcError> {
-        let one = self.place()?;
+        let one = self.permits.message()?;
         let bytes = read_body(body, limit).await?;
-        self.check_running()?;
+        self.permits.check_running()?;
         Ok((one, frame::read(&bytes)?))
     }
 }
@@ -293,7 +277,7 @@ async fn standing(State(state): State<RpcState>, body: Body) -> Result<Response,
 
 async fn reach(State(state): State<RpcState>, body: Body) -> Result<Json<Vec<Unreached>>, RpcError> {
     let bytes = {
-        let _one = state.place()?;
+        let _one = state.permits.message()?;
         read_body(body, SMALL_BODY_BYTES_MAX).await?
     };
     let unreadable = |error: serde_json::Error| RpcError::Body { reason: error.to_string() };
@@ -301,13 +285,13 @@ async fn reach(State(state): State<RpcState>, body: Body) -> Result<Json<Vec<Unr
     if servers.len() > REACH_SERVERS_MAX {
         return Err(RpcError::Body { reason: format!("more than {REACH_SERVERS_MAX} servers") });
     }
-    let _look = state.looking.try_acquire().map_err(|_| RpcError::Busy)?;
+    let _look = state.permits.look()?;
     Ok(Json(state.scout.look(&servers).await))
 }
 
 /// The address that the membership knows, if there is one, wins over what bootstrap found.
 async fn whoami(State(state): State<RpcState>) -> Result<Json<Whoami>, RpcError> {
-    state.check_running()?;
+    state.permits.check_running()?;
     let mut whoami = state.identity.whoami();
     let metrics = state.raft.metrics();
     let metrics = metrics.borrow_watched();

@@ -12,11 +12,11 @@ use openraft::{OptionalSend, OptionalSync};
 #[derive(Debug)]
 struct Channel<T> {
     value: RwLock<T>,
-    state: Mutex<State>,
+    state: Mutex<Waiters>,
 }
 
 #[derive(Debug)]
-struct State {
+struct Waiters {
     version: u64,
     senders: usize,
     waiting: BTreeMap<u64, Waker>,
@@ -35,7 +35,7 @@ pub struct Receiver<T> {
 }
 
 impl<T> Channel<T> {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, Waiters> {
         self.state.lock().expect("nothing panics while it holds the channel")
     }
 
@@ -43,7 +43,7 @@ impl<T> Channel<T> {
         self.value.read().expect("nothing panics while it writes the value")
     }
 
-    fn wake(&self, change: impl FnOnce(&mut State)) {
+    fn wake(&self, change: impl FnOnce(&mut Waiters)) {
         let waiting = {
             let mut state = self.state();
             change(&mut state);
@@ -59,7 +59,7 @@ impl<T> Channel<T> {
 
 impl<T> Sender<T> {
     fn new(value: T) -> Self {
-        let state = State { version: 0, senders: 1, waiting: BTreeMap::new(), next: 0 };
+        let state = Waiters { version: 0, senders: 1, waiting: BTreeMap::new(), next: 0 };
         Self(Arc::new(Channel { value: RwLock::new(value), state: Mutex::new(state) }))
     }
 }

@@ -31,7 +31,7 @@ const READ_PATIENCE: Duration = Duration::from_secs(4);
 
 /// What all clients share.
 #[derive(Default)]
-pub(crate) struct Shared {
+pub(crate) struct Records {
     /// Raft addresses at which servers may be.
     pub(crate) servers: Vec<String>,
     /// One more that an operator asks: it is being added.
@@ -53,10 +53,10 @@ pub(crate) struct Shared {
 
 /// A handle on what clients share.
 #[derive(Clone, Default)]
-pub(crate) struct Book(Arc<Mutex<Shared>>);
+pub(crate) struct Book(Arc<Mutex<Records>>);
 
 impl Book {
-    pub(crate) fn open(&self) -> MutexGuard<'_, Shared> {
+    pub(crate) fn open(&self) -> MutexGuard<'_, Records> {
         self.0.lock().expect("nothing panics while it holds the book")
     }
 

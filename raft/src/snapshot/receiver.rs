@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Header, Record, SnapshotData, SnapshotError, Source};
 use crate::format::STORAGE;
-use crate::index::state::{Parts, State};
+use crate::index::state::{IndexState, Parts};
 use crate::index::tables::{self, Applied};
 use crate::index::{WholeState, inventory};
 use crate::limits::RECORD_BYTES_MAX;
@@ -147,7 +147,7 @@ impl Receiver {
         parts.membership = membership;
         parts.tombstones = tombstones;
         parts.levels = levels;
-        let state = State::build(parts, |id, ids| {
+        let state = IndexState::build(parts, |id, ids| {
             let bytes = inventories.get(&id).map_or(&[][..], Vec::as_slice);
             Ok(inventory::decode_into(bytes, ids)?)
         })?;

@@ -3,6 +3,7 @@
 use super::*;
 use crate::command::Command;
 use crate::disk::MemoryDisk;
+use crate::limits::RECORD_BYTES_MAX;
 use crate::testing::{entry, holder, key, log_id, write};
 
 fn index() -> Index {

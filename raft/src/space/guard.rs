@@ -13,7 +13,7 @@ use crate::limits::{FLUSH_BYTES_MOST, LITTLE_ROOM, SNAPSHOT_ROOM_FACTOR, SNAPSHO
 use crate::types::Entry;
 
 use super::DiskSpace;
-use super::level::{Level, Marks};
+use super::fullness::{Fullness, Marks};
 
 /// Refused: the disk of this node is low.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -28,13 +28,13 @@ pub(crate) struct DiskLow {
 pub(crate) struct Guard {
     setting: Option<u64>,
     folder: String,
-    state: Mutex<State>,
+    state: Mutex<Seen>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct Seen {
     space: Option<Space>,
-    level: Level,
+    fullness: Fullness,
     /// What is still taken of entries although the level is low.
     grace: u64,
     /// Entries or a snapshot have been refused since the level is low.
@@ -51,7 +51,7 @@ impl Guard {
         Self { setting, folder, state: Mutex::default() }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, Seen> {
         self.state.lock().expect("nothing panics while it holds the state of the disk")
     }
 
@@ -60,28 +60,28 @@ impl Guard {
         Marks::of(self.setting, total_bytes)
     }
 
-    fn marks(&self, state: &State, space: Space) -> Marks {
+    fn marks(&self, state: &Seen, space: Space) -> Marks {
         let wanted = state.wanted.filter(|(_, until)| *until > Instant::now());
         self.marks_of(space.total_bytes).at_least(wanted.map_or(0, |(bytes, _)| bytes))
     }
 
     /// Notes what a look has found; the level before and after.
-    pub(crate) fn look(&self, space: Space) -> (Level, Level) {
+    pub(crate) fn look(&self, space: Space) -> (Fullness, Fullness) {
         let mut state = self.state();
         let marks = self.marks(&state, space);
-        let before = state.level;
+        let before = state.fullness;
         state.space = Some(space);
-        state.level = before.next(space.free_bytes, &marks);
-        if before == Level::Fine {
+        state.fullness = before.next(space.free_bytes, &marks);
+        if before == Fullness::Fine {
             state.grace = marks.grace;
         }
-        state.refused &= state.level > Level::Fine;
-        (before, state.level)
+        state.refused &= state.fullness > Fullness::Fine;
+        (before, state.fullness)
     }
 
     /// As it was last seen.
-    pub(crate) fn level(&self) -> Level {
-        self.state().level
+    pub(crate) fn fullness(&self) -> Fullness {
+        self.state().fullness
     }
 
     /// As it was last seen; `None` for a disk without bounds.
@@ -89,18 +89,18 @@ impl Guard {
         self.disk_in(&self.state())
     }
 
-    fn disk_in(&self, state: &State) -> Option<DiskSpace> {
+    fn disk_in(&self, state: &Seen) -> Option<DiskSpace> {
         let space = state.space?;
         Some(DiskSpace {
             folder: self.folder.clone(),
             free_bytes: space.free_bytes,
             total_bytes: space.total_bytes,
             minimum_bytes: self.marks(state, space).minimum,
-            low: state.level > Level::Fine,
+            low: state.fullness > Fullness::Fine,
         })
     }
 
-    fn low(&self, state: &State) -> Result<(), DiskLow> {
+    fn low(&self, state: &Seen) -> Result<(), DiskLow> {
         match self.disk_in(state) {
             Some(disk) if disk.low => Err(DiskLow { disk }),
             _ => Ok(()),
@@ -112,7 +112,7 @@ impl Guard {
     pub(crate) fn admit_entries(&self, entries: &[Entry]) -> Result<(), DiskLow> {
         let bytes: u64 = entries.iter().map(weight).sum();
         let mut state = self.state();
-        if state.level > Level::Fine {
+        if state.fullness > Fullness::Fine {
             match state.grace.checked_sub(bytes) {
                 Some(left) => state.grace = left,
                 None => {
@@ -127,7 +127,7 @@ impl Guard {
     /// Whether a snapshot may come in.
     pub(crate) fn admit_snapshot(&self) -> Result<(), DiskLow> {
         let mut state = self.state();
-        state.refused |= state.level > Level::Fine;
+        state.refused |= state.fullness > Fullness::Fine;
         self.low(&state)
     }
 
@@ -147,7 +147,7 @@ impl Guard {
             return Ok(());
         }
         state.wanted = Some((wanted, Instant::now() + SNAPSHOT_WANTED_FOR));
-        state.level = state.level.next(space.free_bytes, &self.marks(&state, space));
+        state.fullness = state.fullness.next(space.free_bytes, &self.marks(&state, space));
         tracing::warn!(bytes, wanted, free = space.free_bytes, "the disk has no room for a snapshot");
         self.low(&state)
     }
@@ -248,7 +248,7 @@ mod tests {
     fn a_low_disk_takes_what_is_under_way_and_then_no_entries() {
         let guard = guard();
         guard.look(free(20 * MIB));
-        assert_eq!(guard.look(free(16 * MIB - 1)), (Level::Fine, Level::Low));
+        assert_eq!(guard.look(free(16 * MIB - 1)), (Fullness::Fine, Fullness::Low));
         assert!(guard.admit_snapshot().is_err());
         let most = guard.marks_of(1024 * MIB).grace / weight(&advertise());
         let taken = (0..=most).take_while(|_| guard.admit_entries(&[advertise()]).is_ok()).count() as u64;
@@ -271,8 +271,8 @@ mod tests {
         guard.look(free(100 * MIB));
         guard.admit_install(10 * MIB).unwrap();
         assert!(guard.admit_install(50 * MIB).is_err());
-        assert_eq!(guard.look(free(101 * MIB)), (Level::Low, Level::Low));
-        assert_eq!(guard.look(free(102 * MIB)), (Level::Low, Level::Fine));
+        assert_eq!(guard.look(free(101 * MIB)), (Fullness::Low, Fullness::Low));
+        assert_eq!(guard.look(free(102 * MIB)), (Fullness::Low, Fullness::Fine));
         guard.admit_install(50 * MIB).unwrap();
         assert_eq!(guard.disk().unwrap().minimum_bytes, 16 * MIB);
     }

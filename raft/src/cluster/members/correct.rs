@@ -10,11 +10,11 @@ use std::collections::btree_map::Entry;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use openraft::ChangeMembers;
-use openraft::async_runtime::WatchReceiver;
 use tokio::time::timeout;
 
+use super::Changes;
 use crate::address::is_loopback;
-use crate::cluster::Node;
+use crate::cluster::contacts::Contacts;
 use crate::limits::STEP_TIMEOUT;
 use crate::network::Whoami;
 use crate::network::reach::{Claimed, Port};
@@ -62,19 +62,18 @@ fn corrections(nodes: &BTreeMap<NodeId, Member>, at: &BTreeMap<NodeId, At>) -> B
     after
 }
 
-impl Node {
+impl Changes {
     /// On the leader: lets the membership say where members are, if it does not.
     pub(in crate::cluster) async fn correct_members(&self) {
-        let inner = &self.inner;
-        let metrics = inner.raft.metrics().borrow_watched().clone();
+        let metrics = self.leadership.metrics();
         let membership = metrics.membership_config.membership();
-        let leads = self.leader().is_some_and(|(id, _)| id == metrics.id);
+        let leads = self.leadership.leader().is_some_and(|(id, _)| id == metrics.id);
         if !leads || membership.get_joint_config().len() > 1 {
             return;
         }
         let nodes: BTreeMap<NodeId, Member> = membership
             .nodes()
-            .filter(|(id, _)| !inner.index.is_tombstone(**id))
+            .filter(|(id, _)| !self.stores.index.is_tombstone(**id))
             .map(|(id, member)| (*id, member.clone()))
             .collect();
         let at = nodes.iter().map(|(id, member)| (*id, self.place_of(*id, member))).collect();
@@ -89,9 +88,9 @@ impl Node {
             }
         }
         // What nobody can verify must not keep an operator from his changes.
-        let Ok(_only) = inner.changing.try_acquire() else { return };
-        let unchanged = inner.raft.metrics().borrow_watched().membership_config.log_id()
-            == metrics.membership_config.log_id();
+        let Ok(_only) = self.changing.try_acquire() else { return };
+        let now = self.leadership.metrics();
+        let unchanged = now.membership_config.log_id() == metrics.membership_config.log_id();
         if verified.is_empty() || !unchanged {
             return;
         }
@@ -109,24 +108,25 @@ impl Node {
 
     /// Where a member is as far as this node knows.
     fn place_of(&self, node_id: NodeId, member: &Member) -> At {
-        let inner = &self.inner;
-        if node_id == inner.identity.node_id {
-            let raft = inner.identity.raft_address().unwrap_or_else(|| member.raft_address.clone());
-            return At { raft, api: inner.identity.api_address() };
+        let Contacts { identity, whereabouts, .. } = &self.contacts;
+        if node_id == identity.node_id {
+            let raft = identity.raft_address().unwrap_or_else(|| member.raft_address.clone());
+            return At { raft, api: identity.api_address() };
         }
-        let api = inner.whereabouts.api(node_id).unwrap_or_else(|| member.api_address.clone());
-        At { raft: inner.whereabouts.address(node_id, member), api }
+        let api = whereabouts.api(node_id).unwrap_or_else(|| member.api_address.clone());
+        At { raft: whereabouts.address(node_id, member), api }
     }
 
     /// Whether the member answers where it should be from now on, and no longer where it was. A name that
     /// works stays, also beside another one; so does an address that a second process answers at.
     async fn is_verified(&self, nodes: &BTreeMap<NodeId, Member>, node_id: NodeId, after: &Member) -> bool {
-        let (inner, before) = (&self.inner, &nodes[&node_id]);
-        let own_cluster = inner.identity.cluster_id().map(|id| id.to_string());
+        let Contacts { identity, client, .. } = &self.contacts;
+        let before = &nodes[&node_id];
+        let own_cluster = identity.cluster_id().map(|id| id.to_string());
         let is_it = |whoami: &Whoami| whoami.node_id == node_id && whoami.cluster_id == own_cluster;
-        let is_self = node_id == inner.identity.node_id;
-        let new = inner.client.whoami(&after.raft_address).await.ok().filter(is_it);
-        let Some(new) = new.filter(|new| !is_self || new.boot_nonce == inner.identity.boot_nonce) else {
+        let is_self = node_id == identity.node_id;
+        let new = client.whoami(&after.raft_address).await.ok().filter(is_it);
+        let Some(new) = new.filter(|new| !is_self || new.boot_nonce == identity.boot_nonce) else {
             return false;
         };
         if new.api_address != after.api_address {
@@ -142,7 +142,7 @@ impl Node {
         if is_self && leaves_loopback {
             return true;
         }
-        !inner.client.whoami(&before.raft_address).await.ok().is_some_and(|old| is_it(&old))
+        !client.whoami(&before.raft_address).await.ok().is_some_and(|old| is_it(&old))
     }
 
     /// Whether another member reaches this node at `after`, and none reaches it where the membership says, unless
@@ -154,10 +154,9 @@ impl Node {
         after: &Member,
         leaves_loopback: bool,
     ) -> bool {
-        let inner = &self.inner;
-        let me = inner.identity.node_id;
+        let me = self.contacts.identity.node_id;
         let others = nodes.iter().filter(|(id, _)| **id != me);
-        let others: Vec<String> = others.map(|(id, member)| inner.whereabouts.address(*id, member)).collect();
+        let others: Vec<String> = others.map(|(id, member)| self.contacts.address(*id, member)).collect();
         if others.is_empty() {
             return true;
         }
@@ -167,9 +166,9 @@ impl Node {
 
     /// Whether one of `others` reaches this node's raft port at that place.
     async fn is_found_at(&self, others: &[String], place: &Member) -> bool {
-        let scout = self.inner.scout();
+        let scout = self.contacts.scout();
         let Member { raft_address, api_address } = place.clone();
-        let claimed = [Claimed { node_id: self.inner.identity.node_id, raft_address, api_address }];
+        let claimed = [Claimed { node_id: self.contacts.identity.node_id, raft_address, api_address }];
         let mut asked: FuturesUnordered<_> = others.iter().map(|other| scout.ask(other, &claimed)).collect();
         while let Some(answer) = asked.next().await {
             if answer.is_ok_and(|unreached| unreached.iter().all(|one| one.port != Port::Raft)) {

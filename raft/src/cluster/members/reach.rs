@@ -5,14 +5,13 @@
 use futures_util::future::join_all;
 
 use super::plan::View;
-use super::{Change, MembersError, Refusal};
+use super::{Change, Changes, MembersError, Refusal};
 use crate::address::is_loopback;
-use crate::cluster::Node;
 use crate::cluster::bootstrap::Seen;
 use crate::network::reach::{Claimed, Port, Unreached};
 use crate::types::NodeId;
 
-impl Node {
+impl Changes {
     /// Refuses a server that is about to become a member, or to move, if one of those that answer does not
     /// reach it, or if it does not reach one of them.
     pub(super) async fn check_reach(
@@ -22,7 +21,7 @@ impl Node {
         newcomers: &[Seen],
         node_id: NodeId,
     ) -> Result<(), MembersError> {
-        let scout = self.inner.scout();
+        let scout = self.contacts.scout();
         let (new, old) = whereabouts(view, change, newcomers, node_id);
         let by_new = new.iter().map(async |newcomer| {
             let others: Vec<Claimed> =

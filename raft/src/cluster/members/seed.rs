@@ -12,15 +12,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use openraft::async_runtime::WatchReceiver;
 use openraft::raft::SnapshotResponse;
 use openraft::type_config::alias::SnapshotOf;
 
-use super::{Phase, Progress};
-use crate::cluster::tasks::Ends;
-use crate::cluster::{Inner, Node};
+use super::{Changes, Phase, Progress};
+use crate::cluster::contacts::Contacts;
+use crate::cluster::lifetime::Ends;
 use crate::format::WIRE;
-use crate::limits::{LOG_KEEP_BYTES, SEED_APPENDED_BYTES_MAX, SEED_LOOK_INTERVAL};
+use crate::limits::{SEED_APPENDED_BYTES_MAX, SEED_LOOK_INTERVAL};
 use crate::network::{ListHash, Whoami, snapshot};
 use crate::snapshot::{SnapshotData, about_bytes};
 use crate::types::{NodeId, TypeConfig};
@@ -49,10 +48,15 @@ impl Seeding {
     }
 }
 
-impl Node {
+impl Changes {
     /// Starts the transfer, or says how far it is.
-    pub(super) fn seed(&self, node_id: NodeId, address: String, list_hash: Option<ListHash>) -> Progress {
-        let mut slot = self.inner.seeding.slot();
+    pub(super) fn seed(
+        self: &Arc<Self>,
+        node_id: NodeId,
+        address: String,
+        list_hash: Option<ListHash>,
+    ) -> Progress {
+        let mut slot = self.seeding.slot();
         let other = slot.as_ref().filter(|seed| seed.running && seed.node_id != node_id);
         if let Some(seed) = other {
             let message = format!("waits until server {:016x} has its snapshot", seed.node_id);
@@ -63,14 +67,14 @@ impl Node {
             Some(seed) if seed.running => seed,
             before => {
                 let sent = Arc::default();
-                let about = about_bytes(self.inner.index.counts());
+                let about = about_bytes(self.stores.index.counts());
                 let failed = before.and_then(|seed| seed.failed);
                 let seed = Seed { node_id, sent, about, failed, running: true };
-                let (inner, sent) = (self.inner.clone(), seed.sent.clone());
-                self.watch_task("seed", Ends::WhenDone, async move {
-                    let sending = inner.send_seed(node_id, &address, list_hash, &sent);
-                    if let Some(result) = inner.stop.run_until_cancelled(sending).await {
-                        inner.end_seed(result);
+                let (changes, sent) = (self.clone(), seed.sent.clone());
+                self.lifetime.watch_task("seed", Ends::WhenDone, async move {
+                    let sending = changes.send_seed(node_id, &address, list_hash, &sent);
+                    if let Some(result) = changes.lifetime.stop.run_until_cancelled(sending).await {
+                        changes.end_seed(result);
                     }
                     Ok(())
                 });
@@ -93,16 +97,14 @@ impl Node {
     /// says whose servers it expects: that the leader's is another does not matter, an operator has
     /// asked for it.
     pub(super) async fn invite(&self, address: &str, whoami: &Whoami) -> Result<(), String> {
-        let inner = &self.inner;
-        let header = inner.identity.header(whoami.node_id).ok_or("this node belongs to no cluster")?;
+        let Contacts { identity, client, .. } = &self.contacts;
+        let header = identity.header(whoami.node_id).ok_or("this node belongs to no cluster")?;
         let list_hash = whoami.list_hash().unwrap_or(header.list_hash);
         let header = crate::network::Header { list_hash, ..header };
-        let standing = inner.client.standing(address, header, inner.identity.level(), None);
+        let standing = client.standing(address, header, identity.level(), None);
         standing.await.map_err(|error| error.to_string())
     }
-}
 
-impl Inner {
     async fn send_seed(
         &self,
         node_id: NodeId,
@@ -110,17 +112,17 @@ impl Inner {
         list_hash: Option<ListHash>,
         sent: &Arc<AtomicU64>,
     ) -> Result<(), String> {
-        let header = self.identity.header(node_id).ok_or("this node belongs to no cluster")?;
+        let header = self.contacts.identity.header(node_id).ok_or("this node belongs to no cluster")?;
         let header = crate::network::Header { list_hash: list_hash.unwrap_or(header.list_hash), ..header };
-        let vote = self.raft.metrics().borrow_watched().vote;
-        let _log_is_kept = self.streams.begin(self.index.applied_index());
-        let (meta, data) = SnapshotData::of(&self.index).await.map_err(|error| error.to_string())?;
+        let vote = self.leadership.metrics().vote;
+        let _log_is_kept = self.streams.begin(self.stores.index.applied_index());
+        let (meta, data) = SnapshotData::of(&self.stores.index).await.map_err(|error| error.to_string())?;
         tracing::info!(%meta, node_id, address, "brings a new server a snapshot");
         let snapshot: SnapshotOf<TypeConfig, _> = SnapshotOf::<TypeConfig, _> { meta, snapshot: data };
         let sending = snapshot::send(
-            &self.client,
+            &self.contacts.client,
             address,
-            (header, self.identity.level()),
+            (header, self.contacts.identity.level()),
             vote,
             snapshot,
             sent.clone(),
@@ -128,7 +130,7 @@ impl Inner {
         let answer = tokio::select! {
             biased;
             answer = sending => answer.map_err(|error| error.to_string())?,
-            () = until_long(|| self.log.appended_bytes(), SEED_LOOK_INTERVAL) => {
+            () = until_long(|| self.stores.log.appended_bytes(), SEED_LOOK_INTERVAL) => {
                 return Err(format!("it was too slow: {} GiB were written meanwhile", SEED_APPENDED_BYTES_MAX >> 30));
             }
         };
@@ -166,6 +168,7 @@ async fn until_long(appended: impl Fn() -> u64, look_interval: Duration) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::LOG_KEEP_BYTES;
 
     #[tokio::test]
     async fn a_transfer_holds_no_more_of_the_log_than_its_cap() {

@@ -13,12 +13,12 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::command::Command;
-use crate::limits::{LINGER, LINGER_BUSY_HOLDERS, LINGER_BUSY_WITHIN, LINGER_BYTES_MAX};
-use crate::model::{COMMAND_BYTES_MAX, Holder};
+use crate::limits::{LINGER_BUSY_HOLDERS, LINGER_BUSY_WITHIN, LINGER_BYTES_MAX};
+use crate::model::Holder;
 
 /// The writes of a leader that wait for others; `R` is what becomes of one.
 #[derive(Debug)]
-pub(in crate::cluster) struct Together<R> {
+pub(super) struct Together<R> {
     writes: Mutex<Writes<R>>,
 }
 

@@ -136,9 +136,9 @@ fn a_state_that_ends_before_the_log_begins_is_refused() {
     }
     let node = servers[0].node().clone();
     let upto = node.index().applied_index();
-    servers[0].run(node.inner.compact(upto));
+    servers[0].run(node.inner.compaction.compact(upto));
     within(SOON, "the purge", || {
-        let purged = node.inner.raft.metrics().borrow_watched().purged;
+        let purged = node.inner.leadership.raft.metrics().borrow_watched().purged;
         purged.is_some_and(|id: LogId| id.index == upto).then_some(())
     });
     // A purge alone is not made durable: the next append is.

@@ -92,7 +92,7 @@ fn a_raft_address_that_leads_to_another_server_is_found() {
         at(&servers[2], servers[1].id()),
         Claimed { raft_address: "127.0.0.1:1".to_owned(), ..at(&servers[2], 7) },
     ];
-    let scout = servers[0].node().inner.scout();
+    let scout = servers[0].node().inner.contacts.scout();
     let unreached = servers[0].run(scout.ask(&servers[0].address.to_string(), &targets)).unwrap();
     let told: Vec<_> = unreached.iter().map(|one| (one.node_id, one.reason.clone())).collect();
     let other = format!("server {:016x} answers there", servers[2].id());
@@ -128,7 +128,7 @@ fn one_server_becomes_three_in_one_change_and_moves_to_an_address_that_others_re
     let stopped = stop.clone();
     let (runtime, _) = servers[0].running.as_ref().unwrap();
     runtime.spawn(stopped.run_until_cancelled_owned(async move {
-        let mut metrics = node.inner.raft.metrics();
+        let mut metrics = node.inner.leadership.raft.metrics();
         loop {
             {
                 let metrics = metrics.borrow_and_update();

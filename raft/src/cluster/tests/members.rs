@@ -152,7 +152,7 @@ fn an_empty_server_gets_a_snapshot_and_not_a_long_log() {
     let node = servers[0].node().clone();
     let all = (0..SEED_ENTRIES_MIN as usize + 100).map(|number| node.propose(advertise(number..number + 1)));
     servers[0].run(futures_util::future::join_all(all));
-    assert_eq!(node.inner.log.purged(), None, "the log is whole");
+    assert_eq!(node.inner.stores.log.purged(), None, "the log is whole");
     let new = joining(&servers[0]);
     let change = add(&new);
     servers.push(new);
@@ -160,7 +160,7 @@ fn an_empty_server_gets_a_snapshot_and_not_a_long_log() {
     assert!(phases.contains(&Phase::Snapshot), "{phases:?}");
     write(&servers, 5000);
     expect_on_all(&servers, 0..SEED_ENTRIES_MIN as usize);
-    let purged = servers[1].node().inner.log.purged().expect("its log begins behind a snapshot");
+    let purged = servers[1].node().inner.stores.log.purged().expect("its log begins behind a snapshot");
     assert!(purged.index >= SEED_ENTRIES_MIN, "{purged}");
 }
 
@@ -194,14 +194,14 @@ fn behind_a_purged_log_an_empty_server_catches_up_by_snapshot() {
     }
     let node = servers[0].node().clone();
     let upto = node.index().applied_index();
-    servers[0].run(node.inner.compact(upto));
-    within(SOON, "the purge", || node.inner.log.purged());
+    servers[0].run(node.inner.compaction.compact(upto));
+    within(SOON, "the purge", || node.inner.stores.log.purged());
     let new = joining(&servers[0]);
     let change = add(&new);
     servers.push(new);
     done(&refs(&servers), change);
     expect_on_all(&servers, 0..40);
-    within(SOON, "its log begins behind a snapshot", || servers[1].node().inner.log.purged());
+    within(SOON, "its log begins behind a snapshot", || servers[1].node().inner.stores.log.purged());
 }
 
 #[test]
@@ -428,7 +428,7 @@ fn who_was_invited_founds_nothing_whatever_it_is_started_with() {
     let servers = servers(1);
     write(&servers, 0);
     let mut new = joining(&servers[0]);
-    let identity = &servers[0].node().inner.identity;
+    let identity = &servers[0].node().inner.contacts.identity;
     let header = Header { list_hash: ListHash::of(&[]), ..identity.header(new.id()).unwrap() };
     let client = lone_client();
     servers[0].run(client.standing(&new.address.to_string(), header, Level::FIRST, None)).unwrap();
@@ -457,7 +457,7 @@ fn who_was_invited_founds_nothing_whatever_it_is_started_with() {
 /// Whoever began the change has died between its two halves.
 /// On the way to a membership without this leader, and its voters.
 fn without_leader(node: &Node) -> (openraft::Membership<NodeId, Member>, BTreeSet<NodeId>) {
-    let metrics = node.inner.raft.metrics().borrow_watched().clone();
+    let metrics = node.inner.leadership.raft.metrics().borrow_watched().clone();
     let membership = metrics.membership_config.membership();
     let all: BTreeSet<NodeId> = membership.voter_ids().collect();
     let fewer: BTreeSet<NodeId> = all.iter().copied().filter(|id| *id != metrics.id).collect();
@@ -472,13 +472,13 @@ fn a_leader_that_cannot_end_a_change_goes_on_looking() {
     let leading = leader(&servers);
     let node = servers[leading].node().clone();
     let (joint, _) = without_leader(&node);
-    let held = servers[leading].run(node.inner.changing.acquire()).unwrap();
-    let appended = node.inner.raft.append_membership(joint, openraft::EntryPayload::Blank, []);
+    let held = servers[leading].run(node.inner.changes.changing.acquire()).unwrap();
+    let appended = node.inner.leadership.raft.append_membership(joint, openraft::EntryPayload::Blank, []);
     servers[leading].run(appended).unwrap();
     servers[(leading + 1) % 3].kill();
     servers[(leading + 2) % 3].kill();
     drop(held);
-    let free = |permits| (node.inner.changing.available_permits() == permits).then_some(());
+    let free = |permits| (node.inner.changes.changing.available_permits() == permits).then_some(());
     within(SOON, "an attempt to end it", || free(0));
     within(SOON, "the end of the attempt", || free(1));
 }
@@ -491,8 +491,8 @@ fn the_next_leader_ends_a_change_that_was_cut_in_the_middle() {
     let node = servers[leading].node().clone();
     let (joint, fewer) = without_leader(&node);
     // So that it is not ended here.
-    let held = servers[leading].run(node.inner.changing.acquire()).unwrap();
-    let appended = node.inner.raft.append_membership(joint, openraft::EntryPayload::Blank, []);
+    let held = servers[leading].run(node.inner.changes.changing.acquire()).unwrap();
+    let appended = node.inner.leadership.raft.append_membership(joint, openraft::EntryPayload::Blank, []);
     servers[leading].run(appended).unwrap();
     drop(held);
     drop(node);
@@ -500,7 +500,7 @@ fn the_next_leader_ends_a_change_that_was_cut_in_the_middle() {
     let (one, two) = (&servers[(leading + 1) % 3], &servers[(leading + 2) % 3]);
     for server in [one, two] {
         within(SOON, "one membership", || {
-            let metrics = server.node().inner.raft.metrics().borrow_watched().clone();
+            let metrics = server.node().inner.leadership.raft.metrics().borrow_watched().clone();
             let configs = metrics.membership_config.membership().get_joint_config().clone();
             (configs == [fewer.clone()]).then_some(())
         });
@@ -567,7 +567,7 @@ fn a_server_that_takes_nothing_in_costs_the_leader_nothing() {
     // A socket's buffers, and nothing of ours.
     let at_least = node.index().counts().keys * 190;
     assert!(sent.position < at_least / 2, "{sent:?} of more than {at_least}");
-    assert!(node.inner.streams.lowest().is_some(), "the log is kept for it");
+    assert!(node.inner.changes.streams.lowest().is_some(), "the log is kept for it");
     write(&servers, 5000);
     assert_eq!(node.status().members.len(), 1, "the membership does not know of it");
 }
@@ -603,7 +603,7 @@ fn a_stranger_with_a_higher_term_disturbs_no_leader() {
     let end = StdInstant::now() + Duration::from_secs(1);
     while StdInstant::now() < end {
         for server in &servers {
-            let identity = &server.node().inner.identity;
+            let identity = &server.node().inner.contacts.identity;
             let header = Header { sender: 99, ..identity.header(server.id()).unwrap() };
             let vote = VoteRequest::<TypeConfig>::new(Vote::new(term + 50, 99), None);
             let frame = vote.frame(&header, Level::FIRST);
@@ -625,9 +625,15 @@ fn the_log_is_kept_while_a_snapshot_is_on_its_way() {
     }
     let node = servers[0].node().clone();
     let upto = node.index().applied_index();
-    let stream = node.inner.streams.begin(upto - 20);
-    servers[0].run(node.inner.compact(upto));
-    within(SOON, "a purge up to the stream", || node.inner.log.purged().filter(|id| id.index == upto - 20));
+    let stream = node.inner.changes.streams.begin(upto - 20);
+    servers[0].run(node.inner.compaction.compact(upto));
+    within(SOON, "a purge up to the stream", || {
+        node.inner.stores.log.purged().filter(|id| id.index == upto - 20)
+    });
     drop(stream);
-    assert_eq!(node.inner.streams.lowest(), Some(upto - 20), "its receiver goes on from there for a while");
+    assert_eq!(
+        node.inner.changes.streams.lowest(),
+        Some(upto - 20),
+        "its receiver goes on from there for a while"
+    );
 }

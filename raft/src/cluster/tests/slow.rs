@@ -66,10 +66,10 @@ fn a_follower_that_is_slower_than_the_writes_does_not_keep_the_log() {
         assert!(proposed < 1_000, "the link is not slower than the writes");
     }
     let upto = node.index().applied_index() - 5;
-    servers[leading].run(node.inner.compact(upto));
-    within(SOON, "the purge", || node.inner.log.purged().filter(|id| id.index >= upto));
+    servers[leading].run(node.inner.compaction.compact(upto));
+    within(SOON, "the purge", || node.inner.stores.log.purged().filter(|id| id.index >= upto));
     within(SOON * 2, "openraft's word that it came by snapshot", || {
-        let snapshot = servers[slow].node().inner.raft.metrics().borrow_watched().snapshot;
+        let snapshot = servers[slow].node().inner.leadership.raft.metrics().borrow_watched().snapshot;
         snapshot.is_some_and(|id| id.index >= upto).then_some(())
     });
     pauses[slow].store(0, Ordering::Relaxed);

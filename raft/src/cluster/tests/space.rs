@@ -101,7 +101,7 @@ fn a_follower_whose_disk_is_low_gets_nothing_holds_nobody_up_and_comes_back_by_s
         let member = status
             .members
             .into_iter()
-            .find(|member| member.node_id == follower.node().inner.identity.node_id);
+            .find(|member| member.node_id == follower.node().inner.contacts.identity.node_id);
         member.unwrap().disk.is_some_and(|disk| disk.low)
     };
     within(SOON, "the leader's status tells", || seen(node.status()).then_some(()));
@@ -112,9 +112,9 @@ fn a_follower_whose_disk_is_low_gets_nothing_holds_nobody_up_and_comes_back_by_s
     );
 
     let upto = node.index().applied_index();
-    servers[leading].run(node.inner.compact(upto));
+    servers[leading].run(node.inner.compaction.compact(upto));
     within(SOON, "a purge that does not wait for the low one", || {
-        let purged = node.inner.raft.metrics().borrow_watched().purged;
+        let purged = node.inner.leadership.raft.metrics().borrow_watched().purged;
         purged.is_some_and(|id: LogId| id.index == upto).then_some(())
     });
     follower.has(1024 * MIB);

@@ -60,8 +60,8 @@ async fn a_stopped_node_refuses_messages_before_openraft_calls_them_errors() {
     serving.spawn(async move { axum::serve(listener, router).await });
     node.wait_leader(SOON).await.unwrap();
 
-    let header = node.inner.identity.header(node.inner.identity.node_id).unwrap();
-    let own = Vote::new(0, node.inner.identity.node_id);
+    let header = node.inner.contacts.identity.header(node.inner.contacts.identity.node_id).unwrap();
+    let own = Vote::new(0, node.inner.contacts.identity.node_id);
     let vote = VoteRequest::<TypeConfig>::new(own, None).frame(&header, Level::FIRST);
     let client = lone_client();
     let post = |route| client.call(&address, route, vote.clone(), SOON);
@@ -137,10 +137,10 @@ async fn a_node_that_is_stopped_while_it_starts_founds_nothing() {
     let stop = CancellationToken::new();
     stop.cancel();
     let node = Node::start(one("one:1"), system(Arc::new(MemoryDisk::default())), stop).await.unwrap();
-    node.inner.tasks.close();
-    tokio::time::timeout(SOON, node.inner.tasks.wait()).await.expect("the tasks end");
+    node.inner.lifetime.tasks.close();
+    tokio::time::timeout(SOON, node.inner.lifetime.tasks.wait()).await.expect("the tasks end");
     assert_eq!(node.status().cluster_id, None);
-    assert!(!node.inner.raft.is_initialized().await.unwrap());
+    assert!(!node.inner.leadership.raft.is_initialized().await.unwrap());
     node.shutdown().await;
 }
 

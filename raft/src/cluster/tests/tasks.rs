@@ -3,7 +3,7 @@
 
 use super::stopping::one;
 use super::*;
-use crate::cluster::tasks::Ends;
+use crate::cluster::lifetime::Ends;
 
 async fn node() -> Node {
     let disk = Arc::new(MemoryDisk::default());
@@ -18,11 +18,11 @@ async fn failure(node: &Node) -> NodeFailure {
 async fn a_task_that_panics_ends_the_node_with_the_name_of_the_task() {
     let node = node().await;
     for (name, ends) in [("of work", Ends::WhenDone), ("for good", Ends::WithNode)] {
-        node.watch_task(name, ends, async { panic!("as the test wants it") });
+        node.inner.lifetime.watch_task(name, ends, async { panic!("as the test wants it") });
         let failure = failure(&node).await;
         assert_eq!(failure, NodeFailure::TaskPanicked { name });
         assert!(failure.to_string().contains(name), "{failure}");
-        node.inner.failure.set(None);
+        node.inner.lifetime.failure.set(None);
     }
     node.shutdown().await;
 }
@@ -30,15 +30,16 @@ async fn a_task_that_panics_ends_the_node_with_the_name_of_the_task() {
 #[tokio::test]
 async fn only_a_task_that_should_go_on_ends_the_node_by_ending() {
     let node = node().await;
-    node.watch_task("of work", Ends::WhenDone, async { Ok(()) });
-    node.watch_task("for good", Ends::WithNode, async { Ok(()) });
+    node.inner.lifetime.watch_task("of work", Ends::WhenDone, async { Ok(()) });
+    node.inner.lifetime.watch_task("for good", Ends::WithNode, async { Ok(()) });
     assert_eq!(failure(&node).await, NodeFailure::TaskEnded { name: "for good" });
-    node.inner.failure.set(None);
+    node.inner.lifetime.failure.set(None);
     node.shutdown().await;
-    node.watch_task("for good", Ends::WithNode, async { Ok(()) });
-    let after_the_stop = tokio::time::timeout(Duration::from_millis(200), node.inner.tasks.wait()).await;
+    node.inner.lifetime.watch_task("for good", Ends::WithNode, async { Ok(()) });
+    let after_the_stop =
+        tokio::time::timeout(Duration::from_millis(200), node.inner.lifetime.tasks.wait()).await;
     after_the_stop.expect("the task ends");
-    assert_eq!(node.inner.failure.get(), None);
+    assert_eq!(node.inner.lifetime.failure.get(), None);
 }
 
 /// The tasks of a node that nothing is wrong with go on until it stops.
@@ -47,5 +48,5 @@ async fn a_stopped_node_has_not_failed() {
     let node = node().await;
     node.wait_leader(SOON).await.unwrap();
     node.shutdown().await;
-    assert_eq!(node.inner.failure.get(), None);
+    assert_eq!(node.inner.lifetime.failure.get(), None);
 }

@@ -38,7 +38,7 @@ impl Server {
     /// In front of a message of another member to this one.
     fn header(&self) -> Header {
         let status = self.node().status();
-        let list_hash = self.node().inner.identity.list_hash;
+        let list_hash = self.node().inner.contacts.identity.list_hash;
         let cluster_id = status.cluster_id.unwrap_or(ClusterId(7));
         Header { cluster_id, list_hash, sender: 1, target: status.node_id }
     }

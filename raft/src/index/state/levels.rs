@@ -1,10 +1,10 @@
 //! The level of the cluster, in the state of each replica.
 
-use super::State;
+use super::IndexState;
 use crate::format::Levels;
 use crate::index::hash;
 
-impl State {
+impl IndexState {
     /// Changes the levels. At another version of the checksum all of it is summed up anew.
     pub(in crate::index) fn set_levels(&mut self, levels: Levels) {
         if self.levels == levels {

@@ -4,7 +4,7 @@
 use super::super::IndexError;
 use super::super::changes::Changes;
 use super::super::postings::PostingList;
-use super::{Parts, State};
+use super::{IndexState, Parts};
 use crate::model::{Fingerprint, HOST_IDS_MAX, KEY_IDS_MAX};
 
 /// A group whose pairs are fewer than the keys divided by this is sorted instead of counted.
@@ -16,7 +16,7 @@ struct Keys {
     uses: Vec<u32>,
 }
 
-impl State {
+impl IndexState {
     /// Builds the state from its parts and checks it: every id known, every key used, fingerprints
     /// and counts as stored. `inventory_of` appends the key ids of a host, ascending; it is asked
     /// twice for each.

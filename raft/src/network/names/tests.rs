@@ -159,13 +159,13 @@ async fn made_up_names_are_bounded_and_needed_ones_are_looked_up_all_the_same() 
     let names = names(&told, &MemoryDisk::default());
     names.retain(&BTreeSet::from(["a".to_owned()]));
     (0..1_000).for_each(|number| names.ask(&format!("made-up-{number}"), LOOKUP_INTERVAL_MIN));
-    assert_eq!(names.count(), UNNEEDED_MAX);
+    assert_eq!(names.count(), NAMES_UNNEEDED_MAX);
     assert!(names.addresses("newcomer").await.unwrap_err().contains("too many names"));
     names.ask("a", LOOKUP_INTERVAL_MIN);
-    assert_eq!(names.count(), UNNEEDED_MAX + 1);
+    assert_eq!(names.count(), NAMES_UNNEEDED_MAX + 1);
     // Names whose lookups have ended make room for others.
     tokio::time::sleep(LOOKUP_TIMEOUT + LOOKUP_INTERVAL_MIN).await;
     told.set(&["10.0.0.1"], Duration::ZERO);
     assert_eq!(names.addresses("newcomer").await.unwrap(), ips(&["10.0.0.1"]));
-    assert_eq!(names.count(), UNNEEDED_MAX + 1);
+    assert_eq!(names.count(), NAMES_UNNEEDED_MAX + 1);
 }

@@ -30,7 +30,7 @@ pub(super) async fn receive(
     let Received { version, header, message: vote } = frame::read::<Vote>(&frame)?;
     state.admit(&header).await?;
     state.guard.admit_snapshot()?;
-    let _only = state.receiving.try_acquire().map_err(|_| RpcError::Busy)?;
+    let _only = state.permits.snapshot()?;
     let mut receiver = Receiver::default();
     let mut received = 0;
     while let Some(piece) = pieces.next().await? {
@@ -42,7 +42,7 @@ pub(super) async fn receive(
     check_snapshot(&vote, &meta, header.sender)?;
     check_snapshot_history(&meta, &state.index, &state.log)?;
     tracing::info!(%meta, from = header.sender, "received a snapshot");
-    state.check_running()?;
+    state.permits.check_running()?;
     state.guard.admit_install(received)?;
     let installed = state.raft.install_full_snapshot(vote, Snapshot { meta, snapshot }).await;
     Ok((version, installed.map_err(stopped)?))

@@ -57,7 +57,7 @@ impl Marks {
 
 /// Where the free bytes are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Level {
+pub(crate) enum Fullness {
     /// There is room.
     #[default]
     Fine,
@@ -67,14 +67,14 @@ pub(crate) enum Level {
     Critical,
 }
 
-impl Level {
+impl Fullness {
     /// What `free` bytes are after this level: who was low is so until there is clearly more.
     pub(crate) fn next(self, free: u64, marks: &Marks) -> Self {
         match free {
-            _ if free < marks.critical => Level::Critical,
-            _ if free < marks.minimum => Level::Low,
-            _ if free < marks.resume && self != Level::Fine => Level::Low,
-            _ => Level::Fine,
+            _ if free < marks.critical => Fullness::Critical,
+            _ if free < marks.minimum => Fullness::Low,
+            _ if free < marks.resume && self != Fullness::Fine => Fullness::Low,
+            _ => Fullness::Fine,
         }
     }
 }
@@ -115,7 +115,7 @@ mod tests {
     #[test]
     fn nothing_is_watched_with_zero() {
         let marks = Marks::of(Some(0), GIB);
-        assert_eq!(Level::Fine.next(0, &marks), Level::Fine);
+        assert_eq!(Fullness::Fine.next(0, &marks), Fullness::Fine);
         assert_eq!(marks.ballast, 0);
     }
 
@@ -123,7 +123,7 @@ mod tests {
     fn a_level_holds_until_there_is_clearly_more() {
         let marks = Marks::of(Some(800), 1 << 40);
         assert_eq!((marks.critical, marks.resume), (100, 900));
-        use Level::{Critical, Fine, Low};
+        use Fullness::{Critical, Fine, Low};
         for (before, free, after) in [
             (Fine, 800, Fine),
             (Fine, 799, Low),

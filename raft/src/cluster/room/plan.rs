@@ -2,18 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::cluster::disks::DiskState;
 use crate::types::NodeId;
-
-/// What the leader knows of another voter's disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Seen {
-    /// It has room, or is of a version that does not say.
-    Fine,
-    /// It takes no entries.
-    Low,
-    /// It does not answer.
-    Silent,
-}
 
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,19 +23,19 @@ pub(super) fn plan(
     low: bool,
     configs: &[BTreeSet<NodeId>],
     others: &[NodeId],
-    seen: &BTreeMap<NodeId, Seen>,
+    seen: &BTreeMap<NodeId, DiskState>,
 ) -> Plan {
     let seen = |id: &NodeId| match id {
-        id if *id == me && low => Seen::Low,
-        id if *id == me => Seen::Fine,
-        id => seen.get(id).copied().unwrap_or(Seen::Silent),
+        id if *id == me && low => DiskState::Low,
+        id if *id == me => DiskState::Fine,
+        id => seen.get(id).copied().unwrap_or(DiskState::Silent),
     };
     let voters = || configs.iter().flatten();
     // A silent one is no reason alone: whether there is a quorum is raft's to say.
-    if !low && !voters().any(|id| seen(id) == Seen::Low) {
+    if !low && !voters().any(|id| seen(id) == DiskState::Low) {
         return Plan::GoOn;
     }
-    let fine = |id: &&NodeId| seen(id) == Seen::Fine;
+    let fine = |id: &&NodeId| seen(id) == DiskState::Fine;
     if configs.iter().any(|config| config.iter().filter(fine).count() <= config.len() / 2) {
         return Plan::Refuse;
     }
@@ -57,10 +47,10 @@ pub(super) fn plan(
 
 #[cfg(test)]
 mod tests {
-    use super::Seen::{Fine, Low, Silent};
     use super::*;
+    use DiskState::{Fine, Low, Silent};
 
-    fn of(low: bool, voters: &[NodeId], seen: &[(NodeId, Seen)]) -> Plan {
+    fn of(low: bool, voters: &[NodeId], seen: &[(NodeId, DiskState)]) -> Plan {
         let others: Vec<NodeId> = voters.iter().copied().filter(|id| *id != 1).collect();
         plan(1, low, &[voters.iter().copied().collect()], &others, &seen.iter().copied().collect())
     }
