@@ -13,6 +13,11 @@
 //! - `nemesis`: what goes wrong.
 //! - `seeds`, `birth`, `moving`: the tests; `stores`: one server without network; `faults`: that they can fail; `endurance`: a long time; `upgrade`: from one build to the next.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the simulation owns its runtimes, and tells how long it took"
+)]
+
 pub(crate) mod client;
 mod cluster;
 mod env;

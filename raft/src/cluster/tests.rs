@@ -1,6 +1,8 @@
 //! Nodes on real sockets of loopback, each with a runtime of its own: to kill a node is to drop its
 //! runtime with everything in it.
 
+#![expect(clippy::disallowed_methods, reason = "deadlines of these tests are in real time")]
+
 mod connections;
 mod crashes;
 mod growing;

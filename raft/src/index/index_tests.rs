@@ -1,5 +1,7 @@
 //! The index as a whole: on disk and in memory.
 
+#![expect(clippy::disallowed_methods, reason = "a deadline of a test is in real time")]
+
 use std::path::Path;
 use std::time::Duration;
 

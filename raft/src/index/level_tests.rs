@@ -1,5 +1,7 @@
 //! Levels in the state: what is written before one begins, what begins with it, and who refuses it.
 
+#![expect(clippy::disallowed_methods, reason = "a deadline of a test is in real time")]
+
 use std::time::Duration;
 
 use super::*;

@@ -3,10 +3,11 @@
 //! leaves a file that is larger than its content for good.
 
 use redb::Database;
-
-use super::IndexError;
+use tokio::time::Instant;
 
 use crate::limits::{SHRINK_FREE_BYTES_MIN, SHRINK_FREE_SHARE_MIN};
+
+use super::IndexError;
 
 /// True if it was worth it: the file is as large as its content then.
 pub(super) fn shrink_if_it_pays(database: &mut Database) -> Result<bool, IndexError> {
@@ -18,7 +19,7 @@ fn shrink_if_free(database: &mut Database, free_bytes_min: u64) -> Result<bool, 
     if free < free_bytes_min || free < used * SHRINK_FREE_SHARE_MIN {
         return Ok(false);
     }
-    let start = std::time::Instant::now();
+    let start = Instant::now();
     database.compact().map_err(IndexError::storage("compact"))?;
     tracing::info!(ms = start.elapsed().as_millis(), "the state file was compacted");
     Ok(true)

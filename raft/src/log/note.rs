@@ -29,6 +29,7 @@ pub(super) fn write(disk: &dyn Disk, level: Level, id: u128) -> Result<(), LogEr
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a deadline of a test is in real time")]
 mod tests {
     use super::*;
     use crate::disk::FolderDisk;

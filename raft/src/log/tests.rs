@@ -1,5 +1,7 @@
 //! Tests of the raft log, on real files and on a disk that loses its power.
 
+#![expect(clippy::disallowed_methods, reason = "a deadline of a test is in real time")]
+
 use std::collections::BTreeMap;
 use std::path::Path;
 

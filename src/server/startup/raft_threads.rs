@@ -18,6 +18,7 @@ use axum::Router;
 /// The threads of raft; they end when this is dropped.
 pub struct RaftThreads(Option<Runtime>);
 
+#[expect(clippy::disallowed_methods, reason = "both callers await the task that they start on these threads")]
 impl RaftThreads {
     /// Starts the threads.
     ///
