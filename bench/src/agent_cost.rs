@@ -1,5 +1,5 @@
-//! What one agent takes: memory and CPU while it holds many images and has nothing to do, and memory while
-//! many requests come at once.
+//! Cost of one agent: memory and CPU while it is idle and holds many images, and memory under many concurrent
+//! requests.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -20,14 +20,14 @@ use crate::report::Report;
 use crate::usage::process::{Memory, peak_resident, resident_of_files};
 use crate::usage::{cpu_seconds_of_tree, pids_of_tree};
 
-/// Budgets of docs/budgets.md: of an agent that holds 1,000 images and has nothing to do, both processes …
+/// Budget of docs/budgets.md for both processes of an idle agent with 1,000 images, MiB resident.
 const IDLE_RESIDENT_MIB: f64 = 12.0;
-/// … its share of a core …
+/// Budget of docs/budgets.md for the share of a core of the same agent.
 const IDLE_CORES: f64 = 0.001;
-/// … and what it may hold at its connection limits.
+/// Budget of docs/budgets.md for the memory of an agent at its connection limits, MiB.
 const BUSY_MIB: f64 = 64.0;
 const LAYERS: u32 = 12;
-/// Blobs of the requests: several ask for the same one.
+/// Number of different blobs that are requested; several requests ask for the same one.
 const BLOBS: usize = 20;
 const BLOB_BYTES: u64 = 700 * 1024;
 const SEED: u64 = 23;
@@ -35,36 +35,36 @@ const SEED: u64 = 23;
 /// Size and duration of the scenario.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct AgentArgs {
-    /// Images that it holds while it has nothing to do.
+    /// Images that the idle agent holds.
     #[arg(long, default_value_t = 1_000)]
     images: u32,
-    /// After its start, before CPU is measured, seconds.
+    /// Time after the start before CPU is measured, seconds.
     #[arg(long, default_value_t = 20)]
     settle_seconds: u64,
-    /// How long CPU is measured, seconds.
+    /// Time over which CPU is measured, seconds.
     #[arg(long, default_value_t = 120)]
     seconds: u64,
-    /// How many requests are sent at once.
+    /// Number of concurrent requests.
     #[arg(long, default_value_t = 1_000)]
     requests: usize,
 }
 
-/// One process of the agent.
+/// Memory of one process of the agent.
 struct Part {
     name: &'static str,
     memory: Memory,
 }
 
-/// What the requests led to.
+/// Result of the concurrent requests.
 struct Crowd {
     from_peer: usize,
     total: usize,
-    /// The most of its own that the agent had, MiB.
+    /// Peak of the asking agent's own memory, MiB.
     asker_mib: f64,
     holder_mib: f64,
 }
 
-/// Measures one agent at rest, then under many requests, and writes the section of the report.
+/// Measures one agent at rest and under many requests, and writes a section of the report.
 pub(crate) fn agent(settings: &Settings, args: &AgentArgs, report: &Report, folder: &Path) -> Result<()> {
     eprintln!("What one agent takes");
     let Some(binary) = settings.piccolo() else { bail!("there is no agent without Piccolo") };
@@ -74,7 +74,7 @@ pub(crate) fn agent(settings: &Settings, args: &AgentArgs, report: &Report, fold
     report.section("agent", "One agent", &body(args, &parts, cores, &crowd))
 }
 
-/// Memory of each process, and the share of a core that both take.
+/// Memory of each process, and the share of a core of both.
 fn idle(piccolo: &Piccolo, args: &AgentArgs, folder: &Path) -> Result<(Vec<Part>, f64)> {
     let host = Network::host();
     let layout = Layout::many(&folder.join("images"), args.images, LAYERS)?;
@@ -92,7 +92,7 @@ fn idle(piccolo: &Piccolo, args: &AgentArgs, folder: &Path) -> Result<(Vec<Part>
     Ok((parts, cores))
 }
 
-/// Many requests at once for blobs that a neighbour holds.
+/// Many concurrent requests for blobs that a neighbour holds.
 fn crowd(piccolo: &Piccolo, args: &AgentArgs, folder: &Path) -> Result<Crowd> {
     allow_descriptors(args.requests as u64)?;
     let host = Network::host();
@@ -111,7 +111,8 @@ fn crowd(piccolo: &Piccolo, args: &AgentArgs, folder: &Path) -> Result<Crowd> {
     })
 }
 
-/// How many are served. The others are sent on to the registry: the holder has so many slots.
+/// Number of requests that are served. The others are sent on to the registry, because the holder's slots are
+/// limited.
 fn ask_at_once(mirror: SocketAddr, blobs: &[Blob], requests: usize) -> Result<usize> {
     let (mut asked, mut served) = (0, 0);
     exchange(
@@ -135,7 +136,7 @@ fn ask_at_once(mirror: SocketAddr, blobs: &[Blob], requests: usize) -> Result<us
     Ok(served)
 }
 
-/// The most memory that both processes of an agent had of their own, without the pages of the binary, MiB.
+/// Peak memory of both processes of an agent without the pages of the binary, MiB.
 fn own_peak(agent: &Agent) -> Result<f64> {
     let own = |pid: u32| Ok((peak_resident(pid)? - resident_of_files(pid)?).max(0.0));
     pids_of_tree(agent.process.pid())?.into_iter().map(own).sum()

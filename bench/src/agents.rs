@@ -1,5 +1,5 @@
-//! The agents of a fleet as the servers see them: what each one sends, byte by byte, and what it
-//! remembers of what was acknowledged. No I/O.
+//! The agents of a fleet as servers see them: the bytes of their requests, and what each remembers of
+//! acknowledged writes. No I/O.
 
 mod names;
 
@@ -10,23 +10,23 @@ use anyhow::Result;
 use crate::fleet::{Fleet, GROUP};
 use names::Names;
 
-/// Holders that an agent asks for.
+/// Number of holders in an agent's lookup.
 const CANDIDATES: usize = 16;
-/// Three heartbeats.
+/// Lease of an agent, seconds: three heartbeats.
 const LEASE_SECONDS: u32 = 90;
 
-/// What one agent knows to be acknowledged.
+/// Acknowledged state of one agent.
 #[derive(Clone, Copy, Debug, Default)]
 struct Known {
     fingerprint: u128,
     count: u32,
-    /// Of the last write that was acknowledged; 0 before the first.
+    /// Seq of the last acknowledged write; 0 before the first.
     acknowledged: u64,
-    /// Of the last write that was sent.
+    /// Seq of the last write that was sent.
     sent: u64,
 }
 
-/// All of them.
+/// All agents of a fleet.
 pub(crate) struct Agents {
     pub(crate) fleet: Fleet,
     names: Names,
@@ -36,7 +36,7 @@ pub(crate) struct Agents {
 }
 
 impl Agents {
-    /// Agents of `fleet` that know its keys and `extra_keys` more; `epoch` is when they started, in Unix
+    /// Agents of `fleet` that know its keys and `extra_keys` more. `epoch` is the time of their start, Unix
     /// milliseconds.
     pub(crate) fn new(fleet: Fleet, extra_keys: u32, epoch: u64) -> Result<Self> {
         Ok(Self {
@@ -48,13 +48,13 @@ impl Agents {
         })
     }
 
-    /// Started now.
+    /// Agents whose epoch is now.
     pub(crate) fn started_now(fleet: Fleet, extra_keys: u32) -> Result<Self> {
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         Self::new(fleet, extra_keys, since.map_or(1, |since| since.as_millis() as u64))
     }
 
-    /// The whole inventory. Returns what [`Agents::acknowledged`] wants.
+    /// Request that syncs the whole inventory. Returns the seq for [`Agents::acknowledged`].
     pub(crate) fn sync(&mut self, agent: u32, out: &mut Vec<u8>) -> u64 {
         let keys = self.fleet.inventory(agent);
         self.known[agent as usize].sent += 1;
@@ -63,7 +63,7 @@ impl Agents {
         seq
     }
 
-    /// Some more keys.
+    /// Request that advertises `keys`.
     pub(crate) fn advertise(&mut self, agent: u32, keys: &[u32], out: &mut Vec<u8>) -> u64 {
         self.known[agent as usize].sent += 1;
         let seq = self.known[agent as usize].sent;
@@ -91,7 +91,7 @@ impl Agents {
         post(&format!("/api/v1/distribution/{path}"), body, out);
     }
 
-    /// A server has taken the sync (`None`) or the advertise of `keys` with that seq.
+    /// Records that a server has acknowledged the sync (`None`) or the advertise of `keys` with this seq.
     pub(crate) fn acknowledged(&mut self, agent: u32, seq: u64, keys: Option<&[u32]>) {
         let inventory;
         let known = &mut self.known[agent as usize];
@@ -110,13 +110,13 @@ impl Agents {
         known.acknowledged = seq;
     }
 
-    /// Whether a write of the agent is on its way.
+    /// True if a write of the agent is in flight.
     pub(crate) fn is_writing(&self, agent: u32) -> bool {
         let known = &self.known[agent as usize];
         known.sent > known.acknowledged
     }
 
-    /// A heartbeat with all that a native agent tells.
+    /// Request for a heartbeat with all fields of a native agent.
     pub(crate) fn heartbeat(&mut self, agent: u32, out: &mut Vec<u8>) {
         let Known { fingerprint, count, acknowledged, .. } = self.known[agent as usize];
         let (host, zone) = (self.fleet.address(agent), self.fleet.zone(agent));
@@ -132,12 +132,12 @@ impl Agents {
         post("/api/v1/keepalive", &self.body, out);
     }
 
-    /// When they started, in Unix milliseconds.
+    /// Start of the agents, Unix milliseconds.
     pub(crate) fn epoch(&self) -> u64 {
         self.epoch
     }
 
-    /// Who holds a key.
+    /// Request for the holders of a key.
     pub(crate) fn lookup(&self, agent: u32, key: u32, out: &mut Vec<u8>) {
         out.extend_from_slice(b"GET /api/v1/distribution/findkey?key=");
         out.extend_from_slice(self.names.text(key));

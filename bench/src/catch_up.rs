@@ -1,4 +1,4 @@
-//! A server of three that was away, or lost its disk, catches up while the fleet's normal load goes on.
+//! A server of three that was away, or lost its disk, catches up under the fleet's normal load.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -23,7 +23,7 @@ use crate::steady::life::{self, ADVERTISE, KINDS, LOOKUP, Life, Rates};
 use crate::usage::process::{Memory, forget_peak, peak_resident};
 
 const SERVERS: usize = 3;
-/// The load goes on at most so long.
+/// Longest time of the load.
 const LENGTH: Duration = Duration::from_secs(1_800);
 const POLL: Duration = Duration::from_millis(50);
 
@@ -32,44 +32,44 @@ const POLL: Duration = Duration::from_millis(50);
 pub(crate) enum Case {
     /// With its disk, after a while.
     Away,
-    /// Without it: a server with `--join` takes its place (`piccolo members replace`).
+    /// Without its disk: a server with `--join` replaces it (`piccolo members replace`).
     Wiped,
 }
 
-/// How.
+/// Arguments of `catch-up`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct CatchUpArgs {
-    /// Which cases.
+    /// Cases to run.
     #[arg(long, value_delimiter = ',', default_value = "away,wiped")]
     cases: Vec<Case>,
-    /// How long it is away, seconds; the log is kept for 600, or 1 GiB.
+    /// Time that the server is away, seconds; the log is kept for 600 s, or 1 GiB.
     #[arg(long, default_value_t = 660)]
     away: u64,
-    /// How long the load goes on before and after, seconds.
+    /// Time of load before and after, seconds.
     #[arg(long, default_value_t = 20)]
     around: u64,
 }
 
-/// One case.
+/// Measurements of one case.
 struct Seen {
     case: Case,
-    /// Seconds of the load's time: when the server was stopped, when it was started again.
+    /// Time of the stop, and then of the start, in seconds of the load.
     stopped: f64,
     started: f64,
-    /// From its start until it answered lookups; until it showed the state of the others.
+    /// Time from the start to the first answered lookup, and to the state of the others, seconds.
     ready: f64,
     equal: f64,
-    /// Entries that it lacked when it was started.
+    /// Log entries that it lacked at its start.
     lacked: u64,
-    /// MiB, at the end, and the most.
+    /// Memory at the end and at its peak, MiB.
     memory: Memory,
     peak: f64,
-    /// The most of the leader since the server was started.
+    /// Peak memory of the leader since the start of the server, MiB.
     leader_peak: f64,
     elections: u64,
 }
 
-/// Runs the scenario.
+/// Runs the scenario and writes its section.
 pub(crate) fn catch_up(
     settings: &Settings,
     args: &CatchUpArgs,
@@ -81,7 +81,7 @@ pub(crate) fn catch_up(
     let mut cluster = Cluster::start(&settings.binary, folder, SERVERS)?;
     let mut runs = Vec::new();
     for case in &args.cases {
-        // Those of the case before have got new keys: these begin as new agents would.
+        // The agents of the case before have new keys; these start with a new epoch.
         let agents = Agents::started_now(fleet, life::new_keys(fleet, rates, SERVERS, LENGTH))?;
         let life = Life::new(enroll(&cluster, agents)?, rates, SERVERS, LENGTH);
         let (drive, stop) = (life.drive(&cluster), life.stop_signal());
@@ -144,7 +144,7 @@ fn measure(cluster: &mut Cluster, case: Case, args: &CatchUpArgs) -> Result<Seen
     })
 }
 
-/// Until both show one state at one log index, which the load changes all the time.
+/// Waits until both show the same state at the same log index, although the load changes it all the time.
 fn wait_same(cluster: &Cluster, leader: usize, victim: usize) -> Result<()> {
     let end = Instant::now() + LENGTH;
     while Instant::now() < end {
@@ -196,7 +196,7 @@ fn body(pairs: u64, rates: Rates, runs: &[(Seen, Outcome)], report: &Report) -> 
     Ok(text)
 }
 
-/// What the load saw before, meanwhile and after, as a table and as plots.
+/// Adds the load before, during and after as a table and plots.
 fn add_load(text: &mut String, runs: &[(Seen, Outcome)], report: &Report) -> Result<()> {
     text.push_str("\nThe load meanwhile, p50 / p99 / max in ms:\n\n| | | before | while it was away | while it caught up | answers |\n|---|---|---|---|---|---|\n");
     for (seen, outcome) in runs {

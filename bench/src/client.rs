@@ -1,4 +1,4 @@
-//! A plain HTTP/1.1 client: it reads and throws away. The same one for every side.
+//! A plain HTTP/1.1 client that reads and discards. All sides are measured with it.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -6,20 +6,21 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-/// Large enough that the client's system calls do not dominate, small enough for the CPU's cache.
+/// Size of the read buffer, bytes: so large that system calls do not dominate, and so small that it fits into
+/// the CPU's cache.
 const BUFFER_BYTES: usize = 256 * 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// A side that sends nothing for so long has failed.
+/// Time without a byte after which a side has failed.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// One connection, kept alive from request to request as long as the server does.
+/// A connection that is kept for further requests as long as the server keeps it.
 pub(crate) struct Client {
     address: SocketAddr,
     stream: Option<TcpStream>,
     buffer: Vec<u8>,
 }
 
-/// What a server answered, before the body.
+/// Headers of an answer.
 #[derive(Debug)]
 struct Head {
     status: u16,
@@ -40,8 +41,8 @@ impl Client {
         Ok(stream)
     }
 
-    /// Sends a GET and hands the body to `sink` piece by piece, until it says `false`. Returns the
-    /// status and whether the body was read whole.
+    /// Sends a GET and passes the body to `sink` in pieces, until `sink` returns `false`. Returns the status,
+    /// and whether the whole body was read.
     pub(crate) fn get(&mut self, path: &str, mut sink: impl FnMut(&[u8]) -> bool) -> Result<(u16, bool)> {
         let mut stream = match self.stream.take() {
             Some(stream) => stream,
@@ -107,7 +108,7 @@ fn parse_head(bytes: &[u8]) -> Result<Head> {
     Ok(head)
 }
 
-/// Status and body of a small answer; `None` if nobody answers properly.
+/// Status and body of a small answer; `None` without a proper answer.
 pub(crate) fn fetch(address: SocketAddr, path: &str) -> Option<(u16, Vec<u8>)> {
     let mut body = Vec::new();
     let (status, _) = Client::new(address)

@@ -33,14 +33,14 @@ struct Member {
     starts: u32,
 }
 
-/// What a server has used so far.
+/// Resources that a server has used so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Used {
     pub(crate) cpu_seconds: f64,
     pub(crate) written_mib: f64,
 }
 
-/// What a server says of itself.
+/// Status of a server.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Status {
     pub(crate) term: u64,
@@ -82,27 +82,27 @@ impl Cluster {
         self.members.len()
     }
 
-    /// API addresses of all.
+    /// API addresses of all servers.
     pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
         self.members.iter().map(|member| member.api).collect()
     }
 
-    /// Data folder of one.
+    /// Data folder of one server.
     pub(crate) fn data(&self, number: usize) -> &Path {
         &self.members[number].data
     }
 
-    /// Raft address of one.
+    /// Raft address of one server.
     pub(crate) fn raft(&self, number: usize) -> SocketAddr {
         self.members[number].raft
     }
 
-    /// What they run.
+    /// The binary of the servers.
     pub(crate) fn binary(&self) -> &Path {
         &self.binary
     }
 
-    /// Starts one that does not run, with what is in its folder.
+    /// Starts a stopped server with the present content of its folder.
     pub(crate) fn spawn(&mut self, number: usize) -> Result<()> {
         let list: Vec<String> = self.members.iter().map(|member| member.raft.to_string()).collect();
         let founded = match list.len() {
@@ -112,7 +112,7 @@ impl Cluster {
         self.spawn_with(number, &founded)
     }
 
-    /// Starts one with nothing in its folder, to be admitted by a cluster that `other` is of.
+    /// Starts a server with an empty folder, to be added to the cluster of `other`.
     pub(crate) fn spawn_joining(&mut self, number: usize, other: usize) -> Result<()> {
         std::fs::remove_dir_all(&self.members[number].data).context("could not remove a data folder")?;
         let other = self.members[other].raft.to_string();
@@ -131,7 +131,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Waits until one answers lookups.
+    /// Waits until a server answers lookups.
     pub(crate) fn wait_ready(&mut self, number: usize) -> Result<()> {
         let member = &mut self.members[number];
         let api = member.api;
@@ -141,7 +141,7 @@ impl Cluster {
         })
     }
 
-    /// Ends one by a signal; returns how long that took.
+    /// Ends a server with a signal; returns how long that took.
     pub(crate) fn end(&mut self, number: usize, signal: Signal) -> Result<Duration> {
         let process = self.members[number].process.take().context("it does not run")?;
         let start = Instant::now();
@@ -150,7 +150,7 @@ impl Cluster {
         Ok(start.elapsed())
     }
 
-    /// Pid of one that runs.
+    /// Pid of a running server.
     pub(crate) fn pid(&self, number: usize) -> Result<u32> {
         Ok(self.members[number].process.as_ref().context("it does not run")?.pid())
     }
@@ -160,7 +160,7 @@ impl Cluster {
         Ok(Used { cpu_seconds: cpu_seconds(pid)?, written_mib: written(pid)? })
     }
 
-    /// [`Cluster::used`] of all.
+    /// [`Cluster::used`] of all servers.
     pub(crate) fn used_by_all(&self) -> Result<Vec<Used>> {
         (0..self.len()).map(|number| self.used(number)).collect()
     }
@@ -183,7 +183,7 @@ impl Cluster {
         })
     }
 
-    /// Waits until one leads; which.
+    /// Waits for a leader; returns its number.
     pub(crate) fn wait_leader(&self) -> Result<usize> {
         within("a server leads", PATIENCE, || {
             let leads =
@@ -192,7 +192,7 @@ impl Cluster {
         })
     }
 
-    /// Waits until all have applied what the leader has applied by now.
+    /// Waits until all servers have applied what the leader has applied now.
     pub(crate) fn wait_applied(&self) -> Result<()> {
         let leader = self.wait_leader()?;
         let status = self.status(leader).context("the leader has no status")?;
@@ -203,7 +203,7 @@ impl Cluster {
         })
     }
 
-    /// Waits until those that run show the same state; which it is.
+    /// Waits until all running servers show the same state; returns it.
     pub(crate) fn wait_equal(&self) -> Result<Status> {
         let running: Vec<usize> =
             (0..self.len()).filter(|number| self.members[*number].process.is_some()).collect();
@@ -226,7 +226,7 @@ impl Cluster {
     }
 }
 
-/// Bytes that the files in a folder take on the disk, MiB.
+/// Disk space of the files in a folder, MiB.
 pub(crate) fn disk_mib(folder: &Path) -> Result<Vec<(String, f64)>> {
     use std::os::unix::fs::MetadataExt;
     let mut files = Vec::new();

@@ -1,4 +1,4 @@
-//! Sides against each other: every cell of sizes and connection counts, in turns, some rounds.
+//! Comparison of sides: every combination of sizes and connection counts, in turns and rounds.
 
 use anyhow::Result;
 
@@ -8,10 +8,10 @@ use crate::net::Network;
 use crate::side::Side;
 use crate::stats::{Spread, size_text};
 
-/// Larger ones are never counted in whole requests.
+/// Size above which blobs are never counted in whole requests, bytes.
 const WHOLE_BLOB_BYTES_MAX: u64 = 16 << 20;
 
-/// How much is measured.
+/// Extent of the measurement.
 #[derive(Clone, Debug)]
 pub(crate) struct Grid {
     pub(crate) connections: Vec<usize>,
@@ -23,31 +23,31 @@ pub(crate) struct Grid {
 pub(crate) struct Cell {
     pub(crate) blob_bytes: u64,
     pub(crate) connections: usize,
-    /// By side, then by round.
+    /// Samples by side, then by round.
     samples: Vec<Vec<Sample>>,
 }
 
-/// What came out of it.
+/// Result of a comparison.
 pub(crate) struct Comparison {
-    /// Name and configuration.
+    /// Name and configuration of each side.
     pub(crate) sides: Vec<(String, String)>,
-    /// Whether the first side is Piccolo, to be compared with all others.
+    /// True if the first side is Piccolo, which is compared with all others.
     pub(crate) has_subject: bool,
     pub(crate) cells: Vec<Cell>,
 }
 
-/// What a row promises; each a ratio of medians of the rounds.
+/// Budgets of a row, as ratios of the medians of the rounds.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Budget {
-    /// Rate over that of the default, at least.
+    /// Least rate, divided by the default's.
     pub(crate) over_default: Option<f64>,
-    /// Rate over that of the best, at least.
+    /// Least rate, divided by the best one's.
     pub(crate) over_best: Option<f64>,
-    /// CPU for a GiB over that of the best, at most.
+    /// Most CPU for a GiB, divided by the best one's.
     pub(crate) cpu_over_best: Option<f64>,
 }
 
-/// Measures all cells. In each, sides take turns: A B C, B C A, C A B.
+/// Measures all cells. Sides take turns in each: A B C, B C A, C A B.
 pub(crate) fn compare(
     grid: &Grid,
     client: &Network,
@@ -61,7 +61,7 @@ pub(crate) fn compare(
     let mut cells = Vec::new();
     for blob in blobs {
         for &connections in &grid.connections {
-            // A window sees only a few of the largest, but those flow evenly.
+            // A window sees only a few of the largest blobs, but those flow evenly.
             let whole_bytes = grid.load.whole_bytes.filter(|_| blob.bytes <= WHOLE_BLOB_BYTES_MAX);
             let load = Load { connections, whole_bytes, ..grid.load };
             let mut samples = vec![Vec::with_capacity(grid.rounds); sides.len()];
@@ -102,13 +102,13 @@ impl Cell {
         self.spread(side, |sample| sample.cpu_per_gib)
     }
 
-    /// Of the rounds' ratios, side over other.
+    /// Ratio side ÷ other in each round.
     fn ratio(&self, side: usize, other: usize, value: impl Fn(&Sample) -> f64) -> Spread {
         let pairs = self.samples[side].iter().zip(&self.samples[other]);
         Spread::of(pairs.map(|(a, b)| value(a) / value(b).max(1e-9)))
     }
 
-    /// Who had the highest median rate among `sides`.
+    /// The side with the highest median rate among `sides`.
     pub(crate) fn best(&self, sides: std::ops::Range<usize>) -> usize {
         sides
             .max_by(|a, b| self.rate(*a).median.total_cmp(&self.rate(*b).median))
@@ -148,7 +148,8 @@ impl Cell {
 }
 
 impl Comparison {
-    /// Piccolo beside the default and the best, one row a cell; a missed budget is bold.
+    /// Table of Piccolo beside the default and the best side, with a row for each cell; a missed budget is
+    /// bold.
     pub(crate) fn table(&self, budget: impl Fn(&Cell) -> Budget) -> String {
         if !self.has_subject {
             return "Piccolo did not take part in this run.\n".to_owned();
@@ -166,7 +167,7 @@ impl Comparison {
         text
     }
 
-    /// Every side in every cell: rate and CPU.
+    /// Table of rate and CPU of every side in every cell.
     pub(crate) fn all_sides(&self) -> String {
         let mut text = "All sides: median GiB/s, and CPU seconds for a GiB in brackets.\n\n| |".to_owned();
         self.cells.iter().for_each(|cell| text.push_str(&format!(" {} |", cell.name())));

@@ -20,23 +20,23 @@ use crate::plot::lines;
 use crate::report::Report;
 use pull::{ADVERTISE, Crowd, LAYERS, LOOKUP, Shape};
 
-/// Budgets of docs/budgets.md.
+/// Budget of docs/budgets.md for the p99 of lookups.
 const LOOKUP_P99: Duration = Duration::from_millis(20);
 const LEADER_CORES: f64 = 2.0;
-/// Runs that narrow down the highest rate.
+/// Number of runs that narrow down the highest rate.
 const STEPS: u32 = 4;
-/// Connections for lookups and for writes, all servers together: far more than are in use at once as
-/// long as the servers keep up.
+/// Connections for lookups and for writes to all servers: far more than are in use at once while the servers
+/// keep up.
 const POOLS: [usize; 2] = [2_000, 6_000];
 
-/// How.
+/// Arguments of `crowd`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct CrowdArgs {
     /// Numbers of servers.
     #[arg(long, value_delimiter = ',', default_value = "3,1")]
     servers: Vec<usize>,
-    /// Layers that arrive together and are advertised in one request; 1 is the hardest reading of the
-    /// budget, 3 is what containerd downloads at once.
+    /// Layers that arrive together and are advertised in one request. 1 is the hardest reading of the budget;
+    /// containerd downloads 3 at once.
     #[arg(long, value_delimiter = ',', default_value = "1,3")]
     coalesced: Vec<u32>,
     /// Length of the crowd, seconds.
@@ -45,14 +45,14 @@ pub(crate) struct CrowdArgs {
     /// Length of one agent's pull, seconds.
     #[arg(long, default_value_t = 5)]
     pull_seconds: u64,
-    /// Only the whole crowd, not the highest share of it that holds.
+    /// Only the whole crowd, without a search for the highest share that meets the budgets.
     #[arg(long)]
     whole_only: bool,
 }
 
-/// One crowd.
+/// Measurements of one crowd.
 struct Run {
-    /// Of all agents.
+    /// Share of all agents that took part.
     share: f64,
     lookups: Record,
     advertises: Record,
@@ -62,7 +62,7 @@ struct Run {
     shares: Shares,
     /// Second from which no 503 may come.
     half: usize,
-    /// Until the last answer.
+    /// Time until the last answer, seconds.
     length: f64,
 }
 
@@ -77,7 +77,7 @@ impl Run {
         self.lookups.bad() + self.advertises.bad() + self.refused == 0
     }
 
-    /// All budgets together.
+    /// True if all budgets are met.
     fn holds(&self) -> bool {
         self.served()
             && self.late_unavailable() == 0
@@ -86,7 +86,7 @@ impl Run {
     }
 }
 
-/// Runs the scenario.
+/// Runs the scenario and writes its section.
 pub(crate) fn crowd(settings: &Settings, args: &CrowdArgs, report: &Report, folder: &Path) -> Result<()> {
     let fleet = settings.fleet();
     let mut text = format!(
@@ -127,15 +127,15 @@ pub(crate) fn crowd(settings: &Settings, args: &CrowdArgs, report: &Report, fold
     report.section("crowd", "Flash crowd: every node pulls the same new image", &format!("{text}\n{plots}"))
 }
 
-/// Servers with a fleet.
+/// Servers with a registered fleet.
 struct Site {
     cluster: Cluster,
     agents: Option<Agents>,
-    /// Images that were pulled so far.
+    /// Number of images that were pulled so far.
     images: u32,
 }
 
-/// The whole crowd, and if that is too much, ever better guesses at how much of it is not.
+/// Runs the whole crowd, and if that misses a budget, searches for the highest share that does not.
 fn ladder(site: &mut Site, args: &CrowdArgs, together: u32) -> Result<Vec<Run>> {
     let mut runs = vec![run(site, args, together, 1.0)?];
     if runs[0].holds() || args.whole_only {

@@ -18,7 +18,7 @@ const DISABLED: &str = "'io.containerd.grpc.v1.cri', 'io.containerd.snapshotter.
      'io.containerd.snapshotter.v1.zfs', 'io.containerd.snapshotter.v1.aufs', \
      'io.containerd.snapshotter.v1.devmapper', 'io.containerd.internal.v1.opt'";
 
-/// Debian's docker-registry.
+/// A running docker-registry of Debian.
 pub(crate) struct Registry {
     pub(crate) address: SocketAddr,
     process: Process,
@@ -60,7 +60,7 @@ impl Registry {
         Ok(reference)
     }
 
-    /// How often it has sent one of `blobs`.
+    /// Number of times that the registry has sent one of `blobs`.
     pub(crate) fn sent(&self, blobs: &[Blob]) -> usize {
         let is_one = |line: &&str| {
             let Ok(event) = serde_json::from_str::<Value>(line) else { return false };
@@ -114,12 +114,12 @@ impl Containerd {
         self.folder.join("containerd.sock").display().to_string()
     }
 
-    /// Where its `hosts.toml` files are.
+    /// Folder of its `hosts.toml` files.
     pub(crate) fn certs(&self) -> PathBuf {
         self.folder.join("certs.d")
     }
 
-    /// Asks `registry` itself, nobody in front of it.
+    /// Makes it ask `registry` directly, without a mirror.
     pub(crate) fn without_mirror(&self, registry: SocketAddr) -> Result<()> {
         let folder = self.certs().join(registry.to_string());
         fs::create_dir_all(&folder).context("could not make a folder in certs.d")?;
@@ -133,7 +133,7 @@ impl Containerd {
         command
     }
 
-    /// Fetches `reference`; returns how long it took.
+    /// Fetches `reference`; returns the duration.
     pub(crate) fn fetch(&self, reference: &str, mode: Mode) -> Result<Duration> {
         let mut command = self.ctr();
         match mode {

@@ -1,8 +1,8 @@
-//! Drives servers with many connections from one thread, so that it takes as little of the machine as
-//! can be: the servers under test share it.
+//! Drives servers with many connections from one thread, to take little of the machine, which the measured
+//! servers share.
 //!
-//! Where a rate is given the loop is open: each request is due at a time that does not depend on the
-//! answers before it, and its latency counts from then, so that a stall is seen in full.
+//! With a given rate the loop is open: each request is due at a time that does not depend on earlier answers,
+//! and its latency counts from then, so that a stall shows completely.
 
 mod connection;
 mod histogram;
@@ -22,62 +22,63 @@ use tokio::task::{JoinSet, LocalSet};
 pub(crate) use connection::Connection;
 pub(crate) use record::{Record, Second};
 
-/// A request wakes up to so late after it was due, because timers tick so; that is not the server's.
+/// Resolution of timers: a request may be sent this late after its due time, which is not latency of the
+/// server.
 const TIMER_TICK: Duration = Duration::from_millis(1);
-/// First and longest pause before a write is sent again; the agent's.
+/// First and longest pause before a write is sent again, as in the agent.
 const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
-/// How long an agent leaves a connection idle before it closes it.
+/// Time for which an agent keeps an idle connection.
 const AGENT_IDLE: Duration = Duration::from_secs(5);
-/// Descriptors beside those of the connections.
+/// Descriptors that are not for connections.
 const OTHER_DESCRIPTORS: u64 = 256;
 
 /// A request to be sent.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ticket {
-    /// When it is due, since the start; `None`: now (a closed loop).
+    /// Time since the start at which it is due; `None`: now (a closed loop).
     pub(crate) due: Option<Duration>,
     /// Index of its record.
     pub(crate) kind: usize,
-    /// Whose it is.
+    /// Number of the agent that sends it.
     pub(crate) agent: u32,
-    /// For the source's own use.
+    /// Free for use by the source.
     pub(crate) note: u64,
-    /// A write: sent again, with the agent's pauses, until a server has taken it.
+    /// True for a write that is sent again, with the agent's pauses, until a server has acknowledged it.
     pub(crate) again: bool,
-    /// How long one server may take.
+    /// Time for the answer of one server.
     pub(crate) patience: Duration,
-    /// On a connection of its own, which stays open for as long as an agent leaves it idle; otherwise on
-    /// the one that the request before it used.
+    /// True if it goes over its own connection, which then stays open for as long as an agent keeps an idle
+    /// one; otherwise it uses the connection of the previous request.
     pub(crate) fresh: bool,
 }
 
-/// What is sent. All of it runs on one thread.
+/// Source of requests. All of it runs on one thread.
 pub(crate) trait Source {
     /// The next request to the server with number `lane` over a connection of `pool`; `None`: no more.
     fn next(&mut self, lane: usize, pool: usize) -> Option<Ticket>;
-    /// Its bytes into `out` (empty before), once it is due. `false`: there is nothing to send after all.
+    /// Writes the due request into `out`, which is empty. `false`: nothing is to be sent after all.
     fn compose(&mut self, ticket: &mut Ticket, out: &mut Vec<u8>) -> bool;
-    /// Its final answer, `now` after the start; status 0 without one.
+    /// Receives the final answer, `now` after the start; status 0 without one.
     fn answered(&mut self, now: Duration, ticket: &Ticket, status: u16, body: &[u8]);
 }
 
-/// One run.
+/// Configuration of a run.
 pub(crate) struct Drive {
     pub(crate) servers: Vec<SocketAddr>,
     /// Connections of each pool, to all servers together. Requests of one pool never wait for those of
-    /// another one.
+    /// another.
     pub(crate) pools: Vec<usize>,
-    /// Fresh connections that may be idle at once, at most.
+    /// Limit of fresh connections that are idle at once.
     pub(crate) fresh_most: u64,
-    /// How many kinds of requests there are.
+    /// Number of kinds of requests.
     pub(crate) kinds: usize,
 }
 
-/// What came of it.
+/// Result of a run.
 pub(crate) struct Outcome {
     pub(crate) records: Vec<Record>,
     pub(crate) elapsed: Duration,
-    /// The most connections that were open and idle after a request of their own.
+    /// Peak number of fresh connections that were open and idle.
     pub(crate) parked: usize,
 }
 
@@ -88,7 +89,7 @@ struct Shared<S> {
     parked: RefCell<Parked>,
 }
 
-/// Connections that an agent leaves open for a while.
+/// Idle connections that an agent keeps for a while.
 #[derive(Default)]
 struct Parked {
     connections: VecDeque<(Instant, Vec<Connection>)>,
@@ -107,7 +108,7 @@ impl Parked {
 }
 
 impl Drive {
-    /// Runs until the source has no more; gives it back.
+    /// Runs until the source has no more requests; returns the source.
     pub(crate) fn run<S: Source + 'static>(&self, source: S) -> Result<(S, Outcome)> {
         allow_descriptors(self.pools.iter().sum::<usize>() as u64 + self.fresh_most)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -142,7 +143,7 @@ impl Drive {
     }
 }
 
-/// Root may have more descriptors than it begins with.
+/// Raises the limit of descriptors; root may go above the hard limit.
 pub(crate) fn allow_descriptors(connections: u64) -> Result<()> {
     let wanted = connections + OTHER_DESCRIPTORS;
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
@@ -154,8 +155,8 @@ pub(crate) fn allow_descriptors(connections: u64) -> Result<()> {
     Ok(())
 }
 
-/// One agent's connection after the other, in one place: to the server of its lane, and to the others
-/// when that one does not answer.
+/// Sends the requests of one agent after the other over one connection: to the server of its lane, and to the
+/// others if that one does not answer.
 async fn work<S: Source>(shared: Rc<Shared<S>>, place: (usize, usize), mut connections: Vec<Connection>) {
     let (lane, pool) = place;
     let mut request = Vec::new();
@@ -190,7 +191,7 @@ async fn serve<S: Source>(
     let mut pause = RETRY_PAUSE.0;
     loop {
         let mut status = 0;
-        // As the agent's client: whoever cannot answer is passed over.
+        // Like the agent's client: asks the next server after a failure.
         for asked in 0..connections.len() {
             let server = (lane + asked) % connections.len();
             let connection = &mut connections[server];
@@ -221,8 +222,8 @@ async fn serve<S: Source>(
     }
 }
 
-/// Opens `count` connections to a server, one answered request each, and calls `look` while all of
-/// them are open and idle. At most half as long as a server lets them be idle.
+/// Opens `count` connections to a server, sends one request over each, and calls `look` while all are open
+/// and idle. Takes at most half of the time for which a server keeps idle connections.
 pub(crate) fn hold_open<T>(server: SocketAddr, count: usize, look: impl FnOnce() -> Result<T>) -> Result<T> {
     const REQUEST: &[u8] = b"GET /livez HTTP/1.1\r\nhost: piccolo\r\n\r\n";
     const OPENED_AT_ONCE: usize = 256;

@@ -1,5 +1,5 @@
-//! A fleet comes up: every agent syncs its whole inventory, then beats for the first time. As fast as
-//! the servers answer: a closed loop.
+//! A fleet starts: every agent syncs its whole inventory, then sends its first heartbeat. A closed loop, as
+//! fast as the servers answer.
 
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ use crate::agents::Agents;
 use crate::cluster::Cluster;
 use crate::drive::{Drive, Outcome, Source, Ticket};
 
-/// Syncs at once: each agent is one connection, and far more of them wait than a server works on.
+/// Concurrent syncs: each agent is one connection, and far more of them wait than a server works on.
 pub(crate) const CONNECTIONS: usize = 96;
-/// As in the agent, shared out over the servers.
+/// Time for one server to answer a sync: the agent's timeout, divided among the servers.
 pub(crate) const SYNC_PATIENCE: Duration = Duration::from_secs(10);
-/// As in the agent, shared out over the servers.
+/// Time for one server to answer a heartbeat: the agent's timeout, divided among the servers.
 pub(crate) const BEAT_PATIENCE: Duration = Duration::from_millis(1_667);
 
 /// What each agent sends.
@@ -31,7 +31,7 @@ struct Enrolment {
     resyncs: u64,
 }
 
-/// A whole round of requests.
+/// A round of requests, one for each agent.
 pub(crate) struct Enrolled {
     pub(crate) agents: Agents,
     pub(crate) outcome: Outcome,
@@ -62,22 +62,22 @@ impl Source for Enrolment {
     }
 }
 
-/// Whether the answer to a heartbeat asks for a sync.
+/// True if the answer to a heartbeat asks for a sync.
 pub(crate) fn wants_sync(body: &[u8]) -> bool {
     body.windows(13).any(|window| window == b"\"resync\":true")
 }
 
-/// All agents sync; returns when each one has its 201.
+/// Syncs all agents; returns when each has its 201.
 pub(crate) fn sync_all(cluster: &Cluster, agents: Agents) -> Result<Enrolled> {
     run(cluster, agents, What::Sync)
 }
 
-/// All agents beat once: from then on the servers know their zones and leases.
+/// Sends one heartbeat of each agent: after it the servers know zones and leases.
 pub(crate) fn beat_all(cluster: &Cluster, agents: Agents) -> Result<Enrolled> {
     run(cluster, agents, What::Beat)
 }
 
-/// Both, until all servers have applied them.
+/// Syncs all agents, sends their heartbeats, and waits until all servers have applied both.
 pub(crate) fn enroll(cluster: &Cluster, agents: Agents) -> Result<Agents> {
     let agents = sync_all(cluster, agents)?.agents;
     let agents = beat_all(cluster, agents)?.agents;

@@ -1,5 +1,5 @@
-//! Lookups in an index of the fleet's size: beside a constant answer through the same HTTP stack, and
-//! beside the Go Piccolo's query on MariaDB.
+//! Lookups in an index of the fleet's size, beside a constant answer from the same HTTP stack and the Go
+//! Piccolo's query on MariaDB.
 
 mod chart;
 pub(crate) mod constant;
@@ -26,22 +26,23 @@ use questions::{Form, Question, questions};
 use sides::{Constants, Side};
 use table::{Cell, Outcome};
 
-/// CPU time is counted in hundredths of a second: a shorter window says nothing about a request.
+/// Length of a measurement, in windows of the settings: CPU time has a resolution of 10 ms, too coarse for a
+/// single window.
 const WINDOWS: u32 = 4;
 
-/// What only this scenario knows.
+/// Options of this scenario only.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Options {
-    /// Hosts of the fleet, 400 keys each; keys and rates follow.
+    /// Hosts of the fleet, with 400 keys each; keys and rates follow.
     #[arg(long, global = true, default_value_t = Fleet::FULL.hosts)]
     pub(crate) hosts: u32,
-    /// Connections that ask at once (`findkey`).
+    /// Concurrent connections (`findkey`).
     #[arg(long, global = true, default_value_t = 32)]
     askers: usize,
-    /// Keeps MariaDB's filled folder here for the next run (`findkey`).
+    /// Folder in which MariaDB's data is kept for the next run (`findkey`).
     #[arg(long, global = true, value_name = "DIR")]
     mariadb_data: Option<PathBuf>,
-    /// Leaves MariaDB out (`findkey`), to find out how to tune the others.
+    /// Leaves MariaDB out (`findkey`), to tune the other sides.
     #[arg(long, global = true)]
     without_mariadb: bool,
 }
@@ -50,13 +51,13 @@ pub(crate) struct Options {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sample {
     seen: Seen,
-    /// CPU time of the serving processes for a request, microseconds.
+    /// CPU time of the serving processes for each request, microseconds.
     cpu_us: f64,
-    /// Of that, what the process behind the answering one took: the database itself.
+    /// CPU time of the process behind the answering one, the database, for each request, microseconds.
     behind_us: f64,
-    /// Share of the machine that did nothing.
+    /// Share of the machine that was idle.
     idle: f64,
-    /// Share taken by others than the sides and the client.
+    /// Share of the machine used by processes other than the sides and the client.
     others: f64,
 }
 
@@ -66,7 +67,7 @@ impl Sample {
     }
 }
 
-/// The scenario.
+/// Runs the scenario and writes its section.
 pub(crate) fn findkey(settings: &Settings, report: &Report, folder: &Path) -> Result<()> {
     let options = &settings.findkey;
     let fleet = settings.fleet();
@@ -124,7 +125,7 @@ fn database(options: &Options, fleet: Fleet, names: &KeyNames, folder: &Path) ->
     Ok(database)
 }
 
-/// All sides answer one question in turns: A B C, B C A, C A B.
+/// Measures all sides with one question in turns: A B C, B C A, C A B.
 fn compare(settings: &Settings, question: &Question, sides: &[&Side]) -> Result<Cell> {
     let length = settings.window * WINDOWS;
     let window = Window { connections: settings.findkey.askers, warm_up: length / 4, length };
@@ -153,7 +154,7 @@ fn sample(side: &Side, question: &Question, window: Window) -> Result<Sample> {
     };
     let total = (after.total - before.total).max(1e-9);
     let idle = after.idle - before.idle;
-    // All sides are children of ours, so this tree holds both.
+    // All sides are children of this process, so that its tree contains both.
     let known = ours_after - ours_before;
     let of_request = |seconds: f64| seconds * 1e6 / seen.requests as f64;
     Ok(Sample {

@@ -1,8 +1,8 @@
-//! The fleet that the index benches simulate: which hosts there are, and which keys each one holds.
-//! A pure function of its size, so that every run and every side see the same fleet.
+//! The simulated fleet of the index benches: its hosts, and the keys of each. A pure function of its size, so
+//! that every run and every side have the same fleet.
 //!
-//! Three kinds of keys, as in a real one: the layers of base images that every node has, keys that
-//! follow Zipf's law (the most popular on nearly every node), and a few that nobody else holds.
+//! There are three kinds of keys, as in a real fleet: layers of base images that every node has, keys that
+//! follow Zipf's law (the most popular on nearly every node), and a few that only one node holds.
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
@@ -14,47 +14,47 @@ use sha2::{Digest, Sha256};
 pub(crate) const GROUP: &str = "default";
 /// Port of every blob server.
 const PORT: u16 = 7781;
-/// Zones that the /24s are spread over.
+/// Number of zones over which the /24s are spread.
 const ZONES: u32 = 3;
 const SEED: u64 = 0x5eed;
 
-/// How large a fleet is.
+/// Size of a fleet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Fleet {
-    /// Nodes.
+    /// Number of nodes.
     pub(crate) hosts: u32,
-    /// Keys that each node holds.
+    /// Number of keys of each node.
     pub(crate) keys_per_host: u32,
-    /// Keys that anybody holds.
+    /// Number of distinct keys.
     pub(crate) distinct_keys: u32,
-    /// Keys that every node holds; the first ones.
+    /// Number of keys that every node holds, which are the first ones.
     pub(crate) common_keys: u32,
 }
 
 impl Fleet {
-    /// The fleet of the budgets: 50,000 hosts × 400 keys over a million distinct keys.
+    /// The fleet of the budgets: 50,000 hosts × 400 keys of a million distinct keys.
     pub(crate) const FULL: Self =
         Self { hosts: 50_000, keys_per_host: 400, distinct_keys: 1_000_000, common_keys: 20 };
 
-    /// The same fleet with another number of hosts: as many keys of its own for each, as many common.
+    /// A fleet with another number of hosts, the same number of own keys for each, and the same common keys.
     pub(crate) fn with_hosts(self, hosts: u32) -> Self {
         let distinct = u64::from(self.distinct_keys) * u64::from(hosts) / u64::from(self.hosts);
         let distinct_keys = u32::try_from(distinct).unwrap_or(u32::MAX).max(2 * self.keys_per_host);
         Self { hosts, distinct_keys, ..self }
     }
 
-    /// The same hosts with fewer keys each.
+    /// A fleet with the same hosts and fewer keys for each.
     pub(crate) fn with_keys(self, keys_per_host: u32) -> Self {
         let keys_per_host = keys_per_host.clamp(self.common_keys + 1, self.keys_per_host);
         Self { keys_per_host, ..self }
     }
 
-    /// Pairs of host and key.
+    /// Number of pairs of host and key.
     pub(crate) fn pairs(self) -> u64 {
         u64::from(self.hosts) * u64::from(self.keys_per_host)
     }
 
-    /// Address of the blob server of a host: 10.0.0.0/8, 250 hosts in a /24.
+    /// Address of a host's blob server: in 10.0.0.0/8, with 250 hosts in each /24.
     pub(crate) fn address(self, host: u32) -> SocketAddr {
         let ip = Ipv4Addr::from((10 << 24) + ((host / 250) << 8) + host % 250 + 1);
         SocketAddrV4::new(ip, PORT).into()
@@ -65,7 +65,7 @@ impl Fleet {
         format!("zone-{}", host / 250 % ZONES)
     }
 
-    /// A key as it is sent: `sha256:` and 64 hex digits.
+    /// A key as text: `sha256:` and 64 hex digits.
     pub(crate) fn key(self, key: u32) -> String {
         use std::fmt::Write as _;
         let digest = Sha256::digest((SEED + u64::from(key)).to_be_bytes());
@@ -77,8 +77,8 @@ impl Fleet {
         text
     }
 
-    /// The keys of a host, ascending and distinct: the common ones, those that only it holds, and the
-    /// rest by Zipf's law with exponent 1 (a key's rank is log-uniform).
+    /// Keys of a host, ascending and distinct: the common ones, those that only it holds, and the rest by
+    /// Zipf's law with exponent 1 (a key's rank is log-uniform).
     pub(crate) fn inventory(self, host: u32) -> Vec<u32> {
         let own = self.distinct_keys.saturating_sub(self.common_keys) / self.hosts;
         let own = own.min((self.keys_per_host - self.common_keys) / 2);

@@ -1,10 +1,10 @@
-//! The thundering herd: all servers are gone for a while, and when they are back every agent of the
-//! fleet comes in the same second.
+//! The thundering herd: all servers are down for a while, and when they are back every agent of the fleet
+//! connects in the same second.
 //!
-//! Each agent is one task in one of several processes (one process may not have so many descriptors):
-//! it connects anew, beats, and when that fails pauses as the agent does, until it is answered 201.
-//! None of them has beaten during the outage, which is the worst case: after a long one real agents
-//! come back over half a minute.
+//! Each agent is one task in one of several processes (one process may not have that many descriptors). It
+//! connects, sends a heartbeat, and after a failure pauses as the agent does, until it gets a 201. No agent
+//! has sent a heartbeat during the outage, which is the worst case: after a long one real agents come back
+//! over half a minute.
 
 mod flock;
 
@@ -28,34 +28,34 @@ use flock::{Flock, Tally};
 pub(crate) use flock::{FlockArgs, run as run_flock};
 
 const SERVERS: usize = 3;
-/// How often memory and state are looked at meanwhile.
+/// Time between two samples of memory and state.
 const LOOK: Duration = Duration::from_millis(500);
 /// Longer than any herd takes.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// How.
+/// Arguments of `herd`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct HerdArgs {
-    /// Keys of each host: an agent that comes back sends none of them.
+    /// Keys of each host; an agent that comes back sends none of them.
     #[arg(long, default_value_t = 40)]
     keys: u32,
 }
 
-/// What was seen.
+/// Measurements of the scenario.
 struct Seen {
     tally: Tally,
-    /// Resident before the outage and at the end, and the most, of each server, MiB.
+    /// Memory of each server before the outage, at the end, and at its peak, MiB.
     before: Vec<f64>,
     after: Vec<f64>,
     peak: Vec<f64>,
     hidden: u64,
-    /// From the restart until every server was ready.
+    /// Time from the restart until every server was ready, seconds.
     ready: f64,
-    /// From the release until everybody was answered.
+    /// CPU shares from the release until every agent was answered.
     shares: Shares,
 }
 
-/// Runs the scenario.
+/// Runs the scenario and writes its section.
 pub(crate) fn herd(settings: &Settings, args: &HerdArgs, report: &Report, folder: &Path) -> Result<()> {
     let fleet = settings.fleet().with_keys(args.keys);
     let mut cluster = Cluster::start(&settings.binary, folder, SERVERS)?;
@@ -138,7 +138,7 @@ fn body(seen: &Seen, hosts: u32, report: &Report) -> Result<String> {
             "{:.2}, {:.2}, {:.2}; {:.0} %",
             shares.leader(),
             shares.follower(),
-            // The agents are other processes to this one.
+            // The agents are processes other than this one.
             shares.load + shares.others,
             shares.idle * 100.0
         ),

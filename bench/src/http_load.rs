@@ -1,6 +1,6 @@
-//! A load generator for small requests: one thread, some connections that are kept, each with one
-//! request under way. It reads no more of an answer than its status and its length, because it shares
-//! the machine with the servers that it measures.
+//! A load generator for small requests: one thread with some kept connections, each with one request in
+//! flight. It reads only the status and the length of an answer, because it shares the machine with the
+//! measured servers.
 
 mod connection;
 
@@ -15,23 +15,23 @@ use rustix::fs::Timespec;
 
 use connection::Connection;
 
-/// A server that answers nothing for so long has failed.
+/// Time without any answer after which a server has failed.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
-/// A window goes on for so long when nothing has come: a busy machine is slow, but not an error.
+/// Time by which a window is extended while nothing has arrived: a busy machine is slow, which is no error.
 const FIRST_ANSWER_MAX: Duration = Duration::from_secs(30);
 
 /// One answer.
 pub(crate) struct Answer<'a> {
     pub(crate) status: u16,
     pub(crate) body: &'a [u8],
-    /// When its request was sent.
+    /// Time at which the request was sent.
     pub(crate) began: Instant,
-    /// When its last byte was there.
+    /// Time at which the last byte arrived.
     pub(crate) ended: Instant,
 }
 
-/// Sends what `next` writes into its buffer, over `connections` connections, until it says `false`;
-/// hands every answer to `done`.
+/// Sends the requests that `next` writes into its buffer over `connections` connections, until `next` returns
+/// `false`; passes every answer to `done`.
 pub(crate) fn exchange(
     address: SocketAddr,
     connections: usize,
@@ -69,7 +69,7 @@ pub(crate) fn exchange(
     Ok(())
 }
 
-/// Posts every body that `next` writes to `path`; all must be answered 201.
+/// Posts every body that `next` writes to `path`; all answers must be 201.
 pub(crate) fn post_all(
     address: SocketAddr,
     connections: usize,
@@ -103,28 +103,28 @@ pub(crate) fn post_all(
     )
 }
 
-/// What clients saw within a window.
+/// Results of one window.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Seen {
     pub(crate) requests: u64,
     pub(crate) seconds: f64,
     pub(crate) p50_ms: f64,
     pub(crate) p99_ms: f64,
-    /// Bytes of an answer's body, on average.
+    /// Average size of a body, bytes.
     pub(crate) body_bytes: f64,
 }
 
-/// How long, over how many connections.
+/// Length of a window, and number of connections.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Window {
     pub(crate) connections: usize,
-    /// Not counted: connections open, caches fill.
+    /// Time before the window that is not counted: connections open, caches fill.
     pub(crate) warm_up: Duration,
     pub(crate) length: Duration,
 }
 
-/// Asks `requests` over and over, each connection going on where the last one was; all answers must
-/// be 200. `mark` is called at both ends of the window.
+/// Sends `requests` repeatedly, each connection continuing after the previous one's last; all answers must be
+/// 200. Calls `mark` at both ends of the window.
 pub(crate) fn measure(
     address: SocketAddr,
     requests: &[Vec<u8>],

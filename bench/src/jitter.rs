@@ -1,6 +1,6 @@
-//! Heartbeats of a fleet that was started in the same second, by the schedule of the real agent, over
-//! simulated time: how evenly the calls fall on the seconds. And the same of a fleet whose servers were
-//! away for a while.
+//! Heartbeats of a fleet that was started in the same second, by the schedule of the real agent over
+//! simulated time: how evenly they are spread over the seconds. The second scene has an outage of the
+//! servers.
 
 use anyhow::Result;
 use piccolo::agent::backoff::HeartbeatSchedule;
@@ -13,16 +13,16 @@ use crate::report::Report;
 use crate::stats::Spread;
 
 const SEED: u64 = 50_000;
-/// Intervals that are looked at.
+/// Number of intervals that are simulated.
 const PERIODS: usize = 10;
-/// From when to when no server answers, in the second scene, seconds.
+/// Seconds of the second scene in which no server answers.
 const OUTAGE: std::ops::Range<usize> = 60..180;
 
-/// Calls in each second.
+/// Number of heartbeats in each second.
 struct Rates(Vec<u32>);
 
 impl Rates {
-    /// `agents` that start at once, over so many seconds; none is heard during `outage`.
+    /// Simulates `agents` that start at once over `seconds`; no heartbeat is answered during `outage`.
     fn simulate(agents: usize, seconds: usize, outage: std::ops::Range<usize>) -> Self {
         let mut rng = StdRng::seed_from_u64(SEED);
         let mut calls = vec![0; seconds];
@@ -47,14 +47,14 @@ impl Rates {
     }
 }
 
-/// Highest over mean, over these seconds.
+/// Highest rate divided by the mean, over these seconds.
 fn peak(rates: &Rates, seconds: std::ops::Range<usize>) -> f64 {
     let calls = &rates.0[seconds];
     let mean = f64::from(calls.iter().sum::<u32>()) / calls.len() as f64;
     f64::from(calls.iter().copied().max().unwrap_or(0)) / mean
 }
 
-/// Simulates, plots, reports.
+/// Runs the simulation and writes its section.
 pub(crate) fn jitter(agents: usize, report: &Report) -> Result<()> {
     let interval = HEARTBEAT_INTERVAL_DEFAULT.as_secs() as usize;
     let seconds = PERIODS * interval;
@@ -107,8 +107,8 @@ fn row(body: &mut String, scene: &str, rates: &Rates, seconds: std::ops::Range<u
     ));
 }
 
-/// What the highest of so many independent Poisson counts is expected to be, over their mean: the
-/// normal quantile of 1 - 1/n, about √(2 ln n) standard deviations.
+/// Expected highest of `seconds` independent Poisson counts, divided by their mean: the normal quantile of 1
+/// - 1/n, about √(2 ln n) standard deviations.
 fn busiest_by_chance(mean: f64, seconds: usize) -> f64 {
     1.0 + (2.0 * (seconds as f64).ln()).sqrt() / mean.sqrt()
 }

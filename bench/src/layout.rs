@@ -1,4 +1,4 @@
-//! Images made on the spot, as OCI layouts: the same seed makes the same bytes.
+//! Generated images as OCI layouts: the same seed gives the same bytes.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -12,11 +12,11 @@ use sha2::{Digest, Sha256};
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
-/// Header of the one file in a layer's tar, and the two empty blocks behind it.
+/// Header of the only file in a layer's tar, and the two empty blocks at the end, bytes.
 const TAR_BYTES: u64 = 3 * 512;
 const PIECE_BYTES: usize = 1 << 20;
 
-/// What a digest names.
+/// A blob with its digest.
 #[derive(Clone, Debug)]
 pub(crate) struct Blob {
     pub(crate) hex: String,
@@ -28,7 +28,7 @@ impl Blob {
         format!("sha256:{}", self.hex)
     }
 
-    /// Where every side serves it.
+    /// Path at which every side serves it.
     pub(crate) fn path(&self) -> String {
         format!("/v2/bench/blobs/sha256:{}?ns=bench.invalid", self.hex)
     }
@@ -43,7 +43,7 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// One layer of exactly so many bytes (multiples of 512) for each size: a tar of random bytes.
+    /// An image with a layer for each size in bytes (multiples of 512): a tar of random bytes.
     pub(crate) fn make(folder: &Path, seed: u64, layer_bytes: &[u64]) -> Result<Self> {
         fs::create_dir_all(folder.join("blobs/sha256")).context("could not make a layout")?;
         let mut random = SmallRng::seed_from_u64(seed);
@@ -63,7 +63,7 @@ impl Layout {
         Ok(Self { folder: folder.to_owned(), layers, rest: vec![manifest, config] })
     }
 
-    /// So many images of tiny layers, all different, each with a name.
+    /// A layout with `images` different images of tiny layers, each with a name.
     pub(crate) fn many(folder: &Path, images: u32, layers_each: u32) -> Result<Self> {
         fs::create_dir_all(folder.join("blobs/sha256")).context("could not make a layout")?;
         let put = |text: String| put_text(folder, &text);
@@ -88,7 +88,7 @@ impl Layout {
         Ok(all)
     }
 
-    /// A layout that holds nothing.
+    /// An empty layout.
     pub(crate) fn empty(folder: &Path) -> Result<Self> {
         fs::create_dir_all(folder.join("blobs/sha256")).context("could not make a layout")?;
         write_index(folder, &[])?;

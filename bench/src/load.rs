@@ -1,4 +1,4 @@
-//! The load: some connections that fetch one blob over and over, watched for a stretch of time.
+//! The load: connections that fetch one blob repeatedly, measured for a time.
 
 use std::net::SocketAddr;
 use std::sync::Mutex;
@@ -15,38 +15,38 @@ use crate::side::Side;
 use crate::usage::{Machine, cpu_seconds_of_tree};
 
 const GIB: f64 = (1u64 << 30) as f64;
-/// CPU time stops growing within this time after the load, or the side works for nobody.
+/// Time after the load within which CPU time must stop growing; otherwise the side works for nobody.
 const SETTLE_MAX: Duration = Duration::from_secs(10);
-/// A side that sends nothing for so long has failed.
+/// Time without a first byte after which a side has failed.
 const FIRST_BYTE_MAX: Duration = Duration::from_secs(10);
 const SETTLE_STEP: Duration = Duration::from_millis(40);
 
-/// How one sample is taken.
+/// How a sample is taken.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Load {
     pub(crate) connections: usize,
-    /// Not counted: connections open, buffers grow.
+    /// Time before the window that is not counted: connections open, buffers grow.
     pub(crate) warm_up: Duration,
     pub(crate) window: Duration,
-    /// Instead of a window: so many bytes in whole requests, every connection the same number.
+    /// Instead of a window: bytes to fetch in whole requests, the same number for every connection.
     pub(crate) whole_bytes: Option<u64>,
-    /// What all connections together read at most.
+    /// Limit of the rate of all connections together.
     pub(crate) sink_bytes_per_second: Option<u64>,
 }
 
-/// What was seen within one window.
+/// Results of one window.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sample {
     pub(crate) gib_per_second: f64,
     /// CPU seconds of the side's processes for each GiB.
     pub(crate) cpu_per_gib: f64,
-    /// Share of the machine that did nothing.
+    /// Share of the machine that was idle.
     pub(crate) idle: f64,
-    /// Share of the machine taken by others than the sides and the client.
+    /// Share of the machine used by processes other than the sides and the client.
     pub(crate) others: f64,
 }
 
-/// What the connections share.
+/// State that the connections share.
 struct Shared {
     bytes: AtomicU64,
     stop: AtomicBool,
@@ -114,7 +114,7 @@ pub(crate) fn sample(load: Load, network: &Network, side: &Side, blob: &Blob) ->
     ensure!(gib > 0.0, "{}: no byte within {FIRST_BYTE_MAX:?}", side.name);
     let total = end.machine.total - start.machine.total;
     let idle = end.machine.idle - start.machine.idle;
-    // All sides are children of ours, so this tree holds both.
+    // All sides are children of this process, so that its tree contains both.
     let known = end.ours - start.ours;
     Ok(Sample {
         gib_per_second: gib / (end.at - start.at).as_secs_f64(),
@@ -124,7 +124,7 @@ pub(crate) fn sample(load: Load, network: &Network, side: &Side, blob: &Blob) ->
     })
 }
 
-/// The window, and longer while nothing has arrived: a busy machine is slow, but not an error.
+/// Waits for the window, and longer while nothing has arrived: a busy machine is slow, which is no error.
 fn wait_for_window(load: Load, shared: &Shared) {
     let (started, before) = (Instant::now(), shared.bytes.load(Ordering::Relaxed));
     thread::sleep(load.window);
@@ -136,7 +136,7 @@ fn wait_for_window(load: Load, shared: &Shared) {
     }
 }
 
-/// Until all are stopped, or as many blobs as the load says.
+/// Fetches blobs until the load is stopped, or as many as it says.
 fn fetch_blobs(
     load: Load,
     network: &Network,
@@ -165,7 +165,7 @@ fn fetch_blobs(
     Ok(())
 }
 
-/// Waits until the side has stopped working for what is over.
+/// Waits until the side has finished its work for closed connections.
 fn settle(side: &Side) -> Result<()> {
     let end = Instant::now() + SETTLE_MAX;
     let mut before = cpu_seconds_of_tree(side.pid)?;

@@ -70,11 +70,11 @@ enum Scenario {
     Veth,
     /// Peer agent → mirror agent → client, as fast as it goes.
     Relay,
-    /// The same with source and sink capped at 5 Gbit/s.
+    /// Peer agent → mirror agent → client, with source and sink capped at 5 Gbit/s.
     RelayCapped,
     /// Real containerds: time to findable, pull beside the registry, memory (as root).
     Pull,
-    /// Memory and CPU of one agent that has nothing to do, and its memory under many requests at once.
+    /// Memory and CPU of one idle agent, and its memory under many concurrent requests.
     Agent(agent_cost::AgentArgs),
     /// Heartbeats of a fleet that starts at once, simulated.
     Jitter,
@@ -82,23 +82,23 @@ enum Scenario {
     Register(register::RegisterArgs),
     /// A registered fleet pulls one new image within a minute.
     Crowd(crowd::CrowdArgs),
-    /// A registered fleet at its everyday rates.
+    /// A registered fleet at its normal rates.
     Steady(steady::SteadyArgs),
     /// All agents of a fleet come back at once after an outage of all servers.
     Herd(herd::HerdArgs),
     /// Part of `herd`, in a process of its own.
     #[command(hide = true)]
     HerdPart(herd::FlockArgs),
-    /// All servers start empty under a fleet that lives on.
+    /// All servers start empty while the fleet continues to run.
     Rebuild(rebuild::RebuildArgs),
     /// A server that was away, or lost its disk, catches up while the load goes on.
     CatchUp(catch_up::CatchUpArgs),
     /// Memory, disk, restart and snapshot of a server by the number of pairs.
     Sizes {
-        /// Millions of pairs.
+        /// Sizes in millions of pairs.
         #[arg(long, value_delimiter = ',', default_value = "1,5,20")]
         millions: Vec<f64>,
-        /// Connections that are open while memory is measured at the largest size.
+        /// Open connections while memory is measured at the largest size.
         #[arg(long, default_value_t = 5_000)]
         open: usize,
     },
@@ -109,23 +109,23 @@ enum Scenario {
     Findkey,
     /// Adding, removing and finding holders, without network and log.
     Micro,
-    /// All of them.
+    /// All scenarios.
     All,
-    /// One of findkey's sides.
+    /// A side of findkey with a constant answer.
     #[command(hide = true)]
     ServeConstant(findkey::constant::Options),
-    /// One of findkey's sides.
+    /// A side of findkey with MariaDB.
     #[command(hide = true)]
     ServeMariadb(mariadb::Options),
 }
 
-/// What all scenarios share.
+/// Settings of all scenarios.
 #[derive(Args, Clone, Debug)]
 struct Settings {
     /// The binary to measure.
     #[arg(long, global = true, default_value = "target/release/piccolo")]
     binary: PathBuf,
-    /// Only the sides that are not Piccolo (loopback and veth), to find out how to tune those.
+    /// Measures only the sides other than Piccolo (loopback and veth), to tune those.
     #[arg(long, global = true)]
     without_piccolo: bool,
     /// Only nginx configurations whose name contains one of these; the default always takes part.
@@ -134,11 +134,11 @@ struct Settings {
     /// Folder for RESULTS.md and plots/.
     #[arg(long, global = true, default_value = "bench")]
     out: PathBuf,
-    /// Blob sizes.
+    /// Sizes of the blobs.
     #[arg(long, global = true, value_delimiter = ',', value_parser = stats::parse_size,
           default_value = "100KiB,1MiB,16MiB,512MiB")]
     sizes: Vec<u64>,
-    /// Connection counts.
+    /// Numbers of connections.
     #[arg(long, global = true, value_delimiter = ',', default_value = "1,8,64")]
     connections: Vec<usize>,
     /// Rounds of each cell.
@@ -208,7 +208,7 @@ fn main() -> Result<()> {
     let report = Report::new(&settings.out, settings.piccolo().as_deref())?;
     let scenarios = match scenario {
         Scenario::All => {
-            // Each with the defaults that it has on the command line.
+            // Each with its defaults on the command line.
             let named = |name: &&str| Cli::try_parse_from(["piccolo-bench", name]).map(|cli| cli.scenario);
             SECTIONS.iter().map(named).collect::<Result<_, _>>()?
         }

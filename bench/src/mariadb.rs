@@ -1,6 +1,6 @@
-//! Debian's MariaDB with the Go Piccolo's table, as the other side of lookups and registration.
+//! Debian's MariaDB with the Go Piccolo's table, to compare lookups and registration with.
 //!
-//! Ours is kind to it: a buffer pool that holds everything, a local socket, prepared statements, no
+//! The set-up favours MariaDB: a buffer pool that holds everything, a local socket, prepared statements, no
 //! replica. All other settings are Debian's.
 
 mod fill;
@@ -25,12 +25,12 @@ pub(crate) use lookups::{Options, serve};
 pub(crate) use register::ROWS_PER_INSERT;
 
 const DATABASE: &str = "piccolo";
-/// Bytes of buffer pool for a row: table and both indexes, with room for pages that are half full.
+/// Buffer pool for each row, bytes: table and both indexes, with room for half-full pages.
 const POOL_BYTES_PER_ROW: u64 = 480;
 const POOL_BYTES_MIN: u64 = 256 << 20;
-/// A pool of gigabytes takes its time to be written.
+/// Time to stop: a pool of gigabytes must be written.
 const STOP_MAX: Duration = Duration::from_secs(600);
-/// As gorm migrates the Go Piccolo's model (v0.0.36): `docs/go-piccolo.md`.
+/// The table as gorm makes it for the Go Piccolo's model (v0.0.36), see `docs/go-piccolo.md`.
 const TABLE: &str = "CREATE TABLE distribution_tab (
     id bigint unsigned AUTO_INCREMENT, `key` varchar(255), holder varchar(24), `group` varchar(64),
     created_at datetime(3) NULL, updated_at datetime(3) NULL, PRIMARY KEY (id),
@@ -38,15 +38,14 @@ const TABLE: &str = "CREATE TABLE distribution_tab (
 
 /// A running mariadbd with the table.
 pub(crate) struct MariaDb {
-    /// Where its data, its socket and its log are.
+    /// Folder of its data, socket and log.
     folder: PathBuf,
     fleet: Fleet,
     process: Process,
 }
 
 impl MariaDb {
-    /// Starts one on `folder`, with a buffer pool for the whole of `fleet`; the folder's data is kept,
-    /// and made where there is none.
+    /// Starts one on `folder`, with a buffer pool for all of `fleet`. Existing data in the folder is kept.
     pub(crate) fn start(folder: &Path, fleet: Fleet) -> Result<Self> {
         fs::create_dir_all(folder).with_context(|| format!("could not make {}", folder.display()))?;
         let folder = folder.canonicalize().context("could not find the folder of MariaDB")?;
@@ -76,7 +75,7 @@ impl MariaDb {
         self.folder.join("socket")
     }
 
-    /// How it is configured, in one line.
+    /// Its configuration in one line.
     pub(crate) fn what(&self) -> Result<String> {
         let version = run(Command::new("mariadbd").arg("--version"))?;
         let version = version.split_whitespace().nth(2).unwrap_or("unknown").to_owned();
@@ -88,19 +87,19 @@ impl MariaDb {
         ))
     }
 
-    /// Bytes of its data folder.
+    /// Size of its data folder, bytes.
     fn disk_bytes(&self) -> Result<u64> {
         let listed = run(Command::new("du").args(["-s", "-B1"]).arg(self.folder.join("data")))?;
         listed.split_whitespace().next().and_then(|bytes| bytes.parse().ok()).context("du said nothing")
     }
 
-    /// Ends it and waits until everything is in its files.
+    /// Stops it and waits until everything is in its files.
     pub(crate) fn stop(self) -> Result<()> {
         self.process.signal(Signal::TERM)?;
         self.process.wait_end(STOP_MAX)
     }
 
-    /// One statement; the first column of its rows as numbers, where they have one.
+    /// Runs a statement; returns the first column of its rows as numbers, if it has one.
     fn query(&self, database: Option<&str>, statement: &str) -> Result<Vec<Option<u64>>> {
         let options = options(&self.socket(), database);
         runtime()?.block_on(async {
@@ -111,7 +110,7 @@ impl MariaDb {
         })
     }
 
-    /// Rows of the table.
+    /// Number of rows in the table.
     pub(crate) fn rows(&self) -> Result<u64> {
         let count = "SELECT COUNT(*) FROM distribution_tab FORCE INDEX (idx_group_key_holder_uniq)";
         self.query(Some(DATABASE), count)?.into_iter().flatten().next().context("COUNT(*) gave no number")
@@ -130,12 +129,12 @@ fn common_arguments(folder: &Path) -> Vec<String> {
         format!("--pid-file={}", at("pid")),
         format!("--tmpdir={}", folder.display()),
         "--skip-networking".to_owned(),
-        // Ignored by who is not root, and refused without by who is.
+        // mariadbd needs it if run by root, and ignores it otherwise.
         "--user=root".to_owned(),
     ]
 }
 
-/// System tables, with a root that needs no password on the socket.
+/// Makes the system tables, with a root user that needs no password on the socket.
 fn install(folder: &Path) -> Result<()> {
     let mut command = Command::new("mariadb-install-db");
     command.args(common_arguments(folder).iter().take(1));
@@ -154,15 +153,15 @@ fn options(socket: &Path, database: Option<&str>) -> Opts {
         .into()
 }
 
-/// As many connections as are asked for, none of them reset or closed in between: resetting would
-/// throw the prepared statements away.
+/// A pool of exactly `connections` connections that are neither reset nor closed between uses: a reset would
+/// drop the prepared statements.
 fn pool(socket: &Path, connections: usize) -> Result<Pool> {
     let constraints = PoolConstraints::new(connections, connections).context("a pool of no connections")?;
     let pool = PoolOpts::default().with_constraints(constraints).with_reset_connection(false);
     Ok(Pool::new(OptsBuilder::from_opts(options(socket, Some(DATABASE))).pool_opts(pool)))
 }
 
-/// For the client's side: it mostly waits.
+/// Runtime for the client, which mostly waits.
 fn runtime() -> Result<Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().context("could not start a runtime")
 }

@@ -1,4 +1,4 @@
-//! What a cluster, the load and the machine used over a while.
+//! Resources that a cluster, the load and the machine used over a time.
 
 use std::time::Instant;
 
@@ -8,7 +8,7 @@ use crate::cluster::{Cluster, Used};
 use crate::usage::Machine;
 use crate::usage::process::cpu_seconds;
 
-/// Begun before the load, read after it. The same servers must run at both ends.
+/// A measurement that begins before the load and is read after it. The same servers must run at both ends.
 pub(crate) struct Meter {
     started: Instant,
     servers: Vec<Used>,
@@ -16,7 +16,7 @@ pub(crate) struct Meter {
     machine: Machine,
 }
 
-/// In cores, over the whole while.
+/// CPU time divided by elapsed time, in cores.
 #[derive(Clone, Debug)]
 pub(crate) struct Shares {
     pub(crate) seconds: f64,
@@ -24,9 +24,9 @@ pub(crate) struct Shares {
     pub(crate) written_mib: Vec<f64>,
     pub(crate) leader: usize,
     pub(crate) load: f64,
-    /// Share of the whole machine that did nothing, 0 to 1.
+    /// Share of the whole machine that was idle, 0 to 1.
     pub(crate) idle: f64,
-    /// Cores that processes took which are none of ours.
+    /// Cores used by processes other than ours.
     pub(crate) others: f64,
 }
 
@@ -68,7 +68,7 @@ impl Shares {
         self.servers[self.leader]
     }
 
-    /// The busiest of the others; zero if there are none.
+    /// The busiest follower; zero if there is none.
     pub(crate) fn follower(&self) -> f64 {
         let others = self.servers.iter().enumerate().filter(|(number, _)| *number != self.leader);
         others.map(|(_, cores)| *cores).fold(0.0, f64::max)

@@ -1,5 +1,5 @@
-//! The index without network and log: what adding and removing pairs costs, and finding the nearest
-//! holders, beside what one would write first. The same fleet for all, ratios of the same run.
+//! The index without network and log: the cost of adding and removing pairs, and of finding the nearest
+//! holders, beside simple implementations. All have the same fleet, and ratios are from the same run.
 
 mod indexed;
 mod naive;
@@ -22,41 +22,42 @@ use indexed::Indexed;
 use naive::{Sets, Vectors};
 
 const SEED: u64 = 0x11c0;
-/// Hosts whose whole inventories are added and removed.
+/// Number of hosts whose whole inventories are added and removed.
 const HOSTS_WITH_INVENTORIES: u32 = 2_000;
-/// Holders of the one key that is advertised, withdrawn and looked up.
+/// Numbers of holders of the key that is advertised, withdrawn and looked up.
 const HOLDERS: [u32; 3] = [40, 1_000, 50_000];
-/// Changes of that key in a round, and lookups.
+/// Number of changes of that key in a round, and of lookups.
 const OPERATIONS: usize = 2_000;
-/// Holders that an agent asks for.
+/// Number of holders that an agent asks for.
 const COUNT: usize = 16;
 
-/// Who holds a key, in any way.
+/// A map from keys to holders.
 trait Holdings {
-    /// Those hosts hold these keys (sorted) too. Each a request of its own, as many together as come at once.
+    /// Adds keys (sorted) to hosts. Each change is a request of its own; as many are applied together as
+    /// arrive together.
     fn add(&mut self, changes: &[(u32, Vec<Key>)]) -> Result<()>;
-    /// Those hosts hold these keys no longer.
+    /// Removes keys from hosts.
     fn remove(&mut self, changes: &[(u32, Vec<Key>)]) -> Result<()>;
-    /// How many of the nearest holders were found; at most [`COUNT`], never the asker.
+    /// Number of nearest holders that were found: at most [`COUNT`], never the asker.
     fn nearest(&self, key: &Key, asker: u32) -> usize;
 }
 
-/// An operation in words, for the table and for the plot, and what one took, nanoseconds.
+/// An operation's texts for table and plot, and its duration, nanoseconds.
 type Measured = ((String, String), f64);
 
-/// What is measured of every side.
+/// Measurements of one operation on every side.
 struct Row {
     what: String,
-    /// The same, for the plot.
+    /// Name of the operation for the plot.
     short: String,
-    /// Nanoseconds of one operation, of each side, by round.
+    /// Nanoseconds of one operation, by side and round.
     sides: Vec<Vec<f64>>,
 }
 
 const SIDES: [Series; 3] =
     [("Piccolo", "#d9480f"), ("sorted sets", "#868e96"), ("sorted vectors", "#1971c2")];
 
-/// The scenario.
+/// Runs the scenario and writes its section.
 pub(crate) fn micro(settings: &Settings, fleet: Fleet, report: &Report) -> Result<()> {
     eprintln!("micro");
     let mut rows: Vec<Row> = Vec::new();
@@ -98,7 +99,7 @@ fn timed(operations: usize, work: impl FnOnce() -> Result<()>) -> Result<f64> {
     Ok(started.elapsed().as_nanos() as f64 / operations as f64)
 }
 
-/// Whole inventories, as syncs bring them: hosts in any order, sorted keys.
+/// Whole inventories as syncs bring them: hosts in random order, keys sorted.
 fn inventories(fleet: Fleet) -> Result<Vec<(u32, Vec<Key>)>> {
     let hosts = fleet.hosts.min(HOSTS_WITH_INVENTORIES);
     let keys = keys(fleet)?;
@@ -113,7 +114,7 @@ fn inventories(fleet: Fleet) -> Result<Vec<(u32, Vec<Key>)>> {
     Ok(changes)
 }
 
-/// Those inventories, for each pair.
+/// Measures whole inventories, for each pair.
 fn whole(side: &mut dyn Holdings, fleet: Fleet, changes: &[(u32, Vec<Key>)]) -> Result<Vec<Measured>> {
     let hosts = changes.len();
     let pairs = hosts * fleet.keys_per_host as usize;
@@ -132,7 +133,7 @@ fn keys(fleet: Fleet) -> Result<Vec<Key>> {
         .collect()
 }
 
-/// A key with so many holders: single changes in any order, and lookups by any host.
+/// Measures a key with `holders` holders: single changes in random order, and lookups by random hosts.
 fn one_key(side: &mut dyn Holdings, fleet: Fleet, holders: u32) -> Result<Vec<Measured>> {
     let key: Key = fleet.key(0).parse().context("a key is none")?;
     let mut random = StdRng::seed_from_u64(SEED);
@@ -162,7 +163,7 @@ fn one_key(side: &mut dyn Holdings, fleet: Fleet, holders: u32) -> Result<Vec<Me
     ])
 }
 
-/// So many hosts, evenly over the fleet.
+/// `count` hosts, evenly spread over the fleet.
 fn spread_hosts(fleet: Fleet, count: u32) -> impl Iterator<Item = u32> {
     (0..count).map(move |number| (u64::from(number) * u64::from(fleet.hosts) / u64::from(count)) as u32)
 }
@@ -195,7 +196,7 @@ fn table(rows: &[Row]) -> String {
     text
 }
 
-/// One an operation.
+/// One group for each operation.
 fn groups(rows: &[Row]) -> Vec<Group> {
     let spreads = |row: &Row| row.sides.iter().map(|side| Spread::of(side.iter().copied())).collect();
     rows.iter().map(|row| (row.short.clone(), spreads(row))).collect()

@@ -1,12 +1,12 @@
-//! The fleet's keys as text, made once: hashing and formatting a million of them belongs to no
-//! measurement.
+//! The fleet's keys as text, made once: no measurement should contain the hashing and formatting of a million
+//! keys.
 
 use crate::fleet::Fleet;
 
 /// Bytes of `sha256:` and 64 hex digits.
 const KEY_BYTES: usize = 71;
 
-/// Every key of a fleet, one after the other.
+/// All keys of a fleet in one string.
 pub(crate) struct KeyNames(String);
 
 impl KeyNames {

@@ -1,4 +1,4 @@
-//! Where a part runs: on the host, or in a network namespace behind a veth.
+//! Network of a process: the host's, or a network namespace behind a veth.
 
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr};
@@ -15,11 +15,11 @@ use crate::process::run;
 const SERVER_IP: Ipv4Addr = Ipv4Addr::new(10, 213, 0, 1);
 const CLIENT_IP: Ipv4Addr = Ipv4Addr::new(10, 213, 0, 2);
 
-/// A network that commands and threads can be put into.
+/// A network that commands and threads can enter.
 #[derive(Clone, Debug)]
 pub(crate) struct Network {
     namespace: Option<String>,
-    /// Under which servers in it listen.
+    /// Address of servers in it.
     pub(crate) ip: IpAddr,
 }
 
@@ -29,7 +29,7 @@ impl Network {
         Self { namespace: None, ip: Ipv4Addr::LOCALHOST.into() }
     }
 
-    /// A command that runs in this network, under the pid that is started.
+    /// A command that runs in this network, with the pid of the started process.
     pub(crate) fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let Some(namespace) = &self.namespace else { return Command::new(program) };
         let mut command = Command::new("ip");
@@ -54,7 +54,7 @@ impl Network {
         thread::scope(|scope| scope.spawn(thread).join()).map_err(|_| anyhow!("a thread panicked"))?
     }
 
-    /// The first of `count` ports in a row that nobody listens on, and that no other bench or test is given.
+    /// The first of `count` consecutive ports that are free and not reserved by another bench or test.
     pub(crate) fn free_ports(&self, count: u16) -> Result<u16> {
         self.run(|| Ok(free_ports_in_a_row(count)))
     }
@@ -64,14 +64,14 @@ impl Network {
     }
 }
 
-/// Two namespaces and a veth with MTU 1500 between them; gone when dropped.
+/// Two namespaces and a veth with MTU 1500 between them, removed when dropped.
 pub(crate) struct Veth {
     pub(crate) server: Network,
     pub(crate) client: Network,
 }
 
 impl Veth {
-    /// Makes both; needs root.
+    /// Makes the namespaces and the veth; needs root.
     pub(crate) fn make() -> Result<Self> {
         let name = |side: &str| Some(format!("piccolo-bench-{}-{side}", std::process::id()));
         let veth = Self {

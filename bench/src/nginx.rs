@@ -12,7 +12,7 @@ use crate::net::Network;
 use crate::process::Process;
 use crate::side::Side;
 
-/// One way to configure it.
+/// One configuration.
 pub(crate) struct Variant {
     pub(crate) name: &'static str,
     workers: &'static str,
@@ -20,7 +20,7 @@ pub(crate) struct Variant {
     http: &'static str,
 }
 
-/// What all tuned variants have in common.
+/// Directives that all tuned variants share.
 macro_rules! tuned {
     ($rest:literal) => {
         concat!(
@@ -31,12 +31,12 @@ macro_rules! tuned {
     };
 }
 
-/// The first is the default.
+/// Configurations of nginx as a file server. The first one is the default.
 pub(crate) const FILES: &[Variant] = &[
     Variant {
         name: "nginx default",
         workers: "auto",
-        // Debian's nginx.conf, as far as it concerns sending files.
+        // The part of Debian's nginx.conf that concerns sending files.
         http: "sendfile on; tcp_nopush on; types_hash_max_size 2048; access_log access.log; gzip on;",
     },
     Variant { name: "sendfile, tuned", workers: "auto", http: tuned!("sendfile on; tcp_nopush on;") },
@@ -67,7 +67,7 @@ pub(crate) const FILES: &[Variant] = &[
     },
 ];
 
-/// As a relay without hashing. The first is the default.
+/// Configurations of nginx as a relay without hashing. The first one is the default.
 pub(crate) const RELAYS: &[Variant] = &[
     Variant { name: "proxy_pass default", workers: "auto", http: "access_log access.log;" },
     Variant {
@@ -104,7 +104,7 @@ pub(crate) fn serve_files(
     start(folder, network, variant, "", &location)
 }
 
-/// Passes everything on to `source`, over connections that are kept.
+/// Forwards all requests to `source` over kept connections.
 pub(crate) fn relay(folder: &Path, network: &Network, variant: &Variant, source: SocketAddr) -> Result<Side> {
     let upstream = format!("upstream source {{ server {source}; keepalive 128; }}");
     let location = "location /v2/ { proxy_pass http://source; proxy_http_version 1.1; \

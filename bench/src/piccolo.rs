@@ -1,4 +1,4 @@
-//! Piccolo's real binary: a server of one, and agents on layout folders.
+//! Piccolo's real binary: a single server, and agents on layout folders.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -10,19 +10,19 @@ use crate::layout::{Blob, Layout};
 use crate::net::Network;
 use crate::process::{DAEMON_TIMEOUT, Process, within};
 
-/// The binary and where its processes keep their things.
+/// The binary, and the folder for its processes.
 pub(crate) struct Piccolo {
     binary: PathBuf,
     folder: PathBuf,
 }
 
-/// A discovery server.
+/// A running discovery server.
 pub(crate) struct Server {
     pub(crate) process: Process,
     pub(crate) api: SocketAddr,
 }
 
-/// An agent.
+/// A running agent.
 pub(crate) struct Agent {
     pub(crate) process: Process,
     pub(crate) mirror: SocketAddr,
@@ -41,7 +41,7 @@ impl Piccolo {
         &self.binary
     }
 
-    /// A cluster of one.
+    /// Starts a cluster of one server.
     pub(crate) fn server(&self, network: &Network) -> Result<Server> {
         let api = SocketAddr::new(network.ip, network.free_port()?);
         let mut command = network.command(&self.binary);
@@ -54,7 +54,8 @@ impl Piccolo {
         Ok(Server { process, api })
     }
 
-    /// An agent with `store` arguments (`--layout DIR`, `--containerd-sock PATH`); waits until it is ready.
+    /// Starts an agent with `store` arguments (`--layout DIR`, `--containerd-sock PATH`) and waits until it
+    /// is ready.
     pub(crate) fn agent(&self, network: &Network, servers: &str, store: &[&str]) -> Result<Agent> {
         let address = || Ok::<_, anyhow::Error>(SocketAddr::new(network.ip, network.free_port()?));
         let (mirror, peer, metrics) = (address()?, address()?, address()?);
@@ -71,7 +72,7 @@ impl Piccolo {
         Ok(Agent { process, mirror, peer })
     }
 
-    /// An agent that holds `layout`; `extra` arguments limit it.
+    /// Starts an agent that holds `layout`, with `extra` arguments.
     pub(crate) fn layout_agent(
         &self,
         network: &Network,
@@ -92,13 +93,13 @@ fn wait_ready(process: &mut Process, network: &Network, address: SocketAddr) -> 
     })
 }
 
-/// Whether `server` knows a holder of `blob`.
+/// True if `server` knows a holder of `blob`.
 pub(crate) fn is_findable(server: SocketAddr, blob: &Blob) -> bool {
     let path = format!("/api/v1/distribution/findkey?group=default&key={}", blob.digest());
     fetch(server, &path).is_some_and(|(status, _)| status == 200)
 }
 
-/// Waits until `server` knows a holder of each.
+/// Waits until `server` knows a holder of each blob.
 pub(crate) fn wait_findable(network: &Network, server: SocketAddr, blobs: &[Blob]) -> Result<()> {
     network.run(|| {
         for blob in blobs {

@@ -1,7 +1,8 @@
-//! Grouped bars with whiskers as SVG: one panel a blob size, one group a connection count, one bar a side.
+//! Grouped bars with whiskers as SVG: a panel for each blob size, a group for each connection count, a bar
+//! for each side.
 //!
-//! Without a library: `plotters` has neither grouped bars nor a legend in columns, so that each rectangle would
-//! still be placed here, and the text of an SVG file needs none of its back-ends.
+//! Without a library: `plotters` has neither grouped bars nor a legend in columns, so that each rectangle
+//! would still be placed here, and an SVG file needs none of its back-ends.
 
 pub(crate) mod log_bars;
 
@@ -20,10 +21,10 @@ const GAP: f64 = 60.0;
 const TOP: f64 = 70.0;
 const COLOURS: [&str; 3] = ["#d9480f", "#868e96", "#1971c2"];
 
-/// One bar.
+/// One bar of a group.
 struct Bar {
     value: Spread,
-    /// Index of its series, which gives the colour.
+    /// Index of its series, which selects the colour.
     series: usize,
 }
 
@@ -33,7 +34,7 @@ struct Group {
     bars: Vec<Bar>,
 }
 
-/// Draws the rates, or whatever `value` takes out of a cell for a side.
+/// Draws the rates, or another `value` of each side in each cell.
 pub(crate) fn plot(comparison: &Comparison, title: &str, value: impl Fn(&Cell, usize) -> Spread) -> String {
     let first = usize::from(!comparison.has_subject);
     let names = ["Piccolo", &comparison.sides[1 - first].0, "best other"];
@@ -116,7 +117,7 @@ fn panel(svg: &mut String, left: f64, name: &str, groups: &[Group]) {
     }
 }
 
-/// 1, 2 or 5 times a power of ten, so that four to ten ticks fit.
+/// 1, 2 or 5 times a power of ten, so that there are four to ten ticks.
 fn tick_step(highest: f64) -> f64 {
     let power = 10f64.powf((highest.max(1e-6) / 4.0).log10().floor());
     let steps = [1.0, 2.0, 5.0].map(|factor| factor * power);

@@ -1,4 +1,4 @@
-//! One child process with its log, ended when dropped.
+//! A child process with a log, ended when dropped.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
 const POLL: Duration = Duration::from_millis(5);
-/// A daemon that takes longer to start or stop is broken.
+/// Time after which a daemon that has not started or stopped is broken.
 pub(crate) const DAEMON_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A daemon of the bench.
@@ -19,7 +19,7 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts `command`; what it prints goes to `<folder>/<name>.log`.
+    /// Starts `command` with its output in `<folder>/<name>.log`.
     pub(crate) fn start(folder: &Path, name: &str, mut command: Command) -> Result<Self> {
         let log = folder.join(format!("{name}.log"));
         let file = File::create(&log).with_context(|| format!("could not create {}", log.display()))?;
@@ -36,16 +36,16 @@ impl Process {
         self.child.id()
     }
 
-    /// Sends it a signal.
+    /// Sends a signal to the process.
     pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
         let pid = Pid::from_raw(self.child.id().cast_signed()).expect("a pid is not zero");
-        kill_process(pid, signal).context("could not signal a child")
+        kill_process(pid, signal).context("could not send a signal to a child")
     }
 
-    /// Waits until it has ended by itself or by a signal.
+    /// Waits until the process has ended.
     pub(crate) fn wait_end(mut self, time: Duration) -> Result<()> {
         let child = &mut self.child;
-        within("a child ends", time, || child.try_wait().context("could not look after a child"))?;
+        within("a child ends", time, || child.try_wait().context("could not wait for a child"))?;
         Ok(())
     }
 
@@ -53,14 +53,14 @@ impl Process {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
-    /// Polls until `ready` gives a value; fails early when the process ends.
+    /// Polls until `ready` returns a value; fails early if the process ends.
     pub(crate) fn wait_until<T>(&mut self, what: &str, mut ready: impl FnMut() -> Option<T>) -> Result<T> {
         let end = Instant::now() + DAEMON_TIMEOUT;
         loop {
             if let Some(value) = ready() {
                 return Ok(value);
             }
-            let ended = self.child.try_wait().context("could not look after a child")?;
+            let ended = self.child.try_wait().context("could not wait for a child")?;
             if ended.is_some() || Instant::now() > end {
                 let state = ended.map_or("still running".to_owned(), |status| status.to_string());
                 bail!("not seen: {what} ({state}); its log:\n{}", self.log());
@@ -83,7 +83,7 @@ impl Drop for Process {
     }
 }
 
-/// Runs a command to its end and returns what it printed.
+/// Runs a command to its end and returns its output.
 pub(crate) fn run(command: &mut Command) -> Result<String> {
     let output = command.output().with_context(|| format!("could not start {command:?}"))?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -93,7 +93,7 @@ pub(crate) fn run(command: &mut Command) -> Result<String> {
     Ok(text(&output.stdout))
 }
 
-/// Polls until `condition` gives a value.
+/// Polls until `condition` returns a value.
 pub(crate) fn within<T>(
     what: &str,
     time: Duration,

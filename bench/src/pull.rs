@@ -1,5 +1,5 @@
-//! Real pulls: how soon what node 1 pulled is findable, how long node 2 takes beside the same pull
-//! from the registry, and how much memory servers and agents need.
+//! Real pulls: how soon content that node 1 pulled is findable, how long node 2 takes beside the same pull
+//! from the registry, and the memory of servers and agents.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -22,7 +22,7 @@ use crate::usage::resident_mib_of_tree;
 const SEED: u64 = 17;
 const MEASURED: [Mode; 2] = [Mode::Pull, Mode::Fetch];
 
-/// A containerd, its agent, and our mirror in front of the registry.
+/// A containerd, its agent, and our mirror before the registry.
 struct Node {
     containerd: Containerd,
     agent: Agent,
@@ -37,20 +37,20 @@ struct Site {
     plain: Containerd,
 }
 
-/// Seconds of one round.
+/// Durations in one round, seconds.
 struct Times {
     mode: Mode,
-    /// Node 1, nobody has it yet: from the registry, the mirror asked first.
+    /// Pull of node 1 while nobody has the image: from the registry, after the mirror was asked.
     first: f64,
-    /// From its end to every digest findable on every server.
+    /// From the end of that pull until every digest is findable on every server.
     findable: f64,
-    /// Node 2, from node 1.
+    /// Pull of node 2, from node 1.
     neighbour: f64,
-    /// A node without Piccolo, from the registry.
+    /// Pull of a node without Piccolo, from the registry.
     plain: f64,
 }
 
-/// Runs the scenario; needs root.
+/// Runs the scenario and writes its section; needs root.
 pub(crate) fn pull(settings: &Settings, report: &Report, folder: &Path) -> Result<()> {
     eprintln!("Pulls with real containerds");
     let Some(binary) = settings.piccolo() else { bail!("there are no pulls without Piccolo") };
@@ -192,7 +192,7 @@ impl Site {
         Ok(started.elapsed())
     }
 
-    /// By process: all servers together with `up`, and each agent.
+    /// Memory by process: all servers together with `up`, and each agent.
     fn memory(&self) -> Result<Vec<(String, f64)>> {
         let servers = resident_mib_of_tree(self.up.pid())?;
         let mut rows: Vec<(String, f64)> = Vec::new();

@@ -1,5 +1,5 @@
-//! Everything can be rebuilt: all servers lose their disks and start empty under a fleet that lives on.
-//! Heartbeats are answered with the wish for a sync, and so all pairs come back.
+//! Rebuild of the index: all servers lose their disks and start empty while the fleet continues to run.
+//! Answers to heartbeats ask for a sync, and so all pairs come back.
 
 mod living;
 
@@ -27,15 +27,15 @@ use crate::usage::process::peak_resident;
 use living::{Lived, Living};
 
 const SERVERS: usize = 3;
-/// Section 11: so many of the pairs are back within so long.
+/// Budget of section 11: share of the pairs that must be back in time.
 const SHARE: f64 = 0.95;
 const BUDGET: Duration = Duration::from_secs(120);
-/// How often the servers are asked how many pairs they have.
+/// Time between two reads of the servers' number of pairs.
 const LOOK: Duration = Duration::from_millis(250);
 /// Longer than any rebuild takes.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// How.
+/// Arguments of `rebuild`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct RebuildArgs {
     /// Nodes of the fleet.
@@ -44,29 +44,29 @@ pub(crate) struct RebuildArgs {
     /// Time between two heartbeats of a node, seconds.
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3_600))]
     interval: u64,
-    /// How long the fleet lives before, seconds.
+    /// Time before the loss, seconds.
     #[arg(long, default_value_t = 35)]
     before: u64,
-    /// How long there is no server, seconds.
+    /// Time without servers, seconds.
     #[arg(long, default_value_t = 10)]
     away: u64,
 }
 
-/// What was seen since the servers' start.
+/// Measurements since the servers' start.
 struct Seen {
-    /// Pairs of each server, by the time since the start.
+    /// Pairs of each server, with the time since the start, seconds.
     pairs: Vec<(f64, Vec<u64>)>,
-    /// Until all were ready; until one led.
+    /// Time until all servers were ready, and until one led, seconds.
     ready: f64,
     led: f64,
-    /// When the servers were started, in seconds of the fleet's time.
+    /// Start of the servers, in seconds of the fleet's time.
     started: f64,
     shares: Shares,
     peak: Vec<f64>,
     status: Status,
 }
 
-/// Runs the scenario.
+/// Runs the scenario and writes its section.
 pub(crate) fn rebuild(settings: &Settings, args: &RebuildArgs, report: &Report, folder: &Path) -> Result<()> {
     let fleet = Fleet::FULL.with_hosts(args.nodes);
     let mut cluster = Cluster::start(&settings.binary, folder, SERVERS)?;

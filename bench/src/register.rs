@@ -1,4 +1,4 @@
-//! Cold registration: a whole fleet syncs into three empty servers, beside the same rows into MariaDB.
+//! Cold registration: a whole fleet syncs to three empty servers, beside the same rows in MariaDB.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -20,45 +20,45 @@ use crate::report::Report;
 use crate::stats::Spread;
 use crate::usage::process::{cpu_seconds, peak_resident};
 
-/// The fleet of docs/budgets.md may take so long, on two cores.
+/// Budget of docs/budgets.md for registering the fleet, on two cores.
 const BUDGET: Duration = Duration::from_secs(60);
 const SERVERS: usize = 3;
 
-/// Connections to MariaDB; with more of them hosts wait for each other's index pages.
+/// Connections to MariaDB; with more, hosts would wait for each other's index pages.
 const DATABASE_CONNECTIONS: usize = 8;
-/// Rows a second beside MariaDB.
+/// Budget for rows a second, divided by MariaDB's.
 const RATIO_BUDGET: f64 = 4.0;
 
-/// How.
+/// Arguments of `register`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct RegisterArgs {
-    /// How often.
+    /// Number of rounds.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     repeats: u32,
-    /// Hosts that MariaDB gets in each round, other ones each time; 0 leaves it out.
+    /// Number of hosts that MariaDB gets in each round, other ones each time; 0 leaves MariaDB out.
     #[arg(long, default_value_t = 2_500)]
     mariadb_hosts: u32,
 }
 
-/// MariaDB's part.
+/// Results of MariaDB.
 struct Database {
     hosts: u32,
     what: String,
     rate: Spread,
 }
 
-/// One registration into fresh servers.
+/// One registration with fresh servers.
 struct Round {
-    /// Until every agent had its 201.
+    /// Time until every agent had its 201, seconds.
     acknowledged: f64,
-    /// Until all servers showed the same state, with every pair.
+    /// Time until all servers showed the same state with every pair, seconds.
     applied: f64,
-    /// First heartbeats of all, which bring zone and lease.
+    /// Time of the first heartbeats, which bring zone and lease, seconds.
     beats: f64,
     leader: Side,
     followers: Side,
     load_cpu: f64,
-    /// Elections meanwhile.
+    /// Number of elections during the registration.
     elections: u64,
     statuses: String,
     latency: String,
@@ -66,7 +66,7 @@ struct Round {
     rate: Vec<(f64, f64)>,
 }
 
-/// What servers used for the syncs, on average of them.
+/// Resources that servers used for the syncs, averaged over them.
 #[derive(Clone, Copy)]
 struct Side {
     cpu: f64,
@@ -74,7 +74,7 @@ struct Side {
     peak: f64,
 }
 
-/// Runs the scenario.
+/// Runs the scenario and writes its section.
 pub(crate) fn register(
     settings: &Settings,
     args: &RegisterArgs,
@@ -98,7 +98,7 @@ pub(crate) fn register(
     report.section("register", "Cold registration of a fleet", &body)
 }
 
-/// The same rows into MariaDB, of some hosts: a rate needs no more.
+/// Registers the rows of some hosts with MariaDB, which is enough for a rate.
 fn database(fleet: Fleet, hosts: u32, repeats: u32, folder: &Path) -> Result<Database> {
     let names = Arc::new(KeyNames::of(fleet));
     let database = MariaDb::start(&folder.join("mariadb"), fleet)?;
@@ -130,7 +130,7 @@ fn round(settings: &Settings, fleet: Fleet, folder: &Path) -> Result<Round> {
     let sides = sides(&cluster, leader, &used)?;
     let start = Instant::now();
     beat_all(&cluster, agents)?;
-    // Not the same state: leases may end meanwhile, of agents that beat only once.
+    // States may differ: leases of agents with a single heartbeat may end meanwhile.
     cluster.wait_applied()?;
     let record = &outcome.records[0];
     let rate = record.seconds.iter().enumerate();
@@ -150,7 +150,7 @@ fn round(settings: &Settings, fleet: Fleet, folder: &Path) -> Result<Round> {
     })
 }
 
-/// Leader, and the followers' average.
+/// Resources of the leader, and the average of the followers.
 fn sides(cluster: &Cluster, leader: usize, before: &[Used]) -> Result<(Side, Side)> {
     let one = |number: usize| -> Result<Side> {
         let now = cluster.used(number)?;

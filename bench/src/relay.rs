@@ -19,14 +19,14 @@ use crate::side::Side;
 const SEED: u64 = 13;
 /// Bytes in whole requests for each millisecond of the window.
 const WHOLE_BYTES_PER_MILLISECOND: u64 = 512 << 10;
-/// 5 Gbit/s, for source and sink (docs/budgets.md).
+/// Cap of source and sink: 5 Gbit/s (docs/budgets.md).
 const CAP_BYTES_PER_SECOND: u64 = 625_000_000;
-/// Section 11: core-seconds that hashing adds to a GiB.
+/// Budget of section 11: core-seconds that hashing adds to a GiB.
 const HASHING_MAX: f64 = 0.6;
-/// Section 11: rate over the unhashed one, source and sink capped.
+/// Budget of section 11: rate divided by the unhashed one, with capped source and sink.
 const OVER_UNHASHED_MIN: f64 = 0.8;
 
-/// As fast as it goes.
+/// Scenario without a cap.
 pub(crate) fn uncapped(settings: &Settings, report: &Report, folder: &Path) -> Result<()> {
     let title = "Relay: peer agent → mirror → client, loopback";
     let comparison = measure(settings, folder, title, &settings.sizes, None)?;
@@ -45,7 +45,7 @@ pub(crate) fn uncapped(settings: &Settings, report: &Report, folder: &Path) -> R
     report.section("relay", title, &body)
 }
 
-/// Source and sink at 5 Gbit/s.
+/// Scenario with source and sink capped at 5 Gbit/s.
 pub(crate) fn capped(settings: &Settings, report: &Report, folder: &Path) -> Result<()> {
     let title = "Relay with source and sink capped at 5 Gbit/s";
     let largest = settings.sizes.iter().copied().max().unwrap_or_default();
@@ -87,10 +87,10 @@ fn measure(
     }
     let mut grid = settings.grid();
     grid.load.sink_bytes_per_second = cap;
-    // Token buckets start full: look longer.
+    // Token buckets start full, so that the warm-up is longer.
     grid.load.warm_up = settings.window / 2;
     grid.load.window = settings.window * 2;
-    // Blobs that a mirror verifies whole before their first byte come in bursts: count whole ones.
+    // Blobs that a mirror verifies whole before their first byte come in bursts: count whole blobs.
     grid.load.whole_bytes = Some(WHOLE_BYTES_PER_MILLISECOND * settings.window.as_millis() as u64);
     compare(&grid, &host, &sides, true, &layout.layers)
 }
@@ -107,7 +107,7 @@ fn mirror(piccolo: &Piccolo, host: &Network, server: &Server, folder: &Path) -> 
     })
 }
 
-/// What hashing costs: the mirror's CPU less that of an unhashed relay, and SHA-256 alone.
+/// Cost of hashing: the mirror's CPU minus that of an unhashed relay, and SHA-256 alone.
 fn hashing(comparison: &Comparison) -> String {
     let mut text = format!(
         "SHA-256 of a GiB in memory takes {:.2} core-seconds here. The mirror's CPU less that of the unhashed relay \
@@ -129,7 +129,7 @@ fn hashing(comparison: &Comparison) -> String {
     text
 }
 
-/// The fastest of some tries: others may be busy.
+/// The fastest of several attempts, because other processes may be busy.
 fn sha256_seconds_per_gib() -> f64 {
     const PIECE: usize = 1 << 20;
     let piece = vec![7u8; PIECE];

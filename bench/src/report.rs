@@ -1,5 +1,5 @@
-//! RESULTS.md: one section a scenario, each with the command, machine and date it came from. A run
-//! replaces its own sections and keeps the others.
+//! RESULTS.md: a section for each scenario, with its command, machine and date. A run replaces its own
+//! sections and keeps the others.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use crate::usage::machine_line;
 const HEAD: &str = "# Results\n\nWritten by `piccolo-bench` (`make bench`); each section is one run, and says which. \
     Ratios count, bare rates belong to the machine. *idle*: share of all CPUs that did nothing while Piccolo was \
     measured; *others*: share taken by processes that are not part of the bench.\n";
-/// The scenarios, by the names of their commands, in the order of the file; `all` runs them.
+/// Scenarios by the names of their commands, in the order of the file; `all` runs them.
 pub(crate) const SECTIONS: [&str; 16] = [
     "loopback",
     "veth",
@@ -33,20 +33,20 @@ pub(crate) const SECTIONS: [&str; 16] = [
     "jitter",
 ];
 
-/// Where results go.
+/// Destination of the results.
 pub(crate) struct Report {
     folder: PathBuf,
     origin: String,
 }
 
 impl Report {
-    /// Results of a run of `binary` into `folder`.
+    /// A report on a run of `binary`, in `folder`.
     pub(crate) fn new(folder: &Path, binary: Option<&Path>) -> Result<Self> {
         fs::create_dir_all(folder.join("plots")).context("could not make a folder for plots")?;
         let date = run(Command::new("date").args(["-u", "+%F %H:%M UTC"]))?;
         let words: Vec<String> = std::env::args().skip(1).collect();
         let version = match binary {
-            // With the commit, where `make bench` has built it.
+            // The version has the commit if `make bench` has built the binary.
             Some(binary) => run(Command::new(binary).arg("--version"))?,
             None => "without Piccolo".to_owned(),
         };
@@ -66,7 +66,7 @@ impl Report {
         Ok(format!("![{name}](plots/{name}.svg)\n"))
     }
 
-    /// Puts `body` in place of the section `name`, and on the screen.
+    /// Replaces the section `name` by `body`, and prints it.
     pub(crate) fn section(&self, name: &str, title: &str, body: &str) -> Result<()> {
         let section = format!("## {title}\n\n{}\n{body}", self.origin);
         println!("{section}");
@@ -80,7 +80,7 @@ fn markers(name: &str) -> (String, String) {
     (format!("<!-- {name} -->\n"), format!("<!-- end of {name} -->\n"))
 }
 
-/// Sections that a person has written; they come last.
+/// Sections that were written by hand; they come last.
 fn by_hand(old: &str) -> impl Iterator<Item = &str> {
     let names = old.lines().filter_map(|line| line.strip_prefix("<!-- ")?.strip_suffix(" -->"));
     names.filter(|name| !name.starts_with("end of ") && !SECTIONS.contains(name))

@@ -15,12 +15,12 @@ use crate::report::Report;
 use crate::side::Side;
 
 const SEED: u64 = 11;
-/// Section 11 of the design.
+/// Budget of the design, section 11: rate divided by that of nginx's default.
 const OVER_DEFAULT_MIN: f64 = 1.5;
 const OVER_BEST_MIN: f64 = 1.0;
 const CPU_OVER_BEST_MAX: f64 = 1.2;
 
-/// On the host's loopback.
+/// Scenario on the host's loopback.
 pub(crate) fn loopback(settings: &Settings, report: &Report, folder: &Path) -> Result<()> {
     let host = Network::host();
     let largest = settings.sizes.iter().copied().max().unwrap_or_default();
@@ -32,7 +32,7 @@ pub(crate) fn loopback(settings: &Settings, report: &Report, folder: &Path) -> R
     serve(settings, report, folder, "loopback", "Blobs from the page cache, loopback", (&host, &host), budget)
 }
 
-/// Between two network namespaces; needs root.
+/// Scenario between two network namespaces; needs root.
 pub(crate) fn veth(settings: &Settings, report: &Report, folder: &Path) -> Result<()> {
     let veth = Veth::make()?;
     let budget = |_: &Cell| Budget {

@@ -1,4 +1,4 @@
-//! What is compared: something that serves blobs at an address, and whose CPU time is counted.
+//! A side of a comparison: a process that serves blobs at an address and whose CPU time is counted.
 
 use std::net::SocketAddr;
 
@@ -10,21 +10,21 @@ use crate::layout::{Blob, hex};
 use crate::net::Network;
 use crate::process::Process;
 
-/// One of those that are compared.
+/// One side of a comparison.
 pub(crate) struct Side {
-    /// Short, for tables and legends.
+    /// Short name for tables and legends.
     pub(crate) name: String,
-    /// How it is configured, in one line.
+    /// Its configuration in one line.
     pub(crate) what: String,
     pub(crate) address: SocketAddr,
-    /// Root of the process tree whose CPU time is its own.
+    /// Root of the process tree whose CPU time belongs to this side.
     pub(crate) pid: u32,
-    /// Ends with the side; the first one first.
+    /// Processes that end with this side, in this order.
     pub(crate) _running: Vec<Process>,
 }
 
 impl Side {
-    /// Fetches every blob whole and compares its digest; warms the page cache as it does.
+    /// Fetches every blob and checks its digest, which also warms the page cache.
     pub(crate) fn check(&self, client: &Network, blobs: &[Blob]) -> Result<()> {
         client.run(|| {
             for blob in blobs {

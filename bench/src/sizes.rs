@@ -1,5 +1,4 @@
-//! What a server takes by the number of pairs: resident memory, disk, time until it is ready again,
-//! snapshots.
+//! Cost of a server by its number of pairs: resident memory, disk, time until it is ready again, snapshots.
 
 pub(crate) mod part;
 
@@ -22,38 +21,38 @@ use crate::report::Report;
 use crate::usage::process::{Memory, peak_resident};
 use part::Took;
 
-/// Memory is looked at so long after the last write: the flusher has been there, and the allocator is
-/// done.
+/// Time after the last write before memory is measured: the state has been flushed, and the allocator has
+/// settled.
 const SETTLE: Duration = Duration::from_secs(3);
-/// Budgets of docs/budgets.md, at 20 million pairs.
+/// Budget of docs/budgets.md for resident memory at 20 million pairs, MiB.
 const RESIDENT_BUDGET_MIB: f64 = 300.0;
 const RESTART_BUDGET: Duration = Duration::from_secs(5);
 
-/// One size.
+/// Measurements at one size.
 struct Size {
     fleet: Fleet,
-    /// After the fleet has registered.
+    /// Memory after the fleet has registered.
     fresh: Memory,
-    /// The most since the start of the process.
+    /// Peak memory since the start of the process, MiB.
     peak: f64,
-    /// With so many connections open.
+    /// Number of open connections, and memory with them.
     open: Option<(usize, Memory)>,
-    /// After a restart.
+    /// Memory after a restart.
     restarted: Memory,
     disk: Vec<(String, f64)>,
-    /// Until the process had ended after SIGTERM.
+    /// Time from SIGTERM to the end of the process, seconds.
     stop: f64,
-    /// From the start until ready, after SIGTERM.
+    /// Time from the start until ready, after SIGTERM, seconds.
     ready: f64,
-    /// The same after kill -9.
+    /// Time from the start until ready, after kill -9, seconds.
     ready_killed: f64,
     saved: Took,
-    /// A snapshot installed into an empty folder, and over the same state.
+    /// Install of a snapshot into an empty folder, and over the same state.
     empty: Took,
     over: Took,
 }
 
-/// Runs the scenario.
+/// Runs the scenario and writes its section.
 pub(crate) fn sizes(
     settings: &Settings,
     millions: &[f64],

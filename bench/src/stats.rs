@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// Median and both ends of some values.
+/// Median, lowest and highest of some values.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Spread {
     pub(crate) median: f64,
@@ -11,7 +11,7 @@ pub(crate) struct Spread {
 }
 
 impl Spread {
-    /// Of at least one value.
+    /// The spread of at least one value.
     pub(crate) fn of(values: impl IntoIterator<Item = f64>) -> Self {
         let mut values: Vec<f64> = values.into_iter().collect();
         values.sort_by(f64::total_cmp);
@@ -26,7 +26,7 @@ impl Spread {
     }
 }
 
-/// `1.23 (1.10–1.31)`; the precision of the format holds for all three.
+/// `1.23 (1.10–1.31)`; the precision of the format applies to all three.
 impl fmt::Display for Spread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let digits = f.precision().unwrap_or(2);
@@ -34,7 +34,7 @@ impl fmt::Display for Spread {
     }
 }
 
-/// `512 MiB`, `100 KiB`.
+/// A size as text, such as `512 MiB` or `100 KiB`.
 pub(crate) fn size_text(bytes: u64) -> String {
     match bytes {
         _ if bytes >= 1 << 20 && bytes.is_multiple_of(1 << 20) => format!("{} MiB", bytes >> 20),
@@ -43,7 +43,7 @@ pub(crate) fn size_text(bytes: u64) -> String {
     }
 }
 
-/// Understands `512MiB`, `100KiB`, `1234`.
+/// Parses `512MiB`, `100KiB` or `1234`.
 pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     let (number, shift) = match text.trim() {
         text if text.ends_with("KiB") => (text.trim_end_matches("KiB"), 10),
@@ -53,7 +53,7 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     let bytes = number.trim().parse::<u64>().ok().filter(|number| (1..1 << 30).contains(number));
     bytes
         .map(|number| number << shift)
-        .ok_or_else(|| format!("{text:?} is no size: expected 100KiB, 16MiB or bytes"))
+        .ok_or_else(|| format!("{text:?} is not a size: expected 100KiB, 16MiB or bytes"))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! A steady fleet: heartbeats, lookups and advertises at the rates of docs/budgets.md, for some minutes.
+//! A steady fleet: heartbeats, lookups and advertises at the rates of docs/budgets.md for some minutes.
 
 pub(crate) mod life;
 
@@ -21,35 +21,35 @@ use crate::report::Report;
 use crate::usage::process::Memory;
 use life::{KINDS, Life, Rates};
 
-/// Budget of docs/budgets.md, for each server.
+/// Budget of docs/budgets.md for each server, cores.
 const CORES: f64 = 0.5;
 const SERVERS: usize = 3;
-/// A bit more than a heartbeat's interval: everybody has beaten once.
+/// A bit longer than a heartbeat's interval: every agent has sent one.
 const WARM_UP: Duration = Duration::from_secs(33);
 
-/// How.
+/// Arguments of `steady`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct SteadyArgs {
-    /// Length of what is measured, seconds. The servers flush their states every 300 s: what they write is
+    /// Length of the measurement, seconds. The servers flush their states every 300 s: the written bytes are
     /// right for multiples of that.
     #[arg(long, default_value_t = 600)]
     seconds: u64,
-    /// Length of what comes before it.
+    /// Length of the warm-up, seconds.
     #[arg(long, default_value_t = WARM_UP.as_secs())]
     warm_up_seconds: u64,
 }
 
-/// What was seen after the warm-up.
+/// Measurements after the warm-up.
 struct Seen {
     shares: Shares,
     memory: Vec<Memory>,
     status: Status,
     elections: u64,
-    /// Hidden when the measurement began.
+    /// Number of hosts hidden when the measurement began.
     hidden_before: u64,
 }
 
-/// Runs the scenario.
+/// Runs the scenario and writes its section.
 pub(crate) fn steady(settings: &Settings, args: &SteadyArgs, report: &Report, folder: &Path) -> Result<()> {
     let fleet = settings.fleet();
     let rates = Rates::of(fleet);
@@ -75,7 +75,7 @@ fn watch(cluster: &Cluster, length: Duration) -> Result<Seen> {
     let missing = || anyhow!("the leader has no status");
     let before = cluster.status(leader).ok_or_else(missing)?;
     let meter = Meter::start(cluster)?;
-    // Not to the end: the last requests have none behind them.
+    // Ends before the load does: no further requests follow the last ones.
     thread::sleep(length.mul_f64(0.98));
     let shares = meter.read(cluster)?;
     let memory = (0..cluster.len()).map(|number| cluster.memory(number)).collect::<Result<_>>()?;

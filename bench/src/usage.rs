@@ -7,19 +7,19 @@ use std::fs;
 
 use anyhow::{Context, Result};
 
-/// `USER_HZ` of Linux, on every architecture we run on.
+/// `USER_HZ` of Linux, on every supported architecture.
 const TICKS_PER_SECOND: f64 = 100.0;
 
 /// One line of `/proc/<pid>/stat`.
 #[derive(Debug, PartialEq)]
 struct Stat {
     parent: u32,
-    /// User and system time, that of ended and awaited children included, in ticks.
+    /// User and system time, including ended and awaited children, in ticks.
     ticks: u64,
 }
 
 fn parse_stat(line: &str) -> Option<Stat> {
-    // The name in parentheses may contain anything, spaces and parentheses too.
+    // The name in parentheses may contain anything, including spaces and parentheses.
     let fields: Vec<&str> = line[line.rfind(')')? + 1..].split_whitespace().collect();
     let ticks = fields.get(11..15)?.iter().map(|field| field.parse::<u64>().ok()).sum::<Option<u64>>()?;
     Some(Stat { parent: fields.get(1)?.parse().ok()?, ticks })
@@ -33,7 +33,7 @@ fn tree(root: u32) -> Result<BTreeMap<u32, Stat>> {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
             continue;
         };
-        // A process may end while we look.
+        // A process may end during the scan.
         let Ok(line) = fs::read_to_string(entry.path().join("stat")) else { continue };
         processes.insert(pid, parse_stat(&line).with_context(|| format!("could not read {line:?}"))?);
     }

@@ -1,15 +1,15 @@
-//! Keys as they are sent, and what each adds to a fingerprint: made once, so that the load does not
-//! spend the servers' CPU on hashing.
+//! Keys as text, with their share in a fingerprint. They are made once, so that the load does not spend CPU
+//! time on hashing.
 
 use anyhow::{Result, anyhow};
 use piccolo_raft::model::{Key, key_fingerprint};
 
 use crate::fleet::Fleet;
 
-/// `sha256:` and 64 hex digits.
+/// Bytes of `sha256:` and 64 hex digits.
 const NAME_BYTES: usize = 71;
 
-/// Of the first keys of a fleet.
+/// Names of the first keys of a fleet.
 pub(crate) struct Names {
     text: Vec<u8>,
     fingerprints: Vec<u128>,

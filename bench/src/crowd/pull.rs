@@ -1,9 +1,9 @@
-//! What the agents of a flash crowd send, and when.
+//! Requests of the agents of a flash crowd, and their times.
 //!
-//! Every agent pulls the image once. Its layers come in order over the length of its pull: it looks a
-//! layer up, one fifth of them twice (nobody had it yet, or containerd asked again), has it one step
-//! later, and advertises it. The pulls start evenly spread, so that the last one ends with the crowd.
-//! While an agent's advertise is on its way, what it gets meanwhile waits and goes out together: an
+//! Every agent pulls the image once. Its layers come in order over the length of its pull. The agent looks
+//! each layer up, one fifth of them twice (nobody had it yet, or containerd asked again), has it one step
+//! later, and advertises it. The starts of the pulls are evenly spread, so that the last pull ends with the
+//! crowd. While an advertise of an agent is in flight, further layers wait and are sent together, because an
 //! agent has one writer.
 
 use std::collections::VecDeque;
@@ -14,26 +14,27 @@ use crate::drive::{Source, Ticket};
 
 /// Layers of the image.
 pub(super) const LAYERS: u32 = 12;
-/// Kinds of requests, and their pools.
+/// Kinds of requests, which are the indices of their pools.
 pub(super) const LOOKUP: usize = 0;
 pub(super) const ADVERTISE: usize = 1;
-/// The note of a ticket that is only for what waits.
+/// Note of a ticket for waiting layers only.
 const WAITING: u64 = u64::MAX;
-/// One in so many lookups is repeated: 12 × 1.2 = 14.4 an agent, 12,000 a second for 50,000 in a minute.
+/// One of this many lookups is repeated: 12 × 1.2 = 14.4 for each agent, 12,000 a second for 50,000 agents in
+/// a minute.
 const REPEATED: u32 = 5;
-/// As in the agent: a second for a lookup and ten for a write, shared out over the servers.
+/// The agent's timeouts of a lookup and of a write, which are divided among the servers.
 const LOOKUP_PATIENCE: Duration = Duration::from_secs(1);
 const WRITE_PATIENCE: Duration = Duration::from_secs(10);
 
-/// How a crowd pulls.
+/// Shape of a crowd.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Shape {
     pub(super) agents: u32,
-    /// From the start of the first pull to the end of the last.
+    /// Time from the start of the first pull to the end of the last.
     pub(super) length: Duration,
-    /// Of one agent's pull.
+    /// Length of one agent's pull.
     pub(super) pull: Duration,
-    /// Layers that arrive together, and are advertised together.
+    /// Number of layers that arrive and are advertised together.
     pub(super) together: u32,
     /// Number of the first layer's key.
     pub(super) first_key: u32,
@@ -46,30 +47,30 @@ struct Event {
     layer: u32,
 }
 
-/// One server's agents.
+/// Agents of one server.
 #[derive(Default)]
 struct Lane {
-    /// By pool, in order of time.
+    /// Events by pool, sorted by time.
     events: [VecDeque<Event>; 2],
-    /// Agents whose writer is free again, with what waited.
+    /// Agents whose writer is free again, with the layers that waited.
     ready: VecDeque<Ticket>,
 }
 
-/// What waits for an agent's writer.
+/// Layers that wait for an agent's writer.
 #[derive(Clone, Copy, Default)]
 struct Waiting {
-    /// A bit a layer.
+    /// One bit for each layer.
     layers: u64,
     since: Duration,
 }
 
-/// See the module.
+/// Source of the requests of a crowd.
 pub(super) struct Crowd {
     pub(super) agents: Agents,
     shape: Shape,
     lanes: Vec<Lane>,
     waiting: Vec<Waiting>,
-    /// Advertises that went out, and layers in them.
+    /// Advertises that were sent, and layers in them.
     pub(super) writes: u64,
     pub(super) layers: u64,
     /// Answers to writes other than 201.
@@ -104,7 +105,7 @@ impl Crowd {
         Self { agents, shape, lanes, waiting, writes: 0, layers: 0, refused: 0 }
     }
 
-    /// The layers that are advertised with one.
+    /// The layers that are advertised together with this one.
     fn group(&self, last: u32) -> u64 {
         let first = last - last % self.shape.together;
         (first..=last).map(|layer| 1 << layer).sum()

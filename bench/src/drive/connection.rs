@@ -1,5 +1,5 @@
-//! One keep-alive HTTP/1.1 connection to a discovery server, by hand: the load must not take the
-//! CPU that the servers need.
+//! One keep-alive HTTP/1.1 connection to a discovery server, written by hand: the load must not take the CPU
+//! time that the servers need.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -9,28 +9,28 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
-/// As in the agent.
+/// Timeout of connecting, as in the agent.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What a server answered.
+/// Answer of a server.
 #[derive(Debug)]
 pub(crate) struct Answer<'a> {
     pub(crate) status: u16,
-    /// `Retry-After`.
+    /// Value of `Retry-After`.
     pub(crate) retry_after: Option<Duration>,
     pub(crate) body: &'a [u8],
 }
 
-/// Connects when it is first used, and again when the server has closed it meanwhile.
+/// A connection that is opened at its first use, and again after the server has closed it.
 pub(crate) struct Connection {
-    /// Where it comes from; the system's choice without.
+    /// Source address; `None`: the system chooses.
     source: Option<IpAddr>,
     address: SocketAddr,
     stream: Option<TcpStream>,
     buffer: Vec<u8>,
 }
 
-/// Where the head of an answer ends, its status, and the length of its body.
+/// End of an answer's headers, its status, and the length of its body.
 struct Head {
     bytes: usize,
     status: u16,
@@ -44,20 +44,20 @@ impl Connection {
         Self { source: None, address, stream: None, buffer: Vec::new() }
     }
 
-    /// The same from the address of one host: all hosts of a large fleet behind one address would use up its
-    /// ports, of which there are 28,232 for each server, and the kernel would look for a free one in vain.
+    /// A connection from the address of one host. If all hosts of a large fleet had one address, they would
+    /// use up its 28,232 ports for each server, and the kernel would search in vain for a free one.
     pub(crate) fn from(source: IpAddr, address: SocketAddr) -> Self {
         Self { source: Some(source), ..Self::new(address) }
     }
 
-    /// Another one to the same server.
+    /// Another connection to the same server.
     pub(crate) fn another(&self) -> Self {
         Self { source: self.source, ..Self::new(self.address) }
     }
 
-    /// Sends `request` as it is and reads the answer. What fails on a connection that was used before
-    /// is tried once more on a new one: the server may have closed it for being idle. Without an
-    /// answer in `time` the connection is given up.
+    /// Sends `request` and reads the answer. A failure on a used connection is retried once on a new one,
+    /// because the server may have closed an idle connection. Without an answer within `time` the connection
+    /// is dropped.
     pub(crate) async fn exchange(&mut self, request: &[u8], time: Duration) -> io::Result<Answer<'_>> {
         let used = self.stream.is_some();
         let ended = match timeout(time, self.attempt(request)).await {
@@ -112,7 +112,7 @@ async fn connect(source: Option<IpAddr>, address: SocketAddr) -> io::Result<TcpS
     Ok(stream)
 }
 
-/// `None` while it has not arrived.
+/// Parses the headers; `None` while they are incomplete.
 fn parse_head(bytes: &[u8]) -> io::Result<Option<Head>> {
     let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else { return Ok(None) };
     let bad = || io::Error::new(io::ErrorKind::InvalidData, "not an answer of HTTP/1.1 with a length");

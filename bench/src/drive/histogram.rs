@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-/// Digits of a latency that count: no two latencies that differ by more than 1 % are counted as one.
+/// Significant digits of a latency: latencies that differ by more than 1 % are counted separately.
 const SIGNIFICANT_DIGITS: u8 = 2;
-/// Longer ones are counted as this; the longest one is known exactly all the same.
+/// Longest latency that is counted; longer ones count as this, but the maximum is exact.
 const LATENCY_MAX: Duration = Duration::from_secs(3_600);
 
-/// How often each latency was seen.
+/// Number of occurrences of each latency.
 #[derive(Clone, Default)]
 pub(crate) struct Histogram {
-    /// Microseconds; none before the first one, because most of the many histograms of a load stay empty.
+    /// Latencies in microseconds. Allocated with the first one, because most histograms of a load stay empty.
     seen: Option<hdrhistogram::Histogram<u32>>,
     most: Duration,
 }
@@ -29,7 +29,7 @@ impl Histogram {
         self.most
     }
 
-    /// The latency that `share` (0 to 1) of all do not exceed, at most 1 % more; zero if there are none.
+    /// Latency that `share` (0 to 1) of all do not exceed, at most 1 % too high; zero without latencies.
     pub(crate) fn quantile(&self, share: f64) -> Duration {
         let micros = self.seen.as_ref().map_or(0, |seen| seen.value_at_quantile(share));
         Duration::from_micros(micros).min(self.most)

@@ -1,36 +1,37 @@
-//! What the load saw: latencies and outcomes, in all and second by second.
+//! Latencies and outcomes of a load, in total and by second.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::histogram::Histogram;
 
-/// One kind of requests.
+/// Results of one kind of requests.
 #[derive(Clone, Default)]
 pub(crate) struct Record {
-    /// Of requests that had a final answer, from when they were due.
+    /// Latencies of requests with a final answer, counted from when they were due.
     pub(crate) latency: Histogram,
-    /// Final answers by status; 0 stands for none.
+    /// Number of final answers by status; 0 stands for no answer.
     pub(crate) statuses: BTreeMap<u16, u64>,
-    /// Answers 503 on the way, even if another server or a later try answered.
+    /// Number of 503 answers, including those after which another server or attempt succeeded.
     pub(crate) unavailable: u64,
-    /// Connections refused, broken or without an answer in time, likewise.
+    /// Number of refused or broken connections and timeouts, including those after which another server or
+    /// attempt succeeded.
     pub(crate) failures: u64,
-    /// By the second in which the answer came.
+    /// Results by the second of the answer.
     pub(crate) seconds: Vec<Second>,
 }
 
-/// One second of it.
+/// Results of one second.
 #[derive(Clone, Default)]
 pub(crate) struct Second {
     pub(crate) latency: Histogram,
-    /// Answers below 400, and 404 (nobody holds it).
+    /// Number of answers below 400, and of 404 (nobody holds it).
     pub(crate) good: u64,
     pub(crate) unavailable: u64,
     pub(crate) failures: u64,
 }
 
-/// Whether an answer is what a client can work with.
+/// True if a client can use the answer.
 pub(crate) fn is_good(status: u16) -> bool {
     (200..400).contains(&status) || status == 404
 }
@@ -44,7 +45,7 @@ impl Record {
         &mut self.seconds[number]
     }
 
-    /// A request ended at `at`, `latency` after it was due.
+    /// Records a request that ended at `at`, `latency` after it was due.
     pub(crate) fn ended(&mut self, at: Duration, latency: Duration, status: u16) {
         *self.statuses.entry(status).or_default() += 1;
         self.latency.record(latency);
@@ -53,24 +54,24 @@ impl Record {
         second.good += u64::from(is_good(status));
     }
 
-    /// One try got 503.
+    /// Records an attempt with the answer 503.
     pub(crate) fn was_unavailable(&mut self, at: Duration) {
         self.unavailable += 1;
         self.second(at).unavailable += 1;
     }
 
-    /// One try got nothing.
+    /// Records an attempt without an answer.
     pub(crate) fn failed(&mut self, at: Duration) {
         self.failures += 1;
         self.second(at).failures += 1;
     }
 
-    /// The seconds from number `from` on, together.
+    /// Sum of the seconds from number `from` on.
     pub(crate) fn since(&self, from: usize) -> Second {
         self.between(from, self.seconds.len())
     }
 
-    /// The seconds from number `from` to `to`, without that one.
+    /// Sum of the seconds from number `from` to `to`, exclusive.
     pub(crate) fn between(&self, from: usize, to: usize) -> Second {
         let mut sum = Second::default();
         for second in self.seconds.iter().take(to).skip(from) {
@@ -82,18 +83,18 @@ impl Record {
         sum
     }
 
-    /// A quantile of each second's latencies, milliseconds by seconds.
+    /// Quantile of each second's latencies, milliseconds, with its second.
     pub(crate) fn quantile_by_second(&self, share: f64) -> Vec<(f64, f64)> {
         let seconds = self.seconds.iter().enumerate();
         seconds.map(|(at, second)| (at as f64, millis(second.latency.quantile(share)))).collect()
     }
 
-    /// Final answers that were not good.
+    /// Number of final answers that were not good.
     pub(crate) fn bad(&self) -> u64 {
         self.statuses.iter().filter(|(status, _)| !is_good(**status)).map(|(_, count)| count).sum()
     }
 
-    /// `200: 17, 404: 3`; what had no answer is called so.
+    /// Statuses with their numbers, as in `200: 17, 404: 3`; those without an answer are named so.
     pub(crate) fn statuses_text(&self) -> String {
         let text = |(status, count): (&u16, &u64)| match status {
             0 => format!("no answer: {count}"),
@@ -106,7 +107,7 @@ impl Record {
         parts.join(", ")
     }
 
-    /// See [`Histogram::text`].
+    /// Text of [`Histogram::text`] for the latencies.
     pub(crate) fn latency_text(&self) -> String {
         self.latency.text()
     }

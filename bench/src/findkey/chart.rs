@@ -1,11 +1,11 @@
-//! Rates and tails of all sides, class by class.
+//! Charts of rates and tail latencies of all sides, by class.
 
 use super::Sample;
 use super::questions::Form;
 use super::table::{CONSTANT, MARIADB, Outcome, PICCOLO};
 use crate::plot::log_bars::{Group, Series, draw as draw_bars};
 
-/// Which bars a class has.
+/// Bars of each class.
 const BARS: [(Form, usize, Series); 5] = [
     (Form::Native, CONSTANT, ("constant answer, native query's size", "#868e96")),
     (Form::Native, PICCOLO, ("Piccolo, native query", "#d9480f")),
@@ -14,12 +14,12 @@ const BARS: [(Form, usize, Series); 5] = [
     (Form::Go, MARIADB, ("MariaDB, Go query", "#1971c2")),
 ];
 
-/// Lookups a second.
+/// Chart of lookups a second.
 pub(super) fn rates(outcome: &Outcome) -> String {
     draw(outcome, "Lookups a second", Sample::rate)
 }
 
-/// The slowest of a hundred.
+/// Chart of the 99th percentile.
 pub(super) fn tails(outcome: &Outcome) -> String {
     draw(outcome, "99th percentile, ms", |sample| sample.seen.p99_ms)
 }

@@ -1,5 +1,4 @@
-//! The same answer to everything, on the product's own HTTP stack: what a lookup would cost if
-//! finding cost nothing.
+//! A server with a constant answer on the product's HTTP stack: the cost of a lookup without the search.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -13,7 +12,7 @@ use clap::Args;
 use piccolo::api::path;
 use piccolo::http::{ConnectionLimits, bind};
 
-/// How the process of this side is started.
+/// Arguments of this side's process.
 #[derive(Args, Debug)]
 pub(crate) struct Options {
     #[arg(long)]

@@ -1,5 +1,5 @@
-//! What is asked: keys with a few holders, with many, with all, and what pulls would ask for. Fixed
-//! seeds: every run and every side hears the same.
+//! The lookups: keys with a few holders, with many, with all, and a mix like that of pulls. Seeds are fixed,
+//! so that every run and every side gets the same requests.
 
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -10,23 +10,23 @@ use crate::names::KeyNames;
 use piccolo::api::path;
 
 const SEED: u64 = 0x1007;
-/// Prepared requests of a class; asked over and over.
+/// Prepared requests of a class, which are sent repeatedly.
 const REQUESTS: usize = 8192;
-/// Of those, the mix takes so many from one inventory: making inventories takes its time.
+/// Requests of the mix from one inventory, because making inventories takes time.
 const KEYS_OF_A_HOST: usize = 8;
-/// Keys of a class.
+/// Number of keys in a class.
 const KEYS: usize = 64;
-/// Holders that the classes between "some" and "all" aim at.
+/// Targets for the number of holders in the classes between "some" and "all".
 const HOLDERS: [u32; 2] = [40, 1_000];
-/// How many holders our agents ask for.
+/// Number of holders that our agents ask for.
 const COUNT_NATIVE: usize = 16;
-/// How many the Go `pi` asks for.
+/// Number of holders that the Go `pi` asks for.
 const COUNT_GO: usize = 3;
 
-/// Which keys.
+/// Class of keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Class {
-    /// Keys with about so many holders.
+    /// Keys with about this many holders.
     Holders(u32),
     /// Keys that every host holds.
     All(u32),
@@ -44,12 +44,12 @@ impl Class {
     }
 }
 
-/// Who asks.
+/// Form of a lookup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
-    /// Our agent: `ip:port`, 16 holders.
+    /// Lookup of our agent: `ip:port`, 16 holders.
     Native,
-    /// The Go `pi`: a bare address, 3 holders.
+    /// Lookup of the Go `pi`: a bare address, 3 holders.
     Go,
 }
 
@@ -62,14 +62,14 @@ impl Form {
     }
 }
 
-/// One class asked in one form.
+/// One class of keys in one form of lookup.
 pub(crate) struct Question {
     pub(crate) class: Class,
     pub(crate) form: Form,
     pub(crate) requests: Vec<Vec<u8>>,
 }
 
-/// All of them, each class in both forms with the same keys and askers.
+/// All questions: each class in both forms with the same keys and askers.
 pub(crate) fn questions(fleet: Fleet, names: &KeyNames) -> Vec<Question> {
     let mut random = StdRng::seed_from_u64(SEED);
     let mut questions = Vec::new();
@@ -89,7 +89,7 @@ pub(crate) fn questions(fleet: Fleet, names: &KeyNames) -> Vec<Question> {
     questions
 }
 
-/// Keys that some host holds, each asked for by another host.
+/// Keys that some host holds, each with another host that asks.
 fn mixed(fleet: Fleet, random: &mut StdRng) -> Vec<(u32, u32)> {
     let mut pairs = Vec::with_capacity(REQUESTS);
     while pairs.len() < REQUESTS {
@@ -110,7 +110,7 @@ fn request(fleet: Fleet, names: &KeyNames, form: Form, asker: u32, key: u32) -> 
         Form::Native => (COUNT_NATIVE, asker.to_string()),
         Form::Go => (COUNT_GO, asker.ip().to_string()),
     };
-    // As both agents write it: the colons of key and address are escaped.
+    // Both agents escape the colons of key and address.
     let (key, asker) = (names.get(key).replace(':', "%3A"), asker.replace(':', "%3A"));
     let find = path::FINDKEY;
     format!(

@@ -1,4 +1,4 @@
-//! The sides: a real server with the fleet in it, constant answers, the Go Piccolo's query on MariaDB.
+//! The sides: a real server with the fleet, constant answers, and the Go Piccolo's query on MariaDB.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -20,24 +20,24 @@ use crate::piccolo::Piccolo;
 use crate::process::Process;
 use crate::usage::{cpu_seconds_of_tree, resident_mib_of_tree};
 
-/// Connections that register the fleet: group commit needs some at once.
+/// Connections that register the fleet: group commit needs several at once.
 const FILLERS: usize = 64;
-/// No lease shall end while the bench runs.
+/// Lease that does not end while the bench runs, seconds.
 const LEASE_SECONDS: u32 = 86_400;
-/// Answers whose sizes are averaged.
+/// Number of answers whose sizes are averaged.
 const ANSWERS: usize = 512;
 
-/// Something that answers findkey.
+/// A process that answers findkey.
 pub(super) struct Side {
     pub(super) name: &'static str,
     pub(super) address: SocketAddr,
-    /// Processes whose CPU time is this side's own; the one that answers comes first.
+    /// Processes whose CPU time belongs to this side; the first one answers.
     pids: Vec<u32>,
     _process: Process,
 }
 
 impl Side {
-    /// Of the process that answers, and of what it asks.
+    /// CPU seconds of the process that answers, and of the processes behind it.
     pub(super) fn cpu_seconds(&self) -> Result<(f64, f64)> {
         let mut each = Vec::with_capacity(self.pids.len());
         for pid in &self.pids {
@@ -47,14 +47,14 @@ impl Side {
     }
 }
 
-/// How registration went.
+/// Result of the registration.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Filled {
     pub(super) pairs: u64,
     pub(super) seconds: f64,
 }
 
-/// A cluster of one that the whole fleet has registered with.
+/// A cluster of one server with which the whole fleet has registered.
 pub(super) fn piccolo(piccolo: &Piccolo, fleet: Fleet, names: &KeyNames) -> Result<(Side, Filled)> {
     let server = piccolo.server(&Network::host())?;
     let started = Instant::now();
@@ -98,7 +98,7 @@ fn status(api: SocketAddr) -> Result<StatusResponse> {
     serde_json::from_slice(&body).context("could not understand the status")
 }
 
-/// The Go Piccolo's findkey in front of `database`.
+/// The Go Piccolo's findkey with `database`.
 pub(super) fn mariadb(database: &MariaDb, folder: &Path) -> Result<Side> {
     let socket = database.socket().display().to_string();
     let mut side = ours("MariaDB", "serve-mariadb", folder, &["--socket", &socket])?;
@@ -106,7 +106,7 @@ pub(super) fn mariadb(database: &MariaDb, folder: &Path) -> Result<Side> {
     Ok(side)
 }
 
-/// Constant answers; their processes stay, idle, until the end.
+/// Servers with constant answers; their processes stay, idle, until the end.
 pub(super) struct Constants {
     folder: PathBuf,
     made: usize,
@@ -117,7 +117,7 @@ impl Constants {
         Self { folder: folder.to_owned(), made: 0 }
     }
 
-    /// One that answers with `body`.
+    /// A server that answers with `body`.
     pub(super) fn side(&mut self, body: &[u8]) -> Result<Side> {
         self.made += 1;
         let file = self.folder.join(format!("body-{}", self.made));
@@ -126,7 +126,7 @@ impl Constants {
     }
 }
 
-/// A process of the bench itself.
+/// Starts a process of the bench itself.
 fn ours(name: &'static str, subcommand: &str, folder: &Path, arguments: &[&str]) -> Result<Side> {
     let host = Network::host();
     let address = SocketAddr::new(host.ip, host.free_port()?);
@@ -138,7 +138,7 @@ fn ours(name: &'static str, subcommand: &str, folder: &Path, arguments: &[&str])
     Ok(Side { name, address, pids: vec![process.pid()], _process: process })
 }
 
-/// One of Piccolo's answers, of average length.
+/// An answer of Piccolo of average length.
 pub(super) fn typical_answer(piccolo: &Side, question: &Question) -> Result<Vec<u8>> {
     let mut requests = question.requests.iter().take(ANSWERS);
     let mut answers = Vec::new();

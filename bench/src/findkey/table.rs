@@ -1,4 +1,4 @@
-//! What came out, as tables.
+//! Tables of the results.
 
 use super::Sample;
 use super::questions::{Class, Form};
@@ -6,12 +6,12 @@ use super::sides::Filled;
 use crate::fleet::Fleet;
 use crate::stats::Spread;
 
-/// Section 11 of the design.
+/// Budget of the design, section 11: least rate, divided by that of the constant answer.
 const OVER_CONSTANT_MIN: f64 = 0.9;
 const P99_ALL_OVER_FEW_MAX: f64 = 1.5;
 const OVER_MARIADB_MIX_MIN: f64 = 30.0;
 const OVER_MARIADB_ALL_MIN: f64 = 60.0;
-/// Places of the sides in a cell.
+/// Indices of the sides in a cell.
 pub(super) const PICCOLO: usize = 0;
 pub(super) const CONSTANT: usize = 1;
 pub(super) const MARIADB: usize = 2;
@@ -20,18 +20,18 @@ pub(super) const MARIADB: usize = 2;
 pub(super) struct Cell {
     pub(super) class: Class,
     pub(super) form: Form,
-    /// Name and samples, by round.
+    /// Name and samples by round of each side.
     pub(super) sides: Vec<(&'static str, Vec<Sample>)>,
 }
 
-/// The whole run.
+/// Result of the whole run.
 pub(super) struct Outcome {
     pub(super) fleet: Fleet,
     pub(super) askers: usize,
     pub(super) cells: Vec<Cell>,
     pub(super) resident_mib: Vec<(&'static str, f64)>,
     pub(super) filled: Filled,
-    /// How MariaDB is configured, if it took part.
+    /// Configuration of MariaDB, if it took part.
     pub(super) mariadb: Option<String>,
 }
 
@@ -40,7 +40,7 @@ impl Cell {
         Spread::of(self.sides[side].1.iter().map(value))
     }
 
-    /// Of the rounds' ratios.
+    /// Spread of the ratio in each round.
     fn ratio(&self, side: usize, (other, to): (&Self, usize), value: impl Fn(&Sample) -> f64) -> Spread {
         let pairs = self.sides[side].1.iter().zip(&other.sides[to].1);
         Spread::of(pairs.map(|(a, b)| value(a) / value(b).max(1e-9)))
@@ -57,7 +57,7 @@ impl Cell {
     }
 }
 
-/// A cell of a table; bold if the budget is missed.
+/// Text of a cell, which is bold if the budget is missed.
 fn marked(ratio: Spread, good: impl Fn(f64) -> bool) -> String {
     let digits = if ratio.median < 10.0 { 2 } else { 0 };
     if good(ratio.median) { format!("{ratio:.digits$}") } else { format!("**{ratio:.digits$}**") }
@@ -69,12 +69,12 @@ impl Outcome {
         found.expect("every class is asked in both forms")
     }
 
-    /// The form in which our agents ask, class by class.
+    /// Cells in the form of our agents, by class.
     pub(super) fn native(&self) -> impl Iterator<Item = &Cell> {
         self.cells.iter().filter(|cell| cell.form == Form::Native)
     }
 
-    /// What the budgets are about.
+    /// Table of the ratios with budgets.
     pub(super) fn ratios(&self) -> String {
         let Fleet { hosts, keys_per_host, distinct_keys, .. } = self.fleet;
         let mut text = format!(
@@ -154,7 +154,7 @@ impl Outcome {
         )
     }
 
-    /// Every side at every question.
+    /// Table of every side at every question.
     pub(super) fn all_sides(&self) -> String {
         let mut text = "All sides, medians (lowest–highest):\n\n\
             | keys | query | side | lookups/s | p50 ms | p99 ms | CPU µs a request | of that mariadbd | bytes | idle | others |\n\

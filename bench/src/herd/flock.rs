@@ -1,5 +1,4 @@
-//! Agents of a herd, in processes of their own: one process may not have a connection for each of
-//! 50,000.
+//! Agents of a herd, in several processes: one process may not have a connection for each of 50,000.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -21,62 +20,62 @@ use crate::drive::{Connection, Record, allow_descriptors};
 use crate::enroll::{BEAT_PATIENCE, wants_sync};
 use crate::fleet::Fleet;
 
-/// Agents of one process.
+/// Number of agents in one process.
 const AGENTS_MAX: u32 = 17_000;
-/// Of an agent's first write.
+/// Seq of an agent's first write.
 const FIRST_SEQ: u64 = 1;
-/// The agents' default.
+/// Default interval of an agent's heartbeats.
 const INTERVAL: Duration = Duration::from_secs(30);
 
-/// What one process is told.
+/// Arguments of one process.
 #[derive(Args)]
 pub(crate) struct FlockArgs {
-    /// Hosts and keys a host of the whole fleet.
+    /// Hosts of the whole fleet, and keys of each.
     hosts: u32,
     keys: u32,
     /// Epoch of the agents, which have synced once.
     epoch: u64,
-    /// The first agent of this process, and how many.
+    /// Number of the first agent of this process, and number of agents in it.
     first: u32,
     count: u32,
-    /// Where the tally goes.
+    /// File for the tally.
     tally: PathBuf,
-    /// All servers.
+    /// Addresses of all servers.
     servers: Vec<SocketAddr>,
 }
 
-/// One second, of all processes.
+/// Results of one second in all processes.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Second {
-    /// Requests whose outcome came in this second.
+    /// Requests that ended in this second.
     pub(crate) attempts: u64,
-    /// 201.
+    /// Answers 201.
     pub(crate) answered: u64,
-    /// 503 and other 5xx.
+    /// Answers 503 and other 5xx.
     pub(crate) unavailable: u64,
-    /// No connection, or no answer in time.
+    /// Failed connections and timeouts.
     pub(crate) failures: u64,
-    /// Answers of other kinds.
+    /// Other answers.
     pub(crate) others: u64,
-    /// From the release to the 201, milliseconds; the largest of the processes'.
+    /// Time from the release to the 201, milliseconds; the largest of all processes.
     pub(crate) p50: f64,
     pub(crate) p99: f64,
 }
 
-/// What all of them saw.
+/// Results of all processes.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) seconds: Vec<Second>,
     pub(crate) resyncs: u64,
 }
 
-/// The processes.
+/// The processes of a herd.
 pub(crate) struct Flock {
     children: Vec<(Child, Option<ChildStdin>, PathBuf)>,
 }
 
 impl Flock {
-    /// Starts them; they wait for [`Flock::release`].
+    /// Starts the processes, which wait for [`Flock::release`].
     pub(crate) fn gather(agents: &Agents, servers: &[SocketAddr], folder: &Path) -> Result<Self> {
         let fleet = agents.fleet;
         let this = std::env::current_exe().context("could not find this program")?;
@@ -99,14 +98,14 @@ impl Flock {
             let output = child.stdout.take().context("the part has no output")?;
             flock.children.push((child, input, tally));
             let mut line = String::new();
-            BufReader::new(output).read_line(&mut line).context("could not hear a part of the herd")?;
+            BufReader::new(output).read_line(&mut line).context("could not read from a part of the herd")?;
             ensure!(line == "ready\n", "a part of the herd said {line:?}");
             first += count;
         }
         Ok(flock)
     }
 
-    /// All agents go.
+    /// Lets all agents start.
     pub(crate) fn release(&mut self) -> Result<()> {
         for (_, input, _) in &mut self.children {
             let mut input = input.take().context("released twice")?;
@@ -115,10 +114,10 @@ impl Flock {
         Ok(())
     }
 
-    /// Whether every agent has been answered.
+    /// True if every agent has been answered.
     pub(crate) fn is_done(&mut self) -> Result<bool> {
         for (child, ..) in &mut self.children {
-            match child.try_wait().context("could not look after a part of the herd")? {
+            match child.try_wait().context("could not wait for a part of the herd")? {
                 None => return Ok(false),
                 Some(status) => ensure!(status.success(), "a part of the herd failed: {status}"),
             }
@@ -126,7 +125,7 @@ impl Flock {
         Ok(true)
     }
 
-    /// After the end: what they saw.
+    /// Sum of the processes' results, after their end.
     pub(crate) fn tally(&self) -> Result<Tally> {
         let mut sum = Tally::default();
         for (_, _, path) in &self.children {
@@ -168,7 +167,7 @@ impl Tally {
     }
 }
 
-/// One of the processes.
+/// Runs one of the processes.
 pub(crate) fn run(args: &FlockArgs) -> Result<()> {
     allow_descriptors(u64::from(args.count))?;
     let fleet = Fleet::FULL.with_hosts(args.hosts).with_keys(args.keys);
@@ -184,7 +183,7 @@ pub(crate) fn run(args: &FlockArgs) -> Result<()> {
     drop(agents);
     println!("ready");
     let mut line = String::new();
-    std::io::stdin().read_line(&mut line).context("could not hear the release")?;
+    std::io::stdin().read_line(&mut line).context("could not read the release")?;
     ensure!(line == "go\n", "not released: {line:?}");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let shared = Rc::new(Shared {
@@ -233,13 +232,13 @@ struct Seen {
     resyncs: u64,
 }
 
-/// The address of the agent with that number: one of loopback's 16 million.
+/// Address of the agent with this number: one of loopback's 16 million.
 fn source(number: usize) -> IpAddr {
     let number = u32::try_from(number).expect("a fleet has fewer agents than loopback has addresses");
     Ipv4Addr::from_bits(Ipv4Addr::new(127, 64, 0, 0).to_bits() + number).into()
 }
 
-/// HeartbeatSchedule until it is heard, as the agent does.
+/// Sends heartbeats until one is acknowledged, with the pauses of the agent.
 async fn agent(shared: Rc<Shared>, number: usize, request: Vec<u8>) {
     let mut dice = SmallRng::seed_from_u64(number as u64);
     let mut beats = HeartbeatSchedule::new(INTERVAL);

@@ -9,10 +9,10 @@ use anyhow::{Context, Result, bail, ensure};
 use super::Answer;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Most answers fit into one read.
+/// Size of one read, bytes, which most answers fit into.
 const READ_BYTES: usize = 16 * 1024;
 
-/// Blocking: it is read only when epoll says that there is something, once each time.
+/// A blocking connection: it is read once each time epoll reports that there is something.
 pub(super) struct Connection {
     stream: TcpStream,
     request: Vec<u8>,
@@ -51,7 +51,7 @@ impl Connection {
         Ok(true)
     }
 
-    /// Reads what is there; the answer if it is whole.
+    /// Reads what has arrived; returns the answer when it is complete.
     pub(super) fn receive(&mut self) -> Result<Option<Answer<'_>>> {
         if self.filled == self.answer.len() {
             self.answer.resize(2 * self.filled, 0);
@@ -73,7 +73,7 @@ impl Connection {
     }
 }
 
-/// What has to be known of a header.
+/// Fields of the headers.
 #[derive(Debug, PartialEq)]
 struct Head {
     bytes: usize,
@@ -82,7 +82,7 @@ struct Head {
 }
 
 impl Head {
-    /// `None` while it is not whole.
+    /// Parses the headers; `None` while they are incomplete.
     fn parse(answer: &[u8]) -> Result<Option<Self>> {
         let Some(end) = answer.windows(4).position(|window| window == b"\r\n\r\n") else { return Ok(None) };
         let text = std::str::from_utf8(&answer[..end]).context("a header is not text")?;

@@ -1,4 +1,4 @@
-//! Against a server of a few lines.
+//! Tests against a server of a few lines.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
@@ -6,7 +6,7 @@ use std::thread;
 
 use super::*;
 
-/// Answers everything with `status` and the request's path (or body), in two pieces.
+/// A server that answers with `status` and the request's path (or body), in two pieces.
 fn echo(status: &'static str) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();

@@ -1,4 +1,4 @@
-//! The whole fleet by one `LOAD DATA`, and whether a kept folder has it already.
+//! Loads the whole fleet with one `LOAD DATA`, unless a kept folder already has it.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -10,8 +10,8 @@ use crate::fleet::{Fleet, GROUP};
 use crate::names::KeyNames;
 
 impl MariaDb {
-    /// Loads the fleet, unless this folder has it from an earlier run; then reads the index that
-    /// lookups use once, so that nothing has to come from the disk.
+    /// Loads the fleet, unless this folder has it from an earlier run. Then reads the index of lookups once,
+    /// so that nothing has to come from the disk.
     pub(crate) fn fill(&self, names: &KeyNames) -> Result<()> {
         let marker = self.folder.join("filled");
         let what = format!("{:?}", self.fleet);
@@ -31,11 +31,11 @@ impl MariaDb {
         Ok(())
     }
 
-    /// In the order in which hosts would have registered.
+    /// Loads the rows in the order in which hosts would have registered.
     fn load(&self, names: &KeyNames) -> Result<()> {
         let path = self.folder.join("rows.tsv");
         write_rows(self.fleet, names, &path).context("could not write the rows for MariaDB")?;
-        // Without these checks an empty table's indexes are sorted and written in one go. They hold
+        // Without these checks the indexes of an empty table are sorted and written in one pass. They are set
         // for this connection only.
         let statement = format!(
             "SET STATEMENT unique_checks = 0, foreign_key_checks = 0 FOR \

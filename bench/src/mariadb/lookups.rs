@@ -1,5 +1,5 @@
-//! The Go Piccolo's findkey in front of MariaDB, on the product's own HTTP stack: the same query,
-//! the same limit before the sort, the same order, the same JSON.
+//! The Go Piccolo's findkey on MariaDB, with the product's HTTP stack: the same query, the same limit before
+//! the sort, the same order, the same JSON.
 
 use std::cmp::Reverse;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
@@ -23,12 +23,12 @@ use super::pool;
 
 /// The Go Piccolo's `SetMaxOpenConns`.
 const CONNECTIONS: usize = 100;
-/// Its `FindKeyMaxResults`: what the database gives, before anything is sorted.
+/// The query with the Go Piccolo's `FindKeyMaxResults`, which limits the rows before they are sorted.
 const SELECT: &str = "SELECT `holder` FROM `distribution_tab` WHERE `group` = ? AND `key` = ? LIMIT 2000";
 const COUNT_DEFAULT: usize = 100;
 const DATABASE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How the process of this side is started.
+/// Arguments of this side's process.
 #[derive(Args, Debug)]
 pub(crate) struct Options {
     #[arg(long)]
@@ -83,8 +83,8 @@ fn failed(reason: &str) -> Response {
     (StatusCode::INTERNAL_SERVER_ERROR, axum::Json(body)).into_response()
 }
 
-/// Common prefix with the asker descending, then address, then text: all are sorted, then cut. The first
-/// that is no IPv4 address spoils it all, as it does there.
+/// Sorts all by common prefix with the asker (descending), then address, then text, and cuts after that. One
+/// address that is not IPv4 makes the whole call fail, as in the Go Piccolo.
 fn nearest(holders: &[String], asker: &str, wanted: usize) -> Result<Vec<String>, String> {
     let asker: Ipv4Addr = asker.parse().map_err(|_| format!("invalid IPv4: {asker}"))?;
     let place = |holder: &String| -> Result<_, String> {

@@ -1,5 +1,5 @@
-//! Registration as the Go server's sync does it: what does the holder have, then what is missing, in
-//! batches of `INSERT IGNORE`, all in one transaction a host (gorm's `CreateInBatches`).
+//! Registration like the sync of the Go server: selects the holder's keys, then inserts the missing ones in
+//! batches of `INSERT IGNORE`, in one transaction for each host (gorm's `CreateInBatches`).
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -18,10 +18,10 @@ use crate::names::KeyNames;
 /// The Go Piccolo's `MaxBatch`.
 pub(crate) const ROWS_PER_INSERT: usize = 100;
 
-/// What a registration took.
+/// Result of a registration.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Registered {
-    /// Rows that were added.
+    /// Number of rows that were added.
     pub(crate) rows: u64,
     pub(crate) seconds: f64,
 }
@@ -32,7 +32,7 @@ impl Registered {
     }
 }
 
-/// What the tasks share.
+/// State that the tasks share.
 struct Shared {
     fleet: Fleet,
     names: Arc<KeyNames>,
@@ -42,9 +42,9 @@ struct Shared {
 }
 
 impl MariaDb {
-    /// Registers `hosts` over `connections` connections, `batch` rows an insert; the Go Piccolo's HTTP
-    /// and JSON in front of it are left out. Statements are prepared once a connection, where gorm
-    /// prepares each time.
+    /// Registers `hosts` over `connections` connections with `batch` rows for each insert, without the Go
+    /// Piccolo's HTTP and JSON. Statements are prepared once for each connection, while gorm prepares each
+    /// time.
     pub(crate) fn register(
         &self,
         fleet: Fleet,

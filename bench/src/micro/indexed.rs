@@ -1,4 +1,4 @@
-//! The product's index on a disk in memory.
+//! The product's index on an in-memory disk.
 
 use anyhow::{Context, Result, ensure};
 use openraft::entry::RaftEntry;
@@ -13,7 +13,7 @@ use tokio::runtime::Runtime;
 use super::{COUNT, Holdings};
 use crate::fleet::{Fleet, GROUP};
 
-/// As many entries as a server under load applies at once.
+/// Number of entries that a server under load applies at once.
 const ENTRIES: usize = 256;
 
 pub(super) struct Indexed {
@@ -25,7 +25,7 @@ pub(super) struct Indexed {
 }
 
 impl Indexed {
-    /// One that knows every host and its zone, as a running server does.
+    /// An index that knows every host and its zone, like that of a running server.
     pub(super) fn new(fleet: Fleet) -> Result<Self> {
         let index = Index::open(&MemoryDisk::default()).context("could not open an index")?;
         let runtime = tokio::runtime::Builder::new_current_thread().build().context("no runtime")?;
@@ -76,7 +76,7 @@ impl Holdings for Indexed {
         self.apply(self.writes(changes).into_iter().map(Command::Withdraw).collect())
     }
 
-    /// As findkey does it, the asker's zone included.
+    /// Like findkey, with the asker's zone.
     fn nearest(&self, key: &Key, asker: u32) -> usize {
         let holder = holder(self.fleet, asker);
         let zone = self.index.host(&holder).map(|record| record.zone).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What one would write first: a map from key to holders, sorted by zone and address.
+//! Simple implementations: a map from key to holders, sorted by zone and address.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
@@ -10,7 +10,7 @@ use piccolo_raft::model::Key;
 use super::{COUNT, Holdings};
 use crate::fleet::Fleet;
 
-/// Zone, by its number, and address: kinder than text.
+/// Number of the zone, and address. Numbers are faster than text, in favour of this side.
 type Place = (u16, SocketAddr);
 
 fn place(fleet: Fleet, host: u32) -> Place {
@@ -22,7 +22,7 @@ fn places(fleet: Fleet) -> Vec<Place> {
     (0..fleet.hosts).map(|host| place(fleet, host)).collect()
 }
 
-/// The asker's zone first, then by common prefix: looks at every holder.
+/// The asker's zone first, then the longest common prefix; visits every holder.
 fn nearest<'a>(holders: impl Iterator<Item = &'a Place>, asker: Place) -> usize {
     let distance = |place: &Place| {
         let prefix = match (place.1.ip(), asker.1.ip()) {

@@ -1,4 +1,4 @@
-//! Lines over one pair of axes as SVG: a series a colour, straight between its points.
+//! Lines over one pair of axes as SVG: a colour for each series, straight between its points.
 
 use std::fmt::Write as _;
 
@@ -9,10 +9,10 @@ const TOP: f64 = 70.0;
 const WIDTH: f64 = 760.0;
 const HEIGHT: f64 = 280.0;
 const COLOURS: [&str; 6] = ["#d9480f", "#1971c2", "#2f9e44", "#868e96", "#9c36b5", "#e8590c"];
-/// Width of a character of the legend, about.
+/// Approximate width of a character in the legend.
 const LEGEND_CHARACTER: f64 = 6.6;
 
-/// Where a value lies between zero and the last tick.
+/// Maps a value between zero and the last tick to pixels.
 struct Axis {
     step: f64,
     end: f64,
@@ -20,7 +20,7 @@ struct Axis {
 }
 
 impl Axis {
-    /// From zero to the first tick at or after the highest value.
+    /// An axis from zero to the first tick at or after the highest value.
     fn over(values: impl Iterator<Item = f64>, pixels: f64) -> Self {
         let highest = values.fold(0.0, f64::max);
         let step = tick_step(highest);
@@ -35,14 +35,14 @@ impl Axis {
         (0..=(self.end / self.step).round() as u32).map(|number| f64::from(number) * self.step)
     }
 
-    /// As many decimals as tell two ticks apart.
+    /// Text of a tick, with enough decimals to distinguish two ticks.
     fn label(&self, tick: f64) -> String {
         let decimals = (-self.step.log10().floor()).max(0.0) as usize;
         format!("{tick:.decimals$}")
     }
 }
 
-/// Draws the series, both axes from zero. Points are drawn in their order.
+/// Draws the series with both axes from zero, in the order of their points.
 pub(crate) fn lines(title: &str, x_label: &str, y_label: &str, series: &[(&str, Vec<(f64, f64)>)]) -> String {
     let points = || series.iter().flat_map(|(_, points)| points);
     let x_axis = Axis::over(points().map(|(x, _)| *x), WIDTH);

@@ -1,4 +1,4 @@
-//! Bars on a logarithmic scale, for sides that are orders of magnitude apart.
+//! Bars on a logarithmic scale, for sides that differ by orders of magnitude.
 
 use std::fmt::Write as _;
 
@@ -14,10 +14,10 @@ const LEGEND_COLUMNS: usize = 3;
 const LEGEND_WIDTH: f64 = 250.0;
 const LEGEND_LINE: f64 = 18.0;
 
-/// One bar of each group: what it stands for, and its colour.
+/// Meaning and colour of one bar in each group.
 pub(crate) type Series = (&'static str, &'static str);
 
-/// A label and as many bars as there are series.
+/// Label of a group, with a value for each series.
 pub(crate) type Group = (String, Vec<Spread>);
 
 /// Draws all groups beside each other.
@@ -74,7 +74,7 @@ fn draw_bar(svg: &mut String, x: f64, value: Spread, scale: &Scale, colour: &str
     text(svg, middle, scale.y(value.high) - 4.0, "middle", &short(value.median));
 }
 
-/// Few enough characters for the width of a bar.
+/// Formats a value with few characters, for the width of a bar.
 fn short(value: f64) -> String {
     match value {
         _ if value < 10.0 => format!("{value:.2}"),
@@ -84,7 +84,7 @@ fn short(value: f64) -> String {
     }
 }
 
-/// Powers of ten at both ends.
+/// Scale between two powers of ten.
 struct Scale {
     low: i32,
     high: i32,

@@ -1,8 +1,8 @@
-//! Agents that live on while their servers do not: each beats every half a minute, pauses as the agent
-//! does when nobody answers, and syncs its whole inventory when an answer asks for it.
+//! Agents that continue while their servers are down: each sends a heartbeat every half minute, pauses like
+//! the agent when nobody answers, and syncs its whole inventory when an answer asks for it.
 //!
-//! All of them on one thread. Unlike the agent, which has a task for each, one of these does not beat
-//! while its sync is under way; and there is no image store to scan first.
+//! All of them run on one thread. Unlike the agent, which has separate tasks, none sends heartbeats while its
+//! sync is in flight; and there is no image store to scan first.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -21,12 +21,12 @@ use crate::agents::Agents;
 use crate::drive::{Connection, Record, allow_descriptors};
 use crate::enroll::{BEAT_PATIENCE, SYNC_PATIENCE, wants_sync};
 
-/// First and longest pause before a sync is sent again; the agent's.
+/// First and longest pause before a sync is sent again, as in the agent.
 const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(15));
-/// How often it is looked whether to stop.
+/// Time between two checks of the stop flag.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// What all of them saw, by the seconds since their start.
+/// Results of all agents, by the second since their start.
 #[derive(Default)]
 pub(super) struct Lived {
     pub(super) beats: Record,
@@ -37,7 +37,7 @@ pub(super) struct Lived {
 pub(super) struct Living {
     pub(super) agents: Agents,
     pub(super) servers: Vec<SocketAddr>,
-    /// Between two heartbeats.
+    /// Time between two heartbeats of an agent.
     pub(super) interval: Duration,
 }
 
@@ -49,7 +49,7 @@ struct Shared {
     lived: RefCell<Lived>,
 }
 
-/// What is sent.
+/// What an agent sends.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum What {
     Beat,
@@ -57,7 +57,7 @@ enum What {
 }
 
 impl Living {
-    /// Until `stop` is set.
+    /// Runs until `stop` is set.
     pub(super) fn run(self, stop: &Arc<AtomicBool>) -> Result<Lived> {
         let Self { agents, servers, interval } = self;
         let hosts = agents.fleet.hosts;
@@ -76,7 +76,7 @@ impl Living {
                 tasks.spawn_local(live(Rc::clone(&shared), agent));
             }
             while !stop.load(Ordering::Relaxed) {
-                // None of them ends: whoever does has panicked.
+                // No task ends by itself: one that ended has panicked.
                 if let Ok(Some(ended)) = tokio::time::timeout(LOOK, tasks.join_next()).await {
                     ended.context("an agent panicked")?;
                 }
@@ -90,7 +90,7 @@ impl Living {
 
 async fn live(shared: Rc<Shared>, agent: u32) {
     let mut dice = SmallRng::seed_from_u64(u64::from(agent));
-    // One list is given to the whole fleet, and each begins anywhere in it.
+    // The whole fleet has the same list; each agent begins at a random server.
     let mut good = dice.random_range(0..shared.servers.len());
     let mut beats = HeartbeatSchedule::new(shared.interval);
     let mut pause = beats.first(&mut dice);
@@ -108,7 +108,7 @@ async fn live(shared: Rc<Shared>, agent: u32) {
     }
 }
 
-/// Until a server has taken it.
+/// Sends a sync until a server has acknowledged it.
 async fn sync(shared: &Shared, agent: u32, good: &mut usize, dice: &mut SmallRng) {
     let mut backoff = Backoff::new(RETRY_PAUSE.0, RETRY_PAUSE.1);
     while let Err(retry_after) = call(shared, agent, What::Sync, good).await {
@@ -116,8 +116,8 @@ async fn sync(shared: &Shared, agent: u32, good: &mut usize, dice: &mut SmallRng
     }
 }
 
-/// One server after the other, the one that answered last first; whether the answer asks for a sync, or
-/// else when the servers want to be asked again.
+/// Asks one server after the other, beginning with the one that answered last. Returns whether the answer
+/// asks for a sync, or else when the servers want to be asked again.
 async fn call(shared: &Shared, agent: u32, what: What, good: &mut usize) -> Result<bool, Option<Duration>> {
     let (begun, mut request) = (shared.start.elapsed(), Vec::new());
     let seq = match what {

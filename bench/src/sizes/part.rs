@@ -1,4 +1,4 @@
-//! Snapshots by the index itself, in a process of its own whose memory is nothing else's.
+//! Snapshots made and installed by the index, in a separate process whose memory can be measured.
 
 use std::fs::File;
 use std::io::{BufWriter, Read, Write};
@@ -17,14 +17,14 @@ use serde_json::{Value, json};
 use crate::process::run as run_command;
 use crate::usage::process::{Memory, forget_peak, peak_resident};
 
-/// What the process does.
+/// Arguments of the process.
 #[derive(Args)]
 pub(crate) struct Part {
-    /// Which way.
+    /// Direction of the transfer.
     way: Way,
     /// Data folder of a server that does not run.
     data: PathBuf,
-    /// The snapshot.
+    /// File of the snapshot.
     file: PathBuf,
 }
 
@@ -34,19 +34,19 @@ enum Way {
     Install,
 }
 
-/// What came of it; times in seconds, memory in MiB.
+/// Measurements; times in seconds, memory in MiB.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Took {
-    /// Opening the index of the data folder.
+    /// Time to open the index of the data folder.
     pub(crate) open: f64,
-    /// Writing the snapshot, or taking it in.
+    /// Time to write or to read the snapshot.
     pub(crate) transfer: f64,
-    /// Installing what was taken in.
+    /// Time to install the snapshot that was read.
     pub(crate) install: f64,
     pub(crate) bytes: f64,
-    /// Resident before.
+    /// Resident memory before.
     pub(crate) before: f64,
-    /// The most that was resident meanwhile.
+    /// Peak of resident memory during the transfer.
     pub(crate) peak: f64,
 }
 
@@ -75,7 +75,7 @@ fn start(way: &str, data: &Path, file: &Path) -> Result<Took> {
     })
 }
 
-/// In the other process.
+/// Main function of the separate process.
 pub(crate) fn run(part: &Part) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     runtime.context("could not start a runtime")?.block_on(async {

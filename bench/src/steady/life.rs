@@ -1,4 +1,5 @@
-//! What agents do all day: each beats every 30 s, now and then one looks a key up or has a new one.
+//! Normal requests of agents: each sends a heartbeat every 30 s, and now and then one looks a key up or gets
+//! a new one.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,28 +14,28 @@ use crate::drive::{Drive, Source, Ticket};
 use crate::enroll::{BEAT_PATIENCE, wants_sync};
 use crate::fleet::Fleet;
 
-/// Kinds of requests, each with a pool of its own.
+/// Kinds of requests, each with its own pool.
 pub(crate) const KINDS: [&str; 3] = ["heartbeats", "lookups", "advertises"];
 pub(crate) const BEAT: usize = 0;
 pub(crate) const LOOKUP: usize = 1;
 pub(crate) const ADVERTISE: usize = 2;
-/// Connections of a full fleet, fewer of a smaller one.
+/// Connections for lookups of a full fleet; a smaller one has fewer.
 ///
-/// 143 pulls of 14 lookups begin each second, and their connections are open for ten seconds or so.
+/// 143 pulls of 14 lookups begin each second, and their connections are open for about ten seconds.
 pub(crate) const LOOKUP_CONNECTIONS: usize = 1_430;
-/// Requests of the other kinds that can be on their way at once; of a full fleet, too.
+/// Concurrent requests of each other kind, for a full fleet.
 const AT_ONCE: usize = 900;
 const HEARTBEAT_SECONDS: f64 = 30.0;
-/// Connections that are idle at once, at most: 5 s of heartbeats and advertises at full rate.
+/// Limit of idle connections: 5 s of heartbeats and advertises at full rate.
 const FRESH_MOST: u64 = 11_000;
-/// As in the agent, shared out over the servers.
+/// Time for one server to answer a lookup: the agent's timeout, divided among the servers.
 const LOOKUP_PATIENCE: Duration = Duration::from_millis(333);
 const WRITE_PATIENCE: Duration = Duration::from_millis(3_333);
-/// Nodes that have a new key in common.
+/// Number of nodes that share a new key.
 const SHARERS: u32 = 50;
 const SEED: u64 = 0x11fe;
 
-/// Requests a second.
+/// Requests a second of each kind.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rates {
     pub(crate) beats: f64,
@@ -43,7 +44,7 @@ pub(crate) struct Rates {
 }
 
 impl Rates {
-    /// Those of docs/budgets.md, in proportion to the fleet.
+    /// The rates of docs/budgets.md, in proportion to the fleet.
     pub(crate) fn of(fleet: Fleet) -> Self {
         let share = f64::from(fleet.hosts) / f64::from(Fleet::FULL.hosts);
         let beats = f64::from(fleet.hosts) / HEARTBEAT_SECONDS;
@@ -55,37 +56,37 @@ impl Rates {
     }
 }
 
-/// Keys that nobody has at the beginning, as many as [`Life`] needs in that time.
+/// Number of keys that nobody has at the start, as many as [`Life`] needs in that time.
 pub(crate) fn new_keys(fleet: Fleet, rates: Rates, servers: usize, length: Duration) -> u32 {
     let agents = f64::from(fleet.hosts / servers as u32).max(1.0);
-    // Twice the mean: arrivals are random.
+    // Twice the mean, because arrivals are random.
     let most = rates.advertises / servers as f64 * length.as_secs_f64() * 2.0 + 10.0;
     let rounds = (most / agents).ceil() as u32 + 1;
     rounds * spread(fleet, servers)
 }
 
-/// New keys that go round among the agents of a server before each of them has one.
+/// Number of new keys that circulate among the agents of a server before each of them has one.
 fn spread(fleet: Fleet, servers: usize) -> u32 {
     (fleet.hosts / servers as u32).div_ceil(SHARERS).max(1)
 }
 
-/// See the module.
+/// Source of the normal requests of a fleet.
 pub(crate) struct Life {
     pub(crate) agents: Agents,
     pub(crate) rates: Rates,
     length: Duration,
-    /// When the next request of each kind to each server is due.
+    /// Due time of the next request of each kind, by server.
     next: Vec<[Duration; 3]>,
-    /// How many there were.
+    /// Number of requests of each kind, by server.
     count: Vec<[u32; 3]>,
     random: StdRng,
     stop: Arc<AtomicBool>,
-    /// Heartbeats that were asked for a sync.
+    /// Number of heartbeats whose answer asked for a sync.
     pub(crate) resyncs: u64,
 }
 
 impl Life {
-    /// `agents` of so many servers, for so long.
+    /// `agents` of `servers` servers, for the time `length`.
     pub(crate) fn new(agents: Agents, rates: Rates, servers: usize, length: Duration) -> Self {
         Self {
             agents,
@@ -99,14 +100,14 @@ impl Life {
         }
     }
 
-    /// Set it to end early.
+    /// Flag that ends the load early when set.
     pub(crate) fn stop_signal(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.stop)
     }
 
-    /// What drives it.
+    /// Configuration of the drive.
     pub(crate) fn drive(&self, cluster: &Cluster) -> Drive {
-        // Each connection waits for its next request: too many of them, and that is minutes away.
+        // Each connection waits for its next request: with too many of them that would be minutes away.
         let share = self.rates.beats / Rates::of(Fleet::FULL).beats;
         let pool = |most: usize| ((most as f64 * share) as usize).max(1);
         Drive {
@@ -117,7 +118,7 @@ impl Life {
         }
     }
 
-    /// Any key, popular ones more often: log-uniform in rank, as inventories are.
+    /// A random key, popular ones more often: log-uniform in rank, like inventories.
     fn some_key(&mut self) -> u32 {
         let keys = f64::from(self.agents.fleet.distinct_keys);
         ((keys.ln() * self.random.random::<f64>()).exp() as u32).min(self.agents.fleet.distinct_keys) - 1
@@ -156,7 +157,7 @@ impl Source for Life {
         match ticket.kind {
             BEAT => self.agents.heartbeat(agent, out),
             LOOKUP => self.agents.lookup(agent, key, out),
-            // An agent has one writer; a steady fleet has others.
+            // An agent has one writer; a steady fleet has other agents.
             _ if self.agents.is_writing(agent) => return false,
             _ => ticket.note |= self.agents.advertise(agent, &[key], out) << 32,
         }

@@ -1,4 +1,4 @@
-//! What one process takes, as the kernel counts it.
+//! Resources of one process, as the kernel counts them.
 
 use std::fs;
 
@@ -11,11 +11,11 @@ const MIB: f64 = 1024.0 * 1024.0;
 /// Memory of one process, MiB.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Memory {
-    /// Resident.
+    /// Resident memory.
     pub(crate) resident: f64,
-    /// Resident, pages shared with other processes divided among them.
+    /// Resident memory, with shared pages divided among their processes.
     pub(crate) proportional: f64,
-    /// Of that, what no file backs.
+    /// The part of the resident memory that no file backs.
     pub(crate) anonymous: f64,
 }
 
@@ -27,7 +27,7 @@ impl Memory {
     }
 }
 
-/// The most that was resident since the start or [`forget_peak`], MiB.
+/// Peak of resident memory since the start or [`forget_peak`], MiB.
 pub(crate) fn peak_resident(pid: u32) -> Result<f64> {
     kib(&read(pid, "status")?, "VmHWM:").context("no VmHWM")
 }
@@ -37,7 +37,7 @@ pub(crate) fn resident_of_files(pid: u32) -> Result<f64> {
     kib(&read(pid, "status")?, "RssFile:").context("no RssFile")
 }
 
-/// Lets [`peak_resident`] begin anew.
+/// Resets [`peak_resident`].
 pub(crate) fn forget_peak(pid: u32) -> Result<()> {
     fs::write(format!("/proc/{pid}/clear_refs"), "5").context("could not reset the peak of resident memory")
 }
@@ -49,7 +49,7 @@ pub(crate) fn cpu_seconds(pid: u32) -> Result<f64> {
     Ok(stat.ticks as f64 / TICKS_PER_SECOND)
 }
 
-/// What a process has caused to be written to the disk, MiB.
+/// Bytes that a process has caused to be written to the disk, MiB.
 pub(crate) fn written(pid: u32) -> Result<f64> {
     let text = read(pid, "io")?;
     let bytes = text.lines().find_map(|line| line.strip_prefix("write_bytes: ")?.parse::<f64>().ok());
