@@ -1,7 +1,7 @@
-# demo and test do all the set-up on a fresh Debian 12 that has git, Rust, Python and apt.
+# `make demo` and `make test` install what they need on a fresh Debian 12 with git, Rust, Python and apt.
 
 CARGO ?= cargo
-# Tests whose names begin with this take minutes each.
+# Prefix of the names of tests that take minutes.
 SOAK := soak_
 
 .PHONY: help demo test soak bench check build clean
@@ -9,7 +9,7 @@ SOAK := soak_
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-demo: build ## installs, builds, and does the main job before your eyes (as root, half a minute after the build)
+demo: build ## installs, builds, and demonstrates pulls between nodes (as root, half a minute after the build)
 	@.ci/install run
 	python3 deploy/demo.py --binary target/release/piccolo
 
@@ -17,11 +17,11 @@ build: ## the release binary: target/release/piccolo
 	@.ci/install build
 	$(CARGO) build --release --locked
 
-test: ## all tests, those with a real containerd included (as root)
+test: ## all tests, including those with a real containerd (as root)
 	@.ci/install build run
 	$(CARGO) test --workspace --locked --no-fail-fast --lib --bins --tests -- --skip $(SOAK)
 
-soak: ## what takes long (as root): the whole fault matrix with a real containerd, other seeds of the simulation each day (PICCOLO_SIM_FIRST, PICCOLO_SIM_SEEDS), a month of traffic (15 minutes), ten minutes at rest, chaos (12 minutes; PICCOLO_CHAOS_SECONDS), then fuzzing, an hour for each of 17 targets (PICCOLO_FUZZ_SECONDS)
+soak: ## long tests (as root): the whole fault matrix with a real containerd, other seeds of the simulation each day (PICCOLO_SIM_FIRST, PICCOLO_SIM_SEEDS), a month of traffic (15 minutes), ten minutes of an idle site, chaos (12 minutes; PICCOLO_CHAOS_SECONDS), then fuzzing, an hour for each of 17 targets (PICCOLO_FUZZ_SECONDS)
 	@.ci/install build run fuzz
 	$(CARGO) test --workspace --locked --tests -- --nocapture $(SOAK)
 	tests/fuzz/soak
@@ -38,5 +38,5 @@ check: ## format, clippy with warnings as errors, licences and sources of depend
 	$(CARGO) deny --locked --log-level error check bans licenses sources
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
 
-clean: ## what the build left
+clean: ## removes build products
 	$(CARGO) clean

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""The main job before your eyes: three discovery servers, a registry, three containerds with an agent each.
+"""A demonstration: three discovery servers, a registry, three containerds with an agent each.
 
-Two images of 200 MB and 100 MB are made on the spot and pushed. Node 1 pulls both from the registry; then the
+Two generated images of 200 MB and 100 MB are pushed. Node 1 pulls both from the registry; then the
 registry is stopped, and nodes 2 and 3 pull the first image from their neighbours; then the raft leader is killed with
 -9, and they pull the second. Everything runs on loopback in a temporary folder; all of it is stopped at the end.
 
@@ -35,7 +35,7 @@ PULL_SECONDS = 300
 
 
 class DemoError(Exception):
-    """Something of the demo did not do what it should; the text says what."""
+    """A step of the demo failed; the text says which."""
 
 
 def say(text):
@@ -43,7 +43,7 @@ def say(text):
 
 
 def free_ports(count=1):
-    """The first of `count` free ports in a row, below those that the kernel gives to outgoing connections."""
+    """The first of `count` consecutive free ports, below the kernel's range for outgoing connections."""
     for _ in range(1000):
         base = random.randrange(15_000, 30_000)
         try:
@@ -53,7 +53,7 @@ def free_ports(count=1):
             return base
         except OSError:
             continue
-    raise DemoError(f"found no {count} free ports in a row")
+    raise DemoError(f"could not find {count} consecutive free ports")
 
 
 def wait_until(what, condition, seconds=READY_SECONDS):
@@ -63,7 +63,7 @@ def wait_until(what, condition, seconds=READY_SECONDS):
         if result:
             return result
         time.sleep(0.02)
-    raise DemoError(f"waited {seconds} s in vain for {what}")
+    raise DemoError(f"gave up waiting for {what} after {seconds} s")
 
 
 def http_status(url):
@@ -82,7 +82,7 @@ def run(*command):
 
 
 class Processes:
-    """What the demo started, stopped in reverse order; only these pids are ever signalled."""
+    """Processes of the demo, stopped in reverse order. Signals go only to their pids."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -115,7 +115,7 @@ class Processes:
 
 
 class ImageMaker:
-    """Writes images as OCI layouts: layers of random bytes, which no compression makes smaller."""
+    """Writes images as OCI layouts with layers of random bytes, which do not compress."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -168,7 +168,7 @@ class Demo:
             "up", self.binary, "up", "--data-dir", self.folder / "servers", "--base-port", self.base_port)
         self.servers = [f"http://127.0.0.1:{self.base_port + offset}" for offset in (0, 2, 4)]
         wait_until("a leader", lambda: self.up.poll() is None and self.leader())
-        wait_until("what comes next", lambda: "Ctrl-C" in self.processes.log("up"))
+        wait_until("the next steps", lambda: "Ctrl-C" in self.processes.log("up"))
         print(self.processes.log("up").partition("\n\n")[2].strip())
 
     def status(self, server):
@@ -177,7 +177,7 @@ class Demo:
         return json.loads(done.stdout) if done.returncode == 0 else None
 
     def leader(self):
-        """The API address of the leader that a reachable server knows, once it has a quorum."""
+        """API address of the leader, if a reachable server knows one with a quorum."""
         for server in self.servers:
             status = self.status(server)
             if status and status["quorum"] and status.get("leader"):
@@ -232,7 +232,7 @@ class Demo:
     # ---- what is seen ----
 
     def registry_requests(self, offset):
-        """What the registry has answered since `offset` of its log: digest or tag, bytes, seconds."""
+        """Answers of the registry since `offset` of its log: digest or tag, bytes, seconds."""
         text = self.processes.log("registry")
         for line in text[offset:].splitlines():
             try:
@@ -248,7 +248,7 @@ class Demo:
                     int(event.get("http.response.written", 0)), seconds
 
     def mirror_answers(self, node):
-        """What this node's mirror has answered: one event a pull."""
+        """Answers of this node's mirror, one event for each pull."""
         for line in self.processes.log(node["log"]).splitlines():
             try:
                 event = json.loads(line)
@@ -259,7 +259,7 @@ class Demo:
                 yield event
 
     def sources(self, node, registry_offset):
-        """Where this node has had each digest from: source, bytes, seconds."""
+        """Source, bytes and seconds of each digest on this node."""
         seen = {what: ("registry", size, took) for what, size, took in self.registry_requests(registry_offset)}
         for answer in self.mirror_answers(node):
             source = self.names.get(answer["source"], answer["source"])
@@ -273,7 +273,7 @@ class Demo:
             "--hosts-dir", node["certs"], f"{self.registry}/{image}")
         seconds = time.monotonic() - started
         digests = {blob["digest"] for blob in self.images[image]}
-        wait_until("the logs to say where all of it came from",
+        wait_until("log lines about the sources of all blobs",
                    lambda: digests <= self.sources(node, registry_offset).keys())
         sources = self.sources(node, registry_offset)
         for blob in self.images[image]:
@@ -282,7 +282,7 @@ class Demo:
         return seconds
 
     def findable(self, image):
-        """Waits until every layer is findable on every server; returns the seconds that took."""
+        """Waits until every layer is findable on every server; returns the duration in seconds."""
         started = time.monotonic()
         for server in self.servers:
             for blob in self.images[image]:
@@ -315,13 +315,13 @@ class Demo:
               f"neighbours sent {(pulled - total) / 1e6:.1f} MB")
 
     def server_pids(self):
-        """By name, as `piccolo up` told last."""
+        """Pids of the servers by name, as `piccolo up` printed them last."""
         return {name: int(pid) for name, pid in re.findall(r"(server-\d) started pid=(\d+)", self.processes.log("up"))}
 
     def resident_mib(self):
         pids = {name: process.pid for name, process in self.processes.running if name.startswith("agent")}
         pids.update(self.server_pids())
-        # An agent is two processes: all that are children of one of ours count with it.
+        # An agent has two processes: children of a process are added to it.
         resident, parents = {}, {}
         for status in Path("/proc").glob("[0-9]*/status"):
             try:

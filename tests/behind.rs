@@ -1,5 +1,5 @@
-//! Servers that may lack what the others have, names behind which there are several servers, and a leader that
-//! is slow for a moment: by the real binary.
+//! The real binary: servers that may lack what the others have, names with several servers, and a leader that
+//! is slow for a moment.
 
 #![allow(clippy::unwrap_used, reason = "clippy.toml exempts #[test] functions, not the helpers beside them")]
 
@@ -24,11 +24,11 @@ use cluster::{BRIEFLY, Server, binary, founded, succeeded, three};
 use site::{Agent, Answer, Layout, SOON, Setup, ask, get, noise, within};
 
 const HOLDER: &str = "127.0.0.9:7781";
-/// Keys of one write, each near the length limit: an eighth of a megabyte in the log.
+/// Number of keys in one write, each near the length limit: an eighth of a megabyte in the log.
 const KEYS: usize = 500;
-/// What a server without room still takes are 4 MiB.
+/// Number of writes: more than the 4 MiB that a server without room still stores.
 const WRITES: usize = 48;
-/// Comes when it takes no more.
+/// A key that is advertised after the server has stopped storing.
 const LATE: &str = "registry.example/late:1";
 
 fn address(server: &Server) -> SocketAddr {
@@ -52,7 +52,7 @@ fn urls<'a>(servers: impl IntoIterator<Item = &'a Server>) -> Vec<String> {
     servers.into_iter().map(Server::url).collect()
 }
 
-/// Until a server without room has taken what it takes, and the others have more.
+/// Writes until a server without room stores nothing more, and the others have more.
 async fn fill(servers: &[Server]) {
     for write in 0..WRITES {
         let key = |n| format!("registry.example/{}:{write}-{n}", "x".repeat(220));
@@ -66,8 +66,8 @@ async fn fill(servers: &[Server]) {
     .await;
 }
 
-/// Seen on a site: one of three servers had a low disk and took no more entries. It answered 404 for what the
-/// others had, was ready, and so sent a third of the fleet to the registry.
+/// Seen at a site: one of three servers had a low disk and stored no more entries. It answered 404 for what
+/// the others had, was ready, and so sent a third of the fleet to the registry.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_without_room_is_no_last_word_and_not_ready_where_others_serve() {
     let root = tempfile::tempdir().unwrap();
@@ -83,7 +83,7 @@ async fn a_server_without_room_is_no_last_word_and_not_ready_where_others_serve(
     assert!(status.reasons.iter().any(|reason| reason.contains("the others have committed")), "{status:?}");
     let marked = find_raw(low, LATE, true).await;
     assert_eq!((marked.status, marked.header(BEHIND)), (404, Some("1")), "{}", marked.text());
-    // A Go `pi` has one address, and asks nobody else.
+    // A Go `pi` has one address and asks no other server.
     let for_pi = find_raw(low, LATE, false).await;
     assert!(for_pi.status == 200 && for_pi.text().contains(HOLDER), "{}", for_pi.text());
     let nobody = find_raw(low, "registry.example/nobody:1", false).await;
@@ -107,7 +107,7 @@ async fn a_server_without_room_is_no_last_word_and_not_ready_where_others_serve(
     let hosts = everyone.hosts(None, SOON).await.unwrap().hosts;
     assert!(hosts.iter().any(|host| host.holder == HOLDER), "{hosts:?}");
 
-    // A survivor of a power cut goes on with what it has, and says that it may be little.
+    // A survivor of a power cut continues with what it has, and says that it may be incomplete.
     let [low, others @ ..] = &mut servers[..] else { unreachable!("three") };
     others.iter_mut().for_each(Server::kill);
     let ready = within("it is ready", SOON, async || {
@@ -123,7 +123,7 @@ async fn a_server_without_room_is_no_last_word_and_not_ready_where_others_serve(
     assert!(found.status.code() == Some(3) && said.contains("is sure of this"), "{found:?}");
 }
 
-/// Cut off, and back from a pause: what was written meanwhile is elsewhere.
+/// A server that was cut off, and one that was paused: later writes are on the others only.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_hears_no_leader_is_no_last_word_until_it_has_caught_up() {
     let root = tempfile::tempdir().unwrap();
@@ -132,7 +132,7 @@ async fn a_server_that_hears_no_leader_is_no_last_word_until_it_has_caught_up() 
     for n in 0..20 {
         servers[1].advertise(HOLDER, vec![format!("registry.example/meanwhile:{n}")]).await;
     }
-    // Alone with what it had. The others are up and do not speak.
+    // The server is alone with its state; the others run and do not answer.
     for server in &servers[1..] {
         signal(server, Signal::STOP);
     }
@@ -152,7 +152,7 @@ async fn a_server_that_hears_no_leader_is_no_last_word_until_it_has_caught_up() 
     for server in &servers[1..] {
         signal(server, Signal::CONT);
     }
-    // From here on each 404 without a mark would be a lie.
+    // From here on a 404 without the mark would be wrong.
     within("it has caught up", SOON, async || {
         let answer = find_raw(&servers[0], key, true).await;
         assert!(answer.status == 200 || answer.header(BEHIND).is_some(), "{}", answer.text());
@@ -173,8 +173,8 @@ fn connections_to(address: SocketAddr) -> usize {
     table.lines().filter(|line| line.split_whitespace().nth(2) == Some(&there)).count()
 }
 
-/// The agents of a fleet that comes back at once leave when their patience is over. Each of them closed a
-/// connection between its server and the leader, and the next keepalive had to be accepted there anew, behind
+/// When a whole fleet comes back at once, agents time out and close their connections. Each of them closed a
+/// connection between its server and the leader, and the next keepalive needed a new one, which waited behind
 /// the leader's own clients.
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_that_leave_cost_their_server_no_connection_to_the_leader() {
@@ -199,7 +199,7 @@ async fn clients_that_leave_cost_their_server_no_connection_to_the_leader() {
         format!("POST /api/v1/keepalive HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{beat}", beat.len());
     let before = connections_to(address(leader));
     for _ in 0..TIMES {
-        // For less than it takes the others to elect another one.
+        // For less than an election takes.
         signal(leader, Signal::STOP);
         let mut clients = Vec::new();
         for _ in 0..AT_ONCE {
@@ -218,8 +218,8 @@ async fn clients_that_leave_cost_their_server_no_connection_to_the_leader() {
     assert!((AT_ONCE / 2..2 * AT_ONCE).contains(&more), "of {AT_ONCE} connections {more} were kept");
 }
 
-/// One name for all servers, as behind a Service without an address of its own. A frozen server at the first
-/// address was the server, for every agent and for good.
+/// One name for all servers, like a headless Service. If the server at the first address was frozen, every
+/// agent stayed with it.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_address_of_a_name_is_tried_by_agents_and_by_the_command_line() {
     let root = tempfile::tempdir().unwrap();
@@ -236,7 +236,7 @@ async fn every_address_of_a_name_is_tried_by_agents_and_by_the_command_line() {
     let bind = format!("mount --bind {} /etc/hosts && exec \"$@\"", hosts.display());
     let in_site = ["unshare", "--mount", "sh", "-c", &bind, "sh"];
     let url = format!("http://servers.example:{api}");
-    // Which address comes first is the resolver's to say.
+    // The order of the addresses depends on the resolver.
     for frozen in &servers {
         signal(frozen, Signal::STOP);
         let layout = Layout::empty();

@@ -1,4 +1,4 @@
-//! The real binary: help, versions, exit codes, and what it says to mistakes.
+//! The real binary: help, versions, exit codes, and messages for mistakes.
 
 #[path = "support/ports.rs"]
 mod ports;
@@ -106,7 +106,7 @@ fn all_mistakes_come_at_once_with_exit_code_2() {
 
 #[test]
 fn an_unreachable_server_has_exit_code_4() {
-    // Nobody answers there.
+    // A port at which nothing listens.
     let port = free_port();
     let server = format!("http://127.0.0.1:{port}");
     for command in
@@ -247,7 +247,7 @@ fn a_hosts_toml_that_cannot_be_changed_has_exit_code_1() {
 
 #[test]
 fn a_process_whose_parent_is_gone_ends() {
-    // Any pid but ours: we are its parent.
+    // Any pid but that of this process, which is the parent.
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().to_str().unwrap();
     let output = piccolo(&["server", "--data-dir", data, "--exit-with-parent", "1"], &[]);

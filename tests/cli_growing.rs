@@ -1,4 +1,4 @@
-//! One server becomes three, and the first one loses its disk, by the real binary, with real agents.
+//! The real binary with real agents: one server becomes three, and the first one loses its disk.
 
 #![allow(clippy::unwrap_used, reason = "clippy.toml exempts #[test] functions, not the helpers beside them")]
 
@@ -16,10 +16,10 @@ use serde_json::Value;
 use site::{Agent, Layout, SOON, Setup, Wire, get, head, within};
 use tempfile::TempDir;
 
-/// A server that is alone in its list listens for so long, and a little longer.
+/// Time that a server which is alone in its list listens, and a little longer.
 const FOUNDED_AFTER: Duration = Duration::from_secs(7);
 
-/// A first server with everything as by default, and two that wait for it.
+/// A first server with default settings, and two that wait for it.
 async fn one_and_two(root: &Path) -> Vec<Server> {
     let mut first = Server::new(root, &["--lease-default", "31m"]);
     first.start();
@@ -40,7 +40,7 @@ async fn members(server: &Server, words: &[&str]) -> std::process::Output {
     run(["members"].into_iter().chain(words.iter().copied()).chain(["--server", &url])).await
 }
 
-/// Three of one cluster, by one command.
+/// Three servers in one cluster, added with one command.
 async fn grown(root: &Path) -> Vec<Server> {
     let servers = one_and_two(root).await;
     let (second, third) = (servers[1].raft_address(), servers[2].raft_address());
@@ -58,7 +58,7 @@ async fn agent(servers: Vec<String>, layout: &Layout) -> Agent {
     Agent::start(Setup { servers, layout: Some(layout.path()), flags, ..Setup::default() }).await
 }
 
-/// `/readyz` of an agent.
+/// Status and body of an agent's `/readyz`.
 async fn readyz(agent: &Agent) -> (u16, String) {
     let answer = within("/readyz", SOON, async || get(agent.metrics, "/readyz").await.ok()).await;
     (answer.status, answer.text())
@@ -86,8 +86,8 @@ async fn a_second_server_alone_is_admitted_with_a_warning() {
     assert!(refused(&members(&servers[0], &["add", &own, &own]).await).contains("are one server"));
 }
 
-/// It founded a second cluster within 0.1 s; agents synced to whichever they met, and after their leases the
-/// two halves of the site no longer found each other.
+/// It founded a second cluster within 0.1 s; agents synced to either one, and after their leases the two
+/// halves of the site no longer found each other.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_server_that_lost_its_disk_waits_to_be_replaced_and_agents_are_served_meanwhile() {
     let root = TempDir::new().unwrap();
@@ -118,7 +118,7 @@ async fn the_first_server_that_lost_its_disk_waits_to_be_replaced_and_agents_are
     }
     assert!(servers[0].log().contains("this server has no data of it"), "{}", servers[0].log());
 
-    // What comes now is found by all that serve, and the other agent is ready all the while.
+    // New content is found by all serving servers, and the other agent stays ready.
     let meanwhile = layout.put(b"meanwhile").to_string();
     for server in &servers[1..] {
         held(server, &meanwhile, &agents[0]).await;
@@ -126,7 +126,7 @@ async fn the_first_server_that_lost_its_disk_waits_to_be_replaced_and_agents_are
     }
     assert_eq!(readyz(&agents[1]).await.0, 200);
 
-    // As it says.
+    // Follows the advice in the message.
     let words = reason.split("run piccolo members ").nth(1).unwrap();
     let words: Vec<&str> = words.split_whitespace().take(3).collect();
     assert_eq!((words[0], words[2]), ("replace", servers[0].raft_address().as_str()), "{reason}");
@@ -138,7 +138,7 @@ async fn the_first_server_that_lost_its_disk_waits_to_be_replaced_and_agents_are
     held(&servers[0], &meanwhile, &agents[0]).await;
 }
 
-/// A write as an agent of `cluster` makes it; its status and answer.
+/// A write as an agent of `cluster` sends it; its status and answer.
 async fn write(server: &Server, cluster: Option<&str>) -> (u16, String, Option<String>) {
     let body = r#"{"holder":"127.0.0.1:4001","group":"default","keys":["a:1"]}"#;
     let length = body.len().to_string();
@@ -161,7 +161,7 @@ async fn agents_stay_with_their_cluster_and_say_that_there_is_another() {
     let cluster = first.ready().await.cluster;
     let layout = Layout::empty();
     let digest = layout.put(b"held").to_string();
-    // The stranger stands where nobody was when the agent was started.
+    // The foreign server has an address at which nothing listened when the agent was started.
     let agent = agent(vec![first.url(), stranger.url()], &layout).await;
     agent.synced().await;
     stranger.start();
@@ -177,7 +177,7 @@ async fn agents_stay_with_their_cluster_and_say_that_there_is_another() {
         assert_eq!(write(&stranger, right).await.0, 201);
     }
 
-    // Its own server is away: nobody of its cluster answers, and the stranger is not taken for it.
+    // Its own server is down: nobody of its cluster answers, and the foreign server's answers do not count.
     first.kill();
     let text = within("that it says so", SOON, async || {
         let (_, text) = readyz(&agent).await;
@@ -202,7 +202,7 @@ async fn agents_stay_with_their_cluster_and_say_that_there_is_another() {
     })
     .await;
 
-    // All servers are of one other cluster.
+    // All servers are of the same other cluster.
     first.kill();
     fs::remove_dir_all(&first.folder).unwrap();
     first.how = vec!["--join".to_owned(), stranger.raft_address()];

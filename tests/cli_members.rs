@@ -1,5 +1,5 @@
-//! Servers that come and go, by the real binary: `piccolo server --join` and `piccolo members`, while
-//! clients go on writing and asking.
+//! The real binary: servers join and leave with `piccolo server --join` and `piccolo members`, while clients
+//! write and read.
 
 #![allow(clippy::unwrap_used, reason = "clippy.toml exempts #[test] functions, not the helpers beside them")]
 
@@ -21,11 +21,11 @@ use ports::free_ports;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
-/// Far more than anything here takes.
+/// Longer than anything in these tests.
 const SOON: Duration = Duration::from_secs(60);
 const BRIEFLY: Duration = Duration::from_secs(2);
 
-/// Polls until there is something.
+/// Polls until there is a value.
 async fn within<T>(what: &str, deadline: Duration, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let end = Instant::now() + deadline;
     loop {
@@ -37,7 +37,7 @@ async fn within<T>(what: &str, deadline: Duration, mut look: impl AsyncFnMut() -
     }
 }
 
-/// The same of a task: the compiler cannot tell yet that an async closure can be sent.
+/// Like [`within`] for a spawned task: the compiler cannot see yet that an async closure is Send.
 async fn retried<T, F: Future<Output = Option<T>>>(what: &str, attempt: impl Fn() -> F) -> T {
     let end = Instant::now() + SOON;
     loop {
@@ -49,7 +49,7 @@ async fn retried<T, F: Future<Output = Option<T>>>(what: &str, attempt: impl Fn(
     }
 }
 
-/// One server process.
+/// A server process.
 struct Server {
     folder: PathBuf,
     api: u16,
@@ -87,7 +87,7 @@ impl Server {
         }
     }
 
-    /// How it ends by itself.
+    /// Waits until it ends by itself.
     async fn ended(&mut self) -> ExitStatus {
         let child = self.child.as_mut().unwrap();
         let status = within("its end", SOON, async || child.try_wait().unwrap()).await;
@@ -132,7 +132,7 @@ fn binary() -> Command {
     command
 }
 
-/// `piccolo members …`, asked of `server`.
+/// Runs `piccolo members …` with `server`.
 async fn members(server: &Server, arguments: &[&str]) -> Output {
     let mut command = tokio::process::Command::from(binary());
     command.arg("members").args(arguments).args(["--server", &server.url()]);
@@ -164,7 +164,7 @@ async fn voters(server: &Server) -> Vec<String> {
     addresses
 }
 
-/// The position of the leader.
+/// Position of the leader.
 async fn leader(servers: &[Server]) -> usize {
     within("a leader", SOON, async || {
         for server in servers {
@@ -190,7 +190,7 @@ async fn three(root: &Path) -> Vec<Server> {
     servers
 }
 
-/// A server that waits to be admitted.
+/// Starts a server that waits to be added.
 fn joining(root: &Path, member: &Server) -> Server {
     let ports = free_ports(2);
     let mut server = Server::new(root, ports[0], ports[1], ["--join".to_owned(), member.raft_address()]);
@@ -220,8 +220,8 @@ fn of_holder(holder: String, keys: Vec<String>, seq: u64) -> WriteRequest {
     }
 }
 
-/// One client that writes key after key, and one that asks for what is acknowledged, as long as it
-/// lives; both try the next server when one does not answer.
+/// A client that writes key after key, and one that looks acknowledged ones up, until this is dropped. Both
+/// ask the next server if one does not answer.
 struct Load {
     stop: Arc<AtomicBool>,
     written: Arc<AtomicU64>,
@@ -231,7 +231,7 @@ struct Load {
 const HOLDER: &str = "127.0.0.1:4001";
 
 impl Load {
-    /// On these servers; one that joins later is not asked.
+    /// Starts the clients with these servers; servers that join later are not asked.
     fn on(servers: &[Server]) -> Self {
         let client = Client::new(servers.iter().map(Server::url).collect()).unwrap();
         let (stop, written) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
@@ -274,7 +274,7 @@ impl Load {
         self.written.load(Ordering::Relaxed)
     }
 
-    /// How many keys were acknowledged; prints how long the slowest write and lookup took.
+    /// Returns the number of acknowledged keys, and prints the longest write and lookup.
     async fn end(mut self) -> u64 {
         self.stop.store(true, Ordering::Relaxed);
         while let Some(ended) = self.tasks.join_next().await {
@@ -284,7 +284,7 @@ impl Load {
     }
 }
 
-/// I2, and nothing acknowledged is lost.
+/// Checks I2, and that no acknowledged key is lost.
 async fn agree(servers: &[Server], written: u64) {
     within("equal checksums at one log index", SOON, async || {
         let mut seen = Vec::new();
@@ -316,7 +316,7 @@ async fn servers_join_are_replaced_and_leave_while_clients_go_on() {
     let mut servers = three(root.path()).await;
     let load = Load::on(&servers);
 
-    // A fourth one.
+    // Adds a fourth server.
     let new = joining(root.path(), &servers[0]);
     let reasons = within("what it waits for", SOON, async || {
         let members = new.client().members(BRIEFLY).await.ok()?;
@@ -329,7 +329,7 @@ async fn servers_join_are_replaced_and_leave_while_clients_go_on() {
     .await;
     assert!(reasons[0].contains(&format!("piccolo members add {}", new.raft_address())), "{reasons:?}");
     let query = FindQuery { key: key(1), group: "default".to_owned(), ..FindQuery::default() };
-    // It has no data, and either asks a member or sends on who asks: it never says "nobody".
+    // The server has no data, and asks a member or refers the client to one: it never answers "nobody".
     match new.client().find(&query, BRIEFLY).await {
         Ok(found) => assert!(!found.expect("a member knows a holder").holders.is_empty()),
         Err(error) => {
@@ -343,7 +343,7 @@ async fn servers_join_are_replaced_and_leave_while_clients_go_on() {
     servers.push(new);
     assert_eq!(voters(&servers[follower]).await.len(), 4);
 
-    // One is killed and loses its disk; started again like before, it takes its own old place.
+    // One server is killed and loses its disk. Started as before, it replaces itself.
     let lost = (leader(&servers).await + 1) % 4;
     let old = list(&servers[lost]).await.members;
     let old = old.into_iter().find(|entry| entry.raft_address == servers[lost].raft_address()).unwrap().node;
@@ -358,7 +358,7 @@ async fn servers_join_are_replaced_and_leave_while_clients_go_on() {
     assert!(now.len() == 4 && now.iter().all(|entry| entry.node != old), "{now:?}");
     within("writes go on", SOON, async || (load.written() > before).then_some(())).await;
 
-    // The leader goes.
+    // Removes the leader.
     let leading = leader(&servers).await;
     let gone = servers[leading].raft_address();
     let asked = (leading + 1) % 4;
@@ -421,7 +421,7 @@ async fn what_must_not_be_is_refused_with_the_reason() {
     assert!(said.contains("does not answer"), "{said}");
     assert_eq!(voters(&servers[leading]).await.len(), 3, "nothing was changed");
 
-    // The dead one may go; then another may lead.
+    // The dead server may be removed; then another one may lead.
     succeeded(members(&servers[alive], &["remove", &servers[dead].raft_address()]).await);
     assert_eq!(voters(&servers[alive]).await.len(), 2);
     within("the other one leads", SOON, async || {
@@ -439,7 +439,8 @@ async fn what_must_not_be_is_refused_with_the_reason() {
     assert!(text(&both.stderr).contains("not together with --cluster"), "{}", text(&both.stderr));
 }
 
-/// Says who it is, is reached and reaches all, takes invitations, and nothing else.
+/// A server that names itself, is reachable and reaches all others, accepts invitations, and answers nothing
+/// else.
 async fn deaf_server() -> (JoinSet<()>, String) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();

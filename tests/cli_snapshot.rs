@@ -1,5 +1,5 @@
-//! Backup and disaster, by the real binary: `piccolo snapshot save|verify|restore` and
-//! `piccolo server --force-new-cluster`.
+//! The real binary: backup and disaster recovery with `piccolo snapshot save|verify|restore` and `piccolo
+//! server --force-new-cluster`.
 
 #![allow(clippy::unwrap_used, reason = "clippy.toml exempts #[test] functions, not the helpers beside them")]
 
@@ -68,7 +68,7 @@ async fn a_snapshot_is_saved_verified_and_restored_to_the_same_state() {
     let names: Vec<_> = fs::read_dir(root.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(!names.iter().any(|name| name.to_string_lossy().ends_with(".partial")), "{names:?}");
 
-    // A file that is not whole is found, and nothing is made of it.
+    // A truncated file is detected, and no data folder is made from it.
     let bytes = fs::read(&file).unwrap();
     let bad = root.path().join("bad.snapshot");
     fs::write(&bad, &bytes[..bytes.len() - 1]).unwrap();
@@ -131,7 +131,7 @@ async fn agents_notice_a_restored_older_state_and_send_what_they_hold() {
     assert!(said.contains("1 hosts, 2 keys and 2 pairs"), "the older state: {said}");
     server.start();
     server.ready().await;
-    // Two heartbeats, and what a busy machine takes for a sync.
+    // Two heartbeats, and the time of a sync on a busy machine.
     const NOTICED: Duration = Duration::from_secs(30);
     within("what came after the snapshot", NOTICED, async || of_agent(server.holders(&comes).await)).await;
     within("what went after the snapshot", NOTICED, async || nobody(server.holders(&goes).await)).await;
@@ -155,7 +155,7 @@ async fn one_server_of_three_goes_on_alone_and_gets_new_ones() {
     assert!(error.contains(&its_pid) && error.contains("stop its server first"), "{error}");
     servers.iter_mut().for_each(Server::kill);
 
-    // What the API is called is not what raft is.
+    // The advertised name of the API is not the raft address.
     let named = ["--advertise", "api.example", "--force-new-cluster"].map(str::to_owned);
     let output = run(servers[1].arguments().into_iter().chain(named)).await;
     let said = succeeded(&output);

@@ -1,4 +1,4 @@
-//! `piccolo up` as a user sees it: three processes that live, die and come back together.
+//! `piccolo up` as a user sees it: three processes that start, are killed and stop together.
 
 #![allow(clippy::unwrap_used, reason = "clippy.toml exempts #[test] functions, not the helpers beside them")]
 
@@ -27,7 +27,7 @@ fn binary() -> Command {
     command
 }
 
-/// The first of six free ports in a row.
+/// The first of six consecutive free ports.
 fn base_port() -> u16 {
     free_ports_in_a_row(6)
 }
@@ -47,7 +47,7 @@ fn pid(number: u32) -> Pid {
     Pid::from_raw(i32::try_from(number).unwrap()).unwrap()
 }
 
-/// Zombies count as alive: somebody has still to see them end.
+/// True if the process exists; a zombie does, until its parent waits for it.
 fn alive(number: u32) -> bool {
     test_kill_process(pid(number)).is_ok()
 }
@@ -75,7 +75,7 @@ impl Up {
         Self { process, stdout, stderr }
     }
 
-    /// The rows of the servers, once they are ready: name, URL, raft address, pid.
+    /// Rows of the servers once they are ready: name, URL, raft address, pid.
     fn ready(&self) -> Vec<Vec<String>> {
         let mut rows = Vec::new();
         loop {
@@ -100,7 +100,7 @@ impl Up {
         }
     }
 
-    /// What is left of its log once it has ended has no error.
+    /// Asserts that the log has no error after the process has ended.
     fn ended_without_errors(&self) {
         let errors: Vec<String> = self.stderr.iter().filter(|line| line.contains(" ERROR ")).collect();
         assert!(errors.is_empty(), "{errors:#?}");
@@ -117,7 +117,7 @@ impl Up {
 
 impl Drop for Up {
     fn drop(&mut self) {
-        // Its children go with it.
+        // Its children end with it.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
@@ -189,7 +189,7 @@ fn a_killed_server_is_started_again_and_ctrl_c_stops_all() {
     up.signal(Signal::INT);
     assert_eq!(up.ended().code(), Some(0));
     assert!(before.iter().all(|pid| !alive(*pid)));
-    // All ports are free again: the restarted one has ended too.
+    // All ports are free, so that the restarted server has ended, too.
     for row in &rows {
         TcpListener::bind(row[1].strip_prefix("http://").unwrap()).unwrap();
     }
@@ -259,7 +259,7 @@ fn a_folder_in_use_is_refused_and_so_are_other_ports() {
     let folder = tempfile::tempdir().unwrap();
     let base = base_port();
     let up = Up::start(folder.path(), &["--base-port", &base.to_string()]);
-    // The lock is the first thing that it takes.
+    // It takes the lock before anything else.
     up.log_line("server-1 started");
     let mut second = Up::start(folder.path(), &[]);
     assert_eq!(second.ended().code(), Some(1));

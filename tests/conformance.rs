@@ -1,10 +1,10 @@
-//! The pull half of the OCI distribution specification (v1.1), row by row, against the mirror (own
-//! content, and content that it has from a peer) and the blob server of the real binary.
+//! The pull half of the OCI distribution specification (v1.1), row by row, with the real binary: the mirror
+//! (with its own content, and with content of a peer) and the blob server.
 //!
-//! Each row names what it rests on: a section of the specification, or of RFC 9110 (HTTP). "ours" is
-//! a rule of this product where the specification leaves one open; the mirror's statuses are such a
-//! rule (docs/fetch.md): never one that containerd retries or acts on. All rows of a port come on
-//! one connection, one after the other, so that a wrong length of one fails the next.
+//! Each row names its source: a section of the specification, or of RFC 9110 (HTTP). "ours" is a rule of this
+//! product where the specification leaves one open. The statuses of the mirror are such a rule
+//! (docs/fetch.md): never one that containerd retries or acts on. All rows of a port use one connection, one
+//! after the other, so that a wrong length in one breaks the next.
 
 #![allow(clippy::unwrap_used, reason = "clippy.toml exempts #[test] functions, not the helpers beside them")]
 
@@ -23,9 +23,9 @@ const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 const OCTETS: &str = "application/octet-stream";
-/// Length of the layer that ranges are taken from.
+/// Length of the layer for ranges.
 const LENGTH: usize = 10_000;
-/// "Error Codes" of the specification, and two of the registry API that it grew from.
+/// "Error Codes" of the specification, and two of the older registry API.
 const CODES: [&str; 16] = [
     "BLOB_UNKNOWN",
     "BLOB_UPLOAD_INVALID",
@@ -45,18 +45,18 @@ const CODES: [&str; 16] = [
     "UNKNOWN",
 ];
 
-/// Who answers.
+/// The listener that answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Port {
     /// A mirror whose node holds the content.
     Own,
-    /// A mirror that has the content from a peer.
+    /// A mirror that gets the content from a peer.
     Relayed,
     /// The blob server.
     Peer,
 }
 
-/// What is expected.
+/// Expected answer.
 #[derive(Clone, Debug)]
 enum Expect {
     /// 200 with these bytes.
@@ -65,7 +65,7 @@ enum Expect {
     Part(usize, usize),
     /// An error with this code.
     Error(u16, &'static str),
-    /// 416 that names this length.
+    /// 416 with this length.
     Unsatisfiable(usize),
     /// 304 without a body.
     NotModified,
@@ -76,7 +76,7 @@ enum Expect {
 use Expect::{Alive, Error, NotModified, Part, Unsatisfiable, Whole};
 
 struct Row {
-    /// What the row rests on.
+    /// Source of the rule.
     rests_on: &'static str,
     method: &'static str,
     target: String,
@@ -85,7 +85,7 @@ struct Row {
     peer: Expect,
 }
 
-/// A GET that all ports answer alike.
+/// A GET that all ports answer in the same way.
 fn row(rests_on: &'static str, target: impl Into<String>, expect: Expect) -> Row {
     let (mirror, peer) = (expect.clone(), expect);
     Row { rests_on, method: "GET", target: target.into(), headers: Vec::new(), mirror, peer }
@@ -102,20 +102,20 @@ impl Row {
         self
     }
 
-    /// The blob server answers otherwise.
+    /// Sets a different expectation for the blob server.
     fn peer(mut self, expect: Expect) -> Self {
         self.peer = expect;
         self
     }
 }
 
-/// What the layout holds.
+/// Content of the layout.
 struct Images {
     layout: Layout,
     layer: (Digest, Vec<u8>),
     sha512: (Digest, Vec<u8>),
     empty: Digest,
-    /// By media type.
+    /// Manifests by media type.
     manifests: BTreeMap<&'static str, (Digest, Vec<u8>)>,
 }
 
@@ -217,7 +217,7 @@ fn manifests(images: &Images) -> Vec<Row> {
     let etag = format!("\"{digest}\"");
     for value in [etag.clone(), format!("W/{etag}"), format!("\"x\", {etag}"), "*".to_owned()] {
         let known = row("RFC 9110 13.1.2", &by_digest, whole.clone()).with("If-None-Match", value);
-        // The mirror's client is containerd, which has no use for a 304.
+        // The mirror's client is containerd, which does not use 304.
         rows.push(known.peer(NotModified));
     }
     rows.push(row("RFC 9110 13.1.2", &by_digest, whole).with("If-None-Match", "\"other\""));
@@ -304,7 +304,7 @@ fn ranges(images: &Images) -> Vec<Row> {
     rows
 }
 
-/// A part of other content than the layer; compared by [`check`] as what it is.
+/// Expects a part of content other than the layer; [`check`] compares the bytes.
 fn whole_part((_, bytes): &(Digest, Vec<u8>), start: usize, end: usize) -> Expect {
     Whole("part", bytes[start..end].to_vec())
 }
@@ -322,7 +322,7 @@ fn methods(images: &Images) -> Vec<Row> {
     targets.iter().flat_map(|target| of(target)).collect()
 }
 
-/// Endpoints that a mirror does not have, names that are none, and paths that try to leave.
+/// Endpoints that a mirror does not have, invalid names, and paths that try to leave the root.
 fn refused(images: &Images) -> Vec<Row> {
     let digest = images.layer.0.to_string();
     let hex = images.layer.0.hex();
@@ -384,7 +384,7 @@ fn refused(images: &Images) -> Vec<Row> {
 }
 
 impl Images {
-    /// Paths to files that are really there, beside the blobs.
+    /// Paths to existing files outside of the blobs.
     fn escapes(&self) -> Vec<String> {
         let up = |levels: usize| "../".repeat(levels);
         let own = self.layout.path().join("index.json").display().to_string();
@@ -397,11 +397,11 @@ impl Images {
     }
 }
 
-/// All headers but those that differ from answer to answer.
+/// Headers that are equal in every answer.
 fn lasting(answer: &Answer) -> BTreeMap<String, String> {
     let mut headers = answer.headers.clone();
     headers.remove("date");
-    // Of a tag: how long ago it was set.
+    // Only for a tag: the time since it was set.
     headers.remove("piccolo-tag-age-ms");
     headers
 }
@@ -463,7 +463,7 @@ fn check(images: &Images, row: &Row, expect: &Expect, answer: &Answer) -> Result
     }
 }
 
-/// "Error Codes": the shape of every 4xx. An empty code: any of the known ones.
+/// "Error Codes": the form of every 4xx. An empty code: any of the known ones.
 fn error(answer: &Answer, status: u16, code: &str) -> Result<(), String> {
     if answer.status != status {
         return Err(format!("status is {}, not {status}", answer.status));
@@ -482,8 +482,8 @@ fn error(answer: &Answer, status: u16, code: &str) -> Result<(), String> {
     if right { Ok(()) } else { Err(format!("errors are {json}, not {code}")) }
 }
 
-/// A HEAD gets the status and the headers of its GET, and no body (RFC 9110 9.3.2; "Checking if
-/// content exists in the registry").
+/// A HEAD gets the status and the headers of its GET, without a body (RFC 9110 9.3.2; "Checking if content
+/// exists in the registry").
 async fn check_head(
     wire: &mut Wire,
     row: &Row,
@@ -496,7 +496,7 @@ async fn check_head(
         return Err(format!("HEAD is {}, GET {}", of_head.status, answer.status));
     }
     let (mut got, expected) = (lasting(&of_head), lasting(answer));
-    // RFC 9110 8.6: in a 304 it is the length of the 200, or absent, as hyper has it for a GET.
+    // RFC 9110 8.6: in a 304 it is the length of the 200, or absent, as hyper sends it for a GET.
     if answer.status == 304 && got.remove("content-length").is_some_and(|length| length == "0") {
         return Err("HEAD: a 304 of content without bytes".to_owned());
     }
@@ -514,7 +514,7 @@ async fn run(images: &Images, port: Port, address: SocketAddr, rows: &[Row]) -> 
             wire.send(&head(row.method, &row.target, &headers)).await.map_err(|error| error.to_string())?;
             let answer = wire.answer(false).await.map_err(|error| error.to_string())?;
             check(images, row, expect, &answer)?;
-            // Range is defined for GET alone (RFC 9110 14.2).
+            // Range is defined for GET only (RFC 9110 14.2).
             if row.method == "GET" && row.headers.iter().all(|(name, _)| *name != "Range") {
                 check_head(&mut wire, row, &headers, &answer).await?;
             }
@@ -533,7 +533,7 @@ async fn run(images: &Images, port: Port, address: SocketAddr, rows: &[Row]) -> 
 async fn every_row_holds_on_every_port() {
     let images = Images::make();
     let server = Server::start().await;
-    // Nobody is at this origin: tags are answered by who holds them.
+    // Nothing listens at this origin, so that holders answer tags.
     let config = "[registry._default]\norigin = \"http://127.0.0.1:1\"\n";
     let setup = || Setup { servers: vec![server.url.clone()], config, ..Setup::default() };
     let holder = Agent::start(Setup { layout: Some(images.layout.path()), ..setup() }).await;

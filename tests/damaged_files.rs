@@ -1,5 +1,5 @@
-//! Data folders with damaged, lost or newer files, by the real binary: it refuses them in words, and the
-//! server comes back.
+//! The real binary with damaged, missing or newer files in its data folder: it refuses them with a clear
+//! message, and the server can be restored.
 
 #![allow(clippy::unwrap_used, reason = "clippy.toml exempts #[test] functions, not the helpers beside them")]
 
@@ -18,7 +18,7 @@ use tempfile::TempDir;
 const KEY: &str = "registry.example/app:v1";
 const BY_TEXT: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 
-/// What is done to a folder, and what the server says then.
+/// A change of a folder, and the server's message for it.
 struct Case {
     name: &'static str,
     damage: fn(&Path),
@@ -31,12 +31,12 @@ fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
     fs::write(path, bytes).unwrap();
 }
 
-/// Cut in the middle.
+/// Truncates a file to half.
 fn cut(path: &Path) {
     change(path, |bytes| bytes.truncate(bytes.len() / 2));
 }
 
-/// One bit of the first occurrence of the key.
+/// Flips one bit of the first occurrence of the key.
 fn flip(path: &Path) {
     change(path, |bytes| {
         let at = bytes.windows(KEY.len()).position(|window| window == KEY.as_bytes()).unwrap();
@@ -48,7 +48,7 @@ fn newer(path: &Path) {
     change(path, |bytes| bytes[0] = 9);
 }
 
-/// Makes a value one of a newer format, whose table has names.
+/// Changes a value to a newer format, in the table with names.
 fn newer_value(path: &Path, row: &str) {
     let database = redb::Database::open(path).unwrap();
     let transaction = database.begin_write().unwrap();
@@ -61,7 +61,7 @@ fn newer_value(path: &Path, row: &str) {
     transaction.commit().unwrap();
 }
 
-/// The same of the first row of a table with numbers.
+/// Changes the first row of a table with numbers to a newer format.
 fn newer_row(path: &Path, table: &str) {
     let database = redb::Database::open(path).unwrap();
     let transaction = database.begin_write().unwrap();
@@ -75,7 +75,7 @@ fn newer_row(path: &Path, table: &str) {
     transaction.commit().unwrap();
 }
 
-/// The last entries of the log.
+/// Changes the last entries of the log to a newer format.
 fn newer_entries(path: &Path) {
     const TAIL: TableDefinition<&str, &[u8]> = TableDefinition::new("tail");
     let database = redb::Database::open(path).unwrap();
@@ -161,7 +161,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// It ends with an error that says so, what to do, and nothing of a panic.
+/// Checks that it ends with an error, that says what to do, without a panic.
 #[track_caller]
 fn expect_words(name: &str, status: std::process::ExitStatus, said: &str, words: &str) {
     assert_eq!(status.code(), Some(1), "{name}: {said}");

@@ -1,8 +1,8 @@
-//! Half of all holders die at once (docs/budgets.md): a pull of 12 blobs that others hold needs the
-//! registry in less than 1 % of cases, and soon nobody is told of the dead any more.
+//! Half of all holders die at once (docs/budgets.md): a pull of 12 blobs that others hold needs the registry
+//! in less than 1 % of cases, and soon answers no longer contain dead holders.
 //!
-//! The living are small HTTP servers of the test, the dead are addresses that refuse connections or
-//! swallow packets. Everything else is the real binary.
+//! Living holders are small HTTP servers of the test; dead ones are addresses that refuse connections or drop
+//! packets. Everything else is the real binary.
 
 #![allow(clippy::unwrap_used, reason = "clippy.toml exempts #[test] functions, not the helpers beside them")]
 
@@ -29,9 +29,9 @@ const LIVING: usize = 20;
 const DEAD: usize = 20;
 const IMAGES: usize = 15;
 const BLOBS: usize = 12;
-/// Each knows nothing of the dead when it begins.
+/// Number of nodes that pull, each with no knowledge of the dead holders.
 const NODES: usize = 8;
-/// After this less than 5 % of those told are dead.
+/// Time after which less than 5 % of the holders in answers are dead.
 const TOLD_NO_MORE: Duration = Duration::from_secs(120);
 
 type Blobs = Arc<HashMap<String, Vec<u8>>>;
@@ -74,7 +74,7 @@ impl Fleet {
             serving.spawn(async move { axum::serve(listener, router).await.unwrap() });
         }
         let swallowing: Vec<_> = (0..DEAD / 2).map(|n| Swallowing::at(address(n, 2))).collect();
-        // Nobody is on these addresses but this test.
+        // Only this test uses these addresses.
         let refusing = (0..DEAD - DEAD / 2).map(|n| SocketAddr::from((address(n, 3), 7_781)));
         let dead = swallowing.iter().map(|holder| holder.address).chain(refusing).collect();
         Self { images, living, dead, _serving: serving, _swallowing: swallowing }
@@ -84,7 +84,7 @@ impl Fleet {
         self.living.iter().chain(&self.dead).copied()
     }
 
-    /// The index believes that all of them hold everything.
+    /// Advertises all content for all holders.
     async fn advertise(&self, server: &Server) {
         let keys: Vec<String> = self.images.iter().flatten().map(Digest::to_string).collect();
         for holder in self.all() {
@@ -92,7 +92,7 @@ impl Fleet {
         }
     }
 
-    /// Who is told to an agent that asks for `key`.
+    /// Holders that an agent gets for `key`.
     async fn told(&self, server: &Server, key: &Digest) -> Vec<SocketAddr> {
         let query = FindQuery {
             key: key.to_string(),
@@ -106,12 +106,14 @@ impl Fleet {
     }
 }
 
-/// All of 127.0.0.0/8 is this host. Living and dead are neighbours: nearness says nothing about it.
+/// Address of a holder. All of 127.0.0.0/8 is this host. Living and dead holders alternate, so that distance
+/// does not distinguish them.
 fn address(n: usize, kind: u8) -> Ipv4Addr {
     Ipv4Addr::new(127, 7, n as u8, kind)
 }
 
-/// As containerd does: three at a time. How many blobs the registry has to send.
+/// Pulls three blobs at a time, like containerd; returns the number of blobs from the registry, and the
+/// duration.
 async fn pull(mirror: SocketAddr, image: Vec<Digest>) -> (usize, Duration) {
     let start = Instant::now();
     let mut downloads = JoinSet::new();
@@ -163,8 +165,8 @@ async fn half_of_all_holders_dead_hardly_any_pull_needs_the_registry() {
     assert!(needed * 100 < pulls, "{needed} of {pulls} pulls needed the registry");
 }
 
-/// The time of the budget is four heartbeats, the lease of an agent three; here all of it is shorter by the
-/// same factor. The guard against a mass end is not: a second for each ten of a small group.
+/// The budget is four heartbeats, the lease of an agent three; all times here are shortened by the same
+/// factor, except the guard against a mass expiry: a second for each ten hosts of a small group.
 #[tokio::test(flavor = "multi_thread")]
 async fn after_four_heartbeats_nobody_is_told_of_the_dead() {
     const BEAT: Duration = Duration::from_secs(2);
@@ -210,8 +212,8 @@ async fn after_four_heartbeats_nobody_is_told_of_the_dead() {
     println!("no dead among the answers after {:?} of {told_no_more:?}", hidden_after.unwrap());
 }
 
-/// Whoever pulls tells, so that it does not take until their leases end: the Go `pi` has one of half an
-/// hour.
+/// Nodes that pull report dead holders, so that it does not take until their leases end: that of a Go `pi` is
+/// half an hour.
 #[tokio::test(flavor = "multi_thread")]
 async fn three_nodes_that_pull_move_the_dead_behind_the_living_for_all_others() {
     let server = Server::start().await;

@@ -1,5 +1,5 @@
-//! The documents compared with the tree: links lead somewhere, named files exist, reference pages are complete, and
-//! pages stay short.
+//! Checks the documents against the tree: links have targets, named files exist, reference pages are
+//! complete, and pages are short.
 
 #![allow(clippy::unwrap_used, reason = "clippy.toml exempts #[test] functions, not the helpers beside them")]
 
@@ -7,12 +7,12 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-/// Most words of a document, as `wc -w` counts them. A longer one is read by nobody.
+/// Largest number of words in a document, as `wc -w` counts them. A longer one is not read.
 const ARCHITECTURE_WORDS_MAX: usize = 2_000;
 const README_WORDS_MAX: usize = 1_500;
 const PAGE_WORDS_MAX: usize = 2_500;
 
-/// A code span that begins so is a path from the root.
+/// Prefixes of code spans that are paths from the root.
 const ROOTS: [&str; 7] = ["src/", "raft/", "tests/", "bench/", "deploy/", "docs/", ".ci/"];
 
 fn root() -> &'static Path {
@@ -45,24 +45,24 @@ fn documents() -> Vec<String> {
     named.into_iter().map(str::to_owned).chain(files("docs", ".md")).collect()
 }
 
-/// The text without its indented blocks, which are commands and output.
+/// The text without indented blocks, which are commands and output.
 fn prose(text: &str) -> String {
     let lines = text.lines().filter(|line| !line.starts_with("    "));
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// Targets of `[text](target)` that are not on another site.
+/// Targets of `[text](target)` on this site.
 fn links(text: &str) -> Vec<String> {
     let targets = text.split("](").skip(1).filter_map(|rest| rest.split_once(')'));
     targets.map(|(target, _)| target.to_owned()).filter(|target| !target.starts_with("http")).collect()
 }
 
-/// What stands between backticks.
+/// Text between backticks.
 fn code_spans(text: &str) -> Vec<String> {
     text.split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }
 
-/// The anchor that GitHub gives a heading.
+/// The anchor that GitHub makes of a heading.
 fn anchor(heading: &str) -> String {
     let kept = |c: char| (c.is_alphanumeric() || "-_ ".contains(c)).then(|| c.to_ascii_lowercase());
     heading.trim().chars().filter_map(kept).map(|c| if c == ' ' { '-' } else { c }).collect()
@@ -73,7 +73,7 @@ fn anchors(text: &str) -> BTreeSet<String> {
     headings.map(|line| anchor(line.trim_start_matches('#'))).collect()
 }
 
-/// The first arguments of all calls of `call`, where they are texts.
+/// First arguments of all calls of `call`, if they are string literals.
 fn first_texts(code: &str, call: &str) -> BTreeSet<String> {
     let calls = code.split(call).skip(1);
     let texts = calls.filter_map(|rest| rest.trim_start().strip_prefix('"')?.split_once('"'));

@@ -1,6 +1,6 @@
-//! Garbage at every port of a real server and a real agent (I7): bytes of no protocol, requests that were
-//! changed by chance, raft messages, cut connections. Afterwards both are the same processes, within their
-//! memory, and do their work.
+//! Garbage at every port of a real server and a real agent (I7): bytes of no protocol, mutated requests, raft
+//! messages, cut connections. Afterwards both processes are the same as before, within their memory limits,
+//! and work.
 
 #![allow(clippy::unwrap_used, reason = "clippy.toml exempts #[test] functions, not the helpers beside them")]
 
@@ -25,23 +25,23 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 const SEED: u64 = 0x0067_6172_6261_6765;
-/// How long garbage is thrown.
+/// Time for which garbage is sent.
 const GARBAGE: Duration = Duration::from_secs(6);
-/// Connections at once.
+/// Number of concurrent connections.
 const THROWERS: usize = 16;
-/// What is waited for an answer: most garbage has none until it is cut off.
+/// Time that is waited for an answer: most garbage gets none until it is cut off.
 const LISTEN: Duration = Duration::from_millis(20);
-/// No fewer, however long it takes.
+/// Least number of sent inputs, however long that takes.
 const THROWN_MIN: u64 = 500;
-/// What either may have in memory at its worst, bytes; a debug build of the agent has 80 MiB at its
-/// connection limits, and of the server little more.
+/// Peak memory of either process, bytes; a debug build of the agent has 80 MiB at its connection limits, and
+/// one of the server little more.
 const MEMORY_MAX: u64 = 128 << 20;
-/// No garbage speaks of this group, so that nobody is asked whom garbage names as a holder.
+/// No garbage has this group, so that nobody fetches from holders that garbage names.
 const GROUP: &str = "quiet";
-/// No registry is asked.
+/// Configuration in which no registry is asked.
 const CONFIG: &str = "[registry._default]\ntags = \"off\"\n";
 
-/// Words for all ports; none with which the members of the cluster could be changed.
+/// Words for all ports, without those that could change the cluster's members.
 const WORDS: [&str; 16] = [
     "GET ",
     "POST ",
@@ -61,7 +61,7 @@ const WORDS: [&str; 16] = [
     "{\"keys\":[",
 ];
 
-/// Requests to begin with, as they go over the wire.
+/// Initial requests, as they are sent.
 fn requests() -> Vec<Vec<u8>> {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus");
     let files = |target: &str| {
@@ -102,7 +102,7 @@ fn request(line: &str, headers: &str, body: &[u8]) -> Vec<u8> {
     [head.as_bytes(), body].concat()
 }
 
-/// One connection; what it says is decided by `seed`.
+/// Sends one input, chosen by `seed`, on a new connection.
 async fn throw(address: SocketAddr, mutator: &Mutator, seed: u64) {
     let mut random = StdRng::seed_from_u64(seed);
     let mut bytes = mutator.input(seed);
@@ -112,11 +112,11 @@ async fn throw(address: SocketAddr, mutator: &Mutator, seed: u64) {
     let connected = tokio::time::timeout(SOON, TcpStream::connect(address)).await;
     let mut stream = connected.expect("a port is not stuck").unwrap();
     if random.random_bool(0.3) {
-        stream.set_zero_linger().unwrap(); // it ends with a reset
+        stream.set_zero_linger().unwrap(); // ends with a reset
     }
     let cut = random.random_range(0..=bytes.len());
     let cut = if random.random_bool(0.2) { cut } else { bytes.len() };
-    // Whoever does not like the beginning may close.
+    // The other side may close after the beginning.
     if stream.write_all(&bytes[..cut]).await.is_err()
         || (random.random_bool(0.5) && stream.shutdown().await.is_err())
     {

@@ -1,4 +1,4 @@
-//! The inventory of a node with a real containerd; discovery is a recorder.
+//! The inventory of a node with a real containerd, and a recorder in place of discovery.
 
 #[path = "support/containerd.rs"]
 mod containerd;
@@ -20,10 +20,10 @@ use piccolo::task::{Stop, TaskError};
 use tokio::sync::watch;
 
 const NAMESPACE: &str = "k8s.io";
-/// What must happen, happens within this; generous, because tests share the machine.
+/// Time for expected events; long, because tests share the machine.
 const SOON: Duration = Duration::from_secs(60);
 
-/// Takes everything, and remembers it.
+/// Accepts and records everything.
 #[derive(Default)]
 struct Recorder {
     index: watch::Sender<BTreeSet<String>>,

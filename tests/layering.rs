@@ -1,5 +1,5 @@
-//! Dependencies point one way. Every `use` of the product is read as text, and a forbidden arrow is
-//! named with its file and line.
+//! Dependencies have one direction. Every `use` of the product is read as text, and a forbidden one is
+//! reported with file and line.
 
 #![allow(clippy::unwrap_used, reason = "clippy.toml exempts #[test] functions, not the helpers beside them")]
 
@@ -11,8 +11,8 @@ mod circles;
 #[path = "layering/switches.rs"]
 mod switches;
 
-/// Which folder or file below the root (without `.rs`) must not name what. Names in [`GROUND_FLOOR`]
-/// are allowed to all that may not name the rest of `piccolo_raft`.
+/// Folders or files below the root (without `.rs`), and the modules that they must not name. Modules that may
+/// not name `piccolo_raft` may still name those in [`GROUND_FLOOR`].
 const FORBIDDEN: &[(&str, &[&str])] = &[
     (
         "src/oci",
@@ -61,7 +61,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("raft/src/task", &["crate::"]),
 ];
 
-/// What servers, agents and clients share of `piccolo_raft`: its words, and what knows nobody.
+/// Modules of `piccolo_raft` that servers, agents and clients share; they depend on nothing else.
 const GROUND_FLOOR: [&str; 3] = ["piccolo_raft::model", "piccolo_raft::errors", "piccolo_raft::task"];
 
 fn sources(root: &Path, place: &str) -> Vec<PathBuf> {
@@ -123,7 +123,7 @@ fn a_forbidden_arrow_is_found_and_a_comment_is_none() {
     assert_eq!(violations(text, &["piccolo_raft"]), [(2, "use piccolo_raft::log::LogStore;".to_owned())]);
 }
 
-/// The process that speaks with the network is to lose containerd's socket: the rest of the agent asks the store.
+/// The process that uses the network will lose containerd's socket: the rest of the agent asks the store.
 #[test]
 fn only_the_containerd_store_speaks_grpc() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -139,7 +139,7 @@ fn only_the_containerd_store_speaks_grpc() {
     assert!(speakers.is_empty(), "gRPC outside the store:\n{}", speakers.join("\n"));
 }
 
-/// The formats and the command of a version that does not exist are for tests of upgrades.
+/// Formats and commands of a future version are for tests of upgrades only.
 #[test]
 fn no_release_has_the_formats_of_a_version_to_come() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

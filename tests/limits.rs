@@ -1,7 +1,6 @@
-//! What clients may do to an agent without harm (I7): send slowly, take nothing, vanish, keep
-//! thousands of connections, send too much or garbage, or come a thousand at a time. And what it
-//! costs a pull when nobody of ours answers (I4). The real binary, on loopback and in a network
-//! namespace of the test.
+//! What clients may do to an agent without harm (I7): send slowly, read nothing, vanish, keep thousands of
+//! connections, send too much or garbage, or make a thousand requests at once. Also the cost of a pull while
+//! all of Piccolo is down (I4). The real binary, on loopback and in a network namespace of the test.
 
 #![allow(clippy::unwrap_used, reason = "clippy.toml exempts #[test] functions, not the helpers beside them")]
 
@@ -27,21 +26,21 @@ use site::{
     Agent, Answer, Layout, SOON, Server, Setup, Swallowing, Wire, ask, free_address, get, head, noise, within,
 };
 
-/// What an agent may hold in memory at its connection limits, bytes: the budget of a release build
-/// (docs/budgets.md). The futures of a debug build are larger, by tens of KiB for each request: 85 MiB were seen. What
-/// is found here is memory that grows with the bytes of the blobs: those of the requests below are 700 MiB.
-/// `piccolo-bench agent` measures the budget.
+/// Memory of an agent at its connection limits, bytes: the budget of a release build (docs/budgets.md).
+/// Futures of a debug build are larger, by tens of KiB for each request: 85 MiB were seen. The test finds
+/// memory that grows with the bytes of the blobs, which are 700 MiB here. `piccolo-bench agent` measures the
+/// budget.
 const AGENT_MEMORY_MAX: u64 = if cfg!(debug_assertions) { 160 << 20 } else { 64 << 20 };
-/// A machine with two cores and other tests on them.
+/// Additional time for a machine with two cores and other tests.
 const SLACK: Duration = Duration::from_secs(10);
-/// A blob that no buffers of sockets swallow.
+/// Size of a blob that does not fit into socket buffers.
 const LARGE: usize = 64 << 20;
 
 fn blob(digest: &Digest) -> String {
     format!("/v2/library/app/blobs/{digest}")
 }
 
-/// Two agents: one that holds what the layout has, and one that has nothing.
+/// Two agents: one that holds the layout's content, and an empty one.
 struct Site {
     server: Server,
     holder: Agent,
@@ -65,7 +64,7 @@ fn is_blob(answer: &Answer, bytes: &[u8]) {
     assert!(answer.body == bytes, "other bytes");
 }
 
-/// A client that sends one byte each second, or nothing at all, has the time of one request's headers.
+/// A client that sends one byte a second, or nothing, is cut after the time for a request's headers.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_sends_headers_slowly_is_cut_while_others_are_served() {
     const SLOW: usize = 200;
@@ -98,7 +97,7 @@ async fn who_sends_headers_slowly_is_cut_while_others_are_served() {
     }
 }
 
-/// Opens connections that ask for `target` and take no more than the first bytes of the answer.
+/// Opens connections that request `target` and read only the first bytes of the answer.
 async fn take_nothing(address: SocketAddr, target: &str, count: usize) -> Vec<TcpStream> {
     let mut stuck = Vec::new();
     for _ in 0..count {
@@ -115,7 +114,7 @@ async fn take_nothing(address: SocketAddr, target: &str, count: usize) -> Vec<Tc
     stuck
 }
 
-/// Until a GET at `address` is no longer refused for want of slots; HEAD always works.
+/// Waits until a GET at `address` is no longer refused for lack of slots; HEAD always works.
 async fn slots_are_free_again(address: SocketAddr, digest: &Digest, bytes: &[u8]) {
     let since = Instant::now();
     let refused = get(address, &blob(digest)).await.unwrap();
@@ -139,7 +138,7 @@ async fn who_takes_nothing_gives_its_slot_back() {
     let flags = ["--uploads-max", "4"];
     let agent = Agent::start(Setup { layout: Some(layout.path()), flags: &flags, ..Setup::default() }).await;
     let stuck = take_nothing(agent.peer, &blob(&large), 4).await;
-    // containerd, that is: the mirror has no slots, and serves on.
+    // Stands for containerd: the mirror has no slots, and continues to serve.
     let at_mirror = take_nothing(agent.mirror, &blob(&large), 32).await;
     is_blob(&get(agent.mirror, &blob(&small)).await.unwrap(), &bytes);
     slots_are_free_again(agent.peer, &small, &bytes).await;
@@ -148,14 +147,14 @@ async fn who_takes_nothing_gives_its_slot_back() {
     drop((stuck, at_mirror));
 }
 
-/// A network namespace with one link to the host, gone with the test.
+/// A network namespace with one link to the host, removed with the test.
 struct Namespace {
     name: String,
     children: Vec<Child>,
 }
 
 impl Namespace {
-    /// The host's end has `10.<x>.<y>.1`, that inside `.2`.
+    /// A namespace: the host's end of the link has `10.<x>.<y>.1`, the other one `.2`.
     fn new(tag: &str) -> (Self, IpAddr) {
         let id = std::process::id();
         let name = format!("piccolo-{tag}-{id}");
@@ -175,7 +174,7 @@ impl Namespace {
         (namespace, format!("{net}.1").parse().unwrap())
     }
 
-    /// A shell in there, with its output to read.
+    /// Starts a shell in the namespace; returns its output.
     fn shell(&mut self, script: &str) -> std::process::ChildStdout {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.name, "bash", "-c", script]);
@@ -185,7 +184,7 @@ impl Namespace {
         output
     }
 
-    /// From here on no packet leaves it or comes in.
+    /// Drops all packets from and to the namespace from here on.
     fn swallow(&self) {
         let rules = "add table ip t; add chain ip t i { type filter hook input priority 0; policy drop; }; \
                      add chain ip t o { type filter hook output priority 0; policy drop; }";
@@ -210,7 +209,7 @@ fn run(command: &str) {
     assert!(status.success(), "{command}: {status} (as root?)");
 }
 
-/// No FIN and no RST ever comes: only our own clocks can end these connections.
+/// No FIN and no RST ever comes: only timeouts of the agent can end these connections.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_vanishes_without_a_word_gives_slots_and_connections_back() {
     const UPLOADS: usize = 4;
@@ -253,8 +252,8 @@ async fn who_vanishes_without_a_word_gives_slots_and_connections_back() {
     .unwrap();
     let answered = said.iter().filter(|line| *line == "HTTP/1.1 200").count();
     assert_eq!((answered, said.last().map(String::as_str)), (UPLOADS + IDLE, Some("all")), "{said:?}");
-    // Those of the first kind may be closed already, and some that the agent had before: opening them takes a
-    // shell its time.
+    // The first connections may be closed already, and some that the agent had before: a shell takes time to
+    // open them.
     let opened = agent.process.sockets().saturating_sub(before);
     assert!(opened >= IDLE / 2, "{opened} connections");
     namespace.swallow();
@@ -280,7 +279,7 @@ async fn ten_thousand_idle_connections_on_either_port_do_not_stop_a_pull() {
     let layout = Layout::empty();
     let bytes = noise(6, 300_000);
     let digest = layout.put(&bytes);
-    // As systemd and shells start it: the agent raises its soft limit itself.
+    // Like systemd and shells start it: the agent raises its soft limit itself.
     let as_shells_do = ["sh", "-c", "ulimit -Sn 1024; exec \"$@\"", "sh"];
     let site = Site::start(&layout, &[], &as_shells_do).await;
     for (name, address, agent) in
@@ -293,7 +292,7 @@ async fn ten_thousand_idle_connections_on_either_port_do_not_stop_a_pull() {
         }
         let accepted = within("all are accepted", SOON, async || {
             let sockets = agent.process.sockets();
-            // They are closed after a while: what counts is that they are there while we pull.
+            // They are closed after a while; they must exist during the pull.
             (sockets >= IDLE || start.elapsed() > HEADER_READ_TIMEOUT / 2).then_some(sockets)
         })
         .await;
@@ -312,12 +311,12 @@ async fn ten_thousand_idle_connections_on_either_port_do_not_stop_a_pull() {
     assert!(!site.asker.process.log().contains("Too many open files"));
 }
 
-/// Any local process can open them. Before, they kept all places of the mirror for ten seconds: the
+/// Any local process can open them. They used to occupy all slots of the mirror for ten seconds: the
 /// supervisor's probes got no answer, and the worker was killed together with its uploads.
 #[tokio::test(flavor = "multi_thread")]
 async fn more_idle_connections_than_places_keep_neither_probes_nor_requests_out() {
     const OVER: usize = 1_000;
-    /// A worker that answers no probe for so long is killed.
+    /// Longer than the silence after which a worker is killed.
     const HELD: Duration = WORKER_SILENT_MAX.saturating_add(Duration::from_secs(2));
     let _alone = DESCRIPTORS.lock().await;
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
@@ -351,7 +350,7 @@ async fn more_idle_connections_than_places_keep_neither_probes_nor_requests_out(
 #[tokio::test(flavor = "multi_thread")]
 async fn headers_over_the_limit_are_431_and_the_connection_ends() {
     let agent = Agent::start(Setup::default()).await;
-    // hyper looks at the size between two reads, each of which may bring as much again.
+    // hyper checks the size between two reads, each of which may add as much again.
     let long = "a".repeat(2 * HEADER_BYTES_MAX);
     let many = "X: y\r\n".repeat(1_000);
     for address in [agent.mirror, agent.peer] {
@@ -401,7 +400,7 @@ async fn pipelined_requests_are_answered_in_order_and_garbage_ends_the_connectio
             for n in 0..PIPELINED {
                 is_blob(&wire.answer(false).await.unwrap(), &blobs[n % 10]);
             }
-            // The end of what is sent, for garbage that could still become a request.
+            // Ends the sending direction, for garbage that could still become a request.
             wire.finish().await;
             let rest = wire.rest().await;
             let text = String::from_utf8_lossy(&rest);
@@ -410,7 +409,7 @@ async fn pipelined_requests_are_answered_in_order_and_garbage_ends_the_connectio
                 .any(|start| if start.is_empty() { text.is_empty() } else { text.starts_with(start) });
             assert!(refused, "{:?}: {text:?}", String::from_utf8_lossy(garbage));
         }
-        // A body that nobody asked for and that does not come.
+        // A request with a body that does not come.
         let mut wire = Wire::connect(address).await.unwrap();
         wire.send(b"GET /v2/ HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000000\r\n\r\nx").await.unwrap();
         assert_eq!(wire.answer(false).await.unwrap().status, 200);
@@ -439,15 +438,15 @@ async fn a_thousand_pulls_at_once_are_all_answered_in_bounded_memory() {
             let answer = get(mirror, &blob(&digests[n % BLOBS])).await.unwrap();
             match answer.status {
                 200 => is_blob(&answer, &blobs[n % BLOBS]),
-                // The holder has so many slots: the others go on to the registry.
+                // The holder's slots are limited: other requests go on to the registry.
                 404 => {}
                 other => panic!("{other}: {}", answer.text()),
             }
             answer.status
         });
     }
-    // One asks until it is served. How many of a thousand are depends on the
-    // machine, because lookups and pulls have deadlines, and the others go on to the registry.
+    // Asks until one is served. How many of a thousand are depends on the machine: lookups and pulls have
+    // deadlines, and the other requests go on to the registry.
     within("one is served among them", SOON, async || {
         let answer = get(site.asker.mirror, &blob(&digests[0])).await.unwrap();
         (answer.status == 200).then_some(())
@@ -472,13 +471,13 @@ async fn a_thousand_pulls_at_once_are_all_answered_in_bounded_memory() {
     .await;
 }
 
-/// Who would answer a lookup if he were well.
+/// A server or peer that does not work.
 enum Broken {
-    /// Nobody listens.
+    /// Nothing listens at the address.
     Refuses,
-    /// Takes connections and requests, and answers none of them; keeps the lookups among them.
+    /// Accepts connections and requests, and answers none; records the lookups.
     Silent { address: SocketAddr, lookups: Arc<std::sync::Mutex<Vec<String>>>, _accepting: JoinSet<()> },
-    /// Not even the first packet is answered.
+    /// Drops every packet.
     Swallows(Swallowing),
 }
 
@@ -518,7 +517,7 @@ impl Broken {
     }
 }
 
-/// containerd asks for a manifest, then for the rest, three at a time.
+/// Pulls like containerd: the manifest, then the rest, three at a time.
 async fn pull_of_twenty(mirror: SocketAddr) -> Duration {
     let digest = |n: usize| format!("sha256:00{n:062x}");
     let start = Instant::now();
@@ -537,7 +536,7 @@ async fn pull_of_twenty(mirror: SocketAddr) -> Duration {
     start.elapsed()
 }
 
-/// I4. Without us the same requests would go to the registry at once.
+/// I4. Without Piccolo the same requests would go to the registry at once.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pull_with_all_servers_and_peers_down_costs_three_seconds_at_most() {
     const COST_MAX: Duration = Duration::from_secs(3);
@@ -554,7 +553,7 @@ async fn a_pull_with_all_servers_and_peers_down_costs_three_seconds_at_most() {
         let first = pull_of_twenty(agent.mirror).await;
         let second = pull_of_twenty(agent.mirror).await;
         println!("{name}: {first:?}, and {second:?} for the next");
-        // A lone server is asked once more on a fresh connection.
+        // A single server is asked again on a new connection.
         let lookups_max = if broken.len() == 1 { 2 } else { 1 };
         assert!(first < COST_MAX && second < COST_MAX, "{name}: {first:?}, {second:?}");
         for server in broken {

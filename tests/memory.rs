@@ -1,13 +1,12 @@
-//! An agent that holds 1,000 images and has nothing to do needs memory that is small beside them, and does
-//! nothing. The real binary over an image layout, with a real server. And what one request can take of a
-//! server's memory.
+//! An agent that holds 1,000 images and is idle needs little memory beside them, and does nothing. The real
+//! binary over an image layout, with a real server. Also the memory of a server for one request.
 //!
-//! The bounds here are twice and more what a debug build takes on a busy machine: they find an inventory that
-//! is kept several times, or a task that runs all the time. The budgets of docs/budgets.md, for a release build,
+//! The bounds are at least twice what a debug build needs on a busy machine: they find an inventory that is
+//! kept several times, or a task that runs all the time. The budgets of docs/budgets.md, for a release build,
 //! are measured by `piccolo-bench agent`.
 //!
-//! What a process has of its own is bounded. The pages of its binary are printed only: both processes share
-//! them, the kernel takes them back when it wants them, and a debug build has many.
+//! Anonymous memory is bounded. The pages of the binary are only printed: both processes share them, the
+//! kernel can take them back, and a debug build has many.
 
 #![allow(clippy::unwrap_used, reason = "clippy.toml exempts #[test] functions, not the helpers beside them")]
 
@@ -24,12 +23,12 @@ use site::{Agent, Layout, Server, Setup, Wire};
 
 const IMAGES: usize = 1_000;
 const LAYERS: usize = 12;
-/// Of each process's own, KiB: 2,400 and 7,300 were seen.
+/// Anonymous memory of the supervisor and of the worker, KiB: 2,400 and 7,300 were seen.
 const SUPERVISOR_ANONYMOUS_KIB_MAX: u64 = 6_000;
 const WORKER_ANONYMOUS_KIB_MAX: u64 = 16_000;
-/// How long nothing happens.
+/// Length of the idle period.
 const IDLE: Duration = Duration::from_secs(20);
-/// 2 % of a core over [`IDLE`]; 100 ticks are a second. 2 to 6 ticks were seen.
+/// 2 % of a core over [`IDLE`], in ticks, 100 a second. 2 to 6 ticks were seen.
 const IDLE_TICKS_MAX: u64 = 40;
 
 #[tokio::test]
@@ -41,7 +40,7 @@ async fn an_idle_agent_of_1000_images_is_small_and_does_nothing() {
     agent.synced().await;
     let pids = agent.process.pids();
     let [supervisor, worker] = pids[..] else { panic!("two processes, not {pids:?}") };
-    // A start has its own garbage; what is measured is what stays.
+    // The start leaves garbage; the memory that remains is measured.
     let before = ticks(supervisor) + ticks(worker);
     tokio::time::sleep(IDLE).await;
     let idle_ticks = ticks(supervisor) + ticks(worker) - before;
@@ -57,8 +56,8 @@ async fn an_idle_agent_of_1000_images_is_small_and_does_nothing() {
     assert!(idle_ticks <= IDLE_TICKS_MAX, "{idle_ticks} ticks in {IDLE:?}, at most {IDLE_TICKS_MAX}");
 }
 
-/// As a tree of values, a body of 16 MiB that says nothing was 190 MB, before any limit: 541 MiB with eight of
-/// them at once.
+/// As a tree of values, a body of 16 MiB without content took 190 MB before any limit applied: 541 MiB with
+/// eight of them at once.
 #[tokio::test]
 async fn a_body_of_millions_of_texts_takes_little_more_memory_than_its_bytes() {
     let server = Server::start().await;
@@ -75,11 +74,11 @@ async fn a_body_of_millions_of_texts_takes_little_more_memory_than_its_bytes() {
     assert_eq!(answer.status, 400, "{}", answer.text());
     let took = server.process.own_memory_peak_bytes() - before;
     println!("{took} bytes");
-    // The body itself, once more while its buffer grows, and once more in room.
+    // The body, a second copy while its buffer grows, and as much again in spare capacity.
     assert!(took <= 3 * API_BODY_BYTES_MAX as u64, "{took} bytes for a body of {API_BODY_BYTES_MAX}");
 }
 
-/// Images of tiny layers, all different, each with a name.
+/// A layout of different images of tiny layers, each with a name.
 fn images() -> Layout {
     let layout = Layout::empty();
     let descriptor = |media_type: &str, bytes: &[u8]| {
@@ -104,14 +103,14 @@ fn images() -> Layout {
     layout
 }
 
-/// CPU time, user and system.
+/// User and system CPU time, in ticks.
 fn ticks(pid: u32) -> u64 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let fields = stat[stat.rfind(')').unwrap()..].split_whitespace();
     fields.skip(12).take(2).map(|field| field.parse::<u64>().unwrap()).sum()
 }
 
-/// A field of the sums over all of a process's mappings, KiB.
+/// A field of `/proc/<pid>/smaps_rollup`, KiB.
 fn rollup_kib(pid: u32, field: &str) -> u64 {
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
     let value = rollup.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));

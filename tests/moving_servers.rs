@@ -1,4 +1,4 @@
-//! Servers whose hosts get other addresses, and names that nobody can look up, by the real binary.
+//! The real binary: servers whose addresses change, and names that cannot be resolved.
 
 #![allow(clippy::unwrap_used, reason = "clippy.toml exempts #[test] functions, not the helpers beside them")]
 
@@ -14,14 +14,14 @@ use site::{SOON, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// The promise for servers that all have new addresses.
+/// Promised time for servers that all have new addresses.
 const MOVED: Duration = Duration::from_secs(10);
 
 fn key(number: usize) -> String {
     format!("registry.local/app:{number}")
 }
 
-/// The answer with its head.
+/// Answer of `/readyz` with its headers.
 async fn readyz(address: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(address).await?;
     let request = format!("GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
@@ -31,7 +31,7 @@ async fn readyz(address: &str) -> std::io::Result<String> {
     Ok(answer)
 }
 
-/// All get another address of loopback, and a list of those.
+/// Gives all servers another loopback address, and the list of the new ones.
 fn move_all(servers: &mut [Server], host: &'static str) {
     servers.iter_mut().for_each(|server| server.host = host);
     let list: Vec<String> = servers.iter().map(Server::raft_address).collect();
@@ -40,7 +40,8 @@ fn move_all(servers: &mut [Server], host: &'static str) {
     }
 }
 
-/// Everybody with data, and the new addresses in nobody's data: they led never again, with all disks healthy.
+/// Every server had data, and none the new addresses: they never elected a leader again, with all disks
+/// healthy.
 #[tokio::test(flavor = "multi_thread")]
 async fn servers_that_all_have_new_bare_addresses_take_writes_within_ten_seconds() {
     let folder = tempfile::tempdir().unwrap();
@@ -88,7 +89,7 @@ async fn names_that_nobody_knows_keep_no_server_with_data_from_its_work() {
     agree(&servers).await;
 }
 
-/// It used to end with exit code 2, which tells a service manager that trying again is senseless.
+/// It ended with exit code 2, which tells a service manager that a retry is useless.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_without_data_waits_for_the_names_of_its_list_and_says_so() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
-//! Where an agent keeps what it receives until it is checked: a disk that it may not write to, and one
-//! that gets full. The real binary; the second test mounts a small file system, as root.
+//! The real binary: spooling of an agent with a disk that is not writable, and with one that becomes full.
+//! The second test mounts a small file system, as root.
 
 #![allow(clippy::unwrap_used, reason = "clippy.toml exempts #[test] functions, not the helpers beside them")]
 
@@ -23,14 +23,14 @@ use tokio::task::JoinSet;
 use site::{Agent, Layout, SOON, Server, Setup, Wire, get, head, noise, within};
 
 const MIB: u64 = 1 << 20;
-/// Verified whole, and too large for what is kept in memory beside a disk.
+/// Size of a blob that is verified whole, and too large for memory if there is a disk.
 const BLOB: usize = 12 << 20;
 
 fn target(digest: &Digest) -> String {
     format!("/v2/library/app/blobs/{digest}")
 }
 
-/// A connection that asks for a blob and takes no more than the first bytes of the answer.
+/// A connection that requests a blob and reads only the first bytes of the answer.
 async fn take_nothing(address: SocketAddr, digest: &Digest) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4_096).unwrap();
@@ -46,13 +46,13 @@ async fn readyz(agent: &Agent) -> String {
     get(agent.metrics, "/readyz").await.unwrap().text()
 }
 
-/// A server, a holder of what the layout has, and an agent with that state folder. Requests are held for
-/// as long as a busy machine takes.
+/// A server, a holder of the layout's content, and an agent with this state folder. Requests are held for as
+/// long as a busy machine may need.
 async fn site(layout: &Layout, own: Option<&Layout>, state_dir: &Path) -> (Server, Agent, Agent) {
     let server = Server::start().await;
     let setup = || Setup { servers: vec![server.url.clone()], ..Setup::default() };
     let holder = Agent::start(Setup { layout: Some(layout.path()), ..setup() }).await;
-    // Nobody may write where TMPDIR points to.
+    // TMPDIR is a folder that is not writable.
     let launcher = ["env", "TMPDIR=/nowhere"];
     let flags = ["--resolve-timeout", "30s"];
     let own = own.map(Layout::path);
@@ -63,11 +63,11 @@ async fn site(layout: &Layout, own: Option<&Layout>, state_dir: &Path) -> (Serve
     (server, holder, asker)
 }
 
-/// What broke: without a writable TMPDIR such blobs never came from peers; on a tmpfs they took as much
-/// memory as there were transfers.
+/// Without a writable TMPDIR such blobs never came from peers; on a tmpfs they took as much memory as there
+/// were transfers.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_disk_twelve_pulls_and_all_uploads_at_once_stay_within_128_mib() {
-    // Together they have more bytes than that.
+    // Their bytes together exceed that memory.
     const PULLS: usize = 12;
     const MEMORY_MAX: u64 = 128 * MIB;
     let (layout, own) = (Layout::empty(), Layout::empty());
@@ -97,7 +97,7 @@ async fn without_a_disk_twelve_pulls_and_all_uploads_at_once_stay_within_128_mib
     assert!(held < MEMORY_MAX, "{} MiB", held / MIB);
 }
 
-/// A small file system on a disk, unmounted when it is dropped.
+/// A small file system on a disk, unmounted when dropped.
 struct Volume {
     folder: TempDir,
 }
@@ -122,14 +122,14 @@ impl Volume {
         self.folder.path().join("mounted")
     }
 
-    /// Bytes that are free. The room of a removed file is once the journal is committed.
+    /// Free bytes. The space of a removed file is free after the journal's commit.
     fn free(&self) -> u64 {
         syncfs(File::open(self.path()).unwrap()).unwrap();
         let space = statvfs(self.path()).unwrap();
         space.f_bavail * space.f_frsize
     }
 
-    /// Takes all room but that.
+    /// Fills the volume except for `left` bytes.
     fn fill_up_to(&self, left: u64) {
         let filler = File::create(self.path().join("filler")).unwrap();
         let mut length = 0;
@@ -150,7 +150,7 @@ impl Drop for Volume {
     }
 }
 
-/// Files without a name below `folder` that the agent has open.
+/// Number of unlinked files below `folder` that the agent has open.
 fn open_below(agent: &Agent, folder: &Path) -> usize {
     let files = agent.process.pids().into_iter().flat_map(|pid| fs::read_dir(format!("/proc/{pid}/fd")));
     let links = files.flatten().flatten().filter_map(|file| fs::read_link(file.path()).ok());
@@ -178,7 +178,7 @@ async fn a_full_disk_sends_blobs_to_memory_until_there_is_room_again() {
     within("a spooled file in the state folder", SOON, async || is_open().then_some(())).await;
     drop(stuck);
     within("no file any more", SOON, async || (!is_open()).then_some(())).await;
-    // Its room is given back a moment after its descriptor is: when the thread that closes it goes on.
+    // The space is released a moment after the descriptor, when the thread that closes it continues.
     within("its room", SOON, async || (volume.free() + MIB > free).then_some(())).await;
 
     volume.fill_up_to(4 * MIB);

@@ -1,4 +1,4 @@
-//! The containerd store against a real containerd.
+//! The containerd store with a real containerd.
 
 #[path = "support/containerd.rs"]
 mod containerd;
@@ -20,14 +20,14 @@ use tokio::sync::{mpsc, oneshot};
 use tonic::Request;
 
 const NAMESPACE: &str = "k8s.io";
-/// What must happen, happens within this; generous, because tests share the machine.
+/// Time for expected events; long, because tests share the machine.
 const SOON: Duration = Duration::from_secs(60);
 
 fn store(containerd: &Containerd) -> ContainerdStore {
     ContainerdStore::new(&containerd.socket(), NAMESPACE, None).expect("a valid namespace")
 }
 
-/// Content of the namespace, changed as another client of containerd would.
+/// Content of the namespace, changed like by another client of containerd.
 struct Daemon {
     containerd: Containerd,
     store: Arc<ContainerdStore>,
@@ -43,7 +43,7 @@ async fn connect(socket: &Path) -> containerd_client::Client {
     containerd_client::Client::from_path(socket).await.expect("containerd serves")
 }
 
-/// Writes content, the last step too if `commit`.
+/// Writes content, and commits it if `commit`.
 async fn write(socket: &Path, reference: &str, bytes: &[u8], commit: bool) -> Digest {
     let digest = Digest::of(bytes);
     let action = if commit { api::WriteAction::Commit } else { api::WriteAction::Write };
@@ -123,7 +123,7 @@ impl Subject for Daemon {
         .boxed()
     }
 
-    /// As containerd's own fetch does.
+    /// Labels like those of containerd's own fetch.
     fn fetched<'a>(&'a self, digest: &'a Digest, name: &'a str) -> BoxFuture<'a, bool> {
         async move {
             let (registry, repository) = name.split_once('/').expect("registry/repository");
@@ -165,7 +165,7 @@ async fn conforms_where_the_system_does_not_notify() {
     conformance::run(&Daemon { containerd, store: Arc::new(store) }).await;
 }
 
-/// A watch, and what it has reported. A task of its own, so that the time of each event is true.
+/// A watch and its events. It runs in its own task, so that the time of each event is correct.
 struct Watching {
     events: mpsc::Receiver<StoreEvent>,
     task: tokio::task::JoinSet<StoreError>,
@@ -194,7 +194,7 @@ impl Watching {
         Self { events, task }
     }
 
-    /// Waits until every one of these has been reported as added (or removed).
+    /// Waits until all of these have been reported as added (or removed).
     async fn expect_all(&mut self, added: bool, digests: &[Digest]) {
         let mut missing: BTreeSet<&Digest> = digests.iter().collect();
         let deadline = tokio::time::Instant::now() + SOON;
@@ -208,7 +208,7 @@ impl Watching {
         }
     }
 
-    /// Nothing is reported about these for a stated time.
+    /// Asserts that nothing is reported about these for a stated time.
     async fn expect_silence_about(&mut self, digests: &[Digest], time: Duration) {
         let until = tokio::time::Instant::now() + time;
         while let Ok(event) = tokio::time::timeout_at(until, self.events.recv()).await {
@@ -235,8 +235,8 @@ async fn every_blob_of_an_imported_image_is_reported_and_taken_back_after_its_re
     assert_eq!(store.scan().await.unwrap(), Default::default());
 }
 
-/// The goal is 100 ms; `piccolo-bench pull` measures it. This machine runs other tests: what
-/// is asserted is that layers are not reported by the next look at the folder, 5 s later.
+/// The goal is 100 ms, which `piccolo-bench pull` measures. This machine runs other tests: the assertion is
+/// that layers are not reported by the next scan of the folder, 5 s later.
 #[tokio::test]
 async fn a_layer_is_reported_when_it_is_committed_and_not_at_the_next_look() {
     let containerd = Containerd::start();
@@ -265,17 +265,17 @@ async fn content_of_another_namespace_is_neither_scanned_nor_opened_nor_reported
         let path = containerd.content_path().join("blobs/sha256").join(digest.hex());
         assert!(path.exists(), "the folder knows no namespaces");
     }
-    // Longer than the store goes on asking about a file that its namespace does not know.
+    // Longer than the store asks about a file that its namespace does not know.
     watching.expect_silence_about(&theirs.content(), Duration::from_secs(4)).await;
     assert_eq!(store.scan().await.unwrap(), Default::default());
     for digest in theirs.content() {
         assert!(store.open(&digest).await.unwrap().is_none());
     }
     assert_eq!(store.resolve(&theirs.name).await.unwrap(), None);
-    // The same image in our namespace: its files are there already, nothing is made.
+    // The same image in our namespace: its files exist already, and no new ones are made.
     let ours = containerd.import(NAMESPACE, "registry.example/secret:1", &[b"their layer"]);
     watching.expect_all(true, &ours.content()).await;
-    // And ours alone is given up: its files stay.
+    // Only ours is removed: its files stay.
     containerd.ctr(&["-n", NAMESPACE, "images", "rm", "--sync", &ours.name]);
     watching.expect_all(false, &ours.content()).await;
 }
@@ -349,8 +349,8 @@ async fn in_a_folder_that_is_not_containerds_nothing_is_looked_for() {
     assert!(matches!(content, Content::Remote { .. }));
 }
 
-/// Regression: each look took the folder for containerd's first, and every blob was gone for that moment.
-/// The second folder is that of another containerd, with a base layer in common.
+/// Each check took the folder for containerd's at first, and every blob was gone for that moment. The second
+/// folder is that of another containerd, with a common base layer.
 #[tokio::test]
 async fn a_wrong_content_path_is_found_out_once_and_no_look_hides_content() {
     let containerd = Containerd::start();
@@ -374,8 +374,8 @@ async fn a_wrong_content_path_is_found_out_once_and_no_look_hides_content() {
     }
 }
 
-/// Regression: an image event and the collection after it could find all content known and no file,
-/// which was taken for a folder of somebody else; now containerd is asked for a byte.
+/// An image event and the collection after it could find all content known and no file, which was taken for a
+/// foreign folder; now containerd is asked for a byte.
 #[tokio::test]
 async fn blobs_whose_files_are_lost_are_neither_scanned_nor_opened() {
     let containerd = Containerd::start();

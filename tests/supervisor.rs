@@ -1,5 +1,5 @@
-//! `piccolo agent` as two processes: what containerd sees on the mirror's port when the worker dies,
-//! hangs, is replaced or stops. The real binary; no server answers, no store is needed.
+//! The two processes of `piccolo agent`: what containerd sees at the mirror's port when the worker dies,
+//! hangs, is replaced or stops. The real binary; no server answers, and no store is needed.
 
 #![allow(clippy::unwrap_used, reason = "clippy.toml exempts #[test] functions, not the helpers beside them")]
 
@@ -21,10 +21,10 @@ use ports::free_address;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-/// For what is no promise.
+/// Time for steps without a promised duration.
 const SOON: Duration = Duration::from_secs(60);
-/// What a frozen agent may cost here. The promise (I4) is half of it: `limits.rs` asserts that the times of the
-/// supervisor add up to less. A busy machine adds its own.
+/// Longest delay by a frozen agent: twice the promise (I4), for a busy machine. `limits.rs` asserts that the
+/// supervisor's times add up to less than the promise.
 const FROZEN_COST_MAX: Duration = Duration::from_secs(10);
 /// Longer than a worker may be silent.
 const LONG: Duration = Duration::from_secs(5);
@@ -52,7 +52,7 @@ fn send(pid: u32, signal: Signal) {
     kill_process(pid_of(pid), signal).unwrap();
 }
 
-/// Whether the process at the other end has accepted this connection, and read all that was sent to it.
+/// True if the process at the other end has accepted this connection and read everything that was sent.
 fn is_read(stream: &TcpStream) -> bool {
     let port = |address: io::Result<SocketAddr>| format!("0100007F:{:04X}", address.unwrap().port());
     let (there, here) = (port(stream.peer_addr()), port(stream.local_addr()));
@@ -64,7 +64,7 @@ fn is_read(stream: &TcpStream) -> bool {
     })
 }
 
-/// State and parent of a process; `None` once it is gone.
+/// State and parent of a process; `None` after its end.
 fn look_at(pid: u32) -> Option<(char, u32)> {
     read_stat(Path::new(&format!("/proc/{pid}")))
 }
@@ -84,13 +84,13 @@ fn is_alive(pid: u32) -> bool {
     look_at(pid).is_some_and(|(state, _)| state != 'Z')
 }
 
-/// By another process: a file that we had open for writing could be open in a child that another test
-/// starts just then, and the system refuses to run such a file.
+/// Copies with another process: a file that this process has open for writing could be inherited by a child
+/// that another test starts, and the system refuses to run such a file.
 fn copy(from: &str, to: &Path) {
     assert!(Command::new("cp").arg(from).arg(to).status().unwrap().success());
 }
 
-/// One request on a connection of its own; the status of the answer.
+/// Sends a request on a new connection; returns the status.
 fn ask(mirror: SocketAddr) -> io::Result<u16> {
     let mut stream = TcpStream::connect(mirror)?;
     stream.set_read_timeout(Some(SOON))?;
@@ -101,7 +101,7 @@ fn ask(mirror: SocketAddr) -> io::Result<u16> {
     status.ok_or_else(|| io::Error::new(ErrorKind::UnexpectedEof, format!("no answer: {answer:?}")))
 }
 
-/// An agent of an empty layout. Killed when dropped.
+/// An agent of an empty layout, killed when dropped.
 struct Agent {
     process: Child,
     mirror: SocketAddr,
@@ -110,12 +110,12 @@ struct Agent {
 }
 
 impl Agent {
-    /// Serves.
+    /// Starts an agent and waits until it serves.
     fn start() -> Self {
         Self::start_as(Path::new(env!("CARGO_BIN_EXE_piccolo")), "")
     }
 
-    /// `binary` with a file of configuration.
+    /// Starts `binary` with this text of the configuration file.
     fn start_as(binary: &Path, config: &str) -> Self {
         let agent = Self::spawn(binary, config, free_address());
         within("the worker serves", SOON, || ask(agent.mirror).ok().filter(|status| *status == 200));
@@ -126,7 +126,7 @@ impl Agent {
         Self::spawn_with(binary, config, mirror, None)
     }
 
-    /// `stderr` in place of a file.
+    /// Starts `binary` with `stderr` in place of a file.
     fn spawn_with(binary: &Path, config: &str, mirror: SocketAddr, stderr: Option<io::PipeWriter>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let layout = folder.path().join("layout");
@@ -156,7 +156,7 @@ impl Agent {
         Self { process, mirror, log, folder }
     }
 
-    /// For the next worker.
+    /// Changes the configuration for the next worker.
     fn configure(&self, text: &str) {
         fs::write(self.folder.path().join("piccolo.toml"), text).unwrap();
     }
@@ -169,7 +169,7 @@ impl Agent {
         self.process.id()
     }
 
-    /// All its processes but the supervisor.
+    /// Pids of all its processes except the supervisor.
     fn workers(&self) -> Vec<u32> {
         let pids = fs::read_dir("/proc").unwrap().flatten();
         let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
@@ -186,7 +186,7 @@ impl Agent {
         })
     }
 
-    /// The worker that serves is `worker`, and no other one is left.
+    /// Asserts that `worker` serves, and that there is no other one.
     fn keeps(&self, worker: u32) {
         within("the worker before stays alone", SOON, || (self.workers() == [worker]).then_some(()));
     }
@@ -212,7 +212,7 @@ impl Drop for Agent {
     }
 }
 
-/// Clients that connect and ask all the time, as a loop of pulls would.
+/// Clients that connect and send requests all the time, like a loop of pulls.
 struct Crowd {
     stop: Arc<AtomicBool>,
     answered: Arc<AtomicUsize>,
@@ -220,7 +220,7 @@ struct Crowd {
 }
 
 impl Crowd {
-    /// `cut_is_fine`: of a killed process nobody can expect that it ends what it had begun.
+    /// Starts the clients. `cut_is_fine`: answers may break off, because a process is killed.
     fn start(mirror: SocketAddr, cut_is_fine: bool) -> Self {
         let (stop, answered) = <(Arc<AtomicBool>, Arc<AtomicUsize>)>::default();
         let client = || {
@@ -255,7 +255,7 @@ impl Crowd {
         self.clients.iter().any(thread::JoinHandle::is_finished)
     }
 
-    /// Nobody saw anything but answers.
+    /// Asserts that no client saw a failure.
     fn stays_content(self) {
         self.stop.store(true, Ordering::Relaxed);
         let complaints: Vec<String> =
@@ -278,7 +278,7 @@ fn a_worker_that_is_killed_is_replaced_and_the_port_never_refuses() {
     agent.told("killed by signal 9");
 }
 
-/// I4: connections that wait to be accepted, and those that were, end in time.
+/// I4: connections that wait to be accepted, and accepted ones, end in time.
 #[test]
 fn a_frozen_worker_costs_no_request_more_than_its_promise() {
     let agent = Agent::start();
@@ -314,7 +314,7 @@ fn a_pause_of_the_whole_agent_kills_nobody() {
     send(worker, Signal::STOP);
     thread::sleep(LONG);
     send(agent.supervisor(), Signal::CONT);
-    // The worse order: the supervisor has a moment alone.
+    // The worse order: the supervisor runs alone for a moment.
     thread::sleep(Duration::from_millis(500));
     send(worker, Signal::CONT);
     let end = Instant::now() + LONG;
@@ -325,7 +325,7 @@ fn a_pause_of_the_whole_agent_kills_nobody() {
     assert_eq!(ask(agent.mirror).unwrap(), 200);
 }
 
-/// Both would have written verdicts into one file, and nobody was told.
+/// Both would have written verdicts into one file, without any message.
 #[test]
 fn a_second_agent_with_the_same_state_folder_is_refused() {
     let agent = Agent::start();
@@ -404,8 +404,8 @@ fn an_upgrade_replaces_worker_and_supervisor_without_a_gap_and_keeps_the_pid() {
     assert!(agent.wait().success());
 }
 
-/// An exec takes the handlers away: a SIGHUP before the new version had its own ended the agent. And orders to
-/// reload that came while a worker started put the upgrade off, for as long as they came.
+/// An exec removes the handlers: a SIGHUP before the new version had its own ended the agent. And reloads
+/// that were requested while a worker started delayed the upgrade, for as long as they came.
 #[test]
 fn signals_during_an_upgrade_end_nobody_and_are_obeyed_after_it() {
     let folder = tempfile::tempdir().unwrap();
@@ -443,7 +443,7 @@ fn signals_during_an_upgrade_end_nobody_and_are_obeyed_after_it() {
         });
         assert!(agent.process.try_wait().unwrap().is_none(), "a signal ended the supervisor");
     }
-    // The last reload was asked for by a signal that some version before may have caught.
+    // An earlier version may have received the signal for the last reload.
     within("one worker serves", SOON, || {
         (agent.workers().len() == 1 && ask(agent.mirror).is_ok_and(|status| status == 200)).then_some(())
     });
@@ -498,7 +498,7 @@ fn stopping_ends_what_was_begun_and_answers_the_others_until_it_is_gone() {
     within("the worker reads it", SOON, || is_read(&begun).then_some(()));
     let crowd = Crowd::start(agent.mirror, false);
     send(agent.supervisor(), Signal::TERM);
-    // As systemd does it: to each process of the service.
+    // Like systemd: a signal to each process of the service.
     send(worker, Signal::TERM);
     within("others are sent on", SOON, || (ask(agent.mirror).unwrap() == 404).then_some(()));
     crowd.is_served();
@@ -513,14 +513,14 @@ fn stopping_ends_what_was_begun_and_answers_the_others_until_it_is_gone() {
     assert_eq!(ask(agent.mirror).unwrap_err().kind(), ErrorKind::ConnectionRefused);
 }
 
-/// A pipe that nobody reads fills up; a write to it would hang for good.
+/// A pipe without a reader fills up; a write to it would hang forever.
 #[test]
 fn a_log_that_nobody_reads_costs_no_answers() {
     let (reader, writer) = io::pipe().unwrap();
     let agent = Agent::spawn_with(Path::new(env!("CARGO_BIN_EXE_piccolo")), "", free_address(), Some(writer));
     within("the worker serves", SOON, || ask(agent.mirror).ok().filter(|status| *status == 200));
     let worker = agent.worker();
-    // A line each of the worker, longer than the pipe all together.
+    // One line of the worker for each, longer than the pipe in total.
     let path =
         format!("GET /v2/{}/blobs/sha256:{:064} HTTP/1.1\r\nConnection: close\r\n\r\n", "a".repeat(200), 7);
     let (full, mut lines) = (Instant::now() + LONG, 500_u32);
@@ -549,7 +549,7 @@ fn a_foreign_process_on_the_port_is_named() {
 
 #[test]
 fn what_only_the_worker_finds_out_ends_the_agent_at_its_first_start() {
-    // A file that can be read, and that is no certificate.
+    // A readable file that is not a certificate.
     let config = format!("[registry.\"registry.example\"]\nca = \"{}\"\n", env!("CARGO_MANIFEST_PATH"));
     let binary = Path::new(env!("CARGO_BIN_EXE_piccolo"));
     let mut agent = Agent::spawn(binary, &config, free_address());

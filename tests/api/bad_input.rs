@@ -1,4 +1,4 @@
-//! Every way to ask wrongly, with its answer.
+//! Every kind of invalid request, with its answer.
 
 use piccolo::limits::API_BODY_BYTES_MAX;
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use crate::harness::{Server, digest, plain, settled};
 const WRITES: [&str; 3] =
     ["/api/v1/distribution/advertise", "/api/v1/distribution/withdraw", "/api/v1/distribution/sync"];
 
-/// A message of the write endpoints.
+/// Checks an error of the write endpoints.
 #[track_caller]
 fn assert_refused(answer: &crate::harness::Answer, status: u16, reason: &str) {
     assert_eq!(answer.status, status, "{answer:?}");
@@ -119,7 +119,7 @@ async fn keepalives_that_are_none_are_refused() {
     server.stop().await;
 }
 
-/// Nothing goes on above the largest number.
+/// No epoch or seq above the largest number is accepted.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_last_epochs_are_refused_in_a_write_and_only_compared_in_a_keepalive() {
     let server = Server::one().await;

@@ -1,4 +1,5 @@
-//! What a client may do too much of: each is bounded, answered clearly, and nobody else's trouble.
+//! Excessive requests of a client: each is limited and gets a clear answer, and other clients are not
+//! affected.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{PATIENCE, Server, digest, paired, settled, within};
 
-/// Requests at once.
+/// Number of concurrent requests.
 const AT_ONCE: usize = 64;
 
 fn in_group(group: &str, holder: &str, keys: &[String], seq: u64) -> Value {
@@ -51,7 +52,7 @@ async fn the_largest_sync_is_taken_while_others_write() {
     assert!(start.elapsed() < PATIENCE);
     assert!(others > 0, "others wait for the sync");
     assert!(slowest < Duration::from_secs(10), "others wait for {slowest:?}");
-    // The last one may have been given up in its middle.
+    // The last request may have been dropped in its middle.
     let pairs = status(&server, "pairs").await;
     assert!(pairs >= u64::from(others) + REQUEST_KEYS_MAX as u64, "{pairs} pairs");
     let one_more: Vec<String> = (0..=REQUEST_KEYS_MAX as u32).map(digest).collect();
@@ -70,7 +71,7 @@ async fn a_group_name_without_end_is_refused_everywhere_with_field_and_limit() {
         let answer = server.post(&path, in_group(&group, "10.0.0.1:1", &[digest(1)], 1)).await.expect(400);
         assert!(answer.text.contains(reason), "{answer:?}");
     }
-    // A keepalive is not read that far.
+    // The body of a keepalive is not read that far.
     let answer = server.keepalive(beat(&group, "10.0.0.1:1")).await.expect(413);
     assert!(answer.text.contains("request body is over the limit of 65536 bytes"), "{answer:?}");
     let answer = server.keepalive(beat(&group[..60_000], "10.0.0.1:1")).await.expect(400);
@@ -87,14 +88,14 @@ async fn a_group_name_without_end_is_refused_everywhere_with_field_and_limit() {
     server.stop().await;
 }
 
-/// No URL may be that long: it is refused before anything reads it.
+/// No URL may be that long: it is refused before anything parses it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_url_without_end_is_refused_and_the_server_goes_on() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let server = Server::one().await;
     let mut wire = tokio::net::TcpStream::connect(server.address).await.unwrap();
     let head = format!("GET /api/v1/hosts?group={} HTTP/1.1\r\nHost: x\r\n\r\n", "g".repeat(70_000));
-    // It may close before all is sent.
+    // The server may close the connection before everything is sent.
     wire.write_all(head.as_bytes()).await.ok();
     let mut answer = [0; 12];
     wire.read_exact(&mut answer).await.unwrap();
@@ -108,7 +109,7 @@ async fn a_url_without_end_is_refused_and_the_server_goes_on() {
 async fn distinct_groups_have_a_limit_and_who_is_there_goes_on() {
     let server = Server::one().await;
     let over = 2 * AT_ONCE as u64;
-    // Its connections are used again: so many new ones would take the ports of other tests.
+    // Reuses its connections: as many new ones would take the ports of other tests.
     let client = Client::new(vec![format!("http://{}", server.address)]).unwrap();
     let advertise = |n: u64| {
         let request = WriteRequest {
@@ -131,7 +132,7 @@ async fn distinct_groups_have_a_limit_and_who_is_there_goes_on() {
     };
     let taken = stream::iter(0..INDEX_GROUPS_MAX + over).map(advertise).buffer_unordered(AT_ONCE);
     let taken = taken.filter(|taken| std::future::ready(*taken)).count().await as u64;
-    // Writes under way at the same time may pass the limit by their own number.
+    // Concurrent writes may exceed the limit by their own number.
     let most = AT_ONCE as u64;
     assert!((INDEX_GROUPS_MAX..=INDEX_GROUPS_MAX + most).contains(&taken), "{taken} were taken");
     assert!((INDEX_GROUPS_MAX..=INDEX_GROUPS_MAX + most).contains(&status(&server, "hosts").await));
@@ -180,7 +181,7 @@ async fn an_agent_that_syncs_in_a_loop_is_slowed_down_and_no_other() {
     assert!((1..=5).contains(&again), "{again}");
 
     let start = Instant::now();
-    // An advertise of its own, and all that others do, goes on.
+    // Other requests, including an advertise of the same holder, are served.
     server.advertise(paired("10.0.0.1:7781", &[digest(2)], 6, 1)).await.expect(201);
     server.sync(paired("10.0.0.2:7781", &keys, 5, 1)).await.expect(201);
     let applied = status(&server, "applied_index").await;

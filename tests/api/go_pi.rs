@@ -106,7 +106,7 @@ async fn the_order_for_a_bare_ip_is_prefix_then_address_then_text() {
     server.stop().await;
 }
 
-/// B6: the Go server ranks the asker itself first.
+/// B6: the Go server ranks the asking holder itself first.
 #[tokio::test(flavor = "multi_thread")]
 async fn b6_the_asker_is_never_told_itself() {
     let server = Server::one().await;
@@ -117,7 +117,7 @@ async fn b6_the_asker_is_never_told_itself() {
     server.stop().await;
 }
 
-/// B7: the Go server takes any 2,000 rows and sorts those.
+/// B7: the Go server selects any 2,000 rows and sorts those.
 #[tokio::test(flavor = "multi_thread")]
 async fn b7_the_nearest_is_found_behind_two_thousand_others() {
     use futures_util::StreamExt;
@@ -141,7 +141,7 @@ async fn b7_the_nearest_is_found_behind_two_thousand_others() {
     server.stop().await;
 }
 
-/// B8: one holder that is not IPv4 makes the Go server answer 404 for its keys, to everybody.
+/// B8: one holder without an IPv4 address makes the Go server answer 404 for its keys, to everybody.
 #[tokio::test(flavor = "multi_thread")]
 async fn b8_an_ipv6_holder_poisons_no_key() {
     let server = Server::one().await;
@@ -161,7 +161,7 @@ async fn b8_an_ipv6_holder_poisons_no_key() {
     server.stop().await;
 }
 
-/// B25: MySQL cuts long holders and keys, and takes tags that differ in case for one.
+/// B25: MySQL truncates long holders and keys, and treats tags that differ in case as equal.
 #[tokio::test(flavor = "multi_thread")]
 async fn b25_keys_and_holders_are_kept_whole_and_in_their_case() {
     let server = Server::one().await;

@@ -1,4 +1,4 @@
-//! Servers in this process, and a client that sees status, headers and body.
+//! Servers in this process, and a client that returns status, headers and body.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -20,18 +20,18 @@ use tokio::task::JoinSet;
 
 use crate::ports::free_address;
 
-/// Far more than anything here takes; a test that waits so long has failed.
+/// Longer than anything in these tests; a test that waits this long has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Where a client is that does not say.
+/// Source address of a client that sets none.
 const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-/// A digest that differs by `n`.
+/// A digest that is different for each `n`.
 pub(crate) fn digest(n: u32) -> String {
     format!("sha256:{n:064x}")
 }
 
-/// One server.
+/// A server in this process.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     stop: Stop,
@@ -40,7 +40,7 @@ pub(crate) struct Server {
     config: Config,
 }
 
-/// An answer.
+/// A received answer.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -86,18 +86,18 @@ pub(crate) fn config(folder: &Path) -> Config {
         lease_default: LEASE_DEFAULT,
         forget_after: FORGET_AFTER_DEFAULT,
         found_after: Duration::ZERO,
-        // What the machine has left is not the tests' business.
+        // The tests do not depend on the free space of the machine.
         disk_free_min: Some(0),
     }
 }
 
 impl Server {
-    /// A cluster of one that takes writes.
+    /// A cluster of one server that accepts writes.
     pub(crate) async fn one() -> Self {
         Self::with(|_| {}).await
     }
 
-    /// The same with other settings.
+    /// A cluster of one server with a changed configuration.
     pub(crate) async fn with(change: impl FnOnce(&mut Config)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut config = config(folder.path());
@@ -142,12 +142,12 @@ impl Server {
         .await;
     }
 
-    /// What it was started with.
+    /// Configuration of its start.
     pub(crate) fn config(&self) -> &Config {
         &self.config
     }
 
-    /// As SIGTERM does.
+    /// Stops the server as SIGTERM does; returns its folder.
     pub(crate) async fn stop(mut self) -> Option<TempDir> {
         self.stop.cancel();
         self.task.join_next().await.unwrap().unwrap().unwrap();
@@ -192,19 +192,19 @@ impl Server {
         self.post("/api/v1/keepalive", body).await
     }
 
-    /// findkey in group `default`, with more of the query behind it.
+    /// findkey in group `default`, with `more` appended to the query.
     pub(crate) async fn find(&self, key: &str, more: &str) -> Answer {
         self.get(&format!("/api/v1/distribution/findkey?key={key}&group=default{more}")).await
     }
 
-    /// The holders of a key, none if the answer is 404.
+    /// Holders of a key; empty if the answer is 404.
     pub(crate) async fn holders(&self, key: &str) -> Vec<String> {
         let answer = self.find(key, "").await;
         if answer.status == 404 { vec![] } else { answer.holders() }
     }
 }
 
-/// One request to an address, on a connection of its own from a local one.
+/// Sends a request from a local address on a new connection.
 pub(crate) async fn send_from(
     local: IpAddr,
     address: SocketAddr,
@@ -237,13 +237,13 @@ pub(crate) fn plain(holder: &str, keys: &[String]) -> Value {
     json!({"holder": holder, "group": "default", "keys": keys})
 }
 
-/// The same with a pair.
+/// A write of `holder` in group `default` with a pair.
 pub(crate) fn paired(holder: &str, keys: &[String], epoch: u64, seq: u64) -> Value {
     json!({"holder": holder, "group": "default", "keys": keys, "epoch": epoch, "seq": seq})
 }
 
-/// Sends a write with a pair again as long as its outcome is unknown: on a slow machine an entry, or
-/// an election, takes longer than a server waits.
+/// Repeats a write with a pair while its outcome is unknown: on a slow machine an entry or an election can
+/// take longer than a server waits.
 pub(crate) async fn settled(mut send: impl AsyncFnMut() -> Answer) -> Answer {
     within(PATIENCE, async || {
         let answer = send().await;
@@ -252,7 +252,7 @@ pub(crate) async fn settled(mut send: impl AsyncFnMut() -> Answer) -> Answer {
     .await
 }
 
-/// Three servers on loopback that found each other.
+/// Three servers on loopback in a new cluster.
 pub(crate) async fn three() -> Vec<Server> {
     let raft = [(); 3].map(|()| free_address());
     let cluster: Vec<String> = raft.iter().map(SocketAddr::to_string).collect();
@@ -271,7 +271,7 @@ pub(crate) async fn three() -> Vec<Server> {
     servers
 }
 
-/// Polls until there is something.
+/// Polls until there is a value.
 pub(crate) async fn within<T>(deadline: Duration, mut poll: impl AsyncFnMut() -> Option<T>) -> T {
     let end = Instant::now() + deadline;
     loop {
@@ -283,7 +283,7 @@ pub(crate) async fn within<T>(deadline: Duration, mut poll: impl AsyncFnMut() ->
     }
 }
 
-/// Asserts that something holds all the time.
+/// Asserts that `holds` is true all the time.
 pub(crate) async fn always_for(time: Duration, mut holds: impl AsyncFnMut() -> bool) {
     let end = Instant::now() + time;
     while Instant::now() < end {

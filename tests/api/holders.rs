@@ -1,4 +1,4 @@
-//! Who is told whom: groups, native askers, zones, views.
+//! Which holders a client gets: groups, native clients, zones, views.
 
 use std::collections::BTreeSet;
 
@@ -37,7 +37,7 @@ async fn a_native_asker_is_told_its_zone_first_and_rank_prefix_ignores_zones() {
     server.stop().await;
 }
 
-/// B10: in the Go version everybody in a subnet picks the same peer.
+/// B10: in the Go version all nodes of a subnet choose the same peer.
 #[tokio::test(flavor = "multi_thread")]
 async fn neighbours_start_at_different_holders() {
     let server = Server::one().await;

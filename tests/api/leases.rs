@@ -1,4 +1,4 @@
-//! Leases as a client sees them: who stops is gone after its lease, who comes back is found.
+//! Leases as a client sees them: a silent holder disappears after its lease, a returning one is found.
 
 use std::time::{Duration, Instant};
 
@@ -35,7 +35,7 @@ async fn a_node_that_stops_is_gone_from_all_servers_after_its_lease_and_comes_ba
         within(PATIENCE, async || server.holders(&keys[0]).await.is_empty().then_some(())).await;
     }
     assert!(start.elapsed() >= Duration::from_secs(3), "hidden after {:?}", start.elapsed());
-    // Far from the default lease, and with room for an election: a new leader gives a full lease.
+    // Far from the default lease, and with time for an election: a new leader gives a full lease.
     assert!(start.elapsed() <= Duration::from_secs(30), "hidden after {:?}", start.elapsed());
     let hosts = servers[2].get("/api/v1/hosts").await.json();
     assert_eq!(hosts["hosts"][0]["keys"], json!(1), "hidden, not deleted");
@@ -79,7 +79,7 @@ async fn a_hidden_node_that_believes_something_else_stays_hidden_until_its_write
     server.advertise(paired(HOLDER, &keys, 5, 1)).await.expect(201);
     server.keepalive(beat(&keys, 5, 1)).await.expect(201);
     within(PATIENCE, async || server.holders(&keys[0]).await.is_empty().then_some(())).await;
-    // Another lease changes the record: no reason to show it.
+    // A keepalive with another lease changes the record, which must not unhide the host.
     let mut drifted = beat(&[digest(2)], 5, 1);
     drifted["ttl_seconds"] = json!(60);
     let answer = server.keepalive(drifted).await.expect(201);
@@ -105,7 +105,7 @@ async fn the_leader_sums_what_agents_count() {
     let status = server.get("/api/v1/status").await.json();
     assert_eq!(status["bytes_from_peers"], json!(0), "an unknown host leaves nothing");
     server.advertise(paired(HOLDER, &keys, 5, 1)).await.expect(201);
-    // The last one has started again.
+    // The last agent has started again.
     for bytes in [100, 150, 30] {
         server.keepalive(beat_of(bytes)).await.expect(201);
     }

@@ -1,4 +1,4 @@
-//! The discovery API from outside: real servers in this process, on loopback ports, asked over HTTP.
+//! The discovery API from outside: real servers in this process, on loopback ports, over HTTP.
 
 #![allow(clippy::unwrap_used, reason = "clippy.toml exempts #[test] functions, not the helpers beside them")]
 

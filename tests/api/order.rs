@@ -1,4 +1,4 @@
-//! Order among one holder's writes: pairs, staleness, syncs.
+//! Order among the writes of one holder: pairs, staleness, syncs.
 
 use serde_json::json;
 
@@ -56,8 +56,8 @@ async fn a_new_epoch_is_after_every_seq_of_the_old_one() {
     server.stop().await;
 }
 
-/// B16: a full sync of the Go version deletes what was advertised while it was listing. A sync takes
-/// its seq when its scan starts, so the advertise has the higher one.
+/// B16: a full sync of the Go version deletes what was advertised while it was listing. A native sync takes
+/// its seq when its scan starts, so that the advertise has the higher one.
 #[tokio::test(flavor = "multi_thread")]
 async fn b16_a_sync_deletes_nothing_that_was_advertised_after_its_scan_began() {
     let server = Server::one().await;
@@ -99,13 +99,14 @@ async fn a_sync_larger_than_one_entry_is_whole_and_can_be_undone() {
     server.stop().await;
 }
 
-/// One write of a holder at a time: whatever the interleaving, the index is what the last sync said.
+/// Writes of a holder are applied one at a time: in any interleaving the index has the content of the last
+/// sync.
 #[tokio::test(flavor = "multi_thread")]
 async fn concurrent_syncs_of_one_holder_leave_one_of_them_whole() {
     use futures_util::future::join_all;
     let server = Server::one().await;
     for round in 0..10_u32 {
-        // Another holder each time: one that goes on like this is slowed down.
+        // Another holder each time, because many syncs of one are slowed down.
         let holder = format!("10.0.1.{round}:7781");
         let sets: Vec<Vec<String>> =
             (0..8).map(|n| (0..20).map(|key| digest(round * 10_000 + n * 100 + key)).collect()).collect();

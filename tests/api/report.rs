@@ -1,4 +1,4 @@
-//! Reports: what three distinct nodes say of a holder changes the answers, what fewer say does not.
+//! Reports: three distinct nodes that report a holder change the answers, fewer do not.
 
 use std::time::Duration;
 
@@ -13,8 +13,7 @@ const PATH: &str = "/api/v1/distribution/report";
 /// The first of the three holders that [`hold`] makes, in the order without an asker.
 const DEAD: &str = "10.0.0.1:7781";
 
-/// Servers of a test listen on loopback only, where agents are told apart by what they call
-/// themselves.
+/// Servers of a test listen on loopback only, where agents are distinguished by the `host` in their reports.
 async fn report(server: &Server, reporter: u32, holder: &str, reason: &str) -> Answer {
     let host = format!("10.0.1.{reporter}:7781");
     server.post(PATH, json!({"host": host, "holder": holder, "key": digest(1), "reason": reason})).await
@@ -106,7 +105,7 @@ async fn a_report_to_any_server_counts_on_all_and_so_does_the_heartbeat_that_end
         within(PATIENCE, async || (server.holders(&digest(1)).await == in_order([1, 2, 3])).then_some(()))
             .await;
     }
-    // Each server hears of one reporter only.
+    // Each server receives the report of only one node.
     for (reporter, server) in (1..).zip(&servers) {
         report(server, reporter, DEAD, "unreachable").await.expect(201);
     }
@@ -130,8 +129,8 @@ async fn a_report_to_any_server_counts_on_all_and_so_does_the_heartbeat_that_end
     }
 }
 
-/// A server that is not on loopback only. All of 127.0.0.0/8 is this host, so that it has many
-/// addresses to come from.
+/// A server that does not only listen on loopback. All of 127.0.0.0/8 is this host, so that requests can have
+/// many source addresses.
 async fn open_to_all() -> Server {
     let server = Server::with(|config| config.listen = "0.0.0.0:0".parse().unwrap()).await;
     hold(&server).await;
@@ -158,7 +157,7 @@ async fn addresses_are_counted_and_not_what_nodes_call_themselves() {
     server.stop().await;
 }
 
-/// Who is not one of the servers cannot speak for others, whatever headers it sends.
+/// A client that is not one of the servers cannot report for others, whatever headers it sends.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_forged_forward_is_a_report_of_the_host_it_comes_from() {
     let server = open_to_all().await;
@@ -203,7 +202,7 @@ async fn what_is_wrong_with_a_report_is_named_and_unknown_holders_leave_nothing(
     server.send("POST", PATH, "{").await.expect(400);
     server.get(PATH).await.expect(404);
 
-    // Reports of a holder that comes later are not waiting for it.
+    // Earlier reports do not apply to a holder that is added later.
     for reporter in 1..=3 {
         report(&server, reporter, "10.0.0.0:7781", "silent").await.expect(400);
     }

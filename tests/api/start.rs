@@ -1,4 +1,4 @@
-//! Starts that must fail, each with a message that says what to do.
+//! Starts that must fail, with messages that say what to do.
 
 use std::error::Error as _;
 use std::net::TcpListener;
@@ -8,7 +8,7 @@ use piccolo::task::Stop;
 
 use crate::harness::{PATIENCE, Server, config};
 
-/// The message of a start that fails, with its causes.
+/// Error of a start, with its causes.
 async fn failure(config: Config) -> String {
     let run = server::run(config, Stop::new(), |addresses| panic!("started: {addresses:?}"));
     let error = tokio::time::timeout(PATIENCE, run).await.unwrap().unwrap_err();

@@ -1,4 +1,5 @@
-//! Any server takes any request; what one has acknowledged all can read; no quorum, no writes.
+//! Three servers: each takes every request, acknowledged writes are readable on all, and without a quorum
+//! there are no writes.
 
 use serde_json::json;
 
@@ -10,7 +11,7 @@ fn leader_of(servers: &[Server], leader: &str, member: &serde_json::Value) -> us
     servers.iter().position(|server| server.address.to_string() == address).unwrap()
 }
 
-/// The position of the leader.
+/// Position of the leader.
 async fn leader(servers: &[Server]) -> usize {
     let status = servers[0].get("/api/v1/status").await.json();
     leader_of(servers, status["leader"].as_str().unwrap(), &status["members"])
@@ -68,7 +69,7 @@ async fn an_index_that_never_comes_is_504() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_forwarded_request_is_not_forwarded_again() {
     let servers = three().await;
-    // A leader that has just been elected takes writes a moment later: this one waits for it.
+    // A leader that was just elected accepts writes a moment later; this write waits for that.
     let first = paired("10.0.0.1:7781", &[digest(0)], 5, 1);
     settled(async || servers[0].advertise(first.clone()).await).await.expect(201);
     let leader = leader(&servers).await;
@@ -117,7 +118,7 @@ async fn without_a_quorum_writes_are_503_and_reads_go_on() {
         let path = format!("/api/v1/distribution/{path}");
         let answer = within(PATIENCE, async || {
             let answer = last.post(&path, plain("10.0.0.2:7781", &[digest(2)])).await;
-            // Just after the loss, a leader may still hope: that is 504, and says so.
+            // Right after the loss the leader may still wait for the quorum, and answers 504.
             (answer.status == 503).then_some(answer)
         })
         .await;

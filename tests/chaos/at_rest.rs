@@ -1,4 +1,4 @@
-//! At rest nothing is written: flash wears out, and the disk may be etcd's (docs/budgets.md).
+//! An idle site writes nothing: flash wears out, and the disk may be etcd's (docs/budgets.md).
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,14 +12,14 @@ use crate::wire::status;
 
 const NODES: usize = 2;
 const BLOBS: u64 = 5;
-/// Until what was written at the start is settled: a durable commit follows within a second of the news.
+/// Time for the writes of the start to settle: a durable commit follows a change within a second.
 const SETTLED_WITHIN: Duration = Duration::from_secs(60);
-/// Times that the site may be disturbed by an election, less one.
+/// Number of windows: all but the last may be disturbed by an election.
 const WINDOWS_MAX: u32 = 3;
 const QUIET: Duration = Duration::from_secs(5);
-/// In `make test`: ten heartbeats of each node.
+/// Length in `make test`: ten heartbeats of each node.
 const BRIEFLY: Duration = Duration::from_secs(30);
-/// The budget of docs/budgets.md.
+/// Length in the budget of docs/budgets.md.
 const TEN_MINUTES: Duration = Duration::from_secs(600);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -39,9 +39,9 @@ async fn writes_nothing_for(time: Duration) {
         (0..BLOBS).for_each(|blob| _ = node.layout.put(&noise(blob, 3_000)));
     }
     let before = quiet_for(&site, time).await;
-    // That it can be seen: one new blob is written by all servers.
+    // Shows that the check can fail: one new blob is written by all servers.
     site.nodes[0].layout.put(&noise(77, 3_000));
-    crate::support::within("a change is seen", SETTLED_WITHIN, async || {
+    crate::support::within("a change is observed", SETTLED_WITHIN, async || {
         let now = Seen::of(&site);
         let changed = now.files.iter().filter(|(file, stamp)| before.files.get(*file) != Some(stamp)).count();
         let wrote = now.written.iter().zip(&before.written).filter(|(now, before)| now > before).count();
@@ -50,14 +50,14 @@ async fn writes_nothing_for(time: Duration) {
     .await;
 }
 
-/// The site stays as it is for so long. When there was an election meanwhile, which writes votes, it gets
-/// another chance.
+/// Asserts that the site does not change during `time`. If there is an election meanwhile, which writes
+/// votes, it tries again.
 async fn quiet_for(site: &Site, time: Duration) -> Seen {
     for window in 1..=WINDOWS_MAX {
         let before = settled(site).await;
         assert!(before.files.len() > 9, "the data of three servers is looked at: {before:?}");
         let terms = terms(site).await;
-        // A look at the end would do; one each second says when it was.
+        // A comparison at the end would be enough; one each second tells when a write happened.
         let begun = Instant::now();
         let mut same = true;
         while same && begun.elapsed() < time {
@@ -78,7 +78,7 @@ async fn quiet_for(site: &Site, time: Duration) -> Seen {
     unreachable!("the last window returns or panics")
 }
 
-/// Of each server.
+/// Raft terms, by server.
 async fn terms(site: &Site) -> Vec<Option<u64>> {
     let mut terms = Vec::new();
     for server in &site.servers {
@@ -87,7 +87,7 @@ async fn terms(site: &Site) -> Vec<Option<u64>> {
     terms
 }
 
-/// What a process has had written to disks, and what each file looks like.
+/// Bytes that processes have written to disks, and stamps of the files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Seen {
     /// Bytes that each process caused to be written, by `/proc/<pid>/io`: servers first, then nodes.
@@ -95,7 +95,7 @@ struct Seen {
     files: BTreeMap<PathBuf, Stamp>,
 }
 
-/// Length, blocks, and the times of content and inode in nanoseconds: no write leaves all of them alone.
+/// Length, blocks, and times of content and inode in nanoseconds: every write changes at least one of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stamp {
     length: u64,
@@ -112,7 +112,7 @@ impl Seen {
         let mut files = BTreeMap::new();
         let disk = site.disk.as_ref().map(|disk| disk.path());
         [Some(site.path()), disk].into_iter().flatten().for_each(|folder| add(folder, &mut files));
-        // What the harness makes of their output, which may tell of an election.
+        // Output of the processes, which the harness stores; it may report an election.
         files.retain(|file, _| file.extension().is_none_or(|extension| extension != "log"));
         Self { written, files }
     }
@@ -141,7 +141,7 @@ fn add(folder: &Path, files: &mut BTreeMap<PathBuf, Stamp>) {
     }
 }
 
-/// The state that has not changed for a while.
+/// The state after it has not changed for a while.
 async fn settled(site: &Site) -> Seen {
     let end = Instant::now() + SETTLED_WITHIN;
     let (mut seen, mut since) = (Seen::of(site), Instant::now());

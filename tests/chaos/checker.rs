@@ -1,10 +1,10 @@
-//! What must hold after all trouble. It knows what was acknowledged, what lies in the layouts, what the
-//! servers answer and what they logged, and nothing of the trouble that there was.
+//! Checks what must hold after faults. It knows which writes were acknowledged, what the layouts contain, and
+//! what the servers answered and logged; it knows nothing about the faults.
 //!
-//! - I1, I3: every acknowledged key is there, on every server; nothing else is.
-//! - I2: equal checksums at an equal log index.
-//! - Nobody was hidden who had been heard of within a lease.
-//! - No leader, which is a term and a node, led twice; no server ended by itself, panicked or logged an error.
+//! - I1, I3: every acknowledged key is on every server, and nothing else is.
+//! - I2: equal checksums at equal log indices.
+//! - No holder was hidden within a lease of its last received heartbeat.
+//! - No leader (a term and a node) led twice; no server ended by itself, panicked or logged an error.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -21,29 +21,29 @@ use crate::server::Server;
 use crate::site::Site;
 use crate::wire;
 
-/// Until all servers are equal, and nodes have said all that they hold.
+/// Time for servers to become equal, and for nodes to have sent all that they hold.
 const CONVERGED: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_secs(5);
 const QUESTIONS_AT_ONCE: usize = 16;
-/// A `Hide` that was decided on is applied and logged a little later.
+/// Time from the decision for a `Hide` until it is applied and logged.
 const HIDE_TAKES_MS: u64 = 2_000;
-/// A node that was started again needs so long until its first heartbeat.
+/// Time from a node's restart to its first heartbeat.
 const NODE_STARTS: Duration = Duration::from_secs(15);
 
-/// Panics with everything that is not as it must be.
+/// Panics with all findings.
 pub async fn assert_kept(site: &mut Site, history: &History, expected: &[Expected]) {
     println!("{}", history.summary());
     let findings = findings(site, history, expected).await;
     assert!(findings.is_empty(), "{} broken promises:\n{}", findings.len(), findings.join("\n"));
 }
 
-/// Everything that is not as it must be. Nothing may change any more.
+/// All violations of the promises. The site must not change any more.
 pub async fn findings(site: &mut Site, history: &History, expected: &[Expected]) -> Vec<String> {
     findings_within(site, history, expected, CONVERGED).await
 }
 
-/// The same with less time for servers to be equal, and for nodes to have said all.
+/// Like [`findings`], with `patience` for servers to become equal, and for nodes to have sent everything.
 pub async fn findings_within(
     site: &mut Site,
     history: &History,
@@ -56,8 +56,8 @@ pub async fn findings_within(
             findings.push(format!("server {} ended by itself", server.number));
         }
     }
-    // Clients have their answers: no server may need time to show what it acknowledged, once it has
-    // applied as much as the others.
+    // Clients have their answers: a server that has applied as much as the others must show every
+    // acknowledged write at once.
     findings.extend(converged(&site.servers, patience).await);
     for server in &site.servers {
         let of_clients = contents(server.api, expected, &load::keys()).await;
@@ -77,7 +77,7 @@ pub async fn findings_within(
     findings
 }
 
-/// I2.
+/// Checks I2.
 async fn converged(servers: &[Server], patience: Duration) -> Option<String> {
     let end = Instant::now() + patience;
     loop {
@@ -98,7 +98,8 @@ async fn converged(servers: &[Server], patience: Duration) -> Option<String> {
     }
 }
 
-/// I1, I3: what one server answers for these holders, key by key, and in numbers.
+/// Checks I1 and I3: compares one server's answers for these holders with what is expected, by key and in
+/// numbers.
 async fn contents(server: SocketAddr, expected: &[Expected], keys: &[String]) -> Vec<String> {
     let Some(hosts) = wire::hosts(server).await else { return vec!["does not tell its hosts".into()] };
     let hosts: BTreeMap<String, _> =
@@ -137,7 +138,8 @@ async fn holders(server: SocketAddr, key: &str) -> Option<BTreeSet<String>> {
     Some(found.unwrap_or_default().into_iter().collect())
 }
 
-/// Nodes are given some time: what changed last may be on its way. And nobody else is known.
+/// Checks that the nodes' keys are known, after some time for their last changes, and that no other holder
+/// is.
 async fn nodes_are_known(site: &Site, clients: &[Expected], patience: Duration) -> Vec<String> {
     let expected: Vec<Expected> = site.nodes.iter().map(Node::expected).collect();
     let keys: BTreeSet<String> = expected.iter().flat_map(|node| node.keys.clone()).collect();
@@ -159,9 +161,9 @@ async fn nodes_are_known(site: &Site, clients: &[Expected], patience: Duration) 
     findings
 }
 
-/// A leader is known by its term and node id: openraft orders leaders by both, and a term may have a second
-/// one with a higher id. None leads for two servers (by what they answered), nor in two lives of one server
-/// (by what it logged): it could give other entries the same log id.
+/// A leader is identified by its term and node id: openraft orders leaders by both, and a term may have a
+/// second leader with a higher id. A leader must not be on two servers (by their answers), nor in two lives
+/// of one server (by its log): it could give different entries the same log id.
 fn two_leaders(servers: &[Server], history: &History) -> Vec<String> {
     let mut answered: BTreeMap<(u64, String), BTreeSet<SocketAddr>> = BTreeMap::new();
     for (term, server, node) in history.leaders() {
@@ -184,7 +186,7 @@ fn two_leaders(servers: &[Server], history: &History) -> Vec<String> {
     findings
 }
 
-/// Terms that one server led after more than one of its starts. What was before the first does not count.
+/// Terms that one server led after more than one of its starts, not counting those before its first start.
 fn led_in_two_lives(started: &[u64], led: impl Iterator<Item = (u64, u64)>) -> Vec<u64> {
     let mut lives: BTreeMap<u64, BTreeSet<usize>> = BTreeMap::new();
     for (term, at_ms) in led {
@@ -196,8 +198,8 @@ fn led_in_two_lives(started: &[u64], led: impl Iterator<Item = (u64, u64)>) -> V
     lives.into_iter().filter(|(_, lives)| lives.len() > 1).map(|(term, _)| term).collect()
 }
 
-/// Everybody who was hidden, by what servers answered and by what they logged, although a server had
-/// heard of it less than a lease before.
+/// All holders that were hidden, by the servers' answers and logs, although a server had received a heartbeat
+/// less than a lease before.
 fn hidden_alive(servers: &[Server], nodes: &[Node], history: &History) -> Vec<String> {
     let mut hidden = history.all_hidden();
     for server in servers {
@@ -223,7 +225,7 @@ fn was_alive(life: &Life, at_ms: u64) -> bool {
     life.beats.iter().any(|Alive { sent, heard }| *sent >= since && heard + HIDE_TAKES_MS <= at_ms)
 }
 
-/// A node beats by itself: it was alive unless it was killed shortly before.
+/// True if the node was running: it sends heartbeats by itself unless it was killed shortly before.
 fn was_up(node: &Node, at_ms: u64) -> bool {
     let down = (3 * HEARTBEAT + NODE_STARTS).as_millis() as u64;
     !node.killed.iter().any(|killed| (*killed..killed + down).contains(&at_ms))

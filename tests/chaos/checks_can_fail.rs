@@ -1,6 +1,6 @@
-//! The checks can fail: what breaks a promise on purpose is found by the same checker
-//! that the scenarios end with. For I3, a store whose scan takes what it could read for all there is, and
-//! keys that go when a lease ends. (I1, I2, and a lease whose end deletes: `raft/src/sim/faults.rs`.)
+//! The checks can fail: a promise that is broken on purpose is found by the checker that ends each scenario.
+//! For I3: a store whose partial scan counts as complete, and keys that are deleted when a lease ends. (For
+//! I1, I2, and a lease whose end deletes: `raft/src/sim/faults.rs`.)
 
 use std::fs;
 use std::future::Future;
@@ -36,7 +36,7 @@ use crate::support::{SOON, noise, within};
 use crate::wire::{ask, hosts, status};
 
 const PATIENCE: Duration = Duration::from_secs(5);
-/// What is wrong on purpose does not become right by waiting.
+/// Short, because a deliberate fault does not heal by waiting.
 const NO_LONGER: Duration = Duration::from_secs(3);
 const BLOBS: u64 = 4;
 
@@ -55,7 +55,7 @@ async fn a_lost_key_an_invented_one_a_wrong_hide_and_a_second_leader_are_found()
         assert_eq!(hits, times, "{words}: {findings:#?}");
     };
 
-    // An acknowledged key is gone, and one is there that nobody has.
+    // An acknowledged key is missing, and one exists that nobody has.
     let holder = &expected.iter().find(|one| !one.keys.is_empty()).unwrap();
     let held = holder.keys.first().unwrap().clone();
     let absent = keys().into_iter().find(|key| !holder.keys.contains(key)).unwrap();
@@ -66,7 +66,7 @@ async fn a_lost_key_an_invented_one_a_wrong_hide_and_a_second_leader_are_found()
     write(&site, path::ADVERTISE, "10.55.0.1:7781", &[absent]).await;
     found(&mut site, &history, "nobody is 10.55.0.1:7781", 3).await;
 
-    // Somebody was hidden right after a heartbeat; a term had two leaders; a server is gone.
+    // A holder was hidden right after a heartbeat; a term had two leaders; a server has ended.
     let at_ms = unix_ms();
     history.alive(&holder.holder, Mix::SOME.lease, Alive { sent: at_ms - 5_000, heard: at_ms - 4_990 });
     history.hidden(&holder.holder, at_ms);
@@ -85,8 +85,8 @@ async fn a_lost_key_an_invented_one_a_wrong_hide_and_a_second_leader_are_found()
     assert!(findings.contains(&"server 2 ended by itself".to_owned()), "{findings:#?}");
 }
 
-/// I3, "a missed heartbeat hides, it does not delete": first as it is, then as if the server had deleted. The
-/// test withdraws in its place.
+/// I3, "a missed heartbeat hides, it does not delete": first as it is, then as if the server had deleted,
+/// which the test does with a withdraw.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lease_that_ends_only_hides_and_keys_that_go_with_it_are_missed() {
     let mut site = Site::of_three_unhurried().await;
@@ -114,8 +114,8 @@ async fn a_lease_that_ends_only_hides_and_keys_that_go_with_it_are_missed() {
     assert_eq!(lost(&broken), 3, "each server has lost them: {broken:#?}");
 }
 
-/// I3, "computed from a complete scan": the agent's real inventory over a store that breaks it, beside the
-/// sound one in the same trouble.
+/// I3, "computed from a complete scan": the agent's real inventory over a store that breaks this, beside a
+/// correct one with the same fault.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_takes_a_partial_scan_for_a_complete_one_is_found() {
     let mut site = Site::of_three_unhurried().await;
@@ -137,7 +137,7 @@ async fn a_store_that_takes_a_partial_scan_for_a_complete_one_is_found() {
     .await;
     assert_eq!(findings(&mut site, &history, &[]).await, Vec::<String>::new(), "nothing is wrong yet");
 
-    // From now on no scan is complete.
+    // From here on no scan is complete.
     fs::remove_file(layout.join("oci-layout")).unwrap();
     while_it_runs(sound(), &client, holder, tokio::time::sleep(NO_LONGER)).await;
     let kept = findings(&mut site, &history, &[]).await;
@@ -158,7 +158,7 @@ async fn a_store_that_takes_a_partial_scan_for_a_complete_one_is_found() {
     assert_eq!(lost, 3, "one key on each of three servers: {findings:#?}");
 }
 
-/// The inventory of an agent, in this process.
+/// Runs an agent's inventory in this process during `work`.
 async fn while_it_runs(
     store: Arc<dyn Store>,
     client: &Client,
@@ -185,7 +185,7 @@ async fn while_it_runs(
     ran.expect("it stops when it is told to");
 }
 
-/// A write that no client of the load knows of: a later pair of the same holder.
+/// A write that no client of the load records: a later pair of the same holder.
 async fn write(site: &Site, path: &str, holder: &str, keys: &[String]) {
     let body = json!({ "holder": holder, "group": GROUP, "keys": keys });
     until_taken(site, path, &body.to_string()).await;
@@ -198,7 +198,7 @@ async fn until_taken(site: &Site, path: &str, body: &str) {
     .await;
 }
 
-/// A layout, read as it must not be read: what it can see, but for one blob, is all there is.
+/// A layout read incorrectly: its readable part without one blob counts as complete.
 struct Partial {
     sound: LayoutStore,
 }

@@ -1,6 +1,6 @@
-//! Cut links: each server has a host of its own (a network namespace), and packets between hosts vanish,
-//! in both directions or in one, for a while or again and again. Clients reach every server all the time:
-//! they see what each part of a divided cluster says.
+//! Cut links: each server has its own host (a network namespace), and packets between hosts are dropped in
+//! both directions or in one, once or repeatedly. Clients reach every server all the time, so that they see
+//! the answers of each part of a divided cluster.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -17,26 +17,26 @@ use crate::site::{Site, dice, soak_time};
 use crate::support::within;
 use crate::witness::Witness;
 
-/// "Writes go on" with a majority that is whole: an election, and clients that find out; on a busy machine.
+/// Time for an election, and for clients to find the new leader, on a busy machine.
 const WRITES_AGAIN: Duration = Duration::from_secs(15);
-/// How long a link is cut beyond that.
+/// Further time for which a link stays cut.
 const CUT_FOR: Duration = Duration::from_secs(2);
 const FLAPS_FOR: Duration = Duration::from_secs(5);
 const KINDS: [Kind; 5] = [Kind::Alone, Kind::Deaf, Kind::Mute, Kind::Flapping, Kind::Unplugged];
-/// In `make test`: the first kinds, each once.
+/// Number of cuts in `make test`: each of the first kinds once.
 const BRIEFLY: usize = 4;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// Nothing between one server and the others.
+    /// No packets between one server and the others.
     Alone,
-    /// One server hears nothing of the others; what it sends arrives.
+    /// One server receives nothing from the others; its own packets arrive.
     Deaf,
-    /// One server hears the others; what it sends does not arrive.
+    /// One server receives packets of the others; its own do not arrive.
     Mute,
-    /// Single directions are cut and healed, a few times a second.
+    /// Single directions are cut and healed several times a second.
     Flapping,
-    /// The cable of one server is out: clients do not reach it either.
+    /// One server has no network; clients do not reach it either.
     Unplugged,
 }
 
@@ -61,7 +61,7 @@ async fn cut(times: usize, seed: u64, dice: &mut StdRng) {
     for time in 0..times {
         let kind = KINDS[time % KINDS.len()];
         let leader = site.leader().await;
-        // The leader is the one that it matters for; a follower must not disturb it.
+        // Mostly the leader, where a cut matters most; a follower's cut must not disturb it.
         let victim = if dice.random_bool(0.7) { leader } else { (leader + 1) % 3 };
         let begun = Instant::now();
         match kind {
@@ -97,7 +97,7 @@ async fn cut(times: usize, seed: u64, dice: &mut StdRng) {
     assert_kept(&mut site, &history, &expected).await;
 }
 
-/// Some clients have got through from now on.
+/// Waits until some writes of clients are acknowledged.
 async fn writes_go_on(history: &History, kind: Kind) {
     const SOME: usize = 10;
     let before = history.writes();
@@ -107,7 +107,7 @@ async fn writes_go_on(history: &History, kind: Kind) {
     .await;
 }
 
-/// Three hosts, and what vanishes between them.
+/// Three hosts with links that can be cut.
 struct Links {
     network: Network,
 }
@@ -124,7 +124,7 @@ impl Links {
         links
     }
 
-    /// What `from` sends does not arrive at `to`, and nobody is told.
+    /// Drops packets from `from` to `to` silently.
     fn one_way(&self, from: u8, to: u8) {
         self.nft(to, &format!("add rule inet cut in ip saddr {} drop", self.network.address(from)));
     }

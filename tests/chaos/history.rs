@@ -1,35 +1,35 @@
-//! What clients and nodes wrote down while there was trouble: the checker believes nothing else.
+//! Records of clients and nodes during the faults, which are the only source of the checker.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Findings that are kept word by word.
+/// Number of findings that are kept with their text.
 const FINDINGS_MAX: usize = 50;
 
-/// What the index must hold for one holder in the end.
+/// Expected content of the index for one holder at the end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expected {
     pub holder: String,
     pub keys: BTreeSet<String>,
 }
 
-/// A sign of life that a server has acknowledged, Unix milliseconds.
+/// An acknowledged heartbeat or write, Unix milliseconds.
 #[derive(Clone, Copy, Debug)]
 pub struct Alive {
     pub sent: u64,
     pub heard: u64,
 }
 
-/// How long one holder's lease is, and when it was heard of.
+/// Lease of one holder, and times of its acknowledged heartbeats and writes.
 #[derive(Clone, Debug, Default)]
 pub struct Life {
     pub lease: Duration,
     pub beats: Vec<Alive>,
 }
 
-/// See the module.
+/// Records of a scenario, shared by its clients and the checker.
 #[derive(Debug, Default)]
 pub struct History {
     inner: Mutex<Inner>,
@@ -39,13 +39,13 @@ pub struct History {
 struct Inner {
     findings: Vec<String>,
     lives: BTreeMap<String, Life>,
-    /// When each write was acknowledged, and how long it took with all its retries.
+    /// Time of each acknowledgement, and duration of the write with all retries.
     writes: Vec<(u64, Duration)>,
     late_duplicates: u64,
     reads_of_own_writes: u64,
-    /// Holders that a server showed as hidden, with the time that it gave, Unix milliseconds.
+    /// Holders that a server showed as hidden, with the server's time, Unix milliseconds.
     hidden: BTreeSet<(String, u64)>,
-    /// Terms, with the server that said it leads: its address for clients, and its node id.
+    /// Terms, with the API address and node id of each server that said it led.
     leaders: BTreeSet<(u64, SocketAddr, String)>,
 }
 
@@ -58,7 +58,7 @@ impl History {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Something that must not be.
+    /// Records a violation.
     pub fn found(&self, what: String) {
         let mut inner = self.inner();
         if inner.findings.len() < FINDINGS_MAX {
@@ -109,7 +109,7 @@ impl History {
         self.inner().reads_of_own_writes += 1;
     }
 
-    /// The clients with pairs did what their history is judged by.
+    /// Asserts that the clients with pairs did what the checks need.
     pub fn assert_lived(&self) {
         let (reads, duplicates) = {
             let inner = self.inner();
@@ -122,7 +122,7 @@ impl History {
         self.inner().writes.len()
     }
 
-    /// How long writes took that were acknowledged in this stretch: the middle one and the slowest.
+    /// Median and longest duration of the writes that were acknowledged in this period.
     pub fn latency_between(&self, from_ms: u64, to_ms: u64) -> (Duration, Duration) {
         let inner = self.inner();
         let within = inner.writes.iter().filter(|(at, _)| (from_ms..to_ms).contains(at));
@@ -131,12 +131,12 @@ impl History {
         (took.get(took.len() / 2).copied().unwrap_or_default(), took.last().copied().unwrap_or_default())
     }
 
-    /// One line for whoever reads the output.
+    /// A line of text for people.
     pub fn summary(&self) -> String {
         let (middle, slowest) = self.latency_between(0, u64::MAX);
         let inner = self.inner();
         format!(
-            "{} writes acknowledged (median {middle:?}, slowest {slowest:?}), {} reads of own writes, {} late duplicates, {} beats",
+            "{} writes acknowledged (median {middle:?}, slowest {slowest:?}), {} reads of own writes, {} late duplicates, {} heartbeats",
             inner.writes.len(),
             inner.reads_of_own_writes,
             inner.late_duplicates,

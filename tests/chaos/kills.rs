@@ -1,7 +1,7 @@
 //! kill -9 of servers and agents, one after the other and all at once.
 //!
-//! A killed process keeps what it wrote: the page cache is the kernel's. What a power cut takes away
-//! besides is tested on simulated disks (`raft/src/log`, `raft/src/index`).
+//! A killed process keeps what it wrote, because the page cache is the kernel's. What a power cut loses in
+//! addition is tested on simulated disks (`raft/src/log`, `raft/src/index`).
 
 use std::time::{Duration, Instant};
 
@@ -16,15 +16,15 @@ use crate::site::{Site, dice, soak_time};
 use crate::support::{SOON, within};
 use crate::witness::Witness;
 
-/// One server is killed in each.
+/// Time between two kills of a server.
 const EVERY: Duration = Duration::from_secs(1);
-/// One kill in so many is of a node instead.
+/// Share of the kills that hit a node instead.
 const NODES_TOO: f64 = 0.25;
 const NODES: usize = 3;
-/// So many nodes are left alone: whoever hides one of them has no excuse.
+/// Number of nodes that are never killed: hiding one of them is always a violation.
 const UNHARMED: usize = 1;
 
-/// In `make test`.
+/// Length in `make test`.
 const BRIEFLY: Duration = Duration::from_secs(15);
 const POWER_CUTS: usize = 3;
 
@@ -70,7 +70,7 @@ async fn kill_for(time: Duration) {
 async fn kill_a_server(site: &mut Site, dice: &mut StdRng) {
     let victim = dice.random_range(0..site.servers.len());
     site.servers[victim].kill();
-    // Long enough for an election, or short enough that there is none.
+    // Sometimes long enough for an election, sometimes too short.
     tokio::time::sleep(Duration::from_millis(dice.random_range(0..700))).await;
     site.servers[victim].start();
 }
@@ -103,7 +103,7 @@ async fn cut_the_power(times: usize) {
         within("writes before the cut", SOON, async || (history.writes() > before).then_some(())).await;
         tokio::time::sleep(Duration::from_millis(dice.random_range(1_000..2_500))).await;
         site.servers.iter_mut().for_each(Server::kill);
-        // Nobody can beat meanwhile: who hides somebody for that is found.
+        // No heartbeat gets through meanwhile; if a server hides a holder for that, the checker finds it.
         tokio::time::sleep(Duration::from_millis(dice.random_range(0..500))).await;
         site.servers.iter_mut().for_each(Server::start);
         site.all_ready().await;

@@ -1,6 +1,6 @@
-//! Clients that write while there is trouble, and beat. Each is one holder with one writer, which goes on
-//! with a write until a server has taken it: at any server, with the same pair, after a patience that is
-//! often too short. So what the index must hold in the end is known exactly.
+//! Clients that write and send heartbeats during the faults. Each is one holder with one writer, which
+//! repeats a write until a server has acknowledged it: at any server, with the same pair, after a timeout
+//! that is often too short. So the expected content of the index is known exactly.
 
 mod go;
 mod raw;
@@ -18,28 +18,28 @@ use crate::history::{Expected, History};
 use go::Go;
 use raw::Raw;
 
-/// Keys that all clients write of: each has several holders.
+/// Number of keys that all clients write; each has several holders.
 const KEYS: u32 = 60;
-/// Of all holders.
+/// Group of all holders.
 pub const GROUP: &str = "default";
 
-/// Who takes part.
+/// Number and kind of clients.
 #[derive(Clone, Copy, Debug)]
 pub struct Mix {
-    /// Clients with pairs.
+    /// Number of clients with pairs.
     pub raw: u8,
-    /// Clients without, as the Go `pi`.
+    /// Number of clients without pairs, like the Go `pi`.
     pub go: u8,
-    /// Lease of those with pairs.
+    /// Lease of clients with pairs.
     pub lease: Duration,
 }
 
 impl Mix {
-    /// For trouble of seconds.
+    /// A mix for faults that last seconds.
     pub const SOME: Self = Self { raw: 6, go: 2, lease: Duration::from_secs(10) };
 }
 
-/// All that clients share.
+/// State that all clients share.
 #[derive(Clone)]
 struct Servers {
     apis: Arc<Vec<SocketAddr>>,
@@ -57,16 +57,16 @@ impl Servers {
     }
 }
 
-/// Running clients.
+/// A set of running clients.
 pub struct Load {
     servers: Servers,
     clients: JoinSet<Expected>,
-    /// They end when it is dropped.
+    /// Heartbeats end when this is dropped.
     _beats: JoinSet<()>,
 }
 
 impl Load {
-    /// Clients of these servers; `seed` decides what they do.
+    /// Starts clients of these servers; `seed` decides what they do.
     pub fn on(apis: Vec<SocketAddr>, seed: u64, mix: Mix) -> Self {
         let servers = Servers { apis: Arc::new(apis), history: Arc::default(), stop: Arc::default() };
         let (mut clients, mut beats) = (JoinSet::new(), JoinSet::new());
@@ -87,7 +87,7 @@ impl Load {
         Arc::clone(&self.servers.history)
     }
 
-    /// After the trouble: every client brings its last write to an end. They beat as long as this lives.
+    /// After the faults: every client completes its last write. Heartbeats continue until this is dropped.
     pub async fn end(&mut self) -> (Arc<History>, Vec<Expected>) {
         self.servers.stop.store(true, Ordering::Relaxed);
         let mut expected = Vec::new();
@@ -98,7 +98,7 @@ impl Load {
     }
 }
 
-/// All keys that clients write of: digests and tags.
+/// All keys that clients write: digests and tags.
 pub fn keys() -> Vec<String> {
     let key = |n: u32| {
         if n.is_multiple_of(3) { format!("registry.example/app:v{n}") } else { format!("sha256:{n:064x}") }

@@ -1,8 +1,8 @@
-//! What servers have logged: every term that one led, every lease that one ended, every error.
+//! Reads servers' logs: every term that a server led, every lease that it ended, every error.
 
 use serde_json::Value;
 
-/// A line that says something to the checker.
+/// A log line that the checker uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Line {
     Leads {
@@ -13,20 +13,20 @@ pub enum Line {
         holder: String,
         at_ms: u64,
     },
-    /// A panic, or an error.
+    /// A panic or an error.
     Trouble {
         text: String,
     },
 }
 
-/// All of them, in order. What is no JSON is what a process says that cannot log: a panic.
+/// All such lines in order. Text that is not JSON comes from a process that cannot log: a panic.
 pub fn lines(log: &str) -> Vec<Line> {
     log.lines().filter_map(line).collect()
 }
 
 fn line(text: &str) -> Option<Line> {
     let Ok(value) = serde_json::from_str::<Value>(text) else {
-        // The line that was being written when the process was killed.
+        // The process was killed while it wrote this line.
         let cut = text.starts_with('{');
         return (!cut && !text.trim().is_empty()).then(|| Line::Trouble { text: text.to_owned() });
     };
@@ -42,8 +42,8 @@ fn line(text: &str) -> Option<Line> {
     (value["level"] == "ERROR").then(|| Line::Trouble { text: text.to_owned() })
 }
 
-/// Of an RFC 3339 time in UTC. Days from civil: Howard Hinnant, chrono-Compatible Low-Level Date
-/// Algorithms.
+/// Unix milliseconds of an RFC 3339 time in UTC. Days from civil: Howard Hinnant, chrono-Compatible Low-Level
+/// Date Algorithms.
 fn unix_ms_of(timestamp: &str) -> u64 {
     let number = |range: std::ops::Range<usize>| timestamp[range].parse::<i64>().unwrap();
     let (year, month, day) = (number(0..4), number(5..7), number(8..10));

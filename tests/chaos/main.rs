@@ -1,11 +1,11 @@
-//! The real binary under real trouble: kill -9, SIGSTOP, cut links, rolling restarts, servers that lose
-//! everything, and an idle site. Needs root for what is cut.
+//! The real binary under real faults: kill -9, SIGSTOP, cut links, rolling restarts, servers that lose
+//! everything, and an idle site. Cut links need root.
 //!
-//! A scenario starts a [`site`], puts a [`load`] on it, makes trouble, heals, and hands everything to the
-//! [`checker`], which shares nothing with the load but what that wrote down.
+//! A scenario starts a [`site`], puts a [`load`] on it, causes faults, heals them, and passes everything to
+//! the [`checker`], which shares only the recorded history with the load.
 //!
-//! Minutes of each: `PICCOLO_CHAOS_SECONDS=600 cargo test --test chaos -- soak_`. A seed is printed, and
-//! taken from `PICCOLO_CHAOS_SEED`; it repeats the choices, not the timing.
+//! For longer runs: `PICCOLO_CHAOS_SECONDS=600 cargo test --test chaos -- soak_`. A seed is printed, and read
+//! from `PICCOLO_CHAOS_SEED`; it repeats the choices, not the timing.
 
 #![allow(clippy::unwrap_used, reason = "clippy.toml exempts #[test] functions, not the harness beside them")]
 #![allow(unreachable_pub, reason = "the harness is a library to the scenarios beside it")]

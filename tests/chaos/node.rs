@@ -1,4 +1,4 @@
-//! One node: a real agent over an image layout that changes while it runs.
+//! A node: a real agent over an image layout that changes while it runs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -17,9 +17,9 @@ use crate::process::{Process, children};
 use crate::server::Launcher;
 use crate::support::{Layout, SOON, free_address, get, within};
 
-/// The lease is three of them.
+/// Time between heartbeats; the lease is three times as long.
 pub const HEARTBEAT: Duration = Duration::from_secs(3);
-/// Blobs of a busy node, at most.
+/// Largest number of blobs of a busy node.
 const BLOBS_MAX: usize = 40;
 
 pub struct Node {
@@ -28,7 +28,7 @@ pub struct Node {
     pub mirror: SocketAddr,
     pub peer: SocketAddr,
     pub metrics: SocketAddr,
-    /// When it was killed, Unix milliseconds.
+    /// Times at which it was killed, Unix milliseconds.
     pub killed: Vec<u64>,
     root: PathBuf,
     arguments: Vec<String>,
@@ -37,7 +37,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// On this host; nothing runs yet.
+    /// A node on this host that does not run yet.
     pub fn new(root: &Path, name: &str, servers: &[SocketAddr], more: &[&str], launcher: Launcher) -> Self {
         let [mirror, peer, metrics] = [(); 3].map(|()| free_address());
         let layout = Arc::new(Layout::empty());
@@ -77,7 +77,7 @@ impl Node {
         self.process = Some(Process::start(&self.root, &self.name, command));
     }
 
-    /// Supervisor and worker at once. Its ports are free again after it.
+    /// Kills supervisor and worker at once. Its ports are free afterwards.
     pub async fn kill(&mut self) {
         let process = self.process.take().expect("it runs");
         let workers = children(process.pid());
@@ -90,13 +90,13 @@ impl Node {
         .await;
     }
 
-    /// Supervisor and worker.
+    /// Pids of supervisor and worker.
     pub fn pids(&self) -> Vec<u32> {
         let process = self.process.as_ref().expect("it runs");
         [vec![process.pid()], children(process.pid())].concat()
     }
 
-    /// Until all that it holds is in the index.
+    /// Waits until all that it holds is in the index.
     pub async fn synced(&self) {
         within(&format!("{} is synced", self.name), SOON, async || {
             get(self.metrics, "/readyz").await.ok().filter(|answer| answer.status == 200)
@@ -108,7 +108,7 @@ impl Node {
         self.peer.to_string()
     }
 
-    /// What the index must hold for it: all that lies in its layout now.
+    /// Expected content of the index for this node: all blobs in its layout now.
     pub fn expected(&self) -> Expected {
         let held = held(&self.layout);
         let tags = tags(&self.layout);
@@ -148,13 +148,13 @@ fn set_tags(layout: &Layout, tags: &BTreeMap<String, String>) {
         })
         .collect();
     let index = serde_json::json!({ "schemaVersion": 2, "manifests": entries }).to_string();
-    // As every tool does it: whole, or not at all.
+    // Atomically, as every tool writes it.
     let fresh = layout.path().join("index.json.new");
     fs::write(&fresh, index).unwrap();
     fs::rename(fresh, layout.path().join("index.json")).unwrap();
 }
 
-/// Images that come and go on nodes, until it ends.
+/// Images that appear and disappear on nodes until this ends.
 pub struct Changes {
     stop: Arc<AtomicBool>,
     tasks: JoinSet<usize>,
@@ -172,7 +172,7 @@ impl Changes {
         Self { stop, tasks }
     }
 
-    /// Nothing changes any more; how much did.
+    /// Stops the changes; returns their number.
     pub async fn end(mut self) -> usize {
         self.stop.store(true, Ordering::Relaxed);
         let mut changes = 0;

@@ -1,4 +1,4 @@
-//! Processes that stand still: a leader for longer than a lease, a follower while the others write much.
+//! Frozen processes: a leader for longer than a lease, a follower while the others write much.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -19,9 +19,9 @@ use crate::support::{SOON, within};
 use crate::wire::{ask, status};
 use crate::witness::Witness;
 
-/// "Writes go on" although the leader answers nothing: an election, and clients that find out.
+/// Time for an election, and for clients to find the new leader, while the old one is frozen.
 const WRITES_AGAIN: Duration = Duration::from_secs(15);
-/// The shortest lease, and time to get a beat through on a machine that does other things as well.
+/// The shortest lease, with time for a heartbeat on a busy machine.
 const LEASE: Duration = Duration::from_secs(LEASE_SECONDS_MIN as u64 + 2);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -53,7 +53,7 @@ async fn stop_leaders(times: usize) {
         println!("writes went on {:?} after the leader was stopped", stopped.elapsed());
         tokio::time::sleep((LEASE * 2).saturating_sub(stopped.elapsed())).await;
         site.servers[leader].signal(Signal::CONT);
-        // Whoever believes that leases have ended meanwhile hides them now.
+        // A server that believes that leases have ended meanwhile hides their holders now.
         tokio::time::sleep(LEASE).await;
     }
     let (history, expected) = load.end().await;
@@ -61,13 +61,13 @@ async fn stop_leaders(times: usize) {
     assert_kept(&mut site, &history, &expected).await;
 }
 
-/// What the others write while one stands still: whole inventories, again and again.
+/// Number of holders with whole inventories that the others write repeatedly while one server is frozen.
 const BULK_HOSTS: usize = 40;
 const BULK_KEYS: usize = 400;
 const BULK_PATIENCE: Duration = Duration::from_secs(20);
-/// Of the leader beyond what it had. What is to be kept for the follower is in the log, on disk.
+/// Growth of the leader's memory. What is kept for the follower is in the log, on disk.
 const LEADER_GROWS_BYTES_MAX: u64 = 96 * 1024 * 1024;
-/// The slowest write while a follower stands still, beside clients that write as fast as they can.
+/// Longest write while a follower is frozen and clients write as fast as they can.
 const SLOWEST_WRITE: Duration = Duration::from_secs(15);
 const CATCHES_UP: Duration = Duration::from_secs(60);
 
@@ -86,7 +86,7 @@ async fn freeze_a_follower(time: Duration) {
     let mut site = Site::of_three().await;
     let leader = site.leader().await;
     let frozen = (leader + 1) % 3;
-    // The clients of the frozen server would only wait for it.
+    // The frozen server's clients would only wait for it.
     let apis: Vec<SocketAddr> = (0..3).filter(|at| *at != frozen).map(|at| site.servers[at].api).collect();
     let mut load = Load::on(apis.clone(), seed, Mix::SOME);
     let bulk = Bulk::on(apis);
@@ -106,7 +106,7 @@ async fn freeze_a_follower(time: Duration) {
     let written = bulk.written() - written;
     site.servers[frozen].signal(Signal::CONT);
     let begun = Instant::now();
-    // The load goes on: it must catch up with a moving target.
+    // The load continues: the server must catch up with a moving target.
     let target = status(site.servers[leader].api).await.expect("the leader answers").applied_index;
     within("it catches up", CATCHES_UP.max(time), async || {
         status(site.servers[frozen].api).await.filter(|status| status.applied_index >= target)
@@ -131,7 +131,7 @@ async fn freeze_a_follower(time: Duration) {
     assert_kept(&mut site, &history, &expected).await;
 }
 
-/// How many entries the leader says that a follower lacks.
+/// Number of entries that a follower lacks, by the leader's answer.
 async fn wire_lag(site: &Site, leader: usize, follower: usize) -> u64 {
     let raft = site.servers[follower].raft.to_string();
     within("the leader's word on the follower", SOON, async || {
@@ -141,7 +141,7 @@ async fn wire_lag(site: &Site, leader: usize, follower: usize) -> u64 {
     .await
 }
 
-/// Clients that write whole inventories as fast as they are taken.
+/// Clients that write whole inventories as fast as they are acknowledged.
 struct Bulk {
     stop: Arc<AtomicBool>,
     written: Arc<AtomicUsize>,
@@ -191,7 +191,7 @@ async fn write_bulk(
         if stop.load(Ordering::Relaxed) {
             break;
         }
-        // Other keys each time: all of the last ones go, all of these come.
+        // Different keys each time: all previous ones are removed.
         let keys: Vec<String> = (0..BULK_KEYS)
             .map(|key| format!("sha256:{:064x}", ((1 + seq % 2) << 32) | (key * 7 + host % 7)))
             .collect();

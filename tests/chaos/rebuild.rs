@@ -1,5 +1,5 @@
-//! Everything can be rebuilt: all servers lose their disks and start empty, a new cluster at the same
-//! addresses, under running nodes. (The budget for a whole fleet is measured by `piccolo-bench rebuild`.)
+//! Rebuild of the index: all servers lose their disks and start empty as a new cluster at the same addresses,
+//! with running nodes. (The budget for a whole fleet is measured by `piccolo-bench rebuild`.)
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,13 +21,13 @@ use crate::wire::status;
 const NODES: usize = 3;
 const BLOBS: usize = 12;
 const BLOB_BYTES: usize = 40_000;
-/// Sent slowly enough to be on its way all the while.
+/// Size of a blob that is sent so slowly that it is in flight all the time.
 const LARGE_BYTES: usize = 20 << 20;
 const UPLOAD_BYTES_PER_SECOND: &str = "2097152";
 const WITHOUT_SERVERS: Duration = Duration::from_secs(5);
-/// A heartbeat, with what it took to notice that there was nobody, and a sync; with time for a busy machine.
+/// Time for a heartbeat, the detection of the loss, and a sync, on a busy machine.
 const BACK_WITHIN: Duration = Duration::from_secs(HEARTBEAT.as_secs() * 3 + 20);
-/// I4: bytes or a clean no within the resolve timeout; with time for a busy machine.
+/// I4: bytes or a clean 404 within the resolve timeout, on a busy machine.
 const ANSWERED_WITHIN: Duration = RESOLVE_TIMEOUT_DEFAULT.saturating_mul(3);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -76,7 +76,7 @@ fn fill(layout: &Layout, node: usize) -> Vec<Digest> {
     (0..BLOBS).map(|blob| layout.put(&noise((node * 1_000 + blob) as u64, BLOB_BYTES))).collect()
 }
 
-/// Every server shows all of them.
+/// Waits until every server shows `pairs` pairs.
 async fn all_pairs(site: &Site, pairs: u64, deadline: Duration) {
     for server in &site.servers {
         within(&format!("{pairs} pairs on server {}", server.number), deadline, async || {
@@ -94,8 +94,8 @@ fn begin_large(node: &Node, digest: &Digest) -> impl Future<Output = std::io::Re
     async move { pull.join_next().await.expect("one was begun").expect("it does not panic") }
 }
 
-/// Pulls by digest through one node's mirror, one after the other. An answer is the whole blob or a 404,
-/// in time: then containerd asks the registry. Anything else is a broken pull.
+/// Pulls by digest through the mirror of one node, one after the other. The answer must be the whole blob, or
+/// a 404 in time, after which containerd asks the registry. Anything else is a broken pull.
 struct Pulls {
     stop: Arc<AtomicBool>,
     served: Arc<AtomicUsize>,

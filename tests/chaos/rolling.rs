@@ -1,4 +1,4 @@
-//! All three servers are restarted in turn, as an upgrade does it, under steady load.
+//! All three servers are restarted in turn, like in an upgrade, under steady load.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,13 +17,13 @@ use crate::support::Wire;
 use crate::wire::ask;
 use crate::witness::Witness;
 
-/// Clients of each kind on a connection that they keep, and as many that connect for each request.
+/// Number of clients of each kind that keep their connection, and of those that connect for each request.
 const CLIENTS: usize = 6;
-/// Between two requests of one client.
+/// Pause between two requests of a client.
 const PAUSE: Duration = Duration::from_millis(10);
-/// What an agent's resolve timeout leaves to one server.
+/// Share of an agent's resolve timeout for one server.
 const LOOKUP_PATIENCE: Duration = Duration::from_secs(2);
-/// An agent gives a write 10 s.
+/// Timeout of a write; an agent's is 10 s.
 const WRITE_PATIENCE: Duration = Duration::from_secs(5);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -69,7 +69,7 @@ async fn restart_in_turn(times: usize) {
     assert_kept(&mut site, &history, &expected).await;
 }
 
-/// What all clients did.
+/// Number of requests of all clients.
 #[derive(Clone, Copy, Debug)]
 pub struct Counts {
     lookups: usize,
@@ -90,7 +90,7 @@ pub struct Clients {
     tasks: JoinSet<Option<Expected>>,
 }
 
-/// One client, with its first server and the connection that it keeps, if it keeps one.
+/// A client, with its first server, and its connection if it keeps one.
 struct Client {
     number: usize,
     servers: Vec<SocketAddr>,
@@ -146,7 +146,7 @@ impl Client {
             number += 1;
             let query = FindQuery { key: key(number), group: GROUP.to_owned(), ..FindQuery::default() };
             let target = format!("{}?key={}&group={}", path::FINDKEY, query.key, query.group);
-            // 404 is an answer: nobody may have it yet.
+            // 404 is an answer: the key may have no holder yet.
             self.with_one_retry("lookup", "GET", &target, "", LOOKUP_PATIENCE, &[200, 404]).await;
             self.counters.lookups.fetch_add(1, Ordering::Relaxed);
             tokio::time::sleep(PAUSE).await;
@@ -154,7 +154,7 @@ impl Client {
         None
     }
 
-    /// One key after the other, of a holder of its own.
+    /// Writes one key after the other for a holder of its own.
     async fn write(mut self) -> Option<Expected> {
         let holder = format!("10.66.0.{}:7781", self.number + 1);
         let mut expected = Expected { holder: holder.clone(), keys: Default::default() };
@@ -175,7 +175,8 @@ impl Client {
         Some(expected)
     }
 
-    /// At its server, and if that has no good answer exactly once at the next one, where it stays.
+    /// Sends a request to the client's server; without a good answer exactly once to the next one, which it
+    /// then stays with.
     async fn with_one_retry(
         &mut self,
         what: &str,
@@ -191,7 +192,8 @@ impl Client {
             let begun = Instant::now();
             let status = self.ask(server, method, target, body, patience).await;
             if status.is_ok_and(|status| good.contains(&status)) {
-                // Who keeps no connection goes round: each server has load right after its start.
+                // Clients without a kept connection rotate, so that each server has load right after its
+                // start.
                 self.at += usize::from(!self.keeps);
                 return;
             }
@@ -210,7 +212,7 @@ impl Client {
         ));
     }
 
-    /// The status; or what went wrong.
+    /// Status of the answer, or the failure.
     async fn ask(
         &mut self,
         server: SocketAddr,

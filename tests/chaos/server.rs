@@ -1,4 +1,4 @@
-//! One `piccolo server`, with the means to hurt it.
+//! A `piccolo server` process, with functions that cause faults.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -15,29 +15,29 @@ use crate::wire;
 
 /// The binary under test.
 pub const PICCOLO: &str = env!("CARGO_BIN_EXE_piccolo");
-/// Until it answers, on a machine that does other things as well.
+/// Time to start, on a busy machine.
 const STARTED: Duration = Duration::from_secs(30);
-/// A stop drains for 30 s at most.
+/// Time to stop; draining takes at most 30 s.
 const STOPPED: Duration = Duration::from_secs(45);
 
-/// What runs `piccolo`: on this host, or on a host of a network that the test made.
+/// Starts `piccolo` on this host, or on a host of a network that the test made.
 pub type Launcher = Box<dyn Fn() -> Command + Send + Sync>;
 
-/// On this host. It ends with the test, however that ends.
+/// A launcher for this host. The process ends with the test, however that ends.
 pub fn here() -> Launcher {
     Box::new(|| Command::new(PICCOLO))
 }
 
 pub struct Server {
-    /// From 1.
+    /// Number of the server, from 1.
     pub number: usize,
     pub api: SocketAddr,
     pub raft: SocketAddr,
-    /// Its data.
+    /// Path of the data folder.
     pub data: PathBuf,
-    /// It is of the next version, from its next start on.
+    /// True if it runs the next version, beginning with its next start.
     pub next: bool,
-    /// When its lives began in the cluster that it is in, Unix milliseconds.
+    /// Times of its starts in its present cluster, Unix milliseconds.
     pub started: Vec<u64>,
     root: PathBuf,
     arguments: Vec<String>,
@@ -46,7 +46,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Nothing runs yet. `arguments` are those beside its folder and its own addresses.
+    /// A server that does not run yet. `arguments` are those other than its folder and addresses.
     pub fn new(
         root: &Path,
         number: usize,
@@ -75,7 +75,7 @@ impl Server {
         self.process = Some(Process::start(&self.root, &format!("server-{}", self.number), self.command()));
     }
 
-    /// How it is started.
+    /// Command line of its next start.
     pub fn command(&self) -> Command {
         let mut command = (self.launcher)();
         command.args(["server", "--listen", &self.api.to_string(), "--raft-listen", &self.raft.to_string()]);
@@ -103,7 +103,7 @@ impl Server {
         self.process.take().expect("it runs").kill();
     }
 
-    /// Everything that it knew is gone. What it is in next is another cluster, which counts its terms anew.
+    /// Removes its data. Afterwards it is in another cluster, whose terms begin anew.
     pub fn wipe(&mut self) {
         assert!(self.process.is_none(), "server {} runs", self.number);
         std::fs::remove_dir_all(&self.data).unwrap();
@@ -114,7 +114,7 @@ impl Server {
         self.running().signal(signal);
     }
 
-    /// SIGTERM, and the orderly end.
+    /// Sends SIGTERM and waits for an orderly end.
     pub async fn stop(&mut self) {
         let mut process = self.process.take().expect("it runs");
         process.signal(Signal::TERM);
@@ -126,18 +126,18 @@ impl Server {
         assert!(status.success(), "server {} ended with {status}:\n{}", self.number, process.log());
     }
 
-    /// It must not have ended by itself.
+    /// True if it has not ended by itself.
     pub fn still_runs(&mut self) -> bool {
         self.process.as_mut().is_none_or(Process::is_running)
     }
 
-    /// All it has said, over all its starts: JSON lines.
+    /// Log of all its starts: JSON lines.
     pub fn log(&self) -> String {
         let log = self.root.join(format!("server-{}.log", self.number));
         String::from_utf8_lossy(&std::fs::read(log).unwrap()).into_owned()
     }
 
-    /// Memory of its own, bytes: without the pages of its binary.
+    /// Anonymous memory, bytes: without the pages of the binary.
     pub fn anonymous_bytes(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();

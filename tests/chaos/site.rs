@@ -1,4 +1,4 @@
-//! Three servers and some nodes, all of them real processes.
+//! A site of three servers and some nodes, all of them real processes.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -15,36 +15,36 @@ use crate::support::{SOON, free_address, in_memory, within};
 use crate::wire;
 
 const SERVERS: usize = 3;
-/// Of servers on hosts of their own.
+/// Ports of servers that have their own hosts.
 const PORTS: (u16, u16) = (7789, 7790);
 
-/// One scenario under load at a time: it has deadlines, and two cores must do for it.
+/// One scenario under load at a time: it has deadlines, and there are only two cores.
 static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 pub struct Site {
     pub servers: Vec<Server>,
     pub nodes: Vec<Node>,
     pub root: TempDir,
-    /// Where the servers' data is, if not there.
+    /// Folder of the servers' data, if it is not in `folder`.
     pub disk: Option<TempDir>,
-    /// Dropped last, when all processes have ended.
+    /// Dropped last, after all processes have ended.
     _turn: Option<tokio::sync::MutexGuard<'static, ()>>,
 }
 
 impl Site {
-    /// Three servers on loopback that have a leader. Their folders are in memory: a disk that others keep
-    /// busy is no fault of what is tested, and kill -9 leaves what is written in either.
+    /// Three servers on loopback with a leader. Their folders are in memory: a disk that is busy with other
+    /// work must not fail the test, and kill -9 keeps what is written in either.
     pub async fn of_three() -> Self {
         let turn = TURN.lock().await;
         Self::of_three_in(in_memory(), None, Some(turn)).await
     }
 
-    /// The same for a scenario that puts no load on them, beside others.
+    /// Like [`Self::of_three`], for a scenario without load that may run beside others.
     pub async fn of_three_unhurried() -> Self {
         Self::of_three_in(in_memory(), None, None).await
     }
 
-    /// The same with the servers' data on a disk; what all processes log stays in memory.
+    /// Like [`Self::of_three`], with the servers' data on a disk; logs stay in memory.
     pub async fn of_three_on_disk() -> Self {
         let disk = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         Self::of_three_in(in_memory(), Some(disk), None).await
@@ -67,7 +67,7 @@ impl Site {
         Self { servers: servers.collect(), nodes: Vec::new(), root, disk, _turn: turn }.started().await
     }
 
-    /// Each server on its own host, number 1 to 3 of the network.
+    /// Three servers on hosts 1 to 3 of the network.
     pub async fn of_three_on(network: &Network) -> Self {
         let turn = TURN.lock().await;
         let root = in_memory();
@@ -122,12 +122,12 @@ impl Site {
         }
     }
 
-    /// Position of the server that leads, by its own word.
+    /// Position of the server that says it leads.
     pub async fn leader(&self) -> usize {
         self.leader_among(&[0, 1, 2]).await
     }
 
-    /// The same of some, while others say nothing or are wrong.
+    /// Like [`Self::leader`], among the servers at `positions`, while others are silent or wrong.
     pub async fn leader_among(&self, positions: &[usize]) -> usize {
         within("a leader", SOON, async || {
             for position in positions {
@@ -155,7 +155,7 @@ fn list_of(addresses: &[(SocketAddr, SocketAddr)]) -> Vec<String> {
     vec!["--cluster".to_owned(), raft.join(",")]
 }
 
-/// Dice of a test, with the seed that it prints.
+/// Random number generator of a test, and its seed, which is printed.
 pub fn dice() -> (u64, StdRng) {
     let seed = std::env::var("PICCOLO_CHAOS_SEED").ok().map(|seed| seed.parse().unwrap());
     let seed = seed.unwrap_or_else(|| rand::rng().random());
@@ -163,7 +163,7 @@ pub fn dice() -> (u64, StdRng) {
     (seed, StdRng::seed_from_u64(seed))
 }
 
-/// How long a soak goes on.
+/// Duration of a soak.
 pub fn soak_time() -> Duration {
     let seconds = std::env::var("PICCOLO_CHAOS_SECONDS").ok().map(|seconds| seconds.parse().unwrap());
     Duration::from_secs(seconds.unwrap_or(180))

@@ -1,5 +1,5 @@
-//! A rolling upgrade to a version that writes what the one before cannot read: half-way and back, then forwards
-//! to the end, under steady load. The next version is the same binary with a variable set: see `format/next.rs` of
+//! A rolling upgrade to a version whose writes the previous one cannot read: half-way and back, then to the
+//! end, under steady load. The next version is the same binary with a variable set: see `format/next.rs` of
 //! piccolo-raft.
 
 use std::process::{Command, Output};
@@ -28,18 +28,18 @@ async fn a_rolling_upgrade_goes_half_way_back_and_forwards_and_fails_nobody_who_
     let witness = Witness::of(&site.apis(), &history);
     let clients = Clients::on(site.apis(), &history);
 
-    // Half-way: nothing begins, and an operator who asks for it is told who is missing.
+    // Half-way: no level begins, and an operator who asks for it gets the name of the missing server.
     exchange(&mut site, 0, true).await;
     exchange(&mut site, 1, true).await;
     let refused = activate(&site);
     let (said, old) = (text(&refused.stderr), site.servers[2].raft.to_string());
     assert!(!refused.status.success() && said.contains(&format!("({old}) reads levels 1 to 1")), "{said}");
 
-    // Back.
+    // Back to the previous version.
     exchange(&mut site, 0, false).await;
     exchange(&mut site, 1, false).await;
 
-    // Forwards: the level is on its way, and each can still go back.
+    // Forwards: the level is scheduled, and each server can still go back.
     for at in 0..3 {
         exchange(&mut site, at, true).await;
     }
@@ -63,7 +63,7 @@ async fn a_rolling_upgrade_goes_half_way_back_and_forwards_and_fails_nobody_who_
         })
         .await;
     }
-    // What is written now the version before cannot read; it says so, and leaves the folder as it is.
+    // The previous version cannot read what is written now; it reports that and does not change the folder.
     tokio::time::sleep(Duration::from_millis(500)).await;
     site.servers[1].stop().await;
     let refused = site.servers[1].command().env_remove(VARIABLE).output().unwrap();
@@ -81,7 +81,7 @@ async fn a_rolling_upgrade_goes_half_way_back_and_forwards_and_fails_nobody_who_
     assert_kept(&mut site, &history, &expected).await;
     for server in &mut site.servers {
         server.stop().await;
-        // This process is of the version before.
+        // This process runs the previous version.
         let error = piccolo_raft::index::Index::open(&FolderDisk::open(&server.data).unwrap()).err();
         let error = error.expect("a folder of the next level").to_string();
         assert!(error.contains("runs at level 2"), "{error}");

@@ -1,5 +1,5 @@
-//! One request to one server on a connection of its own, given up when the client's patience ends: the
-//! server may well work on it.
+//! A request to one server on its own connection, dropped after the client's timeout, while the server may
+//! still work on it.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,14 +9,14 @@ use serde::de::DeserializeOwned;
 
 use crate::support::Wire;
 
-/// For questions that no trouble is made for.
+/// Timeout of requests that are not affected by faults.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A whole answer.
+/// A complete answer.
 #[derive(Clone, Debug)]
 pub struct Said {
     pub status: u16,
-    /// Log index that the answer shows.
+    /// Log index in the answer.
     pub applied_index: Option<u64>,
     pub body: String,
 }
@@ -27,7 +27,7 @@ impl Said {
     }
 }
 
-/// `None`: no connection, a broken one, or no answer in time.
+/// Sends a request; `None`: no connection, a broken one, or a timeout.
 pub async fn ask(
     server: SocketAddr,
     method: &str,
@@ -61,7 +61,7 @@ pub async fn hosts(server: SocketAddr) -> Option<HostsResponse> {
     ask(server, "GET", path::HOSTS, "", PATIENCE).await.filter(|said| said.status == 200)?.read()
 }
 
-/// All holders of a key, as far as one server knows. The inner `None`: it says that there are none.
+/// All holders of a key by one server's answer. The inner `None` means that there are none.
 pub async fn find(server: SocketAddr, query: &FindQuery, patience: Duration) -> Option<Option<Vec<String>>> {
     let mut target = format!("{}?key={}&group={}&count=2000", path::FINDKEY, query.key, query.group);
     if let Some(index) = query.min_index {

@@ -1,4 +1,4 @@
-//! Somebody who looks at every server all the while: who leads, and who is hidden.
+//! Watches every server during a scenario: which one leads, and which holders are hidden.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use crate::history::History;
 use crate::wire::ask;
 
-/// A server that is dead or stopped says nothing.
+/// Timeout; a dead or frozen server does not answer.
 const PATIENCE: Duration = Duration::from_millis(500);
 const EVERY: Duration = Duration::from_millis(150);
 

@@ -1,4 +1,4 @@
-//! Disks that get full under the real binary: small file systems that each test mounts, as root.
+//! The real binary with full disks: small file systems that each test mounts, as root.
 
 #![allow(clippy::unwrap_used, reason = "clippy.toml exempts #[test] functions, not the helpers beside them")]
 
@@ -16,26 +16,26 @@ use volume::MIB;
 
 const VOLUME: u64 = 48 * MIB;
 const MINIMUM: &str = "8MiB";
-/// Below the minimum, above what makes a server give back its ballast.
+/// Free space below the minimum, and above what makes a server release its ballast, bytes.
 const LOW: u64 = 4 * MIB;
-/// More than a low disk still takes, which is a sixteenth of the minimum.
+/// Number of writes beyond what a low disk still stores, which is a sixteenth of the minimum.
 const MANY: u64 = 60;
-/// For what happens at the next look, or the one after it: a second or two, on a machine that is not busy.
+/// Time for what happens at one of the next two checks: a second or two on an idle machine.
 const AT_ONCE: Duration = Duration::from_secs(30);
 
-/// One key of another holder, posted to that server.
+/// Posts one key of another holder to this server.
 async fn advertise(server: &Server, key: &str) -> (u16, Option<u64>, String) {
     let body = json!({"holder": "127.0.0.1:4002", "group": "default", "keys": [key]});
     server.post("/api/v1/distribution/advertise", &body).await
 }
 
-/// Polls until that server answers 507, and returns what it says. Before that, the lead may be handed over.
+/// Polls until this server answers 507; returns the message. Before that, the leadership may be transferred.
 async fn refused(server: &Server) -> String {
     refused_for(server, |_| true).await
 }
 
-/// The same until the refusal gives the reason that is looked for: a leader refuses before it has heard from
-/// all disks, and its view of them is a second old.
+/// Polls until a refusal has the expected reason: a leader refuses before it knows all disks, and its data
+/// about them is a second old.
 async fn refused_for(server: &Server, is_reason: impl Fn(&str) -> bool) -> String {
     let mut last = None;
     let seen = poll(AT_ONCE, async || {
@@ -52,8 +52,8 @@ async fn refused_for(server: &Server, is_reason: impl Fn(&str) -> bool) -> Strin
     seen.unwrap_or_else(|| panic!("no such refusal within {AT_ONCE:?}; the last answer: {last:?}"))
 }
 
-/// What the reason of a refusal says of the disk with that folder: free MiB, and the minimum as it is written.
-/// The servers write on a low disk too, so that what is free has no exact value.
+/// What a refusal says about the disk of this folder: free MiB, and the text of the minimum. The servers
+/// write on a low disk, too, so that the free space has no exact value.
 fn disk_in<'a>(text: &'a str, folder: &str) -> Option<(f64, &'a str)> {
     let (_, rest) = text.split_once(&format!("{folder}/data has "))?;
     let (free, rest) = rest.split_once(" free, the minimum is ")?;
@@ -187,7 +187,7 @@ async fn a_server_alone_refuses_on_a_full_disk_starts_on_it_and_goes_on_with_roo
     let server = &mut servers[0];
     let ballast = server.volume.path().join("data/ballast");
     within("the ballast", AT_ONCE, async || ballast.exists().then_some(())).await;
-    // A holder that is not heard of again after this.
+    // A holder that sends nothing after this.
     assert_eq!(advertise(server, "registry.example/left:1").await.0, 201);
     let gone = json!({"host": "127.0.0.1:4002", "group": "default", "ttl_seconds": 3});
     assert_eq!(server.post("/api/v1/keepalive", &gone).await.0, 201);
@@ -202,7 +202,7 @@ async fn a_server_alone_refuses_on_a_full_disk_starts_on_it_and_goes_on_with_roo
     server.at_rest().await;
     server.volume.fill_up_to(0);
     within("the ballast given back", AT_ONCE, async || (!ballast.exists()).then_some(())).await;
-    // Longer than that lease.
+    // Longer than its lease.
     tokio::time::sleep(Duration::from_secs(4)).await;
     assert_eq!(server.status().await.unwrap().hosts_hidden, 0);
     assert!(!server.log().contains("could not end a lease"), "leases end, and cannot be written");
@@ -214,7 +214,7 @@ async fn a_server_alone_refuses_on_a_full_disk_starts_on_it_and_goes_on_with_roo
     server.at_rest().await;
     server.volume.fill_up_to(0);
     refused(server).await;
-    // As full as can be: it goes on to answer.
+    // With a completely full disk it still answers.
     tokio::time::sleep(Duration::from_secs(3)).await;
     lookups.end().await;
     server.volume.clear();
@@ -234,7 +234,7 @@ async fn a_log_that_fills_its_disk_is_purged_and_makes_room_by_itself() {
     let mut writer = Writer::on(&servers);
     let (mut refusals, mut after) = (0, 0);
     let begun = Instant::now();
-    // Until there was no room, and then was again.
+    // Until there was no room, and then room again.
     while refusals == 0 || after < 100 {
         match writer.write().await {
             Ok(()) if refusals > 0 => after += 1,
@@ -267,7 +267,7 @@ async fn a_disk_that_refuses_a_write_ends_the_server_with_the_reason_and_loses_n
     assert_eq!(status.code(), Some(6), "{}", server.log());
     let data = server.volume.path().join("data");
     let log = server.log();
-    // Another thread closes the raft log meanwhile, and may complain after it.
+    // Another thread closes the raft log meanwhile, and may log an error after it.
     let reason = format!("piccolo: could not write {}", data.display());
     let reason = log.lines().find(|line| line.starts_with(&reason)).unwrap_or_else(|| panic!("{log}"));
     assert!(reason.contains("No space left on device"), "{reason}");

@@ -1,4 +1,4 @@
-//! Server processes, each on a volume of its own, and what clients do with them.
+//! Server processes, each on its own volume, and clients of them.
 
 use std::fs::{self, File};
 use std::process::{Child, Command, ExitStatus};
@@ -18,18 +18,18 @@ use tokio::task::JoinSet;
 use super::ports::free_ports;
 use super::volume::Volume;
 
-/// Far more than anything here takes.
+/// Longer than anything in these tests.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
 pub(crate) const BRIEFLY: Duration = Duration::from_secs(8);
-/// Keys of one write; with their length some 20 KB.
+/// Number of keys in one write; with their length about 20 KB.
 pub(crate) const KEYS: usize = 100;
 
-/// Polls until there is something.
+/// Polls until there is a value.
 pub(crate) async fn within<T>(what: &str, deadline: Duration, look: impl AsyncFnMut() -> Option<T>) -> T {
     poll(deadline, look).await.unwrap_or_else(|| panic!("{what}: not within {deadline:?}"))
 }
 
-/// Polls until there is something, or the deadline is over.
+/// Polls until there is a value, or the deadline is over.
 pub(crate) async fn poll<T>(deadline: Duration, mut look: impl AsyncFnMut() -> Option<T>) -> Option<T> {
     let end = Instant::now() + deadline;
     loop {
@@ -41,7 +41,7 @@ pub(crate) async fn poll<T>(deadline: Duration, mut look: impl AsyncFnMut() -> O
     }
 }
 
-/// One server process and its disk.
+/// A server process and its disk.
 pub(crate) struct Server {
     pub(crate) volume: Volume,
     logs: TempDir,
@@ -62,7 +62,7 @@ impl Server {
         self.child = Some(command.spawn().unwrap());
     }
 
-    /// kill -9.
+    /// Kills it with SIGKILL.
     pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().unwrap();
@@ -70,20 +70,20 @@ impl Server {
         }
     }
 
-    /// How it ended by itself, if it did.
+    /// Its exit status, if it has ended by itself.
     pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         let status = self.child.as_mut()?.try_wait().unwrap()?;
         self.child = None;
         Some(status)
     }
 
-    /// What it said since its last start.
+    /// Its log since the last start.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.logs.path().join(self.starts.to_string())).unwrap()
     }
 
-    /// Waits until the server has written nothing for three seconds. With little room it makes its state
-    /// durable within a second; a disk that becomes full in the middle of that refuses a write, which ends it.
+    /// Waits until the server has written nothing for three seconds. With little room it flushes its state
+    /// within a second; if the disk becomes full during that, a write fails, which ends the server.
     pub(crate) async fn at_rest(&self) {
         const REST: Duration = Duration::from_secs(3);
         let data = self.volume.path().join("data");
@@ -111,14 +111,14 @@ impl Server {
         self.client().status(BRIEFLY).await.ok()
     }
 
-    /// The body of a path that is answered with 200.
+    /// Body of a GET that must be answered with 200.
     pub(crate) async fn get(&self, path: &str) -> String {
         let (status, _, text) = self.ask(Method::GET, path, String::new()).await;
         assert_eq!(status, 200, "{path}: {text}");
         text
     }
 
-    /// What it says about its readiness. A full server is not ready once it is behind, where others serve.
+    /// Body of its `/readyz`. A full server is not ready once it is behind and others serve.
     pub(crate) async fn readiness(&self) -> String {
         let (_, _, text) = self.ask(Method::GET, "/readyz", String::new()).await;
         text
@@ -153,7 +153,7 @@ impl Drop for Server {
     }
 }
 
-/// So many servers on volumes of `bytes`, which want `minimum` of them free, started and with a leader.
+/// Starts `count` servers on volumes of `bytes` with a `minimum` of free space, and waits for a leader.
 pub(crate) async fn servers(count: usize, bytes: u64, minimum: &str) -> Vec<Server> {
     let ports = free_ports(2 * count);
     let cluster: Vec<String> = ports[count..].iter().map(|port| format!("127.0.0.1:{port}")).collect();
@@ -179,7 +179,7 @@ pub(crate) async fn servers(count: usize, bytes: u64, minimum: &str) -> Vec<Serv
     servers
 }
 
-/// The position of the leader.
+/// Position of the leader.
 pub(crate) async fn leader(servers: &[Server]) -> usize {
     within("a leader", SOON, async || {
         for server in servers {
@@ -195,12 +195,12 @@ pub(crate) async fn leader(servers: &[Server]) -> usize {
 
 pub(crate) const HOLDER: &str = "127.0.0.1:4001";
 
-/// The first key of a write stands for all of it: an entry is applied whole.
+/// Key of a write. The first one stands for the whole write, because an entry is applied whole.
 pub(crate) fn key(write: u64, place: usize) -> String {
     format!("registry.example/{}/app:{write}-{place}", "a-project-with-a-long-name/".repeat(6))
 }
 
-/// Writes batch after batch; what is acknowledged is remembered.
+/// Writes batch after batch, and counts acknowledged ones.
 pub(crate) struct Writer {
     client: Client,
     pub(crate) acknowledged: u64,
@@ -212,7 +212,7 @@ impl Writer {
         Self { client, acknowledged: 0 }
     }
 
-    /// The next batch; the same one again after a failure.
+    /// Writes the next batch, or the same one again after a failure.
     pub(crate) async fn write(&mut self) -> Result<(), ClientError> {
         let number = self.acknowledged + 1;
         let request = WriteRequest {
@@ -230,7 +230,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Until it is acknowledged.
+    /// Repeats a write until it is acknowledged.
     pub(crate) async fn write_soon(&mut self, deadline: Duration) {
         within("a write", deadline, async || self.write().await.ok()).await;
     }
@@ -242,7 +242,7 @@ async fn holds(client: &Client, write: u64) -> Option<bool> {
     Some(found.is_some_and(|found| found.holders == [HOLDER]))
 }
 
-/// Every server gets to the same state, with all that was acknowledged (I1, I2).
+/// Checks that every server gets to the same state, with all acknowledged writes (I1, I2).
 pub(crate) async fn agree(servers: &[Server], acknowledged: u64) {
     within("equal checksums at one log index", SOON, async || {
         let mut seen = Vec::new();
@@ -261,7 +261,7 @@ pub(crate) async fn agree(servers: &[Server], acknowledged: u64) {
     }
 }
 
-/// Asks every server for the first write, again and again.
+/// Looks the first write up at every server, repeatedly.
 pub(crate) struct Lookups {
     stop: Arc<AtomicBool>,
     task: JoinSet<(u64, Duration)>,
@@ -289,7 +289,7 @@ impl Lookups {
         Self { stop, task }
     }
 
-    /// None of them failed.
+    /// Asserts that none of them failed.
     pub(crate) async fn end(mut self) {
         self.stop.store(true, Ordering::Relaxed);
         let (count, longest) = self.task.join_next().await.unwrap().unwrap();

@@ -9,13 +9,13 @@ use tempfile::TempDir;
 
 pub(crate) const MIB: u64 = 1 << 20;
 
-/// Unmounted when it is dropped, also by a test that fails.
+/// A mounted file system, unmounted when dropped, also by a failing test.
 pub(crate) struct Volume {
     folder: TempDir,
 }
 
 impl Volume {
-    /// Needs root.
+    /// Mounts a file system of this size; needs root.
     pub(crate) fn of(bytes: u64) -> Self {
         let folder = tempfile::Builder::new().prefix("piccolo-full-").tempdir().unwrap();
         let mounted = Command::new("mount")
@@ -39,7 +39,7 @@ impl Volume {
         space.f_bavail * space.f_frsize
     }
 
-    /// Takes all room but that.
+    /// Fills the volume except for `left` bytes.
     pub(crate) fn fill_up_to(&self, left: u64) {
         let filler = OpenOptions::new().append(true).create(true).open(self.filler()).unwrap();
         let (has, more) = (filler.metadata().unwrap().len(), self.free().saturating_sub(left));
@@ -48,7 +48,7 @@ impl Volume {
         }
     }
 
-    /// Gives it back.
+    /// Removes the filler.
     pub(crate) fn clear(&self) {
         fs::remove_file(self.filler()).unwrap();
     }
@@ -56,7 +56,7 @@ impl Volume {
 
 impl Drop for Volume {
     fn drop(&mut self) {
-        // At once from the tree, in truth when the last file is closed: a server may still be ending.
+        // Detached now, and released when the last file is closed, because a server may still be ending.
         let unmounted = Command::new("umount").arg("--lazy").arg(self.path()).status();
         if !unmounted.is_ok_and(|status| status.success()) {
             eprintln!("could not unmount {}", self.path().display());

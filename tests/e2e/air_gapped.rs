@@ -1,4 +1,4 @@
-//! A site without a registry: an image is brought in with `ctr image import` on one node.
+//! A site without a registry: an image is imported with `ctr image import` on one node.
 
 use std::path::Path;
 use std::process::Command;
@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use crate::harness::process::run;
 use crate::harness::{Image, Node, PICCOLO, SOON, Servers, find, within};
 
-/// Nobody answers for it.
+/// Repository of a registry that does not exist.
 const REPOSITORY: &str = "registry.airgap.test/app";
 const CONFIG: &str = "[registry.\"registry.airgap.test\"]\ntags = \"peers\"\n";
-/// Two imports within less than this are of the same time.
+/// Two imports less than this apart count as simultaneous.
 const APART: Duration = Duration::from_millis(2_500);
 
-/// An archive of `image`, as an operator carries it in.
+/// Path of an archive of `image`, as an operator would bring it.
 fn archive(image: &Image) -> String {
     let file = image.folder.with_extension("tar").display().to_string();
     run(Command::new("tar").args(["-cf", &file, "-C"]).arg(&image.folder).arg("."));
@@ -25,7 +25,7 @@ fn import(node: &Node, archive: &str) {
     run(&mut node.containerd.ctr(&arguments));
 }
 
-/// What the tag is in a node's containerd.
+/// Digest of the tag in a node's containerd.
 fn target(node: &Node, tag: &str) -> String {
     let listed = run(&mut node.containerd.ctr(&["images", "list", &format!("name=={tag}")]));
     let line = listed.lines().find(|line| line.starts_with(tag)).unwrap_or_default();
@@ -37,7 +37,7 @@ async fn start(folder: &Path, servers: &Servers, name: &str) -> Node {
     Node::start_with(&folder.join(name), &servers.urls(), registry, CONFIG).await
 }
 
-/// k3s 13794.
+/// The case of k3s issue 13794.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_imported_anew_on_one_node_is_what_the_others_pull() {
     let folder = tempfile::tempdir().unwrap();
@@ -56,7 +56,7 @@ async fn an_image_imported_anew_on_one_node_is_what_the_others_pull() {
     }
     let imported = Instant::now();
     let client = servers.client(1);
-    within("the tag is known of all", SOON, || async {
+    within("the tag of every node is known", SOON, || async {
         (find(&client, &tag).await.len() == 3).then_some(())
     })
     .await;

@@ -1,4 +1,4 @@
-//! What an operator gets wrong: each mistake ends with a message that names it.
+//! Mistakes of an operator: each ends with a message that names it.
 
 use std::fs;
 use std::net::TcpListener;
@@ -13,7 +13,7 @@ async fn output_of(arguments: &[&str]) -> Output {
     tokio::time::timeout(SOON, run).await.expect("it ends by itself").unwrap()
 }
 
-/// Runs a server that must refuse to start; returns what it says.
+/// Runs a server that must refuse to start; returns its output.
 async fn refusal(arguments: &[&str]) -> String {
     let output = output_of(arguments).await;
     assert!(!output.status.success(), "{arguments:?} was accepted");

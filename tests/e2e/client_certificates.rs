@@ -1,6 +1,6 @@
-//! A registry with a CA of its own that asks for client certificates, configured as Docker does it, in
-//! the second folder of `config_path`: after the install the real containerd asks our mirror first, and
-//! still reaches the registry behind it.
+//! A registry with its own CA that requires client certificates, configured as for Docker in the second
+//! folder of `config_path`. After the install the real containerd asks our mirror first, and still reaches
+//! the registry.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -28,13 +28,13 @@ fn make_certificates(folder: &Path) {
     make("client", &[&by_ca[..], &["extendedKeyUsage=clientAuth"]].concat());
 }
 
-/// A mirror that has nothing, and counts who asks.
+/// A mirror without content that counts requests.
 fn empty_mirror() -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let asked = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&asked);
-    // Ends with the test's process.
+    // The thread ends with the test's process.
     std::thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
             let mut head = [0; 4096];
@@ -86,7 +86,7 @@ fn pull(containerd: &Containerd, hosts: &Path, reference: &str) -> Result<(), St
     if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
 }
 
-/// The registry's folder as Docker wants it, with its key in a file of its own, or in the certificate's.
+/// The registry's folder in Docker's layout, with the key in its own file or in the certificate's.
 fn docker_folder(folder: &Path, registry: &str, key_apart: bool) -> PathBuf {
     let root = folder.join(if key_apart { "docker-apart" } else { "docker" });
     let own = root.join(registry);
@@ -139,7 +139,8 @@ async fn containerd_accepts_what_install_writes_about_certificates_and_asks_the_
         pull(&containerd, &second, &reference).unwrap_or_else(|error| panic!("{error}\n{text}"));
         assert!(asked.load(Ordering::Relaxed) > before, "containerd ignores this file:\n{text}");
 
-        // What install wrote once for a certificate without a key file: containerd ignores the whole file.
+        // Earlier versions wrote this for a certificate without a key file; containerd ignores the whole file
+        // for it.
         let pair = r#"[["client.cert", "client.cert"]]"#;
         if text.contains(pair) {
             let before = asked.load(Ordering::Relaxed);

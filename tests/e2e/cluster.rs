@@ -1,4 +1,4 @@
-//! Three servers by `piccolo up`: killed, restarted, and never forgetting what they acknowledged.
+//! Three servers of `piccolo up` that are killed and restarted, and never lose an acknowledged write.
 
 use std::time::{Duration, Instant};
 
@@ -9,9 +9,10 @@ use rustix::process::Signal;
 
 use crate::harness::{Agent, Image, SOON, Servers, find, find_if_up, http, keys_of, never_for, within};
 
-/// Writes go on within 2 s of a killed leader, on a machine with nothing else to do: three times of it here.
+/// Writes are possible again within 2 s of a leader's kill on an idle machine; three times that here.
 const WRITES_AGAIN: Duration = Duration::from_secs(2 * 3);
-/// The same of one that froze: its connections stay open, so only the election tells.
+/// Time until writes are possible again after a leader froze: its connections stay open, so that only the
+/// election shows it.
 const OVERTAKEN: Duration = Duration::from_secs(4 * 3);
 const HOLDER: &str = "127.0.0.1:4001";
 
@@ -19,7 +20,7 @@ fn key(number: usize) -> String {
     format!("registry.example/app:v{number}")
 }
 
-/// Advertises one key, on any server, with a retry on the next ones until the deadline.
+/// Advertises one key, at any server, with retries at the next ones until the deadline.
 async fn advertise(client: &Client, seq: u64, key: String, deadline: Duration) {
     let request = keys_of(HOLDER, Some((1, seq)), &[key]);
     within("the write is acknowledged", deadline, || async {
@@ -39,7 +40,7 @@ async fn no_kill_loses_what_was_acknowledged_and_writes_go_on() {
             written += 1;
             advertise(&everyone, written as u64, key(written), SOON).await;
         }
-        // Twice the leader, otherwise a follower: any server can be killed at any time.
+        // Kills the leader twice, otherwise a follower: any server can be killed at any time.
         let leader = servers.leader().await;
         let victim = if round % 2 == 0 { leader } else { leader % 3 + 1 };
         servers.signal(victim, Signal::KILL);
@@ -63,7 +64,7 @@ async fn no_kill_loses_what_was_acknowledged_and_writes_go_on() {
     same_state(&servers).await;
 }
 
-/// I2: equal checksums at equal log indices, on all three.
+/// Checks I2: equal checksums at equal log indices on all three servers.
 async fn same_state(servers: &Servers) {
     within("three equal checksums at one log index", SOON, || async {
         let mut seen = Vec::new();
@@ -106,7 +107,7 @@ async fn without_a_quorum_writes_are_refused_clearly_and_reads_go_on() {
     let survivor = servers.leader().await;
     let client = servers.client(survivor);
     let others: Vec<usize> = (1..=3).filter(|number| *number != survivor).collect();
-    // Stopped, not killed: `up` would start a killed one again.
+    // Stopped instead of killed, because `up` would start a killed one again.
     others.iter().for_each(|number| servers.signal(*number, Signal::STOP));
 
     let url = format!("{}/api/v1/distribution/advertise", servers.urls()[survivor - 1]);
@@ -133,7 +134,7 @@ async fn a_write_that_waits_for_a_frozen_leader_goes_to_the_next_one() {
     let other = servers.client(leader % 3 + 1);
     servers.signal(leader, Signal::STOP);
     let frozen = Instant::now();
-    // One request: it is the server that repeats it.
+    // One request: the server repeats it.
     let written = other.advertise(&keys_of(HOLDER, Some((1, 2)), &[key(2)]), SOON).await;
     let took = frozen.elapsed();
     servers.signal(leader, Signal::CONT);
@@ -148,7 +149,7 @@ async fn a_write_that_waits_for_a_frozen_leader_goes_to_the_next_one() {
     }
 }
 
-/// A holder that beats twice a second with the shortest lease, at whichever server answers; for ever.
+/// Sends heartbeats with the shortest lease twice a second, at any server that answers, without end.
 async fn beat_on(servers: &Servers) {
     let everyone = Client::new(servers.urls()).unwrap();
     let beat = KeepaliveRequest {
@@ -160,20 +161,20 @@ async fn beat_on(servers: &Servers) {
         ..KeepaliveRequest::default()
     };
     loop {
-        // No answer is the servers' fault here; the next beat goes to another one.
+        // A failed heartbeat is accepted; the next one goes to another server.
         everyone.keepalive(&beat, Duration::from_secs(1)).await.ok();
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
 }
 
-/// Asserts for `time` that no server which answers has lost the holder, while that beats.
+/// Asserts for `time` that no answering server has lost the holder, while it sends heartbeats.
 async fn stays_for(servers: &Servers, time: Duration) {
     let end = Instant::now() + time;
     let looks = async {
         while Instant::now() < end {
             for number in 1..=3 {
                 let query = FindQuery { key: key(1), group: "default".to_owned(), ..FindQuery::default() };
-                // One that is stopped says nothing.
+                // A stopped server does not answer.
                 if let Ok(found) = servers.client(number).find(&query, Duration::from_millis(300)).await {
                     assert!(found.is_some(), "server {number} has lost the holder");
                 }
@@ -181,14 +182,15 @@ async fn stays_for(servers: &Servers, time: Duration) {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
-    // The beats do not wait for the looks: the lease is short.
+    // Heartbeats do not wait for the checks, because the lease is short.
     tokio::select! {
         () = looks => {}
         () = beat_on(servers) => {}
     }
 }
 
-/// Longer than a lease: a new leader gives everybody a full one; who wakes is none any more.
+/// Longer than a lease: a new leader gives every holder a full lease, and the old one no longer leads when it
+/// continues.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_is_stopped_for_longer_than_a_lease_hides_nobody() {
     let folder = tempfile::tempdir().unwrap();
@@ -203,7 +205,8 @@ async fn a_leader_that_is_stopped_for_longer_than_a_lease_hides_nobody() {
     stays_for(&servers, asleep).await;
 }
 
-/// Nobody could beat meanwhile. Whoever leads then was late itself, and extends all leases by that.
+/// No heartbeat was possible meanwhile. The next leader was stopped itself, and extends all leases by that
+/// time.
 #[tokio::test(flavor = "multi_thread")]
 async fn servers_that_are_all_stopped_for_longer_than_a_lease_hide_nobody() {
     let folder = tempfile::tempdir().unwrap();
@@ -235,7 +238,7 @@ async fn a_node_that_dies_leaves_all_answers_after_its_lease_and_comes_back_with
         within("the layer is findable", SOON, || async { held_by(number).await.then_some(()) }).await;
     }
 
-    // The heartbeat is 2 s, so the lease 6 s: alive, nothing happens for longer than that.
+    // The heartbeat is 2 s, so that the lease is 6 s: a living holder stays visible for longer than that.
     never_for("a living holder is hidden", Duration::from_secs(8), || async { !held_by(1).await }).await;
     agent.process.signal_all(Signal::STOP);
     for number in 1..=3 {

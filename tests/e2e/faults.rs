@@ -1,4 +1,4 @@
-//! The fault matrix, pulled by a real containerd through the real mirror, from a registry that counts.
+//! The fault matrix with a real containerd through the real mirror, and a registry that counts requests.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ use crate::harness::{LayerImage, Puller, SOON, Servers, keys_of};
 
 const AT_ONCE: AtOnce = AtOnce { cells: 16, large: 4 };
 
-/// Cells that differ most: every fault, every place.
+/// The cells that differ most: every fault, every place.
 const SAMPLE: [(Place, Kind, bool, u64); 24] = [
     (Place::BeforeHeaders, Kind::Nobody, true, SMALL),
     (Place::BeforeHeaders, Kind::Freeze, true, LARGE),
@@ -42,11 +42,11 @@ const SAMPLE: [(Place, Kind, bool, u64); 24] = [
     (Place::LastByte, Kind::Short, false, LARGE),
 ];
 
-/// All cells use them, each with its own image.
+/// Site of all cells; each has its own image.
 struct Site {
     puller: Puller,
     servers: Servers,
-    /// Without a disk below it: one that others keep busy is no fault of a peer.
+    /// In memory: a disk that is busy with other work must not fail the test.
     _folder: TempDir,
 }
 
@@ -64,7 +64,7 @@ impl Site {
     }
 }
 
-/// One cell.
+/// A cell with real processes.
 #[derive(Clone, Copy)]
 struct Real(Fault);
 
@@ -120,7 +120,7 @@ async fn a_pull_of_containerd_survives_the_faults_of_a_peer_that_differ_most() {
     all_pass(Arc::new(Site::start().await), cells, AT_ONCE).await;
 }
 
-/// All 264 cells: left out of `make test`.
+/// All 264 cells; not part of `make test`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn soak_a_pull_of_containerd_survives_every_fault_of_a_peer() {
     let cells = Place::ALL.into_iter().flat_map(Fault::all_at).map(Real);

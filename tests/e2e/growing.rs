@@ -1,5 +1,5 @@
-//! A first server that was started without a thought of others, and its operator on the way to three: each
-//! host is a network namespace, so that 127.0.0.1 is another host to each.
+//! A first server that was started without regard to others, and its operator's way to three. Each host is a
+//! network namespace, so that each has its own 127.0.0.1.
 
 use std::path::Path;
 use std::process::Output;
@@ -42,7 +42,7 @@ impl Hosts {
         .await;
     }
 
-    /// `piccolo members …`, asked of the first server.
+    /// `piccolo members …` with the first server.
     fn members(&self, words: &[&str]) -> Output {
         let server = format!("http://{}:7789", self.network.address(1));
         let mut command = self.network.command(1, PICCOLO);
@@ -50,7 +50,7 @@ impl Hosts {
     }
 }
 
-/// Both adds succeeded, and from then on no write came through a server that had joined.
+/// Both adds succeeded, and afterwards no write through a joined server did.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_first_server_that_calls_itself_127_0_0_1_is_joined_by_nobody_until_it_has_moved() {
     let hosts = Hosts { network: Network::make(3), folder: tempfile::tempdir().unwrap() };
@@ -76,7 +76,7 @@ async fn a_first_server_that_calls_itself_127_0_0_1_is_joined_by_nobody_until_it
     }
     assert_eq!(hosts.client(1).members(SOON).await.unwrap().members.len(), 1);
 
-    // As it says.
+    // Follows the advice in the output.
     let id = said.split("piccolo members replace ").nth(1).unwrap().split(' ').next().unwrap().to_owned();
     assert!(first.stop().success());
     let address = hosts.network.address(1);

@@ -1,5 +1,5 @@
-//! Sites at which containerd reaches the registry in a way that the registry's name does not show: a
-//! mirror behind ours in hosts.toml, or a proxy. There the registry has the word about its tags (I6).
+//! Sites where containerd reaches the registry differently from what its name shows: through another mirror
+//! after ours in hosts.toml, or through a proxy. The registry decides about its tags there, too (I6).
 
 use std::fs;
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::harness::{Agent, Containerd, Image, Registry, SOON, Servers, find, ht
 /// A name that no resolver knows (RFC 2606).
 const REGISTRY: &str = "registry.invalid";
 
-/// A containerd with CRI, which tells the agent where its hosts are, and an agent that is not told.
+/// A containerd with CRI, which reports its hosts to the agent, and an agent without that setting.
 struct Site {
     containerd: Containerd,
     agent: Agent,
@@ -40,7 +40,7 @@ impl Site {
         Self { containerd, agent, proxy: None }
     }
 
-    /// The keys of the root, our mirror, then the tables behind it.
+    /// Writes keys of the root table, our mirror, and then the tables after it.
     fn hosts_toml(&self, root: &str, behind: &str) {
         let text = format!("{root}\n[host.\"{}\"]\n{behind}\n", self.agent.mirror_url());
         let folder = self.containerd.folder.join("certs.d").join(REGISTRY);
@@ -52,7 +52,7 @@ impl Site {
         let name = format!("{REGISTRY}/app:v1");
         let mut ctr =
             self.containerd.ctr(&["images", "pull", "--snapshotter", "native", "--hosts-dir", &certs, &name]);
-        // `ctr` pulls itself: its proxy stands for containerd's.
+        // `ctr` pulls by itself: its proxy stands in for containerd's.
         if let Some(proxy) = &self.proxy {
             ctr.env("HTTP_PROXY", proxy);
         }
@@ -60,7 +60,7 @@ impl Site {
         tokio::time::timeout(Duration::from_secs(120), pull).await.expect("a pull ends").unwrap()
     }
 
-    /// Pulls, and finds that the tag is `image` then.
+    /// Pulls the tag and checks that it is `image`.
     async fn pulls(&self, image: &Image) {
         let output = self.pull().await;
         let error = String::from_utf8_lossy(&output.stderr);
@@ -70,7 +70,7 @@ impl Site {
         assert!(listed.contains(image.manifest.as_str()), "{listed}\n{}", self.agent.process.log());
     }
 
-    /// The agent answers the tag itself only if the registry is gone: what it says now.
+    /// Status of the agent's answer for the tag, which it answers itself only if the registry is down.
     async fn mirror_status(&self) -> u16 {
         let url = format!("{}/v2/app/manifests/v1?ns={REGISTRY}", self.agent.mirror_url());
         http().get(url).send().await.unwrap().status().as_u16()
@@ -85,7 +85,7 @@ impl Site {
     }
 }
 
-/// At 9f888af the node's own old tag was answered for ever, and nobody asked Harbor.
+/// At 9f888af the node's old tag was answered forever, and Harbor was not asked.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mirror_behind_us_has_the_word_though_the_name_of_its_registry_leads_nowhere() {
     let folder = tempfile::tempdir().unwrap();
@@ -116,7 +116,7 @@ async fn a_mirror_behind_us_has_the_word_though_the_name_of_its_registry_leads_n
     assert!(site.pull().await.status.success(), "{}", site.agent.process.log());
 }
 
-/// At 9f888af a proxy that only containerd's unit sets made the registry look gone for ever.
+/// At 9f888af a proxy that only containerd's unit sets made the registry look down forever.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registry_that_only_containerds_proxy_reaches_has_the_word_about_its_tags() {
     let folder = tempfile::tempdir().unwrap();
@@ -127,7 +127,7 @@ async fn a_registry_that_only_containerds_proxy_reaches_has_the_word_about_its_t
     site.hosts_toml(&format!("server = \"http://{REGISTRY}:5000\""), "");
     let registry_folder = folder.path().join("registry");
     fs::create_dir_all(&registry_folder).unwrap();
-    // A registry answers requests that name another host as a proxy does which forwards them.
+    // A registry answers requests that name another host, like a forwarding proxy.
     let registry = Registry::start(&registry_folder).await;
     let proxies = Proxies { http_proxy: Some(registry.url()), ..Proxies::default() };
     let certs = site.containerd.folder.join("certs.d");

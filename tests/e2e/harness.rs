@@ -1,5 +1,5 @@
-//! Starts and stops the real parts. Everything lives in one temporary folder a test, listens on
-//! free loopback ports, and is killed by its pid when dropped.
+//! Starts and stops real processes. Each test has one temporary folder and free loopback ports; its processes
+//! are killed by pid when dropped.
 
 pub mod containerd;
 pub mod image;
@@ -26,11 +26,11 @@ pub use servers::{Servers, find, find_if_up, keys_of};
 
 /// The binary under test.
 pub const PICCOLO: &str = env!("CARGO_BIN_EXE_piccolo");
-/// For what is no promise: starting a daemon, an election on a busy machine.
+/// Time for steps without a promised duration: a daemon's start, an election on a busy machine.
 pub const SOON: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(20);
 
-/// Polls until `condition` gives a value; panics with `what` when the time is over.
+/// Polls until `condition` returns a value; panics with `what` after `time`.
 pub async fn within<T, F: Future<Output = Option<T>>>(
     what: &str,
     time: Duration,
@@ -59,21 +59,21 @@ pub async fn never_for<F: Future<Output = bool>>(
     }
 }
 
-/// A client that asks straight.
+/// A client that uses no proxy.
 pub fn http() -> reqwest::Client {
-    // The first call decides; later ones are told so, which is no error here.
+    // Only the first call installs it; the error of later ones is ignored.
     rustls::crypto::ring::default_provider().install_default().ok();
     reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(10)).build().unwrap()
 }
 
-/// Body of a GET, whatever its status. Asks again while nobody answers: a process has just started, or the
-/// machine is busy.
+/// Body of a GET, whatever its status. Retries while there is no answer: a process may just have started, or
+/// the machine be busy.
 pub async fn text_of(url: &str) -> String {
     within(&format!("{url} answers"), SOON, || async { http().get(url).send().await.ok()?.text().await.ok() })
         .await
 }
 
-/// Status of a GET, `None` if nobody answers.
+/// Status of a GET; `None` without an answer.
 pub async fn status_of(url: &str) -> Option<u16> {
     http().get(url).send().await.ok().map(|answer| answer.status().as_u16())
 }

@@ -1,5 +1,5 @@
-//! Real agents as holders, each on a host of its own, that fail in the middle of a large layer in ways that
-//! a script cannot: killed, frozen, unplugged. And several slow ones at once.
+//! Real agents as holders, each on its own host, that fail in the middle of a large layer in ways that a
+//! script cannot imitate: killed, frozen, unplugged. Also several slow ones at the same time.
 
 use std::time::{Duration, Instant};
 
@@ -13,16 +13,16 @@ use crate::harness::process::{children, pid};
 use crate::harness::{LayerImage, Network, PICCOLO, Process, Puller, SOON, find_if_up, within};
 use crate::scripted::Scripted;
 
-/// What one holder sends while two of them share the layer: there is a middle.
+/// Rate of one holder when two share the layer, so slow that there is a middle.
 const PACE: &str = "12000000";
 const MIDDLE_BYTES: u64 = LARGE / 3;
-/// Of the layer, all that the holders may send.
+/// Bytes that the holders may send, as a multiple of the layer.
 const SENT_MAX: f64 = 1.25;
-/// What one holder sends when several are compared with it: so little that a busy machine is not what they wait for.
+/// Rate of one holder when several are compared with it, so low that a busy machine does not slow them down.
 const SHAPE: &str = "40mbit";
 const FASTER_MIN: f64 = 2.0;
 
-/// Holders on hosts 1, 2, … of one server, and a node beside them that has nothing.
+/// Holders on hosts 1, 2, … with one server, and an empty node.
 struct Site {
     puller: Puller,
     holders: Vec<Process>,
@@ -33,7 +33,7 @@ struct Site {
 }
 
 impl Site {
-    /// Each holder has the images of its entry.
+    /// Starts the site; each holder has the images of its entry.
     async fn start(has: &[&[&LayerImage]], extra: &[&str]) -> Self {
         let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
         let server_host = has.len() as u8 + 1;
@@ -49,7 +49,7 @@ impl Site {
             client.status(Duration::from_secs(1)).await.ok().filter(|status| status.quorum)
         })
         .await;
-        // Nobody asks it, but others refuse to be told of a holder on loopback.
+        // Nobody fetches from it, but others refuse a holder on loopback.
         let told = ["--advertise", &format!("{}:7781", network.address(254))];
         let puller = Puller::start(&folder.path().join("node"), std::slice::from_ref(&url), &told).await;
         let mut site = Self { puller, holders: Vec::new(), _server: server, network, client, folder };
@@ -73,7 +73,7 @@ impl Site {
         site
     }
 
-    /// Pulls, and returns how long that took. The registry sends nothing of the layer.
+    /// Pulls the image; returns the duration. The registry sends nothing of the layer.
     async fn pull(&self, image: &LayerImage) -> Duration {
         let registry = Scripted::start("127.0.0.1", image.registry()).await;
         let began = Instant::now();
@@ -86,7 +86,7 @@ impl Site {
         took
     }
 
-    /// Supervisor and worker, in the order in which they can be stopped.
+    /// Pids of supervisor and worker, in the order in which they can be stopped.
     fn pids(&self, host: u8) -> Vec<u32> {
         let supervisor = self.holders[usize::from(host) - 1].pid();
         [supervisor].into_iter().chain(children(supervisor)).collect()
@@ -94,26 +94,26 @@ impl Site {
 
     fn signal(&self, host: u8, signal: Signal) {
         for process in self.pids(host) {
-            // An error says that it has ended with the other.
+            // An error means that it has ended with the other process.
             kill_process(pid(process), signal).ok();
         }
     }
 }
 
-/// Lets what was frozen run again, so that it can end.
+/// Continues frozen processes when dropped, so that they can end.
 struct Frozen(Vec<u32>);
 
 impl Drop for Frozen {
     fn drop(&mut self) {
         for process in &self.0 {
-            // An error says that it was killed.
+            // An error means that it was killed.
             kill_process(pid(*process), Signal::CONT).ok();
         }
     }
 }
 
-/// Two holders, of which the one that has sent more fails in the middle. `fail` returns what is to be
-/// kept until the end.
+/// Two holders, of which the one that has sent more fails in the middle. The result of `fail` is kept until
+/// the end.
 async fn one_of_two_fails<K>(fail: impl AsyncFnOnce(&Site, u8) -> K) {
     let image = LayerImage::of(Blob::new(LARGE));
     let site = Site::start(&[&[&image], &[&image]], &["--upload-bytes-per-second", PACE]).await;

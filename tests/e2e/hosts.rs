@@ -1,4 +1,4 @@
-//! The same command on each of three hosts: network namespaces on one bridge.
+//! The same command on each of three hosts, which are network namespaces on one bridge.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::harness::{Network, PICCOLO, Process, SOON, find_if_up, keys_of, never
 
 const HOLDER: &str = "192.0.2.7:7781";
 
-/// Three of them.
+/// Three hosts of the network.
 struct Hosts(Network);
 
 impl Hosts {
@@ -37,7 +37,7 @@ impl Hosts {
         self.client(host).status(Duration::from_secs(1)).await.ok()
     }
 
-    /// The host that leads, as any of `hosts` sees it.
+    /// The leading host by the answers of `hosts`.
     async fn leader(&self, hosts: &[u8]) -> u8 {
         within("a leader", SOON, || async {
             for host in hosts {
@@ -79,7 +79,7 @@ async fn three_hosts_form_one_cluster_and_survive_restarts_and_cut_links() {
     let folder = tempfile::tempdir().unwrap();
     let network = Hosts::make();
     let list = network.list();
-    // Any order of starting, and any order of the list.
+    // Starts in any order, with the list in any order.
     let shuffled = list.split(',').rev().collect::<Vec<_>>().join(",");
     let mut third = network.start(folder.path(), 3, &list);
     let mut first = network.start(folder.path(), 1, &shuffled);
@@ -92,7 +92,7 @@ async fn three_hosts_form_one_cluster_and_survive_restarts_and_cut_links() {
         assert_eq!(network.status(host).await.unwrap().cluster, cluster);
     }
 
-    // Restarts in another order, one of them with -9.
+    // Restarts in another order, one of them after kill -9.
     second.kill();
     third = restart(&network, folder.path(), third, 3, &list);
     let second = network.start(folder.path(), 2, &list);
@@ -101,7 +101,7 @@ async fn three_hosts_form_one_cluster_and_survive_restarts_and_cut_links() {
     write(&network.client(3), 2).await;
     readable(&network.client(1), 2).await;
 
-    // The leader's link is cut: the others go on, it refuses writes but answers, and catches up.
+    // The leader's link is cut: the others continue; it refuses writes but answers, and catches up.
     let leader = network.leader(&[1, 2, 3]).await;
     let rest: Vec<u8> = (1..=3).filter(|host| *host != leader).collect();
     network.0.unplug(leader);

@@ -1,5 +1,5 @@
-//! The real binary with real containerds and a real registry, as an operator runs them. Needs root
-//! and what `.ci/install run` installs; a missing part is a failure, not a skip.
+//! The real binary with real containerds and a real registry, as an operator runs them. Needs root and what
+//! `.ci/install run` installs; a missing part fails the test instead of skipping it.
 
 #![allow(clippy::unwrap_used, reason = "clippy.toml exempts #[test] functions, not the harness beside them")]
 #![allow(unreachable_pub, reason = "the harness is a library to the scenarios beside it")]

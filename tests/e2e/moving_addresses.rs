@@ -1,4 +1,4 @@
-//! A site whose nodes get their addresses late, lose them to DHCP, or have none of IPv4: with the defaults.
+//! Default settings at sites whose nodes get their addresses late, lose them to DHCP, or have no IPv4.
 
 use std::fs;
 use std::process::Command;
@@ -9,7 +9,7 @@ use piccolo::api::client::Client;
 use crate::harness::process::run;
 use crate::harness::{Image, Network, PICCOLO, Process, SOON, find_if_up, free_ports_in_a_row, http, within};
 
-/// Where peers fetch from by default.
+/// Default port of the blob server.
 const PEER_PORT: u16 = 7781;
 
 struct Site {
@@ -17,12 +17,12 @@ struct Site {
     network: Network,
     image: Image,
     server_port: u16,
-    /// Last: the logs of the processes are in it.
+    /// Last, because the logs of the processes are in it.
     folder: tempfile::TempDir,
 }
 
 impl Site {
-    /// A server that listens as by default, on a bridge with one host that has no address.
+    /// Makes a server with default listeners, on a bridge with one host that has no address.
     async fn make() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let network = Network::make(1);
@@ -46,7 +46,7 @@ impl Site {
     fn agent(&self, server: &str) -> Process {
         let mut agent = self.network.command(1, PICCOLO);
         agent.args(["agent", "--servers", &format!("http://{server}:{}", self.server_port)]);
-        // The lease of an address that was left outlives the test: what is not withdrawn is seen.
+        // The lease of a former address outlives the test, so that keys that are not withdrawn are found.
         agent.args(["--heartbeat-interval", "5m", "--metrics-listen", "[::]:7782", "--layout"]);
         agent.arg(&self.image.folder);
         agent.env("PICCOLO_STATE_DIR", self.folder.path().join("state"));
@@ -64,7 +64,7 @@ impl Site {
         .await;
     }
 
-    /// What a peer gets at an address.
+    /// Bytes that a peer gets at an address.
     async fn fetch(&self, host: &str) -> Vec<u8> {
         let layer = &self.image.layers[0];
         let url = format!("http://{host}:{PEER_PORT}/v2/app/blobs/{layer}?ns=registry.test");
@@ -77,7 +77,7 @@ async fn readiness(host: &str) -> Option<(u16, String)> {
     Some((answer.status().as_u16(), answer.text().await.ok()?))
 }
 
-/// Without a route at its start the agent ended, and an address that changed stayed the old one for good.
+/// Without a route at its start the agent ended, and a changed address was never updated.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_address_that_comes_late_and_changes_is_followed() {
     let site = Site::make().await;
@@ -102,7 +102,7 @@ async fn an_address_that_comes_late_and_changes_is_followed() {
     assert_eq!(site.fetch(&second).await, fs::read(blob).unwrap());
 }
 
-/// The advice was `--advertise`, which then named an address that the peer port did not take.
+/// The message advised `--advertise`, with an address that the peer port did not accept.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_site_without_ipv4_works_with_the_defaults() {
     let site = Site::make().await;

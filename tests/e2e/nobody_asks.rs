@@ -1,5 +1,5 @@
-//! A node whose containerd does not read the `hosts.toml` that has our mirror: images come, the mirror is
-//! not asked, and both the agent and `piccolo mirror check` say so.
+//! A node whose containerd does not read the `hosts.toml` with our mirror: images arrive without requests to
+//! the mirror, and both the agent and `piccolo mirror check` report that.
 
 use std::fs;
 use std::process::Command;
@@ -14,7 +14,7 @@ async fn readyz(node: &Node) -> String {
     text_of(&format!("http://127.0.0.1:{}/readyz", node.agent.metrics)).await
 }
 
-/// Imports an image as a build or an offline site does.
+/// Imports an image like a build or an offline site.
 fn import(node: &Node, image: &Image, number: u64) {
     let archive = image.folder.with_extension("tar");
     let files = ["oci-layout", "index.json", "blobs"];
@@ -23,7 +23,7 @@ fn import(node: &Node, image: &Image, number: u64) {
     run(&mut node.containerd.ctr(&["images", "import", "--no-unpack", "--base-name", &base, &archive]));
 }
 
-/// What `piccolo mirror check` prints, and whether all is well.
+/// Output of `piccolo mirror check`, and whether it succeeded.
 fn check(node: &Node, config_path: &str) -> (String, bool) {
     let folder = &node.containerd.folder;
     let config = folder.join("for-check.toml");

@@ -1,5 +1,6 @@
-//! A site whose firewall drops what goes to the peers' port (7781) while the servers' port (7789) is open:
-//! the commonest mistake of a rollout. Real containerd, a real registry, and holders that swallow packets.
+//! A site whose firewall drops packets to the peers' port (7781) while the servers' port (7789) is open,
+//! which is the most common mistake of a rollout: real containerd, real registry, and holders that drop
+//! packets.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -11,12 +12,12 @@ use socket2::{Domain, Socket, Type};
 
 use crate::harness::{Image, Node, Registry, SOON, Servers, find, text_of, within};
 
-/// I4: what a pull may cost more than without us, whatever its number of layers, is 3 s; twice as much here, where
-/// others keep the machine busy.
+/// I4: a pull may cost 3 s more than without Piccolo, whatever its number of layers; twice that here, on a
+/// busy machine.
 const COST_MAX: Duration = Duration::from_secs(3 * 2);
 const LAYERS: usize = 30;
 
-/// A listener whose queue is full: the kernel drops the first packet of each further connection.
+/// A listener with a full queue: the kernel drops the first packet of each further connection.
 struct Walled {
     address: SocketAddr,
     _listener: Socket,
@@ -41,7 +42,7 @@ impl Walled {
         panic!("the queue of a listener is never full");
     }
 
-    /// The servers are told that this holder has `image`.
+    /// Advertises `image` for this holder.
     async fn holds(&self, image: &Image, client: &Client) {
         let request = WriteRequest {
             holder: self.address.to_string(),
@@ -81,7 +82,7 @@ async fn a_pull_of_30_layers_costs_at_most_3_s_more_and_readyz_names_the_port() 
         node.pull_by_threes(&name).await;
         took.push(start.elapsed());
     }
-    // The last one is held by nobody: what it took is what the node takes without peers.
+    // Nobody holds the last image: its duration is that of a pull without peers.
     assert!(took[0] < took[1] + COST_MAX, "{took:?}");
 
     let agent = format!("http://127.0.0.1:{}", node.agent.metrics);

@@ -1,5 +1,5 @@
-//! What a registry keeps to itself, with a registry that asks for a password, and how little is asked
-//! of one that keeps nothing.
+//! What must not be shared of a registry with passwords, and how few requests a registry gets when everything
+//! may be shared.
 
 use std::time::Duration;
 
@@ -31,8 +31,8 @@ async fn status(method: &str, url: &str, headers: &[(&str, &str)]) -> u16 {
     request.send().await.unwrap().status().as_u16()
 }
 
-/// Every path under which `what` of the repository `app` can be asked for: without `ns`, with that of
-/// the registry, with another, and as CRI-O writes it.
+/// Every path for `what` of the repository `app`: without `ns`, with that of the registry, with another one,
+/// and as CRI-O writes it.
 fn routes(kind: &str, what: &str, registry: &str) -> [String; 4] {
     [
         format!("/v2/app/{kind}/{what}"),
@@ -61,7 +61,7 @@ async fn a_node_without_the_password_pulls_by_no_route_what_its_neighbour_holds(
     let (urls, url) = (servers.urls(), registry.url());
     let a = Node::start_with(&folder.path().join("a"), &urls, &url, &config).await;
     let b = Node::start_with(&folder.path().join("b"), &urls, &url, &config).await;
-    // As a Go pi, or an agent whose operator forgot: it offers everything.
+    // Like a Go pi, or an agent without the policy: it offers everything.
     let lax = Node::start(&folder.path().join("lax"), &urls, &url).await;
 
     assert!(succeeded(&a.try_pull_as(Some(READER), &reference).await), "the registry knows this user");
@@ -76,13 +76,13 @@ async fn a_node_without_the_password_pulls_by_no_route_what_its_neighbour_holds(
     assert!(succeeded(&lax.try_pull_as(Some(READER), &reference).await));
     findable(&servers, &[&image.manifest], &lax.agent.holder()).await;
 
-    // containerd itself, by tag and by digest, while a neighbour offers what it should not.
+    // containerd itself, by tag and by digest, while a neighbour offers content that it should not.
     let by_digest = format!("{}/app@{}", registry.name, image.manifest);
     for name in [&reference, &by_digest] {
         assert!(!succeeded(&b.try_pull(name).await), "{name} came without a password");
         assert!(!succeeded(&b.try_pull_as(Some("reader:wrong"), name).await), "{name} came with a wrong one");
     }
-    // By hand: the neighbour's peer port, and the mirrors of both.
+    // Requests by hand: the neighbour's peer port, and the mirrors of both.
     let ports = [
         ("neighbour's peer port", a.agent.peer),
         ("neighbour's mirror", a.agent.mirror),
@@ -112,7 +112,7 @@ async fn a_node_without_the_password_pulls_by_no_route_what_its_neighbour_holds(
             }
         }
     }
-    // The own mirror: for this registry it passes on nothing, whoever offers it.
+    // The node's own mirror passes on nothing of this registry, whichever node offers it.
     for (kind, what) in
         [("manifests", "v1"), ("manifests", image.manifest.as_str()), ("blobs", image.manifest.as_str())]
     {
@@ -136,7 +136,7 @@ async fn a_node_without_the_password_pulls_by_no_route_what_its_neighbour_holds(
         "the manifest comes from the registry, which has checked the password"
     );
 
-    // And with its own copy there: the next user of this node is asked for the password as well.
+    // Even with a local copy: the next user of this node must give the password as well.
     run(&mut b.containerd.ctr(&["images", "rm", &reference]));
     assert!(!succeeded(&b.try_pull(&reference).await), "the own copy was given without a password");
 }
@@ -148,7 +148,7 @@ async fn a_manifest_is_withdrawn_when_it_becomes_known_from_a_registry_that_keep
     let registry = Registry::start(folder.path()).await;
     let image = Image::make(&folder.path().join("image"), 22, &[50_000, 1000]);
     let strict = registry.push(&image, "app:v1");
-    // The same registry under a name that keeps nothing.
+    // The same registry under a name without the policy.
     let open = strict.replace("127.0.0.1", "localhost");
     let config = manifests_origin(&registry.name);
     let node = Node::start_with(&folder.path().join("a"), &servers.urls(), &registry.url(), &config).await;
@@ -220,7 +220,7 @@ async fn blobs_and_filtered_repositories_stay_with_their_registry() {
     }
 }
 
-/// Beside the HEAD of the agent itself, which is remembered for 10 s.
+/// Apart from the agent's own HEAD, whose result is remembered for 10 s.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pull_asks_the_registry_at_most_once_for_a_tag_and_never_for_a_digest() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Images on their way: registry to node, node to node, and out of the index again.
+//! Pulls of images: from registry to node, from node to node, and removal from the index.
 
 use std::fs;
 use std::path::Path;
@@ -28,7 +28,7 @@ async fn findable(servers: &Servers, numbers: &[usize], digests: &[Digest], hold
     }
 }
 
-/// Waits until nobody holds any of the digests, as server 1 sees it.
+/// Waits until none of the digests has a holder, by the answers of server 1.
 async fn gone(servers: &Servers, digests: &[Digest]) {
     let client = servers.client(1);
     for digest in digests {

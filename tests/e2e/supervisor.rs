@@ -10,8 +10,8 @@ use crate::harness::process::{children, pid};
 use crate::harness::{Agent, Containerd, Image, Node, Registry, SOON, Servers, find, within};
 
 const MIB: usize = 1 << 20;
-/// The promise is half of it: `limits.rs` asserts that the times of the supervisor add up to less. A busy machine adds
-/// its own.
+/// Twice the promise, for a busy machine: `limits.rs` asserts that the supervisor's times add up to less than
+/// the promise.
 const FROZEN_COST_MAX: Duration = Duration::from_secs(10);
 
 fn freeze(agent: &Agent) -> Instant {
@@ -20,7 +20,7 @@ fn freeze(agent: &Agent) -> Instant {
     Instant::now()
 }
 
-/// How long a pull takes that knows nothing of us.
+/// Duration of a pull without Piccolo.
 async fn straight(folder: &Path, reference: &str) -> Duration {
     let mut containerd = Containerd::prepare(folder);
     containerd.start().await;
@@ -55,7 +55,7 @@ async fn a_worker_frozen_in_mid_blob_costs_some_seconds_at_most() {
     // Over 16 MiB: passed on while it arrives.
     let image = Image::make(&folder.path().join("image"), 41, &[64 * MIB]);
     let name = registry.push(&image, "app:v1");
-    // A peer that takes its time, so that there is a middle.
+    // A slow peer, so that there is a middle.
     let layout = image.folder.display().to_string();
     let peer = ["--layout", &layout, "--upload-bytes-per-second", "8000000"];
     let peer = Agent::start(&folder.path().join("image"), &servers.urls(), &peer);
@@ -80,7 +80,7 @@ async fn a_worker_frozen_in_mid_blob_costs_some_seconds_at_most() {
     assert!(log.contains("has not answered"), "it was not the supervisor that ended this:\n{log}");
 }
 
-/// Waits until an ingest has so many bytes.
+/// Waits until an ingest has `bytes` bytes.
 async fn within_middle(ingests: &Path, bytes: u64) {
     within("the layer is arriving", SOON, || async {
         let files = fs::read_dir(ingests).ok()?.flatten().map(|entry| entry.path().join("data"));

@@ -1,5 +1,5 @@
-//! A registry behind a network that says nothing: packets that vanish, a resolver that never answers.
-//! Everything runs in a namespace of its own.
+//! A registry behind a silent network: packets that are dropped, a resolver that never answers. Everything
+//! runs in its own namespace.
 
 use std::fs;
 use std::path::PathBuf;
@@ -13,13 +13,13 @@ use crate::harness::process::run;
 use crate::harness::{Image, PICCOLO, Process, SOON, find_if_up, http, status_of, within};
 
 static NETWORKS: AtomicU8 = AtomicU8::new(0);
-/// The promise is 2 s; twice as much here, where others keep the machine busy.
+/// The promise is 2 s; twice that here, on a busy machine.
 const SERVED_WITHIN: Duration = Duration::from_secs(2 * 2);
-/// Headers held for containerd are answered until then, with time for the machine.
+/// Time to stop: delayed headers for containerd are answered until then.
 const STOPPED_WITHIN: Duration = Duration::from_secs(8);
 
-/// A namespace with a link to the test, and a neighbour on another that swallows what it is sent:
-/// it is resolver and registry.
+/// A namespace with a link to the test, and a neighbour on another link that drops all packets and serves as
+/// resolver and registry.
 struct Network {
     number: u8,
 }
@@ -61,7 +61,7 @@ impl Network {
         format!("10.213.{}.{host}", self.number)
     }
 
-    /// Nobody is there, and nobody says so.
+    /// Address of a host that does not exist, without an error from the network.
     fn silent(&self) -> String {
         format!("10.214.{}.9", self.number)
     }

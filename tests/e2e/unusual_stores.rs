@@ -1,5 +1,5 @@
-//! Nodes whose images cannot be shared as they should, and what the agent says about that: a content
-//! folder that is wrong or closed to it, file notifications that ran out, images of other namespaces.
+//! Nodes whose images cannot be shared properly, and what the agent reports: a content folder that is wrong
+//! or not readable, exhausted file notifications, images of other namespaces.
 
 use std::path::Path;
 use std::process::Command;
@@ -7,7 +7,7 @@ use std::process::Command;
 use crate::harness::process::run;
 use crate::harness::{Agent, Containerd, Image, PICCOLO, SOON, Servers, find, status_of, text_of, within};
 
-/// Waits until the agent says all of this beside its readiness.
+/// Waits until the agent's readiness reports all of these.
 async fn says(agent: &Agent, parts: &[&str]) {
     let url = format!("http://127.0.0.1:{}/readyz", agent.metrics);
     within(&format!("the agent says {parts:?}"), SOON, || async {
@@ -32,7 +32,7 @@ fn import(containerd: &Containerd, namespace: &str, image: &Image) {
     run(&mut containerd.ctr_in(namespace, &arguments));
 }
 
-/// All of `image` is found at the agent, and given by it.
+/// Waits until all of `image` is found at the agent, and fetches it.
 async fn shared(servers: &Servers, agent: &Agent, image: &Image) {
     let client = servers.client(1);
     for digest in image.digests() {
@@ -60,7 +60,7 @@ async fn a_wrong_content_path_other_namespaces_and_discarded_layers_are_said_in_
     run(&mut containerd.ctr(&arguments));
     run(&mut containerd.ctr(&["content", "rm", discarded.layers[0].as_str()]));
 
-    // The layout's folder has blobs, too; they are not those of this containerd.
+    // The layout's folder has blobs, too, but not those of this containerd.
     let wrong = elsewhere.folder.display().to_string();
     let arguments = ["--containerd-sock", &containerd.socket(), "--containerd-content-path", &wrong];
     let agent = Agent::start(&folder.path().join("a"), &servers.urls(), &arguments);
@@ -80,7 +80,7 @@ async fn blobs_closed_to_the_agent_are_read_over_grpc_and_the_reason_names_the_p
     let containerd = containerd_with(&folder.path().join("a"), &image).await;
     let blobs = folder.path().join("a/root/io.containerd.content.v1.content/blobs");
     run(Command::new("chmod").arg("000").arg(&blobs));
-    // Root without the right to pass over permissions.
+    // Root without the capability to override permissions.
     let mut command = Command::new("setpriv");
     command.args(["--bounding-set=-dac_override,-dac_read_search", PICCOLO]);
     let arguments = ["--containerd-sock", &containerd.socket()];
@@ -90,7 +90,7 @@ async fn blobs_closed_to_the_agent_are_read_over_grpc_and_the_reason_names_the_p
     says(&agent, &[&path, "Permission denied", "over gRPC"]).await;
     shared(&servers, &agent, &image).await;
 
-    // A layout has nothing to fall back to; its reason says where and why.
+    // A layout has no fallback; the reason says where and why.
     let arguments = ["--layout", &image.folder.display().to_string()];
     let mut command = Command::new("setpriv");
     command.args(["--bounding-set=-dac_override,-dac_read_search", PICCOLO]);
@@ -108,7 +108,7 @@ async fn without_file_notifications_new_images_are_found_and_notifications_taken
     let servers = Servers::up(folder.path()).await;
     let image = Image::make(&folder.path().join("image"), 45, &[100_000]);
     let containerd = containerd_with(&folder.path().join("a"), &image).await;
-    // A user namespace has a limit of its own.
+    // A user namespace has its own limit.
     let mut command = Command::new("unshare");
     command.args(["--user", "--map-root-user", "sh", "-c"]);
     command.args(["echo 0 >/proc/sys/user/max_inotify_instances; exec \"$0\" \"$@\"", PICCOLO]);

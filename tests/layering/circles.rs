@@ -1,9 +1,9 @@
-//! No circles among the modules of one folder. A module here is a file with the folder of its name: all that
-//! is in `network.rs` and `network/` is `network` for its neighbours. Inside of it the next level begins.
-//! A parent and its children are no neighbours: a child may use what its parent defines.
+//! No circles among the modules of one folder. A module here is a file with the folder of the same name: for
+//! its neighbours all of `network.rs` and `network/` is `network`. Its content is the next level. Parent and
+//! child are not neighbours: a child may use what its parent defines.
 //!
-//! Alone, in seconds: `CARGO_MANIFEST_DIR=. rustc --edition 2024 --test -o /tmp/circles tests/layering/circles.rs
-//! && /tmp/circles`.
+//! Run it alone, in seconds: `CARGO_MANIFEST_DIR=. rustc --edition 2024 --test -o /tmp/circles
+//! tests/layering/circles.rs && /tmp/circles`.
 
 #![cfg_attr(
     test,
@@ -19,16 +19,16 @@ use std::path::Path;
 
 use source::{Arrow, Crate, Name};
 
-/// Roots of the crates that are looked at.
+/// Roots of the checked crates.
 const ROOTS: [&str; 2] = ["src/lib.rs", "raft/src/lib.rs"];
 
 /// Places of one arrow that are told.
 const PLACES_MAX: usize = 4;
 
-/// From a module to its neighbours in the same folder, and where it names each.
+/// For each module its neighbours in the same folder that it names, and where.
 type Neighbours = BTreeMap<String, BTreeMap<String, Vec<String>>>;
 
-/// The arrows among the neighbours of each folder.
+/// Arrows among neighbours, by folder.
 fn folders(arrows: &[Arrow]) -> BTreeMap<Name, Neighbours> {
     let mut folders: BTreeMap<Name, Neighbours> = BTreeMap::new();
     for Arrow { from, to, place } in arrows {
@@ -52,7 +52,7 @@ fn reached<'a>(neighbours: &'a Neighbours, from: &str) -> BTreeSet<&'a str> {
     reached
 }
 
-/// The modules that reach each other, in groups.
+/// Groups of modules that reach each other.
 fn circles(neighbours: &Neighbours) -> BTreeSet<BTreeSet<String>> {
     let all: BTreeMap<&str, BTreeSet<&str>> =
         neighbours.keys().map(|name| (name.as_str(), reached(neighbours, name))).collect();

@@ -1,33 +1,33 @@
-//! Enough of Rust's grammar to see which module names which: comments, strings and test items are blanked,
-//! modules are followed from the root of a crate, paths are resolved through `use`.
+//! A parser of as much Rust as is needed to find which module names which: it blanks comments, strings and
+//! test items, follows modules from the root of a crate, and resolves paths through `use`.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A module's place in its crate: empty for the root.
+/// Path of a module in its crate; empty for the root.
 pub(super) type Name = Vec<String>;
 
-/// How many `use` declarations lead from a name to what it stands for, at most.
+/// Longest chain of `use` declarations from a name to its definition.
 const ALIASES_MAX: usize = 8;
 
-/// A module in a file of its own.
+/// A module in its own file.
 pub(super) struct Module {
     pub(super) name: Name,
     pub(super) file: PathBuf,
     /// The text with comments, strings and test items blanked; lines are those of the file.
     text: String,
-    /// What `use` brings in: the name here, and the full path.
+    /// Names from `use` declarations, with their full paths.
     aliases: BTreeMap<String, Vec<String>>,
-    /// Modules of which everything is brought in.
+    /// Modules that are imported with `*`.
     globs: Vec<Vec<String>>,
 }
 
-/// One place where a module names something of another one.
+/// A place where a module names something of another one.
 pub(super) struct Arrow {
     pub(super) from: Name,
     pub(super) to: Name,
-    /// `file:line`.
+    /// `file:line` of the place.
     pub(super) place: String,
 }
 
@@ -36,7 +36,7 @@ pub(super) struct Crate {
     pub(super) modules: BTreeMap<Name, Module>,
 }
 
-/// A path as it is written, and where.
+/// A path as it is written, and its position.
 struct Written {
     path: Vec<String>,
     at: usize,
@@ -45,7 +45,7 @@ struct Written {
 }
 
 impl Crate {
-    /// Reads the crate whose root file is `root`.
+    /// Reads the crate with the root file `root`.
     pub(super) fn read(root: &Path) -> Self {
         let mut modules = BTreeMap::new();
         let mut left = vec![(Name::new(), root.to_owned(), root.parent().expect("a folder").to_owned())];
@@ -103,7 +103,7 @@ impl Crate {
         arrows
     }
 
-    /// The module in which what `path` means is defined. The path starts at the root of the crate.
+    /// The module that defines what `path` means. The path starts at the root of the crate.
     fn resolve(&self, mut path: Vec<String>) -> Name {
         for _ in 0..ALIASES_MAX {
             let mut at = 0;
@@ -126,7 +126,7 @@ impl Crate {
         panic!("a circle of use declarations: {path:?}");
     }
 
-    /// Every path into this crate that `module` writes, from the root of the crate.
+    /// Every path into this crate in `module`, from the root of the crate.
     fn written(&self, module: &Module) -> Vec<Written> {
         let text = &module.text;
         let mut found = Vec::new();
@@ -152,7 +152,7 @@ impl Crate {
         found
     }
 
-    /// Where a path that begins with `word` starts; `None`: in another crate, or with something of this file.
+    /// Start of a path whose first word is `word`; `None`: it is in another crate, or an item of this file.
     fn start(&self, scope: &Name, word: &str) -> Option<Vec<String>> {
         match word {
             "crate" => Some(Vec::new()),
@@ -167,7 +167,7 @@ impl Crate {
 }
 
 impl Module {
-    /// Whether an item of this name is defined here.
+    /// True if an item of this name is defined here.
     fn defines(&self, name: &str) -> bool {
         const ITEMS: [&str; 9] =
             ["fn", "struct", "enum", "const", "static", "type", "trait", "mod", "macro_rules!"];
@@ -182,7 +182,7 @@ impl Module {
         false
     }
 
-    /// The module in which offset `at` is: this one, or one in braces inside of it.
+    /// The module at offset `at`: this one, or an inline one in it.
     fn scope(&self, at: usize) -> Name {
         let mut scope = self.name.clone();
         let mut from = 0;
@@ -215,12 +215,12 @@ fn word_end(text: &str, at: usize) -> usize {
     text[at..].find(|c| !is_word(c)).map_or(text.len(), |end| at + end)
 }
 
-/// Whether the path at `at` is that of a `use`.
+/// True if the path at `at` belongs to a `use`.
 fn use_before(text: &str, at: usize) -> bool {
     text[..at].trim_end().strip_suffix("use").is_some_and(|before| !before.ends_with(is_word))
 }
 
-/// The paths of a tree like `::a::{b, c as d}` that goes on at `at` behind `start`; answers where it ends.
+/// Paths of a tree like `::a::{b, c as d}` at `at`, which continues `start`; returns its end.
 fn tree(text: &str, at: usize, start: &[String], place: usize, found: &mut Vec<Written>) -> usize {
     let mut path = start.to_vec();
     let mut at = at;
@@ -274,7 +274,7 @@ fn tree(text: &str, at: usize, start: &[String], place: usize, found: &mut Vec<W
     at
 }
 
-/// The names of `mod name;` that are compiled without tests.
+/// Names of `mod name;` declarations that are compiled without tests.
 fn declared(text: &str) -> Vec<String> {
     let mut names = Vec::new();
     for line in text.lines() {
@@ -287,7 +287,7 @@ fn declared(text: &str) -> Vec<String> {
     names
 }
 
-/// Where the brace that opens at `open` is closed.
+/// Offset of the brace that closes the one at `open`.
 fn closing(text: &str, open: usize) -> usize {
     let mut depth = 0;
     for (at, c) in text[open..].char_indices() {
@@ -303,7 +303,7 @@ fn closing(text: &str, open: usize) -> usize {
     text.len()
 }
 
-/// The text without comments, strings and what only tests compile; each line stays where it is.
+/// The text without comments, strings and test-only items; line numbers stay the same.
 pub(super) fn blank(text: &str) -> String {
     let mut code: Vec<u8> = text.bytes().collect();
     let mut at = 0;
@@ -325,7 +325,7 @@ pub(super) fn blank(text: &str) -> String {
     without_tests(code)
 }
 
-/// How many bytes of comment, string or character `text` begins with.
+/// Length of the comment, string or character literal at the start of `text`, bytes.
 fn literal(text: &[u8], in_word: bool) -> usize {
     let until = |from: usize, end: &[u8]| {
         let found = text[from..].windows(end.len()).position(|window| window == end);
@@ -349,7 +349,7 @@ fn literal(text: &[u8], in_word: bool) -> usize {
     }
 }
 
-/// Blanks each item behind `#[cfg(test)]`.
+/// Blanks each item after `#[cfg(test)]`.
 fn without_tests(mut code: String) -> String {
     const ATTRIBUTE: &str = "#[cfg(test)]";
     while let Some(at) = code.find(ATTRIBUTE) {
@@ -364,7 +364,7 @@ fn without_tests(mut code: String) -> String {
             let stop = rest.find(['{', ';', ',']).map_or(code.len(), |stop| start + stop);
             let brace = code[stop..].starts_with('{');
             end = if brace { closing(&code, stop) + 1 } else { stop + 1 };
-            // `use a::{b};` ends behind its braces.
+            // `use a::{b};` ends after its braces.
             let is_use = rest.starts_with("use ") || rest.starts_with("pub");
             if brace && is_use && code[end..].starts_with(';') {
                 end += 1;

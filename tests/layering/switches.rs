@@ -1,15 +1,15 @@
-//! The product's files of raft have no switches for tests. What a simulation gives a node, and every fault, comes from
-//! outside (`raft/src/cluster/env.rs`); a product file knows of tests only that they exist, in modules of their own.
+//! The product's raft files have no switches for tests. What a simulation gives to a node, and every fault,
+//! comes from outside (`raft/src/cluster/env.rs`); a product file only declares its test modules.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Chooses openraft's runtime, and says why that is done by `cfg(test)`.
+/// The file that selects openraft's runtime, and says why that needs `cfg(test)`.
 const ROOT: &str = "raft/src/lib.rs";
-/// The formats of a build to come are for upgrades, which the binary that integration tests run is tested with, too.
+/// The switch of a future build's formats, which tests of upgrades need in the binary, too.
 const NEXT_BUILD: &str = "cfg(any(test, feature = \"next-format\"))";
 
-/// The module that `line` declares, inline or in a file of its own.
+/// The module that `line` declares, inline or in its own file.
 fn declared(line: &str) -> Option<&str> {
     let (before, name) = line.trim().split_once("mod ")?;
     let is_visibility =
@@ -17,7 +17,7 @@ fn declared(line: &str) -> Option<&str> {
     is_visibility.then(|| name.trim_end_matches(['{', ';', ' ']))
 }
 
-/// `file` and the files of all modules below it that are compiled without tests; those are in `folder`.
+/// Adds `file` and the files of its submodules in `folder` that are compiled without tests.
 fn product(file: PathBuf, folder: &Path, found: &mut Vec<PathBuf>) {
     let text = fs::read_to_string(&file).unwrap();
     let mut is_test = false;
@@ -30,7 +30,7 @@ fn product(file: PathBuf, folder: &Path, found: &mut Vec<PathBuf>) {
     found.push(file);
 }
 
-/// Lines that are compiled for tests alone, or not for them, and are no module of tests.
+/// Lines that are compiled only for tests, or only without, except declarations of test modules.
 fn switches(text: &str) -> Vec<(usize, String)> {
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
     let is_switch = |at: &usize| {

@@ -1,6 +1,6 @@
-//! A model of containerd's fetcher: hosts in order, what is resumed and retried, parallel ranges, the limiter
-//! of downloads, and the ingest. Each rule cites the file, line or function and version of containerd
-//! that it was read from; nothing is copied.
+//! A model of containerd's fetcher: order of hosts, resume and retries, parallel ranges, the limiter of
+//! downloads, and the ingest. Each rule cites the file, line or function and version of containerd that it
+//! was read from; nothing is copied.
 //!
 //! Three families: 1.6 (read at 1.6.20), 2.1–2.2 (read at 2.1.4, the strictest of them) and 2.3+ (read at
 //! 2.3.4; 2.4.0-beta.0 changes none of these rules).
@@ -29,7 +29,8 @@ use seeker::{Read, Seeker};
 use store::Writer;
 use transport::ReadError;
 
-/// 1.6.20 and 2.1.4 `content/helpers.go`: the pooled buffer, filled before each write (`ReadAtLeast`).
+/// Size of the pooled buffer, filled before each write (`ReadAtLeast`): 1.6.20 and 2.1.4
+/// `content/helpers.go`.
 const COPY_BYTES: usize = 1 << 20;
 
 /// A family of containerd versions.
@@ -51,40 +52,40 @@ impl Version {
         }
     }
 
-    /// 2.3.0 `core/remotes/docker/registry.go:267`; none before.
+    /// Timeout of headers: 2.3.0 `core/remotes/docker/registry.go:267`; none in earlier versions.
     pub fn header_timeout(self) -> Option<Duration> {
         (self == Self::V2_3).then_some(Duration::from_secs(30))
     }
 }
 
-/// One daemon.
+/// A containerd daemon.
 #[derive(Clone, Debug)]
 pub struct Containerd {
     fetcher: Arc<Fetcher>,
     pub store: Arc<Store>,
 }
 
-/// One request of a pull.
+/// A request of a pull.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attempt {
-    /// Index into the hosts.
+    /// Index of the host.
     pub host: usize,
     pub method: &'static str,
-    /// `bytes=N-`
+    /// `bytes=N-` of the request.
     pub range: Option<String>,
-    /// A status, or an error.
+    /// Status, or error.
     pub outcome: String,
 }
 
-/// What a pull did.
+/// Result of a pull.
 #[derive(Clone, Debug)]
 pub struct Outcome {
-    /// Body bytes read from each host.
+    /// Number of body bytes read from each host.
     pub bytes: Vec<u64>,
     pub attempts: Vec<Attempt>,
 }
 
-/// A pull that failed.
+/// Error of a pull.
 #[derive(Debug, thiserror::Error)]
 #[error("{reason}")]
 pub struct PullError {
@@ -92,16 +93,16 @@ pub struct PullError {
     pub outcome: Outcome,
 }
 
-/// What a HEAD said.
+/// Answer to a HEAD.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resolved {
     pub digest: String,
     pub size: u64,
-    /// Index into the hosts.
+    /// Index of the host.
     pub host: usize,
 }
 
-/// What is noted during a pull.
+/// Records of a pull.
 #[derive(Debug)]
 pub struct Trace {
     bytes: Vec<Arc<AtomicU64>>,
@@ -125,12 +126,12 @@ impl Containerd {
         Self::with_slots(version, hosts, chunk_bytes, SLOTS)
     }
 
-    /// With another `max_concurrent_downloads`.
+    /// A daemon with another `max_concurrent_downloads`.
     pub fn with_slots(version: Version, hosts: Vec<Host>, chunk_bytes: u64, slots: usize) -> Self {
         Self::with_all(version, hosts, chunk_bytes, slots, version.header_timeout())
     }
 
-    /// With another header timeout, too.
+    /// A daemon with another `max_concurrent_downloads` and timeout of headers.
     pub fn with_all(
         version: Version,
         hosts: Vec<Host>,
@@ -148,21 +149,21 @@ impl Containerd {
         Self { fetcher: Arc::new(fetcher), store: Arc::default() }
     }
 
-    /// The same, with the files of its ingests below `root`.
+    /// Puts the files of its ingests below `root`.
     #[must_use]
     pub fn with_content_root(mut self, root: &Path) -> Self {
         self.store = Arc::new(Store::at(root));
         self
     }
 
-    /// HEAD for a tag or digest.
+    /// Sends a HEAD for a tag or digest.
     pub async fn resolve(&self, object: &str) -> Result<(Resolved, Outcome), HostError> {
         let trace = Trace::new(self.fetcher.hosts.len());
         let resolved = self.fetcher.resolve(object, &trace).await?;
         Ok((resolved, trace.outcome()))
     }
 
-    /// 1.6.20 `remotes/handlers.go:109` `fetch`, 2.1.4 `core/remotes/handlers.go:114` `Fetch`.
+    /// Pulls a blob: 1.6.20 `remotes/handlers.go:109` `fetch`, 2.1.4 `core/remotes/handlers.go:114` `Fetch`.
     pub async fn pull_blob(&self, digest: &str, size: u64) -> Result<Outcome, PullError> {
         let trace = Arc::new(Trace::new(self.fetcher.hosts.len()));
         match self.pull(digest, size, &trace).await {
@@ -173,7 +174,7 @@ impl Containerd {
 
     async fn pull(&self, digest: &str, size: u64, trace: &Arc<Trace>) -> Result<(), String> {
         let Some(writer) = self.store.writer(digest, size).await else { return Ok(()) };
-        // `handlers.go:132`: a complete ingest is committed without one request, right or wrong.
+        // `handlers.go:132`: a complete ingest is committed without a request, right or wrong.
         if writer.offset() == size {
             let committed = self.store.commit(writer, size, digest);
             return committed.map_err(|error| format!("failed commit on ref: {error}"));
@@ -182,7 +183,7 @@ impl Containerd {
         self.copy(writer, seeker, size, digest).await
     }
 
-    /// 1.6.20 `content/helpers.go:140` `Copy`.
+    /// Copies a blob into an ingest: 1.6.20 `content/helpers.go:140` `Copy`.
     async fn copy(
         &self,
         mut writer: Writer,
@@ -197,16 +198,16 @@ impl Containerd {
         let mut buffer = vec![0; COPY_BYTES];
         loop {
             let (count, end) = read_at_least(&mut seeker, &mut buffer).await;
-            // `helpers.go:299`: what was read before an error is written.
+            // `helpers.go:299`: bytes that were read before an error are written.
             writer.write(&buffer[..count]);
             match end {
                 None => {}
-                // `helpers.go:317`: an unexpected EOF ends the copy like an EOF …
+                // `helpers.go:317`: an unexpected EOF ends the copy like an EOF.
                 Some(Ok(()) | Err(ReadError::UnexpectedEof)) => break,
                 Some(Err(error)) => return Err(format!("failed to copy: {error}")),
             }
         }
-        // … and `helpers.go:172` finds the bytes missing.
+        // `helpers.go:172` then detects the missing bytes.
         let copied = writer.offset() - start;
         if copied < size.saturating_sub(start) {
             return Err(format!("failed to read expected number of bytes: {copied} of {}", size - start));
@@ -215,7 +216,7 @@ impl Containerd {
     }
 }
 
-/// Go's `io.ReadAtLeast` for a whole buffer: how much, and the end if it came before.
+/// Go's `io.ReadAtLeast` for a whole buffer: number of bytes, and the end if it came before.
 async fn read_at_least(seeker: &mut Seeker, buffer: &mut [u8]) -> (usize, Option<Result<(), ReadError>>) {
     let mut filled = 0;
     while filled < buffer.len() {

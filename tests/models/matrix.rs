@@ -1,4 +1,4 @@
-//! The fault matrix, pulled through the real mirror by a model of each version of containerd.
+//! The fault matrix: a model of each version of containerd pulls through the real mirror.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,17 +14,17 @@ use crate::product::Piccolo;
 use crate::scripted::{Scripted, good};
 
 const AT_ONCE: AtOnce = AtOnce { cells: 24, large: 6 };
-/// Chunks of the parallel mode in one blob.
+/// Number of chunks of one blob in the parallel mode.
 const CHUNKS: u64 = 8;
 
-/// How a daemon is set up.
+/// Settings of a daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Client {
     version: Version,
     parallel: bool,
 }
 
-/// One cell.
+/// A cell with a modelled containerd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Modelled {
     client: Client,
@@ -80,11 +80,11 @@ impl Modelled {
     async fn pull(self, daemon: &Containerd, blob: &Blob, bad: Option<&Scripted>) -> Result<(), String> {
         let Err(problem) = pull_once(daemon, blob).await else { return Ok(()) };
         let ended = Instant::now();
-        // Detected with the last byte of the liar, at the latest.
+        // Detected with the bad peer's last byte, at the latest.
         let detected = bad.and_then(Scripted::last_sent);
         self.fault.excuses(&problem, detected.map(|detected| ended.saturating_duration_since(detected)))?;
-        // What the agent does over gRPC (tested with a real containerd in tests/e2e): its store here is
-        // a layout.
+        // What the agent does over gRPC (tested with a real containerd in tests/e2e): its store here is a
+        // layout.
         daemon.store.abort(&blob.digest);
         pull_once(daemon, blob).await.map_err(|second| format!("second pull: {second}; first: {problem}"))
     }

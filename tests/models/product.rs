@@ -1,4 +1,4 @@
-//! The real binary: one server, a cluster of one, and one agent of a node that holds nothing.
+//! The real binary: one server, as a cluster of one, and one agent of an empty node.
 
 use std::fs::File;
 use std::net::SocketAddr;
@@ -11,11 +11,11 @@ use tempfile::TempDir;
 
 use crate::ports::free_address;
 
-/// For what is no promise: a process starts, a write is taken.
+/// Time for steps without a promised duration: a process starts, a write is acknowledged.
 const SOON: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(20);
 
-/// Killed when dropped.
+/// A process, killed when dropped.
 struct Process(Child);
 
 impl Drop for Process {
@@ -25,14 +25,14 @@ impl Drop for Process {
     }
 }
 
-/// Server and agent. Both listen on loopback alone, so that loopback holders are accepted.
+/// Server and agent. Both listen on loopback only, so that loopback holders are accepted.
 pub struct Piccolo {
     pub mirror: SocketAddr,
     api: String,
     client: reqwest::Client,
     _processes: [Process; 2],
     folder: TempDir,
-    /// Of the agent: one in memory would have far less room for blobs that are verified before they are passed on.
+    /// State folder of the agent: one in memory would have far less room for blobs that are verified first.
     _state: TempDir,
 }
 
@@ -56,9 +56,9 @@ impl Piccolo {
         std::fs::write(layout.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
         std::fs::write(layout.join("index.json"), r#"{"schemaVersion":2,"manifests":[]}"#).unwrap();
         let api = format!("http://{api}");
-        // An error says that another test of this process was first.
+        // An error means that another test of this process was first.
         _ = rustls::crypto::ring::default_provider().install_default();
-        // A pooled connection may be closed by the server just when it is used again.
+        // No pool: the server may close a pooled connection while it is being reused.
         let client =
             reqwest::Client::builder().pool_max_idle_per_host(0).no_proxy().timeout(SOON).build().unwrap();
         wait_for(&client, &format!("{api}{}", path::STATUS), |text| text.contains("\"quorum\":true")).await;
@@ -74,7 +74,7 @@ impl Piccolo {
         Self { mirror, api, client, _processes: [server, agent], folder, _state: state }
     }
 
-    /// Tells the index that `holder` has `digest`.
+    /// Adds `digest` of `holder` to the index.
     pub async fn advertise(&self, holder: SocketAddr, digest: &str) {
         let write = WriteRequest {
             holder: holder.to_string(),
@@ -90,19 +90,19 @@ impl Piccolo {
         assert_eq!(status, 201, "advertise of {holder}");
     }
 
-    /// Where the agent looks for blobs and ingests.
+    /// Folder in which the agent looks for blobs and ingests.
     pub fn content_root(&self) -> PathBuf {
         self.folder.path().join("layout")
     }
 
-    /// The agent's log lines about a digest.
+    /// Log lines of the agent about a digest.
     pub fn log_of(&self, digest: &str) -> String {
         let log = std::fs::read_to_string(self.folder.path().join("agent.log")).unwrap();
         log.lines().filter(|line| line.contains(digest)).collect::<Vec<_>>().join("\n")
     }
 }
 
-/// A folder without a disk below it, where there is one: a disk that others keep busy is no fault of a peer.
+/// A folder in memory if possible: a disk that is busy with other work must not fail the test.
 fn in_memory() -> TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
@@ -110,7 +110,7 @@ fn in_memory() -> TempDir {
 fn start(folder: &Path, name: &str, arguments: &[&str], last: &Path) -> Process {
     let log = File::create(folder.join(format!("{name}.log"))).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_piccolo"));
-    // Also when this process is killed, and drops nothing.
+    // Also if this process is killed, which runs no destructors.
     command.args(arguments).arg(last).args(["--exit-with-parent", &std::process::id().to_string()]);
     command.env_clear().env("TMPDIR", folder);
     command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);

@@ -1,4 +1,4 @@
-//! One test for each rule of the models, against plain scripted servers.
+//! A test for each rule of the models, with scripted servers.
 
 mod hosts;
 mod ingest;
@@ -12,7 +12,7 @@ use crate::blob::Blob;
 use crate::containerd::{Containerd, Host, Outcome, Version};
 use crate::scripted::{Asked, Part, Script, Scripted, good, honest, promise};
 
-/// A mirror, a registry behind it, and a daemon that pulls from both.
+/// A mirror, a registry after it, and a daemon that pulls from both.
 struct Pair {
     blob: Blob,
     mirror: Scripted,
@@ -20,7 +20,7 @@ struct Pair {
 }
 
 impl Pair {
-    /// The registry serves the blob well.
+    /// A pair whose registry serves the blob correctly.
     async fn new(size: u64, mirror: impl Fn(&Blob) -> Script) -> Self {
         Self::with(size, mirror, good).await
     }
@@ -47,7 +47,7 @@ impl Pair {
     }
 }
 
-/// A script from a closure over the blob.
+/// A script made of a closure over the blob.
 fn script(
     f: impl Fn(&Blob, &Asked) -> Vec<Part> + Clone + Send + Sync + 'static,
 ) -> impl Fn(&Blob) -> Script {
@@ -57,7 +57,7 @@ fn script(
     }
 }
 
-/// The head and the bytes up to `until`, then `end`; honest if the range lies before.
+/// Headers and the bytes up to `until`, then `end`; a correct answer if the range lies before.
 fn up_to(blob: &Blob, asked: &Asked, until: u64, end: Part) -> Vec<Part> {
     let (head, body) = promise(blob, asked);
     let (from, to) = body.expect("a GET inside the blob");
@@ -70,7 +70,7 @@ fn up_to(blob: &Blob, asked: &Asked, until: u64, end: Part) -> Vec<Part> {
     parts
 }
 
-/// Where each request of a pull went, and its range.
+/// Host and range of each request of a pull.
 fn route(outcome: &Outcome) -> Vec<(usize, Option<String>)> {
     outcome.attempts.iter().map(|attempt| (attempt.host, attempt.range.clone())).collect()
 }

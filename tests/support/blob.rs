@@ -1,5 +1,5 @@
-//! Blobs for the cells: one common body, and a tail that makes each digest its own, so that a thousand
-//! of 64 MiB cost neither memory nor hashing.
+//! Blobs for the cells: a common body, and a tail that makes each digest unique, so that a thousand blobs of
+//! 64 MiB need neither memory nor hashing.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,13 +15,13 @@ const PAGE_BYTES: usize = 4 << 10;
 
 struct Common {
     bytes: Bytes,
-    /// The same without a right byte in it.
+    /// The common body with every byte wrong.
     wrong: Bytes,
     small: Sha256,
     large: Sha256,
 }
 
-/// Random bytes, with the number of each page stamped in: no page is like another.
+/// Random bytes with the number of each page in it, so that all pages differ.
 fn common() -> &'static Common {
     static COMMON: OnceLock<Common> = OnceLock::new();
     COMMON.get_or_init(|| {
@@ -37,7 +37,7 @@ fn common() -> &'static Common {
     })
 }
 
-/// What a server has: the blob, or something that it gives out for the blob.
+/// Content that a server has: the blob, or what it sends in place of the blob.
 #[derive(Clone, Debug)]
 pub struct Blob {
     pub digest: String,
@@ -83,12 +83,12 @@ impl Blob {
         Self { digest: self.digest.clone(), pieces }
     }
 
-    /// Only the first `size` bytes.
+    /// The blob's first `size` bytes.
     pub fn cut_at(&self, size: u64) -> Self {
         self.with(self.slice(0, size))
     }
 
-    /// With bytes that do not belong there.
+    /// The blob with additional bytes at `at`.
     pub fn with_more_at(&self, at: u64) -> Self {
         let mut pieces = self.slice(0, at);
         pieces.push(Bytes::from_static(&[b'x'; 1000]));
@@ -96,7 +96,7 @@ impl Blob {
         self.with(pieces)
     }
 
-    /// With one byte flipped.
+    /// The blob with one byte flipped.
     pub fn flipped_at(&self, at: u64) -> Self {
         let mut pieces = self.slice(0, at);
         let right = self.slice(at, at + 1)[0][0];
@@ -105,7 +105,7 @@ impl Blob {
         self.with(pieces)
     }
 
-    /// As long, and nothing in it right.
+    /// Content of the same length with every byte wrong.
     pub fn all_wrong(&self) -> Self {
         self.with(vec![common().wrong.slice(..self.size() as usize)])
     }

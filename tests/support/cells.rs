@@ -1,10 +1,9 @@
-//! The fault matrix: {place} × {fault} × {another good peer, only the registry} × {2 MiB, 64
-//! MiB}, and how its cells are run. What pulls is up to the test: a model of containerd, or a real one.
+//! The fault matrix, {place} × {fault} × {another good peer, only the registry} × {2 MiB, 64 MiB}, and the
+//! code that runs its cells. The test chooses the puller: a model of containerd, or a real one.
 //!
-//! Every cell succeeds within [`PULL_WITHIN`], what containerd holds has the right digest, and where a
-//! good peer exists the registry sends none of it (I4, I5). The one exception: corrupt bytes in a blob
-//! over 16 MiB, where that pull fails within [`FAIL_WITHIN`] of the detection and an immediate second one
-//! succeeds.
+//! Every cell succeeds within [`PULL_WITHIN`], containerd's content has the right digest, and if a good peer
+//! exists the registry sends none of it (I4, I5). One exception: with corrupt bytes in a blob over 16 MiB the
+//! pull fails within [`FAIL_WITHIN`] of the detection, and an immediate second one succeeds.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -23,28 +22,28 @@ use crate::scripted::{Script, Scripted, good};
 pub const PULL_WITHIN: Duration = Duration::from_secs(20);
 const FAIL_WITHIN: Duration = Duration::from_secs(2);
 
-/// What a pull meets.
+/// The fault of a cell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fault {
     pub place: Place,
     pub kind: Kind,
-    /// Another peer holds the blob and serves it well.
+    /// True if another peer holds the blob and serves it correctly.
     pub other: bool,
     pub size: u64,
 }
 
-/// Who has the blob of a cell.
+/// The peers of a cell, which have its blob.
 pub struct Peers {
-    /// Where the bad one is, or was.
+    /// Address of the bad peer, also if it does not listen.
     pub bad_address: SocketAddr,
     pub bad: Option<Scripted>,
-    /// Further away than the bad one, which is asked first.
+    /// The other peer, which is farther away than the bad one, so that the bad one is asked first.
     pub other: Scripted,
     pub registry: Scripted,
 }
 
 impl fmt::Display for Fault {
-    /// As the tables write it: fault, place, who else, size.
+    /// Formats the fault as in the tables: fault, place, other peer, size.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let else_has = if self.other { "peer" } else { "registry" };
         write!(f, "{} | {} | {else_has} | {} MiB", self.kind.name(), self.place.name(), self.size >> 20)
@@ -52,14 +51,15 @@ impl fmt::Display for Fault {
 }
 
 impl Fault {
-    /// At one place, the kinds innermost: those that wait for a time-out are spread over the run.
+    /// All faults at one place, with kinds in the innermost loop, so that those with a timeout are spread
+    /// over the run.
     pub fn all_at(place: Place) -> impl Iterator<Item = Self> {
         [(true, SMALL), (true, LARGE), (false, SMALL), (false, LARGE)]
             .into_iter()
             .flat_map(move |(other, size)| Kind::ALL.map(|kind| Self { place, kind, other, size }))
     }
 
-    /// Starts those who have `blob`; `registry` is what the registry does.
+    /// Starts the peers with `blob`; `registry` is the script of the registry.
     pub async fn peers(self, blob: &Blob, registry: Script) -> Peers {
         let bad = Scripted::start("127.0.0.1", script(self.place, self.kind, blob)).await;
         let was_never_there = self.kind == Kind::Nobody && self.place == Place::BeforeHeaders;
@@ -71,8 +71,8 @@ impl Fault {
         }
     }
 
-    /// Whether the first pull may fail with `problem`, so long after the wrong bytes were detected: what
-    /// was handed over cannot be taken back.
+    /// Checks whether the first pull may fail with `problem`, `late` after the detection of wrong bytes:
+    /// bytes that were passed on cannot be taken back.
     pub fn excuses(self, problem: &str, late: Option<Duration>) -> Result<(), String> {
         if self.kind != Kind::Corrupt || self.size <= VERIFIED_WHOLE_BYTES_MAX {
             return Err(problem.to_owned());
@@ -87,46 +87,46 @@ impl Fault {
     }
 }
 
-/// One pull under one fault.
+/// A pull with one fault.
 pub trait Cell: Copy + fmt::Display + Send + 'static {
-    /// What serves all cells.
+    /// Processes that all cells share.
     type Site: Send + Sync + 'static;
     fn fault(self) -> Fault;
-    /// Err: what is wrong.
+    /// Runs the cell; the error says what is wrong.
     fn run(self, site: &Self::Site) -> impl Future<Output = Result<(), String>> + Send;
 }
 
-/// How many cells run at once: most of them wait for a time-out, the others for one of two cores.
+/// Numbers of concurrent cells: most wait for a timeout, the others for one of two cores.
 #[derive(Clone, Copy)]
 pub struct AtOnce {
     pub cells: usize,
-    /// Of those, how many move 64 MiB.
+    /// Number of concurrent cells of 64 MiB.
     pub large: usize,
 }
 
-/// How often a cell is run again at most.
+/// Largest number of rounds of repeated cells.
 const ROUNDS_MAX: usize = 5;
-/// For cells that are run again.
+/// Numbers of concurrent cells in such a round.
 const AGAIN: AtOnce = AtOnce { cells: 2, large: 2 };
 
-/// A cell that was run.
+/// Result of a cell.
 struct Ran<C> {
     cell: C,
     time: Duration,
     result: Result<(), String>,
-    /// How often the machine stood still meanwhile.
+    /// Number of standstills of the machine during the cell.
     standstills: u64,
 }
 
-/// Runs all `cells` and panics with a line for each that fails. The variable CELLS chooses those whose
-/// line contains it, such as `freeze | 50 %`.
+/// Runs all `cells` and panics with a line for each failure. The variable CELLS selects those whose line
+/// contains it, such as `freeze | 50 %`.
 pub async fn all_pass<C: Cell>(site: Arc<C::Site>, cells: impl IntoIterator<Item = C>, at_once: AtOnce) {
     let wanted = std::env::var("CELLS").unwrap_or_default();
     let cells: Vec<C> = cells.into_iter().filter(|cell| cell.to_string().contains(&wanted)).collect();
     assert!(!cells.is_empty(), "no cell is called {wanted:?}");
     let started = Instant::now();
     let mut results = run(&site, cells, at_once).await;
-    // A failure while the machine stood still says nothing about the product: again, few at once.
+    // A failure during a standstill of the machine proves nothing: such cells run again, few at a time.
     for _ in 0..ROUNDS_MAX {
         let (void, others): (Vec<Ran<C>>, Vec<Ran<C>>) =
             results.into_iter().partition(|ran| ran.result.is_err() && ran.standstills > 0);
@@ -178,7 +178,7 @@ impl<C: Cell> Ran<C> {
     }
 }
 
-/// Lines of a log below a problem.
+/// Log lines, indented below a failure.
 pub fn indented(text: &str) -> String {
     text.lines().map(|line| format!("        {line}")).collect::<Vec<_>>().join("\n")
 }

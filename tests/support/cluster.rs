@@ -1,4 +1,4 @@
-//! Server processes whose folders and command lines a test has in its hands.
+//! Server processes whose folders and command lines the test controls.
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
@@ -14,14 +14,14 @@ use crate::site::{SOON, free_address, within};
 
 pub(crate) const BRIEFLY: Duration = Duration::from_secs(2);
 
-/// One server, running or not.
+/// A server, running or not.
 pub(crate) struct Server {
     pub(crate) folder: PathBuf,
-    /// Where both ports are.
+    /// Host of both ports.
     pub(crate) host: &'static str,
     pub(crate) api: u16,
     pub(crate) raft: u16,
-    /// `--cluster …` or `--join …`; none: a cluster of one.
+    /// `--cluster …` or `--join …`; empty: a cluster of one.
     pub(crate) how: Vec<String>,
     starts: usize,
     child: Option<Child>,
@@ -42,7 +42,7 @@ impl Server {
         }
     }
 
-    /// Flags of its command line, without those of one run.
+    /// Arguments of every start.
     pub(crate) fn arguments(&self) -> Vec<String> {
         let mut arguments = ["server", "--listen", &self.api_address()].map(str::to_owned).to_vec();
         arguments.extend(["--raft-listen".to_owned(), self.raft_address(), "--data-dir".to_owned()]);
@@ -62,7 +62,7 @@ impl Server {
         self.child = Some(command.stderr(log).spawn().unwrap());
     }
 
-    /// How it ends by itself, and what it said.
+    /// Waits until it ends by itself; returns its status and output.
     pub(crate) async fn refuses(&mut self) -> (ExitStatus, String) {
         self.start();
         let child = self.child.as_mut().unwrap();
@@ -71,7 +71,7 @@ impl Server {
         (status, self.log())
     }
 
-    /// Its process, while it runs.
+    /// Pid of the running process.
     pub(crate) fn pid(&self) -> u32 {
         self.child.as_ref().expect("it runs").id()
     }
@@ -83,7 +83,7 @@ impl Server {
         }
     }
 
-    /// SIGTERM, and the end.
+    /// Sends SIGTERM and waits for the end.
     pub(crate) async fn stop(&mut self) {
         let mut child = self.child.take().unwrap();
         let pid = rustix::process::Pid::from_child(&child);
@@ -120,19 +120,19 @@ impl Server {
         self.client().status(BRIEFLY).await.ok()
     }
 
-    /// As soon as it knows a leader with a quorum, and has all that is committed.
+    /// Waits until it knows a leader with a quorum, and has everything that is committed.
     pub(crate) async fn ready(&self) -> StatusResponse {
         let is_ready = |status: &StatusResponse| status.quorum && status.current;
         within("a leader, and all that it has committed", SOON, async || self.status().await.filter(is_ready))
             .await
     }
 
-    /// Until it answers, whatever it belongs to: its raft port is served by then.
+    /// Waits until it answers, in whichever cluster: its raft port is open by then.
     pub(crate) async fn answers(&self) {
         within("an answer", SOON, async || self.status().await).await;
     }
 
-    /// Until it is taken.
+    /// Repeats an advertise until it is acknowledged.
     pub(crate) async fn advertise(&self, holder: &str, keys: Vec<String>) {
         let request = WriteRequest {
             holder: holder.to_owned(),
@@ -150,7 +150,7 @@ impl Server {
         .await;
     }
 
-    /// Who holds `key`; `None`: it does not answer.
+    /// Holders of `key`; `None` if it does not answer.
     pub(crate) async fn holders(&self, key: &str) -> Option<Vec<String>> {
         let query = FindQuery { key: key.to_owned(), group: "default".to_owned(), ..FindQuery::default() };
         let found = self.client().find(&query, BRIEFLY).await.ok()?;
@@ -167,12 +167,12 @@ impl Drop for Server {
     }
 }
 
-/// Three servers that found a cluster.
+/// Starts three servers that found a cluster.
 pub(crate) async fn three(root: &Path) -> Vec<Server> {
     founded((0..3).map(|_| Server::new(root, &[])).collect()).await
 }
 
-/// The same of these servers.
+/// Starts these servers, which found a cluster.
 pub(crate) async fn founded(mut servers: Vec<Server>) -> Vec<Server> {
     let list: Vec<String> = servers.iter().map(Server::raft_address).collect();
     for server in &mut servers {
@@ -185,7 +185,7 @@ pub(crate) async fn founded(mut servers: Vec<Server>) -> Vec<Server> {
     servers
 }
 
-/// I2: equal checksums at one log index.
+/// Checks I2: equal checksums at the same log index.
 pub(crate) async fn agree(servers: &[Server]) {
     within("equal checksums at one log index", SOON, async || {
         let mut seen = Vec::new();
@@ -207,7 +207,7 @@ pub(crate) fn binary() -> Command {
     command
 }
 
-/// One command to its end.
+/// Runs a command to its end.
 pub(crate) async fn run<I: IntoIterator>(arguments: I) -> Output
 where
     I::Item: AsRef<std::ffi::OsStr>,
@@ -221,14 +221,14 @@ pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// What it printed.
+/// Output of a command that must have succeeded.
 #[track_caller]
 pub(crate) fn succeeded(output: &Output) -> String {
     assert!(output.status.success(), "{}: {}", output.status, text(&output.stderr));
     text(&output.stdout)
 }
 
-/// What it complained of.
+/// Errors of a command that must have failed.
 #[track_caller]
 pub(crate) fn refused(output: &Output) -> String {
     assert_eq!(output.status.code(), Some(1), "{} {}", text(&output.stdout), text(&output.stderr));

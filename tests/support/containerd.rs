@@ -1,4 +1,4 @@
-//! A containerd of our own: its folders and socket in a temporary folder, ended with the test. Needs
+//! A containerd for tests: its folders and socket are in a temporary folder, and it ends with the test. Needs
 //! root, and the packages `containerd` and `tar`.
 
 #![allow(dead_code, reason = "each test binary uses its part")]
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use piccolo::oci::Digest;
 use serde_json::json;
 
-/// How long containerd may take to serve.
+/// Time for containerd to start.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub(crate) struct Containerd {
@@ -18,7 +18,7 @@ pub(crate) struct Containerd {
     child: Option<Child>,
 }
 
-/// What an image consists of.
+/// Digests of an image.
 #[derive(Clone, Debug)]
 pub(crate) struct Image {
     pub(crate) name: String,
@@ -28,14 +28,14 @@ pub(crate) struct Image {
 }
 
 impl Image {
-    /// Everything that is content.
+    /// Digests of manifest, config and layers.
     pub(crate) fn content(&self) -> Vec<Digest> {
         [&self.manifest, &self.config].into_iter().chain(&self.layers).cloned().collect()
     }
 }
 
 impl Containerd {
-    /// Its folders exist, it does not run.
+    /// Makes the folders of a containerd that does not run yet.
     pub(crate) fn prepare() -> Self {
         let folder = tempfile::Builder::new().prefix("piccolo-ctd").tempdir().expect("a temporary folder");
         let path = folder.path().display();
@@ -56,7 +56,7 @@ path = "{path}/opt"
         Self { folder, child: None }
     }
 
-    /// Runs, and serves.
+    /// Starts a containerd and waits until it serves.
     pub(crate) fn start() -> Self {
         let mut containerd = Self::prepare();
         containerd.run();
@@ -83,7 +83,7 @@ path = "{path}/opt"
         }
     }
 
-    /// Ends the daemon at once. Its content stays.
+    /// Kills the daemon. Its content stays.
     pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().expect("a child of ours");
@@ -99,7 +99,7 @@ path = "{path}/opt"
         self.folder.path().join("root/io.containerd.content.v1.content")
     }
 
-    /// A folder for a test's own files, removed with the rest.
+    /// A folder for files of the test, removed with the rest.
     pub(crate) fn scratch(&self) -> &Path {
         self.folder.path()
     }
@@ -108,7 +108,7 @@ path = "{path}/opt"
         Command::new("ctr").arg("-a").arg(self.socket()).args(arguments).output()
     }
 
-    /// Runs `ctr` on this daemon; its output.
+    /// Runs `ctr` with this daemon; returns the output.
     pub(crate) fn ctr(&self, arguments: &[&str]) -> String {
         let output = self.try_ctr(arguments).expect("ctr is installed");
         let errors = String::from_utf8_lossy(&output.stderr);
@@ -141,7 +141,7 @@ impl Drop for Containerd {
     }
 }
 
-/// Writes an image layout of one image.
+/// Writes a layout of one image.
 pub(crate) fn write_layout(folder: &Path, name: &str, layers: &[&[u8]]) -> Image {
     let blobs = folder.join("blobs/sha256");
     std::fs::create_dir_all(&blobs).expect("a folder for blobs");

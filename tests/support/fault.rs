@@ -1,4 +1,4 @@
-//! A peer with one fault: what goes wrong, and where in the answer.
+//! A peer with one fault: its kind, and its place in the answer.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::blob::Blob;
 use crate::scripted::{Asked, Part, Script, honest, promise, status};
 
-/// Where.
+/// Place of a fault in the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     BeforeHeaders,
@@ -17,7 +17,7 @@ pub enum Place {
     LastByte,
 }
 
-/// What.
+/// Kind of a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     CleanClose,
@@ -54,7 +54,7 @@ impl Place {
         }
     }
 
-    /// How many bytes go well.
+    /// Number of correct bytes before the fault.
     fn offset(self, size: u64) -> u64 {
         match self {
             Self::BeforeHeaders | Self::AfterHeaders => 0,
@@ -98,10 +98,10 @@ impl Kind {
     }
 }
 
-/// The script of a peer that says it has `blob`. Every answer that comes to the place goes wrong there:
-/// a connection ends, an answer freezes or goes on with a byte a second. A status, or nobody, is what
-/// is met there from then on: the blob was removed, the peer broke, its process ended. Lies (short,
-/// long, corrupt) are well-formed answers.
+/// Script of a peer that claims to have `blob`. Every answer fails at the place: a connection ends, an answer
+/// freezes or continues with a byte a second. With an error status, or a closed port, every later request
+/// fails as well: the blob was removed, the peer broke, its process ended. Wrong answers (short, long,
+/// corrupt) are well-formed.
 pub fn script(place: Place, kind: Kind, blob: &Blob) -> Script {
     let offset = place.offset(blob.size());
     let lie = lie(place, kind, blob, offset);
@@ -123,7 +123,7 @@ pub fn script(place: Place, kind: Kind, blob: &Blob) -> Script {
     })
 }
 
-/// What a liar has in place of the blob; others have the blob.
+/// Content of a peer with wrong answers; other peers have the blob.
 fn lie(place: Place, kind: Kind, blob: &Blob, offset: u64) -> Blob {
     match (kind, place) {
         (Kind::Short, Place::AfterHeaders) => blob.cut_at(1),

@@ -1,15 +1,15 @@
-//! Whether this machine stood still: what has deadlines proves nothing then.
+//! Detects standstills of this machine, during which tests with deadlines prove nothing.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 const TICK: Duration = Duration::from_millis(10);
-/// A fifth of the shortest time-out that the agent has for a peer (`PEER_CONNECT_TIMEOUT`).
+/// A fifth of the agent's shortest timeout for a peer (`PEER_CONNECT_TIMEOUT`).
 const STANDSTILL: Duration = Duration::from_millis(50);
 
-/// A thread that does nothing but sleep and look at the clock. It runs beside the product, not in it: a
-/// product that blocks does not hide behind it.
+/// A thread that only sleeps and reads the clock. It runs beside the product, not in it, so that it does not
+/// hide a product that blocks.
 pub struct Lag {
     standstills: Arc<AtomicU64>,
     end: Arc<AtomicBool>,
@@ -31,7 +31,7 @@ impl Lag {
         lag
     }
 
-    /// How often a thread that was due did not run, so far.
+    /// Number of times so far that the thread was due and did not run.
     pub fn standstills(&self) -> u64 {
         self.standstills.load(Ordering::Relaxed)
     }

@@ -1,10 +1,10 @@
-//! Ports for the processes that tests start. No two tests of this machine are given the same one, whichever
-//! test process or checkout they belong to.
+//! Ports for the processes of tests. No two tests on this machine get the same one, whichever process or
+//! checkout they are in.
 //!
-//! A test has to know a port before the process that will listen on it runs, and a server that was killed
-//! must find its own port free. So a port is claimed for as long as the test process lives: by an abstract
-//! Unix socket of that number, which the kernel removes with the process. Like ports, such names belong to a
-//! network namespace.
+//! A test has to know a port before its process listens on it, and a killed server must find its port free
+//! again. So a port is claimed as long as the test process lives: by an abstract Unix socket with that number
+//! as its name, which the kernel removes with the process. Like ports, such names belong to a network
+//! namespace.
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
@@ -16,32 +16,32 @@ use std::os::unix::net::UnixDatagram;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Below the range that the kernel gives to outgoing connections: one of those would take a port between the
-/// claim and the start of the process that wants it.
+/// Below the kernel's range for outgoing connections: such a connection could take a port between the claim
+/// and the start of the process.
 const PORTS: Range<u16> = 12_000..32_000;
-/// Test processes begin at different places, so that they seldom try what another one has claimed.
+/// Test processes begin at different ports, so that they rarely try claimed ones.
 const STRIDE: usize = 1_237;
 
-/// What this process has claimed.
+/// Claims of this process.
 static CLAIMED: Mutex<Vec<UnixDatagram>> = Mutex::new(Vec::new());
 static NEXT: AtomicUsize = AtomicUsize::new(0);
 
-/// A port of loopback that nobody listens on, and that no other test is given.
+/// A free loopback port that no other test gets.
 pub(crate) fn free_port() -> u16 {
     free_ports_in_a_row(1)
 }
 
-/// An address with such a port.
+/// A loopback address with a free port.
 pub(crate) fn free_address() -> SocketAddr {
     SocketAddr::new(Ipv4Addr::LOCALHOST.into(), free_port())
 }
 
-/// Several such ports.
+/// Several free ports.
 pub(crate) fn free_ports(count: usize) -> Vec<u16> {
     (0..count).map(|_| free_port()).collect()
 }
 
-/// The first of `count` such ports in a row.
+/// The first of `count` consecutive free ports.
 pub(crate) fn free_ports_in_a_row(count: u16) -> u16 {
     let span = PORTS.len() - usize::from(count);
     let start = std::process::id() as usize * STRIDE;
@@ -57,7 +57,7 @@ pub(crate) fn free_ports_in_a_row(count: u16) -> u16 {
     panic!("could not find {count} free ports in a row in {PORTS:?}");
 }
 
-/// Claims a port among tests, if nobody else listens on it or was connected by it a moment ago.
+/// Claims a port among tests, unless a process listens on it or a connection used it a moment ago.
 fn claim(port: u16) -> Option<UnixDatagram> {
     let name = format!("piccolo-test-port-{port}");
     let name = std::os::unix::net::SocketAddr::from_abstract_name(name).expect("the name is short");

@@ -1,5 +1,4 @@
-//! An HTTP server on a raw socket that does what its script says, and notes what it was asked and what
-//! it sent.
+//! An HTTP server on a raw socket that follows a script, and records requests and sent bytes.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -17,17 +16,17 @@ use crate::blob::Blob;
 
 const PIECE_BYTES: usize = 256 << 10;
 
-/// One request.
+/// A received request.
 #[derive(Clone, Debug)]
 pub struct Asked {
-    /// How many requests came before it.
+    /// Number of earlier requests.
     pub number: usize,
     pub method: String,
     /// Path and query.
     pub target: String,
-    /// First and, if given, last byte asked for.
+    /// First and optional last byte of the range.
     pub range: Option<(u64, Option<u64>)>,
-    /// Names in lower case.
+    /// Headers, with names in lower case.
     pub headers: Vec<(String, String)>,
 }
 
@@ -37,31 +36,31 @@ impl Asked {
     }
 }
 
-/// One step of an answer. After the last one the connection takes the next request.
+/// One step of an answer. After the last one the connection reads the next request.
 #[derive(Clone, Debug)]
 pub enum Part {
-    /// Status line and headers.
+    /// Sends the status line and headers.
     Head(String),
-    /// Body bytes, at full speed.
+    /// Sends body bytes at full speed.
     Body(Bytes),
-    /// The same at one byte a second.
+    /// Sends the status line and headers at one byte a second.
     SlowHead(String),
     SlowBody(Vec<Bytes>),
-    /// Until somebody cancels the token.
+    /// Waits until the token is cancelled.
     Wait(CancellationToken),
-    /// Nothing more, the connection stays.
+    /// Sends nothing more; the connection stays open.
     Freeze,
-    /// FIN.
+    /// Closes the connection with FIN.
     Close,
-    /// RST.
+    /// Closes the connection with RST.
     Reset,
-    /// FIN, and nobody listens any more.
+    /// Closes the connection with FIN, and the listener.
     Gone,
 }
 
 pub type Script = Arc<dyn Fn(&Asked) -> Vec<Part> + Send + Sync>;
 
-/// A running server; ends when dropped.
+/// A running server, which ends when dropped.
 pub struct Scripted {
     pub address: SocketAddr,
     state: Arc<State>,
@@ -95,12 +94,12 @@ impl Scripted {
         Self { address, state, _tasks: tasks }
     }
 
-    /// Body bytes handed to the system.
+    /// Number of body bytes passed to the system.
     pub fn sent(&self) -> u64 {
         self.state.sent.load(Ordering::Relaxed)
     }
 
-    /// When the last of them was.
+    /// Time of the last of them.
     pub fn last_sent(&self) -> Option<Instant> {
         *self.state.last_sent.lock().unwrap()
     }
@@ -161,7 +160,7 @@ async fn read_request(stream: &mut TcpStream, state: &State) -> Option<Asked> {
 }
 
 impl State {
-    /// Whether the connection goes on.
+    /// Plays one part; returns whether the connection continues.
     async fn play(&self, stream: &mut TcpStream, part: Part) -> bool {
         match part {
             Part::Head(head) => return stream.write_all(head.as_bytes()).await.is_ok(),
@@ -208,20 +207,19 @@ impl State {
     }
 }
 
-/// A head with `Content-Length` and more headers.
+/// Headers with `Content-Length` and others.
 pub fn head(status: u16, length: u64, more: &[(&str, &str)]) -> String {
     let mut text = format!("HTTP/1.1 {status} Scripted\r\nContent-Length: {length}\r\n");
     more.iter().for_each(|(name, value)| text.push_str(&format!("{name}: {value}\r\n")));
     text + "\r\n"
 }
 
-/// A status without a body.
+/// An answer without a body.
 pub fn status(status: u16) -> Vec<Part> {
     vec![Part::Head(head(status, 0, &[]))]
 }
 
-/// The head for `blob` as an honest server writes it, and the bytes `from .. to` that it promises;
-/// `None`: no body.
+/// Headers for `blob` as a correct server sends them, and their bytes `from .. to`; `None`: no body.
 pub fn promise(blob: &Blob, asked: &Asked) -> (String, Option<(u64, u64)>) {
     let size = blob.size();
     let kind = ("Content-Type", "application/octet-stream");
@@ -243,7 +241,7 @@ pub fn promise(blob: &Blob, asked: &Asked) -> (String, Option<(u64, u64)>) {
     (text, (asked.method != "HEAD").then_some((from, to)))
 }
 
-/// The whole honest answer.
+/// A complete correct answer.
 pub fn honest(blob: &Blob, asked: &Asked) -> Vec<Part> {
     if asked.target.ends_with("/v2/") {
         return status(200);
@@ -259,7 +257,7 @@ pub fn honest(blob: &Blob, asked: &Asked) -> Vec<Part> {
     parts
 }
 
-/// A server that has `blob` and serves it well.
+/// Script of a server that serves `blob` correctly.
 pub fn good(blob: &Blob) -> Script {
     let blob = blob.clone();
     Arc::new(move |asked| honest(&blob, asked))

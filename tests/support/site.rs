@@ -1,5 +1,5 @@
-//! A small site of real processes: one server, agents over image layouts, and clients that see every
-//! byte. All of it on loopback, in temporary folders, and gone with the test.
+//! A small site of real processes on loopback: one server, agents over image layouts, and clients that see
+//! every byte. Its temporary folders are removed with the test.
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
@@ -23,11 +23,11 @@ use tokio::net::TcpStream;
 
 pub(crate) use ports::free_address;
 
-/// For what is no promise: a process starts, a write is taken.
+/// Time for steps without a promised duration: a process starts, a write is acknowledged.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(20);
 
-/// Polls until there is something.
+/// Polls until there is a value.
 pub(crate) async fn within<T>(what: &str, time: Duration, mut poll: impl AsyncFnMut() -> Option<T>) -> T {
     let end = Instant::now() + time;
     loop {
@@ -39,14 +39,14 @@ pub(crate) async fn within<T>(what: &str, time: Duration, mut poll: impl AsyncFn
     }
 }
 
-/// Killed when dropped.
+/// A process, killed when dropped.
 pub(crate) struct Process {
     child: Child,
     log: PathBuf,
 }
 
 impl Process {
-    /// The binary under test. `launcher` stands before it, and ends with `exec "$@"` or the like.
+    /// Starts the binary under test. `launcher` comes before it, and ends with `exec "$@"` or the like.
     fn start(folder: &Path, name: &str, launcher: &[&str], arguments: &[String]) -> Self {
         let log = folder.join(format!("{name}.log"));
         let output = File::create(&log).unwrap();
@@ -55,7 +55,7 @@ impl Process {
         command.args(&words[1..]).args(arguments);
         command.env_clear().env("TMPDIR", folder).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
         if launcher.is_empty() {
-            // Also when this process is killed, and drops nothing.
+            // Also if this process is killed, which runs no destructors.
             command.args(["--exit-with-parent", &std::process::id().to_string()]);
         }
         command.stdin(Stdio::null()).stdout(output.try_clone().unwrap()).stderr(output);
@@ -66,7 +66,7 @@ impl Process {
         fs::read_to_string(&self.log).unwrap()
     }
 
-    /// This process and all below it.
+    /// Pids of this process and its descendants.
     pub(crate) fn pids(&self) -> Vec<u32> {
         let mut pids = vec![self.child.id()];
         let mut next = 0;
@@ -80,7 +80,7 @@ impl Process {
         pids
     }
 
-    /// The sum of a field of `/proc/<pid>/status` that is in kB, in bytes.
+    /// Sum of a field of `/proc/<pid>/status` in kB, in bytes.
     pub(crate) fn memory_bytes(&self, field: &str) -> u64 {
         let of = |pid: &u32| {
             let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
@@ -92,13 +92,13 @@ impl Process {
         self.pids().iter().map(of).sum()
     }
 
-    /// The most memory of its own that it has had, bytes: without the pages of its binary, which a
-    /// debug build has many of, and which the kernel takes back when it wants them.
+    /// Peak of anonymous memory, bytes: without the pages of the binary, which are many in a debug build, and
+    /// which the kernel can take back.
     pub(crate) fn own_memory_peak_bytes(&self) -> u64 {
         self.memory_bytes("VmHWM") - self.memory_bytes("RssFile").min(self.memory_bytes("VmHWM"))
     }
 
-    /// Open sockets.
+    /// Number of open sockets.
     pub(crate) fn sockets(&self) -> usize {
         let of = |pid: &u32| {
             let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
@@ -125,17 +125,16 @@ impl Drop for Process {
     }
 }
 
-/// A folder without a disk below it, where there is one: a disk that others keep busy is no fault of
-/// what is tested.
+/// A folder in memory if possible: a disk that is busy with other work must not fail the test.
 pub(crate) fn in_memory() -> TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
-/// A discovery server, a cluster of one.
+/// A discovery server, as a cluster of one.
 pub(crate) struct Server {
     pub(crate) url: String,
     pub(crate) client: Client,
-    /// Where other servers would ask.
+    /// Raft address for other servers.
     pub(crate) raft: SocketAddr,
     pub(crate) process: Process,
     _folder: TempDir,
@@ -173,7 +172,7 @@ impl Server {
         Self { url, client, raft, process, _folder: folder }
     }
 
-    /// Tells the index that `holder` has these.
+    /// Adds these keys of `holder` to the index.
     pub(crate) async fn advertise(&self, holder: SocketAddr, keys: &[String]) {
         let request = WriteRequest {
             holder: holder.to_string(),
@@ -187,7 +186,7 @@ impl Server {
         within("an advertise", SOON, async || self.client.advertise(&request, SOON).await.ok()).await;
     }
 
-    /// Until the index says that somebody holds `key`.
+    /// Waits until the index has a holder of `key`.
     pub(crate) async fn found(&self, key: &str) {
         let query = FindQuery { key: key.to_owned(), group: "default".to_owned(), ..FindQuery::default() };
         within("a holder in the index", SOON, async || self.client.find(&query, SOON).await.ok().flatten())
@@ -201,7 +200,7 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// Without any content.
+    /// A layout without content.
     pub(crate) fn empty() -> Self {
         let layout = Self { folder: in_memory() };
         for algorithm in ["sha256", "sha512"] {
@@ -216,14 +215,14 @@ impl Layout {
         self.folder.path()
     }
 
-    /// Puts a blob there.
+    /// Stores a blob; returns its digest.
     pub(crate) fn put(&self, bytes: &[u8]) -> Digest {
         let digest = Digest::of(bytes);
         self.put_as(&digest, bytes);
         digest
     }
 
-    /// Puts a blob there under a digest of any algorithm.
+    /// Stores a blob under a digest of any algorithm.
     pub(crate) fn put_as(&self, digest: &Digest, bytes: &[u8]) {
         let folder = self.path().join("blobs").join(digest.algorithm().name());
         fs::write(folder.join(digest.hex()), bytes).unwrap();
@@ -243,21 +242,21 @@ pub(crate) struct Agent {
     _folders: [TempDir; 2],
 }
 
-/// How an agent is started.
+/// Configuration of an agent.
 #[derive(Default)]
 pub(crate) struct Setup<'a> {
-    /// Discovery servers; none: a port where nobody is.
+    /// Discovery servers; empty: a port where nothing listens.
     pub(crate) servers: Vec<String>,
-    /// Its images; none: an empty layout.
+    /// Layout of its images; `None`: an empty layout.
     pub(crate) layout: Option<&'a Path>,
     pub(crate) flags: &'a [&'a str],
-    /// In front of the binary.
+    /// Arguments before the binary.
     pub(crate) launcher: &'a [&'a str],
-    /// Text of the file of `--config`.
+    /// Text of the `--config` file.
     pub(crate) config: &'a str,
-    /// Where the blob server listens; none: on loopback.
+    /// Address of the blob server; `None`: loopback.
     pub(crate) peer_ip: Option<IpAddr>,
-    /// Its `--state-dir`; none: a folder of its own, on a disk where there is one.
+    /// Folder of `--state-dir`; `None`: a new one, on a disk if there is one.
     pub(crate) state_dir: Option<&'a Path>,
 }
 
@@ -305,7 +304,7 @@ impl Agent {
         agent
     }
 
-    /// Until what it holds is in the index.
+    /// Waits until all that it holds is in the index.
     pub(crate) async fn synced(&self) {
         within("a synced inventory", SOON, async || {
             get(self.metrics, "/readyz").await.ok().filter(|answer| answer.status == 200)
@@ -314,11 +313,11 @@ impl Agent {
     }
 }
 
-/// An answer as it came.
+/// A received answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
-    /// Names in lower case.
+    /// Headers, with names in lower case.
     pub(crate) headers: BTreeMap<String, String>,
     pub(crate) body: Vec<u8>,
 }
@@ -333,12 +332,12 @@ impl Answer {
     }
 }
 
-/// One GET on a connection of its own.
+/// Sends a GET on a new connection.
 pub(crate) async fn get(address: SocketAddr, target: &str) -> io::Result<Answer> {
     ask(address, "GET", target, &[]).await
 }
 
-/// One request on a connection of its own.
+/// Sends a request on a new connection.
 pub(crate) async fn ask(
     address: SocketAddr,
     method: &str,
@@ -350,7 +349,7 @@ pub(crate) async fn ask(
     connection.answer(method == "HEAD").await
 }
 
-/// The bytes of a request without a body.
+/// Bytes of a request without a body.
 pub(crate) fn head(method: &str, target: &str, headers: &[(&str, &str)]) -> Vec<u8> {
     let mut text = format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\n");
     for (name, value) in headers {
@@ -359,7 +358,7 @@ pub(crate) fn head(method: &str, target: &str, headers: &[(&str, &str)]) -> Vec<
     (text + "\r\n").into_bytes()
 }
 
-/// A connection on which nothing is hidden.
+/// A connection whose bytes the test sees.
 pub(crate) struct Wire {
     pub(crate) stream: TcpStream,
     unread: Vec<u8>,
@@ -372,14 +371,14 @@ impl Wire {
         Ok(Self::over(stream))
     }
 
-    /// On a connection made elsewhere.
+    /// Uses an existing connection.
     pub(crate) fn over(stream: TcpStream) -> Self {
         Self { stream, unread: Vec::new() }
     }
 
-    /// Nothing more is sent.
+    /// Closes the sending direction.
     pub(crate) async fn finish(&mut self) {
-        // An error says that the other side has closed already.
+        // An error means that the other side has closed already.
         self.stream.shutdown().await.ok();
     }
 
@@ -387,7 +386,7 @@ impl Wire {
         self.stream.write_all(bytes).await
     }
 
-    /// The next answer. One whose body is cut short is an error.
+    /// Reads the next answer. A truncated body is an error.
     pub(crate) async fn answer(&mut self, without_body: bool) -> io::Result<Answer> {
         let end = loop {
             if let Some(end) = self.unread.windows(4).position(|four| four == b"\r\n\r\n") {
@@ -425,7 +424,7 @@ impl Wire {
         Ok(())
     }
 
-    /// What still comes until the other side closes or resets the connection.
+    /// Bytes until the other side closes or resets the connection.
     pub(crate) async fn rest(mut self) -> Vec<u8> {
         loop {
             match self.more().await {
@@ -437,7 +436,7 @@ impl Wire {
     }
 }
 
-/// Bytes that do not compress and differ by seed.
+/// Random bytes, which do not compress and differ by seed.
 pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
     use rand::{RngCore, SeedableRng};
     let mut bytes = vec![0; length];
@@ -445,8 +444,8 @@ pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
     bytes
 }
 
-/// An address that answers no packet: the kernel drops the first packet of each connection to a
-/// listener whose queue is full, as a host does that has lost its power.
+/// An address that answers no packet, like a host without power: the kernel drops the first packet of each
+/// connection to a listener with a full queue.
 pub(crate) struct Swallowing {
     pub(crate) address: SocketAddr,
     _listener: socket2::Socket,
@@ -466,7 +465,7 @@ impl Swallowing {
         listener.listen(0).unwrap();
         let address = listener.local_addr().unwrap().as_socket().unwrap();
         let mut queued = Vec::new();
-        // Until one is not answered.
+        // Until a connection is not accepted.
         while queued.len() < 100 {
             let client = socket();
             if client.connect_timeout(&address.into(), Duration::from_millis(100)).is_err() {

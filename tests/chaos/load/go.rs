@@ -1,5 +1,5 @@
-//! A client as the Go `pi`: no pairs, a lease of half an hour, and a list that only grows. (Its late
-//! duplicates may be applied after later writes, which is why native clients have pairs.)
+//! A client like the Go `pi`: no pairs, a lease of half an hour, and a list of keys that only grows. (Its
+//! delayed duplicates may be applied after later writes; native clients have pairs for that reason.)
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use crate::history::{Alive, Expected, unix_ms};
 use crate::wire::ask;
 
 const PATIENCE: Duration = Duration::from_secs(1);
-/// What servers give to a client that names none.
+/// Lease of a client that requests none.
 const LEASE: Duration = Duration::from_secs(31 * 60);
 
 pub(super) struct Go {

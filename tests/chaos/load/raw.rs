@@ -1,5 +1,5 @@
-//! A client with pairs: it advertises, withdraws and syncs, gives up too early, asks the next server with
-//! the same pair, delivers old requests once more, and reads what it wrote.
+//! A client with pairs: it advertises, withdraws and syncs, times out too early, asks the next server with
+//! the same pair, repeats old requests, and reads its own writes.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -15,26 +15,26 @@ use super::{GROUP, Servers, some_keys};
 use crate::history::{Alive, Expected, unix_ms};
 use crate::wire::{Said, ask, find};
 
-/// Some of them are too short for any write, some for one during an election.
+/// Timeouts, some of them too short for any write, some for one during an election.
 const PATIENCES: [Duration; 4] =
     [Duration::from_millis(4), Duration::from_millis(60), Duration::from_millis(400), Duration::from_secs(4)];
-/// Requests that may be delivered once more.
+/// Number of old requests that may be repeated.
 const OLD_ONES: usize = 24;
-/// As an agent: beats in a lease, with all that goes wrong.
+/// Heartbeats in each lease: more than an agent's, because of the faults.
 const BEATS_IN_A_LEASE: u32 = 8;
-/// A holder that syncs more often than this is told to wait.
+/// A holder that syncs more often is refused for a time.
 const SYNC_EVERY: Duration = Duration::from_secs(4);
-/// For answers about what was acknowledged: `min_index` waits 2 s.
+/// Timeout of reads of acknowledged writes: `min_index` waits 2 s.
 const READ_PATIENCE: Duration = Duration::from_secs(3);
 
-/// What a server has acknowledged.
+/// The state that a server has acknowledged.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Acknowledged {
     keys: BTreeSet<String>,
     seq: u64,
-    /// Log index that shows it.
+    /// Log index that includes it.
     index: Option<u64>,
-    /// A write is on its way.
+    /// True while a write is in flight.
     writing: bool,
 }
 
@@ -63,7 +63,8 @@ impl Raw {
         }
     }
 
-    /// Its heartbeats, which go on when it writes no more: the checker asks for what is visible.
+    /// The client's heartbeats. They continue after its last write, because the checker reads what is
+    /// visible.
     pub(super) fn beats(&self) -> Beats {
         Beats {
             holder: self.holder.clone(),
@@ -106,7 +107,7 @@ impl Raw {
         }
     }
 
-    /// What to write next, and what the index holds of it then.
+    /// Chooses the next write; returns the holder's keys after it.
     fn plan(&mut self) -> (&'static str, Vec<String>, BTreeSet<String>) {
         let mut keys = self.acknowledged.lock().unwrap().keys.clone();
         if self.synced.elapsed() > SYNC_EVERY && self.dice.random_bool(0.2) {
@@ -139,7 +140,7 @@ impl Raw {
         serde_json::to_string(&request).unwrap()
     }
 
-    /// Until some server has taken it; the log index that shows it.
+    /// Repeats a write until a server has acknowledged it; returns the log index that includes it.
     async fn until_taken(&mut self, path: &str, body: &str, seq: u64) -> Option<u64> {
         let begun = Instant::now();
         loop {
@@ -162,7 +163,7 @@ impl Raw {
                 500.. => {
                     tokio::time::sleep(Duration::from_millis(self.dice.random_range(5..80))).await;
                 }
-                // Nobody else writes for this holder, and this is the highest pair that it ever sent.
+                // Nobody else writes for this holder, and this is the highest pair that it has sent.
                 _ => {
                     self.found(format!("{path} {seq}: {}: {}", said.status, said.body));
                     return None;
@@ -171,8 +172,8 @@ impl Raw {
         }
     }
 
-    /// What was just written, at any server, by the index of the acknowledgement: no later write is on its
-    /// way.
+    /// Reads the last write at any server, with the log index of its acknowledgement: no later write is in
+    /// flight.
     async fn read_own(&mut self, written: &[String], index: Option<u64>) {
         let Some(key) = written.choose(&mut self.dice).cloned() else { return };
         let holds = self.acknowledged.lock().unwrap().keys.contains(&key);
@@ -190,9 +191,9 @@ impl Raw {
         }
     }
 
-    /// A request that was on its way for long. Later writes are acknowledged: it must change nothing. (A
-    /// leader that does not know yet that another one was elected says of the last one it knows that it
-    /// is done, which is true. Its log index tells.)
+    /// Sends an old request again, as if it had been delayed. Later writes are acknowledged, so it must
+    /// change nothing. (A leader that does not know about its successor yet may confirm its own last write,
+    /// which is true; the log index shows this case.)
     async fn deliver_an_old_one(&mut self) {
         let Some(at) = self.old.len().checked_sub(1).map(|last| self.dice.random_range(0..=last)) else {
             return;
@@ -200,7 +201,7 @@ impl Raw {
         let (path, body) = self.old[at].clone();
         let server = self.servers.any(&mut self.dice);
         let said = ask(server, "POST", path, &body, *PATIENCES.choose(&mut self.dice).unwrap()).await;
-        // By no server: nobody knows whether it ever arrived.
+        // If no server has answered, nobody knows whether the request arrived.
         if said.as_ref().is_some_and(|said| said.status < 500) {
             self.servers.history.late_duplicate();
         }
@@ -216,7 +217,7 @@ impl Raw {
     }
 }
 
-/// The same client's heartbeats.
+/// Heartbeats of a client.
 pub(super) struct Beats {
     holder: String,
     epoch: u64,
@@ -227,7 +228,7 @@ pub(super) struct Beats {
 }
 
 impl Beats {
-    /// Until it is dropped.
+    /// Sends heartbeats until it is dropped.
     pub(super) async fn beat_on(mut self) {
         let interval = self.lease / BEATS_IN_A_LEASE;
         loop {
@@ -252,8 +253,8 @@ impl Beats {
             };
             self.servers.history.alive(&self.holder, self.lease, Alive { sent, heard: unix_ms() });
             let resync = beat.read::<KeepaliveResponse>().is_none_or(|answer| answer.resync);
-            // A sync under way is not one step. And a leader that was cut off knows for up to
-            // `QUORUM_HEARD_MAX` neither that it is none any more, nor what the next one acknowledged.
+            // A sync in flight is not one step. A leader that was cut off also knows, for up to
+            // `QUORUM_HEARD_MAX`, neither that it no longer leads, nor what its successor acknowledged.
             let quiet = !before.writing && *self.acknowledged.lock().unwrap() == before;
             let knows = beat.applied_index >= before.index;
             if resync && quiet && knows && before.seq > 0 {

@@ -1,4 +1,4 @@
-//! One node: a containerd of its own, and an agent for it.
+//! A node: a containerd and its agent.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ pub struct Containerd {
 }
 
 impl Containerd {
-    /// Writes the configuration; nothing runs yet.
+    /// Writes the configuration of a containerd that does not run yet.
     pub fn prepare(folder: &Path) -> Self {
         fs::create_dir_all(folder).unwrap();
         let root = folder.display();
@@ -52,12 +52,12 @@ impl Containerd {
         self.folder.join("containerd.sock").display().to_string()
     }
 
-    /// `ctr` in the namespace k8s.io.
+    /// Command for `ctr` in the namespace k8s.io.
     pub fn ctr(&self, arguments: &[&str]) -> Command {
         self.ctr_in("k8s.io", arguments)
     }
 
-    /// `ctr` in another namespace.
+    /// Command for `ctr` in another namespace.
     pub fn ctr_in(&self, namespace: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new("ctr");
         command.args(["-a", &self.socket(), "-n", namespace]).args(arguments);
@@ -80,7 +80,7 @@ impl Agent {
         Self::start_by(Command::new(PICCOLO), folder, servers, extra)
     }
 
-    /// The same by a command that ends in the binary, such as `setpriv … piccolo`.
+    /// Starts an agent with a command that ends in the binary, such as `setpriv … piccolo`; does not wait.
     pub fn start_by(mut command: Command, folder: &Path, servers: &[String], extra: &[&str]) -> Self {
         let (mirror, peer, metrics) = (free_port(), free_port(), free_port());
         command.args(["agent", "--servers", &servers.join(","), "--heartbeat-interval", "2s"]);
@@ -89,7 +89,7 @@ impl Agent {
         {
             command.args([flag, &format!("127.0.0.1:{port}")]);
         }
-        // With a disk below it: in memory, an agent has far less room for blobs that it verifies first.
+        // On a disk: in memory an agent has far less room for blobs that it verifies first.
         let state = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         command.args(extra).env("TMPDIR", folder).env("PICCOLO_STATE_DIR", state.path());
         Self { process: Process::start(folder, "agent", command), mirror, peer, metrics, _state: state }
@@ -100,7 +100,7 @@ impl Agent {
         within("the agent is ready", SOON, || async { status_of(&url).await.filter(|s| *s == 200) }).await;
     }
 
-    /// `ip:port` under which the index knows it.
+    /// `ip:port` of the node in the index.
     pub fn holder(&self) -> String {
         format!("127.0.0.1:{}", self.peer)
     }
@@ -110,19 +110,19 @@ impl Agent {
     }
 }
 
-/// A containerd, its agent, and the `certs.d` that puts the mirror in front.
+/// A containerd, its agent, and the `certs.d` that makes containerd ask the mirror first.
 pub struct Node {
     pub containerd: Containerd,
     pub agent: Agent,
 }
 
 impl Node {
-    /// Starts both, with our mirror in front of `registry` (`http://host:port`), and waits.
+    /// Starts both, with our mirror before `registry` (`http://host:port`), and waits until they are ready.
     pub async fn start(folder: &Path, servers: &[String], registry: &str) -> Self {
         Self::start_with(folder, servers, registry, "").await
     }
 
-    /// The same with a file of `--config` for the agent.
+    /// Like [`Self::start`], with the text of a `--config` file for the agent.
     pub async fn start_with(folder: &Path, servers: &[String], registry: &str, config: &str) -> Self {
         let mut containerd = Containerd::prepare(folder);
         containerd.start().await;
@@ -144,7 +144,7 @@ impl Node {
         self.succeeds(reference, self.try_pull(reference).await);
     }
 
-    /// Pulls through the mirror as containerd does for a kubelet: three layers at a time.
+    /// Pulls through the mirror like containerd for a kubelet: three layers at a time.
     pub async fn pull_by_threes(&self, reference: &str) {
         let output = self.pull_with(&["--max-concurrent-downloads", "3"], reference).await;
         self.succeeds(reference, output);
@@ -155,12 +155,12 @@ impl Node {
         assert!(output.status.success(), "could not pull {reference}: {error}\n{}", self.agent.process.log());
     }
 
-    /// Pulls through the mirror.
+    /// Pulls through the mirror; returns the output.
     pub async fn try_pull(&self, reference: &str) -> Output {
         self.try_pull_as(None, reference).await
     }
 
-    /// Pulls through the mirror, with a `user:password` for whoever asks for one.
+    /// Pulls through the mirror with optional `user:password`; returns the output.
     pub async fn try_pull_as(&self, user: Option<&str>, reference: &str) -> Output {
         let user: Vec<&str> = user.iter().flat_map(|user| ["--user", *user]).collect();
         self.pull_with(&user, reference).await

@@ -1,4 +1,4 @@
-//! Images made on the spot, as OCI layouts.
+//! Generated images as OCI layouts.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ pub struct Image {
 }
 
 impl Image {
-    /// One layer of random bytes for each size; the same seed makes the same image.
+    /// Makes an image with a layer of random bytes for each size; the same seed gives the same image.
     pub fn make(folder: &Path, seed: u64, layer_bytes: &[usize]) -> Self {
         fs::create_dir_all(folder.join("blobs/sha256")).unwrap();
         let mut random = StdRng::seed_from_u64(seed);
@@ -47,7 +47,7 @@ impl Image {
         }
     }
 
-    /// Manifest, config and layers.
+    /// Digests of manifest, config and layers.
     pub fn digests(&self) -> Vec<Digest> {
         [&self.manifest, &self.config].into_iter().chain(&self.layers).cloned().collect()
     }

@@ -1,4 +1,4 @@
-//! Hosts on one bridge: network namespaces. The test itself sits on the bridge, too.
+//! Hosts on one bridge, as network namespaces. The test has an address on the bridge, too.
 
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -7,16 +7,16 @@ use super::process::run;
 
 static NUMBERS: AtomicU8 = AtomicU8::new(0);
 
-/// Bridge and namespaces; gone when dropped.
+/// Bridge and namespaces, which are removed when dropped.
 pub struct Network {
     number: u8,
     hosts: u8,
 }
 
 impl Network {
-    /// With so many hosts, numbered from 1.
+    /// Makes hosts with the numbers from 1 to `hosts`.
     pub fn make(hosts: u8) -> Self {
-        // Test processes that run side by side start far from each other, and skip what is taken.
+        // Concurrent test processes start at different numbers, and skip those in use.
         let first = (std::process::id() % 120) as u8 * 2;
         let mut numbers = (0..240).map(|_| first.wrapping_add(NUMBERS.fetch_add(1, Ordering::Relaxed)));
         let is_free = |number: &u8| {
@@ -40,12 +40,12 @@ impl Network {
         network
     }
 
-    /// Of a host; 254 is the test itself.
+    /// IPv4 address of a host; 254 is the test itself.
     pub fn address(&self, host: u8) -> String {
         format!("10.211.{}.{host}", self.number)
     }
 
-    /// `program` on a host.
+    /// Command that runs `program` on a host.
     pub fn command(&self, host: u8, program: &str) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.space(host), program]);
@@ -57,17 +57,17 @@ impl Network {
         ip(&[&["-n", &self.space(host)], arguments].concat());
     }
 
-    /// The link of the test itself.
+    /// Name of the test's link.
     pub fn bridge(&self) -> String {
         bridge(self.number)
     }
 
-    /// The address of a host within the IPv6 network of this bridge, which [`Self::inside`] may give to it.
+    /// IPv6 address of a host in this bridge's network, which [`Self::inside`] may assign.
     pub fn address_v6(&self, host: u8) -> String {
         format!("fd00:211:{:x}::{host:x}", self.number)
     }
 
-    /// Nothing comes from it or goes to it any more, and nobody is told.
+    /// Drops all packets from and to a host, silently.
     pub fn unplug(&self, host: u8) {
         ip(&["link", "set", &self.outer(host), "down"]);
     }
@@ -76,13 +76,13 @@ impl Network {
         ip(&["link", "set", &self.outer(host), "up"]);
     }
 
-    /// Limits what a host sends.
+    /// Limits the rate at which a host sends.
     pub fn shape(&self, host: u8, rate: &str) {
         let shape = ["qdisc", "add", "dev", "eth0", "root", "tbf", "rate", rate, "burst", "256kb"];
         run(self.command(host, "tc").args(shape).args(["latency", "100ms"]));
     }
 
-    /// All bytes that a host has sent, headers of packets included.
+    /// Number of bytes that a host has sent, including packet headers.
     pub fn sent(&self, host: u8) -> u64 {
         let file = format!("/sys/class/net/{}/statistics/rx_bytes", self.outer(host));
         std::fs::read_to_string(file).unwrap().trim().parse().unwrap()
@@ -100,7 +100,7 @@ impl Network {
 impl Drop for Network {
     fn drop(&mut self) {
         for host in 1..=self.hosts {
-            // A namespace lives on while a connection of a killed process does, and its link with it.
+            // A namespace, with its link, lives as long as a connection of a killed process.
             Command::new("ip").args(["link", "del", &self.outer(host)]).status().ok();
             Command::new("ip").args(["netns", "del", &self.space(host)]).status().ok();
         }

@@ -1,4 +1,4 @@
-//! Misbehaving and held-back HTTP servers: a registry with a gate, a peer that lies.
+//! HTTP servers that misbehave or delay: a registry with a gate, a peer that sends wrong bytes.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -33,7 +33,7 @@ impl Server {
     }
 }
 
-/// A registry of one image that keeps one blob back until it is told to open.
+/// A registry of one image that delays one blob until its gate opens.
 pub struct Origin {
     server: Server,
     gate: watch::Sender<bool>,
@@ -97,7 +97,7 @@ async fn answer_as_origin(State(mut state): State<OriginState>, method: Method, 
         .unwrap()
 }
 
-/// A peer that answers every blob of an image with wrong bytes, as many as there should be.
+/// A peer that answers every blob of an image with wrong bytes of the right length.
 pub struct Liar {
     server: Server,
     state: LiarState,

@@ -1,4 +1,4 @@
-//! One child process with its log.
+//! A child process with a log.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Killed when dropped.
+/// A child process, killed when dropped.
 pub struct Process {
     child: Child,
     log: PathBuf,
 }
 
 impl Process {
-    /// Starts `command`; what it prints goes to `<folder>/<name>.log`.
+    /// Starts `command` with its output in `<folder>/<name>.log`.
     pub fn start(folder: &Path, name: &str, mut command: Command) -> Self {
         let log = folder.join(format!("{name}.log"));
         let file = File::options().create(true).append(true).open(&log).unwrap();
@@ -37,25 +37,25 @@ impl Process {
         kill_process(pid(self.pid()), signal).unwrap();
     }
 
-    /// To the process and its children: an agent is two.
+    /// Sends a signal to the process and its children; an agent has two processes.
     pub fn signal_all(&self, signal: Signal) {
         self.signal(signal);
         children(self.pid()).into_iter().for_each(|child| kill_process(pid(child), signal).unwrap());
     }
 
-    /// SIGTERM, and waits for the end.
+    /// Sends SIGTERM and waits for the end.
     pub fn stop(mut self) -> ExitStatus {
         self.signal(Signal::TERM);
         self.wait(Duration::from_secs(40))
     }
 
-    /// SIGKILL, and waits for the end.
+    /// Sends SIGKILL and waits for the end.
     pub fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// Waits for the end; panics with the log when it does not come.
+    /// Waits for the end; panics with the log after `time`.
     pub fn wait(&mut self, time: Duration) -> ExitStatus {
         let end = Instant::now() + time;
         loop {
@@ -89,12 +89,12 @@ impl Drop for Process {
     }
 }
 
-/// A pid as rustix wants it.
+/// A pid in the type of rustix.
 pub fn pid(number: u32) -> Pid {
     Pid::from_raw(number as i32).expect("a pid is not zero")
 }
 
-/// Those that are alive.
+/// Pids of living children.
 pub fn children(parent: u32) -> Vec<u32> {
     let is_child = |pid: &u32| {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -107,7 +107,7 @@ pub fn children(parent: u32) -> Vec<u32> {
     pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_child).collect()
 }
 
-/// Runs a command to its end; panics with its output when it fails.
+/// Runs a command to its end; panics with its output if it fails.
 pub fn run(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|error| panic!("could not start {command:?}: {error}"));
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();

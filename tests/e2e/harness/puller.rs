@@ -1,4 +1,4 @@
-//! A containerd with its agent that pulls images of one layer, and the registry of such an image.
+//! A containerd with an agent that pulls single-layer images, and a registry of such an image.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use crate::scripted::{Asked, Part, Script, Scripted, head, honest, status};
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
-/// See the module.
+/// A containerd and its agent, for pulls of single-layer images.
 pub struct Puller {
     pub agent: Agent,
     containerd: Containerd,
@@ -24,10 +24,10 @@ pub struct Puller {
 }
 
 impl Puller {
-    /// Starts both, the agent with `extra` arguments, and waits.
+    /// Starts both, the agent with `extra` arguments, and waits until they are ready.
     pub async fn start(folder: &Path, servers: &[String], extra: &[&str]) -> Self {
         let mut containerd = Containerd::prepare(folder);
-        // Garbage collection clears away what a failed pull has left, and then nobody sees that it was bad.
+        // Garbage collection would remove what a failed pull leaves, so that bad bytes could not be found.
         let config = containerd.folder.join("containerd.toml");
         let never = "[plugins.'io.containerd.gc.v1.scheduler']\n  mutation_threshold = 1000000000\n";
         fs::write(&config, fs::read_to_string(&config).unwrap() + never).unwrap();
@@ -39,7 +39,7 @@ impl Puller {
         Self { agent, containerd, certs: folder.join("certs.d") }
     }
 
-    /// Pulls `image` from `registry`, with our mirror in front; nothing is unpacked.
+    /// Pulls `image` from `registry`, with our mirror first; nothing is unpacked.
     pub async fn pull(
         &self,
         image: &LayerImage,
@@ -57,7 +57,7 @@ impl Puller {
         };
         let output = output.unwrap();
         let problem = String::from_utf8_lossy(&output.stderr);
-        // After what it logs.
+        // The line that follows its log lines.
         let problem =
             problem.lines().filter(|line| !line.starts_with("time=")).collect::<Vec<_>>().join("\n");
         if output.status.success() { Ok(()) } else { Err(problem) }
@@ -73,7 +73,7 @@ impl Puller {
         fs::write(folder.join("hosts.toml"), text).unwrap();
     }
 
-    /// The digest of what containerd holds as this layer; the file goes, because memory is not for free.
+    /// Digest of the bytes that containerd has as this layer. Removes the file, to free memory.
     pub async fn take(&self, layer: &Blob) -> Option<String> {
         let digest: Digest = layer.digest.parse().unwrap();
         let blobs = self.containerd.folder.join("root/io.containerd.content.v1.content/blobs/sha256");
@@ -86,7 +86,7 @@ impl Puller {
         tokio::task::spawn_blocking(hash).await.unwrap()
     }
 
-    /// When the agent found out first that what it had passed on of `layer` was wrong.
+    /// Time at which the agent first detected that it had passed on wrong bytes of `layer`.
     pub fn detected(&self, layer: &Blob) -> Option<SystemTime> {
         let log = self.log_of(&layer.digest);
         let line = log.lines().find(|line| line.contains("aborted ingests of bad bytes"))?;
@@ -94,7 +94,7 @@ impl Puller {
         Some(SystemTime::try_from(time).expect("a time after 1970"))
     }
 
-    /// What the agent logs about a digest.
+    /// Log lines of the agent about a digest.
     pub fn log_of(&self, digest: &str) -> String {
         let log = self.agent.process.log();
         log.lines().filter(|line| line.contains(digest)).collect::<Vec<_>>().join("\n")
@@ -126,8 +126,8 @@ impl LayerImage {
         Self { layer, manifest: (Digest::of(manifest.as_bytes()), manifest), config }
     }
 
-    /// A registry that serves all of it well. What is counted as sent is the layer alone: the others go
-    /// with their heads.
+    /// A registry that serves the whole image correctly. Only bytes of the layer count as sent, because the
+    /// other blobs are part of their heads.
     pub fn registry(&self) -> Script {
         let layer = self.layer.clone();
         let small = [&self.manifest, &self.config].map(|(digest, text)| (digest.to_string(), text.clone()));

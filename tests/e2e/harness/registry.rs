@@ -12,13 +12,13 @@ pub struct Registry {
     pub name: String,
     process: Option<Process>,
     folder: PathBuf,
-    /// Asks everybody for [`READER`].
+    /// True if every request needs [`READER`].
     is_private: bool,
 }
 
-/// Who may use a private registry, `user:password`.
+/// The user of a private registry, `user:password`.
 pub const READER: &str = "reader:open sesame";
-/// The same as `htpasswd -B` writes it.
+/// [`READER`] as `htpasswd -B` writes it.
 const READER_HASHED: &str = "reader:$2y$05$abcdefghijklmnopqrstuupx2xBUC4954936wVIjyyPHmUBFu0wCW\n";
 
 impl Registry {
@@ -26,7 +26,7 @@ impl Registry {
         Self::start_any(folder, "").await
     }
 
-    /// One that asks everybody for [`READER`].
+    /// Starts a registry whose requests need [`READER`].
     pub async fn start_private(folder: &Path) -> Self {
         let users = folder.join("htpasswd");
         fs::write(&users, READER_HASHED).unwrap();
@@ -48,7 +48,7 @@ impl Registry {
         registry
     }
 
-    /// The same registry on the same port, after [`Registry::stop`].
+    /// Starts the registry on the same port again, after [`Registry::stop`].
     pub async fn start_again(&mut self) {
         let mut command = Command::new("docker-registry");
         command.arg("serve").arg(self.folder.join("registry.yml"));
@@ -80,7 +80,7 @@ impl Registry {
         self.process.take().expect("the registry runs").kill();
     }
 
-    /// How many requests of `method` it has answered whose path contains `part`.
+    /// Number of answered requests with `method` and a path that contains `part`.
     pub fn requests(&self, method: &str, part: &str) -> usize {
         let log = fs::read_to_string(self.folder.join("registry.log")).unwrap();
         let is_one = |line: &str| {

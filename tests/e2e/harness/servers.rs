@@ -1,4 +1,4 @@
-//! Three discovery servers by `piccolo up`, and what a client sees of them.
+//! Three discovery servers of `piccolo up`, and clients of them.
 
 use std::path::Path;
 use std::process::Command;
@@ -18,7 +18,7 @@ pub struct Servers {
 }
 
 impl Servers {
-    /// Three servers with their data below `folder`; waits for a leader.
+    /// Starts three servers with their data in `folder`; waits for a leader.
     pub async fn up(folder: &Path) -> Self {
         Self::up_at(folder, free_ports_in_a_row(6)).await
     }
@@ -31,17 +31,17 @@ impl Servers {
         servers
     }
 
-    /// Base URLs, in the order of the servers' numbers.
+    /// Base URLs, sorted by the servers' numbers.
     pub fn urls(&self) -> Vec<String> {
         [0, 2, 4].map(|offset| format!("http://127.0.0.1:{}", self.base_port + offset)).to_vec()
     }
 
-    /// A client of server `number` (1 to 3) alone.
+    /// A client of server `number` (1 to 3) only.
     pub fn client(&self, number: usize) -> Client {
         Client::new(vec![self.urls()[number - 1].clone()]).unwrap()
     }
 
-    /// Number of the leader, once a server that answers knows one with a quorum.
+    /// Number of the leader, after a server has answered that it knows one with a quorum.
     pub async fn leader(&self) -> usize {
         within("a leader with a quorum", SOON, || self.leader_now()).await
     }
@@ -77,13 +77,13 @@ impl Servers {
     }
 }
 
-/// Holders of `key` in the group `default`, as `client` sees it; empty: nobody. Asks again while there is no
-/// answer: a lookup has two seconds, and a busy machine can take them.
+/// Holders of `key` in the group `default` by the answer to `client`; empty if there are none. Retries while
+/// there is no answer: on a busy machine a lookup can exceed its two seconds.
 pub async fn find(client: &Client, key: &str) -> Vec<String> {
     within("the server answers", SOON, || find_if_up(client, key)).await
 }
 
-/// The same of a server that may be down: `None`.
+/// Like [`find`] for a server that may be down: `None` without an answer.
 pub async fn find_if_up(client: &Client, key: &str) -> Option<Vec<String>> {
     let query = FindQuery { key: key.to_owned(), group: "default".to_owned(), ..FindQuery::default() };
     let answer = client.find(&query, Duration::from_secs(5)).await.ok()?;

@@ -1,18 +1,18 @@
-//! Inputs that are kept.
+//! The corpus: inputs that are kept in the repository.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Longest input, bytes: what larger ones show, smaller ones show, too.
+/// Longest input, bytes: smaller inputs find what larger ones would.
 pub const INPUT_BYTES_MAX: usize = 64 * 1024;
 
-/// The folder of one target.
+/// Folder of a target's inputs.
 pub fn folder(target: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target)
 }
 
-/// All inputs of one target with their paths, in the order of their names.
+/// All inputs of a target with their paths, sorted by name.
 ///
 /// # Errors
 /// If the folder or a file cannot be read.
@@ -24,8 +24,8 @@ pub fn read(target: &str) -> io::Result<Vec<(PathBuf, Vec<u8>)>> {
     paths.into_iter().map(|path| fs::read(&path).map(|bytes| (path, bytes))).collect()
 }
 
-/// Words that mean something to a reader, from `dictionary.txt` (libFuzzer's format: one quoted word a
-/// line, `\xNN` for bytes that cannot be shown).
+/// Words of `dictionary.txt` that parsers know, in libFuzzer's format: one quoted word a line, `\xNN` for
+/// bytes that are not printable.
 pub fn dictionary() -> Vec<Vec<u8>> {
     let lines = include_str!("../dictionary.txt").lines().map(str::trim);
     lines.filter_map(|line| line.strip_prefix('"')?.strip_suffix('"')).map(unescape).collect()
@@ -55,10 +55,10 @@ mod tests {
     use super::*;
     use crate::seeds;
 
-    /// A format changes, and the inputs that were written before are refused at their first bytes.
+    /// After a change of a format, old inputs would be refused at their first bytes.
     #[test]
     fn kept_seeds_are_those_that_are_made_now() {
-        // What a real node writes has its random ids.
+        // Files of a real node contain random ids.
         let is_random = |target: &str| ["stored_state", "stored_log", "stored_node"].contains(&target);
         for (target, name, input) in seeds::all().into_iter().filter(|(target, _, _)| !is_random(target)) {
             let kept = fs::read(folder(target).join(&name)).unwrap_or_default();

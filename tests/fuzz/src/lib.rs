@@ -1,15 +1,15 @@
-//! Garbage for everything that reads what others send, and what must hold of it whatever they send.
+//! Fuzzing of every parser of foreign input, with assertions that must hold for any input.
 //!
-//! - [`targets`]: one function a reader; a panic is a finding. Each asserts more than that it does not
-//!   panic, where there is more: what is read is written and read again alike, an answer is no 500, a
-//!   snapshot that is accepted has the checksum that it claims.
-//! - [`corpus`]: inputs that are kept, `corpus/<target>/<file>`. `seeds` (a binary) makes those that come
-//!   from golden files and from hand; the others were found by a driver.
-//! - [`mutate`]: an input from others, by chance, from a seed.
+//! - [`targets`]: one function for each parser; a panic is a finding. Where possible, a target asserts more
+//!   than that: what is read can be written and read again, an answer is not 500, an accepted snapshot has
+//!   the checksum that it claims.
+//! - [`corpus`]: kept inputs, `corpus/<target>/<file>`. The binary `seeds` makes those from golden files and
+//!   hand-written ones; the drivers found the others.
+//! - [`mutate`]: makes an input from others, at random, from a seed.
 //! - [`watch`]: limits of time and memory, and panics on other threads.
 //!
-//! Two drivers: `tests/short.rs` (`make test`) runs all that is kept and mutates it for some seconds;
-//! the binary `guided` (`make soak`, [`soak`](../soak)) lets libFuzzer follow the coverage.
+//! There are two drivers: `tests/short.rs` (`make test`) runs all kept inputs and mutates them for some
+//! seconds; the binary `guided` (`make soak`, [`soak`](../soak)) runs libFuzzer, guided by coverage.
 
 pub mod corpus;
 pub mod mutate;

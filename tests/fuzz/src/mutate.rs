@@ -1,15 +1,15 @@
-//! An input from others, by chance. The same seed gives the same input.
+//! Random mutations of inputs. The same seed gives the same input.
 
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
-/// Changes made to one input: few, so that most of it goes on meaning something.
+/// Number of changes to one input: few, so that most of it stays meaningful.
 const CHANGES_MAX: usize = 6;
-/// How often a piece is repeated at most: nesting, and long lists.
+/// Largest number of repetitions of a piece, for nesting and long lists.
 const REPEATS_MAX: usize = 300;
 
-/// Numbers at which readers err, as they are written in text.
+/// Numbers at which parsers fail, as text.
 const NUMBERS: [&str; 12] = [
     "0",
     "-1",
@@ -25,7 +25,7 @@ const NUMBERS: [&str; 12] = [
     "0.5",
 ];
 
-/// Makes inputs from those that are kept.
+/// Makes inputs from kept ones.
 pub struct Mutator {
     inputs: Vec<Vec<u8>>,
     words: Vec<Vec<u8>>,
@@ -33,14 +33,14 @@ pub struct Mutator {
 }
 
 impl Mutator {
-    /// From these, of which there is one at least, and from words that mean something; none is longer
-    /// than `bytes_max`.
+    /// A mutator of these inputs, at least one, and of words that parsers know. No result is longer than
+    /// `bytes_max`.
     pub fn new(inputs: Vec<Vec<u8>>, words: Vec<Vec<u8>>, bytes_max: usize) -> Self {
         assert!(!inputs.is_empty() && !words.is_empty(), "there is something to begin with");
         Self { inputs, words, bytes_max }
     }
 
-    /// The input of `seed`.
+    /// The input for this seed.
     pub fn input(&self, seed: u64) -> Vec<u8> {
         let mut random = StdRng::seed_from_u64(seed);
         let mut input = self.inputs.choose(&mut random).expect("there is one").clone();
@@ -90,7 +90,7 @@ impl Mutator {
     }
 }
 
-/// From `place`, and mostly short.
+/// A range from `place`, mostly short.
 fn piece(input: &[u8], place: usize, random: &mut StdRng) -> std::ops::Range<usize> {
     let longest = [1, 4, 16, 64, input.len()].choose(random).copied().expect("there are some");
     place..input.len().min(place + random.random_range(0..=longest))
@@ -114,7 +114,7 @@ fn replace(input: &mut Vec<u8>, piece: std::ops::Range<usize>, bytes: &[u8]) {
     drop(input.splice(piece, bytes.iter().copied()));
 }
 
-/// A run of digits becomes another number.
+/// Replaces a run of digits by another number.
 fn number_as_text(input: &mut Vec<u8>, random: &mut StdRng) {
     let digits: Vec<usize> = (0..input.len()).filter(|at| input[*at].is_ascii_digit()).collect();
     let Some(&start) = digits.choose(random) else { return };
@@ -122,7 +122,7 @@ fn number_as_text(input: &mut Vec<u8>, random: &mut StdRng) {
     replace(input, start..start + length, NUMBERS.choose(random).expect("there are some").as_bytes());
 }
 
-/// Bytes become a length or an id, little endian.
+/// Replaces bytes by a length or an id, little endian.
 fn number_as_bytes(input: &mut [u8], place: usize, random: &mut StdRng) {
     let number = [0, 1, 0xff, 0xffff, 0x7fff_ffff, 0xffff_ffff, u64::MAX - 1, u64::MAX, input.len() as u64];
     let number = number.choose(random).expect("there are some").to_le_bytes();

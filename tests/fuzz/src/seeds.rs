@@ -1,5 +1,4 @@
-//! Inputs to begin with: golden files, requests of real clients, the files of a real node, and what is
-//! nasty.
+//! Initial inputs: golden files, requests of real clients, the files of a real node, and difficult cases.
 
 mod network;
 mod stored;
@@ -11,7 +10,7 @@ use std::path::Path;
 /// An input: target, name, bytes.
 pub type Seed = (&'static str, String, Vec<u8>);
 
-/// All of them.
+/// All seeds.
 pub fn all() -> Vec<Seed> {
     [text::all(), network::all(), stored::all()].concat()
 }
@@ -20,7 +19,7 @@ fn seed(target: &'static str, name: impl Into<String>, bytes: impl Into<Vec<u8>>
     (target, name.into(), bytes.into())
 }
 
-/// The files of a golden folder by their names without ending; hex is read.
+/// Files of a golden folder by their names without extension; hex is decoded.
 fn golden(folder: &str) -> Vec<(String, Vec<u8>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(folder);
     let entries = fs::read_dir(folder).expect("golden files are there");
@@ -42,7 +41,7 @@ fn from_hex(text: &[u8]) -> Vec<u8> {
     digits.chunks_exact(2).map(|two| (two[0] << 4 | two[1]) as u8).collect()
 }
 
-/// JSON that readers stumble over.
+/// JSON that parsers often fail on.
 fn nasty_json() -> Vec<(&'static str, String)> {
     vec![
         ("deep-lists", "[".repeat(4_000)),

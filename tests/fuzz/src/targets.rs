@@ -1,5 +1,5 @@
-//! What is fuzzed: one function for each kind of input. A panic in it, or on any other thread while it
-//! runs, is a finding.
+//! Fuzz targets: one function for each kind of input. A panic in it, or on another thread while it runs, is a
+//! finding.
 
 mod agent;
 mod client;
@@ -18,15 +18,15 @@ mod wire;
 pub(crate) use raft_rpc::ROUTES as RAFT_ROUTES;
 pub(crate) use stored::{LOG_ROWS, SEGMENTS, VALUES};
 
-/// Something that reads what others send.
+/// A parser of foreign input.
 pub struct Target {
-    /// Of its corpus folder, too.
+    /// Name of the target and of its corpus folder.
     pub name: &'static str,
-    /// Reads one input.
+    /// Runs one input.
     pub run: fn(&[u8]),
 }
 
-/// All of them.
+/// All targets.
 pub const TARGETS: &[Target] = &[
     Target { name: "names", run: names::run },
     Target { name: "path", run: names::run_path },
@@ -47,7 +47,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "store_folder", run: store_folder::run },
 ];
 
-/// The target of that name.
+/// The target with this name.
 pub fn find(name: &str) -> Option<&'static Target> {
     TARGETS.iter().find(|target| target.name == name)
 }

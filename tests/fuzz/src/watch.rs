@@ -1,7 +1,7 @@
-//! What no input may cost, and panics wherever they happen.
+//! Limits of time and memory for an input, and panics on any thread.
 //!
-//! The input that runs stands in a file: when the process is killed, aborts, or overflows its stack, it is
-//! still there.
+//! The running input is in a file, so that it is still there if the process is killed, aborts, or overflows
+//! its stack.
 
 use std::fs;
 use std::io;
@@ -15,36 +15,37 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::targets::Target;
 
-/// Longest time for one input. None needs a hundredth of it on a quiet machine.
+/// Longest time for one input. None needs a hundredth of it on an idle machine.
 pub const INPUT_TIME_MAX: Duration = Duration::from_secs(20);
-/// Memory that one input of at most [`INPUT_BYTES_MAX`](crate::corpus::INPUT_BYTES_MAX) may take on top
-/// of what the process had, bytes.
+/// Memory that one input of at most [`INPUT_BYTES_MAX`](crate::corpus::INPUT_BYTES_MAX) may add to the
+/// process, bytes.
 pub const INPUT_MEMORY_BYTES_MAX: u64 = 256 * 1024 * 1024;
-/// Memory of the process: an allocation past it fails, and the process aborts instead of the machine.
+/// Memory of the process, bytes: an allocation beyond it fails, and aborts the process instead of the
+/// machine.
 const PROCESS_MEMORY_BYTES_MAX: u64 = 3 * 1024 * 1024 * 1024;
 
-/// What was said by panics since the last look, on any thread.
+/// Messages of panics on any thread since the last read.
 static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-/// What an input did that it must not do.
+/// A violation that an input caused.
 #[derive(Debug)]
 pub struct Finding {
-    /// What happened.
+    /// Description of the violation.
     pub what: String,
 }
 
 /// Runs inputs one after the other.
 pub struct Watch {
-    /// The input that runs.
+    /// Path of the running input.
     current: PathBuf,
-    /// Milliseconds since `start` at which it began; 0: none runs.
+    /// Milliseconds from `start` to the start of the running input; 0: none runs.
     began: Arc<AtomicU64>,
     start: Instant,
 }
 
 impl Watch {
-    /// Keeps the input that runs in `folder`. From now on panics are noted, not printed, and the memory
-    /// of this process is limited.
+    /// A watch that keeps the running input in `folder`. From now on panics are recorded instead of printed,
+    /// and the memory of this process is limited.
     ///
     /// # Errors
     /// If the folder cannot be made.
@@ -61,7 +62,7 @@ impl Watch {
         Ok(watch)
     }
 
-    /// Where the input that runs stands.
+    /// Path of the running input.
     pub fn current(&self) -> &Path {
         &self.current
     }
@@ -69,7 +70,7 @@ impl Watch {
     /// Runs one input.
     ///
     /// # Errors
-    /// What it did that it must not do.
+    /// The violation that the input caused.
     pub fn run(&self, target: &Target, input: &[u8]) -> Result<(), Finding> {
         fs::write(&self.current, input).expect("the folder takes a small file");
         let before = peak_memory_bytes();
@@ -87,7 +88,8 @@ impl Watch {
         Ok(())
     }
 
-    /// A thread that ends the process when an input takes too long: what hangs cannot be stopped.
+    /// Starts a thread that ends the process when an input takes too long, because a hanging input cannot be
+    /// stopped.
     fn guard_time(&self) {
         let (began, start, current) = (Arc::clone(&self.began), self.start, self.current.clone());
         std::thread::spawn(move || {
@@ -115,7 +117,7 @@ fn note_panics() {
     });
 }
 
-/// Of a backtrace, the frames of this workspace and of openraft.
+/// Frames of this workspace and of openraft in a backtrace.
 fn own_frames(backtrace: &str) -> String {
     let lines: Vec<&str> = backtrace.lines().collect();
     let ours = |line: &str| line.contains("piccolo") || line.contains("openraft");
@@ -128,7 +130,7 @@ fn limit_memory() {
     setrlimit(Resource::Data, Rlimit { current: Some(current), ..limit }).expect("a limit may be lowered");
 }
 
-/// The most memory that this process has had.
+/// Peak memory of this process.
 fn peak_memory_bytes() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));

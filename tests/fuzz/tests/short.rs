@@ -1,7 +1,7 @@
-//! What `make test` runs: every input that is kept, and some seconds of mutations of them.
+//! Fuzzing in `make test`: every kept input, and some seconds of mutations of them.
 //!
-//! `PICCOLO_FUZZ_SECONDS` and `PICCOLO_FUZZ_SEED` are for longer and other runs, `PICCOLO_FUZZ_TARGET` for
-//! one target alone.
+//! `PICCOLO_FUZZ_SECONDS` and `PICCOLO_FUZZ_SEED` are for longer and other runs, `PICCOLO_FUZZ_TARGET` for a
+//! single target.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use piccolo_fuzz::targets::{TARGETS, Target};
 use piccolo_fuzz::watch::Watch;
 use piccolo_fuzz::{corpus, watch};
 
-/// Of mutations, for all targets together.
+/// Time for mutations of all targets together, seconds.
 const SECONDS: u64 = 8;
 const SEED: u64 = 0x0070_6963_636f_6c6f;
 
@@ -28,14 +28,14 @@ fn chosen() -> Vec<&'static Target> {
     chosen
 }
 
-/// Where what fails is left.
+/// Folder for inputs that fail.
 fn folder() -> PathBuf {
     let shared_memory = PathBuf::from("/dev/shm");
     let root = if shared_memory.is_dir() { shared_memory } else { std::env::temp_dir() };
     root.join(format!("piccolo-fuzz-{}", std::process::id()))
 }
 
-/// One test for all: panics on other threads are those of the input that runs.
+/// One test for all targets, so that panics on other threads belong to the running input.
 #[test]
 fn what_is_kept_and_what_is_made_of_it_breaks_nothing() {
     let (seconds, seed) = (environment("PICCOLO_FUZZ_SECONDS"), environment("PICCOLO_FUZZ_SEED"));
@@ -49,7 +49,7 @@ fn what_is_kept_and_what_is_made_of_it_breaks_nothing() {
     for target in targets {
         findings.extend(run(target, &watch, share, seed));
     }
-    // Panics are noted here, not printed.
+    // Panics are recorded instead of printed.
     findings.iter().for_each(|finding| eprintln!("{finding}"));
     assert!(findings.is_empty(), "{} findings", findings.len());
     std::fs::remove_dir_all(folder).unwrap();
@@ -85,11 +85,11 @@ fn run(target: &Target, watch: &Watch, share: Duration, seed: u64) -> Vec<String
     findings
 }
 
-/// The drivers see what they are there to see.
+/// The drivers detect panics.
 #[test]
 fn a_panic_is_a_finding_wherever_it_happens() {
     if std::env::var_os("PICCOLO_FUZZ_CHILD").is_none() {
-        // Panics are noted for the whole process: a process of its own.
+        // Panics are recorded for the whole process, so that this needs another one.
         let mut child = std::process::Command::new(std::env::current_exe().unwrap());
         child.args(["--exact", "a_panic_is_a_finding_wherever_it_happens"]).env("PICCOLO_FUZZ_CHILD", "1");
         assert!(child.status().unwrap().success());

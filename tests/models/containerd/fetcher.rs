@@ -1,4 +1,4 @@
-//! `dockerFetcher`: which host is asked how, and what of its answer is used.
+//! `dockerFetcher`: which host gets which request, and what of its answer is used.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -12,7 +12,7 @@ use super::retries::HostError;
 use super::transport::{Body, ReadError, Request, Response};
 use super::{Resolved, Trace, Version};
 
-/// 2.1.4 `core/remotes/docker/fetcher.go:441` `minChunkSize`.
+/// 2.1.4 `core/remotes/docker/fetcher.go:441` `minChunkSize`, bytes.
 const CHUNK_BYTES_MIN: u64 = 512;
 /// `max_concurrent_downloads`: 2.1.4 `internal/cri/config/config_unix.go:34`, 3 by default.
 pub const SLOTS: usize = 3;
@@ -21,7 +21,7 @@ pub const SLOTS: usize = 3;
 #[derive(Clone, Debug)]
 pub struct Host {
     pub address: SocketAddr,
-    /// `host:port`; the one that equals the registry's name gets no `ns`.
+    /// `host:port`; a request to the host with the registry's name has no `ns`.
     pub name: String,
 }
 
@@ -31,26 +31,26 @@ impl Host {
     }
 }
 
-/// What a pull needs to know about where to fetch.
+/// Configuration and state of a pull's requests.
 #[derive(Debug)]
 pub struct Fetcher {
     pub version: Version,
     pub hosts: Vec<Host>,
-    /// The registry's name, as in the image's reference.
+    /// Name of the registry, as in the image's reference.
     pub registry: String,
     pub repository: String,
-    /// One for the whole daemon (2.1.4 `internal/cri/server/images/service.go:114`); absent in 1.6, where
+    /// Slots of the whole daemon (2.1.4 `internal/cri/server/images/service.go:114`); absent in 1.6, where
     /// `max_concurrent_downloads` limits the layers of one image before they are fetched.
     pub slots: Option<Arc<Semaphore>>,
     /// `concurrent_layer_fetch_buffer`; 0 (the default): no parallel fetch.
     pub chunk_bytes: u64,
     /// Go's `Transport.ResponseHeaderTimeout`.
     pub header_timeout: Option<Duration>,
-    /// Token endpoints by host that has asked for a token.
+    /// Token endpoints of hosts that have required a token.
     pub realms: Mutex<HashMap<usize, String>>,
 }
 
-/// A response body being read, with the slot that it holds.
+/// A response body that is being read, with its slot.
 #[derive(Debug)]
 pub enum Opened {
     Single { body: Body, _slot: Option<OwnedSemaphorePermit> },
@@ -67,8 +67,8 @@ impl Opened {
 }
 
 impl Fetcher {
-    /// The hosts in their order, whatever their capabilities (1.6.20 `fetcher.go:125`, 2.1.4
-    /// `fetcher.go:302`); the first error is the one that is reported.
+    /// Opens a response of the hosts in their order, whatever their capabilities (1.6.20 `fetcher.go:125`,
+    /// 2.1.4 `fetcher.go:302`); the first error is the reported one.
     pub async fn open(
         self: &Arc<Self>,
         digest: &str,
@@ -90,8 +90,8 @@ impl Fetcher {
         Err(first.unwrap_or_else(|| HostError::Answer("no pull hosts".to_owned())))
     }
 
-    /// 1.6.20 `resolver.go:460` `request` and `:494` `addNamespace`: `ns` wherever the host is not the
-    /// registry itself (`registry.go:79` `isProxy`).
+    /// A request. 1.6.20 `resolver.go:460` `request` and `:494` `addNamespace`: with `ns` if the host is not
+    /// the registry itself (`registry.go:79` `isProxy`).
     pub fn request(&self, host: usize, method: &'static str, object: &str) -> Request {
         let mut target = format!("/v2/{}/{object}", self.repository);
         if self.hosts[host].name != self.registry {
@@ -107,7 +107,7 @@ impl Fetcher {
         host + 1 == self.hosts.len()
     }
 
-    /// 1.6.20 `remotes/docker/fetcher.go:154` `open`.
+    /// Opens a response: 1.6.20 `remotes/docker/fetcher.go:154` `open`.
     async fn open_1_6(
         &self,
         host: usize,
@@ -122,7 +122,7 @@ impl Fetcher {
         check_status(&response)?;
         check_identity(&response)?;
         if offset > 0 {
-            // `:190`: whatever the status, a Content-Range must fit; without one the prefix is discarded.
+            // `:190`: for any status a Content-Range must match; without one the prefix is discarded.
             match response.header("content-range") {
                 Some(range) => check_content_range(range, offset)?,
                 None => response.body.discard(offset).await.map_err(not_discarded)?,
@@ -131,7 +131,7 @@ impl Fetcher {
         Ok(Opened::Single { body: response.body, _slot: None })
     }
 
-    /// 2.1.4 `core/remotes/docker/fetcher.go:440` `open`, 2.3.4 `fetcher.go:442`.
+    /// Opens a response: 2.1.4 `core/remotes/docker/fetcher.go:440` `open`, 2.3.4 `fetcher.go:442`.
     async fn open_2(
         self: &Arc<Self>,
         host: usize,
@@ -144,7 +144,7 @@ impl Fetcher {
         if parallelism > 1 || offset > 0 {
             request.set("Range", format!("bytes={offset}-"));
         }
-        // 2.1.4 `:459`: a slot for each host's attempt; an error gives it back before the next host.
+        // 2.1.4 `:459`: a slot for each host's attempt; an error releases it before the next host.
         let slot = self.acquire().await;
         let mut response = self.do_with_retries(host, &mut request, self.is_last(host), trace).await?;
         check_status(&response)?;
@@ -153,7 +153,7 @@ impl Fetcher {
         let ignored = self.check_offset(&mut response, offset, parallelism).await?;
         let mut remaining = length;
         if ignored {
-            // 2.1.4 `:467` logs and goes on with one connection; 2.2.7 `:472` counts what is left.
+            // 2.1.4 `:467` logs and continues with one connection; 2.2.7 `:472` counts the remaining bytes.
             parallelism = 1;
             remaining = length.saturating_sub(offset);
         }
@@ -164,9 +164,9 @@ impl Fetcher {
         Ok(Opened::Parallel(Parallel::start(Arc::clone(self), Arc::clone(trace), parts, offset, remaining)))
     }
 
-    /// `withOffsetCheck`. 2.1.4 `resolver.go:662`: offset 0 is not checked, not even in parallel mode (a
-    /// host that ignores ranges then delivers garbage); 2.1.9, 2.2.0 and 2.3.4 `resolver.go:702` check it.
-    /// A 206 is believed without a look at its Content-Range. Returns whether the range was ignored.
+    /// `withOffsetCheck`. 2.1.4 `resolver.go:662`: offset 0 is not checked, not even in parallel mode (a host
+    /// that ignores ranges then delivers garbage); 2.1.9, 2.2.0 and 2.3.4 `resolver.go:702` check it. The
+    /// Content-Range of a 206 is not checked. Returns whether the range was ignored.
     async fn check_offset(
         &self,
         response: &mut Response,
@@ -188,15 +188,15 @@ impl Fetcher {
         Ok(true)
     }
 
-    /// 2.1.4 `resolver.go:477` `Acquire`: first come, first served.
+    /// Waits for a slot: 2.1.4 `resolver.go:477` `Acquire`, first come, first served.
     pub async fn acquire(&self) -> Option<OwnedSemaphorePermit> {
         let slots = Arc::clone(self.slots.as_ref()?);
         Some(slots.acquire_owned().await.expect("the limiter is never closed"))
     }
 
-    /// A tag or digest resolved by HEAD: 1.6.20 `resolver.go:221` `Resolve`. A digest is asked for under
-    /// `manifests/` at every host first, then under `blobs/` (`:246`). Without `Docker-Content-Digest`
-    /// a GET of the same host follows (`:327`).
+    /// Resolves a tag or digest with HEAD: 1.6.20 `resolver.go:221` `Resolve`. A digest is requested under
+    /// `manifests/` at every host first, then under `blobs/` (`:246`). Without `Docker-Content-Digest` a GET
+    /// of the same host follows (`:327`).
     pub async fn resolve(&self, object: &str, trace: &Trace) -> Result<Resolved, HostError> {
         let is_digest = object.starts_with("sha256:");
         let kinds: &[&str] = if is_digest { &["manifests", "blobs"] } else { &["manifests"] };
@@ -239,13 +239,13 @@ impl Fetcher {
     }
 }
 
-/// 1.6.20 `fetcher.go:174`, 2.1.4 `resolver.go:649` `withErrorCheck`.
+/// Checks the status: 1.6.20 `fetcher.go:174`, 2.1.4 `resolver.go:649` `withErrorCheck`.
 pub fn check_status(response: &Response) -> Result<(), HostError> {
     if response.status > 299 { Err(HostError::Status(response.status)) } else { Ok(()) }
 }
 
-/// What containerd would decode (2.1.4 `fetcher.go:584`), a mirror never sends: the digest is that of
-/// the bytes as they are stored.
+/// A mirror must send no encoding that containerd would decode (2.1.4 `fetcher.go:584`): the digest is that
+/// of the stored bytes.
 fn check_identity(response: &Response) -> Result<(), HostError> {
     match response.header("content-encoding") {
         None | Some("identity" | "") => Ok(()),

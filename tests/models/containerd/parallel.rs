@@ -1,6 +1,6 @@
 //! The parallel fetch of one layer: 2.1.4 `core/remotes/docker/fetcher.go:498`, 2.3.4 `fetcher.go:502`.
-//! Open-ended ranges, one chunk read of each, then closed; chunks after the first go to the same host;
-//! read in order.
+//! Requests have open-ended ranges, of each of which one chunk is read before it is closed; chunks after the
+//! first go to the same host; the reader gets them in order.
 
 use std::sync::Arc;
 
@@ -14,10 +14,10 @@ use super::{Trace, Version};
 
 const PIECE_BYTES: usize = 256 << 10;
 
-/// What comes through the pipe of one chunk: bytes, then how it ended.
+/// Content of one chunk's pipe: bytes, then the end or an error.
 type Pipe = mpsc::UnboundedSender<Result<Vec<u8>, Option<ReadError>>>;
 
-/// A blob being read in chunks. Dropping it cancels what runs (2.3.4 `fetcher.go:580` `BeforeClose`).
+/// A blob that is read in chunks. Dropping it cancels the requests (2.3.4 `fetcher.go:580` `BeforeClose`).
 #[derive(Debug)]
 pub struct Parallel {
     pipes: Vec<mpsc::UnboundedReceiver<Result<Vec<u8>, Option<ReadError>>>>,
@@ -30,7 +30,7 @@ pub struct Parallel {
 /// The first response, its slot, the request to clone, and its host.
 pub type First = (Body, Option<OwnedSemaphorePermit>, Request, usize);
 
-/// The chunk that is taken next, and the first response as long as nobody has taken chunk 0.
+/// Number of the next chunk, and the first response until chunk 0 is taken.
 type Next = (usize, Option<(Body, Option<OwnedSemaphorePermit>)>);
 
 struct Chunks {
@@ -39,7 +39,7 @@ struct Chunks {
     request: Request,
     host: usize,
     offset: u64,
-    /// Kept for the life of the fetch: a pipe that nobody closes makes the reader wait, see `copy`.
+    /// Kept as long as the fetch: a pipe that nobody closes makes the reader wait, see `copy`.
     pipes: Vec<Pipe>,
     next: std::sync::Mutex<Next>,
     cancelled: CancellationToken,
@@ -88,9 +88,9 @@ impl Parallel {
 }
 
 impl Chunks {
-    /// One of the goroutines: takes chunks first in, first out, until one fails. A failure cancels all
-    /// requests but that of chunk 0, which was made with the outer context (2.1.4 `:512` shadows it):
-    /// chunks before the failed one then end with `context canceled`, which is not resumed.
+    /// One of the goroutines: takes chunks in order until one fails. A failure cancels all requests but that
+    /// of chunk 0, which was made with the outer context (2.1.4 `:512` shadows it): chunks before the failed
+    /// one then end with `context canceled`, which is not resumed.
     async fn work(self: Arc<Self>) {
         while !self.cancelled.is_cancelled() {
             let (index, first) = {
@@ -110,7 +110,7 @@ impl Chunks {
                 break;
             }
         }
-        // The pipes stay open as long as the fetch lives: the reader decides when it ends.
+        // The pipes stay open as long as the fetch: the reader decides when it ends.
         std::future::pending::<()>().await;
     }
 
@@ -124,7 +124,7 @@ impl Chunks {
             biased;
             () = self.cancelled.cancelled() => {
                 // 2.1.4 `:542` returns without closing the pipe, so that the reader of this chunk waits
-                // for ever; 2.3.4 `:551` closes it.
+                // forever; 2.3.4 `:551` closes it.
                 if self.fetcher.version == Version::V2_3 {
                     self.end(index, Some(canceled));
                 }
@@ -137,7 +137,7 @@ impl Chunks {
             let start = self.offset + index as u64 * self.fetcher.chunk_bytes;
             request.set("Range", format!("bytes={start}-"));
             let is_last = self.host + 1 == self.fetcher.hosts.len();
-            // `withErrorCheck` alone: neither 206 nor Content-Range is looked at, no other host is tried.
+            // Only `withErrorCheck`: neither 206 nor Content-Range is checked, and no other host is tried.
             let response = self.fetcher.do_with_retries(self.host, &mut request, is_last, &self.trace).await;
             match response.and_then(|response| check_status(&response).map(|()| response)) {
                 Ok(response) => self.copy(index, response.body, slot).await,
@@ -157,8 +157,7 @@ impl Chunks {
         }
     }
 
-    /// `io.Copy(writers[i], io.LimitReader(body, chunkSize))`, then the body is closed and the slot
-    /// given back.
+    /// `io.Copy(writers[i], io.LimitReader(body, chunkSize))`; then the body is closed and the slot released.
     async fn copy(&self, index: usize, mut body: Body, slot: Option<OwnedSemaphorePermit>) -> bool {
         let mut left = self.fetcher.chunk_bytes as usize;
         let result = loop {

@@ -1,4 +1,4 @@
-//! One request at one host, with what containerd retries there before it goes on to the next one.
+//! One request to one host, with containerd's retries before it goes on to the next host.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -7,15 +7,16 @@ use super::fetcher::Fetcher;
 use super::transport::{self, Request, RequestError, Response};
 use super::{Attempt, Trace, Version};
 
-/// 1.6.20 `remotes/docker/resolver.go:598` and 2.1.4 `resolver.go:732`: `len(responses) > 5`.
+/// Limit of responses: 1.6.20 `remotes/docker/resolver.go:598` and 2.1.4 `resolver.go:732`: `len(responses) >
+/// 5`.
 const RESPONSES_MAX: usize = 5;
-/// 2.3.4 `core/remotes/docker/resolver.go:733` `maxAttempts`.
+/// Limit of attempts: 2.3.4 `core/remotes/docker/resolver.go:733` `maxAttempts`.
 const ATTEMPTS_MAX: usize = 5;
-/// 2.3.4 `resolver.go:799`.
+/// Pause before a retry: 2.3.4 `resolver.go:799`.
 const TRANSPORT_RETRY_PAUSE: Duration = Duration::from_millis(50);
-/// Go `net/http/client.go` and 1.6.20 `resolver.go:560`: "stopped after 10 redirects".
+/// Limit of redirects: Go `net/http/client.go` and 1.6.20 `resolver.go:560`: "stopped after 10 redirects".
 const REDIRECTS_MAX: usize = 10;
-/// Why a host could not be used; the next one is tried.
+/// Why a host cannot be used; the next one is tried.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum HostError {
     #[error("failed to do request: {0}")]
@@ -29,7 +30,8 @@ pub enum HostError {
 }
 
 impl Fetcher {
-    /// 1.6.20 `resolver.go:578` `doWithRetries`, 2.1.4 `resolver.go:712`, 2.3.4 `resolver.go:755`.
+    /// Sends a request with retries: 1.6.20 `resolver.go:578` `doWithRetries`, 2.1.4 `resolver.go:712`, 2.3.4
+    /// `resolver.go:755`.
     pub async fn do_with_retries(
         &self,
         host: usize,
@@ -52,8 +54,8 @@ impl Fetcher {
         }
     }
 
-    /// 2.3.4 `resolver.go:778` `doWithTransportRetries`: timeouts and EOF are tried again, at the last
-    /// host only. Versions before do not.
+    /// 2.3.4 `resolver.go:778` `doWithTransportRetries`: timeouts and EOF are retried at the last host only.
+    /// Earlier versions do not retry them.
     async fn send_with_retries(
         &self,
         host: usize,
@@ -79,7 +81,7 @@ impl Fetcher {
         }
     }
 
-    /// 1.6.20 `resolver.go:526` `do`: redirects are followed by Go's client.
+    /// Sends a request: 1.6.20 `resolver.go:526` `do`: Go's client follows redirects.
     async fn send_following(
         &self,
         host: usize,
@@ -139,7 +141,7 @@ impl Fetcher {
     }
 
     /// 1.6.20 `remotes/docker/authorizer.go:151` `AddResponses`: a bearer challenge is followed without
-    /// credentials; a challenge of another kind, or none, is not.
+    /// credentials; another kind of challenge, or none, is not.
     fn challenged(&self, host: usize, response: &Response, statuses: &[u16]) -> Result<bool, HostError> {
         let challenge = response.header("www-authenticate").unwrap_or_default();
         let Some(parameters) = challenge.strip_prefix("Bearer ") else { return Ok(false) };
@@ -151,8 +153,8 @@ impl Fetcher {
         Ok(statuses.len() <= RESPONSES_MAX)
     }
 
-    /// 1.6.20 `authorizer.go:119` `Authorize`: fetches the token of a host that has asked for one; if that
-    /// fails, the host is not asked at all.
+    /// 1.6.20 `authorizer.go:119` `Authorize`: fetches the token of a host that has required one; if that
+    /// fails, the host is not asked.
     async fn authorize(&self, host: usize, request: &mut Request) -> Result<(), HostError> {
         let realm = self.realms.lock().unwrap().get(&host).cloned();
         let Some(realm) = realm else { return Ok(()) };
@@ -182,7 +184,7 @@ impl Trace {
         std::sync::Arc::clone(&self.bytes[host])
     }
 
-    /// Body bytes read from each host.
+    /// Number of body bytes read from each host.
     pub fn bytes_by_host(&self) -> Vec<u64> {
         self.bytes.iter().map(|count| count.load(Ordering::Relaxed)).collect()
     }

@@ -1,4 +1,4 @@
-//! `httpReadSeeker`: the resume rule. Same in 1.6.20 (`remotes/docker/httpreadseeker.go`) and 2.x
+//! `httpReadSeeker`: the rule of resuming. The same in 1.6.20 (`remotes/docker/httpreadseeker.go`) and 2.x
 //! (`core/remotes/docker/httpreadseeker.go`).
 
 use std::sync::Arc;
@@ -10,16 +10,16 @@ use super::transport::ReadError;
 /// `httpreadseeker.go:28` `maxRetry`.
 const RETRIES_WITHOUT_PROGRESS_MAX: u32 = 3;
 
-/// What one read gave.
+/// Result of a read.
 #[derive(Debug)]
 pub enum Read {
-    /// So many bytes, possibly none.
+    /// Number of bytes, possibly none.
     Bytes(usize),
     /// Go's `io.EOF`.
     End,
 }
 
-/// Reads one blob over as many responses as it takes.
+/// Reads one blob over as many responses as it needs.
 #[derive(Debug)]
 pub struct Seeker {
     fetcher: Arc<Fetcher>,
@@ -36,7 +36,7 @@ impl Seeker {
         Self { fetcher, trace, digest: digest.to_owned(), size, offset: 0, body: None, without_progress: 0 }
     }
 
-    /// `httpreadseeker.go:95` `Seek`: nothing is asked for before the next read.
+    /// `httpreadseeker.go:95` `Seek`: no request before the next read.
     pub fn seek(&mut self, offset: u64) {
         if offset != self.offset {
             self.body = None;
@@ -47,7 +47,7 @@ impl Seeker {
     /// `httpreadseeker.go:47` `Read`.
     pub async fn read(&mut self, target: &mut [u8]) -> Result<Read, ReadError> {
         if self.body.is_none() {
-            // `:134` `reader`: at the end (or past it) nothing is asked for, the reader is empty.
+            // `:134` `reader`: at the end, or past it, there is no request, and the reader is empty.
             if self.offset >= self.size {
                 return Ok(Read::End);
             }
@@ -56,7 +56,7 @@ impl Seeker {
         let body = self.body.as_mut().expect("opened above");
         match body.read(target).await {
             Ok(0) => {
-                // 2.1.4 `:79`: closed at the end, which gives the slot back; 1.6 has no slots.
+                // 2.1.4 `:79`: closed at the end, which releases the slot; 1.6 has no slots.
                 self.body = None;
                 Ok(Read::End)
             }
@@ -70,8 +70,8 @@ impl Seeker {
         }
     }
 
-    /// `:62`: only `io.ErrUnexpectedEOF` is resumed, from the first host on, three times at one offset.
-    /// If no host can be opened, the caller gets the unexpected EOF.
+    /// `:62`: only `io.ErrUnexpectedEOF` is resumed, beginning with the first host, three times at one
+    /// offset. If no host can be opened, the caller gets the unexpected EOF.
     async fn resume(&mut self) -> Result<Read, ReadError> {
         self.without_progress += 1;
         if self.without_progress > RETRIES_WITHOUT_PROGRESS_MAX {

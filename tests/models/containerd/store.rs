@@ -1,5 +1,5 @@
-//! containerd's content store as far as a pull sees it. An ingest keeps its length and the running
-//! hash; its files are there for the agent, who may look at them, if the store has a folder.
+//! containerd's content store, as far as a pull depends on it. An ingest has its length and the running hash;
+//! if the store has a folder, it has files, too, which the agent may read.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -14,7 +14,7 @@ use tokio::sync::OwnedMutexGuard;
 #[derive(Debug, Default)]
 pub struct Store {
     inner: Mutex<Inner>,
-    /// containerd's content root.
+    /// Folder of containerd's content.
     root: Option<PathBuf>,
 }
 
@@ -31,7 +31,8 @@ struct Ingest {
     files: Option<IngestFiles>,
 }
 
-/// 1.6.20 `content/local/store.go:462` `writer`: `ref`, `total` and `data`, there before the first request.
+/// Files of an ingest, made before the first request: `ref`, `total` and `data` (1.6.20
+/// `content/local/store.go:462` `writer`).
 #[derive(Debug)]
 struct IngestFiles {
     folder: PathBuf,
@@ -55,7 +56,7 @@ impl Drop for IngestFiles {
     }
 }
 
-/// The one writer of an ingest: 1.6.20 `content/local/store.go:452` `Writer` takes a lock per ref, and
+/// The only writer of an ingest: 1.6.20 `content/local/store.go:452` `Writer` takes a lock for each ref, and
 /// `content/helpers.go:98` `OpenWriter` waits for it.
 #[derive(Debug)]
 pub struct Writer {
@@ -69,14 +70,14 @@ impl Store {
         Self { inner: Mutex::default(), root: Some(root.to_owned()) }
     }
 
-    /// 1.6.20 `remotes/handlers.go:58` `MakeRefKey`.
+    /// Ref of a digest: 1.6.20 `remotes/handlers.go:58` `MakeRefKey`.
     pub fn reference(digest: &str) -> String {
         format!("layer-{digest}")
     }
 
-    /// Opens or resumes the ingest of a digest; `None`: the blob is there already
-    /// (2.1.4 `plugins/content/local/store.go:521` `writer`: `ErrAlreadyExists`). A resumed ingest goes on
-    /// after the bytes that it has, hashed anew (2.1.4 `store.go:489` `resumeStatus`).
+    /// Opens or resumes the ingest of a digest; `None`: the blob exists already (2.1.4
+    /// `plugins/content/local/store.go:521` `writer`: `ErrAlreadyExists`). A resumed ingest continues after
+    /// its bytes, which are hashed again (2.1.4 `store.go:489` `resumeStatus`).
     pub async fn writer(&self, digest: &str, size: u64) -> Option<Writer> {
         let reference = Self::reference(digest);
         loop {
@@ -91,7 +92,7 @@ impl Store {
             if let (None, Some(root)) = (&ingest.files, &self.root) {
                 ingest.files = Some(IngestFiles::create(root, &reference, size));
             }
-            // Committed or aborted while we waited: look again, as `OpenWriter` does.
+            // It may have been committed or aborted during the wait: check again, like `OpenWriter`.
             let inner = self.inner.lock().unwrap();
             let current = inner.ingests.get(&reference);
             if current.is_some_and(|current| Arc::ptr_eq(current, OwnedMutexGuard::mutex(&ingest))) {
@@ -116,12 +117,12 @@ impl Store {
         Ok(())
     }
 
-    /// 2.1.4 `plugins/content/local/store.go:616` `Abort`: what the agent calls over gRPC.
+    /// 2.1.4 `plugins/content/local/store.go:616` `Abort`, which the agent calls over gRPC.
     pub fn abort(&self, digest: &str) -> bool {
         self.inner.lock().unwrap().ingests.remove(&Self::reference(digest)).is_some()
     }
 
-    /// Whether the blob is committed: its digest was right.
+    /// True if the blob is committed: its digest was right.
     pub fn holds(&self, digest: &str) -> bool {
         self.inner.lock().unwrap().blobs.contains_key(digest)
     }

@@ -1,6 +1,6 @@
-//! HTTP/1.1 as Go's `net/http` client speaks it, on a raw socket: what matters is *how* a body ends.
-//! A FIN before `Content-Length` is `io.ErrUnexpectedEOF` (Go `net/http/transfer.go`, `body.readLocked`),
-//! an RST is another error. Connections are not reused: containerd's retries do not depend on it.
+//! HTTP/1.1 like Go's `net/http` client, on a raw socket, because it matters *how* a body ends. A FIN before
+//! `Content-Length` is `io.ErrUnexpectedEOF` (Go `net/http/transfer.go`, `body.readLocked`), an RST is
+//! another error. Connections are not reused: containerd's retries do not depend on that.
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,7 +18,7 @@ use tokio::time::timeout;
 const DIAL_TIMEOUT: Duration = Duration::from_secs(30);
 const HEAD_BYTES_MAX: usize = 64 << 10;
 
-/// One request without a body.
+/// A request without a body.
 #[derive(Clone, Debug)]
 pub struct Request {
     pub method: &'static str,
@@ -28,7 +28,7 @@ pub struct Request {
 }
 
 impl Request {
-    /// Sets a header, in place of one of the same name.
+    /// Sets a header, replacing one of the same name.
     pub fn set(&mut self, name: &'static str, value: String) {
         self.headers.retain(|(other, _)| *other != name);
         self.headers.push((name, value));
@@ -49,24 +49,25 @@ pub enum RequestError {
 }
 
 impl RequestError {
-    /// 2.3.4 `core/remotes/docker/resolver.go:807` `isTransientTransportErr`: timeouts and EOF, not a reset.
+    /// 2.3.4 `core/remotes/docker/resolver.go:807` `isTransientTransportErr`: true for timeouts and EOF, not
+    /// for a reset.
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Eof | Self::HeaderTimeout)
     }
 }
 
-/// How a body ends before its time.
+/// Premature end of a body.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
     /// Go's `io.ErrUnexpectedEOF`: a clean close with bytes missing.
     #[error("unexpected EOF")]
     UnexpectedEof,
-    /// Anything else: a reset, a cancelled context.
+    /// Any other error: a reset, a cancelled context.
     #[error("{0}")]
     Other(String),
 }
 
-/// Status line, headers and the body still to be read.
+/// Status line, headers and the body that is still to be read.
 #[derive(Debug)]
 pub struct Response {
     pub status: u16,
@@ -79,7 +80,7 @@ impl Response {
         self.headers.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str())
     }
 
-    /// Go's `resp.ContentLength`: `None` is -1.
+    /// Go's `resp.ContentLength`; `None` is -1.
     pub fn content_length(&self) -> Option<u64> {
         self.header("content-length").and_then(|value| value.parse().ok())
     }
@@ -94,7 +95,7 @@ enum Framing {
     Done,
 }
 
-/// A response body; dropping it closes the connection, as Go does with one that was not read to its end.
+/// A response body. Dropping it closes the connection, as Go does with a body that was not read to its end.
 #[derive(Debug)]
 pub struct Body {
     stream: TcpStream,
@@ -103,7 +104,7 @@ pub struct Body {
     counter: Arc<AtomicU64>,
 }
 
-/// Sends `request` and reads the response's head; body bytes are counted into `counter`.
+/// Sends `request` and reads the response's headers; body bytes are counted in `counter`.
 pub async fn send(
     address: SocketAddr,
     host: &str,
@@ -210,7 +211,7 @@ impl Body {
         Ok(count)
     }
 
-    /// Bytes left in the chunk at hand, after the next size line if it is used up; 0 after the last one.
+    /// Bytes left in the present chunk, or in the next one if it is used up; 0 after the last one.
     async fn chunk(&mut self, left: Option<u64>) -> Result<u64, ReadError> {
         match left {
             Some(left) if left > 0 => return Ok(left),
@@ -243,7 +244,7 @@ impl Body {
         }
     }
 
-    /// Reads and throws away `count` bytes.
+    /// Reads and discards `count` bytes.
     pub async fn discard(&mut self, mut count: u64) -> Result<(), ReadError> {
         let mut buffer = vec![0; 256 << 10];
         while count > 0 {

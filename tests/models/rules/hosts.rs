@@ -1,4 +1,4 @@
-//! Which host is asked, how, and when the next one is.
+//! Rules of hosts: which one gets which request, and when the next one is asked.
 
 use std::time::{Duration, Instant};
 
@@ -134,7 +134,7 @@ async fn a_head_without_digest_is_followed_by_a_get_and_a_405_by_a_get_too() {
         let (resolved, outcome) = pair.daemon(version).resolve("latest").await.unwrap();
         assert_eq!(resolved.digest, piccolo::oci::Digest::of(manifest.as_bytes()).to_string());
         let methods: Vec<&str> = outcome.attempts.iter().map(|attempt| attempt.method).collect();
-        // The GET in place of a refused HEAD brings no digest either, so it is asked once more.
+        // The GET in place of a refused HEAD has no digest either, so that there is another one.
         assert_eq!(methods, if code == 200 { vec!["HEAD", "GET"] } else { vec!["HEAD", "GET", "GET"] });
     }
 }

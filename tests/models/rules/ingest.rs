@@ -1,4 +1,4 @@
-//! What is left in the content store, and what the next pull makes of it.
+//! Rules of ingests: what stays in the content store, and what the next pull does with it.
 
 use super::{Pair, script, up_to};
 use crate::blob::{Blob, SMALL};
@@ -89,7 +89,7 @@ async fn a_layer_pulled_twice_at_once_is_fetched_once() {
     }
 }
 
-/// Two blobs, one slot: the first is refused by the mirror and then waits behind the second.
+/// Two blobs, one slot: the mirror refuses the first, which then waits behind the second.
 #[tokio::test]
 async fn a_slot_is_given_back_between_hosts() {
     let (first, second) = (Blob::new(SMALL), Blob::new(SMALL));
@@ -118,7 +118,7 @@ async fn a_slot_is_given_back_between_hosts() {
     };
     let watch = async {
         wait_for(&mirror, 1).await;
-        // The second pull is queued for the slot as soon as it runs; then the first loses it.
+        // The second pull waits for the slot as soon as it runs; then the first one releases it.
         tokio::task::yield_now().await;
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         assert_eq!(mirror.asked().len(), 1, "one slot, one request");

@@ -1,4 +1,4 @@
-//! `concurrent_layer_fetch_buffer` of 2.1 and later.
+//! Rules of `concurrent_layer_fetch_buffer`, in 2.1 and later.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What happens when a body ends too early.
+//! Rules of bodies that end too early.
 
 use super::{Pair, range, route, script, up_to};
 use crate::blob::SMALL;

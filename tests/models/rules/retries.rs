@@ -1,4 +1,4 @@
-//! What is asked again at the same host.
+//! Rules of retries at the same host.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! libFuzzer over one target: `PICCOLO_FUZZ_TARGET=<name> guided [libFuzzer's flags] FOLDER…`, built by
-//! `tests/fuzz/soak`, which instruments the code. Without a name it lists the targets.
+//! libFuzzer on one target: `PICCOLO_FUZZ_TARGET=<name> guided [libFuzzer's flags] FOLDER…`.
+//! `tests/fuzz/soak` builds it with instrumented code. Without a name it lists the targets.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! Writes the inputs that come from golden files and from hand into the corpus, each under its name.
+//! Writes the seeds from golden files and hand-written ones into the corpus, each under its name.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! What comes over sockets: requests, answers, raft messages.
+//! Seeds from the network: requests, answers, raft messages.
 
 use openraft::entry::RaftEntry;
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
@@ -148,7 +148,7 @@ fn route(name: &str) -> u8 {
     RAFT_ROUTES.iter().position(|route| *route == name).expect("a route of ours") as u8
 }
 
-/// Behind a header that is right.
+/// `message` after a valid header.
 fn message(to: &str, message: &impl Serialize) -> Vec<u8> {
     [&[route(to), 1], &postcard::to_stdvec(message).expect("messages are written")[..]].concat()
 }

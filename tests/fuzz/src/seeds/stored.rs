@@ -1,4 +1,4 @@
-//! What lies on disks: golden values, the files of a real node, folders of images.
+//! Seeds from disks: golden values, the files of a real node, folders of images.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -37,7 +37,7 @@ fn values() -> Vec<Seed> {
         seeds.push(seed("stored_values", format!("golden-{name}"), [&[kind], &bytes[..]].concat()));
     }
     for (kind, (name, _)) in (0..).zip(VALUES) {
-        // A length far beyond the bytes, and a number that never ends.
+        // A length far beyond the bytes, and a number without an end.
         seeds.push(seed(
             "stored_values",
             format!("long-{name}"),
@@ -52,13 +52,13 @@ fn values() -> Vec<Seed> {
     seeds
 }
 
-/// As [`crate::targets`] read rows.
+/// A row in the format of [`crate::targets`].
 fn row(table: u8, key: u64, value: &[u8]) -> Vec<u8> {
     let length = u16::try_from(value.len()).expect("a small value").to_le_bytes();
     [&[table][..], &key.to_le_bytes(), &length, value].concat()
 }
 
-/// A node that has lived a little, and closed its files.
+/// Files of a node that has run for a while and closed them.
 fn real_node() -> Vec<Seed> {
     let folder = tempfile::tempdir().expect("there is a place for temporary files");
     let runtime = tokio::runtime::Runtime::new().expect("the system gives threads");
@@ -120,7 +120,7 @@ async fn live(folder: &Path) {
     node.shutdown().await;
 }
 
-/// All rows of a table, as inputs have them.
+/// All rows of a table in the format of inputs.
 fn rows<K: redb::Key + 'static>(
     file: &Path,
     table: TableDefinition<K, &'static [u8]>,

@@ -1,4 +1,4 @@
-//! Texts: names, paths, manifests, settings.
+//! Seeds of texts: names, paths, manifests, settings.
 
 use super::{Seed, golden, nasty_json, seed};
 

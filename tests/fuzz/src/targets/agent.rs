@@ -1,9 +1,9 @@
-//! Answers of peers and of findkey, as an agent reads them that serves a containerd: whatever comes, I5
-//! holds, and the answer is one that containerd goes on from (I4).
+//! Answers of peers and of findkey to an agent that serves a containerd: for any input I5 holds, and the
+//! agent's answer is one after which containerd continues (I4).
 //!
-//! An input is a byte for what containerd asks, and all bytes that the peer sends; those behind its first
-//! empty line have the digest that is asked for. With the highest bit of the first byte set, the bytes are
-//! the body of the server's answer to findkey instead.
+//! An input is a byte for containerd's request, then all bytes that the peer sends; those after the first
+//! empty line have the requested digest. With the highest bit of the first byte set, they are the body of the
+//! server's findkey answer instead.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -22,13 +22,14 @@ use tokio::task::JoinSet;
 
 use super::raw::{Answers, Bytes, Listener};
 
-/// How long the mirror may hold a request: short, because an input that helps nothing takes so long.
+/// Time for which the mirror may hold a request: short, because an input without usable bytes takes all of
+/// it.
 const RESOLVE_TIMEOUT: Duration = Duration::from_millis(500);
-/// Until the answer has ended: a source that sends something and then nothing is waited for.
+/// Time until the answer has ended: the agent waits for a source that sends something and then nothing.
 const ANSWER_MAX: Duration = Duration::from_secs(12);
-/// The answer of a mirror that has nothing to give, and of one whose agent is overrun.
+/// Statuses of a mirror without content, and of one whose agent is overloaded.
 const REFUSALS: [u16; 4] = [404, 416, 502, 503];
-/// In the first byte of an input: its bytes are a server's.
+/// Bit in the first byte of an input: its bytes are a server's.
 const OF_SERVER: u8 = 0x80;
 
 struct Site {
@@ -36,7 +37,7 @@ struct Site {
     /// Body of findkey's answer.
     found: Bytes,
     mirror: SocketAddr,
-    /// Each peer has an address of its own: the agent remembers who has let it down.
+    /// Each peer has its own address, because the agent remembers failures.
     peers: AtomicU32,
     _servers: Listener,
     _agent: JoinSet<()>,
@@ -64,7 +65,7 @@ pub(super) fn run(input: &[u8]) {
     check(&answer, *mode, &digest);
 }
 
-/// I5: what ends as it should has the digest. Everything else says so by its status, or is cut.
+/// Checks I5: an answer with a regular end has the digest. All others say so by their status, or are cut.
 fn check(answer: &[u8], mode: u8, digest: &Digest) {
     let Some(end) = answer.windows(4).position(|four| four == b"\r\n\r\n") else {
         assert!(answer.is_empty(), "an answer begins with a whole head");
@@ -153,7 +154,7 @@ impl Site {
     }
 }
 
-/// Of servers that take everything, and find what they are told to.
+/// Answers of a server that accepts everything, and finds the given holders.
 fn server_answers(found: Bytes) -> Answers {
     Arc::new(move |request| {
         let find = request.starts_with(b"GET /api/v1/distribution/findkey");
@@ -169,7 +170,7 @@ fn server_answers(found: Bytes) -> Answers {
     })
 }
 
-/// What containerd would ask, and all that it is answered.
+/// Sends a request of containerd; returns all bytes of the answer.
 async fn ask(mirror: SocketAddr, mode: u8, digest: &Digest) -> Vec<u8> {
     let (method, kind, more) = match mode % 4 {
         0 => ("GET", "blobs", ""),
@@ -183,7 +184,7 @@ async fn ask(mirror: SocketAddr, mode: u8, digest: &Digest) -> Vec<u8> {
     let mut answer = Vec::new();
     let mut stream = TcpStream::connect(mirror).await.expect("the mirror listens");
     stream.write_all(request.as_bytes()).await.expect("the mirror reads");
-    // A reset is an end, too: of bytes that are wrong.
+    // A reset is an end, too: of wrong bytes.
     stream.read_to_end(&mut answer).await.ok();
     answer
 }

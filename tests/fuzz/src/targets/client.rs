@@ -1,4 +1,4 @@
-//! Answers of discovery servers, as agents and the command line read them.
+//! Answers of discovery servers to agents and the command line.
 //!
 //! An input is a byte for the call, and all bytes that the server sends.
 
@@ -12,9 +12,9 @@ use tokio::runtime::Runtime;
 use super::in_process;
 use super::raw::{Bytes, Listener};
 
-/// Of one call.
+/// Deadline of a call.
 const DEADLINE: Duration = Duration::from_secs(3);
-/// Beyond it.
+/// Time that a call may take beyond its deadline.
 const SLACK: Duration = Duration::from_secs(5);
 
 struct Server {
@@ -42,7 +42,7 @@ pub(super) fn run(input: &[u8]) {
     let began = Instant::now();
     if let Err(error) = runtime.block_on(ask(client, *call)) {
         assert!(!error.to_string().is_empty());
-        // Whoever waits adds it to a time.
+        // Callers add it to a time.
         let wait = error.retry_after().unwrap_or_default();
         assert!(Instant::now().checked_add(wait.min(Duration::from_secs(86_400))).is_some());
     }

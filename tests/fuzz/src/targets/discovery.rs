@@ -1,6 +1,6 @@
-//! Requests to the discovery API: the product's router over a cluster of one in memory.
+//! Requests to the discovery API: the product's router with an in-memory cluster of one.
 //!
-//! An input is a request as text: `METHOD target`, lines of headers, an empty line, the body.
+//! An input is a request as text: `METHOD target`, header lines, an empty line, the body.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -24,15 +24,16 @@ use tower::ServiceExt;
 
 use super::in_process::{self, NOBODY};
 
-/// Requests to one server: its index must not grow without end, and a finding not depend on hours.
+/// Number of requests to one server: its index must not grow forever, nor a finding depend on hours of
+/// requests.
 const REQUESTS_MAX: u32 = 5_000;
-/// How long a lookup that waits for an index is waited for: its client leaves then.
+/// Time for a lookup that waits for a log index; then its client closes the connection.
 const WAITING_LOOKUP: Duration = Duration::from_millis(5);
-/// Everything else is answered at once, or after a disk that others keep busy.
+/// Time for all other answers, which come at once, or after a disk that is busy with other work.
 const ANSWER_MAX: Duration = Duration::from_secs(15);
-/// Longest answer, bytes: [`crate::corpus::INPUT_BYTES_MAX`] of requests put little into the index.
+/// Longest answer, bytes: requests of [`crate::corpus::INPUT_BYTES_MAX`] put little into the index.
 const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// What an answer may be: never 500.
+/// Server errors that are allowed: never 500.
 const SERVER_ERRORS: [u16; 3] = [503, 504, 507];
 
 struct Server {
@@ -92,7 +93,7 @@ impl Server {
     }
 }
 
-/// The request that `input` says, if that is one.
+/// The request in `input`, if it is one.
 fn request(input: &[u8]) -> Option<Request<Body>> {
     let split = input.windows(2).position(|two| two == b"\n\n");
     let (head, body) = split.map_or((input, &[][..]), |end| (&input[..end], &input[end + 2..]));
@@ -103,7 +104,7 @@ fn request(input: &[u8]) -> Option<Request<Body>> {
         request = request.header(name.trim(), value.trim());
     }
     let mut request = request.body(Body::from(body.to_vec())).ok()?;
-    // As a client sends it: nobody may speak to somebody's server from here.
+    // The server must not contact existing servers.
     if request.uri().path().starts_with("/api/v1/members/") && names_somebody(body) {
         return None;
     }
@@ -112,7 +113,7 @@ fn request(input: &[u8]) -> Option<Request<Body>> {
     Some(request)
 }
 
-/// Whether the change of members would ask a server that could exist.
+/// True if the change of members would contact a server that may exist.
 fn names_somebody(body: &[u8]) -> bool {
     let address =
         Fields::parse(body, &["address"]).ok().and_then(|mut fields| fields.text("address").ok().flatten());

@@ -1,4 +1,4 @@
-//! Servers in this process that targets speak to.
+//! Servers in this process, for targets.
 
 use std::sync::Arc;
 
@@ -7,16 +7,16 @@ use piccolo_raft::disk::MemoryDisk;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio_util::sync::CancellationToken;
 
-/// Where nobody listens.
+/// An address at which nothing listens.
 pub(super) const NOBODY: &str = "127.0.0.1:1";
 
-/// One thread, so that an input's work is done in one order.
+/// A runtime with one thread, so that the work of an input has a fixed order.
 pub(super) fn runtime() -> Runtime {
     let built = Builder::new_multi_thread().worker_threads(1).enable_all().build();
     built.expect("the system gives a thread")
 }
 
-/// A cluster of one on an empty disk in memory.
+/// A cluster of one on an empty in-memory disk.
 pub(super) async fn node() -> Node {
     let config = NodeConfig {
         members: vec![NOBODY.to_owned()],

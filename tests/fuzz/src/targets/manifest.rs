@@ -1,4 +1,4 @@
-//! Manifests and indexes, by whoever wrote them.
+//! Manifests and indexes of any origin.
 
 use piccolo::oci::index::Index;
 use piccolo::oci::{Children, media_type};

@@ -10,7 +10,7 @@ use piccolo_raft::address::is_address;
 use piccolo_raft::cluster::Who;
 use piccolo_raft::model::{Fingerprint, GROUP_BYTES_MAX, KEY_BYTES_MAX, Key};
 
-/// One text, read as everything that it could be.
+/// Runs all parsers of short texts on one text.
 pub(super) fn run(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     content_names(text);
@@ -77,7 +77,7 @@ fn addresses(text: &str) {
     assert!(!is_address(text) || text.len() <= 300, "{text}");
 }
 
-/// Path and query of a request.
+/// Parses path and query of a request.
 pub(super) fn run_path(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     let (path, query) = text.split_once('?').map_or((text, None), |(path, query)| (path, Some(query)));
@@ -89,7 +89,7 @@ pub(super) fn run_path(input: &[u8]) {
     let Ok(ApiPath::Content(content)) = ApiPath::parse(path, query) else { return };
     let target = content.request_target();
     let (path, query) = target.split_once('?').map_or((&*target, None), |(path, query)| (path, Some(query)));
-    // Of a name whose first part looks like a registry, the registry is known.
+    // If the first part of a name looks like a registry, the registry is known.
     assert_eq!(ApiPath::parse(path, query), Ok(ApiPath::Content(content.clone())), "{target}");
     assert!(
         target.is_ascii() && !target.contains([' ', '\r', '\n']),

@@ -1,7 +1,7 @@
-//! Messages at the raft port: the routes of a node in memory.
+//! Messages to the raft port: the routes of an in-memory node.
 //!
-//! An input is a byte for the route, a byte that says whether a header that is right stands before the
-//! rest (a snapshot's preface, with a vote), and the rest.
+//! An input is a byte for the route, a byte that says whether a valid header comes before the rest (for a
+//! snapshot a preface, with a vote), and the rest.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -21,19 +21,19 @@ use tower::ServiceExt;
 
 use super::in_process::{self, NOBODY};
 
-/// By the first byte of an input.
+/// Routes, by the first byte of an input.
 pub(crate) const ROUTES: [&str; 8] =
     ["append", "vote", "pre-vote", "transfer", "snapshot", "standing", "whoami", "reach"];
-/// Messages to one node.
+/// Number of messages to one node.
 const MESSAGES_MAX: u32 = 500;
-/// A message is answered at once, or after a disk that others keep busy.
+/// Time for an answer, which comes at once, or after a disk that is busy with other work.
 const ANSWER_MAX: Duration = Duration::from_secs(15);
 
 struct Server {
     runtime: Runtime,
     node: Node,
     router: Router,
-    /// Format, cluster id, hash of the list, sender, target: what stands before a message.
+    /// Header of a message: format, cluster id, hash of the list, sender, target.
     header: Vec<u8>,
     messages: u32,
 }
@@ -63,7 +63,7 @@ pub(super) fn run(input: &[u8]) {
     assert_eq!(failed, None, "the node ended of a message to {route}");
 }
 
-/// No election of the node gets there.
+/// A term that no election of the node reaches.
 const LATE_TERM: u64 = 1 << 40;
 
 impl Server {
@@ -86,18 +86,18 @@ impl Server {
         Self { runtime, router: node.router(), node, header: bytes, messages: 0 }
     }
 
-    /// `message` as it comes from a member.
+    /// `message` with the header of a member.
     fn addressed(&self, route: &str, message: &[u8]) -> Vec<u8> {
         if route != "snapshot" {
             return [&self.header, message].concat();
         }
-        // Above the node's own, or openraft would not look at the snapshot.
+        // Above the node's own vote; otherwise openraft would ignore the snapshot.
         let vote = postcard::to_stdvec(&Vote::new_committed(LATE_TERM, 1)).expect("a vote is written");
         let length = (self.header.len() + vote.len()) as u32;
         [&length.to_le_bytes()[..], &self.header, &vote, message].concat()
     }
 
-    /// The status of the answer, and why the node has ended if it has.
+    /// Status of the answer, and the reason if the node has ended.
     fn send(&self, route: &str, body: Vec<u8>) -> (StatusCode, Option<String>) {
         let (answer, failed) = self.ask(route, body);
         (answer.status(), failed)
@@ -115,13 +115,13 @@ impl Server {
     }
 }
 
-/// Whether the node would look for servers at addresses that could be somebody's.
+/// True if the node would contact servers at addresses that may exist.
 fn names_others(route: &str, message: &[u8]) -> bool {
     let named = || serde_json::from_slice::<Vec<serde_json::Value>>(message);
     route == "reach" && named().is_ok_and(|named| !named.is_empty())
 }
 
-/// Whether the message brings a membership with addresses that could be somebody's.
+/// True if the message has a membership with addresses that may exist.
 fn speaks_of_others(route: &str, message: &[u8]) -> bool {
     let somebody = |member: &Member| member.raft_address != NOBODY;
     match route {
@@ -152,7 +152,7 @@ mod tests {
     use super::*;
     use crate::seeds;
 
-    /// Seeds of an older format were all refused before anything was looked at, and nothing said so.
+    /// Seeds of an older format were all refused at their header, and nothing reported that.
     #[test]
     fn seeds_are_messages_that_a_node_of_this_build_reads() {
         let server = Server::start();

@@ -1,4 +1,4 @@
-//! A listener that answers whatever it is asked with the same bytes, and closes.
+//! A listener that answers every request with the same bytes, and closes.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -8,15 +8,15 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-/// What is read of a request.
+/// Number of bytes of a request that are read.
 const REQUEST_BYTES_MAX: usize = 1024 * 1024;
-/// The other side is in this process.
+/// Timeout; the client is in this process.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What a listener answers: bytes, made of the request.
+/// Makes the answer of a listener from the request.
 pub(super) type Answers = Arc<dyn Fn(&[u8]) -> Vec<u8> + Send + Sync>;
 
-/// Bytes that can be exchanged while the listener runs.
+/// Bytes that can be replaced while the listener runs.
 #[derive(Clone, Default)]
 pub(super) struct Bytes(Arc<Mutex<Vec<u8>>>);
 
@@ -35,14 +35,14 @@ impl Bytes {
     }
 }
 
-/// Serves until it is dropped.
+/// A listener that serves until it is dropped.
 pub(super) struct Listener {
     pub(super) address: SocketAddr,
     _task: JoinSet<()>,
 }
 
 impl Listener {
-    /// On a free port of `ip`, in a runtime.
+    /// Starts on a free port of `ip`, inside a runtime.
     pub(super) async fn start(ip: [u8; 4], answers: Answers) -> Self {
         let listener = TcpListener::bind(SocketAddr::from((ip, 0))).await.expect("loopback has a free port");
         let address = listener.local_addr().expect("it is bound");
@@ -66,7 +66,7 @@ async fn serve(mut stream: TcpStream, answers: Answers) {
             _ => return,
         }
     }
-    // Whoever does not want all of it may close.
+    // A client that does not want all bytes may close.
     if stream.write_all(&answers(&request)).await.is_ok() && stream.shutdown().await.is_ok() {
         while stream.read_buf(&mut request).await.is_ok_and(|read| read > 0) {
             request.clear();
@@ -74,7 +74,7 @@ async fn serve(mut stream: TcpStream, answers: Answers) {
     }
 }
 
-/// Whether head and body are there.
+/// True if headers and body are complete.
 fn is_whole(request: &[u8]) -> bool {
     let Some(end) = request.windows(4).position(|four| four == b"\r\n\r\n") else { return false };
     let head = String::from_utf8_lossy(&request[..end]).to_ascii_lowercase();

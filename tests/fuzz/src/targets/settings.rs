@@ -1,4 +1,4 @@
-//! What operators write: the file of `--config`, texts of settings, containerd's hosts.toml.
+//! Files of operators: that of `--config`, values of settings, containerd's hosts.toml.
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -9,14 +9,14 @@ use piccolo::hosts_toml::{Before, Entry, HostsTomlError, before, fresh, hosts_in
 use piccolo::value;
 use tempfile::TempDir;
 
-/// A file of settings, for a server and for an agent; and its text as each kind of value.
+/// Parses a file of settings, for a server and for an agent, and its text as each kind of value.
 pub(super) fn run(input: &[u8]) {
     static FOLDER: OnceLock<TempDir> = OnceLock::new();
     let folder = FOLDER.get_or_init(|| tempfile::tempdir().expect("there is a place for temporary files"));
     let Ok(text) = std::str::from_utf8(input) else { return };
     values(text);
     if text.contains("/dev") {
-        return; // files that are named are opened
+        return; // files with these names would be opened
     }
     let path = folder.path().join("config.toml");
     std::fs::write(&path, input).expect("the folder takes a file");
@@ -30,7 +30,7 @@ pub(super) fn run(input: &[u8]) {
     told(layers.finish(read));
 }
 
-/// Mistakes can be shown, all of them.
+/// Formats all mistakes.
 fn told<T>(read: Result<T, piccolo::config::Problems>) {
     if let Err(problems) = read {
         assert!(!problems.0.is_empty() && !problems.to_string().is_empty());
@@ -58,7 +58,7 @@ fn values(text: &str) {
     value::number(text, 0_u64, u64::MAX).ok();
 }
 
-/// Our entry goes in front and out again, and nothing else changes; or the file is refused.
+/// Adds our entry and removes it again: nothing else changes, or the file is refused.
 pub(super) fn run_hosts_toml(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     let entry = Entry { url: "http://127.0.0.1:7780".to_owned(), dial_timeout: Some(Duration::from_secs(1)) };

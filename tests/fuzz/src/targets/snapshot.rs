@@ -1,5 +1,4 @@
-//! Snapshot streams: as they come, and with a checksum that is made right, so that what is behind it is
-//! reached.
+//! Snapshot streams: as they are, and with a corrected checksum, so that the code after the check is reached.
 
 use std::sync::Mutex;
 
@@ -14,7 +13,7 @@ use tokio::runtime::Runtime;
 
 use super::stored;
 
-/// Of a record.
+/// Bytes of a record's length.
 const LENGTH_BYTES: usize = 4;
 /// Variants of records: keys with their ids; an id and its host; the last one, with a hash.
 const KEYS: u8 = 1;
@@ -34,7 +33,7 @@ pub(super) fn run(input: &[u8]) {
     assert_eq!(whole.is_ok(), in_pieces, "the size of its pieces decides whether it is accepted");
     let Ok((meta, data)) = whole else { return };
     assert_eq!(stream[stream.len() - 32..], Sha256::digest(&stream[..stream.len() - 33 - LENGTH_BYTES])[..]);
-    // Installed, and sent on: who receives that is accepted, too, and says the same.
+    // Installed, and sent on: the next receiver accepts it and has the same content.
     let received = data.into_whole(&meta).expect("what was accepted is not a view");
     let mut runtime = RUNTIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let runtime = runtime.get_or_insert_with(|| {
@@ -56,13 +55,13 @@ pub(super) fn run(input: &[u8]) {
     });
 }
 
-/// A snapshot file: as it is, or behind a beginning that is right.
+/// A snapshot file: as it is, or after a valid beginning.
 pub(super) fn run_file(input: &[u8]) {
     let [mode, bytes @ ..] = input else { return };
     let saved = Saved { cluster_id: ClusterId(7), node_id: 1, unix_ms: 2, version: "0.1.0".to_owned() }
         .to_bytes(piccolo_raft::format::Level::FIRST);
     let file = if mode % 2 == 0 { bytes.to_vec() } else { [&saved, bytes].concat() };
-    // Where its stream begins is not known here, unless the beginning is ours.
+    // The start of its stream is only known if the beginning is valid.
     if takes_room(file.get(saved.len()..).unwrap_or_default()) {
         return;
     }
@@ -87,7 +86,7 @@ fn in_pieces(stream: &[u8], size: usize) -> bool {
     stream.chunks(size).all(|piece| receiver.push(piece).is_ok()) && receiver.finish().is_ok()
 }
 
-/// Whether one of its ids does.
+/// True if one of its ids makes the index allocate much memory.
 pub(super) fn takes_room(stream: &[u8]) -> bool {
     let mut rest = stream.get(2..).unwrap_or_default();
     while let Some((length, body)) = rest.split_first_chunk::<LENGTH_BYTES>() {
@@ -110,7 +109,7 @@ pub(super) fn takes_room(stream: &[u8]) -> bool {
     false
 }
 
-/// Version and records of `stream`, as far as they are whole, and an end with the hash of that.
+/// Version and complete records of `stream`, and an end with their hash.
 fn sealed(stream: &[u8]) -> Vec<u8> {
     let mut kept = 2.min(stream.len());
     while let Some((length, rest)) = stream[kept..].split_first_chunk::<LENGTH_BYTES>() {

@@ -1,6 +1,6 @@
 //! A folder of images that others write: `index.json`, and containerd's ingests with `ref` and `total`.
 //!
-//! An input is rows as in [`super::stored`]: the table says which file, the key is the ingest's id.
+//! An input consists of rows as in [`super::stored`]: the table selects the file, the key is the ingest's id.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 use super::stored::rows_of;
 
-/// Different ingests.
+/// Number of different ingests.
 const INGESTS_MAX: u64 = 4;
 
 pub(super) fn run(input: &[u8]) {

@@ -1,7 +1,7 @@
-//! What lies on disk: values, and whole files of them. redb's own checksums guard against a bad disk;
-//! here somebody has written what no piccolo writes.
+//! Data on disk: values, and whole files of them. redb's checksums detect a bad disk; here the files have
+//! content that no piccolo writes.
 //!
-//! Files come as rows: a byte for the table, the key (a little-endian `u64`), the value's length (a
+//! Files are given as rows: a byte for the table, the key (a little-endian `u64`), the value's length (a
 //! little-endian `u16`), the value.
 
 use std::collections::BTreeMap;
@@ -25,10 +25,10 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
-/// A reader of values.
+/// A parser of values.
 type Read = fn(&[u8]);
 
-/// By the first byte of an input.
+/// Parsers, by the first byte of an input.
 pub(crate) const VALUES: [(&str, Read); 10] = [
     ("command", |bytes| again::<Command>(ENTRY, bytes)),
     ("reply", |bytes| again::<Reply>(STORAGE, bytes)),
@@ -47,7 +47,7 @@ pub(super) fn run_values(input: &[u8]) {
     VALUES[usize::from(*kind) % VALUES.len()].1(value);
 }
 
-/// What is read and written is read alike, and takes no more than it took.
+/// Checks that a value that was read is equal after it is written and read again, and not longer.
 fn again<T: DeserializeOwned + Serialize>(format: Format, bytes: &[u8]) {
     let Ok(value) = format.decode::<T>("a value", bytes) else { return };
     let written = format.encode(Level::FIRST, &value);
@@ -61,9 +61,9 @@ const IDS: [TableDefinition<u32, &[u8]>; 3] =
 pub(crate) const SEGMENTS: TableDefinition<u64, &[u8]> = TableDefinition::new("segments");
 const TAIL: TableDefinition<&str, &[u8]> = TableDefinition::new("tail");
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
-/// Tables of a state by the first byte of a row: those of ids, then these rows of `meta`.
+/// Tables of a state, by the first byte of a row: those of ids, then these rows of `meta`.
 const STATE_META: [&str; 5] = ["applied", "membership", "tombstones", "level", "next level"];
-/// Rows of a log by the first byte of a row, if it is not 0, which is a segment.
+/// Rows of a log, by the first byte of a row, unless that is 0, which is a segment.
 pub(crate) const LOG_ROWS: [(TableDefinition<&str, &[u8]>, &str); 6] = [
     (META, "format"),
     (META, "vote"),
@@ -73,8 +73,8 @@ pub(crate) const LOG_ROWS: [(TableDefinition<&str, &[u8]>, &str); 6] = [
     (TAIL, "entries"),
 ];
 
-/// Whether room is made for all ids below this one, as for those of a server that had millions of keys
-/// once: tens of bytes each, up to 2^28 of them.
+/// True if the index would allocate memory for all ids below this one, as on a server that once had millions
+/// of keys: tens of bytes each, up to 2^28 of them.
 pub(super) fn takes_room(id: u32) -> bool {
     (1 << 17..1 << 28).contains(&id)
 }
@@ -86,7 +86,7 @@ pub(crate) struct Row<'a> {
     pub(crate) value: &'a [u8],
 }
 
-/// All whole rows of an input.
+/// All complete rows of an input.
 pub(crate) fn rows_of(mut input: &[u8]) -> Vec<Row<'_>> {
     let mut rows = Vec::new();
     while let Some((head, rest)) = input.split_first_chunk::<11>() {
@@ -100,7 +100,7 @@ pub(crate) fn rows_of(mut input: &[u8]) -> Vec<Row<'_>> {
     rows
 }
 
-/// A disk with one redb file that is there, and small files.
+/// A disk with one existing redb file, and small files.
 #[derive(Debug, Default)]
 struct WrittenDisk {
     database: Mutex<Option<Database>>,
@@ -132,7 +132,7 @@ fn disk(write: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>) 
     WrittenDisk { database: Mutex::new(Some(database)), ..WrittenDisk::default() }
 }
 
-/// A state that is damaged is refused, and one that is not can be sent.
+/// A damaged state is refused; any other one can be sent.
 pub(super) fn run_state(input: &[u8]) {
     let disk = disk(|transaction| {
         let mut meta = transaction.open_table(META)?;
@@ -162,7 +162,7 @@ pub(super) fn run_state(input: &[u8]) {
     });
 }
 
-/// A log that is damaged is refused, or gives an error for the entry.
+/// A damaged log is refused, or returns an error for the entry.
 pub(super) fn run_log(input: &[u8]) {
     let disk = disk(|transaction| {
         transaction.open_table(META)?.insert("format", STORAGE.encode(Level::FIRST, &()).as_slice())?;
@@ -190,7 +190,7 @@ pub(super) fn run_log(input: &[u8]) {
     });
 }
 
-/// A node with small files of any content starts as who they say it is, or not at all.
+/// A node with small files of any content starts with the identity in them, or does not start.
 pub(super) fn run_node(input: &[u8]) {
     const FILES: [&str; 4] = ["node", "adopted", "removed", "log.id"];
     let files = rows_of(input)

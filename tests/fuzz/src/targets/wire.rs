@@ -1,4 +1,4 @@
-//! JSON of the discovery API, both directions, and the server's own reading of requests.
+//! JSON of the discovery API in both directions, and the server's own parser of requests.
 
 use piccolo::api::{
     Capabilities, FindQuery, FindResponse, HostsResponse, KeepaliveRequest, KeepaliveResponse,
@@ -31,14 +31,14 @@ pub(super) fn run(json: &[u8]) {
     requests(json);
 }
 
-/// What is read and written is read alike.
+/// Checks that a value that was read is equal after it is written and read again.
 fn again<T: DeserializeOwned + Serialize + PartialEq + std::fmt::Debug>(json: &[u8]) {
     let Ok(value) = serde_json::from_slice::<T>(json) else { return };
     let written = serde_json::to_vec(&value).expect("wire types are plain data");
     assert_eq!(serde_json::from_slice::<T>(&written).expect("what is written is read"), value);
 }
 
-/// What the server takes is within its limits.
+/// Checks that an accepted request is within its limits.
 fn requests(json: &[u8]) {
     let holders = HolderPolicy { loopback: true };
     if let Ok(write) = accepted::write(json, holders) {
