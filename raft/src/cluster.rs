@@ -77,7 +77,7 @@ use crate::types::{ClusterId, Member, NodeId};
 
 pub use crate::network::identity::NodeNames;
 pub use crate::network::reach::ApiPort;
-pub use crate::space::DiskSpace;
+pub use crate::space::{DiskSpace, NoRoom, VoterWithoutRoom};
 pub use compaction::Keep;
 pub use currency::Behind;
 pub use env::Env;
@@ -246,13 +246,13 @@ impl Node {
                 return reason;
             }
             if let Err(fatal) = &metrics.borrow_and_update().running_state {
-                return stores.failure(fatal);
+                return stores.failure(fatal.clone());
             }
             tokio::select! {
                 biased;
                 _ = failure.changed() => {}
                 changed = metrics.changed() => if changed.is_err() {
-                    return NodeFailure::Broken { reason: "raft ended".to_owned() };
+                    return NodeFailure::RaftEnded;
                 },
             }
         }

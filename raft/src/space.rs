@@ -2,11 +2,13 @@
 //!
 //! - `fullness`: the marks of a disk, and how full it is by them; pure.
 //! - `guard`: the disk as it was last seen, and what the node still takes in.
+//! - `no_room`: why a leader takes no writes.
 //!
 //! What a node and its leader do about a disk that is getting full is in `cluster/disk_watch.rs` and `cluster/room.rs`.
 
 mod fullness;
 mod guard;
+mod no_room;
 
 use std::fmt;
 
@@ -16,6 +18,7 @@ use crate::disk::Bytes;
 
 pub(crate) use fullness::Fullness;
 pub(crate) use guard::{DiskLow, Guard};
+pub use no_room::{NoRoom, VoterWithoutRoom};
 
 /// The disk of a node's data folder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -198,9 +198,10 @@ impl From<ProposeError> for ApiError {
                 ApiError::NotLeader { leader: leader.map(|member| member.api_address).unwrap_or_default() }
             }
             ProposeError::Overloaded => ApiError::Overloaded,
-            ProposeError::NoRoom { reason } => ApiError::NoRoom { reason },
+            ProposeError::NoRoom(reason) => ApiError::NoRoom { reason: reason.to_string() },
             ProposeError::OutcomeUnknown => ApiError::OutcomeUnknown,
-            ProposeError::Stopped { reason } => ApiError::Stopped { reason },
+            ProposeError::Stopped { fatal } => ApiError::Stopped { reason: fatal.to_string() },
+            ProposeError::Stopping => ApiError::Stopped { reason: "this node is stopping".to_owned() },
             ProposeError::BeyondLevel { needs, active } => {
                 ApiError::BeyondLevel { what: "command", needs, active }
             }

@@ -1,7 +1,10 @@
 //! Why a node does not start, and why a running one ends.
 
+use std::error::Error;
+use std::sync::Arc;
+
 use crate::damage::WHAT_TO_DO;
-use crate::disk::{Disk, FileUser};
+use crate::disk::{Disk, Fault, FileUser};
 use crate::format::UnknownLevel;
 use crate::index::{IndexError, STATE_FILE};
 use crate::log::{LOG_FILE, LogError};
@@ -70,11 +73,12 @@ pub enum StartError {
         /// This node.
         node_id: NodeId,
     },
-    /// openraft.
-    #[error("could not start raft: {reason}")]
+    /// openraft did not start, or the task that started it was aborted.
+    #[error("could not start raft")]
     Raft {
-        /// What it said.
-        reason: String,
+        /// The error of openraft, or of the task.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
     },
 }
 
@@ -98,13 +102,13 @@ impl StartError {
         }
     }
 
-    pub(super) fn raft(error: impl std::fmt::Display) -> Self {
-        StartError::Raft { reason: error.to_string() }
+    pub(super) fn raft(error: impl Error + Send + Sync + 'static) -> Self {
+        StartError::Raft { source: Box::new(error) }
     }
 }
 
 /// Why a running node ended without being asked.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum NodeFailure {
     /// The others have removed it.
     #[error(
@@ -119,17 +123,14 @@ pub enum NodeFailure {
     #[error(transparent)]
     Level(#[from] UnknownLevel),
     /// The disk failed, or is full.
-    #[error("{reason}")]
-    Disk {
-        /// Which file, why, and what to do.
-        reason: String,
-    },
+    #[error(transparent)]
+    Disk(#[from] Fault),
     /// Raft or the storage failed.
-    #[error("{reason}")]
-    Broken {
-        /// What it said.
-        reason: String,
-    },
+    #[error(transparent)]
+    Broken(Arc<dyn Error + Send + Sync>),
+    /// Raft ended, and nobody has said why.
+    #[error("raft ended")]
+    RaftEnded,
     /// A task of the node panicked, which is a defect.
     #[error("the node's task {name} panicked; the log line before says where")]
     TaskPanicked {

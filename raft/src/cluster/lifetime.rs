@@ -4,7 +4,7 @@
 //! node (see [`super::Node::failed`]): without it the node would go on without purges, or without a look at its
 //! disk, and nobody would notice.
 
-use std::fmt::Display;
+use std::error::Error;
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::errors::chain;
 use crate::task::caught;
 use crate::watch;
 
@@ -99,7 +100,7 @@ impl Lifetime {
     }
 
     /// What an error means for the node: nothing while it is stopping, its end otherwise.
-    pub(super) fn unless_stopping<E: Display>(
+    pub(super) fn unless_stopping<E: Error + Send + Sync + 'static>(
         &self,
         stores: &Stores,
         result: Result<(), E>,
@@ -112,7 +113,7 @@ impl Lifetime {
 
     /// The node ends: see [`super::Node::failed`].
     pub(super) fn end(&self, failure: NodeFailure) {
-        tracing::error!(%failure, "the node ends");
+        tracing::error!(failure = chain(&failure), "the node ends");
         self.failure.set(Some(failure));
     }
 }

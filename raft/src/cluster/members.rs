@@ -292,9 +292,9 @@ fn refused(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> Member
         }
         RaftError::APIError(ClientWriteError::ChangeMembershipError(error)) => match error {
             ChangeMembershipError::InProgress(_) => ProposeError::Overloaded.into(),
-            error => MembersError::Raft { reason: error.to_string() },
+            error => MembersError::Raft { error: Box::new(error.into()) },
         },
-        RaftError::APIError(error) => MembersError::Raft { reason: error.to_string() },
-        RaftError::Fatal(fatal) => ProposeError::Stopped { reason: fatal.to_string() }.into(),
+        RaftError::APIError(error) => MembersError::Raft { error: Box::new(error) },
+        RaftError::Fatal(fatal) => ProposeError::Stopped { fatal: Box::new(fatal) }.into(),
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 use openraft::async_runtime::WatchReceiver;
-use openraft::errors::{ClientWriteError, ForwardReason, RaftError};
+use openraft::errors::{ClientWriteError, Fatal, ForwardReason, RaftError};
 use openraft::raft::{WriteResponse, WriteResult};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
@@ -23,7 +23,7 @@ use crate::limits::{
 };
 use crate::model::COMMAND_BYTES_MAX;
 use crate::network::identity::Identity;
-use crate::space::Guard;
+use crate::space::{Guard, NoRoom};
 use crate::state_machine::Raft;
 use crate::types::{Member, TypeConfig};
 
@@ -62,17 +62,17 @@ pub enum ProposeError {
     #[error("the outcome of the proposal is unknown")]
     OutcomeUnknown,
     /// Not proposed: it could not be stored, the disks of too many servers are low.
-    #[error("{reason}")]
-    NoRoom {
-        /// Which, and how low.
-        reason: String,
-    },
-    /// Not proposed: the node has stopped.
-    #[error("raft has stopped: {reason}")]
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
+    /// Not proposed: raft has ended.
+    #[error("raft has stopped: {fatal}")]
     Stopped {
-        /// What it said.
-        reason: String,
+        /// What ended raft.
+        fatal: Box<Fatal<TypeConfig>>,
     },
+    /// Not proposed: the node is stopping.
+    #[error("raft has stopped: this node is stopping")]
+    Stopping,
     /// Not proposed: the servers have not agreed yet to write such commands.
     #[error("the command needs {needs}, the cluster runs at {active}")]
     BeyondLevel {
@@ -102,7 +102,7 @@ impl Node {
     }
 
     /// On the leader: why no writes are taken, if that is so. The disks of too many voters are low.
-    pub fn no_room(&self) -> Option<String> {
+    pub fn no_room(&self) -> Option<NoRoom> {
         self.inner.proposals.no_room()
     }
 }
@@ -125,7 +125,7 @@ impl Proposals {
     }
 
     /// See [`Node::no_room`].
-    pub(super) fn no_room(&self) -> Option<String> {
+    pub(super) fn no_room(&self) -> Option<NoRoom> {
         self.guard.no_room().filter(|_| self.raft.is_leader())
     }
 
@@ -158,7 +158,7 @@ impl Proposals {
         if !matches!(command, Command::Tombstone { .. })
             && let Some(reason) = self.no_room()
         {
-            return Err(ProposeError::NoRoom { reason });
+            return Err(reason.into());
         }
         let permit = self.budget.take(bytes).ok_or(ProposeError::Overloaded)?;
         let proposals = self.clone();
@@ -176,17 +176,15 @@ impl Proposals {
         let caught_up = self.lifetime.unless_closing(caught_up);
         match tokio::time::timeout(PROPOSE_TIMEOUT, caught_up).await {
             Ok(Some(Ok(_))) => Ok(()),
-            Ok(Some(Err(RaftError::Fatal(fatal)))) => {
-                Err(ProposeError::Stopped { reason: fatal.to_string() })
-            }
-            Ok(None) => Err(ProposeError::Stopped { reason: "this node is stopping".to_owned() }),
+            Ok(Some(Err(RaftError::Fatal(fatal)))) => Err(ProposeError::Stopped { fatal: Box::new(fatal) }),
+            Ok(None) => Err(ProposeError::Stopping),
             Ok(Some(Err(RaftError::APIError(_)))) | Err(_) => Err(ProposeError::NotLeader { leader: None }),
         }
     }
 
     async fn write(&self, command: Command) -> Result<Proposed, ProposeError> {
         if let Err(fatal) = &self.raft.metrics().borrow_watched().running_state {
-            return Err(ProposeError::Stopped { reason: fatal.to_string() });
+            return Err(ProposeError::Stopped { fatal: Box::new(fatal.clone()) });
         }
         let deadline = Instant::now() + LEADER_LEASE_WAIT_MAX;
         loop {

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::format::Reads;
 use crate::limits::DISK_ASK_INTERVAL;
 use crate::network::peer::Refusing;
-use crate::space::{DiskSpace, Fullness, Guard};
+use crate::space::{DiskSpace, Fullness, Guard, NoRoom, VoterWithoutRoom};
 use crate::types::{NodeId, TypeConfig};
 
 use super::contacts::Contacts;
@@ -72,7 +72,7 @@ impl LeadersRoom {
             }
         };
         match (&no_room, self.guard.no_room()) {
-            (Some(reason), None) => tracing::warn!(reason, "takes no writes"),
+            (Some(reason), None) => tracing::warn!(%reason, "takes no writes"),
             (None, Some(_)) => tracing::info!("takes writes again"),
             _ => {}
         }
@@ -98,31 +98,31 @@ impl LeadersRoom {
     }
 
     /// Why there are no writes as long as no other server leads.
-    fn reason_alone(&self) -> String {
-        let disk = self.guard.disk().map_or_else(String::new, |disk| disk.to_string());
-        format!("the disk of the leader is low, and no other server has taken over yet: {disk}")
+    fn reason_alone(&self) -> NoRoom {
+        NoRoom::Leader { disk: self.guard.disk() }
     }
 
     /// Why there are no writes, for clients and operators.
-    fn reason(&self, metrics: &RaftMetrics<TypeConfig>) -> String {
+    fn reason(&self, metrics: &RaftMetrics<TypeConfig>) -> NoRoom {
         let membership = metrics.membership_config.membership();
         let voters = || membership.voter_ids();
         let own = self.guard.disk().filter(|disk| disk.low);
         let alone = voters().eq([metrics.id]);
-        if let Some(disk) = own.as_ref().filter(|_| alone) {
-            return format!("the disk is low: {disk}");
+        if let Some(disk) = own.clone().filter(|_| alone) {
+            return NoRoom::OnlyVoter { disk };
         }
-        let at = |id: NodeId| membership.get_node(&id).map_or("", |member| member.raft_address.as_str());
+        let at = |id: NodeId| {
+            membership.get_node(&id).map_or_else(String::new, |member| member.raft_address.clone())
+        };
         let of = |id: NodeId| if id == metrics.id { own.clone() } else { self.disks.get(id) };
         let seen = self.disks.states();
-        let tell = |id: NodeId| match of(id).filter(|disk| disk.low) {
-            Some(disk) => Some(format!("{}: {disk}", at(id))),
+        let without_room = |id: NodeId| match of(id).filter(|disk| disk.low) {
+            Some(disk) => Some(VoterWithoutRoom { raft_address: at(id), disk: Some(disk) }),
             None if id != metrics.id && seen.get(&id).is_none_or(|seen| *seen == DiskState::Silent) => {
-                Some(format!("{} does not answer", at(id)))
+                Some(VoterWithoutRoom { raft_address: at(id), disk: None })
             }
             None => None,
         };
-        let told: Vec<String> = voters().filter_map(tell).collect();
-        format!("the disks of too many servers are low ({})", told.join("; "))
+        NoRoom::Majority { voters: voters().filter_map(without_room).collect() }
     }
 }

@@ -1,9 +1,10 @@
 //! What a node keeps on its disk, and whether log and state belong together: looked at before it speaks.
 
-use std::fmt::Display;
+use std::error::Error;
 use std::sync::Arc;
 
 use crate::disk::Disk;
+use crate::errors::chain;
 use crate::index::Index;
 use crate::log::LogStore;
 use crate::space::Guard;
@@ -24,16 +25,16 @@ pub(super) struct Stores {
 
 impl Stores {
     /// Why a node ends by `error`. Behind most errors of the storage is one of the disk, which says more.
-    pub(super) fn failure(&self, error: impl Display) -> NodeFailure {
+    pub(super) fn failure(&self, error: impl Error + Send + Sync + 'static) -> NodeFailure {
         if let Some(unknown) = self.index.refused_level() {
             return NodeFailure::Level(unknown);
         }
         match self.disk.fault() {
             Some(fault) => {
-                tracing::error!(%error, "the storage failed");
-                NodeFailure::Disk { reason: fault.to_string() }
+                tracing::error!(error = chain(&error), "the storage failed");
+                fault.into()
             }
-            None => NodeFailure::Broken { reason: error.to_string() },
+            None => NodeFailure::Broken(Arc::new(error)),
         }
     }
 }

@@ -25,6 +25,8 @@ pub struct Fault {
     pub full: bool,
 }
 
+impl std::error::Error for Fault {}
+
 impl Fault {
     /// What `error` is, if it is the disk's: met when `action` was tried with `file`.
     pub fn of(action: &'static str, file: &Path, error: &io::Error) -> Option<Self> {

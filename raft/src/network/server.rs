@@ -54,7 +54,7 @@ pub(crate) struct RpcState {
     pub(crate) scout: Scout,
     pub(crate) whereabouts: Whereabouts,
     /// Ends the node: a disk that does not take its identity takes nothing else.
-    pub(crate) end: Arc<dyn Fn(&IdentityError) + Send + Sync>,
+    pub(crate) end: Arc<dyn Fn(Arc<IdentityError>) + Send + Sync>,
 }
 
 /// Why a message was not handed to openraft.
@@ -73,7 +73,7 @@ pub(crate) enum RpcError {
     #[error("could not read the body: {reason}")]
     Body { reason: String },
     #[error(transparent)]
-    Identity(#[from] IdentityError),
+    Identity(Arc<IdentityError>),
     #[error(transparent)]
     DiskLow(#[from] DiskLow),
     #[error("too many messages, or another snapshot, are being received")]
@@ -150,7 +150,10 @@ impl RpcState {
             let (identity, cluster_id) = (self.identity.clone(), header.cluster_id);
             let adopting = self.threads.blocking(move || identity.adopt_from_message(cluster_id));
             let adopted = adopting.await.map_err(stopped)?;
-            adopted.inspect_err(|error| (self.end)(error))?;
+            if let Err(error) = adopted.map_err(Arc::new) {
+                (self.end)(error.clone());
+                return Err(RpcError::Identity(error));
+            }
             self.identity.check(header)?;
         }
         Ok(())

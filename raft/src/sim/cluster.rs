@@ -9,6 +9,7 @@ use tokio::runtime::Runtime;
 use tokio::time::Instant;
 
 use crate::cluster::Node;
+use crate::errors::chain;
 use crate::testing::sim_disk::SimDisk;
 use crate::types::{ClusterId, NodeId};
 
@@ -202,8 +203,10 @@ impl Cluster {
                 self.seen.unknown_levels.push(unknown.to_string());
                 self.hosts[id].kill();
             }
-            Ended::Failed(NodeFailure::Broken { reason } | NodeFailure::Disk { reason }) => {
-                self.book.violate(format!("s{id} failed without a reason: {reason}"));
+            Ended::Failed(
+                failure @ (NodeFailure::Broken(_) | NodeFailure::Disk(_) | NodeFailure::RaftEnded),
+            ) => {
+                self.book.violate(format!("s{id} failed without a reason: {}", chain(&failure)));
                 self.kill(id);
             }
             Ended::Failed(defect @ (NodeFailure::TaskPanicked { .. } | NodeFailure::TaskEnded { .. })) => {

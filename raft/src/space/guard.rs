@@ -13,6 +13,7 @@ use crate::limits::{FLUSH_BYTES_MOST, LITTLE_ROOM, SNAPSHOT_ROOM_FACTOR, SNAPSHO
 use crate::types::Entry;
 
 use super::DiskSpace;
+use super::NoRoom;
 use super::fullness::{Fullness, Marks};
 
 /// Refused: the disk of this node is low.
@@ -42,7 +43,7 @@ struct Seen {
     /// What a snapshot would have needed, and until when that counts.
     wanted: Option<(u64, Instant)>,
     /// On a leader: why it takes no writes.
-    no_room: Option<String>,
+    no_room: Option<NoRoom>,
 }
 
 impl Guard {
@@ -173,12 +174,12 @@ impl Guard {
     }
 
     /// On a leader: why it takes no writes, from now on.
-    pub(crate) fn set_no_room(&self, reason: Option<String>) {
-        self.state().no_room = reason;
+    pub(crate) fn set_no_room(&self, no_room: Option<NoRoom>) {
+        self.state().no_room = no_room;
     }
 
     /// The same as it was set.
-    pub(crate) fn no_room(&self) -> Option<String> {
+    pub(crate) fn no_room(&self) -> Option<NoRoom> {
         self.state().no_room.clone()
     }
 }

@@ -65,8 +65,9 @@ impl From<NodeFailure> for Error {
     fn from(failure: NodeFailure) -> Self {
         match failure {
             NodeFailure::Removed { .. } => Error::Removed(failure),
-            NodeFailure::Disk { .. } => Error::DiskFailed(failure),
-            NodeFailure::Broken { .. }
+            NodeFailure::Disk(_) => Error::DiskFailed(failure),
+            NodeFailure::Broken(_)
+            | NodeFailure::RaftEnded
             | NodeFailure::Level(_)
             | NodeFailure::TaskPanicked { .. }
             | NodeFailure::TaskEnded { .. } => Error::Failed(failure),

@@ -45,5 +45,5 @@ pub fn after_a_part(applied: bool, error: ApiError) -> ApiError {
 /// # Errors
 /// [`ApiError::NoRoom`].
 pub fn refuse_without_room(node: &Node) -> Result<(), ApiError> {
-    node.no_room().map_or(Ok(()), |reason| Err(ApiError::NoRoom { reason }))
+    node.no_room().map_or(Ok(()), |reason| Err(ApiError::NoRoom { reason: reason.to_string() }))
 }

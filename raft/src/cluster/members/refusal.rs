@@ -1,10 +1,12 @@
 //! Why a membership is not changed, in words for the operator.
 
+use openraft::errors::ClientWriteError;
+
 use super::Who;
 use crate::cluster::ProposeError;
 use crate::format::{Level, Range};
 use crate::limits::MEMBERS_MAX;
-use crate::types::NodeId;
+use crate::types::{NodeId, TypeConfig};
 
 /// Why a change is not made. Nothing was changed by the step that was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -276,9 +278,9 @@ pub enum MembersError {
     #[error(transparent)]
     Propose(#[from] ProposeError),
     /// openraft said no.
-    #[error("could not change the membership: {reason}")]
+    #[error("could not change the membership: {error}")]
     Raft {
-        /// What it said.
-        reason: String,
+        /// Error of openraft.
+        error: Box<ClientWriteError<TypeConfig>>,
     },
 }

@@ -127,7 +127,13 @@ async fn a_leader_without_a_quorum_stops_without_an_error_of_openraft() {
     last.shutdown().await;
     while let Some(result) = waiting.join_next().await {
         let error = result.unwrap().unwrap_err();
-        assert!(matches!(error, ProposeError::Stopped { .. } | ProposeError::OutcomeUnknown), "{error}");
+        assert!(
+            matches!(
+                error,
+                ProposeError::Stopping | ProposeError::Stopped { .. } | ProposeError::OutcomeUnknown
+            ),
+            "{error}"
+        );
     }
     assert_eq!(errors.load(Ordering::Relaxed), 0);
 }
