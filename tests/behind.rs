@@ -194,9 +194,11 @@ async fn clients_that_leave_cost_their_server_no_connection_to_the_leader() {
     .await;
     let follower = address(&servers[(leader + 1) % 3]);
     let leader = &servers[leader];
-    let beat = format!(r#"{{"host":"{HOLDER}","Group":"default"}}"#);
-    let request =
-        format!("POST /api/v1/keepalive HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{beat}", beat.len());
+    let heartbeat = format!(r#"{{"host":"{HOLDER}","Group":"default"}}"#);
+    let request = format!(
+        "POST /api/v1/keepalive HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{heartbeat}",
+        heartbeat.len()
+    );
     let before = connections_to(address(leader));
     for _ in 0..TIMES {
         // For less than an election takes.

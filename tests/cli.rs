@@ -121,7 +121,7 @@ fn an_unreachable_server_has_exit_code_4() {
 }
 
 #[test]
-fn what_is_no_image_has_exit_code_2() {
+fn an_argument_that_is_no_image_has_exit_code_2() {
     let output = piccolo(&["find", "No Image"], &[]);
     assert_eq!(code(&output), 2);
     assert!(stderr(&output).contains("\"No Image\" is neither a digest nor the name of an image"));
@@ -181,7 +181,7 @@ fn mirror_check_says_what_is_missing_and_has_exit_code_1() {
 }
 
 #[test]
-fn what_cannot_be_printed_is_an_error_but_a_closed_pipe_is_none() {
+fn output_that_fails_is_an_error_and_a_closed_pipe_is_not() {
     let folder = tempfile::tempdir().expect("a folder");
     let arguments = ["mirror", "remove", "--certs-dir", folder.path().to_str().expect("a text")];
     let run = |stdout: std::process::Stdio| {
@@ -226,7 +226,7 @@ fn mirror_install_tells_all_mistakes_at_once() {
     for part in [
         "4 mistakes",
         "--certs-dir: is required",
-        "every registry once",
+        "each registry only once",
         "--mirror: ",
         "PICCOLO_DIAL_TIMEOUT: ",
     ] {

@@ -408,10 +408,10 @@ async fn what_must_not_be_is_refused_with_the_reason() {
     let all = ", 1 may fail\n";
     within("all of them answer", SOON, async || shown(&servers).await.contains(all).then_some(())).await;
     servers[dead].kill();
-    let told = "2 of 3 voters must answer, 2 do, none of them may fail\n";
+    let expected = "2 of 3 voters must answer, 2 do, none of them may fail\n";
     within("one of them is silent", SOON, async || {
         let list = shown(&servers).await;
-        (list.contains(told) && list.contains("voter, silent for ")).then_some(())
+        (list.contains(expected) && list.contains("voter, silent for ")).then_some(())
     })
     .await;
     let said = refused(&servers, &["remove", &own]).await;

@@ -163,7 +163,7 @@ async fn one_server_of_three_goes_on_alone_and_gets_new_ones() {
     for words in [
         "10 hosts, 10 keys and 10 pairs",
         "Start it again without --force-new-cluster",
-        "Lost is what",
+        "had not received is lost",
         &raft_address,
     ] {
         assert!(said.contains(words), "{words}: {said}");
@@ -191,7 +191,7 @@ async fn one_server_of_three_goes_on_alone_and_gets_new_ones() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_saved_leaves_no_file() {
+async fn a_failed_save_leaves_no_file() {
     let root = TempDir::new().unwrap();
     let server = Server::new(root.path(), &[]);
     let file = root.path().join("none.snapshot");

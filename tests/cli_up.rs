@@ -305,7 +305,7 @@ fn flags_of_the_agent_need_the_agent() {
     let output = ask(&["up", "--zone", "a"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(
-        String::from_utf8_lossy(&output.stderr).contains("--zone: has a meaning only together with --agent")
+        String::from_utf8_lossy(&output.stderr).contains("--zone: can only be used together with --agent")
     );
 }
 

@@ -32,7 +32,7 @@ const BLOBS: usize = 12;
 /// Number of nodes that pull, each with no knowledge of the dead holders.
 const NODES: usize = 8;
 /// Time after which less than 5 % of the holders in answers are dead.
-const TOLD_NO_MORE: Duration = Duration::from_secs(120);
+const DEAD_GONE_WITHIN: Duration = Duration::from_secs(120);
 
 type Blobs = Arc<HashMap<String, Vec<u8>>>;
 
@@ -93,7 +93,7 @@ impl Fleet {
     }
 
     /// Holders that an agent gets for `key`.
-    async fn told(&self, server: &Server, key: &Digest) -> Vec<SocketAddr> {
+    async fn holders(&self, server: &Server, key: &Digest) -> Vec<SocketAddr> {
         let query = FindQuery {
             key: key.to_string(),
             group: "default".to_owned(),
@@ -141,10 +141,10 @@ async fn half_of_all_holders_dead_hardly_any_pull_needs_the_registry() {
     let server = Server::start().await;
     let fleet = Fleet::start(IMAGES).await;
     fleet.advertise(&server).await;
-    let dead = |told: &[SocketAddr]| told.iter().filter(|holder| fleet.dead.contains(holder)).count();
-    let told = fleet.told(&server, &fleet.images[0][0]).await;
-    assert_eq!(told.len(), CANDIDATES);
-    assert!(dead(&told) >= CANDIDATES / 5, "the dead are not among those told: {told:?}");
+    let dead = |holders: &[SocketAddr]| holders.iter().filter(|holder| fleet.dead.contains(holder)).count();
+    let holders = fleet.holders(&server, &fleet.images[0][0]).await;
+    assert_eq!(holders.len(), CANDIDATES);
+    assert!(dead(&holders) >= CANDIDATES / 5, "no dead holders among: {holders:?}");
 
     let (mut needed, mut took) = (0, Vec::new());
     for _ in 0..NODES {
@@ -168,16 +168,16 @@ async fn half_of_all_holders_dead_hardly_any_pull_needs_the_registry() {
 /// The budget is four heartbeats, the lease of an agent three; all times here are shortened by the same
 /// factor, except the guard against a mass expiry: a second for each ten hosts of a small group.
 #[tokio::test(flavor = "multi_thread")]
-async fn after_four_heartbeats_nobody_is_told_of_the_dead() {
-    const BEAT: Duration = Duration::from_secs(2);
+async fn after_four_heartbeats_no_answer_has_dead_holders() {
+    const HEARTBEAT: Duration = Duration::from_secs(2);
     const LEASE_SECONDS: u32 = 6;
     let guarded = HIDE_WINDOW * (DEAD / HIDES_PER_GROUP_MIN - 1) as u32;
-    let told_no_more =
-        BEAT * (TOLD_NO_MORE.as_secs() / HEARTBEAT_INTERVAL_DEFAULT.as_secs()) as u32 + guarded;
+    let dead_gone =
+        HEARTBEAT * (DEAD_GONE_WITHIN.as_secs() / HEARTBEAT_INTERVAL_DEFAULT.as_secs()) as u32 + guarded;
     let server = Server::start().await;
     let fleet = Fleet::start(1).await;
     fleet.advertise(&server).await;
-    let beat = async |holder: SocketAddr| {
+    let heartbeat = async |holder: SocketAddr| {
         let request = KeepaliveRequest {
             host: holder.to_string(),
             group: "default".to_owned(),
@@ -187,29 +187,29 @@ async fn after_four_heartbeats_nobody_is_told_of_the_dead() {
         server.client.keepalive(&request, SOON).await.unwrap();
     };
     for holder in fleet.all() {
-        beat(holder).await;
+        heartbeat(holder).await;
     }
     let died = Instant::now();
     let mut hidden_after = None;
-    while died.elapsed() < told_no_more + BEAT {
+    while died.elapsed() < dead_gone + HEARTBEAT {
         for holder in &fleet.living {
-            beat(*holder).await;
+            heartbeat(*holder).await;
         }
         for key in &fleet.images[0] {
             let asked = died.elapsed();
-            let told = fleet.told(&server, key).await;
-            let dead = told.iter().filter(|holder| fleet.dead.contains(holder)).count();
-            let share_is_small = dead * 20 < told.len();
-            assert!(share_is_small || asked < told_no_more, "{dead} of {} are dead", told.len());
+            let holders = fleet.holders(&server, key).await;
+            let dead = holders.iter().filter(|holder| fleet.dead.contains(holder)).count();
+            let share_is_small = dead * 20 < holders.len();
+            assert!(share_is_small || asked < dead_gone, "{dead} of {} are dead", holders.len());
             if !share_is_small {
                 hidden_after = None;
             } else if hidden_after.is_none() {
                 hidden_after = Some(died.elapsed());
             }
         }
-        tokio::time::sleep(BEAT / 4).await;
+        tokio::time::sleep(HEARTBEAT / 4).await;
     }
-    println!("no dead among the answers after {:?} of {told_no_more:?}", hidden_after.unwrap());
+    println!("no dead among the answers after {:?} of {dead_gone:?}", hidden_after.unwrap());
 }
 
 /// Nodes that pull report dead holders, so that it does not take until their leases end: that of a Go `pi` is
@@ -224,15 +224,15 @@ async fn three_nodes_that_pull_move_the_dead_behind_the_living_for_all_others() 
         agents.push(Agent::start(Setup { servers: vec![server.url.clone()], ..Setup::default() }).await);
     }
     let mut images = fleet.images.iter().cycle();
-    within("living holders first", TOLD_NO_MORE, async || {
+    within("living holders first", DEAD_GONE_WITHIN, async || {
         let image = images.next().unwrap();
         for agent in &agents {
             pull(agent.mirror, image.clone()).await;
         }
         let mut dead = 0;
         for key in image {
-            let told = fleet.told(&server, key).await;
-            dead += told.iter().filter(|holder| fleet.dead.contains(holder)).count();
+            let holders = fleet.holders(&server, key).await;
+            dead += holders.iter().filter(|holder| fleet.dead.contains(holder)).count();
         }
         (dead * 20 < BLOBS * CANDIDATES).then_some(())
     })

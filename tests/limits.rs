@@ -66,7 +66,7 @@ fn is_blob(answer: &Answer, bytes: &[u8]) {
 
 /// A client that sends one byte a second, or nothing, is cut after the time for a request's headers.
 #[tokio::test(flavor = "multi_thread")]
-async fn who_sends_headers_slowly_is_cut_while_others_are_served() {
+async fn a_client_with_slow_headers_is_cut_while_others_are_served() {
     const SLOW: usize = 200;
     let layout = Layout::empty();
     let bytes = noise(1, 100_000);
@@ -130,7 +130,7 @@ async fn slots_are_free_again(address: SocketAddr, digest: &Digest, bytes: &[u8]
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_takes_nothing_gives_its_slot_back() {
+async fn a_client_that_reads_nothing_releases_its_slot() {
     let layout = Layout::empty();
     let large = layout.put(&noise(2, LARGE));
     let bytes = noise(3, 1_000);
@@ -211,7 +211,7 @@ fn run(command: &str) {
 
 /// No FIN and no RST ever comes: only timeouts of the agent can end these connections.
 #[tokio::test(flavor = "multi_thread")]
-async fn who_vanishes_without_a_word_gives_slots_and_connections_back() {
+async fn a_client_that_vanishes_silently_releases_slots_and_connections() {
     const UPLOADS: usize = 4;
     const IDLE: usize = 50;
     let layout = Layout::empty();

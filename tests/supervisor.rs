@@ -191,8 +191,8 @@ impl Agent {
         within("the worker before stays alone", SOON, || (self.workers() == [worker]).then_some(()));
     }
 
-    fn told(&self, what: &str) {
-        within(&format!("the log tells {what:?}:\n{}", self.log()), SOON, || {
+    fn logged(&self, what: &str) {
+        within(&format!("the log has {what:?}:\n{}", self.log()), SOON, || {
             self.log().contains(what).then_some(())
         });
     }
@@ -275,7 +275,7 @@ fn a_worker_that_is_killed_is_replaced_and_the_port_never_refuses() {
     crowd.is_served();
     crowd.stays_content();
     assert_ne!(agent.worker(), killed);
-    agent.told("killed by signal 9");
+    agent.logged("killed by signal 9");
 }
 
 /// I4: connections that wait to be accepted, and accepted ones, end in time.
@@ -340,13 +340,13 @@ fn a_second_agent_with_the_same_state_folder_is_refused() {
         .arg(agent.folder.path().join("layout"))
         .output()
         .unwrap();
-    let (told, folder) = (String::from_utf8_lossy(&second.stderr), state.display());
-    assert_eq!(second.status.code(), Some(1), "{told}");
+    let (message, folder) = (String::from_utf8_lossy(&second.stderr), state.display());
+    assert_eq!(second.status.code(), Some(1), "{message}");
     let expected = format!(
         "the folder {folder} of --state-dir is in use by another agent (pid {}): ",
         agent.supervisor()
     );
-    assert!(told.contains(&expected), "{told}");
+    assert!(message.contains(&expected), "{message}");
     assert_eq!(ask(agent.mirror).unwrap(), 200);
 }
 
@@ -463,7 +463,7 @@ fn a_version_that_cannot_start_leaves_the_old_one_in_place() {
     copy("/bin/false", &broken);
     fs::rename(broken, &binary).unwrap();
     send(agent.supervisor(), Signal::HUP);
-    agent.told("the one before stays");
+    agent.logged("the one before stays");
     agent.keeps(worker);
     assert_eq!(ask(agent.mirror).unwrap(), 200);
 }
@@ -474,18 +474,18 @@ fn a_reload_with_a_mistake_or_other_ports_leaves_everything_as_it_is() {
     let worker = agent.worker();
     agent.configure("peer-listen = 7.5\nno-such-key = 1\n");
     send(agent.supervisor(), Signal::HUP);
-    agent.told("2 mistakes in the configuration");
-    agent.told("the one before stays");
+    agent.logged("2 mistakes in the configuration");
+    agent.logged("the one before stays");
     agent.keeps(worker);
 
     agent.configure("peer-listen = \"127.0.0.2:0\"\n");
     send(agent.supervisor(), Signal::HUP);
-    agent.told("the listening addresses have changed");
+    agent.logged("the listening addresses have changed");
     agent.keeps(worker);
 
     agent.configure(&format!("{PEER_LISTEN}zone = \"rack-7\"\n"));
     send(agent.supervisor(), Signal::HUP);
-    agent.told("a new worker serves");
+    agent.logged("a new worker serves");
     assert_eq!(ask(agent.mirror).unwrap(), 200);
 }
 

@@ -193,13 +193,13 @@ mod tests {
         assert!(!agents.is_writing(1));
         out.clear();
         agents.heartbeat(1, &mut out);
-        let beat = body(&out);
+        let heartbeat = body(&out);
         assert_eq!(
-            (beat["seq"].as_u64(), beat["epoch"].as_u64(), beat["count"].as_u64()),
+            (heartbeat["seq"].as_u64(), heartbeat["epoch"].as_u64(), heartbeat["count"].as_u64()),
             (Some(2), Some(7), Some(41))
         );
         let texts = sync["keys"].as_array().unwrap().iter().chain(advertise["keys"].as_array().unwrap());
         let keys: Vec<Key> = texts.map(|text| text.as_str().unwrap().parse().unwrap()).collect();
-        assert_eq!(beat["fingerprint"], keys.iter().collect::<Fingerprint>().to_string());
+        assert_eq!(heartbeat["fingerprint"], keys.iter().collect::<Fingerprint>().to_string());
     }
 }

@@ -169,7 +169,7 @@ fn body(pairs: u64, rates: Rates, runs: &[(Seen, Outcome)], report: &Report) -> 
          again later with its disk; *wiped*: a new one with an empty folder takes its place. Servers and load share the \
          machine.\n\n| | away for, s | entries it lacked | answers lookups after, s | same checksum at the same index after, s | \
          its memory then / the most, MiB | the leader's most, MiB | elections |\n|---|---|---|---|---|---|---|---|\n",
-        rates.beats, rates.lookups, rates.advertises
+        rates.heartbeats, rates.lookups, rates.advertises
     );
     for (seen, _) in runs {
         writeln!(

@@ -14,13 +14,13 @@ pub(crate) const CONNECTIONS: usize = 96;
 /// Time for one server to answer a sync: the agent's timeout, divided among the servers.
 pub(crate) const SYNC_PATIENCE: Duration = Duration::from_secs(10);
 /// Time for one server to answer a heartbeat: the agent's timeout, divided among the servers.
-pub(crate) const BEAT_PATIENCE: Duration = Duration::from_millis(1_667);
+pub(crate) const HEARTBEAT_PATIENCE: Duration = Duration::from_millis(1_667);
 
 /// What each agent sends.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum What {
     Sync,
-    Beat,
+    Heartbeat,
 }
 
 struct Enrolment {
@@ -41,14 +41,14 @@ impl Source for Enrolment {
     fn next(&mut self, _lane: usize, _pool: usize) -> Option<Ticket> {
         let agent = Some(self.next).filter(|next| *next < self.agents.fleet.hosts)?;
         self.next += 1;
-        let patience = if self.what == What::Sync { SYNC_PATIENCE } else { BEAT_PATIENCE };
+        let patience = if self.what == What::Sync { SYNC_PATIENCE } else { HEARTBEAT_PATIENCE };
         Some(Ticket { due: None, kind: 0, agent, note: 0, again: true, patience, fresh: false })
     }
 
     fn compose(&mut self, ticket: &mut Ticket, out: &mut Vec<u8>) -> bool {
         match self.what {
             What::Sync => ticket.note = self.agents.sync(ticket.agent, out),
-            What::Beat => self.agents.heartbeat(ticket.agent, out),
+            What::Heartbeat => self.agents.heartbeat(ticket.agent, out),
         }
         true
     }
@@ -56,7 +56,7 @@ impl Source for Enrolment {
     fn answered(&mut self, _now: Duration, ticket: &Ticket, status: u16, body: &[u8]) {
         match (self.what, status) {
             (What::Sync, 201) => self.agents.acknowledged(ticket.agent, ticket.note, None),
-            (What::Beat, 201) => self.resyncs += u64::from(wants_sync(body)),
+            (What::Heartbeat, 201) => self.resyncs += u64::from(wants_sync(body)),
             _ => self.refused += 1,
         }
     }
@@ -73,14 +73,14 @@ pub(crate) fn sync_all(cluster: &Cluster, agents: Agents) -> Result<Enrolled> {
 }
 
 /// Sends one heartbeat of each agent: after it the servers know zones and leases.
-pub(crate) fn beat_all(cluster: &Cluster, agents: Agents) -> Result<Enrolled> {
-    run(cluster, agents, What::Beat)
+pub(crate) fn heartbeat_all(cluster: &Cluster, agents: Agents) -> Result<Enrolled> {
+    run(cluster, agents, What::Heartbeat)
 }
 
 /// Syncs all agents, sends their heartbeats, and waits until all servers have applied both.
 pub(crate) fn enroll(cluster: &Cluster, agents: Agents) -> Result<Agents> {
     let agents = sync_all(cluster, agents)?.agents;
-    let agents = beat_all(cluster, agents)?.agents;
+    let agents = heartbeat_all(cluster, agents)?.agents;
     let pairs = cluster.wait_equal()?.pairs;
     ensure!(pairs == agents.fleet.pairs(), "{pairs} pairs arrived of {}", agents.fleet.pairs());
     Ok(agents)

@@ -19,7 +19,7 @@ use rustix::process::Signal;
 use crate::Settings;
 use crate::agents::Agents;
 use crate::cluster::Cluster;
-use crate::enroll::{beat_all, sync_all};
+use crate::enroll::{heartbeat_all, sync_all};
 use crate::meter::{Meter, Shares};
 use crate::plot::lines;
 use crate::report::Report;
@@ -61,7 +61,7 @@ pub(crate) fn herd(settings: &Settings, args: &HerdArgs, report: &Report, folder
     let mut cluster = Cluster::start(&settings.binary, folder, SERVERS)?;
     let agents = Agents::started_now(fleet, 0)?;
     let agents = sync_all(&cluster, agents)?.agents;
-    let agents = beat_all(&cluster, agents)?.agents;
+    let agents = heartbeat_all(&cluster, agents)?.agents;
     cluster.wait_applied()?;
     let resident = |cluster: &Cluster| -> Result<Vec<f64>> {
         (0..SERVERS).map(|number| Ok(cluster.memory(number)?.resident)).collect()
@@ -117,7 +117,7 @@ fn body(seen: &Seen, hosts: u32, report: &Report) -> Result<String> {
     let mib = |values: &[f64]| values.iter().map(|mib| format!("{mib:.0}")).collect::<Vec<_>>().join(", ");
     let mut text = format!(
         "{hosts} agents on {SERVERS} servers that were killed (kill -9) and started again, ready after {ready:.2} s. Then every \
-         agent beats in the same moment, each over a new connection from an address of its own to its server (a third to each), tries the others \
+         agent heartbeats in the same moment, each over a new connection from an address of its own to its server (a third to each), tries the others \
          when that one does not answer, and pauses as the agent does (any time up to 0.5 s, doubled each time, 30 s at \
          most, and no less than `Retry-After`). Load and servers share the machine.\n\n| | seen |\n|---|---|\n"
     );

@@ -27,12 +27,16 @@ impl Rates {
         let mut rng = StdRng::seed_from_u64(SEED);
         let mut calls = vec![0; seconds];
         for _ in 0..agents {
-            let mut beats = HeartbeatSchedule::new(HEARTBEAT_INTERVAL_DEFAULT);
-            let mut at = beats.first(&mut rng);
+            let mut heartbeats = HeartbeatSchedule::new(HEARTBEAT_INTERVAL_DEFAULT);
+            let mut at = heartbeats.first(&mut rng);
             while let Some(count) = calls.get_mut(at.as_secs() as usize) {
                 *count += 1;
                 let heard = !outage.contains(&(at.as_secs() as usize));
-                at += if heard { beats.after_success(&mut rng) } else { beats.after_failure(&mut rng, None) };
+                at += if heard {
+                    heartbeats.after_success(&mut rng)
+                } else {
+                    heartbeats.after_failure(&mut rng, None)
+                };
             }
         }
         Self(calls)

@@ -128,7 +128,7 @@ fn body(fleet: Fleet, args: &RebuildArgs, lived: &Lived, seen: &Seen, report: &R
     let within = back(SHARE);
     let verdict = if within <= BUDGET.as_secs_f64() { "" } else { " **missed**" };
     let mut text = format!(
-        "{} nodes × {} keys = {} pairs on {SERVERS} servers. Each node beats every {} s, at its own time; after {} s all \
+        "{} nodes × {} keys = {} pairs on {SERVERS} servers. Each node sends a heartbeat every {} s, at its own time; after {} s all \
          servers are killed (kill -9) and their data folders removed, {} s later they are started, empty: a new cluster \
          at the same addresses. A node whose heartbeat fails pauses as the agent does (any time up to 0.5 s, doubled each \
          time, {} s at most); one that is asked for a sync sends its whole inventory at once. Times count from the \
@@ -152,7 +152,7 @@ fn body(fleet: Fleet, args: &RebuildArgs, lived: &Lived, seen: &Seen, report: &R
         &format!("≤ {} s", BUDGET.as_secs()),
     );
     row("all of them, s", format!("{:.1}", back(1.0)), "");
-    row("heartbeats", lived.beats.statuses_text(), "");
+    row("heartbeats", lived.heartbeats.statuses_text(), "");
     row("syncs", lived.syncs.statuses_text(), "");
     row("latency of a sync, p50 / p99 / max, ms", lived.syncs.latency_text(), "");
     let cores: Vec<String> = shares.servers.iter().map(|cores| format!("{cores:.2}")).collect();
@@ -181,7 +181,7 @@ fn plots(fleet: Fleet, lived: &Lived, seen: &Seen, started: f64, report: &Report
         seconds.map(|(at, second)| (at as f64, value(second) as f64)).collect::<Vec<_>>()
     };
     let series = [
-        ("heartbeats", points(&lived.beats, |second| second.good)),
+        ("heartbeats", points(&lived.heartbeats, |second| second.good)),
         ("syncs", points(&lived.syncs, |second| second.good)),
         ("503", points(&lived.syncs, |second| second.unavailable)),
     ];

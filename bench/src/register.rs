@@ -11,7 +11,7 @@ use clap::Args;
 use crate::Settings;
 use crate::agents::Agents;
 use crate::cluster::{Cluster, Used};
-use crate::enroll::{CONNECTIONS, Enrolled, beat_all, sync_all};
+use crate::enroll::{CONNECTIONS, Enrolled, heartbeat_all, sync_all};
 use crate::fleet::Fleet;
 use crate::mariadb::{MariaDb, ROWS_PER_INSERT};
 use crate::names::KeyNames;
@@ -54,7 +54,7 @@ struct Round {
     /// Time until all servers showed the same state with every pair, seconds.
     applied: f64,
     /// Time of the first heartbeats, which bring zone and lease, seconds.
-    beats: f64,
+    heartbeats: f64,
     leader: Side,
     followers: Side,
     load_cpu: f64,
@@ -129,7 +129,7 @@ fn round(settings: &Settings, fleet: Fleet, folder: &Path) -> Result<Round> {
     let leader = cluster.wait_leader()?;
     let sides = sides(&cluster, leader, &used)?;
     let start = Instant::now();
-    beat_all(&cluster, agents)?;
+    heartbeat_all(&cluster, agents)?;
     // States may differ: leases of agents with a single heartbeat may end meanwhile.
     cluster.wait_applied()?;
     let record = &outcome.records[0];
@@ -137,7 +137,7 @@ fn round(settings: &Settings, fleet: Fleet, folder: &Path) -> Result<Round> {
     Ok(Round {
         acknowledged,
         applied,
-        beats: start.elapsed().as_secs_f64(),
+        heartbeats: start.elapsed().as_secs_f64(),
         leader: sides.0,
         followers: sides.1,
         load_cpu,
@@ -187,7 +187,7 @@ fn body(fleet: Fleet, rounds: &[Round], database: Option<&Database>, report: &Re
     row("every agent has its 201, s", format!("{:.1}", of(&|r| r.acknowledged)), "");
     row("equal checksums with every pair on all servers, s", format!("{:.1}", of(&|r| r.applied)), &budget);
     row("rows a second, until then", format!("{:.0}", of(&|r| rows / r.applied)), "");
-    row("first heartbeats (zone, lease), s", format!("{:.1}", of(&|r| r.beats)), "");
+    row("first heartbeats (zone, lease), s", format!("{:.1}", of(&|r| r.heartbeats)), "");
     row("CPU of the leader, s", format!("{:.1}", of(&|r| r.leader.cpu)), "");
     row("CPU of a follower, s", format!("{:.1}", of(&|r| r.followers.cpu)), "");
     row("CPU of the load, s", format!("{:.1}", of(&|r| r.load_cpu)), "");

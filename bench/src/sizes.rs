@@ -112,7 +112,7 @@ fn start_again(cluster: &mut Cluster) -> Result<f64> {
 }
 
 fn body(sizes: &[Size], report: &Report) -> Result<String> {
-    let mut text = "One server; the fleet syncs and beats once, then memory is looked at, *as it is then* and *after \
+    let mut text = "One server; each agent syncs and sends one heartbeat, then memory is measured, *as it is then* and *after \
         a restart*: resident / proportional (Pss) / anonymous, MiB. Snapshots are saved and installed by the same code in a \
         process of its own.\n\n|"
         .to_owned();

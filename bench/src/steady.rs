@@ -94,7 +94,7 @@ fn body(life: &Life, outcome: &Outcome, seen: &Seen, args: &SteadyArgs, report: 
          written, MiB/h |\n|---|---|---|---|---|\n",
         fleet.hosts,
         fleet.pairs(),
-        rates.beats,
+        rates.heartbeats,
         rates.lookups,
         rates.advertises,
         args.seconds,

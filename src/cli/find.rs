@@ -14,7 +14,7 @@ use crate::api::{FindQuery, FindResponse};
 use crate::config::{Fallback, Layers, Setting};
 use crate::limits::{COMMAND_ANSWER_TIMEOUT, FINDKEY_COUNT_MAX};
 use crate::value;
-use claims::Told;
+use claims::HolderClaim;
 
 /// The subcommand `piccolo find`.
 pub(super) const FIND: Subcommand = Subcommand {
@@ -38,11 +38,11 @@ Exit code 3: nobody has it, as far as the servers know.",
 };
 
 const GROUP: &[Setting] =
-    &[Setting::new("group", "NAME", "Whose nodes").or(Fallback::Text("default")).alias(&["PI_GROUP"])];
+    &[Setting::new("group", "NAME", "Group of the nodes").or(Fallback::Text("default")).alias(&["PI_GROUP"])];
 
 /// Warning when nobody is found and every server that answered may be behind.
-const DOUBT: &str = "no server that answered is sure of this: none of them has heard of a leader that is up to \
-                     date, or their disks are low; see piccolo status";
+const DOUBT: &str = "no server that answered is sure of this: none of them knows an up-to-date leader, or \
+                     their disks are low; see piccolo status";
 
 fn run(invocation: &Invocation) -> Result<Exit, CliError> {
     let ((asked, group), _) = invocation.configure(read)?;
@@ -55,18 +55,18 @@ fn run(invocation: &Invocation) -> Result<Exit, CliError> {
         count: Some(FINDKEY_COUNT_MAX as i64),
         ..FindQuery::default()
     };
-    let (found, doubt, told) = process::block_on_this_thread(async {
+    let (found, doubt, claims) = process::block_on_this_thread(async {
         let (found, doubt) = client.find_with_doubt(&query, COMMAND_ANSWER_TIMEOUT).await?;
         let holders = found.as_ref().filter(|_| !asked.json).map(|found| &found.holders[..]);
-        let told = claims::ask(&key, holders.unwrap_or_default()).await;
-        Ok((found, doubt, told))
+        let claims = claims::ask(&key, holders.unwrap_or_default()).await;
+        Ok((found, doubt, claims))
     })?;
     let exit = if found.is_some() { Exit::Done } else { Exit::NotFound };
     let answer = found.unwrap_or(FindResponse { key, group, holders: Vec::new(), total: 0 });
     if asked.json {
         print_json(&answer)?;
     } else {
-        print(&text(&answer, &told, Paint::stdout()))?;
+        print(&text(&answer, &claims, Paint::stdout()))?;
     }
     if doubt && exit == Exit::NotFound {
         // An error here means that stderr is closed.
@@ -81,7 +81,7 @@ fn read(layers: &mut Layers) -> Option<(Asked, String)> {
     Some((asked?, group?))
 }
 
-fn text(answer: &FindResponse, told: &[Told], paint: Paint) -> String {
+fn text(answer: &FindResponse, claims: &[HolderClaim], paint: Paint) -> String {
     let count = match answer.holders.len() {
         0 => paint.bad("nobody"),
         1 => paint.good("1 node"),
@@ -89,10 +89,10 @@ fn text(answer: &FindResponse, told: &[Told], paint: Paint) -> String {
         count => paint.good(&format!("{count} nodes")),
     };
     let mut text = format!("{} in group {}: {count}\n", answer.key, answer.group);
-    if claims::differ(told) {
-        text.push_str(&claims::text(told, paint));
+    if claims::differ(claims) {
+        text.push_str(&claims::text(claims, paint));
         // Holders beyond the first few were not asked.
-        answer.holders.iter().skip(told.len()).for_each(|holder| text.push_str(&format!("{holder}\n")));
+        answer.holders.iter().skip(claims.len()).for_each(|holder| text.push_str(&format!("{holder}\n")));
         return text;
     }
     for holder in &answer.holders {

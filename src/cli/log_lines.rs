@@ -82,14 +82,14 @@ mod tests {
     }
 
     #[test]
-    fn lost_lines_are_told_in_the_format_of_the_others() {
-        let told = |line: &[u8]| {
+    fn dropped_lines_are_reported_in_the_format_of_the_others() {
+        let written = |line: &[u8]| {
             let mut text = Vec::new();
             write_lost(&mut text, line, 7).unwrap();
             String::from_utf8(text).unwrap()
         };
-        assert!(told(b"2026 INFO x").ends_with("lines=7\n"));
-        let json: serde_json::Value = serde_json::from_str(&told(b"{\"level\":\"INFO\"}")).unwrap();
+        assert!(written(b"2026 INFO x").ends_with("lines=7\n"));
+        let json: serde_json::Value = serde_json::from_str(&written(b"{\"level\":\"INFO\"}")).unwrap();
         assert_eq!(json["lines"], 7);
     }
 }

@@ -387,17 +387,17 @@ mod tests {
     fn a_voter_that_does_not_answer_is_shown_and_is_none_that_may_fail() {
         let silent = [entry("b", "voter", Some(12_345)), entry("c", "voter", None)];
         let members = three(Some(2), silent.into());
-        let told = text(&members, Paint::plain());
+        let shown = text(&members, Paint::plain());
         for part in
             ["must answer, 2 do, none of them may fail\n", "voter, silent for 12 s ", "voter, silent  "]
         {
-            assert!(told.contains(part), "{part}: {told}");
+            assert!(shown.contains(part), "{part}: {shown}");
         }
         let unknown = three(None, vec![MemberEntry { answers: None, ..entry("b", "voter", None) }]);
-        let told = text(&unknown, Paint::plain());
-        assert!(told.contains("2 of 3 voters must answer\n") && !told.contains("silent"), "{told}");
+        let shown = text(&unknown, Paint::plain());
+        assert!(shown.contains("2 of 3 voters must answer\n") && !shown.contains("silent"), "{shown}");
         let of_five = MembersResponse { voters: 5, majority: 3, ..three(Some(4), Vec::new()) };
-        let told = text(&of_five, Paint::plain());
-        assert!(told.contains("3 of 5 voters must answer, 4 do, 1 of them may fail\n"), "{told}");
+        let shown = text(&of_five, Paint::plain());
+        assert!(shown.contains("3 of 5 voters must answer, 4 do, 1 of them may fail\n"), "{shown}");
     }
 }

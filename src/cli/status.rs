@@ -41,7 +41,7 @@ fn read(layers: &mut Layers) -> Option<(Asked, Option<String>)> {
     let asked = Asked::read(layers);
     let agent = layers.optional("agent", value::base_url);
     if agent.is_some() && asked.as_ref().is_some_and(|asked| asked.json) {
-        layers.problem("agent", None, "has no meaning together with --json");
+        layers.problem("agent", None, "cannot be used together with --json");
     }
     Some((asked?, agent))
 }
@@ -140,7 +140,7 @@ fn text(status: &StatusResponse, paint: Paint) -> String {
         (status.bytes_from_peers, status.bytes_served, status.misses)
     {
         text.push_str(&format!(
-            "{had} bytes had from peers, {served} bytes served to them, {misses} requests that none could answer\n"
+            "{had} bytes received from peers, {served} bytes served to them, {misses} requests that no peer could answer\n"
         ));
     }
     text
@@ -151,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_an_agent_says_about_its_node_is_shown_line_by_line() {
+    fn notices_of_an_agent_are_shown_line_by_line() {
         let notices = vec!["synced".to_owned(), "registry ghcr.io gives 503".to_owned()];
         let seen = Ok(Agent { requests: 7, ready: true, notices });
         let text = agent_text("http://127.0.0.1:7782", &seen, Paint::stdout());
@@ -164,11 +164,12 @@ mod tests {
     }
 
     #[test]
-    fn what_agents_counted_is_told_where_it_is_known() {
+    fn counts_of_agents_are_shown_if_they_are_known() {
         let of_leader = include_str!("../../tests/golden/status_response.json");
         let mut status: StatusResponse = serde_json::from_str(of_leader).unwrap();
-        let told = "5 bytes had from peers, 6 bytes served to them, 7 requests that none could answer\n";
-        assert!(text(&status, Paint::stdout()).ends_with(told));
+        let expected =
+            "5 bytes received from peers, 6 bytes served to them, 7 requests that no peer could answer\n";
+        assert!(text(&status, Paint::stdout()).ends_with(expected));
         status.misses = None;
         assert!(!text(&status, Paint::stdout()).contains("from peers"));
     }

@@ -189,7 +189,7 @@ fn read(layers: &mut Layers) -> Option<Options> {
             flags.extend([format!("--{}", setting.flag), text]);
         }
         if !wanted && layers.is_flagged(setting.flag) {
-            layers.problem(setting.flag, None, "has a meaning only together with --agent");
+            layers.problem(setting.flag, None, "can only be used together with --agent");
         }
     }
     if layers.given("state-dir").is_none()

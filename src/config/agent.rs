@@ -150,7 +150,7 @@ fn selection(layers: &mut Layers, advertise: Option<SocketAddr>) -> agent::Selec
     let cidrs = layers.optional("advertise-cidr", |text| value::list(text, cidr)).unwrap_or_default();
     for flag in ["advertise-interface", "advertise-cidr"] {
         if advertise.is_some() && layers.given(flag).is_some() {
-            layers.problem(flag, None, "has no meaning together with --advertise");
+            layers.problem(flag, None, "cannot be used together with --advertise");
         }
     }
     agent::Selection { interface, cidrs }
@@ -165,7 +165,7 @@ fn store(layers: &mut Layers) -> Option<StoreConfig> {
     };
     for flag in CONTAINERD_ONLY {
         if layers.given(flag).is_some() {
-            layers.problem(flag, None, "has no meaning together with --layout");
+            layers.problem(flag, None, "cannot be used together with --layout");
         }
     }
     Some(StoreConfig::Layout { folder })

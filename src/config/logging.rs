@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_level_is_refused() {
+    fn an_invalid_log_level_is_refused() {
         for given in ["inof", "", "info,", "openraft=", "=debug", "a b=debug"] {
             assert!(filter(given).is_err(), "{given}");
         }

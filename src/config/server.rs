@@ -88,7 +88,7 @@ pub fn server(layers: &mut Layers) -> Option<server::Config> {
 
     let distinct: BTreeSet<&String> = cluster.iter().collect();
     if distinct.len() < cluster.len() {
-        layers.problem("cluster", Some(cluster.join(",")), "every server once");
+        layers.problem("cluster", Some(cluster.join(",")), "each server only once");
     }
     if !cluster.is_empty() && join.is_some() {
         let expected = "not together with --cluster: a server founds a cluster with others, or joins one";

@@ -66,7 +66,7 @@ fn the_file_can_be_named_by_the_environment_and_lists_can_be_lists() {
 }
 
 #[test]
-fn all_mistakes_are_told_together_each_with_its_place() {
+fn all_mistakes_are_reported_together_with_their_places() {
     let file = file("lisen = \"x\"\nforget-after = \"1w\"\nadvertise = { a = 1 }\n");
     let config = file.path().to_str().unwrap();
     let problems = read_server(&given(
@@ -125,7 +125,7 @@ fn the_minimum_of_free_bytes_is_a_setting_like_the_others() {
 }
 
 #[test]
-fn a_missing_file_or_one_that_is_no_toml_is_told_beside_the_rest() {
+fn a_missing_or_invalid_file_is_reported_with_the_other_mistakes() {
     let problems = read_server(&given(&[("config", "/nowhere.toml"), ("listen", "x")], &[])).unwrap_err();
     assert_eq!(places(&problems), ["/nowhere.toml", "--data-dir", "--listen"]);
     let file = file("data-dir = ");
@@ -232,7 +232,7 @@ fn without_the_latest_tag_every_registry_has_a_filter_for_it() {
 }
 
 #[test]
-fn mistakes_in_tables_of_registries_are_all_told() {
+fn all_mistakes_in_tables_of_registries_are_reported() {
     let file = file(
         "servers = \"http://a:1\"\n[registry.\"a b\"]\n[registry.r]\ntags = \"peer\"\norigin = \"r:5000\"\n\
          ca = \"/nowhere.pem\"\nmanifest = \"origin\"\n[registry]\nx = 1\n",

@@ -131,7 +131,7 @@ fn a_file_without_our_entry_is_left_alone() {
 }
 
 #[test]
-fn what_cannot_be_kept_in_order_is_refused() {
+fn hosts_without_an_order_are_refused() {
     let cases = [
         "host = { \"https://a\" = { capabilities = [\"pull\"] } }\n",
         "host.\"https://a\".capabilities = [\"pull\"]\n",

@@ -132,8 +132,8 @@ async fn the_last_epochs_are_refused_in_a_write_and_only_compared_in_a_keepalive
             "field epoch 18446744073709551615 is over the limit of 9007199254740992",
         );
     }
-    let beat = json!({"host": "10.0.0.1:1", "group": "g", "epoch": u64::MAX, "seq": 1});
-    let answer = server.keepalive(beat).await.expect(201);
+    let heartbeat = json!({"host": "10.0.0.1:1", "group": "g", "epoch": u64::MAX, "seq": 1});
+    let answer = server.keepalive(heartbeat).await.expect(201);
     assert_eq!(answer.json()["resync"], json!(true));
     server.stop().await;
 }

@@ -20,7 +20,7 @@ fn in_group(group: &str, holder: &str, keys: &[String], seq: u64) -> Value {
     json!({"holder": holder, "group": group, "keys": keys, "epoch": 5, "seq": seq})
 }
 
-fn beat(group: &str, holder: &str) -> Value {
+fn heartbeat(group: &str, holder: &str) -> Value {
     json!({"host": holder, "group": group, "ttl_seconds": 3, "epoch": 5, "seq": 1})
 }
 
@@ -72,9 +72,9 @@ async fn a_group_name_without_end_is_refused_everywhere_with_field_and_limit() {
         assert!(answer.text.contains(reason), "{answer:?}");
     }
     // The body of a keepalive is not read that far.
-    let answer = server.keepalive(beat(&group, "10.0.0.1:1")).await.expect(413);
+    let answer = server.keepalive(heartbeat(&group, "10.0.0.1:1")).await.expect(413);
     assert!(answer.text.contains("request body is over the limit of 65536 bytes"), "{answer:?}");
-    let answer = server.keepalive(beat(&group[..60_000], "10.0.0.1:1")).await.expect(400);
+    let answer = server.keepalive(heartbeat(&group[..60_000], "10.0.0.1:1")).await.expect(400);
     assert!(answer.text.contains(reason), "{answer:?}");
     let report = json!({"host": "10.0.0.1:1", "holder": "10.0.0.2:1", "group": group, "key": digest(1),
                         "reason": "unreachable"});
@@ -148,12 +148,12 @@ async fn distinct_groups_have_a_limit_and_who_is_there_goes_on() {
     assert_eq!(answer.header("piccolo-full"), Some("index"));
     let sync = server.sync(in_group("one-more", "10.0.0.1:7781", &[], 1)).await;
     sync.expect(507);
-    let answer = server.keepalive(beat("one-more", "10.0.0.1:7781")).await.expect(201);
+    let answer = server.keepalive(heartbeat("one-more", "10.0.0.1:7781")).await.expect(201);
     assert_eq!(answer.json()["resync"], json!(true), "a keepalive makes no group");
 
     server.advertise(in_group("g7", "10.0.0.1:7781", &[digest(2)], 2)).await.expect(201);
     server.advertise(in_group("g7", "10.0.0.2:7781", &[digest(2)], 1)).await.expect(201);
-    server.keepalive(beat("g7", "10.0.0.1:7781")).await.expect(201);
+    server.keepalive(heartbeat("g7", "10.0.0.1:7781")).await.expect(201);
     server.stop().await;
 }
 
@@ -203,15 +203,15 @@ async fn a_group_whose_hosts_end_together_goes_dark_slowly_and_comes_back_at_onc
     const HOSTS: usize = 50;
     let server = Server::one().await;
     let holders: Vec<String> = (1..=HOSTS).map(|n| format!("10.0.0.{n}:7781")).collect();
-    let beats = || {
-        let beats = stream::iter(&holders).map(|holder| server.keepalive(beat("default", holder)));
-        beats.buffer_unordered(AT_ONCE).collect::<Vec<_>>()
+    let heartbeats = || {
+        let heartbeats = stream::iter(&holders).map(|holder| server.keepalive(heartbeat("default", holder)));
+        heartbeats.buffer_unordered(AT_ONCE).collect::<Vec<_>>()
     };
     let writes = stream::iter(&holders).map(|holder| server.advertise(paired(holder, &[digest(1)], 5, 1)));
     for answer in writes.buffer_unordered(AT_ONCE).collect::<Vec<_>>().await {
         answer.expect(201);
     }
-    for answer in beats().await {
+    for answer in heartbeats().await {
         assert_eq!(answer.expect(201).json()["resync"], json!(false));
     }
     // The last time at which certainly nobody was hidden, however late the answers come.
@@ -229,7 +229,7 @@ async fn a_group_whose_hosts_end_together_goes_dark_slowly_and_comes_back_at_onc
     let least = Duration::from_secs((HOSTS / HIDES_PER_GROUP_MIN - 1) as u64) - Duration::from_millis(200);
     assert!(before_first.elapsed() >= least, "all hidden after {:?}", before_first.elapsed());
 
-    for answer in beats().await {
+    for answer in heartbeats().await {
         assert_eq!(answer.expect(201).json()["resync"], json!(false), "nobody sends its list again");
     }
     assert_eq!(status(&server, "hosts_hidden").await, 0);

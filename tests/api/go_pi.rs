@@ -179,7 +179,7 @@ async fn b25_keys_and_holders_are_kept_whole_and_in_their_case() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_it_wrote_is_there_after_a_restart() {
+async fn writes_survive_a_restart() {
     let server = Server::one().await;
     server.sync(plain("10.0.0.1:7781", &[digest(1), TAG.to_owned()])).await.expect(201);
     let folder = server.stop().await.unwrap();

@@ -23,17 +23,17 @@ async fn groups_do_not_see_each_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_native_asker_is_told_its_zone_first_and_rank_prefix_ignores_zones() {
+async fn a_native_client_gets_its_zone_first_and_rank_prefix_ignores_zones() {
     let server = Server::one().await;
     for (holder, zone) in [("10.0.0.1:7781", "a"), ("10.0.0.2:7781", "b"), ("10.9.9.9:7781", "a")] {
         server.advertise(paired(holder, &[digest(1)], 1, 1)).await.expect(201);
-        let beat = json!({"host": holder, "group": "default", "zone": zone, "ttl_seconds": 90});
-        server.keepalive(beat).await.expect(201);
+        let heartbeat = json!({"host": holder, "group": "default", "zone": zone, "ttl_seconds": 90});
+        server.keepalive(heartbeat).await.expect(201);
     }
-    let told = server.find(&digest(1), "&request_host=10.0.0.1:7781").await.holders();
-    assert_eq!(told, ["10.9.9.9:7781", "10.0.0.2:7781"]);
-    let told = server.find(&digest(1), "&request_host=10.0.0.1:7781&rank=prefix").await.holders();
-    assert_eq!(told, ["10.0.0.2:7781", "10.9.9.9:7781"]);
+    let holders = server.find(&digest(1), "&request_host=10.0.0.1:7781").await.holders();
+    assert_eq!(holders, ["10.9.9.9:7781", "10.0.0.2:7781"]);
+    let holders = server.find(&digest(1), "&request_host=10.0.0.1:7781&rank=prefix").await.holders();
+    assert_eq!(holders, ["10.0.0.2:7781", "10.9.9.9:7781"]);
     server.stop().await;
 }
 

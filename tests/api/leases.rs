@@ -15,7 +15,7 @@ fn fingerprint(keys: &[String]) -> String {
 }
 
 /// A native keepalive with the shortest lease.
-fn beat(keys: &[String], epoch: u64, seq: u64) -> Value {
+fn heartbeat(keys: &[String], epoch: u64, seq: u64) -> Value {
     json!({
         "host": HOLDER, "group": "default", "ttl_seconds": 3, "zone": "a", "fingerprint": fingerprint(keys),
         "count": keys.len(), "epoch": epoch, "seq": seq
@@ -28,7 +28,7 @@ async fn a_node_that_stops_is_gone_from_all_servers_after_its_lease_and_comes_ba
     let keys = [digest(1)];
     servers[0].advertise(paired(HOLDER, &keys, 5, 1)).await.expect(201);
     let start = Instant::now();
-    let answer = servers[1].keepalive(beat(&keys, 5, 1)).await.expect(201);
+    let answer = servers[1].keepalive(heartbeat(&keys, 5, 1)).await.expect(201);
     assert_eq!(answer.json()["resync"], json!(false));
 
     for server in &servers {
@@ -41,7 +41,7 @@ async fn a_node_that_stops_is_gone_from_all_servers_after_its_lease_and_comes_ba
     assert_eq!(hosts["hosts"][0]["keys"], json!(1), "hidden, not deleted");
     assert!(hosts["hosts"][0]["hidden_unix_ms"].is_u64());
 
-    let answer = servers[2].keepalive(beat(&keys, 5, 1)).await.expect(201);
+    let answer = servers[2].keepalive(heartbeat(&keys, 5, 1)).await.expect(201);
     assert_eq!(answer.json()["resync"], json!(false), "it need not send its list again");
     for server in &servers {
         let back = async || (server.holders(&keys[0]).await == [HOLDER]).then_some(());
@@ -57,12 +57,12 @@ async fn a_node_that_beats_stays_and_writes_nothing() {
     let server = Server::one().await;
     let keys = [digest(1)];
     server.advertise(paired(HOLDER, &keys, 5, 1)).await.expect(201);
-    server.keepalive(beat(&keys, 5, 1)).await.expect(201);
+    server.keepalive(heartbeat(&keys, 5, 1)).await.expect(201);
     let applied = server.get("/api/v1/status").await.json()["applied_index"].clone();
     let mut last = Instant::now();
     always_for(Duration::from_secs(5), async || {
         if last.elapsed() > Duration::from_secs(1) {
-            server.keepalive(beat(&keys, 5, 1)).await.expect(201);
+            server.keepalive(heartbeat(&keys, 5, 1)).await.expect(201);
             last = Instant::now();
         }
         server.holders(&keys[0]).await == [HOLDER]
@@ -77,10 +77,10 @@ async fn a_hidden_node_that_believes_something_else_stays_hidden_until_its_write
     let server = Server::one().await;
     let keys = [digest(1)];
     server.advertise(paired(HOLDER, &keys, 5, 1)).await.expect(201);
-    server.keepalive(beat(&keys, 5, 1)).await.expect(201);
+    server.keepalive(heartbeat(&keys, 5, 1)).await.expect(201);
     within(PATIENCE, async || server.holders(&keys[0]).await.is_empty().then_some(())).await;
     // A keepalive with another lease changes the record, which must not unhide the host.
-    let mut drifted = beat(&[digest(2)], 5, 1);
+    let mut drifted = heartbeat(&[digest(2)], 5, 1);
     drifted["ttl_seconds"] = json!(60);
     let answer = server.keepalive(drifted).await.expect(201);
     assert_eq!(answer.json()["resync"], json!(true));
@@ -94,20 +94,20 @@ async fn a_hidden_node_that_believes_something_else_stays_hidden_until_its_write
 async fn the_leader_sums_what_agents_count() {
     let server = Server::one().await;
     let keys = [digest(1)];
-    let beat_of = |bytes_from_peers: u64| {
-        let mut beat = beat(&keys, 5, 1);
-        beat["bytes_from_peers"] = json!(bytes_from_peers);
-        beat["bytes_served"] = json!(20);
-        beat["misses"] = json!(3);
-        beat
+    let heartbeat_of = |bytes_from_peers: u64| {
+        let mut heartbeat = heartbeat(&keys, 5, 1);
+        heartbeat["bytes_from_peers"] = json!(bytes_from_peers);
+        heartbeat["bytes_served"] = json!(20);
+        heartbeat["misses"] = json!(3);
+        heartbeat
     };
-    server.keepalive(beat_of(1)).await.expect(201);
+    server.keepalive(heartbeat_of(1)).await.expect(201);
     let status = server.get("/api/v1/status").await.json();
     assert_eq!(status["bytes_from_peers"], json!(0), "an unknown host leaves nothing");
     server.advertise(paired(HOLDER, &keys, 5, 1)).await.expect(201);
     // The last agent has started again.
     for bytes in [100, 150, 30] {
-        server.keepalive(beat_of(bytes)).await.expect(201);
+        server.keepalive(heartbeat_of(bytes)).await.expect(201);
     }
     let status = server.get("/api/v1/status").await.json();
     assert_eq!([&status["bytes_from_peers"], &status["bytes_served"], &status["misses"]], [180, 20, 3]);
@@ -117,19 +117,19 @@ async fn the_leader_sums_what_agents_count() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_unknown_or_has_drifted_is_asked_to_sync() {
+async fn an_unknown_or_drifted_holder_is_asked_to_sync() {
     let server = Server::one().await;
     let keys = [digest(1)];
     let resync = async |body: Value| server.keepalive(body).await.expect(201).json()["resync"].clone();
-    assert_eq!(resync(beat(&keys, 5, 1)).await, json!(true));
+    assert_eq!(resync(heartbeat(&keys, 5, 1)).await, json!(true));
     assert_eq!(resync(json!({"host": HOLDER, "Group": "default"})).await, json!(true));
     assert_eq!(server.get("/api/v1/hosts").await.json(), json!({"hosts": []}), "no record is made");
 
     server.advertise(paired(HOLDER, &keys, 5, 1)).await.expect(201);
-    assert_eq!(resync(beat(&keys, 5, 1)).await, json!(false));
-    assert_eq!(resync(beat(&keys, 5, 2)).await, json!(true), "a write was lost");
-    assert_eq!(resync(beat(&[digest(2)], 5, 1)).await, json!(true), "it believes something else");
-    assert_eq!(resync(beat(&[digest(2)], 5, 0)).await, json!(false), "an answer is under way");
+    assert_eq!(resync(heartbeat(&keys, 5, 1)).await, json!(false));
+    assert_eq!(resync(heartbeat(&keys, 5, 2)).await, json!(true), "a write was lost");
+    assert_eq!(resync(heartbeat(&[digest(2)], 5, 1)).await, json!(true), "it believes something else");
+    assert_eq!(resync(heartbeat(&[digest(2)], 5, 0)).await, json!(false), "an answer is under way");
     server.stop().await;
 }
 

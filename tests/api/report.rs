@@ -32,12 +32,12 @@ fn in_order(order: [u32; 3]) -> Vec<String> {
     order.map(|n| format!("10.0.0.{n}:7781")).to_vec()
 }
 
-async fn beat(server: &Server, holder: &str) {
+async fn heartbeat(server: &Server, holder: &str) {
     server.keepalive(json!({"host": holder, "group": "default", "ttl_seconds": 90})).await.expect(201);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn three_reporters_rank_a_holder_last_and_two_do_not_until_it_beats_again() {
+async fn three_reporters_rank_a_holder_last_and_two_do_not_until_its_next_heartbeat() {
     let server = Server::one().await;
     hold(&server).await;
     for (reporter, reason) in [(1, "unreachable"), (2, "silent"), (2, "unreachable"), (1, "broken")] {
@@ -55,9 +55,9 @@ async fn three_reporters_rank_a_holder_last_and_two_do_not_until_it_beats_again(
     assert!(metrics.contains("piccolo_api_reports_total{reason=\"silent\"}"), "{metrics}");
     assert!(metrics.contains("piccolo_index_hosts_reported "), "{metrics}");
 
-    beat(&server, "10.0.0.2:7781").await;
+    heartbeat(&server, "10.0.0.2:7781").await;
     assert_eq!(server.holders(&digest(1)).await, in_order([2, 3, 1]), "another one's heartbeat");
-    beat(&server, DEAD).await;
+    heartbeat(&server, DEAD).await;
     assert_eq!(server.holders(&digest(1)).await, in_order([1, 2, 3]));
     server.stop().await;
 }
@@ -78,14 +78,14 @@ async fn a_write_is_a_sign_of_life_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn wrong_bytes_leave_a_holder_out_for_that_key_whether_or_not_it_beats() {
+async fn wrong_bytes_leave_a_holder_out_for_that_key_whether_or_not_it_sends_heartbeats() {
     let server = Server::one().await;
     hold(&server).await;
     for reporter in 1..=3 {
         assert_eq!(server.holders(&digest(1)).await, in_order([1, 2, 3]));
         report(&server, reporter, DEAD, "wrong").await.expect(201);
     }
-    beat(&server, DEAD).await;
+    heartbeat(&server, DEAD).await;
     assert_eq!(server.holders(&digest(1)).await, ["10.0.0.2:7781", "10.0.0.3:7781"]);
     assert_eq!(server.holders(&digest(2)).await, in_order([1, 2, 3]));
     for holder in ["10.0.0.2:7781", "10.0.0.3:7781"] {
@@ -117,7 +117,7 @@ async fn a_report_to_any_server_counts_on_all_and_so_does_the_heartbeat_that_end
     };
     all([2, 3, 1]).await;
     for server in &servers {
-        beat(server, DEAD).await;
+        heartbeat(server, DEAD).await;
         all([1, 2, 3]).await;
         for reporter in 1..=3 {
             report(server, reporter, DEAD, "unreachable").await.expect(201);
@@ -171,7 +171,7 @@ async fn a_forged_forward_is_a_report_of_the_host_it_comes_from() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_wrong_with_a_report_is_named_and_unknown_holders_leave_nothing() {
+async fn an_invalid_report_is_refused_with_the_reason_and_unknown_holders_leave_nothing() {
     let server = Server::one().await;
     hold(&server).await;
     let good = json!({"host": "10.0.1.1:7781", "holder": DEAD, "group": "default", "key": digest(1),

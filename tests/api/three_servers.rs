@@ -125,8 +125,8 @@ async fn without_a_quorum_writes_are_503_and_reads_go_on() {
         assert!(answer.header("retry-after").is_some(), "{answer:?}");
         assert_eq!(answer.json()["success"], json!(false));
     }
-    let beat = json!({"host": "10.0.0.1:7781", "Group": "default"});
-    let answer = last.keepalive(beat).await.expect(503);
+    let heartbeat = json!({"host": "10.0.0.1:7781", "Group": "default"});
+    let answer = last.keepalive(heartbeat).await.expect(503);
     assert!(answer.header("retry-after").is_some());
 
     assert_eq!(last.holders(&digest(1)).await, ["10.0.0.1:7781"]);

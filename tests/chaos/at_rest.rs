@@ -66,8 +66,8 @@ async fn quiet_for(site: &Site, time: Duration) -> Seen {
             same = now == before;
             if !same {
                 let elected = terms != self::terms(site).await;
-                let told = format!("after {:?} at rest: {now:?}\nbefore: {before:?}", begun.elapsed());
-                assert!(elected && window < WINDOWS_MAX, "something was written {told}");
+                let summary = format!("after {:?} at rest: {now:?}\nbefore: {before:?}", begun.elapsed());
+                assert!(elected && window < WINDOWS_MAX, "something was written {summary}");
                 println!("an election {:?} after the site was at rest", begun.elapsed());
             }
         }

@@ -222,7 +222,7 @@ fn hidden_alive(servers: &[Server], nodes: &[Node], history: &History) -> Vec<St
 
 fn was_alive(life: &Life, at_ms: u64) -> bool {
     let since = at_ms.saturating_sub(life.lease.as_millis() as u64);
-    life.beats.iter().any(|Alive { sent, heard }| *sent >= since && heard + HIDE_TAKES_MS <= at_ms)
+    life.heartbeats.iter().any(|Alive { sent, heard }| *sent >= since && heard + HIDE_TAKES_MS <= at_ms)
 }
 
 /// True if the node was running: it sends heartbeats by itself unless it was killed shortly before.
@@ -240,11 +240,11 @@ fn a_server_leads_a_term_in_one_life_only() {
 }
 
 #[test]
-fn who_was_heard_of_within_a_lease_was_alive() {
+fn a_heartbeat_within_a_lease_means_alive() {
     let lease = Duration::from_secs(10);
-    let life = |sent: u64, heard: u64| Life { lease, beats: vec![Alive { sent, heard }] };
+    let life = |sent: u64, heard: u64| Life { lease, heartbeats: vec![Alive { sent, heard }] };
     assert!(was_alive(&life(5_000, 5_100), 14_000));
     assert!(!was_alive(&life(3_900, 4_000), 14_000), "its lease had ended");
     assert!(!was_alive(&life(13_000, 13_500), 14_000), "it came while the hide was on its way");
-    assert!(!was_alive(&Life { lease, beats: Vec::new() }, 14_000));
+    assert!(!was_alive(&Life { lease, heartbeats: Vec::new() }, 14_000));
 }

@@ -31,7 +31,7 @@ use crate::history::{Alive, Expected, History, unix_ms};
 use crate::load::{GROUP, Load, Mix, keys};
 use crate::node::Node;
 use crate::server::here;
-use crate::site::{Site, dice};
+use crate::site::{Site, rng};
 use crate::support::{SOON, noise, within};
 use crate::wire::{ask, hosts, status};
 
@@ -42,7 +42,7 @@ const BLOBS: u64 = 4;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_key_an_invented_one_a_wrong_hide_and_a_second_leader_are_found() {
-    let (seed, _) = dice();
+    let (seed, _) = rng();
     let mut site = Site::of_three_unhurried().await;
     let mut load = Load::on(site.apis(), seed, Mix { raw: 2, go: 1, ..Mix::SOME });
     let history = load.history();
@@ -182,7 +182,7 @@ async fn while_it_runs(
         stop.cancel();
     };
     let (ran, ()) = tokio::join!(run, meanwhile);
-    ran.expect("it stops when it is told to");
+    ran.expect("it stops on request");
 }
 
 /// A write that no client of the load records: a later pair of the same holder.

@@ -13,7 +13,7 @@ use crate::history::History;
 use crate::load::{Load, Mix};
 use crate::network::Network;
 use crate::process::run;
-use crate::site::{Site, dice, soak_time};
+use crate::site::{Site, rng, soak_time};
 use crate::support::within;
 use crate::witness::Witness;
 
@@ -42,17 +42,17 @@ enum Kind {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn cut_links_lose_nothing_and_hide_nobody() {
-    let (seed, mut dice) = dice();
-    cut(BRIEFLY, seed, &mut dice).await;
+    let (seed, mut rng) = rng();
+    cut(BRIEFLY, seed, &mut rng).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn soak_cut_links_lose_nothing_and_hide_nobody() {
-    let (seed, mut dice) = dice();
-    cut((soak_time().as_secs() / 8).max(1) as usize, seed, &mut dice).await;
+    let (seed, mut rng) = rng();
+    cut((soak_time().as_secs() / 8).max(1) as usize, seed, &mut rng).await;
 }
 
-async fn cut(times: usize, seed: u64, dice: &mut StdRng) {
+async fn cut(times: usize, seed: u64, rng: &mut StdRng) {
     let links = Links::make();
     let mut site = Site::of_three_on(&links.network).await;
     let mut load = Load::on(site.apis(), seed, Mix::SOME);
@@ -62,10 +62,10 @@ async fn cut(times: usize, seed: u64, dice: &mut StdRng) {
         let kind = KINDS[time % KINDS.len()];
         let leader = site.leader().await;
         // Mostly the leader, where a cut matters most; a follower's cut must not disturb it.
-        let victim = if dice.random_bool(0.7) { leader } else { (leader + 1) % 3 };
+        let victim = if rng.random_bool(0.7) { leader } else { (leader + 1) % 3 };
         let begun = Instant::now();
         match kind {
-            Kind::Flapping => links.flap(dice).await,
+            Kind::Flapping => links.flap(rng).await,
             Kind::Unplugged => {
                 let host = victim as u8 + 1;
                 links.network.unplug(host);
@@ -140,17 +140,17 @@ impl Links {
         }
     }
 
-    async fn flap(&self, dice: &mut StdRng) {
+    async fn flap(&self, rng: &mut StdRng) {
         let end = Instant::now() + FLAPS_FOR;
         while Instant::now() < end {
-            for _ in 0..dice.random_range(1..=3) {
-                let from = dice.random_range(0..3);
-                let to = (from + dice.random_range(1..3)) % 3;
+            for _ in 0..rng.random_range(1..=3) {
+                let from = rng.random_range(0..3);
+                let to = (from + rng.random_range(1..3)) % 3;
                 self.one_way(HOSTS[from], HOSTS[to]);
             }
-            tokio::time::sleep(Duration::from_millis(dice.random_range(50..600))).await;
+            tokio::time::sleep(Duration::from_millis(rng.random_range(50..600))).await;
             self.heal();
-            tokio::time::sleep(Duration::from_millis(dice.random_range(0..200))).await;
+            tokio::time::sleep(Duration::from_millis(rng.random_range(0..200))).await;
         }
     }
 

@@ -26,7 +26,7 @@ pub struct Alive {
 #[derive(Clone, Debug, Default)]
 pub struct Life {
     pub lease: Duration,
-    pub beats: Vec<Alive>,
+    pub heartbeats: Vec<Alive>,
 }
 
 /// Records of a scenario, shared by its clients and the checker.
@@ -70,11 +70,11 @@ impl History {
         self.inner().findings.clone()
     }
 
-    pub fn alive(&self, holder: &str, lease: Duration, beat: Alive) {
+    pub fn alive(&self, holder: &str, lease: Duration, heartbeat: Alive) {
         let mut inner = self.inner();
         let life = inner.lives.entry(holder.to_owned()).or_default();
         life.lease = lease;
-        life.beats.push(beat);
+        life.heartbeats.push(heartbeat);
     }
 
     pub fn lives(&self) -> BTreeMap<String, Life> {
@@ -140,7 +140,7 @@ impl History {
             inner.writes.len(),
             inner.reads_of_own_writes,
             inner.late_duplicates,
-            inner.lives.values().map(|life| life.beats.len()).sum::<usize>()
+            inner.lives.values().map(|life| life.heartbeats.len()).sum::<usize>()
         )
     }
 }

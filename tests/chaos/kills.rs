@@ -12,7 +12,7 @@ use crate::checker::assert_kept;
 use crate::load::{Load, Mix};
 use crate::node::Changes;
 use crate::server::Server;
-use crate::site::{Site, dice, soak_time};
+use crate::site::{Site, rng, soak_time};
 use crate::support::{SOON, within};
 use crate::witness::Witness;
 
@@ -39,7 +39,7 @@ async fn soak_kill_9_of_a_random_server_each_second_for_minutes() {
 }
 
 async fn kill_for(time: Duration) {
-    let (seed, mut dice) = dice();
+    let (seed, mut rng) = rng();
     let mut site = Site::of_three().await;
     site.add_nodes(NODES, &[]).await;
     let mut load = Load::on(site.apis(), seed, Mix::SOME);
@@ -49,10 +49,10 @@ async fn kill_for(time: Duration) {
     let mut kills = 0;
     while begun.elapsed() < time {
         let round = Instant::now();
-        if dice.random_bool(NODES_TOO) {
-            kill_a_node(&mut site, &mut dice).await;
+        if rng.random_bool(NODES_TOO) {
+            kill_a_node(&mut site, &mut rng).await;
         } else {
-            kill_a_server(&mut site, &mut dice).await;
+            kill_a_server(&mut site, &mut rng).await;
         }
         kills += 1;
         tokio::time::sleep(EVERY.saturating_sub(round.elapsed())).await;
@@ -67,18 +67,18 @@ async fn kill_for(time: Duration) {
     assert_kept(&mut site, &history, &expected).await;
 }
 
-async fn kill_a_server(site: &mut Site, dice: &mut StdRng) {
-    let victim = dice.random_range(0..site.servers.len());
+async fn kill_a_server(site: &mut Site, rng: &mut StdRng) {
+    let victim = rng.random_range(0..site.servers.len());
     site.servers[victim].kill();
     // Sometimes long enough for an election, sometimes too short.
-    tokio::time::sleep(Duration::from_millis(dice.random_range(0..700))).await;
+    tokio::time::sleep(Duration::from_millis(rng.random_range(0..700))).await;
     site.servers[victim].start();
 }
 
-async fn kill_a_node(site: &mut Site, dice: &mut StdRng) {
-    let victim = dice.random_range(UNHARMED..site.nodes.len());
+async fn kill_a_node(site: &mut Site, rng: &mut StdRng) {
+    let victim = rng.random_range(UNHARMED..site.nodes.len());
     site.nodes[victim].kill().await;
-    tokio::time::sleep(Duration::from_millis(dice.random_range(0..700))).await;
+    tokio::time::sleep(Duration::from_millis(rng.random_range(0..700))).await;
     site.nodes[victim].start();
 }
 
@@ -93,7 +93,7 @@ async fn soak_all_servers_killed_at_once_again_and_again() {
 }
 
 async fn cut_the_power(times: usize) {
-    let (seed, mut dice) = dice();
+    let (seed, mut rng) = rng();
     let mut site = Site::of_three().await;
     let mut load = Load::on(site.apis(), seed, Mix::SOME);
     let witness = Witness::of(&site.apis(), &load.history());
@@ -101,10 +101,10 @@ async fn cut_the_power(times: usize) {
     for _ in 0..times {
         let before = history.writes();
         within("writes before the cut", SOON, async || (history.writes() > before).then_some(())).await;
-        tokio::time::sleep(Duration::from_millis(dice.random_range(1_000..2_500))).await;
+        tokio::time::sleep(Duration::from_millis(rng.random_range(1_000..2_500))).await;
         site.servers.iter_mut().for_each(Server::kill);
         // No heartbeat gets through meanwhile; if a server hides a holder for that, the checker finds it.
-        tokio::time::sleep(Duration::from_millis(dice.random_range(0..500))).await;
+        tokio::time::sleep(Duration::from_millis(rng.random_range(0..500))).await;
         site.servers.iter_mut().for_each(Server::start);
         site.all_ready().await;
         site.leader().await;

@@ -48,8 +48,8 @@ struct Servers {
 }
 
 impl Servers {
-    fn any(&self, dice: &mut StdRng) -> SocketAddr {
-        self.apis[dice.random_range(0..self.apis.len())]
+    fn any(&self, rng: &mut StdRng) -> SocketAddr {
+        self.apis[rng.random_range(0..self.apis.len())]
     }
 
     fn stopped(&self) -> bool {
@@ -62,25 +62,25 @@ pub struct Load {
     servers: Servers,
     clients: JoinSet<Expected>,
     /// Heartbeats end when this is dropped.
-    _beats: JoinSet<()>,
+    _heartbeats: JoinSet<()>,
 }
 
 impl Load {
     /// Starts clients of these servers; `seed` decides what they do.
     pub fn on(apis: Vec<SocketAddr>, seed: u64, mix: Mix) -> Self {
         let servers = Servers { apis: Arc::new(apis), history: Arc::default(), stop: Arc::default() };
-        let (mut clients, mut beats) = (JoinSet::new(), JoinSet::new());
+        let (mut clients, mut heartbeats) = (JoinSet::new(), JoinSet::new());
         for number in 0..mix.raw {
-            let dice = StdRng::seed_from_u64(seed ^ (u64::from(number) << 8));
-            let client = Raw::new(number, servers.clone(), dice, mix.lease);
-            beats.spawn(client.beats().beat_on());
+            let rng = StdRng::seed_from_u64(seed ^ (u64::from(number) << 8));
+            let client = Raw::new(number, servers.clone(), rng, mix.lease);
+            heartbeats.spawn(client.heartbeats().send_heartbeats());
             clients.spawn(client.run());
         }
         for number in 0..mix.go {
-            let dice = StdRng::seed_from_u64(seed ^ (u64::from(number) << 16) ^ 1);
-            clients.spawn(Go::new(number, servers.clone(), dice).run());
+            let rng = StdRng::seed_from_u64(seed ^ (u64::from(number) << 16) ^ 1);
+            clients.spawn(Go::new(number, servers.clone(), rng).run());
         }
-        Self { servers, clients, _beats: beats }
+        Self { servers, clients, _heartbeats: heartbeats }
     }
 
     pub fn history(&self) -> Arc<History> {
@@ -106,10 +106,10 @@ pub fn keys() -> Vec<String> {
     (0..KEYS).map(key).collect()
 }
 
-fn some_keys(dice: &mut StdRng, most: usize) -> Vec<String> {
+fn some_keys(rng: &mut StdRng, most: usize) -> Vec<String> {
     let keys = keys();
-    let count = dice.random_range(1..=most);
-    let mut some: Vec<String> = (0..count).map(|_| keys[dice.random_range(0..keys.len())].clone()).collect();
+    let count = rng.random_range(1..=most);
+    let mut some: Vec<String> = (0..count).map(|_| keys[rng.random_range(0..keys.len())].clone()).collect();
     some.sort();
     some.dedup();
     some

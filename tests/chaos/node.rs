@@ -166,8 +166,8 @@ impl Changes {
         let mut tasks = JoinSet::new();
         for (number, node) in nodes.into_iter().enumerate() {
             let (layout, stop) = (Arc::clone(&node.layout), Arc::clone(&stop));
-            let dice = StdRng::seed_from_u64(seed ^ ((number as u64) << 32));
-            tasks.spawn(change(layout, dice, stop));
+            let rng = StdRng::seed_from_u64(seed ^ ((number as u64) << 32));
+            tasks.spawn(change(layout, rng, stop));
         }
         Self { stop, tasks }
     }
@@ -183,32 +183,32 @@ impl Changes {
     }
 }
 
-async fn change(layout: Arc<Layout>, mut dice: StdRng, stop: Arc<AtomicBool>) -> usize {
+async fn change(layout: Arc<Layout>, mut rng: StdRng, stop: Arc<AtomicBool>) -> usize {
     let mut changes = 0;
     while !stop.load(Ordering::Relaxed) {
         changes += 1;
         let held: Vec<String> = held(&layout).into_iter().collect();
-        let one = (!held.is_empty()).then(|| held[dice.random_range(0..held.len().max(1))].clone());
+        let one = (!held.is_empty()).then(|| held[rng.random_range(0..held.len().max(1))].clone());
         match one {
-            Some(digest) if held.len() >= BLOBS_MAX || dice.random_bool(0.3) => {
+            Some(digest) if held.len() >= BLOBS_MAX || rng.random_bool(0.3) => {
                 let hex = digest.strip_prefix("sha256:").unwrap();
                 fs::remove_file(layout.path().join("blobs/sha256").join(hex)).unwrap();
             }
-            Some(digest) if dice.random_bool(0.3) => {
+            Some(digest) if rng.random_bool(0.3) => {
                 let mut tags = tags(&layout);
-                let name = format!("registry.example/team/app:v{}", dice.random_range(0..8));
+                let name = format!("registry.example/team/app:v{}", rng.random_range(0..8));
                 if tags.remove(&name).is_none() {
                     tags.insert(name, digest);
                 }
                 set_tags(&layout, &tags);
             }
             _ => {
-                let mut bytes = vec![0; dice.random_range(1..20_000)];
-                dice.fill_bytes(&mut bytes);
+                let mut bytes = vec![0; rng.random_range(1..20_000)];
+                rng.fill_bytes(&mut bytes);
                 layout.put(&bytes);
             }
         }
-        tokio::time::sleep(Duration::from_millis(dice.random_range(20..250))).await;
+        tokio::time::sleep(Duration::from_millis(rng.random_range(20..250))).await;
     }
     changes
 }

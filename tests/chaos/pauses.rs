@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use crate::checker::assert_kept;
 use crate::history::{Expected, unix_ms};
 use crate::load::{GROUP, Load, Mix};
-use crate::site::{Site, dice, soak_time};
+use crate::site::{Site, rng, soak_time};
 use crate::support::{SOON, within};
 use crate::wire::{ask, status};
 use crate::witness::Witness;
@@ -35,7 +35,7 @@ async fn soak_leaders_stopped_for_longer_than_a_lease_hide_nobody() {
 }
 
 async fn stop_leaders(times: usize) {
-    let (seed, _) = dice();
+    let (seed, _) = rng();
     let mut site = Site::of_three().await;
     site.add_nodes(1, &[]).await;
     let mut load = Load::on(site.apis(), seed, Mix { lease: LEASE, ..Mix::SOME });
@@ -82,7 +82,7 @@ async fn soak_a_follower_that_stands_still_for_a_minute_or_more_catches_up() {
 }
 
 async fn freeze_a_follower(time: Duration) {
-    let (seed, _) = dice();
+    let (seed, _) = rng();
     let mut site = Site::of_three().await;
     let leader = site.leader().await;
     let frozen = (leader + 1) % 3;
@@ -112,9 +112,9 @@ async fn freeze_a_follower(time: Duration) {
         status(site.servers[frozen].api).await.filter(|status| status.applied_index >= target)
     })
     .await;
-    let mut told = String::new();
+    let mut summary = String::new();
     write!(
-        told,
+        summary,
         "frozen for {time:?}: {written} inventories and {lag} entries behind; leader's memory {} MiB, at most {} MiB; \
          writes took {median_before:?} / {slowest_before:?} before, {median:?} / {slowest:?} meanwhile; caught up in {:?}",
         before >> 20,
@@ -122,12 +122,12 @@ async fn freeze_a_follower(time: Duration) {
         begun.elapsed()
     )
     .unwrap();
-    println!("{told}");
+    println!("{summary}");
     let (history, mut expected) = load.end().await;
     expected.extend(bulk.end().await);
-    assert!(written > 10 && lag > 10, "hardly anything was written: {told}");
-    assert!(most - before <= LEADER_GROWS_BYTES_MAX, "{told}");
-    assert!(slowest <= SLOWEST_WRITE, "{told}");
+    assert!(written > 10 && lag > 10, "hardly anything was written: {summary}");
+    assert!(most - before <= LEADER_GROWS_BYTES_MAX, "{summary}");
+    assert!(slowest <= SLOWEST_WRITE, "{summary}");
     assert_kept(&mut site, &history, &expected).await;
 }
 

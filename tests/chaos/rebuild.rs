@@ -62,8 +62,8 @@ async fn wiped_servers_have_all_pairs_back_by_resync_and_no_pull_breaks_meanwhil
         (pulls.served() > served + 3).then_some(())
     })
     .await;
-    let told = pulls.end().await;
-    println!("{told}");
+    let summary = pulls.end().await;
+    println!("{summary}");
     let large_answer = in_flight.await.expect("it ends");
     assert!(large_answer.status == 200 && large_answer.body == large, "a pull that was under way is whole");
     assert_kept(&mut site, &History::default(), &[]).await;

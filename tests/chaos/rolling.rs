@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use crate::checker::assert_kept;
 use crate::history::{Expected, History};
 use crate::load::GROUP;
-use crate::site::{Site, dice, soak_time};
+use crate::site::{Site, rng, soak_time};
 use crate::support::Wire;
 use crate::wire::ask;
 use crate::witness::Witness;
@@ -37,7 +37,7 @@ async fn soak_rolling_restarts_fail_nobody_who_retries_once_on_another_server() 
 }
 
 async fn restart_in_turn(times: usize) {
-    dice();
+    rng();
     let mut site = Site::of_three().await;
     let history = Arc::new(History::default());
     let witness = Witness::of(&site.apis(), &history);

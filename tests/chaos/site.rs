@@ -156,7 +156,7 @@ fn list_of(addresses: &[(SocketAddr, SocketAddr)]) -> Vec<String> {
 }
 
 /// Random number generator of a test, and its seed, which is printed.
-pub fn dice() -> (u64, StdRng) {
+pub fn rng() -> (u64, StdRng) {
     let seed = std::env::var("PICCOLO_CHAOS_SEED").ok().map(|seed| seed.parse().unwrap());
     let seed = seed.unwrap_or_else(|| rand::rng().random());
     println!("PICCOLO_CHAOS_SEED={seed}");

@@ -45,9 +45,9 @@ async fn a_rolling_upgrade_goes_half_way_back_and_forwards_and_fails_nobody_who_
     }
     within("a level on its way", SOON, async || {
         let level = status(&site, site.leader().await).await?.level;
-        let told =
+        let is_scheduled =
             level.way_back.contains("servers can go back to the version before until level 2 begins: in 2");
-        (level.active == 1 && level.next == Some(2) && told).then_some(())
+        (level.active == 1 && level.next == Some(2) && is_scheduled).then_some(())
     })
     .await;
     exchange(&mut site, 2, false).await;

@@ -159,12 +159,12 @@ async fn with_every_disk_full_lookups_and_keepalives_go_on_through_kills_and_wri
     servers.iter_mut().for_each(Server::start);
     within("a leader that hears keepalives", SOON, async || {
         let heard = servers[leader(&servers).await].client();
-        let beat = piccolo::api::KeepaliveRequest {
+        let heartbeat = piccolo::api::KeepaliveRequest {
             host: HOLDER.to_owned(),
             group: "default".to_owned(),
             ..Default::default()
         };
-        heard.keepalive(&beat, BRIEFLY).await.ok()
+        heard.keepalive(&heartbeat, BRIEFLY).await.ok()
     })
     .await;
     let lookups = Lookups::on(&servers);

@@ -150,9 +150,9 @@ async fn a_write_that_waits_for_a_frozen_leader_goes_to_the_next_one() {
 }
 
 /// Sends heartbeats with the shortest lease twice a second, at any server that answers, without end.
-async fn beat_on(servers: &Servers) {
+async fn send_heartbeats(servers: &Servers) {
     let everyone = Client::new(servers.urls()).unwrap();
-    let beat = KeepaliveRequest {
+    let heartbeat = KeepaliveRequest {
         host: HOLDER.to_owned(),
         group: "default".to_owned(),
         ttl_seconds: Some(LEASE_SECONDS_MIN),
@@ -162,7 +162,7 @@ async fn beat_on(servers: &Servers) {
     };
     loop {
         // A failed heartbeat is accepted; the next one goes to another server.
-        everyone.keepalive(&beat, Duration::from_secs(1)).await.ok();
+        everyone.keepalive(&heartbeat, Duration::from_secs(1)).await.ok();
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
 }
@@ -185,7 +185,7 @@ async fn stays_for(servers: &Servers, time: Duration) {
     // Heartbeats do not wait for the checks, because the lease is short.
     tokio::select! {
         () = looks => {}
-        () = beat_on(servers) => {}
+        () = send_heartbeats(servers) => {}
     }
 }
 

@@ -50,8 +50,8 @@ impl Site {
         })
         .await;
         // Nobody fetches from it, but others refuse a holder on loopback.
-        let told = ["--advertise", &format!("{}:7781", network.address(254))];
-        let puller = Puller::start(&folder.path().join("node"), std::slice::from_ref(&url), &told).await;
+        let flags = ["--advertise", &format!("{}:7781", network.address(254))];
+        let puller = Puller::start(&folder.path().join("node"), std::slice::from_ref(&url), &flags).await;
         let mut site = Self { puller, holders: Vec::new(), _server: server, network, client, folder };
         for (index, images) in has.iter().enumerate() {
             let (host, layout) = (index as u8 + 1, site.folder.path().join(format!("layout-{index}")));

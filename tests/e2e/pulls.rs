@@ -136,7 +136,7 @@ async fn a_removed_image_is_withdrawn_without_a_scan_or_sync() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_happens_while_containerd_restarts_is_not_missed() {
+async fn changes_during_a_restart_of_containerd_are_not_missed() {
     let folder = tempfile::tempdir().unwrap();
     let servers = Servers::up(folder.path()).await;
     let registry = Registry::start(folder.path()).await;

@@ -62,17 +62,17 @@ fn circles(neighbours: &Neighbours) -> BTreeSet<BTreeSet<String>> {
     all.keys().map(of).filter(|circle| !circle.is_empty()).collect()
 }
 
-fn told(folder: &str, neighbours: &Neighbours, circle: &BTreeSet<String>) -> String {
+fn report(folder: &str, neighbours: &Neighbours, circle: &BTreeSet<String>) -> String {
     let names: Vec<&str> = circle.iter().map(String::as_str).collect();
-    let mut told = format!("{folder}: a circle of {}\n", names.join(", "));
+    let mut report = format!("{folder}: a circle of {}\n", names.join(", "));
     for from in circle {
         for (to, places) in neighbours[from].iter().filter(|(to, _)| circle.contains(*to)) {
             let some = places.iter().take(PLACES_MAX).map(String::as_str).collect::<Vec<_>>().join(" ");
             let more = if places.len() > PLACES_MAX { " …" } else { "" };
-            writeln!(told, "    {from} -> {to}: {some}{more}").unwrap();
+            writeln!(report, "    {from} -> {to}: {some}{more}").unwrap();
         }
     }
-    told
+    report
 }
 
 #[test]
@@ -85,7 +85,7 @@ fn no_module_is_used_by_those_that_it_uses() {
         for (folder, neighbours) in folders(&read.arrows(root)) {
             let folder = [&[top.to_owned()], &folder[..]].concat().join("/");
             for circle in circles(&neighbours) {
-                found.push_str(&told(&folder, &neighbours, &circle));
+                found.push_str(&report(&folder, &neighbours, &circle));
             }
         }
     }

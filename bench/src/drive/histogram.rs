@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn latencies_are_told_apart_from_a_microsecond_to_an_hour() {
+    fn latencies_are_distinct_from_a_microsecond_to_an_hour() {
         let mut micros = 1;
         while micros < 3_600_000_000 {
             let mut histogram = Histogram::default();

@@ -194,7 +194,7 @@ impl Outcome {
     fn configurations(&self) -> String {
         let mut text = "\nQueries: *native* is our agent's (`ip:port`, 16 holders), *Go* the Go `pi`'s (bare address, \
             3 holders).\n\nConfigurations:\n\n\
-            - Piccolo: `piccolo server`, a cluster of one; every host has told its zone\n\
+            - Piccolo: `piccolo server`, a cluster of one; every host has sent its zone\n\
             - constant: the product's accept loop and router, one route, a fixed body of the average length of \
             Piccolo's answers\n"
             .to_owned();

@@ -17,7 +17,7 @@ use tokio::task::{JoinSet, LocalSet};
 
 use crate::agents::Agents;
 use crate::drive::{Connection, Record, allow_descriptors};
-use crate::enroll::{BEAT_PATIENCE, wants_sync};
+use crate::enroll::{HEARTBEAT_PATIENCE, wants_sync};
 use crate::fleet::Fleet;
 
 /// Number of agents in one process.
@@ -240,14 +240,14 @@ fn source(number: usize) -> IpAddr {
 
 /// Sends heartbeats until one is acknowledged, with the pauses of the agent.
 async fn agent(shared: Rc<Shared>, number: usize, request: Vec<u8>) {
-    let mut dice = SmallRng::seed_from_u64(number as u64);
-    let mut beats = HeartbeatSchedule::new(INTERVAL);
+    let mut rng = SmallRng::seed_from_u64(number as u64);
+    let mut heartbeats = HeartbeatSchedule::new(INTERVAL);
     let count = shared.servers.len();
     loop {
         let mut wanted = None;
         for asked in 0..count {
             let mut connection = Connection::from(source(number), shared.servers[(number + asked) % count]);
-            let answer = connection.exchange(&request, BEAT_PATIENCE).await;
+            let answer = connection.exchange(&request, HEARTBEAT_PATIENCE).await;
             let at = shared.start.elapsed();
             let seen = &mut *shared.seen.borrow_mut();
             match answer {
@@ -270,6 +270,6 @@ async fn agent(shared: Rc<Shared>, number: usize, request: Vec<u8>) {
                 Err(_) => seen.record.failed(at),
             }
         }
-        tokio::time::sleep(beats.after_failure(&mut dice, wanted)).await;
+        tokio::time::sleep(heartbeats.after_failure(&mut rng, wanted)).await;
     }
 }

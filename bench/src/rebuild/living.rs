@@ -19,7 +19,7 @@ use tokio::task::{JoinSet, LocalSet};
 
 use crate::agents::Agents;
 use crate::drive::{Connection, Record, allow_descriptors};
-use crate::enroll::{BEAT_PATIENCE, SYNC_PATIENCE, wants_sync};
+use crate::enroll::{HEARTBEAT_PATIENCE, SYNC_PATIENCE, wants_sync};
 
 /// First and longest pause before a sync is sent again, as in the agent.
 const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(15));
@@ -29,7 +29,7 @@ const LOOK: Duration = Duration::from_millis(50);
 /// Results of all agents, by the second since their start.
 #[derive(Default)]
 pub(super) struct Lived {
-    pub(super) beats: Record,
+    pub(super) heartbeats: Record,
     pub(super) syncs: Record,
 }
 
@@ -52,7 +52,7 @@ struct Shared {
 /// What an agent sends.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum What {
-    Beat,
+    Heartbeat,
     Sync,
 }
 
@@ -89,30 +89,30 @@ impl Living {
 }
 
 async fn live(shared: Rc<Shared>, agent: u32) {
-    let mut dice = SmallRng::seed_from_u64(u64::from(agent));
+    let mut rng = SmallRng::seed_from_u64(u64::from(agent));
     // The whole fleet has the same list; each agent begins at a random server.
-    let mut good = dice.random_range(0..shared.servers.len());
-    let mut beats = HeartbeatSchedule::new(shared.interval);
-    let mut pause = beats.first(&mut dice);
+    let mut good = rng.random_range(0..shared.servers.len());
+    let mut heartbeats = HeartbeatSchedule::new(shared.interval);
+    let mut pause = heartbeats.first(&mut rng);
     loop {
         tokio::time::sleep(pause).await;
-        pause = match call(&shared, agent, What::Beat, &mut good).await {
+        pause = match call(&shared, agent, What::Heartbeat, &mut good).await {
             Ok(wanted) => {
                 if wanted {
-                    sync(&shared, agent, &mut good, &mut dice).await;
+                    sync(&shared, agent, &mut good, &mut rng).await;
                 }
-                beats.after_success(&mut dice)
+                heartbeats.after_success(&mut rng)
             }
-            Err(retry_after) => beats.after_failure(&mut dice, retry_after),
+            Err(retry_after) => heartbeats.after_failure(&mut rng, retry_after),
         };
     }
 }
 
 /// Sends a sync until a server has acknowledged it.
-async fn sync(shared: &Shared, agent: u32, good: &mut usize, dice: &mut SmallRng) {
+async fn sync(shared: &Shared, agent: u32, good: &mut usize, rng: &mut SmallRng) {
     let mut backoff = Backoff::new(RETRY_PAUSE.0, RETRY_PAUSE.1);
     while let Err(retry_after) = call(shared, agent, What::Sync, good).await {
-        tokio::time::sleep(retry_after.unwrap_or_default() + backoff.pause_by(dice)).await;
+        tokio::time::sleep(retry_after.unwrap_or_default() + backoff.pause_by(rng)).await;
     }
 }
 
@@ -121,20 +121,20 @@ async fn sync(shared: &Shared, agent: u32, good: &mut usize, dice: &mut SmallRng
 async fn call(shared: &Shared, agent: u32, what: What, good: &mut usize) -> Result<bool, Option<Duration>> {
     let (begun, mut request) = (shared.start.elapsed(), Vec::new());
     let seq = match what {
-        What::Beat => {
+        What::Heartbeat => {
             shared.agents.borrow_mut().heartbeat(agent, &mut request);
             0
         }
         What::Sync => shared.agents.borrow_mut().sync(agent, &mut request),
     };
-    let patience = if what == What::Beat { BEAT_PATIENCE } else { SYNC_PATIENCE };
+    let patience = if what == What::Heartbeat { HEARTBEAT_PATIENCE } else { SYNC_PATIENCE };
     let (count, first, mut wanted) = (shared.servers.len(), *good, None);
     for server in (first..first + count).map(|at| at % count) {
         let mut connection = Connection::new(shared.servers[server]);
         let answer = connection.exchange(&request, patience).await;
         let at = shared.start.elapsed();
         let lived = &mut *shared.lived.borrow_mut();
-        let record = if what == What::Beat { &mut lived.beats } else { &mut lived.syncs };
+        let record = if what == What::Heartbeat { &mut lived.heartbeats } else { &mut lived.syncs };
         match answer {
             Ok(answer) if answer.status < 500 => {
                 record.ended(at, at - begun, answer.status);
@@ -142,7 +142,7 @@ async fn call(shared: &Shared, agent: u32, what: What, good: &mut usize) -> Resu
                 if what == What::Sync && answer.status == 201 {
                     shared.agents.borrow_mut().acknowledged(agent, seq, None);
                 }
-                return Ok(what == What::Beat && wants_sync(answer.body));
+                return Ok(what == What::Heartbeat && wants_sync(answer.body));
             }
             Ok(answer) => {
                 wanted = answer.retry_after;

@@ -11,12 +11,12 @@ use rand::{Rng, SeedableRng};
 use crate::agents::Agents;
 use crate::cluster::Cluster;
 use crate::drive::{Drive, Source, Ticket};
-use crate::enroll::{BEAT_PATIENCE, wants_sync};
+use crate::enroll::{HEARTBEAT_PATIENCE, wants_sync};
 use crate::fleet::Fleet;
 
 /// Kinds of requests, each with its own pool.
 pub(crate) const KINDS: [&str; 3] = ["heartbeats", "lookups", "advertises"];
-pub(crate) const BEAT: usize = 0;
+pub(crate) const HEARTBEAT: usize = 0;
 pub(crate) const LOOKUP: usize = 1;
 pub(crate) const ADVERTISE: usize = 2;
 /// Connections for lookups of a full fleet; a smaller one has fewer.
@@ -38,7 +38,7 @@ const SEED: u64 = 0x11fe;
 /// Requests a second of each kind.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rates {
-    pub(crate) beats: f64,
+    pub(crate) heartbeats: f64,
     pub(crate) lookups: f64,
     pub(crate) advertises: f64,
 }
@@ -47,12 +47,12 @@ impl Rates {
     /// The rates of docs/budgets.md, in proportion to the fleet.
     pub(crate) fn of(fleet: Fleet) -> Self {
         let share = f64::from(fleet.hosts) / f64::from(Fleet::FULL.hosts);
-        let beats = f64::from(fleet.hosts) / HEARTBEAT_SECONDS;
-        Self { beats, lookups: 2_000.0 * share, advertises: 200.0 * share }
+        let heartbeats = f64::from(fleet.hosts) / HEARTBEAT_SECONDS;
+        Self { heartbeats, lookups: 2_000.0 * share, advertises: 200.0 * share }
     }
 
     fn of_kind(self, kind: usize) -> f64 {
-        [self.beats, self.lookups, self.advertises][kind]
+        [self.heartbeats, self.lookups, self.advertises][kind]
     }
 }
 
@@ -108,7 +108,7 @@ impl Life {
     /// Configuration of the drive.
     pub(crate) fn drive(&self, cluster: &Cluster) -> Drive {
         // Each connection waits for its next request: with too many of them that would be minutes away.
-        let share = self.rates.beats / Rates::of(Fleet::FULL).beats;
+        let share = self.rates.heartbeats / Rates::of(Fleet::FULL).heartbeats;
         let pool = |most: usize| ((most as f64 * share) as usize).max(1);
         Drive {
             servers: cluster.addresses(),
@@ -140,7 +140,7 @@ impl Source for Life {
         let agents = (self.agents.fleet.hosts / servers as u32).max(1);
         let agent = (number % agents * servers as u32 + lane as u32).min(self.agents.fleet.hosts - 1);
         let (note, patience) = match pool {
-            BEAT => (0, BEAT_PATIENCE),
+            HEARTBEAT => (0, HEARTBEAT_PATIENCE),
             LOOKUP => (u64::from(self.some_key()), LOOKUP_PATIENCE),
             _ => {
                 let spread = spread(self.agents.fleet, servers);
@@ -155,7 +155,7 @@ impl Source for Life {
     fn compose(&mut self, ticket: &mut Ticket, out: &mut Vec<u8>) -> bool {
         let (agent, key) = (ticket.agent, ticket.note as u32);
         match ticket.kind {
-            BEAT => self.agents.heartbeat(agent, out),
+            HEARTBEAT => self.agents.heartbeat(agent, out),
             LOOKUP => self.agents.lookup(agent, key, out),
             // An agent has one writer; a steady fleet has other agents.
             _ if self.agents.is_writing(agent) => return false,
@@ -166,7 +166,7 @@ impl Source for Life {
 
     fn answered(&mut self, _now: Duration, ticket: &Ticket, status: u16, body: &[u8]) {
         match (ticket.kind, status) {
-            (BEAT, 201) => self.resyncs += u64::from(wants_sync(body)),
+            (HEARTBEAT, 201) => self.resyncs += u64::from(wants_sync(body)),
             (ADVERTISE, 201) => {
                 let (key, seq) = (ticket.note as u32, ticket.note >> 32);
                 self.agents.acknowledged(ticket.agent, seq, Some(&[key]));
@@ -183,14 +183,14 @@ mod tests {
     #[test]
     fn rates_are_those_of_the_fleet_and_no_agent_gets_a_key_twice() {
         let fleet = Fleet { hosts: 60, keys_per_host: 40, distinct_keys: 400, common_keys: 5 };
-        let rates = Rates { beats: 20.0, lookups: 50.0, advertises: 30.0 };
+        let rates = Rates { heartbeats: 20.0, lookups: 50.0, advertises: 30.0 };
         let length = Duration::from_secs(100);
         let extra = new_keys(fleet, rates, 3, length);
         let mut life = Life::new(Agents::new(fleet, extra, 1).unwrap(), rates, 3, length);
         let mut pairs = std::collections::HashSet::new();
         let mut counts = [0; 3];
         for lane in 0..3 {
-            for kind in [BEAT, LOOKUP, ADVERTISE] {
+            for kind in [HEARTBEAT, LOOKUP, ADVERTISE] {
                 while let Some(ticket) = life.next(lane, kind) {
                     counts[kind] += 1;
                     let limit = if kind == ADVERTISE { 400 + extra } else { 400 };

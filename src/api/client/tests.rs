@@ -107,7 +107,7 @@ async fn a_query_arrives_with_every_special_character_encoded() {
 }
 
 #[tokio::test]
-async fn nobody_holds_it_is_none_but_a_foreign_404_is_an_error() {
+async fn a_404_of_the_api_is_none_and_a_foreign_404_is_an_error() {
     let fake = Fake::answering(404, r#"{"message":"Didn't find the key k in piccolo"}"#).await;
     let client = Client::new(vec![fake.url.clone()]).unwrap();
     assert_eq!(client.find(&query(), DEADLINE).await.unwrap(), None);
@@ -124,7 +124,7 @@ async fn nobody_holds_it_is_none_but_a_foreign_404_is_an_error() {
 
 /// An agent with the raft port of a server in its list was refused forever, with an empty reason.
 #[tokio::test]
-async fn who_is_no_discovery_api_is_named_and_the_next_server_is_asked() {
+async fn another_program_at_the_address_is_named_and_the_next_server_is_asked() {
     let raft =
         Fake::answering(421, r#"{"message":"this is the raft port; the API is at http://a:7789"}"#).await;
     let silent = Fake::answering(404, "").await;
@@ -212,7 +212,7 @@ async fn when_all_are_unavailable_the_wish_to_wait_is_passed_on() {
 }
 
 #[test]
-fn what_is_no_server_is_refused_with_the_reason() {
+fn an_invalid_server_url_is_refused_with_the_reason() {
     for (server, reason) in [
         ("10.0.0.1:7789", "scheme"),
         ("https://a:7789", "https"),

@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_image_has_no_key() {
+    fn text_that_is_no_image_has_no_key() {
         for word in [
             "",
             "Nginx",

@@ -85,7 +85,7 @@ fn read(layers: &mut Layers) -> Option<Options> {
     let url = layers.required("mirror", mirror_url);
     let names = registries.iter().flatten().map(|registry| registry.name.as_str());
     if names.clone().collect::<BTreeSet<_>>().len() < names.count() {
-        layers.problem("registry", layers.given("registry"), "every registry once");
+        layers.problem("registry", layers.given("registry"), "each registry only once");
     }
     let dial_timeout =
         layers.optional("dial-timeout", |text| value::duration(text, DIAL_TIMEOUT_MIN, DIAL_TIMEOUT_MAX));
@@ -169,21 +169,21 @@ fn install(options: &Options) -> Result<String, MirrorError> {
         lock.unmake();
         return Err(MirrorError::Refused { refused });
     }
-    let mut told = String::new();
+    let mut message = String::new();
     for (registry, plan) in &plans {
         let in_first_root = plan.folder.path().parent() == Some(roots.first());
         let folders_made = if in_first_root { lock.folders_made() } else { 0 };
         carry_out(plan, &options.entry, folders_made, &mut |_| Ok(()))
             .map_err(|error| MirrorError::of(&plan.folder.hosts_path(), error))?;
-        told.push_str(&sentence(&roots, &options.entry, registry, plan));
+        message.push_str(&sentence(&roots, &options.entry, registry, plan));
     }
     let recorded = proxy::record(&roots, &options.proxy)
         .map_err(|error| MirrorError::of(&Proxies::path(roots.first()), error))?;
-    told.push_str(&recorded);
-    told.push_str(&config_path::sentence(&found, &roots));
+    message.push_str(&recorded);
+    message.push_str(&config_path::sentence(&found, &roots));
     // Removes the first folder again if nothing was written there.
     lock.unmake();
-    Ok(told)
+    Ok(message)
 }
 
 /// The error for a folder that k3s or RKE2 generates. The proxy is recorded there all the same, in a file that
@@ -205,13 +205,13 @@ fn sentence(roots: &Roots, entry: &Entry, registry: &Registry, plan: &Plan) -> S
         Standing::First { .. } if plan.unchanged => "unchanged, our mirror is first already".to_owned(),
         standing => standing.to_string(),
     };
-    let mut told = format!("{}: {what}\n", plan.folder.hosts_path().display());
+    let mut message = format!("{}: {what}\n", plan.folder.hosts_path().display());
     if let Some(given) = &registry.given {
-        told.push_str(&format!(
+        message.push_str(&format!(
             "  no image name has {given}: images of Docker Hub are images of docker.io\n"
         ));
     }
-    told
+    message
 }
 
 /// An error with the path that it is about.

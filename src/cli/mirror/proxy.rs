@@ -75,16 +75,16 @@ fn not_found(path: &Path) -> String {
 
 /// Removes the records in `roots`; returns the message for the user.
 pub(super) fn forget(roots: &Roots) -> Result<String, FileError> {
-    let mut told = String::new();
+    let mut message = String::new();
     for root in roots.all() {
         let path = Proxies::path(root);
         match fs::remove_file(&path) {
-            Ok(()) => told.push_str(&format!("{}: removed\n", path.display())),
+            Ok(()) => message.push_str(&format!("{}: removed\n", path.display())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(FileError::io("remove it")(error)),
         }
     }
-    Ok(told)
+    Ok(message)
 }
 
 /// The unit that runs containerd on this node. `program` is k3s or RKE2 if one of them does.
@@ -175,9 +175,9 @@ mod tests {
         }
 
         fn found(&self, roots: &Roots) -> (String, Option<Proxies>) {
-            let told = record(roots, &Choice::Find { system: self.0.path().to_owned() }).unwrap();
+            let message = record(roots, &Choice::Find { system: self.0.path().to_owned() }).unwrap();
             let text = fs::read_to_string(Proxies::path(roots.first())).ok();
-            (told, text.map(|text| Proxies::parse(&text).unwrap()))
+            (message, text.map(|text| Proxies::parse(&text).unwrap()))
         }
     }
 
@@ -187,23 +187,23 @@ mod tests {
     }
 
     #[test]
-    fn the_proxy_of_containerds_unit_is_recorded_for_its_owner_and_told_without_the_password() {
+    fn the_proxy_of_containerds_unit_is_recorded_privately_and_shown_without_the_password() {
         let site = Site::new();
         let roots = site.roots("certs.d");
-        let (told, recorded) = site.found(&roots);
-        assert!(recorded.is_none() && told.contains("--containerd-proxy"), "{told}");
+        let (message, recorded) = site.found(&roots);
+        assert!(recorded.is_none() && message.contains("--containerd-proxy"), "{message}");
         site.write("lib/systemd/system/containerd.service", "[Service]\nExecStart=/usr/bin/containerd\n");
-        let (told, recorded) = site.found(&roots);
+        let (message, recorded) = site.found(&roots);
         assert_eq!(recorded, Some(Proxies::default()));
-        assert!(told.contains("goes through no proxy"), "{told}");
+        assert!(message.contains("goes through no proxy"), "{message}");
         site.write(
             "etc/systemd/system/containerd.service.d/proxy.conf",
             "[Service]\nEnvironment=\"HTTPS_PROXY=http://user:secret@10.0.0.3:3128\" https_proxy=http://low NO_PROXY=.svc\n",
         );
-        let (told, recorded) = site.found(&roots);
+        let (message, recorded) = site.found(&roots);
         assert_eq!(recorded, proxies(None, Some("http://user:secret@10.0.0.3:3128"), Some(".svc")));
-        assert!(told.contains("http://10.0.0.3:3128") && told.contains("proxy.conf"), "{told}");
-        assert!(!told.contains("secret") && !told.contains("user"), "{told}");
+        assert!(message.contains("http://10.0.0.3:3128") && message.contains("proxy.conf"), "{message}");
+        assert!(!message.contains("secret") && !message.contains("user"), "{message}");
         let path = Proxies::path(roots.first());
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(forget(&roots).unwrap().contains("removed"));
@@ -234,8 +234,8 @@ mod tests {
     fn the_flag_wins_and_none_is_direct() {
         let site = Site::new();
         let roots = site.roots("certs.d");
-        let told = record(&roots, &Choice::Given(given("http://u:p@10.0.0.3:3128").unwrap())).unwrap();
-        assert!(told.contains("http://10.0.0.3:3128") && !told.contains("u:p"), "{told}");
+        let message = record(&roots, &Choice::Given(given("http://u:p@10.0.0.3:3128").unwrap())).unwrap();
+        assert!(message.contains("http://10.0.0.3:3128") && !message.contains("u:p"), "{message}");
         let text = fs::read_to_string(Proxies::path(roots.first())).unwrap();
         let proxy = Some("http://u:p@10.0.0.3:3128");
         assert_eq!(Proxies::parse(&text).ok(), proxies(proxy, proxy, None));

@@ -36,8 +36,8 @@ fn run(invocation: &Invocation) -> Result<Exit, CliError> {
         let (roots, found) = (roots?, containerd?.config_path(None));
         Some(found.whole_list(&roots).unwrap_or(roots))
     })?;
-    let (told, refused) = remove(&roots);
-    let printed = print(&told);
+    let (message, refused) = remove(&roots);
+    let printed = print(&message);
     if !refused.is_empty() {
         return Err(MirrorError::Refused { refused }.into());
     }
@@ -55,29 +55,29 @@ pub(super) enum Step {
 /// Removes from all folders; returns the message, and what failed. A failure in one folder does not stop the
 /// others.
 pub(super) fn remove(roots: &Roots) -> (String, Vec<(PathBuf, FileError)>) {
-    let mut told = String::new();
+    let mut message = String::new();
     let locked = Lock::take(roots, false, MIRROR_LOCK_WAIT);
     let _lock = match locked {
         Ok(lock) => lock,
-        Err(error) => return (told, vec![(roots.first().to_owned(), error)]),
+        Err(error) => return (message, vec![(roots.first().to_owned(), error)]),
     };
     let mut refused = Vec::new();
     let mut made = BTreeSet::new();
     let folders = match roots.folders() {
         Ok(folders) => folders,
-        Err((root, error)) => return (told, vec![(root, FileError::io("list it")(error))]),
+        Err((root, error)) => return (message, vec![(root, FileError::io("list it")(error))]),
     };
     for folder in folders {
         let hosts = folder.hosts_path();
         match take_back(&folder, &mut made, &mut |_| Ok(())) {
             Ok(None) => {}
-            Ok(Some(what)) => told.push_str(&format!("{}: {what}\n", hosts.display())),
+            Ok(Some(what)) => message.push_str(&format!("{}: {what}\n", hosts.display())),
             Err(error) => refused.push((hosts, error)),
         }
     }
     if refused.is_empty() {
         match proxy::forget(roots) {
-            Ok(what) => told.push_str(&what),
+            Ok(what) => message.push_str(&what),
             Err(error) => refused.push((Proxies::path(roots.first()), error)),
         }
     }
@@ -85,10 +85,10 @@ pub(super) fn remove(roots: &Roots) -> (String, Vec<(PathBuf, FileError)>) {
     for folder in made.iter().rev() {
         let _ = fs::remove_dir(folder);
     }
-    if told.is_empty() && refused.is_empty() {
-        told = format!("{}: nothing of ours is there\n", roots.text());
+    if message.is_empty() && refused.is_empty() {
+        message = format!("{}: nothing of ours is there\n", roots.text());
     }
-    (told, refused)
+    (message, refused)
 }
 
 /// Undoes the install in one folder; `None` if nothing of ours is there.
@@ -102,7 +102,7 @@ pub(super) fn take_back(
         return Ok(None);
     }
     let current = state.current.as_deref();
-    let told = match &state.before {
+    let message = match &state.before {
         Before::Nothing if current.is_none() => "is gone already",
         Before::Nothing => {
             // The backup goes first: without `hosts.toml` it would count as the file to restore.
@@ -131,5 +131,5 @@ pub(super) fn take_back(
         None => usize::from(state.before == Before::Nothing),
     };
     made.extend(folder.path().ancestors().take(folders_made).map(Path::to_owned));
-    Ok(Some(told))
+    Ok(Some(message))
 }

@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn the_place_of_our_mirror_is_told_as_containerd_sees_it() {
+    fn the_position_of_our_mirror_is_as_containerd_sees_it() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path();
         let file = root.join("r/hosts.toml");
@@ -154,8 +154,9 @@ mod tests {
         let elsewhere = standing(root, &moved);
         let (urls, url) = (vec!["http://127.0.0.1:7777/v2".to_owned()], URL.to_owned());
         assert_eq!(elsewhere, Standing::Elsewhere { file: file.clone(), urls, url });
-        let told = "our mirror is in this file as http://127.0.0.1:7777/v2, not as http://127.0.0.1:7780: ";
-        assert!(elsewhere.to_string().starts_with(told), "{elsewhere}");
+        let message =
+            "our mirror is in this file as http://127.0.0.1:7777/v2, not as http://127.0.0.1:7780: ";
+        assert!(elsewhere.to_string().starts_with(message), "{elsewhere}");
         let spoilt = standing(root, &format!("client = [[\"a\"]]\n{ours}"));
         assert!(matches!(&spoilt, Standing::Ignored { reason, .. } if reason.contains("client")), "{spoilt}");
         assert_eq!(standing(root, ""), Standing::NoFile);

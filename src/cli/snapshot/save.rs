@@ -193,7 +193,7 @@ mod tests {
 
     /// Each call that was killed left a file as large as the state, under its own name.
     #[test]
-    fn what_a_killed_call_has_left_goes_with_the_next_and_a_running_one_is_left_alone() {
+    fn a_call_removes_what_a_killed_one_left_and_nothing_of_a_running_one() {
         let folder = tempfile::tempdir().unwrap();
         let target = Target { path: folder.path().join("a.snapshot"), force: false };
         let partial = folder.path().join("a.snapshot.partial");

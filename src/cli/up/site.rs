@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn servers_are_told_of_the_disk_only_what_was_given() {
+    fn servers_get_disk_flags_only_if_given() {
         assert_eq!(disk_arguments(Some("1GiB")), ["--disk-free-min", "1GiB"]);
         assert_eq!(disk_arguments(None), [""; 0]);
     }

@@ -21,7 +21,7 @@ const PATIENCES: [Duration; 4] =
 /// Number of old requests that may be repeated.
 const OLD_ONES: usize = 24;
 /// Heartbeats in each lease: more than an agent's, because of the faults.
-const BEATS_IN_A_LEASE: u32 = 8;
+const HEARTBEATS_PER_LEASE: u32 = 8;
 /// A holder that syncs more often is refused for a time.
 const SYNC_EVERY: Duration = Duration::from_secs(4);
 /// Timeout of reads of acknowledged writes: `min_index` waits 2 s.
@@ -42,7 +42,7 @@ pub(super) struct Raw {
     holder: String,
     epoch: u64,
     servers: Servers,
-    dice: StdRng,
+    rng: StdRng,
     lease: Duration,
     acknowledged: Arc<Mutex<Acknowledged>>,
     old: VecDeque<(&'static str, String)>,
@@ -50,12 +50,12 @@ pub(super) struct Raw {
 }
 
 impl Raw {
-    pub(super) fn new(number: u8, servers: Servers, dice: StdRng, lease: Duration) -> Self {
+    pub(super) fn new(number: u8, servers: Servers, rng: StdRng, lease: Duration) -> Self {
         Self {
             holder: format!("10.77.0.{}:7781", number + 1),
             epoch: unix_ms(),
             servers,
-            dice,
+            rng,
             lease,
             acknowledged: Arc::default(),
             old: VecDeque::new(),
@@ -65,12 +65,12 @@ impl Raw {
 
     /// The client's heartbeats. They continue after its last write, because the checker reads what is
     /// visible.
-    pub(super) fn beats(&self) -> Beats {
-        Beats {
+    pub(super) fn heartbeats(&self) -> Heartbeats {
+        Heartbeats {
             holder: self.holder.clone(),
             epoch: self.epoch,
             servers: self.servers.clone(),
-            dice: self.dice.clone(),
+            rng: self.rng.clone(),
             lease: self.lease,
             acknowledged: Arc::clone(&self.acknowledged),
         }
@@ -93,36 +93,36 @@ impl Raw {
             let body = self.body(&keys, seq);
             let index = self.until_taken(path, &body, seq).await;
             *self.acknowledged.lock().unwrap() = Acknowledged { keys: after, seq, index, writing: false };
-            if self.dice.random_bool(0.3) {
+            if self.rng.random_bool(0.3) {
                 self.read_own(&keys, index).await;
             }
-            if self.dice.random_bool(0.15) {
+            if self.rng.random_bool(0.15) {
                 self.deliver_an_old_one().await;
             }
             self.old.push_back((path, body));
             if self.old.len() > OLD_ONES {
                 self.old.pop_front();
             }
-            tokio::time::sleep(Duration::from_millis(self.dice.random_range(0..60))).await;
+            tokio::time::sleep(Duration::from_millis(self.rng.random_range(0..60))).await;
         }
     }
 
     /// Chooses the next write; returns the holder's keys after it.
     fn plan(&mut self) -> (&'static str, Vec<String>, BTreeSet<String>) {
         let mut keys = self.acknowledged.lock().unwrap().keys.clone();
-        if self.synced.elapsed() > SYNC_EVERY && self.dice.random_bool(0.2) {
+        if self.synced.elapsed() > SYNC_EVERY && self.rng.random_bool(0.2) {
             self.synced = Instant::now();
-            let whole: BTreeSet<String> = some_keys(&mut self.dice, 30).into_iter().collect();
+            let whole: BTreeSet<String> = some_keys(&mut self.rng, 30).into_iter().collect();
             return (path::SYNC, whole.iter().cloned().collect(), whole);
         }
-        if keys.len() > 5 && self.dice.random_bool(0.45) {
+        if keys.len() > 5 && self.rng.random_bool(0.45) {
             let held: Vec<String> = keys.iter().cloned().collect();
-            let count = self.dice.random_range(1..=3);
-            let gone: Vec<String> = held.choose_multiple(&mut self.dice, count).cloned().collect();
+            let count = self.rng.random_range(1..=3);
+            let gone: Vec<String> = held.choose_multiple(&mut self.rng, count).cloned().collect();
             keys.retain(|key| !gone.contains(key));
             return (path::WITHDRAW, gone, keys);
         }
-        let new = some_keys(&mut self.dice, 4);
+        let new = some_keys(&mut self.rng, 4);
         keys.extend(new.iter().cloned());
         (path::ADVERTISE, new, keys)
     }
@@ -144,10 +144,10 @@ impl Raw {
     async fn until_taken(&mut self, path: &str, body: &str, seq: u64) -> Option<u64> {
         let begun = Instant::now();
         loop {
-            let server = self.servers.any(&mut self.dice);
-            let patience = *PATIENCES.choose(&mut self.dice).unwrap();
+            let server = self.servers.any(&mut self.rng);
+            let patience = *PATIENCES.choose(&mut self.rng).unwrap();
             let Some(said) = ask(server, "POST", path, body, patience).await else {
-                tokio::time::sleep(Duration::from_millis(self.dice.random_range(1..20))).await;
+                tokio::time::sleep(Duration::from_millis(self.rng.random_range(1..20))).await;
                 continue;
             };
             match said.status {
@@ -161,7 +161,7 @@ impl Raw {
                     return said.applied_index;
                 }
                 500.. => {
-                    tokio::time::sleep(Duration::from_millis(self.dice.random_range(5..80))).await;
+                    tokio::time::sleep(Duration::from_millis(self.rng.random_range(5..80))).await;
                 }
                 // Nobody else writes for this holder, and this is the highest pair that it has sent.
                 _ => {
@@ -175,11 +175,11 @@ impl Raw {
     /// Reads the last write at any server, with the log index of its acknowledgement: no later write is in
     /// flight.
     async fn read_own(&mut self, written: &[String], index: Option<u64>) {
-        let Some(key) = written.choose(&mut self.dice).cloned() else { return };
+        let Some(key) = written.choose(&mut self.rng).cloned() else { return };
         let holds = self.acknowledged.lock().unwrap().keys.contains(&key);
         let query =
             FindQuery { key: key.clone(), group: GROUP.to_owned(), min_index: index, ..FindQuery::default() };
-        let server = self.servers.any(&mut self.dice);
+        let server = self.servers.any(&mut self.rng);
         let Some(found) = find(server, &query, READ_PATIENCE).await else { return };
         self.servers.history.read_own_write();
         let found = found.is_some_and(|holders| holders.contains(&self.holder));
@@ -195,12 +195,12 @@ impl Raw {
     /// change nothing. (A leader that does not know about its successor yet may confirm its own last write,
     /// which is true; the log index shows this case.)
     async fn deliver_an_old_one(&mut self) {
-        let Some(at) = self.old.len().checked_sub(1).map(|last| self.dice.random_range(0..=last)) else {
+        let Some(at) = self.old.len().checked_sub(1).map(|last| self.rng.random_range(0..=last)) else {
             return;
         };
         let (path, body) = self.old[at].clone();
-        let server = self.servers.any(&mut self.dice);
-        let said = ask(server, "POST", path, &body, *PATIENCES.choose(&mut self.dice).unwrap()).await;
+        let server = self.servers.any(&mut self.rng);
+        let said = ask(server, "POST", path, &body, *PATIENCES.choose(&mut self.rng).unwrap()).await;
         // If no server has answered, nobody knows whether the request arrived.
         if said.as_ref().is_some_and(|said| said.status < 500) {
             self.servers.history.late_duplicate();
@@ -218,19 +218,19 @@ impl Raw {
 }
 
 /// Heartbeats of a client.
-pub(super) struct Beats {
+pub(super) struct Heartbeats {
     holder: String,
     epoch: u64,
     servers: Servers,
-    dice: StdRng,
+    rng: StdRng,
     lease: Duration,
     acknowledged: Arc<Mutex<Acknowledged>>,
 }
 
-impl Beats {
+impl Heartbeats {
     /// Sends heartbeats until it is dropped.
-    pub(super) async fn beat_on(mut self) {
-        let interval = self.lease / BEATS_IN_A_LEASE;
+    pub(super) async fn send_heartbeats(mut self) {
+        let interval = self.lease / HEARTBEATS_PER_LEASE;
         loop {
             let before = self.acknowledged.lock().unwrap().clone();
             let keys: Vec<Key> = before.keys.iter().map(|key| key.parse().unwrap()).collect();
@@ -246,17 +246,17 @@ impl Beats {
             };
             let body = serde_json::to_string(&request).unwrap();
             let sent = unix_ms();
-            let said = ask(self.servers.any(&mut self.dice), "POST", path::KEEPALIVE, &body, interval).await;
-            let Some(beat) = said.filter(|said| said.status == 201) else {
+            let said = ask(self.servers.any(&mut self.rng), "POST", path::KEEPALIVE, &body, interval).await;
+            let Some(heartbeat) = said.filter(|said| said.status == 201) else {
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 continue;
             };
             self.servers.history.alive(&self.holder, self.lease, Alive { sent, heard: unix_ms() });
-            let resync = beat.read::<KeepaliveResponse>().is_none_or(|answer| answer.resync);
+            let resync = heartbeat.read::<KeepaliveResponse>().is_none_or(|answer| answer.resync);
             // A sync in flight is not one step. A leader that was cut off also knows, for up to
             // `QUORUM_HEARD_MAX`, neither that it no longer leads, nor what its successor acknowledged.
             let quiet = !before.writing && *self.acknowledged.lock().unwrap() == before;
-            let knows = beat.applied_index >= before.index;
+            let knows = heartbeat.applied_index >= before.index;
             if resync && quiet && knows && before.seq > 0 {
                 let what = format!(
                     "{} holds {} keys at seq {}, and is asked to sync",

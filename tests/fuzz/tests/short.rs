@@ -37,7 +37,7 @@ fn folder() -> PathBuf {
 
 /// One test for all targets, so that panics on other threads belong to the running input.
 #[test]
-fn what_is_kept_and_what_is_made_of_it_breaks_nothing() {
+fn no_kept_or_mutated_input_is_a_finding() {
     let (seconds, seed) = (environment("PICCOLO_FUZZ_SECONDS"), environment("PICCOLO_FUZZ_SEED"));
     let (seconds, seed) = (seconds.unwrap_or(SECONDS), seed.unwrap_or(SEED));
     let folder = folder();

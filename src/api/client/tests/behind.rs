@@ -44,7 +44,7 @@ async fn holders_of_a_server_that_is_behind_are_holders() {
 
 /// If only one server of a site is left, a pull must neither give up on peers nor wait for the others.
 #[tokio::test]
-async fn where_nobody_is_current_nobody_is_the_answer_and_the_silent_are_waited_for_once() {
+async fn if_all_servers_are_behind_none_is_the_answer_and_silent_ones_are_awaited_once() {
     let (one, two) = (behind().await, behind().await);
     assert_eq!(client(&[&one.url, &two.url]).find(&query(), DEADLINE).await.unwrap(), None);
 
@@ -62,7 +62,7 @@ async fn where_nobody_is_current_nobody_is_the_answer_and_the_silent_are_waited_
 
 /// The server asks others itself only for a client that has no other server.
 #[tokio::test]
-async fn a_server_is_told_whether_its_client_can_ask_another_one() {
+async fn a_request_says_whether_its_client_can_ask_another_server() {
     let asks_others = Arc::new(Mutex::new(Vec::new()));
     let note = Arc::clone(&asks_others);
     let router = Router::new().fallback(move |request: AxumRequest| {

@@ -51,9 +51,10 @@ async fn every_address_of_a_name_is_a_server_of_its_own() {
         assert!(client.find(&query(), DEADLINE).await.unwrap().is_some());
     }
     assert_eq!((frozen.asked(), ill.asked(), good.asked()), (1, 1, 3));
-    let beat = KeepaliveRequest { host: "10.0.0.1:7781".into(), group: "g".into(), ..Default::default() };
+    let heartbeat =
+        KeepaliveRequest { host: "10.0.0.1:7781".into(), group: "g".into(), ..Default::default() };
     // The answer is not one of keepalive, but the server was asked.
-    _ = client.keepalive(&beat, DEADLINE).await;
+    _ = client.keepalive(&heartbeat, DEADLINE).await;
     assert_eq!(good.asked(), 4);
 }
 
@@ -167,7 +168,7 @@ struct Virtual {
 
 impl Virtual {
     /// The first connection answers one request and then does `next`; all others answer everything.
-    async fn whose_first_connection(next: Then) -> Self {
+    async fn with_first_connection(next: Then) -> Self {
         Self::answering(FOUND, 1, next).await
     }
 
@@ -211,7 +212,7 @@ async fn a_lone_address_is_asked_again_on_a_new_connection_when_the_open_one_bre
     let breaks: Then = |_| None;
     let is_silent: Then = Some;
     for next in [breaks, is_silent] {
-        let one = Virtual::whose_first_connection(next).await;
+        let one = Virtual::with_first_connection(next).await;
         let client = Client::new(vec![one.url.clone()]).unwrap();
         assert!(client.find(&query(), DEADLINE).await.unwrap().is_some());
         assert_eq!(one.connections.load(Ordering::SeqCst), 1);
@@ -225,8 +226,8 @@ async fn a_lone_address_is_asked_again_on_a_new_connection_when_the_open_one_bre
 async fn a_call_leaves_a_lone_address_time_for_a_second_connection() {
     let one = Virtual::answering(r#"{"success":true,"message":"ok"}"#, 0, Some).await;
     let client = Client::new(vec![one.url.clone()]).unwrap();
-    let beat: KeepaliveRequest = serde_json::from_str(r#"{"host":"10.0.0.1:1","Group":"g"}"#).unwrap();
-    let answer = client.keepalive(&beat, DEADLINE).await;
+    let heartbeat: KeepaliveRequest = serde_json::from_str(r#"{"host":"10.0.0.1:1","Group":"g"}"#).unwrap();
+    let answer = client.keepalive(&heartbeat, DEADLINE).await;
     assert!(answer.is_ok(), "{answer:?}");
     assert_eq!(one.connections.load(Ordering::SeqCst), 2);
 }

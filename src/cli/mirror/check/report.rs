@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn each_thing_that_keeps_containerd_from_asking_is_told_and_fails() {
+    fn each_reason_why_containerd_does_not_ask_is_reported_and_fails() {
         let unasked = Ok(Agent { requests: 0, ready: true, notices: vec!["synced".to_owned()] });
         let list = Seen {
             roots: Roots::parse("/a:/b").unwrap(),

@@ -52,9 +52,9 @@ fn write(path: &Path, text: &str) {
 }
 
 fn removed(certs_dir: &Path) -> String {
-    let (told, refused) = remove(&Roots::parse(certs_dir.to_str().unwrap()).unwrap());
+    let (message, refused) = remove(&Roots::parse(certs_dir.to_str().unwrap()).unwrap());
     assert!(refused.is_empty(), "{refused:?}");
-    told
+    message
 }
 
 #[test]
@@ -138,8 +138,8 @@ fn edits_after_the_install_survive_remove_and_another_install() {
             install(&options).unwrap();
             assert!(fs::read_to_string(&file).unwrap().contains(MARK));
         }
-        let told = removed(root.path());
-        assert_eq!(told.contains("edits stay"), !again, "{told}");
+        let message = removed(root.path());
+        assert_eq!(message.contains("edits stay"), !again, "{message}");
         assert_eq!(fs::read_to_string(&file).unwrap(), edited_original);
         assert_eq!(tree(root.path()).len(), 2, "the folder and its file, nothing of ours");
     }
@@ -195,7 +195,7 @@ fn an_install_cut_short_before_the_file_was_written_is_taken_back_and_repeated()
 }
 
 #[test]
-fn what_others_serve_by_default_is_not_hidden() {
+fn files_of_others_in_default_are_not_hidden() {
     let root = tempfile::tempdir().unwrap();
     write(&root.path().join("_default/hosts.toml"), "[host.\"https://harbor\"]\ncapabilities = [\"pull\"]\n");
     let error = install(&options(root.path(), "ghcr.io")).unwrap_err().to_string();
@@ -305,8 +305,8 @@ fn a_file_that_is_gone_since_the_install_comes_back_as_it_was_before() {
             let text = fs::read_to_string(&file).unwrap();
             assert!(text.find(URL).unwrap() < text.find("https://harbor").unwrap(), "{text}");
         }
-        let told = removed(root.path());
-        assert!(told.contains("is again what it was"), "{told}");
+        let message = removed(root.path());
+        assert!(message.contains("is again what it was"), "{message}");
         assert_eq!(fs::read_to_string(&file).unwrap(), ORIGINAL);
         assert_eq!(tree(root.path()).len(), 2, "nothing of ours is left");
     }
@@ -350,23 +350,23 @@ fn a_folder_that_is_one_of_containerds_list_is_taken_with_the_others() {
     fs::write(&config, text).unwrap();
     let mut options = options(&first, "harbor.corp");
     options.containerd.config = config.clone();
-    let told = install(&options).unwrap();
+    let message = install(&options).unwrap();
     assert!(!first.join("harbor.corp").exists(), "it would hide the CA of the second folder");
-    assert!(told.contains(&format!("containerd reads {list} at each pull")), "{told}");
+    assert!(message.contains(&format!("containerd reads {list} at each pull")), "{message}");
 
     fs::write(&config, "[plugins.'io.containerd.cri.v1.images'.registry]\nconfig_path = '/other'\n").unwrap();
-    let told = install(&options).unwrap();
-    assert!(told.contains("does NOT read") && told.contains("/other"), "{told}");
+    let message = install(&options).unwrap();
+    assert!(message.contains("does NOT read") && message.contains("/other"), "{message}");
 }
 
 #[test]
-fn the_names_of_docker_hubs_machines_are_taken_for_docker_io_and_that_is_told() {
+fn names_of_docker_hubs_hosts_count_as_docker_io_with_a_message() {
     let root = tempfile::tempdir().unwrap();
-    let told = install(&options(root.path(), "registry-1.docker.io")).unwrap();
+    let message = install(&options(root.path(), "registry-1.docker.io")).unwrap();
     assert!(root.path().join("docker.io/hosts.toml").exists());
     assert!(!root.path().join("registry-1.docker.io").exists());
-    assert!(told.contains("no image name has registry-1.docker.io"), "{told}");
-    assert!(told.contains("docker.io/hosts.toml: our mirror is first"), "{told}");
+    assert!(message.contains("no image name has registry-1.docker.io"), "{message}");
+    assert!(message.contains("docker.io/hosts.toml: our mirror is first"), "{message}");
 }
 
 #[test]

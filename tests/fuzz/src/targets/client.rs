@@ -68,9 +68,9 @@ async fn ask(client: &Client, call: u8) -> Result<(), ClientError> {
         1 => client.advertise(&write, DEADLINE).await.map(drop),
         2 => client.sync(&write, DEADLINE).await.map(drop),
         3 => {
-            let beat =
+            let heartbeat =
                 KeepaliveRequest { host: holder(), group: "g".to_owned(), ..KeepaliveRequest::default() };
-            client.keepalive(&beat, DEADLINE).await.map(drop)
+            client.keepalive(&heartbeat, DEADLINE).await.map(drop)
         }
         4 => {
             let report = ReportRequest {

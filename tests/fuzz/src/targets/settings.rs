@@ -24,14 +24,14 @@ pub(super) fn run(input: &[u8]) {
     let given = Given { flags: BTreeMap::from([("config", config)]), environment: BTreeMap::new() };
     let mut layers = Layers::open([SERVER, LOGGING].concat(), &given, false);
     let read = server(&mut layers).zip(logging(&mut layers));
-    told(layers.finish(read));
+    format_mistakes(layers.finish(read));
     let mut layers = Layers::open([AGENT, LOGGING].concat(), &given, true);
     let read = agent(&mut layers).zip(logging(&mut layers));
-    told(layers.finish(read));
+    format_mistakes(layers.finish(read));
 }
 
 /// Formats all mistakes.
-fn told<T>(read: Result<T, piccolo::config::Problems>) {
+fn format_mistakes<T>(read: Result<T, piccolo::config::Problems>) {
     if let Err(problems) = read {
         assert!(!problems.0.is_empty() && !problems.to_string().is_empty());
     }
