@@ -113,8 +113,8 @@ pub struct NodeConfig {
     /// With less free bytes in its data folder it stores no more entries; 0: it does not look, `None`: what
     /// fits the disk.
     pub disk_free_min: Option<u64>,
-    /// A node without data that is alone in its list listens for so long before it founds a cluster: one that
-    /// lost its disk is sent what was meant for the member that it was.
+    /// How long a node without data that is alone in its list listens before it founds a cluster: one that lost its
+    /// disk is sent what was meant for the member that it was.
     pub found_after: Duration,
     /// Looks who answers at the API addresses of other servers; `None`: nobody does.
     pub api_port: Option<Arc<dyn ApiPort>>,

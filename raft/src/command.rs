@@ -13,7 +13,7 @@ use crate::model::{GROUP_BYTES_MAX, Holder, Key, Pair, ZONE_BYTES_MAX};
 /// What a write carries besides its keys.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Write {
-    /// Whose keys.
+    /// The holder of the keys.
     pub holder: Holder,
     /// `None`: a client without pairs (Go `pi`), last writer wins.
     pub pair: Option<Pair>,
@@ -35,7 +35,7 @@ pub enum Command {
     Withdraw(Write),
     /// Zone and lease of a known host; unknown hosts are left alone.
     SetHost {
-        /// Which host.
+        /// The holder that is meant.
         holder: Holder,
         /// Zone label, empty if none.
         zone: String,
@@ -45,7 +45,7 @@ pub enum Command {
     /// The lease ended: out of all answers, nothing deleted. No-op if the host wrote after
     /// `last_write_index` (I3).
     Hide {
-        /// Which host.
+        /// The holder that is meant.
         holder: Holder,
         /// The host's last write that the proposer had seen.
         last_write_index: u64,
@@ -54,20 +54,20 @@ pub enum Command {
     },
     /// A hidden host beat again.
     Unhide {
-        /// Which host.
+        /// The holder that is meant.
         holder: Holder,
     },
     /// Hidden for `forget_after`: the record and its inventory go. No-op if the host is not hidden
     /// since exactly that time.
     Forget {
-        /// Which host.
+        /// The holder that is meant.
         holder: Holder,
         /// The `unix_ms` of the `Hide` that it has outlived.
         hidden_unix_ms: u64,
     },
     /// A removed server's id, never to be used again.
     Tombstone {
-        /// The removed server.
+        /// Id of the removed server.
         node_id: u64,
     },
     /// From here on the cluster writes what this level says. No-op if it already does.
@@ -75,8 +75,8 @@ pub enum Command {
         /// Higher than the active one; all members can run at it.
         level: Level,
     },
-    /// All members have been able to run at a level for so long, as leaders saw it. One that is not above
-    /// the active level says that none is on its way.
+    /// The time for which all members have been able to run at a level, as leaders saw it. A level that is not above
+    /// the active one says that none is on its way.
     Readable {
         /// The level that all members have been able to run at.
         level: Level,
@@ -164,14 +164,14 @@ impl fmt::Display for Command {
 pub enum Reply {
     /// Not a command of ours (blank or membership entry).
     None,
-    /// Done, or already so.
+    /// The command was applied, or had been applied before.
     Applied {
         /// How many keys were added or removed.
         changed: u32,
     },
     /// The pair is lower than the stored one; nothing changed.
     Stale {
-        /// What is stored.
+        /// The pair that is stored.
         stored: Pair,
     },
     /// The command named a host that the index does not know; nothing changed.
@@ -182,7 +182,7 @@ pub enum Reply {
     BeyondLevel {
         /// The lowest level at which it may be written.
         needs: Level,
-        /// That of the cluster.
+        /// The level at which the cluster writes.
         active: Level,
     },
 }

@@ -73,7 +73,7 @@ pub(crate) fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     catch(Guard::Unknown, work).map_err(|payload| text(payload.as_ref()))
 }
 
-/// The same of work on a file that was found whole when it was opened. A panic of this crate's own code
+/// Like [`guarded`], for work on a file that was found whole when it was opened. A panic of this crate's own code
 /// goes on: operators must not be told to throw their data away because of it.
 pub(crate) fn guarded_in_use<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     catch(Guard::Whole, work).map_err(|payload| {
@@ -131,7 +131,7 @@ pub(crate) fn of_open(error: &DatabaseError) -> Option<String> {
     }
 }
 
-/// The same of any other call.
+/// Whether redb says of any other call that the file is damaged: its words.
 pub(crate) fn of_call(error: &redb::Error) -> Option<String> {
     match error {
         redb::Error::Corrupted(reason) => Some(reason.clone()),
@@ -151,7 +151,7 @@ pub(crate) fn found(name: &'static str, reason: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("{name} is damaged ({reason}): {WHAT_TO_DO}"))
 }
 
-/// The same of an error that came up by itself, if it tells of damage.
+/// Turns an error that came up by itself into the one of [`found`], if it tells of damage.
 pub(crate) fn of_work(name: &'static str, error: io::Error) -> io::Error {
     let Some(inner) = error.get_ref() else { return error };
     let by_format = |error: &FormatError| match error {

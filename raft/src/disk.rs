@@ -83,7 +83,7 @@ pub trait Disk: Debug + Send + Sync + 'static {
     fn ballast(&self) -> io::Result<u64> {
         Ok(0)
     }
-    /// Makes a ballast of so many bytes, or gives it back with 0. Only a disk with bounds has one.
+    /// Makes a ballast of `bytes` bytes, or gives it back with 0. Only a disk with bounds has one.
     fn set_ballast(&self, _bytes: u64) -> io::Result<()> {
         Ok(())
     }
@@ -200,7 +200,7 @@ struct Room {
 }
 
 impl MemoryDisk {
-    /// From now on it has bounds, and so much room; the ballast takes of it.
+    /// Gives the disk bounds, and this room from now on; the ballast takes of it.
     pub fn set_space(&self, space: Space) {
         self.room.lock().expect("no panic while locked").space = Some(space);
     }

@@ -1,4 +1,4 @@
-//! Errors as text.
+//! The text of an error with its causes.
 
 use std::error::Error;
 

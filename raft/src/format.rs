@@ -43,9 +43,9 @@ pub enum FormatError {
     /// Written by a newer build.
     #[error("{what} has {format} {found}, this build reads {}: start a newer piccolo", format.readable())]
     Newer {
-        /// What was read.
+        /// Name of what was read.
         what: &'static str,
-        /// Of which kind.
+        /// Kind of its format.
         format: Format,
         /// The version found.
         found: u16,
@@ -57,9 +57,9 @@ pub enum FormatError {
         format.readable()
     )]
     Older {
-        /// What was read.
+        /// Name of what was read.
         what: &'static str,
-        /// Of which kind.
+        /// Kind of its format.
         format: Format,
         /// The version found.
         found: u16,
@@ -67,7 +67,7 @@ pub enum FormatError {
     /// Shorter than its version or not what the version says.
     #[error("{what} is damaged: {reason}")]
     Damaged {
-        /// What was read.
+        /// Name of what was read.
         what: &'static str,
         /// What is wrong with it.
         reason: String,

@@ -72,16 +72,16 @@ pub enum IndexError {
     /// The file cannot be opened or closed, or another process has it.
     #[error("could not open or close {STATE_FILE}")]
     Open {
-        /// What redb says.
+        /// Error of redb.
         #[source]
         source: Box<redb::DatabaseError>,
     },
     /// redb failed; the state on disk is that of its last commit.
     #[error("could not {action} in {STATE_FILE}")]
     Storage {
-        /// What was tried.
+        /// The call that failed, as a verb with its object.
         action: &'static str,
-        /// What redb says.
+        /// Error of redb.
         #[source]
         source: Box<redb::Error>,
     },
@@ -100,13 +100,13 @@ pub enum IndexError {
     /// The rows do not fit together.
     #[error("could not load the index, it is damaged: {reason}")]
     Damaged {
-        /// What does not fit.
+        /// The contradiction that was found.
         reason: String,
     },
     /// Reading or writing the file failed before; only a restart leads back to a state that is whole.
     #[error("could not go on, an earlier use of {STATE_FILE} failed")]
     Broken,
-    /// After [`Index::close`].
+    /// The index was used after [`Index::close`].
     #[error("could not use {STATE_FILE}, it is closed")]
     Closed,
     /// The task that waited for the disk was aborted.
@@ -123,7 +123,7 @@ impl IndexError {
         }
     }
 
-    /// The same of what works with the opened file.
+    /// Runs what works with the opened file; damage that it meets becomes one error.
     pub(crate) fn guarded_in_use<T>(work: impl FnOnce() -> Result<T, Self>) -> Result<T, Self> {
         match damage::guarded_in_use(work) {
             Ok(done) => done.map_err(Self::of_file),
@@ -156,7 +156,7 @@ pub struct Index {
 }
 
 struct Inner {
-    /// `None` after [`Index::close`].
+    /// The open file; `None` after [`Index::close`].
     database: RwLock<Option<Arc<Database>>>,
     state: RwLock<IndexState>,
     /// Held by whoever changes the state.
@@ -171,7 +171,7 @@ struct Inner {
     level: Active,
     /// A level that was to be applied and is not known here.
     refused: OnceLock<UnknownLevel>,
-    /// Flushes are done there.
+    /// Threads on which flushes are done.
     threads: Arc<dyn Threads>,
 }
 

@@ -45,21 +45,21 @@ pub const LOG_FILE: &str = "log.redb";
 /// Why the log could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// The file itself.
+    /// The file cannot be opened.
     #[error("could not open {LOG_FILE}")]
     Open {
         /// redb's reason: locked by another process, damaged, no space.
         #[source]
         source: redb::DatabaseError,
     },
-    /// Its tables.
+    /// The tables of the file cannot be read.
     #[error("could not read {LOG_FILE}")]
     Read {
-        /// redb's reason.
+        /// Error of redb.
         #[source]
         source: Box<redb::Error>,
     },
-    /// What is in them.
+    /// What the tables hold cannot be read.
     #[error("could not read {LOG_FILE}")]
     Format(#[from] FormatError),
     /// The file is no longer what was written.
@@ -68,12 +68,12 @@ pub enum LogError {
         /// What is wrong with it.
         reason: String,
     },
-    /// The file beside it.
+    /// The note of the log's id cannot be read or written.
     #[error("could not {verb} the file {LOG_NOTE_FILE}")]
     Note {
-        /// Read or write.
+        /// What was tried: `read` or `write`.
         verb: &'static str,
-        /// The disk's reason.
+        /// Error of the disk.
         #[source]
         source: io::Error,
     },
@@ -84,10 +84,10 @@ pub enum LogError {
          another file is in its place; put it back, or {WHAT_TO_DO}"
     )]
     Other,
-    /// The thread that writes.
+    /// The system refused the thread of the log's writer.
     #[error("could not start the thread of the raft log")]
     Thread {
-        /// The system's reason.
+        /// Error of the system.
         #[source]
         source: io::Error,
     },
@@ -104,7 +104,7 @@ impl<E: Into<redb::Error>> From<E> for LogError {
 pub struct LogStore {
     shared: Arc<SharedLog>,
     jobs: mpsc::Sender<Job>,
-    /// Of this file, made with it.
+    /// Random id of this file, made with it.
     id: u128,
     /// What is read for others than openraft is read there.
     threads: Arc<dyn Threads>,
@@ -162,7 +162,7 @@ impl LogStore {
         self.shared.vote()
     }
 
-    /// The last entry.
+    /// Id of the last entry; of the last purged one, if there is none.
     pub(crate) fn last(&self) -> Option<LogId> {
         self.shared.state().1
     }

@@ -58,7 +58,7 @@ pub use http::Http;
 pub use identity::{IdentityError, ListHash};
 pub use wire::{Answered, Network, Wire};
 
-/// Prefix of the routes.
+/// Prefix of the paths of the raft routes.
 pub const RAFT_PREFIX: &str = "/raft/v1";
 
 /// In front of every message.
@@ -66,7 +66,7 @@ pub const RAFT_PREFIX: &str = "/raft/v1";
 pub(crate) struct Header {
     /// The sender's cluster.
     pub cluster_id: ClusterId,
-    /// Of the list that the sender was started with; only pristine receivers compare it.
+    /// Hash of the list that the sender was started with; only pristine receivers compare it.
     pub list_hash: ListHash,
     pub sender: NodeId,
     /// Whom the sender means. A wiped node has another id at the same address.
@@ -82,7 +82,7 @@ pub struct Whoami {
     pub boot_nonce: u64,
     /// 32 hex digits, or none while the node is pristine.
     pub cluster_id: Option<String>,
-    /// Of `list`, 32 hex digits.
+    /// Hash of `list`, 32 hex digits.
     pub list_hash: String,
     /// The sorted list that the node was started with.
     pub list: Vec<String>,
@@ -95,13 +95,13 @@ pub struct Whoami {
     /// What its cluster writes, as far as it has applied; none while it is pristine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub level: Option<Level>,
-    /// Of its log; none while it is empty.
+    /// Last id in the server's log; none while the log is empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_log_index: Option<u64>,
     /// Term of that entry: of two logs the one with the later term has more of what was acknowledged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_log_term: Option<u64>,
-    /// Of its data folder; none if it has no bounds, or nobody has looked yet.
+    /// Disk of the server's data folder; none if it has no bounds, or nobody has looked yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk: Option<DiskSpace>,
     /// Cluster of the last message that came to this node's address and was not for it, 32 hex digits. Said
@@ -111,7 +111,7 @@ pub struct Whoami {
 }
 
 impl Whoami {
-    /// Of its list, as headers carry it.
+    /// Hash of the server's list, as headers carry it.
     pub(crate) fn list_hash(&self) -> Option<ListHash> {
         u128::from_str_radix(&self.list_hash, 16).ok().map(ListHash)
     }

@@ -35,7 +35,7 @@ use crate::types::{SnapshotMeta, StoredMembership};
 /// Why a snapshot is refused, or cannot be sent.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
-    /// Of a newer format, or bytes that are no record.
+    /// The snapshot has a newer format, or bytes that are no record.
     #[error(transparent)]
     Format(#[from] FormatError),
     /// Cut, changed or put together wrongly.
@@ -93,7 +93,7 @@ enum Source {
     Received(Box<WholeState>),
 }
 
-/// A guess, for people: how many bytes a snapshot of so much has.
+/// A rough size for operators: how many bytes a snapshot with these counts has.
 pub fn about_bytes(counts: Counts) -> u64 {
     const HOST_BYTES: u64 = 110;
     const KEY_BYTES: u64 = 38;

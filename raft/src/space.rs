@@ -23,7 +23,7 @@ pub use no_room::{NoRoom, VoterWithoutRoom};
 /// The disk of a node's data folder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskSpace {
-    /// The folder.
+    /// Path of the data folder.
     pub folder: String,
     /// What can still be written, bytes.
     pub free_bytes: u64,

@@ -27,22 +27,22 @@ pub enum TaskError {
     /// The task returned an error.
     #[error("task {name} failed")]
     Failed {
-        /// Which task.
+        /// Name of the task.
         name: &'static str,
-        /// The task's error.
+        /// Error of the task.
         #[source]
         source: Box<dyn Error + Send + Sync>,
     },
     /// The task returned although nobody asked it to stop.
     #[error("task {name} ended early")]
     EndedEarly {
-        /// Which task.
+        /// Name of the task.
         name: &'static str,
     },
     /// The task panicked; the panic hook has logged where.
     #[error("task {name} panicked; the log line before says where")]
     Panicked {
-        /// Which task.
+        /// Name of the task.
         name: &'static str,
     },
     /// The task was aborted by its runtime, which is going away.
@@ -51,9 +51,9 @@ pub enum TaskError {
     /// Still running when the time to stop was over.
     #[error("{count} tasks did not stop within {seconds} s")]
     DidNotStop {
-        /// How many.
+        /// Number of tasks that did not end.
         count: usize,
-        /// The time they had.
+        /// Time that the tasks had to end, seconds.
         seconds: u64,
     },
 }

@@ -23,7 +23,7 @@ pub trait Threads: Debug + Send + Sync + 'static {
 }
 
 impl dyn Threads {
-    /// [`Threads::run`] with a result.
+    /// Like [`Threads::run`], for work with a result.
     pub(crate) async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,

@@ -50,11 +50,11 @@ openraft::declare_raft_types!(
 
 /// A log id: leader id and index.
 pub type LogId = openraft::type_config::alias::LogIdOf<TypeConfig>;
-/// A log entry.
+/// An entry of the log.
 pub type Entry = openraft::type_config::alias::EntryOf<TypeConfig>;
-/// A vote.
+/// A vote as openraft stores it.
 pub type Vote = openraft::type_config::alias::VoteOf<TypeConfig>;
 /// The membership as the state machine stores it.
 pub type StoredMembership = openraft::type_config::alias::StoredMembershipOf<TypeConfig>;
-/// Metadata of a snapshot.
+/// Metadata of a snapshot as openraft has it.
 pub type SnapshotMeta = openraft::type_config::alias::SnapshotMetaOf<TypeConfig>;

@@ -15,7 +15,7 @@ pub(crate) struct Sender<T: Send + Sync + 'static>(WatchSenderOf<TypeConfig, T>)
 /// The side that follows it.
 pub(crate) struct Receiver<T: Send + Sync + 'static>(WatchReceiverOf<TypeConfig, T>);
 
-/// The sender has gone.
+/// Error: the sender has gone, no other value will come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Closed;
 
@@ -32,7 +32,7 @@ impl<T: Send + Sync + 'static> Sender<T> {
         });
     }
 
-    /// The value now.
+    /// A copy of the present value.
     pub(crate) fn get(&self) -> T
     where
         T: Clone,

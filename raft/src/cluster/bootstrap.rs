@@ -38,7 +38,7 @@ pub(in crate::cluster) type Seen = Result<Whoami, String>;
 pub(super) enum Founding {
     /// This node founds the cluster with these members.
     Found(BTreeMap<NodeId, Member>),
-    /// Not yet; why.
+    /// This node waits, for these reasons.
     Wait(Vec<String>),
 }
 

@@ -23,13 +23,13 @@ use super::stores::Stores;
 /// How much of the log is kept.
 #[derive(Clone, Copy, Debug)]
 pub struct Keep {
-    /// Entries younger than this are kept ...
+    /// Age up to which entries are kept, unless there are more bytes than `bytes` behind them.
     pub time: Duration,
-    /// ... unless there are more bytes than this behind them.
+    /// Size of the entries behind an entry up to which it is kept, bytes.
     pub bytes: u64,
     /// Fewer entries than this are not worth a purge.
     pub entries_min: u64,
-    /// Time between two looks.
+    /// Time between two looks at the log.
     pub interval: Duration,
 }
 
@@ -65,7 +65,7 @@ impl Compaction {
         Self { keep, samples: VecDeque::new() }
     }
 
-    /// Time between two looks.
+    /// Time between two looks at the log.
     pub(super) fn interval(&self) -> Duration {
         self.keep.interval
     }
@@ -89,7 +89,7 @@ impl Compaction {
         Some(upto)
     }
 
-    /// The same on a disk that is low.
+    /// On a disk that is low: the index up to which the log may be purged, if a purge is due.
     pub(super) fn due_low(&mut self, applied: u64, purged: u64) -> Option<u64> {
         let upto = applied.checked_sub(KEEP_ENTRIES_LOW)?;
         if upto < purged + PURGE_ENTRIES_MIN_LOW {
@@ -110,7 +110,7 @@ pub(super) struct LogCompaction {
 }
 
 impl LogCompaction {
-    /// Until the node stops.
+    /// Purges old parts of the log until the node stops.
     pub(super) async fn run(&self) {
         let mut compaction = Compaction::new(self.keep);
         let mut ticks = tokio::time::interval(compaction.interval().min(COMPACTION_INTERVAL_LOW));

@@ -13,7 +13,7 @@ use crate::network::{Header, Whoami};
 use crate::state_machine::Raft;
 use crate::types::{Member, NodeId};
 
-/// Clones share it.
+/// What a node needs to find the other servers and to ask them; clones share it.
 #[derive(Clone)]
 pub(super) struct Contacts {
     pub(super) identity: Arc<Identity>,

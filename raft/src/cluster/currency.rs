@@ -16,13 +16,13 @@ use super::{Inner, Node};
 /// Why a node may lack what others have acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Behind {
-    /// It is not in the membership that it knows.
+    /// The node is not in the membership that it knows.
     #[error("this server is not a member of its cluster yet")]
     NoMember,
-    /// It hears no leader, or leads and hears no majority: the others may have gone on.
+    /// The node hears no leader, or leads and hears no majority: the others may have gone on.
     #[error("no leader with a quorum is known")]
     Unled,
-    /// It was started, cut off or elected, and has not applied yet what was committed before that.
+    /// The node was started, cut off or elected, and has not applied yet what was committed before that.
     #[error("this server catches up with what the others have committed")]
     CatchingUp,
     /// Entries have been committed for some time that it has not applied.

@@ -13,11 +13,11 @@ use crate::types::NodeId;
 /// What the leader knows of another voter's disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum DiskState {
-    /// It has room, or is of a version that does not say.
+    /// The disk has room, or the member has a version that does not say.
     Fine,
-    /// It takes no entries.
+    /// The disk is low: the member takes no entries.
     Low,
-    /// It does not answer.
+    /// The member does not answer.
     Silent,
 }
 
@@ -30,7 +30,7 @@ struct Heard {
     at: Instant,
     /// `None`: without bounds, or of a version that does not say.
     disk: Option<DiskSpace>,
-    /// What it can read.
+    /// Levels that the member can read.
     reads: Reads,
 }
 
@@ -39,7 +39,7 @@ impl Disks {
         self.0.lock().expect("nothing panics while it holds the disks")
     }
 
-    /// As that node last told.
+    /// The disk of a member, as the member last reported it.
     pub(super) fn get(&self, node_id: NodeId) -> Option<DiskSpace> {
         self.all().get(&node_id)?.disk.clone()
     }

@@ -19,13 +19,13 @@ use super::Timing;
 pub struct Env {
     /// Stores every byte that must survive a power cut.
     pub disk: Arc<dyn Disk>,
-    /// Makes ids and nonces.
+    /// Source of ids and nonces.
     pub random: Arc<dyn Random>,
     /// Do the work that waits for the disk.
     pub threads: Arc<dyn Threads>,
     /// Carries requests to the other servers.
     pub network: Arc<dyn Network>,
-    /// Looks names up.
+    /// Resolver of the names of servers.
     pub resolver: Arc<dyn Resolve>,
     /// Runs the node's tasks, and is its clock: all time in this crate is tokio's, and a simulation pauses and
     /// advances that of its runtimes. [`super::Node::open`] and [`super::Opened::start`] must be awaited on it.

@@ -17,10 +17,10 @@ pub enum StartError {
     /// There must be one server at least.
     #[error("--cluster names no server")]
     NoMembers,
-    /// The log.
+    /// The log cannot be opened.
     #[error(transparent)]
     Log(#[from] LogError),
-    /// The state.
+    /// The state cannot be opened.
     #[error(transparent)]
     Index(#[from] IndexError),
     /// Another process has the files open.
@@ -29,7 +29,7 @@ pub enum StartError {
         /// That process, as far as this one can see.
         user: Option<FileUser>,
     },
-    /// The identity.
+    /// The identity of the node cannot be read or written.
     #[error(transparent)]
     Identity(#[from] IdentityError),
     /// The raft log is gone beside the state: this node may have forgotten its vote, and could vote
@@ -48,9 +48,9 @@ pub enum StartError {
          was replaced by an older one; put the right one back, or {WHAT_TO_DO}"
     )]
     LogOlder {
-        /// Of the last applied entry.
+        /// Term of the last applied entry.
         applied: u64,
-        /// Of the last vote.
+        /// Term of the last vote.
         voted: u64,
     },
     /// The state is gone, or is an older one than the raft log goes on from.
@@ -64,13 +64,13 @@ pub enum StartError {
         /// Log index of the state, 0 for none.
         applied: u64,
     },
-    /// It was a member once.
+    /// The node was removed from its cluster.
     #[error(
         "server {node_id:016x} was removed from its cluster: start with an empty folder and --join to come \
          back as a new one"
     )]
     Removed {
-        /// This node.
+        /// Id of this node.
         node_id: NodeId,
     },
     /// openraft did not start, or the task that started it was aborted.
@@ -116,7 +116,7 @@ pub enum NodeFailure {
          back as a new one"
     )]
     Removed {
-        /// This node.
+        /// Id of this node.
         node_id: NodeId,
     },
     /// The cluster has begun to write what this build does not know.

@@ -1,4 +1,4 @@
-//! Handing leadership over.
+//! Hands leadership to another voter.
 
 use std::sync::Arc;
 

@@ -11,7 +11,7 @@ use crate::network::heard::Heard;
 use crate::state_machine::Raft;
 use crate::types::{Member, NodeId, TypeConfig};
 
-/// Clones share it.
+/// This node's knowledge of its leader; clones share it.
 #[derive(Clone)]
 pub(super) struct Leadership {
     pub(super) node_id: NodeId,

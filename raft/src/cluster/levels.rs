@@ -36,7 +36,7 @@ pub const NO_WAY_BACK: &str = "going back to a version that does not know it is 
 /// What an operator should know of the level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LevelStatus {
-    /// What the cluster writes.
+    /// The level at which the cluster writes.
     pub active: Level,
     /// What this node's build can run at.
     pub reads: Range,

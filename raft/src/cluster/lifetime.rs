@@ -22,13 +22,13 @@ use super::stores::Stores;
 /// When a task may end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ends {
-    /// As soon as its work is done.
+    /// The task may end as soon as its work is done.
     WhenDone,
     /// Only when the node stops.
     WithNode,
 }
 
-/// Clones share it.
+/// The tasks of a node, and the signals that end them; clones share them.
 #[derive(Clone)]
 pub(super) struct Lifetime {
     /// Where connections that are kept for messages are made, whoever needs them first.
@@ -39,7 +39,7 @@ pub(super) struct Lifetime {
     pub(super) stop: CancellationToken,
     /// Calls that wait for a quorum end: openraft logs those that it has to break off as errors.
     pub(super) closing: CancellationToken,
-    /// Connections are cut.
+    /// Cancelled when the connections to other servers are cut.
     pub(super) ended: CancellationToken,
     pub(super) failure: Arc<watch::Sender<Option<NodeFailure>>>,
 }

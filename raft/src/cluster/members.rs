@@ -77,7 +77,7 @@ pub(super) struct Changes {
     pub(super) handover: Handover,
     pub(super) streams: Streams,
     pub(super) lifetime: Lifetime,
-    /// Of one permit: held by whoever changes the membership or the level.
+    /// One permit, held by the change of the membership or of the level that is under way.
     pub(super) changing: Semaphore,
     pub(super) seeding: Seeding,
     pub(super) recent: Recent,
@@ -239,7 +239,7 @@ impl Changes {
         Ok(Progress::of(phase, Some(to), message))
     }
 
-    /// Until it is committed, and seen in the metrics.
+    /// Proposes a change of the membership; returns when it is committed, and seen in the metrics.
     async fn change(&self, change: ChangeMembers<NodeId, Member>, retain: bool) -> Result<(), MembersError> {
         let raft = &self.leadership.raft;
         let changed = raft.change_membership(change, retain).await.map_err(refused)?;

@@ -41,18 +41,18 @@ pub use swap::settle;
 /// could not all be put in their places, and whoever comes next goes on with that.
 #[derive(Debug, thiserror::Error)]
 pub enum OfflineError {
-    /// The file system.
+    /// The file system refused a call.
     #[error("could not {action} {}", path.display())]
     Io {
-        /// What was tried.
+        /// The call, as a verb.
         action: &'static str,
-        /// With what.
+        /// The file or folder that the call was for.
         path: PathBuf,
-        /// Why not.
+        /// Error of the system.
         #[source]
         source: io::Error,
     },
-    /// Somebody works with it.
+    /// Another process has the data folder open.
     #[error("the data folder is in use{}: stop its server first", by(user.as_ref()))]
     InUse {
         /// The process that has it open, as far as this one can see.
@@ -73,13 +73,13 @@ pub enum OfflineError {
          another server to go on from"
     )]
     Missing {
-        /// The file.
+        /// Name of the file.
         name: &'static str,
     },
-    /// The snapshot.
+    /// The snapshot cannot be used.
     #[error("could not use the snapshot")]
     Snapshot(#[from] SnapshotError),
-    /// The old data.
+    /// The old data cannot be used.
     #[error("could not use the data folder")]
     Data(#[from] StartError),
     /// The membership does not know it.
@@ -124,15 +124,15 @@ pub struct Addresses {
 /// A new cluster of one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Founded {
-    /// Its id.
+    /// Id of the new cluster.
     pub cluster_id: ClusterId,
-    /// Its server.
+    /// Id of the server in the new cluster.
     pub node_id: NodeId,
-    /// Where that is.
+    /// Addresses of that server.
     pub member: Member,
-    /// Of its first state.
+    /// Log index of the first state.
     pub log_index: u64,
-    /// What it begins with.
+    /// What the first state holds.
     pub counts: Counts,
     /// Raft addresses of the old members, without this server's own.
     pub left_out: Vec<String>,

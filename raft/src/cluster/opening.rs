@@ -220,7 +220,7 @@ impl Node {
         Ok(Opened { env, stores, identity, membership, tasks, ended, names })
     }
 
-    /// [`Node::open`] and [`Opened::start`].
+    /// Starts a node: [`Node::open`], then [`Opened::start`].
     pub async fn start(config: NodeConfig, env: Env, stop: CancellationToken) -> Result<Node, StartError> {
         if config.members.is_empty() {
             return Err(StartError::NoMembers);

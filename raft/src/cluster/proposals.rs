@@ -40,9 +40,9 @@ type InFlight = JoinHandle<Result<Proposed, ProposeError>>;
 /// What became of a proposal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proposed {
-    /// Its log index.
+    /// Log index of the entry.
     pub index: u64,
-    /// What `apply` answered.
+    /// Answer of `apply`.
     pub reply: Reply,
 }
 
@@ -52,7 +52,7 @@ pub enum ProposeError {
     /// Not proposed: another node leads, or nobody with a quorum.
     #[error("this node does not lead")]
     NotLeader {
-        /// Who does, if that is known.
+        /// The member that leads, if it is known.
         leader: Option<Member>,
     },
     /// Not proposed: too much waits already.
@@ -78,13 +78,13 @@ pub enum ProposeError {
     BeyondLevel {
         /// The lowest level at which it may be written.
         needs: Level,
-        /// That of the cluster.
+        /// The level at which the cluster writes.
         active: Level,
     },
     /// Not proposed: the encoded command may be larger than an entry may be.
     #[error("the command has up to {bytes} bytes, the limit is {COMMAND_BYTES_MAX}")]
     TooLarge {
-        /// How large.
+        /// Largest size of the encoded command, bytes.
         bytes: usize,
     },
 }
@@ -254,7 +254,7 @@ impl Budget {
         Self { bytes: Arc::new(Semaphore::new(bytes)), count: Arc::new(Semaphore::new(count)) }
     }
 
-    /// `None`: overloaded.
+    /// A permit for a command of `bytes` bytes; `None` if too much waits already.
     fn take(&self, bytes: usize) -> Option<Permit> {
         let bytes = u32::try_from(bytes).ok()?;
         let _bytes = self.bytes.clone().try_acquire_many_owned(bytes).ok()?;

@@ -25,7 +25,7 @@ use super::contacts::Contacts;
 use super::members::Changes;
 use super::stores::Stores;
 
-/// What the rounds remember.
+/// What the task remembers from one round to the next.
 #[derive(Default)]
 struct Rounds {
     /// When members last answered.
@@ -45,7 +45,7 @@ pub(super) struct Reach {
 }
 
 impl Reach {
-    /// Until the node stops.
+    /// Keeps the other members in reach until the node stops.
     pub(super) async fn run(&self) {
         let mut rounds = Rounds::default();
         let mut ticks = interval(REACH_ROUND_INTERVAL);

@@ -30,7 +30,7 @@ pub(super) struct StandingWatch {
 }
 
 impl StandingWatch {
-    /// Until this node learns that it was removed, or stops.
+    /// Watches this node's standing until the node stops, or learns that it was removed.
     pub(super) async fn run(&self) -> Result<(), NodeFailure> {
         let identity = &self.contacts.identity;
         let mut removed = identity.removed();

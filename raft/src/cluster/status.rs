@@ -14,12 +14,12 @@ use crate::types::{ClusterId, Member, NodeId, TypeConfig};
 use super::currency::{Behind, behind};
 use super::{Inner, LevelStatus, Node};
 
-/// What a member does.
+/// The part that a member has in its cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Takes the writes.
+    /// The member takes the writes.
     Leader,
-    /// Votes.
+    /// The member votes.
     Follower,
     /// Gets the log, does not vote.
     Learner,
@@ -41,12 +41,12 @@ impl Contact {
     }
 }
 
-/// One member.
+/// A member, as a node sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemberInfo {
-    /// Its id.
+    /// Id of the member.
     pub node_id: NodeId,
-    /// Its addresses.
+    /// Addresses of the member.
     pub member: Member,
     /// What it does, as far as the answering node knows.
     pub role: Role,
@@ -63,7 +63,7 @@ pub struct MemberInfo {
 /// The cluster as one node sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClusterStatus {
-    /// The answering node.
+    /// Id of the node that answers.
     pub node_id: NodeId,
     /// `None` while the node is pristine.
     pub cluster_id: Option<ClusterId>,
@@ -73,7 +73,7 @@ pub struct ClusterStatus {
     pub term: u64,
     /// Whether a majority was heard of lately.
     pub quorum: bool,
-    /// What the cluster writes.
+    /// The level at which the cluster writes.
     pub level: LevelStatus,
     /// Members by node id.
     pub members: Vec<MemberInfo>,

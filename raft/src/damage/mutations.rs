@@ -107,7 +107,7 @@ struct StateSays {
     inventories: Vec<Option<std::collections::BTreeSet<crate::model::Key>>>,
 }
 
-/// In words.
+/// A refusal, in the words of the error.
 #[derive(Debug)]
 struct Refused;
 

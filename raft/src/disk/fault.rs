@@ -7,19 +7,19 @@ use std::sync::{Arc, OnceLock};
 
 use rustix::io::Errno;
 
-/// Full.
+/// Errors of a full disk.
 const NO_ROOM: [Errno; 2] = [Errno::NOSPC, Errno::DQUOT];
 /// Broken, gone, or remounted read-only by a kernel that found it broken.
 const BROKEN: [Errno; 6] = [Errno::IO, Errno::ROFS, Errno::NXIO, Errno::NODEV, Errno::STALE, Errno::FBIG];
 
-/// What the disk refused.
+/// A call that the disk refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
     /// What was tried: `write`, `sync`, …
     pub action: &'static str,
-    /// With which file.
+    /// The file that the call was for.
     pub file: PathBuf,
-    /// The system's words.
+    /// Error of the system.
     pub reason: String,
     /// True: there is no room. False: the disk is broken.
     pub full: bool,
@@ -69,7 +69,7 @@ impl Faults {
         }
     }
 
-    /// For `map_err`.
+    /// Like [`Faults::note`], as an argument of `map_err`.
     pub(super) fn noted(&self, action: &'static str, file: &Path, error: io::Error) -> io::Error {
         self.note(action, file, &error);
         error

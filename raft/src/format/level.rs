@@ -16,13 +16,13 @@ pub struct Level(pub u16);
 /// The versions that are written at one level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Versions {
-    /// Of frames between servers.
+    /// Version of frames between servers.
     pub wire: u16,
-    /// Of log entries.
+    /// Version of log entries.
     pub entry: u16,
-    /// Of everything else on the disk, and of snapshots.
+    /// Version of everything else on the disk, and of snapshots.
     pub storage: u16,
-    /// Of the state checksum.
+    /// Version of the state checksum.
     pub hash: u16,
 }
 
@@ -63,7 +63,7 @@ impl fmt::Display for Level {
 /// What the servers of a cluster have agreed on: a part of the replicated state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Levels {
-    /// What they write.
+    /// The level at which the servers write.
     pub active: Level,
     /// What they are to write next.
     pub next: Option<Next>,
@@ -74,16 +74,16 @@ pub struct Levels {
 pub struct Next {
     /// All members can run at it.
     pub level: Level,
-    /// For so long, as far as it is replicated.
+    /// Time for which it has been counted, as far as that is replicated, seconds.
     pub seconds: u64,
 }
 
 /// From a lowest to a highest number, both included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Range {
-    /// Both included.
+    /// Lowest version, which is included.
     pub lowest: u16,
-    /// Both included.
+    /// Highest version, which is included.
     pub highest: u16,
 }
 
@@ -105,9 +105,9 @@ impl fmt::Display for Range {
 pub struct Reads {
     /// Levels that it can run at.
     pub level: Range,
-    /// Versions of frames.
+    /// Versions of frames that can be read.
     pub wire: Range,
-    /// Versions of log entries.
+    /// Versions of log entries that can be read.
     pub entry: Range,
     /// Versions of what else is on the disk.
     pub storage: Range,
@@ -116,7 +116,7 @@ pub struct Reads {
 }
 
 impl Reads {
-    /// Of this build.
+    /// What this build reads.
     pub fn of_this_build() -> Self {
         let highest = LEVELS.len() as u16;
         #[cfg(any(test, feature = "next-format"))]
@@ -124,7 +124,7 @@ impl Reads {
         Self::levels(Level::FIRST, Level(highest))
     }
 
-    /// Of a build that knows these levels.
+    /// What a build reads that knows these levels.
     pub fn levels(lowest: Level, highest: Level) -> Self {
         let (from, to) = (lowest.versions(), highest.versions());
         let range = |of: fn(Versions) -> u16| Range { lowest: of(from), highest: of(to) };

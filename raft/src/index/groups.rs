@@ -8,7 +8,7 @@ use super::host::{HostSlot, address_key};
 use super::order::{Labels, Order, Place};
 use super::slots::Slots;
 
-/// One group.
+/// The hosts of one group.
 #[derive(Debug, Default)]
 pub(super) struct Group {
     /// By address, whatever their zones.
@@ -34,7 +34,7 @@ impl Group {
         self.hosts.range((first, Bound::Unbounded)).map(|(_, &id)| id)
     }
 
-    /// As postings are sorted.
+    /// The order in which postings are sorted.
     pub(super) fn order(&self) -> &Order {
         &self.order
     }
@@ -49,7 +49,7 @@ impl Group {
         true
     }
 
-    /// The same for a host that comes back from disk; its label comes with [`Group::number`].
+    /// Adds a host that comes back from disk; its label comes with [`Group::number`].
     pub(super) fn restore(&mut self, labels: &mut Labels, id: u32, host: &HostSlot) -> bool {
         labels.settle(id, host.address());
         self.hosts.insert(host.place(), id).is_none()
@@ -92,7 +92,7 @@ impl Groups {
         self.slots.get(id).expect("a host is in its group")
     }
 
-    /// The same, to change it.
+    /// The group of an id, to change it.
     pub(super) fn get_mut(&mut self, id: u32) -> &mut Group {
         self.slots.get_mut(id).expect("a host is in its group")
     }
@@ -122,13 +122,13 @@ impl Groups {
         self.ids.iter().map(|(name, &id)| (name.as_str(), self.get(id)))
     }
 
-    /// The same from a name on, whether or not it is one.
+    /// The groups from a name on, whether or not a group has it.
     pub(super) fn from(&self, name: &str) -> impl Iterator<Item = (&str, &Group)> {
         let names = self.ids.range::<str, _>((Bound::Included(name), Bound::Unbounded));
         names.map(|(name, &id)| (name.as_str(), self.get(id)))
     }
 
-    /// How many there are.
+    /// Number of groups.
     pub(super) fn len(&self) -> usize {
         self.ids.len()
     }

@@ -61,8 +61,8 @@ impl Parts {
     }
 }
 
-/// Of a host: all its fields. The fingerprint stands for its keys, so no pair needs a hash of its own: a
-/// restart at 20 million pairs stays quick.
+/// Hash of a host: all its fields. The fingerprint stands for its keys, so no pair needs a hash of its own: a restart
+/// at 20 million pairs stays quick.
 pub(super) fn host(level: Level, record: &HostRecord) -> u128 {
     let HostRecord { holder, zone, ttl_seconds, pair, fingerprint, count, last_write_index, hidden_unix_ms } =
         record;
@@ -82,14 +82,14 @@ pub(super) fn host(level: Level, record: &HostRecord) -> u128 {
     parts.hash()
 }
 
-/// Of a removed server.
+/// Hash of a removed server.
 pub(super) fn tombstone(level: Level, node_id: u64) -> u128 {
     let mut parts = Parts::new(level, "tombstone");
     parts.number(node_id);
     parts.hash()
 }
 
-/// Of what the servers have agreed to write.
+/// Hash of what the servers have agreed to write.
 pub(super) fn levels(levels: Levels) -> u128 {
     let mut parts = Parts::new(levels.active, "levels");
     parts.number(u64::from(levels.active.0));
@@ -100,7 +100,7 @@ pub(super) fn levels(levels: Levels) -> u128 {
     parts.hash()
 }
 
-/// Of the counted advertises of the next build of tests.
+/// Hash of the counted advertises of the next build of tests.
 #[cfg(any(test, feature = "next-format"))]
 pub(super) fn noted(level: Level, count: u64) -> u128 {
     let mut parts = Parts::new(level, "noted");

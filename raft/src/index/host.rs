@@ -10,7 +10,7 @@ use crate::model::{Fingerprint, Holder, Pair};
 /// One holder, as it is stored and shown.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostRecord {
-    /// Group and address.
+    /// Group and address of the host.
     pub holder: Holder,
     /// Zone label, empty if none.
     pub zone: String,
@@ -18,9 +18,9 @@ pub struct HostRecord {
     pub ttl_seconds: u32,
     /// Pair of its last complete write; `None` while only clients without pairs wrote.
     pub pair: Option<Pair>,
-    /// Sum over its inventory.
+    /// Fingerprint of the keys in its inventory.
     pub fingerprint: Fingerprint,
-    /// Keys in its inventory.
+    /// Number of keys in its inventory.
     pub count: u64,
     /// Log index of the last command that showed it alive: a write, `SetHost` or `Unhide`.
     pub last_write_index: u64,

@@ -63,7 +63,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Vec<u32>, FormatError> {
     Ok(ids)
 }
 
-/// The same, behind what `ids` has already.
+/// Reads what [`encode`] wrote, and appends it to `ids`.
 pub(crate) fn decode_into(bytes: &[u8], ids: &mut Vec<u32>) -> Result<(), FormatError> {
     let (_, body) = STORAGE.open(WHAT, bytes)?;
     decode_ids(body, ids)

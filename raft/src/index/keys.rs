@@ -84,7 +84,7 @@ impl KeyTable {
         &self.slots.get(id).expect("the caller looked the id up").lists
     }
 
-    /// The same, to change it.
+    /// The holders of the key of `id`, which is in the table, to change them.
     pub(super) fn lists_mut(&mut self, id: u32) -> &mut Lists {
         &mut self.slots.get_mut(id).expect("the caller looked the id up").lists
     }

@@ -9,9 +9,9 @@ use super::postings::PostingList;
 /// By group id; visible hosts only, no empty lists.
 #[derive(Debug)]
 pub(super) enum Lists {
-    /// Of one group; an empty list: of none.
+    /// The holders of one group; an empty list stands for no holder at all.
     One { group: u32, list: PostingList },
-    /// Of several.
+    /// The holders of several groups.
     #[expect(clippy::box_collection, reason = "it is rare, and unboxed it would widen every key's slot")]
     Many(Box<BTreeMap<u32, PostingList>>),
 }

@@ -13,7 +13,7 @@ use std::ops::{Bound, Range};
 
 /// Between a new label at either end and the one beside it.
 const STEP: u64 = 1 << 32;
-/// Of the first host.
+/// Label of the first host.
 const MIDDLE: u64 = 1 << 63;
 
 /// Labels by host id, and the addresses of the same hosts: what a lookup reads of the holders that it
@@ -24,7 +24,7 @@ pub(super) struct Labels {
     addresses: Vec<SocketAddr>,
 }
 
-/// Where no host is.
+/// An address at which no host is.
 const NOWHERE: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0));
 
 impl Labels {
@@ -74,7 +74,7 @@ impl Order {
         }
     }
 
-    /// The same without a label; false if the place is taken. [`Order::number_anew`] must follow.
+    /// Puts a host into the order without a label; false if the place is taken. [`Order::number_anew`] must follow.
     pub(super) fn restore(&mut self, zone: &str, place: Place, id: u32) -> bool {
         let taken = match self.zones.get_mut(zone) {
             Some(hosts) => hosts.insert(place, id),

@@ -22,18 +22,18 @@ use crate::limits::CHUNK_HOSTS_MAX;
 /// Host ids, distinct, by ascending label.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum PostingList {
-    /// At most [`CHUNK_HOSTS_MAX`].
+    /// One short slice of at most [`CHUNK_HOSTS_MAX`] ids.
     Small(Small),
-    /// More, or lately more.
+    /// Chunks, for more ids than fit into a slice, now or a short while ago.
     Large(Box<Large>),
 }
 
 /// Chunks of the narrowest ids that do; at least two.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Large {
-    /// Of two bytes.
+    /// Ids of two bytes.
     Narrow(Chunks<u16>),
-    /// Of four.
+    /// Ids of four bytes.
     Wide(Chunks<u32>),
 }
 
@@ -77,7 +77,7 @@ impl PostingList {
         }
     }
 
-    /// All ids.
+    /// All ids in order.
     fn ids(&self) -> Box<dyn Iterator<Item = u32> + '_> {
         match self {
             Self::Small(ids) => Box::new(ids.ids()),

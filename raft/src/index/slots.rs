@@ -49,7 +49,7 @@ impl<T> Slots<T> {
         value
     }
 
-    /// What is under `id`.
+    /// The value under `id`.
     pub(super) fn get(&self, id: u32) -> Option<&T> {
         self.slots.get(id as usize)?.as_ref()
     }

@@ -33,7 +33,7 @@ pub struct Counts {
     pub pairs: u64,
 }
 
-/// What `apply` works on.
+/// The state that `apply` changes.
 #[derive(Debug, Default)]
 pub(crate) struct IndexState {
     pub(super) keys: KeyTable,

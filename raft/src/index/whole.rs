@@ -20,13 +20,13 @@ impl WholeState {
     }
 }
 
-/// What a state holds.
+/// Summary of a state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Summary {
     /// Log index of the last entry in it.
     pub log_index: u64,
     /// Checksum of the state: servers that have applied the same entries have the same one.
     pub checksum: u128,
-    /// Hosts, keys, pairs.
+    /// Numbers of hosts, keys and pairs.
     pub counts: Counts,
 }

@@ -156,7 +156,7 @@ impl Index {
         self.flush_durable().await
     }
 
-    /// Until a flush is due. One for another reason (a snapshot, a purge) begins the time anew.
+    /// Waits until a flush is due. A flush for another reason (a snapshot, a purge) begins the time anew.
     async fn wait_for_much(&self, interval: Duration, room: &impl Fn() -> Room) {
         let (mut since, mut durable) = (Instant::now(), self.durable_applied());
         loop {

@@ -44,7 +44,7 @@ impl Segment {
         (self.first, self.first + self.count)
     }
 
-    /// As it is stored.
+    /// The bytes of the segment, as they are stored.
     pub(super) fn bytes(&self) -> Cow<'_, [u8]> {
         STORAGE.sealed(&self.bytes)
     }
@@ -53,7 +53,7 @@ impl Segment {
         self.bytes.len() > SEGMENT_BYTES_MAX
     }
 
-    /// Whether an entry of so many bytes can be put behind those that are here.
+    /// Whether an entry of `bytes` bytes can be put behind those that are here.
     pub(super) fn takes(&self, index: u64, bytes: usize) -> bool {
         let size = self.bytes.len() + LENGTH_BYTES + bytes;
         self.is_empty() || (index == self.range().1 && size <= SEGMENT_BYTES_MAX)
@@ -99,7 +99,7 @@ fn entries_of(body: &[u8]) -> Result<Entries<'_>, FormatError> {
     Ok(Entries { next: u64::from_le_bytes(*first), rest })
 }
 
-/// See [`entries`].
+/// The entries of a segment: see [`entries`].
 pub(super) struct Entries<'a> {
     next: u64,
     rest: &'a [u8],

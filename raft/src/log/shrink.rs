@@ -12,7 +12,7 @@ use super::stored::StoredEntries;
 use super::view::SharedLog;
 
 impl SharedLog {
-    /// On the writer's thread.
+    /// Deletes all purged entries and compacts the file; called on the writer's thread.
     pub(super) fn shrink(&self) -> io::Result<()> {
         if let (Some(purged), _) = self.state() {
             self.with_database(|database| {

@@ -25,18 +25,18 @@ pub(super) const TAIL_COMMITTED: &str = "committed";
 pub(super) const META_FORMAT: &str = "format";
 /// Random, made with the file: which log it is.
 const META_ID: &str = "id";
-/// The last vote.
+/// Key of the last vote.
 pub(super) const META_VOTE: &str = "vote";
 /// Entries up to here do not exist, even where some are still to be deleted.
 pub(super) const META_PURGED: &str = "purged";
 
-/// What a file says.
+/// What the file of a log holds.
 pub(super) struct Loaded {
     pub(super) id: u128,
     pub(super) vote: Option<Vote>,
     pub(super) committed: Option<LogId>,
     pub(super) purged: Option<LogId>,
-    /// Of the last entry, or `purged` if there is none.
+    /// Id of the last entry; `purged` if there is none.
     pub(super) last: Option<LogId>,
 }
 

@@ -39,19 +39,19 @@ struct View {
     vote: Option<Vote>,
     committed: Option<LogId>,
     purged: Option<LogId>,
-    /// Of the last entry, or `purged` if there is none.
+    /// Id of the last entry; `purged` if there is none.
     last: Option<LogId>,
     /// Appended, not yet durable: a suffix of the log.
     tail: BTreeMap<u64, Arc<Entry>>,
 }
 
-/// SharedLog by the handles, the readers and the writer.
+/// The log that its handles, its readers and its writer share.
 pub(super) struct SharedLog {
-    /// `None` once closed.
+    /// The open file; `None` once it is closed.
     database: RwLock<Option<Database>>,
     view: Mutex<View>,
     durable_applied: OnceLock<DurableApplied>,
-    /// Of what is written.
+    /// The level at which entries are written.
     level: OnceLock<Active>,
     appended_bytes: AtomicU64,
     commits: AtomicU64,
@@ -256,7 +256,7 @@ fn told<T>(done: Result<io::Result<T>, String>) -> io::Result<T> {
     }
 }
 
-/// Entries read so far.
+/// The entries that one read has gathered so far.
 struct Piece {
     entries: Vec<Entry>,
     bytes_left: usize,

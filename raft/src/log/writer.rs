@@ -171,7 +171,7 @@ impl Writer {
         entries.finish(self.shared.committed().filter(|id| Some(id.index) <= last))
     }
 
-    /// True after a close.
+    /// Answers all jobs of a batch; true if one of them was the close.
     fn answer(&self, batch: Vec<Job>, result: io::Result<()>) -> bool {
         let result = || match &result {
             Ok(()) => Ok(()),

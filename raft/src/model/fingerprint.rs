@@ -15,7 +15,7 @@ use super::Key;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fingerprint(pub u128);
 
-/// What one key adds.
+/// The part of a fingerprint that one key contributes.
 pub fn key_fingerprint(key: &Key) -> u128 {
     let digest = Sha256::digest(key.to_string().as_bytes());
     let (first, _) = digest.split_first_chunk::<16>().expect("SHA-256 has 32 bytes");
@@ -23,19 +23,19 @@ pub fn key_fingerprint(key: &Key) -> u128 {
 }
 
 impl Fingerprint {
-    /// A key joins.
+    /// Adds a key to the set.
     pub fn add(&mut self, key: &Key) {
         self.0 = self.0.wrapping_add(key_fingerprint(key));
     }
 
-    /// A key leaves.
+    /// Takes a key out of the set.
     pub fn remove(&mut self, key: &Key) {
         self.0 = self.0.wrapping_sub(key_fingerprint(key));
     }
 }
 
 impl<'a> FromIterator<&'a Key> for Fingerprint {
-    /// Of deduplicated keys.
+    /// The fingerprint of keys, each of which comes once.
     fn from_iter<I: IntoIterator<Item = &'a Key>>(keys: I) -> Self {
         let mut sum = Self::default();
         keys.into_iter().for_each(|key| sum.add(key));

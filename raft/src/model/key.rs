@@ -19,10 +19,10 @@ pub enum Key {
 /// Why a string is not a key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
-    /// Nothing there.
+    /// The key is empty.
     #[error("is empty")]
     Empty,
-    /// Over [`KEY_BYTES_MAX`].
+    /// The key is longer than [`KEY_BYTES_MAX`].
     #[error("has {0} bytes, the limit is {KEY_BYTES_MAX}")]
     TooLong(usize),
     /// Starts like a digest, but is none.

@@ -30,7 +30,7 @@ impl Progress {
         Self { start: Instant::now(), moved_ms: Arc::default() }
     }
 
-    /// The request moves.
+    /// Notes that the request makes progress.
     pub fn touch(&self) {
         self.moved_ms.store(self.start.elapsed().as_millis() as u64, Ordering::Relaxed);
     }

@@ -48,7 +48,7 @@ impl RpcClient {
         Self { wire: network.wire(names.clone(), tasks, stop), names }
     }
 
-    /// Where names lead to.
+    /// The addresses that names lead to.
     pub(crate) fn names(&self) -> &Names {
         &self.names
     }

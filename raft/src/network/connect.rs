@@ -22,7 +22,7 @@ pub trait Connect: Debug + Send + Sync + 'static {
     fn connect(&self, to: SocketAddr) -> BoxFuture<'static, io::Result<TcpStream>>;
 }
 
-/// The system's.
+/// Connects through the system.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemConnect;
 

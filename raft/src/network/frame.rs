@@ -22,13 +22,13 @@ pub(crate) trait Message: Sized {
     /// The frame of it at `level`.
     fn frame(&self, header: &Header, level: Level) -> Vec<u8>;
 
-    /// From what was sent.
+    /// Makes the message of what was sent.
     fn from_sent(sent: Self::Sent) -> Result<Self, FormatError>;
 }
 
 /// A frame that was received.
 pub(crate) struct Received<M> {
-    /// The answer's too.
+    /// Version of the message; the answer is written in it, too.
     pub(crate) version: u16,
     pub(crate) header: Header,
     pub(crate) message: M,
@@ -69,7 +69,7 @@ pub struct SentAppend {
 }
 
 impl SentAppend {
-    /// Of `request`, with its entries as they are at `level`.
+    /// The wire form of `request`, with its entries as they are at `level`.
     pub fn of(request: &AppendEntriesRequest<TypeConfig>, level: Level) -> Self {
         let AppendEntriesRequest { vote, prev_log_id, leader_commit, entries } = request;
         let entries = entries.iter().map(|entry| EntryBytes(encode_entry(level, entry))).collect();

@@ -25,7 +25,7 @@ pub struct Http {
 }
 
 impl Http {
-    /// The same over connections that are made otherwise.
+    /// The network of the system, over connections that `connect` makes.
     pub fn over(connect: Arc<dyn Connect>) -> Self {
         Self { connect }
     }

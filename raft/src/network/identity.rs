@@ -31,7 +31,7 @@ pub(crate) const REMOVED_FILE: &str = "removed";
 pub struct ListHash(pub u128);
 
 impl ListHash {
-    /// Of a sorted list.
+    /// The hash of a sorted list.
     pub fn of(list: &[String]) -> Self {
         let digest = Sha256::digest(list.join("\n").as_bytes());
         let (first, _) = digest.split_first_chunk::<16>().expect("SHA-256 has 32 bytes");
@@ -53,18 +53,18 @@ pub(crate) fn removed_text(node_id: NodeId, cluster_id: ClusterId) -> String {
 /// Why the node does not know who it is.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
-    /// The file.
+    /// A file cannot be read or written.
     #[error("could not {verb} the file {name} in the data folder")]
     File {
-        /// Which.
+        /// Name of the file.
         name: &'static str,
-        /// Read or write.
+        /// What was tried: `read` or `write`.
         verb: &'static str,
-        /// The disk's reason.
+        /// Error of the disk.
         #[source]
         source: io::Error,
     },
-    /// What is in it.
+    /// The content of a file cannot be read.
     #[error(transparent)]
     Format(#[from] FormatError),
     /// The file is gone, but the raft log is there.
@@ -96,7 +96,7 @@ pub struct NodeNames {
     pub api_host_follows: bool,
 }
 
-/// Format of the file.
+/// What the file holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct NodeFile {
     pub node_id: NodeId,
@@ -108,11 +108,11 @@ pub(crate) struct NodeFile {
 pub(crate) struct Identity {
     pub node_id: NodeId,
     pub boot_nonce: u64,
-    /// Sorted.
+    /// Raft addresses of the servers that the node was started with, sorted.
     pub list: Vec<String>,
     pub list_hash: ListHash,
     disk: Arc<dyn Disk>,
-    /// Of what is written.
+    /// The level at which the node writes.
     level: Active,
     known: Mutex<Known>,
     /// Another member has said that this node was removed.
@@ -123,13 +123,13 @@ pub(crate) struct Identity {
 #[derive(Debug)]
 struct Known {
     cluster_id: Option<ClusterId>,
-    /// Joined by somebody's message.
+    /// True if the node joined its cluster by a message of another server.
     adopted: bool,
     raft_address: Option<String>,
     api_address: String,
     /// The host of `api_address` is a guess until this node finds its own entry in the list.
     api_host_follows: bool,
-    /// Of the member that a joining node was told; it joins no other.
+    /// Id of the cluster of the member that a joining node was given; it joins no other.
     joins: Option<ClusterId>,
     missed: Option<Missed>,
 }
@@ -268,7 +268,7 @@ impl Identity {
         self.disk.write(REMOVED_FILE, &bytes).map_err(failed)
     }
 
-    /// Whether it was noted.
+    /// Whether the removal of this node is noted on its disk.
     pub(crate) fn was_removed(&self) -> Result<bool, IdentityError> {
         let failed = |source| IdentityError::File { name: REMOVED_FILE, verb: "read", source };
         match self.disk.read(REMOVED_FILE).map_err(failed)? {

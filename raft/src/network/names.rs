@@ -70,7 +70,7 @@ struct Inner {
     ended: watch::Sender<()>,
 }
 
-/// One name.
+/// What is known of one name.
 #[derive(Debug, Default)]
 struct Known {
     /// Where the server of that name last answered to its id.
@@ -117,7 +117,7 @@ impl Names {
         Self::with(resolver, stored(disk).into_iter().map(known).collect(), tasks, stop)
     }
 
-    /// Of nobody yet, and kept by no disk.
+    /// Knows no name yet, and keeps none on disk.
     pub fn new(resolver: Arc<dyn Resolve>) -> Self {
         Self::with(resolver, BTreeMap::new(), TaskTracker::new(), CancellationToken::new())
     }

@@ -109,7 +109,7 @@ impl Refusing {
         self.nodes().insert(node_id, Instant::now());
     }
 
-    /// It has room again; true if it was noted.
+    /// Notes that a member has room again; true if it was noted as low.
     pub(crate) fn forget(&self, node_id: NodeId) -> bool {
         self.nodes().remove(&node_id).is_some()
     }
@@ -159,11 +159,11 @@ impl RaftNetworkFactory<TypeConfig> for Peers {
     }
 }
 
-/// One other node.
+/// Sends openraft's messages to one other node.
 pub(crate) struct Peer {
     peers: Peers,
     target: NodeId,
-    /// As it was when this was made.
+    /// Raft address of the node when this was made.
     address: String,
 }
 

@@ -19,7 +19,7 @@ use crate::limits::{CONNECT_TIMEOUT, IDLE_CONNECTION_TIMEOUT, IDLE_CONNECTIONS_M
 /// A connection to one server, in nobody else's hands.
 pub(super) struct Connection {
     pub(super) sender: SendRequest<RpcBody>,
-    /// Where it leads to.
+    /// Address that the connection leads to.
     pub(super) at: SocketAddr,
 }
 

@@ -37,9 +37,9 @@ pub(crate) struct Claimed {
 pub(crate) struct Unreached {
     pub(crate) node_id: NodeId,
     pub(crate) port: Port,
-    /// Asked.
+    /// Address that was asked.
     pub(crate) address: String,
-    /// What happened.
+    /// Error of the attempt.
     pub(crate) reason: String,
 }
 

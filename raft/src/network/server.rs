@@ -39,7 +39,7 @@ use super::{Header, RAFT_PREFIX, Whoami};
 
 pub(crate) use permits::Permits;
 
-/// What the routes need.
+/// The parts of a node that the routes need.
 #[derive(Clone)]
 pub(crate) struct RpcState {
     pub(crate) identity: Arc<Identity>,

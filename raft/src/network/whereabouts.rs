@@ -16,10 +16,10 @@ use crate::types::{Member, NodeId};
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Whereabouts(Arc<Mutex<BTreeMap<NodeId, Known>>>);
 
-/// One of them.
+/// What is known of one member.
 #[derive(Debug, Default)]
 struct Known {
-    /// As the membership said when it was last looked at.
+    /// Raft address of the member in the membership, when that was last looked at.
     listed: String,
     /// Where it has answered since, if that is elsewhere.
     found: Option<String>,
@@ -27,7 +27,7 @@ struct Known {
     claimed: Option<String>,
     /// Since when it does not answer.
     silent_since: Option<Instant>,
-    /// As its last whoami said.
+    /// Address of the member's discovery API, as its last whoami said.
     api_address: Option<String>,
 }
 
@@ -41,7 +41,7 @@ impl Whereabouts {
         self.found(node_id, member).unwrap_or_else(|| member.raft_address.clone())
     }
 
-    /// The same, if it is not what the membership says.
+    /// The raft address at which a member was found, if it is not the one of the membership.
     pub(crate) fn found(&self, node_id: NodeId, member: &Member) -> Option<String> {
         let all = self.all();
         // A membership that has changed since knows better.
@@ -49,12 +49,12 @@ impl Whereabouts {
         known.found.clone()
     }
 
-    /// It has answered, by its id, where it was asked.
+    /// Notes that a member has answered, by its id, where it was asked.
     pub(crate) fn answers(&self, node_id: NodeId) {
         self.all().entry(node_id).or_default().silent_since = None;
     }
 
-    /// It has not answered; true if that has gone on for [`WHEREABOUTS_SILENT_AFTER`].
+    /// Notes that a member has not answered; true if that has gone on for [`WHEREABOUTS_SILENT_AFTER`].
     pub(crate) fn is_silent(&self, node_id: NodeId) -> bool {
         let mut all = self.all();
         let since = *all.entry(node_id).or_default().silent_since.get_or_insert_with(Instant::now);
@@ -90,7 +90,7 @@ impl Whereabouts {
         self.all().get(&node_id)?.api_address.clone()
     }
 
-    /// Forgets everybody else.
+    /// Forgets all servers that are no members.
     pub(crate) fn retain(&self, is_member: impl Fn(NodeId) -> bool) {
         self.all().retain(|node_id, _| is_member(*node_id));
     }

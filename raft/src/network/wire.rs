@@ -38,7 +38,7 @@ pub trait Wire: Send + Sync + 'static {
 /// What has answered a request.
 #[derive(Debug)]
 pub struct Answered {
-    /// Of several addresses of a name, the one that has answered.
+    /// The address that has answered, of the several that a name may have.
     pub ip: IpAddr,
     /// Status of the answer.
     pub status: StatusCode,

@@ -20,13 +20,13 @@ const SHA256_BYTES: usize = 32;
 /// Where and when a snapshot was taken.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Saved {
-    /// Of the server.
+    /// Id of the cluster of the server that wrote the snapshot.
     pub cluster_id: ClusterId,
-    /// The server.
+    /// Id of the server that wrote the snapshot.
     pub node_id: NodeId,
-    /// By its clock.
+    /// Time of the snapshot by that server's clock, milliseconds since 1970.
     pub unix_ms: u64,
-    /// Of its build.
+    /// Version of that server's build.
     pub version: String,
 }
 
@@ -45,7 +45,7 @@ impl Saved {
 /// Verifies a file while it is read or written, in pieces of any size.
 #[derive(Default)]
 pub struct FileReceiver {
-    /// Of the beginning, until it is whole.
+    /// Bytes of the beginning, until it is whole.
     buffer: Vec<u8>,
     saved: Option<Saved>,
     stream: Receiver,

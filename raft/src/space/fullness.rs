@@ -9,11 +9,11 @@ use crate::limits::{
 /// What free bytes are compared with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Marks {
-    /// Less is low.
+    /// Free bytes below which the disk is low.
     pub(crate) minimum: u64,
     /// From here on it has room again.
     pub(crate) resume: u64,
-    /// Less is critical.
+    /// Free bytes below which the disk is critical.
     pub(crate) critical: u64,
     /// How large the ballast is.
     pub(crate) ballast: u64,
@@ -22,7 +22,7 @@ pub(crate) struct Marks {
 }
 
 impl Marks {
-    /// Of a disk of `total` bytes. `setting` is what the operator wants: the minimum, 0 to watch nothing,
+    /// The marks of a disk of `total` bytes. `setting` is what the operator wants: the minimum, 0 to watch nothing,
     /// or `None` for what fits the disk.
     pub(crate) fn of(setting: Option<u64>, total: u64) -> Self {
         let fitting = (total / MINIMUM_SHARE)
@@ -41,7 +41,7 @@ impl Marks {
         }
     }
 
-    /// The same, but nothing less than `wanted` is room.
+    /// These marks with a minimum of at least `wanted` bytes.
     pub(crate) fn at_least(self, wanted: u64) -> Self {
         if wanted <= self.minimum {
             return self;
@@ -58,10 +58,10 @@ impl Marks {
 /// Where the free bytes are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Fullness {
-    /// There is room.
+    /// The disk has room.
     #[default]
     Fine,
-    /// No more entries.
+    /// The node stores no more entries.
     Low,
     /// The next write may fail.
     Critical,

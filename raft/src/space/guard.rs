@@ -20,7 +20,7 @@ use super::fullness::{Fullness, Marks};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the disk is low: {disk}")]
 pub(crate) struct DiskLow {
-    /// It.
+    /// The disk that is low.
     pub(crate) disk: DiskSpace,
 }
 
@@ -56,7 +56,7 @@ impl Guard {
         self.state.lock().expect("nothing panics while it holds the state of the disk")
     }
 
-    /// Of a disk of that size, without what a snapshot wants.
+    /// The marks of a disk of `total_bytes`, without what a snapshot wants.
     pub(crate) fn marks_of(&self, total_bytes: u64) -> Marks {
         Marks::of(self.setting, total_bytes)
     }
@@ -80,12 +80,12 @@ impl Guard {
         (before, state.fullness)
     }
 
-    /// As it was last seen.
+    /// How full the disk was at the last look.
     pub(crate) fn fullness(&self) -> Fullness {
         self.state().fullness
     }
 
-    /// As it was last seen; `None` for a disk without bounds.
+    /// The disk as it was at the last look; `None` for a disk without bounds.
     pub(crate) fn disk(&self) -> Option<DiskSpace> {
         self.disk_in(&self.state())
     }
@@ -178,7 +178,7 @@ impl Guard {
         self.state().no_room = no_room;
     }
 
-    /// The same as it was set.
+    /// Why this leader takes no writes, as it was last set.
     pub(crate) fn no_room(&self) -> Option<NoRoom> {
         self.state().no_room.clone()
     }

@@ -14,9 +14,9 @@ use crate::limits::{ACTIVATE_AFTER, LEVEL_NOTE_INTERVAL, LEVELS_LOOK_INTERVAL};
 /// When the next level begins, and how that is counted.
 #[derive(Clone, Copy, Debug)]
 pub struct LevelTimes {
-    /// All members must have been able to run at a level for so long before it is activated.
+    /// Time for which all members must have been able to run at a level before it is activated.
     pub activate_after: Duration,
-    /// Counted time is replicated in pieces of so much.
+    /// Counted time that one replicated note carries.
     pub note_interval: Duration,
     /// Between two looks of a leader.
     pub look_interval: Duration,

@@ -20,7 +20,7 @@ use crate::network::Whoami;
 use crate::network::reach::{Claimed, Port};
 use crate::types::{Member, NodeId};
 
-/// Where a member is.
+/// The addresses at which a member is found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct At {
     raft: String,

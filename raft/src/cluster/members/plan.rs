@@ -16,34 +16,34 @@ use crate::types::{ClusterId, Member, NodeId};
 
 use replace::replace;
 
-/// What the leader sees.
+/// The leader's view of the cluster, by which the next step of a change is decided.
 #[derive(Clone, Debug, Default)]
 pub(super) struct View {
     pub(super) me: NodeId,
     pub(super) cluster: ClusterId,
-    /// Of this node's own list, as `whoami` shows it.
+    /// Hash of this node's own list, as `whoami` shows it.
     pub(super) list_hash: String,
-    /// Of the membership that the cluster goes to, if it is on its way between two.
+    /// Voters of the membership; of the later one, if the cluster is on its way between two.
     pub(super) voters: BTreeSet<NodeId>,
     /// On its way between two memberships.
     pub(super) joint: bool,
     pub(super) nodes: BTreeMap<NodeId, Member>,
-    /// Of the members and of whom the change names.
+    /// Removed servers among the members and the servers that the change names.
     pub(super) tombstones: BTreeSet<NodeId>,
     /// Members that answered with their id at their address just now, and the boot nonce of the process
     /// that did; this node too.
     pub(super) answering: BTreeMap<NodeId, u64>,
-    /// What the cluster writes.
+    /// The level at which the cluster writes.
     pub(super) level: Level,
-    /// Last log index.
+    /// Last log index of this node.
     pub(super) last: u64,
-    /// The same a moment ago, if this node ran then.
+    /// Last log index of this node a moment ago, if it ran then.
     pub(super) last_before: Option<u64>,
     /// What the others are known to have; absent: nothing.
     pub(super) matched: BTreeMap<NodeId, u64>,
 }
 
-/// The next step.
+/// The next step of a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Action {
     /// Nothing is left to do.
@@ -54,7 +54,7 @@ pub(super) enum Action {
     Seed { node_id: NodeId, address: String },
     /// Makes it a member that does not vote.
     AddLearner { node_id: NodeId, member: Member },
-    /// It is not there yet.
+    /// Waits for a newcomer, which is not at the end of the log yet.
     Wait { node_id: NodeId },
     /// Lets learners vote, in one change.
     Promote { node_ids: BTreeSet<NodeId> },
@@ -68,7 +68,7 @@ pub(super) enum Action {
     HandOver { to: NodeId },
 }
 
-/// Where a newcomer stands.
+/// How far the admission of a newcomer is.
 enum Admission {
     Voter(NodeId),
     /// A learner that may vote.
@@ -314,7 +314,7 @@ impl View {
         Some(Refusal::ApiAddress { address, node_id: *node_id, raft_address })
     }
 
-    /// Removed before.
+    /// Whether the server was removed before.
     fn is_gone(&self, who: &Who) -> bool {
         matches!(who, Who::Id(id) if self.tombstones.contains(id) && !self.nodes.contains_key(id))
     }

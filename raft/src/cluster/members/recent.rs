@@ -14,7 +14,7 @@ use crate::limits::{LAG_SAMPLE_AGE, LAG_SAMPLE_AGE_MAX};
 pub(in crate::cluster) struct Recent(Mutex<VecDeque<(Instant, u64)>>);
 
 impl Recent {
-    /// To be called a few times a second.
+    /// Notes the last log index `last` at the time `at`. To be called a few times a second.
     pub(in crate::cluster) fn note(&self, at: Instant, last: u64) {
         let mut samples = self.samples();
         samples.retain(|(then, _)| at.saturating_duration_since(*then) <= LAG_SAMPLE_AGE_MAX);

@@ -14,9 +14,9 @@ pub enum Refusal {
     /// The address of a new server does not answer.
     #[error("could not ask {address} who it is: {reason}")]
     Unreachable {
-        /// Asked.
+        /// Address that was asked.
         address: String,
-        /// What happened.
+        /// Error of the request.
         reason: String,
     },
     /// No server answers at the address of one that is to be admitted.
@@ -32,41 +32,41 @@ pub enum Refusal {
         /// Raft address of a member.
         join: String,
     },
-    /// It has data of another cluster.
+    /// The server has data of another cluster.
     #[error(
         "{address} has data of cluster {cluster}, this is cluster {own}: start it with an empty folder{}",
         founds_again(list, join)
     )]
     OtherCluster {
-        /// Asked.
+        /// Address of the server.
         address: String,
-        /// Its cluster.
+        /// Id of the server's cluster.
         cluster: String,
-        /// Ours.
+        /// Id of this cluster.
         own: String,
         /// Its `--cluster`, where that names no member of ours: it founds a cluster with every empty folder.
         list: Vec<String>,
         /// The raft address of a member.
         join: String,
     },
-    /// It waits to found a cluster of its own.
+    /// The server waits to found a cluster of its own.
     #[error(
         "{address} waits to found a cluster of {list}: start it with --join {join} in place of --cluster"
     )]
     Founds {
-        /// Asked.
+        /// Address of the server.
         address: String,
-        /// Its list.
+        /// The server's list of members, separated by commas.
         list: String,
         /// The raft address of a member.
         join: String,
     },
-    /// It does not read what the members write.
+    /// The server does not read what the members write.
     #[error(
         "{address} reads levels {reads}, and the cluster runs at {active}: start the members' piccolo there"
     )]
     Level {
-        /// Asked.
+        /// Address of the server.
         address: String,
         /// The levels that the server at that address can run at.
         reads: Range,
@@ -92,14 +92,14 @@ pub enum Refusal {
         /// The members that cannot run at a later level, each with the levels that it reads.
         unable: Vec<String>,
     },
-    /// It was removed, or is being removed.
+    /// The server was removed, or is being removed.
     #[error(
         "{address} is server {node_id:016x}, which was removed: start it with an empty folder and --join"
     )]
     Tombstone {
-        /// Asked.
+        /// Address of the server.
         address: String,
-        /// Its id.
+        /// Id of the server.
         node_id: NodeId,
     },
     /// Others could not reach it.
@@ -108,9 +108,9 @@ pub enum Refusal {
          start it with addresses that the other hosts reach"
     )]
     Loopback {
-        /// Asked.
+        /// Raft address of the server.
         address: String,
-        /// As it says.
+        /// Address of the server's discovery API, as the server reports it.
         api_address: String,
         /// A member on another host.
         other: String,
@@ -129,11 +129,11 @@ pub enum Refusal {
          its place, replace {by:016x} by {address}"
     )]
     AddressTaken {
-        /// Asked.
+        /// Address that was given.
         address: String,
-        /// The member.
+        /// Id of the member that has the address.
         by: NodeId,
-        /// Who answers.
+        /// Id of the server that answers there.
         is: NodeId,
     },
     /// A member has another address.
@@ -141,11 +141,11 @@ pub enum Refusal {
         "{address} is member {node_id:016x}, known at {known}: if it has moved, replace {node_id:016x} by {address}"
     )]
     OtherAddress {
-        /// The member.
+        /// Id of the member.
         node_id: NodeId,
-        /// Asked.
+        /// Address that was given, at which the member answers.
         address: String,
-        /// As the membership says.
+        /// Address of the member in the membership.
         known: String,
     },
     /// A server is named twice.
@@ -164,17 +164,17 @@ pub enum Refusal {
          folder. Stop the one at {address} and start it with an empty folder and --join"
     )]
     Copy {
-        /// The member.
+        /// Id that both servers have.
         node_id: NodeId,
-        /// Asked.
+        /// Address that was given.
         address: String,
-        /// As the membership says; it answers there too.
+        /// Address of the member in the membership; it answers there too.
         known: String,
     },
-    /// Nobody is called so.
+    /// No member has the id or the address that was given.
     #[error("{who} is not a member: piccolo members list shows the ids and addresses of all members")]
     NoMember {
-        /// As asked.
+        /// Id or address that was given.
         who: Who,
     },
     /// A member was named by the address of its discovery API.
@@ -193,9 +193,9 @@ pub enum Refusal {
     /// Several members have that address.
     #[error("{address} is the address of several members, give the id: {}", list_ids(ids))]
     Ambiguous {
-        /// As asked.
+        /// Address that was given.
         address: String,
-        /// They.
+        /// Ids of the members at that address.
         ids: Vec<NodeId>,
     },
     /// The cluster is large enough.
@@ -208,46 +208,46 @@ pub enum Refusal {
         silent.join(", ")
     )]
     Quorum {
-        /// What.
+        /// The step that would lose the quorum.
         what: &'static str,
         /// Voters after the change.
         voters: usize,
-        /// Of those, who answers now.
+        /// Voters after the change that answer now.
         answering: usize,
-        /// How many must.
+        /// Voters of which answers are needed after the change.
         majority: usize,
-        /// Who does not.
+        /// Raft addresses of the voters that do not answer.
         silent: Vec<String>,
     },
-    /// It is the only one.
+    /// The member is the only voter.
     #[error("server {node_id:016x} is the only voter: without it there is no cluster")]
     LastVoter {
-        /// It.
+        /// Id of the voter.
         node_id: NodeId,
     },
-    /// It cannot lead.
+    /// The member cannot lead, because it does not vote.
     #[error("server {node_id:016x} does not vote: it cannot lead")]
     NotVoter {
-        /// It.
+        /// Id of the member.
         node_id: NodeId,
     },
-    /// It cannot lead now.
+    /// The member cannot lead, because it does not answer.
     #[error("server {node_id:016x} at {address} does not answer: it cannot lead")]
     Silent {
-        /// It.
+        /// Id of the member.
         node_id: NodeId,
-        /// Where it should be.
+        /// Raft address of the member, as far as it is known.
         address: String,
     },
-    /// It cannot lead yet.
+    /// The member cannot lead yet, because it lacks log entries.
     #[error("server {node_id:016x} lacks {lag} log entries: it cannot lead yet")]
     Behind {
-        /// It.
+        /// Id of the member.
         node_id: NodeId,
-        /// How many.
+        /// Log entries that the member lacks.
         lag: u64,
     },
-    /// Nobody can lead.
+    /// No other voter can lead.
     #[error("no other voter answers and is near the end of the log: none can lead")]
     NoSuccessor,
 }
@@ -271,13 +271,13 @@ fn list_ids(ids: &[NodeId]) -> String {
 /// Why a step has no result.
 #[derive(Debug, thiserror::Error)]
 pub enum MembersError {
-    /// It must not be.
+    /// The step must not be done.
     #[error(transparent)]
     Refused(#[from] Refusal),
     /// This node cannot propose it.
     #[error(transparent)]
     Propose(#[from] ProposeError),
-    /// openraft said no.
+    /// openraft refused the change.
     #[error("could not change the membership: {error}")]
     Raft {
         /// Error of openraft.

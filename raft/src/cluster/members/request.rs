@@ -17,14 +17,14 @@ pub enum Change {
     /// The server at this raft address takes the place of a member. If it is that member, at a new
     /// address, the membership learns the address.
     Replace {
-        /// Whose place.
+        /// The member that is replaced.
         old: Who,
         /// `host:port` of the new one.
         address: String,
     },
     /// A member leaves for good.
     Remove {
-        /// Which.
+        /// The member that is meant.
         who: Who,
     },
     /// Another voter leads.
@@ -84,7 +84,7 @@ impl FromStr for Who {
 /// What a change waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// Nothing: it is done.
+    /// The change is done: nothing is waited for.
     Done,
     /// A snapshot is on its way to the new server; position and goal are bytes, the goal is a guess.
     Snapshot,
@@ -99,15 +99,15 @@ pub enum Phase {
 /// How far a change is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// What it waits for.
+    /// What the change waits for.
     pub phase: Phase,
-    /// Whom it is about.
+    /// Id of the server that the phase is about, if it is about one.
     pub node_id: Option<NodeId>,
-    /// How far.
+    /// How far the phase is, in the unit of `goal`.
     pub position: u64,
-    /// Of how much; 0: unknown.
+    /// Position at which the phase ends; 0 if it is not known.
     pub goal: u64,
-    /// For people.
+    /// The progress in words, for an operator.
     pub message: String,
 }
 

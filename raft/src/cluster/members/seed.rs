@@ -157,7 +157,7 @@ impl Changes {
     }
 }
 
-/// Until [`SEED_APPENDED_BYTES_MAX`] more bytes are appended to the log than at first.
+/// Returns when [`SEED_APPENDED_BYTES_MAX`] more bytes have been appended to the log than at first.
 async fn until_long(appended: impl Fn() -> u64, look_interval: Duration) {
     let first = appended();
     while appended().saturating_sub(first) < SEED_APPENDED_BYTES_MAX {

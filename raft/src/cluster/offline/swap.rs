@@ -18,9 +18,9 @@ use super::{Founded, OfflineError};
 
 /// New files, not yet whole.
 const BEGUN: &str = "new-cluster";
-/// New files that count.
+/// Folder of new files that are complete: they replace the old ones.
 const READY: &str = "new-cluster.ready";
-/// Made anew.
+/// Files that are made anew.
 const REPLACED: [&str; 4] = [STATE_FILE, LOG_FILE, LOG_NOTE_FILE, NODE_FILE];
 /// A server that has data has all of these.
 const NEEDED: [&str; 3] = [LOG_FILE, STATE_FILE, NODE_FILE];
@@ -48,7 +48,7 @@ pub fn settle(folder: &Path) -> io::Result<bool> {
     Ok(true)
 }
 
-/// It was done before.
+/// Takes the error that a file is not there for success: the step was done before.
 fn gone(done: io::Result<()>) -> io::Result<()> {
     match done {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

@@ -8,7 +8,7 @@ use crate::types::NodeId;
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Plan {
-    /// Nothing.
+    /// The leader goes on as it is.
     GoOn,
     /// One of these leads instead, the first that answers.
     HandOver(Vec<NodeId>),

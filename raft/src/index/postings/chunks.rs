@@ -26,7 +26,7 @@ pub(in super::super) struct Chunks<T> {
 }
 
 impl<T: Id> Chunks<T> {
-    /// Of ids that are distinct and in order.
+    /// The chunks of ids that are distinct and in order.
     pub(super) fn from_sorted(ids: &[T]) -> Self {
         // Three quarters full: room for the next ones, little waste.
         let mut made = Self {
@@ -50,7 +50,7 @@ impl<T: Id> Chunks<T> {
         self.chunks[chunk][position - self.starts[chunk] as usize].into()
     }
 
-    /// All of them.
+    /// All ids in order.
     pub(super) fn ids(&self) -> impl Iterator<Item = u32> {
         self.chunks.iter().flatten().map(|&id| id.into())
     }

@@ -21,7 +21,7 @@ fn is_narrow(id: u32) -> bool {
 }
 
 impl Small {
-    /// Of ids that are distinct and in order.
+    /// The slice of ids that are distinct and in order.
     pub(super) fn from_sorted(ids: impl Iterator<Item = u32> + Clone) -> Self {
         if ids.clone().all(is_narrow) {
             return Self(ids.map(|id| id as u16).collect());
@@ -50,7 +50,7 @@ impl Small {
         u32::from(self.0[at]) | u32::from(self.0[at + 1]) << 16
     }
 
-    /// All of them.
+    /// All ids in order.
     pub(super) fn ids(&self) -> impl Iterator<Item = u32> + Clone {
         (0..self.len()).map(|position| self.get(position))
     }

@@ -56,7 +56,7 @@ fn refused(error: crate::snapshot::SnapshotError) -> RpcError {
 /// A body as it arrives, up to a number of bytes.
 struct Pieces {
     body: Body,
-    /// Arrived, not yet taken.
+    /// Bytes that have arrived and are not taken yet.
     first: Bytes,
     left: u64,
 }

@@ -3,7 +3,7 @@
 use super::*;
 
 impl Small {
-    /// Of its ids, bytes.
+    /// Size of the ids on the heap, bytes.
     pub(in super::super) fn heap_bytes(&self) -> usize {
         size_of_val(&*self.0)
     }
