@@ -72,8 +72,8 @@ impl LeadersRoom {
             }
         };
         match (&no_room, self.guard.no_room()) {
-            (Some(reason), None) => tracing::warn!(%reason, "takes no writes"),
-            (None, Some(_)) => tracing::info!("takes writes again"),
+            (Some(reason), None) => tracing::warn!(%reason, "this leader takes no writes"),
+            (None, Some(_)) => tracing::info!("this leader takes writes again"),
             _ => {}
         }
         self.guard.set_no_room(no_room);
@@ -92,7 +92,7 @@ impl LeadersRoom {
         let again: Vec<NodeId> = again.filter(|id| self.refusing.forget(*id)).collect();
         self.disks.note(answers);
         if !again.is_empty() {
-            tracing::info!(?again, "have room again");
+            tracing::info!(?again, "members have room again");
             self.leadership.raft.trigger().reset_backoff(again).await.ok();
         }
     }
