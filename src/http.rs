@@ -29,7 +29,8 @@ use connection::{Accepted, serve_until_told};
 pub use listen::{BindError, bind};
 pub use occupant::Occupant;
 pub use slots::KnownAddresses;
-pub(crate) use slots::{Slot, SlotCounts, Slots};
+use slots::{SlotCounts, Slots};
+pub(crate) use slots::{address_share, neighbourhood};
 use threads::Threads;
 
 /// The limits of one listener (I7).

@@ -4,6 +4,7 @@ mod handover;
 mod silence;
 mod stand_in;
 mod supervisor;
+mod wait;
 mod wire;
 mod worker;
 
@@ -105,7 +106,7 @@ pub(super) fn supervise(program: Program) -> Result<Exit, CliError> {
     // The kernel forgets the parent at an exec that gives capabilities.
     parent::exit_with(parent)?;
     program.name_process();
-    process::block_on_this_thread(supervisor::run(program, ports, workers))?;
+    supervisor::run(program, ports, workers)?;
     Ok(Exit::Done)
 }
 

@@ -2,12 +2,13 @@
 //! to reload, and that a child has ended.
 
 use std::io::{self, IsTerminal};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::sys::signal::{SigSet, Signal as Number};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::CliError;
-use crate::limits::SIGNAL_CAUGHT_WITHIN;
 use crate::task::Stop;
 
 /// Holds back the signals that would end this process before its handlers are there. They are not lost:
@@ -19,9 +20,9 @@ pub(super) fn hold() {
     }
 }
 
-/// Delivers what [`hold`] has held back.
+/// Delivers what [`hold`] has held back. A child of a supervisor has inherited that SIGCHLD is held back, too.
 pub(super) fn release() {
-    if let Err(error) = held().thread_unblock() {
+    if let Err(error) = orders().thread_unblock() {
         tracing::warn!(%error, "could not release the signals that were held back");
     }
 }
@@ -29,6 +30,11 @@ pub(super) fn release() {
 /// Which they are. The default action of SIGCHLD does nothing.
 fn held() -> SigSet {
     [Number::SIGHUP, Number::SIGTERM, Number::SIGINT].into_iter().collect()
+}
+
+/// Those by which a supervisor is told something.
+fn orders() -> SigSet {
+    held().iter().chain([Number::SIGCHLD]).collect()
 }
 
 /// The two signals, caught from now on.
@@ -64,10 +70,20 @@ impl Signals {
     }
 }
 
-/// Sends this process a signal.
-fn send_again(number: Number) {
-    if let Err(error) = nix::sys::signal::kill(nix::unistd::Pid::this(), number) {
-        tracing::warn!(%error, signal = number.as_str(), "could not pass a signal on");
+/// Sends this process SIGHUP, for the version that it is about to become.
+pub(super) fn reload_again() {
+    if let Err(error) = nix::sys::signal::kill(nix::unistd::Pid::this(), Number::SIGHUP) {
+        tracing::warn!(%error, "could not pass SIGHUP on");
+    }
+}
+
+/// Whether SIGCHLD is held back. It must not be while another version starts, which may expect it as a process
+/// gets it at first.
+pub(super) fn hold_child_ended(hold: bool) {
+    let child = SigSet::from(Number::SIGCHLD);
+    let done = if hold { child.thread_block() } else { child.thread_unblock() };
+    if let Err(error) = done {
+        tracing::warn!(%error, "could not change what is done with SIGCHLD");
     }
 }
 
@@ -82,53 +98,44 @@ pub(super) enum Order {
     ChildEnded,
 }
 
-/// Its signals, caught from now on.
+/// Its signals. They are held back for good, and read from a descriptor: this process has no handler that an exec
+/// could take away, and a signal that was not read yet is there for the version after it.
 #[derive(Debug)]
 pub(super) struct Orders {
-    stop: Signals,
-    hangup: Signal,
-    child: Signal,
+    signals: SignalFd,
     had_terminal: bool,
 }
 
 impl Orders {
-    /// Catches them.
-    pub(super) fn catch() -> Result<Self, CliError> {
-        let catch = |kind| {
-            signal(kind).map_err(|source| CliError::Process { action: "catch SIGHUP and SIGCHLD", source })
+    /// Takes them from now on. It must be called on the main thread, before there are others.
+    pub(super) fn take() -> Result<Self, CliError> {
+        let failed = |errno: nix::Error| CliError::Process {
+            action: "take SIGHUP, SIGTERM, SIGINT and SIGCHLD",
+            source: errno.into(),
         };
-        let (hangup, child) = (catch(SignalKind::hangup())?, catch(SignalKind::child())?);
-        Ok(Self { stop: Signals::catch()?, hangup, child, had_terminal: io::stderr().is_terminal() })
+        let orders = orders();
+        orders.thread_block().map_err(failed)?;
+        let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
+        let signals = SignalFd::with_flags(&orders, flags).map_err(failed)?;
+        Ok(Self { signals, had_terminal: io::stderr().is_terminal() })
     }
 
-    /// Sends this process again, while signals are held back, the signals that were caught and not yet
-    /// obeyed: they are obeyed after the exec. `reload` is such an order that was taken already. SIGCHLD needs
-    /// none: children are looked for at each start.
-    pub(super) async fn pass_on(&mut self, reload: bool) {
-        if reload {
-            send_again(Number::SIGHUP);
-        }
-        let end = tokio::time::Instant::now() + SIGNAL_CAUGHT_WITHIN;
-        while let Ok(order) = tokio::time::timeout_at(end, self.next()).await {
-            match order {
-                Order::Stop("SIGINT") => send_again(Number::SIGINT),
-                Order::Stop(_) => send_again(Number::SIGTERM),
-                Order::Reload => send_again(Number::SIGHUP),
-                Order::ChildEnded => {}
-            }
-        }
-    }
-
-    /// Waits for the next one.
-    pub(super) async fn next(&mut self) -> Order {
-        tokio::select! {
-            name = self.stop.next() => Order::Stop(name),
+    /// The next one that has come, if any.
+    pub(super) fn next(&self) -> Option<Order> {
+        let signal = self.signals.read_signal().ok()??;
+        match Number::try_from(signal.ssi_signo.cast_signed()).ok()? {
+            Number::SIGTERM => Some(Order::Stop("SIGTERM")),
+            Number::SIGINT => Some(Order::Stop("SIGINT")),
+            Number::SIGCHLD => Some(Order::ChildEnded),
             // A terminal that is gone says SIGHUP too, and means the other thing.
-            _ = self.hangup.recv() => match self.had_terminal && !io::stderr().is_terminal() {
-                true => Order::Stop("SIGHUP"),
-                false => Order::Reload,
-            },
-            _ = self.child.recv() => Order::ChildEnded,
+            _ if self.had_terminal && !io::stderr().is_terminal() => Some(Order::Stop("SIGHUP")),
+            _ => Some(Order::Reload),
         }
+    }
+}
+
+impl AsFd for Orders {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.signals.as_fd()
     }
 }

@@ -263,7 +263,7 @@ impl Table {
 }
 
 /// The addresses that one client may have: a single one of IPv4, and those of one link (/64) of IPv6.
-fn neighbourhood(address: IpAddr) -> IpAddr {
+pub(crate) fn neighbourhood(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) if !v6.is_loopback() => {
             IpAddr::from(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)))
@@ -273,7 +273,7 @@ fn neighbourhood(address: IpAddr) -> IpAddr {
 }
 
 /// How many of so many slots one address may have.
-fn address_share(slots: usize) -> usize {
+pub(crate) fn address_share(slots: usize) -> usize {
     crowded_from(slots)
 }
 

@@ -6,8 +6,8 @@ use super::DRAIN_TIMEOUT;
 
 /// Time between two requests of the agent's supervisor to its worker.
 pub const WORKER_PROBE_INTERVAL: Duration = Duration::from_secs(1);
-/// Largest answer of the worker to its supervisor, bytes; real answers are much shorter.
-pub const WORKER_PROBE_ANSWER_BYTES_MAX: u64 = 4096;
+/// Size of the worker's answer to its supervisor, bytes: far more than it has.
+pub const WORKER_PROBE_ANSWER_BYTES_MAX: usize = 4096;
 /// Time without an answer after which a worker is killed.
 pub const WORKER_SILENT_MAX: Duration = Duration::from_secs(3);
 /// Time between two updates of a worker's silence.
@@ -32,8 +32,6 @@ pub const STAND_IN_CONNECTIONS_MAX: usize = 256;
 pub const STAND_IN_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time at the end in which the supervisor still accepts connections that are being made.
 pub const STAND_IN_LAST_LOOK: Duration = Duration::from_millis(50);
-/// Time that the runtime may take to report a signal that the handler has received.
-pub const SIGNAL_CAUGHT_WITHIN: Duration = Duration::from_millis(20);
 
 /// First and longest pause before `piccolo up` restarts a child that ended.
 pub const CHILD_BACK_OFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));

@@ -1,15 +1,13 @@
 //! Whether the worker answers: a real request each interval, because that is what containerd makes.
 
-use std::io;
-use std::net::SocketAddr;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::time::sleep;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
 
+use super::wait::Wait;
 use crate::limits::{
     WORKER_PROBE_ANSWER_BYTES_MAX, WORKER_PROBE_INTERVAL, WORKER_SILENCE_COUNTED_MAX, WORKER_SILENCE_TICK,
     WORKER_SILENT_MAX,
@@ -20,41 +18,112 @@ const REQUEST: &[u8] =
 /// The only good answer. The stand-in, for one, gives others.
 const ANSWER: &[u8] = b"HTTP/1.1 200 ";
 
-/// Asks the worker behind `mirror` for ever; returns once it has been silent for too long.
-pub(super) async fn of_worker(mirror: SocketAddr) {
-    loop {
-        sleep(WORKER_PROBE_INTERVAL).await;
-        if is_silent(mirror).await {
-            return;
+/// The requests to the worker that serves, and how long it has answered none.
+#[derive(Debug)]
+pub(super) struct Silence {
+    mirror: SocketAddr,
+    state: Asking,
+}
+
+#[derive(Debug)]
+enum Asking {
+    /// It has answered; the next request is due at this time.
+    Later(Instant),
+    Now(Round),
+}
+
+/// Requests until an answer, with a further one each interval: one lost connection decides nothing.
+#[derive(Debug)]
+struct Round {
+    requests: Vec<Request>,
+    silence: Duration,
+    /// The silence at which the next request is sent.
+    next_request: Duration,
+    ticked: Instant,
+}
+
+/// One request on its way.
+#[derive(Debug)]
+struct Request {
+    stream: TcpStream,
+    sent_bytes: usize,
+    answer: Vec<u8>,
+}
+
+/// What the last look at the worker has found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// It answers, or has time left to do so.
+    Alive,
+    /// It has not answered for [`WORKER_SILENT_MAX`].
+    Silent,
+}
+
+impl Silence {
+    /// Of the worker that begins to serve behind `mirror` at `now`.
+    pub(super) fn of_worker(mirror: SocketAddr, now: Instant) -> Self {
+        Self { mirror, state: Asking::Later(now + WORKER_PROBE_INTERVAL) }
+    }
+
+    /// Adds what it needs before the next look makes sense.
+    pub(super) fn wait_for<'a>(&'a self, wait: &mut Wait<'a>) {
+        match &self.state {
+            Asking::Later(due) => wait.until(*due),
+            Asking::Now(round) => {
+                wait.until(round.ticked + WORKER_SILENCE_TICK);
+                round.requests.iter().for_each(|request| request.wait_for(wait));
+            }
         }
+    }
+
+    /// Asks, reads answers and counts silence, without waiting.
+    pub(super) fn look(&mut self, now: Instant) -> Found {
+        if let Asking::Later(due) = self.state {
+            if now < due {
+                return Found::Alive;
+            }
+            self.state = Asking::Now(Round::begin(self.mirror, now));
+        }
+        let Asking::Now(round) = &mut self.state else { return Found::Alive };
+        if round.is_answered() {
+            self.state = Asking::Later(now + WORKER_PROBE_INTERVAL);
+            return Found::Alive;
+        }
+        round.count(self.mirror, now);
+        if round.silence >= WORKER_SILENT_MAX { Found::Silent } else { Found::Alive }
     }
 }
 
-/// Asks until an answer, with a further request each interval: one lost connection decides nothing.
-async fn is_silent(mirror: SocketAddr) -> bool {
-    let mut asked = FuturesUnordered::new();
-    let mut silence = Duration::ZERO;
-    let mut asked_for = Duration::ZERO;
-    let mut looked = Instant::now();
-    loop {
-        if silence >= asked_for {
-            asked.push(ask(mirror));
-            asked_for += WORKER_PROBE_INTERVAL;
+impl Round {
+    fn begin(mirror: SocketAddr, now: Instant) -> Self {
+        let requests = Request::send(mirror).into_iter().collect();
+        Self { requests, silence: Duration::ZERO, next_request: WORKER_PROBE_INTERVAL, ticked: now }
+    }
+
+    /// Whether a request has the good answer; those with another one are forgotten.
+    fn is_answered(&mut self) -> bool {
+        let mut good = false;
+        self.requests.retain_mut(|request| match request.answer() {
+            Ok(None) => true,
+            Ok(Some(is_good)) => {
+                good |= is_good;
+                false
+            }
+            Err(_) => false,
+        });
+        good
+    }
+
+    fn count(&mut self, mirror: SocketAddr, now: Instant) {
+        let since_tick = now.saturating_duration_since(self.ticked);
+        if since_tick < WORKER_SILENCE_TICK {
+            return;
         }
-        tokio::select! {
-            biased;
-            Some(answered) = asked.next() => {
-                if answered.unwrap_or(false) {
-                    return false;
-                }
-            }
-            () = sleep(WORKER_SILENCE_TICK) => {
-                silence += counted(looked.elapsed());
-                looked = Instant::now();
-                if silence >= WORKER_SILENT_MAX {
-                    return true;
-                }
-            }
+        self.silence += counted(since_tick);
+        self.ticked = now;
+        if self.silence >= self.next_request {
+            self.requests.extend(Request::send(mirror));
+            self.next_request += WORKER_PROBE_INTERVAL;
         }
     }
 }
@@ -64,57 +133,125 @@ fn counted(elapsed: Duration) -> Duration {
     elapsed.min(WORKER_SILENCE_COUNTED_MAX)
 }
 
-async fn ask(mirror: SocketAddr) -> io::Result<bool> {
-    let mut stream = TcpStream::connect(mirror).await?;
-    stream.write_all(REQUEST).await?;
-    let mut answer = Vec::new();
-    stream.take(WORKER_PROBE_ANSWER_BYTES_MAX).read_to_end(&mut answer).await?;
-    Ok(answer.starts_with(ANSWER))
+impl Request {
+    /// Begins one; a connection that is refused at once is no answer.
+    fn send(mirror: SocketAddr) -> io::Result<Self> {
+        let family = if mirror.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let socket = socket_with(family, SocketType::STREAM, flags, None)?;
+        match connect(&socket, &mirror) {
+            Ok(()) | Err(Errno::INPROGRESS) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(Self { stream: socket.into(), sent_bytes: 0, answer: Vec::new() })
+    }
+
+    fn wait_for<'a>(&'a self, wait: &mut Wait<'a>) {
+        if self.sent_bytes < REQUEST.len() {
+            wait.writable(&self.stream);
+        } else {
+            wait.readable(&self.stream);
+        }
+    }
+
+    /// Whether its answer is the good one; `None`: it is not there yet.
+    fn answer(&mut self) -> io::Result<Option<bool>> {
+        match self.exchange() {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
+            ended => ended.map(|()| Some(self.answer.starts_with(ANSWER))),
+        }
+    }
+
+    /// Sends and reads until the connection ends.
+    fn exchange(&mut self) -> io::Result<()> {
+        while self.sent_bytes < REQUEST.len() {
+            self.sent_bytes += self.stream.write(&REQUEST[self.sent_bytes..])?;
+        }
+        let mut chunk = [0; 512];
+        while self.answer.len() < WORKER_PROBE_ANSWER_BYTES_MAX {
+            match self.stream.read(&mut chunk)? {
+                0 => break,
+                read => self.answer.extend_from_slice(&chunk[..read]),
+            }
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::net::TcpListener;
-    use tokio_util::task::TaskTracker;
+    use std::net::TcpListener;
+    use std::thread;
 
-    async fn answering(answer: &'static [u8], after: usize) -> SocketAddr {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    /// A port that says nothing on its first `silent` connections, and `answer` on the others.
+    fn answering(answer: &'static [u8], silent: usize) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        TaskTracker::new().spawn(async move {
-            let mut silent = Vec::new();
+        thread::spawn(move || {
+            let mut kept = Vec::new();
             loop {
-                let (mut stream, _) = listener.accept().await.unwrap();
-                if silent.len() < after {
-                    silent.push(stream);
+                let (mut stream, _) = listener.accept().unwrap();
+                if kept.len() < silent {
+                    kept.push(stream);
                     continue;
                 }
-                stream.read_exact(&mut vec![0; REQUEST.len()]).await.unwrap();
-                stream.write_all(answer).await.unwrap();
+                stream.read_exact(&mut vec![0; REQUEST.len()]).unwrap();
+                stream.write_all(answer).unwrap();
             }
         });
         address
     }
 
-    #[tokio::test]
-    async fn an_answer_ends_silence_and_one_lost_connection_decides_nothing() {
-        assert!(!is_silent(answering(b"HTTP/1.1 200 OK\r\n\r\n", 0).await).await);
-        assert!(!is_silent(answering(b"HTTP/1.1 200 OK\r\n\r\n", 2).await).await);
+    /// What the first round finds, and how long it takes.
+    fn first_round(mirror: SocketAddr) -> (Found, Duration) {
+        let begun = Instant::now();
+        let mut silence = Silence { mirror, state: Asking::Now(Round::begin(mirror, begun)) };
+        loop {
+            let found = silence.look(Instant::now());
+            if found == Found::Silent || matches!(silence.state, Asking::Later(_)) {
+                return (found, begun.elapsed());
+            }
+            let mut wait = Wait::default();
+            silence.wait_for(&mut wait);
+            wait.wait().unwrap();
+        }
     }
 
-    #[tokio::test]
-    async fn a_port_that_accepts_and_says_nothing_is_silent_in_time() {
-        let held = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let asked = Instant::now();
-        assert!(is_silent(held.local_addr().unwrap()).await);
-        let took = asked.elapsed();
+    #[test]
+    fn an_answer_ends_silence_and_one_lost_connection_decides_nothing() {
+        assert_eq!(first_round(answering(b"HTTP/1.1 200 OK\r\n\r\n", 0)).0, Found::Alive);
+        assert_eq!(first_round(answering(b"HTTP/1.1 200 OK\r\n\r\n", 2)).0, Found::Alive);
+    }
+
+    #[test]
+    fn a_port_that_accepts_and_says_nothing_is_silent_in_time() {
+        let held = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (found, took) = first_round(held.local_addr().unwrap());
+        assert_eq!(found, Found::Silent);
         // Of a tick that comes late, not all is counted.
         assert!((WORKER_SILENT_MAX..WORKER_SILENT_MAX * 5).contains(&took), "{took:?}");
     }
 
-    #[tokio::test]
-    async fn only_200_is_an_answer() {
-        assert!(is_silent(answering(b"HTTP/1.1 404 Not Found\r\n\r\n", 0).await).await);
+    #[test]
+    fn only_200_is_an_answer() {
+        assert_eq!(first_round(answering(b"HTTP/1.1 404 Not Found\r\n\r\n", 0)).0, Found::Silent);
+    }
+
+    #[test]
+    fn a_port_that_refuses_connections_is_silent() {
+        let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        assert_eq!(first_round(closed).0, Found::Silent);
+    }
+
+    #[test]
+    fn the_first_request_comes_an_interval_after_the_worker_serves() {
+        let now = Instant::now();
+        let mut silence = Silence::of_worker("127.0.0.1:1".parse().unwrap(), now);
+        assert_eq!(silence.look(now + WORKER_PROBE_INTERVAL / 2), Found::Alive);
+        assert!(matches!(silence.state, Asking::Later(_)));
+        assert_eq!(silence.look(now + WORKER_PROBE_INTERVAL), Found::Alive);
+        assert!(matches!(silence.state, Asking::Now(_)));
     }
 
     #[test]

@@ -4,16 +4,15 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
-use std::pin::Pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, WaitOptions, WaitStatus, wait};
-use tokio::time::{Instant, sleep_until};
 
 use super::handover::{Ports, Workers};
 use super::not_taken;
-use super::silence;
+use super::silence::{Found, Silence};
 use super::stand_in::StandIn;
+use super::wait::Wait;
 use super::wire::{Program, Word, Worker};
 use crate::cli::signals::{self, Order, Orders};
 use crate::cli::{CliError, Exit};
@@ -24,16 +23,15 @@ use crate::limits::{
 use crate::value::format_duration;
 
 /// Keeps a worker behind `ports` until told to stop. `workers`: those of the version before.
-pub(super) async fn run(program: Program, ports: Ports, workers: Option<Workers>) -> Result<(), CliError> {
-    let mut orders = Orders::catch()?;
-    signals::release();
+pub(super) fn run(program: Program, ports: Ports, workers: Option<Workers>) -> Result<(), CliError> {
+    let orders = Orders::take()?;
     let mut supervisor = match workers {
         Some(workers) => Supervisor::take_over(program, ports, workers)?,
         None => Supervisor::start_first(program, ports),
     };
-    let result = supervisor.keep(&mut orders).await;
+    let result = supervisor.keep(&orders);
     if let Some(stand_in) = supervisor.stand_in.take() {
-        stand_in.finish().await;
+        stand_in.finish();
     }
     result
 }
@@ -66,8 +64,7 @@ struct Supervisor {
 struct Serving {
     worker: Worker,
     since: Instant,
-    /// Ends when it has been silent for too long.
-    silence: Pin<Box<dyn Future<Output = ()>>>,
+    silence: Silence,
 }
 
 /// A worker that has until `due` for what it is at.
@@ -75,16 +72,6 @@ struct Leaving {
     worker: Worker,
     due: Instant,
     killed: bool,
-}
-
-enum Event {
-    Order(Order),
-    /// Of the worker that starts.
-    Starting(Word),
-    /// Of the one that serves.
-    Serving(Word),
-    Silent,
-    Due,
 }
 
 impl Supervisor {
@@ -124,65 +111,95 @@ impl Supervisor {
         Ok(supervisor)
     }
 
-    async fn keep(&mut self, orders: &mut Orders) -> Result<(), CliError> {
+    fn keep(&mut self, orders: &Orders) -> Result<(), CliError> {
         // Of those who ended while one version became the next nobody was told.
         self.reap()?;
         loop {
-            match self.next(orders).await {
-                Event::Order(Order::Stop(name)) => self.stop(name)?,
-                Event::Order(Order::Reload) => self.reload(),
-                Event::Order(Order::ChildEnded) => self.reap()?,
-                Event::Starting(Word::Serving) => self.replace(orders).await,
-                Event::Starting(Word::Stopping) => {}
-                Event::Serving(Word::Stopping) => self.stand_in_for_stopping(),
-                Event::Serving(Word::Serving) => {}
-                Event::Silent => self.end_silent(),
-                Event::Due => self.act()?,
+            self.wait(orders).map_err(|source| CliError::Process { action: "wait for events", source })?;
+            while let Some(order) = orders.next() {
+                match order {
+                    Order::Stop(name) => self.stop(name)?,
+                    Order::Reload => self.reload(),
+                    Order::ChildEnded => self.reap()?,
+                }
             }
+            self.listen()?;
+            self.look(Instant::now());
+            self.act()?;
             if self.stopping && self.ending.is_empty() {
                 return if self.ended_badly { Err(CliError::WorkerStoppedBadly) } else { Ok(()) };
             }
         }
     }
 
-    async fn next(&mut self, orders: &mut Orders) -> Event {
-        let due = [self.start_at, self.starting.as_ref().map(|starting| starting.due)];
-        let due = due.into_iter().flatten().chain(self.ending.iter().map(|ending| ending.due)).min();
-        let (serving, starting) = (&mut self.serving, &mut self.starting);
-        let (worker, silence) = match serving {
-            Some(Serving { worker, silence, .. }) => (Some(worker), Some(silence)),
-            None => (None, None),
-        };
-        tokio::select! {
-            order = orders.next() => Event::Order(order),
-            Some(word) = then(starting.as_mut().map(|starting| starting.worker.says())) => Event::Starting(word),
-            Some(word) = then(worker.map(Worker::says)) => Event::Serving(word),
-            Some(()) = then(silence) => Event::Silent,
-            Some(()) = then(due.map(sleep_until)) => Event::Due,
+    /// Until something has happened, or is due.
+    fn wait(&self, orders: &Orders) -> io::Result<()> {
+        let mut wait = Wait::default();
+        wait.readable(orders);
+        if let Some(Serving { worker, silence, .. }) = &self.serving {
+            worker.wait_for(&mut wait);
+            silence.wait_for(&mut wait);
         }
+        if let Some(starting) = &self.starting {
+            starting.worker.wait_for(&mut wait);
+            wait.until(starting.due);
+        }
+        self.ending.iter().for_each(|ending| wait.until(ending.due));
+        self.start_at.iter().for_each(|at| wait.until(*at));
+        self.stand_in.iter().for_each(|stand_in| stand_in.wait_for(&mut wait));
+        wait.wait()
+    }
+
+    /// What workers say.
+    fn listen(&mut self) -> Result<(), CliError> {
+        while let Some(word) = self.starting.as_mut().and_then(|starting| starting.worker.says()) {
+            if word == Word::Serving {
+                self.replace()?;
+            }
+        }
+        while let Some(word) = self.serving.as_mut().and_then(|serving| serving.worker.says()) {
+            if word == Word::Stopping {
+                self.stand_in_for_stopping();
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the worker answers, and what is there for the stand-in.
+    fn look(&mut self, now: Instant) {
+        if self.serving.as_mut().is_some_and(|serving| serving.silence.look(now) == Found::Silent) {
+            self.end_silent();
+        }
+        if let Some(stand_in) = &mut self.stand_in {
+            stand_in.look(now);
+        }
+        self.stand_in.take_if(|stand_in| stand_in.has_ended());
     }
 
     /// From here on nobody waits, whatever happens to the workers.
     fn stand_in(&mut self) {
-        if self.stand_in.is_none() {
-            match StandIn::start(&self.ports) {
+        match &mut self.stand_in {
+            Some(stand_in) => stand_in.stand_in(),
+            None => match StandIn::start(&self.ports) {
                 Ok(stand_in) => self.stand_in = Some(stand_in),
                 Err(error) => tracing::error!(%error, "could not answer while no worker does"),
-            }
+            },
         }
     }
 
     fn serve(&mut self, worker: Worker) {
-        let silence = Box::pin(silence::of_worker(reachable(&self.ports)));
-        self.serving = Some(Serving { worker, since: Instant::now(), silence });
+        let now = Instant::now();
+        let silence = Silence::of_worker(reachable(&self.ports), now);
+        self.serving = Some(Serving { worker, since: now, silence });
         self.has_served = true;
     }
 
     /// The worker that was starting serves.
-    async fn replace(&mut self, orders: &mut Orders) {
-        let Some(Leaving { worker, .. }) = self.starting.take() else { return };
+    fn replace(&mut self) -> Result<(), CliError> {
+        let Some(Leaving { worker, .. }) = self.starting.take() else { return Ok(()) };
         if self.stopping {
-            return self.let_end(worker);
+            self.let_end(worker);
+            return Ok(());
         }
         let before = self.serving.take();
         self.serve(worker);
@@ -191,29 +208,33 @@ impl Supervisor {
             worker.signal(Signal::TERM);
             self.let_end(worker);
         }
-        let stand_in = self.stand_in.take();
-        stand_in.iter().for_each(StandIn::stand_back);
+        if let Some(stand_in) = &mut self.stand_in {
+            stand_in.stand_back();
+        }
         // A worker of our own version says nothing about a newer one that nobody asked for.
         if self.starts_newest && self.program.is_replaced() {
             // What it has accepted would be cut.
-            if let Some(stand_in) = stand_in {
-                stand_in.ended().await;
+            if let Some(stand_in) = self.stand_in.take() {
+                stand_in.end();
             }
-            signals::hold();
-            orders.pass_on(std::mem::take(&mut self.reload_again)).await;
+            if std::mem::take(&mut self.reload_again) {
+                signals::reload_again();
+            }
             self.become_newest();
-            signals::release();
+            // Of a child that ended meanwhile nobody was told.
+            self.reap()?;
         } else if std::mem::take(&mut self.reload_again) {
             self.reload();
         }
+        Ok(())
     }
 
     fn let_end(&mut self, worker: Worker) {
         self.ending.push(Leaving { worker, due: Instant::now() + WORKER_STOP_TIMEOUT, killed: false });
     }
 
-    /// The version that has just shown a working worker becomes our own too. Signals have to be held back:
-    /// until its handlers are there, SIGHUP would end it.
+    /// The version that has just shown a working worker becomes our own too. Signals are held back: until its
+    /// handlers are there, SIGHUP would end it.
     fn become_newest(&mut self) {
         let Some((pid, wire)) = self
             .serving
@@ -224,7 +245,12 @@ impl Supervisor {
         };
         let ending = self.ending.iter().map(|ending| ending.worker.pid()).collect();
         let error = match self.ports.for_supervisor((pid, wire), ending) {
-            Ok(stdin) => self.program.become_newest(stdin),
+            Ok(stdin) => {
+                signals::hold_child_ended(false);
+                let error = self.program.become_newest(stdin);
+                signals::hold_child_ended(true);
+                error
+            }
             Err(error) => error,
         };
         tracing::error!(
@@ -237,11 +263,8 @@ impl Supervisor {
     fn start(&mut self, newest: bool) -> io::Result<()> {
         self.start_at = None;
         self.starts_newest = newest;
-        // The worker releases them once its handlers are there.
-        signals::hold();
-        let started = Worker::start(&self.program, &self.ports, newest);
-        signals::release();
-        let worker = started?;
+        // It inherits that signals are held back, until its handlers are there.
+        let worker = Worker::start(&self.program, &self.ports, newest)?;
         tracing::debug!(worker = worker.pid(), "worker started");
         self.starting = Some(Leaving { worker, due: Instant::now() + WORKER_START_TIMEOUT, killed: false });
         Ok(())
@@ -401,14 +424,6 @@ impl Supervisor {
             self.ending.push(Leaving { due: now + WORKER_KILLED_TIMEOUT, killed: true, ..late });
         }
         Ok(())
-    }
-}
-
-/// Waits for a future that may be absent, which then never comes.
-async fn then<F: Future>(future: Option<F>) -> Option<F::Output> {
-    match future {
-        Some(future) => Some(future.await),
-        None => std::future::pending().await,
     }
 }
 

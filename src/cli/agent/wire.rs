@@ -2,20 +2,19 @@
 
 use std::ffi::{CString, OsString};
 use std::fs;
-use std::io;
+use std::io::{self, ErrorKind, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use rustix::process::{Pid, Signal, kill_process};
-use tokio::io::AsyncReadExt;
-use tokio::net::UnixStream;
-
 use super::handover::Ports;
+use super::wait::Wait;
 use super::{HANDED_OVER, WORKER_OF};
 use crate::cli::CliError;
+use rustix::process::{Pid, Signal, kill_process};
 
 /// This very program, also after its file was replaced.
 const RUNNING: &str = "/proc/self/exe";
@@ -151,19 +150,15 @@ impl Worker {
             .process_group(0)
             .spawn()?;
         wire.set_nonblocking(true)?;
-        let wire = Some(UnixStream::from_std(wire)?);
-        Ok(Self { pid: Pid::from_child(&child), wire })
+        Ok(Self { pid: Pid::from_child(&child), wire: Some(wire) })
     }
 
     /// One that an earlier version of this process has started.
     pub(super) fn take_over(pid: i32, wire: Option<OwnedFd>) -> io::Result<Self> {
         let pid = Pid::from_raw(pid).ok_or_else(|| io::Error::other("0 is no pid"))?;
-        let wire = wire.map(|wire| {
-            let wire = std::os::unix::net::UnixStream::from(wire);
-            wire.set_nonblocking(true)?;
-            UnixStream::from_std(wire)
-        });
-        Ok(Self { pid, wire: wire.transpose()? })
+        let wire = wire.map(UnixStream::from);
+        wire.iter().try_for_each(|wire| wire.set_nonblocking(true))?;
+        Ok(Self { pid, wire })
     }
 
     pub(super) fn pid(&self) -> i32 {
@@ -174,19 +169,26 @@ impl Worker {
         self.wire.as_ref()
     }
 
-    /// What it says next. A wire that is closed says nothing more: the end of a process has its own
-    /// signal.
-    pub(super) async fn says(&mut self) -> Word {
-        while let Some(wire) = &mut self.wire {
-            match wire.read_u8().await {
-                Ok(byte) => match Word::of(byte) {
-                    Some(word) => return word,
-                    None => tracing::debug!(byte, "a worker said what this version does not know"),
+    /// Ends a wait when it says something.
+    pub(super) fn wait_for<'a>(&'a self, wait: &mut Wait<'a>) {
+        self.wire.iter().for_each(|wire| wait.readable(wire));
+    }
+
+    /// What it has said next; `None`: nothing yet. A wire that is closed says nothing more: the end of a process
+    /// has its own signal.
+    pub(super) fn says(&mut self) -> Option<Word> {
+        loop {
+            let mut byte = [0];
+            match self.wire.as_mut()?.read(&mut byte) {
+                Ok(1) => match Word::of(byte[0]) {
+                    Some(word) => return Some(word),
+                    None => tracing::debug!(byte = byte[0], "a worker said what this version does not know"),
                 },
-                Err(_) => self.wire = None,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Ok(_) | Err(_) => self.wire = None,
             }
         }
-        std::future::pending().await
     }
 
     /// It was not waited for yet, so that the pid is still its own.
