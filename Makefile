@@ -13,9 +13,10 @@ demo: build ## installs, builds, and demonstrates pulls between nodes (as root, 
 	@.ci/install run
 	python3 deploy/demo.py --binary target/release/piccolo
 
-build: ## the release binary: target/release/piccolo
+build: ## the release binary: target/release/piccolo, and its symbols: piccolo.debug beside it
 	@.ci/install build
 	$(CARGO) build --release --locked
+	@.ci/strip target/release/piccolo
 
 test: ## all tests, including those with a real containerd (as root)
 	@.ci/install build run
