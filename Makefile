@@ -9,9 +9,10 @@ SOAK := soak_
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-demo: build ## installs, builds, and demonstrates pulls between nodes (as root, half a minute after the build)
-	@.ci/install run
-	python3 deploy/demo.py --binary target/release/piccolo
+demo: ## installs, builds quickly, and does the main job before your eyes (as root, half a minute after the build)
+	@.ci/install build run
+	$(CARGO) build --profile demo --locked
+	python3 deploy/demo.py --binary target/demo/piccolo
 
 build: ## the release binary: target/release/piccolo, and its symbols: piccolo.debug beside it
 	@.ci/install build
