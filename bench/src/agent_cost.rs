@@ -154,14 +154,20 @@ fn body(args: &AgentArgs, parts: &[Part], cores: f64, crowd: &Crowd) -> String {
             .expect("a string takes everything");
     }
     let proportional: f64 = parts.iter().map(|part| part.memory.proportional).sum();
+    let resident: f64 = parts.iter().map(|part| part.memory.resident).sum();
+    let supervisor = parts.first().map_or(0.0, |part| part.memory.resident);
     let marked = |text: String, missed: bool| if missed { format!("**{text}**") } else { text };
     writeln!(
         text,
-        "\nBoth, shared pages counted once: {} MiB (budget ≤ {IDLE_RESIDENT_MIB}). CPU: {} % of a core (budget < {} %).\n\n\
+        "\nBoth resident: {} MiB (budget ≤ {IDLE_RESIDENT_MIB}), the supervisor alone {} (budget ≤ \
+         {SUPERVISOR_RESIDENT_MIB}). Both, shared pages counted once: {} MiB (budget ≤ {IDLE_PROPORTIONAL_MIB}). CPU: \
+         {} % of a core (budget < {} %).\n\n\
          {} requests at once for {BLOBS} blobs of {} KiB that a neighbour holds: {} were served by it, the others were \
          sent on to the registry. The most memory of its own: {} MiB at the agent that was asked, {:.1} MiB at the \
          neighbour (budget ≤ {BUSY_MIB} each).",
-        marked(format!("{proportional:.1}"), proportional > IDLE_RESIDENT_MIB),
+        marked(format!("{resident:.1}"), resident > IDLE_RESIDENT_MIB),
+        marked(format!("{supervisor:.1}"), supervisor > SUPERVISOR_RESIDENT_MIB),
+        marked(format!("{proportional:.1}"), proportional > IDLE_PROPORTIONAL_MIB),
         marked(format!("{:.3}", cores * 100.0), cores >= IDLE_CORES),
         IDLE_CORES * 100.0,
         crowd.total,
