@@ -56,7 +56,7 @@ pub(super) async fn leading_app() -> Arc<App> {
 pub(super) async fn leading(app: Arc<App>) -> Arc<App> {
     until("it leads", || {
         app.cluster.leadership.begin_term(app.node.term());
-        app.cluster.leadership.is_ready()
+        app.cluster.leadership.is_ready() && app.node.behind().is_none()
     })
     .await;
     app

@@ -110,15 +110,18 @@ async fn a_blob_that_finds_no_room_in_time_is_404_with_the_reason() {
     let asker =
         Node::wish(Wish { state: Some(StateDir::unwritable()), resolve_timeout, ..Wish::default() }).await;
     let holder = Node::start().await;
-    let mut slow = Vec::new();
-    for number in 0..=SPOOL_WITHOUT_DISK_TOTAL_BYTES_MAX / size {
-        let mut bytes = noise(size);
+    let count = SPOOL_WITHOUT_DISK_TOTAL_BYTES_MAX / size;
+    let mut bytes = noise(size);
+    let mut blobs = Vec::new();
+    for number in 0..=count {
         bytes[0] = number as u8;
-        let digest = holder.store.add(bytes);
         // Half of each comes at once, and the rest later: they hold their room meanwhile.
-        let body = noise(size);
-        let source = RawPeer::trickle(&body, SOON).await;
-        let is_last = number == SPOOL_WITHOUT_DISK_TOTAL_BYTES_MAX / size;
+        blobs.push((holder.store.add(bytes.clone()), RawPeer::trickle(&bytes, SOON).await));
+    }
+    // All bytes are made before: a busy machine takes longer for them than a slow source is waited for.
+    let mut slow = Vec::new();
+    for (number, (digest, source)) in blobs.into_iter().enumerate() {
+        let is_last = number == count;
         asker.servers.hold(&digest, &[if is_last { holder.peer } else { source.address }]);
         let mirror = asker.mirror;
         if is_last {
