@@ -82,7 +82,7 @@ pub(crate) struct Outcome {
     pub(crate) parked: usize,
 }
 
-struct Shared<S> {
+struct DriveState<S> {
     source: RefCell<S>,
     records: RefCell<Vec<Record>>,
     start: Instant,
@@ -114,7 +114,7 @@ impl Drive {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.context("could not start a runtime")?;
         let start = Instant::now();
-        let shared = Rc::new(Shared {
+        let shared = Rc::new(DriveState {
             source: RefCell::new(source),
             records: RefCell::new(vec![Record::default(); self.kinds]),
             start,
@@ -135,7 +135,7 @@ impl Drive {
             Ok::<_, anyhow::Error>(())
         }))?;
         let elapsed = start.elapsed();
-        let Ok(Shared { source, records, parked, .. }) = Rc::try_unwrap(shared) else {
+        let Ok(DriveState { source, records, parked, .. }) = Rc::try_unwrap(shared) else {
             unreachable!("all workers have ended");
         };
         let (records, parked) = (records.into_inner(), parked.into_inner().most);
@@ -157,7 +157,7 @@ pub(crate) fn allow_descriptors(connections: u64) -> Result<()> {
 
 /// Sends the requests of one agent after the other over one connection: to the server of its lane, and to the
 /// others if that one does not answer.
-async fn work<S: Source>(shared: Rc<Shared<S>>, place: (usize, usize), mut connections: Vec<Connection>) {
+async fn work<S: Source>(shared: Rc<DriveState<S>>, place: (usize, usize), mut connections: Vec<Connection>) {
     let (lane, pool) = place;
     let mut request = Vec::new();
     loop {
@@ -181,7 +181,7 @@ async fn work<S: Source>(shared: Rc<Shared<S>>, place: (usize, usize), mut conne
 }
 
 async fn serve<S: Source>(
-    shared: &Shared<S>,
+    shared: &DriveState<S>,
     lane: usize,
     connections: &mut [Connection],
     ticket: &Ticket,

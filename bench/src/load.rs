@@ -47,7 +47,7 @@ pub(crate) struct Sample {
 }
 
 /// State that the connections share.
-struct Shared {
+struct LoadState {
     bytes: AtomicU64,
     stop: AtomicBool,
     error: Mutex<Option<anyhow::Error>>,
@@ -64,7 +64,7 @@ struct Clock {
 }
 
 impl Clock {
-    fn read(shared: &Shared, side: &Side) -> Result<Self> {
+    fn read(shared: &LoadState, side: &Side) -> Result<Self> {
         Ok(Self {
             side: cpu_seconds_of_tree(side.pid)?,
             ours: cpu_seconds_of_tree(std::process::id())?,
@@ -77,7 +77,7 @@ impl Clock {
 
 /// Loads `side` from `network` and takes one sample.
 pub(crate) fn sample(load: Load, network: &Network, side: &Side, blob: &Blob) -> Result<Sample> {
-    let shared = Shared {
+    let shared = LoadState {
         bytes: AtomicU64::new(0),
         stop: AtomicBool::new(false),
         error: Mutex::new(None),
@@ -125,7 +125,7 @@ pub(crate) fn sample(load: Load, network: &Network, side: &Side, blob: &Blob) ->
 }
 
 /// Waits for the window, and longer while nothing has arrived: a busy machine is slow, which is no error.
-fn wait_for_window(load: Load, shared: &Shared) {
+fn wait_for_window(load: Load, shared: &LoadState) {
     let (started, before) = (Instant::now(), shared.bytes.load(Ordering::Relaxed));
     thread::sleep(load.window);
     while shared.bytes.load(Ordering::Relaxed) == before
@@ -142,7 +142,7 @@ fn fetch_blobs(
     network: &Network,
     address: SocketAddr,
     blob: &Blob,
-    shared: &Shared,
+    shared: &LoadState,
 ) -> Result<()> {
     network.enter()?;
     let mut client = Client::new(address);

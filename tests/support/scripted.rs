@@ -63,11 +63,11 @@ pub type Script = Arc<dyn Fn(&Asked) -> Vec<Part> + Send + Sync>;
 /// A running server, which ends when dropped.
 pub struct Scripted {
     pub address: SocketAddr,
-    state: Arc<State>,
+    state: Arc<ScriptState>,
     _tasks: JoinSet<()>,
 }
 
-struct State {
+struct ScriptState {
     script: Script,
     count: AtomicUsize,
     log: Mutex<Vec<Asked>>,
@@ -81,7 +81,7 @@ impl Scripted {
     pub async fn start(ip: &str, script: Script) -> Self {
         let listener = TcpListener::bind((ip, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let state = Arc::new(State {
+        let state = Arc::new(ScriptState {
             script,
             count: AtomicUsize::default(),
             log: Mutex::default(),
@@ -109,7 +109,7 @@ impl Scripted {
     }
 }
 
-async fn accept(listener: TcpListener, state: Arc<State>) {
+async fn accept(listener: TcpListener, state: Arc<ScriptState>) {
     let mut connections = JoinSet::new();
     let accepting = async {
         while let Ok((stream, _)) = listener.accept().await {
@@ -124,7 +124,7 @@ async fn accept(listener: TcpListener, state: Arc<State>) {
     while connections.join_next().await.is_some() {}
 }
 
-async fn serve(mut stream: TcpStream, state: Arc<State>) {
+async fn serve(mut stream: TcpStream, state: Arc<ScriptState>) {
     while let Some(asked) = read_request(&mut stream, &state).await {
         let parts = (state.script)(&asked);
         state.log.lock().unwrap().push(asked);
@@ -136,7 +136,7 @@ async fn serve(mut stream: TcpStream, state: Arc<State>) {
     }
 }
 
-async fn read_request(stream: &mut TcpStream, state: &State) -> Option<Asked> {
+async fn read_request(stream: &mut TcpStream, state: &ScriptState) -> Option<Asked> {
     let mut bytes = Vec::new();
     while !bytes.ends_with(b"\r\n\r\n") {
         if stream.read_buf(&mut bytes).await.ok()? == 0 {
@@ -159,7 +159,7 @@ async fn read_request(stream: &mut TcpStream, state: &State) -> Option<Asked> {
     Some(Asked { number, method, target, range, headers })
 }
 
-impl State {
+impl ScriptState {
     /// Plays one part; returns whether the connection continues.
     async fn play(&self, stream: &mut TcpStream, part: Part) -> bool {
         match part {

@@ -186,7 +186,7 @@ pub(crate) fn run(args: &FlockArgs) -> Result<()> {
     std::io::stdin().read_line(&mut line).context("could not read the release")?;
     ensure!(line == "go\n", "not released: {line:?}");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let shared = Rc::new(Shared {
+    let shared = Rc::new(FlockState {
         servers: args.servers.clone(),
         start: Instant::now(),
         seen: std::cell::RefCell::default(),
@@ -218,7 +218,7 @@ pub(crate) fn run(args: &FlockArgs) -> Result<()> {
     std::fs::write(&args.tally, tally).context("could not write a tally")
 }
 
-struct Shared {
+struct FlockState {
     servers: Vec<SocketAddr>,
     start: Instant,
     seen: std::cell::RefCell<Seen>,
@@ -239,7 +239,7 @@ fn source(number: usize) -> IpAddr {
 }
 
 /// Sends heartbeats until one is acknowledged, with the pauses of the agent.
-async fn agent(shared: Rc<Shared>, number: usize, request: Vec<u8>) {
+async fn agent(shared: Rc<FlockState>, number: usize, request: Vec<u8>) {
     let mut rng = SmallRng::seed_from_u64(number as u64);
     let mut heartbeats = HeartbeatSchedule::new(INTERVAL);
     let count = shared.servers.len();

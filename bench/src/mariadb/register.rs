@@ -33,7 +33,7 @@ impl Registered {
 }
 
 /// State that the tasks share.
-struct Shared {
+struct RegistrationState {
     fleet: Fleet,
     names: Arc<KeyNames>,
     next: AtomicU32,
@@ -53,7 +53,7 @@ impl MariaDb {
         connections: usize,
         batch: usize,
     ) -> Result<Registered> {
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(RegistrationState {
             fleet,
             names: Arc::clone(names),
             next: AtomicU32::new(hosts.start),
@@ -80,7 +80,7 @@ impl MariaDb {
     }
 }
 
-async fn register_hosts(mut connection: Conn, shared: Arc<Shared>) -> Result<u64> {
+async fn register_hosts(mut connection: Conn, shared: Arc<RegistrationState>) -> Result<u64> {
     let mut rows = 0;
     loop {
         let host = shared.next.fetch_add(1, Ordering::Relaxed);
@@ -93,7 +93,7 @@ async fn register_hosts(mut connection: Conn, shared: Arc<Shared>) -> Result<u64
     Ok(rows)
 }
 
-async fn register_host(connection: &mut Conn, shared: &Shared, host: u32) -> Result<u64> {
+async fn register_host(connection: &mut Conn, shared: &RegistrationState, host: u32) -> Result<u64> {
     let holder = shared.fleet.address(host).to_string();
     let select = "SELECT `key` FROM distribution_tab WHERE `holder` = ? AND `group` = ?";
     let existing: Vec<String> = connection.exec(select, (&holder, GROUP)).await?;

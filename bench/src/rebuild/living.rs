@@ -41,7 +41,7 @@ pub(super) struct Living {
     pub(super) interval: Duration,
 }
 
-struct Shared {
+struct LivingState {
     agents: RefCell<Agents>,
     servers: Vec<SocketAddr>,
     interval: Duration,
@@ -63,7 +63,7 @@ impl Living {
         let hosts = agents.fleet.hosts;
         allow_descriptors(u64::from(hosts))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let shared = Rc::new(Shared {
+        let shared = Rc::new(LivingState {
             agents: RefCell::new(agents),
             servers,
             interval,
@@ -88,7 +88,7 @@ impl Living {
     }
 }
 
-async fn live(shared: Rc<Shared>, agent: u32) {
+async fn live(shared: Rc<LivingState>, agent: u32) {
     let mut rng = SmallRng::seed_from_u64(u64::from(agent));
     // The whole fleet has the same list; each agent begins at a random server.
     let mut good = rng.random_range(0..shared.servers.len());
@@ -109,7 +109,7 @@ async fn live(shared: Rc<Shared>, agent: u32) {
 }
 
 /// Sends a sync until a server has acknowledged it.
-async fn sync(shared: &Shared, agent: u32, good: &mut usize, rng: &mut SmallRng) {
+async fn sync(shared: &LivingState, agent: u32, good: &mut usize, rng: &mut SmallRng) {
     let mut backoff = Backoff::new(RETRY_PAUSE.0, RETRY_PAUSE.1);
     while let Err(retry_after) = call(shared, agent, What::Sync, good).await {
         tokio::time::sleep(retry_after.unwrap_or_default() + backoff.pause_by(rng)).await;
@@ -118,7 +118,12 @@ async fn sync(shared: &Shared, agent: u32, good: &mut usize, rng: &mut SmallRng)
 
 /// Asks one server after the other, beginning with the one that answered last. Returns whether the answer
 /// asks for a sync, or else when the servers want to be asked again.
-async fn call(shared: &Shared, agent: u32, what: What, good: &mut usize) -> Result<bool, Option<Duration>> {
+async fn call(
+    shared: &LivingState,
+    agent: u32,
+    what: What,
+    good: &mut usize,
+) -> Result<bool, Option<Duration>> {
     let (begun, mut request) = (shared.start.elapsed(), Vec::new());
     let seq = match what {
         What::Heartbeat => {
