@@ -1,4 +1,4 @@
-//! Here a write waits for the disk: [`Node::propose`] returns once the entry is on the disks of a majority
+//! Here a write waits for its result: [`Node::propose`] returns once the entry is on the disks of a majority
 //! and applied to this server's index.
 
 use piccolo_raft::cluster::Node;
