@@ -8,7 +8,7 @@ mod site;
 
 use std::fs::{self, File};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -154,7 +154,9 @@ impl Drop for Volume {
 fn open_below(agent: &Agent, folder: &Path) -> usize {
     let files = agent.process.pids().into_iter().flat_map(|pid| fs::read_dir(format!("/proc/{pid}/fd")));
     let links = files.flatten().flatten().filter_map(|file| fs::read_link(file.path()).ok());
-    links.filter(|link| link.starts_with(folder)).count()
+    // The lock of the folder is open as well, and has its name.
+    let is_unlinked = |link: &PathBuf| link.as_os_str().as_encoded_bytes().ends_with(b" (deleted)");
+    links.filter(|link| link.starts_with(folder) && is_unlinked(link)).count()
 }
 
 #[tokio::test(flavor = "multi_thread")]
