@@ -9,6 +9,7 @@
 //! | [`leases`] | heartbeats and their ends, in the leader's memory |
 //! | [`ranking`] | which holders an asker is told, in which order |
 //! | [`reports`] | what nodes have reported of holders |
+//! | [`flights`] | content that nodes share while it is still arriving |
 //! | [`cluster`] | the other servers: who leads, forwarding, who has everything |
 //! | [`startup`] | addresses and names, waiting, threads, the order of stopping |
 //!
@@ -21,6 +22,7 @@ pub mod cluster;
 mod config;
 pub mod endpoints;
 pub mod error;
+pub mod flights;
 pub mod headers;
 pub mod leases;
 pub mod operators;

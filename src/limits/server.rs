@@ -1,6 +1,7 @@
 //! Limits of a discovery server.
 
 mod admin;
+mod flights;
 mod leases;
 mod lookups;
 mod reports;
@@ -10,6 +11,7 @@ mod writes;
 use std::time::Duration;
 
 pub use admin::*;
+pub use flights::*;
 pub use leases::*;
 pub use lookups::*;
 pub use reports::*;

@@ -1,0 +1,315 @@
+//! Who fetches a key from its registry: one node at a time. Pure: the time is an argument.
+//!
+//! A claim is free until a node asks, and then held by that node, the *fetcher*. It passes on when the fetcher says
+//! that it has ended, when a node has lost it, and after a time without a byte. Then the owner of the key compares
+//! for [`CLAIM_COLLECT_TIME`] those that ask, and the one with the most bytes is the next fetcher. After
+//! [`CLAIM_PATIENCE`]`.len()` fetchers in a row without a byte the key is open for [`CLAIM_OPEN_TIME`]: every node
+//! goes to the registry, and has its own error soon.
+
+use std::cmp::Reverse;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::limits::{CLAIM_COLLECT_TIME, CLAIM_OPEN_TIME, CLAIM_PATIENCE, CLAIM_STALL_MAX, FETCHES_OWED_MAX};
+
+/// What a node that asks for a claim is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ruling {
+    /// The node fetches the key from the registry.
+    Yours,
+    /// Another node fetches it.
+    HeldBy(SocketAddr),
+    /// It is not decided yet: the node asks again after this time.
+    Undecided(Duration),
+    /// Every node fetches it from the registry.
+    Open,
+}
+
+/// A node that needs a source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claimant {
+    /// Address of its blob server.
+    pub address: SocketAddr,
+    /// Contiguous bytes of the content that it has.
+    pub have_bytes: u64,
+    /// Claims on other keys that it holds and that have not had a byte yet.
+    pub owes: u32,
+    /// A source that it has lost.
+    pub lost: Option<SocketAddr>,
+}
+
+impl Claimant {
+    /// The best claimant has the smallest rank: one that does not owe too much, then the longest.
+    fn rank(&self) -> (bool, Reverse<u64>, u32) {
+        (self.owes >= FETCHES_OWED_MAX, Reverse(self.have_bytes), self.owes)
+    }
+}
+
+/// The claim on one key.
+#[derive(Debug, Default)]
+pub struct Claim {
+    stage: ClaimStage,
+    /// Fetchers in a row that had no byte.
+    failed: usize,
+    /// How many fetchers there were: at most so many copies have left the registry.
+    grants: u64,
+}
+
+#[derive(Debug, Default)]
+enum ClaimStage {
+    #[default]
+    Free,
+    /// Claimants are compared.
+    Collecting {
+        until: Duration,
+        best: Option<Claimant>,
+    },
+    Held(Fetch),
+    Open {
+        until: Duration,
+    },
+}
+
+#[derive(Debug)]
+struct Fetch {
+    fetcher: SocketAddr,
+    have_bytes: u64,
+    /// When it was granted, or when the last byte came.
+    since: Duration,
+    has_grown: bool,
+}
+
+impl Claim {
+    /// Rules on `claimant`.
+    pub fn ask(&mut self, claimant: Claimant, now: Duration) -> Ruling {
+        self.pass_time(now);
+        match &mut self.stage {
+            ClaimStage::Open { .. } => return Ruling::Open,
+            ClaimStage::Held(fetch) if fetch.fetcher == claimant.address => return Ruling::Yours,
+            ClaimStage::Held(fetch) if claimant.lost != Some(fetch.fetcher) => {
+                return Ruling::HeldBy(fetch.fetcher);
+            }
+            ClaimStage::Held(_) => self.release(now),
+            ClaimStage::Free if claimant.owes < FETCHES_OWED_MAX => return self.grant(claimant, now),
+            ClaimStage::Free => self.collect(now),
+            ClaimStage::Collecting { .. } => {}
+        }
+        self.compare(claimant, now)
+    }
+
+    /// Notes that `fetcher` has `have_bytes` of the content. Returns whether it holds the claim.
+    pub fn has_grown(&mut self, fetcher: SocketAddr, have_bytes: u64, now: Duration) -> bool {
+        let ClaimStage::Held(fetch) = &mut self.stage else { return false };
+        if fetch.fetcher != fetcher {
+            return false;
+        }
+        if have_bytes > fetch.have_bytes {
+            *fetch = Fetch { fetcher, have_bytes, since: now, has_grown: true };
+            self.failed = 0;
+        }
+        true
+    }
+
+    /// Notes that `node` fetches no more.
+    pub fn ended(&mut self, node: SocketAddr, now: Duration) {
+        if self.fetcher() == Some(node) {
+            self.release(now);
+        }
+    }
+
+    /// The node that fetches.
+    pub fn fetcher(&self) -> Option<SocketAddr> {
+        match &self.stage {
+            ClaimStage::Held(fetch) => Some(fetch.fetcher),
+            _ => None,
+        }
+    }
+
+    /// Whether every node goes to the registry at `now`.
+    pub fn is_open(&self, now: Duration) -> bool {
+        matches!(self.stage, ClaimStage::Open { until } if now < until)
+    }
+
+    /// How often the claim was granted.
+    pub fn grants(&self) -> u64 {
+        self.grants
+    }
+
+    /// Ends what is over at `now`.
+    fn pass_time(&mut self, now: Duration) {
+        match &self.stage {
+            ClaimStage::Open { until } if now >= *until => {
+                self.failed = 0;
+                self.stage = ClaimStage::Free;
+            }
+            ClaimStage::Held(fetch) => {
+                let patience = if fetch.has_grown { CLAIM_STALL_MAX } else { CLAIM_PATIENCE[self.failed] };
+                if now.saturating_sub(fetch.since) >= patience {
+                    self.release(now);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes the claim from its fetcher.
+    fn release(&mut self, now: Duration) {
+        let ClaimStage::Held(fetch) = &self.stage else { return };
+        if !fetch.has_grown {
+            self.failed += 1;
+        }
+        if self.failed < CLAIM_PATIENCE.len() {
+            self.collect(now);
+        } else {
+            self.stage = ClaimStage::Open { until: now + CLAIM_OPEN_TIME };
+        }
+    }
+
+    fn collect(&mut self, now: Duration) {
+        self.stage = ClaimStage::Collecting { until: now + CLAIM_COLLECT_TIME, best: None };
+    }
+
+    /// Compares `claimant` with those that asked before, and grants the claim when the time is over.
+    fn compare(&mut self, claimant: Claimant, now: Duration) -> Ruling {
+        let ClaimStage::Collecting { until, best } = &mut self.stage else { return Ruling::Open };
+        let leading = match *best {
+            Some(best) if best.address != claimant.address && best.rank() <= claimant.rank() => best,
+            _ => claimant,
+        };
+        *best = Some(leading);
+        match until.saturating_sub(now) {
+            Duration::ZERO if leading == claimant => self.grant(leading, now),
+            Duration::ZERO => {
+                self.grant(leading, now);
+                Ruling::HeldBy(leading.address)
+            }
+            left => Ruling::Undecided(left),
+        }
+    }
+
+    fn grant(&mut self, claimant: Claimant, now: Duration) -> Ruling {
+        self.grants += 1;
+        self.stage = ClaimStage::Held(Fetch {
+            fetcher: claimant.address,
+            have_bytes: claimant.have_bytes,
+            since: now,
+            has_grown: false,
+        });
+        Ruling::Yours
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(number: u16) -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, 1], number))
+    }
+
+    fn claimant(number: u16) -> Claimant {
+        Claimant { address: node(number), have_bytes: 0, owes: 0, lost: None }
+    }
+
+    fn at(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    /// What the node is answered once those that asked at the same time were compared.
+    fn settled(claim: &mut Claim, claimant: Claimant, now: Duration) -> Ruling {
+        match claim.ask(claimant, now) {
+            Ruling::Undecided(wait) => claim.ask(claimant, now + wait),
+            ruling => ruling,
+        }
+    }
+
+    #[test]
+    fn the_first_node_fetches_and_the_others_learn_who_does() {
+        let mut claim = Claim::default();
+        assert_eq!(claim.ask(claimant(1), at(0)), Ruling::Yours);
+        assert_eq!(claim.ask(claimant(2), at(0)), Ruling::HeldBy(node(1)));
+        assert_eq!(claim.ask(claimant(1), at(1)), Ruling::Yours, "its answer was lost");
+        assert_eq!(claim.grants(), 1);
+    }
+
+    #[test]
+    fn a_claim_without_a_byte_passes_on_after_two_four_and_eight_seconds_and_then_the_key_is_open() {
+        let mut claim = Claim::default();
+        let mut now = at(0);
+        assert_eq!(claim.ask(claimant(0), now), Ruling::Yours);
+        for (fetcher, patience) in [(0, 2_000), (1, 4_000)] {
+            let next = fetcher + 1;
+            assert_eq!(claim.ask(claimant(next), now + at(patience - 1)), Ruling::HeldBy(node(fetcher)));
+            now += at(patience);
+            assert_eq!(claim.ask(claimant(next), now), Ruling::Undecided(CLAIM_COLLECT_TIME));
+            now += CLAIM_COLLECT_TIME;
+            assert_eq!(claim.ask(claimant(next), now), Ruling::Yours);
+        }
+        now += at(8_000);
+        assert_eq!(claim.ask(claimant(3), now), Ruling::Open);
+        assert!(claim.is_open(now + CLAIM_OPEN_TIME - at(1)));
+        assert_eq!(claim.ask(claimant(3), now + CLAIM_OPEN_TIME), Ruling::Yours);
+        assert_eq!(claim.grants(), 4);
+    }
+
+    #[test]
+    fn bytes_keep_a_claim_until_they_stop() {
+        let mut claim = Claim::default();
+        claim.ask(claimant(1), at(0));
+        assert!(!claim.has_grown(node(2), 9, at(1_000)), "it holds no claim");
+        assert!(claim.has_grown(node(1), 1, at(1_900)));
+        assert_eq!(claim.ask(claimant(2), at(6_000)), Ruling::HeldBy(node(1)));
+        assert!(claim.has_grown(node(1), 1, at(6_800)), "the same length is no growth");
+        assert_eq!(claim.ask(claimant(2), at(6_900)), Ruling::Undecided(CLAIM_COLLECT_TIME));
+    }
+
+    #[test]
+    fn a_length_below_that_at_the_claim_is_no_growth() {
+        let mut claim = Claim::default();
+        claim.ask(Claimant { have_bytes: 10, ..claimant(1) }, at(0));
+        claim.has_grown(node(1), 10, at(1_999));
+        assert!(matches!(claim.ask(claimant(2), at(2_000)), Ruling::Undecided(_)));
+    }
+
+    #[test]
+    fn the_longest_of_those_that_lost_the_fetcher_is_the_next_one() {
+        let mut claim = Claim::default();
+        claim.ask(claimant(1), at(0));
+        claim.has_grown(node(1), 50, at(100));
+        let lost = |number, have_bytes| Claimant { have_bytes, lost: Some(node(1)), ..claimant(number) };
+        assert_eq!(claim.ask(lost(2, 20), at(200)), Ruling::Undecided(CLAIM_COLLECT_TIME));
+        assert_eq!(claim.ask(lost(3, 40), at(250)), Ruling::Undecided(at(150)));
+        assert_eq!(claim.ask(lost(4, 40), at(260)), Ruling::Undecided(at(140)), "the first of equals leads");
+        assert_eq!(claim.ask(lost(2, 20), at(400)), Ruling::HeldBy(node(3)));
+        assert_eq!(claim.ask(lost(3, 40), at(401)), Ruling::Yours);
+        assert_eq!(claim.ask(lost(4, 40), at(402)), Ruling::HeldBy(node(3)), "it lost another one");
+    }
+
+    #[test]
+    fn a_fetcher_that_ends_passes_on_at_once() {
+        let mut claim = Claim::default();
+        claim.ask(claimant(1), at(0));
+        claim.ended(node(2), at(10));
+        assert_eq!(claim.fetcher(), Some(node(1)));
+        claim.ended(node(1), at(10));
+        assert_eq!(settled(&mut claim, claimant(2), at(20)), Ruling::Yours);
+        claim.ended(node(2), at(500));
+        assert_eq!(settled(&mut claim, claimant(3), at(5_000)), Ruling::Yours, "nobody asked meanwhile");
+        claim.ended(node(3), at(5_001));
+        assert_eq!(claim.ask(claimant(4), at(5_002)), Ruling::Open, "three had no byte");
+    }
+
+    #[test]
+    fn a_node_that_owes_three_fetches_gets_a_fourth_only_if_nobody_else_asks() {
+        let busy = |number| Claimant { owes: FETCHES_OWED_MAX, have_bytes: 9, ..claimant(number) };
+        let mut claim = Claim::default();
+        assert_eq!(settled(&mut claim, busy(1), at(0)), Ruling::Yours);
+        let mut claim = Claim::default();
+        assert_eq!(claim.ask(busy(1), at(0)), Ruling::Undecided(CLAIM_COLLECT_TIME));
+        assert_eq!(claim.ask(claimant(2), at(199)), Ruling::Undecided(at(1)));
+        assert_eq!(claim.ask(busy(1), at(200)), Ruling::HeldBy(node(2)));
+    }
+}
