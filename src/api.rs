@@ -5,6 +5,7 @@
 //! Unknown JSON fields are ignored. `tests/golden` has golden JSON of every type.
 
 pub mod client;
+pub mod flight;
 mod level;
 mod members;
 
@@ -15,6 +16,12 @@ pub use members::{MemberEntry, MembersAction, MembersProgress, MembersRequest, M
 
 /// Paths of the API, below the base URL of a server.
 pub mod path {
+    /// How far a node is in its flights.
+    pub const FLIGHTS_PROGRESS: &str = "/api/v1/distribution/flights";
+    /// What a server asks the owner of keys.
+    pub const FLIGHTS_OWNED: &str = "/api/v1/distribution/flights/owned";
+    /// The list of flights.
+    pub const FLIGHTS: &str = "/api/v1/flights";
     /// POST of a [`super::WriteRequest`].
     pub const ADVERTISE: &str = "/api/v1/distribution/advertise";
     /// POST of a [`super::WriteRequest`]. Native.
@@ -155,6 +162,25 @@ pub struct FindQuery {
     /// `prefix`: the Go Piccolo's strict order, whatever `request_host` is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rank: Option<String>,
+    /// [`INTENT_FETCH`](flight::INTENT_FETCH) of a node that receives the content, and passes it on meanwhile. The
+    /// fields below belong to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub intent: Option<String>,
+    /// Contiguous bytes of the content that the node has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub have: Option<u64>,
+    /// Whether its pull begins now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub begins: Option<bool>,
+    /// Whether all sources that it knows bring nothing more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub starved: Option<bool>,
+    /// `ip:port` of a source that it has lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost: Option<String>,
+    /// Claims on other keys that it holds and that have not had a byte yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owes: Option<u32>,
 }
 
 /// Answer 200 of findkey. Its 404 is a [`Message`].
@@ -169,6 +195,9 @@ pub struct FindResponse {
     pub holders: Vec<String>,
     /// Always 0, as in the Go Piccolo.
     pub total: u64,
+    /// Where content that is still arriving may come from; only for those that ask with `intent=fetch`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flight: Option<flight::FlightSources>,
 }
 
 /// Body of keepalive. All fields but `host` and `group` are native.

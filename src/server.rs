@@ -138,6 +138,7 @@ fn start_tasks(app: &App, Phases { tasks, end, .. }: &mut Phases) {
     tasks.spawn("addresses of servers", app.cluster.servers.clone().watch(end.clone()));
     tasks.spawn("lookup fallback", Arc::clone(&app.cluster.fallback).watch(end.clone()));
     tasks.spawn("reports", Arc::clone(&app.reports).watch(end.clone()));
+    tasks.spawn("flights", Arc::clone(&app.flights).watch(end.clone()));
     tasks.spawn("metrics upkeep", crate::metrics::upkeep(crate::metrics::install(), end.clone()));
 }
 

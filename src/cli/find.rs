@@ -62,7 +62,7 @@ fn run(invocation: &Invocation) -> Result<Exit, CliError> {
         Ok((found, doubt, claims))
     })?;
     let exit = if found.is_some() { Exit::Done } else { Exit::NotFound };
-    let answer = found.unwrap_or(FindResponse { key, group, holders: Vec::new(), total: 0 });
+    let answer = found.unwrap_or(FindResponse { key, group, holders: Vec::new(), total: 0, flight: None });
     if asked.json {
         print_json(&answer)?;
     } else {

@@ -12,6 +12,8 @@ use tokio_util::task::TaskTracker;
 
 use super::cluster::Cluster;
 use super::error::ApiError;
+use super::flights::Flights;
+use super::flights::exchange::Exchange;
 use super::leases::Leases;
 use super::leases::fleet::FleetUsage;
 use super::leases::table::LeaseTable;
@@ -43,6 +45,8 @@ pub struct App {
     pub fleet: FleetUsage,
     /// What nodes have reported of holders.
     pub reports: Arc<Reports>,
+    /// Content that nodes share while it is still arriving.
+    pub flights: Arc<Flights>,
     /// How much work is taken on at once.
     pub permits: Permits,
     /// Who may change the membership and take snapshots.
@@ -74,6 +78,7 @@ impl App {
         let permits = Permits::default();
         let pass_on =
             PassOn::new(node.clone(), cluster.identity.clone(), cluster.client.clone(), stop.clone());
+        let exchange = Exchange::new(cluster.identity.clone(), cluster.client.clone(), stop.clone());
         let writes = Writes {
             node: node.clone(),
             index: index.clone(),
@@ -86,6 +91,7 @@ impl App {
         };
         Self {
             fleet: FleetUsage::new(cluster.leadership.clone()),
+            flights: Arc::new(Flights::new(node.clone(), Arc::clone(&clock), exchange)),
             reports: Arc::new(Reports::new(index.clone(), clock, pass_on)),
             writes: Arc::new(writes),
             node,

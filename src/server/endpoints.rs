@@ -6,7 +6,7 @@
 //!
 //! | endpoint | who answers |
 //! |---|---|
-//! | `findkey`, `hosts`, `status`, `capabilities`, `report`, `snapshot`, health, metrics | any server, from what it has |
+//! | `findkey`, `hosts`, `flights`, `status`, `capabilities`, `report`, `snapshot`, health, metrics | any server, from what it has |
 //! | `advertise`, `withdraw`, `sync`, `keepalive`, changes of `members` | the leader; the others forward to it |
 //! | the list of `members` | the leader, or any server while there is none |
 //!
@@ -17,6 +17,7 @@
 pub mod advertise;
 pub mod capabilities;
 pub mod findkey;
+pub mod flights;
 pub mod health;
 pub mod hosts;
 pub mod keepalive;
@@ -50,6 +51,7 @@ pub fn router(app: AppHandle) -> Router {
         .route(path::CAPABILITIES, get(capabilities::handle))
         .route(path::STATUS, get(status::handle))
         .route(path::HOSTS, get(hosts::handle))
+        .route(path::FLIGHTS, get(flights::list))
         .route(path::MEMBERS, get(members::list).post(members::list))
         .merge(changes_of_members())
         .route(path::SNAPSHOT, post(snapshot::handle))
@@ -72,6 +74,8 @@ fn writes(app: AppHandle) -> Router<AppHandle> {
         .route(path::SYNC, post(sync::handle))
         .route(path::KEEPALIVE, post(keepalive::handle))
         .route(path::REPORT, post(report::handle))
+        .route(path::FLIGHTS_PROGRESS, post(flights::progress))
+        .route(path::FLIGHTS_OWNED, post(flights::owned))
         .route_layer(middleware::from_fn_with_state(app, refuse_other_clusters))
 }
 

@@ -167,6 +167,9 @@ pub enum ApiError {
         /// The header that gives it away.
         name: &'static str,
     },
+    /// A call that only the other servers may make.
+    #[error("only the other servers of the cluster may ask this")]
+    NotServer,
     /// An operator's call that is not JSON, as any web page could send it.
     #[error("header Content-Type must be application/json")]
     NotJson,
@@ -217,7 +220,7 @@ impl ApiError {
             ApiError::Format(_) | ApiError::NothingToDo | ApiError::BodyBroken(_) => StatusCode::BAD_REQUEST,
             ApiError::KeyNotFound { .. } | ApiError::UnknownRoute => StatusCode::NOT_FOUND,
             ApiError::BodyTooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
-            ApiError::NotOperator | ApiError::PassedOn { .. } => StatusCode::FORBIDDEN,
+            ApiError::NotOperator | ApiError::NotServer | ApiError::PassedOn { .. } => StatusCode::FORBIDDEN,
             ApiError::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             ApiError::Stale { .. } | ApiError::Refused(_) => StatusCode::CONFLICT,
             ApiError::OtherCluster { .. } => StatusCode::MISDIRECTED_REQUEST,

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 
 use crate::limits::{
-    HEARTBEAT_CHANGES_WAITING_MAX, HEARTBEATS_WAITING_MAX, HOLDER_HEARTBEATS_WAITING_MAX,
+    FLIGHTS_READ_MAX, HEARTBEAT_CHANGES_WAITING_MAX, HEARTBEATS_WAITING_MAX, HOLDER_HEARTBEATS_WAITING_MAX,
     HOLDER_WRITES_WAITING_MAX, SNAPSHOTS_SENT_MAX, WRITES_WAITING_MAX,
 };
 use bodies::Bodies;
@@ -32,6 +32,8 @@ pub struct Permits {
     pub heartbeat_changes: HolderPermits,
     /// Memory for the bodies of requests.
     pub bodies: Bodies,
+    /// Bodies with flights that are being read.
+    pub flights: Arc<Semaphore>,
     /// Snapshots on their way to operators.
     pub snapshots: Arc<Semaphore>,
 }
@@ -46,6 +48,7 @@ impl Default for Permits {
                 HOLDER_HEARTBEATS_WAITING_MAX,
             ),
             bodies: Bodies::default(),
+            flights: Arc::new(Semaphore::new(FLIGHTS_READ_MAX)),
             snapshots: Arc::new(Semaphore::new(SNAPSHOTS_SENT_MAX)),
         }
     }

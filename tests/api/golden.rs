@@ -78,6 +78,7 @@ fn lookups() {
             group: "default".into(),
             holders: vec!["10.0.0.2:7781".into(), "[fd00::3]:7781".into()],
             total: 0,
+            flight: None,
         },
     );
 }

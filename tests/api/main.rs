@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod bounds;
+mod flights;
 mod go_pi;
 mod golden;
 mod harness;

@@ -70,7 +70,8 @@ async fn find(State(pool): State<Pool>, Query(query): Query<FindQuery>) -> Respo
             return (StatusCode::NOT_FOUND, axum::Json(body)).into_response();
         }
     };
-    axum::Json(FindResponse { key: query.key, group: query.group, holders, total: 0 }).into_response()
+    axum::Json(FindResponse { key: query.key, group: query.group, holders, total: 0, flight: None })
+        .into_response()
 }
 
 async fn holders(pool: &Pool, query: &FindQuery) -> Result<Vec<String>, mysql_async::Error> {

@@ -65,7 +65,7 @@ async fn find(State(pairs): State<Pairs>, Query(query): Query<FindQuery>) -> Res
         let message = Message { success: None, message: "nobody".to_owned(), error: String::new() };
         return (StatusCode::NOT_FOUND, Json(message)).into_response();
     }
-    Json(FindResponse { key: query.key, group: query.group, holders, total: 0 }).into_response()
+    Json(FindResponse { key: query.key, group: query.group, holders, total: 0, flight: None }).into_response()
 }
 
 async fn keepalive() -> Response {

@@ -9,8 +9,18 @@ use crate::server::app::Loaded;
 /// Version of this API.
 const API_VERSION: u32 = 1;
 /// What a client would have to probe for otherwise.
-const FEATURES: &[&str] =
-    &["withdraw", "order", "lease", "resync", "min_index", "rank_prefix", "hosts", "report", "behind"];
+const FEATURES: &[&str] = &[
+    "withdraw",
+    "order",
+    "lease",
+    "resync",
+    "min_index",
+    "rank_prefix",
+    "hosts",
+    "report",
+    "behind",
+    "flights",
+];
 
 /// Answers with the features, the cluster, and how many servers it has.
 pub async fn handle(Loaded(node): Loaded<Node>) -> Json<Capabilities> {

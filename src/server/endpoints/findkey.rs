@@ -16,12 +16,16 @@ use axum::response::Response;
 use metrics::Histogram;
 use piccolo_raft::cluster::Node;
 use piccolo_raft::index::{Index, Postings};
-use piccolo_raft::model::Key;
+use piccolo_raft::model::{Holder, Key};
 
+use crate::api::flight::{FlightClaim, FlightSources, INTENT_FETCH};
 use crate::limits::{FINDKEY_COUNT_DEFAULT, FINDKEY_COUNT_MAX, MIN_INDEX_WAIT_MAX};
 use crate::server::app::{App, Loaded};
 use crate::server::error::FormatError;
 use crate::server::error::{ApiError, QueryError};
+use crate::server::flights::claim::Ruling;
+use crate::server::flights::table::Content;
+use crate::server::flights::{self, Flights};
 use crate::server::ranking::{Asker, Holders, rank, rank_by_reputation};
 use crate::server::reports::Reports;
 use crate::server::requests::accepted::{group, socket_address};
@@ -33,11 +37,17 @@ pub struct Lookups {
     node: Node,
     index: Index,
     reports: Arc<Reports>,
+    flights: Arc<Flights>,
 }
 
 impl FromRef<App> for Lookups {
     fn from_ref(app: &App) -> Self {
-        Self { node: app.node.clone(), index: app.index.clone(), reports: Arc::clone(&app.reports) }
+        Self {
+            node: app.node.clone(),
+            index: app.index.clone(),
+            reports: Arc::clone(&app.reports),
+            flights: Arc::clone(&app.flights),
+        }
     }
 }
 
@@ -50,6 +60,18 @@ struct Question<'a> {
     asked_by: AskedBy,
     prefix_order: bool,
     min_index: u64,
+    /// Set by a node that receives the content, and passes it on meanwhile.
+    flight: Option<FlightQuestion>,
+}
+
+/// What a node that asks with `intent=fetch` says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct FlightQuestion {
+    have_bytes: u64,
+    begins: bool,
+    is_starved: bool,
+    lost: Option<SocketAddr>,
+    owes: u32,
 }
 
 /// The asker, as `request_host` names it.
@@ -88,12 +110,47 @@ impl Lookups {
             found = look();
         }
         result_count().record(found.len() as f64);
+        if let (Some(flight), Some(key), AskedBy::Holder(address), false) =
+            (question.flight, key, question.asked_by, behind)
+        {
+            // In a box: otherwise each lookup would move the memory for this future.
+            let sources = Box::pin(self.flight_sources(&question, flight, key, (address, !found.is_empty())));
+            return Ok(json(written(&question, &found, Some(&sources.await))));
+        }
         if found.is_empty() {
             return Err(ApiError::KeyNotFound { key: question.key.to_owned(), behind }.into());
         }
-        let mut answer = Response::new(Body::from(written(&question, &found)));
-        answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        Ok(answer)
+        Ok(json(written(&question, &found, None)))
+    }
+
+    /// Where the node at `asker.0` may get content that is still arriving; `asker.1`: complete holders are known.
+    async fn flight_sources(
+        &self,
+        question: &Question<'_>,
+        flight: FlightQuestion,
+        key: Key,
+        asker: (SocketAddr, bool),
+    ) -> FlightSources {
+        let (address, is_held) = asker;
+        let holder = Holder { group: question.group.to_owned(), address };
+        let zone = self.index.host(&holder).map(|record| record.zone).unwrap_or_default();
+        let FlightQuestion { have_bytes, begins, is_starved, lost, owes } = flight;
+        let node = flights::table::Node { address, zone, have_bytes };
+        let asked = flights::table::Question { node, begins, is_held, is_starved, lost, owes };
+        let content = Content { group: holder.group, key };
+        let sources = self.flights.ask(content, asked).await;
+        let not: Vec<_> = std::iter::once(address).chain(lost).collect();
+        let partial = sources.pick(&not, &mut rand::rng());
+        let fetcher = match sources.ruling {
+            Some(Ruling::HeldBy(fetcher)) => Some(fetcher),
+            _ => sources.fetcher,
+        };
+        FlightSources {
+            partial: partial.iter().map(ToString::to_string).collect(),
+            fetcher: fetcher.map(|fetcher| fetcher.to_string()),
+            claim: sources.ruling.map(claim),
+            came: sources.came,
+        }
     }
 
     /// The holders of `key`, the best for the asker first.
@@ -118,6 +175,23 @@ impl Lookups {
     }
 }
 
+/// The ruling as it is on the wire.
+fn claim(ruling: Ruling) -> FlightClaim {
+    match ruling {
+        Ruling::Yours => FlightClaim::Yours,
+        Ruling::HeldBy(_) => FlightClaim::Held,
+        Ruling::Undecided(_) => FlightClaim::Undecided,
+        Ruling::Open => FlightClaim::Open,
+    }
+}
+
+/// An answer with this JSON.
+fn json(body: Vec<u8>) -> Response {
+    let mut answer = Response::new(Body::from(body));
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer
+}
+
 /// Refuses a lookup while this server waits to be admitted: it has nothing, or a snapshot that ages. Its 404
 /// would send the asker to the registry, and its holders may be gone. A 503 sends the asker to the next
 /// server: a server that has lost its disk is still in the lists of all agents. A member answers, with or
@@ -137,7 +211,7 @@ fn result_count() -> &'static Histogram {
 
 /// A [`crate::api::FindResponse`] as JSON, without a string for each address: writing each of them twice
 /// would be half of a lookup's own work.
-fn written(question: &Question<'_>, holders: &[SocketAddr]) -> Vec<u8> {
+fn written(question: &Question<'_>, holders: &[SocketAddr], flight: Option<&FlightSources>) -> Vec<u8> {
     const ADDRESS_BYTES: usize = "\"255.255.255.255:65535\",".len();
     let mut body = Vec::with_capacity(128 + question.key.len() + holders.len() * ADDRESS_BYTES);
     body.extend_from_slice(b"{\"key\":");
@@ -150,7 +224,12 @@ fn written(question: &Question<'_>, holders: &[SocketAddr]) -> Vec<u8> {
         write_address(&mut body, *holder);
         body.push(b'"');
     }
-    body.extend_from_slice(b"],\"total\":0}");
+    body.extend_from_slice(b"],\"total\":0");
+    if let Some(flight) = flight {
+        body.extend_from_slice(b",\"flight\":");
+        serde_json::to_writer(&mut body, flight).expect("memory takes every string");
+    }
+    body.push(b'}');
     body
 }
 
@@ -187,7 +266,23 @@ fn question<'a>(query: &'a Query<'_>) -> Result<Question<'a>, FormatError> {
         asked_by: query.text("request_host").map_or(AskedBy::Unknown, asked_by),
         prefix_order,
         min_index: query.integer("min_index")?.unwrap_or(0),
+        flight: flight(query)?,
     })
+}
+
+/// What a node says of itself that asks with `intent=fetch`; another intent is not known, and none at all.
+fn flight(query: &Query<'_>) -> Result<Option<FlightQuestion>, FormatError> {
+    if query.text("intent") != Some(INTENT_FETCH) {
+        return Ok(None);
+    }
+    let is_set = |name| query.text(name).is_some_and(|value| value == "true");
+    Ok(Some(FlightQuestion {
+        have_bytes: query.integer("have")?.unwrap_or(0),
+        begins: is_set("begins"),
+        is_starved: is_set("starved"),
+        lost: query.text("lost").and_then(socket_address),
+        owes: query.integer("owes")?.unwrap_or(0),
+    }))
 }
 
 /// The asker that `text` names. A text that cannot be read is an unknown asker, and no reason to refuse an
@@ -264,10 +359,13 @@ mod tests {
         for key in ["sha256:00", "r/\"a\\:1\u{7f}é"] {
             let query = format!("group=g&key={key}");
             let query = Query::parse(Some(&query));
-            let body = written(&question(&query).unwrap(), &addresses);
+            let body = written(&question(&query).unwrap(), &addresses, None);
             let read: FindResponse = serde_json::from_slice(&body).unwrap();
             let holders = holders.map(str::to_owned).to_vec();
-            assert_eq!(read, FindResponse { key: key.into(), group: "g".into(), holders, total: 0 });
+            assert_eq!(
+                read,
+                FindResponse { key: key.into(), group: "g".into(), holders, total: 0, flight: None }
+            );
             assert_eq!(body, serde_json::to_vec(&read).unwrap());
         }
     }

@@ -13,6 +13,7 @@ use piccolo_raft::index::{HostRecord, Index};
 use piccolo_raft::model::Holder;
 
 use crate::api::{KeepaliveResponse, path};
+use crate::limits::HEARTBEAT_BODY_BYTES_MAX;
 use crate::server::app::{App, Loaded};
 use crate::server::cluster::forward::{Forwarder, LeaderRequest, is_forwarded};
 use crate::server::error::ApiError;
@@ -20,7 +21,7 @@ use crate::server::leases::fleet::FleetUsage;
 use crate::server::leases::table::LeaseTable;
 use crate::server::leases::{Heartbeat, HeartbeatOutcome, KnownHost, on_heartbeat};
 use crate::server::permits::Permits;
-use crate::server::permits::bodies::read_heartbeat;
+use crate::server::permits::bodies::read_small;
 use crate::server::reports::Reports;
 use crate::server::requests::accepted::{self, AcceptedHeartbeat, HolderPolicy};
 
@@ -55,7 +56,8 @@ impl FromRef<App> for Heartbeats {
 /// Answers once the lease is renewed, and what has changed is on the disks of a majority.
 pub async fn handle(Loaded(heartbeats): Loaded<Heartbeats>, incoming: Request) -> Result<Response, ApiError> {
     let forwarded = is_forwarded(incoming.headers());
-    let (body, permit) = read_heartbeat(&heartbeats.permits.heartbeats, incoming).await?;
+    let (body, permit) =
+        read_small(&heartbeats.permits.heartbeats, incoming, HEARTBEAT_BODY_BYTES_MAX).await?;
     let accepted = accepted::heartbeat(&body, heartbeats.holders)?;
     let held = Arc::new(permit);
     let request = LeaderRequest { path: path::KEEPALIVE, body, forwarded, repeatable: true, held };

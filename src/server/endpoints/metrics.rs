@@ -9,7 +9,7 @@ use axum::extract::{FromRef, MatchedPath, Request, State};
 use axum::http::Method;
 use axum::middleware::{self, Next};
 use axum::response::Response;
-use metrics::{counter, describe_gauge, gauge, histogram};
+use metrics::{counter, describe_counter, describe_gauge, gauge, histogram};
 use piccolo_raft::cluster::Node;
 use piccolo_raft::index::Index;
 
@@ -62,6 +62,11 @@ fn describe() {
     describe_gauge!("piccolo_fleet_bytes_served", "bytes that agents served to peers; on the leader");
     describe_gauge!("piccolo_fleet_misses", "requests that no peer could answer; on the leader");
     describe_gauge!("piccolo_index_hosts_reported", "holders ranked last, and pairs left out, by reports");
+    describe_gauge!(
+        "piccolo_api_flights",
+        "content that is still arriving, of which this server keeps who has a part"
+    );
+    describe_counter!("piccolo_api_flight_claims_total", "claims on content that no node had, by outcome");
     describe_gauge!("piccolo_disk_free_bytes", "free bytes on the disk of the data folder");
     describe_gauge!("piccolo_disk_size_bytes", "bytes that this disk can hold");
     describe_gauge!("piccolo_disk_free_min_bytes", "with less free bytes than this the disk is low");

@@ -13,9 +13,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::holder_locks::HolderPermits;
 use crate::limits::{
-    API_BODIES_BYTES_MAX, API_BODY_BYTES_MAX, API_BODY_READ_TIMEOUT, HEARTBEAT_BODY_BYTES_MAX,
-    HEARTBEAT_BODY_READ_TIMEOUT, REFUSED_DISCARD_BYTES_MAX, REFUSED_DISCARD_TIMEOUT,
-    TOO_LARGE_DISCARD_BYTES_MAX, TOO_LARGE_DISCARD_TIMEOUT,
+    API_BODIES_BYTES_MAX, API_BODY_BYTES_MAX, API_BODY_READ_TIMEOUT, HEARTBEAT_BODY_READ_TIMEOUT,
+    REFUSED_DISCARD_BYTES_MAX, REFUSED_DISCARD_TIMEOUT, TOO_LARGE_DISCARD_BYTES_MAX,
+    TOO_LARGE_DISCARD_TIMEOUT,
 };
 use crate::server::error::ApiError;
 
@@ -89,21 +89,22 @@ impl Bodies {
     }
 }
 
-/// Reads the body of a heartbeat and takes its permit, one of `heartbeats`. It needs no memory of [`Bodies`]:
-/// however large the writes at hand are, heartbeats are received.
+/// Reads a body of at most `bytes_max` bytes and takes its permit, one of `permits`. It needs no memory of
+/// [`Bodies`]: however large the writes at hand are, heartbeats and flights are received.
 ///
 /// # Errors
 /// As of [`Bodies::read`].
-pub async fn read_heartbeat(
-    heartbeats: &Arc<Semaphore>,
+pub async fn read_small(
+    permits: &Arc<Semaphore>,
     request: Request<Body>,
+    bytes_max: usize,
 ) -> Result<(Bytes, OwnedSemaphorePermit), ApiError> {
     let mut body = request.into_body();
-    let Ok(permit) = Arc::clone(heartbeats).try_acquire_owned() else {
+    let Ok(permit) = Arc::clone(permits).try_acquire_owned() else {
         discard_refused(&mut body).await;
         return Err(ApiError::Overloaded);
     };
-    let collected = collect_within(&mut body, HEARTBEAT_BODY_BYTES_MAX, |_| Ok(()));
+    let collected = collect_within(&mut body, bytes_max, |_| Ok(()));
     match tokio::time::timeout(HEARTBEAT_BODY_READ_TIMEOUT, collected).await {
         Ok(Err(error @ ApiError::BodyTooLarge { .. })) => {
             drop(permit);
