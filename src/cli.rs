@@ -160,7 +160,10 @@ pub fn main(
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     // Comes first, so that the command tree, TLS and the configuration do not take memory in the supervisor.
     if let Some(program) = agent::supervisor_of(&arguments) {
-        return exit_of(agent::supervise(program));
+        return agent::supervise(program).unwrap_or_else(|error| {
+            output::complain_or_drop(&error);
+            error.exit()
+        });
     }
     // Fails only if a provider is installed already, which nothing does before main.
     let _ = rustls::crypto::ring::default_provider().install_default();

@@ -123,11 +123,16 @@ impl Agent {
     }
 
     fn spawn(binary: &Path, config: &str, mirror: SocketAddr) -> Self {
-        Self::spawn_with(binary, config, mirror, None)
+        Self::spawn_with(Command::new(binary), config, mirror, None)
     }
 
-    /// Starts `binary` with `stderr` in place of a file.
-    fn spawn_with(binary: &Path, config: &str, mirror: SocketAddr, stderr: Option<io::PipeWriter>) -> Self {
+    /// Starts `command`, which is the binary or runs it, with `stderr` in place of a file.
+    fn spawn_with(
+        mut command: Command,
+        config: &str,
+        mirror: SocketAddr,
+        stderr: Option<io::PipeWriter>,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let layout = folder.path().join("layout");
         fs::create_dir_all(layout.join("blobs/sha256")).unwrap();
@@ -137,7 +142,7 @@ impl Agent {
         fs::write(&config_file, format!("{PEER_LISTEN}{config}")).unwrap();
         let log = folder.path().join("log");
         fs::write(&log, "").unwrap();
-        let process = Command::new(binary)
+        let process = command
             .env_clear()
             .args(["agent", "--servers", "http://127.0.0.1:1"])
             .args(["--metrics-listen", "127.0.0.1:0", "--mirror-listen", &mirror.to_string()])
@@ -276,6 +281,48 @@ fn a_worker_that_is_killed_is_replaced_and_the_port_never_refuses() {
     crowd.stays_content();
     assert_ne!(agent.worker(), killed);
     agent.logged("killed by signal 9");
+}
+
+/// What a process ignores, the programs that it becomes ignore as well: then the kernel tells nobody that a child
+/// has ended.
+#[test]
+fn an_agent_whose_parent_ignores_its_children_still_learns_that_a_worker_has_ended() {
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", "trap '' CHLD; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_piccolo")]);
+    let mut agent = Agent::spawn_with(command, "", free_address(), None);
+    within("the worker serves", SOON, || ask(agent.mirror).ok().filter(|status| *status == 200));
+    let killed = agent.worker();
+    send(killed, Signal::KILL);
+    within("another worker serves", SOON, || {
+        ask(agent.mirror).ok().filter(|status| *status == 200 && !is_alive(killed))
+    });
+    agent.logged("killed by signal 9");
+    send(agent.supervisor(), Signal::TERM);
+    assert!(agent.wait().success());
+}
+
+/// I4 also while an operator restarts an agent that hangs.
+#[test]
+fn a_frozen_worker_that_is_told_to_stop_or_to_make_room_costs_no_request_more_than_its_promise() {
+    for signal in [Signal::TERM, Signal::HUP] {
+        let mut agent = Agent::start();
+        let frozen = agent.worker();
+        let mut accepted = TcpStream::connect(agent.mirror).unwrap();
+        accepted.write_all(b"GET /v2/ HTTP/1.1\r\n").unwrap();
+        assert_eq!(ask(agent.mirror).unwrap(), 200, "in the order of connecting: the other one is accepted");
+        send(frozen, Signal::STOP);
+        within("all its threads are stopped", SOON, || are_stopped(frozen).then_some(()));
+        let stopped = Instant::now();
+        send(agent.supervisor(), signal);
+        accepted.set_read_timeout(Some(SOON)).unwrap();
+        assert!(!matches!(accepted.read(&mut [0; 16]), Ok(1..)), "a frozen process answered");
+        assert!(stopped.elapsed() <= FROZEN_COST_MAX, "cut after {:?}", stopped.elapsed());
+        if signal == Signal::TERM {
+            agent.wait();
+        } else {
+            within("a worker serves", SOON, || ask(agent.mirror).ok().filter(|status| *status == 200));
+        }
+    }
 }
 
 /// I4: connections that wait to be accepted, and accepted ones, end in time.
@@ -517,7 +564,12 @@ fn stopping_ends_what_was_begun_and_answers_the_others_until_it_is_gone() {
 #[test]
 fn a_log_that_nobody_reads_costs_no_answers() {
     let (reader, writer) = io::pipe().unwrap();
-    let agent = Agent::spawn_with(Path::new(env!("CARGO_BIN_EXE_piccolo")), "", free_address(), Some(writer));
+    let agent = Agent::spawn_with(
+        Command::new(Path::new(env!("CARGO_BIN_EXE_piccolo"))),
+        "",
+        free_address(),
+        Some(writer),
+    );
     within("the worker serves", SOON, || ask(agent.mirror).ok().filter(|status| *status == 200));
     let worker = agent.worker();
     // One line of the worker for each, longer than the pipe in total.

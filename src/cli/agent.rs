@@ -13,7 +13,7 @@ use std::ffi::OsString;
 use std::io;
 
 use super::parent::{self, EXIT_WITH_PARENT};
-use super::{CliError, Exit, Invocation, Subcommand, process};
+use super::{CliError, Exit, Invocation, Subcommand, process, signals};
 use crate::agent;
 use crate::config::{self, Layers, Setting, WITHOUT_COUNTERPART};
 use handover::{Duty, Ports, Received, Told};
@@ -87,6 +87,7 @@ fn become_supervisor(told: Told, handed_over: bool, duty: Duty) -> Result<Infall
         (process::block_on_this_thread(async { Ok(Ports::open(told).await?) })?, None)
     };
     let program = Program::this()?;
+    process::block_on_this_thread(async { signals::heed_children_after_exec() })?;
     let failed = |source| CliError::Process { action: "start the supervisor", source };
     let stdin = ports.for_duty(workers.as_ref(), duty).map_err(failed)?;
     Err(failed(program.become_supervisor(stdin)))

@@ -6,6 +6,7 @@ use std::io::{self, IsTerminal, Write};
 use piccolo_raft::errors::chain;
 
 use super::CliError;
+use super::log_lines::LogLines;
 
 /// Prints text on stdout. A closed pipe (`piccolo hosts | head`) is not an error.
 pub(super) fn print(text: &str) -> Result<(), CliError> {
@@ -21,6 +22,11 @@ pub(super) fn print(text: &str) -> Result<(), CliError> {
 /// Prints an error with all its causes on stderr.
 pub(super) fn complain(error: &dyn Error) {
     let _ = writeln!(io::stderr().lock(), "piccolo: {}", chain(error));
+}
+
+/// Prints an error on stderr, or drops it where that would have to wait for whoever reads stderr.
+pub(super) fn complain_or_drop(error: &dyn Error) {
+    let _ = LogLines.write_all(format!("piccolo: {}\n", chain(error)).as_bytes());
 }
 
 /// Colours, if stdout is a terminal and `NO_COLOR` (no-color.org) does not forbid them.

@@ -87,6 +87,21 @@ pub(super) fn hold_child_ended(hold: bool) {
     }
 }
 
+/// Catches SIGCHLD, so that the next exec gives it its default action. If the parent of this process ignores it, it
+/// would stay ignored otherwise: the kernel would reap children itself, and send no signal. Needs a runtime.
+pub(super) fn heed_children_after_exec() -> Result<(), CliError> {
+    let caught = signal(SignalKind::child());
+    caught.map(drop).map_err(|source| CliError::Process { action: "catch SIGCHLD", source })
+}
+
+/// Blocks SIGPIPE. An exec that fails leaves its default action, which would end this process when nobody reads its
+/// log any more.
+pub(super) fn hold_broken_pipe() {
+    if let Err(error) = SigSet::from(Number::SIGPIPE).thread_block() {
+        tracing::warn!(%error, "could not hold SIGPIPE back");
+    }
+}
+
 /// What a supervisor is told by signals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Order {

@@ -2,7 +2,7 @@
 //! accepts at every moment: the worker that serves, or the stand-in.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -45,6 +45,8 @@ struct Supervisor {
     starting: Option<Leaving>,
     /// It is of the file that lies at our path now, which need not be ours any more.
     starts_newest: bool,
+    /// True while a worker of another version serves and this process has not become that version yet.
+    upgrade_due: bool,
     /// Does no more.
     ending: Vec<Leaving>,
     /// While nobody is serving.
@@ -82,6 +84,7 @@ impl Supervisor {
             serving: None,
             starting: None,
             starts_newest: false,
+            upgrade_due: false,
             ending: Vec::new(),
             stand_in: None,
             start_at: None,
@@ -123,8 +126,9 @@ impl Supervisor {
                     Order::ChildEnded => self.reap()?,
                 }
             }
-            self.listen()?;
+            self.listen();
             self.look(Instant::now());
+            self.upgrade()?;
             self.act()?;
             if self.stopping && self.ending.is_empty() {
                 return if self.ended_badly { Err(CliError::WorkerStoppedBadly) } else { Ok(()) };
@@ -144,17 +148,20 @@ impl Supervisor {
             starting.worker.wait_for(&mut wait);
             wait.until(starting.due);
         }
-        self.ending.iter().for_each(|ending| wait.until(ending.due));
+        for ending in &self.ending {
+            ending.worker.wait_for(&mut wait);
+            wait.until(ending.due);
+        }
         self.start_at.iter().for_each(|at| wait.until(*at));
         self.stand_in.iter().for_each(|stand_in| stand_in.wait_for(&mut wait));
         wait.wait()
     }
 
     /// What workers say.
-    fn listen(&mut self) -> Result<(), CliError> {
+    fn listen(&mut self) {
         while let Some(word) = self.starting.as_mut().and_then(|starting| starting.worker.says()) {
             if word == Word::Serving {
-                self.replace()?;
+                self.replace();
             }
         }
         while let Some(word) = self.serving.as_mut().and_then(|serving| serving.worker.says()) {
@@ -162,7 +169,13 @@ impl Supervisor {
                 self.stand_in_for_stopping();
             }
         }
-        Ok(())
+        for ending in &mut self.ending {
+            while let Some(word) = ending.worker.says() {
+                if word == Word::Stopping && !ending.killed {
+                    ending.due = Instant::now() + WORKER_STOP_TIMEOUT;
+                }
+            }
+        }
     }
 
     /// Whether the worker answers, and what is there for the stand-in.
@@ -195,38 +208,50 @@ impl Supervisor {
     }
 
     /// The worker that was starting serves.
-    fn replace(&mut self) -> Result<(), CliError> {
-        let Some(Leaving { worker, .. }) = self.starting.take() else { return Ok(()) };
+    fn replace(&mut self) {
+        let Some(Leaving { worker, .. }) = self.starting.take() else { return };
         if self.stopping {
             self.let_end(worker);
-            return Ok(());
+            return;
         }
         let before = self.serving.take();
         self.serve(worker);
         if let Some(Serving { worker, .. }) = before {
             tracing::info!(worker = worker.pid(), "a new worker serves; the one before ends its requests");
-            worker.signal(Signal::TERM);
-            self.let_end(worker);
+            self.tell_to_end(worker);
         }
         if let Some(stand_in) = &mut self.stand_in {
             stand_in.stand_back();
         }
         // A worker of our own version says nothing about a newer one that nobody asked for.
-        if self.starts_newest && self.program.is_replaced() {
-            // What it has accepted would be cut.
-            if let Some(stand_in) = self.stand_in.take() {
-                stand_in.end();
-            }
-            if std::mem::take(&mut self.reload_again) {
-                signals::reload_again();
-            }
-            self.become_newest();
-            // Of a child that ended meanwhile nobody was told.
-            self.reap()?;
-        } else if std::mem::take(&mut self.reload_again) {
+        self.upgrade_due = self.starts_newest && self.program.is_replaced();
+        if !self.upgrade_due && std::mem::take(&mut self.reload_again) {
             self.reload();
         }
-        Ok(())
+    }
+
+    /// Becomes the newest version once the stand-in has ended, whose connections would be cut. Until then the worker
+    /// is probed and signals are obeyed.
+    fn upgrade(&mut self) -> Result<(), CliError> {
+        let busy = self.stopping || self.starting.is_some() || self.stand_in.is_some();
+        if !self.upgrade_due || busy || self.serving.is_none() {
+            return Ok(());
+        }
+        self.upgrade_due = false;
+        if std::mem::take(&mut self.reload_again) {
+            signals::reload_again();
+        }
+        self.become_newest();
+        // Of a child that ended meanwhile nobody was told.
+        self.reap()
+    }
+
+    /// Tells a worker to end. One that does not say that it stops within [`WORKER_SILENT_MAX`] is frozen, and is
+    /// killed: it is not probed any more.
+    fn tell_to_end(&mut self, worker: Worker) {
+        worker.signal(Signal::TERM);
+        let time = if worker.wire().is_some() { WORKER_SILENT_MAX } else { WORKER_STOP_TIMEOUT };
+        self.ending.push(Leaving { worker, due: Instant::now() + time, killed: false });
     }
 
     fn let_end(&mut self, worker: Worker) {
@@ -249,6 +274,7 @@ impl Supervisor {
                 signals::hold_child_ended(false);
                 let error = self.program.become_newest(stdin);
                 signals::hold_child_ended(true);
+                signals::hold_broken_pipe();
                 error
             }
             Err(error) => error,
@@ -285,12 +311,13 @@ impl Supervisor {
         if since.elapsed() >= WORKER_HEALTHY_AFTER {
             self.back_off = WORKER_BACK_OFF.0;
         }
+        self.upgrade_due = false;
         self.stand_in();
         self.start_later();
     }
 
     fn reload(&mut self) {
-        if self.stopping || self.starting.is_some() {
+        if self.stopping || self.starting.is_some() || self.upgrade_due {
             self.reload_again = true;
             return;
         }
@@ -333,8 +360,7 @@ impl Supervisor {
         tracing::info!(signal = name, "stopping; a second signal ends this at once");
         (self.stopping, self.start_at) = (true, None);
         if let Some(Serving { worker, .. }) = self.serving.take() {
-            worker.signal(Signal::TERM);
-            self.let_end(worker);
+            self.tell_to_end(worker);
         }
         if let Some(Leaving { worker, .. }) = self.starting.take() {
             worker.signal(Signal::KILL);
@@ -397,7 +423,7 @@ impl Supervisor {
             if !self.has_served {
                 return Err(error);
             }
-            crate::cli::output::complain(&error);
+            crate::cli::output::complain_or_drop(&error);
             self.start_later();
         }
         if let Some(late) = self.starting.take_if(|starting| starting.due <= now) {
@@ -430,12 +456,9 @@ impl Supervisor {
 /// Where this host reaches its own mirror.
 fn reachable(ports: &Ports) -> SocketAddr {
     let mut address = ports.mirror.local_addr().expect("a listening socket has an address");
+    // `[::]` takes IPv4 too, and where IPv6 is off for the loopback there is no `::1`.
     if address.ip().is_unspecified() {
-        address.set_ip(if address.is_ipv4() {
-            Ipv4Addr::LOCALHOST.into()
-        } else {
-            Ipv6Addr::LOCALHOST.into()
-        });
+        address.set_ip(Ipv4Addr::LOCALHOST.into());
     }
     address
 }

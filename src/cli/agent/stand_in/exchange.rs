@@ -81,8 +81,10 @@ impl Exchange {
         match &mut self.stage {
             Stage::Request(request) => {
                 let read = self.stream.read(&mut chunk)?;
+                // The end may have begun in what was there before.
+                let new = request.len().saturating_sub(3);
                 request.extend_from_slice(&chunk[..read]);
-                if request.windows(4).any(|end| end == b"\r\n\r\n") {
+                if request[new..].windows(4).any(|end| end == b"\r\n\r\n") {
                     let head = answer.find("\r\n\r\n").map(|end| end + 4);
                     let head = head.filter(|_| request.starts_with(b"HEAD "));
                     self.stage = Stage::Answer { sent: 0, length: head.unwrap_or(answer.len()) };
