@@ -328,6 +328,7 @@ async fn servers_join_are_replaced_and_leave_while_clients_go_on() {
     })
     .await;
     assert!(reasons[0].contains(&format!("piccolo members add {}", new.raft_address())), "{reasons:?}");
+    within("the first key is written", SOON, async || (load.written() > 0).then_some(())).await;
     let query = FindQuery { key: key(1), group: "default".to_owned(), ..FindQuery::default() };
     // The server has no data, and asks a member or refers the client to one: it never answers "nobody".
     match new.client().find(&query, BRIEFLY).await {
