@@ -8,6 +8,7 @@ pub mod counters;
 mod discovery;
 mod expiring_set;
 pub(crate) mod fetch;
+pub mod flight;
 mod health;
 pub mod inventory;
 mod log_throttle;

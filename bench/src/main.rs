@@ -13,6 +13,7 @@ mod drive;
 mod enroll;
 mod findkey;
 mod fleet;
+mod flights;
 mod herd;
 mod http_load;
 mod jitter;
@@ -78,6 +79,8 @@ enum Scenario {
     Agent(agent_cost::AgentArgs),
     /// Heartbeats of a fleet that starts at once, simulated.
     Jitter,
+    /// A new blob on all nodes of a site at once, simulated by the rules of flights.
+    Flights(flights::FlightsArgs),
     /// Cold registration of a fleet into three servers, beside MariaDB.
     Register(register::RegisterArgs),
     /// A registered fleet pulls one new image within a minute.
@@ -224,6 +227,7 @@ fn main() -> Result<()> {
             Scenario::RelayCapped => relay::capped(&settings, &report, folder.path())?,
             Scenario::Agent(args) => agent_cost::agent(&settings, &args, &report, folder.path())?,
             Scenario::Jitter => jitter::jitter(settings.agents as usize, &report)?,
+            Scenario::Flights(args) => flights::flights(&args, &report)?,
             Scenario::Register(args) => register::register(&settings, &args, &report, folder.path())?,
             Scenario::Crowd(args) => crowd::crowd(&settings, &args, &report, folder.path())?,
             Scenario::Steady(args) => steady::steady(&settings, &args, &report, folder.path())?,

@@ -96,6 +96,15 @@ fn the_heartbeats_of_a_fleet_are_plotted() {
 }
 
 #[test]
+fn a_site_that_pulls_a_new_blob_is_simulated() {
+    let (results, _) = run("flights", &["--without-piccolo", "--nodes", "8,40", "--mib", "1024"]);
+    assert!(
+        results.contains("| 40 | 1 s | 1000 MB/s |") && results.contains("| 8 | 60 s | – |"),
+        "{results}"
+    );
+}
+
+#[test]
 fn a_pull_from_a_neighbour_is_timed_beside_the_registry() {
     let (results, _) = with_piccolo("pull", &["--layers", "1MiB,17MiB"]);
     assert!(results.contains("| `ctr content fetch` |") && results.contains("| agent 2 |"), "{results}");

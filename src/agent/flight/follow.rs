@@ -1,0 +1,360 @@
+//! What a node does next that receives a blob while it is still arriving elsewhere. Pure: the time is an argument.
+//!
+//! It asks a server for sources, and then one source after the other. A full source names its children, and the node
+//! descends to them; after [`DESCENTS_MAX`] steps it asks a server again. It has one source at a time. A source that
+//! sends nothing is asked whether it has more: *starved is not dead*. Time alone never sends the node to the registry
+//! before [`WITHOUT_BYTES_MAX`]; until then only the owner of the key does.
+
+use std::collections::{HashSet, VecDeque};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::limits::{
+    DESCENTS_MAX, SERVER_ASKED_AGAIN_AFTER, SOURCE_PROBED_AFTER, STARVED_SAID_AFTER, WITHOUT_BYTES_MAX,
+};
+
+/// The next step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Ask a server for sources.
+    AskServer(Need),
+    /// Ask this node for the blob, from the bytes on that are there.
+    Attach(SocketAddr),
+    /// Ask the source, on another connection, how much it has and where that comes from.
+    Probe(SocketAddr),
+    /// Nothing is to be done before this time.
+    WaitUntil(Duration),
+    /// The registry sends the rest.
+    GoToRegistry(Why),
+}
+
+/// Why a server is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// The pull begins.
+    Begins,
+    /// All sources that are known were asked in vain.
+    Sources,
+    /// The source has no more, and nobody is before it.
+    Starved,
+    /// This source is gone.
+    Lost(SocketAddr),
+}
+
+/// Why the node goes to the registry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// It has the claim.
+    Claim,
+    /// Every node goes there.
+    Open,
+    /// No byte has come for [`WITHOUT_BYTES_MAX`].
+    Starved,
+    /// No server answers, and no source is known.
+    NoServer,
+}
+
+/// What a server has answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServerAnswer {
+    /// The node fetches the blob itself.
+    Yours,
+    /// Every node does.
+    Open,
+    /// These have it, or have a part of it, the best first.
+    Sources(Vec<SocketAddr>),
+    /// No server has answered.
+    Nobody,
+}
+
+/// What a node has answered that was asked for the blob.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceAnswer {
+    /// It sends.
+    Sends,
+    /// It has as many children as it may: these.
+    Full(Vec<SocketAddr>),
+    /// It waits for this node itself.
+    Waits(SocketAddr),
+    /// It has nothing that helps, or does not answer.
+    Nothing,
+}
+
+/// What a source has answered to a probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Probed {
+    /// Contiguous bytes that it has.
+    pub have_bytes: u64,
+    /// Whether another node is before it.
+    pub has_source: bool,
+}
+
+/// The state of one node in one flight.
+#[derive(Debug)]
+pub struct Follow {
+    own: SocketAddr,
+    have_bytes: u64,
+    candidates: VecDeque<SocketAddr>,
+    /// Those that were asked since a server was.
+    asked: HashSet<SocketAddr>,
+    descents: usize,
+    /// Why a server is to be asked next.
+    need: Option<Need>,
+    /// When a server was asked last.
+    server_asked: Option<Duration>,
+    source: Option<SocketAddr>,
+    /// When the last byte came, or the pull began.
+    fed: Duration,
+    /// When the source was probed last.
+    probed: Duration,
+    /// Since when the first node of the chain has nothing more, as far as this node knows.
+    root_starves_since: Option<Duration>,
+    gave_up: Option<Why>,
+}
+
+impl Follow {
+    /// A node at `own` that has `have_bytes` and knows no source yet.
+    pub fn new(own: SocketAddr, have_bytes: u64, now: Duration) -> Self {
+        Self {
+            own,
+            have_bytes,
+            candidates: VecDeque::new(),
+            asked: HashSet::new(),
+            descents: 0,
+            need: Some(Need::Begins),
+            server_asked: None,
+            source: None,
+            fed: now,
+            probed: now,
+            root_starves_since: None,
+            gave_up: None,
+        }
+    }
+
+    /// What is to be done at `now`.
+    pub fn next(&mut self, now: Duration) -> Step {
+        if self.gave_up.is_none() && now.saturating_sub(self.fed) >= WITHOUT_BYTES_MAX {
+            self.gave_up = Some(Why::Starved);
+        }
+        if let Some(why) = self.gave_up {
+            return Step::GoToRegistry(why);
+        }
+        match self.source {
+            Some(source) => self.next_with(source, now),
+            None => self.next_without(now),
+        }
+    }
+
+    fn next_with(&mut self, source: SocketAddr, now: Duration) -> Step {
+        if let Some(since) = self.root_starves_since {
+            let asked = self.server_asked.unwrap_or(since).max(since);
+            if now.saturating_sub(asked) >= STARVED_SAID_AFTER {
+                self.server_asked = Some(now);
+                return Step::AskServer(Need::Starved);
+            }
+        }
+        let due = self.fed.max(self.probed) + SOURCE_PROBED_AFTER;
+        if now < due {
+            return Step::WaitUntil(due);
+        }
+        self.probed = now;
+        Step::Probe(source)
+    }
+
+    fn next_without(&mut self, now: Duration) -> Step {
+        if self.need.is_none() {
+            while let Some(candidate) = self.candidates.pop_front() {
+                if candidate != self.own && self.asked.insert(candidate) {
+                    return Step::Attach(candidate);
+                }
+            }
+        }
+        let need = self.need.unwrap_or(Need::Sources);
+        if let (Need::Sources, Some(asked)) = (need, self.server_asked)
+            && now < asked + SERVER_ASKED_AGAIN_AFTER
+        {
+            return Step::WaitUntil(asked + SERVER_ASKED_AGAIN_AFTER);
+        }
+        (self.need, self.server_asked) = (None, Some(now));
+        Step::AskServer(need)
+    }
+
+    /// A server has answered.
+    pub fn server_answered(&mut self, answer: ServerAnswer) {
+        match answer {
+            ServerAnswer::Yours => self.gave_up = Some(Why::Claim),
+            ServerAnswer::Open => self.gave_up = Some(Why::Open),
+            ServerAnswer::Nobody if self.source.is_none() && self.candidates.is_empty() => {
+                self.gave_up = Some(Why::NoServer);
+            }
+            ServerAnswer::Nobody => {}
+            ServerAnswer::Sources(sources) => {
+                self.candidates = sources.into();
+                self.asked.clear();
+                self.descents = 0;
+            }
+        }
+    }
+
+    /// The node that was asked for the blob has answered.
+    pub fn source_answered(&mut self, source: SocketAddr, answer: SourceAnswer, now: Duration) {
+        let named = match answer {
+            SourceAnswer::Sends => {
+                (self.source, self.root_starves_since, self.probed) = (Some(source), None, now);
+                return;
+            }
+            SourceAnswer::Nothing => return,
+            SourceAnswer::Full(children) => children,
+            SourceAnswer::Waits(node) => vec![node],
+        };
+        self.descents += 1;
+        if self.descents >= DESCENTS_MAX {
+            self.need = Some(Need::Sources);
+            self.candidates.clear();
+        }
+        named.into_iter().rev().for_each(|node| self.candidates.push_front(node));
+    }
+
+    /// Bytes have come: `have_bytes` are there now.
+    pub fn received(&mut self, have_bytes: u64, now: Duration) {
+        if have_bytes > self.have_bytes {
+            (self.have_bytes, self.fed, self.root_starves_since) = (have_bytes, now, None);
+        }
+    }
+
+    /// The source has answered a probe; `None`: it has not.
+    pub fn probe_answered(&mut self, answer: Option<Probed>, now: Duration) {
+        match answer {
+            // It is as far as this node: whoever is before it is waited for.
+            Some(probed) if probed.have_bytes <= self.have_bytes => {
+                let is_root = !probed.has_source;
+                self.root_starves_since = is_root.then(|| self.root_starves_since.unwrap_or(now));
+            }
+            // It has more, and does not send it; or it is gone.
+            _ => self.lost(),
+        }
+    }
+
+    /// The connection to the source has ended.
+    pub fn lost(&mut self) {
+        if let Some(source) = self.source.take() {
+            self.root_starves_since = None;
+            if self.candidates.is_empty() {
+                self.need = Some(Need::Lost(source));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(number: u16) -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, 1], number))
+    }
+
+    fn at(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    /// A node with port 1 that a server has told of these.
+    fn told(sources: &[u16]) -> Follow {
+        let mut follow = Follow::new(node(1), 0, at(0));
+        assert_eq!(follow.next(at(0)), Step::AskServer(Need::Begins));
+        follow.server_answered(ServerAnswer::Sources(sources.iter().map(|n| node(*n)).collect()));
+        follow
+    }
+
+    fn attached() -> Follow {
+        let mut follow = told(&[2]);
+        assert_eq!(follow.next(at(0)), Step::Attach(node(2)));
+        follow.source_answered(node(2), SourceAnswer::Sends, at(0));
+        follow
+    }
+
+    #[test]
+    fn sources_are_asked_in_order_and_each_once() {
+        let mut follow = told(&[2, 1, 3, 2]);
+        for expected in [2, 3] {
+            assert_eq!(follow.next(at(0)), Step::Attach(node(expected)), "never itself, nobody twice");
+            follow.source_answered(node(expected), SourceAnswer::Nothing, at(0));
+        }
+        assert_eq!(follow.next(at(0)), Step::WaitUntil(SERVER_ASKED_AGAIN_AFTER));
+        assert_eq!(follow.next(SERVER_ASKED_AGAIN_AFTER), Step::AskServer(Need::Sources));
+    }
+
+    #[test]
+    fn a_full_source_is_left_for_its_children_until_the_limit_of_steps() {
+        let mut follow = told(&[2, 3]);
+        assert_eq!(follow.next(at(0)), Step::Attach(node(2)));
+        for step in 0..DESCENTS_MAX as u16 {
+            let child = node(10 + step);
+            follow.source_answered(node(2), SourceAnswer::Full(vec![child, node(50)]), at(0));
+            if usize::from(step) + 1 < DESCENTS_MAX {
+                assert_eq!(follow.next(at(0)), Step::Attach(child));
+            }
+        }
+        assert_eq!(follow.next(SERVER_ASKED_AGAIN_AFTER), Step::AskServer(Need::Sources));
+        let mut follow = told(&[2]);
+        follow.next(at(0));
+        follow.source_answered(node(2), SourceAnswer::Waits(node(7)), at(0));
+        assert_eq!(follow.next(at(0)), Step::Attach(node(7)));
+    }
+
+    #[test]
+    fn starved_is_not_dead() {
+        let mut follow = attached();
+        assert_eq!(follow.next(at(0)), Step::WaitUntil(SOURCE_PROBED_AFTER));
+        assert_eq!(follow.next(SOURCE_PROBED_AFTER), Step::Probe(node(2)));
+        follow.probe_answered(Some(Probed { have_bytes: 0, has_source: true }), SOURCE_PROBED_AFTER);
+        assert_eq!(follow.next(SOURCE_PROBED_AFTER), Step::WaitUntil(SOURCE_PROBED_AFTER * 2));
+        follow.received(5, at(1_500));
+        assert_eq!(follow.next(at(2_000)), Step::WaitUntil(at(1_500) + SOURCE_PROBED_AFTER));
+    }
+
+    #[test]
+    fn only_a_child_of_the_first_node_tells_the_owner_that_nothing_comes() {
+        for (has_source, expected) in [(false, Step::AskServer(Need::Starved)), (true, Step::Probe(node(2)))]
+        {
+            let mut follow = attached();
+            follow.next(SOURCE_PROBED_AFTER);
+            follow.probe_answered(Some(Probed { have_bytes: 0, has_source }), SOURCE_PROBED_AFTER);
+            assert_eq!(follow.next(SOURCE_PROBED_AFTER + STARVED_SAID_AFTER), expected);
+        }
+    }
+
+    #[test]
+    fn a_source_that_is_silent_or_has_more_is_left_and_the_owner_learns_who_was_lost() {
+        for answer in [None, Some(Probed { have_bytes: 1, has_source: true })] {
+            let mut follow = attached();
+            follow.next(SOURCE_PROBED_AFTER);
+            follow.probe_answered(answer, SOURCE_PROBED_AFTER);
+            assert_eq!(follow.next(SOURCE_PROBED_AFTER), Step::AskServer(Need::Lost(node(2))));
+        }
+        let mut follow = told(&[2, 3]);
+        follow.next(at(0));
+        follow.source_answered(node(2), SourceAnswer::Sends, at(0));
+        follow.lost();
+        assert_eq!(follow.next(at(1)), Step::Attach(node(3)), "others are asked first");
+    }
+
+    #[test]
+    fn only_the_owner_or_twenty_seconds_without_a_byte_send_a_node_to_the_registry() {
+        for (answer, why) in [
+            (ServerAnswer::Yours, Why::Claim),
+            (ServerAnswer::Open, Why::Open),
+            (ServerAnswer::Nobody, Why::NoServer),
+        ] {
+            let mut follow = Follow::new(node(1), 0, at(0));
+            follow.next(at(0));
+            follow.server_answered(answer);
+            assert_eq!(follow.next(at(0)), Step::GoToRegistry(why));
+        }
+        let mut follow = attached();
+        follow.server_answered(ServerAnswer::Nobody);
+        follow.received(1, at(500));
+        assert!(!matches!(follow.next(at(499) + WITHOUT_BYTES_MAX), Step::GoToRegistry(_)));
+        assert_eq!(follow.next(at(500) + WITHOUT_BYTES_MAX), Step::GoToRegistry(Why::Starved));
+    }
+}

@@ -1,0 +1,33 @@
+//! Limits of blobs that an agent shares while they are still arriving.
+
+use std::time::Duration;
+
+/// Children of one blob at a source, the further ones included that it takes while its link is idle.
+pub const CHILDREN_MAX: usize = 4;
+/// Children of one blob in a large flight; in a small one there is one.
+pub const CHILDREN_IN_LARGE_FLIGHT: usize = 2;
+/// Number of nodes beyond which a flight is large.
+pub const FLIGHT_IS_LARGE_BEYOND: u64 = 16;
+/// Time for which all children must have had all that their source has before it takes a further one.
+pub const IDLE_BEFORE_FURTHER_CHILD: Duration = Duration::from_secs(1);
+/// Time over which the children of a source are compared.
+pub const CHILD_SLOW_AFTER: Duration = Duration::from_secs(2);
+/// A child is slow that takes less than this part of what the others take on average: one in three.
+pub const CHILD_SLOW_SHARE: u64 = 3;
+/// Steps from full sources to their children, after which a node asks a server again: enough for the whole chain of a
+/// small flight.
+pub const DESCENTS_MAX: usize = 16;
+/// Time between two lookups of a node that finds no source.
+pub const SERVER_ASKED_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// Time without a byte after which a node asks its source how far it is.
+pub const SOURCE_PROBED_AFTER: Duration = Duration::from_secs(1);
+/// Time after which a node tells a server that the first node of its chain has nothing more.
+pub const STARVED_SAID_AFTER: Duration = Duration::from_secs(2);
+/// Time without a byte after which a node goes to the registry in any case.
+pub const WITHOUT_BYTES_MAX: Duration = Duration::from_secs(20);
+/// Time between two messages of a fetcher that say how far it is.
+pub const CLAIM_PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
+
+const _: () = assert!(CHILDREN_IN_LARGE_FLIGHT <= CHILDREN_MAX);
+const _: () = assert!(DESCENTS_MAX as u64 >= FLIGHT_IS_LARGE_BEYOND);
+const _: () = assert!(SOURCE_PROBED_AFTER.as_millis() < WITHOUT_BYTES_MAX.as_millis());
