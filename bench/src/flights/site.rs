@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use piccolo::agent::flight::children::{Admission, Applicant, Children, Source};
 use piccolo::agent::flight::follow::{Follow, Need, Probed, ServerAnswer, SourceAnswer, Step, Why};
-use piccolo::limits::CLAIM_PROGRESS_INTERVAL;
+use piccolo::limits::{CANDIDATES, CLAIM_PROGRESS_INTERVAL};
 use piccolo::server::flights::claim::Ruling;
 use piccolo::server::flights::table::{Content, FlightTable, Node as Asker, Progress, Question};
 use rand::rngs::StdRng;
+use rand::seq::IteratorRandom;
 use rand::{Rng, SeedableRng};
 
 /// Pieces of the blob: bytes move a piece at a time.
@@ -186,6 +187,8 @@ pub(super) struct Site {
     copies: usize,
     lookups: u64,
     left: usize,
+    /// Nodes that have all of the blob, and are in the index.
+    complete: Vec<usize>,
 }
 
 fn address(node: usize) -> SocketAddr {
@@ -231,6 +234,7 @@ impl Site {
             copies: 0,
             lookups: 0,
             left: terms.nodes,
+            complete: Vec::new(),
         };
         for (node, came) in arrivals.into_iter().enumerate() {
             site.after(came, Event::Arrives { node });
@@ -361,7 +365,7 @@ impl Site {
         let question = Question {
             node: self.asker(node),
             begins: need == Asked::Begins,
-            is_held: false,
+            is_held: !self.complete.is_empty(),
             is_starved: matches!(need, Asked::Starved | Asked::Lost(_)),
             lost,
             owes: 0,
@@ -370,7 +374,9 @@ impl Site {
         let sources = self.table.ask(&self.content, &question, now, &mut self.rng);
         let not: Vec<SocketAddr> = std::iter::once(address(node)).chain(lost).collect();
         let picked = sources.pick(&not, &mut self.rng);
-        let all = picked.into_iter().chain(sources.fetcher).map(node_at).collect();
+        let complete = self.complete.iter().copied().filter(|holder| *holder != node);
+        let mut all = complete.choose_multiple(&mut self.rng, CANDIDATES);
+        all.extend(picked.into_iter().chain(sources.fetcher).map(node_at));
         let (wait, told) = match sources.ruling {
             Some(Ruling::Yours) => {
                 self.copies += 1;
@@ -487,6 +493,7 @@ impl Site {
         state.follow.received(state.pieces, now);
         if state.pieces == PIECES {
             state.done = Some(now.as_secs_f64());
+            self.complete.push(node);
             self.left -= 1;
         }
         self.send(node);
