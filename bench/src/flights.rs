@@ -2,13 +2,15 @@
 //! owner's table, who takes which child, and what a node does next. Links, writes and the registry are simulated.
 
 mod site;
+mod terms;
 
 use anyhow::Result;
 use clap::Args;
 
 use crate::report::Report;
 use crate::stats::size_text;
-use site::{Outcome, Site, Terms};
+use site::Site;
+use terms::{Outcome, Terms};
 
 const SEED: u64 = 15;
 const GIGABIT: f64 = 1e9 / 8.0;
