@@ -100,8 +100,14 @@ impl Claim {
         self.compare(claimant, now)
     }
 
-    /// Notes that `fetcher` has `have_bytes` of the content. Returns whether it holds the claim.
+    /// Notes that `fetcher` has `have_bytes` of the content. Returns whether it holds the claim. A claim that is free
+    /// becomes its own: a server that has just become the owner of the key learns so who fetches.
     pub fn has_grown(&mut self, fetcher: SocketAddr, have_bytes: u64, now: Duration) -> bool {
+        if matches!(self.stage, ClaimStage::Free) {
+            self.grants += 1;
+            self.stage = ClaimStage::Held(Fetch { fetcher, have_bytes, since: now, has_grown: true });
+            return true;
+        }
         let ClaimStage::Held(fetch) = &mut self.stage else { return false };
         if fetch.fetcher != fetcher {
             return false;
@@ -264,6 +270,15 @@ mod tests {
         assert_eq!(claim.ask(claimant(2), at(6_000)), Ruling::HeldBy(node(1)));
         assert!(claim.has_grown(node(1), 1, at(6_800)), "the same length is no growth");
         assert_eq!(claim.ask(claimant(2), at(6_900)), Ruling::Undecided(CLAIM_COLLECT_TIME));
+    }
+
+    #[test]
+    fn a_new_owner_of_the_key_learns_from_the_fetcher_that_there_is_one() {
+        let mut claim = Claim::default();
+        assert!(claim.has_grown(node(1), 10, at(0)));
+        assert_eq!(claim.ask(claimant(2), at(1)), Ruling::HeldBy(node(1)));
+        assert!(!claim.has_grown(node(2), 10, at(2)));
+        assert_eq!(claim.grants(), 1);
     }
 
     #[test]
