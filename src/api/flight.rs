@@ -87,6 +87,9 @@ pub struct FlightsResponse {
 pub struct FlightList {
     /// The flights of all servers that answered, by group and key.
     pub flights: Vec<FlightStatus>,
+    /// API addresses of servers that did not answer: their flights are missing.
+    #[serde(default)]
+    pub unanswered: Vec<String>,
 }
 
 /// One flight.

@@ -28,7 +28,7 @@ use self::claim::Ruling;
 use self::exchange::Exchange;
 use self::table::{Content, FlightSummary, FlightTable, Node, Progress, Question, Sources};
 use self::wire::{FlightAnswer, FlightMessage, Said};
-use crate::api::flight::FlightStatus;
+use crate::api::flight::FlightList;
 use crate::clock::SharedClock;
 use crate::limits::{
     CLAIM_ASKS_MAX, FLIGHT_ANSWER_REMEMBERED, FLIGHT_ANSWERS_REMEMBERED_MAX, FLIGHT_OWNER_AVOIDED,
@@ -117,11 +117,18 @@ impl Flights {
         }
     }
 
-    /// The flights that the other voters own, as far as they answer in time.
-    pub async fn of_others(&self) -> Vec<FlightStatus> {
+    /// The flights that the other voters own, and those voters that did not answer in time.
+    pub async fn of_others(&self) -> FlightList {
         let voters = voters_of(&self.node);
-        let lists = voters.values().flatten().map(|server| self.exchange.list(server));
-        join_all(lists).await.into_iter().flatten().collect()
+        let asked = voters.values().flatten().map(async |server| (server, self.exchange.list(server).await));
+        let mut list = FlightList::default();
+        for (server, flights) in join_all(asked).await {
+            match flights {
+                Some(mut flights) => list.flights.append(&mut flights),
+                None => list.unanswered.push(server.clone()),
+            }
+        }
+        list
     }
 
     /// The flights that this server owns.

@@ -146,6 +146,8 @@ async fn without_two_of_three_servers_one_node_is_still_told_to_fetch() {
         let yours = told.iter().filter(|flight| flight["claim"] == "yours").count();
         assert_eq!(yours, 1, "{told:?}");
     }
+    let list = last.get(LIST).await.json();
+    assert_eq!(list["unanswered"].as_array().unwrap().len(), 2, "what is missing is said: {list}");
     last.stop().await;
 }
 

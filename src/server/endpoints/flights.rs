@@ -81,12 +81,11 @@ pub async fn owned(Loaded(parts): Loaded<FlightParts>, incoming: Request) -> Res
 
 /// Lists the flights: those of this server for another server, those of all servers for anybody else.
 pub async fn list(Loaded(parts): Loaded<FlightParts>, incoming: Request) -> Json<FlightList> {
-    let mut flights: Vec<_> = parts.flights.owned().into_iter().map(status).collect();
-    if !is_forwarded(incoming.headers()) {
-        flights.extend(parts.flights.of_others().await);
-        flights.sort();
-    }
-    Json(FlightList { flights })
+    let is_of_server = is_forwarded(incoming.headers());
+    let mut list = if is_of_server { FlightList::default() } else { parts.flights.of_others().await };
+    list.flights.extend(parts.flights.owned().into_iter().map(status));
+    list.flights.sort();
+    Json(list)
 }
 
 impl FlightParts {

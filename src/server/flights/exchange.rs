@@ -93,23 +93,23 @@ impl Exchange {
         drop(self.queue(server, message));
     }
 
-    /// The flights that `server` owns; none if it does not answer in time.
-    pub async fn list(&self, server: &str) -> Vec<FlightStatus> {
+    /// The flights that `server` owns; `None` if it does not answer in time.
+    pub async fn list(&self, server: &str) -> Option<Vec<FlightStatus>> {
         let list = async {
             let answer = self.call(server, Method::GET, path::FLIGHTS, Bytes::new()).await?;
             Ok::<FlightList, RequestError>(serde_json::from_slice(&answer)?)
         };
         match tokio::time::timeout(FLIGHTS_LIST_TIMEOUT, list).await {
-            Ok(Ok(list)) => list.flights,
+            Ok(Ok(list)) => Some(list.flights),
             Ok(Err(error)) => {
                 tracing::debug!(
                     server,
                     error = chain(&error),
                     "could not list the flights of another server"
                 );
-                Vec::new()
+                None
             }
-            Err(_) => Vec::new(),
+            Err(_) => None,
         }
     }
 
