@@ -16,10 +16,15 @@ fn host(node: u32) -> String {
     format!("10.0.{}.{}:7781", node / 200 + 1, node % 200 + 1)
 }
 
-/// What a node is told that asks for a source of `key`.
+/// What a node is told that asks for a source of `key`. A server that is behind sends it to another one: it asks again.
 async fn ask(server: &Server, key: &str, node: u32, more: &str) -> Value {
     let query = format!("&request_host={}&intent=fetch{more}", host(node));
-    server.find(key, &query).await.expect(200).json()["flight"].clone()
+    let answer = within(PATIENCE, async || {
+        let answer = server.find(key, &query).await;
+        let is_behind = answer.status == 404 && answer.headers.contains_key("piccolo-behind");
+        (!is_behind).then_some(answer)
+    });
+    answer.await.expect(200).json()["flight"].clone()
 }
 
 async fn says(server: &Server, node: u32, flights: Value) -> Value {
