@@ -66,6 +66,9 @@ pub struct Ingest {
     /// The bytes written so far, in order from the first one on; the file grows. `None`: it cannot be opened
     /// here.
     pub data: Option<File>,
+    /// Whether peers may have its bytes while they arrive: the configured namespace writes it, and it is neither a
+    /// manifest nor an index.
+    pub is_shareable: bool,
 }
 
 /// The result of a *complete* scan. A scan that could not read everything is an error, never a shorter

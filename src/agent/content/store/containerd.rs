@@ -161,11 +161,12 @@ impl ContainerdStore {
 
     async fn all_ingests(&self, digest: &Digest) -> Result<Vec<Ingest>, StoreError> {
         if let View::Folder(folder) = self.view().await? {
-            return ingest::find(folder.root(), digest).await;
+            return ingest::find(folder.root(), digest, Some(self.client.namespace())).await;
         }
         let ingests = self.client.ingests().await?.into_iter();
         let ingests = ingests.filter(|ingest| ingest.name.ends_with(digest.as_str()));
-        Ok(ingests.map(|ingest| Ingest { total_bytes: ingest.total_bytes, data: None }).collect())
+        let unseen = |total_bytes| Ingest { total_bytes, data: None, is_shareable: false };
+        Ok(ingests.map(|ingest| unseen(ingest.total_bytes)).collect())
     }
 
     async fn all_complete_ingests(&self) -> Result<Vec<(Digest, File)>, StoreError> {

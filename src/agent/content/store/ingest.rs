@@ -11,16 +11,21 @@ use crate::limits::{INGEST_LINE_BYTES_MAX, INGEST_UNTOUCHED_MIN};
 use crate::oci::Digest;
 
 /// Finds the ingests of `digest` below `root`, the one written to last first. Without such a folder there are
-/// none.
-pub(super) async fn find(root: &Path, digest: &Digest) -> Result<Vec<Ingest>, StoreError> {
-    let (folder, digest) = (root.join("ingest"), digest.clone());
-    let found = tokio::task::spawn_blocking(move || find_blocking(&folder, &digest)).await;
+/// none. Those of `namespace` may be shared.
+pub(super) async fn find(
+    root: &Path,
+    digest: &Digest,
+    namespace: Option<&str>,
+) -> Result<Vec<Ingest>, StoreError> {
+    let (folder, digest, namespace) = (root.join("ingest"), digest.clone(), namespace.map(str::to_owned));
+    let finding = move || find_blocking(&folder, &digest, namespace.as_deref());
+    let found = tokio::task::spawn_blocking(finding).await;
     found
         .unwrap_or_else(|ended| Err(io::Error::other(ended)))
         .map_err(|error| StoreError::io("look at the ingests", &error))
 }
 
-fn find_blocking(folder: &Path, digest: &Digest) -> io::Result<Vec<Ingest>> {
+fn find_blocking(folder: &Path, digest: &Digest, namespace: Option<&str>) -> io::Result<Vec<Ingest>> {
     let (mut found, now) = (Vec::new(), SystemTime::now());
     each(folder, |name, total_bytes, data| {
         if name.ends_with(digest.as_str()) {
@@ -28,7 +33,9 @@ fn find_blocking(folder: &Path, digest: &Digest) -> io::Result<Vec<Ingest>> {
             // A date in the future comes from a clock that was wrong: such an ingest is not the one that is
             // written to now.
             let written = written.filter(|written| *written <= now || !rests(*written, now));
-            found.push((written.unwrap_or(SystemTime::UNIX_EPOCH), Ingest { total_bytes, data }));
+            let is_shareable = is_shareable(&name, namespace);
+            let ingest = Ingest { total_bytes, data, is_shareable };
+            found.push((written.unwrap_or(SystemTime::UNIX_EPOCH), ingest));
         }
     })?;
     found.sort_by_key(|(written, _)| std::cmp::Reverse(*written));
@@ -58,6 +65,14 @@ fn complete_blocking(folder: &Path) -> io::Result<Vec<(Digest, File)>> {
         }
     })?;
     Ok(found)
+}
+
+/// Whether the ingest with this reference, such as `k8s.io/1/layer-sha256:<hex>`, belongs to `namespace` and is neither
+/// a manifest nor an index.
+fn is_shareable(name: &str, namespace: Option<&str>) -> bool {
+    let Some((of, rest)) = name.split_once('/') else { return false };
+    let kind = rest.rsplit('/').next().unwrap_or_default();
+    namespace == Some(of) && !kind.starts_with("manifest-") && !kind.starts_with("index-")
 }
 
 /// Whether an ingest that began at `begun` had begun by `limit`. A begin after `now` comes from a clock that
@@ -104,7 +119,7 @@ mod tests {
     async fn ingests_are_found_by_the_end_of_their_ref() {
         let root = tempfile::tempdir().unwrap();
         let digest = Digest::of(b"layer");
-        assert!(find(root.path(), &digest).await.unwrap().is_empty(), "no folder yet");
+        assert!(find(root.path(), &digest, Some("k8s.io")).await.unwrap().is_empty(), "no folder yet");
         let ingest = |id: &str, name: String, total: &str, data: &str| {
             let folder = root.path().join("ingest").join(id);
             std::fs::create_dir_all(&folder).unwrap();
@@ -115,11 +130,28 @@ mod tests {
         ingest("a", format!("k8s.io/1/layer-{digest}"), "5", "lay");
         ingest("b", format!("k8s.io/2/layer-{}", Digest::of(b"other")), "7", "");
         ingest("c", format!("other/3/{digest}"), "0", "");
-        let found = find(root.path(), &digest).await.unwrap();
+        let found = find(root.path(), &digest, Some("k8s.io")).await.unwrap();
         let mut totals: Vec<_> = found.iter().map(|ingest| ingest.total_bytes).collect();
         totals.sort();
         assert_eq!(totals, [None, Some(5)]);
         assert!(found.iter().all(|ingest| ingest.data.is_some()));
+        assert_eq!(found.iter().filter(|ingest| ingest.is_shareable).count(), 1);
+    }
+
+    #[test]
+    fn only_layers_and_configs_of_the_namespace_may_be_shared() {
+        for (name, expected) in [
+            ("k8s.io/1/layer-sha256:00", true),
+            ("k8s.io/17/config-sha256:00", true),
+            ("k8s.io/1/manifest-sha256:00", false),
+            ("k8s.io/1/index-sha256:00", false),
+            ("buildkit/1/layer-sha256:00", false),
+            ("k8s.io.other/1/layer-sha256:00", false),
+            ("layer-sha256:00", false),
+        ] {
+            assert_eq!(is_shareable(name, Some("k8s.io")), expected, "{name}");
+            assert!(!is_shareable(name, None), "{name}");
+        }
     }
 
     #[test]

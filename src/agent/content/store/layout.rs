@@ -327,7 +327,7 @@ impl Store for LayoutStore {
 
     /// A layout that other programs write to with containerd's library has ingests beside its blobs.
     fn ingests<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Vec<Ingest>, StoreError>> {
-        ingest::find(self.folder.root(), digest).boxed()
+        ingest::find(self.folder.root(), digest, None).boxed()
     }
 
     fn complete_ingests(&self) -> BoxFuture<'_, Result<Vec<(Digest, File)>, StoreError>> {

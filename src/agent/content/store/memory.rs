@@ -332,6 +332,7 @@ impl Store for MemoryStore {
         let read = |(total_bytes, data): &Partial| Ingest {
             total_bytes: Some(*total_bytes),
             data: data.try_clone().ok(),
+            is_shareable: true,
         };
         let found = ingests.map(|ingest| ingest.partial.as_ref().map(read).unwrap_or_default()).collect();
         std::future::ready(Ok(found)).boxed()
