@@ -3,6 +3,7 @@
 
 #[cfg(test)]
 mod far_tests;
+mod flight;
 pub(crate) mod holder_reports;
 pub(crate) mod home_cluster;
 
@@ -17,14 +18,16 @@ use tokio::time::{Instant, timeout};
 
 use super::address::own::OwnAddress;
 use super::backoff::Backoff;
-use crate::api::FindQuery;
 use crate::api::client::{Client, ClientError, Timeouts};
+use crate::api::flight::{FlightSources, INTENT_FETCH};
+use crate::api::{FindQuery, FindResponse};
 use crate::limits::{
     BREAKER_PROBE_PAUSE, CANDIDATES, FETCH_AFTER_FAR_LOOKUP, LOOKUP_TIMEOUT_FAR_MAX, LOOKUPS_CONCLUSIVE,
     RESOLVE_TIMEOUT_DEFAULT,
 };
 use crate::oci::Digest;
 use crate::task::Stop;
+pub(crate) use flight::{FlightFound, FlightOffer, FlightQuestion};
 
 /// Finds holders. A trait, so that tests can take the place of the servers.
 pub(crate) trait Lookup: Send + Sync + 'static {
@@ -35,6 +38,19 @@ pub(crate) trait Lookup: Send + Sync + 'static {
         count: usize,
         deadline: Duration,
     ) -> BoxFuture<'a, Result<Vec<SocketAddr>, LookupError>>;
+
+    /// Returns the holders of `key`, at most `count` of them, and the nodes that have a part of it; registers this
+    /// node as one of these. A server that knows no flights answers like [`Self::find`].
+    fn find_for_flight<'a>(
+        &'a self,
+        key: &'a str,
+        count: usize,
+        _: FlightQuestion,
+        deadline: Duration,
+    ) -> BoxFuture<'a, Result<FlightFound, LookupError>> {
+        let find = self.find(key, count, deadline);
+        Box::pin(async move { Ok(FlightFound { holders: find.await?, flight: None }) })
+    }
 
     /// Time limits of a lookup at the servers' distance.
     fn timeouts(&self) -> Timeouts {
@@ -70,7 +86,7 @@ impl LookupError {
 }
 
 /// Whether any server answered a lookup.
-fn is_answered(found: &Result<Vec<SocketAddr>, LookupError>) -> bool {
+fn is_answered<T>(found: &Result<T, LookupError>) -> bool {
     !found.as_ref().is_err_and(LookupError::is_unanswered)
 }
 
@@ -90,21 +106,38 @@ impl Lookup for Servers {
         deadline: Duration,
     ) -> BoxFuture<'a, Result<Vec<SocketAddr>, LookupError>> {
         Box::pin(async move {
+            let found = self.ask(&self.query(key, count), deadline).await?;
+            Ok(found.map_or_else(Vec::new, |found| self.usable(&found.holders, count)))
+        })
+    }
+
+    fn find_for_flight<'a>(
+        &'a self,
+        key: &'a str,
+        count: usize,
+        question: FlightQuestion,
+        deadline: Duration,
+    ) -> BoxFuture<'a, Result<FlightFound, LookupError>> {
+        Box::pin(async move {
+            let FlightQuestion { have_bytes, begins, is_starved, lost, owes } = question;
             let query = FindQuery {
-                key: key.to_owned(),
-                group: self.group.clone(),
-                count: Some(i64::try_from(count).unwrap_or(i64::MAX)),
-                request_host: self.own.now().map(|own| own.to_string()),
-                ..FindQuery::default()
+                intent: Some(INTENT_FETCH.to_owned()),
+                have: Some(have_bytes),
+                begins: begins.then_some(true),
+                starved: is_starved.then_some(true),
+                lost: lost.map(|lost| lost.to_string()),
+                owes: Some(owes),
+                ..self.query(key, count)
             };
-            match self.client.find(&query, deadline).await {
-                Ok(found) => Ok(found.map_or_else(Vec::new, |found| self.usable(&found.holders, count))),
-                // Servers that cannot serve count as silent: the others were asked as well.
-                Err(error @ (ClientError::Unreachable { .. } | ClientError::Unavailable { .. })) => {
-                    Err(LookupError::NoServer(error))
-                }
-                Err(error) => Err(LookupError::Failed(error)),
-            }
+            let Some(found) = self.ask(&query, deadline).await? else { return Ok(FlightFound::default()) };
+            let holders = self.usable(&found.holders, count);
+            let flight = found.flight.map(|flight| {
+                let FlightSources { mut partial, fetcher, claim, came } = flight;
+                partial.retain(|address| Some(address) != fetcher.as_ref());
+                partial.extend(fetcher);
+                FlightOffer { partial: self.usable(&partial, usize::MAX), claim, came }
+            });
+            Ok(FlightFound { holders, flight })
         })
     }
 
@@ -114,6 +147,27 @@ impl Lookup for Servers {
 }
 
 impl Servers {
+    fn query(&self, key: &str, count: usize) -> FindQuery {
+        FindQuery {
+            key: key.to_owned(),
+            group: self.group.clone(),
+            count: Some(i64::try_from(count).unwrap_or(i64::MAX)),
+            request_host: self.own.now().map(|own| own.to_string()),
+            ..FindQuery::default()
+        }
+    }
+
+    async fn ask(&self, query: &FindQuery, deadline: Duration) -> Result<Option<FindResponse>, LookupError> {
+        match self.client.find(query, deadline).await {
+            Ok(found) => Ok(found),
+            // Servers that cannot serve count as silent: the others were asked as well.
+            Err(error @ (ClientError::Unreachable { .. } | ClientError::Unavailable { .. })) => {
+                Err(LookupError::NoServer(error))
+            }
+            Err(error) => Err(LookupError::Failed(error)),
+        }
+    }
+
     /// Parses holders. A bad one does not spoil the others (fault B8 of the Go version).
     fn usable(&self, holders: &[String], count: usize) -> Vec<SocketAddr> {
         let parsed = holders.iter().filter_map(|holder| holder.parse::<SocketAddr>().ok());
@@ -170,13 +224,33 @@ impl HolderLookup {
         key: &str,
         deadline: Duration,
     ) -> Result<Vec<SocketAddr>, LookupError> {
+        self.behind_breaker(deadline, |deadline| self.lookup.find(key, count, deadline)).await
+    }
+
+    /// Finds who has `key` or a part of it, within `deadline` and the time that a lookup may take at the servers'
+    /// distance, and registers this node.
+    pub(crate) async fn find_for_flight(
+        &self,
+        key: &str,
+        question: FlightQuestion,
+        deadline: Duration,
+    ) -> Result<FlightFound, LookupError> {
+        let ask = |deadline| self.lookup.find_for_flight(key, CANDIDATES, question, deadline);
+        self.behind_breaker(deadline, ask).await
+    }
+
+    async fn behind_breaker<'a, T>(
+        &'a self,
+        deadline: Duration,
+        ask: impl FnOnce(Duration) -> BoxFuture<'a, Result<T, LookupError>>,
+    ) -> Result<T, LookupError> {
         if self.is_open() {
             return Err(LookupError::BreakerOpen);
         }
         let Timeouts { lookup, conclusive, .. } = self.lookup.timeouts();
         let deadline = deadline.min(lookup);
         let start = Instant::now();
-        let found = self.ask(key, count, deadline).await;
+        let found = self.ask(deadline, ask(deadline)).await;
         if let Err(error) = &found
             && error.is_unanswered()
             && self.is_conclusive(deadline, conclusive)
@@ -205,8 +279,12 @@ impl HolderLookup {
         self.open.load(Ordering::Acquire)
     }
 
-    async fn ask(&self, key: &str, count: usize, deadline: Duration) -> Result<Vec<SocketAddr>, LookupError> {
-        let found = match timeout(deadline, self.lookup.find(key, count, deadline)).await {
+    async fn ask<T>(
+        &self,
+        deadline: Duration,
+        lookup: BoxFuture<'_, Result<T, LookupError>>,
+    ) -> Result<T, LookupError> {
+        let found = match timeout(deadline, lookup).await {
             Ok(found) => found,
             Err(_) => Err(LookupError::Late { within: deadline }),
         };
@@ -233,7 +311,8 @@ impl HolderLookup {
             }
             let mut backoff = Backoff::new(BREAKER_PROBE_PAUSE.0, BREAKER_PROBE_PAUSE.1);
             while self.is_open() {
-                let found = self.ask(&nobody_has, CANDIDATES, LOOKUP_TIMEOUT_FAR_MAX).await;
+                let lookup = self.lookup.find(&nobody_has, CANDIDATES, LOOKUP_TIMEOUT_FAR_MAX);
+                let found = self.ask(LOOKUP_TIMEOUT_FAR_MAX, lookup).await;
                 if is_answered(&found) {
                     self.open.store(false, Ordering::Release);
                     tracing::info!("a discovery server answers again");

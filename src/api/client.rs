@@ -34,6 +34,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::sync::watch;
 
+use super::flight::{FlightsRequest, FlightsResponse};
 use super::{
     Capabilities, FindQuery, FindResponse, KeepaliveRequest, KeepaliveResponse, ReportRequest,
     ReportResponse, StatusResponse, WriteRequest, WriteResponse, path,
@@ -190,6 +191,15 @@ impl Client {
         deadline: Duration,
     ) -> Result<ReportResponse, ClientError> {
         self.call(Question::post(path::REPORT, json(request)), deadline).await?.read()
+    }
+
+    /// Says how far the node is in its flights. A server that knows no flights refuses.
+    pub async fn flights(
+        &self,
+        request: &FlightsRequest,
+        deadline: Duration,
+    ) -> Result<FlightsResponse, ClientError> {
+        self.call(Question::post(path::FLIGHTS_PROGRESS, json(request)), deadline).await?.read()
     }
 
     /// The cluster as the answering server sees it.

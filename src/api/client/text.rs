@@ -26,6 +26,12 @@ pub(super) fn find_query(query: &FindQuery) -> String {
     add("request_host", query.request_host.clone());
     add("min_index", query.min_index.map(|index| index.to_string()));
     add("rank", query.rank.clone());
+    add("intent", query.intent.clone());
+    add("have", query.have.map(|bytes| bytes.to_string()));
+    add("begins", query.begins.map(|begins| begins.to_string()));
+    add("starved", query.starved.map(|starved| starved.to_string()));
+    add("lost", query.lost.clone());
+    add("owes", query.owes.map(|claims| claims.to_string()));
     text
 }
 
