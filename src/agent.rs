@@ -116,6 +116,18 @@ pub struct RegistryPolicy {
     pub origin: Option<String>,
     /// PEM file with the certificate authority of the registry.
     pub ca: Option<PathBuf>,
+    /// Whether content is shared while it is still arriving.
+    pub flights: FlightPolicy,
+}
+
+/// Whether content of a registry is shared while it is still arriving.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FlightPolicy {
+    /// It is: one node fetches it from the registry, and all others receive it meanwhile.
+    #[default]
+    On,
+    /// It is not: content is shared once a node has all of it.
+    Off,
 }
 
 /// Where content of a registry may come from.

@@ -10,6 +10,7 @@ mod background;
 mod blob;
 mod fetched;
 mod ingests;
+mod joining;
 mod manifest;
 mod offer;
 mod peers;
@@ -45,11 +46,14 @@ use super::content::ingest_scrub::IngestScrubber;
 use super::content::store::Store;
 use super::discovery::holder_reports::Reporter;
 use super::discovery::{HolderLookup, LookupError};
+use super::flight::table::Flights;
 use super::notices::Notices;
+use super::policy::Policies;
 use super::state_dir::StateDir;
 use crate::task::Stop;
 
 pub(crate) use self::fetched::{Fetched, Missed};
+pub(crate) use self::joining::Joined;
 pub(crate) use self::tag::{TagFetcher, TagManifest, claims_of_holders};
 pub(crate) use self::wanted::{Kind, Wanted};
 
@@ -61,6 +65,8 @@ pub(crate) struct Fetcher {
     resume: Arc<ResumeMemory>,
     ingests: Arc<Ingests>,
     prober: Arc<Prober>,
+    flights: Arc<Flights>,
+    policies: Arc<Policies>,
     background: Background,
 }
 
@@ -73,13 +79,16 @@ pub(crate) struct Config {
     pub(crate) scrubber: IngestScrubber,
     pub(crate) state: StateDir,
     pub(crate) notices: Notices,
+    pub(crate) flights: Arc<Flights>,
+    pub(crate) policies: Arc<Policies>,
     pub(crate) stop: Stop,
 }
 
 impl Fetcher {
     /// A fetcher that has asked no peer yet.
     pub(crate) fn new(config: Config) -> Self {
-        let Config { discovery, store, pool, reporter, scrubber, state, notices, stop } = config;
+        let Config { discovery, store, pool, reporter, scrubber, state, notices, flights, policies, stop } =
+            config;
         let background = Background::new(stop);
         let sources = Arc::new(Sources::new(discovery, PeerHealth::new(reporter, notices)));
         let health = Arc::clone(&sources.health);
@@ -101,7 +110,7 @@ impl Fetcher {
             context: Arc::new(context),
         };
         let tags = TagFetcher::new(Arc::clone(&sources), Arc::clone(&prober));
-        Self { sources, blobs, tags, resume, ingests, prober, background }
+        Self { sources, blobs, tags, resume, ingests, prober, flights, policies, background }
     }
 
     /// Waits for work that outlives its request, such as aborts of ingests.

@@ -13,8 +13,8 @@ mod tests;
 use std::collections::BTreeMap;
 
 use super::expiring_set::ExpiringSet;
-use super::{RegistryPolicy, Sharing, TagPolicy};
-use crate::limits::{ASKED_REMEMBERED_MAX, ASKED_TTL};
+use super::{FlightPolicy, RegistryPolicy, Sharing, TagPolicy};
+use crate::limits::{ASKED_REMEMBERED_MAX, ASKED_TTL, MANIFEST_BYTES_MAX};
 use crate::oci::reference::looks_like_registry;
 use crate::oci::registry;
 use crate::oci::{ContentPath, Digest};
@@ -167,6 +167,16 @@ impl Policies {
         let policy = self.of(registry);
         let sharing = if is_manifest { policy.manifests } else { policy.blobs };
         sharing == Sharing::Peers && !self.of_asked(digest).forbids(Some(is_manifest))
+    }
+
+    /// Whether a blob of `total_bytes` that is requested under `registry` may be shared while it is still arriving. Its
+    /// kind cannot be told before all of it is here, so that one which may be a manifest is not shared where manifests
+    /// are kept back.
+    pub(crate) fn may_be_in_flight(&self, registry: Option<&str>, digest: &Digest, total_bytes: u64) -> bool {
+        let may_give = |is_manifest| self.may_give(registry, digest, is_manifest);
+        self.of(registry).flights == FlightPolicy::On
+            && may_give(false)
+            && (total_bytes > MANIFEST_BYTES_MAX || may_give(true))
     }
 
     /// Remembers a request at the mirror: it names the source of the content, if that arrives.

@@ -145,6 +145,7 @@ impl Background {
             verifier,
             state,
             inventory,
+            progress,
         } = self;
         let stop = tasks.stop().clone();
         if let Some(following) = following {
@@ -165,6 +166,7 @@ impl Background {
         tasks.spawn("ingest scrub", scrubber.run(stop.clone()));
         tasks.spawn("state folder", state.clone().watch(stop.clone()));
         tasks.spawn("verdicts", verifier.keep(state, stop.clone()));
+        tasks.spawn("flights", progress.run(stop.clone()));
         tasks.spawn("inventory", async move { inventory.run(stop).await });
     }
 }
@@ -206,6 +208,12 @@ fn describe_metrics() {
     use ::metrics::{describe_counter, describe_gauge, describe_histogram};
     describe_counter!("piccolo_mirror_requests_total", "Requests of containerd by their outcome.");
     describe_counter!("piccolo_bytes_from_peers_total", "Bytes that containerd had from peers.");
+    describe_counter!(
+        "piccolo_bytes_served_incomplete_total",
+        "Bytes that peers had from this node while content was still arriving here."
+    );
+    describe_counter!("piccolo_flight_events_total", "What happened in this node's flights, by event.");
+    describe_gauge!("piccolo_flights", "Content that this node shares while it is still arriving.");
     describe_counter!("piccolo_bytes_served_total", "Bytes that peers had from this node.");
     describe_counter!(
         "piccolo_origin_probes_total",

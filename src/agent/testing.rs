@@ -23,8 +23,9 @@ use super::content::store::memory::MemoryStore;
 use super::content::verifier::Verifier;
 use super::counters::Counters;
 use super::discovery::holder_reports::{self, Reporter, TakesReports};
-use super::discovery::{HolderLookup, Lookup, LookupError};
+use super::discovery::{FlightFound, FlightOffer, FlightQuestion, HolderLookup, Lookup, LookupError};
 use super::fetch::{self, Fetcher};
+use super::flight::table::Flights;
 use super::notices::Notices;
 use super::origin::{self, Origins};
 use super::policy::{self, Policies};
@@ -48,6 +49,10 @@ pub(crate) const SOON: Duration = Duration::from_secs(60);
 #[derive(Default)]
 pub(crate) struct FakeServers {
     holders: Mutex<BTreeMap<String, Vec<SocketAddr>>>,
+    /// What they say of flights; without an entry they know none.
+    flights: Mutex<BTreeMap<String, FlightOffer>>,
+    /// What nodes said of themselves that asked for flights.
+    pub(crate) flight_questions: Mutex<Vec<FlightQuestion>>,
     pub(crate) down: AtomicBool,
     pub(crate) asked: AtomicUsize,
     /// Reports of holders that they received.
@@ -64,6 +69,11 @@ impl TakesReports for Arc<FakeServers> {
 impl FakeServers {
     pub(crate) fn hold(&self, key: impl ToString, holders: &[SocketAddr]) {
         self.holders.lock().unwrap().insert(key.to_string(), holders.to_vec());
+    }
+
+    /// From now on they say this of the flight of `key`.
+    pub(crate) fn fly(&self, key: impl ToString, offer: FlightOffer) {
+        self.flights.lock().unwrap().insert(key.to_string(), offer);
     }
 }
 
@@ -84,6 +94,21 @@ impl Lookup for FakeServers {
             Ok(holders)
         })
     }
+
+    fn find_for_flight<'a>(
+        &'a self,
+        key: &'a str,
+        count: usize,
+        question: FlightQuestion,
+        deadline: Duration,
+    ) -> BoxFuture<'a, Result<FlightFound, LookupError>> {
+        Box::pin(async move {
+            self.flight_questions.lock().unwrap().push(question);
+            let holders = self.find(key, count, deadline).await?;
+            let flight = self.flights.lock().unwrap().get(key).cloned();
+            Ok(FlightFound { holders, flight })
+        })
+    }
 }
 
 /// A reporter whose reports go nowhere.
@@ -100,6 +125,7 @@ pub(crate) struct Node {
     pub(crate) peer: SocketAddr,
     pub(crate) counters: Arc<Counters>,
     pub(crate) notices: Notices,
+    pub(crate) flights: Arc<Flights>,
     stop: Stop,
     _tasks: TaskTracker,
     _folder: tempfile::TempDir,
@@ -159,13 +185,17 @@ impl Node {
             verifier(&pool, &stop, wish.hash_bytes_per_second),
             pool.clone(),
         );
+        let peer_listener = listener().await;
+        let own = peer_listener.local_addr().unwrap();
+        let flights = Arc::new(Flights::new(own.into(), String::new()));
         let blob_server = BlobServer {
             local: local.clone(),
             uploads: Uploads::new(wish.uploads_max, wish.upload_bytes_per_second),
             policies: Arc::clone(&policies),
             counters: Arc::clone(&counters),
+            flights: Arc::clone(&flights),
+            pool: pool.clone(),
         };
-        let own = SocketAddr::from(([127, 0, 0, 1], 1));
         let (reporter, reports) =
             holder_reports::channel(Arc::clone(&servers), own.into(), "default".to_owned());
         let reports_stop = stop.clone();
@@ -181,6 +211,8 @@ impl Node {
                 scrubber,
                 state: wish.state.unwrap_or_else(|| StateDir::on_disk(folder.path())),
                 notices: notices.clone(),
+                flights: Arc::clone(&flights),
+                policies: Arc::clone(&policies),
                 stop: stop.clone(),
             })),
             discovery: Arc::clone(&discovery),
@@ -201,9 +233,10 @@ impl Node {
         });
         let watch_stop = stop.clone();
         tasks.spawn(async move { discovery.watch(watch_stop).await });
-        let mirror = serve(mirror, wish.connections, &tasks, &stop).await;
-        let peer = serve(Arc::new(blob_server), wish.connections, &tasks, &stop).await;
-        Self { store, servers, mirror, peer, counters, notices, stop, _tasks: tasks, _folder: folder }
+        let mirror = serve(listener().await, mirror, wish.connections, &tasks, &stop);
+        let peer = serve(peer_listener, Arc::new(blob_server), wish.connections, &tasks, &stop);
+        let (_tasks, _folder) = (tasks, folder);
+        Self { store, servers, mirror, peer, counters, notices, flights, stop, _tasks, _folder }
     }
 
     /// A node that holds `bytes`.
@@ -220,13 +253,17 @@ impl Drop for Node {
     }
 }
 
-async fn serve(
+async fn listener() -> TcpListener {
+    http::bind("127.0.0.1:0".parse().unwrap(), "a test").await.unwrap()
+}
+
+fn serve(
+    listener: TcpListener,
     answers: impl http::Answer,
     connections: ConnectionLimits,
     tasks: &TaskTracker,
     stop: &Stop,
 ) -> SocketAddr {
-    let listener = http::bind("127.0.0.1:0".parse().unwrap(), "a test").await.unwrap();
     let address = listener.local_addr().unwrap();
     tasks.spawn(http::serve(listener, answers, connections, stop.clone()));
     address

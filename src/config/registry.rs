@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use toml::{Table, Value};
 
 use super::{Layers, Problem};
-use crate::agent::{Filter, RegistryPolicy, Sharing, TagPolicy};
+use crate::agent::{Filter, FlightPolicy, RegistryPolicy, Sharing, TagPolicy};
 use crate::oci::registry::canonical;
 use crate::value;
 
@@ -67,8 +67,9 @@ impl Layers {
                 "blobs" => sharing(text).map(|blobs| policy.blobs = blobs).err(),
                 "origin" => value::base_url(text).map(|origin| policy.origin = Some(origin)).err(),
                 "ca" => readable(text).map(|ca| policy.ca = Some(ca)).err(),
+                "flights" => flights(text).map(|flights| policy.flights = flights).err(),
                 _ => {
-                    let known = "tags, manifests, blobs, filter, origin and ca";
+                    let known = "tags, manifests, blobs, filter, origin, ca and flights";
                     self.registry_problem(&place, None, &format!("is not known: a registry has {known}"));
                     continue;
                 }
@@ -130,6 +131,14 @@ fn sharing(given: &str) -> Result<Sharing, String> {
         "peers" => Ok(Sharing::Peers),
         "origin" => Ok(Sharing::Origin),
         _ => Err("peers or origin".to_owned()),
+    }
+}
+
+fn flights(given: &str) -> Result<FlightPolicy, String> {
+    match given {
+        "on" => Ok(FlightPolicy::On),
+        "off" => Ok(FlightPolicy::Off),
+        _ => Err("on or off".to_owned()),
     }
 }
 

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use futures_util::stream::BoxStream;
 
 use super::store::StoreError;
+use crate::agent::flight::follow::Why;
 
 /// Bytes of content in order. After an error nothing more comes.
 pub(crate) type ByteStream = BoxStream<'static, Result<Bytes, Cut>>;
@@ -19,6 +20,8 @@ pub(crate) enum Cut {
     SourceStalled,
     #[error("the source was given up for the registry, which is faster by far")]
     SourceSlower,
+    #[error("the registry sends the rest: {0}")]
+    LeftToRegistry(Why),
     #[error("the bytes do not have the digest")]
     WrongBytes,
     #[error("could not keep what the headers promised: {0}")]

@@ -2,11 +2,13 @@
 //! passed on as it comes ([`cut_through`]); [`transfer`] brings the bytes for both.
 
 pub(super) mod cut_through;
+pub(crate) mod in_flight;
 mod opening;
 mod single_source;
 mod stall_budget;
 pub(super) mod store_and_forward;
 mod striping;
+mod supply;
 mod transfer;
 
 use std::net::SocketAddr;
@@ -16,8 +18,10 @@ use futures_util::StreamExt;
 use tokio::time::Instant;
 
 use self::cut_through::{CutThroughContext, pass_on};
+use self::in_flight::FlightTransfer;
 use self::opening::{Opened, PartRequest};
 use self::store_and_forward::{WholeBlobs, WholeFailed};
+use self::supply::Supply;
 use self::transfer::{GaveUp, Terms, Transfer};
 use super::fetched::{Fetched, Missed};
 use super::peers::candidates::Candidates;
@@ -28,7 +32,7 @@ use super::sources::Sources;
 use super::spool::space::SpoolRoom;
 use super::wanted::Wanted;
 use crate::agent::content::head::Head;
-use crate::limits::{FAILOVER_TIMEOUT, OPEN_RANGE_WINDOW_BYTES, VERIFIED_WHOLE_BYTES_MAX};
+use crate::limits::{FAILOVER_TIMEOUT, FLIGHT_TRIES_MAX, OPEN_RANGE_WINDOW_BYTES, VERIFIED_WHOLE_BYTES_MAX};
 use crate::oci::{ByteRange, RangeHeader};
 
 /// Fetches blobs.
@@ -113,6 +117,54 @@ impl BlobFetcher {
             }
             None => fetch.run().await,
         }
+    }
+
+    /// Whether nothing of what is `wanted`, a blob of `total` bytes, is passed on before all of it is known to be right.
+    pub(super) fn is_verified_whole(&self, wanted: &Wanted, total: u64) -> bool {
+        self.wholes.is_verified_whole(&wanted.digest, total)
+    }
+
+    /// Brings what is `wanted`, which is of a blob of `total` bytes, by a flight.
+    pub(super) async fn fly(
+        &self,
+        wanted: &Arc<Wanted>,
+        head: Head,
+        transfer: FlightTransfer,
+    ) -> Result<Fetched, Missed> {
+        let mut supply = Supply::Flight(Box::new(transfer));
+        if !self.is_verified_whole(wanted, head.total) {
+            wanted.offer.make(head);
+            return self.fly_through(head, supply).await;
+        }
+        for _ in 0..FLIGHT_TRIES_MAX {
+            // Without room, containerd goes on to the registry.
+            let deadline = wanted.peers_deadline().max(Instant::now() + FAILOVER_TIMEOUT);
+            let room = self.wholes.room(head.total, deadline).await.ok_or(Missed::NoRoom)?;
+            wanted.offer.make(head);
+            match self.wholes.receive(&mut supply, room).await {
+                Ok(whole) => {
+                    let Some(source) = supply.senders().last().copied() else { break };
+                    if head.range.is_some() {
+                        self.resume.answered_range(&wanted.digest, head.total);
+                    }
+                    return Ok(Fetched::Whole { whole, head, source });
+                }
+                Err(WholeFailed::Wrong | WholeFailed::WrongTogether) => supply.begin_again(),
+                Err(WholeFailed::GaveUp) => break,
+                Err(WholeFailed::NoRoom) => return Err(Missed::NoRoom),
+            }
+        }
+        Err(left_to_registry(&supply))
+    }
+
+    /// The bytes of a large blob as they come.
+    async fn fly_through(&self, head: Head, mut supply: Supply) -> Result<Fetched, Missed> {
+        let first = supply.next().await;
+        let (Some(first), Some(source)) = (first, supply.senders().last().copied()) else {
+            return Err(left_to_registry(&supply));
+        };
+        let stream = pass_on(Arc::clone(&self.context), supply, first, head.part()).await;
+        Ok(Fetched::Stream { head, stream, source })
     }
 
     /// A part of a small blob. A part cannot be verified, so all of the blob is fetched, once for all parts.
@@ -229,7 +281,9 @@ impl BlobFetch<'_> {
         if opened.part.is_whole() {
             transfer.begin(opened);
         }
-        let received = self.fetcher.wholes.receive(&mut transfer, room).await;
+        let mut supply = Supply::Peers(transfer);
+        let received = self.fetcher.wholes.receive(&mut supply, room).await;
+        let Supply::Peers(transfer) = supply else { unreachable!("it was made of a transfer") };
         let failed = match received {
             Ok(whole) => {
                 if head.range.is_some() {
@@ -269,7 +323,7 @@ impl BlobFetch<'_> {
             return Err(failed);
         };
         let context = Arc::clone(&self.fetcher.context);
-        let stream = pass_on(context, transfer, first, part).await;
+        let stream = pass_on(context, Supply::Peers(transfer), first, part).await;
         Ok(Fetched::Stream { head, stream, source })
     }
 
@@ -290,6 +344,16 @@ impl BlobFetch<'_> {
             (None, _) if self.has_stalled => Err(Missed::Stalled { attempts }),
             (None, _) => Err(Missed::NoSource { attempts }),
         }
+    }
+}
+
+/// Why a flight did not bring a blob.
+fn left_to_registry(supply: &Supply) -> Missed {
+    match supply {
+        Supply::Flight(transfer) => {
+            transfer.gave_up().map_or(Missed::NoSource { attempts: 0 }, Missed::LeftToRegistry)
+        }
+        Supply::Peers(transfer) => Missed::NoSource { attempts: transfer.senders().len() },
     }
 }
 

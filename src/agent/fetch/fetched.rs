@@ -8,6 +8,7 @@ use super::spool::Whole;
 use crate::agent::content::byte_stream::ByteStream;
 use crate::agent::content::head::Head;
 use crate::agent::discovery::LookupError;
+use crate::agent::flight::follow::Why;
 
 /// What a peer had.
 pub(crate) enum Fetched {
@@ -60,6 +61,8 @@ pub(crate) enum Missed {
          not writable (see /readyz)"
     )]
     NoRoom,
+    #[error(transparent)]
+    LeftToRegistry(Why),
     #[error("the answer before this one was cut")]
     JustCut,
 }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -13,7 +14,7 @@ use super::peers::hedging::Hedging;
 use super::permits::Permits;
 use super::registry_speed::{RegistrySpeeds, RunningTransfer};
 use super::wanted::Wanted;
-use crate::agent::discovery::{HolderLookup, LookupError};
+use crate::agent::discovery::{FlightFound, FlightQuestion, HolderLookup, LookupError};
 use crate::oci::{ContentPath, Digest};
 
 /// What transfers need to find peers and to ask them.
@@ -48,6 +49,16 @@ impl Sources {
     ) -> Result<Vec<SocketAddr>, LookupError> {
         let left = deadline.saturating_duration_since(Instant::now());
         self.discovery.find(digest.as_str(), left).await
+    }
+
+    /// Finds who has `digest` or a part of it, and registers this node as one that receives it.
+    pub(crate) async fn find_for_flight(
+        &self,
+        digest: &Digest,
+        question: FlightQuestion,
+        within: Duration,
+    ) -> Result<FlightFound, LookupError> {
+        self.discovery.find_for_flight(digest.as_str(), question, within).await
     }
 
     /// Those of `holders` that are asked for `wanted`.

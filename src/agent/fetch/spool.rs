@@ -35,6 +35,13 @@ pub(crate) struct Spooled {
     _room: DiskRoom,
 }
 
+impl Spooled {
+    /// The file.
+    pub(crate) fn file(&self) -> Arc<File> {
+        Arc::clone(&self.file)
+    }
+}
+
 impl Whole {
     /// Whether this content, which has `size_bytes`, may be a manifest or index.
     pub(crate) async fn may_be_manifest(&self, size_bytes: u64) -> io::Result<bool> {
@@ -113,6 +120,14 @@ impl Spool {
             }
         }
         Ok(())
+    }
+
+    /// The file on disk, if there is one, and how many bytes were written to it.
+    pub(crate) fn file(&self) -> Option<(&Arc<File>, u64)> {
+        match self {
+            Spool::Memory(_) => None,
+            Spool::File(writer) => Some((&writer.file, writer.written)),
+        }
     }
 
     /// All that was added to a blob of `length` bytes.

@@ -42,15 +42,19 @@ pub enum Need {
 }
 
 /// Why the node goes to the registry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Why {
     /// It has the claim.
+    #[error("this node fetches it from the registry, for all that want it")]
     Claim,
     /// Every node goes there.
+    #[error("no node that was to fetch it from the registry had a byte of it")]
     Open,
     /// No byte has come for [`WITHOUT_BYTES_MAX`].
+    #[error("no byte has come from other nodes for {} s", WITHOUT_BYTES_MAX.as_secs())]
     Starved,
     /// No server answers, and no source is known.
+    #[error("no server answers, and no node is known that has it")]
     NoServer,
 }
 
@@ -129,6 +133,11 @@ impl Follow {
             root_starves_since: None,
             gave_up: None,
         }
+    }
+
+    /// The node that sends.
+    pub fn source(&self) -> Option<SocketAddr> {
+        self.source
     }
 
     /// What is to be done at `now`.

@@ -23,6 +23,8 @@ use crate::agent::discovery::holder_reports::{self, Reports};
 use crate::agent::discovery::home_cluster::HomeCluster;
 use crate::agent::discovery::{HolderLookup, Lookup, Servers};
 use crate::agent::fetch::{self, Fetcher};
+use crate::agent::flight::progress::Progress;
+use crate::agent::flight::table::Flights;
 use crate::agent::health::Health;
 use crate::agent::inventory::{self, Inventory};
 use crate::agent::notices::Notices;
@@ -71,6 +73,7 @@ pub(super) struct Background {
     pub(super) verifier: Verifier,
     pub(super) state: StateDir,
     pub(super) inventory: Inventory,
+    pub(super) progress: Progress,
 }
 
 /// What most parts of an agent share.
@@ -84,6 +87,7 @@ struct Common {
     pool: BufferPool,
     own: OwnAddress,
     group: String,
+    flights: Arc<Flights>,
 }
 
 /// What single parts of an agent are given.
@@ -140,7 +144,8 @@ pub(super) async fn agent(listeners: &Listeners, config: Config, stop: &Stop) ->
     let (own, following) = own_address(fixed, seeker, &notices).await;
     let addresses = listeners.addresses(own.now())?;
     let (counters, pool) = (Arc::default(), BufferPool::default());
-    let common = Common { notices, state, client, policies, store, counters, pool, own, group };
+    let flights = Arc::new(Flights::new(own.clone(), zone.clone()));
+    let common = Common { notices, state, client, policies, store, counters, pool, own, group, flights };
     let uploads = Uploads::new(uploads_max, upload_bytes_per_second);
     let single = Single { addresses, following, origins, uploads, zone, heartbeat_interval, resolve_timeout };
     Ok(common.build(single, stop))
@@ -165,8 +170,11 @@ impl Common {
             uploads,
             policies: Arc::clone(&self.policies),
             counters: Arc::clone(&self.counters),
+            flights: Arc::clone(&self.flights),
+            pool: self.pool.clone(),
         };
-        let Self { notices, state, client, policies, store, counters, pool, own: _, group: _ } = self;
+        let Self { notices, state, client, policies, store, counters, pool, own: _, group, flights } = self;
+        let progress = Progress::new(flights, Arc::new(client.clone()), group);
         let bypass = BypassWatch {
             store,
             policies: Arc::clone(&policies),
@@ -197,6 +205,7 @@ impl Common {
             verifier,
             state,
             inventory,
+            progress,
         };
         Built { addresses, ports: Ports { mirror, blob_server, health }, background, fetcher, checks_stop }
     }
@@ -222,6 +231,8 @@ impl Common {
             scrubber: scrubber.clone(),
             state: self.state.clone(),
             notices: self.notices.clone(),
+            flights: Arc::clone(&self.flights),
+            policies: Arc::clone(&self.policies),
             stop: stop.clone(),
         });
         (Arc::new(fetcher), reports)

@@ -1,6 +1,7 @@
 //! What other agents ask this one for: content of its store, and never content that it would have to
 //! fetch itself.
 
+mod in_flight;
 #[cfg(test)]
 mod tests;
 
@@ -19,10 +20,13 @@ use super::record::{Received, Side};
 use super::refusal::Refusal;
 use super::responder::{self, Responder};
 use super::uploads::Uploads;
+use crate::agent::content::buffer_pool::BufferPool;
 use crate::agent::content::local::{Local, LocalError, Reader};
 use crate::agent::content::store::Tag;
 use crate::agent::content::tag_claims;
 use crate::agent::counters::Counters;
+use crate::agent::flight::header::Told;
+use crate::agent::flight::table::Flights;
 use crate::agent::policy::Policies;
 use crate::http::{Answer, Connection};
 use crate::limits::VERIFY_BEFORE_HEADERS;
@@ -34,6 +38,8 @@ pub(crate) struct BlobServer {
     pub(crate) uploads: Uploads,
     pub(crate) policies: Arc<Policies>,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) flights: Arc<Flights>,
+    pub(crate) pool: BufferPool,
 }
 
 impl Answer for Arc<BlobServer> {
@@ -95,6 +101,9 @@ impl BlobServer {
             };
             return Ok(Found { tag_age, ..found });
         }
+        if let Some(asked) = in_flight::asked(request, path) {
+            return Box::pin(self.in_flight(request, path, digest, asked)).await;
+        }
         if is_unchanged && let Some(size_bytes) = self.local.size(&digest).await? {
             return Ok(Found::unchanged(digest, size_bytes));
         }
@@ -130,6 +139,8 @@ enum NotGiven {
     Unknown,
     #[error("all upload slots are taken")]
     Full,
+    #[error("this node sends it to as many others as it may, or has nothing of it to come")]
+    Elsewhere(Told),
     #[error(transparent)]
     Local(#[from] LocalError),
 }
@@ -143,6 +154,10 @@ fn refusal(path: &ContentPath, error: &NotGiven) -> Refusal {
         }
         NotGiven::Local(LocalError::TooLarge { .. }) => {
             Refusal::unknown(path.is_manifest(), error.to_string())
+        }
+        NotGiven::Elsewhere(told) => {
+            let (status, code) = (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TooManyRequests);
+            Refusal { told: Some(told.clone()), ..Refusal::new(status, code, error.to_string()) }
         }
         NotGiven::Full | NotGiven::Local(LocalError::Busy) => {
             Refusal::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TooManyRequests, error.to_string())

@@ -12,6 +12,8 @@ use super::uploads::Upload;
 use crate::agent::content::byte_stream::ByteStream;
 use crate::agent::content::head::Head;
 use crate::agent::content::local::{LocalBlob, LocalManifest};
+use crate::agent::flight::header::Told;
+use crate::agent::flight::running::ChildConnection;
 use crate::oci::{Digest, RangeHeader, media_type};
 
 /// Content that was found.
@@ -21,6 +23,8 @@ pub(crate) struct Found {
     pub(crate) payload: Payload,
     /// How long ago the tag that was asked for was set on this node. Only peers are told.
     pub(crate) tag_age: Option<Duration>,
+    /// What a node that takes part in a flight is told besides.
+    pub(crate) told: Option<Told>,
 }
 
 /// Where content comes from.
@@ -68,7 +72,7 @@ impl ServedFrom {
 
 impl Found {
     fn new(digest: Digest, from: ServedFrom, payload: Payload) -> Self {
-        Self { digest, from, payload, tag_age: None }
+        Self { digest, from, payload, tag_age: None, told: None }
     }
 
     /// Content of this node that the client has already.
@@ -108,6 +112,17 @@ impl Found {
         let rate = upload.as_ref().and_then(Upload::rate);
         let stream = blob.stream(head.part(), rate, upload);
         Self::blob(digest, ServedFrom::OwnStore, head, stream)
+    }
+
+    /// The same, whose bytes a child receives: it is one as long as they are sent.
+    pub(crate) fn noting(self, child: ChildConnection) -> Self {
+        let Payload::Bytes { media_type, head, stream } = self.payload else { return self };
+        let mut have_bytes = head.part().start;
+        let noted = stream.inspect(move |piece| {
+            have_bytes += piece.as_ref().map_or(0, |bytes| bytes.len() as u64);
+            child.sent(have_bytes);
+        });
+        Self { payload: Payload::Bytes { media_type, head, stream: noted.boxed() }, ..self }
     }
 
     /// A manifest of this node.

@@ -1,9 +1,10 @@
 //! One pull by digest, from top to bottom:
 //!
 //! 1. [`Pulls::own`]: this node's own store, for half of the time.
-//! 2. [`ask_peers`]: the servers say who holds it, containerd says how long it must be, and of the holders those
-//!    are asked that answer and deliver. The first proper answer wins. Nothing of a manifest or a small blob is
-//!    passed on before all of it is verified; a large blob is passed on as it comes.
+//! 2. [`ask_peers`]: the servers say who holds it or a part of it, and containerd says how long it must be. A blob that
+//!    few nodes hold comes by a flight: from one node that holds it or is receiving it. Otherwise those holders are
+//!    asked that answer and deliver, and the first proper answer wins. Nothing of a manifest or a small blob is passed
+//!    on before all of it is verified; a large blob is passed on as it comes.
 //! 3. If the time is over before that: early headers, when a peer has offered some ([`early_headers`]); the bytes
 //!    follow when they are right.
 //! 4. Otherwise a refusal. containerd goes on to the registry.
@@ -25,7 +26,7 @@ use super::refusal::Refusal;
 use crate::agent::content::buffer_pool::BufferPool;
 use crate::agent::content::byte_stream::ByteStream;
 use crate::agent::content::local::{Local, LocalError, Reader};
-use crate::agent::fetch::{Fetched, Fetcher, Kind, Missed, Wanted};
+use crate::agent::fetch::{Fetched, Fetcher, Joined, Kind, Missed, Wanted};
 use crate::agent::policy::{NotOurs, Policies};
 use crate::limits::STORE_ANSWER_GRACE;
 
@@ -135,8 +136,15 @@ async fn from_peers(fetcher: Arc<Fetcher>, wanted: Arc<Wanted>) -> Result<Fetche
 
 async fn ask_peers(fetcher: &Fetcher, wanted: &Arc<Wanted>) -> Result<Fetched, Missed> {
     fetcher.begin(wanted)?;
-    let (holders, expected_total) = tokio::join!(fetcher.holders(wanted), fetcher.expected_total(wanted));
-    let candidates = fetcher.candidates(wanted, holders?)?;
+    let (holders, expected_total) = match fetcher.join(wanted).await? {
+        Joined::Flight(head, transfer) => return fetcher.fly(wanted, head, transfer).await,
+        Joined::Holders(holders, total) => (holders, Some(total)),
+        Joined::NotAsked => {
+            let (holders, total) = tokio::join!(fetcher.holders(wanted), fetcher.expected_total(wanted));
+            (holders?, total)
+        }
+    };
+    let candidates = fetcher.candidates(wanted, holders)?;
     match wanted.kind() {
         Kind::Manifest => fetcher.manifest(wanted, candidates).await,
         Kind::Size => fetcher.size(wanted, candidates).await,

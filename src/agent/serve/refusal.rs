@@ -4,6 +4,7 @@ use axum::body::Body;
 use axum::http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{Method, Response, StatusCode};
 
+use crate::agent::flight::header::{FLIGHT, Told};
 use crate::limits::RETRY_AFTER_SECONDS;
 use crate::oci::{ErrorCode, PathError};
 
@@ -15,11 +16,13 @@ pub(crate) struct Refusal {
     pub(crate) message: String,
     /// How many sources were asked in vain.
     pub(crate) attempts: usize,
+    /// What a node that takes part in a flight is told besides.
+    pub(crate) told: Option<Told>,
 }
 
 impl Refusal {
     pub(crate) fn new(status: StatusCode, code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), attempts: 0 }
+        Self { status, code, message: message.into(), attempts: 0, told: None }
     }
 
     /// A refusal because this port does not have the content, or does not give it.
@@ -48,6 +51,9 @@ impl Refusal {
             .header(CONTENT_LENGTH, body.len());
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             head = head.header(RETRY_AFTER, RETRY_AFTER_SECONDS);
+        }
+        if let Some(told) = &self.told {
+            head = head.header(FLIGHT, told.value());
         }
         if self.status == StatusCode::METHOD_NOT_ALLOWED {
             head = head.header(ALLOW, "GET, HEAD");

@@ -15,6 +15,7 @@ use super::refusal::Refusal;
 use crate::agent::content::head::Head;
 use crate::agent::content::tag_claims::TAG_AGE_MS;
 use crate::agent::counters::Counters;
+use crate::agent::flight::header::FLIGHT;
 use crate::http::Connection;
 use crate::limits::CONTENT_HEADERS_MAX;
 use crate::oci::{CONTENT_DIGEST, Digest, ErrorCode};
@@ -49,7 +50,7 @@ impl Responder {
     }
 
     fn content(mut self, found: Found) -> Response<Body> {
-        let Found { digest, from, payload, tag_age } = found;
+        let Found { digest, from, payload, tag_age, told } = found;
         let mut response = match payload {
             Payload::Unchanged { total } => {
                 let response = not_modified(&digest, total);
@@ -74,6 +75,9 @@ impl Responder {
                 response
             }
         };
+        if let Some(told) = told.and_then(|told| HeaderValue::from_str(&told.value()).ok()) {
+            response.headers_mut().insert(HeaderName::from_static(FLIGHT), told);
+        }
         if let Some(age) = tag_age {
             let age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
             response.headers_mut().insert(HeaderName::from_static(TAG_AGE_MS), age_ms.into());

@@ -27,7 +27,36 @@ pub const STARVED_SAID_AFTER: Duration = Duration::from_secs(2);
 pub const WITHOUT_BYTES_MAX: Duration = Duration::from_secs(20);
 /// Time between two messages of a fetcher that say how far it is.
 pub const CLAIM_PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
+/// Time without a byte after which containerd counts as having given up a fetch from the registry.
+pub const FETCH_GIVEN_UP_AFTER: Duration = Duration::from_secs(60);
+/// Time between two messages of a node that receives.
+pub const FLIGHT_RENEWAL_INTERVAL: Duration = Duration::from_secs(20);
+/// Time for a server to take what a node says of its flights.
+pub const FLIGHT_PROGRESS_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time for which a node remembers a flight that nobody receives from it any more: until its content can be found as
+/// complete.
+pub const FLIGHT_LINGER: Duration = Duration::from_secs(10);
+/// Flights of one node, those included that other nodes have at its content.
+pub const FLIGHTS_RUNNING_MAX: usize = 64;
+/// Children that a full source names and a node reads.
+pub const FLIGHT_CHILDREN_NAMED_MAX: usize = 8;
+/// Time between two looks whether bytes have come that a child does not have.
+pub const FLIGHT_LOOK_PAUSE: Duration = Duration::from_millis(10);
+/// How often a small blob is received by a flight whose bytes turn out wrong.
+pub const FLIGHT_TRIES_MAX: usize = 3;
+/// Time for a server to say where the bytes of a blob come from, which includes the comparison of those that want to
+/// fetch it.
+pub const FLIGHT_LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time for a source to answer with headers, which it does at once.
+pub const FLIGHT_HEADERS_TIMEOUT: Duration = Duration::from_secs(1);
+/// Time for a source to answer how far it is.
+pub const FLIGHT_PROBE_TIMEOUT: Duration = Duration::from_millis(250);
+/// Time over which the nodes of a fleet spread their way to the registry after they have waited in vain.
+pub const REGISTRY_SPREAD: Duration = Duration::from_secs(3);
+/// Complete holders from which on a node takes a blob from several of them, as long as no more nodes than these want it.
+pub const HOLDERS_ARE_MANY: usize = 4;
 
+const _: () = assert!(CHILDREN_MAX <= FLIGHT_CHILDREN_NAMED_MAX);
 const _: () = assert!(CHILDREN_IN_LARGE_FLIGHT <= CHILDREN_MAX);
 const _: () = assert!(DESCENTS_MAX as u64 >= FLIGHT_IS_LARGE_BEYOND);
 const _: () = assert!(SOURCE_PROBED_AFTER.as_millis() < WITHOUT_BYTES_MAX.as_millis());

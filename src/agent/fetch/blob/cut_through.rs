@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream;
 
-use super::transfer::{GaveUp, Transfer};
+use super::supply::Supply;
 use crate::agent::content::byte_stream::{ByteStream, Cut};
 use crate::agent::content::ingest_scrub::IngestScrubber;
 use crate::agent::fetch::ingests::Ingests;
@@ -30,10 +30,10 @@ pub(crate) struct CutThroughContext {
     pub(crate) scrubber: IngestScrubber,
 }
 
-/// A transfer whose bytes are passed on, and how they are verified.
+/// Bytes that are passed on, and how they are verified.
 struct CutThrough {
     context: Arc<CutThroughContext>,
-    transfer: Transfer,
+    supply: Supply,
     /// The first bytes, which came before the response began.
     first: Option<Bytes>,
     /// Bytes that are not passed on yet.
@@ -51,19 +51,19 @@ enum Check {
     Length,
 }
 
-/// The bytes of `part`: `first`, then what `transfer` brings.
+/// The bytes of `part`: `first`, then what `supply` brings.
 pub(super) async fn pass_on(
     context: Arc<CutThroughContext>,
-    transfer: Transfer,
+    supply: Supply,
     first: Bytes,
     part: ByteRange,
 ) -> ByteStream {
-    let wanted = transfer.wanted();
+    let wanted = supply.wanted();
     if wanted.running.is_some() {
         context.resume.answered_range(&wanted.digest, part.total);
     }
     let check = context.check(&wanted.digest, part).await;
-    let passing = CutThrough { context, transfer, first: Some(first), left: part.len(), check };
+    let passing = CutThrough { context, supply, first: Some(first), left: part.len(), check };
     stream::try_unfold(passing, |mut passing| async move {
         if passing.left == 0 {
             return Ok(None);
@@ -80,12 +80,12 @@ impl CutThrough {
     async fn next(&mut self) -> Result<Bytes, Cut> {
         let next = match self.first.take() {
             Some(first) => Some(first),
-            None => self.transfer.next().await,
+            None => self.supply.next().await,
         };
         let Some(bytes) = next else { return Err(self.broke_off().await) };
         self.left -= bytes.len() as u64;
         let is_last = self.left == 0;
-        let digest = &self.transfer.wanted().digest;
+        let digest = &self.supply.wanted().digest;
         match &mut self.check {
             Check::Hash(prefix) => {
                 prefix.hasher.update(&bytes);
@@ -104,13 +104,14 @@ impl CutThrough {
             },
             // Nothing is kept before the end is near.
             Check::File(_, tail) if self.left > FOLLOW_TAIL_BYTES => {
-                *tail = Tail::new(self.transfer.left().start);
+                *tail = Tail::new(self.supply.left().start);
             }
             Check::File(_, tail) => tail.push(bytes.clone()),
             Check::Length if is_last => self.context.scrubber.look(),
             Check::Length => {}
         }
         if is_last {
+            self.supply.are_right();
             self.remember_senders(matches!(self.check, Check::Length));
         }
         Ok(bytes)
@@ -119,43 +120,38 @@ impl CutThrough {
     /// Ends the response because no peer is left that could send the rest.
     async fn broke_off(&mut self) -> Cut {
         self.remember_senders(true);
-        let wanted = self.transfer.wanted();
+        let wanted = self.supply.wanted();
         if let Some(range) = &wanted.running {
             range.is_first().await;
         }
         let resume = &self.context.resume;
         if let Check::Hash(mut prefix) = std::mem::replace(&mut self.check, Check::Length) {
-            prefix.senders.extend(self.transfer.senders());
+            prefix.senders.extend(self.supply.senders());
             resume.keep_prefix(&wanted.digest, *prefix);
         }
-        resume.cut(&wanted.digest, self.transfer.left().start);
-        match self.transfer.gave_up() {
-            Some(GaveUp::Slower) => Cut::SourceSlower,
-            Some(GaveUp::Stalled) => Cut::SourceStalled,
-            Some(GaveUp::NoSource) | None if self.transfer.has_just_stalled() => Cut::SourceStalled,
-            Some(GaveUp::NoSource) | None => Cut::SourceBroken,
-        }
+        resume.cut(&wanted.digest, self.supply.left().start);
+        self.supply.cut()
     }
 
     /// Ends the response because its bytes do not have the digest.
     async fn wrong_bytes(&mut self) -> Cut {
-        let digest = &self.transfer.wanted().digest;
+        let digest = &self.supply.wanted().digest;
         let mut senders = match &self.check {
             Check::Hash(prefix) => prefix.senders.clone(),
             Check::File(..) | Check::Length => self.context.resume.senders(digest),
         };
-        senders.extend(self.transfer.senders());
+        senders.extend(self.supply.senders());
         senders.sort();
         senders.dedup();
-        self.context.health.blame(&senders, digest);
+        self.supply.are_wrong(&senders, &self.context.health);
         self.context.ingests.abort_wrong_bytes(digest.clone()).await;
         Cut::WrongBytes
     }
 
     fn remember_senders(&self, are_in_doubt: bool) {
-        let (resume, digest) = (&self.context.resume, &self.transfer.wanted().digest);
+        let (resume, digest) = (&self.context.resume, &self.supply.wanted().digest);
         if are_in_doubt {
-            self.transfer.senders().iter().for_each(|holder| resume.sent(digest, *holder));
+            self.supply.senders().into_iter().for_each(|holder| resume.sent(digest, holder));
         } else {
             resume.right(digest);
         }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::time::{Instant, timeout_at};
 
-use super::transfer::Transfer;
+use super::supply::Supply;
 use crate::agent::fetch::background::Background;
 use crate::agent::fetch::peers::error::{PeerError, count_attempt};
 use crate::agent::fetch::peers::health::PeerHealth;
@@ -71,32 +71,34 @@ impl WholeBlobs {
         timeout_at(deadline, room).await.ok().flatten()
     }
 
-    /// Receives all that `transfer` brings, which is all of a blob, into `room`, and verifies it.
-    pub(super) async fn receive(
-        &self,
-        transfer: &mut Transfer,
-        room: SpoolRoom,
-    ) -> Result<Whole, WholeFailed> {
-        let (digest, total) = (transfer.wanted().digest.clone(), transfer.left().total);
+    /// Receives all that `supply` brings, which is all of a blob, into `room`, and verifies it.
+    pub(super) async fn receive(&self, supply: &mut Supply, room: SpoolRoom) -> Result<Whole, WholeFailed> {
+        let (digest, total) = (supply.wanted().digest.clone(), supply.left().total);
         let mut hasher = Hasher::new(digest.algorithm());
         let mut spool = Spool::new(room, total);
-        while let Some(piece) = transfer.next().await {
+        while let Some(piece) = supply.next().await {
             hasher.update(&piece);
             spool.push(piece, total, &self.space).await.map_err(|error| no_room(&digest, error))?;
+            supply.spools(&spool);
         }
         let whole = spool.finish(total, &self.space).await.map_err(|error| no_room(&digest, error))?;
-        if transfer.left().len() > 0 {
+        if supply.left().len() > 0 {
             return Err(WholeFailed::GaveUp);
         }
         if hasher.finish() == digest {
+            supply.is_whole(&whole);
             return Ok(whole);
         }
-        if let [_] = transfer.senders() {
-            self.health.blame(transfer.senders(), &digest);
-            return Err(WholeFailed::Wrong);
+        match supply {
+            Supply::Peers(transfer) if transfer.senders().len() > 1 => {
+                transfer.ask_each_sender_again();
+                Err(WholeFailed::WrongTogether)
+            }
+            supply => {
+                supply.are_wrong(&supply.senders(), &self.health);
+                Err(WholeFailed::Wrong)
+            }
         }
-        transfer.ask_each_sender_again();
-        Err(WholeFailed::WrongTogether)
     }
 
     /// Keeps a blob for other parts of it, unless another request is about to.

@@ -24,6 +24,7 @@ use super::error::PeerError;
 use super::idle_connections::IdleConnections;
 use super::throughput::Pace;
 use super::wire::{Wire, drive};
+use crate::agent::flight::header::{Asked, FLIGHT};
 use crate::limits::SOURCE_STALL_TIMEOUT;
 use crate::oci::{ContentPath, RangeHeader, media_type};
 
@@ -43,6 +44,8 @@ struct PeerRequest<'a> {
     target: &'a str,
     range: Option<RangeHeader>,
     accept: &'static str,
+    /// Value of the header of flights.
+    flight: Option<&'a str>,
 }
 
 /// The head of a peer's answer, and its body to come.
@@ -57,7 +60,8 @@ pub(crate) struct PeerBody {
     peer: SocketAddr,
     wire: Option<Wire>,
     body: Incoming,
-    pace: Pace,
+    /// How fast it is; `None` if it may be slow.
+    pace: Option<Pace>,
     /// The peer has stalled after this time without a byte.
     stalls_after: Duration,
     /// Where the connection is kept after the last byte.
@@ -94,7 +98,22 @@ impl PeerClient {
     ) -> Result<PeerAnswer, PeerError> {
         let accept = if path.is_manifest() { media_type::ACCEPT_MANIFESTS } else { "*/*" };
         let target = path.request_target();
-        self.send(holder, PeerRequest { method, target: &target, range, accept }).await
+        self.send(holder, PeerRequest { method, target: &target, range, accept, flight: None }).await
+    }
+
+    /// Like [`Self::ask`], as a node that takes part in the flight of a blob: `flight` is what it asks.
+    pub(crate) async fn ask_in_flight(
+        &self,
+        source: SocketAddr,
+        path: &ContentPath,
+        method: &Method,
+        range: Option<RangeHeader>,
+        flight: &Asked,
+    ) -> Result<PeerAnswer, PeerError> {
+        let (target, flight) = (path.request_target(), flight.value());
+        let request =
+            PeerRequest { method, target: &target, range, accept: "*/*", flight: Some(flight.as_str()) };
+        self.send(source, request).await
     }
 
     /// Closes the connections that are kept.
@@ -142,7 +161,7 @@ impl PeerClient {
             peer,
             wire,
             body,
-            pace: Pace::default(),
+            pace: Some(Pace::default()),
             stalls_after: SOURCE_STALL_TIMEOUT,
             idle: Arc::clone(&self.idle),
         };
@@ -162,6 +181,9 @@ impl PeerRequest<'_> {
         if let Some(range) = self.range {
             request = request.header(RANGE, range.to_string());
         }
+        if let Some(flight) = self.flight {
+            request = request.header(FLIGHT, flight);
+        }
         let mut request =
             request.body(Empty::new()).expect("paths and ranges were parsed, so they are plain ASCII");
         hyper::ext::on_informational(&mut request, move |_| _ = interims.fetch_add(1, Ordering::Relaxed));
@@ -175,6 +197,11 @@ impl PeerBody {
         self.stalls_after = time;
     }
 
+    /// From now on the peer may be slow, because it waits for its own bytes.
+    pub(crate) fn may_be_slow(&mut self) {
+        self.pace = None;
+    }
+
     /// The next bytes; `None` at the end.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, PeerError> {
         let asked = Instant::now();
@@ -186,8 +213,9 @@ impl PeerBody {
             self.keep_connection();
             return Ok(None);
         };
-        self.pace.add(asked.elapsed(), bytes.len() as u64);
-        if self.pace.is_too_slow() { Err(PeerError::Slow) } else { Ok(Some(bytes)) }
+        let Some(pace) = &mut self.pace else { return Ok(Some(bytes)) };
+        pace.add(asked.elapsed(), bytes.len() as u64);
+        if pace.is_too_slow() { Err(PeerError::Slow) } else { Ok(Some(bytes)) }
     }
 
     /// Keeps the connection for another request, if all of the body has been read.
@@ -238,7 +266,8 @@ mod tests {
     use crate::agent::testing::{End, RawPeer, SOON};
 
     async fn send(peer: SocketAddr) -> Result<PeerAnswer, PeerError> {
-        let request = PeerRequest { method: &Method::GET, target: "/", range: None, accept: "*/*" };
+        let request =
+            PeerRequest { method: &Method::GET, target: "/", range: None, accept: "*/*", flight: None };
         PeerClient::default().send(peer, request).await
     }
 

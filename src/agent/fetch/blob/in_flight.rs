@@ -1,0 +1,406 @@
+//! The bytes of a blob from one node after another while they are still arriving there. What is done next is decided
+//! by [`Follow`]; here are the requests.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::{Method, StatusCode};
+use bytes::Bytes;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use super::opening::part;
+use crate::agent::discovery::{FlightFound, FlightQuestion};
+use crate::agent::fetch::peers::client::{PeerAnswer, PeerBody};
+use crate::agent::fetch::peers::error::{PeerError, count_attempt};
+use crate::agent::fetch::sources::Sources;
+use crate::agent::fetch::wanted::Wanted;
+use crate::agent::flight::follow::{Follow, Need, Probed, ServerAnswer, SourceAnswer, Step, Why};
+use crate::agent::flight::header::{Asked, FLIGHT, Told};
+use crate::agent::flight::running::Role;
+use crate::agent::flight::table::Reception;
+use crate::api::flight::FlightClaim;
+use crate::limits::{
+    FLIGHT_HEADERS_TIMEOUT, FLIGHT_LOOKUP_TIMEOUT, FLIGHT_PROBE_TIMEOUT, REGISTRY_SPREAD, WITHOUT_BYTES_MAX,
+};
+use crate::oci::{ByteRange, RangeHeader};
+
+/// A transfer of the bytes of a blob from some offset to its end.
+pub(crate) struct FlightTransfer {
+    sources: Arc<Sources>,
+    wanted: Arc<Wanted>,
+    reception: Reception,
+    own: SocketAddr,
+    follow: Follow,
+    begun: Instant,
+    left: ByteRange,
+    source: Option<Attached>,
+    /// Nodes that hold all of the blob, as a server said last.
+    holders: Vec<SocketAddr>,
+    /// Nodes whose bytes have come, and whether each of them held all of the blob.
+    senders: Vec<(SocketAddr, bool)>,
+    /// Nodes that have sent wrong bytes.
+    avoided: Vec<SocketAddr>,
+    gave_up: Option<Why>,
+}
+
+/// The node that sends.
+struct Attached {
+    node: SocketAddr,
+    body: PeerBody,
+    is_holder: bool,
+    since: Instant,
+}
+
+impl FlightTransfer {
+    /// A transfer of `range`, which ends where the blob does. `found` is what a server has answered to the beginning of
+    /// the pull, and `own` is the address of this node.
+    pub(crate) fn new(
+        (sources, wanted): (Arc<Sources>, Arc<Wanted>),
+        reception: Reception,
+        own: SocketAddr,
+        range: ByteRange,
+        found: FlightFound,
+    ) -> Self {
+        let follow = Follow::new(own, range.start, Duration::ZERO);
+        let mut transfer = Self {
+            sources,
+            wanted,
+            reception,
+            own,
+            follow,
+            begun: Instant::now(),
+            left: range,
+            source: None,
+            holders: Vec::new(),
+            senders: Vec::new(),
+            avoided: Vec::new(),
+            gave_up: None,
+        };
+        // The question to which `found` is the answer.
+        transfer.follow.next(Duration::ZERO);
+        transfer.learn(found, None);
+        transfer
+    }
+
+    /// Begins again, without the nodes that have sent: their bytes are wrong.
+    pub(super) fn begin_again(&mut self) {
+        self.avoided.extend(self.senders.drain(..).map(|(node, _)| node));
+        self.source = None;
+        self.left.start = 0;
+        self.begun = Instant::now();
+        self.follow = Follow::new(self.own, 0, Duration::ZERO);
+    }
+
+    /// The next bytes; `None` at the end of the blob, or if the registry sends the rest: then there is something left.
+    pub(super) async fn next(&mut self) -> Option<Bytes> {
+        match self.go_on().await {
+            Ok(bytes) => bytes,
+            Err(why) => {
+                self.give_up(why).await;
+                None
+            }
+        }
+    }
+
+    /// What is transferred.
+    pub(super) fn wanted(&self) -> &Wanted {
+        &self.wanted
+    }
+
+    /// The part of this node in the flight.
+    pub(super) fn reception(&self) -> &Reception {
+        &self.reception
+    }
+
+    /// Nodes whose bytes have come.
+    pub(super) fn senders(&self) -> impl Iterator<Item = SocketAddr> {
+        self.senders.iter().map(|(node, _)| *node)
+    }
+
+    /// Whether a node that has sent wrong bytes had to know it: all senders held the blob, verified.
+    pub(super) fn may_blame(&self) -> bool {
+        self.senders.iter().all(|(_, is_holder)| *is_holder)
+    }
+
+    /// What has not come yet.
+    pub(super) fn left(&self) -> ByteRange {
+        self.left
+    }
+
+    /// Why the registry sends the rest, if it does.
+    pub(super) fn gave_up(&self) -> Option<Why> {
+        self.gave_up
+    }
+
+    async fn go_on(&mut self) -> Result<Option<Bytes>, Why> {
+        while self.left.start < self.left.end {
+            let came = match self.follow.next(self.now()) {
+                Step::AskServer(need) => {
+                    self.ask_server(need).await;
+                    None
+                }
+                Step::Attach(node) => {
+                    self.attach(node).await;
+                    None
+                }
+                Step::Probe(node) => self.probe(node).await,
+                Step::WaitUntil(time) => self.wait_until(time).await,
+                Step::GoToRegistry(why) => return Err(why),
+            };
+            let Some(mut bytes) = came else { continue };
+            // A node that sends more than it was asked for is not believed, and the rest is enough.
+            bytes.truncate(usize::try_from(self.left.len()).unwrap_or(usize::MAX));
+            self.left.start += bytes.len() as u64;
+            self.follow.received(self.left.start, self.now());
+            return Ok(Some(bytes));
+        }
+        Ok(None)
+    }
+
+    async fn ask_server(&mut self, need: Need) {
+        let question = FlightQuestion {
+            have_bytes: self.left.start,
+            begins: false,
+            is_starved: need == Need::Starved,
+            lost: match need {
+                Need::Lost(source) => Some(source),
+                _ => None,
+            },
+            owes: self.reception.owes(),
+        };
+        match self.sources.find_for_flight(&self.wanted.digest, question, FLIGHT_LOOKUP_TIMEOUT).await {
+            Ok(found) => self.learn(found, question.lost),
+            Err(_) => self.follow.server_answered(ServerAnswer::Nobody),
+        }
+    }
+
+    /// Learns what a server has found. `lost` is a source that is gone.
+    fn learn(&mut self, found: FlightFound, lost: Option<SocketAddr>) {
+        let FlightFound { holders, flight } = found;
+        self.holders.clone_from(&holders);
+        let mut sources = self.sources.health.order(holders, &self.wanted.digest);
+        sources.retain(|holder| Some(*holder) != lost);
+        let offer = flight.unwrap_or_default();
+        self.reception.flight().have_come(offer.came);
+        let answer = match offer.claim {
+            // What another node has need not come from the registry, whoever is to fetch it.
+            Some(FlightClaim::Yours) if sources.is_empty() => ServerAnswer::Yours,
+            Some(FlightClaim::Open) if sources.is_empty() => ServerAnswer::Open,
+            _ => {
+                let health = &self.sources.health;
+                sources.extend(offer.partial.into_iter().filter(|node| health.admits(*node)));
+                ServerAnswer::Sources(sources)
+            }
+        };
+        self.follow.server_answered(answer);
+    }
+
+    /// Asks `node` for the blob.
+    async fn attach(&mut self, node: SocketAddr) {
+        if self.avoided.contains(&node) {
+            self.follow.source_answered(node, SourceAnswer::Nothing, self.now());
+            return;
+        }
+        self.reception.flight().becomes(Role::Seeks { asks: Some(node) }, 0);
+        let answer = match self.open(node).await {
+            Ok(Ok((attached, told))) => {
+                let depth = told.depth.saturating_add(1);
+                self.reception.flight().have_come(told.came);
+                self.reception.flight().becomes(Role::Receives { source: node }, depth);
+                let (digest, have_bytes) = (&self.wanted.digest, self.left.start);
+                tracing::info!(%digest, source = %node, have_bytes, depth, "receives a blob while it arrives");
+                ::metrics::counter!("piccolo_flight_events_total", "event" => "joined").increment(1);
+                self.source = Some(attached);
+                SourceAnswer::Sends
+            }
+            Ok(Err(told)) => match (told.children, told.waits_for) {
+                (children, _) if !children.is_empty() => SourceAnswer::Full(children),
+                (_, Some(other)) => SourceAnswer::Waits(other),
+                (_, None) => SourceAnswer::Nothing,
+            },
+            Err(error) => {
+                tracing::debug!(%node, digest = %self.wanted.digest, %error, "could not join a flight");
+                self.sources.health.failed(node, &self.wanted.digest, &error);
+                SourceAnswer::Nothing
+            }
+        };
+        self.follow.source_answered(node, answer, self.now());
+    }
+
+    /// The bytes of `node` from here on, or where it sends this node to.
+    async fn open(&self, node: SocketAddr) -> Result<Result<(Attached, Told), Told>, PeerError> {
+        let Some(applicant) = self.reception.applicant(self.left.start) else {
+            return Ok(Err(Told::default()));
+        };
+        let asked = Asked::Receive(applicant, self.reception.flight().came());
+        let range = (self.left.start > 0).then_some(RangeHeader::From(self.left.start));
+        let answer = self.ask(node, &Method::GET, range, &asked);
+        let answer =
+            timeout(FLIGHT_HEADERS_TIMEOUT, answer).await.unwrap_or(Err(PeerError::HeaderTimeout))?;
+        let told = answer.header(FLIGHT).map(Told::parse);
+        match (answer.status, &told) {
+            (StatusCode::SERVICE_UNAVAILABLE, _) => return Ok(Err(told.unwrap_or_default())),
+            // A node that has only a part of it may have lost that: it is no stale entry of the index.
+            (StatusCode::NOT_FOUND, _) if !self.holders.contains(&node) => return Ok(Err(Told::default())),
+            _ => {}
+        }
+        let sent = part(&answer, range)?;
+        if sent.total != self.left.total {
+            return Err(PeerError::OtherLength { total: sent.total });
+        }
+        if sent.start != self.left.start {
+            return Err(PeerError::Length);
+        }
+        count_attempt("ok");
+        self.sources.health.won(node);
+        // An agent that knows no flights serves only what it holds.
+        let told = told.unwrap_or(Told { is_holder: true, ..Told::default() });
+        let PeerAnswer { mut body, .. } = answer;
+        body.stall_after(WITHOUT_BYTES_MAX);
+        if !told.is_holder {
+            body.may_be_slow();
+        }
+        Ok(Ok((Attached { node, body, is_holder: told.is_holder, since: Instant::now() }, told)))
+    }
+
+    async fn ask(
+        &self,
+        node: SocketAddr,
+        method: &Method,
+        range: Option<RangeHeader>,
+        asked: &Asked,
+    ) -> Result<PeerAnswer, PeerError> {
+        self.sources.client.ask_in_flight(node, &self.wanted.path, method, range, asked).await
+    }
+
+    /// Asks the source how far it is, and takes its bytes if they come first.
+    async fn probe(&mut self, node: SocketAddr) -> Option<Bytes> {
+        let Some(mut attached) = self.source.take() else {
+            self.follow.lost();
+            return None;
+        };
+        let next = {
+            let probed = timeout(FLIGHT_PROBE_TIMEOUT, self.ask(node, &Method::HEAD, None, &Asked::Probe));
+            tokio::select! {
+                biased;
+                next = attached.body.next() => Ok(next),
+                probed = probed => Err(probed),
+            }
+        };
+        match next {
+            Ok(next) => self.take(attached, next),
+            Err(probed) => {
+                let told = probed.ok().and_then(Result::ok).filter(|answer| answer.status == StatusCode::OK);
+                let told = told.and_then(|answer| answer.header(FLIGHT).map(Told::parse));
+                let probed = told.map(|told| Probed {
+                    have_bytes: told.have_bytes,
+                    has_source: told.source.is_some() || told.waits_for.is_some(),
+                });
+                self.follow.probe_answered(probed, self.now());
+                if self.follow.source().is_some() {
+                    self.source = Some(attached);
+                } else {
+                    self.has_left(&attached, "it does not send what it has, or does not answer");
+                }
+                None
+            }
+        }
+    }
+
+    /// Takes the bytes of the source until `time`.
+    async fn wait_until(&mut self, time: Duration) -> Option<Bytes> {
+        let until = self.begun + time;
+        let Some(mut attached) = self.source.take() else {
+            tokio::time::sleep_until(until).await;
+            return None;
+        };
+        match timeout_at(until, attached.body.next()).await {
+            Ok(next) => self.take(attached, next),
+            Err(_) => {
+                self.source = Some(attached);
+                None
+            }
+        }
+    }
+
+    /// Takes what came from the source, which stays the source unless it has ended.
+    fn take(&mut self, attached: Attached, next: Result<Option<Bytes>, PeerError>) -> Option<Bytes> {
+        match next {
+            Ok(Some(bytes)) => {
+                if !self.senders().any(|sender| sender == attached.node) {
+                    self.senders.push((attached.node, attached.is_holder));
+                }
+                self.source = Some(attached);
+                return Some(bytes);
+            }
+            Ok(None) => self.has_left(&attached, "it broke off"),
+            Err(error) => {
+                if attached.is_holder {
+                    self.sources.health.failed(attached.node, &self.wanted.digest, &error);
+                }
+                self.has_left(&attached, &error.to_string());
+            }
+        }
+        self.follow.lost();
+        None
+    }
+
+    /// Notes that `attached` is the source no more.
+    fn has_left(&self, attached: &Attached, why: &str) {
+        self.reception.flight().becomes(Role::Seeks { asks: None }, 0);
+        let (digest, have_bytes, seconds) =
+            (&self.wanted.digest, self.left.start, attached.since.elapsed().as_secs_f32());
+        tracing::info!(%digest, source = %attached.node, have_bytes, seconds, why, "lost the source of a blob");
+        ::metrics::counter!("piccolo_flight_events_total", "event" => "lost").increment(1);
+    }
+
+    async fn give_up(&mut self, why: Why) {
+        self.source = None;
+        let event = match why {
+            Why::Claim => "claimed",
+            Why::Open => "open",
+            Why::Starved => "starved",
+            Why::NoServer => "no_server",
+        };
+        ::metrics::counter!("piccolo_flight_events_total", "event" => event).increment(1);
+        let (digest, have_bytes) = (&self.wanted.digest, self.left.start);
+        tracing::info!(%digest, have_bytes, %why, "containerd fetches a blob from the registry");
+        self.reception.fetches();
+        // Nobody has told the nodes of a fleet apart.
+        if matches!(why, Why::Starved | Why::NoServer)
+            && let Some(applicant) = self.reception.applicant(0)
+        {
+            sleep(spread(applicant.address)).await;
+        }
+        self.gave_up = Some(why);
+    }
+
+    fn now(&self) -> Duration {
+        self.begun.elapsed()
+    }
+}
+
+/// When the node at `address` goes to the registry, of all that do so at the same time.
+fn spread(address: SocketAddr) -> Duration {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    address.hash(&mut hasher);
+    REGISTRY_SPREAD.mul_f64(hasher.finish() as f64 / u64::MAX as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fleet_goes_to_the_registry_over_the_whole_time() {
+        let times: Vec<_> =
+            (1..=200).map(|node| spread(SocketAddr::from(([10, 0, 0, node], 7781)))).collect();
+        let in_third = |third: u32| {
+            let (from, to) = (REGISTRY_SPREAD * third / 3, REGISTRY_SPREAD * (third + 1) / 3);
+            times.iter().filter(|time| (from..to).contains(*time)).count()
+        };
+        assert!((0..3).all(|third| in_third(third) > 40), "{times:?}");
+    }
+}

@@ -1,0 +1,211 @@
+//! The bytes of a blob that are still arriving on this node, readable while they arrive: in the file that containerd
+//! writes, in the file in which this agent verifies a small blob, or in both. The longer one counts.
+
+use std::any::Any;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use bytes::Bytes;
+
+use crate::agent::content::buffer_pool::BufferPool;
+use crate::limits::FILE_CHUNK_BYTES;
+
+/// The bytes of one blob.
+#[derive(Debug)]
+pub(crate) struct Growing {
+    total: u64,
+    parts: Mutex<Parts>,
+}
+
+#[derive(Debug, Default)]
+struct Parts {
+    /// What containerd writes; `None` if that cannot be seen, or was aborted.
+    ingest: Option<Arc<File>>,
+    spool: Option<Spooled>,
+}
+
+/// What this agent gathers of a blob that it verifies whole.
+#[derive(Debug)]
+enum Spooled {
+    /// The first bytes of a file.
+    File { file: Arc<File>, written: u64 },
+    /// All bytes, in memory.
+    Memory(Bytes),
+    /// All bytes, in a file, and what keeps the room for it.
+    Whole { file: Arc<File>, _room: Arc<dyn Any + Send + Sync> },
+}
+
+/// Where bytes can be read.
+enum Readable {
+    File(Arc<File>),
+    Memory(Bytes),
+}
+
+impl Growing {
+    /// The bytes of a blob of `total` bytes, of which containerd writes `ingest`.
+    pub(crate) fn new(total: u64, ingest: Option<File>) -> Self {
+        let parts = Parts { ingest: ingest.map(Arc::new), spool: None };
+        Self { total, parts: Mutex::new(parts) }
+    }
+
+    /// Length of the whole blob, bytes.
+    pub(crate) fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// How many contiguous bytes there are.
+    pub(crate) fn have_bytes(&self) -> u64 {
+        let mut parts = self.parts();
+        parts.spooled(self.total).max(parts.ingested()).min(self.total)
+    }
+
+    /// How many contiguous bytes containerd has written.
+    pub(crate) fn ingested_bytes(&self) -> u64 {
+        self.parts().ingested()
+    }
+
+    /// Whether containerd has a file for the blob, which it has not aborted.
+    pub(crate) fn has_ingest(&self) -> bool {
+        let mut parts = self.parts();
+        parts.ingested();
+        parts.ingest.is_some()
+    }
+
+    /// Notes that containerd writes the blob to this file.
+    pub(crate) fn ingested_in(&self, ingest: File) {
+        self.parts().ingest = Some(Arc::new(ingest));
+    }
+
+    /// Notes that the first `written` bytes of `file` are there. They are not verified, so the last byte of the blob
+    /// is not given before all of them are.
+    pub(crate) fn spooled(&self, file: &Arc<File>, written: u64) {
+        self.parts().spool = Some(Spooled::File { file: Arc::clone(file), written });
+    }
+
+    /// Notes that all bytes are in memory, verified.
+    pub(crate) fn is_whole_in_memory(&self, bytes: Bytes) {
+        self.parts().spool = Some(Spooled::Memory(bytes));
+    }
+
+    /// Notes that all bytes are in `file`, verified. `room` is kept as long as they are.
+    pub(crate) fn is_whole_in_file(&self, file: Arc<File>, room: Arc<dyn Any + Send + Sync>) {
+        self.parts().spool = Some(Spooled::Whole { file, _room: room });
+    }
+
+    /// Forgets what this agent has gathered: it is wrong, or not needed any more.
+    pub(crate) fn forget_spool(&self) {
+        self.parts().spool = None;
+    }
+
+    /// Reads bytes from `offset` on, as many as one chunk has; `None` if there are none by now.
+    pub(crate) async fn read(&self, offset: u64, pool: &BufferPool) -> io::Result<Option<Bytes>> {
+        let Some((readable, length)) = self.readable(offset, pool.chunk_bytes()) else { return Ok(None) };
+        let file = match readable {
+            Readable::Memory(bytes) => {
+                let start = usize::try_from(offset).map_err(io::Error::other)?;
+                return Ok(Some(bytes.slice(start..start + length)));
+            }
+            Readable::File(file) => file,
+        };
+        if let Some(bytes) = pool.read_cached_at(&file, offset, length)? {
+            return Ok(Some(bytes));
+        }
+        let pool = pool.clone();
+        let read = tokio::task::spawn_blocking(move || pool.read_at(&file, offset, length));
+        read.await.map_err(io::Error::other)?.map(Some)
+    }
+
+    /// The part that has bytes from `offset` on, and how many of them make up the next chunk.
+    fn readable(&self, offset: u64, chunk_bytes: usize) -> Option<(Readable, usize)> {
+        let mut parts = self.parts();
+        let (spooled, ingested) = (parts.spooled(self.total), parts.ingested().min(self.total));
+        let (end, readable) = match (&parts.spool, &parts.ingest) {
+            (Some(Spooled::Memory(bytes)), _) if spooled > offset => {
+                (spooled, Readable::Memory(bytes.clone()))
+            }
+            (Some(Spooled::File { file, .. } | Spooled::Whole { file, .. }), _) if spooled > offset => {
+                (spooled, Readable::File(Arc::clone(file)))
+            }
+            (_, Some(ingest)) if ingested > offset => (ingested, Readable::File(Arc::clone(ingest))),
+            _ => return None,
+        };
+        let length = usize::try_from(end - offset).unwrap_or(usize::MAX);
+        Some((readable, length.min(chunk_bytes).min(FILE_CHUNK_BYTES)))
+    }
+
+    fn parts(&self) -> MutexGuard<'_, Parts> {
+        self.parts.lock().expect("no code panics while it holds this lock")
+    }
+}
+
+impl Parts {
+    fn spooled(&self, total: u64) -> u64 {
+        match &self.spool {
+            None => 0,
+            Some(Spooled::File { written, .. }) => (*written).min(total.saturating_sub(1)),
+            Some(Spooled::Memory(_) | Spooled::Whole { .. }) => total,
+        }
+    }
+
+    /// Length of what containerd has written. A file without a name was aborted: it is forgotten.
+    fn ingested(&mut self) -> u64 {
+        let Some(ingest) = &self.ingest else { return 0 };
+        match ingest.metadata() {
+            Ok(metadata) if metadata.nlink() > 0 => metadata.len(),
+            _ => {
+                self.ingest = None;
+                0
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn named(bytes: &[u8]) -> (tempfile::NamedTempFile, File) {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(bytes).unwrap();
+        let read = file.reopen().unwrap();
+        (file, read)
+    }
+
+    async fn read(growing: &Growing, offset: u64) -> Option<Vec<u8>> {
+        growing.read(offset, &BufferPool::default()).await.unwrap().map(|bytes| bytes.to_vec())
+    }
+
+    #[tokio::test]
+    async fn what_containerd_writes_is_read_while_it_grows_and_not_once_it_is_aborted() {
+        let (mut file, ingest) = named(b"012");
+        let growing = Growing::new(6, Some(ingest));
+        assert_eq!((growing.have_bytes(), read(&growing, 1).await), (3, Some(b"12".to_vec())));
+        assert_eq!(read(&growing, 3).await, None);
+        file.write_all(b"345").unwrap();
+        assert_eq!((growing.have_bytes(), read(&growing, 3).await), (6, Some(b"345".to_vec())));
+        file.close().unwrap();
+        assert_eq!((growing.have_bytes(), read(&growing, 0).await), (0, None));
+        assert!(!growing.has_ingest());
+    }
+
+    #[tokio::test]
+    async fn the_longer_part_counts_and_the_last_byte_is_given_only_when_all_are_verified() {
+        let (_file, ingest) = named(b"01");
+        let growing = Growing::new(5, Some(ingest));
+        let (_spool, spool) = named(b"01234");
+        let spool = Arc::new(spool);
+        growing.spooled(&spool, 5);
+        assert_eq!((growing.have_bytes(), growing.ingested_bytes()), (4, 2));
+        assert_eq!(read(&growing, 2).await, Some(b"23".to_vec()));
+        assert_eq!(read(&growing, 4).await, None);
+        growing.is_whole_in_file(spool, Arc::new(()));
+        assert_eq!(read(&growing, 4).await, Some(b"4".to_vec()));
+        growing.forget_spool();
+        assert_eq!(growing.have_bytes(), 2);
+        growing.is_whole_in_memory(Bytes::from_static(b"01234"));
+        assert_eq!(read(&growing, 3).await, Some(b"34".to_vec()));
+    }
+}

@@ -1,0 +1,181 @@
+//! The header with which nodes speak of a flight: on a request for a blob, and on the answer to it.
+//!
+//! Its value is a list of `name=value`, separated by `; `. Unknown names are skipped, so that later versions may say
+//! more. An agent that knows no flights does not look at it, and serves as ever.
+
+use std::net::SocketAddr;
+
+use super::children::Applicant;
+use crate::limits::FLIGHT_CHILDREN_NAMED_MAX;
+
+/// Name of the header.
+pub(crate) const FLIGHT: &str = "piccolo-flight";
+
+/// What a node asks with the header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// To receive the blob while it arrives. The second is how many nodes have come, as far as the node knows.
+    Receive(Applicant, u64),
+    /// How far this node is.
+    Probe,
+}
+
+/// What a node says of itself in its answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Told {
+    /// Contiguous bytes of the blob that it has.
+    pub(crate) have_bytes: u64,
+    /// How many nodes are before it.
+    pub(crate) depth: u32,
+    /// How many nodes have come, as far as it knows.
+    pub(crate) came: u64,
+    /// Whether its store holds all of the blob, verified.
+    pub(crate) is_holder: bool,
+    /// Where its bytes come from, if from another node.
+    pub(crate) source: Option<SocketAddr>,
+    /// The nodes that receive the blob from it, if it takes no further one, in the order in which they are asked.
+    pub(crate) children: Vec<SocketAddr>,
+    /// The node that it waits for, if it has no source.
+    pub(crate) waits_for: Option<SocketAddr>,
+}
+
+impl Asked {
+    /// The value of the header.
+    pub(crate) fn value(&self) -> String {
+        let Self::Receive(applicant, came) = self else { return "probe".to_owned() };
+        let Applicant { address, zone, have_bytes, has_children } = applicant;
+        let children = u8::from(*has_children);
+        let mut value = format!("from={address}; have={have_bytes}; children={children}; came={came}");
+        // A zone is a word. One that is none would not survive the header; without it the node counts as far.
+        if !zone.is_empty() && zone.bytes().all(|byte| byte.is_ascii_graphic() && byte != b';') {
+            value.push_str(&format!("; zone={zone}"));
+        }
+        value
+    }
+
+    /// Reads the value of the header; `None` if it is none.
+    pub(crate) fn parse(value: &str) -> Option<Self> {
+        if value.trim() == "probe" {
+            return Some(Self::Probe);
+        }
+        let (mut address, mut came) = (None, 0);
+        let (mut zone, mut have_bytes, mut has_children) = (String::new(), 0, false);
+        for (name, value) in fields(value) {
+            match name {
+                "from" => address = Some(value.parse().ok()?),
+                "have" => have_bytes = value.parse().ok()?,
+                "children" => has_children = value != "0",
+                "came" => came = value.parse().ok()?,
+                "zone" => zone = value.to_owned(),
+                _ => {}
+            }
+        }
+        Some(Self::Receive(Applicant { address: address?, zone, have_bytes, has_children }, came))
+    }
+}
+
+impl Told {
+    /// The value of the header.
+    pub(crate) fn value(&self) -> String {
+        let Self { have_bytes, depth, came, is_holder, source, children, waits_for } = self;
+        let holder = u8::from(*is_holder);
+        let mut value = format!("have={have_bytes}; depth={depth}; came={came}; holder={holder}");
+        if let Some(source) = source {
+            value.push_str(&format!("; source={source}"));
+        }
+        if let Some(node) = waits_for {
+            value.push_str(&format!("; waits={node}"));
+        }
+        if !children.is_empty() {
+            let children: Vec<_> = children.iter().map(ToString::to_string).collect();
+            value.push_str(&format!("; children={}", children.join(",")));
+        }
+        value
+    }
+
+    /// Reads the value of the header. What cannot be read counts as not said.
+    pub(crate) fn parse(value: &str) -> Self {
+        let mut told = Self::default();
+        for (name, value) in fields(value) {
+            match name {
+                "have" => told.have_bytes = value.parse().unwrap_or_default(),
+                "depth" => told.depth = value.parse().unwrap_or_default(),
+                "came" => told.came = value.parse().unwrap_or_default(),
+                "holder" => told.is_holder = value == "1",
+                "source" => told.source = value.parse().ok(),
+                "waits" => told.waits_for = value.parse().ok(),
+                "children" => {
+                    let named = value.split(',').filter_map(|address| address.parse().ok());
+                    told.children = named.take(FLIGHT_CHILDREN_NAMED_MAX).collect();
+                }
+                _ => {}
+            }
+        }
+        told
+    }
+}
+
+fn fields(value: &str) -> impl Iterator<Item = (&str, &str)> {
+    value.split(';').filter_map(|field| field.trim().split_once('='))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(number: u16) -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, 1], number))
+    }
+
+    #[test]
+    fn what_is_asked_is_read_as_it_was_written() {
+        for zone in ["", "eu-west/1a"] {
+            let zone = zone.to_owned();
+            let applicant = Applicant { address: node(1), zone, have_bytes: 5, has_children: true };
+            let asked = Asked::Receive(applicant, 17);
+            assert_eq!(Asked::parse(&asked.value()), Some(asked));
+        }
+        assert_eq!(Asked::parse(&Asked::Probe.value()), Some(Asked::Probe));
+    }
+
+    #[test]
+    fn a_zone_that_is_no_word_is_left_out() {
+        let applicant =
+            Applicant { address: node(1), zone: "a; have=9".into(), have_bytes: 5, has_children: false };
+        let Some(Asked::Receive(read, 0)) = Asked::parse(&Asked::Receive(applicant, 0).value()) else {
+            panic!()
+        };
+        assert_eq!((read.zone.as_str(), read.have_bytes), ("", 5));
+    }
+
+    #[test]
+    fn an_answer_is_read_as_it_was_written() {
+        let told = Told {
+            have_bytes: 7,
+            depth: 3,
+            came: 12,
+            is_holder: true,
+            source: Some("[fd00::1]:7781".parse().unwrap()),
+            children: vec![node(1), node(2)],
+            waits_for: Some(node(3)),
+        };
+        assert_eq!(Told::parse(&told.value()), told);
+        assert_eq!(Told::parse(&Told::default().value()), Told::default());
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_no_question_and_says_nothing() {
+        for bad in ["", "have=5", "from=x; have=5", "from=10.0.0.1:1; have=-1", "from=10.0.0.1:1; came=x"] {
+            assert_eq!(Asked::parse(bad), None, "{bad}");
+        }
+        assert!(matches!(Asked::parse("from=10.0.0.1:1; later=x"), Some(Asked::Receive(..))));
+        assert_eq!(Told::parse("have=x; children=a,b; source=; ;;"), Told::default());
+    }
+
+    #[test]
+    fn only_so_many_children_are_read() {
+        let children = vec![node(1); FLIGHT_CHILDREN_NAMED_MAX + 1];
+        let told = Told { children, ..Told::default() };
+        assert_eq!(Told::parse(&told.value()).children.len(), FLIGHT_CHILDREN_NAMED_MAX);
+    }
+}

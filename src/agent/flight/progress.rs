@@ -1,0 +1,220 @@
+//! Tells the servers how far this node is in its flights: each second of what it fetches from a registry, from time to
+//! time of what it receives, and once when it has ended.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use piccolo_raft::errors::chain;
+use tokio::time::Instant;
+
+use super::running::{ChildEnd, Flight, Role};
+use super::table::Flights;
+use crate::api::client::{Client, ClientError};
+use crate::api::flight::{FlightProgress, FlightState, FlightsRequest, FlightsResponse};
+use crate::limits::{CLAIM_PROGRESS_INTERVAL, FLIGHT_PROGRESS_TIMEOUT, FLIGHT_RENEWAL_INTERVAL};
+use crate::oci::Digest;
+use crate::task::Stop;
+
+/// Takes what a node says of its flights. A trait, so that tests can take the place of the servers.
+pub(crate) trait ProgressSink: Send + Sync + 'static {
+    /// Says it to a server.
+    fn say<'a>(&'a self, said: &'a FlightsRequest) -> BoxFuture<'a, Result<FlightsResponse, ClientError>>;
+}
+
+impl ProgressSink for Client {
+    fn say<'a>(&'a self, said: &'a FlightsRequest) -> BoxFuture<'a, Result<FlightsResponse, ClientError>> {
+        Box::pin(self.flights(said, FLIGHT_PROGRESS_TIMEOUT))
+    }
+}
+
+/// The task that tells the servers.
+pub(crate) struct Progress {
+    flights: Arc<Flights>,
+    servers: Arc<dyn ProgressSink>,
+    group: String,
+    /// When each flight in which this node receives was said.
+    renewed: HashMap<Digest, Instant>,
+}
+
+impl Progress {
+    /// Tells `servers` of the `flights` of a node in `group`.
+    pub(crate) fn new(flights: Arc<Flights>, servers: Arc<dyn ProgressSink>, group: String) -> Self {
+        Self { flights, servers, group, renewed: HashMap::new() }
+    }
+
+    /// Tells them until `stop`. While there is no flight, nothing is done.
+    pub(crate) async fn run(mut self, stop: Stop) -> Result<(), Infallible> {
+        while stop.run_until_cancelled(self.flights.news()).await.is_some() {
+            while self.flights.is_any() {
+                let turn = async {
+                    self.tell().await;
+                    tokio::time::sleep(CLAIM_PROGRESS_INTERVAL).await;
+                };
+                if stop.run_until_cancelled(turn).await.is_none() {
+                    return Ok(());
+                }
+            }
+            self.renewed.clear();
+        }
+        Ok(())
+    }
+
+    /// Looks at all flights, and tells what is to be told now.
+    async fn tell(&mut self) {
+        for flight in self.flights.all() {
+            flight.look();
+        }
+        ::metrics::gauge!("piccolo_flights").set(self.flights.all().len() as f64);
+        let mut ended = self.flights.remove_unused();
+        ended.extend(self.flights.all().into_iter().filter(|flight| flight.role() == Role::Idle));
+        let ended = ended.into_iter().filter(|flight| flight.deregister());
+        let ended = ended.map(|flight| progress(&flight, FlightState::Ended));
+        let mut said: Vec<_> = ended.collect();
+        for flight in self.flights.all().into_iter().filter(|flight| flight.is_registered()) {
+            said.extend(self.due(&flight));
+        }
+        self.renewed.retain(|digest, _| self.flights.get(digest).is_some());
+        let Some(own) = self.flights.own().filter(|_| !said.is_empty()) else { return };
+        let request = FlightsRequest { host: own.to_string(), group: self.group.clone(), flights: said };
+        match self.servers.say(&request).await {
+            Ok(FlightsResponse { passed_on }) => passed_on.iter().for_each(|key| self.passed_on(key)),
+            Err(error) => tracing::debug!(error = chain(&error), "no server learned of this node's flights"),
+        }
+    }
+
+    /// What is said of a flight now, if anything is.
+    fn due(&mut self, flight: &Flight) -> Option<FlightProgress> {
+        let state = match flight.role() {
+            Role::Fetches { .. } => FlightState::Fetches,
+            Role::Seeks { .. } | Role::Receives { .. } | Role::Holds => FlightState::Receives,
+            Role::Idle => return None,
+        };
+        let last = self.renewed.get(flight.digest());
+        let is_due = last.is_none_or(|last| last.elapsed() >= FLIGHT_RENEWAL_INTERVAL);
+        if state == FlightState::Receives && !is_due {
+            return None;
+        }
+        self.renewed.insert(flight.digest().clone(), Instant::now());
+        Some(progress(flight, state))
+    }
+
+    /// Another node fetches `key` now, because nothing has come here for too long.
+    fn passed_on(&self, key: &str) {
+        let flight = key.parse().ok().and_then(|digest| self.flights.get(&digest));
+        let Some(flight) = flight.filter(|flight| matches!(flight.role(), Role::Fetches { .. })) else {
+            return;
+        };
+        tracing::info!(digest = %flight.digest(), "another node fetches this blob from the registry now");
+        ::metrics::counter!("piccolo_flight_events_total", "event" => "passed_on").increment(1);
+        flight.becomes(Role::Idle, 0);
+        flight.end_children(ChildEnd::Lost);
+    }
+}
+
+fn progress(flight: &Flight, state: FlightState) -> FlightProgress {
+    FlightProgress {
+        key: flight.digest().to_string(),
+        state,
+        have: flight.have_bytes(),
+        depth: flight.depth(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::address::own::OwnAddress;
+    use std::net::SocketAddr;
+    use std::sync::Mutex;
+    use std::time::Duration;
+    use tokio_util::task::TaskTracker;
+
+    /// Servers that note what they are told, and that have passed on the claims on these keys.
+    #[derive(Default)]
+    struct Told {
+        said: Mutex<Vec<(FlightState, u64)>>,
+        passed_on: Mutex<Vec<String>>,
+    }
+
+    impl ProgressSink for Told {
+        fn say<'a>(
+            &'a self,
+            said: &'a FlightsRequest,
+        ) -> BoxFuture<'a, Result<FlightsResponse, ClientError>> {
+            let said = said.flights.iter().map(|flight| (flight.state, flight.have));
+            self.said.lock().unwrap().extend(said);
+            let passed_on = self.passed_on.lock().unwrap().clone();
+            Box::pin(std::future::ready(Ok(FlightsResponse { passed_on })))
+        }
+    }
+
+    struct Running {
+        flights: Arc<Flights>,
+        told: Arc<Told>,
+        stop: Stop,
+    }
+
+    impl Running {
+        fn start() -> Self {
+            let own = OwnAddress::from(SocketAddr::from(([10, 0, 0, 1], 1)));
+            let flights = Arc::new(Flights::new(own, String::new()));
+            let (told, stop) = (Arc::<Told>::default(), Stop::new());
+            let sink = Arc::clone(&told) as Arc<dyn ProgressSink>;
+            let progress = Progress::new(Arc::clone(&flights), sink, "g".to_owned());
+            TaskTracker::new().spawn(progress.run(stop.clone()));
+            Self { flights, told, stop }
+        }
+
+        async fn seconds(&self, seconds: u64) -> Vec<(FlightState, u64)> {
+            tokio::time::sleep(Duration::from_secs(seconds) + Duration::from_millis(1)).await;
+            std::mem::take(&mut *self.told.said.lock().unwrap())
+        }
+    }
+
+    impl Drop for Running {
+        fn drop(&mut self) {
+            self.stop.cancel();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_fetcher_speaks_each_second_and_one_that_has_all_now_and_then() {
+        let running = Running::start();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let reception = running.flights.receive(&Digest::of(b"x"), 3, file.reopen().unwrap()).unwrap();
+        reception.register();
+        reception.fetches();
+        drop(reception);
+        assert_eq!(running.seconds(2).await, [(FlightState::Fetches, 0); 3]);
+        std::fs::write(file.path(), b"012").unwrap();
+        let said = running.seconds(5).await;
+        assert!(said.iter().all(|(state, _)| *state == FlightState::Receives) && said.len() <= 1, "{said:?}");
+        let said = running.seconds(20).await;
+        assert_eq!(said.last(), Some(&(FlightState::Ended, 3)), "forgotten after a while");
+        assert!(!running.flights.is_any());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_claim_that_has_passed_on_is_given_up_and_its_children_with_it() {
+        let running = Running::start();
+        let digest = Digest::of(b"x");
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let reception = running.flights.receive(&digest, 3, file.reopen().unwrap()).unwrap();
+        reception.register();
+        reception.fetches();
+        drop(reception);
+        running.told.passed_on.lock().unwrap().push(digest.to_string());
+        running.seconds(1).await;
+        assert_eq!(running.flights.get(&digest).unwrap().role(), Role::Idle);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_servers_do_not_know_of_is_not_said() {
+        let running = Running::start();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        drop(running.flights.receive(&Digest::of(b"x"), 3, file.reopen().unwrap()));
+        assert!(running.seconds(30).await.is_empty());
+    }
+}

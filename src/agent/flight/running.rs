@@ -1,0 +1,369 @@
+//! This node's part in the flight of one blob: where its bytes come from, what has come, and who receives them.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::children::{Admission, Applicant, Children, Source};
+use super::growing::Growing;
+use super::header::Told;
+use crate::limits::FETCH_GIVEN_UP_AFTER;
+use crate::oci::Digest;
+
+/// Where the bytes of a blob come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// A request looks for a source, and asks this node now.
+    Seeks { asks: Option<SocketAddr> },
+    /// A request receives it from another node.
+    Receives { source: SocketAddr },
+    /// containerd fetches it from the registry. It had so many bytes when that began.
+    Fetches { begun_at: u64 },
+    /// All bytes are here.
+    Holds,
+    /// Nothing comes.
+    Idle,
+}
+
+/// Why a child is sent no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ChildEnd {
+    /// This node has lost its source, or bytes.
+    Lost,
+    /// What this node has received is wrong.
+    Wrong,
+}
+
+/// The flight of one blob on this node.
+#[derive(Debug)]
+pub(crate) struct Flight {
+    digest: Digest,
+    growing: Growing,
+    begun: Instant,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    role: Role,
+    children: Children,
+    /// The connection of each child that counts.
+    connections: HashMap<SocketAddr, u64>,
+    connections_made: u64,
+    /// Why the children admitted up to this connection are sent no more.
+    ended: Option<(u64, ChildEnd)>,
+    came: u64,
+    depth: u32,
+    /// Whether a server knows of this node as a part of the flight.
+    is_registered: bool,
+    /// Whether the store of this node holds the blob.
+    is_held: bool,
+    /// How many bytes containerd had when it was seen to write last, and when that was.
+    written: (u64, Instant),
+    touched: Instant,
+}
+
+/// What a node is answered that asks to receive the blob.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// It is a child now.
+    Admitted(ChildConnection),
+    /// It asks elsewhere: what it is told says where.
+    Elsewhere(Told),
+}
+
+/// The connection to one child. The child is one until this is dropped, or until it connects again.
+#[derive(Debug)]
+pub(crate) struct ChildConnection {
+    pub(crate) flight: Arc<Flight>,
+    address: SocketAddr,
+    number: u64,
+}
+
+impl Flight {
+    /// The flight of a blob of which this node has the bytes in `growing`.
+    pub(super) fn new(digest: Digest, growing: Growing, role: Role) -> Self {
+        let state = State {
+            role,
+            children: Children::default(),
+            connections: HashMap::new(),
+            connections_made: 0,
+            ended: None,
+            came: 0,
+            depth: 0,
+            is_registered: false,
+            is_held: false,
+            written: (0, Instant::now()),
+            touched: Instant::now(),
+        };
+        Self { digest, growing, begun: Instant::now(), state: Mutex::new(state) }
+    }
+
+    /// The blob.
+    pub(crate) fn digest(&self) -> &Digest {
+        &self.digest
+    }
+
+    /// Its bytes.
+    pub(crate) fn growing(&self) -> &Growing {
+        &self.growing
+    }
+
+    /// How many contiguous bytes other nodes can have from here.
+    pub(crate) fn have_bytes(&self) -> u64 {
+        if self.state().is_held { self.growing.total() } else { self.growing.have_bytes() }
+    }
+
+    /// Where its bytes come from.
+    pub(crate) fn role(&self) -> Role {
+        self.state().role
+    }
+
+    /// Whether other nodes receive it from this one.
+    pub(crate) fn has_children(&self) -> bool {
+        !self.state().children.is_empty()
+    }
+
+    /// How many nodes have come, as far as is known here.
+    pub(crate) fn came(&self) -> u64 {
+        self.state().came
+    }
+
+    /// How many nodes are before this one.
+    pub(crate) fn depth(&self) -> u32 {
+        self.state().depth
+    }
+
+    /// Notes how many nodes have come.
+    pub(crate) fn have_come(&self, came: u64) {
+        let mut state = self.state();
+        state.came = state.came.max(came);
+    }
+
+    /// Notes where the bytes come from now, and how many nodes are before this one.
+    pub(crate) fn becomes(&self, role: Role, depth: u32) {
+        let mut state = self.state();
+        (state.role, state.depth, state.touched) = (role, depth, Instant::now());
+    }
+
+    /// Notes that the store of this node holds the blob.
+    pub(super) fn is_held(&self) {
+        let mut state = self.state();
+        state.is_held = true;
+        if matches!(state.role, Role::Fetches { .. } | Role::Idle) {
+            state.role = Role::Holds;
+        }
+    }
+
+    /// Notes that a server knows this node as a part of the flight.
+    pub(super) fn register(&self) {
+        self.state().is_registered = true;
+    }
+
+    /// Notes that no server need know of this node any more. Returns whether one did.
+    pub(super) fn deregister(&self) -> bool {
+        std::mem::take(&mut self.state().is_registered)
+    }
+
+    /// Whether a server knows this node as a part of the flight.
+    pub(super) fn is_registered(&self) -> bool {
+        self.state().is_registered
+    }
+
+    /// Sends nothing more to the nodes that are children now.
+    pub(crate) fn end_children(&self, why: ChildEnd) {
+        self.state().end_children(why);
+    }
+
+    /// Brings up to date which children are slow, and whether containerd still fetches the blob, or has all of it.
+    pub(super) fn look(&self) {
+        let (have_bytes, ingested) = (self.have_bytes(), self.growing.ingested_bytes());
+        let is_aborted = !self.growing.has_ingest();
+        let mut state = self.state();
+        if ingested > state.written.0 {
+            state.written = (ingested, Instant::now());
+        }
+        if matches!(state.role, Role::Fetches { .. }) {
+            let rests = state.touched.max(state.written.1).elapsed() >= FETCH_GIVEN_UP_AFTER;
+            if have_bytes == self.growing.total() {
+                (state.role, state.touched) = (Role::Holds, Instant::now());
+            } else if is_aborted || rests {
+                (state.role, state.touched) = (Role::Idle, Instant::now());
+                state.end_children(ChildEnd::Lost);
+            }
+        }
+        let now = self.age();
+        state.children.look(have_bytes, now);
+        if !state.children.is_empty() {
+            state.touched = Instant::now();
+        }
+    }
+
+    /// Time since this flight was last of use: nothing comes, all has come, and nobody receives it.
+    pub(super) fn unused_for(&self) -> Duration {
+        let state = self.state();
+        match state.role {
+            Role::Holds | Role::Idle if state.children.is_empty() => state.touched.elapsed(),
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// What a node that asks how far this one is, or that is not admitted, is told.
+    pub(crate) fn tell(&self, children: Vec<SocketAddr>) -> Told {
+        let have_bytes = self.have_bytes();
+        let state = self.state();
+        let (source, waits_for) = match state.role {
+            Role::Receives { source } => (Some(source), None),
+            Role::Seeks { asks } => (None, asks),
+            Role::Fetches { .. } | Role::Holds | Role::Idle => (None, None),
+        };
+        let (depth, came) = (state.depth, state.came);
+        Told { have_bytes, depth, came, is_holder: state.is_held, source, children, waits_for }
+    }
+
+    /// Decides on a node that asks to receive the blob, and knows of `came` nodes.
+    pub(crate) fn apply(self: &Arc<Self>, applicant: &Applicant, came: u64) -> Answer {
+        let have_bytes = self.have_bytes();
+        let mut state = self.state();
+        state.came = state.came.max(came);
+        let is_attached = match state.role {
+            Role::Receives { .. } | Role::Holds => true,
+            Role::Fetches { .. } => self.growing.has_ingest(),
+            Role::Seeks { .. } | Role::Idle => false,
+        };
+        let source = Source { have_bytes, is_attached, came: state.came };
+        let now = self.age();
+        state.children.look(have_bytes, now);
+        let children = match state.children.apply(applicant, source, now) {
+            Admission::Admitted => {
+                state.connections_made += 1;
+                let (address, number) = (applicant.address, state.connections_made);
+                state.connections.insert(address, number);
+                state.touched = Instant::now();
+                return Answer::Admitted(ChildConnection { flight: Arc::clone(self), address, number });
+            }
+            Admission::Full(children) => children,
+            Admission::NoSource => Vec::new(),
+        };
+        drop(state);
+        Answer::Elsewhere(self.tell(children))
+    }
+
+    fn age(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no code panics while it holds this lock")
+    }
+}
+
+impl State {
+    fn end_children(&mut self, why: ChildEnd) {
+        self.ended = Some((self.connections_made, why));
+        self.children = Children::default();
+        self.connections.clear();
+    }
+}
+
+impl ChildConnection {
+    /// Notes that the child has `have_bytes` of the blob by now.
+    pub(crate) fn sent(&self, have_bytes: u64) {
+        let mut state = self.flight.state();
+        if state.connections.get(&self.address) == Some(&self.number) {
+            state.children.sent(self.address, have_bytes);
+        }
+    }
+
+    /// Why the child is sent no more, if that is so.
+    pub(crate) fn end(&self) -> Option<ChildEnd> {
+        let state = self.flight.state();
+        state.ended.filter(|(last, _)| self.number <= *last).map(|(_, why)| why)
+    }
+}
+
+impl Drop for ChildConnection {
+    fn drop(&mut self) {
+        let mut state = self.flight.state();
+        if state.connections.get(&self.address) == Some(&self.number) {
+            state.connections.remove(&self.address);
+            state.children.remove(self.address);
+            state.touched = Instant::now();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(number: u16) -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, 1], number))
+    }
+
+    fn applicant(number: u16) -> Applicant {
+        Applicant { address: node(number), zone: String::new(), have_bytes: 0, has_children: false }
+    }
+
+    fn holder() -> Arc<Flight> {
+        Arc::new(Flight::new(Digest::of(b"x"), Growing::new(10, None), Role::Receives { source: node(9) }))
+    }
+
+    fn admitted(flight: &Arc<Flight>, number: u16) -> ChildConnection {
+        match flight.apply(&applicant(number), 1) {
+            Answer::Admitted(connection) => connection,
+            Answer::Elsewhere(told) => panic!("{told:?}"),
+        }
+    }
+
+    #[test]
+    fn a_child_is_one_until_its_connection_ends() {
+        let flight = holder();
+        let first = admitted(&flight, 1);
+        let Answer::Elsewhere(told) = flight.apply(&applicant(2), 1) else { panic!("a second child") };
+        assert_eq!((told.children, told.source), (vec![node(1)], Some(node(9))));
+        drop(first);
+        assert!(!flight.has_children());
+        admitted(&flight, 2);
+    }
+
+    #[test]
+    fn a_child_that_connects_again_is_not_lost_with_its_former_connection() {
+        let flight = holder();
+        let former = admitted(&flight, 1);
+        let _again = admitted(&flight, 1);
+        drop(former);
+        assert!(flight.has_children());
+    }
+
+    #[test]
+    fn only_those_are_ended_that_are_children_now() {
+        let flight = holder();
+        let former = admitted(&flight, 1);
+        flight.end_children(ChildEnd::Wrong);
+        assert_eq!((former.end(), flight.has_children()), (Some(ChildEnd::Wrong), false));
+        let later = admitted(&flight, 1);
+        drop(former);
+        assert_eq!((later.end(), flight.has_children()), (None, true));
+    }
+
+    #[test]
+    fn a_node_without_a_source_names_whom_it_asks() {
+        let flight = holder();
+        for (role, waits_for) in [(Role::Seeks { asks: Some(node(3)) }, Some(node(3))), (Role::Idle, None)] {
+            flight.becomes(role, 0);
+            let Answer::Elsewhere(told) = flight.apply(&applicant(1), 1) else { panic!("{role:?}") };
+            assert_eq!((told.waits_for, told.children), (waits_for, Vec::new()), "{role:?}");
+        }
+    }
+
+    #[test]
+    fn a_fetcher_whose_ingest_is_gone_takes_no_child() {
+        let flight = holder();
+        flight.becomes(Role::Fetches { begun_at: 0 }, 0);
+        assert!(matches!(flight.apply(&applicant(1), 1), Answer::Elsewhere(_)));
+    }
+}

@@ -1,0 +1,231 @@
+//! The flights that this node has a part in.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use tokio::sync::Notify;
+
+use super::children::Applicant;
+use super::growing::Growing;
+use super::running::{ChildEnd, Flight, Role};
+use crate::agent::address::own::OwnAddress;
+use crate::limits::{FLIGHT_LINGER, FLIGHTS_RUNNING_MAX};
+use crate::oci::Digest;
+
+/// All flights of this node.
+#[derive(Debug)]
+pub(crate) struct Flights {
+    own: OwnAddress,
+    zone: String,
+    flights: Mutex<HashMap<Digest, Arc<Flight>>>,
+    /// Signals that there is a flight, or that one has ended.
+    news: Notify,
+}
+
+/// A request that receives a blob. When it is dropped before all bytes have come, nothing comes here any more, and the
+/// children find another source.
+#[derive(Debug)]
+pub(crate) struct Reception {
+    flights: Arc<Flights>,
+    flight: Arc<Flight>,
+}
+
+impl Flights {
+    /// No flights, on the node at `own` in `zone`, which is empty if it has none.
+    pub(crate) fn new(own: OwnAddress, zone: String) -> Self {
+        Self { own, zone, flights: Mutex::default(), news: Notify::new() }
+    }
+
+    /// The address of this node, if it is known.
+    pub(crate) fn own(&self) -> Option<SocketAddr> {
+        self.own.now()
+    }
+
+    /// Begins to receive a blob of `total` bytes, which containerd writes to `ingest`. `None`: another request
+    /// receives it, or there are [`FLIGHTS_RUNNING_MAX`] flights.
+    pub(crate) fn receive(self: &Arc<Self>, digest: &Digest, total: u64, ingest: File) -> Option<Reception> {
+        let mut flights = self.lock();
+        let flight = match flights.get(digest).filter(|flight| flight.growing().total() == total) {
+            Some(flight) => match flight.role() {
+                Role::Seeks { .. } | Role::Receives { .. } => return None,
+                Role::Fetches { .. } | Role::Holds | Role::Idle => {
+                    flight.growing().ingested_in(ingest);
+                    flight.growing().forget_spool();
+                    flight.becomes(Role::Seeks { asks: None }, 0);
+                    Arc::clone(flight)
+                }
+            },
+            None if flights.len() >= FLIGHTS_RUNNING_MAX => return None,
+            None => {
+                let growing = Growing::new(total, Some(ingest));
+                let flight = Arc::new(Flight::new(digest.clone(), growing, Role::Seeks { asks: None }));
+                flights.insert(digest.clone(), Arc::clone(&flight));
+                flight
+            }
+        };
+        drop(flights);
+        self.news.notify_one();
+        Some(Reception { flights: Arc::clone(self), flight })
+    }
+
+    /// The flight of `digest`, if this node has a part in it.
+    pub(crate) fn get(&self, digest: &Digest) -> Option<Arc<Flight>> {
+        self.lock().get(digest).cloned()
+    }
+
+    /// The flight of a blob that this node holds, for the nodes that receive it from here. `None`: there are
+    /// [`FLIGHTS_RUNNING_MAX`] others.
+    pub(crate) fn of_held(&self, digest: &Digest, total: u64) -> Option<Arc<Flight>> {
+        let mut flights = self.lock();
+        if let Some(flight) = flights.get(digest) {
+            flight.is_held();
+            return Some(Arc::clone(flight));
+        }
+        if flights.len() >= FLIGHTS_RUNNING_MAX {
+            return None;
+        }
+        let flight = Arc::new(Flight::new(digest.clone(), Growing::new(total, None), Role::Holds));
+        flight.is_held();
+        flights.insert(digest.clone(), Arc::clone(&flight));
+        self.news.notify_one();
+        Some(flight)
+    }
+
+    /// All flights.
+    pub(crate) fn all(&self) -> Vec<Arc<Flight>> {
+        self.lock().values().cloned().collect()
+    }
+
+    /// Whether this node has a part in any flight.
+    pub(crate) fn is_any(&self) -> bool {
+        !self.lock().is_empty()
+    }
+
+    /// Claims that this node holds and that have not had a byte yet, but for that on `digest`.
+    pub(crate) fn owes(&self, digest: &Digest) -> u32 {
+        let owes = |flight: &&Arc<Flight>| matches!(flight.role(), Role::Fetches { begun_at } if flight.growing().ingested_bytes() <= begun_at);
+        let count = self.lock().values().filter(|flight| flight.digest() != digest).filter(owes).count();
+        u32::try_from(count).unwrap_or(u32::MAX)
+    }
+
+    /// Removes the flights that have not been of use for [`FLIGHT_LINGER`], and returns them.
+    pub(super) fn remove_unused(&self) -> Vec<Arc<Flight>> {
+        let unused = |_: &Digest, flight: &mut Arc<Flight>| flight.unused_for() >= FLIGHT_LINGER;
+        self.lock().extract_if(unused).map(|(_, flight)| flight).collect()
+    }
+
+    /// Waits until there may be a flight that was not there before.
+    pub(super) async fn news(&self) {
+        self.news.notified().await;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, Arc<Flight>>> {
+        self.flights.lock().expect("no code panics while it holds this lock")
+    }
+}
+
+impl Reception {
+    /// The flight.
+    pub(crate) fn flight(&self) -> &Arc<Flight> {
+        &self.flight
+    }
+
+    /// Notes that a server knows this node as a part of the flight.
+    pub(crate) fn register(&self) {
+        self.flight.register();
+    }
+
+    /// What this node says of itself that asks another one for the blob, of which it has `have_bytes`. `None`: its
+    /// address is not known any more.
+    pub(crate) fn applicant(&self, have_bytes: u64) -> Option<Applicant> {
+        let (zone, has_children) = (self.flights.zone.clone(), self.flight.has_children());
+        Some(Applicant { address: self.flights.own()?, zone, have_bytes, has_children })
+    }
+
+    /// Claims on other blobs that this node holds and that have not had a byte yet.
+    pub(crate) fn owes(&self) -> u32 {
+        self.flights.owes(self.flight.digest())
+    }
+
+    /// Notes that containerd fetches the blob from the registry.
+    pub(crate) fn fetches(&self) {
+        let begun_at = self.flight.growing().ingested_bytes();
+        self.flight.becomes(Role::Fetches { begun_at }, 0);
+        self.flights.news.notify_one();
+    }
+
+    /// Notes that all bytes have come and are right.
+    pub(crate) fn is_whole(&self) {
+        self.flight.becomes(Role::Holds, self.flight.depth());
+    }
+
+    /// Notes that the bytes that have come are wrong. The children learn it.
+    pub(crate) fn is_wrong(&self) {
+        self.flight.end_children(ChildEnd::Wrong);
+        self.flight.growing().forget_spool();
+        self.flight.becomes(Role::Seeks { asks: None }, 0);
+    }
+}
+
+impl Drop for Reception {
+    fn drop(&mut self) {
+        if matches!(self.flight.role(), Role::Seeks { .. } | Role::Receives { .. }) {
+            self.flight.end_children(ChildEnd::Lost);
+            self.flight.becomes(Role::Idle, 0);
+            self.flight.growing().forget_spool();
+            self.flights.news.notify_one();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn flights() -> Arc<Flights> {
+        Arc::new(Flights::new(OwnAddress::from(SocketAddr::from(([10, 0, 0, 1], 1))), "a".to_owned()))
+    }
+
+    fn file() -> File {
+        tempfile::tempfile().unwrap()
+    }
+
+    #[tokio::test]
+    async fn one_request_receives_a_blob_and_the_next_one_when_that_has_ended() {
+        let (flights, digest) = (flights(), Digest::of(b"x"));
+        let reception = flights.receive(&digest, 10, file()).unwrap();
+        assert!(flights.receive(&digest, 10, file()).is_none());
+        drop(reception);
+        assert_eq!(flights.get(&digest).unwrap().role(), Role::Idle);
+        let reception = flights.receive(&digest, 10, file()).unwrap();
+        reception.is_whole();
+        drop(reception);
+        assert_eq!(flights.get(&digest).unwrap().role(), Role::Holds);
+    }
+
+    #[tokio::test]
+    async fn what_is_owed_is_what_has_not_grown_since_it_was_claimed() {
+        let flights = flights();
+        let [first, second] = [b"1", b"2"].map(|bytes| Digest::of(bytes));
+        let named = tempfile::NamedTempFile::new().unwrap();
+        let reception = flights.receive(&first, 10, named.reopen().unwrap()).unwrap();
+        assert_eq!(flights.owes(&second), 0);
+        reception.fetches();
+        drop(reception);
+        assert_eq!((flights.owes(&second), flights.owes(&first)), (1, 0));
+        std::fs::write(named.path(), b"01").unwrap();
+        assert_eq!(flights.owes(&second), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flight_that_nobody_uses_is_forgotten_after_a_while() {
+        let (flights, digest) = (flights(), Digest::of(b"x"));
+        drop(flights.receive(&digest, 10, file()));
+        assert!(flights.remove_unused().is_empty() && flights.is_any());
+        tokio::time::advance(FLIGHT_LINGER + Duration::from_millis(1)).await;
+        assert_eq!((flights.remove_unused().len(), flights.is_any()), (1, false));
+    }
+}
