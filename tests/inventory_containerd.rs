@@ -82,6 +82,7 @@ impl Node {
             zone: String::new(),
             heartbeat_interval: Duration::from_secs(30),
             advertises_tag: Box::new(|_| true),
+            is_in_flight: Box::new(|| false),
             seen: Box::new(|_| {}),
             counters: Arc::new(Counters::default()),
         };

@@ -39,6 +39,9 @@ use ledger::{Ledger, Pair};
 /// Decides which tags (`registry/repository:tag`) are advertised.
 pub type TagFilter = Box<dyn Fn(&str) -> bool + Send + Sync>;
 
+/// Tells whether this node shares content that is still arriving.
+pub type InFlight = Box<dyn Fn() -> bool + Send + Sync>;
+
 /// What the inventory tells discovery about this node, and where it takes that from.
 pub struct Config {
     /// Address of this node's blob server, as peers reach it.
@@ -53,6 +56,9 @@ pub struct Config {
     pub advertises_tag: TagFilter,
     /// Counters of this agent's use, which heartbeats report.
     pub counters: Arc<Counters>,
+    /// Tells whether content is arriving that others can have meanwhile, so that what it becomes need not be known at
+    /// once.
+    pub is_in_flight: InFlight,
     /// Receives each event of the store. Must not block.
     pub seen: Seen,
 }

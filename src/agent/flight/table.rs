@@ -103,11 +103,16 @@ impl Flights {
         !self.lock().is_empty()
     }
 
-    /// Claims that this node holds and that have not had a byte yet, but for that on `digest`.
-    pub(crate) fn owes(&self, digest: &Digest) -> u32 {
-        let owes = |flight: &&Arc<Flight>| matches!(flight.role(), Role::Fetches { begun_at } if flight.growing().ingested_bytes() <= begun_at);
-        let count = self.lock().values().filter(|flight| flight.digest() != digest).filter(owes).count();
-        u32::try_from(count).unwrap_or(u32::MAX)
+    /// Whether content is arriving here that other nodes can have meanwhile.
+    pub(crate) fn are_running(&self) -> bool {
+        self.lock().values().any(|flight| flight.is_registered() && flight.is_arriving())
+    }
+
+    /// The blobs, but for `digest`, that this node fetches from a registry and has not had a byte of yet.
+    pub(crate) fn owed(&self, digest: &Digest) -> Vec<Digest> {
+        let flights = self.lock();
+        let owed = flights.values().filter(|flight| flight.digest() != digest && flight.is_owed());
+        owed.map(|flight| flight.digest().clone()).collect()
     }
 
     /// Removes the flights that have not been of use for [`FLIGHT_LINGER`], and returns them.
@@ -144,9 +149,19 @@ impl Reception {
         Some(Applicant { address: self.flights.own()?, zone, have_bytes, has_children })
     }
 
-    /// Claims on other blobs that this node holds and that have not had a byte yet.
+    /// How many other blobs this node fetches from a registry and has not had a byte of yet.
     pub(crate) fn owes(&self) -> u32 {
-        self.flights.owes(self.flight.digest())
+        u32::try_from(self.flights.owed(self.flight.digest()).len()).unwrap_or(u32::MAX)
+    }
+
+    /// Whether a request that waits at `offset` gives its turn in containerd's queue away to one of those fetches.
+    pub(crate) fn yields(&self, offset: u64) -> bool {
+        self.flight.yields(offset, &self.flights.owed(self.flight.digest()))
+    }
+
+    /// Notes that the request ends, and that another one comes in its place: the children wait.
+    pub(crate) fn pauses(&self) {
+        self.flight.becomes(Role::Idle, self.flight.depth());
     }
 
     /// Notes that containerd fetches the blob from the registry.
@@ -212,12 +227,12 @@ mod tests {
         let [first, second] = [b"1", b"2"].map(|bytes| Digest::of(bytes));
         let named = tempfile::NamedTempFile::new().unwrap();
         let reception = flights.receive(&first, 10, named.reopen().unwrap()).unwrap();
-        assert_eq!(flights.owes(&second), 0);
+        assert!(flights.owed(&second).is_empty());
         reception.fetches();
         drop(reception);
-        assert_eq!((flights.owes(&second), flights.owes(&first)), (1, 0));
+        assert_eq!((flights.owed(&second), flights.owed(&first)), (vec![first.clone()], vec![]));
         std::fs::write(named.path(), b"01").unwrap();
-        assert_eq!(flights.owes(&second), 0);
+        assert!(flights.owed(&second).is_empty());
     }
 
     #[tokio::test(start_paused = true)]

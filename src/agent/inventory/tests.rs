@@ -8,6 +8,7 @@ use super::*;
 use crate::agent::content::store::MemoryStore;
 use crate::api::WriteRequest;
 use crate::clock::Clock;
+use crate::limits::ADVERTISE_COALESCE_IN_FLIGHT;
 use crate::oci::Digest;
 
 /// Deadline of what must happen, in paused time.
@@ -39,6 +40,7 @@ fn config() -> Config {
         heartbeat_interval: INTERVAL,
         advertises_tag: Box::new(|name| !name.starts_with("off.example/")),
         counters: Arc::new(Counters::default()),
+        is_in_flight: Box::new(|| false),
         seen: Box::new(|_| {}),
     }
 }
@@ -142,6 +144,24 @@ async fn a_new_layer_is_advertised_within_100_ms_of_its_event() {
         assert!(start.elapsed() < Duration::from_millis(100), "{:?}", start.elapsed());
         assert!(node.discovery.keys().contains(digest.as_str()));
     }
+    node.end().await;
+}
+
+/// A pull brings one layer after another, and others find the node meanwhile as one that has a part of them.
+#[tokio::test(start_paused = true)]
+async fn what_comes_while_content_is_in_flight_is_one_request_each_two_seconds() {
+    let config = Config { is_in_flight: Box::new(|| true), ..config() };
+    let mut node = Node::with(Arc::new(FakeIndex::default()), config, 1_000);
+    node.start();
+    node.synced().await;
+    let start = tokio::time::Instant::now();
+    for layer in 0..12_u8 {
+        node.store.add(vec![layer]);
+        tokio::time::sleep(Duration::from_millis(150)).await;
+    }
+    node.discovery.written(2).await;
+    assert_eq!(node.kinds(), [Write::Sync, Write::Advertise]);
+    assert!(start.elapsed() <= ADVERTISE_COALESCE_IN_FLIGHT + Duration::from_millis(100));
     node.end().await;
 }
 

@@ -15,8 +15,8 @@ use crate::agent::log_throttle::LogThrottle;
 use crate::api::WriteRequest;
 use crate::api::client::ClientError;
 use crate::limits::{
-    ADDRESS_LEFT_ATTEMPTS, ADDRESSES_LEFT_MAX, ADVERTISE_COALESCE, CLAIM_CONTESTED_PAUSE, SYNC_TIMEOUT,
-    WRITE_REFUSED_PAUSE, WRITE_RETRY_PAUSE, WRITE_TIMEOUT,
+    ADDRESS_LEFT_ATTEMPTS, ADDRESSES_LEFT_MAX, ADVERTISE_COALESCE, ADVERTISE_COALESCE_IN_FLIGHT,
+    CLAIM_CONTESTED_PAUSE, SYNC_TIMEOUT, WRITE_REFUSED_PAUSE, WRITE_RETRY_PAUSE, WRITE_TIMEOUT,
 };
 
 /// The outcome of one request.
@@ -88,9 +88,7 @@ impl Writer<'_> {
         let shared = self.shared;
         shared.write_wanted.notified().await;
         let Some(holder) = shared.ledger().holder() else { return };
-        if !shared.ledger().sync_is_next() {
-            tokio::time::sleep(ADVERTISE_COALESCE).await;
-        }
+        self.collect().await;
         loop {
             let Some(request) = shared.ledger().next_request() else { break };
             match send(shared, holder, &request).await {
@@ -117,6 +115,18 @@ impl Writer<'_> {
                     tokio::time::sleep(self.refused.next_pause_after(retry_after)).await;
                     shared.want_scan("discovery had no room for a write");
                 }
+            }
+        }
+    }
+
+    /// Waits a moment for further changes: longer while content is arriving, because a pull brings more of it soon, and
+    /// others find this node meanwhile as one that has a part.
+    async fn collect(&self) {
+        let until = Instant::now() + ADVERTISE_COALESCE_IN_FLIGHT;
+        while !self.shared.ledger().sync_is_next() {
+            tokio::time::sleep(ADVERTISE_COALESCE).await;
+            if Instant::now() >= until || !(self.shared.config.is_in_flight)() {
+                return;
             }
         }
     }

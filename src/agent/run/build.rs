@@ -239,7 +239,7 @@ impl Common {
     }
 
     fn inventory(&self, zone: String, heartbeat_interval: Duration, seen: inventory::Seen) -> Inventory {
-        let policies = Arc::clone(&self.policies);
+        let (policies, flights) = (Arc::clone(&self.policies), Arc::clone(&self.flights));
         let config = inventory::Config {
             holder: self.own.clone(),
             group: self.group.clone(),
@@ -247,6 +247,7 @@ impl Common {
             heartbeat_interval,
             advertises_tag: Box::new(move |name| policies.advertises_tag(name)),
             counters: Arc::clone(&self.counters),
+            is_in_flight: Box::new(move || flights.are_running()),
             seen,
         };
         let client = Arc::new(self.client.clone());

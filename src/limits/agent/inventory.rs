@@ -10,6 +10,8 @@ pub const STORE_RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(100),
 pub const INVENTORY_STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time for which advertises are collected before they are sent.
 pub const ADVERTISE_COALESCE: Duration = Duration::from_millis(50);
+/// The same while this node shares content that is still arriving: others find it as one that has a part.
+pub const ADVERTISE_COALESCE_IN_FLIGHT: Duration = Duration::from_secs(2);
 /// Keys in one advertise or withdraw of an agent.
 pub const BATCH_KEYS_MAX: usize = 10_000;
 /// Bytes for the other fields of a request with keys.
