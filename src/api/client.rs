@@ -34,7 +34,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::sync::watch;
 
-use super::flight::{FlightsRequest, FlightsResponse};
+use super::flight::{FlightList, FlightsRequest, FlightsResponse};
 use super::{
     Capabilities, FindQuery, FindResponse, KeepaliveRequest, KeepaliveResponse, ReportRequest,
     ReportResponse, StatusResponse, WriteRequest, WriteResponse, path,
@@ -200,6 +200,11 @@ impl Client {
         deadline: Duration,
     ) -> Result<FlightsResponse, ClientError> {
         self.call(Question::post(path::FLIGHTS_PROGRESS, json(request)), deadline).await?.read()
+    }
+
+    /// The flights of all servers. A server that knows no flights refuses.
+    pub async fn list_flights(&self, deadline: Duration) -> Result<FlightList, ClientError> {
+        self.call(Question::get(path::FLIGHTS), deadline).await?.read()
     }
 
     /// The cluster as the answering server sees it.

@@ -1,14 +1,18 @@
-//! `piccolo status`: members, leader, lag, hosts and keys, or what an agent reports about its node.
+//! `piccolo status`: members, leader, lag, hosts, keys and flights, or what an agent reports about its node.
+
+use std::cmp::Reverse;
 
 use piccolo_raft::disk::Bytes;
+use serde::Serialize;
 
 use super::agent_port::{self, Agent};
 use super::client::{Asked, CLIENT, print_json};
 use super::output::{Paint, print, silence, table};
 use super::{CliError, Exit, Invocation, Subcommand, process};
+use crate::api::flight::{FlightList, FlightStatus};
 use crate::api::{LevelRange, MemberStatus, StatusResponse};
 use crate::config::{Layers, Setting};
-use crate::limits::COMMAND_ANSWER_TIMEOUT;
+use crate::limits::{COMMAND_ANSWER_TIMEOUT, FLIGHTS_SHOWN_MAX};
 use crate::value;
 
 /// The subcommand `piccolo status`.
@@ -23,6 +27,9 @@ Example:
 LAG is the number of log entries that a server has not yet confirmed. Only the leader knows the LAG, the free \
 space and the LEVELS of the other servers, and which of them are silent: those do not answer it. A server whose \
 disk is low stores nothing more.
+
+ARRIVING is content that nodes pull now. NODES is how many have come, IN A ROW how many are between the last one and the
+first one, COPIES how often a node was told to fetch it from the registry.
 
 Exit code 0 means that a server answered, not that all is well: lines with ! say what is wrong.",
     settings: &[("", CLIENT), ("", AGENT)],
@@ -52,13 +59,29 @@ fn run(invocation: &Invocation) -> Result<Exit, CliError> {
         return of_agent(&url);
     }
     let client = asked.client()?;
-    let status = process::block_on_this_thread(async { Ok(client.status(COMMAND_ANSWER_TIMEOUT).await?) })?;
+    let (status, flights) = process::block_on_this_thread(async {
+        let status = client.status(COMMAND_ANSWER_TIMEOUT).await?;
+        // An older server has no such list.
+        Ok((status, client.list_flights(COMMAND_ANSWER_TIMEOUT).await.unwrap_or_default()))
+    })?;
     if asked.json {
-        print_json(&status)?;
+        print_json(&WithFlights { status, flights: flights.flights, unanswered: flights.unanswered })?;
     } else {
-        print(&text(&status, Paint::stdout()))?;
+        let paint = Paint::stdout();
+        print(&(text(&status, paint) + &flights_text(&flights, paint)))?;
     }
     Ok(Exit::Done)
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct WithFlights {
+    #[serde(flatten)]
+    status: StatusResponse,
+    /// Content that is still arriving on nodes.
+    flights: Vec<FlightStatus>,
+    /// Servers that did not say which of it they know.
+    unanswered: Vec<String>,
 }
 
 /// Prints what the agent at `url` reports. Fails if the agent does not answer or is not ready.
@@ -100,6 +123,34 @@ fn disk(member: &MemberStatus) -> String {
 fn levels(known: LevelRange) -> String {
     let LevelRange { lowest, highest } = known;
     if lowest == highest { lowest.to_string() } else { format!("{lowest}-{highest}") }
+}
+
+/// Content that is still arriving on nodes, most nodes first.
+fn flights_text(list: &FlightList, paint: Paint) -> String {
+    let mut text = String::new();
+    let mut flights: Vec<&FlightStatus> = list.flights.iter().collect();
+    flights.sort_by_key(|flight| Reverse(flight.nodes));
+    let left_out = flights.len().saturating_sub(FLIGHTS_SHOWN_MAX);
+    flights.truncate(FLIGHTS_SHOWN_MAX);
+    let rows: Vec<Vec<String>> = flights
+        .into_iter()
+        .map(|FlightStatus { group, key, nodes, depth, copies, fetcher }| {
+            let fetcher = fetcher.clone().unwrap_or_else(|| "-".to_owned());
+            let [nodes, depth, copies] = [*nodes, u64::from(*depth), *copies].map(|count| count.to_string());
+            vec![key.clone(), group.clone(), nodes, depth, copies, fetcher]
+        })
+        .collect();
+    if !rows.is_empty() {
+        text.push('\n');
+        text.push_str(&table(&["ARRIVING", "GROUP", "NODES", "IN A ROW", "COPIES", "FETCHER"], &rows, paint));
+    }
+    if left_out > 0 {
+        text.push_str(&format!("and {left_out} more: --json shows all\n"));
+    }
+    for server in &list.unanswered {
+        text.push_str(&format!("{} {server} did not say what is arriving\n", paint.bad("!")));
+    }
+    text
 }
 
 fn text(status: &StatusResponse, paint: Paint) -> String {
@@ -161,6 +212,31 @@ mod tests {
         let away = Err("Connection refused".to_owned());
         let text = agent_text("http://127.0.0.1:7782", &away, Paint::stdout());
         assert_eq!(text, "! could not ask the agent at http://127.0.0.1:7782: Connection refused\n");
+    }
+
+    #[test]
+    fn what_is_arriving_is_shown_with_the_most_wanted_first() {
+        let flight = |key: &str, nodes| FlightStatus {
+            group: "default".to_owned(),
+            key: key.to_owned(),
+            nodes,
+            depth: 3,
+            copies: 1,
+            fetcher: (nodes > 1).then(|| "10.0.0.1:7781".to_owned()),
+        };
+        assert_eq!(flights_text(&FlightList::default(), Paint::plain()), "");
+        let mut list = FlightList {
+            flights: vec![flight("sha256:a", 1), flight("sha256:b", 20)],
+            unanswered: vec!["10.0.0.9:7789".to_owned()],
+        };
+        let expected = "
+ARRIVING  GROUP    NODES  IN A ROW  COPIES  FETCHER
+sha256:b  default     20         3       1  10.0.0.1:7781
+sha256:a  default      1         3       1  -
+! 10.0.0.9:7789 did not say what is arriving\n";
+        assert_eq!(flights_text(&list, Paint::plain()), expected);
+        list.flights = vec![flight("sha256:a", 1); FLIGHTS_SHOWN_MAX + 2];
+        assert!(flights_text(&list, Paint::plain()).contains("and 2 more: --json"));
     }
 
     #[test]

@@ -52,6 +52,8 @@ pub const READY_REMIND_AFTER: Duration = Duration::from_secs(10);
 pub const LOG_READER_WAIT: Duration = Duration::from_millis(100);
 /// Time that a command waits for the answer of a server, as long as a person would wait.
 pub const COMMAND_ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Flights that `piccolo status` shows.
+pub const FLIGHTS_SHOWN_MAX: usize = 20;
 /// Time that a command waits for the answer of the agent on this node.
 pub const AGENT_ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 /// Time for one holder to tell `piccolo find` what a tag is there.
