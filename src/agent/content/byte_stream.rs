@@ -22,6 +22,8 @@ pub(crate) enum Cut {
     SourceSlower,
     #[error("the registry sends the rest: {0}")]
     LeftToRegistry(Why),
+    #[error("its turn is given to a blob that this node fetches from the registry for others")]
+    Yields,
     #[error("the bytes do not have the digest")]
     WrongBytes,
     #[error("could not keep what the headers promised: {0}")]

@@ -350,9 +350,11 @@ impl BlobFetch<'_> {
 /// Why a flight did not bring a blob.
 fn left_to_registry(supply: &Supply) -> Missed {
     match supply {
-        Supply::Flight(transfer) => {
-            transfer.gave_up().map_or(Missed::NoSource { attempts: 0 }, Missed::LeftToRegistry)
-        }
+        Supply::Flight(transfer) => match transfer.gave_up() {
+            Some(in_flight::GaveUp::Registry(why)) => Missed::LeftToRegistry(why),
+            Some(in_flight::GaveUp::Yields) => Missed::Yields,
+            None => Missed::NoSource { attempts: 0 },
+        },
         Supply::Peers(transfer) => Missed::NoSource { attempts: transfer.senders().len() },
     }
 }

@@ -63,6 +63,8 @@ pub(crate) enum Missed {
     NoRoom,
     #[error(transparent)]
     LeftToRegistry(Why),
+    #[error("its turn is given to a blob that this node fetches from the registry for others")]
+    Yields,
     #[error("the answer before this one was cut")]
     JustCut,
 }

@@ -22,6 +22,9 @@ pub(crate) struct Wanted {
     pub(crate) offer: Offer,
     /// The range while it runs, which ends with this value.
     pub(crate) running: Option<RunningRange>,
+    /// Whether the client downloads only so much at once, over all of its pulls, and queues again for each host:
+    /// containerd from 2.1 on.
+    pub(crate) is_limited: bool,
 }
 
 /// What peers are asked for.
@@ -38,8 +41,9 @@ pub(crate) enum Kind {
 impl Wanted {
     /// A request for all of the content, which no source has answered yet.
     pub(crate) fn new(path: ContentPath, digest: Digest, deadline: Instant) -> Self {
-        let (range, head_only, offer, running) = (None, false, Offer::default(), None);
-        Self { path, digest, range, head_only, deadline, offer, running }
+        let (range, head_only, is_limited) = (None, false, false);
+        let (offer, running) = (Offer::default(), None);
+        Self { path, digest, range, head_only, deadline, offer, running, is_limited }
     }
 
     /// What peers are asked for.

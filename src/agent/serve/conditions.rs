@@ -2,7 +2,7 @@
 //! (RFC 9110, sections 13 and 14).
 
 use axum::http::HeaderMap;
-use axum::http::header::{IF_NONE_MATCH, IF_RANGE, RANGE};
+use axum::http::header::{IF_NONE_MATCH, IF_RANGE, RANGE, USER_AGENT};
 
 use crate::oci::{Digest, RangeHeader};
 
@@ -13,6 +13,15 @@ pub(super) fn range_of(headers: &HeaderMap, digest: Option<&Digest>) -> Option<R
         return None;
     }
     RangeHeader::parse(headers.get(RANGE)?.to_str().ok()?)
+}
+
+/// Whether the client is a containerd that limits its downloads over all pulls (2.1 and later), as it names itself:
+/// `containerd/2.1.4`, `containerd/v2.2.0`.
+pub(super) fn is_limited(headers: &HeaderMap) -> bool {
+    let name = headers.get(USER_AGENT).and_then(|name| name.to_str().ok()?.strip_prefix("containerd/"));
+    let mut numbers = name.unwrap_or_default().trim_start_matches('v').split(|c: char| !c.is_ascii_digit());
+    let mut number = || numbers.next().and_then(|number| number.parse::<u32>().ok()).unwrap_or_default();
+    (number(), number()) >= (2, 1)
 }
 
 /// Whether the client has the content already.
@@ -56,6 +65,24 @@ mod tests {
         assert_eq!(of(headers(&[range(), (IF_RANGE, etag(&digest))]), &digest), Some(RangeHeader::From(3)));
         assert_eq!(of(headers(&[range(), (IF_RANGE, etag(&other))]), &digest), None);
         assert_eq!(range_of(&headers(&[range(), (IF_RANGE, etag(&other))]), None), None);
+    }
+
+    #[test]
+    fn a_containerd_limits_its_downloads_from_2_1_on() {
+        for (name, expected) in [
+            ("containerd/1.6.20~ds1", false),
+            ("containerd/1.7.28", false),
+            ("containerd/2.0.5", false),
+            ("containerd/2.1", true),
+            ("containerd/v2.1.4", true),
+            ("containerd/2.10.0-rc.1", true),
+            ("containerd/3.0.0", true),
+            ("containerd/", false),
+            ("skopeo/2.1.0", false),
+        ] {
+            assert_eq!(is_limited(&headers(&[(USER_AGENT, name.to_owned())])), expected, "{name}");
+        }
+        assert!(!is_limited(&HeaderMap::new()));
     }
 
     #[test]

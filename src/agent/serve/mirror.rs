@@ -9,6 +9,8 @@ mod broken_transfer_tests;
 #[cfg(test)]
 mod faulty_peers_tests;
 #[cfg(test)]
+mod flight_tests;
+#[cfg(test)]
 mod fresh_holder_tests;
 #[cfg(test)]
 mod origin_tests;
@@ -37,7 +39,7 @@ use axum::http::request::Parts;
 use axum::http::{Method, Response, StatusCode};
 use tokio::time::Instant;
 
-use super::conditions::range_of;
+use super::conditions::{is_limited, range_of};
 use super::found::Found;
 use super::pull::Pulls;
 use super::record::{Received, Side};
@@ -151,6 +153,7 @@ impl Mirror {
             self.origins.fetched(registry, &path.repository);
         }
         let range = range_of(&request.headers, Some(&digest));
-        self.pulls.pull(Wanted { range, head_only, ..Wanted::new(path, digest, deadline) }).await
+        let is_limited = is_limited(&request.headers);
+        self.pulls.pull(Wanted { range, head_only, is_limited, ..Wanted::new(path, digest, deadline) }).await
     }
 }

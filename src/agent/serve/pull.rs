@@ -62,6 +62,12 @@ impl Pulls {
                 return Ok(self.fetched(&wanted, fetched));
             }
             Ok(Err(missed @ Missed::JustCut)) => return Err(refused(missed.to_string())),
+            Ok(Err(Missed::Yields)) => match wanted.offer.take() {
+                Some(head) => {
+                    return Ok(self.early(&wanted, head, Box::pin(std::future::ready(Err(Missed::Yields)))));
+                }
+                None => refused(Missed::Yields.to_string()),
+            },
             Ok(Err(missed)) => Refusal { attempts: missed.attempts(), ..refused(missed.to_string()) },
             Err(_) => match wanted.offer.take() {
                 Some(head) => return Ok(self.early(&wanted, head, fetching)),

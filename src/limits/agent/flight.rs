@@ -42,6 +42,11 @@ pub const FLIGHTS_RUNNING_MAX: usize = 64;
 pub const FLIGHT_CHILDREN_NAMED_MAX: usize = 8;
 /// Time between two looks whether bytes have come that a child does not have.
 pub const FLIGHT_LOOK_PAUSE: Duration = Duration::from_millis(10);
+/// How often requests give their turn in containerd's queue away at one offset: the fourth cut without progress between
+/// them fails the pull (2.1).
+pub const YIELDS_AT_ONE_OFFSET_MAX: usize = 2;
+/// Time for which a request receives nothing before it may give its turn away.
+pub const YIELD_AFTER: Duration = Duration::from_millis(250);
 /// How often a small blob is received by a flight whose bytes turn out wrong.
 pub const FLIGHT_TRIES_MAX: usize = 3;
 /// Time for a server to say where the bytes of a blob come from, which includes the comparison of those that want to

@@ -11,7 +11,7 @@ use crate::limits::{INGEST_LINE_BYTES_MAX, INGEST_UNTOUCHED_MIN};
 use crate::oci::Digest;
 
 /// Finds the ingests of `digest` below `root`, the one written to last first. Without such a folder there are
-/// none. Those of `namespace` may be shared.
+/// none. Those of `namespace` may be shared; `None`: the store has no namespaces.
 pub(super) async fn find(
     root: &Path,
     digest: &Digest,
@@ -67,12 +67,13 @@ fn complete_blocking(folder: &Path) -> io::Result<Vec<(Digest, File)>> {
     Ok(found)
 }
 
-/// Whether the ingest with this reference, such as `k8s.io/1/layer-sha256:<hex>`, belongs to `namespace` and is neither
-/// a manifest nor an index.
+/// Whether the ingest with this reference, such as `k8s.io/1/layer-sha256:<hex>`, belongs to `namespace`, if there are
+/// any, and is neither a manifest nor an index.
 fn is_shareable(name: &str, namespace: Option<&str>) -> bool {
-    let Some((of, rest)) = name.split_once('/') else { return false };
-    let kind = rest.rsplit('/').next().unwrap_or_default();
-    namespace == Some(of) && !kind.starts_with("manifest-") && !kind.starts_with("index-")
+    let of = name.split_once('/').map(|(of, _)| of);
+    let kind = name.rsplit('/').next().unwrap_or_default();
+    let is_content = !kind.starts_with("manifest-") && !kind.starts_with("index-");
+    is_content && namespace.is_none_or(|namespace| of == Some(namespace))
 }
 
 /// Whether an ingest that began at `begun` had begun by `limit`. A begin after `now` comes from a clock that
@@ -150,7 +151,6 @@ mod tests {
             ("layer-sha256:00", false),
         ] {
             assert_eq!(is_shareable(name, Some("k8s.io")), expected, "{name}");
-            assert!(!is_shareable(name, None), "{name}");
         }
     }
 
@@ -176,6 +176,12 @@ mod tests {
         ] {
             assert_eq!(begun_by(begun, limit, now), expected, "{begun:?}");
         }
+    }
+
+    #[test]
+    fn without_namespaces_only_the_kind_counts() {
+        assert!(is_shareable("layer-sha256:00", None) && is_shareable("k8s.io/1/layer-sha256:00", None));
+        assert!(!is_shareable("index-sha256:00", None));
     }
 
     #[tokio::test]

@@ -129,8 +129,12 @@ impl CutThrough {
             prefix.senders.extend(self.supply.senders());
             resume.keep_prefix(&wanted.digest, *prefix);
         }
-        resume.cut(&wanted.digest, self.supply.left().start);
-        self.supply.cut()
+        let cut = self.supply.cut();
+        // containerd comes back to this node for the rest.
+        if !matches!(cut, Cut::Yields) {
+            resume.cut(&wanted.digest, self.supply.left().start);
+        }
+        cut
     }
 
     /// Ends the response because its bytes do not have the digest.

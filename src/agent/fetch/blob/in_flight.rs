@@ -22,6 +22,7 @@ use crate::agent::flight::table::Reception;
 use crate::api::flight::FlightClaim;
 use crate::limits::{
     FLIGHT_HEADERS_TIMEOUT, FLIGHT_LOOKUP_TIMEOUT, FLIGHT_PROBE_TIMEOUT, REGISTRY_SPREAD, WITHOUT_BYTES_MAX,
+    YIELD_AFTER,
 };
 use crate::oci::{ByteRange, RangeHeader};
 
@@ -33,6 +34,8 @@ pub(crate) struct FlightTransfer {
     own: SocketAddr,
     follow: Follow,
     begun: Instant,
+    /// When bytes came last, or the request began.
+    received: Instant,
     left: ByteRange,
     source: Option<Attached>,
     /// Nodes that hold all of the blob, as a server said last.
@@ -41,7 +44,16 @@ pub(crate) struct FlightTransfer {
     senders: Vec<(SocketAddr, bool)>,
     /// Nodes that have sent wrong bytes.
     avoided: Vec<SocketAddr>,
-    gave_up: Option<Why>,
+    gave_up: Option<GaveUp>,
+}
+
+/// Why the bytes end before the blob does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum GaveUp {
+    /// The registry sends the rest.
+    Registry(Why),
+    /// containerd asks again: its turn is needed for a blob that this node fetches for others.
+    Yields,
 }
 
 /// The node that sends.
@@ -70,6 +82,7 @@ impl FlightTransfer {
             own,
             follow,
             begun: Instant::now(),
+            received: Instant::now(),
             left: range,
             source: None,
             holders: Vec::new(),
@@ -96,8 +109,13 @@ impl FlightTransfer {
     pub(super) async fn next(&mut self) -> Option<Bytes> {
         match self.go_on().await {
             Ok(bytes) => bytes,
-            Err(why) => {
-                self.give_up(why).await;
+            Err(gave_up) => {
+                self.source = None;
+                match gave_up {
+                    GaveUp::Registry(why) => self.leave_to_registry(why).await,
+                    GaveUp::Yields => self.reception.pauses(),
+                }
+                self.gave_up = Some(gave_up);
                 None
             }
         }
@@ -128,12 +146,12 @@ impl FlightTransfer {
         self.left
     }
 
-    /// Why the registry sends the rest, if it does.
-    pub(super) fn gave_up(&self) -> Option<Why> {
+    /// Why the bytes have ended, if they did before the blob.
+    pub(super) fn gave_up(&self) -> Option<GaveUp> {
         self.gave_up
     }
 
-    async fn go_on(&mut self) -> Result<Option<Bytes>, Why> {
+    async fn go_on(&mut self) -> Result<Option<Bytes>, GaveUp> {
         while self.left.start < self.left.end {
             let came = match self.follow.next(self.now()) {
                 Step::AskServer(need) => {
@@ -145,14 +163,15 @@ impl FlightTransfer {
                     None
                 }
                 Step::Probe(node) => self.probe(node).await,
-                Step::WaitUntil(time) => self.wait_until(time).await,
-                Step::GoToRegistry(why) => return Err(why),
+                Step::WaitUntil(time) => self.wait_until(time).await?,
+                Step::GoToRegistry(why) => return Err(GaveUp::Registry(why)),
             };
             let Some(mut bytes) = came else { continue };
             // A node that sends more than it was asked for is not believed, and the rest is enough.
             bytes.truncate(usize::try_from(self.left.len()).unwrap_or(usize::MAX));
             self.left.start += bytes.len() as u64;
             self.follow.received(self.left.start, self.now());
+            self.received = Instant::now();
             return Ok(Some(bytes));
         }
         Ok(None)
@@ -308,20 +327,27 @@ impl FlightTransfer {
         }
     }
 
-    /// Takes the bytes of the source until `time`.
-    async fn wait_until(&mut self, time: Duration) -> Option<Bytes> {
-        let until = self.begun + time;
+    /// Takes the bytes of the source until `time`. An error: the turn is given away meanwhile.
+    async fn wait_until(&mut self, time: Duration) -> Result<Option<Bytes>, GaveUp> {
+        let mut until = self.begun + time;
+        if self.wanted.is_limited {
+            let may_yield = self.received + YIELD_AFTER;
+            if Instant::now() >= may_yield && self.reception.yields(self.left.start) {
+                return Err(GaveUp::Yields);
+            }
+            until = until.min(may_yield.max(Instant::now() + YIELD_AFTER));
+        }
         let Some(mut attached) = self.source.take() else {
             tokio::time::sleep_until(until).await;
-            return None;
+            return Ok(None);
         };
-        match timeout_at(until, attached.body.next()).await {
+        Ok(match timeout_at(until, attached.body.next()).await {
             Ok(next) => self.take(attached, next),
             Err(_) => {
                 self.source = Some(attached);
                 None
             }
-        }
+        })
     }
 
     /// Takes what came from the source, which stays the source unless it has ended.
@@ -355,8 +381,7 @@ impl FlightTransfer {
         ::metrics::counter!("piccolo_flight_events_total", "event" => "lost").increment(1);
     }
 
-    async fn give_up(&mut self, why: Why) {
-        self.source = None;
+    async fn leave_to_registry(&mut self, why: Why) {
         let event = match why {
             Why::Claim => "claimed",
             Why::Open => "open",
@@ -368,12 +393,9 @@ impl FlightTransfer {
         tracing::info!(%digest, have_bytes, %why, "containerd fetches a blob from the registry");
         self.reception.fetches();
         // Nobody has told the nodes of a fleet apart.
-        if matches!(why, Why::Starved | Why::NoServer)
-            && let Some(applicant) = self.reception.applicant(0)
-        {
-            sleep(spread(applicant.address)).await;
+        if matches!(why, Why::Starved | Why::NoServer) {
+            sleep(spread(self.own)).await;
         }
-        self.gave_up = Some(why);
     }
 
     fn now(&self) -> Duration {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::in_flight::FlightTransfer;
+use super::in_flight::{self, FlightTransfer};
 use super::transfer::{GaveUp, Transfer};
 use crate::agent::content::byte_stream::Cut;
 use crate::agent::fetch::peers::health::PeerHealth;
@@ -57,7 +57,11 @@ impl Supply {
     /// Why the response ends, of which the rest has not come.
     pub(super) fn cut(&self) -> Cut {
         match self {
-            Self::Flight(transfer) => transfer.gave_up().map_or(Cut::SourceBroken, Cut::LeftToRegistry),
+            Self::Flight(transfer) => match transfer.gave_up() {
+                Some(in_flight::GaveUp::Registry(why)) => Cut::LeftToRegistry(why),
+                Some(in_flight::GaveUp::Yields) => Cut::Yields,
+                None => Cut::SourceBroken,
+            },
             Self::Peers(transfer) => match transfer.gave_up() {
                 Some(GaveUp::Slower) => Cut::SourceSlower,
                 Some(GaveUp::Stalled) => Cut::SourceStalled,

@@ -11,7 +11,7 @@ use futures_util::stream;
 use super::{Fetching, Pulls, while_running};
 use crate::agent::content::byte_stream::{ByteStream, Cut};
 use crate::agent::content::head::Head;
-use crate::agent::fetch::{Fetched, Wanted};
+use crate::agent::fetch::{Fetched, Missed, Wanted};
 use crate::agent::policy::NotOurs;
 use crate::agent::serve::found::{Found, ServedFrom};
 
@@ -42,6 +42,8 @@ impl Pulls {
                 }
                 Ok(Fetched::Whole { whole, .. }) => Ok::<ByteStream, Cut>(whole.stream(head.part(), pool)),
                 Ok(Fetched::Stream { stream, .. }) => Ok(stream),
+                // containerd comes back to this node.
+                Err(Missed::Yields) => Err(Cut::Yields),
                 Ok(Fetched::Manifest { .. } | Fetched::Size { .. } | Fetched::Unsatisfiable { .. })
                 | Err(_) => {
                     let missed = fetched.err().map_or_else(
