@@ -137,13 +137,13 @@ impl Agents {
         self.epoch
     }
 
-    /// Request for the holders of a key.
-    pub(crate) fn lookup(&self, agent: u32, key: u32, out: &mut Vec<u8>) {
+    /// Request for the holders of a key; `more` is added to its query.
+    pub(crate) fn lookup(&self, agent: u32, key: u32, more: &str, out: &mut Vec<u8>) {
         out.extend_from_slice(b"GET /api/v1/distribution/findkey?key=");
         out.extend_from_slice(self.names.text(key));
         write!(
             out,
-            "&group={GROUP}&count={CANDIDATES}&request_host={} HTTP/1.1\r\nhost: piccolo\r\n\
+            "&group={GROUP}&count={CANDIDATES}&request_host={}{more} HTTP/1.1\r\nhost: piccolo\r\n\
              accept: application/json\r\n\r\n",
             self.fleet.address(agent)
         )

@@ -45,6 +45,9 @@ pub(crate) struct CrowdArgs {
     /// Length of one agent's pull, seconds.
     #[arg(long, default_value_t = 5)]
     pull_seconds: u64,
+    /// Asks as agents do that share what is arriving (`intent=fetch`).
+    #[arg(long)]
+    flights: bool,
     /// Only the whole crowd, without a search for the highest share that meets the budgets.
     #[arg(long)]
     whole_only: bool,
@@ -94,7 +97,7 @@ pub(crate) fn crowd(settings: &Settings, args: &CrowdArgs, report: &Report, fold
          spread over {} s: 14.4 lookups (one layer in five is asked for twice) and {LAYERS} layers to advertise each; \
          that is {:.0} lookups and {:.0} layers a second (budget: 12,000 and 10,000 for 50,000 hosts in 60 s). \
          Requests are due at fixed times, and latency counts from then. *Together*: layers that arrive, and are \
-         advertised, at once; an agent whose write is still on its way sends what came meanwhile after it. Servers and \
+         advertised, at once, 5 being what agents with flights collect in 2 s of such a pull; an agent whose write is still on its way sends what came meanwhile after it. Servers and \
          load share the machine. *Held*: all served, lookup p99 ≤ {} ms, no 503 or lost connection in the second half, \
          leader ≤ {LEADER_CORES} cores.\n\n",
         fleet.hosts,
@@ -159,6 +162,7 @@ fn run(site: &mut Site, args: &CrowdArgs, together: u32, share: f64) -> Result<R
         length: Duration::from_secs(args.seconds),
         pull: Duration::from_secs(args.pull_seconds),
         together,
+        flights: args.flights,
         first_key: fleet.distinct_keys + site.images * LAYERS,
     };
     site.images += 1;

@@ -96,7 +96,10 @@ impl Fetcher {
         let ingests = Arc::new(Ingests::new(store, pool, background.clone()));
         let prober = Arc::new(Prober::new(sources.client.clone(), Arc::clone(&health), background.clone()));
         let space = SpoolSpace::new(state);
-        let wholes = WholeBlobs::new(space, Arc::clone(&resume), Arc::clone(&health), background.clone());
+        let wholes = {
+            let (resume, health, flights) = (Arc::clone(&resume), Arc::clone(&health), Arc::clone(&flights));
+            WholeBlobs::new(space, resume, health, flights, background.clone())
+        };
         let context = CutThroughContext {
             resume: Arc::clone(&resume),
             ingests: Arc::clone(&ingests),

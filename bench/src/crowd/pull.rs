@@ -17,6 +17,8 @@ pub(super) const LAYERS: u32 = 12;
 /// Kinds of requests, which are the indices of their pools.
 pub(super) const LOOKUP: usize = 0;
 pub(super) const ADVERTISE: usize = 1;
+/// What an agent adds to a lookup whose answer begins a flight.
+const FLIGHT: &str = "&intent=fetch&have=0&begins=true&owes=0";
 /// Note of a ticket for waiting layers only.
 const WAITING: u64 = u64::MAX;
 /// One of this many lookups is repeated: 12 × 1.2 = 14.4 for each agent, 12,000 a second for 50,000 agents in
@@ -36,6 +38,8 @@ pub(super) struct Shape {
     pub(super) pull: Duration,
     /// Number of layers that arrive and are advertised together.
     pub(super) together: u32,
+    /// Whether lookups say that the node will pass the layer on while it arrives.
+    pub(super) flights: bool,
     /// Number of the first layer's key.
     pub(super) first_key: u32,
 }
@@ -136,7 +140,8 @@ impl Source for Crowd {
 
     fn compose(&mut self, ticket: &mut Ticket, out: &mut Vec<u8>) -> bool {
         if ticket.kind == LOOKUP {
-            self.agents.lookup(ticket.agent, self.shape.first_key + ticket.note as u32, out);
+            let key = self.shape.first_key + ticket.note as u32;
+            self.agents.lookup(ticket.agent, key, if self.shape.flights { FLIGHT } else { "" }, out);
             return true;
         }
         let mut layers = if ticket.note == WAITING { 0 } else { self.group(ticket.note as u32) };
@@ -185,7 +190,7 @@ mod tests {
         let fleet = Fleet { hosts: 10, keys_per_host: 40, distinct_keys: 100, common_keys: 5 };
         let agents = Agents::new(fleet, LAYERS, 1).unwrap();
         let (length, pull) = (Duration::from_secs(10), Duration::from_secs(2));
-        Crowd::new(agents, Shape { agents: 10, length, pull, together, first_key: 100 }, 2)
+        Crowd::new(agents, Shape { agents: 10, length, pull, together, flights: false, first_key: 100 }, 2)
     }
 
     #[test]

@@ -156,7 +156,7 @@ impl Source for Life {
         let (agent, key) = (ticket.agent, ticket.note as u32);
         match ticket.kind {
             HEARTBEAT => self.agents.heartbeat(agent, out),
-            LOOKUP => self.agents.lookup(agent, key, out),
+            LOOKUP => self.agents.lookup(agent, key, "", out),
             // An agent has one writer; a steady fleet has other agents.
             _ if self.agents.is_writing(agent) => return false,
             _ => ticket.note |= self.agents.advertise(agent, &[key], out) << 32,

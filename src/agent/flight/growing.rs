@@ -99,9 +99,17 @@ impl Growing {
         self.parts().spool = None;
     }
 
-    /// Reads bytes from `offset` on, as many as one chunk has; `None` if there are none by now.
-    pub(crate) async fn read(&self, offset: u64, pool: &BufferPool) -> io::Result<Option<Bytes>> {
-        let Some((readable, length)) = self.readable(offset, pool.chunk_bytes()) else { return Ok(None) };
+    /// Reads bytes from `offset` on, at most `most` of them and as many as one chunk has; `None` if there are none by
+    /// now.
+    pub(crate) async fn read(
+        &self,
+        offset: u64,
+        most: usize,
+        pool: &BufferPool,
+    ) -> io::Result<Option<Bytes>> {
+        let Some((readable, length)) = self.readable(offset, pool.chunk_bytes().min(most)) else {
+            return Ok(None);
+        };
         let file = match readable {
             Readable::Memory(bytes) => {
                 let start = usize::try_from(offset).map_err(io::Error::other)?;
@@ -175,7 +183,7 @@ mod tests {
     }
 
     async fn read(growing: &Growing, offset: u64) -> Option<Vec<u8>> {
-        growing.read(offset, &BufferPool::default()).await.unwrap().map(|bytes| bytes.to_vec())
+        growing.read(offset, usize::MAX, &BufferPool::default()).await.unwrap().map(|bytes| bytes.to_vec())
     }
 
     #[tokio::test]

@@ -1,5 +1,6 @@
 //! Tells the servers how far this node is in its flights: each second of what it fetches from a registry, from time to
-//! time of what it receives, and once when it has ended.
+//! time of what it receives, and once when it gives up. Of a short flight that goes well they hear nothing but its
+//! question.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -13,7 +14,9 @@ use super::running::{ChildEnd, Flight, Role};
 use super::table::Flights;
 use crate::api::client::{Client, ClientError};
 use crate::api::flight::{FlightProgress, FlightState, FlightsRequest, FlightsResponse};
-use crate::limits::{CLAIM_PROGRESS_INTERVAL, FLIGHT_PROGRESS_TIMEOUT, FLIGHT_RENEWAL_INTERVAL};
+use crate::limits::{
+    CLAIM_PROGRESS_INTERVAL, FLIGHT_FIRST_SAID_AFTER, FLIGHT_PROGRESS_TIMEOUT, FLIGHT_RENEWAL_INTERVAL,
+};
 use crate::oci::Digest;
 use crate::task::Stop;
 
@@ -67,11 +70,14 @@ impl Progress {
             flight.look();
         }
         ::metrics::gauge!("piccolo_flights").set(self.flights.all().len() as f64);
-        let mut ended = self.flights.remove_unused();
-        ended.extend(self.flights.all().into_iter().filter(|flight| flight.role() == Role::Idle));
-        let ended = ended.into_iter().filter(|flight| flight.deregister());
-        let ended = ended.map(|flight| progress(&flight, FlightState::Ended));
-        let mut said: Vec<_> = ended.collect();
+        self.flights.remove_unused();
+        let mut said = Vec::new();
+        // One that has all is of use to others until the servers forget it.
+        for flight in self.flights.all().into_iter().filter(|flight| flight.role() == Role::Idle) {
+            if flight.deregister() {
+                said.push(progress(&flight, FlightState::Ended));
+            }
+        }
         for flight in self.flights.all().into_iter().filter(|flight| flight.is_registered()) {
             said.extend(self.due(&flight));
         }
@@ -91,8 +97,11 @@ impl Progress {
             Role::Seeks { .. } | Role::Receives { .. } | Role::Holds => FlightState::Receives,
             Role::Idle => return None,
         };
-        let last = self.renewed.get(flight.digest());
-        let is_due = last.is_none_or(|last| last.elapsed() >= FLIGHT_RENEWAL_INTERVAL);
+        let is_due = match self.renewed.get(flight.digest()) {
+            // A server learned of it when this node asked.
+            None => flight.age() >= FLIGHT_FIRST_SAID_AFTER,
+            Some(last) => last.elapsed() >= FLIGHT_RENEWAL_INTERVAL,
+        };
         if state == FlightState::Receives && !is_due {
             return None;
         }
@@ -189,11 +198,21 @@ mod tests {
         drop(reception);
         assert_eq!(running.seconds(2).await, [(FlightState::Fetches, 0); 3]);
         std::fs::write(file.path(), b"012").unwrap();
-        let said = running.seconds(5).await;
-        assert!(said.iter().all(|(state, _)| *state == FlightState::Receives) && said.len() <= 1, "{said:?}");
-        let said = running.seconds(20).await;
-        assert_eq!(said.last(), Some(&(FlightState::Ended, 3)), "forgotten after a while");
-        assert!(!running.flights.is_any());
+        assert_eq!(running.seconds(10).await, [], "it has all: others may still receive it");
+        running.seconds(5).await;
+        assert!(!running.flights.is_any(), "forgotten after a while");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_receiver_speaks_after_a_while_and_when_it_gives_up() {
+        let running = Running::start();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let reception = running.flights.receive(&Digest::of(b"x"), 3, file.reopen().unwrap()).unwrap();
+        reception.register();
+        assert_eq!(running.seconds(4).await, []);
+        assert_eq!(running.seconds(20).await, [(FlightState::Receives, 0)]);
+        drop(reception);
+        assert_eq!(running.seconds(3).await, [(FlightState::Ended, 0)]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -235,10 +235,22 @@ impl Flight {
                 state.end_children(ChildEnd::Lost);
             }
         }
+        if ingested == self.growing.total() && state.role == Role::Holds {
+            self.growing.forget_spool();
+        }
         let now = self.age();
         state.children.look(have_bytes, now);
         if !state.children.is_empty() {
             state.touched = Instant::now();
+        }
+    }
+
+    /// Forgets what this agent has gathered of the blob, if all of it is here and nobody receives it: containerd has, or
+    /// will have, the same bytes.
+    pub(super) fn release_room(&self) {
+        let state = self.state();
+        if state.role == Role::Holds && state.children.is_empty() {
+            self.growing.forget_spool();
         }
     }
 
@@ -292,7 +304,8 @@ impl Flight {
         Answer::Elsewhere(self.tell(children))
     }
 
-    fn age(&self) -> Duration {
+    /// Time since this node first had a part in the flight.
+    pub(super) fn age(&self) -> Duration {
         self.begun.elapsed()
     }
 

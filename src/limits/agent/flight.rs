@@ -31,6 +31,8 @@ pub const CLAIM_PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 pub const FETCH_GIVEN_UP_AFTER: Duration = Duration::from_secs(60);
 /// Time between two messages of a node that receives.
 pub const FLIGHT_RENEWAL_INTERVAL: Duration = Duration::from_secs(20);
+/// Time after which a node that receives first says how far it is.
+pub const FLIGHT_FIRST_SAID_AFTER: Duration = Duration::from_secs(5);
 /// Time for a server to take what a node says of its flights.
 pub const FLIGHT_PROGRESS_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time for which a node remembers a flight that nobody receives from it any more: until its content can be found as

@@ -14,6 +14,7 @@ use crate::agent::fetch::peers::health::PeerHealth;
 use crate::agent::fetch::resume::{ResumeMemory, SharedWhole};
 use crate::agent::fetch::spool::space::{SpoolRoom, SpoolSpace};
 use crate::agent::fetch::spool::{Spool, Whole};
+use crate::agent::flight::table::Flights;
 use crate::limits::{
     DOUBTED_WHOLE_BYTES_MAX, SPOOL_ROOM_WAIT, SPOOL_WHOLE_IDLE, VERIFIED_WHOLE_BYTES_MAX, WHOLE_KEPT,
 };
@@ -24,6 +25,7 @@ pub(crate) struct WholeBlobs {
     space: SpoolSpace,
     resume: Arc<ResumeMemory>,
     health: Arc<PeerHealth>,
+    flights: Arc<Flights>,
     background: Background,
     /// Whether the task runs that forgets blobs of which no part is wanted any more.
     is_forgetting: AtomicBool,
@@ -47,9 +49,10 @@ impl WholeBlobs {
         space: SpoolSpace,
         resume: Arc<ResumeMemory>,
         health: Arc<PeerHealth>,
+        flights: Arc<Flights>,
         background: Background,
     ) -> Self {
-        Self { space, resume, health, background, is_forgetting: AtomicBool::new(false) }
+        Self { space, resume, health, flights, background, is_forgetting: AtomicBool::new(false) }
     }
 
     /// Whether nothing of a blob of `total` bytes is passed on before all of it is known to be right.
@@ -68,6 +71,7 @@ impl WholeBlobs {
             return room;
         }
         self.resume.forget_wholes(SPOOL_WHOLE_IDLE);
+        self.flights.release_room();
         timeout_at(deadline, room).await.ok().flatten()
     }
 

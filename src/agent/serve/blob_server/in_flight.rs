@@ -137,6 +137,7 @@ impl Sending {
     /// Waits for the next bytes; `None` at the end of the blob.
     async fn next(&mut self) -> Result<Option<bytes::Bytes>, Cut> {
         let growing = self.child.flight.growing();
+        let most = self.rate.as_ref().map_or(usize::MAX, |rate| rate.chunk_bytes());
         loop {
             if self.offset == growing.total() {
                 return Ok(None);
@@ -152,7 +153,7 @@ impl Sending {
                 return Err(Cut::SourceBroken);
             }
             if have_bytes > self.offset
-                && let Some(bytes) = growing.read(self.offset, &self.pool).await.map_err(Cut::Read)?
+                && let Some(bytes) = growing.read(self.offset, most, &self.pool).await.map_err(Cut::Read)?
             {
                 if let Some(rate) = &self.rate {
                     rate.take(bytes.len()).await;
