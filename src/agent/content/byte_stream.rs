@@ -6,7 +6,6 @@ use bytes::Bytes;
 use futures_util::stream::BoxStream;
 
 use super::store::StoreError;
-use crate::agent::flight::follow::Why;
 
 /// Bytes of content in order. After an error nothing more comes.
 pub(crate) type ByteStream = BoxStream<'static, Result<Bytes, Cut>>;
@@ -21,7 +20,7 @@ pub(crate) enum Cut {
     #[error("the source was given up for the registry, which is faster by far")]
     SourceSlower,
     #[error("the registry sends the rest: {0}")]
-    LeftToRegistry(Why),
+    LeftToRegistry(String),
     #[error("its turn is given to a blob that this node fetches from the registry for others")]
     Yields,
     #[error("the bytes do not have the digest")]

@@ -95,7 +95,7 @@ impl Progress {
         let state = match flight.role() {
             Role::Fetches { .. } => FlightState::Fetches,
             Role::Seeks { .. } | Role::Receives { .. } | Role::Holds => FlightState::Receives,
-            Role::Idle => return None,
+            Role::Late { .. } | Role::Idle => return None,
         };
         let is_due = match self.renewed.get(flight.digest()) {
             // A server learned of it when this node asked.
@@ -117,7 +117,11 @@ impl Progress {
         };
         tracing::info!(digest = %flight.digest(), "another node fetches this blob from the registry now");
         ::metrics::counter!("piccolo_flight_events_total", "event" => "passed_on").increment(1);
-        flight.becomes(Role::Idle, 0);
+        // The registry may only be slow: with its first byte this node says so.
+        match flight.role() {
+            Role::Fetches { begun_at } if flight.is_owed() => flight.becomes(Role::Late { begun_at }, 0),
+            _ => flight.becomes(Role::Idle, 0),
+        }
         flight.end_children(ChildEnd::Lost);
     }
 }
@@ -226,7 +230,14 @@ mod tests {
         drop(reception);
         running.told.passed_on.lock().unwrap().push(digest.to_string());
         running.seconds(1).await;
-        assert_eq!(running.flights.get(&digest).unwrap().role(), Role::Idle);
+        assert_eq!(running.flights.get(&digest).unwrap().role(), Role::Late { begun_at: 0 });
+        assert_eq!(running.seconds(5).await, [], "it fetches for nobody");
+        running.told.passed_on.lock().unwrap().clear();
+        std::fs::write(file.path(), b"0").unwrap();
+        assert_eq!(running.seconds(1).await, [(FlightState::Fetches, 1)], "the registry was only slow");
+        running.told.passed_on.lock().unwrap().push(digest.to_string());
+        running.seconds(1).await;
+        assert_eq!(running.flights.get(&digest).unwrap().role(), Role::Idle, "another node is further");
     }
 
     #[tokio::test(start_paused = true)]

@@ -22,6 +22,8 @@ pub(crate) enum Role {
     Receives { source: SocketAddr },
     /// containerd fetches it from the registry. It had so many bytes when that began.
     Fetches { begun_at: u64 },
+    /// containerd fetches it from the registry and has had no byte, and another node was told to fetch it meanwhile.
+    Late { begun_at: u64 },
     /// All bytes are here.
     Holds,
     /// Nothing comes.
@@ -175,7 +177,7 @@ impl Flight {
     pub(super) fn is_held(&self) {
         let mut state = self.state();
         state.is_held = true;
-        if matches!(state.role, Role::Fetches { .. } | Role::Idle) {
+        if matches!(state.role, Role::Fetches { .. } | Role::Late { .. } | Role::Idle) {
             state.role = Role::Holds;
         }
     }
@@ -226,7 +228,12 @@ impl Flight {
         if ingested > state.written.0 {
             state.written = (ingested, Instant::now());
         }
-        if matches!(state.role, Role::Fetches { .. }) {
+        if let Role::Late { begun_at } = state.role
+            && ingested > begun_at
+        {
+            state.role = Role::Fetches { begun_at };
+        }
+        if matches!(state.role, Role::Fetches { .. } | Role::Late { .. }) {
             let rests = state.touched.max(state.written.1).elapsed() >= FETCH_GIVEN_UP_AFTER;
             if have_bytes == self.growing.total() {
                 (state.role, state.touched) = (Role::Holds, Instant::now());
@@ -270,7 +277,7 @@ impl Flight {
         let (source, waits_for) = match state.role {
             Role::Receives { source } => (Some(source), None),
             Role::Seeks { asks } => (None, asks),
-            Role::Fetches { .. } | Role::Holds | Role::Idle => (None, None),
+            Role::Fetches { .. } | Role::Late { .. } | Role::Holds | Role::Idle => (None, None),
         };
         let (depth, came) = (state.depth, state.came);
         Told { have_bytes, depth, came, is_holder: state.is_held, source, children, waits_for }
@@ -284,7 +291,7 @@ impl Flight {
         let is_attached = match state.role {
             Role::Receives { .. } | Role::Holds => true,
             Role::Fetches { .. } => self.growing.has_ingest(),
-            Role::Seeks { .. } | Role::Idle => false,
+            Role::Seeks { .. } | Role::Late { .. } | Role::Idle => false,
         };
         let source = Source { have_bytes, is_attached, came: state.came };
         let now = self.age();

@@ -50,7 +50,7 @@ impl Flights {
         let flight = match flights.get(digest).filter(|flight| flight.growing().total() == total) {
             Some(flight) => match flight.role() {
                 Role::Seeks { .. } | Role::Receives { .. } => return None,
-                Role::Fetches { .. } | Role::Holds | Role::Idle => {
+                Role::Fetches { .. } | Role::Late { .. } | Role::Holds | Role::Idle => {
                     flight.growing().ingested_in(ingest);
                     flight.growing().forget_spool();
                     flight.becomes(Role::Seeks { asks: None }, 0);

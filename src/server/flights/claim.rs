@@ -100,20 +100,22 @@ impl Claim {
         self.compare(claimant, now)
     }
 
-    /// Notes that `fetcher` has `have_bytes` of the content. Returns whether it holds the claim. A claim that is free
-    /// becomes its own: a server that has just become the owner of the key learns so who fetches.
+    /// Notes that `fetcher` has `have_bytes` of the content. Returns whether it holds the claim. A claim without a byte
+    /// becomes that of a node that has more: one from which it passed on too early, or one of which a new owner of the
+    /// key has not heard.
     pub fn has_grown(&mut self, fetcher: SocketAddr, have_bytes: u64, now: Duration) -> bool {
-        if matches!(self.stage, ClaimStage::Free) {
-            self.grants += 1;
+        let is_new = match &self.stage {
+            ClaimStage::Free => true,
+            ClaimStage::Held(fetch) if fetch.fetcher == fetcher => false,
+            ClaimStage::Held(fetch) if fetch.has_grown || have_bytes <= fetch.have_bytes => return false,
+            ClaimStage::Held(_) => true,
+            ClaimStage::Collecting { .. } | ClaimStage::Open { .. } if have_bytes == 0 => return false,
+            ClaimStage::Collecting { .. } | ClaimStage::Open { .. } => true,
+        };
+        let has_more = |fetch: &Fetch| have_bytes > fetch.have_bytes;
+        if is_new || matches!(&self.stage, ClaimStage::Held(fetch) if has_more(fetch)) {
+            self.grants += u64::from(is_new && matches!(self.stage, ClaimStage::Free));
             self.stage = ClaimStage::Held(Fetch { fetcher, have_bytes, since: now, has_grown: true });
-            return true;
-        }
-        let ClaimStage::Held(fetch) = &mut self.stage else { return false };
-        if fetch.fetcher != fetcher {
-            return false;
-        }
-        if have_bytes > fetch.have_bytes {
-            *fetch = Fetch { fetcher, have_bytes, since: now, has_grown: true };
             self.failed = 0;
         }
         true
@@ -265,8 +267,8 @@ mod tests {
     fn bytes_keep_a_claim_until_they_stop() {
         let mut claim = Claim::default();
         claim.ask(claimant(1), at(0));
-        assert!(!claim.has_grown(node(2), 9, at(1_000)), "it holds no claim");
         assert!(claim.has_grown(node(1), 1, at(1_900)));
+        assert!(!claim.has_grown(node(2), 9, at(1_900)), "it holds no claim");
         assert_eq!(claim.ask(claimant(2), at(6_000)), Ruling::HeldBy(node(1)));
         assert!(claim.has_grown(node(1), 1, at(6_800)), "the same length is no growth");
         assert_eq!(claim.ask(claimant(2), at(6_900)), Ruling::Undecided(CLAIM_COLLECT_TIME));
@@ -279,6 +281,21 @@ mod tests {
         assert_eq!(claim.ask(claimant(2), at(1)), Ruling::HeldBy(node(1)));
         assert!(!claim.has_grown(node(2), 10, at(2)));
         assert_eq!(claim.grants(), 1);
+    }
+
+    #[test]
+    fn a_claim_that_passed_on_too_early_comes_back_with_the_first_byte() {
+        let mut claim = Claim::default();
+        claim.ask(claimant(1), at(0));
+        settled(&mut claim, claimant(2), at(2_000));
+        assert!(!claim.has_grown(node(1), 0, at(3_000)), "it has nothing");
+        assert!(claim.has_grown(node(1), 1, at(3_000)));
+        assert_eq!(claim.ask(claimant(2), at(3_001)), Ruling::HeldBy(node(1)));
+        assert!(!claim.has_grown(node(2), 5, at(3_002)), "bytes come to the first one");
+        assert_eq!(claim.grants(), 2);
+        let mut open = Claim { stage: ClaimStage::Open { until: at(60_000) }, ..Claim::default() };
+        assert!(open.has_grown(node(1), 1, at(1_000)));
+        assert_eq!(open.ask(claimant(2), at(1_001)), Ruling::HeldBy(node(1)));
     }
 
     #[test]

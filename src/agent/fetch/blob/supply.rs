@@ -58,7 +58,7 @@ impl Supply {
     pub(super) fn cut(&self) -> Cut {
         match self {
             Self::Flight(transfer) => match transfer.gave_up() {
-                Some(in_flight::GaveUp::Registry(why)) => Cut::LeftToRegistry(why),
+                Some(in_flight::GaveUp::Registry(why)) => Cut::LeftToRegistry(why.to_string()),
                 Some(in_flight::GaveUp::Yields) => Cut::Yields,
                 None => Cut::SourceBroken,
             },
