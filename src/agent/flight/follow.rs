@@ -244,6 +244,11 @@ impl Follow {
         }
     }
 
+    /// The source that sends, if one does.
+    pub fn source(&self) -> Option<SocketAddr> {
+        self.source
+    }
+
     /// The connection to the source has ended.
     pub fn lost(&mut self) {
         if let Some(source) = self.source.take() {
