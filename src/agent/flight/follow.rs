@@ -1,8 +1,9 @@
 //! What a node does next that receives a blob while it is still arriving elsewhere. Pure: the time is an argument.
 //!
 //! It asks a server for sources, and then one source after the other. A full source names its children, and the node
-//! descends to them; after [`DESCENTS_MAX`] steps it asks a server again. It has one source at a time. A source that
-//! sends nothing is asked whether it has more: *starved is not dead*. Time alone never sends the node to the registry
+//! descends to them; after [`DESCENTS_MAX`] steps it asks a server again. It has one source at a time, and asks that
+//! each [`SOURCE_PROBE_INTERVAL`] how far it is. One that is no further than the node is waited for: *starved is not
+//! dead*. Time alone never sends the node to the registry
 //! before [`WITHOUT_BYTES_MAX`]; until then only the owner of the key does.
 
 use std::collections::{HashSet, VecDeque};
@@ -10,7 +11,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::limits::{
-    DESCENTS_MAX, SERVER_ASKED_AGAIN_AFTER, SOURCE_PROBED_AFTER, STARVED_SAID_AFTER, WITHOUT_BYTES_MAX,
+    DESCENTS_MAX, SERVER_ASKED_AGAIN_AFTER, SOURCE_PROBE_INTERVAL, SOURCE_STALLS_AFTER, STARVED_SAID_AFTER,
+    WITHOUT_BYTES_MAX,
 };
 
 /// The next step.
@@ -107,8 +109,12 @@ pub struct Follow {
     /// When a server was asked last.
     server_asked: Option<Duration>,
     source: Option<SocketAddr>,
+    /// The source that was lost, until a server has been told.
+    lost: Option<SocketAddr>,
     /// When the last byte came, or the pull began.
     fed: Duration,
+    /// When the source was attached to.
+    attached: Duration,
     /// When the source was probed last.
     probed: Duration,
     /// Since when the first node of the chain has nothing more, as far as this node knows.
@@ -128,7 +134,9 @@ impl Follow {
             need: Some(Need::Begins),
             server_asked: None,
             source: None,
+            lost: None,
             fed: now,
+            attached: now,
             probed: now,
             root_starves_since: None,
             gave_up: None,
@@ -162,7 +170,7 @@ impl Follow {
                 return Step::AskServer(Need::Starved);
             }
         }
-        let due = self.fed.max(self.probed) + SOURCE_PROBED_AFTER;
+        let due = self.probed + SOURCE_PROBE_INTERVAL;
         if now < due {
             return Step::WaitUntil(due);
         }
@@ -178,7 +186,8 @@ impl Follow {
                 }
             }
         }
-        let need = self.need.unwrap_or(Need::Sources);
+        let lost = self.lost.take().map(Need::Lost);
+        let need = self.need.or(lost).unwrap_or(Need::Sources);
         if let (Need::Sources, Some(asked)) = (need, self.server_asked)
             && now < asked + SERVER_ASKED_AGAIN_AFTER
         {
@@ -198,7 +207,8 @@ impl Follow {
             }
             ServerAnswer::Nobody => {}
             ServerAnswer::Sources(sources) => {
-                self.candidates = sources.into();
+                let mut named = HashSet::new();
+                self.candidates = sources.into_iter().filter(|source| named.insert(*source)).collect();
                 self.asked.clear();
                 self.descents = 0;
             }
@@ -209,10 +219,15 @@ impl Follow {
     pub fn source_answered(&mut self, source: SocketAddr, answer: SourceAnswer, now: Duration) {
         let named = match answer {
             SourceAnswer::Sends => {
-                (self.source, self.root_starves_since, self.probed) = (Some(source), None, now);
+                (self.source, self.lost) = (Some(source), None);
+                (self.root_starves_since, self.attached, self.probed) = (None, now, now);
                 return;
             }
-            SourceAnswer::Nothing => return,
+            SourceAnswer::Nothing => {
+                // It may have a source later, and be named by that.
+                self.asked.remove(&source);
+                return;
+            }
             SourceAnswer::Full(children) => children,
             SourceAnswer::Waits(node) => vec![node],
         };
@@ -233,14 +248,22 @@ impl Follow {
 
     /// The source has answered a probe; `None`: it has not.
     pub fn probe_answered(&mut self, answer: Option<Probed>, now: Duration) {
-        match answer {
-            // It is as far as this node: whoever is before it is waited for.
-            Some(probed) if probed.have_bytes <= self.have_bytes => {
-                let is_root = !probed.has_source;
-                self.root_starves_since = is_root.then(|| self.root_starves_since.unwrap_or(now));
+        let Some(probed) = answer else {
+            // A source that still sends is there.
+            if self.fed <= self.probed {
+                self.lost();
             }
-            // It has more, and does not send it; or it is gone.
-            _ => self.lost(),
+            return;
+        };
+        if probed.have_bytes <= self.have_bytes {
+            // It is as far as this node: whoever is before it is waited for.
+            let is_root = !probed.has_source;
+            self.root_starves_since = is_root.then(|| self.root_starves_since.unwrap_or(now));
+        } else {
+            self.root_starves_since = None;
+            if now.saturating_sub(self.fed.max(self.attached)) >= SOURCE_STALLS_AFTER {
+                self.lost();
+            }
         }
     }
 
@@ -252,123 +275,10 @@ impl Follow {
     /// The connection to the source has ended.
     pub fn lost(&mut self) {
         if let Some(source) = self.source.take() {
-            self.root_starves_since = None;
-            if self.candidates.is_empty() {
-                self.need = Some(Need::Lost(source));
-            }
+            (self.root_starves_since, self.lost) = (None, Some(source));
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn node(number: u16) -> SocketAddr {
-        SocketAddr::from(([10, 0, 0, 1], number))
-    }
-
-    fn at(millis: u64) -> Duration {
-        Duration::from_millis(millis)
-    }
-
-    /// A node with port 1 that a server has told of these.
-    fn told(sources: &[u16]) -> Follow {
-        let mut follow = Follow::new(node(1), 0, at(0));
-        assert_eq!(follow.next(at(0)), Step::AskServer(Need::Begins));
-        follow.server_answered(ServerAnswer::Sources(sources.iter().map(|n| node(*n)).collect()));
-        follow
-    }
-
-    fn attached() -> Follow {
-        let mut follow = told(&[2]);
-        assert_eq!(follow.next(at(0)), Step::Attach(node(2)));
-        follow.source_answered(node(2), SourceAnswer::Sends, at(0));
-        follow
-    }
-
-    #[test]
-    fn sources_are_asked_in_order_and_each_once() {
-        let mut follow = told(&[2, 1, 3, 2]);
-        for expected in [2, 3] {
-            assert_eq!(follow.next(at(0)), Step::Attach(node(expected)), "never itself, nobody twice");
-            follow.source_answered(node(expected), SourceAnswer::Nothing, at(0));
-        }
-        assert_eq!(follow.next(at(0)), Step::WaitUntil(SERVER_ASKED_AGAIN_AFTER));
-        assert_eq!(follow.next(SERVER_ASKED_AGAIN_AFTER), Step::AskServer(Need::Sources));
-    }
-
-    #[test]
-    fn a_full_source_is_left_for_its_children_until_the_limit_of_steps() {
-        let mut follow = told(&[2, 3]);
-        assert_eq!(follow.next(at(0)), Step::Attach(node(2)));
-        for step in 0..DESCENTS_MAX as u16 {
-            let child = node(10 + step);
-            follow.source_answered(node(2), SourceAnswer::Full(vec![child, node(50)]), at(0));
-            if usize::from(step) + 1 < DESCENTS_MAX {
-                assert_eq!(follow.next(at(0)), Step::Attach(child));
-            }
-        }
-        assert_eq!(follow.next(SERVER_ASKED_AGAIN_AFTER), Step::AskServer(Need::Sources));
-        let mut follow = told(&[2]);
-        follow.next(at(0));
-        follow.source_answered(node(2), SourceAnswer::Waits(node(7)), at(0));
-        assert_eq!(follow.next(at(0)), Step::Attach(node(7)));
-    }
-
-    #[test]
-    fn starved_is_not_dead() {
-        let mut follow = attached();
-        assert_eq!(follow.next(at(0)), Step::WaitUntil(SOURCE_PROBED_AFTER));
-        assert_eq!(follow.next(SOURCE_PROBED_AFTER), Step::Probe(node(2)));
-        follow.probe_answered(Some(Probed { have_bytes: 0, has_source: true }), SOURCE_PROBED_AFTER);
-        assert_eq!(follow.next(SOURCE_PROBED_AFTER), Step::WaitUntil(SOURCE_PROBED_AFTER * 2));
-        follow.received(5, at(1_500));
-        assert_eq!(follow.next(at(2_000)), Step::WaitUntil(at(1_500) + SOURCE_PROBED_AFTER));
-    }
-
-    #[test]
-    fn only_a_child_of_the_first_node_tells_the_owner_that_nothing_comes() {
-        for (has_source, expected) in [(false, Step::AskServer(Need::Starved)), (true, Step::Probe(node(2)))]
-        {
-            let mut follow = attached();
-            follow.next(SOURCE_PROBED_AFTER);
-            follow.probe_answered(Some(Probed { have_bytes: 0, has_source }), SOURCE_PROBED_AFTER);
-            assert_eq!(follow.next(SOURCE_PROBED_AFTER + STARVED_SAID_AFTER), expected);
-        }
-    }
-
-    #[test]
-    fn a_source_that_is_silent_or_has_more_is_left_and_the_owner_learns_who_was_lost() {
-        for answer in [None, Some(Probed { have_bytes: 1, has_source: true })] {
-            let mut follow = attached();
-            follow.next(SOURCE_PROBED_AFTER);
-            follow.probe_answered(answer, SOURCE_PROBED_AFTER);
-            assert_eq!(follow.next(SOURCE_PROBED_AFTER), Step::AskServer(Need::Lost(node(2))));
-        }
-        let mut follow = told(&[2, 3]);
-        follow.next(at(0));
-        follow.source_answered(node(2), SourceAnswer::Sends, at(0));
-        follow.lost();
-        assert_eq!(follow.next(at(1)), Step::Attach(node(3)), "others are asked first");
-    }
-
-    #[test]
-    fn only_the_owner_or_twenty_seconds_without_a_byte_send_a_node_to_the_registry() {
-        for (answer, why) in [
-            (ServerAnswer::Yours, Why::Claim),
-            (ServerAnswer::Open, Why::Open),
-            (ServerAnswer::Nobody, Why::NoServer),
-        ] {
-            let mut follow = Follow::new(node(1), 0, at(0));
-            follow.next(at(0));
-            follow.server_answered(answer);
-            assert_eq!(follow.next(at(0)), Step::GoToRegistry(why));
-        }
-        let mut follow = attached();
-        follow.server_answered(ServerAnswer::Nobody);
-        follow.received(1, at(500));
-        assert!(!matches!(follow.next(at(499) + WITHOUT_BYTES_MAX), Step::GoToRegistry(_)));
-        assert_eq!(follow.next(at(500) + WITHOUT_BYTES_MAX), Step::GoToRegistry(Why::Starved));
-    }
-}
+mod tests;

@@ -19,8 +19,10 @@ pub const CHILD_SLOW_SHARE: u64 = 3;
 pub const DESCENTS_MAX: usize = 16;
 /// Time between two lookups of a node that finds no source.
 pub const SERVER_ASKED_AGAIN_AFTER: Duration = Duration::from_secs(1);
-/// Time without a byte after which a node asks its source how far it is.
-pub const SOURCE_PROBED_AFTER: Duration = Duration::from_secs(1);
+/// Time between two questions of a node to its source.
+pub const SOURCE_PROBE_INTERVAL: Duration = Duration::from_millis(250);
+/// Time without a byte after which a node leaves a source that has more.
+pub const SOURCE_STALLS_AFTER: Duration = Duration::from_secs(1);
 /// Time after which a node tells a server that the first node of its chain has nothing more.
 pub const STARVED_SAID_AFTER: Duration = Duration::from_secs(2);
 /// Time without a byte after which a node goes to the registry in any case.
@@ -66,4 +68,4 @@ pub const HOLDERS_ARE_MANY: usize = 4;
 const _: () = assert!(CHILDREN_MAX <= FLIGHT_CHILDREN_NAMED_MAX);
 const _: () = assert!(CHILDREN_IN_LARGE_FLIGHT <= CHILDREN_MAX);
 const _: () = assert!(DESCENTS_MAX as u64 >= FLIGHT_IS_LARGE_BEYOND);
-const _: () = assert!(SOURCE_PROBED_AFTER.as_millis() < WITHOUT_BYTES_MAX.as_millis());
+const _: () = assert!(SOURCE_STALLS_AFTER.as_millis() < WITHOUT_BYTES_MAX.as_millis());

@@ -1,0 +1,148 @@
+//! Tables of what a node does next.
+
+use super::*;
+
+fn node(number: u16) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, 1], number))
+}
+
+fn at(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+/// A node with port 1 that a server has told of these.
+fn told(sources: &[u16]) -> Follow {
+    let mut follow = Follow::new(node(1), 0, at(0));
+    assert_eq!(follow.next(at(0)), Step::AskServer(Need::Begins));
+    follow.server_answered(ServerAnswer::Sources(sources.iter().map(|n| node(*n)).collect()));
+    follow
+}
+
+fn attached() -> Follow {
+    let mut follow = told(&[2]);
+    assert_eq!(follow.next(at(0)), Step::Attach(node(2)));
+    follow.source_answered(node(2), SourceAnswer::Sends, at(0));
+    follow
+}
+
+/// The answer of a source that has as much as [`attached`], and has a source.
+const PROBED: Probed = Probed { have_bytes: 0, has_source: true };
+
+#[test]
+fn sources_are_asked_in_order_and_each_once() {
+    let mut follow = told(&[2, 1, 3, 2]);
+    for expected in [2, 3] {
+        assert_eq!(follow.next(at(0)), Step::Attach(node(expected)), "never itself, nobody twice");
+        follow.source_answered(node(expected), SourceAnswer::Nothing, at(0));
+    }
+    assert_eq!(follow.next(at(0)), Step::WaitUntil(SERVER_ASKED_AGAIN_AFTER));
+    assert_eq!(follow.next(SERVER_ASKED_AGAIN_AFTER), Step::AskServer(Need::Sources));
+}
+
+#[test]
+fn a_full_source_is_left_for_its_children_until_the_limit_of_steps() {
+    let mut follow = told(&[2, 3]);
+    assert_eq!(follow.next(at(0)), Step::Attach(node(2)));
+    for step in 0..DESCENTS_MAX as u16 {
+        let child = node(10 + step);
+        follow.source_answered(node(2), SourceAnswer::Full(vec![child, node(50)]), at(0));
+        if usize::from(step) + 1 < DESCENTS_MAX {
+            assert_eq!(follow.next(at(0)), Step::Attach(child));
+        }
+    }
+    assert_eq!(follow.next(SERVER_ASKED_AGAIN_AFTER), Step::AskServer(Need::Sources));
+    let mut follow = told(&[2]);
+    follow.next(at(0));
+    follow.source_answered(node(2), SourceAnswer::Waits(node(7)), at(0));
+    assert_eq!(follow.next(at(0)), Step::Attach(node(7)));
+}
+
+#[test]
+fn a_source_is_probed_at_intervals_and_starved_is_not_dead() {
+    let mut follow = attached();
+    assert_eq!(follow.next(at(0)), Step::WaitUntil(SOURCE_PROBE_INTERVAL));
+    for round in 1..20 {
+        let now = SOURCE_PROBE_INTERVAL * round;
+        assert_eq!(follow.next(now), Step::Probe(node(2)));
+        follow.probe_answered(Some(PROBED), now);
+        assert_eq!(follow.next(now), Step::WaitUntil(now + SOURCE_PROBE_INTERVAL));
+    }
+}
+
+#[test]
+fn only_a_child_of_the_first_node_tells_the_owner_that_nothing_comes() {
+    for (has_source, expected) in [(false, Step::AskServer(Need::Starved)), (true, Step::Probe(node(2)))] {
+        let mut follow = attached();
+        follow.next(SOURCE_PROBE_INTERVAL);
+        follow.probe_answered(Some(Probed { has_source, ..PROBED }), SOURCE_PROBE_INTERVAL);
+        assert_eq!(follow.next(SOURCE_PROBE_INTERVAL + STARVED_SAID_AFTER), expected);
+    }
+}
+
+#[test]
+fn a_source_that_is_silent_is_left_unless_it_sends() {
+    let mut follow = attached();
+    follow.next(SOURCE_PROBE_INTERVAL);
+    follow.received(1, SOURCE_PROBE_INTERVAL + at(1));
+    follow.probe_answered(None, SOURCE_PROBE_INTERVAL + at(2));
+    assert_eq!(follow.source(), Some(node(2)));
+    let now = SOURCE_PROBE_INTERVAL * 2;
+    assert_eq!(follow.next(now), Step::Probe(node(2)));
+    follow.probe_answered(None, now);
+    assert_eq!(follow.next(now), Step::AskServer(Need::Lost(node(2))));
+}
+
+#[test]
+fn a_source_that_has_more_is_left_when_it_has_sent_nothing_for_a_time() {
+    let has_more = Some(Probed { have_bytes: 9, ..PROBED });
+    for (fed, is_left) in [(0, true), (1, false)] {
+        let mut follow = attached();
+        follow.received(1, at(fed));
+        follow.probe_answered(has_more, SOURCE_STALLS_AFTER);
+        assert_eq!(follow.source().is_none(), is_left, "fed at {fed} ms");
+    }
+}
+
+#[test]
+fn a_node_whose_source_is_lost_asks_all_others_that_it_knows_and_then_tells_the_owner() {
+    let mut follow = told(&[2, 3]);
+    follow.next(at(0));
+    follow.source_answered(node(2), SourceAnswer::Sends, at(0));
+    follow.lost();
+    assert_eq!(follow.next(at(1)), Step::Attach(node(3)));
+    follow.source_answered(node(3), SourceAnswer::Nothing, at(1));
+    assert_eq!(follow.next(at(1)), Step::AskServer(Need::Lost(node(2))));
+    follow.server_answered(ServerAnswer::Sources(vec![]));
+    assert_eq!(follow.next(at(1)), Step::WaitUntil(at(1) + SERVER_ASKED_AGAIN_AFTER), "it is told once");
+}
+
+#[test]
+fn who_had_nothing_is_asked_again_when_its_source_names_it() {
+    let mut follow = told(&[2, 3]);
+    assert_eq!(follow.next(at(0)), Step::Attach(node(2)));
+    follow.source_answered(node(2), SourceAnswer::Nothing, at(0));
+    assert_eq!(follow.next(at(0)), Step::Attach(node(3)));
+    follow.source_answered(node(3), SourceAnswer::Full(vec![node(2), node(3)]), at(0));
+    assert_eq!(follow.next(at(0)), Step::Attach(node(2)));
+    follow.source_answered(node(2), SourceAnswer::Full(vec![node(3)]), at(0));
+    assert_ne!(follow.next(at(0)), Step::Attach(node(3)), "a full one is asked once");
+}
+
+#[test]
+fn only_the_owner_or_twenty_seconds_without_a_byte_send_a_node_to_the_registry() {
+    for (answer, why) in [
+        (ServerAnswer::Yours, Why::Claim),
+        (ServerAnswer::Open, Why::Open),
+        (ServerAnswer::Nobody, Why::NoServer),
+    ] {
+        let mut follow = Follow::new(node(1), 0, at(0));
+        follow.next(at(0));
+        follow.server_answered(answer);
+        assert_eq!(follow.next(at(0)), Step::GoToRegistry(why));
+    }
+    let mut follow = attached();
+    follow.server_answered(ServerAnswer::Nobody);
+    follow.received(1, at(500));
+    assert!(!matches!(follow.next(at(499) + WITHOUT_BYTES_MAX), Step::GoToRegistry(_)));
+    assert_eq!(follow.next(at(500) + WITHOUT_BYTES_MAX), Step::GoToRegistry(Why::Starved));
+}
