@@ -3,14 +3,17 @@
 //!
 //! A node that sends each byte to `c` others delivers at `1/c` of its link. So it has one child a blob, two once many
 //! nodes have come, and a further one only while its link has nothing to send: all its children have all that it has.
+//! A child that is slow does not count ([`child`]), and those that receive from it are sent here.
+
+mod child;
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::limits::{
-    CHILD_SLOW_AFTER, CHILD_SLOW_SHARE, CHILDREN_IN_LARGE_FLIGHT, CHILDREN_MAX, FLIGHT_IS_LARGE_BEYOND,
-    IDLE_BEFORE_FURTHER_CHILD,
+    CHILDREN_IN_LARGE_FLIGHT, CHILDREN_MAX, FLIGHT_IS_LARGE_BEYOND, IDLE_BEFORE_FURTHER_CHILD, STARVED_AFTER,
 };
+use child::Child;
 
 /// A node that asks to receive a blob from this one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +26,8 @@ pub struct Applicant {
     pub have_bytes: u64,
     /// Whether it has children of its own.
     pub has_children: bool,
+    /// Whether it comes because its former source was slow.
+    pub has_left_slow: bool,
 }
 
 /// This node, as the source of the blob.
@@ -53,19 +58,8 @@ pub struct Children {
     children: Vec<Child>,
     /// Since when all children have had all that this node has.
     idle_since: Option<Duration>,
-}
-
-#[derive(Debug)]
-struct Child {
-    address: SocketAddr,
-    zone: String,
-    /// Contiguous bytes that it has.
-    have_bytes: u64,
-    /// Bytes that it took in the running window, and since when that runs.
-    window: (u64, Duration),
-    is_slow: bool,
-    /// When it was last named to an applicant.
-    named: Option<Duration>,
+    /// Bytes that this node had when it was looked at last, and when there were more than before.
+    grew: (u64, Duration),
 }
 
 impl Children {
@@ -80,22 +74,14 @@ impl Children {
             return Admission::Full(self.name(&applicant.zone, now));
         }
         self.idle_since = None;
-        self.children.push(Child {
-            address: applicant.address,
-            zone: applicant.zone.clone(),
-            have_bytes: applicant.have_bytes,
-            window: (0, now),
-            is_slow: false,
-            named: None,
-        });
+        self.children.push(Child::new(applicant, source.have_bytes, now));
         Admission::Admitted
     }
 
     /// Notes that the child at `address` has `have_bytes` by now.
     pub fn sent(&mut self, address: SocketAddr, have_bytes: u64) {
         if let Some(child) = self.children.iter_mut().find(|child| child.address == address) {
-            child.window.0 += have_bytes.saturating_sub(child.have_bytes);
-            child.have_bytes = have_bytes;
+            child.sent(have_bytes);
         }
     }
 
@@ -109,31 +95,43 @@ impl Children {
         self.children.is_empty()
     }
 
-    /// Brings up to date who is slow, and whether the link is idle. Called when bytes come, and each second.
+    /// Brings up to date who is slow, and whether the link is idle. Called when bytes come, and some times a second.
     pub fn look(&mut self, have_bytes: u64, now: Duration) {
+        if have_bytes > self.grew.0 {
+            self.grew = (have_bytes, now);
+        }
         let all_have_all =
             !self.children.is_empty() && self.children.iter().all(|c| c.have_bytes >= have_bytes);
-        self.idle_since = all_have_all.then(|| self.idle_since.unwrap_or(now));
-        let is_due = |child: &Child| now.saturating_sub(child.window.1) >= CHILD_SLOW_AFTER;
-        if !self.children.iter().all(is_due) {
-            return;
+        self.idle_since = (all_have_all && self.grows(now)).then(|| self.idle_since.unwrap_or(now));
+        let count = self.children.len();
+        for position in 0..count {
+            let others = self.children.iter().enumerate().filter(|(other, _)| *other != position);
+            let (mut rates, mut known) = (0, 0);
+            for rate in others.filter_map(|(_, child)| child.rate(now)) {
+                (rates, known) = (rates + rate, known + 1);
+            }
+            self.children[position].judge(have_bytes, count as u64, rates / known.max(1), now);
         }
-        let taken: u64 = self.children.iter().map(|child| child.window.0).sum();
-        let others = self.children.len().saturating_sub(1) as u64;
-        for child in &mut self.children {
-            let others_took = taken - child.window.0;
-            // One that has all there is cannot take more.
-            let lags = child.have_bytes < have_bytes;
-            child.is_slow = others > 0 && lags && child.window.0 * others * CHILD_SLOW_SHARE < others_took;
-            child.window = (0, now);
-        }
+    }
+
+    /// Whether the children of the child at `address` should leave it, because it is slow. `zone` is that of this node.
+    /// In another zone the way there may be what is slow: those who have left a slow source there, and are slow like
+    /// it, keep their own children, so that not the whole zone comes one after the other.
+    pub fn should_be_left(&self, address: SocketAddr, zone: &str) -> bool {
+        let child = self.children.iter().find(|child| child.address == address);
+        child.is_some_and(|child| child.is_slow && (child.zone == zone || !child.has_left_slow))
+    }
+
+    /// Whether bytes come. A node to which nothing comes has an idle link, too, but not for long.
+    fn grows(&self, now: Duration) -> bool {
+        now.saturating_sub(self.grew.1) < STARVED_AFTER
     }
 
     fn has_room(&self, source: Source, now: Duration) -> bool {
         let counting = self.children.iter().filter(|child| !child.is_slow).count();
         let regular = if source.came > FLIGHT_IS_LARGE_BEYOND { CHILDREN_IN_LARGE_FLIGHT } else { 1 };
-        let is_idle =
-            self.idle_since.is_some_and(|since| now.saturating_sub(since) >= IDLE_BEFORE_FURTHER_CHILD);
+        let is_idle = self.grows(now)
+            && self.idle_since.is_some_and(|since| now.saturating_sub(since) >= IDLE_BEFORE_FURTHER_CHILD);
         self.children.len() < CHILDREN_MAX && (counting < regular || is_idle)
     }
 
@@ -161,13 +159,20 @@ fn may_attach(applicant: &Applicant, source_bytes: u64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::CHILD_SLOW_AFTER;
 
     fn node(number: u16) -> SocketAddr {
         SocketAddr::from(([10, 0, 0, 1], number))
     }
 
     fn applicant(number: u16) -> Applicant {
-        Applicant { address: node(number), zone: String::new(), have_bytes: 0, has_children: false }
+        Applicant {
+            address: node(number),
+            zone: String::new(),
+            have_bytes: 0,
+            has_children: false,
+            has_left_slow: false,
+        }
     }
 
     fn at(millis: u64) -> Duration {
@@ -216,47 +221,79 @@ mod tests {
     #[test]
     fn a_further_child_comes_each_second_while_the_link_has_nothing_to_send_and_four_are_the_most() {
         let mut children = Children::default();
-        children.apply(&applicant(1), SMALL, at(0));
-        children.sent(node(1), 100);
-        children.look(100, at(0));
-        assert!(matches!(children.apply(&applicant(2), SMALL, at(999)), Admission::Full(_)));
-        children.look(100, at(1_000));
-        assert_eq!(children.apply(&applicant(2), SMALL, at(1_000)), Admission::Admitted);
-        for number in 3..=4 {
-            children.sent(node(number - 1), 100);
-            let now = at(1_000 * u64::from(number - 1));
-            children.look(100, now);
-            assert!(matches!(children.apply(&applicant(number), SMALL, now), Admission::Full(_)));
-            let now = now + at(1_000);
-            children.look(100, now);
-            assert_eq!(children.apply(&applicant(number), SMALL, now), Admission::Admitted, "{number}");
-        }
-        children.sent(node(4), 100);
-        for now in [at(9_000), at(19_000)] {
-            children.look(100, now);
-            assert!(matches!(children.apply(&applicant(5), SMALL, now), Admission::Full(_)));
-        }
+        let mut ask = |number: u16, millis: u64| {
+            // A byte comes each millisecond, and all that are children have it at once.
+            let source = Source { have_bytes: millis, ..SMALL };
+            (1..=number).for_each(|child| children.sent(node(child), millis));
+            children.look(millis, at(millis));
+            children.apply(&applicant(number), source, at(millis)) == Admission::Admitted
+        };
+        assert!(ask(1, 1) && !ask(2, 2) && !ask(2, 1_001), "the first look was at 2 ms");
+        assert!(ask(2, 1_002) && !ask(3, 1_003) && !ask(3, 2_002), "the next second begins with a child");
+        assert!(ask(3, 2_003) && !ask(4, 2_004) && ask(4, 3_004));
+        assert!(!ask(5, 3_005) && !ask(5, 9_000));
         children.remove(node(2));
-        children.look(200, at(20_000));
-        assert!(
-            matches!(children.apply(&applicant(5), SMALL, at(20_000)), Admission::Full(_)),
-            "the link is busy"
-        );
+        children.look(20_000, at(20_000));
+        let source = Source { have_bytes: 20_000, ..SMALL };
+        let admission = children.apply(&applicant(5), source, at(20_000));
+        assert!(matches!(admission, Admission::Full(_)), "the link is busy");
     }
 
     #[test]
-    fn a_child_that_takes_under_a_third_of_the_others_does_not_count_and_is_named_last() {
+    fn the_link_of_a_source_to_which_nothing_comes_is_not_idle() {
+        // The source looks at its only child each 100 ms, and that has all each time. Bytes come until `grows_until`,
+        // and once more at `again`, ms; a further child asks at 3 s.
+        for (grows_until, again, expected) in
+            [(3_000, 3_000, true), (2_400, 2_400, false), (500, 2_900, false)]
+        {
+            let mut children = Children::default();
+            children.apply(&applicant(1), SMALL, at(0));
+            let mut have_bytes = 0;
+            for now in (0..=3_000).step_by(100) {
+                have_bytes += u64::from(now <= grows_until || now == again);
+                children.sent(node(1), have_bytes);
+                children.look(have_bytes, at(now));
+            }
+            let admission = children.apply(&applicant(2), Source { have_bytes, ..SMALL }, at(3_000));
+            assert_eq!(admission == Admission::Admitted, expected, "{grows_until} {again}");
+        }
+    }
+
+    #[test]
+    fn a_slow_child_does_not_count_and_is_named_last_and_its_children_should_leave_it() {
+        const MIB: u64 = 1024 * 1024;
+        let source = Source { have_bytes: 1_000 * MIB, ..LARGE };
         let mut children = Children::default();
-        children.apply(&applicant(1), LARGE, at(0));
-        children.apply(&applicant(2), LARGE, at(0));
-        children.sent(node(1), 90);
-        children.sent(node(2), 29);
-        children.look(1_000, CHILD_SLOW_AFTER - at(1));
-        assert!(matches!(children.apply(&applicant(3), LARGE, at(0)), Admission::Full(_)), "too soon");
-        children.look(1_000, CHILD_SLOW_AFTER);
-        assert_eq!(children.apply(&applicant(3), LARGE, CHILD_SLOW_AFTER), Admission::Admitted);
-        let Admission::Full(named) = children.apply(&applicant(4), LARGE, CHILD_SLOW_AFTER) else { panic!() };
+        let mut full = |number, now| match children.apply(&applicant(number), source, now) {
+            Admission::Full(named) => Some(named),
+            _ => None,
+        };
+        assert!(full(1, at(0)).is_none() && full(2, at(0)).is_none() && full(3, at(0)).is_some());
+        children.sent(node(1), 90 * MIB);
+        children.sent(node(2), 29 * MIB);
+        children.look(source.have_bytes, CHILD_SLOW_AFTER);
+        assert!(children.should_be_left(node(2), "") && !children.should_be_left(node(1), ""));
+        assert_eq!(children.apply(&applicant(3), source, CHILD_SLOW_AFTER), Admission::Admitted);
+        let Admission::Full(named) = children.apply(&applicant(4), source, CHILD_SLOW_AFTER) else {
+            panic!()
+        };
         assert_eq!(named.last(), Some(&node(2)));
+    }
+
+    #[test]
+    fn where_the_way_to_a_zone_is_slow_only_the_first_children_there_leave_their_source() {
+        for (zone, has_left_slow, expected) in
+            [("a", false, true), ("a", true, true), ("b", false, true), ("b", true, false)]
+        {
+            let source = Source { have_bytes: 1 << 40, ..LARGE };
+            let mut children = Children::default();
+            children.apply(&applicant(1), source, at(0));
+            let slow = Applicant { zone: zone.to_owned(), has_left_slow, ..applicant(2) };
+            children.apply(&slow, source, at(0));
+            children.sent(node(1), 1 << 30);
+            children.look(source.have_bytes, CHILD_SLOW_AFTER);
+            assert_eq!(children.should_be_left(node(2), "a"), expected, "{zone} {has_left_slow}");
+        }
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! It asks a server for sources, and then one source after the other. A full source names its children, and the node
 //! descends to them; after [`DESCENTS_MAX`] steps it asks a server again. It has one source at a time, and asks that
 //! each [`SOURCE_PROBE_INTERVAL`] how far it is. One that is no further than the node is waited for: *starved is not
-//! dead*. Time alone never sends the node to the registry
+//! dead*. One that is slow says so, because its own source tells it, and names that instead: only the children of a
+//! slow node can leave it, and those behind them stay where they are. Time alone never sends the node to the registry
 //! before [`WITHOUT_BYTES_MAX`]; until then only the owner of the key does.
 
 use std::collections::{HashSet, VecDeque};
@@ -93,6 +94,10 @@ pub struct Probed {
     pub have_bytes: u64,
     /// Whether another node is before it.
     pub has_source: bool,
+    /// Whether the children of this node should leave it for the source, because this node is slow.
+    pub should_be_left: bool,
+    /// Its own source, if the children of the slow source should leave it for that.
+    pub instead: Option<SocketAddr>,
 }
 
 /// The state of one node in one flight.
@@ -109,6 +114,10 @@ pub struct Follow {
     /// When a server was asked last.
     server_asked: Option<Duration>,
     source: Option<SocketAddr>,
+    /// Whether the source says that the children of this node should leave it.
+    should_be_left: bool,
+    /// Whether this node has left a slow source since one was lost.
+    has_left_slow: bool,
     /// The source that was lost, until a server has been told.
     lost: Option<SocketAddr>,
     /// When the last byte came, or the pull began.
@@ -134,6 +143,8 @@ impl Follow {
             need: Some(Need::Begins),
             server_asked: None,
             source: None,
+            should_be_left: false,
+            has_left_slow: false,
             lost: None,
             fed: now,
             attached: now,
@@ -219,7 +230,7 @@ impl Follow {
     pub fn source_answered(&mut self, source: SocketAddr, answer: SourceAnswer, now: Duration) {
         let named = match answer {
             SourceAnswer::Sends => {
-                (self.source, self.lost) = (Some(source), None);
+                (self.source, self.should_be_left, self.lost) = (Some(source), false, None);
                 (self.root_starves_since, self.attached, self.probed) = (None, now, now);
                 return;
             }
@@ -255,7 +266,10 @@ impl Follow {
             }
             return;
         };
-        if probed.have_bytes <= self.have_bytes {
+        self.should_be_left = probed.should_be_left;
+        if let Some(better) = probed.instead {
+            self.leave_for(better);
+        } else if probed.have_bytes <= self.have_bytes {
             // It is as far as this node: whoever is before it is waited for.
             let is_root = !probed.has_source;
             self.root_starves_since = is_root.then(|| self.root_starves_since.unwrap_or(now));
@@ -267,6 +281,16 @@ impl Follow {
         }
     }
 
+    /// Where the children of this node should go, because it is slow: to its own source.
+    pub fn instead(&self) -> Option<SocketAddr> {
+        self.source.filter(|_| self.should_be_left)
+    }
+
+    /// Whether this node looks for a source because the former one was slow.
+    pub fn has_left_slow(&self) -> bool {
+        self.has_left_slow
+    }
+
     /// The source that sends, if one does.
     pub fn source(&self) -> Option<SocketAddr> {
         self.source
@@ -275,8 +299,17 @@ impl Follow {
     /// The connection to the source has ended.
     pub fn lost(&mut self) {
         if let Some(source) = self.source.take() {
-            (self.root_starves_since, self.lost) = (None, Some(source));
+            (self.root_starves_since, self.lost, self.has_left_slow) = (None, Some(source), false);
         }
+    }
+
+    /// Leaves a source that is slow.
+    fn leave_for(&mut self, better: SocketAddr) {
+        let Some(slow) = self.source.take() else { return };
+        (self.root_starves_since, self.has_left_slow) = (None, true);
+        self.descents = 0;
+        self.asked = HashSet::from([slow]);
+        self.candidates.push_front(better);
     }
 }
 

@@ -10,16 +10,20 @@ pub const CHILDREN_IN_LARGE_FLIGHT: usize = 2;
 pub const FLIGHT_IS_LARGE_BEYOND: u64 = 16;
 /// Time for which all children must have had all that their source has before it takes a further one.
 pub const IDLE_BEFORE_FURTHER_CHILD: Duration = Duration::from_secs(1);
+/// Time without a byte after which a node takes no further child though its link is idle.
+pub const STARVED_AFTER: Duration = Duration::from_millis(500);
 /// Time over which the children of a source are compared.
-pub const CHILD_SLOW_AFTER: Duration = Duration::from_secs(2);
-/// A child is slow that takes less than this part of what the others take on average: one in three.
+pub const CHILD_SLOW_AFTER: Duration = Duration::from_millis(250);
+/// Bytes that a child should have taken before it is compared: containerd writes in steps of 1 MiB.
+pub const CHILD_SLOW_BYTES_MIN: u64 = 16 * 1024 * 1024;
+/// A child is slow that takes less than this part of what it should: one in three.
 pub const CHILD_SLOW_SHARE: u64 = 3;
 /// Steps from full sources to their children, after which a node asks a server again: enough for the whole chain of a
 /// small flight.
 pub const DESCENTS_MAX: usize = 16;
 /// Time between two lookups of a node that finds no source.
 pub const SERVER_ASKED_AGAIN_AFTER: Duration = Duration::from_secs(1);
-/// Time between two questions of a node to its source.
+/// Time between two questions of a node to its source: how far it is, and whether there is a better one.
 pub const SOURCE_PROBE_INTERVAL: Duration = Duration::from_millis(250);
 /// Time without a byte after which a node leaves a source that has more.
 pub const SOURCE_STALLS_AFTER: Duration = Duration::from_secs(1);

@@ -23,10 +23,12 @@ impl Site {
             zone: self.zone(node),
             have_bytes: self.have_bytes(node),
             has_children: !self.nodes[node].receivers.is_empty(),
+            has_left_slow: self.nodes[node].follow.has_left_slow(),
         };
         let (now, have_bytes, came) = (self.time(), self.have_bytes(source), self.servers.came());
         let offering = &mut self.nodes[source];
-        let is_attached = offering.is_attached || offering.done.is_some();
+        let is_attached =
+            offering.is_attached && offering.follow.instead().is_none() || offering.done.is_some();
         let answer = match offering.children.apply(&applicant, Source { have_bytes, is_attached, came }, now)
         {
             Admission::Admitted => {
@@ -82,7 +84,12 @@ impl Site {
             return self.events.after(wait, Event::Probed { node, source, probed: None });
         }
         let asked = &self.nodes[source];
-        let probed = Some(Probed { have_bytes: self.have_bytes(source), has_source: asked.source.is_some() });
+        let probed = Some(Probed {
+            have_bytes: self.have_bytes(source),
+            has_source: asked.source.is_some(),
+            should_be_left: asked.children.should_be_left(address(node), &self.zone(source)),
+            instead: asked.follow.instead(),
+        });
         self.events.after(ONE_WAY, Event::Probed { node, source, probed: probed.map(Box::new) });
     }
 

@@ -26,7 +26,7 @@ fn attached() -> Follow {
 }
 
 /// The answer of a source that has as much as [`attached`], and has a source.
-const PROBED: Probed = Probed { have_bytes: 0, has_source: true };
+const PROBED: Probed = Probed { have_bytes: 0, has_source: true, should_be_left: false, instead: None };
 
 #[test]
 fn sources_are_asked_in_order_and_each_once() {
@@ -126,6 +126,38 @@ fn who_had_nothing_is_asked_again_when_its_source_names_it() {
     assert_eq!(follow.next(at(0)), Step::Attach(node(2)));
     follow.source_answered(node(2), SourceAnswer::Full(vec![node(3)]), at(0));
     assert_ne!(follow.next(at(0)), Step::Attach(node(3)), "a full one is asked once");
+}
+
+#[test]
+fn the_children_of_a_slow_node_go_to_its_source() {
+    let mut slow = attached();
+    slow.probe_answered(Some(Probed { have_bytes: 100, should_be_left: true, ..PROBED }), at(1));
+    assert_eq!(slow.instead(), Some(node(2)));
+    assert_eq!(slow.next(at(1)), Step::WaitUntil(SOURCE_PROBE_INTERVAL), "it stays itself");
+    let mut child = told(&[4]);
+    child.next(at(0));
+    child.source_answered(node(4), SourceAnswer::Sends, at(0));
+    child.received(10, at(1));
+    assert!(!child.has_left_slow());
+    child.probe_answered(Some(Probed { have_bytes: 11, instead: Some(node(2)), ..PROBED }), at(2));
+    assert!(child.source().is_none() && child.has_left_slow());
+    assert_eq!(child.next(at(2)), Step::Attach(node(2)));
+    child.source_answered(node(2), SourceAnswer::Full(vec![node(4), node(5)]), at(3));
+    assert_eq!(child.next(at(3)), Step::Attach(node(5)), "never back to the slow one");
+    child.source_answered(node(5), SourceAnswer::Sends, at(4));
+    assert!(child.instead().is_none());
+    child.lost();
+    assert!(!child.has_left_slow());
+}
+
+#[test]
+fn a_new_source_has_its_own_opinion() {
+    let mut follow = attached();
+    follow.probe_answered(Some(Probed { should_be_left: true, ..PROBED }), at(1));
+    follow.lost();
+    assert_eq!(follow.instead(), None);
+    follow.source_answered(node(3), SourceAnswer::Sends, at(2));
+    assert_eq!(follow.instead(), None);
 }
 
 #[test]
