@@ -95,6 +95,13 @@ impl Children {
         self.children.is_empty()
     }
 
+    /// Whether the slow child at `address` should look for another source, because others have taken its place: it
+    /// takes from their share of the link, and would be as well off with a node that has no children.
+    pub fn should_leave(&self, address: SocketAddr, came: u64) -> bool {
+        let is_slow = self.children.iter().any(|child| child.address == address && child.is_slow);
+        is_slow && self.children.len() > regular(came)
+    }
+
     /// Brings up to date who is slow, and whether the link is idle. Called when bytes come, and some times a second.
     pub fn look(&mut self, have_bytes: u64, now: Duration) {
         if have_bytes > self.grew.0 {
@@ -129,10 +136,9 @@ impl Children {
 
     fn has_room(&self, source: Source, now: Duration) -> bool {
         let counting = self.children.iter().filter(|child| !child.is_slow).count();
-        let regular = if source.came > FLIGHT_IS_LARGE_BEYOND { CHILDREN_IN_LARGE_FLIGHT } else { 1 };
         let is_idle = self.grows(now)
             && self.idle_since.is_some_and(|since| now.saturating_sub(since) >= IDLE_BEFORE_FURTHER_CHILD);
-        self.children.len() < CHILDREN_MAX && (counting < regular || is_idle)
+        self.children.len() < CHILDREN_MAX && (counting < regular(source.came) || is_idle)
     }
 
     /// The children in the order in which an applicant of `zone` asks them: slow ones last, its own zone first, and
@@ -144,6 +150,11 @@ impl Children {
         }
         self.children.iter().map(|child| child.address).collect()
     }
+}
+
+/// Children of a node in a flight to which so many have come.
+fn regular(came: u64) -> usize {
+    if came > FLIGHT_IS_LARGE_BEYOND { CHILDREN_IN_LARGE_FLIGHT } else { 1 }
 }
 
 /// No node receives from one that receives from it. A node without children may attach to a source at its own length
@@ -273,11 +284,14 @@ mod tests {
         children.sent(node(2), 29 * MIB);
         children.look(source.have_bytes, CHILD_SLOW_AFTER);
         assert!(children.should_be_left(node(2), "") && !children.should_be_left(node(1), ""));
+        assert!(!children.should_leave(node(2), source.came), "nobody has taken its place");
         assert_eq!(children.apply(&applicant(3), source, CHILD_SLOW_AFTER), Admission::Admitted);
         let Admission::Full(named) = children.apply(&applicant(4), source, CHILD_SLOW_AFTER) else {
             panic!()
         };
         assert_eq!(named.last(), Some(&node(2)));
+        let should_leave = [1, 2, 3].map(|number| children.should_leave(node(number), source.came));
+        assert_eq!(should_leave, [false, true, false]);
     }
 
     #[test]

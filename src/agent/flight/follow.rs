@@ -96,6 +96,8 @@ pub struct Probed {
     pub has_source: bool,
     /// Whether the children of this node should leave it for the source, because this node is slow.
     pub should_be_left: bool,
+    /// Whether this node should look for another source, because it is slow and others have taken its place.
+    pub should_leave: bool,
     /// Its own source, if the children of the slow source should leave it for that.
     pub instead: Option<SocketAddr>,
 }
@@ -269,6 +271,11 @@ impl Follow {
         self.should_be_left = probed.should_be_left;
         if let Some(better) = probed.instead {
             self.leave_for(better);
+        } else if let Some(source) = self.source.filter(|_| probed.should_leave) {
+            // It asks once more, and is sent on to the children.
+            (self.source, self.root_starves_since, self.descents) = (None, None, 0);
+            self.asked.clear();
+            self.candidates.push_front(source);
         } else if probed.have_bytes <= self.have_bytes {
             // It is as far as this node: whoever is before it is waited for.
             let is_root = !probed.has_source;

@@ -88,6 +88,7 @@ impl Site {
             have_bytes: self.have_bytes(source),
             has_source: asked.source.is_some(),
             should_be_left: asked.children.should_be_left(address(node), &self.zone(source)),
+            should_leave: asked.children.should_leave(address(node), self.servers.came()),
             instead: asked.follow.instead(),
         });
         self.events.after(ONE_WAY, Event::Probed { node, source, probed: probed.map(Box::new) });

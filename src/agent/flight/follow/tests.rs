@@ -26,7 +26,8 @@ fn attached() -> Follow {
 }
 
 /// The answer of a source that has as much as [`attached`], and has a source.
-const PROBED: Probed = Probed { have_bytes: 0, has_source: true, should_be_left: false, instead: None };
+const PROBED: Probed =
+    Probed { have_bytes: 0, has_source: true, should_be_left: false, should_leave: false, instead: None };
 
 #[test]
 fn sources_are_asked_in_order_and_each_once() {
@@ -148,6 +149,17 @@ fn the_children_of_a_slow_node_go_to_its_source() {
     assert!(child.instead().is_none());
     child.lost();
     assert!(!child.has_left_slow());
+}
+
+#[test]
+fn a_slow_node_whose_place_is_taken_is_sent_on_by_its_source() {
+    let mut slow = attached();
+    slow.probe_answered(Some(Probed { should_be_left: true, should_leave: true, ..PROBED }), at(1));
+    assert_eq!(slow.next(at(1)), Step::Attach(node(2)));
+    slow.source_answered(node(2), SourceAnswer::Full(vec![node(5)]), at(2));
+    assert_eq!(slow.next(at(2)), Step::Attach(node(5)));
+    slow.source_answered(node(5), SourceAnswer::Nothing, at(3));
+    assert_eq!(slow.next(at(3)), Step::WaitUntil(SERVER_ASKED_AGAIN_AFTER), "nothing was lost");
 }
 
 #[test]
