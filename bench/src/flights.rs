@@ -147,11 +147,11 @@ mod tests {
 
     #[test]
     fn slow_nodes_and_lost_ones_hold_back_themselves_only() {
-        // One transfer of 1 GiB takes 43 s.
-        let large = Terms { bytes: 1 << 30, ..calm(1_000, 25e6) };
+        // One transfer takes 11 s.
+        let large = Terms { bytes: 1 << 30, link: 100e6, ..calm(200, 100e6) };
         for (scene, copies, terms) in [
-            ("slow", 1, Terms { slow: 0.01, ..large }),
-            ("fail", 1, Terms { failing: 0.01, ..large }),
+            ("slow", 1, Terms { slow: 0.03, ..large }),
+            ("fail", 1, Terms { failing: 0.03, ..large }),
             ("the fetcher fails", 2, Terms { fetcher_fails: true, ..large }),
             ("the owner of the key stops", 2, Terms { owner_stops: Some(0.5), ..large }),
             ("the servers are far from each other", 3, Terms { server_lag: 0.5, ..large }),
