@@ -51,15 +51,24 @@ pub(crate) struct FlightsArgs {
     seed: u64,
 }
 
-/// The scenes: what happens beside the pulls, and how that changes the terms.
-const SCENES: [(&str, fn(&mut Terms)); 7] = [
-    ("all within a second", |_| ()),
-    ("all within a minute", |terms| terms.arrive_seconds = 60.0),
-    ("500 ms between servers", |terms| terms.server_lag = 0.5),
-    ("owner stops after 0.5 s", |terms| terms.owner_stops = Some(0.5)),
-    ("1 % fail", |terms| terms.failing = 0.01),
-    ("1 % fail, and the fetcher", |terms| (terms.failing, terms.fetcher_fails) = (0.01, true)),
-    ("1 % are ten times slower", |terms| terms.slow = 0.01),
+/// What happens beside the pulls.
+struct Scene {
+    name: &'static str,
+    /// How it changes the terms.
+    change: fn(&mut Terms),
+}
+
+const SCENES: [Scene; 7] = [
+    Scene { name: "all within a second", change: |_| () },
+    Scene { name: "all within a minute", change: |terms| terms.arrive_seconds = 60.0 },
+    Scene { name: "500 ms between servers", change: |terms| terms.server_lag = 0.5 },
+    Scene { name: "owner stops after 0.5 s", change: |terms| terms.owner_stops = Some(0.5) },
+    Scene { name: "1 % fail", change: |terms| terms.failing = 0.01 },
+    Scene {
+        name: "1 % fail, and the fetcher",
+        change: |terms| (terms.failing, terms.fetcher_fails) = (0.01, true),
+    },
+    Scene { name: "1 % are ten times slower", change: |terms| terms.slow = 0.01 },
 ];
 
 /// Runs the simulation and writes its section.
@@ -70,11 +79,11 @@ pub(crate) fn flights(args: &FlightsArgs, report: &Report) -> Result<()> {
         let write = if *write_mb > 0.0 { write_mb * 1e6 } else { f64::INFINITY };
         let calm = Terms::calm(0, args.zones, args.mib << 20, link, registry, write);
         let mut table = Table::new(calm, if write < link { LAST_MOST.0 } else { LAST_MOST.1 });
-        for (scene, change) in SCENES.into_iter().filter(|(scene, _)| is_asked_for(args, scene)) {
+        for scene in SCENES.into_iter().filter(|scene| is_asked_for(args, scene.name)) {
             for nodes in &args.nodes {
                 let mut terms = Terms { nodes: *nodes, ..calm };
-                change(&mut terms);
-                table.add(scene, terms, &Site::new(terms, args.seed).run());
+                (scene.change)(&mut terms);
+                table.add(scene.name, terms, &Site::new(terms, args.seed).run());
             }
         }
         body.push_str(&table.finish());
