@@ -1,10 +1,12 @@
 //! What happens on a simulated site, in the order of time.
 
 use std::cmp::Ordering;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BinaryHeap};
 
 use piccolo::agent::flight::follow::Probed;
 use piccolo::server::flights::table::{Node as Asker, Progress, Question, Sources};
+
+const SLOT_NANOSECONDS: u64 = 1_000_000;
 
 /// What happens.
 pub(super) enum Event {
@@ -112,10 +114,13 @@ pub(super) enum Heard {
     Nothing,
 }
 
-/// Events by time; those of the same time in the order in which they were put.
+/// Events by time; those of the same time in the order in which they were put. Those of the running slot of about a
+/// millisecond are in a heap, which so stays small; later ones wait in no order.
 #[derive(Default)]
 pub(super) struct Events {
-    heap: BinaryHeap<Scheduled>,
+    running: BinaryHeap<Scheduled>,
+    slot: u64,
+    later: BTreeMap<u64, Vec<Scheduled>>,
     scheduled: u64,
     /// Nanoseconds since the start.
     pub(super) now: u64,
@@ -136,12 +141,22 @@ impl Events {
     /// Schedules an event, at a time in nanoseconds.
     pub(super) fn at(&mut self, at: u64, event: Event) {
         self.scheduled += 1;
-        self.heap.push(Scheduled { at, number: self.scheduled, event });
+        let scheduled = Scheduled { at, number: self.scheduled, event };
+        let slot = at / SLOT_NANOSECONDS;
+        if slot <= self.slot {
+            self.running.push(scheduled);
+        } else {
+            self.later.entry(slot).or_default().push(scheduled);
+        }
     }
 
     /// The next event; time goes on to it.
     pub(super) fn next(&mut self) -> Option<Event> {
-        let Scheduled { at, event, .. } = self.heap.pop()?;
+        if self.running.is_empty() {
+            let (slot, events) = self.later.pop_first()?;
+            (self.slot, self.running) = (slot, events.into());
+        }
+        let Scheduled { at, event, .. } = self.running.pop()?;
         self.now = at;
         Some(event)
     }
