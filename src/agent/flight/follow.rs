@@ -156,11 +156,6 @@ impl Follow {
         }
     }
 
-    /// The node that sends.
-    pub fn source(&self) -> Option<SocketAddr> {
-        self.source
-    }
-
     /// What is to be done at `now`.
     pub fn next(&mut self, now: Duration) -> Step {
         if self.gave_up.is_none() && now.saturating_sub(self.fed) >= WITHOUT_BYTES_MAX {

@@ -16,8 +16,8 @@ pub(crate) const FLIGHT: &str = "piccolo-flight";
 pub(crate) enum Asked {
     /// To receive the blob while it arrives. The second is how many nodes have come, as far as the node knows.
     Receive(Applicant, u64),
-    /// How far this node is.
-    Probe,
+    /// How far this node is, and whether there is a better source for the one that asks.
+    Probe(SocketAddr),
 }
 
 /// What a node says of itself in its answer.
@@ -37,15 +37,32 @@ pub(crate) struct Told {
     pub(crate) children: Vec<SocketAddr>,
     /// The node that it waits for, if it has no source.
     pub(crate) waits_for: Option<SocketAddr>,
+    /// What the node that asked is advised to do.
+    pub(crate) advice: Advice,
+}
+
+/// What a source advises a node that receives from it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Advice {
+    /// The children of this node should leave it for the source, because it is slow.
+    pub(crate) should_be_left: bool,
+    /// This node should look for another source, because it is slow and others have taken its place.
+    pub(crate) should_leave: bool,
+    /// This node should receive from there, because the source is slow.
+    pub(crate) instead: Option<SocketAddr>,
 }
 
 impl Asked {
     /// The value of the header.
     pub(crate) fn value(&self) -> String {
-        let Self::Receive(applicant, came) = self else { return "probe".to_owned() };
-        let Applicant { address, zone, have_bytes, has_children } = applicant;
-        let children = u8::from(*has_children);
-        let mut value = format!("from={address}; have={have_bytes}; children={children}; came={came}");
+        let (applicant, came) = match self {
+            Self::Receive(applicant, came) => (applicant, came),
+            Self::Probe(from) => return format!("probe={from}"),
+        };
+        let Applicant { address, zone, have_bytes, has_children, has_left_slow } = applicant;
+        let (children, slow) = (u8::from(*has_children), u8::from(*has_left_slow));
+        let mut value =
+            format!("from={address}; have={have_bytes}; children={children}; left_slow={slow}; came={came}");
         // A zone is a word. One that is none would not survive the header; without it the node counts as far.
         if !zone.is_empty() && zone.bytes().all(|byte| byte.is_ascii_graphic() && byte != b';') {
             value.push_str(&format!("; zone={zone}"));
@@ -55,29 +72,30 @@ impl Asked {
 
     /// Reads the value of the header; `None` if it is none.
     pub(crate) fn parse(value: &str) -> Option<Self> {
-        if value.trim() == "probe" {
-            return Some(Self::Probe);
-        }
         let (mut address, mut came) = (None, 0);
-        let (mut zone, mut have_bytes, mut has_children) = (String::new(), 0, false);
+        let (mut zone, mut have_bytes) = (String::new(), 0);
+        let (mut has_children, mut has_left_slow) = (false, false);
         for (name, value) in fields(value) {
             match name {
+                "probe" => return value.parse().ok().map(Self::Probe),
                 "from" => address = Some(value.parse().ok()?),
                 "have" => have_bytes = value.parse().ok()?,
                 "children" => has_children = value != "0",
+                "left_slow" => has_left_slow = value != "0",
                 "came" => came = value.parse().ok()?,
                 "zone" => zone = value.to_owned(),
                 _ => {}
             }
         }
-        Some(Self::Receive(Applicant { address: address?, zone, have_bytes, has_children }, came))
+        let applicant = Applicant { address: address?, zone, have_bytes, has_children, has_left_slow };
+        Some(Self::Receive(applicant, came))
     }
 }
 
 impl Told {
     /// The value of the header.
     pub(crate) fn value(&self) -> String {
-        let Self { have_bytes, depth, came, is_holder, source, children, waits_for } = self;
+        let Self { have_bytes, depth, came, is_holder, source, children, waits_for, advice } = self;
         let holder = u8::from(*is_holder);
         let mut value = format!("have={have_bytes}; depth={depth}; came={came}; holder={holder}");
         if let Some(source) = source {
@@ -85,6 +103,15 @@ impl Told {
         }
         if let Some(node) = waits_for {
             value.push_str(&format!("; waits={node}"));
+        }
+        if advice.should_be_left {
+            value.push_str("; slow=1");
+        }
+        if advice.should_leave {
+            value.push_str("; leave=1");
+        }
+        if let Some(node) = advice.instead {
+            value.push_str(&format!("; instead={node}"));
         }
         if !children.is_empty() {
             let children: Vec<_> = children.iter().map(ToString::to_string).collect();
@@ -104,6 +131,9 @@ impl Told {
                 "holder" => told.is_holder = value == "1",
                 "source" => told.source = value.parse().ok(),
                 "waits" => told.waits_for = value.parse().ok(),
+                "slow" => told.advice.should_be_left = value == "1",
+                "leave" => told.advice.should_leave = value == "1",
+                "instead" => told.advice.instead = value.parse().ok(),
                 "children" => {
                     let named = value.split(',').filter_map(|address| address.parse().ok());
                     told.children = named.take(FLIGHT_CHILDREN_NAMED_MAX).collect();
@@ -131,17 +161,20 @@ mod tests {
     fn what_is_asked_is_read_as_it_was_written() {
         for zone in ["", "eu-west/1a"] {
             let zone = zone.to_owned();
-            let applicant = Applicant { address: node(1), zone, have_bytes: 5, has_children: true };
+            let applicant =
+                Applicant { address: node(1), zone, have_bytes: 5, has_children: true, has_left_slow: true };
             let asked = Asked::Receive(applicant, 17);
             assert_eq!(Asked::parse(&asked.value()), Some(asked));
         }
-        assert_eq!(Asked::parse(&Asked::Probe.value()), Some(Asked::Probe));
+        let probe = Asked::Probe("[fd00::1]:7781".parse().unwrap());
+        assert_eq!(Asked::parse(&probe.value()), Some(probe));
     }
 
     #[test]
     fn a_zone_that_is_no_word_is_left_out() {
+        let zone = "a; have=9".to_owned();
         let applicant =
-            Applicant { address: node(1), zone: "a; have=9".into(), have_bytes: 5, has_children: false };
+            Applicant { address: node(1), zone, have_bytes: 5, has_children: false, has_left_slow: false };
         let Some(Asked::Receive(read, 0)) = Asked::parse(&Asked::Receive(applicant, 0).value()) else {
             panic!()
         };
@@ -158,6 +191,7 @@ mod tests {
             source: Some("[fd00::1]:7781".parse().unwrap()),
             children: vec![node(1), node(2)],
             waits_for: Some(node(3)),
+            advice: Advice { should_be_left: true, should_leave: true, instead: Some(node(4)) },
         };
         assert_eq!(Told::parse(&told.value()), told);
         assert_eq!(Told::parse(&Told::default().value()), Told::default());
@@ -165,7 +199,15 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_no_question_and_says_nothing() {
-        for bad in ["", "have=5", "from=x; have=5", "from=10.0.0.1:1; have=-1", "from=10.0.0.1:1; came=x"] {
+        for bad in [
+            "",
+            "have=5",
+            "from=x; have=5",
+            "from=10.0.0.1:1; have=-1",
+            "from=10.0.0.1:1; came=x",
+            "probe=",
+            "probe",
+        ] {
             assert_eq!(Asked::parse(bad), None, "{bad}");
         }
         assert!(matches!(Asked::parse("from=10.0.0.1:1; later=x"), Some(Asked::Receive(..))));

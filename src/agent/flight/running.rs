@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::children::{Admission, Applicant, Children, Source};
 use super::growing::Growing;
-use super::header::Told;
+use super::header::{Advice, Told};
 use crate::limits::{FETCH_GIVEN_UP_AFTER, YIELDS_AT_ONE_OFFSET_MAX};
 use crate::oci::Digest;
 
@@ -66,6 +66,8 @@ struct State {
     /// How many bytes containerd had when it was seen to write last, and when that was.
     written: (u64, Instant),
     touched: Instant,
+    /// Where the children should go instead, because this node is slow.
+    instead: Option<SocketAddr>,
     /// Fetches for which requests have given their turn away, and how often that was at the offset.
     yielded: Yielded,
 }
@@ -111,6 +113,7 @@ impl Flight {
             is_held: false,
             written: (0, Instant::now()),
             touched: Instant::now(),
+            instead: None,
             yielded: Yielded::default(),
         };
         Self { digest, growing, begun: Instant::now(), state: Mutex::new(state) }
@@ -171,6 +174,12 @@ impl Flight {
     pub(crate) fn becomes(&self, role: Role, depth: u32) {
         let mut state = self.state();
         (state.role, state.depth, state.touched) = (role, depth, Instant::now());
+        state.instead = None;
+    }
+
+    /// Notes where the children should go instead of this node, if it is slow.
+    pub(crate) fn should_be_left_for(&self, better: Option<SocketAddr>) {
+        self.state().instead = better;
     }
 
     /// Notes that the store of this node holds the blob.
@@ -270,7 +279,19 @@ impl Flight {
         }
     }
 
-    /// What a node that asks how far this one is, or that is not admitted, is told.
+    /// What the node at `from` is told, which receives from this one, in `zone`, and asks how far it is.
+    pub(crate) fn tell_child(&self, from: SocketAddr, zone: &str) -> Told {
+        let told = self.tell(Vec::new());
+        let state = self.state();
+        let advice = Advice {
+            should_be_left: state.children.should_be_left(from, zone),
+            should_leave: state.children.should_leave(from, state.came),
+            instead: state.instead,
+        };
+        Told { advice, ..told }
+    }
+
+    /// What a node that is admitted, or sent elsewhere, is told.
     pub(crate) fn tell(&self, children: Vec<SocketAddr>) -> Told {
         let have_bytes = self.have_bytes();
         let state = self.state();
@@ -280,7 +301,8 @@ impl Flight {
             Role::Fetches { .. } | Role::Late { .. } | Role::Holds | Role::Idle => (None, None),
         };
         let (depth, came) = (state.depth, state.came);
-        Told { have_bytes, depth, came, is_holder: state.is_held, source, children, waits_for }
+        let (is_holder, advice) = (state.is_held, Advice::default());
+        Told { have_bytes, depth, came, is_holder, source, children, waits_for, advice }
     }
 
     /// Decides on a node that asks to receive the blob, and knows of `came` nodes.
@@ -289,7 +311,9 @@ impl Flight {
         let mut state = self.state();
         state.came = state.came.max(came);
         let is_attached = match state.role {
-            Role::Receives { .. } | Role::Holds => true,
+            // A slow node takes no child that would leave it at once.
+            Role::Receives { .. } => state.instead.is_none(),
+            Role::Holds => true,
             Role::Fetches { .. } => self.growing.has_ingest(),
             Role::Seeks { .. } | Role::Late { .. } | Role::Idle => false,
         };
@@ -332,9 +356,11 @@ impl State {
 impl ChildConnection {
     /// Notes that the child has `have_bytes` of the blob by now.
     pub(crate) fn sent(&self, have_bytes: u64) {
+        let source_bytes = self.flight.have_bytes();
         let mut state = self.flight.state();
         if state.connections.get(&self.address) == Some(&self.number) {
             state.children.sent(self.address, have_bytes);
+            state.children.look(source_bytes, self.flight.age());
         }
     }
 
@@ -365,7 +391,8 @@ mod tests {
     }
 
     fn applicant(number: u16) -> Applicant {
-        Applicant { address: node(number), zone: String::new(), have_bytes: 0, has_children: false }
+        let (address, zone) = (node(number), String::new());
+        Applicant { address, zone, have_bytes: 0, has_children: false, has_left_slow: false }
     }
 
     fn holder() -> Arc<Flight> {

@@ -43,6 +43,11 @@ impl Flights {
         self.own.now()
     }
 
+    /// The zone of this node; empty if it has none.
+    pub(crate) fn zone(&self) -> &str {
+        &self.zone
+    }
+
     /// Begins to receive a blob of `total` bytes, which containerd writes to `ingest`. `None`: another request
     /// receives it, or there are [`FLIGHTS_RUNNING_MAX`] flights.
     pub(crate) fn receive(self: &Arc<Self>, digest: &Digest, total: u64, ingest: File) -> Option<Reception> {
@@ -146,11 +151,11 @@ impl Reception {
         self.flight.register();
     }
 
-    /// What this node says of itself that asks another one for the blob, of which it has `have_bytes`. `None`: its
-    /// address is not known any more.
-    pub(crate) fn applicant(&self, have_bytes: u64) -> Option<Applicant> {
+    /// What this node says of itself that asks another one for the blob, of which it has `have_bytes`, and whether it
+    /// comes because its former source was slow. `None`: its address is not known any more.
+    pub(crate) fn applicant(&self, have_bytes: u64, has_left_slow: bool) -> Option<Applicant> {
         let (zone, has_children) = (self.flights.zone.clone(), self.flight.has_children());
-        Some(Applicant { address: self.flights.own()?, zone, have_bytes, has_children })
+        Some(Applicant { address: self.flights.own()?, zone, have_bytes, has_children, has_left_slow })
     }
 
     /// How many other blobs this node fetches from a registry and has not had a byte of yet.

@@ -2,12 +2,14 @@
 //! by [`Follow`]; here are the requests.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::http::{Method, StatusCode};
 use bytes::Bytes;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::opening::part;
 use crate::agent::discovery::{FlightFound, FlightQuestion};
@@ -38,6 +40,7 @@ pub(crate) struct FlightTransfer {
     received: Instant,
     left: ByteRange,
     source: Option<Attached>,
+    probe: Option<Probe>,
     /// Nodes that hold all of the blob, as a server said last.
     holders: Vec<SocketAddr>,
     /// Nodes whose bytes have come, and whether each of them held all of the blob.
@@ -54,6 +57,20 @@ pub(super) enum GaveUp {
     Registry(Why),
     /// containerd asks again: its turn is needed for a blob that this node fetches for others.
     Yields,
+}
+
+/// A question to a source that has not been answered.
+struct Probe {
+    node: SocketAddr,
+    /// In a mutex, although nobody shares it, so that a transfer may be looked at between its awaits.
+    answer: Mutex<BoxFuture<'static, Option<Told>>>,
+}
+
+impl Probe {
+    /// What the source says of itself; `None`: nothing in time.
+    async fn answer(&mut self) -> Option<Told> {
+        self.answer.get_mut().expect("nothing panics while it is locked").await
+    }
 }
 
 /// The node that sends.
@@ -85,6 +102,7 @@ impl FlightTransfer {
             received: Instant::now(),
             left: range,
             source: None,
+            probe: None,
             holders: Vec::new(),
             senders: Vec::new(),
             avoided: Vec::new(),
@@ -162,7 +180,10 @@ impl FlightTransfer {
                     self.attach(node).await;
                     None
                 }
-                Step::Probe(node) => self.probe(node).await,
+                Step::Probe(node) => {
+                    self.begin_probe(node);
+                    None
+                }
                 Step::WaitUntil(time) => self.wait_until(time).await?,
                 Step::GoToRegistry(why) => return Err(GaveUp::Registry(why)),
             };
@@ -249,7 +270,7 @@ impl FlightTransfer {
 
     /// The bytes of `node` from here on, or where it sends this node to.
     async fn open(&self, node: SocketAddr) -> Result<Result<(Attached, Told), Told>, PeerError> {
-        let Some(applicant) = self.reception.applicant(self.left.start) else {
+        let Some(applicant) = self.reception.applicant(self.left.start, self.follow.has_left_slow()) else {
             return Ok(Err(Told::default()));
         };
         let asked = Asked::Receive(applicant, self.reception.flight().came());
@@ -293,37 +314,40 @@ impl FlightTransfer {
         self.sources.client.ask_in_flight(node, &self.wanted.path, method, range, asked).await
     }
 
-    /// Asks the source how far it is, and takes its bytes if they come first.
-    async fn probe(&mut self, node: SocketAddr) -> Option<Bytes> {
-        let Some(mut attached) = self.source.take() else {
-            self.follow.lost();
-            return None;
+    /// Begins to ask the source how far it is. Its bytes are taken meanwhile.
+    fn begin_probe(&mut self, node: SocketAddr) {
+        let (sources, wanted, own) = (Arc::clone(&self.sources), Arc::clone(&self.wanted), self.own);
+        let probe = async move {
+            let asked = Asked::Probe(own);
+            let answer = sources.client.ask_in_flight(node, &wanted.path, &Method::HEAD, None, &asked);
+            let answer = timeout(FLIGHT_PROBE_TIMEOUT, answer).await.ok()?.ok()?;
+            let told = answer.header(FLIGHT).map(Told::parse);
+            told.filter(|_| answer.status == StatusCode::OK)
         };
-        let next = {
-            let probed = timeout(FLIGHT_PROBE_TIMEOUT, self.ask(node, &Method::HEAD, None, &Asked::Probe));
-            tokio::select! {
-                biased;
-                next = attached.body.next() => Ok(next),
-                probed = probed => Err(probed),
-            }
-        };
-        match next {
-            Ok(next) => self.take(attached, next),
-            Err(probed) => {
-                let told = probed.ok().and_then(Result::ok).filter(|answer| answer.status == StatusCode::OK);
-                let told = told.and_then(|answer| answer.header(FLIGHT).map(Told::parse));
-                let probed = told.map(|told| Probed {
-                    have_bytes: told.have_bytes,
-                    has_source: told.source.is_some() || told.waits_for.is_some(),
-                });
-                self.follow.probe_answered(probed, self.now());
-                if self.follow.source().is_some() {
-                    self.source = Some(attached);
-                } else {
-                    self.has_left(&attached, "it does not send what it has, or does not answer");
-                }
-                None
-            }
+        self.probe = Some(Probe { node, answer: Mutex::new(probe.boxed()) });
+    }
+
+    /// Learns what `node` has answered to a probe, unless it is the source no more.
+    fn probed(&mut self, node: SocketAddr, told: Option<Told>) {
+        if self.follow.source() != Some(node) {
+            return;
+        }
+        let probed = told.map(|told| Probed {
+            have_bytes: told.have_bytes,
+            has_source: told.source.is_some() || told.waits_for.is_some(),
+            should_be_left: told.advice.should_be_left,
+            should_leave: told.advice.should_leave,
+            instead: told.advice.instead.filter(|better| *better != self.own),
+        });
+        self.follow.probe_answered(probed, self.now());
+        self.reception.flight().should_be_left_for(self.follow.instead());
+        if self.follow.source().is_none()
+            && let Some(attached) = self.source.take()
+        {
+            self.has_left(
+                &attached,
+                "it does not send what it has, does not answer, or another one is better",
+            );
         }
     }
 
@@ -337,36 +361,49 @@ impl FlightTransfer {
             }
             until = until.min(may_yield.max(Instant::now() + YIELD_AFTER));
         }
-        let Some(mut attached) = self.source.take() else {
+        let Some(attached) = &mut self.source else {
+            self.probe = None;
             tokio::time::sleep_until(until).await;
             return Ok(None);
         };
-        Ok(match timeout_at(until, attached.body.next()).await {
-            Ok(next) => self.take(attached, next),
-            Err(_) => {
-                self.source = Some(attached);
-                None
+        let probe = async {
+            match &mut self.probe {
+                Some(probe) => (probe.node, probe.answer().await),
+                None => std::future::pending().await,
             }
-        })
+        };
+        tokio::select! {
+            biased;
+            (node, told) = probe => {
+                self.probe = None;
+                self.probed(node, told);
+                Ok(None)
+            }
+            next = attached.body.next() => Ok(self.take(next)),
+            () = tokio::time::sleep_until(until) => Ok(None),
+        }
     }
 
     /// Takes what came from the source, which stays the source unless it has ended.
-    fn take(&mut self, attached: Attached, next: Result<Option<Bytes>, PeerError>) -> Option<Bytes> {
-        match next {
+    fn take(&mut self, next: Result<Option<Bytes>, PeerError>) -> Option<Bytes> {
+        let Attached { node, is_holder, .. } = *self.source.as_ref()?;
+        let why = match next {
             Ok(Some(bytes)) => {
-                if !self.senders().any(|sender| sender == attached.node) {
-                    self.senders.push((attached.node, attached.is_holder));
+                if !self.senders().any(|sender| sender == node) {
+                    self.senders.push((node, is_holder));
                 }
-                self.source = Some(attached);
                 return Some(bytes);
             }
-            Ok(None) => self.has_left(&attached, "it broke off"),
+            Ok(None) => "it broke off".to_owned(),
             Err(error) => {
-                if attached.is_holder {
-                    self.sources.health.failed(attached.node, &self.wanted.digest, &error);
+                if is_holder {
+                    self.sources.health.failed(node, &self.wanted.digest, &error);
                 }
-                self.has_left(&attached, &error.to_string());
+                error.to_string()
             }
+        };
+        if let Some(attached) = self.source.take() {
+            self.has_left(&attached, &why);
         }
         self.follow.lost();
         None

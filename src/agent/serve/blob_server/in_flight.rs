@@ -1,6 +1,7 @@
 //! What a node that takes part in the flight of a blob asks this one: its bytes, also while they are still arriving
 //! here, and how far this node is.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::http::request::Parts;
@@ -28,7 +29,7 @@ pub(super) fn asked(request: &Parts, path: &ContentPath) -> Option<Asked> {
     let asked = header(&request.headers).and_then(Asked::parse)?;
     let fits = match asked {
         Asked::Receive(..) => request.method == Method::GET,
-        Asked::Probe => request.method == Method::HEAD,
+        Asked::Probe(_) => request.method == Method::HEAD,
     };
     (fits && !path.is_manifest()).then_some(asked)
 }
@@ -47,17 +48,17 @@ impl BlobServer {
         asked: Asked,
     ) -> Result<Found, NotGiven> {
         match asked {
-            Asked::Probe => self.how_far(path, digest).await,
+            Asked::Probe(from) => self.how_far(path, digest, from).await,
             Asked::Receive(applicant, came) => self.admit(request, path, digest, (applicant, came)).await,
         }
     }
 
-    /// How far this node is with a blob.
-    async fn how_far(&self, path: &ContentPath, digest: Digest) -> Result<Found, NotGiven> {
+    /// How far this node is with a blob that the node at `from` receives from it.
+    async fn how_far(&self, path: &ContentPath, digest: Digest, from: SocketAddr) -> Result<Found, NotGiven> {
         if let Some(flight) = self.flights.get(&digest)
             && self.may_be_given(path, &digest, flight.growing().total())
         {
-            let told = Some(flight.tell(Vec::new()));
+            let told = Some(flight.tell_child(from, self.flights.zone()));
             let found = Found::size(digest, ServedFrom::OwnStore, flight.growing().total());
             return Ok(Found { told, ..found });
         }
