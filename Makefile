@@ -4,7 +4,7 @@ CARGO ?= cargo
 # Prefix of the names of tests that take minutes.
 SOAK := soak_
 
-.PHONY: help demo test soak bench check build clean
+.PHONY: help demo test soak bench flights check build clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,6 +32,11 @@ bench: ## rates, CPU, memory and pull times beside nginx, MariaDB and a registry
 	@.ci/install build run
 	PICCOLO_COMMIT=$$(git describe --always --dirty) $(CARGO) build --release --locked --workspace
 	target/release/piccolo-bench all
+
+flights: ## a new image on 8 and 16 nodes at once, real containerds over limited links, into bench/RESULTS.md (as root, 12 minutes, 4 GiB)
+	@.ci/install build run
+	PICCOLO_COMMIT=$$(git describe --always --dirty) $(CARGO) build --release --locked --workspace
+	target/release/piccolo-bench new-image
 
 check: ## format, clippy with warnings as errors, licences and sources of dependencies, docs
 	@.ci/install build check

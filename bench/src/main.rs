@@ -17,6 +17,7 @@ mod flights;
 mod herd;
 mod http_load;
 mod jitter;
+mod lan;
 mod layout;
 mod load;
 mod mariadb;
@@ -24,6 +25,7 @@ mod meter;
 mod micro;
 mod names;
 mod net;
+mod new_image;
 mod nginx;
 mod piccolo;
 mod plot;
@@ -40,6 +42,7 @@ mod side;
 mod sizes;
 mod stats;
 mod steady;
+mod tmpfs;
 mod usage;
 
 use std::path::PathBuf;
@@ -75,6 +78,8 @@ enum Scenario {
     RelayCapped,
     /// Real containerds: time to findable, pull beside the registry, memory (as root).
     Pull,
+    /// A new image on all nodes at once, over links of given rates, with and without flights (as root).
+    NewImage(new_image::NewImageArgs),
     /// Memory and CPU of one idle agent, and its memory under many concurrent requests.
     Agent(agent_cost::AgentArgs),
     /// Heartbeats of a fleet that starts at once, simulated.
@@ -237,6 +242,7 @@ fn main() -> Result<()> {
             Scenario::Sizes { millions, open } => {
                 sizes::sizes(&settings, &millions, open, &report, folder.path())?;
             }
+            Scenario::NewImage(args) => new_image::new_image(&settings, &args, &report, folder.path())?,
             Scenario::Pull => pull::pull(&settings, &report, folder.path())?,
             Scenario::Findkey => findkey::findkey(&settings, &report, folder.path())?,
             Scenario::Micro => micro::micro(&settings, settings.fleet(), &report)?,

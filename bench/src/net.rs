@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::process::Command;
 use std::thread;
 
@@ -14,6 +15,20 @@ use crate::process::run;
 
 const SERVER_IP: Ipv4Addr = Ipv4Addr::new(10, 213, 0, 1);
 const CLIENT_IP: Ipv4Addr = Ipv4Addr::new(10, 213, 0, 2);
+
+/// Names of namespaces and mounts begin with it and the pid of their bench.
+const NAME_PREFIX: &str = "piccolo-bench-";
+
+/// Name of a part of this bench that the machine lists: a namespace, a mount.
+pub(crate) fn name_of(part: &str) -> String {
+    format!("{NAME_PREFIX}{}-{part}", std::process::id())
+}
+
+/// True if `name` is a [`name_of`] a bench that does not run any more.
+pub(crate) fn is_abandoned(name: &str) -> bool {
+    let pid = name.strip_prefix(NAME_PREFIX).and_then(|rest| rest.split('-').next());
+    pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists())
+}
 
 /// A network that commands and threads can enter.
 #[derive(Clone, Debug)]
@@ -27,6 +42,11 @@ impl Network {
     /// The host's loopback.
     pub(crate) fn host() -> Self {
         Self { namespace: None, ip: Ipv4Addr::LOCALHOST.into() }
+    }
+
+    /// A namespace that exists, in which servers have the address `ip`.
+    pub(crate) fn namespace(name: String, ip: Ipv4Addr) -> Self {
+        Self { namespace: Some(name), ip: ip.into() }
     }
 
     /// A command that runs in this network, with the pid of the started process.
@@ -73,7 +93,7 @@ pub(crate) struct Veth {
 impl Veth {
     /// Makes the namespaces and the veth; needs root.
     pub(crate) fn make() -> Result<Self> {
-        let name = |side: &str| Some(format!("piccolo-bench-{}-{side}", std::process::id()));
+        let name = |side: &str| Some(name_of(side));
         let veth = Self {
             server: Network { namespace: name("s"), ip: SERVER_IP.into() },
             client: Network { namespace: name("c"), ip: CLIENT_IP.into() },
@@ -95,7 +115,8 @@ impl Veth {
 }
 
 impl Network {
-    fn name(&self) -> &str {
+    /// Name of the namespace; empty for the host's network.
+    pub(crate) fn name(&self) -> &str {
         self.namespace.as_deref().unwrap_or_default()
     }
 }
@@ -105,5 +126,18 @@ impl Drop for Veth {
         for network in [&self.server, &self.client] {
             Command::new("ip").args(["netns", "delete", network.name()]).output().ok();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_a_bench_that_has_ended_made_is_abandoned() {
+        assert!(!is_abandoned(&name_of("hub")));
+        // No pid is that high.
+        assert!(is_abandoned("piccolo-bench-4194305-hub"));
+        assert!(!is_abandoned("pic7-1") && !is_abandoned("tmpfs"));
     }
 }

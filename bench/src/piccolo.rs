@@ -54,6 +54,31 @@ impl Piccolo {
         Ok(Server { process, api })
     }
 
+    /// Starts a cluster of one server a network, and waits until all are ready.
+    pub(crate) fn servers(&self, networks: &[&Network]) -> Result<Vec<Server>> {
+        if let [network] = networks {
+            return Ok(vec![self.server(network)?]);
+        }
+        let address = |network: &&Network| Ok(SocketAddr::new(network.ip, network.free_port()?));
+        let raft: Vec<SocketAddr> = networks.iter().map(address).collect::<Result<_>>()?;
+        let list = raft.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(",");
+        let mut servers = Vec::new();
+        for (network, raft) in networks.iter().zip(&raft) {
+            let api = address(network)?;
+            let mut command = network.command(&self.binary);
+            let data = self.folder.join(format!("server-{}", api.port()));
+            command.arg("server").arg("--data-dir").arg(data).args(["--log-level", "warn"]);
+            command.args(["--listen", &api.to_string(), "--raft-listen", &raft.to_string()]);
+            command.args(["--cluster", &list, "--insecure"]);
+            let process = Process::start(&self.folder, &format!("server-{}", api.port()), command)?;
+            servers.push(Server { process, api });
+        }
+        for (network, server) in networks.iter().zip(&mut servers) {
+            wait_ready(&mut server.process, network, server.api)?;
+        }
+        Ok(servers)
+    }
+
     /// Starts an agent with `store` arguments (`--layout DIR`, `--containerd-sock PATH`) and waits until it
     /// is ready.
     pub(crate) fn agent(&self, network: &Network, servers: &str, store: &[&str]) -> Result<Agent> {

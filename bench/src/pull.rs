@@ -128,10 +128,10 @@ impl Site {
             let ready = || fetch(*server, "/readyz").filter(|(status, _)| *status == 200);
             up.wait_until("a server is ready", ready)?;
         }
-        let registry = Registry::start(folder)?;
+        let registry = Registry::start(&host, folder)?;
         let urls: Vec<String> = servers.iter().map(|server| format!("http://{server}")).collect();
         let node = |name: &str| {
-            let containerd = Containerd::start(&folder.join(name))?;
+            let containerd = Containerd::start(&host, &folder.join(name))?;
             let agent =
                 piccolo.agent(&host, &urls.join(","), &["--containerd-sock", &containerd.socket()])?;
             run(Command::new(piccolo.binary())
@@ -141,7 +141,7 @@ impl Site {
             Ok::<_, anyhow::Error>(Node { containerd, agent })
         };
         let nodes = [node("node-1")?, node("node-2")?];
-        let plain = Containerd::start(&folder.join("node-3"))?;
+        let plain = Containerd::start(&host, &folder.join("node-3"))?;
         plain.without_mirror(registry.address)?;
         Ok(Self { servers, up, registry, nodes, plain })
     }

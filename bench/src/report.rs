@@ -14,12 +14,13 @@ const HEAD: &str = "# Results\n\nWritten by `piccolo-bench` (`make bench`); each
     Ratios count, bare rates belong to the machine. *idle*: share of all CPUs that did nothing while Piccolo was \
     measured; *others*: share taken by processes that are not part of the bench.\n";
 /// Scenarios by the names of their commands, in the order of the file; `all` runs them.
-pub(crate) const SECTIONS: [&str; 17] = [
+pub(crate) const SECTIONS: [&str; 18] = [
     "loopback",
     "veth",
     "relay",
     "relay-capped",
     "pull",
+    "new-image",
     "agent",
     "findkey",
     "register",

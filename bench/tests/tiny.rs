@@ -68,11 +68,7 @@ fn blobs_over_a_veth_are_compared_with_nginx_and_no_namespace_is_left() {
     let (results, _) = with_piccolo("veth", &SMALL);
     assert!(results.contains("| 100 KiB | 1 |"), "{results}");
     let namespaces = Command::new("ip").args(["netns", "list"]).output().unwrap();
-    let namespaces = String::from_utf8_lossy(&namespaces.stdout).into_owned();
-    for process in namespaces.split_whitespace().filter_map(|name| name.strip_prefix("piccolo-bench-")) {
-        let pid = process.split('-').next().unwrap();
-        assert!(Path::new("/proc").join(pid).exists(), "{process} was left behind");
-    }
+    assert_nothing_is_left(&String::from_utf8_lossy(&namespaces.stdout));
 }
 
 #[test]
@@ -111,6 +107,35 @@ fn a_site_that_pulls_a_new_blob_is_simulated() {
 fn a_pull_from_a_neighbour_is_timed_beside_the_registry() {
     let (results, _) = with_piccolo("pull", &["--layers", "1MiB,17MiB"]);
     assert!(results.contains("| `ctr content fetch` |") && results.contains("| agent 2 |"), "{results}");
+}
+
+#[test]
+fn a_new_image_is_pulled_by_all_nodes_at_once_and_nothing_is_left_behind() {
+    let arguments = ["--nodes", "3", "--image", "1MiB,300KiB", "--registry-mbit", "40", "--node-mbit", "80"];
+    let (results, plots) = with_piccolo("new-image", &arguments);
+    for row in [
+        "| one node, straight from the registry |",
+        "| 3 nodes, straight from the registry |",
+        "| 3 nodes, new image, flights off |",
+        "| 3 nodes, new image, flights on |",
+        "| one node, from one holder |",
+        "| 2 nodes, from one holder, flights off |",
+        "| 2 nodes, from one holder, flights on |",
+    ] {
+        assert!(results.contains(row), "{row} is missing:\n{results}");
+    }
+    assert_eq!(plots, ["new-image-3-1.svg"]);
+    assert_nothing_is_left(&fs::read_to_string("/proc/mounts").unwrap());
+    let namespaces = Command::new("ip").args(["netns", "list"]).output().unwrap();
+    assert_nothing_is_left(&String::from_utf8_lossy(&namespaces.stdout));
+}
+
+/// Fails if one of `names` is that of a bench that does not run any more.
+fn assert_nothing_is_left(names: &str) {
+    for process in names.split_whitespace().filter_map(|name| name.strip_prefix("piccolo-bench-")) {
+        let pid = process.split('-').next().expect("a name has parts");
+        assert!(Path::new("/proc").join(pid).exists(), "{process} was left behind");
+    }
 }
 
 #[test]
