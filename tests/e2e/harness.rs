@@ -11,6 +11,7 @@ pub mod process;
 pub mod puller;
 pub mod registry;
 pub mod servers;
+pub mod slow_link;
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -23,6 +24,7 @@ pub use process::Process;
 pub use puller::{LayerImage, Puller};
 pub use registry::{READER, Registry};
 pub use servers::{Servers, find, find_if_up, keys_of};
+pub use slow_link::SlowLink;
 
 /// The binary under test.
 pub const PICCOLO: &str = env!("CARGO_BIN_EXE_piccolo");

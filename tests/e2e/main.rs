@@ -16,6 +16,7 @@ mod cluster;
 #[path = "../support/fault.rs"]
 mod fault;
 mod faults;
+mod flights;
 mod growing;
 mod harbor_behind_us;
 mod harness;

@@ -22,10 +22,13 @@ pub struct Image {
 impl Image {
     /// Makes an image with a layer of random bytes for each size; the same seed gives the same image.
     pub fn make(folder: &Path, seed: u64, layer_bytes: &[usize]) -> Self {
+        Self::of_layers(folder, &layers(seed, layer_bytes))
+    }
+
+    /// Makes an image of these layers, which other images may have, too.
+    pub fn of_layers(folder: &Path, layers: &[Vec<u8>]) -> Self {
         fs::create_dir_all(folder.join("blobs/sha256")).unwrap();
-        let mut random = StdRng::seed_from_u64(seed);
-        let layers: Vec<(Digest, usize)> =
-            layer_bytes.iter().map(|size| put(folder, &layer(&mut random, *size))).collect();
+        let layers: Vec<(Digest, usize)> = layers.iter().map(|layer| put(folder, layer)).collect();
         let diff_ids: Vec<String> = layers.iter().map(|(digest, _)| digest.to_string()).collect();
         let config = json!({"architecture": "amd64", "os": "linux", "config": {},
             "rootfs": {"type": "layers", "diff_ids": diff_ids}});
@@ -55,6 +58,12 @@ impl Image {
 
 fn describe(media_type: &str, (digest, size): &(Digest, usize)) -> Value {
     json!({"mediaType": media_type, "digest": digest.to_string(), "size": size})
+}
+
+/// A layer of random bytes for each size; the same seed gives the same layers.
+pub fn layers(seed: u64, layer_bytes: &[usize]) -> Vec<Vec<u8>> {
+    let mut random = StdRng::seed_from_u64(seed);
+    layer_bytes.iter().map(|size| layer(&mut random, *size)).collect()
 }
 
 /// A tar with one file of random bytes.

@@ -1,0 +1,100 @@
+//! Flights with real containerds: five nodes pull the same new image at once from a slow registry, and something goes
+//! wrong in the middle. Every pull ends well, and soon; every node has the right bytes; no more copies leave the
+//! registry than one, and one for each incident.
+
+use std::time::{Duration, Instant};
+
+use cell::{Cell, How, Who};
+use play::play;
+use site::Site;
+
+use crate::lag::Lag;
+
+mod cell;
+mod play;
+mod site;
+
+const PERCENTS: [u64; 3] = [1, 50, 99];
+
+/// Cells that differ most.
+const SAMPLE: [Cell; 6] = [
+    Cell::Undisturbed,
+    Cell::OneHolder,
+    Cell::Node(Who::Fetcher, How::AgentKilled, 50),
+    Cell::Node(Who::Middle, How::WorkerFrozen, 50),
+    Cell::ServersKilled(50),
+    Cell::WrongByte(50),
+];
+
+/// Plays all `cells` one after the other and panics with what is wrong in each. The variable CELLS selects those whose
+/// name contains it, such as `Node(Middle, Cancelled`.
+async fn all_pass(cells: impl IntoIterator<Item = Cell>) {
+    let wanted = std::env::var("CELLS").unwrap_or_default();
+    let cells: Vec<Cell> = cells.into_iter().filter(|cell| cell.to_string().contains(&wanted)).collect();
+    if cells.is_empty() {
+        return;
+    }
+    let mut site = Site::start().await;
+    let lag = Lag::watch();
+    let mut failed = Vec::new();
+    for cell in cells {
+        let (begun, standstills) = (Instant::now(), lag.standstills());
+        let result = play(&mut site, cell).await;
+        let line = result.as_ref().unwrap_or_else(|problem| problem);
+        let verdict = if result.is_ok() { "ok" } else { "WRONG" };
+        let (took, standstills) = (begun.elapsed(), lag.standstills() - standstills);
+        let line = format!("{cell}: {verdict} in {took:.1?}, {standstills} standstills: {line}");
+        println!("{line}");
+        if result.is_err() {
+            failed.push(line);
+        }
+    }
+    assert!(failed.is_empty(), "{} cells:\n{}", failed.len(), failed.join("\n"));
+}
+
+fn node_cells(who: Who) -> impl Iterator<Item = Cell> {
+    How::ALL.into_iter().flat_map(move |how| PERCENTS.map(|percent| Cell::Node(who, how, percent)))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pulls_of_one_new_image_survive_the_faults_that_differ_most() {
+    all_pass(SAMPLE).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn soak_pulls_of_one_new_image_survive_the_loss_of_the_node_that_fetches_it() {
+    all_pass(node_cells(Who::Fetcher)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn soak_pulls_of_one_new_image_survive_the_loss_of_a_node_in_the_middle() {
+    all_pass(node_cells(Who::Middle)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn soak_pulls_of_one_new_image_survive_the_loss_of_servers() {
+    let killed = (1..=3).flat_map(|number| {
+        PERCENTS
+            .map(|percent| Cell::ServerKilled(number, percent))
+            .into_iter()
+            .chain([Cell::FetcherAndServerKilled(number, 50)])
+    });
+    all_pass(killed.chain(PERCENTS.map(Cell::ServersKilled))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn soak_pulls_of_one_new_image_survive_a_bad_registry() {
+    let seconds = Duration::from_secs;
+    let cells = [Cell::Slow(2 << 20), Cell::Silent(seconds(10), 0)].into_iter();
+    let cells = cells.chain([4, 8].map(|time| Cell::Silent(seconds(time), 50)));
+    let cells = cells.chain(PERCENTS.map(|percent| Cell::Gone(seconds(3), percent)));
+    let cells = cells.chain(PERCENTS.map(Cell::WrongByte));
+    all_pass(cells.chain([404, 429, 500, 503].map(Cell::Refused))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn soak_pulls_of_one_new_image_are_one_copy_whatever_else_the_nodes_do() {
+    let cells =
+        [Cell::OneHolder, Cell::OtherNamespace, Cell::FlightsOff, Cell::ManifestsOrigin, Cell::OppositeOrder];
+    all_pass([Cell::Undisturbed].into_iter().chain(cells)).await;
+}

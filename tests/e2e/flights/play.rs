@@ -1,0 +1,337 @@
+//! Plays one cell: all nodes begin to pull, something happens, and everything is checked at the end.
+
+use std::time::{Duration, Instant};
+
+use piccolo::oci::Digest;
+use rustix::process::{Signal, kill_process};
+use tokio::process::Child;
+
+use super::cell::{Cell, How, MayFail, Who};
+use super::site::{Ended, NODES, Pushed, RATE, Site, ends};
+use crate::harness::process::{children, pid};
+use crate::harness::slow_link::LinkFaults;
+
+const MIB: usize = 1 << 20;
+/// A layer that is passed on while it comes, and one that every node verifies first.
+const LAYER_BYTES: [usize; 2] = [24 * MIB, 6 * MIB];
+/// A pull may take so much longer than without Piccolo.
+const LATER_MAX: Duration = Duration::from_secs(20);
+/// Time of a pull beside that of the bytes on the link, on a busy machine.
+const OVERHEAD: Duration = Duration::from_secs(3);
+/// A pull that the registry refuses ends within this time.
+const REFUSED_WITHIN: Duration = Duration::from_secs(20);
+/// Copies that leave the registry are counted with this tolerance.
+const TOLERANCE: f64 = 1.05;
+/// Time for the nodes to form a chain.
+const CHAIN_WITHIN: Duration = Duration::from_secs(10);
+/// Rate of the link while a cell is prepared, bytes a second.
+const FAST: u64 = 1 << 30;
+const OTHER_NAMESPACE: &str = "builds";
+
+struct Play<'a> {
+    site: &'a mut Site,
+    cell: Cell,
+    victim: Option<usize>,
+}
+
+/// Plays `cell`; returns a line about it, or what is wrong.
+pub(super) async fn play(site: &mut Site, cell: Cell) -> Result<String, String> {
+    site.configure(NODES - 1, cell.config()).await;
+    let mut play = Play { site, cell, victim: None };
+    let result =
+        if cell == Cell::OppositeOrder { play.opposite_order().await } else { play.one_image().await };
+    play.heal().await;
+    result
+}
+
+impl Play<'_> {
+    async fn one_image(&mut self) -> Result<String, String> {
+        let layers = crate::harness::image::layers(self.site.seed(), &LAYER_BYTES);
+        let pushed = self.site.push(&layers);
+        let first = if self.cell == Cell::OneHolder { 1 } else { 0 };
+        if first > 0 {
+            self.site.link.runs_at(FAST);
+            let holder = self.pulls(0..first, &pushed);
+            self.judge(&ends(holder, Instant::now(), LATER_MAX).await, MayFail::Nobody)?;
+            self.site.holds(0, &pushed.image).await;
+            self.site.link.runs_at(RATE);
+        }
+        self.site.link.forget();
+        self.before(&pushed);
+        let begun = Instant::now();
+        let mut pulls = self.pulls(first..NODES, &pushed);
+        let happened = self.happens(&pushed, &mut pulls).await;
+        let limit = self.limit(&pushed);
+        let ended = ends(pulls, begun, limit).await;
+        let checked = match happened {
+            Ok(()) => self.check(&ended, &[&pushed]).await,
+            Err(problem) => Err(problem),
+        };
+        let line = format!("{}, {}", times(&ended), self.chain(&pushed));
+        let result = checked.map(|copies| format!("{copies:.2} copies, {line}"));
+        let result = result.map_err(|problem| format!("{problem}; {line}\n{}", self.stories(&[&pushed])));
+        self.site.forget(pushed).await;
+        result
+    }
+
+    async fn opposite_order(&mut self) -> Result<String, String> {
+        let mut layers = crate::harness::image::layers(self.site.seed(), &LAYER_BYTES);
+        let one = self.site.push(&layers);
+        layers.reverse();
+        let other = self.site.push(&layers);
+        self.site.link.forget();
+        let begun = Instant::now();
+        let pulls = (0..NODES).map(|node| {
+            let reference = if node % 2 == 0 { &one.reference } else { &other.reference };
+            (node, self.site.pull_in_order(node, reference))
+        });
+        let ended = ends(pulls.collect(), begun, self.limit(&one)).await;
+        let result = self.judge(&ended, MayFail::Nobody).and_then(|()| {
+            let image = |node: usize| if node % 2 == 0 { &one.image } else { &other.image };
+            let problem = (0..NODES).find_map(|node| self.site.content_problem(node, image(node)));
+            problem.map_or_else(|| self.copies(&one), Err)
+        });
+        let line = format!("{}, {}", times(&ended), self.chain(&one));
+        let result = result.map(|copies| format!("{copies:.2} copies, {line}"));
+        let result = result.map_err(|problem| format!("{problem}; {line}\n{}", self.stories(&[&one])));
+        self.site.forget(one).await;
+        self.site.forget(other).await;
+        result
+    }
+
+    fn pulls(&self, nodes: std::ops::Range<usize>, pushed: &Pushed) -> Vec<(usize, Child)> {
+        let is_other = |node: usize| self.cell == Cell::OtherNamespace && node == NODES - 1;
+        let namespace = |node| if is_other(node) { OTHER_NAMESPACE } else { "k8s.io" };
+        nodes.map(|node| (node, self.site.pull(node, namespace(node), &pushed.reference))).collect()
+    }
+
+    /// Time in which every pull ends.
+    fn limit(&self, pushed: &Pushed) -> Duration {
+        let rate = if let Cell::Slow(rate) = self.cell { rate } else { RATE };
+        let undisturbed = Duration::from_secs_f64(pushed.size as f64 / rate as f64) + OVERHEAD;
+        if self.cell.may_fail() == MayFail::All {
+            REFUSED_WITHIN
+        } else {
+            undisturbed + self.cell.delay() + LATER_MAX
+        }
+    }
+
+    /// What is so when the pulls begin.
+    fn before(&self, pushed: &Pushed) {
+        let large = &pushed.image.layers[0];
+        let at = |percent: u64| (large.clone(), LAYER_BYTES[0] as u64 * percent / 100);
+        let mut faults = LinkFaults { hold: self.cell.percent().map(at), ..LinkFaults::default() };
+        match self.cell {
+            Cell::Slow(rate) => self.site.link.runs_at(rate),
+            Cell::Silent(_, 0) => faults.is_silent = true,
+            Cell::Refused(status) => faults.refuses = Some(status),
+            Cell::WrongByte(percent) => faults.wrong = Some(at(percent)),
+            _ => {}
+        }
+        self.site.link.has(faults);
+    }
+
+    /// What happens meanwhile.
+    async fn happens(&mut self, pushed: &Pushed, pulls: &mut [(usize, Child)]) -> Result<(), String> {
+        let large = &pushed.image.layers[0];
+        if let Some(percent) = self.cell.percent() {
+            let bytes = LAYER_BYTES[0] as u64 * percent / 100;
+            self.until("the registry has sent a part", || {
+                (self.site.link.sent(large) >= bytes).then_some(())
+            })
+            .await?;
+            self.until("all nodes are in the flight", || self.all_fly(large).then_some(())).await?;
+        }
+        match self.cell {
+            Cell::Node(who, how, _) => self.node_fails(who, how, large, pulls).await?,
+            Cell::ServersKilled(_) => self.kill_servers(&[1, 2, 3]),
+            Cell::ServerKilled(number, _) => self.kill_servers(&[number]),
+            Cell::FetcherAndServerKilled(number, _) => {
+                self.kill_servers(&[number]);
+                self.node_fails(Who::Fetcher, How::AgentKilled, large, pulls).await?;
+            }
+            Cell::Silent(time, _) => tokio::time::sleep(time).await,
+            Cell::Gone(time, _) => {
+                self.site.link.has(LinkFaults { is_gone: true, ..LinkFaults::default() });
+                tokio::time::sleep(time).await;
+            }
+            Cell::Refused(_) | Cell::WrongByte(_) => return Ok(()),
+            _ => {}
+        }
+        self.site.link.has(LinkFaults::default());
+        Ok(())
+    }
+
+    fn all_fly(&self, blob: &Digest) -> bool {
+        let Some(fetcher) = self.site.fetcher(blob) else { return false };
+        (0..NODES).all(|node| node == fetcher || self.site.source(node, blob).is_some())
+    }
+
+    async fn node_fails(
+        &mut self,
+        who: Who,
+        how: How,
+        blob: &Digest,
+        pulls: &mut [(usize, Child)],
+    ) -> Result<(), String> {
+        let victim = match who {
+            Who::Fetcher => self.site.fetcher(blob),
+            Who::Middle => {
+                let sources: Vec<_> = (0..NODES).map(|node| self.site.source(node, blob)).collect();
+                (0..NODES).find(|node| sources[*node].is_some() && sources.contains(&Some(*node)))
+            }
+        };
+        let victim = victim.ok_or_else(|| format!("no node is {who:?}"))?;
+        self.victim = Some(victim);
+        let node = &mut self.site.nodes[victim].node;
+        match how {
+            How::AgentKilled => {
+                let workers = children(node.agent.process.pid());
+                node.agent.process.signal(Signal::KILL);
+                // A worker may end with its supervisor.
+                workers
+                    .into_iter()
+                    .for_each(|worker| kill_process(pid(worker), Signal::KILL).unwrap_or_default());
+            }
+            How::WorkerKilled => self.site.signal_worker(victim, Signal::KILL),
+            How::WorkerFrozen => self.site.signal_worker(victim, Signal::STOP),
+            How::ContainerdKilled => node.containerd.kill(),
+            How::Cancelled => {
+                let (_, pull) = pulls.iter_mut().find(|(node, _)| *node == victim).expect("each node pulls");
+                pull.start_kill().unwrap();
+            }
+        }
+        Ok(())
+    }
+
+    fn kill_servers(&self, numbers: &[usize]) {
+        // So that they are not started again before the end of the cell.
+        self.site.servers.up.signal(Signal::STOP);
+        numbers.iter().for_each(|number| self.site.servers.signal(*number, Signal::KILL));
+    }
+
+    /// Checks what must hold at the end; returns how many copies have left the registry.
+    async fn check(&mut self, ended: &[Ended], pushed: &[&Pushed]) -> Result<f64, String> {
+        self.judge(ended, self.cell.may_fail())?;
+        let image = &pushed[0].image;
+        let failed: Vec<usize> =
+            ended.iter().filter(|ended| ended.problem.is_some()).map(|ended| ended.node).collect();
+        let unsound = ended.iter().find_map(|ended| match ended.problem {
+            None => self.site.content_problem(ended.node, image),
+            Some(_) if matches!(self.cell, Cell::WrongByte(_)) => None,
+            Some(_) => self.site.soundness_problem(ended.node, image),
+        });
+        unsound.map_or(Ok(()), Err)?;
+        if let Some(giver) = self.cell.gives_nothing().then_some(NODES - 1)
+            && let Some(node) = (0..NODES)
+                .find(|node| image.layers.iter().any(|layer| self.site.source(*node, layer) == Some(giver)))
+        {
+            return Err(format!("node {node} received from node {giver}"));
+        }
+        self.again(&failed, pushed[0]).await?;
+        self.copies(pushed[0])
+    }
+
+    /// Pulls again to nodes whose first pull has failed.
+    async fn again(&mut self, nodes: &[usize], pushed: &Pushed) -> Result<(), String> {
+        self.site.link.has(LinkFaults::default());
+        if let (Cell::Node(_, How::ContainerdKilled, _), Some(victim)) = (self.cell, self.victim) {
+            self.site.nodes[victim].node.containerd.start().await;
+        }
+        let begun = Instant::now();
+        let pulls = nodes.iter().map(|node| (*node, self.site.pull(*node, "k8s.io", &pushed.reference)));
+        let undisturbed = Duration::from_secs_f64(pushed.size as f64 / RATE as f64) + OVERHEAD;
+        let again = ends(pulls.collect(), begun, undisturbed + LATER_MAX).await;
+        let problem = self.judge(&again, MayFail::Nobody).err();
+        let problem =
+            problem.or_else(|| nodes.iter().find_map(|node| self.site.content_problem(*node, &pushed.image)));
+        problem.map_or(Ok(()), |problem| Err(format!("when tried again: {problem}, {}", times(&again))))
+    }
+
+    fn judge(&self, ended: &[Ended], may_fail: MayFail) -> Result<(), String> {
+        for Ended { node, problem, after } in ended {
+            let may = match may_fail {
+                MayFail::Nobody => false,
+                MayFail::Victim => Some(*node) == self.victim,
+                MayFail::Anybody | MayFail::All => true,
+            };
+            match problem {
+                None if may_fail == MayFail::All => {
+                    return Err(format!("node {node} pulled what is refused"));
+                }
+                Some(problem) if !may || problem.starts_with("it did not end") => {
+                    return Err(format!("node {node} after {after:.1?}: {problem}"));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// How many copies of the layers have left the registry, if that is not too many.
+    fn copies(&self, pushed: &Pushed) -> Result<f64, String> {
+        let sent: u64 = pushed.image.layers.iter().map(|layer| self.site.link.sent(layer)).sum();
+        let copies = sent as f64 / pushed.size as f64;
+        match self.cell.copies_max() {
+            Some(most) if copies > most as f64 * TOLERANCE => {
+                Err(format!("{copies:.2} copies left the registry"))
+            }
+            _ => Ok(copies),
+        }
+    }
+
+    /// Where each node has the large layer from, as far as it has said: `R` is the registry.
+    fn chain(&self, pushed: &Pushed) -> String {
+        let large = &pushed.image.layers[0];
+        let links = (0..NODES).map(|node| {
+            let fetches = self.site.log_lines(node, "containerd fetches a blob", large.as_str()).len();
+            let source = self.site.source(node, large).map(|source| source.to_string()).unwrap_or_default();
+            format!("{node}<{source}{}", "R".repeat(fetches))
+        });
+        links.collect::<Vec<_>>().join(" ")
+    }
+
+    fn stories(&self, pushed: &[&Pushed]) -> String {
+        let layers = pushed.iter().flat_map(|pushed| &pushed.image.layers);
+        layers.map(|layer| self.site.story(layer)).collect::<Vec<_>>().join("\n")
+    }
+
+    /// Makes the site what it was.
+    async fn heal(&mut self) {
+        self.site.link.has(LinkFaults::default());
+        self.site.link.runs_at(RATE);
+        if matches!(
+            self.cell,
+            Cell::ServersKilled(_) | Cell::ServerKilled(..) | Cell::FetcherAndServerKilled(..)
+        ) {
+            self.site.servers.up.signal(Signal::CONT);
+            self.site.servers.leader().await;
+        }
+        if let Some(victim) = self.victim {
+            self.site.replace(victim).await;
+        }
+    }
+
+    async fn until<T>(&self, what: &str, condition: impl Fn() -> Option<T>) -> Result<T, String> {
+        let end = Instant::now() + CHAIN_WITHIN;
+        loop {
+            if let Some(value) = condition() {
+                return Ok(value);
+            }
+            if Instant::now() > end {
+                return Err(format!("not within {CHAIN_WITHIN:?}: {what}"));
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+fn times(ended: &[Ended]) -> String {
+    let times: Vec<_> = ended
+        .iter()
+        .map(|ended| {
+            format!("{:.1}{}", ended.after.as_secs_f32(), if ended.problem.is_some() { "!" } else { "" })
+        })
+        .collect();
+    format!("[{}] s", times.join(" "))
+}
