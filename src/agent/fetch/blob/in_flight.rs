@@ -199,16 +199,7 @@ impl FlightTransfer {
     }
 
     async fn ask_server(&mut self, need: Need) {
-        let question = FlightQuestion {
-            have_bytes: self.left.start,
-            begins: false,
-            is_starved: need == Need::Starved,
-            lost: match need {
-                Need::Lost(source) => Some(source),
-                _ => None,
-            },
-            owes: self.reception.owes(),
-        };
+        let question = question(need, self.left.start, self.reception.owes());
         match self.sources.find_for_flight(&self.wanted.digest, question, FLIGHT_LOOKUP_TIMEOUT).await {
             Ok(found) => self.learn(found, question.lost),
             Err(_) => self.follow.server_answered(ServerAnswer::Nobody),
@@ -440,6 +431,17 @@ impl FlightTransfer {
     }
 }
 
+/// What a server is asked. A node that has asked everybody in vain is as starved as one whose source has no more: those
+/// that the server knows may all be behind it, so that without a ruling nobody would fetch what they wait for.
+fn question(need: Need, have_bytes: u64, owes: u32) -> FlightQuestion {
+    let (is_starved, lost) = match need {
+        Need::Begins => (false, None),
+        Need::Sources | Need::Starved => (true, None),
+        Need::Lost(source) => (false, Some(source)),
+    };
+    FlightQuestion { have_bytes, begins: false, is_starved, lost, owes }
+}
+
 /// When the node at `address` goes to the registry, of all that do so at the same time.
 fn spread(address: SocketAddr) -> Duration {
     use std::hash::{DefaultHasher, Hash, Hasher};
@@ -451,6 +453,22 @@ fn spread(address: SocketAddr) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Regression: the fetcher had ended, all that the server knew were the children of the node that had lost it, and
+    /// that one asked for sources without a need of a ruling until 20 s were over.
+    #[test]
+    fn a_node_that_asked_everybody_in_vain_needs_a_ruling() {
+        let source = SocketAddr::from(([10, 0, 0, 1], 1));
+        for (need, is_starved, lost) in [
+            (Need::Begins, false, None),
+            (Need::Sources, true, None),
+            (Need::Starved, true, None),
+            (Need::Lost(source), false, Some(source)),
+        ] {
+            let expected = FlightQuestion { have_bytes: 5, begins: false, is_starved, lost, owes: 1 };
+            assert_eq!(question(need, 5, 1), expected, "{need:?}");
+        }
+    }
 
     #[test]
     fn a_fleet_goes_to_the_registry_over_the_whole_time() {
