@@ -80,16 +80,18 @@ impl How {
 impl Cell {
     /// Copies of the layers that may leave the registry, in bytes: one, and one for each incident. `None`: as many as
     /// there are pulls, because every node has to go there.
-    pub(super) fn copies_max(self) -> Option<u64> {
+    pub(super) fn copies_max(self) -> Option<f64> {
         match self {
-            Self::OneHolder => Some(0),
-            Self::Undisturbed | Self::Slow(_) | Self::ManifestsOrigin | Self::OppositeOrder => Some(1),
+            Self::OneHolder => Some(0.0),
+            Self::Undisturbed | Self::Slow(_) | Self::OppositeOrder => Some(1.0),
+            // What may be a manifest by its length, such as the small layer, is not shared before it is whole.
+            Self::ManifestsOrigin => Some(1.2),
             // The fetch is patient with a registry that pauses for less than it takes to give it up.
-            Self::Silent(time, _) if time < Duration::from_secs(5) => Some(1),
-            Self::Silent(_, 0) => Some(3),
-            Self::FetcherAndServerKilled(..) => Some(3),
-            Self::Node(..) | Self::ServersKilled(_) | Self::ServerKilled(..) | Self::Silent(..) => Some(2),
-            Self::Gone(..) | Self::OtherNamespace | Self::FlightsOff => Some(2),
+            Self::Silent(time, _) if time < Duration::from_secs(5) => Some(1.0),
+            Self::Silent(_, 0) => Some(3.0),
+            Self::FetcherAndServerKilled(..) => Some(3.0),
+            Self::Node(..) | Self::ServersKilled(_) | Self::ServerKilled(..) | Self::Silent(..) => Some(2.0),
+            Self::Gone(..) | Self::OtherNamespace | Self::FlightsOff => Some(2.0),
             Self::Refused(_) | Self::WrongByte(_) => None,
         }
     }

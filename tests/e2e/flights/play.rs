@@ -273,7 +273,7 @@ impl Play<'_> {
         let sent: u64 = pushed.image.layers.iter().map(|layer| self.site.link.sent(layer)).sum();
         let copies = sent as f64 / pushed.size as f64;
         match self.cell.copies_max() {
-            Some(most) if copies > most as f64 * TOLERANCE => {
+            Some(most) if copies > most * TOLERANCE => {
                 Err(format!("{copies:.2} copies left the registry"))
             }
             _ => Ok(copies),
