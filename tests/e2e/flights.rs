@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use cell::{Cell, How, Who};
+use cell::{At, Cell, How, Who};
 use play::play;
 use site::Site;
 
@@ -14,16 +14,16 @@ mod cell;
 mod play;
 mod site;
 
-const PERCENTS: [u64; 3] = [1, 50, 99];
+const PLACES: [At; 3] = [At::Large(1), At::Large(50), At::Large(99)];
 
 /// Cells that differ most.
 const SAMPLE: [Cell; 6] = [
     Cell::Undisturbed,
     Cell::OneHolder,
-    Cell::Node(Who::Fetcher, How::AgentKilled, 50),
-    Cell::Node(Who::Middle, How::WorkerFrozen, 50),
-    Cell::ServersKilled(50),
-    Cell::WrongByte(50),
+    Cell::Node(Who::Fetcher, How::AgentKilled, At::Large(50)),
+    Cell::Node(Who::Middle, How::WorkerFrozen, At::Large(50)),
+    Cell::ServersKilled(At::Large(50)),
+    Cell::WrongByte(At::Large(50)),
 ];
 
 /// Plays all `cells` one after the other and panics with what is wrong in each. The variable CELLS selects those whose
@@ -53,7 +53,8 @@ async fn all_pass(cells: impl IntoIterator<Item = Cell>) {
 }
 
 fn node_cells(who: Who) -> impl Iterator<Item = Cell> {
-    How::ALL.into_iter().flat_map(move |how| PERCENTS.map(|percent| Cell::Node(who, how, percent)))
+    let places = PLACES.into_iter().chain([At::Small(50)]);
+    How::ALL.into_iter().flat_map(move |how| places.clone().map(move |at| Cell::Node(who, how, at)))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -74,21 +75,19 @@ async fn soak_pulls_of_one_new_image_survive_the_loss_of_a_node_in_the_middle() 
 #[tokio::test(flavor = "multi_thread")]
 async fn soak_pulls_of_one_new_image_survive_the_loss_of_servers() {
     let killed = (1..=3).flat_map(|number| {
-        PERCENTS
-            .map(|percent| Cell::ServerKilled(number, percent))
-            .into_iter()
-            .chain([Cell::FetcherAndServerKilled(number, 50)])
+        let killed = PLACES.map(|at| Cell::ServerKilled(number, at));
+        killed.into_iter().chain([Cell::FetcherAndServerKilled(number, At::Large(50))])
     });
-    all_pass(killed.chain(PERCENTS.map(Cell::ServersKilled))).await;
+    all_pass(killed.chain(PLACES.map(Cell::ServersKilled))).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn soak_pulls_of_one_new_image_survive_a_bad_registry() {
     let seconds = Duration::from_secs;
-    let cells = [Cell::Slow(2 << 20), Cell::Silent(seconds(10), 0)].into_iter();
-    let cells = cells.chain([4, 8].map(|time| Cell::Silent(seconds(time), 50)));
-    let cells = cells.chain(PERCENTS.map(|percent| Cell::Gone(seconds(3), percent)));
-    let cells = cells.chain(PERCENTS.map(Cell::WrongByte));
+    let cells = [Cell::Slow(2 << 20), Cell::SilentAtFirst(seconds(10))].into_iter();
+    let cells = cells.chain([4, 8].map(|time| Cell::Silent(seconds(time), At::Large(50))));
+    let cells = cells.chain(PLACES.map(|at| Cell::Gone(seconds(3), at)));
+    let cells = cells.chain(PLACES.map(Cell::WrongByte)).chain([Cell::WrongByte(At::Small(50))]);
     all_pass(cells.chain([404, 429, 500, 503].map(Cell::Refused))).await;
 }
 

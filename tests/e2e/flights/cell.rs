@@ -3,31 +3,39 @@
 use std::fmt;
 use std::time::Duration;
 
+const MIB: usize = 1 << 20;
+/// Lengths of the layers of an image: [`At::Large`] and [`At::Small`].
+pub(super) const LAYER_BYTES: [usize; 2] = [24 * MIB, 6 * MIB];
+
 /// What happens while all nodes pull the same image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cell {
     /// Nothing.
     Undisturbed,
-    /// A node fails when the registry has sent so many percent of the large layer.
-    Node(Who, How, u64),
-    /// All servers are killed at so many percent.
-    ServersKilled(u64),
-    /// The server with this number is killed at so many percent: one of them is the owner of the layer.
-    ServerKilled(usize, u64),
+    /// A node fails.
+    Node(Who, How, At),
+    /// All servers are killed.
+    ServersKilled(At),
+    /// The server with this number is killed: one of the three is the owner of the layer.
+    ServerKilled(usize, At),
     /// The same, and at the same time the fetcher's agent: the new owner collects.
-    FetcherAndServerKilled(usize, u64),
+    FetcherAndServerKilled(usize, At),
     /// The registry sends at this rate, bytes a second.
     Slow(u64),
-    /// The registry sends nothing for this time when it has sent so many percent.
-    Silent(Duration, u64),
-    /// The registry resets and refuses connections for this time when it has sent so many percent.
-    Gone(Duration, u64),
+    /// The registry sends nothing for this time, from the first byte on.
+    SilentAtFirst(Duration),
+    /// The registry sends nothing for this time.
+    Silent(Duration, At),
+    /// The registry resets and refuses connections for this time.
+    Gone(Duration, At),
     /// The registry answers each request for a blob with this status.
     Refused(u16),
-    /// A byte at so many percent is wrong.
-    WrongByte(u64),
+    /// The registry sends a wrong byte.
+    WrongByte(At),
     /// One node holds the image already.
     OneHolder,
+    /// One node holds the image already, and a byte of its large layer has become wrong.
+    DamagedHolder,
     /// One node pulls in a namespace of containerd that its agent does not serve.
     OtherNamespace,
     /// One node is in no flight.
@@ -36,6 +44,15 @@ pub(super) enum Cell {
     ManifestsOrigin,
     /// Two images have the same layers in opposite order, which all nodes pull one after the other.
     OppositeOrder,
+}
+
+/// Which layer, and how many percent of it have come from the registry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum At {
+    /// A layer that is passed on while it comes.
+    Large(u64),
+    /// A layer that every node verifies before its containerd gets it.
+    Small(u64),
 }
 
 /// The node that fails.
@@ -72,6 +89,17 @@ pub(super) enum MayFail {
     All,
 }
 
+impl At {
+    /// The layer's index in [`LAYER_BYTES`], and the offset in it.
+    pub(super) fn place(self) -> (usize, u64) {
+        let (layer, percent) = match self {
+            Self::Large(percent) => (0, percent),
+            Self::Small(percent) => (1, percent),
+        };
+        (layer, LAYER_BYTES[layer] as u64 * percent / 100)
+    }
+}
+
 impl How {
     pub(super) const ALL: [Self; 5] =
         [Self::AgentKilled, Self::WorkerKilled, Self::WorkerFrozen, Self::ContainerdKilled, Self::Cancelled];
@@ -88,10 +116,11 @@ impl Cell {
             Self::ManifestsOrigin => Some(1.2),
             // The fetch is patient with a registry that pauses for less than it takes to give it up.
             Self::Silent(time, _) if time < Duration::from_secs(5) => Some(1.0),
-            Self::Silent(_, 0) => Some(3.0),
+            Self::SilentAtFirst(_) => Some(3.0),
             Self::FetcherAndServerKilled(..) => Some(3.0),
             Self::Node(..) | Self::ServersKilled(_) | Self::ServerKilled(..) | Self::Silent(..) => Some(2.0),
             Self::Gone(..) | Self::OtherNamespace | Self::FlightsOff => Some(2.0),
+            Self::DamagedHolder => Some(1.0),
             Self::Refused(_) | Self::WrongByte(_) => None,
         }
     }
@@ -100,7 +129,7 @@ impl Cell {
     pub(super) fn may_fail(self) -> MayFail {
         match self {
             Self::Node(_, How::ContainerdKilled | How::Cancelled, _) => MayFail::Victim,
-            Self::Gone(..) | Self::WrongByte(_) => MayFail::Anybody,
+            Self::Gone(..) | Self::WrongByte(_) | Self::DamagedHolder => MayFail::Anybody,
             Self::Refused(_) => MayFail::All,
             _ => MayFail::Nobody,
         }
@@ -109,19 +138,16 @@ impl Cell {
     /// Time by which the registry itself makes a pull longer.
     pub(super) fn delay(self) -> Duration {
         match self {
-            Self::Silent(time, _) | Self::Gone(time, _) => time,
+            Self::Silent(time, _) | Self::SilentAtFirst(time) | Self::Gone(time, _) => time,
             _ => Duration::ZERO,
         }
     }
 
-    /// When it happens: at so many percent of the large layer.
-    pub(super) fn percent(self) -> Option<u64> {
+    /// When it happens, if not at the beginning.
+    pub(super) fn at(self) -> Option<At> {
         match self {
-            Self::Node(_, _, percent) | Self::ServersKilled(percent) | Self::ServerKilled(_, percent) => {
-                Some(percent)
-            }
-            Self::FetcherAndServerKilled(_, percent) | Self::Gone(_, percent) => Some(percent),
-            Self::Silent(_, percent) if percent > 0 => Some(percent),
+            Self::Node(_, _, at) | Self::ServersKilled(at) | Self::ServerKilled(_, at) => Some(at),
+            Self::FetcherAndServerKilled(_, at) | Self::Gone(_, at) | Self::Silent(_, at) => Some(at),
             _ => None,
         }
     }

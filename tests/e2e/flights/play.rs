@@ -6,14 +6,11 @@ use piccolo::oci::Digest;
 use rustix::process::{Signal, kill_process};
 use tokio::process::Child;
 
-use super::cell::{Cell, How, MayFail, Who};
+use super::cell::{At, Cell, How, LAYER_BYTES, MayFail, Who};
 use super::site::{Ended, NODES, Pushed, RATE, Site, ends};
 use crate::harness::process::{children, pid};
 use crate::harness::slow_link::LinkFaults;
 
-const MIB: usize = 1 << 20;
-/// A layer that is passed on while it comes, and one that every node verifies first.
-const LAYER_BYTES: [usize; 2] = [24 * MIB, 6 * MIB];
 /// A pull may take so much longer than without Piccolo.
 const LATER_MAX: Duration = Duration::from_secs(20);
 /// Time of a pull beside that of the bytes on the link, on a busy machine.
@@ -48,12 +45,15 @@ impl Play<'_> {
     async fn one_image(&mut self) -> Result<String, String> {
         let layers = crate::harness::image::layers(self.site.seed(), &LAYER_BYTES);
         let pushed = self.site.push(&layers);
-        let first = if self.cell == Cell::OneHolder { 1 } else { 0 };
+        let first = usize::from(matches!(self.cell, Cell::OneHolder | Cell::DamagedHolder));
         if first > 0 {
             self.site.link.runs_at(FAST);
             let holder = self.pulls(0..first, &pushed);
             self.judge(&ends(holder, Instant::now(), LATER_MAX).await, MayFail::Nobody)?;
             self.site.holds(0, &pushed.image).await;
+            if self.cell == Cell::DamagedHolder {
+                self.site.damage(0, &pushed.image.layers[0], LAYER_BYTES[0] as u64 / 2);
+            }
             self.site.link.runs_at(RATE);
         }
         self.site.link.forget();
@@ -118,14 +118,16 @@ impl Play<'_> {
 
     /// What is so when the pulls begin.
     fn before(&self, pushed: &Pushed) {
-        let large = &pushed.image.layers[0];
-        let at = |percent: u64| (large.clone(), LAYER_BYTES[0] as u64 * percent / 100);
-        let mut faults = LinkFaults { hold: self.cell.percent().map(at), ..LinkFaults::default() };
+        let at = |at: At| {
+            let (layer, offset) = at.place();
+            (pushed.image.layers[layer].clone(), offset)
+        };
+        let mut faults = LinkFaults { hold: self.cell.at().map(at), ..LinkFaults::default() };
         match self.cell {
             Cell::Slow(rate) => self.site.link.runs_at(rate),
-            Cell::Silent(_, 0) => faults.is_silent = true,
+            Cell::SilentAtFirst(_) => faults.is_silent = true,
             Cell::Refused(status) => faults.refuses = Some(status),
-            Cell::WrongByte(percent) => faults.wrong = Some(at(percent)),
+            Cell::WrongByte(wrong) => faults.wrong = Some(at(wrong)),
             _ => {}
         }
         self.site.link.has(faults);
@@ -133,24 +135,24 @@ impl Play<'_> {
 
     /// What happens meanwhile.
     async fn happens(&mut self, pushed: &Pushed, pulls: &mut [(usize, Child)]) -> Result<(), String> {
-        let large = &pushed.image.layers[0];
-        if let Some(percent) = self.cell.percent() {
-            let bytes = LAYER_BYTES[0] as u64 * percent / 100;
+        let (layer, bytes) = self.cell.at().unwrap_or(At::Large(0)).place();
+        let layer = &pushed.image.layers[layer];
+        if self.cell.at().is_some() {
             self.until("the registry has sent a part", || {
-                (self.site.link.sent(large) >= bytes).then_some(())
+                (self.site.link.sent(layer) >= bytes).then_some(())
             })
             .await?;
-            self.until("all nodes are in the flight", || self.all_fly(large).then_some(())).await?;
+            self.until("all nodes are in the flight", || self.all_fly(layer).then_some(())).await?;
         }
         match self.cell {
-            Cell::Node(who, how, _) => self.node_fails(who, how, large, pulls).await?,
+            Cell::Node(who, how, _) => self.node_fails(who, how, layer, pulls).await?,
             Cell::ServersKilled(_) => self.kill_servers(&[1, 2, 3]),
             Cell::ServerKilled(number, _) => self.kill_servers(&[number]),
             Cell::FetcherAndServerKilled(number, _) => {
                 self.kill_servers(&[number]);
-                self.node_fails(Who::Fetcher, How::AgentKilled, large, pulls).await?;
+                self.node_fails(Who::Fetcher, How::AgentKilled, layer, pulls).await?;
             }
-            Cell::Silent(time, _) => tokio::time::sleep(time).await,
+            Cell::Silent(time, _) | Cell::SilentAtFirst(time) => tokio::time::sleep(time).await,
             Cell::Gone(time, _) => {
                 self.site.link.has(LinkFaults { is_gone: true, ..LinkFaults::default() });
                 tokio::time::sleep(time).await;
@@ -273,9 +275,7 @@ impl Play<'_> {
         let sent: u64 = pushed.image.layers.iter().map(|layer| self.site.link.sent(layer)).sum();
         let copies = sent as f64 / pushed.size as f64;
         match self.cell.copies_max() {
-            Some(most) if copies > most * TOLERANCE => {
-                Err(format!("{copies:.2} copies left the registry"))
-            }
+            Some(most) if copies > most * TOLERANCE => Err(format!("{copies:.2} copies left the registry")),
             _ => Ok(copies),
         }
     }

@@ -1,6 +1,7 @@
 //! Five nodes, three servers, and a registry behind a slow link, which all cells of a test share.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -188,6 +189,14 @@ impl Site {
             }
         }
         None
+    }
+
+    /// Makes a byte wrong of a blob that a node holds.
+    pub(super) fn damage(&self, node: usize, blob: &Digest, offset: u64) {
+        let file = File::options().read(true).write(true).open(self.blobs(node).join(blob.hex())).unwrap();
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, offset).unwrap();
+        file.write_all_at(&[!byte[0]], offset).unwrap();
     }
 
     fn blobs(&self, node: usize) -> PathBuf {
