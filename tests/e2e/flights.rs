@@ -64,7 +64,7 @@ async fn pulls_of_one_new_image_survive_the_faults_that_differ_most() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn soak_pulls_of_one_new_image_survive_the_loss_of_the_node_that_fetches_it() {
-    all_pass(node_cells(Who::Fetcher)).await;
+    all_pass(node_cells(Who::Fetcher).chain([Cell::FetcherAndMiddleKilled(At::Large(50))])).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -93,7 +93,18 @@ async fn soak_pulls_of_one_new_image_survive_a_bad_registry() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn soak_pulls_of_one_new_image_are_one_copy_whatever_else_the_nodes_do() {
-    let cells =
-        [Cell::OneHolder, Cell::OtherNamespace, Cell::FlightsOff, Cell::ManifestsOrigin, Cell::OppositeOrder];
-    all_pass([Cell::Undisturbed].into_iter().chain(cells)).await;
+    let cells = [
+        Cell::Undisturbed,
+        Cell::OneHolder,
+        Cell::DamagedHolder,
+        Cell::Late(At::Large(50)),
+        Cell::Late(At::Large(99)),
+        Cell::LateByAll,
+        Cell::OtherNamespace,
+        Cell::TwoNamespaces,
+        Cell::FlightsOff,
+        Cell::ManifestsOrigin,
+        Cell::OppositeOrder,
+    ];
+    all_pass(cells).await;
 }

@@ -14,6 +14,12 @@ pub(super) enum Cell {
     Undisturbed,
     /// A node fails.
     Node(Who, How, At),
+    /// The agents of the fetcher and of a node in the middle are killed at the same time.
+    FetcherAndMiddleKilled(At),
+    /// One node begins when the others have a part.
+    Late(At),
+    /// One node begins when the first of the others has the whole image.
+    LateByAll,
     /// All servers are killed.
     ServersKilled(At),
     /// The server with this number is killed: one of the three is the owner of the layer.
@@ -38,6 +44,8 @@ pub(super) enum Cell {
     DamagedHolder,
     /// One node pulls in a namespace of containerd that its agent does not serve.
     OtherNamespace,
+    /// One node pulls in such a namespace and in its own at the same time.
+    TwoNamespaces,
     /// One node is in no flight.
     FlightsOff,
     /// One node leaves manifests to the registry.
@@ -111,15 +119,17 @@ impl Cell {
     pub(super) fn copies_max(self) -> Option<f64> {
         match self {
             Self::OneHolder => Some(0.0),
-            Self::Undisturbed | Self::Slow(_) | Self::OppositeOrder => Some(1.0),
+            Self::Undisturbed | Self::Slow(_) | Self::OppositeOrder | Self::Late(_) | Self::LateByAll => {
+                Some(1.0)
+            }
             // What may be a manifest by its length, such as the small layer, is not shared before it is whole.
             Self::ManifestsOrigin => Some(1.2),
             // The fetch is patient with a registry that pauses for less than it takes to give it up.
             Self::Silent(time, _) if time < Duration::from_secs(5) => Some(1.0),
             Self::SilentAtFirst(_) => Some(3.0),
-            Self::FetcherAndServerKilled(..) => Some(3.0),
+            Self::FetcherAndServerKilled(..) | Self::FetcherAndMiddleKilled(_) => Some(3.0),
             Self::Node(..) | Self::ServersKilled(_) | Self::ServerKilled(..) | Self::Silent(..) => Some(2.0),
-            Self::Gone(..) | Self::OtherNamespace | Self::FlightsOff => Some(2.0),
+            Self::Gone(..) | Self::OtherNamespace | Self::TwoNamespaces | Self::FlightsOff => Some(2.0),
             Self::DamagedHolder => Some(1.0),
             Self::Refused(_) | Self::WrongByte(_) => None,
         }
@@ -148,6 +158,7 @@ impl Cell {
         match self {
             Self::Node(_, _, at) | Self::ServersKilled(at) | Self::ServerKilled(_, at) => Some(at),
             Self::FetcherAndServerKilled(_, at) | Self::Gone(_, at) | Self::Silent(_, at) => Some(at),
+            Self::FetcherAndMiddleKilled(at) | Self::Late(at) => Some(at),
             _ => None,
         }
     }
@@ -159,6 +170,11 @@ impl Cell {
             Self::ManifestsOrigin => "[registry._default]\nmanifests = \"origin\"\n",
             _ => "",
         }
+    }
+
+    /// Whether the last node begins later.
+    pub(super) fn is_late(self) -> bool {
+        matches!(self, Self::Late(_) | Self::LateByAll)
     }
 
     /// Whether the last node, or the one in another namespace, may give nothing that is still arriving.

@@ -28,13 +28,13 @@ const OTHER_NAMESPACE: &str = "builds";
 struct Play<'a> {
     site: &'a mut Site,
     cell: Cell,
-    victim: Option<usize>,
+    victims: Vec<usize>,
 }
 
 /// Plays `cell`; returns a line about it, or what is wrong.
 pub(super) async fn play(site: &mut Site, cell: Cell) -> Result<String, String> {
     site.configure(NODES - 1, cell.config()).await;
-    let mut play = Play { site, cell, victim: None };
+    let mut play = Play { site, cell, victims: Vec::new() };
     let result =
         if cell == Cell::OppositeOrder { play.opposite_order().await } else { play.one_image().await };
     play.heal().await;
@@ -59,7 +59,11 @@ impl Play<'_> {
         self.site.link.forget();
         self.before(&pushed);
         let begun = Instant::now();
-        let mut pulls = self.pulls(first..NODES, &pushed);
+        let last = if self.cell.is_late() { NODES - 1 } else { NODES };
+        let mut pulls = self.pulls(first..last, &pushed);
+        if self.cell == Cell::TwoNamespaces {
+            pulls.push((NODES - 1, self.site.pull(NODES - 1, OTHER_NAMESPACE, &pushed.reference)));
+        }
         let happened = self.happens(&pushed, &mut pulls).await;
         let limit = self.limit(&pushed);
         let ended = ends(pulls, begun, limit).await;
@@ -134,7 +138,7 @@ impl Play<'_> {
     }
 
     /// What happens meanwhile.
-    async fn happens(&mut self, pushed: &Pushed, pulls: &mut [(usize, Child)]) -> Result<(), String> {
+    async fn happens(&mut self, pushed: &Pushed, pulls: &mut Vec<(usize, Child)>) -> Result<(), String> {
         let (layer, bytes) = self.cell.at().unwrap_or(At::Large(0)).place();
         let layer = &pushed.image.layers[layer];
         if self.cell.at().is_some() {
@@ -142,10 +146,22 @@ impl Play<'_> {
                 (self.site.link.sent(layer) >= bytes).then_some(())
             })
             .await?;
-            self.until("all nodes are in the flight", || self.all_fly(layer).then_some(())).await?;
+            self.until("all nodes are in the flight", || self.all_fly(layer, pulls.len())).await?;
         }
         match self.cell {
             Cell::Node(who, how, _) => self.node_fails(who, how, layer, pulls).await?,
+            Cell::FetcherAndMiddleKilled(_) => {
+                self.node_fails(Who::Middle, How::AgentKilled, layer, pulls).await?;
+                self.node_fails(Who::Fetcher, How::AgentKilled, layer, pulls).await?;
+            }
+            Cell::Late(_) => {
+                pulls.append(&mut self.pulls(NODES - 1..NODES, pushed));
+                self.until("the late node is in the flight", || self.all_fly(layer, NODES)).await?;
+            }
+            Cell::LateByAll => {
+                self.until("a node has the image", || pulls[0].1.try_wait().unwrap().map(drop)).await?;
+                pulls.append(&mut self.pulls(NODES - 1..NODES, pushed));
+            }
             Cell::ServersKilled(_) => self.kill_servers(&[1, 2, 3]),
             Cell::ServerKilled(number, _) => self.kill_servers(&[number]),
             Cell::FetcherAndServerKilled(number, _) => {
@@ -164,9 +180,11 @@ impl Play<'_> {
         Ok(())
     }
 
-    fn all_fly(&self, blob: &Digest) -> bool {
-        let Some(fetcher) = self.site.fetcher(blob) else { return false };
-        (0..NODES).all(|node| node == fetcher || self.site.source(node, blob).is_some())
+    /// Whether all of the first nodes, `count` of them, fetch or receive a blob.
+    fn all_fly(&self, blob: &Digest, count: usize) -> Option<()> {
+        let fetcher = self.site.fetcher(blob)?;
+        let all = (0..count.min(NODES)).all(|node| node == fetcher || self.site.source(node, blob).is_some());
+        all.then_some(())
     }
 
     async fn node_fails(
@@ -184,7 +202,7 @@ impl Play<'_> {
             }
         };
         let victim = victim.ok_or_else(|| format!("no node is {who:?}"))?;
-        self.victim = Some(victim);
+        self.victims.push(victim);
         let node = &mut self.site.nodes[victim].node;
         match how {
             How::AgentKilled => {
@@ -237,8 +255,8 @@ impl Play<'_> {
     /// Pulls again to nodes whose first pull has failed.
     async fn again(&mut self, nodes: &[usize], pushed: &Pushed) -> Result<(), String> {
         self.site.link.has(LinkFaults::default());
-        if let (Cell::Node(_, How::ContainerdKilled, _), Some(victim)) = (self.cell, self.victim) {
-            self.site.nodes[victim].node.containerd.start().await;
+        if let (Cell::Node(_, How::ContainerdKilled, _), [victim]) = (self.cell, self.victims.as_slice()) {
+            self.site.nodes[*victim].node.containerd.start().await;
         }
         let begun = Instant::now();
         let pulls = nodes.iter().map(|node| (*node, self.site.pull(*node, "k8s.io", &pushed.reference)));
@@ -254,7 +272,7 @@ impl Play<'_> {
         for Ended { node, problem, after } in ended {
             let may = match may_fail {
                 MayFail::Nobody => false,
-                MayFail::Victim => Some(*node) == self.victim,
+                MayFail::Victim => self.victims.contains(node),
                 MayFail::Anybody | MayFail::All => true,
             };
             match problem {
@@ -307,12 +325,12 @@ impl Play<'_> {
             self.site.servers.up.signal(Signal::CONT);
             self.site.servers.leader().await;
         }
-        if let Some(victim) = self.victim {
+        for victim in std::mem::take(&mut self.victims) {
             self.site.replace(victim).await;
         }
     }
 
-    async fn until<T>(&self, what: &str, condition: impl Fn() -> Option<T>) -> Result<T, String> {
+    async fn until<T>(&self, what: &str, mut condition: impl FnMut() -> Option<T>) -> Result<T, String> {
         let end = Instant::now() + CHAIN_WITHIN;
         loop {
             if let Some(value) = condition() {

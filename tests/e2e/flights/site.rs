@@ -7,6 +7,7 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use piccolo::oci::Digest;
 use rustix::process::{Signal, kill_process};
 use tempfile::TempDir;
@@ -65,10 +66,7 @@ impl Site {
         let link = SlowLink::start(&registry.url(), RATE).await;
         let mut site =
             Self { nodes: Vec::new(), servers, link, registry, numbers: AtomicU64::new(0), folder };
-        for _ in 0..NODES {
-            let member = site.start_node("").await;
-            site.nodes.push(member);
-        }
+        site.nodes = join_all((0..NODES).map(|_| site.start_node(""))).await;
         site
     }
 
