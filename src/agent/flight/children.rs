@@ -244,9 +244,9 @@ mod tests {
         assert!(ask(3, 2_003) && !ask(4, 2_004) && ask(4, 3_004));
         assert!(!ask(5, 3_005) && !ask(5, 9_000));
         children.remove(node(2));
-        children.look(20_000, at(20_000));
-        let source = Source { have_bytes: 20_000, ..SMALL };
-        let admission = children.apply(&applicant(5), source, at(20_000));
+        children.look(9_100, at(9_100));
+        let source = Source { have_bytes: 9_100, ..SMALL };
+        let admission = children.apply(&applicant(5), source, at(9_100));
         assert!(matches!(admission, Admission::Full(_)), "the link is busy");
     }
 

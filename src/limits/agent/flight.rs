@@ -16,6 +16,8 @@ pub const STARVED_AFTER: Duration = Duration::from_millis(500);
 pub const CHILD_SLOW_AFTER: Duration = Duration::from_millis(250);
 /// Bytes that a child should have taken before it is compared: containerd writes in steps of 1 MiB.
 pub const CHILD_SLOW_BYTES_MIN: u64 = 16 * 1024 * 1024;
+/// Time after which a child is slow that takes nothing of what there is.
+pub const CHILD_STALLED_AFTER: Duration = Duration::from_secs(1);
 /// A child is slow that takes less than this part of what it should: one in three.
 pub const CHILD_SLOW_SHARE: u64 = 3;
 /// Steps from full sources to their children, after which a node asks a server again: enough for the whole chain of a

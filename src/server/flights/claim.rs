@@ -54,6 +54,8 @@ pub struct Claim {
     stage: ClaimStage,
     /// Fetchers in a row that had no byte.
     failed: usize,
+    /// The last fetchers from which the claim passed on, and how many bytes each had.
+    former: Vec<(SocketAddr, u64)>,
     /// How many fetchers there were: at most so many copies have left the registry.
     grants: u64,
 }
@@ -100,21 +102,25 @@ impl Claim {
         self.compare(claimant, now)
     }
 
-    /// Notes that `fetcher` has `have_bytes` of the content. Returns whether it holds the claim. A claim without a byte
-    /// becomes that of a node that has more: one from which it passed on too early, or one of which a new owner of the
-    /// key has not heard.
+    /// Notes that `fetcher` has `have_bytes` of the content. Returns whether it holds the claim. One that is free becomes
+    /// its own: a server that has just become the owner of the key learns so who fetches. One that passed on from it
+    /// comes back if it has got bytes since, and no other node has.
     pub fn has_grown(&mut self, fetcher: SocketAddr, have_bytes: u64, now: Duration) -> bool {
+        let comes_back = || {
+            let former = self.former.iter().find(|former| former.0 == fetcher);
+            former.is_some_and(|(_, had_bytes)| have_bytes > *had_bytes)
+        };
         let is_new = match &self.stage {
             ClaimStage::Free => true,
             ClaimStage::Held(fetch) if fetch.fetcher == fetcher => false,
-            ClaimStage::Held(fetch) if fetch.has_grown || have_bytes <= fetch.have_bytes => return false,
-            ClaimStage::Held(_) => true,
-            ClaimStage::Collecting { .. } | ClaimStage::Open { .. } if have_bytes == 0 => return false,
-            ClaimStage::Collecting { .. } | ClaimStage::Open { .. } => true,
+            ClaimStage::Held(fetch) if fetch.has_grown || !comes_back() => return false,
+            ClaimStage::Collecting { .. } | ClaimStage::Open { .. } if !comes_back() => return false,
+            ClaimStage::Held(_) | ClaimStage::Collecting { .. } | ClaimStage::Open { .. } => true,
         };
-        let has_more = |fetch: &Fetch| have_bytes > fetch.have_bytes;
-        if is_new || matches!(&self.stage, ClaimStage::Held(fetch) if has_more(fetch)) {
-            self.grants += u64::from(is_new && matches!(self.stage, ClaimStage::Free));
+        if matches!(self.stage, ClaimStage::Free) {
+            self.grants += 1;
+        }
+        if is_new || matches!(&self.stage, ClaimStage::Held(fetch) if have_bytes > fetch.have_bytes) {
             self.stage = ClaimStage::Held(Fetch { fetcher, have_bytes, since: now, has_grown: true });
             self.failed = 0;
         }
@@ -166,6 +172,11 @@ impl Claim {
     /// Takes the claim from its fetcher.
     fn release(&mut self, now: Duration) {
         let ClaimStage::Held(fetch) = &self.stage else { return };
+        self.former.retain(|(former, _)| *former != fetch.fetcher);
+        if self.former.len() == CLAIM_PATIENCE.len() {
+            self.former.remove(0);
+        }
+        self.former.push((fetch.fetcher, fetch.have_bytes));
         if !fetch.has_grown {
             self.failed += 1;
         }
@@ -293,8 +304,10 @@ mod tests {
         assert_eq!(claim.ask(claimant(2), at(3_001)), Ruling::HeldBy(node(1)));
         assert!(!claim.has_grown(node(2), 5, at(3_002)), "bytes come to the first one");
         assert_eq!(claim.grants(), 2);
-        let mut open = Claim { stage: ClaimStage::Open { until: at(60_000) }, ..Claim::default() };
-        assert!(open.has_grown(node(1), 1, at(1_000)));
+        let stage = ClaimStage::Open { until: at(60_000) };
+        let mut open = Claim { stage, former: vec![(node(1), 7)], ..Claim::default() };
+        assert!(!open.has_grown(node(1), 7, at(1_000)) && !open.has_grown(node(2), 9, at(1_000)));
+        assert!(open.has_grown(node(1), 8, at(1_000)));
         assert_eq!(open.ask(claimant(2), at(1_001)), Ruling::HeldBy(node(1)));
     }
 

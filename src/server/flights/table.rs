@@ -363,7 +363,7 @@ mod tests {
         assert_eq!((sources.near, sources.fetcher), (vec![], None));
         scene.now += wait;
         assert_eq!(scene.ask(&lost).ruling, Some(Ruling::Yours));
-        assert!(!scene.progress(1, 5, Progress::Fetches), "the claim has passed on");
+        assert!(!scene.progress(1, 0, Progress::Fetches), "the claim has passed on");
         assert!(scene.progress(2, 5, Progress::Fetches));
     }
 

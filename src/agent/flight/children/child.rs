@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::Applicant;
-use crate::limits::{CHILD_SLOW_AFTER, CHILD_SLOW_BYTES_MIN, CHILD_SLOW_SHARE};
+use crate::limits::{CHILD_SLOW_AFTER, CHILD_SLOW_BYTES_MIN, CHILD_SLOW_SHARE, CHILD_STALLED_AFTER};
 
 /// A node that receives from this one.
 #[derive(Debug)]
@@ -23,6 +23,8 @@ pub(super) struct Child {
     /// When it was last named to an applicant.
     pub(super) named: Option<Duration>,
     window: Window,
+    /// Bytes that it had when it was looked at last, and when there were more than before, or no more to take.
+    took: (u64, Duration),
     /// When it was last seen with all that the source has.
     had_all: Option<Duration>,
     /// Bytes a second that it took in the last window.
@@ -52,6 +54,7 @@ impl Child {
             is_slow: false,
             named: None,
             window: Window::starts(source_had, applicant.have_bytes, now),
+            took: (applicant.have_bytes, now),
             had_all: None,
             last_rate: None,
         }
@@ -75,6 +78,13 @@ impl Child {
     pub(super) fn judge(&mut self, source_has: u64, children: u64, of_others: u64, now: Duration) {
         if self.have_bytes >= source_has {
             self.had_all = Some(now);
+        }
+        if self.have_bytes > self.took.0 || self.have_bytes >= source_has {
+            self.took = (self.have_bytes, now);
+        } else if now.saturating_sub(self.took.1) >= CHILD_STALLED_AFTER {
+            // It is not there, however little there is to take, and whatever others do.
+            self.is_slow = true;
+            return;
         }
         let elapsed = now.saturating_sub(self.window.since);
         if elapsed < CHILD_SLOW_AFTER {
@@ -149,6 +159,23 @@ mod tests {
             let slow = is_slow(had, came, children, others, taken);
             assert_eq!(slow, expected, "{had} {came} {children} {others} {taken}");
         }
+    }
+
+    #[test]
+    fn a_child_that_takes_nothing_is_slow_however_little_there_is_until_it_takes_some() {
+        let address = SocketAddr::from(([10, 0, 0, 1], 1));
+        let zone = String::new();
+        let applicant = Applicant { address, zone, have_bytes: 0, has_children: false, has_left_slow: false };
+        let mut child = Child::new(&applicant, 1, Duration::ZERO);
+        let quarter = CHILD_STALLED_AFTER / 4;
+        (1..4).for_each(|look| child.judge(1, 1, 0, quarter * look));
+        assert!(!child.is_slow);
+        child.judge(1, 1, 0, quarter * 4);
+        assert!(child.is_slow, "one byte is left");
+        child.sent(1);
+        child.judge(1, 1, 0, quarter * 5);
+        (6..20).for_each(|look| child.judge(1, 1, 0, quarter * look));
+        assert!(!child.is_slow, "it has all");
     }
 
     #[test]
