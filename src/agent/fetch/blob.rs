@@ -281,7 +281,7 @@ impl BlobFetch<'_> {
         if opened.part.is_whole() {
             transfer.begin(opened);
         }
-        let mut supply = Supply::Peers(transfer);
+        let mut supply = Supply::Peers(Box::new(transfer));
         let received = self.fetcher.wholes.receive(&mut supply, room).await;
         let Supply::Peers(transfer) = supply else { unreachable!("it was made of a transfer") };
         let failed = match received {
@@ -323,7 +323,7 @@ impl BlobFetch<'_> {
             return Err(failed);
         };
         let context = Arc::clone(&self.fetcher.context);
-        let stream = pass_on(context, Supply::Peers(transfer), first, part).await;
+        let stream = pass_on(context, Supply::Peers(Box::new(transfer)), first, part).await;
         Ok(Fetched::Stream { head, stream, source })
     }
 

@@ -140,7 +140,7 @@ enum NotGiven {
     #[error("all upload slots are taken")]
     Full,
     #[error("this node sends it to as many others as it may, or has nothing of it to come")]
-    Elsewhere(Told),
+    Elsewhere(Box<Told>),
     #[error(transparent)]
     Local(#[from] LocalError),
 }

@@ -17,7 +17,7 @@ pub(crate) struct Refusal {
     /// How many sources were asked in vain.
     pub(crate) attempts: usize,
     /// What a node that takes part in a flight is told besides.
-    pub(crate) told: Option<Told>,
+    pub(crate) told: Option<Box<Told>>,
 }
 
 impl Refusal {

@@ -91,7 +91,7 @@ impl Play<'_> {
         });
         let ended = ends(pulls.collect(), begun, self.limit(&one)).await;
         let result = self.judge(&ended, MayFail::Nobody).and_then(|()| {
-            let image = |node: usize| if node % 2 == 0 { &one.image } else { &other.image };
+            let image = |node: usize| if node.is_multiple_of(2) { &one.image } else { &other.image };
             let problem = (0..NODES).find_map(|node| self.site.content_problem(node, image(node)));
             problem.map_or_else(|| self.copies(&one), Err)
         });

@@ -16,7 +16,7 @@ use crate::oci::ByteRange;
 /// The bytes of a part of a blob, in order.
 pub(super) enum Supply {
     /// From peers that hold all of it.
-    Peers(Transfer),
+    Peers(Box<Transfer>),
     /// From nodes at which it may still be arriving.
     Flight(Box<FlightTransfer>),
 }

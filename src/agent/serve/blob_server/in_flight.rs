@@ -89,7 +89,7 @@ impl BlobServer {
             let upload = self.uploads.start().ok_or(NotGiven::Full)?;
             let child = match flight.apply(&applicant, came) {
                 Answer::Admitted(child) => child,
-                Answer::Elsewhere(told) => return Err(NotGiven::Elsewhere(told)),
+                Answer::Elsewhere(told) => return Err(NotGiven::Elsewhere(Box::new(told))),
             };
             let (told, head) = (flight.tell(Vec::new()), Head { total, range });
             let rate = upload.rate();
@@ -104,7 +104,7 @@ impl BlobServer {
         let upload = self.uploads.start().ok_or(NotGiven::Full)?;
         let child = match flight.apply(&applicant, came) {
             Answer::Admitted(child) => child,
-            Answer::Elsewhere(told) => return Err(NotGiven::Elsewhere(told)),
+            Answer::Elsewhere(told) => return Err(NotGiven::Elsewhere(Box::new(told))),
         };
         let told = Some(flight.tell(Vec::new()));
         let found = Found::own_blob(digest, held, range, Some(upload));
