@@ -124,10 +124,12 @@ pub struct Follow {
     lost: Option<SocketAddr>,
     /// When the last byte came, or the pull began.
     fed: Duration,
-    /// When the source was attached to.
-    attached: Duration,
     /// When the source was probed last.
     probed: Duration,
+    /// Since when the source has more and sends nothing.
+    withheld_since: Option<Duration>,
+    /// Whether the source did not answer the last probe, and nothing has come since.
+    is_silent: bool,
     /// Since when the first node of the chain has nothing more, as far as this node knows.
     root_starves_since: Option<Duration>,
     gave_up: Option<Why>,
@@ -149,8 +151,9 @@ impl Follow {
             has_left_slow: false,
             lost: None,
             fed: now,
-            attached: now,
             probed: now,
+            withheld_since: None,
+            is_silent: false,
             root_starves_since: None,
             gave_up: None,
         }
@@ -228,7 +231,8 @@ impl Follow {
         let named = match answer {
             SourceAnswer::Sends => {
                 (self.source, self.should_be_left, self.lost) = (Some(source), false, None);
-                (self.root_starves_since, self.attached, self.probed) = (None, now, now);
+                (self.root_starves_since, self.probed) = (None, now);
+                (self.withheld_since, self.is_silent) = (None, false);
                 return;
             }
             SourceAnswer::Nothing => {
@@ -251,18 +255,21 @@ impl Follow {
     pub fn received(&mut self, have_bytes: u64, now: Duration) {
         if have_bytes > self.have_bytes {
             (self.have_bytes, self.fed, self.root_starves_since) = (have_bytes, now, None);
+            (self.withheld_since, self.is_silent) = (None, false);
         }
     }
 
-    /// The source has answered a probe; `None`: it has not.
+    /// The source has answered a probe; `None`: it has not. One bad answer is no reason to leave it: what it has just got
+    /// may be on its way, and a busy node answers late.
     pub fn probe_answered(&mut self, answer: Option<Probed>, now: Duration) {
         let Some(probed) = answer else {
             // A source that still sends is there.
-            if self.fed <= self.probed {
+            if self.fed <= self.probed && std::mem::replace(&mut self.is_silent, true) {
                 self.lost();
             }
             return;
         };
+        self.is_silent = false;
         self.should_be_left = probed.should_be_left;
         if let Some(better) = probed.instead {
             self.leave_for(better);
@@ -273,11 +280,13 @@ impl Follow {
             self.candidates.push_front(source);
         } else if probed.have_bytes <= self.have_bytes {
             // It is as far as this node: whoever is before it is waited for.
+            self.withheld_since = None;
             let is_root = !probed.has_source;
             self.root_starves_since = is_root.then(|| self.root_starves_since.unwrap_or(now));
         } else {
             self.root_starves_since = None;
-            if now.saturating_sub(self.fed.max(self.attached)) >= SOURCE_STALLS_AFTER {
+            let since = *self.withheld_since.get_or_insert(now);
+            if now.saturating_sub(since) >= SOURCE_STALLS_AFTER {
                 self.lost();
             }
         }
