@@ -47,6 +47,8 @@ pub(crate) struct FlightTransfer {
     senders: Vec<(SocketAddr, bool)>,
     /// Nodes that have sent wrong bytes.
     avoided: Vec<SocketAddr>,
+    /// Nodes that were asked for the blob and did not answer, or do not have it.
+    failed: Vec<SocketAddr>,
     gave_up: Option<GaveUp>,
 }
 
@@ -106,6 +108,7 @@ impl FlightTransfer {
             holders: Vec::new(),
             senders: Vec::new(),
             avoided: Vec::new(),
+            failed: Vec::new(),
             gave_up: None,
         };
         // The question to which `found` is the answer.
@@ -214,10 +217,10 @@ impl FlightTransfer {
         sources.retain(|holder| Some(*holder) != lost);
         let offer = flight.unwrap_or_default();
         self.reception.flight().have_come(offer.came);
+        let is_held = is_held(&sources, &[&self.failed, &self.avoided]);
         let answer = match offer.claim {
-            // What another node has need not come from the registry, whoever is to fetch it.
-            Some(FlightClaim::Yours) if sources.is_empty() => ServerAnswer::Yours,
-            Some(FlightClaim::Open) if sources.is_empty() => ServerAnswer::Open,
+            Some(FlightClaim::Yours) if !is_held => ServerAnswer::Yours,
+            Some(FlightClaim::Open) if !is_held => ServerAnswer::Open,
             _ => {
                 let health = &self.sources.health;
                 sources.extend(offer.partial.into_iter().filter(|node| health.admits(*node)));
@@ -253,6 +256,7 @@ impl FlightTransfer {
             Err(error) => {
                 tracing::debug!(%node, digest = %self.wanted.digest, %error, "could not join a flight");
                 self.sources.health.failed(node, &self.wanted.digest, &error);
+                self.failed.push(node);
                 SourceAnswer::Nothing
             }
         };
@@ -431,6 +435,12 @@ impl FlightTransfer {
     }
 }
 
+/// Whether one of `holders` may send the blob: what another node has need not come from the registry, whoever is to
+/// fetch it. One that has failed here does not count: it may have the blob in the index only.
+fn is_held(holders: &[SocketAddr], failed: &[&Vec<SocketAddr>]) -> bool {
+    holders.iter().any(|holder| !failed.iter().any(|failed| failed.contains(holder)))
+}
+
 /// What a server is asked. A node that has asked everybody in vain is as starved as one whose source has no more: those
 /// that the server knows may all be behind it, so that without a ruling nobody would fetch what they wait for.
 fn question(need: Need, have_bytes: u64, owes: u32) -> FlightQuestion {
@@ -467,6 +477,22 @@ mod tests {
         ] {
             let expected = FlightQuestion { have_bytes: 5, begins: false, is_starved, lost, owes: 1 };
             assert_eq!(question(need, 5, 1), expected, "{need:?}");
+        }
+    }
+
+    /// Regression: the only holder in the index answered 404, and each node asked it every second for 20 s, although
+    /// the owner of the key had told it to fetch the blob. Then all of them went to the registry.
+    #[test]
+    fn a_holder_that_has_failed_does_not_keep_a_node_from_the_registry() {
+        let [one, other] = [1, 2].map(|port| SocketAddr::from(([10, 0, 0, 1], port)));
+        for (holders, failed, wrong, expected) in [
+            (vec![], vec![], vec![], false),
+            (vec![one], vec![], vec![other], true),
+            (vec![one], vec![one], vec![], false),
+            (vec![one, other], vec![one], vec![], true),
+            (vec![one, other], vec![one], vec![other], false),
+        ] {
+            assert_eq!(is_held(&holders, &[&failed, &wrong]), expected, "{holders:?} {failed:?} {wrong:?}");
         }
     }
 
