@@ -16,6 +16,8 @@ mod site;
 
 const PLACES: [At; 3] = [At::Large(1), At::Large(50), At::Large(99)];
 
+/// How often a cell is played at most.
+const ROUNDS_MAX: usize = 3;
 /// Cells that differ most.
 const SAMPLE: [Cell; 6] = [
     Cell::Undisturbed,
@@ -38,15 +40,21 @@ async fn all_pass(cells: impl IntoIterator<Item = Cell>) {
     let lag = Lag::watch();
     let mut failed = Vec::new();
     for cell in cells {
-        let (begun, standstills) = (Instant::now(), lag.standstills());
-        let result = play(&mut site, cell).await;
-        let line = result.as_ref().unwrap_or_else(|problem| problem);
-        let verdict = if result.is_ok() { "ok" } else { "WRONG" };
-        let (took, standstills) = (begun.elapsed(), lag.standstills() - standstills);
-        let line = format!("{cell}: {verdict} in {took:.1?}, {standstills} standstills: {line}");
-        println!("{line}");
-        if result.is_err() {
-            failed.push(line);
+        // A failure during a standstill of the machine proves nothing: such a cell is played again.
+        for round in 1..=ROUNDS_MAX {
+            let (begun, standstills) = (Instant::now(), lag.standstills());
+            let result = play(&mut site, cell).await;
+            let (took, standstills) = (begun.elapsed(), lag.standstills() - standstills);
+            let verdict = if result.is_ok() { "ok" } else { "WRONG" };
+            let (Ok(line) | Err(line)) = &result;
+            let line = format!("{cell}: {verdict} in {took:.1?}, {standstills} standstills: {line}");
+            println!("{line}");
+            if result.is_err() && (standstills == 0 || round == ROUNDS_MAX) {
+                failed.push(line);
+            } else if result.is_err() {
+                continue;
+            }
+            break;
         }
     }
     assert!(failed.is_empty(), "{} cells:\n{}", failed.len(), failed.join("\n"));
@@ -97,6 +105,7 @@ async fn soak_pulls_of_one_new_image_are_one_copy_whatever_else_the_nodes_do() {
         Cell::Undisturbed,
         Cell::OneHolder,
         Cell::DamagedHolder,
+        Cell::DeadHolder,
         Cell::Late(At::Large(50)),
         Cell::Late(At::Large(99)),
         Cell::LateByAll,

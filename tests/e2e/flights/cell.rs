@@ -42,6 +42,8 @@ pub(super) enum Cell {
     OneHolder,
     /// One node holds the image already, and a byte of its large layer has become wrong.
     DamagedHolder,
+    /// One node holds the image already, and its agent has been killed.
+    DeadHolder,
     /// One node pulls in a namespace of containerd that its agent does not serve.
     OtherNamespace,
     /// One node pulls in such a namespace and in its own at the same time.
@@ -130,7 +132,7 @@ impl Cell {
             Self::FetcherAndServerKilled(..) | Self::FetcherAndMiddleKilled(_) => Some(3.0),
             Self::Node(..) | Self::ServersKilled(_) | Self::ServerKilled(..) | Self::Silent(..) => Some(2.0),
             Self::Gone(..) | Self::OtherNamespace | Self::TwoNamespaces | Self::FlightsOff => Some(2.0),
-            Self::DamagedHolder => Some(1.0),
+            Self::DamagedHolder | Self::DeadHolder => Some(1.0),
             Self::Refused(_) | Self::WrongByte(_) => None,
         }
     }
@@ -170,6 +172,11 @@ impl Cell {
             Self::ManifestsOrigin => "[registry._default]\nmanifests = \"origin\"\n",
             _ => "",
         }
+    }
+
+    /// Whether the first node has the image already.
+    pub(super) fn has_holder(self) -> bool {
+        matches!(self, Self::OneHolder | Self::DamagedHolder | Self::DeadHolder)
     }
 
     /// Whether the last node begins later.

@@ -3,12 +3,12 @@
 use std::time::{Duration, Instant};
 
 use piccolo::oci::Digest;
-use rustix::process::{Signal, kill_process};
+use rustix::process::Signal;
 use tokio::process::Child;
 
 use super::cell::{At, Cell, How, LAYER_BYTES, MayFail, Who};
 use super::site::{Ended, NODES, Pushed, RATE, Site, ends};
-use crate::harness::process::{children, pid};
+use crate::harness::image::layers;
 use crate::harness::slow_link::LinkFaults;
 
 /// A pull may take so much longer than without Piccolo.
@@ -25,9 +25,11 @@ const CHAIN_WITHIN: Duration = Duration::from_secs(10);
 const FAST: u64 = 1 << 30;
 const OTHER_NAMESPACE: &str = "builds";
 
+/// A cell on its site.
 struct Play<'a> {
     site: &'a mut Site,
     cell: Cell,
+    /// The nodes that have failed.
     victims: Vec<usize>,
 }
 
@@ -43,16 +45,23 @@ pub(super) async fn play(site: &mut Site, cell: Cell) -> Result<String, String> 
 
 impl Play<'_> {
     async fn one_image(&mut self) -> Result<String, String> {
-        let layers = crate::harness::image::layers(self.site.seed(), &LAYER_BYTES);
+        let layers = layers(self.site.seed(), &LAYER_BYTES);
         let pushed = self.site.push(&layers);
-        let first = usize::from(matches!(self.cell, Cell::OneHolder | Cell::DamagedHolder));
+        let first = usize::from(self.cell.has_holder());
         if first > 0 {
             self.site.link.runs_at(FAST);
             let holder = self.pulls(0..first, &pushed);
             self.judge(&ends(holder, Instant::now(), LATER_MAX).await, MayFail::Nobody)?;
             self.site.holds(0, &pushed.image).await;
-            if self.cell == Cell::DamagedHolder {
-                self.site.damage(0, &pushed.image.layers[0], LAYER_BYTES[0] as u64 / 2);
+            match self.cell {
+                Cell::DamagedHolder => {
+                    self.site.damage(0, &pushed.image.layers[0], LAYER_BYTES[0] as u64 / 2);
+                }
+                Cell::DeadHolder => {
+                    self.site.kill_agent(0);
+                    self.victims.push(0);
+                }
+                _ => {}
             }
             self.site.link.runs_at(RATE);
         }
@@ -65,21 +74,24 @@ impl Play<'_> {
             pulls.push((NODES - 1, self.site.pull(NODES - 1, OTHER_NAMESPACE, &pushed.reference)));
         }
         let happened = self.happens(&pushed, &mut pulls).await;
+        if happened.is_err() {
+            self.site.link.has(LinkFaults::default());
+        }
         let limit = self.limit(&pushed);
         let ended = ends(pulls, begun, limit).await;
         let checked = match happened {
-            Ok(()) => self.check(&ended, &[&pushed]).await,
+            Ok(()) => self.check(&ended, &pushed).await,
             Err(problem) => Err(problem),
         };
         let line = format!("{}, {}", times(&ended), self.chain(&pushed));
         let result = checked.map(|copies| format!("{copies:.2} copies, {line}"));
-        let result = result.map_err(|problem| format!("{problem}; {line}\n{}", self.stories(&[&pushed])));
+        let result = result.map_err(|problem| format!("{problem}; {line}\n{}", self.stories(&pushed)));
         self.site.forget(pushed).await;
         result
     }
 
     async fn opposite_order(&mut self) -> Result<String, String> {
-        let mut layers = crate::harness::image::layers(self.site.seed(), &LAYER_BYTES);
+        let mut layers = layers(self.site.seed(), &LAYER_BYTES);
         let one = self.site.push(&layers);
         layers.reverse();
         let other = self.site.push(&layers);
@@ -97,7 +109,7 @@ impl Play<'_> {
         });
         let line = format!("{}, {}", times(&ended), self.chain(&one));
         let result = result.map(|copies| format!("{copies:.2} copies, {line}"));
-        let result = result.map_err(|problem| format!("{problem}; {line}\n{}", self.stories(&[&one])));
+        let result = result.map_err(|problem| format!("{problem}; {line}\n{}", self.stories(&one)));
         self.site.forget(one).await;
         self.site.forget(other).await;
         result
@@ -203,19 +215,11 @@ impl Play<'_> {
         };
         let victim = victim.ok_or_else(|| format!("no node is {who:?}"))?;
         self.victims.push(victim);
-        let node = &mut self.site.nodes[victim].node;
         match how {
-            How::AgentKilled => {
-                let workers = children(node.agent.process.pid());
-                node.agent.process.signal(Signal::KILL);
-                // A worker may end with its supervisor.
-                workers
-                    .into_iter()
-                    .for_each(|worker| kill_process(pid(worker), Signal::KILL).unwrap_or_default());
-            }
+            How::AgentKilled => self.site.kill_agent(victim),
             How::WorkerKilled => self.site.signal_worker(victim, Signal::KILL),
             How::WorkerFrozen => self.site.signal_worker(victim, Signal::STOP),
-            How::ContainerdKilled => node.containerd.kill(),
+            How::ContainerdKilled => self.site.nodes[victim].node.containerd.kill(),
             How::Cancelled => {
                 let (_, pull) = pulls.iter_mut().find(|(node, _)| *node == victim).expect("each node pulls");
                 pull.start_kill().unwrap();
@@ -231,9 +235,9 @@ impl Play<'_> {
     }
 
     /// Checks what must hold at the end; returns how many copies have left the registry.
-    async fn check(&mut self, ended: &[Ended], pushed: &[&Pushed]) -> Result<f64, String> {
+    async fn check(&mut self, ended: &[Ended], pushed: &Pushed) -> Result<f64, String> {
         self.judge(ended, self.cell.may_fail())?;
-        let image = &pushed[0].image;
+        let image = &pushed.image;
         let failed: Vec<usize> =
             ended.iter().filter(|ended| ended.problem.is_some()).map(|ended| ended.node).collect();
         let unsound = ended.iter().find_map(|ended| match ended.problem {
@@ -248,8 +252,8 @@ impl Play<'_> {
         {
             return Err(format!("node {node} received from node {giver}"));
         }
-        self.again(&failed, pushed[0]).await?;
-        self.copies(pushed[0])
+        self.again(&failed, pushed).await?;
+        self.copies(pushed)
     }
 
     /// Pulls again to nodes whose first pull has failed.
@@ -309,9 +313,8 @@ impl Play<'_> {
         links.collect::<Vec<_>>().join(" ")
     }
 
-    fn stories(&self, pushed: &[&Pushed]) -> String {
-        let layers = pushed.iter().flat_map(|pushed| &pushed.image.layers);
-        layers.map(|layer| self.site.story(layer)).collect::<Vec<_>>().join("\n")
+    fn stories(&self, pushed: &Pushed) -> String {
+        pushed.image.layers.iter().map(|layer| self.site.story(layer)).collect::<Vec<_>>().join("\n")
     }
 
     /// Makes the site what it was.

@@ -147,6 +147,15 @@ impl Site {
         self.nodes.iter().position(|member| member.node.agent.holder() == source)
     }
 
+    /// Kills an agent, its supervisor first.
+    pub(super) fn kill_agent(&self, node: usize) {
+        let agent = &self.nodes[node].node.agent.process;
+        let workers = children(agent.pid());
+        agent.signal(Signal::KILL);
+        // A worker may end with its supervisor.
+        workers.into_iter().for_each(|worker| kill_process(pid(worker), Signal::KILL).unwrap_or_default());
+    }
+
     /// Sends a signal to an agent's worker, which the supervisor has started.
     pub(super) fn signal_worker(&self, node: usize, signal: Signal) {
         for worker in children(self.nodes[node].node.agent.process.pid()) {
