@@ -6,6 +6,7 @@
 //! 2.3.4; 2.4.0-beta.0 changes none of these rules).
 
 pub mod fetcher;
+mod image;
 mod parallel;
 mod retries;
 mod seeker;
@@ -13,7 +14,6 @@ mod store;
 mod transport;
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -149,10 +149,10 @@ impl Containerd {
         Self { fetcher: Arc::new(fetcher), store: Arc::default() }
     }
 
-    /// Puts the files of its ingests below `root`.
+    /// Takes `store` in place of its own.
     #[must_use]
-    pub fn with_content_root(mut self, root: &Path) -> Self {
-        self.store = Arc::new(Store::at(root));
+    pub fn with_store(mut self, store: Store) -> Self {
+        self.store = Arc::new(store);
         self
     }
 

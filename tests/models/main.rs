@@ -1,5 +1,5 @@
 //! Models of containerd as a client, for versions that Debian does not have, and the fault matrix: every
-//! fault of a peer, at every place of its answer, through the real mirror.
+//! fault of a peer, at every place of its answer, through the real mirror. And nodes that pull the same image at once.
 
 #![allow(unreachable_pub, reason = "a test crate exports nothing")]
 #![allow(clippy::unwrap_used, reason = "clippy.toml exempts #[test] functions, not the helpers beside them")]
@@ -11,6 +11,7 @@ mod cells;
 mod containerd;
 #[path = "../support/fault.rs"]
 mod fault;
+mod flights;
 #[path = "../support/lag.rs"]
 mod lag;
 mod matrix;

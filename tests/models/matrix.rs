@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use crate::blob::Blob;
 use crate::cells::{AtOnce, Cell, Fault, PULL_WITHIN, all_pass, indented};
-use crate::containerd::{Attempt, Containerd, Host, Version};
+use crate::containerd::{Attempt, Containerd, Host, Store, Version};
 use crate::fault::Place;
 use crate::product::Piccolo;
 use crate::scripted::{Scripted, good};
@@ -60,10 +60,10 @@ impl Cell for Modelled {
         if self.fault.other {
             piccolo.advertise(peers.other.address, &blob.digest).await;
         }
-        let hosts = vec![Host::at(piccolo.mirror), Host::at(peers.registry.address)];
+        let hosts = vec![Host::at(piccolo.agent().mirror), Host::at(peers.registry.address)];
         let chunk_bytes = if self.client.parallel { self.fault.size / CHUNKS } else { 0 };
         let daemon = Containerd::new(self.client.version, hosts, chunk_bytes);
-        let daemon = daemon.with_content_root(&piccolo.content_root());
+        let daemon = daemon.with_store(Store::of_ingests(&piccolo.agent().content_root()));
         let result = self.pull(&daemon, &blob, peers.bad.as_ref()).await;
         let sent = peers.registry.sent();
         let problem = match result {
@@ -72,7 +72,7 @@ impl Cell for Modelled {
             Ok(()) if self.fault.other && sent > 0 => format!("the registry sent {sent} bytes"),
             Ok(()) => return Ok(()),
         };
-        Err(format!("{problem}\n{}", indented(&piccolo.log_of(&blob.digest))))
+        Err(format!("{problem}\n{}", indented(&piccolo.agent().log_of(&blob.digest))))
     }
 }
 

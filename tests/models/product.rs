@@ -1,9 +1,10 @@
-//! The real binary: one server, as a cluster of one, and one agent of an empty node.
+//! The real binary: one server, as a cluster of one, and agents of empty nodes.
 
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use piccolo::api::{WriteRequest, path};
@@ -16,66 +17,61 @@ const SOON: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(20);
 
 /// A process, killed when dropped.
-struct Process(Child);
+struct Process(Mutex<Child>);
+
+impl Process {
+    fn kill(&self) {
+        let mut child = self.0.lock().unwrap();
+        child.kill().ok();
+        child.wait().ok();
+    }
+}
 
 impl Drop for Process {
     fn drop(&mut self) {
-        self.0.kill().ok();
-        self.0.wait().ok();
+        self.kill();
     }
 }
 
-/// Server and agent. Both listen on loopback only, so that loopback holders are accepted.
-pub struct Piccolo {
-    pub mirror: SocketAddr,
+/// A server. It listens on loopback only, so that loopback holders are accepted.
+pub struct Server {
     api: String,
     client: reqwest::Client,
-    _processes: [Process; 2],
+    process: Process,
+    _folder: TempDir,
+}
+
+/// An agent, which listens on loopback only, with a layout of its own.
+pub struct Agent {
+    pub mirror: SocketAddr,
+    pub peer: SocketAddr,
+    process: Process,
     folder: TempDir,
-    /// State folder of the agent: one in memory would have far less room for blobs that are verified first.
+    /// State folder: one in memory would have far less room for blobs that are verified first.
     _state: TempDir,
 }
 
-impl Piccolo {
+/// A server and an agent.
+pub struct Piccolo {
+    server: Server,
+    agent: Agent,
+}
+
+impl Server {
     pub async fn start() -> Self {
-        let (folder, state) = (in_memory(), TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap());
-        let [api, raft, mirror, peer, metrics] = [(); 5].map(|()| free_address());
-        let server = [
-            "server",
-            "--listen",
-            &api.to_string(),
-            "--raft-listen",
-            &raft.to_string(),
-            "--found-after",
-            "0s",
-            "--data-dir",
-        ];
-        let server = start(folder.path(), "server", &server, &folder.path().join("data"));
-        let layout = folder.path().join("layout");
-        std::fs::create_dir_all(layout.join("blobs/sha256")).unwrap();
-        std::fs::write(layout.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
-        std::fs::write(layout.join("index.json"), r#"{"schemaVersion":2,"manifests":[]}"#).unwrap();
-        let api = format!("http://{api}");
-        // An error means that another test of this process was first.
-        _ = rustls::crypto::ring::default_provider().install_default();
-        // No pool: the server may close a pooled connection while it is being reused.
-        let client =
-            reqwest::Client::builder().pool_max_idle_per_host(0).no_proxy().timeout(SOON).build().unwrap();
-        wait_for(&client, &format!("{api}{}", path::STATUS), |text| text.contains("\"quorum\":true")).await;
-        let (mirror_text, peer, metrics) = (mirror.to_string(), peer.to_string(), metrics.to_string());
-        let agent = [
-            ["agent", "--servers", &api].as_slice(),
-            &["--mirror-listen", &mirror_text, "--peer-listen", &peer, "--metrics-listen", &metrics],
-            &["--advertise", &peer, "--state-dir", state.path().to_str().unwrap(), "--layout"],
-        ]
-        .concat();
-        let agent = start(folder.path(), "agent", &agent, &layout);
-        wait_for(&client, &format!("http://{metrics}{}", path::READYZ), |_| true).await;
-        Self { mirror, api, client, _processes: [server, agent], folder, _state: state }
+        let folder = in_memory();
+        let [api, raft] = [(); 2].map(|()| free_address().to_string());
+        let arguments =
+            ["server", "--listen", &api, "--raft-listen", &raft, "--found-after", "0s", "--data-dir"];
+        let process = start(folder.path(), "server", &arguments, &folder.path().join("data"));
+        let server = Self { api: format!("http://{api}"), client: client(), process, _folder: folder };
+        let status = format!("{}{}", server.api, path::STATUS);
+        wait_for(&server.client, &status, |text| text.contains("\"quorum\":true")).await;
+        server
     }
 
     /// Adds `digest` of `holder` to the index.
-    pub async fn advertise(&self, holder: SocketAddr, digest: &str) {
+    async fn advertise(&self, holder: SocketAddr, digest: &str) {
         let write = WriteRequest {
             holder: holder.to_string(),
             group: "default".to_owned(),
@@ -90,16 +86,73 @@ impl Piccolo {
         assert_eq!(status, 201, "advertise of {holder}");
     }
 
+    pub fn kill(&self) {
+        self.process.kill();
+    }
+}
+
+impl Agent {
+    /// An agent of `server`; `config` is the text of its configuration file.
+    pub async fn start(server: &Server, config: &str) -> Self {
+        let (folder, state) = (in_memory(), TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap());
+        let [mirror, peer, metrics] = [(); 3].map(|()| free_address());
+        let layout = folder.path().join("layout");
+        std::fs::create_dir_all(layout.join("blobs/sha256")).unwrap();
+        std::fs::create_dir_all(layout.join("ingest")).unwrap();
+        std::fs::write(layout.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+        std::fs::write(layout.join("index.json"), r#"{"schemaVersion":2,"manifests":[]}"#).unwrap();
+        let file = folder.path().join("piccolo.toml");
+        std::fs::write(&file, config).unwrap();
+        let listen = [mirror, peer, metrics].map(|address| address.to_string());
+        let arguments = [
+            ["agent", "--servers", &server.api, "--config", file.to_str().unwrap()].as_slice(),
+            &["--mirror-listen", &listen[0], "--peer-listen", &listen[1], "--metrics-listen", &listen[2]],
+            &["--advertise", &listen[1], "--state-dir", state.path().to_str().unwrap(), "--layout"],
+        ]
+        .concat();
+        let process = start(folder.path(), "agent", &arguments, &layout);
+        wait_for(&client(), &format!("http://{metrics}{}", path::READYZ), |_| true).await;
+        Self { mirror, peer, process, folder, _state: state }
+    }
+
     /// Folder in which the agent looks for blobs and ingests.
     pub fn content_root(&self) -> PathBuf {
         self.folder.path().join("layout")
     }
 
-    /// Log lines of the agent about a digest.
+    /// Log lines about a digest.
     pub fn log_of(&self, digest: &str) -> String {
         let log = std::fs::read_to_string(self.folder.path().join("agent.log")).unwrap();
         log.lines().filter(|line| line.contains(digest)).collect::<Vec<_>>().join("\n")
     }
+
+    pub fn kill(&self) {
+        self.process.kill();
+    }
+}
+
+impl Piccolo {
+    pub async fn start() -> Self {
+        let server = Server::start().await;
+        let agent = Agent::start(&server, "").await;
+        Self { server, agent }
+    }
+
+    pub fn agent(&self) -> &Agent {
+        &self.agent
+    }
+
+    /// Adds `digest` of `holder` to the index.
+    pub async fn advertise(&self, holder: SocketAddr, digest: &str) {
+        self.server.advertise(holder, digest).await;
+    }
+}
+
+fn client() -> reqwest::Client {
+    // An error means that another test of this process was first.
+    _ = rustls::crypto::ring::default_provider().install_default();
+    // No pool: the server may close a pooled connection while it is being reused.
+    reqwest::Client::builder().pool_max_idle_per_host(0).no_proxy().timeout(SOON).build().unwrap()
 }
 
 /// A folder in memory if possible: a disk that is busy with other work must not fail the test.
@@ -114,7 +167,7 @@ fn start(folder: &Path, name: &str, arguments: &[&str], last: &Path) -> Process 
     command.args(arguments).arg(last).args(["--exit-with-parent", &std::process::id().to_string()]);
     command.env_clear().env("TMPDIR", folder);
     command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-    Process(command.spawn().unwrap())
+    Process(Mutex::new(command.spawn().unwrap()))
 }
 
 async fn wait_for(client: &reqwest::Client, url: &str, is_right: impl Fn(&str) -> bool) {

@@ -32,9 +32,17 @@ fn common() -> &'static Common {
             page[..8].copy_from_slice(&(number as u64).to_le_bytes());
         }
         let wrong = Bytes::from(vec![0xa5; LARGE as usize]);
-        let hashed = |size: u64| Sha256::new().chain_update(&bytes[..(size - TAIL_BYTES) as usize]);
-        Common { small: hashed(SMALL), large: hashed(LARGE), bytes: Bytes::from(bytes), wrong }
+        let (small, large) = (Sha256::new(), Sha256::new());
+        let common = Common { small, large, bytes: Bytes::from(bytes), wrong };
+        Common { small: common.hashed(SMALL), large: common.hashed(LARGE), ..common }
     })
+}
+
+impl Common {
+    /// Hash of the common part of a blob of `size` bytes.
+    fn hashed(&self, size: u64) -> Sha256 {
+        Sha256::new().chain_update(&self.bytes[..(size - TAIL_BYTES) as usize])
+    }
 }
 
 /// Content that a server has: the blob, or what it sends in place of the blob.
@@ -45,18 +53,18 @@ pub struct Blob {
 }
 
 impl Blob {
-    /// A blob that no other call returns.
+    /// A blob that no other call returns, of at most [`LARGE`] bytes and more than its tail.
     pub fn new(size: u64) -> Self {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let mut tail = vec![0; TAIL_BYTES as usize];
         StdRng::seed_from_u64(1000 + NUMBER.fetch_add(1, Ordering::Relaxed)).fill_bytes(&mut tail);
         let common = common();
         let start = match size {
-            SMALL => &common.small,
-            LARGE => &common.large,
-            other => panic!("no blob of {other} bytes"),
+            SMALL => common.small.clone(),
+            LARGE => common.large.clone(),
+            other => common.hashed(other),
         };
-        let digest = format!("sha256:{:x}", start.clone().chain_update(&tail).finalize());
+        let digest = format!("sha256:{:x}", start.chain_update(&tail).finalize());
         Self { digest, pieces: vec![common.bytes.slice(..(size - TAIL_BYTES) as usize), Bytes::from(tail)] }
     }
 

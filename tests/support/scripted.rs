@@ -1,5 +1,7 @@
 //! An HTTP server on a raw socket that follows a script, and records requests and sent bytes.
 
+#![allow(dead_code, reason = "each test binary uses its part")]
+
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -15,6 +17,8 @@ use tokio_util::sync::CancellationToken;
 use crate::blob::Blob;
 
 const PIECE_BYTES: usize = 256 << 10;
+/// Piece after which another answer has its turn on the link.
+const PACED_BYTES: usize = 32 << 10;
 
 /// A received request.
 #[derive(Clone, Debug)]
@@ -46,6 +50,10 @@ pub enum Part {
     /// Sends the status line and headers at one byte a second.
     SlowHead(String),
     SlowBody(Vec<Bytes>),
+    /// Sends body bytes as fast as the link allows, which other answers share.
+    Paced(Bytes, Arc<Link>),
+    /// Sends nothing for some time.
+    Pause(Duration),
     /// Waits until the token is cancelled.
     Wait(CancellationToken),
     /// Sends nothing more; the connection stays open.
@@ -56,6 +64,31 @@ pub enum Part {
     Reset,
     /// Closes the connection with FIN, and the listener.
     Gone,
+}
+
+/// A link that many answers share.
+#[derive(Debug)]
+pub struct Link {
+    bytes_per_second: u64,
+    /// When all that was taken so far is out.
+    free_at: Mutex<Instant>,
+}
+
+impl Link {
+    pub fn new(bytes_per_second: u64) -> Self {
+        Self { bytes_per_second, free_at: Mutex::new(Instant::now()) }
+    }
+
+    /// Waits until `bytes` more are out.
+    async fn take(&self, bytes: usize) {
+        let time = Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64);
+        let until = {
+            let mut free_at = self.free_at.lock().unwrap();
+            *free_at = (*free_at).max(Instant::now()) + time;
+            *free_at
+        };
+        tokio::time::sleep_until(until.into()).await;
+    }
 }
 
 pub type Script = Arc<dyn Fn(&Asked) -> Vec<Part> + Send + Sync>;
@@ -164,14 +197,10 @@ impl ScriptState {
     async fn play(&self, stream: &mut TcpStream, part: Part) -> bool {
         match part {
             Part::Head(head) => return stream.write_all(head.as_bytes()).await.is_ok(),
-            Part::Body(bytes) => {
-                for piece in bytes.chunks(PIECE_BYTES) {
-                    if stream.write_all(piece).await.is_err() {
-                        return false;
-                    }
-                    self.sent.fetch_add(piece.len() as u64, Ordering::Relaxed);
-                    *self.last_sent.lock().unwrap() = Some(Instant::now());
-                }
+            Part::Body(bytes) => return self.body(stream, &bytes, None).await,
+            Part::Paced(bytes, link) => return self.body(stream, &bytes, Some(&link)).await,
+            Part::Pause(time) => {
+                tokio::time::sleep(time).await;
                 return true;
             }
             Part::SlowHead(head) => return self.slowly(stream, head.as_bytes(), 0).await,
@@ -193,6 +222,20 @@ impl ScriptState {
             Part::Gone => self.gone.cancel(),
         }
         false
+    }
+
+    async fn body(&self, stream: &mut TcpStream, bytes: &Bytes, link: Option<&Link>) -> bool {
+        for piece in bytes.chunks(if link.is_some() { PACED_BYTES } else { PIECE_BYTES }) {
+            if let Some(link) = link {
+                link.take(piece.len()).await;
+            }
+            if stream.write_all(piece).await.is_err() {
+                return false;
+            }
+            self.sent.fetch_add(piece.len() as u64, Ordering::Relaxed);
+            *self.last_sent.lock().unwrap() = Some(Instant::now());
+        }
+        true
     }
 
     async fn slowly(&self, stream: &mut TcpStream, bytes: &[u8], counts: u64) -> bool {

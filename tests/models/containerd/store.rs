@@ -16,6 +16,8 @@ pub struct Store {
     inner: Mutex<Inner>,
     /// Folder of containerd's content.
     root: Option<PathBuf>,
+    /// Whether committed blobs stay in that folder.
+    keeps_blobs: bool,
 }
 
 #[derive(Debug, Default)]
@@ -65,9 +67,15 @@ pub struct Writer {
 }
 
 impl Store {
-    /// A store whose ingests are files below `root`.
+    /// A store whose ingests are files below `root`. Committed blobs are no files: a test with a thousand of them has no
+    /// room for that.
+    pub fn of_ingests(root: &Path) -> Self {
+        Self { root: Some(root.to_owned()), ..Self::default() }
+    }
+
+    /// A store whose ingests and blobs are files below `root`.
     pub fn at(root: &Path) -> Self {
-        Self { inner: Mutex::default(), root: Some(root.to_owned()) }
+        Self { keeps_blobs: true, ..Self::of_ingests(root) }
     }
 
     /// Ref of a digest: 1.6.20 `remotes/handlers.go:58` `MakeRefKey`.
@@ -110,6 +118,11 @@ impl Store {
         let got = format!("sha256:{:x}", writer.ingest.hasher.clone().finalize());
         if got != digest {
             return Err(format!("unexpected commit digest {got}, expected {digest}"));
+        }
+        // The ingest's file becomes the blob, so that an open descriptor stays good; then the ingest's folder is removed.
+        if let (true, Some(root), Some(files)) = (self.keeps_blobs, &self.root, &writer.ingest.files) {
+            let blob = root.join("blobs/sha256").join(digest.trim_start_matches("sha256:"));
+            std::fs::rename(files.folder.join("data"), blob).unwrap();
         }
         let mut inner = self.inner.lock().unwrap();
         inner.ingests.remove(&writer.reference);

@@ -1,0 +1,100 @@
+//! Nothing fails: one copy leaves the registry, and nobody waits for ever.
+
+use super::fleet::Fleet;
+use super::registry::{Conduct, Registry};
+use super::{Client, Image, MIB, ONE_COPY, Problems, WITHIN, check};
+use crate::containerd::Version;
+
+/// Layers of all images, and the images that each node pulls at the same time.
+struct Crowd<F> {
+    name: &'static str,
+    layers: Image,
+    images_of: F,
+}
+
+fn one_blob() -> Crowd<impl Fn(usize) -> Vec<Image>> {
+    let layers = Image::of_one_blob();
+    let image = layers.clone();
+    Crowd { name: "one blob", layers, images_of: move |_| vec![image.clone()] }
+}
+
+fn many_layers() -> Crowd<impl Fn(usize) -> Vec<Image>> {
+    let layers = Image::of_many_layers();
+    let image = layers.clone();
+    Crowd { name: "many layers", layers, images_of: move |_| vec![image.clone()] }
+}
+
+/// Half of the nodes pull the layers in the opposite order.
+fn opposite_orders() -> Crowd<impl Fn(usize) -> Vec<Image>> {
+    let layers = Image::of_many_layers();
+    let image = layers.clone();
+    let images_of =
+        move |number: usize| vec![if number.is_multiple_of(2) { image.clone() } else { image.backwards() }];
+    Crowd { name: "opposite orders", layers, images_of }
+}
+
+/// Two images that share three layers, which half of the nodes begin in the opposite order.
+fn two_images() -> Crowd<impl Fn(usize) -> Vec<Image>> {
+    let shared = Image::new(&[3 * MIB, 18 * MIB, 2 * MIB]);
+    let own = [(); 2].map(|()| Image::new(&[MIB, 5 * MIB]));
+    let layers = own[0].and(&shared).and(&own[1]);
+    let images = own.map(|own| own.and(&shared));
+    let images_of = move |number: usize| {
+        let [one, other] = images.clone();
+        if number.is_multiple_of(2) { vec![one, other] } else { vec![other.backwards(), one.backwards()] }
+    };
+    Crowd { name: "two images", layers, images_of }
+}
+
+/// Lets all nodes of `fleet` pull at once. An error says what was wrong with it.
+async fn all_pull<F: Fn(usize) -> Vec<Image>>(
+    fleet: &Fleet,
+    client: Client,
+    crowd: Crowd<F>,
+) -> Result<(), String> {
+    let registry = Registry::start(&crowd.layers, Conduct::Serves).await;
+    let limit = registry.undisturbed() + WITHIN;
+    let pulled = fleet.daemons(client, &registry).pull(crowd.images_of, limit).await;
+    let cell = format!("{client} | {}", crowd.name);
+    check(fleet, (&cell, &crowd.layers), &registry, &pulled, ONE_COPY)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_copy_leaves_the_registry() {
+    let fleet = Fleet::start().await;
+    all_pull(&fleet, Client::of(Version::V2_3).in_parallel(), one_blob()).await.unwrap();
+    all_pull(&fleet, Client::of(Version::V2_1), many_layers()).await.unwrap();
+    all_pull(&fleet, Client::of(Version::V2_1).with_slots(1), opposite_orders()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn soak_one_copy_leaves_the_registry() {
+    let fleet = Fleet::start().await;
+    let mut problems = Problems::default();
+    for client in Client::ALL {
+        problems.note(all_pull(&fleet, client, one_blob()).await);
+        for client in [client, client.with_slots(1)] {
+            problems.note(all_pull(&fleet, client, many_layers()).await);
+            problems.note(all_pull(&fleet, client, opposite_orders()).await);
+            problems.note(all_pull(&fleet, client, two_images()).await);
+        }
+    }
+    problems.none();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn soak_an_agent_without_flights_pulls_beside_the_others() {
+    let fleet = Fleet::with_old_agents(&[3]).await;
+    let mut problems = Problems::default();
+    for client in Client::ALL {
+        for crowd in [Image::of_one_blob(), Image::of_many_layers()] {
+            let registry = Registry::start(&crowd, Conduct::Serves).await;
+            let limit = registry.undisturbed() * 2 + WITHIN;
+            let pulled = fleet.daemons(client, &registry).pull(|_| vec![crowd.clone()], limit).await;
+            let cell = format!("{client} | one of {} without flights", pulled.nodes.len());
+            // That one fetches for itself.
+            problems.note(check(&fleet, (&cell, &crowd), &registry, &pulled, 1.0 + ONE_COPY));
+        }
+    }
+    problems.none();
+}
