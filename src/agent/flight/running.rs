@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::children::{Admission, Applicant, Children, Source};
 use super::growing::Growing;
 use super::header::{Advice, Told};
-use crate::limits::{FETCH_GIVEN_UP_AFTER, YIELDS_AT_ONE_OFFSET_MAX};
+use crate::limits::{FETCH_GIVEN_UP_AFTER, PAUSE_MAX, YIELDS_AT_ONE_OFFSET_MAX};
 use crate::oci::Digest;
 
 /// Where the bytes of a blob come from.
@@ -51,6 +51,8 @@ pub(crate) struct Flight {
 #[derive(Debug)]
 struct State {
     role: Role,
+    /// When the role was taken.
+    role_since: Instant,
     children: Children,
     /// The connection of each child that counts.
     connections: HashMap<SocketAddr, u64>,
@@ -103,6 +105,7 @@ impl Flight {
     pub(super) fn new(digest: Digest, growing: Growing, role: Role) -> Self {
         let state = State {
             role,
+            role_since: Instant::now(),
             children: Children::default(),
             connections: HashMap::new(),
             connections_made: 0,
@@ -173,8 +176,8 @@ impl Flight {
     /// Notes where the bytes come from now, and how many nodes are before this one.
     pub(crate) fn becomes(&self, role: Role, depth: u32) {
         let mut state = self.state();
-        (state.role, state.depth, state.touched) = (role, depth, Instant::now());
-        state.instead = None;
+        state.becomes(role);
+        (state.depth, state.instead) = (depth, None);
     }
 
     /// Notes where the children should go instead of this node, if it is slow.
@@ -187,7 +190,7 @@ impl Flight {
         let mut state = self.state();
         state.is_held = true;
         if matches!(state.role, Role::Fetches { .. } | Role::Late { .. } | Role::Idle) {
-            state.role = Role::Holds;
+            state.becomes(Role::Holds);
         }
     }
 
@@ -229,7 +232,8 @@ impl Flight {
         self.state().end_children(why);
     }
 
-    /// Brings up to date which children are slow, and whether containerd still fetches the blob, or has all of it.
+    /// Brings up to date which children are slow, and whether containerd still fetches the blob, or has all of it. Children
+    /// of a request that has paused for too long find another source.
     pub(super) fn look(&self) {
         let (have_bytes, ingested) = (self.have_bytes(), self.growing.ingested_bytes());
         let is_aborted = !self.growing.has_ingest();
@@ -245,14 +249,17 @@ impl Flight {
         if matches!(state.role, Role::Fetches { .. } | Role::Late { .. }) {
             let rests = state.touched.max(state.written.1).elapsed() >= FETCH_GIVEN_UP_AFTER;
             if have_bytes == self.growing.total() {
-                (state.role, state.touched) = (Role::Holds, Instant::now());
+                state.becomes(Role::Holds);
             } else if is_aborted || rests {
-                (state.role, state.touched) = (Role::Idle, Instant::now());
+                state.becomes(Role::Idle);
                 state.end_children(ChildEnd::Lost);
             }
         }
         if ingested == self.growing.total() && state.role == Role::Holds {
             self.growing.forget_spool();
+        }
+        if state.role == Role::Idle && state.role_since.elapsed() >= PAUSE_MAX {
+            state.end_children(ChildEnd::Lost);
         }
         let now = self.age();
         state.children.look(have_bytes, now);
@@ -346,6 +353,11 @@ impl Flight {
 }
 
 impl State {
+    fn becomes(&mut self, role: Role) {
+        let now = Instant::now();
+        (self.role, self.role_since, self.touched) = (role, now, now);
+    }
+
     fn end_children(&mut self, why: ChildEnd) {
         self.ended = Some((self.connections_made, why));
         self.children = Children::default();
@@ -456,6 +468,23 @@ mod tests {
         assert!(flight.yields(0, &[a.clone(), b.clone()]));
         let all = [a, b, c];
         assert!(!flight.yields(0, &all) && flight.yields(1, &all) && !flight.yields(2, &all));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_children_of_a_node_that_has_paused_for_too_long_find_another_source() {
+        let flight = holder();
+        let child = admitted(&flight, 1);
+        flight.becomes(Role::Idle, 0);
+        tokio::time::advance(PAUSE_MAX - Duration::from_millis(1)).await;
+        flight.look();
+        assert_eq!((child.end(), flight.has_children()), (None, true));
+        tokio::time::advance(Duration::from_millis(1)).await;
+        flight.look();
+        assert_eq!((child.end(), flight.has_children()), (Some(ChildEnd::Lost), false));
+        flight.becomes(Role::Receives { source: node(9) }, 0);
+        let again = admitted(&flight, 1);
+        flight.look();
+        assert_eq!(again.end(), None);
     }
 
     #[test]

@@ -57,6 +57,8 @@ pub const FLIGHT_LOOK_PAUSE: Duration = Duration::from_millis(10);
 pub const YIELDS_AT_ONE_OFFSET_MAX: usize = 2;
 /// Time for which a request receives nothing before it may give its turn away.
 pub const YIELD_AFTER: Duration = Duration::from_millis(250);
+/// Time for which the children of a request wait that has given its turn away; then they find another source.
+pub const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// How often a small blob is received by a flight whose bytes turn out wrong.
 pub const FLIGHT_TRIES_MAX: usize = 3;
 /// Time for a server to say where the bytes of a blob come from, which includes the comparison of those that want to
