@@ -44,6 +44,14 @@ pub enum Need {
     Lost(SocketAddr),
 }
 
+impl Need {
+    /// Whether the server is to rule on who fetches: nothing comes from the sources that are known. They may all be
+    /// looking for one themselves.
+    pub fn needs_ruling(self) -> bool {
+        matches!(self, Self::Sources | Self::Starved)
+    }
+}
+
 /// Why the node goes to the registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Why {

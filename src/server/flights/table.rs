@@ -144,7 +144,9 @@ impl FlightTable {
         let not: Vec<_> = std::iter::once(address).chain(question.lost).collect();
         let [near, far] = flight.choose(&question.node.zone, &not, now, rng);
         let has_source = question.is_held || !near.is_empty() || !far.is_empty();
-        let needs_ruling = question.is_starved || question.lost.is_some() || !has_source;
+        // A node that was granted the claim while others asked has to learn it.
+        let is_fetcher = flight.claim.fetcher() == Some(address) && !question.is_held;
+        let needs_ruling = question.is_starved || question.lost.is_some() || !has_source || is_fetcher;
         let ruling = needs_ruling.then(|| {
             let Node { have_bytes, .. } = question.node;
             let claimant = Claimant { address, have_bytes, owes: question.owes, lost: question.lost };
@@ -262,6 +264,7 @@ impl Flight {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::FETCHES_OWED_MAX;
     use rand::SeedableRng;
     use rand::rngs::StdRng;
 
@@ -337,6 +340,20 @@ mod tests {
         }
         let starved = Question { is_held: true, is_starved: true, begins: false, ..question(1, "") };
         assert_eq!(scene.ask(&starved).ruling, Some(Ruling::Yours), "the complete holder brings nothing");
+    }
+
+    #[test]
+    fn who_was_granted_the_claim_by_the_question_of_another_node_learns_it() {
+        let mut scene = Scene::new();
+        let busy = Question { owes: FETCHES_OWED_MAX, ..question(1, "") };
+        let Some(Ruling::Undecided(wait)) = scene.ask(&busy).ruling else { panic!("decided at once") };
+        scene.now += wait;
+        let other = scene.ask(&Question { owes: FETCHES_OWED_MAX + 1, ..question(2, "") });
+        assert_eq!((other.ruling, other.fetcher), (Some(Ruling::HeldBy(address(1))), Some(address(1))));
+        let again = Question { begins: false, ..busy };
+        assert_eq!(scene.ask(&again).ruling, Some(Ruling::Yours));
+        assert_eq!(scene.ask(&Question { is_held: true, ..again }).ruling, None);
+        assert_eq!(scene.begins(2, "").ruling, None);
     }
 
     #[test]

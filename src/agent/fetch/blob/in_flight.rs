@@ -441,15 +441,13 @@ fn is_held(holders: &[SocketAddr], failed: &[&Vec<SocketAddr>]) -> bool {
     holders.iter().any(|holder| !failed.iter().any(|failed| failed.contains(holder)))
 }
 
-/// What a server is asked. A node that has asked everybody in vain is as starved as one whose source has no more: those
-/// that the server knows may all be behind it, so that without a ruling nobody would fetch what they wait for.
+/// What a server is asked.
 fn question(need: Need, have_bytes: u64, owes: u32) -> FlightQuestion {
-    let (is_starved, lost) = match need {
-        Need::Begins => (false, None),
-        Need::Sources | Need::Starved => (true, None),
-        Need::Lost(source) => (false, Some(source)),
+    let lost = match need {
+        Need::Lost(source) => Some(source),
+        _ => None,
     };
-    FlightQuestion { have_bytes, begins: false, is_starved, lost, owes }
+    FlightQuestion { have_bytes, begins: false, is_starved: need.needs_ruling(), lost, owes }
 }
 
 /// When the node at `address` goes to the registry, of all that do so at the same time.
@@ -463,38 +461,6 @@ fn spread(address: SocketAddr) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Regression: the fetcher had ended, all that the server knew were the children of the node that had lost it, and
-    /// that one asked for sources without a need of a ruling until 20 s were over.
-    #[test]
-    fn a_node_that_asked_everybody_in_vain_needs_a_ruling() {
-        let source = SocketAddr::from(([10, 0, 0, 1], 1));
-        for (need, is_starved, lost) in [
-            (Need::Begins, false, None),
-            (Need::Sources, true, None),
-            (Need::Starved, true, None),
-            (Need::Lost(source), false, Some(source)),
-        ] {
-            let expected = FlightQuestion { have_bytes: 5, begins: false, is_starved, lost, owes: 1 };
-            assert_eq!(question(need, 5, 1), expected, "{need:?}");
-        }
-    }
-
-    /// Regression: the only holder in the index answered 404, and each node asked it every second for 20 s, although
-    /// the owner of the key had told it to fetch the blob. Then all of them went to the registry.
-    #[test]
-    fn a_holder_that_has_failed_does_not_keep_a_node_from_the_registry() {
-        let [one, other] = [1, 2].map(|port| SocketAddr::from(([10, 0, 0, 1], port)));
-        for (holders, failed, wrong, expected) in [
-            (vec![], vec![], vec![], false),
-            (vec![one], vec![], vec![other], true),
-            (vec![one], vec![one], vec![], false),
-            (vec![one, other], vec![one], vec![], true),
-            (vec![one, other], vec![one], vec![other], false),
-        ] {
-            assert_eq!(is_held(&holders, &[&failed, &wrong]), expected, "{holders:?} {failed:?} {wrong:?}");
-        }
-    }
 
     #[test]
     fn a_fleet_goes_to_the_registry_over_the_whole_time() {

@@ -197,3 +197,17 @@ fn only_the_owner_or_twenty_seconds_without_a_byte_send_a_node_to_the_registry()
     assert!(!matches!(follow.next(at(499) + WITHOUT_BYTES_MAX), Step::GoToRegistry(_)));
     assert_eq!(follow.next(at(500) + WITHOUT_BYTES_MAX), Step::GoToRegistry(Why::Starved));
 }
+
+/// What broke: the fetcher had ended, all that the server knew were the children of the node that had lost it, and that
+/// one asked for sources without a need of a ruling until 20 s were over.
+#[test]
+fn who_finds_no_source_in_vain_or_nothing_at_it_asks_for_a_ruling() {
+    for (need, expected) in [
+        (Need::Begins, false),
+        (Need::Sources, true),
+        (Need::Starved, true),
+        (Need::Lost(node(2)), false),
+    ] {
+        assert_eq!(need.needs_ruling(), expected, "{need:?}");
+    }
+}
