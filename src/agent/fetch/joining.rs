@@ -49,6 +49,7 @@ impl Fetcher {
             return Ok(Joined::Holders(found.holders, head.total));
         }
         self.sources.health.asked(&found.holders, &wanted.path);
+        wanted.joins_flight();
         let range = ByteRange { start, end: head.total, total: head.total };
         let parts = (Arc::clone(&self.sources), Arc::clone(wanted));
         Ok(Joined::Flight(head, Box::new(FlightTransfer::new(parts, reception, own, range, found))))

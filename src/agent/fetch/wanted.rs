@@ -1,5 +1,7 @@
 //! What containerd asks for: one value that travels from the mirror to the peers.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use tokio::time::Instant;
 
 use super::offer::Offer;
@@ -25,6 +27,8 @@ pub(crate) struct Wanted {
     /// Whether the client downloads only so much at once, over all of its pulls, and queues again for each host:
     /// containerd from 2.1 on.
     pub(crate) is_limited: bool,
+    /// Whether it comes by a flight.
+    pub(crate) in_flight: AtomicBool,
 }
 
 /// What peers are asked for.
@@ -42,8 +46,19 @@ impl Wanted {
     /// A request for all of the content, which no source has answered yet.
     pub(crate) fn new(path: ContentPath, digest: Digest, deadline: Instant) -> Self {
         let (range, head_only, is_limited) = (None, false, false);
-        let (offer, running) = (Offer::default(), None);
-        Self { path, digest, range, head_only, deadline, offer, running, is_limited }
+        let (offer, running, in_flight) = (Offer::default(), None, AtomicBool::default());
+        Self { path, digest, range, head_only, deadline, offer, running, is_limited, in_flight }
+    }
+
+    /// Notes that it comes by a flight.
+    pub(super) fn joins_flight(&self) {
+        self.in_flight.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the client must not ask for later ranges beside this one: it comes by a flight, which brings the bytes in
+    /// order. A containerd that fetches in parallel ranges (2.1 and later) divides the length that the response names.
+    pub(crate) fn is_in_order(&self) -> bool {
+        self.is_limited && self.range.is_some() && self.in_flight.load(Ordering::Relaxed)
     }
 
     /// What peers are asked for.
@@ -93,6 +108,18 @@ mod tests {
         assert_eq!(wanted(false, None, true).kind(), Kind::Size);
         assert_eq!(wanted(true, None, false).kind(), Kind::Manifest);
         assert_eq!(wanted(true, None, true).kind(), Kind::Manifest);
+    }
+
+    #[test]
+    fn a_range_of_a_limited_client_is_in_order_in_a_flight() {
+        for is_limited in [false, true] {
+            for range in [None, Some(RangeHeader::From(0)), Some(RangeHeader::From(7))] {
+                let wanted = Wanted { is_limited, ..wanted(false, range, false) };
+                assert!(!wanted.is_in_order());
+                wanted.joins_flight();
+                assert_eq!(wanted.is_in_order(), is_limited && range.is_some(), "{is_limited} {range:?}");
+            }
+        }
     }
 
     #[test]

@@ -26,17 +26,27 @@ pub(super) struct Served {
     connection: Option<crate::http::Connection>,
     /// Why the body ends early, and the time until it does.
     cut: Option<(Cut, Pin<Box<Sleep>>)>,
+    names_length: bool,
 }
 
 impl Served {
     /// A body of exactly `length` bytes. `connection` is reset after bad bytes.
-    pub(super) fn body(
+    pub(super) fn new(
         stream: ByteStream,
         length: u64,
         record: Record,
         connection: Option<crate::http::Connection>,
-    ) -> Body {
-        Body::new(Self { stream, left: length, record, connection, cut: None })
+    ) -> Self {
+        Self { stream, left: length, record, connection, cut: None, names_length: true }
+    }
+
+    /// The same, whose length the client learns at the end.
+    pub(super) fn without_length(self) -> Self {
+        Self { names_length: false, ..self }
+    }
+
+    pub(super) fn into_body(self) -> Body {
+        Body::new(self)
     }
 }
 
@@ -77,7 +87,7 @@ impl http_body::Body for Served {
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.left)
+        if self.names_length { SizeHint::with_exact(self.left) } else { SizeHint::default() }
     }
 }
 
@@ -110,7 +120,7 @@ mod tests {
         let handler = move |axum::Extension(connection): axum::Extension<Connection>| async move {
             let pieces = pieces.iter().map(|piece| Ok(Bytes::from_static(piece)));
             let stream = stream::iter(pieces.chain([Err(cut())])).boxed();
-            let body = Served::body(stream, 10, record(), Some(connection));
+            let body = Served::new(stream, 10, record(), Some(connection)).into_body();
             Response::builder().header("content-length", 10).body(body).unwrap()
         };
         let listener = http::bind("127.0.0.1:0".parse().unwrap(), "a test").await.unwrap();
@@ -137,6 +147,18 @@ mod tests {
         let got = get(address, "/").await;
         assert_eq!((got.status, got.body.len(), got.end), (200, 0, Ok(())));
         assert_eq!(got.header("content-length"), Some("10"));
+    }
+
+    #[tokio::test]
+    async fn a_body_without_a_length_ends_when_all_bytes_are_out() {
+        let body = |pieces: Vec<Result<Bytes, Cut>>| {
+            Served::new(stream::iter(pieces).boxed(), 5, record(), None).without_length().into_body()
+        };
+        let bytes = || vec![Ok(Bytes::from_static(b"123")), Ok(Bytes::from_static(b"45"))];
+        assert_eq!(http_body::Body::size_hint(&body(bytes())).exact(), None);
+        assert_eq!(axum::body::to_bytes(body(bytes()), 10).await.unwrap(), "12345");
+        let cut = vec![Ok(Bytes::from_static(b"123")), Err(Cut::SourceBroken)];
+        axum::body::to_bytes(body(cut), 10).await.unwrap_err();
     }
 
     #[tokio::test]

@@ -25,6 +25,8 @@ pub(crate) struct Found {
     pub(crate) tag_age: Option<Duration>,
     /// What a node that takes part in a flight is told besides.
     pub(crate) told: Option<Told>,
+    /// Whether the client must read the bytes in order: the response names no length then.
+    pub(crate) in_order: bool,
 }
 
 /// Where content comes from.
@@ -72,7 +74,7 @@ impl ServedFrom {
 
 impl Found {
     fn new(digest: Digest, from: ServedFrom, payload: Payload) -> Self {
-        Self { digest, from, payload, tag_age: None, told: None }
+        Self { digest, from, payload, tag_age: None, told: None, in_order: false }
     }
 
     /// Content of this node that the client has already.

@@ -129,7 +129,8 @@ impl Pulls {
             Fetched::Whole { whole, head, .. } => (head, whole.stream(head.part(), self.pool.clone())),
             Fetched::Stream { head, stream, .. } => (head, stream),
         };
-        Found::blob(digest, from, head, while_running(stream, wanted))
+        let found = Found::blob(digest, from, head, while_running(stream, wanted));
+        Found { in_order: wanted.is_in_order(), ..found }
     }
 }
 

@@ -50,7 +50,7 @@ impl Responder {
     }
 
     fn content(mut self, found: Found) -> Response<Body> {
-        let Found { digest, from, payload, tag_age, told } = found;
+        let Found { digest, from, payload, tag_age, told, in_order } = found;
         let mut response = match payload {
             Payload::Unchanged { total } => {
                 let response = not_modified(&digest, total);
@@ -71,7 +71,11 @@ impl Responder {
                 let mut response = self.headers(&digest, media_type, head);
                 let length = head.part().len();
                 self.record.answered(response.status(), from, length);
-                *response.body_mut() = Served::body(stream, length, self.record, self.connection);
+                if in_order {
+                    response.headers_mut().remove(CONTENT_LENGTH);
+                }
+                let body = Served::new(stream, length, self.record, self.connection);
+                *response.body_mut() = if in_order { body.without_length() } else { body }.into_body();
                 response
             }
         };

@@ -59,7 +59,8 @@ impl Pulls {
             }
         };
         let stream = stream::once(bytes).try_flatten().boxed();
-        Found::blob(wanted.digest.clone(), from, head, while_running(stream, wanted))
+        let found = Found::blob(wanted.digest.clone(), from, head, while_running(stream, wanted));
+        Found { in_order: wanted.is_in_order(), ..found }
     }
 
     /// The response to a range that was promised by the response to another one, but that no source can send: a
