@@ -1,6 +1,6 @@
 //! This node's part in the flight of one blob: where its bytes come from, what has come, and who receives them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::children::{Admission, Applicant, Children, Source};
 use super::growing::Growing;
 use super::header::{Advice, Told};
-use crate::limits::{FETCH_GIVEN_UP_AFTER, PAUSE_MAX, YIELDS_AT_ONE_OFFSET_MAX};
+use crate::limits::{FETCH_GIVEN_UP_AFTER, PAUSE_MAX};
 use crate::oci::Digest;
 
 /// Where the bytes of a blob come from.
@@ -70,17 +70,6 @@ struct State {
     touched: Instant,
     /// Where the children should go instead, because this node is slow.
     instead: Option<SocketAddr>,
-    /// Fetches for which requests have given their turn away, and how often that was at the offset.
-    yielded: Yielded,
-}
-
-/// How requests for a blob have given their turn away.
-#[derive(Debug, Default)]
-struct Yielded {
-    /// The blobs for whose fetch they did.
-    to: HashSet<Digest>,
-    /// The last offset, and how often it was there.
-    at: (u64, usize),
 }
 
 /// What a node is answered that asks to receive the blob.
@@ -117,7 +106,6 @@ impl Flight {
             written: (0, Instant::now()),
             touched: Instant::now(),
             instead: None,
-            yielded: Yielded::default(),
         };
         Self { digest, growing, begun: Instant::now(), state: Mutex::new(state) }
     }
@@ -207,24 +195,6 @@ impl Flight {
     /// Whether a server knows this node as a part of the flight.
     pub(super) fn is_registered(&self) -> bool {
         self.state().is_registered
-    }
-
-    /// Whether a request that waits at `offset` gives its turn in containerd's queue away to the fetch of one of `owed`:
-    /// once for each, and [`YIELDS_AT_ONE_OFFSET_MAX`] times at one offset, because containerd gives a pull up after
-    /// more cuts there.
-    pub(crate) fn yields(&self, offset: u64, owed: &[Digest]) -> bool {
-        let mut state = self.state();
-        let yielded = &mut state.yielded;
-        if yielded.at.0 != offset {
-            yielded.at = (offset, 0);
-        }
-        let Some(to) = owed.iter().find(|digest| !yielded.to.contains(*digest)) else { return false };
-        if yielded.at.1 >= YIELDS_AT_ONE_OFFSET_MAX {
-            return false;
-        }
-        yielded.at.1 += 1;
-        yielded.to.insert(to.clone());
-        true
     }
 
     /// Sends nothing more to the nodes that are children now.
@@ -457,17 +427,6 @@ mod tests {
             let Answer::Elsewhere(told) = flight.apply(&applicant(1), 1) else { panic!("{role:?}") };
             assert_eq!((told.waits_for, told.children), (waits_for, Vec::new()), "{role:?}");
         }
-    }
-
-    #[test]
-    fn a_turn_is_given_away_once_for_each_fetch_and_twice_at_one_offset() {
-        let flight = holder();
-        let [a, b, c] = [b"a", b"b", b"c"].map(|bytes| Digest::of(bytes));
-        assert!(!flight.yields(0, &[]));
-        assert!(flight.yields(0, std::slice::from_ref(&a)) && !flight.yields(0, std::slice::from_ref(&a)));
-        assert!(flight.yields(0, &[a.clone(), b.clone()]));
-        let all = [a, b, c];
-        assert!(!flight.yields(0, &all) && flight.yields(1, &all) && !flight.yields(2, &all));
     }
 
     #[tokio::test(start_paused = true)]

@@ -6,10 +6,12 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::children::Applicant;
 use super::growing::Growing;
 use super::running::{ChildEnd, Flight, Role};
+use super::yields::Yields;
 use crate::agent::address::own::OwnAddress;
 use crate::limits::{FLIGHT_LINGER, FLIGHTS_RUNNING_MAX};
 use crate::oci::Digest;
@@ -20,6 +22,8 @@ pub(crate) struct Flights {
     own: OwnAddress,
     zone: String,
     flights: Mutex<HashMap<Digest, Arc<Flight>>>,
+    yields: Mutex<Yields>,
+    begun: Instant,
     /// Signals that there is a flight, or that one has ended.
     news: Notify,
 }
@@ -35,7 +39,8 @@ pub(crate) struct Reception {
 impl Flights {
     /// No flights, on the node at `own` in `zone`, which is empty if it has none.
     pub(crate) fn new(own: OwnAddress, zone: String) -> Self {
-        Self { own, zone, flights: Mutex::default(), news: Notify::new() }
+        let (flights, yields) = (Mutex::default(), Mutex::default());
+        Self { own, zone, flights, yields, begun: Instant::now(), news: Notify::new() }
     }
 
     /// The address of this node, if it is known.
@@ -135,6 +140,10 @@ impl Flights {
         self.news.notified().await;
     }
 
+    fn yields(&self) -> MutexGuard<'_, Yields> {
+        self.yields.lock().expect("no code panics while it holds this lock")
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<Digest, Arc<Flight>>> {
         self.flights.lock().expect("no code panics while it holds this lock")
     }
@@ -163,9 +172,11 @@ impl Reception {
         u32::try_from(self.flights.owed(self.flight.digest()).len()).unwrap_or(u32::MAX)
     }
 
-    /// Whether a request that waits at `offset` gives its turn in containerd's queue away to one of those fetches.
-    pub(crate) fn yields(&self, offset: u64) -> bool {
-        self.flight.yields(offset, &self.flights.owed(self.flight.digest()))
+    /// Whether a request from the byte `start` on gives its turn in containerd's queue away to one of those fetches.
+    pub(crate) fn yields(&self, start: u64) -> bool {
+        let digest = self.flight.digest();
+        let owed = self.flights.owed(digest);
+        self.flights.yields().yields(digest, start, &owed, self.flights.begun.elapsed())
     }
 
     /// Notes that the request ends, and that another one comes in its place: the children wait.
@@ -183,6 +194,7 @@ impl Reception {
     /// Notes that all bytes have come and are right.
     pub(crate) fn is_whole(&self) {
         self.flight.becomes(Role::Holds, self.flight.depth());
+        self.flights.yields().forget(self.flight.digest());
     }
 
     /// Notes that the bytes that have come are wrong. The children learn it.

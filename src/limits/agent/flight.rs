@@ -55,6 +55,10 @@ pub const FLIGHT_LOOK_PAUSE: Duration = Duration::from_millis(10);
 /// How often requests give their turn in containerd's queue away at one offset: the fourth cut without progress between
 /// them fails the pull (2.1).
 pub const YIELDS_AT_ONE_OFFSET_MAX: usize = 2;
+/// Time for which it is remembered at which offsets requests gave their turn away: longer than they wait in the queue.
+pub const YIELDS_REMEMBERED_FOR: Duration = Duration::from_secs(600);
+/// Blobs of which that is remembered.
+pub const YIELDS_REMEMBERED_MAX: usize = 1_024;
 /// Time for which a request receives nothing before it may give its turn away.
 pub const YIELD_AFTER: Duration = Duration::from_millis(250);
 /// Time for which the children of a request wait that has given its turn away; then they find another source.

@@ -351,7 +351,7 @@ impl FlightTransfer {
         let mut until = self.begun + time;
         if self.wanted.is_limited {
             let may_yield = self.received + YIELD_AFTER;
-            if Instant::now() >= may_yield && self.reception.yields(self.left.start) {
+            if Instant::now() >= may_yield && self.reception.yields(self.wanted.start().unwrap_or(0)) {
                 return Err(GaveUp::Yields);
             }
             until = until.min(may_yield.max(Instant::now() + YIELD_AFTER));

@@ -1,0 +1,103 @@
+//! When requests give their turn in containerd's queue away. Pure: the time is an argument.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use crate::limits::{YIELDS_AT_ONE_OFFSET_MAX, YIELDS_REMEMBERED_FOR, YIELDS_REMEMBERED_MAX};
+use crate::oci::Digest;
+
+/// How requests have given their turns away, by blob. This outlives flights: a request may wait in containerd's queue
+/// for longer than they do.
+#[derive(Debug, Default)]
+pub(super) struct Yields {
+    blobs: HashMap<Digest, Yielded>,
+}
+
+/// How requests for one blob have given their turns away.
+#[derive(Debug)]
+struct Yielded {
+    /// The blobs for whose fetch they did.
+    to: HashSet<Digest>,
+    /// The first byte that was asked for last, and how often they did at that one.
+    at: (u64, usize),
+    last: Duration,
+}
+
+impl Yields {
+    /// Whether a request for `digest` from the byte `start` on, which receives nothing at `now`, gives its turn away to
+    /// the fetch of one of `owed`: once for each, and [`YIELDS_AT_ONE_OFFSET_MAX`] times at one start, because
+    /// containerd gives a pull up after more cuts there. What this agent has gathered behind the start is no progress
+    /// for containerd.
+    pub(super) fn yields(&mut self, digest: &Digest, start: u64, owed: &[Digest], now: Duration) -> bool {
+        let is_fresh = |yielded: &Yielded| now.saturating_sub(yielded.last) < YIELDS_REMEMBERED_FOR;
+        if owed.is_empty() {
+            return false;
+        }
+        self.blobs.retain(|_, yielded| is_fresh(yielded));
+        if self.blobs.len() >= YIELDS_REMEMBERED_MAX && !self.blobs.contains_key(digest) {
+            return false;
+        }
+        let begun = Yielded { to: HashSet::new(), at: (start, 0), last: now };
+        let yielded = self.blobs.entry(digest.clone()).or_insert(begun);
+        if yielded.at.0 != start {
+            yielded.at = (start, 0);
+        }
+        let Some(to) = owed.iter().find(|owed| !yielded.to.contains(*owed)) else { return false };
+        if yielded.at.1 >= YIELDS_AT_ONE_OFFSET_MAX {
+            return false;
+        }
+        yielded.at.1 += 1;
+        yielded.last = now;
+        yielded.to.insert(to.clone());
+        true
+    }
+
+    /// Notes that all of `digest` has come.
+    pub(super) fn forget(&mut self, digest: &Digest) {
+        self.blobs.remove(digest);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Duration = Duration::from_secs(1);
+
+    fn digests() -> [Digest; 4] {
+        [b"x", b"a", b"b", b"c"].map(|bytes| Digest::of(bytes))
+    }
+
+    #[test]
+    fn a_turn_is_given_away_once_for_each_fetch_and_twice_at_one_start() {
+        let (mut yields, [x, a, b, c]) = (Yields::default(), digests());
+        assert!(!yields.yields(&x, 0, &[], NOW));
+        assert!(yields.yields(&x, 0, std::slice::from_ref(&a), NOW));
+        assert!(!yields.yields(&x, 0, std::slice::from_ref(&a), NOW));
+        assert!(yields.yields(&x, 0, &[a.clone(), b.clone()], NOW));
+        let all = [a, b, c];
+        assert!(!yields.yields(&x, 0, &all, NOW) && yields.yields(&x, 1, &all, NOW));
+        assert!(!yields.yields(&x, 2, &all, NOW));
+    }
+
+    #[test]
+    fn it_is_remembered_until_all_of_the_blob_has_come_or_for_long() {
+        let (mut yields, [x, a, ..]) = (Yields::default(), digests());
+        let owed = std::slice::from_ref(&a);
+        assert!(yields.yields(&x, 0, owed, NOW));
+        assert!(!yields.yields(&x, 0, owed, NOW + YIELDS_REMEMBERED_FOR - Duration::from_millis(1)));
+        assert!(yields.yields(&x, 0, owed, NOW + YIELDS_REMEMBERED_FOR));
+        yields.forget(&x);
+        assert!(yields.yields(&x, 0, owed, NOW + YIELDS_REMEMBERED_FOR));
+    }
+
+    #[test]
+    fn blobs_beyond_the_limit_keep_their_turn() {
+        let (mut yields, [_, a, ..]) = (Yields::default(), digests());
+        let owed = std::slice::from_ref(&a);
+        for number in 0..YIELDS_REMEMBERED_MAX {
+            assert!(yields.yields(&Digest::of(number.to_string().as_bytes()), 0, owed, NOW));
+        }
+        assert!(!yields.yields(&Digest::of(b"one more"), 0, owed, NOW));
+    }
+}
