@@ -191,6 +191,12 @@ impl Reception {
         self.flights.news.notify_one();
     }
 
+    /// Notes that every node fetches the blob from the registry: the children do not wait for this one.
+    pub(crate) fn fetches_like_all(&self) {
+        self.fetches();
+        self.flight.end_children(ChildEnd::Lost);
+    }
+
     /// Notes that all bytes have come and are right.
     pub(crate) fn is_whole(&self) {
         self.flight.becomes(Role::Holds, self.flight.depth());
@@ -219,6 +225,7 @@ impl Drop for Reception {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::flight::running::Answer;
     use std::time::Duration;
 
     fn flights() -> Arc<Flights> {
@@ -254,6 +261,19 @@ mod tests {
         assert_eq!((flights.owed(&second), flights.owed(&first)), (vec![first.clone()], vec![]));
         std::fs::write(named.path(), b"01").unwrap();
         assert!(flights.owed(&second).is_empty());
+    }
+
+    #[tokio::test]
+    async fn the_children_of_a_fetcher_stay_unless_every_node_fetches() {
+        let (flights, digest) = (flights(), Digest::of(b"x"));
+        let reception = flights.receive(&digest, 10, file()).unwrap();
+        reception.fetches();
+        let address = SocketAddr::from(([10, 0, 0, 2], 1));
+        let applicant = Applicant { address, zone: String::new(), have_bytes: 0, has_children: false };
+        let Answer::Admitted(child) = reception.flight().apply(&applicant, 1) else { panic!("no child") };
+        assert_eq!(child.end(), None);
+        reception.fetches_like_all();
+        assert_eq!(child.end(), Some(ChildEnd::Lost));
     }
 
     #[tokio::test(start_paused = true)]

@@ -423,7 +423,10 @@ impl FlightTransfer {
         ::metrics::counter!("piccolo_flight_events_total", "event" => event).increment(1);
         let (digest, have_bytes) = (&self.wanted.digest, self.left.start);
         tracing::info!(%digest, have_bytes, %why, "containerd fetches a blob from the registry");
-        self.reception.fetches();
+        match why {
+            Why::Open => self.reception.fetches_like_all(),
+            Why::Claim | Why::Starved | Why::NoServer => self.reception.fetches(),
+        }
         // Nobody has told the nodes of a fleet apart.
         if matches!(why, Why::Starved | Why::NoServer) {
             sleep(spread(self.own)).await;
