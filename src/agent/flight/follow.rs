@@ -38,6 +38,8 @@ pub enum Need {
     Begins,
     /// All sources that are known were asked in vain.
     Sources,
+    /// That was so for [`STARVED_SAID_AFTER`]: perhaps all who are known look for a source themselves.
+    Fetcher,
     /// The source has no more, and nobody is before it.
     Starved,
     /// This source is gone.
@@ -45,10 +47,9 @@ pub enum Need {
 }
 
 impl Need {
-    /// Whether the server is to rule on who fetches: nothing comes from the sources that are known. They may all be
-    /// looking for one themselves.
+    /// Whether the server is to rule on who fetches: nothing comes from the sources that are known.
     pub fn needs_ruling(self) -> bool {
-        matches!(self, Self::Sources | Self::Starved)
+        matches!(self, Self::Fetcher | Self::Starved)
     }
 }
 
@@ -121,6 +122,8 @@ pub struct Follow {
     descents: usize,
     /// Why a server is to be asked next.
     need: Option<Need>,
+    /// Since when all sources that are known were asked in vain.
+    in_vain_since: Option<Duration>,
     /// When a server was asked last.
     server_asked: Option<Duration>,
     source: Option<SocketAddr>,
@@ -153,6 +156,7 @@ impl Follow {
             asked: HashSet::new(),
             descents: 0,
             need: Some(Need::Begins),
+            in_vain_since: None,
             server_asked: None,
             source: None,
             should_be_left: false,
@@ -213,7 +217,12 @@ impl Follow {
             return Step::WaitUntil(asked + SERVER_ASKED_AGAIN_AFTER);
         }
         (self.need, self.server_asked) = (None, Some(now));
-        Step::AskServer(need)
+        if need != Need::Sources {
+            return Step::AskServer(need);
+        }
+        let since = *self.in_vain_since.get_or_insert(now);
+        let is_long = now.saturating_sub(since) >= STARVED_SAID_AFTER;
+        Step::AskServer(if is_long { Need::Fetcher } else { Need::Sources })
     }
 
     /// A server has answered.
@@ -240,7 +249,7 @@ impl Follow {
             SourceAnswer::Sends => {
                 (self.source, self.should_be_left, self.lost) = (Some(source), false, None);
                 (self.root_starves_since, self.probed) = (None, now);
-                (self.withheld_since, self.is_silent) = (None, false);
+                (self.withheld_since, self.is_silent, self.in_vain_since) = (None, false, None);
                 return;
             }
             SourceAnswer::Nothing => {

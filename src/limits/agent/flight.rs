@@ -60,7 +60,7 @@ pub const YIELDS_REMEMBERED_FOR: Duration = Duration::from_secs(600);
 /// Blobs of which that is remembered.
 pub const YIELDS_REMEMBERED_MAX: usize = 1_024;
 /// Time for which a request receives nothing before it may give its turn away.
-pub const YIELD_AFTER: Duration = Duration::from_millis(250);
+pub const YIELD_AFTER: Duration = Duration::from_millis(100);
 /// Time for which the children of a request wait that has given its turn away; then they find another source.
 pub const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// How often a small blob is received by a flight whose bytes turn out wrong.

@@ -201,13 +201,37 @@ fn only_the_owner_or_twenty_seconds_without_a_byte_send_a_node_to_the_registry()
 /// What broke: the fetcher had ended, all that the server knew were the children of the node that had lost it, and that
 /// one asked for sources without a need of a ruling until 20 s were over.
 #[test]
-fn who_finds_no_source_in_vain_or_nothing_at_it_asks_for_a_ruling() {
+fn who_finds_no_source_for_long_or_nothing_at_it_asks_for_a_ruling() {
     for (need, expected) in [
         (Need::Begins, false),
-        (Need::Sources, true),
+        (Need::Sources, false),
+        (Need::Fetcher, true),
         (Need::Starved, true),
         (Need::Lost(node(2)), false),
     ] {
         assert_eq!(need.needs_ruling(), expected, "{need:?}");
     }
+}
+
+#[test]
+fn a_node_that_all_sources_send_away_asks_who_fetches() {
+    let mut follow = Follow::new(node(1), 0, at(0));
+    assert_eq!(follow.next(at(0)), Step::AskServer(Need::Begins));
+    let mut asked = Vec::new();
+    for second in 0..5 {
+        follow.server_answered(ServerAnswer::Sources(vec![node(2)]));
+        assert_eq!(follow.next(at(second * 1_000)), Step::Attach(node(2)));
+        follow.source_answered(node(2), SourceAnswer::Nothing, at(second * 1_000));
+        let Step::WaitUntil(time) = follow.next(at(second * 1_000)) else { panic!("asked at once") };
+        let Step::AskServer(need) = follow.next(time) else { panic!("{second}") };
+        asked.push(need);
+    }
+    assert_eq!(asked, [Need::Sources, Need::Sources, Need::Fetcher, Need::Fetcher, Need::Fetcher]);
+    follow.server_answered(ServerAnswer::Sources(vec![node(2)]));
+    follow.next(at(5_000));
+    follow.source_answered(node(2), SourceAnswer::Sends, at(5_000));
+    follow.lost();
+    assert_eq!(follow.next(at(5_000)), Step::AskServer(Need::Lost(node(2))));
+    assert!(matches!(follow.next(at(5_000)), Step::WaitUntil(_)));
+    assert_eq!(follow.next(at(6_000)), Step::AskServer(Need::Sources));
 }
