@@ -30,7 +30,6 @@ mod peers_walled_off;
 mod policy;
 mod pulls;
 #[path = "../support/scripted.rs"]
-#[allow(dead_code, reason = "each test binary uses its part")]
 mod scripted;
 mod supervisor;
 mod unreachable;

@@ -265,11 +265,17 @@ mod tests {
 
     #[tokio::test]
     async fn the_children_of_a_fetcher_stay_unless_every_node_fetches() {
-        let (flights, digest) = (flights(), Digest::of(b"x"));
-        let reception = flights.receive(&digest, 10, file()).unwrap();
+        let (flights, named) = (flights(), tempfile::NamedTempFile::new().unwrap());
+        let reception = flights.receive(&Digest::of(b"x"), 10, named.reopen().unwrap()).unwrap();
         reception.fetches();
         let address = SocketAddr::from(([10, 0, 0, 2], 1));
-        let applicant = Applicant { address, zone: String::new(), have_bytes: 0, has_children: false };
+        let applicant = Applicant {
+            address,
+            zone: String::new(),
+            have_bytes: 0,
+            has_children: false,
+            has_left_slow: false,
+        };
         let Answer::Admitted(child) = reception.flight().apply(&applicant, 1) else { panic!("no child") };
         assert_eq!(child.end(), None);
         reception.fetches_like_all();

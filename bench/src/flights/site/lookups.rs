@@ -21,7 +21,7 @@ impl Site {
             node: self.asker(node),
             begins: need == Need::Begins,
             is_held: false,
-            is_starved: matches!(need, Need::Starved | Need::Lost(_)),
+            is_starved: need.needs_ruling() || matches!(need, Need::Lost(_)),
             lost,
             owes: 0,
         };
