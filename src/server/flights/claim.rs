@@ -132,6 +132,7 @@ impl Claim {
         if self.fetcher() == Some(node) {
             self.release(now);
         }
+        self.former.retain(|(former, _)| *former != node);
     }
 
     /// The node that fetches.
