@@ -146,7 +146,8 @@ impl FlightTable {
         let has_source = question.is_held || !near.is_empty() || !far.is_empty();
         // A node that was granted the claim while others asked has to learn it.
         let is_fetcher = flight.claim.fetcher() == Some(address) && !question.is_held;
-        let needs_ruling = question.is_starved || question.lost.is_some() || !has_source || is_fetcher;
+        let is_in_need = question.is_starved || question.lost.is_some() || !has_source;
+        let needs_ruling = is_in_need || is_fetcher || flight.claim.is_open(now);
         let ruling = needs_ruling.then(|| {
             let Node { have_bytes, .. } = question.node;
             let claimant = Claimant { address, have_bytes, owes: question.owes, lost: question.lost };
@@ -354,6 +355,28 @@ mod tests {
         assert_eq!(scene.ask(&again).ruling, Some(Ruling::Yours));
         assert_eq!(scene.ask(&Question { is_held: true, ..again }).ruling, None);
         assert_eq!(scene.begins(2, "").ruling, None);
+    }
+
+    #[test]
+    fn while_the_key_is_open_every_node_learns_it() {
+        let mut scene = Scene::new();
+        (1..=3).for_each(|number| drop(scene.begins(number, "")));
+        for number in 1..=3 {
+            let lost = Some(address(number));
+            let wait = match scene.ask(&Question { lost, begins: false, ..question(4, "") }).ruling {
+                Some(Ruling::Undecided(wait)) => wait,
+                ruling => panic!("{number} {ruling:?}"),
+            };
+            scene.now += wait;
+            scene.ask(&Question { is_starved: true, begins: false, ..question(number + 1, "") });
+            if number == 2 {
+                break;
+            }
+        }
+        scene.progress(3, 0, Progress::Ended);
+        let sources = scene.begins(5, "");
+        assert!(!sources.near.is_empty());
+        assert_eq!(sources.ruling, Some(Ruling::Open));
     }
 
     #[test]
