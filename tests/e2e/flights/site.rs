@@ -18,7 +18,7 @@ use crate::harness::process::{children, pid};
 use crate::harness::{Image, Node, Registry, SOON, Servers, SlowLink, find, within};
 
 /// Rate of the link to the registry, bytes a second.
-pub(super) const RATE: u64 = 8 << 20;
+pub(super) const RATE: u64 = 10 << 20;
 /// Number of nodes.
 pub(super) const NODES: usize = 5;
 const CONTENT: &str = "root/io.containerd.content.v1.content";
@@ -222,10 +222,11 @@ impl Site {
 
     /// Removes an image from all nodes and frees its memory.
     pub(super) async fn forget(&self, pushed: Pushed) {
-        for member in &self.nodes {
+        let removals = self.nodes.iter().map(|member| {
             let removal = member.node.containerd.ctr(&["images", "rm", &pushed.reference]);
-            Command::from(removal).output().await.unwrap();
-        }
+            Command::from(removal).output()
+        });
+        join_all(removals).await;
         fs::remove_dir_all(&pushed.image.folder).unwrap();
     }
 

@@ -11,6 +11,9 @@ const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 
+const BLOCK_BYTES: usize = 1 << 20;
+const PAGE_BYTES: usize = 4 << 10;
+
 /// An image in a layout folder.
 pub struct Image {
     pub folder: PathBuf,
@@ -66,10 +69,16 @@ pub fn layers(seed: u64, layer_bytes: &[usize]) -> Vec<Vec<u8>> {
     layer_bytes.iter().map(|size| layer(&mut random, *size)).collect()
 }
 
-/// A tar with one file of random bytes.
+/// A tar with one file of random bytes: a random block again and again, in which each page has its number. Random
+/// numbers for all of it would take longer than a pull.
 fn layer(random: &mut StdRng, size: usize) -> Vec<u8> {
     let mut content = vec![0; size];
-    random.fill_bytes(&mut content);
+    let (block, rest) = content.split_at_mut(size.min(BLOCK_BYTES));
+    random.fill_bytes(block);
+    rest.chunks_mut(BLOCK_BYTES).for_each(|next| next.copy_from_slice(&block[..next.len()]));
+    for (number, page) in rest.chunks_exact_mut(PAGE_BYTES).enumerate() {
+        page[..8].copy_from_slice(&(number as u64).to_le_bytes());
+    }
     let mut header = tar::Header::new_gnu();
     header.set_size(size as u64);
     header.set_mode(0o644);
