@@ -25,7 +25,7 @@ const SAMPLE: [Cell; 6] = [
     Cell::Node(Who::Fetcher, How::AgentKilled, At::Large(50)),
     Cell::Node(Who::Middle, How::WorkerFrozen, At::Large(50)),
     Cell::ServersKilled(At::Large(50)),
-    Cell::WrongByte(At::Large(50)),
+    Cell::DamagedHolder,
 ];
 
 /// Plays all `cells` one after the other and panics with what is wrong in each. The variable CELLS selects those whose
