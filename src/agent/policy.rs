@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 
 use super::expiring_set::ExpiringSet;
 use super::{FlightPolicy, RegistryPolicy, Sharing, TagPolicy};
-use crate::limits::{ASKED_REMEMBERED_MAX, ASKED_TTL, MANIFEST_BYTES_MAX};
+use crate::limits::{ASKED_REMEMBERED_MAX, ASKED_TTL, FLIGHT_MANIFEST_BYTES_MAX};
 use crate::oci::reference::looks_like_registry;
 use crate::oci::registry;
 use crate::oci::{ContentPath, Digest};
@@ -176,7 +176,7 @@ impl Policies {
         let may_give = |is_manifest| self.may_give(registry, digest, is_manifest);
         self.of(registry).flights == FlightPolicy::On
             && may_give(false)
-            && (total_bytes > MANIFEST_BYTES_MAX || may_give(true))
+            && (total_bytes > FLIGHT_MANIFEST_BYTES_MAX || may_give(true))
     }
 
     /// Remembers a request at the mirror: it names the source of the content, if that arrives.

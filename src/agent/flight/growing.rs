@@ -23,6 +23,8 @@ pub(crate) struct Growing {
 struct Parts {
     /// What containerd writes; `None` if that cannot be seen, or was aborted.
     ingest: Option<Arc<File>>,
+    /// Most bytes that containerd was seen to have written.
+    most_ingested: u64,
     spool: Option<Spooled>,
 }
 
@@ -46,7 +48,7 @@ enum Readable {
 impl Growing {
     /// The bytes of a blob of `total` bytes, of which containerd writes `ingest`.
     pub(crate) fn new(total: u64, ingest: Option<File>) -> Self {
-        let parts = Parts { ingest: ingest.map(Arc::new), spool: None };
+        let parts = Parts { ingest: ingest.map(Arc::new), ..Parts::default() };
         Self { total, parts: Mutex::new(parts) }
     }
 
@@ -64,6 +66,11 @@ impl Growing {
     /// How many contiguous bytes containerd has written.
     pub(crate) fn ingested_bytes(&self) -> u64 {
         self.parts().ingested()
+    }
+
+    /// Most contiguous bytes that containerd was seen to have written, also if they are gone.
+    pub(crate) fn most_ingested_bytes(&self) -> u64 {
+        self.parts().most_ingested
     }
 
     /// Whether containerd has a file for the blob, which it has not aborted.
@@ -161,7 +168,10 @@ impl Parts {
     fn ingested(&mut self) -> u64 {
         let Some(ingest) = &self.ingest else { return 0 };
         match ingest.metadata() {
-            Ok(metadata) if metadata.nlink() > 0 => metadata.len(),
+            Ok(metadata) if metadata.nlink() > 0 => {
+                self.most_ingested = self.most_ingested.max(metadata.len());
+                metadata.len()
+            }
             _ => {
                 self.ingest = None;
                 0

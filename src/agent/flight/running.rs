@@ -228,6 +228,11 @@ impl Flight {
         if ingested == self.growing.total() && state.role == Role::Holds {
             self.growing.forget_spool();
         }
+        // containerd has found that its bytes are wrong, or its pull was given up.
+        if state.role == Role::Holds && !state.is_held && have_bytes == 0 && is_aborted {
+            state.becomes(Role::Idle);
+            state.end_children(ChildEnd::Lost);
+        }
         if state.role == Role::Idle && state.role_since.elapsed() >= PAUSE_MAX {
             state.end_children(ChildEnd::Lost);
         }

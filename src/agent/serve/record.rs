@@ -140,7 +140,11 @@ impl Drop for Record {
     fn drop(&mut self) {
         let complete = self.sent_bytes == self.expected_bytes;
         self.count(complete);
-        if !tracing::enabled!(tracing::Level::INFO) {
+        // Nodes of a flight ask each other often how far they are, and send each other on.
+        let is_detail =
+            self.side == Side::Peer && (self.head_only || self.status == StatusCode::SERVICE_UNAVAILABLE);
+        if is_detail && !tracing::enabled!(tracing::Level::DEBUG) || !tracing::enabled!(tracing::Level::INFO)
+        {
             return;
         }
         let source = match (&self.from, self.from.peer()) {

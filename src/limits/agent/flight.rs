@@ -30,11 +30,14 @@ pub const SOURCE_PROBE_INTERVAL: Duration = Duration::from_millis(250);
 /// Time without a byte after which a node leaves a source that has more.
 pub const SOURCE_STALLS_AFTER: Duration = Duration::from_secs(1);
 /// Time after which a node tells a server that the first node of its chain has nothing more.
-pub const STARVED_SAID_AFTER: Duration = Duration::from_secs(2);
+pub const STARVED_SAID_AFTER: Duration = Duration::from_secs(3);
 /// Time without a byte after which a node goes to the registry in any case.
 pub const WITHOUT_BYTES_MAX: Duration = Duration::from_secs(20);
 /// Time between two messages of a fetcher that say how far it is.
 pub const CLAIM_PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
+/// Size up to which a blob may be a manifest while it is arriving, bytes: what registries must accept (OCI distribution
+/// specification). Its kind is known only when all of it is here.
+pub const FLIGHT_MANIFEST_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// Time without a byte after which containerd counts as having given up a fetch from the registry.
 pub const FETCH_GIVEN_UP_AFTER: Duration = Duration::from_secs(60);
 /// Time between two messages of a node that receives.

@@ -127,9 +127,14 @@ impl Claim {
         true
     }
 
-    /// Notes that `node` fetches no more.
-    pub fn ended(&mut self, node: SocketAddr, now: Duration) {
-        if self.fetcher() == Some(node) {
+    /// Notes that `node`, which has had `have_bytes` of the content, fetches no more.
+    pub fn ended(&mut self, node: SocketAddr, have_bytes: u64, now: Duration) {
+        if let ClaimStage::Held(fetch) = &mut self.stage
+            && fetch.fetcher == node
+        {
+            if have_bytes > fetch.have_bytes {
+                (fetch.has_grown, self.failed) = (true, 0);
+            }
             self.release(now);
         }
         self.former.retain(|(former, _)| *former != node);
@@ -338,14 +343,27 @@ mod tests {
     fn a_fetcher_that_ends_passes_on_at_once() {
         let mut claim = Claim::default();
         claim.ask(claimant(1), at(0));
-        claim.ended(node(2), at(10));
+        claim.ended(node(2), 0, at(10));
         assert_eq!(claim.fetcher(), Some(node(1)));
-        claim.ended(node(1), at(10));
+        claim.ended(node(1), 0, at(10));
         assert_eq!(settled(&mut claim, claimant(2), at(20)), Ruling::Yours);
-        claim.ended(node(2), at(500));
+        claim.ended(node(2), 0, at(500));
         assert_eq!(settled(&mut claim, claimant(3), at(5_000)), Ruling::Yours, "nobody asked meanwhile");
-        claim.ended(node(3), at(5_001));
+        claim.ended(node(3), 0, at(5_001));
         assert_eq!(claim.ask(claimant(4), at(5_002)), Ruling::Open, "three had no byte");
+    }
+
+    /// What broke: fetchers of the last piece of a blob whose bytes are wrong ended before they had said that some came,
+    /// and after three of them every node went to the registry.
+    #[test]
+    fn a_fetcher_that_ends_after_some_bytes_has_not_failed() {
+        let mut claim = Claim::default();
+        for fetcher in 0..4_u16 {
+            let now = at(u64::from(fetcher) * 1_000);
+            assert_eq!(settled(&mut claim, claimant(fetcher), now), Ruling::Yours);
+            claim.ended(node(fetcher), 1, now + at(500));
+        }
+        assert!(!claim.is_open(at(5_000)));
     }
 
     #[test]

@@ -166,7 +166,7 @@ impl FlightTable {
         if progress == Progress::Ended {
             if let Some(flight) = self.flights.get_mut(content) {
                 flight.zones.values_mut().for_each(|sample| sample.remove(node.address));
-                flight.claim.ended(node.address, now);
+                flight.claim.ended(node.address, node.have_bytes, now);
             }
             return true;
         }

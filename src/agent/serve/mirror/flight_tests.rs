@@ -14,7 +14,7 @@ use crate::agent::flight::running::Role;
 use crate::agent::testing::*;
 use crate::agent::{FlightPolicy, RegistryPolicy, Sharing};
 use crate::api::flight::FlightClaim;
-use crate::limits::{MANIFEST_BYTES_MAX, VERIFIED_WHOLE_BYTES_MAX};
+use crate::limits::{FLIGHT_MANIFEST_BYTES_MAX, VERIFIED_WHOLE_BYTES_MAX};
 use crate::oci::Digest;
 
 const MIB: usize = 1 << 20;
@@ -236,7 +236,7 @@ async fn a_holder_of_the_blob_sends_it_to_one_node_and_names_it_to_others() {
 async fn without_an_ingest_or_where_policy_keeps_content_back_there_is_no_flight() {
     let off = RegistryPolicy { flights: FlightPolicy::Off, ..RegistryPolicy::default() };
     let kept = RegistryPolicy { manifests: Sharing::Origin, ..RegistryPolicy::default() };
-    let may_be_manifest = MANIFEST_BYTES_MAX as usize;
+    let may_be_manifest = FLIGHT_MANIFEST_BYTES_MAX as usize;
     for (policy, length, has_ingest, expected) in [
         (RegistryPolicy::default(), SMALL, true, 1),
         (RegistryPolicy::default(), SMALL, false, 0),
