@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::children::{Admission, Applicant, Children, Source};
 use super::growing::Growing;
 use super::header::{Advice, Told};
-use crate::limits::{FETCH_GIVEN_UP_AFTER, PAUSE_MAX};
+use crate::limits::{FETCH_GIVEN_UP_AFTER, FETCH_STANDS_AFTER, PAUSE_MAX};
 use crate::oci::Digest;
 
 /// Where the bytes of a blob come from.
@@ -140,6 +140,16 @@ impl Flight {
         matches!(self.role(), Role::Fetches { begun_at } if self.growing.ingested_bytes() <= begun_at)
     }
 
+    /// How many bytes containerd has of the blob, if it fetches it from the registry and nothing comes now.
+    pub(super) fn stands_at(&self) -> Option<u64> {
+        let ingested = self.growing.ingested_bytes();
+        let mut state = self.state();
+        let Role::Fetches { begun_at } = state.role else { return None };
+        state.sees_written(ingested);
+        let since = state.role_since.max(state.written.1);
+        (ingested <= begun_at || since.elapsed() >= FETCH_STANDS_AFTER).then_some(ingested)
+    }
+
     /// Whether other nodes receive it from this one.
     pub(crate) fn has_children(&self) -> bool {
         !self.state().children.is_empty()
@@ -208,9 +218,7 @@ impl Flight {
         let (have_bytes, ingested) = (self.have_bytes(), self.growing.ingested_bytes());
         let is_aborted = !self.growing.has_ingest();
         let mut state = self.state();
-        if ingested > state.written.0 {
-            state.written = (ingested, Instant::now());
-        }
+        state.sees_written(ingested);
         if let Role::Late { begun_at } = state.role
             && ingested > begun_at
         {
@@ -331,6 +339,12 @@ impl State {
     fn becomes(&mut self, role: Role) {
         let now = Instant::now();
         (self.role, self.role_since, self.touched) = (role, now, now);
+    }
+
+    fn sees_written(&mut self, ingested: u64) {
+        if ingested > self.written.0 {
+            self.written = (ingested, Instant::now());
+        }
     }
 
     fn end_children(&mut self, why: ChildEnd) {

@@ -130,6 +130,14 @@ impl Flights {
         self.all().iter().for_each(|flight| flight.release_room());
     }
 
+    /// The blobs, but for `digest`, that this node fetches from a registry and of which nothing comes now, with the
+    /// bytes that have come.
+    fn standing(&self, digest: &Digest) -> Vec<(Digest, u64)> {
+        let flights = self.lock();
+        let others = flights.values().filter(|flight| flight.digest() != digest);
+        others.filter_map(|flight| Some((flight.digest().clone(), flight.stands_at()?))).collect()
+    }
+
     /// Removes the flights that have not been of use for [`FLIGHT_LINGER`].
     pub(super) fn remove_unused(&self) {
         self.lock().retain(|_, flight| flight.unused_for() < FLIGHT_LINGER);
@@ -172,11 +180,12 @@ impl Reception {
         u32::try_from(self.flights.owed(self.flight.digest()).len()).unwrap_or(u32::MAX)
     }
 
-    /// Whether a request from the byte `start` on gives its turn in containerd's queue away to one of those fetches.
+    /// Whether a request from the byte `start` on gives its turn in containerd's queue away to a fetch of which
+    /// nothing comes.
     pub(crate) fn yields(&self, start: u64) -> bool {
         let digest = self.flight.digest();
-        let owed = self.flights.owed(digest);
-        self.flights.yields().yields(digest, start, &owed, self.flights.begun.elapsed())
+        let standing = self.flights.standing(digest);
+        self.flights.yields().yields(digest, start, &standing, self.flights.begun.elapsed())
     }
 
     /// Notes that the request ends, and that another one comes in its place: the children wait.
@@ -226,6 +235,7 @@ impl Drop for Reception {
 mod tests {
     use super::*;
     use crate::agent::flight::running::Answer;
+    use crate::limits::FETCH_STANDS_AFTER;
     use std::time::Duration;
 
     fn flights() -> Arc<Flights> {
@@ -261,6 +271,23 @@ mod tests {
         assert_eq!((flights.owed(&second), flights.owed(&first)), (vec![first.clone()], vec![]));
         std::fs::write(named.path(), b"01").unwrap();
         assert!(flights.owed(&second).is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_fetch_stands_before_its_first_byte_and_when_no_more_come() {
+        let flights = flights();
+        let [first, second] = [b"1", b"2"].map(|bytes| Digest::of(bytes));
+        let named = tempfile::NamedTempFile::new().unwrap();
+        let reception = flights.receive(&first, 10, named.reopen().unwrap()).unwrap();
+        assert!(flights.standing(&second).is_empty(), "it receives");
+        reception.fetches();
+        assert_eq!((flights.standing(&second), flights.standing(&first)), (vec![(first.clone(), 0)], vec![]));
+        for length in 1..3 {
+            std::fs::write(named.path(), &b"01"[..length]).unwrap();
+            assert!(flights.standing(&second).is_empty());
+            tokio::time::advance(FETCH_STANDS_AFTER).await;
+            assert_eq!(flights.standing(&second), [(first.clone(), length as u64)]);
+        }
     }
 
     #[tokio::test]

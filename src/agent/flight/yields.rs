@@ -16,8 +16,8 @@ pub(super) struct Yields {
 /// How requests for one blob have given their turns away.
 #[derive(Debug)]
 struct Yielded {
-    /// The blobs for whose fetch they did.
-    to: HashSet<Digest>,
+    /// The fetches for which they did, each with the bytes that it had.
+    to: HashSet<(Digest, u64)>,
     /// The first byte that was asked for last, and how often they did at that one.
     at: (u64, usize),
     last: Duration,
@@ -25,12 +25,18 @@ struct Yielded {
 
 impl Yields {
     /// Whether a request for `digest` from the byte `start` on, which receives nothing at `now`, gives its turn away to
-    /// the fetch of one of `owed`: once for each, and [`YIELDS_AT_ONE_OFFSET_MAX`] times at one start, because
+    /// one of the fetches that are `standing` at so many bytes: once for each of these, and [`YIELDS_AT_ONE_OFFSET_MAX`] times at one start, because
     /// containerd gives a pull up after more cuts there. What this agent has gathered behind the start is no progress
     /// for containerd.
-    pub(super) fn yields(&mut self, digest: &Digest, start: u64, owed: &[Digest], now: Duration) -> bool {
+    pub(super) fn yields(
+        &mut self,
+        digest: &Digest,
+        start: u64,
+        standing: &[(Digest, u64)],
+        now: Duration,
+    ) -> bool {
         let is_fresh = |yielded: &Yielded| now.saturating_sub(yielded.last) < YIELDS_REMEMBERED_FOR;
-        if owed.is_empty() {
+        if standing.is_empty() {
             return false;
         }
         self.blobs.retain(|_, yielded| is_fresh(yielded));
@@ -42,7 +48,7 @@ impl Yields {
         if yielded.at.0 != start {
             yielded.at = (start, 0);
         }
-        let Some(to) = owed.iter().find(|owed| !yielded.to.contains(*owed)) else { return false };
+        let Some(to) = standing.iter().find(|fetch| !yielded.to.contains(*fetch)) else { return false };
         if yielded.at.1 >= YIELDS_AT_ONE_OFFSET_MAX {
             return false;
         }
@@ -64,13 +70,15 @@ mod tests {
 
     const NOW: Duration = Duration::from_secs(1);
 
-    fn digests() -> [Digest; 4] {
-        [b"x", b"a", b"b", b"c"].map(|bytes| Digest::of(bytes))
+    /// A blob, and three fetches.
+    fn scene() -> (Yields, Digest, [(Digest, u64); 3]) {
+        let fetches = [b"a", b"b", b"c"].map(|bytes| (Digest::of(bytes), 0));
+        (Yields::default(), Digest::of(b"x"), fetches)
     }
 
     #[test]
     fn a_turn_is_given_away_once_for_each_fetch_and_twice_at_one_start() {
-        let (mut yields, [x, a, b, c]) = (Yields::default(), digests());
+        let (mut yields, x, [a, b, c]) = scene();
         assert!(!yields.yields(&x, 0, &[], NOW));
         assert!(yields.yields(&x, 0, std::slice::from_ref(&a), NOW));
         assert!(!yields.yields(&x, 0, std::slice::from_ref(&a), NOW));
@@ -81,23 +89,31 @@ mod tests {
     }
 
     #[test]
+    fn a_fetch_that_stands_again_gets_another_turn() {
+        let (mut yields, x, [(a, _), ..]) = scene();
+        let at = |bytes| [(a.clone(), bytes)];
+        assert!(yields.yields(&x, 0, &at(0), NOW) && !yields.yields(&x, 0, &at(0), NOW));
+        assert!(yields.yields(&x, 0, &at(4), NOW) && !yields.yields(&x, 0, &at(8), NOW));
+    }
+
+    #[test]
     fn it_is_remembered_until_all_of_the_blob_has_come_or_for_long() {
-        let (mut yields, [x, a, ..]) = (Yields::default(), digests());
-        let owed = std::slice::from_ref(&a);
-        assert!(yields.yields(&x, 0, owed, NOW));
-        assert!(!yields.yields(&x, 0, owed, NOW + YIELDS_REMEMBERED_FOR - Duration::from_millis(1)));
-        assert!(yields.yields(&x, 0, owed, NOW + YIELDS_REMEMBERED_FOR));
+        let (mut yields, x, [a, ..]) = scene();
+        let standing = std::slice::from_ref(&a);
+        assert!(yields.yields(&x, 0, standing, NOW));
+        assert!(!yields.yields(&x, 0, standing, NOW + YIELDS_REMEMBERED_FOR - Duration::from_millis(1)));
+        assert!(yields.yields(&x, 0, standing, NOW + YIELDS_REMEMBERED_FOR));
         yields.forget(&x);
-        assert!(yields.yields(&x, 0, owed, NOW + YIELDS_REMEMBERED_FOR));
+        assert!(yields.yields(&x, 0, standing, NOW + YIELDS_REMEMBERED_FOR));
     }
 
     #[test]
     fn blobs_beyond_the_limit_keep_their_turn() {
-        let (mut yields, [_, a, ..]) = (Yields::default(), digests());
-        let owed = std::slice::from_ref(&a);
+        let (mut yields, _, [a, ..]) = scene();
+        let standing = std::slice::from_ref(&a);
         for number in 0..YIELDS_REMEMBERED_MAX {
-            assert!(yields.yields(&Digest::of(number.to_string().as_bytes()), 0, owed, NOW));
+            assert!(yields.yields(&Digest::of(number.to_string().as_bytes()), 0, standing, NOW));
         }
-        assert!(!yields.yields(&Digest::of(b"one more"), 0, owed, NOW));
+        assert!(!yields.yields(&Digest::of(b"one more"), 0, standing, NOW));
     }
 }

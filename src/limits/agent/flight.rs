@@ -58,6 +58,8 @@ pub const FLIGHT_LOOK_PAUSE: Duration = Duration::from_millis(10);
 /// How often requests give their turn in containerd's queue away at one offset: the fourth cut without progress between
 /// them fails the pull (2.1).
 pub const YIELDS_AT_ONE_OFFSET_MAX: usize = 2;
+/// Time without a byte after which a fetch stands: in the parallel mode of containerd, each chunk waits for its turn.
+pub const FETCH_STANDS_AFTER: Duration = Duration::from_millis(500);
 /// Time for which it is remembered at which offsets requests gave their turn away: longer than they wait in the queue.
 pub const YIELDS_REMEMBERED_FOR: Duration = Duration::from_secs(600);
 /// Blobs of which that is remembered.
