@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::limits::{
-    DESCENTS_MAX, SERVER_ASKED_AGAIN_AFTER, SOURCE_PROBE_INTERVAL, SOURCE_STALLS_AFTER, STARVED_SAID_AFTER,
+    CIRCLE_SUSPECTED_AFTER, DESCENTS_MAX, SERVER_ASKED_AGAIN_AFTER, SOURCE_PROBE_INTERVAL, SOURCE_STALLS_AFTER, STARVED_SAID_AFTER,
     WITHOUT_BYTES_MAX,
 };
 
@@ -186,7 +186,10 @@ impl Follow {
     }
 
     fn next_with(&mut self, source: SocketAddr, now: Duration) -> Step {
-        if let Some(since) = self.root_starves_since {
+        // Nodes that have begun again may be in a circle, without a first one.
+        let suspected = self.fed + CIRCLE_SUSPECTED_AFTER;
+        let since = self.root_starves_since.or_else(|| (now >= suspected).then_some(suspected));
+        if let Some(since) = since {
             let asked = self.server_asked.unwrap_or(since).max(since);
             if now.saturating_sub(asked) >= STARVED_SAID_AFTER {
                 self.server_asked = Some(now);

@@ -31,6 +31,8 @@ pub const SOURCE_PROBE_INTERVAL: Duration = Duration::from_millis(250);
 pub const SOURCE_STALLS_AFTER: Duration = Duration::from_secs(1);
 /// Time after which a node tells a server that the first node of its chain has nothing more.
 pub const STARVED_SAID_AFTER: Duration = Duration::from_secs(3);
+/// Time without a byte after which a node counts as starved although another one is before its source.
+pub const CIRCLE_SUSPECTED_AFTER: Duration = Duration::from_secs(4);
 /// Time without a byte after which a node goes to the registry in any case.
 pub const WITHOUT_BYTES_MAX: Duration = Duration::from_secs(20);
 /// Time between two messages of a fetcher that say how far it is.
@@ -50,7 +52,7 @@ pub const FLIGHT_PROGRESS_TIMEOUT: Duration = Duration::from_secs(2);
 /// complete.
 pub const FLIGHT_LINGER: Duration = Duration::from_secs(10);
 /// Flights of one node, those included that other nodes have at its content.
-pub const FLIGHTS_RUNNING_MAX: usize = 64;
+pub const FLIGHTS_RUNNING_MAX: usize = 256;
 /// Children that a full source names and a node reads.
 pub const FLIGHT_CHILDREN_NAMED_MAX: usize = 8;
 /// Time between two looks whether bytes have come that a child does not have.
@@ -76,7 +78,7 @@ pub const FLIGHT_LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time for a source to answer with headers, which it does at once.
 pub const FLIGHT_HEADERS_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time for a source to answer how far it is.
-pub const FLIGHT_PROBE_TIMEOUT: Duration = Duration::from_millis(250);
+pub const FLIGHT_PROBE_TIMEOUT: Duration = Duration::from_millis(200);
 /// Time over which the nodes of a fleet spread their way to the registry after they have waited in vain.
 pub const REGISTRY_SPREAD: Duration = Duration::from_secs(3);
 /// Complete holders from which on a node takes a blob from several of them, as long as no more nodes than these want it.
@@ -86,3 +88,5 @@ const _: () = assert!(CHILDREN_MAX <= FLIGHT_CHILDREN_NAMED_MAX);
 const _: () = assert!(CHILDREN_IN_LARGE_FLIGHT <= CHILDREN_MAX);
 const _: () = assert!(DESCENTS_MAX as u64 >= FLIGHT_IS_LARGE_BEYOND);
 const _: () = assert!(SOURCE_STALLS_AFTER.as_millis() < WITHOUT_BYTES_MAX.as_millis());
+const _: () = assert!(SOURCE_STALLS_AFTER.as_millis() < CIRCLE_SUSPECTED_AFTER.as_millis());
+const _: () = assert!(FLIGHT_PROBE_TIMEOUT.as_millis() < SOURCE_PROBE_INTERVAL.as_millis());

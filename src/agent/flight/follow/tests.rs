@@ -236,3 +236,21 @@ fn a_node_that_all_sources_send_away_asks_who_fetches() {
     assert!(matches!(follow.next(at(6_000)), Step::WaitUntil(_)));
     assert_eq!(follow.next(at(7_000)), Step::AskServer(Need::Sources));
 }
+
+#[test]
+fn a_node_that_starves_for_long_says_so_whoever_is_before_it() {
+    let mut follow = attached();
+    let mut asked = Vec::new();
+    for time in (0..=10_000).step_by(50) {
+        match follow.next(at(time)) {
+            Step::Probe(_) => {
+                let probed = Probed { have_bytes: 0, has_source: true, ..PROBED };
+                follow.probe_answered(Some(probed), at(time));
+            }
+            Step::AskServer(need) => asked.push((at(time), need)),
+            _ => {}
+        }
+    }
+    let first = CIRCLE_SUSPECTED_AFTER + STARVED_SAID_AFTER;
+    assert_eq!(asked, [(first, Need::Starved), (first + STARVED_SAID_AFTER, Need::Starved)]);
+}
