@@ -25,6 +25,8 @@ struct Parts {
     ingest: Option<Arc<File>>,
     /// Most bytes that containerd was seen to have written.
     most_ingested: u64,
+    /// Most contiguous bytes that there were.
+    most: u64,
     spool: Option<Spooled>,
 }
 
@@ -60,12 +62,20 @@ impl Growing {
     /// How many contiguous bytes there are.
     pub(crate) fn have_bytes(&self) -> u64 {
         let mut parts = self.parts();
-        parts.spooled(self.total).max(parts.ingested()).min(self.total)
+        let have_bytes = parts.spooled(self.total).max(parts.ingested(self.total)).min(self.total);
+        parts.most = parts.most.max(have_bytes);
+        have_bytes
     }
 
     /// How many contiguous bytes containerd has written.
     pub(crate) fn ingested_bytes(&self) -> u64 {
-        self.parts().ingested()
+        self.parts().ingested(self.total)
+    }
+
+    /// Most contiguous bytes that there were, also if they are gone.
+    pub(crate) fn most_bytes(&self) -> u64 {
+        self.have_bytes();
+        self.parts().most
     }
 
     /// Most contiguous bytes that containerd was seen to have written, also if they are gone.
@@ -76,7 +86,7 @@ impl Growing {
     /// Whether containerd has a file for the blob, which it has not aborted.
     pub(crate) fn has_ingest(&self) -> bool {
         let mut parts = self.parts();
-        parts.ingested();
+        parts.ingested(self.total);
         parts.ingest.is_some()
     }
 
@@ -135,7 +145,7 @@ impl Growing {
     /// The part that has bytes from `offset` on, and how many of them make up the next chunk.
     fn readable(&self, offset: u64, chunk_bytes: usize) -> Option<(Readable, usize)> {
         let mut parts = self.parts();
-        let (spooled, ingested) = (parts.spooled(self.total), parts.ingested().min(self.total));
+        let (spooled, ingested) = (parts.spooled(self.total), parts.ingested(self.total).min(self.total));
         let (end, readable) = match (&parts.spool, &parts.ingest) {
             (Some(Spooled::Memory(bytes)), _) if spooled > offset => {
                 (spooled, Readable::Memory(bytes.clone()))
@@ -164,11 +174,12 @@ impl Parts {
         }
     }
 
-    /// Length of what containerd has written. A file without a name was aborted: it is forgotten.
-    fn ingested(&mut self) -> u64 {
+    /// Length of what containerd has written. A file without a name was aborted, unless it has all `total` bytes: then
+    /// the blob was removed, and is good for those that still read it. One that was aborted is forgotten.
+    fn ingested(&mut self, total: u64) -> u64 {
         let Some(ingest) = &self.ingest else { return 0 };
         match ingest.metadata() {
-            Ok(metadata) if metadata.nlink() > 0 => {
+            Ok(metadata) if metadata.nlink() > 0 || metadata.len() == total => {
                 self.most_ingested = self.most_ingested.max(metadata.len());
                 metadata.len()
             }
@@ -205,8 +216,13 @@ mod tests {
         file.write_all(b"345").unwrap();
         assert_eq!((growing.have_bytes(), read(&growing, 3).await), (6, Some(b"345".to_vec())));
         file.close().unwrap();
+        assert_eq!(read(&growing, 0).await, Some(b"012345".to_vec()), "removed, and still read");
+        let (file, ingest) = named(b"012");
+        let growing = Growing::new(6, Some(ingest));
+        assert_eq!(growing.have_bytes(), 3);
+        file.close().unwrap();
         assert_eq!((growing.have_bytes(), read(&growing, 0).await), (0, None));
-        assert!(!growing.has_ingest());
+        assert!(!growing.has_ingest() && growing.most_bytes() == 3);
     }
 
     #[tokio::test]

@@ -130,7 +130,7 @@ fn progress(flight: &Flight, state: FlightState) -> FlightProgress {
     FlightProgress {
         key: flight.digest().to_string(),
         state,
-        have: flight.have_bytes().max(flight.growing().most_ingested_bytes()),
+        have: flight.claimed_bytes(),
         depth: flight.depth(),
     }
 }

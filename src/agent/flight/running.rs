@@ -68,6 +68,8 @@ struct State {
     /// How many bytes containerd had when it was seen to write last, and when that was.
     written: (u64, Instant),
     touched: Instant,
+    /// Bytes that there were when containerd began to fetch the blob from the registry.
+    had_bytes: u64,
     /// Where the children should go instead, because this node is slow.
     instead: Option<SocketAddr>,
 }
@@ -105,6 +107,7 @@ impl Flight {
             is_held: false,
             written: (0, Instant::now()),
             touched: Instant::now(),
+            had_bytes: 0,
             instead: None,
         };
         Self { digest, growing, begun: Instant::now(), state: Mutex::new(state) }
@@ -123,6 +126,23 @@ impl Flight {
     /// How many contiguous bytes other nodes can have from here.
     pub(crate) fn have_bytes(&self) -> u64 {
         if self.state().is_held { self.growing.total() } else { self.growing.have_bytes() }
+    }
+
+    /// Most contiguous bytes that other nodes could have had from here.
+    pub(crate) fn most_bytes(&self) -> u64 {
+        self.have_bytes().max(self.growing.most_bytes())
+    }
+
+    /// What a fetcher says to have: what it had when it was granted the claim, and what has come since. A blob that was
+    /// gathered in part before begins anew.
+    pub(super) fn claimed_bytes(&self) -> u64 {
+        let had_bytes = self.state().had_bytes;
+        match self.role() {
+            Role::Fetches { begun_at } => {
+                had_bytes + self.growing.most_ingested_bytes().saturating_sub(begun_at)
+            }
+            _ => self.most_bytes(),
+        }
     }
 
     /// Where its bytes come from.
@@ -173,7 +193,11 @@ impl Flight {
 
     /// Notes where the bytes come from now, and how many nodes are before this one.
     pub(crate) fn becomes(&self, role: Role, depth: u32) {
+        let had_bytes = self.have_bytes();
         let mut state = self.state();
+        if matches!(role, Role::Fetches { .. }) {
+            state.had_bytes = had_bytes;
+        }
         state.becomes(role);
         (state.depth, state.instead) = (depth, None);
     }
@@ -190,6 +214,11 @@ impl Flight {
         if matches!(state.role, Role::Fetches { .. } | Role::Late { .. } | Role::Idle) {
             state.becomes(Role::Holds);
         }
+    }
+
+    /// Notes that the store of this node does not hold the blob, or no longer.
+    pub(crate) fn is_not_held(&self) {
+        self.state().is_held = false;
     }
 
     /// Notes that a server knows this node as a part of the flight.
@@ -260,6 +289,12 @@ impl Flight {
         }
     }
 
+    /// Whether nothing comes, or all has come, and nobody receives it.
+    pub(super) fn is_only_remembered(&self) -> bool {
+        let state = self.state();
+        matches!(state.role, Role::Holds | Role::Idle) && state.children.is_empty()
+    }
+
     /// Time since this flight was last of use: nothing comes, all has come, and nobody receives it.
     pub(super) fn unused_for(&self) -> Duration {
         let state = self.state();
@@ -299,15 +334,16 @@ impl Flight {
     pub(crate) fn apply(self: &Arc<Self>, applicant: &Applicant, came: u64) -> Answer {
         let have_bytes = self.have_bytes();
         let mut state = self.state();
-        state.came = state.came.max(came);
+        // What others say is not passed on.
+        let came = state.came.max(came);
         let is_attached = match state.role {
             // A slow node takes no child that would leave it at once.
             Role::Receives { .. } => state.instead.is_none(),
-            Role::Holds => true,
+            Role::Holds => have_bytes > 0,
             Role::Fetches { .. } => self.growing.has_ingest(),
             Role::Seeks { .. } | Role::Late { .. } | Role::Idle => false,
         };
-        let source = Source { have_bytes, is_attached, came: state.came };
+        let source = Source { have_bytes, is_attached, came };
         let now = self.age();
         state.children.look(have_bytes, now);
         let children = match state.children.apply(applicant, source, now) {

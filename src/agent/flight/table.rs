@@ -57,17 +57,18 @@ impl Flights {
     /// receives it, or there are [`FLIGHTS_RUNNING_MAX`] flights.
     pub(crate) fn receive(self: &Arc<Self>, digest: &Digest, total: u64, ingest: File) -> Option<Reception> {
         let mut flights = self.lock();
-        let flight = match flights.get(digest).filter(|flight| flight.growing().total() == total) {
+        let known = flights.get(digest).filter(|flight| flight.growing().total() == total).cloned();
+        let flight = match known {
             Some(flight) => match flight.role() {
                 Role::Seeks { .. } | Role::Receives { .. } => return None,
                 Role::Fetches { .. } | Role::Late { .. } | Role::Holds | Role::Idle => {
                     flight.growing().ingested_in(ingest);
                     flight.growing().forget_spool();
                     flight.becomes(Role::Seeks { asks: None }, 0);
-                    Arc::clone(flight)
+                    flight
                 }
             },
-            None if flights.len() >= FLIGHTS_RUNNING_MAX => return None,
+            None if !has_room(&mut flights) => return None,
             None => {
                 let growing = Growing::new(total, Some(ingest));
                 let flight = Arc::new(Flight::new(digest.clone(), growing, Role::Seeks { asks: None }));
@@ -93,7 +94,7 @@ impl Flights {
             flight.is_held();
             return Some(Arc::clone(flight));
         }
-        if flights.len() >= FLIGHTS_RUNNING_MAX {
+        if !has_room(&mut flights) {
             return None;
         }
         let flight = Arc::new(Flight::new(digest.clone(), Growing::new(total, None), Role::Holds));
@@ -157,6 +158,14 @@ impl Flights {
     }
 }
 
+/// Whether there is room for a further flight. Those that are only remembered give way.
+fn has_room(flights: &mut HashMap<Digest, Arc<Flight>>) -> bool {
+    if flights.len() >= FLIGHTS_RUNNING_MAX {
+        flights.retain(|_, flight| !flight.is_only_remembered());
+    }
+    flights.len() < FLIGHTS_RUNNING_MAX
+}
+
 impl Reception {
     /// The flight.
     pub(crate) fn flight(&self) -> &Arc<Flight> {
@@ -172,6 +181,8 @@ impl Reception {
     /// comes because its former source was slow. `None`: its address is not known any more.
     pub(crate) fn applicant(&self, have_bytes: u64, has_left_slow: bool) -> Option<Applicant> {
         let (zone, has_children) = (self.flights.zone.clone(), self.flight.has_children());
+        // Its children have had all that it ever had, also where a pull began again: it must not come behind them.
+        let have_bytes = if has_children { have_bytes.max(self.flight.most_bytes()) } else { have_bytes };
         Some(Applicant { address: self.flights.own()?, zone, have_bytes, has_children, has_left_slow })
     }
 

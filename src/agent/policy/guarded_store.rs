@@ -25,7 +25,9 @@ use super::restriction::{Key, Restriction};
 use crate::agent::content::store::{
     Content, Fetched, Ingest, Scan, Source, Store, StoreError, Tag, WatchEvent, watch_stream,
 };
-use crate::limits::{CONTENT_BEGINNING_BYTES, MANIFEST_BYTES_MAX, SOURCE_ASK_AGAIN};
+use crate::limits::{
+    CONTENT_BEGINNING_BYTES, FLIGHT_MANIFEST_BYTES_MAX, MANIFEST_BYTES_MAX, SOURCE_ASK_AGAIN,
+};
 use crate::oci::{Digest, media_type};
 use full_scan::FullScan;
 
@@ -240,8 +242,20 @@ impl Store for GuardedStore {
         self.inner.registry_host_folders()
     }
 
+    /// Those of content that another image holds back are not shared while they arrive either.
     fn ingests<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Vec<Ingest>, StoreError>> {
-        self.inner.ingests(digest)
+        async move {
+            let mut restriction = self.mark(digest).map(|mark| mark.restriction).unwrap_or_default();
+            restriction |= self.policies.of_asked(digest);
+            let mut ingests = self.inner.ingests(digest).await?;
+            for ingest in &mut ingests {
+                let may_be_manifest =
+                    ingest.total_bytes.is_none_or(|total| total <= FLIGHT_MANIFEST_BYTES_MAX);
+                ingest.is_shareable &= !restriction.blobs && !(restriction.manifests && may_be_manifest);
+            }
+            Ok(ingests)
+        }
+        .boxed()
     }
 
     fn complete_ingests(&self) -> BoxFuture<'_, Result<Vec<(Digest, File)>, StoreError>> {

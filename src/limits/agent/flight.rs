@@ -77,6 +77,8 @@ pub const FLIGHT_TRIES_MAX: usize = 3;
 pub const FLIGHT_LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time for a source to answer with headers, which it does at once.
 pub const FLIGHT_HEADERS_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often a holder may have no slot for an upload before it counts as having nothing.
+pub const FLIGHT_BUSY_TRIES_MAX: usize = 3;
 /// Time for a source to answer how far it is.
 pub const FLIGHT_PROBE_TIMEOUT: Duration = Duration::from_millis(200);
 /// Time over which the nodes of a fleet spread their way to the registry after they have waited in vain.

@@ -15,6 +15,7 @@ use super::opening::part;
 use crate::agent::discovery::{FlightFound, FlightQuestion};
 use crate::agent::fetch::peers::client::{PeerAnswer, PeerBody};
 use crate::agent::fetch::peers::error::{PeerError, count_attempt};
+use crate::agent::fetch::peers::throughput::Pace;
 use crate::agent::fetch::sources::Sources;
 use crate::agent::fetch::wanted::Wanted;
 use crate::agent::flight::follow::{Follow, Need, Probed, ServerAnswer, SourceAnswer, Step, Why};
@@ -23,8 +24,8 @@ use crate::agent::flight::running::Role;
 use crate::agent::flight::table::Reception;
 use crate::api::flight::FlightClaim;
 use crate::limits::{
-    FLIGHT_HEADERS_TIMEOUT, FLIGHT_LOOKUP_TIMEOUT, FLIGHT_PROBE_TIMEOUT, REGISTRY_SPREAD, WITHOUT_BYTES_MAX,
-    YIELD_AFTER,
+    FLIGHT_BUSY_TRIES_MAX, FLIGHT_HEADERS_TIMEOUT, FLIGHT_LOOKUP_TIMEOUT, FLIGHT_PROBE_TIMEOUT,
+    REGISTRY_SPREAD, WITHOUT_BYTES_MAX, YIELD_AFTER,
 };
 use crate::oci::{ByteRange, RangeHeader};
 
@@ -38,6 +39,8 @@ pub(crate) struct FlightTransfer {
     begun: Instant,
     /// When bytes came last, or the request began.
     received: Instant,
+    /// How fast the bytes come, waiting included.
+    pace: Pace,
     left: ByteRange,
     source: Option<Attached>,
     probe: Option<Probe>,
@@ -49,6 +52,8 @@ pub(crate) struct FlightTransfer {
     avoided: Vec<SocketAddr>,
     /// Nodes that were asked for the blob and did not answer, or do not have it.
     failed: Vec<SocketAddr>,
+    /// Nodes that could not send it, and named no other, once for each time.
+    busy: Vec<SocketAddr>,
     gave_up: Option<GaveUp>,
 }
 
@@ -57,6 +62,8 @@ pub(crate) struct FlightTransfer {
 pub(super) enum GaveUp {
     /// The registry sends the rest.
     Registry(Why),
+    /// The same, because it is faster by far than what comes from other nodes.
+    Slower,
     /// containerd asks again: its turn is needed for a blob that this node fetches for others.
     Yields,
 }
@@ -102,6 +109,7 @@ impl FlightTransfer {
             follow,
             begun: Instant::now(),
             received: Instant::now(),
+            pace: Pace::default(),
             left: range,
             source: None,
             probe: None,
@@ -109,6 +117,7 @@ impl FlightTransfer {
             senders: Vec::new(),
             avoided: Vec::new(),
             failed: Vec::new(),
+            busy: Vec::new(),
             gave_up: None,
         };
         // The question to which `found` is the answer.
@@ -134,6 +143,7 @@ impl FlightTransfer {
                 self.source = None;
                 match gave_up {
                     GaveUp::Registry(why) => self.leave_to_registry(why).await,
+                    GaveUp::Slower => self.reception.fetches(),
                     GaveUp::Yields => self.reception.pauses(),
                 }
                 self.gave_up = Some(gave_up);
@@ -174,6 +184,7 @@ impl FlightTransfer {
 
     async fn go_on(&mut self) -> Result<Option<Bytes>, GaveUp> {
         while self.left.start < self.left.end {
+            self.give_way_to_registry()?;
             let came = match self.follow.next(self.now()) {
                 Step::AskServer(need) => {
                     self.ask_server(need).await;
@@ -194,11 +205,23 @@ impl FlightTransfer {
             // A node that sends more than it was asked for is not believed, and the rest is enough.
             bytes.truncate(usize::try_from(self.left.len()).unwrap_or(usize::MAX));
             self.left.start += bytes.len() as u64;
+            self.pace.add(self.received.elapsed(), bytes.len() as u64);
             self.follow.received(self.left.start, self.now());
             self.received = Instant::now();
             return Ok(Some(bytes));
         }
         Ok(None)
+    }
+
+    /// Leaves the rest to the registry, if that is faster by far: the first node of the flight may have a slow link.
+    fn give_way_to_registry(&mut self) -> Result<(), GaveUp> {
+        let Some(bytes_per_second) = self.pace.bytes_per_second() else { return Ok(()) };
+        if !self.sources.are_outpaced(&self.wanted, bytes_per_second, self.left.len()) {
+            return Ok(());
+        }
+        let digest = &self.wanted.digest;
+        tracing::info!(%digest, bytes_per_second, "a flight is slower by far than the registry");
+        Err(GaveUp::Slower)
     }
 
     async fn ask_server(&mut self, need: Need) {
@@ -222,8 +245,7 @@ impl FlightTransfer {
             Some(FlightClaim::Yours) if !is_held => ServerAnswer::Yours,
             Some(FlightClaim::Open) if !is_held => ServerAnswer::Open,
             _ => {
-                let health = &self.sources.health;
-                sources.extend(offer.partial.into_iter().filter(|node| health.admits(*node)));
+                sources.extend(self.sources.health.trusted(offer.partial, &self.wanted.digest));
                 ServerAnswer::Sources(sources)
             }
         };
@@ -251,7 +273,14 @@ impl FlightTransfer {
             Ok(Err(told)) => match (told.children, told.waits_for) {
                 (children, _) if !children.is_empty() => SourceAnswer::Full(children),
                 (_, Some(other)) => SourceAnswer::Waits(other),
-                (_, None) => SourceAnswer::Nothing,
+                (_, None) => {
+                    // It may have a slot for an upload soon; a holder that never has is none.
+                    self.busy.push(node);
+                    if self.busy.iter().filter(|busy| **busy == node).count() >= FLIGHT_BUSY_TRIES_MAX {
+                        self.failed.push(node);
+                    }
+                    SourceAnswer::Nothing
+                }
             },
             Err(error) => {
                 tracing::debug!(%node, digest = %self.wanted.digest, %error, "could not join a flight");

@@ -74,6 +74,16 @@ impl PeerHealth {
         order
     }
 
+    /// Those of `nodes` that requests wait for, and that have not sent wrong bytes of `digest`, in their order.
+    pub(crate) fn trusted(&self, nodes: Vec<SocketAddr>, digest: &Digest) -> Vec<SocketAddr> {
+        let mut trusted = nodes;
+        trusted.retain(|node| {
+            let pair = (*node, digest.clone());
+            self.admits(*node) && !self.wrong.contains(&pair) && !self.suspects.contains(&pair)
+        });
+        trusted
+    }
+
     /// Whether requests wait for `holder`.
     pub(crate) fn admits(&self, holder: SocketAddr) -> bool {
         self.reachability().admits(holder)

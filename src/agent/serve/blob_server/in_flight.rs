@@ -79,6 +79,7 @@ impl BlobServer {
         let held = self.local.blob(&digest, Reader::Peer, Instant::now() + VERIFY_BEFORE_HEADERS).await?;
         let Some(held) = held else {
             let flight = self.flights.get(&digest).ok_or(NotGiven::Unknown)?;
+            flight.is_not_held();
             let total = flight.growing().total();
             if !self.may_be_given(path, &digest, total) {
                 return Err(NotGiven::Unknown);
