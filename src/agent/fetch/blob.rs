@@ -352,7 +352,6 @@ fn left_to_registry(supply: &Supply) -> Missed {
     match supply {
         Supply::Flight(transfer) => match transfer.gave_up() {
             Some(in_flight::GaveUp::Registry(why)) => Missed::LeftToRegistry(why),
-            Some(in_flight::GaveUp::Slower) => Missed::Slower,
             Some(in_flight::GaveUp::Yields) => Missed::Yields,
             None => Missed::NoSource { attempts: 0 },
         },

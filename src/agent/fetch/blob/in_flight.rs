@@ -1,6 +1,7 @@
 //! The bytes of a blob from one node after another while they are still arriving there. What is done next is decided
 //! by [`Follow`]; here are the requests.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,7 +16,6 @@ use super::opening::part;
 use crate::agent::discovery::{FlightFound, FlightQuestion};
 use crate::agent::fetch::peers::client::{PeerAnswer, PeerBody};
 use crate::agent::fetch::peers::error::{PeerError, count_attempt};
-use crate::agent::fetch::peers::throughput::Pace;
 use crate::agent::fetch::sources::Sources;
 use crate::agent::fetch::wanted::Wanted;
 use crate::agent::flight::follow::{Follow, Need, Probed, ServerAnswer, SourceAnswer, Step, Why};
@@ -24,8 +24,8 @@ use crate::agent::flight::running::Role;
 use crate::agent::flight::table::Reception;
 use crate::api::flight::FlightClaim;
 use crate::limits::{
-    FLIGHT_BUSY_TRIES_MAX, FLIGHT_HEADERS_TIMEOUT, FLIGHT_LOOKUP_TIMEOUT, FLIGHT_PROBE_TIMEOUT,
-    REGISTRY_SPREAD, WITHOUT_BYTES_MAX, YIELD_AFTER,
+    FLIGHT_BUSY_TRIES_MAX, FLIGHT_FAILED_FOR, FLIGHT_HEADERS_TIMEOUT, FLIGHT_LOOKUP_TIMEOUT,
+    FLIGHT_PROBE_TIMEOUT, REGISTRY_SPREAD, WITHOUT_BYTES_MAX, YIELD_AFTER,
 };
 use crate::oci::{ByteRange, RangeHeader};
 
@@ -39,8 +39,6 @@ pub(crate) struct FlightTransfer {
     begun: Instant,
     /// When bytes came last, or the request began.
     received: Instant,
-    /// How fast the bytes come, waiting included.
-    pace: Pace,
     left: ByteRange,
     source: Option<Attached>,
     probe: Option<Probe>,
@@ -50,8 +48,8 @@ pub(crate) struct FlightTransfer {
     senders: Vec<(SocketAddr, bool)>,
     /// Nodes that have sent wrong bytes.
     avoided: Vec<SocketAddr>,
-    /// Nodes that were asked for the blob and did not answer, or do not have it.
-    failed: Vec<SocketAddr>,
+    /// Nodes that were asked for the blob and did not answer, or do not have it, and when that was last.
+    failed: HashMap<SocketAddr, Instant>,
     /// Nodes that could not send it, and named no other, once for each time.
     busy: Vec<SocketAddr>,
     gave_up: Option<GaveUp>,
@@ -62,8 +60,6 @@ pub(crate) struct FlightTransfer {
 pub(super) enum GaveUp {
     /// The registry sends the rest.
     Registry(Why),
-    /// The same, because it is faster by far than what comes from other nodes.
-    Slower,
     /// containerd asks again: its turn is needed for a blob that this node fetches for others.
     Yields,
 }
@@ -109,14 +105,13 @@ impl FlightTransfer {
             follow,
             begun: Instant::now(),
             received: Instant::now(),
-            pace: Pace::default(),
             left: range,
             source: None,
             probe: None,
             holders: Vec::new(),
             senders: Vec::new(),
             avoided: Vec::new(),
-            failed: Vec::new(),
+            failed: HashMap::new(),
             busy: Vec::new(),
             gave_up: None,
         };
@@ -143,7 +138,6 @@ impl FlightTransfer {
                 self.source = None;
                 match gave_up {
                     GaveUp::Registry(why) => self.leave_to_registry(why).await,
-                    GaveUp::Slower => self.reception.fetches(),
                     GaveUp::Yields => self.reception.pauses(),
                 }
                 self.gave_up = Some(gave_up);
@@ -184,7 +178,6 @@ impl FlightTransfer {
 
     async fn go_on(&mut self) -> Result<Option<Bytes>, GaveUp> {
         while self.left.start < self.left.end {
-            self.give_way_to_registry()?;
             let came = match self.follow.next(self.now()) {
                 Step::AskServer(need) => {
                     self.ask_server(need).await;
@@ -205,23 +198,11 @@ impl FlightTransfer {
             // A node that sends more than it was asked for is not believed, and the rest is enough.
             bytes.truncate(usize::try_from(self.left.len()).unwrap_or(usize::MAX));
             self.left.start += bytes.len() as u64;
-            self.pace.add(self.received.elapsed(), bytes.len() as u64);
             self.follow.received(self.left.start, self.now());
             self.received = Instant::now();
             return Ok(Some(bytes));
         }
         Ok(None)
-    }
-
-    /// Leaves the rest to the registry, if that is faster by far: the first node of the flight may have a slow link.
-    fn give_way_to_registry(&mut self) -> Result<(), GaveUp> {
-        let Some(bytes_per_second) = self.pace.bytes_per_second() else { return Ok(()) };
-        if !self.sources.are_outpaced(&self.wanted, bytes_per_second, self.left.len()) {
-            return Ok(());
-        }
-        let digest = &self.wanted.digest;
-        tracing::info!(%digest, bytes_per_second, "a flight is slower by far than the registry");
-        Err(GaveUp::Slower)
     }
 
     async fn ask_server(&mut self, need: Need) {
@@ -240,7 +221,11 @@ impl FlightTransfer {
         sources.retain(|holder| Some(*holder) != lost);
         let offer = flight.unwrap_or_default();
         self.reception.flight().have_come(offer.came);
-        let is_held = is_held(&sources, &[&self.failed, &self.avoided]);
+        let has_failed =
+            |holder: &SocketAddr| self.failed.contains_key(holder) || self.avoided.contains(holder);
+        // What another node has need not come from the registry, whoever is to fetch it. One that has failed here does
+        // not count: it may have the blob in the index only.
+        let is_held = !sources.iter().all(has_failed);
         let answer = match offer.claim {
             Some(FlightClaim::Yours) if !is_held => ServerAnswer::Yours,
             Some(FlightClaim::Open) if !is_held => ServerAnswer::Open,
@@ -254,7 +239,11 @@ impl FlightTransfer {
 
     /// Asks `node` for the blob.
     async fn attach(&mut self, node: SocketAddr) {
-        if self.avoided.contains(&node) {
+        let has_just_failed =
+            self.failed.get(&node).is_some_and(|failed| failed.elapsed() < FLIGHT_FAILED_FOR);
+        let is_suspect = !self.holders.contains(&node)
+            && self.sources.health.trusted(vec![node], &self.wanted.digest).is_empty();
+        if has_just_failed || is_suspect || self.avoided.contains(&node) {
             self.follow.source_answered(node, SourceAnswer::Nothing, self.now());
             return;
         }
@@ -277,7 +266,7 @@ impl FlightTransfer {
                     // It may have a slot for an upload soon; a holder that never has is none.
                     self.busy.push(node);
                     if self.busy.iter().filter(|busy| **busy == node).count() >= FLIGHT_BUSY_TRIES_MAX {
-                        self.failed.push(node);
+                        self.failed.insert(node, Instant::now());
                     }
                     SourceAnswer::Nothing
                 }
@@ -285,7 +274,7 @@ impl FlightTransfer {
             Err(error) => {
                 tracing::debug!(%node, digest = %self.wanted.digest, %error, "could not join a flight");
                 self.sources.health.failed(node, &self.wanted.digest, &error);
-                self.failed.push(node);
+                self.failed.insert(node, Instant::now());
                 SourceAnswer::Nothing
             }
         };
@@ -465,12 +454,6 @@ impl FlightTransfer {
     fn now(&self) -> Duration {
         self.begun.elapsed()
     }
-}
-
-/// Whether one of `holders` may send the blob: what another node has need not come from the registry, whoever is to
-/// fetch it. One that has failed here does not count: it may have the blob in the index only.
-fn is_held(holders: &[SocketAddr], failed: &[&Vec<SocketAddr>]) -> bool {
-    holders.iter().any(|holder| !failed.iter().any(|failed| failed.contains(holder)))
 }
 
 /// What a server is asked.

@@ -59,7 +59,6 @@ impl Supply {
         match self {
             Self::Flight(transfer) => match transfer.gave_up() {
                 Some(in_flight::GaveUp::Registry(why)) => Cut::LeftToRegistry(why.to_string()),
-                Some(in_flight::GaveUp::Slower) => Cut::SourceSlower,
                 Some(in_flight::GaveUp::Yields) => Cut::Yields,
                 None => Cut::SourceBroken,
             },
