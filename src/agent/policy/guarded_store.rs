@@ -251,7 +251,8 @@ impl Store for GuardedStore {
             for ingest in &mut ingests {
                 let may_be_manifest =
                     ingest.total_bytes.is_none_or(|total| total <= FLIGHT_MANIFEST_BYTES_MAX);
-                ingest.is_shareable &= !restriction.blobs && !(restriction.manifests && may_be_manifest);
+                let is_withheld = restriction.blobs || restriction.manifests && may_be_manifest;
+                ingest.is_shareable &= !is_withheld;
             }
             Ok(ingests)
         }
