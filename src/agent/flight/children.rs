@@ -3,7 +3,7 @@
 //!
 //! A node that sends each byte to `c` others delivers at `1/c` of its link. So it has one child a blob, two once many
 //! nodes have come, and a further one only while its link has nothing to send: all its children have all that it has.
-//! A child that is slow does not count ([`child`]), and those that receive from it are sent here.
+//! A child that is slow does not count (`child`), and those that receive from it are sent here.
 
 mod child;
 
