@@ -71,7 +71,7 @@ pub const YIELD_AFTER: Duration = Duration::from_millis(100);
 /// Time for which the children of a request wait that has given its turn away; then they find another source.
 pub const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// How often a small blob is received by a flight whose bytes turn out wrong.
-pub const FLIGHT_TRIES_MAX: usize = 3;
+pub const FLIGHT_TRIES_MAX: usize = 2;
 /// Time for a server to say where the bytes of a blob come from, which includes the comparison of those that want to
 /// fetch it.
 pub const FLIGHT_LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
