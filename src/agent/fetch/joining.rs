@@ -33,7 +33,8 @@ impl Fetcher {
         let Some((head, reception)) = self.reception(wanted).await else { return Ok(Joined::NotAsked) };
         let Some(own) = self.flights.own() else { return Ok(Joined::NotAsked) };
         // A small blob is verified whole, so all of it is received.
-        let start = if self.blobs.is_verified_whole(wanted, head.total) { 0 } else { head.part().start };
+        let is_gathered = self.blobs.is_verified_whole(wanted, head.total);
+        let start = if is_gathered { 0 } else { head.part().start };
         let question = FlightQuestion {
             have_bytes: start,
             begins: true,
@@ -52,7 +53,10 @@ impl Fetcher {
         wanted.joins_flight();
         let range = ByteRange { start, end: head.total, total: head.total };
         let parts = (Arc::clone(&self.sources), Arc::clone(wanted));
-        Ok(Joined::Flight(head, Box::new(FlightTransfer::new(parts, reception, own, range, found))))
+        Ok(Joined::Flight(
+            head,
+            Box::new(FlightTransfer::new(parts, reception, own, (range, is_gathered), found)),
+        ))
     }
 
     /// Brings what is `wanted` by a flight.

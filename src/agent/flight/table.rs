@@ -191,8 +191,8 @@ impl Reception {
         u32::try_from(self.flights.owed(self.flight.digest()).len()).unwrap_or(u32::MAX)
     }
 
-    /// Whether a request from the byte `start` on gives its turn in containerd's queue away to a fetch of which
-    /// nothing comes.
+    /// Whether a request that has passed on the bytes before `start` gives its turn in containerd's queue away to a fetch
+    /// of which nothing comes.
     pub(crate) fn yields(&self, start: u64) -> bool {
         let digest = self.flight.digest();
         let standing = self.flights.standing(digest);

@@ -18,16 +18,16 @@ pub(super) struct Yields {
 struct Yielded {
     /// The fetches for which they did, each with the bytes that it had.
     to: HashSet<(Digest, u64)>,
-    /// The first byte that was asked for last, and how often they did at that one.
+    /// Where the last request was cut, and how often requests were cut there.
     at: (u64, usize),
     last: Duration,
 }
 
 impl Yields {
-    /// Whether a request for `digest` from the byte `start` on, which receives nothing at `now`, gives its turn away to
-    /// one of the fetches that are `standing` at so many bytes: once for each of these, and [`YIELDS_AT_ONE_OFFSET_MAX`] times at one start, because
-    /// containerd gives a pull up after more cuts there. What this agent has gathered behind the start is no progress
-    /// for containerd.
+    /// Whether a request for `digest` that has passed on the bytes before `start`, and receives nothing at `now`, gives its
+    /// turn away to one of the fetches that are `standing` at so many bytes: once for each of these, and
+    /// [`YIELDS_AT_ONE_OFFSET_MAX`] times at one place, because containerd gives a pull up after more cuts there. What
+    /// this agent has gathered and not passed on is no progress for containerd.
     pub(super) fn yields(
         &mut self,
         digest: &Digest,

@@ -40,6 +40,8 @@ pub(crate) struct FlightTransfer {
     /// When bytes came last, or the request began.
     received: Instant,
     left: ByteRange,
+    /// Whether containerd gets nothing before all of it is here.
+    is_gathered: bool,
     source: Option<Attached>,
     probe: Option<Probe>,
     /// Nodes that hold all of the blob, as a server said last.
@@ -87,13 +89,14 @@ struct Attached {
 }
 
 impl FlightTransfer {
-    /// A transfer of `range`, which ends where the blob does. `found` is what a server has answered to the beginning of
+    /// A transfer of `range`, which ends where the blob does, and of which containerd gets nothing before all of it is
+    /// here if it `is_gathered`. `found` is what a server has answered to the beginning of
     /// the pull, and `own` is the address of this node.
     pub(crate) fn new(
         (sources, wanted): (Arc<Sources>, Arc<Wanted>),
         reception: Reception,
         own: SocketAddr,
-        range: ByteRange,
+        (range, is_gathered): (ByteRange, bool),
         found: FlightFound,
     ) -> Self {
         let follow = Follow::new(own, range.start, Duration::ZERO);
@@ -106,6 +109,7 @@ impl FlightTransfer {
             begun: Instant::now(),
             received: Instant::now(),
             left: range,
+            is_gathered,
             source: None,
             probe: None,
             holders: Vec::new(),
@@ -369,7 +373,7 @@ impl FlightTransfer {
         let mut until = self.begun + time;
         if self.wanted.is_limited {
             let may_yield = self.received + YIELD_AFTER;
-            if Instant::now() >= may_yield && self.reception.yields(self.wanted.start().unwrap_or(0)) {
+            if Instant::now() >= may_yield && self.reception.yields(self.passed_on()) {
                 return Err(GaveUp::Yields);
             }
             until = until.min(may_yield.max(Instant::now() + YIELD_AFTER));
@@ -449,6 +453,11 @@ impl FlightTransfer {
         if matches!(why, Why::Starved | Why::NoServer) {
             sleep(spread(self.own)).await;
         }
+    }
+
+    /// Where containerd goes on if this request is cut now.
+    fn passed_on(&self) -> u64 {
+        if self.is_gathered { self.wanted.start().unwrap_or(0) } else { self.left.start }
     }
 
     fn now(&self) -> Duration {
