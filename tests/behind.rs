@@ -27,7 +27,7 @@ const HOLDER: &str = "127.0.0.9:7781";
 /// Number of keys in one write, each near the length limit: an eighth of a megabyte in the log.
 const KEYS: usize = 500;
 /// Number of writes: more than the 4 MiB that a server without room still stores.
-const WRITES: usize = 48;
+const WRITES: usize = 72;
 /// A key that is advertised after the server has stopped storing.
 const LATE: &str = "registry.example/late:1";
 
