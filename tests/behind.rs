@@ -20,7 +20,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use cluster::{BRIEFLY, Server, binary, founded, succeeded, three};
+use cluster::{BRIEFLY, Server, binary, founded, three};
 use site::{Agent, Answer, Layout, SOON, Setup, ask, get, noise, within};
 
 const HOLDER: &str = "127.0.0.9:7781";
@@ -251,12 +251,16 @@ async fn every_address_of_a_name_is_tried_by_agents_and_by_the_command_line() {
         };
         let agent = Agent::start(setup).await;
         agent.synced().await;
-        let mut command = Command::new(in_site[0]);
-        command.args(&in_site[1..]).arg(binary().get_program());
-        command.args(["find", &blob.to_string(), "--server", &url]);
-        let found = tokio::process::Command::from(command).kill_on_drop(true).output();
-        let found = tokio::time::timeout(SOON, found).await.unwrap().unwrap();
-        assert!(succeeded(&found).contains(&agent.peer.to_string()), "{found:?}");
+        // Seen once on a busy machine: no address was known in the time of the command.
+        within("it is found", SOON, async || {
+            let mut command = Command::new(in_site[0]);
+            command.args(&in_site[1..]).arg(binary().get_program());
+            command.args(["find", &blob.to_string(), "--server", &url]);
+            let found = tokio::process::Command::from(command).kill_on_drop(true).output().await.unwrap();
+            let text = String::from_utf8_lossy(&found.stdout).into_owned();
+            (found.status.success() && text.contains(&agent.peer.to_string())).then_some(())
+        })
+        .await;
         signal(frozen, Signal::CONT);
         within("it is back", SOON, async || frozen.status().await.filter(|status| status.current)).await;
     }
