@@ -25,7 +25,7 @@ const LAST_MOST: (f64, f64) = (1.3, 2.2);
 /// Size of the simulated site.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct FlightsArgs {
-    /// Numbers of nodes.
+    /// Numbers of nodes of the sites that are simulated.
     #[arg(long, value_delimiter = ',', default_value = "1000,10000,50000")]
     nodes: Vec<usize>,
     /// Zones of the site, in racks of 40 nodes.
@@ -46,7 +46,7 @@ pub(crate) struct FlightsArgs {
     /// Scenes, by their first words; all if none is named.
     #[arg(long, value_delimiter = ';')]
     scenes: Vec<String>,
-    /// Seed.
+    /// Seed of the random numbers: the same one gives the same run.
     #[arg(long, default_value_t = SEED)]
     seed: u64,
 }

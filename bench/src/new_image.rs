@@ -28,13 +28,13 @@ const MIXED: &str = "24MiB,100KiB,6MiB,1MiB,18MiB,200KiB,14MiB,2MiB,20MiB,500KiB
 /// Size of the site, rates of its links, and its images.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct NewImageArgs {
-    /// Numbers of nodes.
+    /// Numbers of nodes that pull, a site for each.
     #[arg(long, value_delimiter = ',', default_value = "8,16", value_parser = clap::value_parser!(u8).range(2..=200))]
     nodes: Vec<u8>,
     /// Sizes of the layers of an image; may be given several times.
     #[arg(long = "image", value_parser = layers, default_values = ["32MiB,32MiB,32MiB,32MiB", MIXED])]
     images: Vec<Layers>,
-    /// Discovery servers.
+    /// How many discovery servers the site has.
     #[arg(long, default_value = "1", value_parser = clap::builder::PossibleValuesParser::new(["1", "3"]))]
     servers: String,
     /// Link of the registry, Mbit/s, for up to 8 nodes; with more of them all links are slower in proportion, so that

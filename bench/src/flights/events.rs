@@ -8,7 +8,7 @@ use piccolo::server::flights::table::{Node as Asker, Progress, Question, Sources
 
 const SLOT_NANOSECONDS: u64 = 1_000_000;
 
-/// What happens.
+/// Something that happens at one time in a simulated site.
 pub(super) enum Event {
     Wakes {
         node: usize,

@@ -12,7 +12,7 @@ pub(super) struct Outcome {
     pub(super) depth: u32,
     /// How often each node was sent on by a full source, sorted.
     pub(super) steps: Vec<u32>,
-    /// Lookups at servers.
+    /// How many lookups all servers together answered.
     pub(super) lookups: u64,
     /// Most lookups at one server within a second.
     pub(super) lookups_most: u64,

@@ -13,7 +13,7 @@ use rand::rngs::StdRng;
 
 use super::terms::{SERVERS, Terms};
 
-/// The servers.
+/// The three discovery servers of a simulated site, and what each remembers.
 pub(super) struct Servers {
     tables: Vec<FlightTable>,
     pub(super) content: Content,
@@ -104,7 +104,7 @@ impl Servers {
         }
     }
 
-    /// Counts a lookup.
+    /// Counts a lookup at a server, in the second in which it comes.
     pub(super) fn count(&mut self, server: usize, now: Duration) {
         *self.lookups.entry((server, now.as_secs())).or_default() += 1;
     }

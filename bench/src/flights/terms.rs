@@ -4,7 +4,7 @@ use piccolo::limits::CHILDREN_MAX;
 
 /// Pieces of the blob: bytes move a piece at a time, so that each hop costs at least the time of one.
 pub(super) const PIECES: u64 = 256;
-/// Discovery servers.
+/// How many discovery servers a simulated site has.
 pub(super) const SERVERS: usize = 3;
 /// Nodes of a rack.
 const RACK_NODES: usize = 40;

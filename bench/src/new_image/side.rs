@@ -77,7 +77,7 @@ impl Side {
         matches!(self, Self::Transfer | Self::OneHolder(_))
     }
 
-    /// Nodes that pull.
+    /// The numbers of the nodes that pull, of so many nodes in all.
     pub(super) fn pullers(self, nodes: usize) -> std::ops::Range<usize> {
         match self {
             Self::Single => 0..1,

@@ -124,7 +124,7 @@ impl BlobFetcher {
         self.wholes.is_verified_whole(&wanted.digest, total)
     }
 
-    /// Brings what is `wanted`, which is of a blob of `total` bytes, by a flight.
+    /// Brings what is `wanted` by a flight. The headers of the response are `head`.
     pub(super) async fn fly(
         &self,
         wanted: &Arc<Wanted>,

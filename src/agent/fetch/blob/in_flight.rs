@@ -90,8 +90,8 @@ struct Attached {
 
 impl FlightTransfer {
     /// A transfer of `range`, which ends where the blob does, and of which containerd gets nothing before all of it is
-    /// here if it `is_gathered`. `found` is what a server has answered to the beginning of
-    /// the pull, and `own` is the address of this node.
+    /// here if it `is_gathered`. `found` is what a server has answered to the beginning of the pull, and `own` is the
+    /// address of this node.
     pub(crate) fn new(
         (sources, wanted): (Arc<Sources>, Arc<Wanted>),
         reception: Reception,
@@ -267,7 +267,7 @@ impl FlightTransfer {
                 (children, _) if !children.is_empty() => SourceAnswer::Full(children),
                 (_, Some(other)) => SourceAnswer::Waits(other),
                 (_, None) => {
-                    // It may have a slot for an upload soon; a holder that never has is none.
+                    // It may have a slot for an upload, or a source, soon. One that never has is no holder for this node.
                     self.busy.push(node);
                     if self.busy.iter().filter(|busy| **busy == node).count() >= FLIGHT_BUSY_TRIES_MAX {
                         self.failed.insert(node, Instant::now());
