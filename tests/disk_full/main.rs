@@ -14,12 +14,17 @@ use serde_json::json;
 use servers::{BRIEFLY, HOLDER, Lookups, SOON, Server, Writer, agree, leader, poll, servers, within};
 use volume::MIB;
 
-const VOLUME: u64 = 48 * MIB;
-const MINIMUM: &str = "8MiB";
-/// Free space below the minimum, and above what makes a server release its ballast, bytes.
-const LOW: u64 = 4 * MIB;
+const VOLUME: u64 = 128 * MIB;
+const MINIMUM_MIB: f64 = 32.0;
+const MINIMUM: &str = "32MiB";
+/// Free space below the minimum, and above what makes a server release its ballast, bytes. A leader writes on
+/// until it has handed over, several MiB at the pace of [`HAND_OVER_PACE`].
+const LOW: u64 = 16 * MIB;
 /// Number of writes beyond what a low disk still stores, which is a sixteenth of the minimum.
-const MANY: u64 = 60;
+const MANY: u64 = 240;
+/// Pause between two writes while a leader hands over: a disk of this size would be full within half a second
+/// without it.
+const HAND_OVER_PACE: Duration = Duration::from_millis(20);
 /// Time for what happens at one of the next two checks: a second or two on an idle machine.
 const AT_ONCE: Duration = Duration::from_secs(30);
 
@@ -93,6 +98,7 @@ async fn a_full_disk_costs_its_server_the_lead_and_the_entries_and_clients_nothi
     let mut leading = None;
     while leading.is_none() {
         writer.write().await.expect("writes go on during the hand-over");
+        tokio::time::sleep(HAND_OVER_PACE).await;
         leading = leads().await;
         assert!(begun.elapsed() < AT_ONCE, "another server leads");
     }
@@ -148,7 +154,7 @@ async fn with_every_disk_full_lookups_and_keepalives_go_on_through_kills_and_wri
         .await;
         for server in &servers {
             let (free_mib, minimum) = disk_in(&text, server.volume.path().to_str().unwrap()).unwrap();
-            assert!(free_mib < 8.0 && minimum == "8.0 MiB", "{text}");
+            assert!(free_mib < MINIMUM_MIB && minimum == "32.0 MiB", "{text}");
         }
         assert_eq!(keepalive(server).await, 201);
     }
@@ -230,7 +236,7 @@ async fn a_server_alone_refuses_on_a_full_disk_starts_on_it_and_goes_on_with_roo
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_fills_its_disk_is_purged_and_makes_room_by_itself() {
-    let servers = servers(1, VOLUME, "16MiB").await;
+    let servers = servers(1, 48 * MIB, "16MiB").await;
     let mut writer = Writer::on(&servers);
     let (mut refusals, mut after) = (0, 0);
     let begun = Instant::now();

@@ -236,10 +236,11 @@ impl Writer {
     }
 }
 
-async fn holds(client: &Client, write: u64) -> Option<bool> {
+/// Says whether a server has the write, with exactly its holder.
+async fn holds(client: &Client, write: u64) -> Result<bool, ClientError> {
     let query = FindQuery { key: key(write, 0), group: "default".to_owned(), ..FindQuery::default() };
-    let found = client.find(&query, BRIEFLY).await.ok()?;
-    Some(found.is_some_and(|found| found.holders == [HOLDER]))
+    let found = client.find(&query, BRIEFLY).await?;
+    Ok(found.is_some_and(|found| found.holders == [HOLDER]))
 }
 
 /// Checks that every server gets to the same state, with all acknowledged writes (I1, I2).
@@ -256,7 +257,7 @@ pub(crate) async fn agree(servers: &[Server], acknowledged: u64) {
     for server in servers {
         let client = server.client();
         for write in 1..=acknowledged {
-            assert_eq!(holds(&client, write).await, Some(true), "write {write} at {}", server.url());
+            assert!(holds(&client, write).await.unwrap(), "write {write} at {}", server.url());
         }
     }
 }
@@ -278,7 +279,12 @@ impl Lookups {
             while !stopped.load(Ordering::Relaxed) {
                 for client in &clients {
                     let begun = Instant::now();
-                    assert_eq!(holds(client, 1).await, Some(true), "a lookup failed after {count}");
+                    let found = holds(client, 1).await;
+                    assert!(
+                        matches!(found, Ok(true)),
+                        "lookup {count} after {:?}: {found:?}",
+                        begun.elapsed()
+                    );
                     longest = longest.max(begun.elapsed());
                     count += 1;
                 }
