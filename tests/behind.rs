@@ -27,7 +27,7 @@ const HOLDER: &str = "127.0.0.9:7781";
 /// Number of keys in one write, each near the length limit: an eighth of a megabyte in the log.
 const KEYS: usize = 500;
 /// Number of writes: more than the 4 MiB that a server without room still stores.
-const WRITES: usize = 72;
+const WRITES: usize = 48;
 /// A key that is advertised after the server has stopped storing.
 const LATE: &str = "registry.example/late:1";
 
@@ -52,8 +52,14 @@ fn urls<'a>(servers: impl IntoIterator<Item = &'a Server>) -> Vec<String> {
     servers.into_iter().map(Server::url).collect()
 }
 
-/// Writes until a server without room stores nothing more, and the others have more.
+/// Writes until the first server, which has no room, stores nothing more, and the others have more. It stores
+/// everything as long as it leads.
 async fn fill(servers: &[Server]) {
+    within("the first server has handed over", SOON, async || {
+        let status = servers[0].status().await?;
+        (status.leader.is_some_and(|leader| leader != status.node)).then_some(())
+    })
+    .await;
     for write in 0..WRITES {
         let key = |n| format!("registry.example/{}:{write}-{n}", "x".repeat(220));
         servers[1].advertise("127.0.0.9:7782", (0..KEYS).map(key).collect()).await;
