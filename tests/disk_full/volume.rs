@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
+use rustix::io::Errno;
 use tempfile::TempDir;
 
 pub(crate) const MIB: u64 = 1 << 20;
@@ -39,12 +40,20 @@ impl Volume {
         space.f_bavail * space.f_frsize
     }
 
-    /// Fills the volume except for `left` bytes.
+    /// Fills the volume except for `left` bytes. A server may write at the same time.
     pub(crate) fn fill_up_to(&self, left: u64) {
         let filler = OpenOptions::new().append(true).create(true).open(self.filler()).unwrap();
-        let (has, more) = (filler.metadata().unwrap().len(), self.free().saturating_sub(left));
-        if more > 0 {
-            fallocate(&filler, FallocateFlags::empty(), has, more).unwrap();
+        let has = filler.metadata().unwrap().len();
+        loop {
+            let more = self.free().saturating_sub(left);
+            if more == 0 {
+                return;
+            }
+            match fallocate(&filler, FallocateFlags::empty(), has, more) {
+                // The server has written since the look at the volume.
+                Err(Errno::NOSPC) => {}
+                result => return result.unwrap(),
+            }
         }
     }
 
