@@ -4,8 +4,10 @@
 mod crowds;
 mod fleet;
 mod losses;
+mod mixed;
 mod refusals;
 mod registry;
+mod wire;
 
 use std::fmt;
 use std::time::Duration;

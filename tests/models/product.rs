@@ -44,6 +44,7 @@ pub struct Server {
 /// An agent, which listens on loopback only, with a layout of its own.
 pub struct Agent {
     pub mirror: SocketAddr,
+    /// What other nodes are told.
     pub peer: SocketAddr,
     process: Process,
     folder: TempDir,
@@ -57,13 +58,38 @@ pub struct Piccolo {
     agent: Agent,
 }
 
+/// Which build of Piccolo a process runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Build {
+    /// This one.
+    New,
+    /// The binary that [`PREVIOUS`] names.
+    Previous,
+}
+
+/// Variable with the path of a binary of the version before this one.
+pub const PREVIOUS: &str = "PICCOLO_PREVIOUS";
+
+impl Build {
+    fn binary(self) -> PathBuf {
+        match self {
+            Self::New => env!("CARGO_BIN_EXE_piccolo").into(),
+            Self::Previous => std::env::var_os(PREVIOUS).expect("the caller has looked for it").into(),
+        }
+    }
+}
+
 impl Server {
     pub async fn start() -> Self {
+        Self::start_build(Build::New).await
+    }
+
+    pub async fn start_build(build: Build) -> Self {
         let folder = in_memory();
         let [api, raft] = [(); 2].map(|()| free_address().to_string());
         let arguments =
             ["server", "--listen", &api, "--raft-listen", &raft, "--found-after", "0s", "--data-dir"];
-        let process = start(folder.path(), "server", &arguments, &folder.path().join("data"));
+        let process = start(build, folder.path(), "server", &arguments, &folder.path().join("data"));
         let server = Self { api: format!("http://{api}"), client: client(), process, _folder: folder };
         let status = format!("{}{}", server.api, path::STATUS);
         wait_for(&server.client, &status, |text| text.contains("\"quorum\":true")).await;
@@ -94,8 +120,21 @@ impl Server {
 impl Agent {
     /// An agent of `server`; `config` is the text of its configuration file.
     pub async fn start(server: &Server, config: &str) -> Self {
+        Self::start_build(Build::New, server, config, free_address(), None).await
+    }
+
+    /// An agent of this build, which listens for peers at `listens`. It tells them `told`, if it is there: something
+    /// that passes connections on to it.
+    pub async fn start_build(
+        build: Build,
+        server: &Server,
+        config: &str,
+        listens: SocketAddr,
+        told: Option<SocketAddr>,
+    ) -> Self {
         let (folder, state) = (in_memory(), TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap());
-        let [mirror, peer, metrics] = [(); 3].map(|()| free_address());
+        let [mirror, metrics] = [(); 2].map(|()| free_address());
+        let peer = told.unwrap_or(listens);
         let layout = folder.path().join("layout");
         std::fs::create_dir_all(layout.join("blobs/sha256")).unwrap();
         std::fs::create_dir_all(layout.join("ingest")).unwrap();
@@ -103,14 +142,14 @@ impl Agent {
         std::fs::write(layout.join("index.json"), r#"{"schemaVersion":2,"manifests":[]}"#).unwrap();
         let file = folder.path().join("piccolo.toml");
         std::fs::write(&file, config).unwrap();
-        let listen = [mirror, peer, metrics].map(|address| address.to_string());
+        let listen = [mirror, listens, metrics, peer].map(|address| address.to_string());
         let arguments = [
             ["agent", "--servers", &server.api, "--config", file.to_str().unwrap()].as_slice(),
             &["--mirror-listen", &listen[0], "--peer-listen", &listen[1], "--metrics-listen", &listen[2]],
-            &["--advertise", &listen[1], "--state-dir", state.path().to_str().unwrap(), "--layout"],
+            &["--advertise", &listen[3], "--state-dir", state.path().to_str().unwrap(), "--layout"],
         ]
         .concat();
-        let process = start(folder.path(), "agent", &arguments, &layout);
+        let process = start(build, folder.path(), "agent", &arguments, &layout);
         wait_for(&client(), &format!("http://{metrics}{}", path::READYZ), |_| true).await;
         Self { mirror, peer, process, folder, _state: state }
     }
@@ -160,9 +199,9 @@ fn in_memory() -> TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
-fn start(folder: &Path, name: &str, arguments: &[&str], last: &Path) -> Process {
+fn start(build: Build, folder: &Path, name: &str, arguments: &[&str], last: &Path) -> Process {
     let log = File::create(folder.join(format!("{name}.log"))).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_piccolo"));
+    let mut command = Command::new(build.binary());
     // Also if this process is killed, which runs no destructors.
     command.args(arguments).arg(last).args(["--exit-with-parent", &std::process::id().to_string()]);
     command.env_clear().env("TMPDIR", folder);

@@ -87,20 +87,3 @@ async fn soak_one_copy_leaves_the_registry() {
     }
     problems.none();
 }
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn soak_an_agent_without_flights_pulls_beside_the_others() {
-    let fleet = Fleet::with_old_agents(&[3]).await;
-    let mut problems = Problems::default();
-    for client in Client::ALL {
-        for crowd in [Image::of_one_blob(), Image::of_many_layers()] {
-            let registry = Registry::start(&crowd, Conduct::Serves).await;
-            let limit = registry.undisturbed() * 2 + WITHIN;
-            let pulled = fleet.daemons(client, &registry).pull(|_| vec![crowd.clone()], limit).await;
-            let cell = format!("{client} | one of {} without flights", pulled.nodes.len());
-            // That one fetches for itself.
-            problems.note(check(&fleet, (&cell, &crowd), &registry, &pulled, 1.0 + ONE_COPY));
-        }
-    }
-    problems.none();
-}

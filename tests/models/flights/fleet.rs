@@ -6,10 +6,12 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::registry::Registry;
+use super::wire::Wire;
 use super::{CHUNK_BYTES, Client, Image, NODES};
 use crate::cells::indented;
 use crate::containerd::{Attempt, Containerd, Host, PullError, Store};
-use crate::product::{Agent, Server};
+use crate::ports::free_address;
+use crate::product::{Agent, Build, Server};
 
 /// Configuration of an agent without flights, which is like one of a version that knows none.
 const WITHOUT_FLIGHTS: &str = "[registry._default]\nflights = \"off\"\n";
@@ -21,6 +23,29 @@ const POLL: Duration = Duration::from_millis(10);
 pub(super) struct Fleet {
     pub(super) server: Server,
     pub(super) agents: Vec<Agent>,
+    /// By which others reach each agent; none where they reach it directly.
+    pub(super) wires: Vec<Option<Wire>>,
+}
+
+/// What is particular about one agent.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    build: Build,
+    config: &'static str,
+    has_wire: bool,
+}
+
+impl Default for Part {
+    fn default() -> Self {
+        Self { build: Build::New, config: "", has_wire: false }
+    }
+}
+
+async fn start_part(server: &Server, part: Part) -> (Agent, Option<Wire>) {
+    let listens = free_address();
+    let wire = if part.has_wire { Some(Wire::to(listens).await) } else { None };
+    let told = wire.as_ref().map(|wire| wire.address);
+    (Agent::start_build(part.build, server, part.config, listens, told).await, wire)
 }
 
 /// The daemons of all nodes for one cell, with empty stores.
@@ -42,11 +67,36 @@ impl Fleet {
 
     /// A fleet in which the agents with these numbers know no flights.
     pub(super) async fn with_old_agents(old: &[usize]) -> Self {
-        let server = Server::start().await;
-        let config = |number: usize| if old.contains(&number) { WITHOUT_FLIGHTS } else { "" };
-        let starts = (0..NODES).map(|number| Agent::start(&server, config(number)));
-        let agents = futures_util::future::join_all(starts).await;
-        Self { server, agents }
+        Self::of(Build::New, |number| Part {
+            config: if old.contains(&number) { WITHOUT_FLIGHTS } else { "" },
+            ..Part::default()
+        })
+        .await
+    }
+
+    /// A fleet whose agents are halves of two groups: the even numbers and the odd ones.
+    pub(super) async fn of_two_groups() -> Self {
+        let config =
+            |number: usize| if number.is_multiple_of(2) { "group = \"even\"\n" } else { "group = \"odd\"\n" };
+        Self::of(Build::New, |number| Part { config: config(number), ..Part::default() }).await
+    }
+
+    /// A fleet in which the server is of this build, and the agents with these numbers of the previous one.
+    pub(super) async fn of_builds(server: Build, previous: &[usize]) -> Self {
+        let build = |number: usize| if previous.contains(&number) { Build::Previous } else { Build::New };
+        Self::of(server, |number| Part { build: build(number), ..Part::default() }).await
+    }
+
+    /// A fleet whose agents reach each other over wires.
+    pub(super) async fn over_wires() -> Self {
+        Self::of(Build::New, |_| Part { has_wire: true, ..Part::default() }).await
+    }
+
+    async fn of(server: Build, part: impl Fn(usize) -> Part) -> Self {
+        let server = Server::start_build(server).await;
+        let starts = (0..NODES).map(|number| start_part(&server, part(number)));
+        let (agents, wires) = futures_util::future::join_all(starts).await.into_iter().unzip();
+        Self { server, agents, wires }
     }
 
     /// Daemons of this kind, each beside its agent and with `registry` behind it.

@@ -1,4 +1,4 @@
-//! Agents and the server die while the nodes pull.
+//! Agents, links and the server die while the nodes pull.
 
 use std::time::Duration;
 
@@ -19,12 +19,15 @@ enum Dies {
     Fetcher,
     /// An agent that receives from another one, and sends to a third one.
     Source,
+    /// The link to such an agent: nothing passes any more, and nobody is told.
+    LinkToSource,
     Server,
 }
 
 /// Lets the agent or server die when half of the blob has left the registry. One more copy leaves it at most.
 async fn dies(client: Client, dying: Dies) -> Result<(), String> {
-    let (fleet, image) = (Fleet::start().await, Image::of_one_blob());
+    let image = Image::of_one_blob();
+    let fleet = if dying == Dies::LinkToSource { Fleet::over_wires().await } else { Fleet::start().await };
     let registry = Registry::start(&image, Conduct::ServesAt(RATE)).await;
     let limit = registry.undisturbed() + WITHIN;
     let daemons = fleet.daemons(client, &registry);
@@ -35,6 +38,7 @@ async fn dies(client: Client, dying: Dies) -> Result<(), String> {
             Dies::Server => fleet.server.kill(),
             Dies::Fetcher => fleet.agents[fleet.fetcher(digest, SOON).await?].kill(),
             Dies::Source => fleet.agents[fleet.in_the_middle(digest, SOON).await?].kill(),
+            Dies::LinkToSource => fleet.wires[fleet.in_the_middle(digest, SOON).await?].as_ref()?.cut(),
         }
         Some(registry.copies())
     };
@@ -48,15 +52,16 @@ async fn dies(client: Client, dying: Dies) -> Result<(), String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_death_of_a_source_costs_one_copy_at_most() {
+async fn the_death_of_a_source_or_of_its_link_costs_one_copy_at_most() {
     dies(Client::of(Version::V2_1), Dies::Source).await.unwrap();
+    dies(Client::of(Version::V2_1), Dies::LinkToSource).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn soak_a_death_in_the_middle_costs_one_copy_at_most() {
     let mut problems = Problems::default();
     for client in Client::ALL {
-        for dying in [Dies::Fetcher, Dies::Source, Dies::Server] {
+        for dying in [Dies::Fetcher, Dies::Source, Dies::LinkToSource, Dies::Server] {
             problems.note(dies(client, dying).await);
         }
     }
