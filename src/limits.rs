@@ -27,6 +27,7 @@ const _: () =
 const _: () = assert!(
     LOOKUP_TIMEOUT_FAR_MAX.as_millis() + FETCH_AFTER_FAR_LOOKUP.as_millis() < DOWN_COST_MAX.as_millis()
 );
+const _: () = assert!(CLAIM_PROGRESS_INTERVAL.as_millis() < CLAIM_LOST_AFTER.as_millis());
 const _: () = assert!(API_PULSE_AFTER.as_millis() < HEADER_READ_TIMEOUT.as_millis());
 const _: () = assert!(PEER_IDLE_TIMEOUT.as_millis() < HEADER_READ_TIMEOUT.as_millis());
 const _: () = assert!(REPORT_AGAIN_AFTER.as_secs() < REPORT_TTL.as_secs());

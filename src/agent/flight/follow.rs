@@ -12,8 +12,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::limits::{
-    CIRCLE_SUSPECTED_AFTER, DESCENTS_MAX, SERVER_ASKED_AGAIN_AFTER, SOURCE_PROBE_INTERVAL,
-    SOURCE_STALLS_AFTER, STARVED_SAID_AFTER, WITHOUT_BYTES_MAX,
+    CIRCLE_SUSPECTED_AFTER, DESCENTS_MAX, LOST_SAID_AGAIN_AFTER, SERVER_ASKED_AGAIN_AFTER,
+    SOURCE_PROBE_INTERVAL, SOURCE_STALLS_AFTER, STARVED_SAID_AFTER, WITHOUT_BYTES_MAX,
 };
 
 /// The next step.
@@ -42,7 +42,7 @@ pub enum Need {
     Fetcher,
     /// The source has no more, and nobody is before it.
     Starved,
-    /// This source is gone.
+    /// This source is gone, and there is no other one. That is said each [`LOST_SAID_AGAIN_AFTER`].
     Lost(SocketAddr),
 }
 
@@ -131,7 +131,7 @@ pub struct Follow {
     should_be_left: bool,
     /// Whether this node has left a slow source since one was lost.
     has_left_slow: bool,
-    /// The source that was lost, until a server has been told.
+    /// The source that was lost, until another one sends.
     lost: Option<SocketAddr>,
     /// When the last byte came, or the pull began.
     fed: Duration,
@@ -212,12 +212,16 @@ impl Follow {
                 }
             }
         }
-        let lost = self.lost.take().map(Need::Lost);
-        let need = self.need.or(lost).unwrap_or(Need::Sources);
-        if let (Need::Sources, Some(asked)) = (need, self.server_asked)
-            && now < asked + SERVER_ASKED_AGAIN_AFTER
+        let need = self.need.or(self.lost.map(Need::Lost)).unwrap_or(Need::Sources);
+        let pause = match need {
+            Need::Sources => SERVER_ASKED_AGAIN_AFTER,
+            Need::Lost(_) => LOST_SAID_AGAIN_AFTER,
+            Need::Begins | Need::Fetcher | Need::Starved => Duration::ZERO,
+        };
+        if let Some(asked) = self.server_asked
+            && now < asked + pause
         {
-            return Step::WaitUntil(asked + SERVER_ASKED_AGAIN_AFTER);
+            return Step::WaitUntil(asked + pause);
         }
         (self.need, self.server_asked) = (None, Some(now));
         if need != Need::Sources {

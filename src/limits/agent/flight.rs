@@ -25,6 +25,9 @@ pub const CHILD_SLOW_SHARE: u64 = 3;
 pub const DESCENTS_MAX: usize = 16;
 /// Time between two lookups of a node that finds no source.
 pub const SERVER_ASKED_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// Time between two lookups of a node that has lost its source and has no other one: as soon as the owner of the key no
+/// longer believes that a lost fetcher fetches, another node shall.
+pub const LOST_SAID_AGAIN_AFTER: Duration = Duration::from_millis(500);
 /// Time between two questions of a node to its source: how far it is, and whether there is a better one.
 pub const SOURCE_PROBE_INTERVAL: Duration = Duration::from_millis(250);
 /// Time without a byte after which a node leaves a source that has more.

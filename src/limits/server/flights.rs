@@ -21,6 +21,9 @@ pub const CLAIM_PATIENCE: [Duration; 3] =
     [Duration::from_secs(2), Duration::from_secs(4), Duration::from_secs(8)];
 /// Time without a byte after which the claim of a fetch that had begun passes on.
 pub const CLAIM_STALL_MAX: Duration = Duration::from_secs(5);
+/// Time after the last growth of a fetch from which on a node that has lost the fetcher takes the claim from it: half as
+/// long again as the time between two messages of a fetcher.
+pub const CLAIM_LOST_AFTER: Duration = Duration::from_millis(1_500);
 /// Time for which a server compares the nodes that want a claim: the one with the most bytes gets it.
 pub const CLAIM_COLLECT_TIME: Duration = Duration::from_millis(200);
 /// Time for which every node goes to the registry, after nobody has had a byte from it.
@@ -59,3 +62,4 @@ pub const FETCHES_OWED_MAX: u32 = 3;
 const _: () = assert!(PARTIAL_HOLDERS_TOLD_MAX <= PARTIAL_HOLDERS_SHARED_MAX);
 const _: () = assert!(PARTIAL_HOLDERS_SHARED_MAX <= PARTIAL_HOLDERS_PER_ZONE_MAX);
 const _: () = assert!(CLAIM_COLLECT_TIME.as_millis() < CLAIM_PATIENCE[0].as_millis());
+const _: () = assert!(CLAIM_LOST_AFTER.as_millis() < CLAIM_PATIENCE[0].as_millis());

@@ -141,13 +141,9 @@ impl Lookups {
         let sources = self.flights.ask(content, asked).await;
         let not: Vec<_> = std::iter::once(address).chain(lost).collect();
         let partial = sources.pick(&not, &mut rand::rng());
-        let fetcher = match sources.ruling {
-            Some(Ruling::HeldBy(fetcher)) => Some(fetcher),
-            _ => sources.fetcher,
-        };
         FlightSources {
             partial: partial.iter().map(ToString::to_string).collect(),
-            fetcher: fetcher.map(|fetcher| fetcher.to_string()),
+            fetcher: sources.fetcher.map(|fetcher| fetcher.to_string()),
             claim: sources.ruling.map(claim),
             came: sources.came,
         }

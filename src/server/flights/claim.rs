@@ -1,7 +1,9 @@
 //! Who fetches a key from its registry: one node at a time. Pure: the time is an argument.
 //!
 //! A claim is free until a node asks, and then held by that node, the *fetcher*. It passes on when the fetcher says
-//! that it has ended, when a node has lost it, and after a time without a byte. Then the owner of the key compares
+//! that it has ended, when a node has lost it that has not said for [`CLAIM_LOST_AFTER`] that bytes come, and after a
+//! longer time without a byte. A connection to a fetcher may break while it fetches: what counts is what the fetcher
+//! says itself. Then the owner of the key compares
 //! for [`CLAIM_COLLECT_TIME`] those that ask, and the one with the most bytes is the next fetcher. After
 //! [`CLAIM_PATIENCE`]`.len()` fetchers in a row without a byte the key is open for [`CLAIM_OPEN_TIME`]: every node
 //! goes to the registry, and has its own error soon.
@@ -12,7 +14,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::limits::{CLAIM_COLLECT_TIME, CLAIM_OPEN_TIME, CLAIM_PATIENCE, CLAIM_STALL_MAX, FETCHES_OWED_MAX};
+use crate::limits::{
+    CLAIM_COLLECT_TIME, CLAIM_LOST_AFTER, CLAIM_OPEN_TIME, CLAIM_PATIENCE, CLAIM_STALL_MAX, FETCHES_OWED_MAX,
+};
 
 /// What a node that asks for a claim is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,7 +41,7 @@ pub struct Claimant {
     pub have_bytes: u64,
     /// Claims on other keys that it holds and that have not had a byte yet.
     pub owes: u32,
-    /// A source that it has lost.
+    /// A source that it has lost, as long as it has no other one.
     pub lost: Option<SocketAddr>,
 }
 
@@ -84,6 +88,13 @@ struct Fetch {
     has_grown: bool,
 }
 
+impl Fetch {
+    /// Whether it was granted, or had a byte, less than [`CLAIM_LOST_AFTER`] ago.
+    fn has_just_grown(&self, now: Duration) -> bool {
+        now.saturating_sub(self.since) < CLAIM_LOST_AFTER
+    }
+}
+
 impl Claim {
     /// Rules on `claimant`.
     pub fn ask(&mut self, claimant: Claimant, now: Duration) -> Ruling {
@@ -91,7 +102,7 @@ impl Claim {
         match &mut self.stage {
             ClaimStage::Open { .. } => return Ruling::Open,
             ClaimStage::Held(fetch) if fetch.fetcher == claimant.address => return Ruling::Yours,
-            ClaimStage::Held(fetch) if claimant.lost != Some(fetch.fetcher) => {
+            ClaimStage::Held(fetch) if claimant.lost != Some(fetch.fetcher) || fetch.has_just_grown(now) => {
                 return Ruling::HeldBy(fetch.fetcher);
             }
             ClaimStage::Held(_) => self.release(now),
@@ -239,6 +250,11 @@ mod tests {
         Claimant { address: node(number), have_bytes: 0, owes: 0, lost: None }
     }
 
+    /// A node that has lost the fetcher.
+    fn lost(number: u16, fetcher: u16) -> Claimant {
+        Claimant { lost: Some(node(fetcher)), ..claimant(number) }
+    }
+
     fn at(millis: u64) -> Duration {
         Duration::from_millis(millis)
     }
@@ -330,13 +346,36 @@ mod tests {
         let mut claim = Claim::default();
         claim.ask(claimant(1), at(0));
         claim.has_grown(node(1), 50, at(100));
-        let lost = |number, have_bytes| Claimant { have_bytes, lost: Some(node(1)), ..claimant(number) };
-        assert_eq!(claim.ask(lost(2, 20), at(200)), Ruling::Undecided(CLAIM_COLLECT_TIME));
-        assert_eq!(claim.ask(lost(3, 40), at(250)), Ruling::Undecided(at(150)));
-        assert_eq!(claim.ask(lost(4, 40), at(260)), Ruling::Undecided(at(140)), "the first of equals leads");
-        assert_eq!(claim.ask(lost(2, 20), at(400)), Ruling::HeldBy(node(3)));
-        assert_eq!(claim.ask(lost(3, 40), at(401)), Ruling::Yours);
-        assert_eq!(claim.ask(lost(4, 40), at(402)), Ruling::HeldBy(node(3)), "it lost another one");
+        let lost = |number, have_bytes| Claimant { have_bytes, ..lost(number, 1) };
+        assert_eq!(claim.ask(lost(2, 20), at(1_700)), Ruling::Undecided(CLAIM_COLLECT_TIME));
+        assert_eq!(claim.ask(lost(3, 40), at(1_750)), Ruling::Undecided(at(150)));
+        assert_eq!(
+            claim.ask(lost(4, 40), at(1_760)),
+            Ruling::Undecided(at(140)),
+            "the first of equals leads"
+        );
+        assert_eq!(claim.ask(lost(2, 20), at(1_900)), Ruling::HeldBy(node(3)));
+        assert_eq!(claim.ask(lost(3, 40), at(1_901)), Ruling::Yours);
+        assert_eq!(claim.ask(lost(4, 40), at(3_500)), Ruling::HeldBy(node(3)), "it lost another one");
+    }
+
+    /// What broke: a child whose connection to the fetcher was reset once got the claim of a fetcher that went on, and a
+    /// second copy left the registry.
+    #[test]
+    fn a_fetcher_that_says_that_bytes_come_keeps_its_claim_whoever_has_lost_it() {
+        let mut claim = Claim::default();
+        claim.ask(claimant(1), at(0));
+        let mut now = at(0);
+        for second in 1..20 {
+            assert_eq!(claim.ask(lost(2, 1), now + CLAIM_LOST_AFTER - at(1)), Ruling::HeldBy(node(1)));
+            now = at(second * 1_000);
+            assert!(claim.has_grown(node(1), second, now));
+        }
+        assert!(claim.has_grown(node(1), 19, now + at(1_000)), "it lives, and nothing comes");
+        let asked = now + CLAIM_LOST_AFTER;
+        assert_eq!(claim.ask(claimant(3), asked), Ruling::HeldBy(node(1)), "it has lost nobody");
+        assert_eq!(claim.ask(lost(2, 1), asked), Ruling::Undecided(CLAIM_COLLECT_TIME));
+        assert_eq!(claim.ask(lost(2, 1), asked + CLAIM_COLLECT_TIME), Ruling::Yours);
     }
 
     #[test]

@@ -153,7 +153,8 @@ impl FlightTable {
             let claimant = Claimant { address, have_bytes, owes: question.owes, lost: question.lost };
             flight.claim.ask(claimant, now)
         });
-        let fetcher = flight.claim.fetcher().filter(|fetcher| !not.contains(fetcher));
+        // Also to a node that has lost it: the fetcher fetches on, and that node may only have lost a connection.
+        let fetcher = flight.claim.fetcher().filter(|fetcher| *fetcher != address);
         if has_source || fetcher.is_some() || ruling == Some(Ruling::Yours) {
             let holder = PartialHolder { address, depth: 0, seen: now };
             flight.zone(&question.node.zone).put(holder, rng);
@@ -265,7 +266,7 @@ impl Flight {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limits::FETCHES_OWED_MAX;
+    use crate::limits::{CLAIM_LOST_AFTER, FETCHES_OWED_MAX};
     use rand::SeedableRng;
     use rand::rngs::StdRng;
 
@@ -387,11 +388,15 @@ mod tests {
     }
 
     #[test]
-    fn who_lost_its_source_is_not_sent_back_to_it_and_may_take_over() {
+    fn who_lost_the_fetcher_is_sent_back_to_it_until_that_says_nothing_any_more_and_may_then_take_over() {
         let mut scene = Scene::new();
         scene.begins(1, "");
         scene.begins(2, "");
         let lost = Question { lost: Some(address(1)), begins: false, ..question(2, "") };
+        let sources = scene.ask(&lost);
+        let held = Some(Ruling::HeldBy(address(1)));
+        assert_eq!((sources.near, sources.fetcher, sources.ruling), (vec![], Some(address(1)), held));
+        scene.now += CLAIM_LOST_AFTER;
         let sources = scene.ask(&lost);
         let Some(Ruling::Undecided(wait)) = sources.ruling else { panic!("{sources:?}") };
         assert_eq!((sources.near, sources.fetcher), (vec![], None));

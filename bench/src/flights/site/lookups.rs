@@ -148,8 +148,9 @@ impl Site {
                 let not: Vec<_> = std::iter::once(own).chain(question.lost).collect();
                 let picked = sources.pick(&not, &mut self.rng);
                 let mut all = self.servers.holders(self.terms.zone(message.node), &mut self.rng);
-                all.extend(picked.into_iter().chain(sources.fetcher).map(node_at));
+                all.extend(picked.into_iter().map(node_at));
                 all.retain(|node| !not.contains(&address(*node)));
+                all.extend(sources.fetcher.map(node_at));
                 Told::Sources(all)
             }
         };

@@ -86,6 +86,8 @@ struct Attached {
     body: PeerBody,
     is_holder: bool,
     since: Instant,
+    /// The first byte that it was asked for.
+    start: u64,
 }
 
 impl FlightTransfer {
@@ -217,12 +219,13 @@ impl FlightTransfer {
         }
     }
 
-    /// Learns what a server has found. `lost` is a source that is gone.
+    /// Learns what a server has found. `lost` is the source that this node has lost.
     fn learn(&mut self, found: FlightFound, lost: Option<SocketAddr>) {
         let FlightFound { holders, flight } = found;
         self.holders.clone_from(&holders);
         let mut sources = self.sources.health.order(holders, &self.wanted.digest);
-        sources.retain(|holder| Some(*holder) != lost);
+        // Its connection may only have broken.
+        sources.sort_by_key(|holder| Some(*holder) == lost);
         let offer = flight.unwrap_or_default();
         self.reception.flight().have_come(offer.came);
         let has_failed =
@@ -318,7 +321,8 @@ impl FlightTransfer {
         if !told.is_holder {
             body.may_be_slow();
         }
-        Ok(Ok((Attached { node, body, is_holder: told.is_holder, since: Instant::now() }, told)))
+        let (since, start) = (Instant::now(), self.left.start);
+        Ok(Ok((Attached { node, body, is_holder: told.is_holder, since, start }, told)))
     }
 
     async fn ask(
@@ -426,8 +430,12 @@ impl FlightTransfer {
         None
     }
 
-    /// Notes that `attached` is the source no more.
-    fn has_left(&self, attached: &Attached, why: &str) {
+    /// Notes that `attached` is the source no more. A holder that has sent nothing counts as having failed: it has all of
+    /// the blob, and another request would end in the same way.
+    fn has_left(&mut self, attached: &Attached, why: &str) {
+        if attached.is_holder && attached.start == self.left.start {
+            self.failed.insert(attached.node, Instant::now());
+        }
         self.reception.flight().becomes(Role::Seeks { asks: None }, 0);
         let (digest, have_bytes, seconds) =
             (&self.wanted.digest, self.left.start, attached.since.elapsed().as_secs_f32());

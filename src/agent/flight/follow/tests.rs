@@ -119,9 +119,32 @@ fn a_node_whose_source_is_lost_asks_all_others_that_it_knows_and_then_tells_the_
     follow.lost();
     assert_eq!(follow.next(at(1)), Step::Attach(node(3)));
     follow.source_answered(node(3), SourceAnswer::Nothing, at(1));
-    assert_eq!(follow.next(at(1)), Step::AskServer(Need::Lost(node(2))));
-    follow.server_answered(ServerAnswer::Sources(vec![]));
-    assert_eq!(follow.next(at(1)), Step::WaitUntil(at(1) + SERVER_ASKED_AGAIN_AFTER), "it is told once");
+    assert_eq!(follow.next(at(1)), Step::WaitUntil(LOST_SAID_AGAIN_AFTER), "a server was asked just before");
+    assert_eq!(follow.next(LOST_SAID_AGAIN_AFTER), Step::AskServer(Need::Lost(node(2))));
+}
+
+/// What broke: it was said once, and an owner that does not believe it at once would not have heard of it again.
+#[test]
+fn a_node_says_again_that_its_source_is_lost_until_another_one_sends() {
+    let mut follow = attached();
+    follow.lost();
+    for round in 1..10 {
+        let now = LOST_SAID_AGAIN_AFTER * round;
+        assert_eq!(follow.next(now - at(1)), Step::WaitUntil(now), "not more often");
+        assert_eq!(follow.next(now), Step::AskServer(Need::Lost(node(2))));
+        follow.server_answered(ServerAnswer::Sources(vec![node(2)]));
+        assert_eq!(follow.next(now), Step::Attach(node(2)), "its connection may only have broken");
+        follow.source_answered(node(2), SourceAnswer::Nothing, now);
+    }
+    let now = LOST_SAID_AGAIN_AFTER * 10;
+    follow.next(now);
+    follow.server_answered(ServerAnswer::Sources(vec![node(3)]));
+    follow.next(now);
+    follow.source_answered(node(3), SourceAnswer::Sends, now);
+    follow.leave_for(node(4));
+    follow.next(now);
+    follow.source_answered(node(4), SourceAnswer::Nothing, now);
+    assert_eq!(follow.next(now + SERVER_ASKED_AGAIN_AFTER), Step::AskServer(Need::Sources));
 }
 
 #[test]
@@ -231,10 +254,10 @@ fn a_node_that_all_sources_send_away_asks_who_fetches() {
     follow.server_answered(ServerAnswer::Sources(vec![node(2)]));
     follow.next(at(6_000));
     follow.source_answered(node(2), SourceAnswer::Sends, at(6_000));
-    follow.lost();
-    assert_eq!(follow.next(at(6_000)), Step::AskServer(Need::Lost(node(2))));
-    assert!(matches!(follow.next(at(6_000)), Step::WaitUntil(_)));
-    assert_eq!(follow.next(at(7_000)), Step::AskServer(Need::Sources));
+    follow.leave_for(node(3));
+    follow.next(at(6_000));
+    follow.source_answered(node(3), SourceAnswer::Nothing, at(6_000));
+    assert_eq!(follow.next(at(7_000)), Step::AskServer(Need::Sources), "a source has been there meanwhile");
 }
 
 #[test]
