@@ -134,8 +134,9 @@ impl Lookup for Servers {
             let flight = found.flight.map(|flight| {
                 let FlightSources { mut partial, fetcher, claim, came } = flight;
                 partial.retain(|address| Some(address) != fetcher.as_ref());
+                let known = self.usable(fetcher.as_slice(), 1).pop();
                 partial.extend(fetcher);
-                FlightOffer { partial: self.usable(&partial, usize::MAX), claim, came }
+                FlightOffer { partial: self.usable(&partial, usize::MAX), fetcher: known, claim, came }
             });
             Ok(FlightFound { holders, flight })
         })

@@ -104,7 +104,7 @@ pub(super) enum Said {
 pub(super) enum Told {
     Yours,
     Open,
-    Sources(Vec<usize>),
+    Sources { all: Vec<usize>, fetcher: Option<usize> },
 }
 
 /// What a source has answered.
@@ -112,6 +112,8 @@ pub(super) enum Heard {
     Sends,
     Full(Vec<usize>),
     Nothing,
+    /// It is gone.
+    Gone,
 }
 
 /// Events by time; those of the same time in the order in which they were put. Those of the running slot of about a

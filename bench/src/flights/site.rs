@@ -33,6 +33,8 @@ struct Node {
     children: Children,
     receivers: Vec<Receiver>,
     source: Option<usize>,
+    /// The node that fetches, as a server said last.
+    fetcher: Option<usize>,
     server: usize,
     is_fetching: bool,
     is_attached: bool,
@@ -250,6 +252,7 @@ impl Node {
             children: Children::default(),
             receivers: Vec::new(),
             source: None,
+            fetcher: None,
             server: rng.random_range(0..SERVERS),
             is_fetching: false,
             is_attached: false,

@@ -13,7 +13,7 @@ pub(crate) struct FlightQuestion {
     pub(crate) begins: bool,
     /// Whether its source brings nothing more.
     pub(crate) is_starved: bool,
-    /// A source that it has lost.
+    /// A source that it has lost, as long as it has no other one.
     pub(crate) lost: Option<SocketAddr>,
     /// Claims on other keys that it holds and that have not had a byte yet.
     pub(crate) owes: u32,
@@ -34,6 +34,8 @@ pub(crate) struct FlightOffer {
     /// Nodes that have a part of the content, those of this node's zone first, and last the one that fetches it from
     /// the registry.
     pub(crate) partial: Vec<SocketAddr>,
+    /// The node that fetches the content from the registry, if one does.
+    pub(crate) fetcher: Option<SocketAddr>,
     /// The ruling on who fetches; `None` if this node needs none.
     pub(crate) claim: Option<FlightClaim>,
     /// How many nodes have come.

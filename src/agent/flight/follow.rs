@@ -94,6 +94,8 @@ pub enum SourceAnswer {
     Waits(SocketAddr),
     /// It has nothing that helps, or does not answer.
     Nothing,
+    /// The same, and a server has named it as the node that fetches: its claim may have to pass on.
+    FetcherFails,
 }
 
 /// What a source has answered to a probe.
@@ -131,7 +133,7 @@ pub struct Follow {
     should_be_left: bool,
     /// Whether this node has left a slow source since one was lost.
     has_left_slow: bool,
-    /// The source that was lost, until another one sends.
+    /// The source that was lost, or the fetcher that could not be reached, until a source sends.
     lost: Option<SocketAddr>,
     /// When the last byte came, or the pull began.
     fed: Duration,
@@ -262,6 +264,11 @@ impl Follow {
             SourceAnswer::Nothing => {
                 // It may have a source later, and be named by that.
                 self.asked.remove(&source);
+                return;
+            }
+            SourceAnswer::FetcherFails => {
+                self.asked.remove(&source);
+                self.lost = Some(source);
                 return;
             }
             SourceAnswer::Full(children) => children,

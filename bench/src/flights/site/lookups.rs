@@ -150,8 +150,9 @@ impl Site {
                 let mut all = self.servers.holders(self.terms.zone(message.node), &mut self.rng);
                 all.extend(picked.into_iter().map(node_at));
                 all.retain(|node| !not.contains(&address(*node)));
-                all.extend(sources.fetcher.map(node_at));
-                Told::Sources(all)
+                let fetcher = sources.fetcher.map(node_at);
+                all.extend(fetcher);
+                Told::Sources { all, fetcher }
             }
         };
         self.events.after(ONE_WAY, Event::Told { node: message.node, told: Box::new(told) });
@@ -161,7 +162,10 @@ impl Site {
         let answer = match told {
             Told::Yours => ServerAnswer::Yours,
             Told::Open => ServerAnswer::Open,
-            Told::Sources(sources) => ServerAnswer::Sources(sources.into_iter().map(address).collect()),
+            Told::Sources { all, fetcher } => {
+                self.nodes[node].fetcher = fetcher;
+                ServerAnswer::Sources(all.into_iter().map(address).collect())
+            }
         };
         self.nodes[node].is_waiting = false;
         self.nodes[node].follow.server_answered(answer);

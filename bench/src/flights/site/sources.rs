@@ -14,7 +14,7 @@ impl Site {
     /// A source decides on an applicant.
     pub(super) fn apply(&mut self, node: usize, source: usize) {
         if self.nodes[source].is_gone {
-            let answer = Heard::Nothing;
+            let answer = Heard::Gone;
             let wait = PEER_CONNECT_TIMEOUT.as_secs_f64();
             return self.events.after(wait, Event::Answered { node, source, answer: Box::new(answer) });
         }
@@ -59,7 +59,8 @@ impl Site {
                 state.steps += 1;
                 SourceAnswer::Full(children.into_iter().map(address).collect())
             }
-            Heard::Nothing => SourceAnswer::Nothing,
+            Heard::Gone if state.fetcher == Some(source) => SourceAnswer::FetcherFails,
+            Heard::Gone | Heard::Nothing => SourceAnswer::Nothing,
         };
         state.follow.source_answered(address(source), answer, now);
         self.send(source);

@@ -46,6 +46,8 @@ pub(crate) struct FlightTransfer {
     probe: Option<Probe>,
     /// Nodes that hold all of the blob, as a server said last.
     holders: Vec<SocketAddr>,
+    /// The node that fetches it from the registry, as a server said last.
+    fetcher: Option<SocketAddr>,
     /// Nodes whose bytes have come, and whether each of them held all of the blob.
     senders: Vec<(SocketAddr, bool)>,
     /// Nodes that have sent wrong bytes.
@@ -115,6 +117,7 @@ impl FlightTransfer {
             source: None,
             probe: None,
             holders: Vec::new(),
+            fetcher: None,
             senders: Vec::new(),
             avoided: Vec::new(),
             failed: HashMap::new(),
@@ -227,6 +230,7 @@ impl FlightTransfer {
         // Its connection may only have broken.
         sources.sort_by_key(|holder| Some(*holder) == lost);
         let offer = flight.unwrap_or_default();
+        self.fetcher = offer.fetcher;
         self.reception.flight().have_come(offer.came);
         let has_failed =
             |holder: &SocketAddr| self.failed.contains_key(holder) || self.avoided.contains(holder);
@@ -250,8 +254,10 @@ impl FlightTransfer {
             self.failed.get(&node).is_some_and(|failed| failed.elapsed() < FLIGHT_FAILED_FOR);
         let is_suspect = !self.holders.contains(&node)
             && self.sources.health.trusted(vec![node], &self.wanted.digest).is_empty();
+        let fails =
+            if self.fetcher == Some(node) { SourceAnswer::FetcherFails } else { SourceAnswer::Nothing };
         if has_just_failed || is_suspect || self.avoided.contains(&node) {
-            self.follow.source_answered(node, SourceAnswer::Nothing, self.now());
+            self.follow.source_answered(node, fails, self.now());
             return;
         }
         self.reception.flight().becomes(Role::Seeks { asks: Some(node) }, 0);
@@ -282,7 +288,7 @@ impl FlightTransfer {
                 tracing::debug!(%node, digest = %self.wanted.digest, %error, "could not join a flight");
                 self.sources.health.failed(node, &self.wanted.digest, &error);
                 self.failed.insert(node, Instant::now());
-                SourceAnswer::Nothing
+                fails
             }
         };
         self.follow.source_answered(node, answer, self.now());

@@ -147,6 +147,19 @@ fn a_node_says_again_that_its_source_is_lost_until_another_one_sends() {
     assert_eq!(follow.next(now + SERVER_ASKED_AGAIN_AFTER), Step::AskServer(Need::Sources));
 }
 
+/// What broke: the fetcher had died before anybody received from it, and those that asked it asked for sources in vain
+/// until the claim passed on for want of bytes, or 20 s were over.
+#[test]
+fn a_fetcher_that_cannot_be_reached_counts_as_lost() {
+    let mut follow = told(&[2, 3]);
+    for (source, answer) in [(2, SourceAnswer::Nothing), (3, SourceAnswer::FetcherFails)] {
+        assert_eq!(follow.next(at(0)), Step::Attach(node(source)));
+        follow.source_answered(node(source), answer, at(0));
+    }
+    assert_eq!(follow.next(at(0)), Step::WaitUntil(LOST_SAID_AGAIN_AFTER));
+    assert_eq!(follow.next(LOST_SAID_AGAIN_AFTER), Step::AskServer(Need::Lost(node(3))));
+}
+
 #[test]
 fn who_had_nothing_is_asked_again_when_its_source_names_it() {
     let mut follow = told(&[2, 3]);

@@ -48,7 +48,7 @@ async fn fetcher(bytes: &[u8]) -> (Node, Ingest) {
 }
 
 fn sources(nodes: &[SocketAddr]) -> FlightOffer {
-    FlightOffer { partial: nodes.to_vec(), claim: Some(FlightClaim::Held), came: 2 }
+    FlightOffer { partial: nodes.to_vec(), claim: Some(FlightClaim::Held), came: 2, ..FlightOffer::default() }
 }
 
 fn claim(claim: FlightClaim) -> FlightOffer {
@@ -182,6 +182,23 @@ async fn the_node_with_the_claim_and_all_nodes_of_an_open_key_go_to_the_registry
         let question = node.servers.flight_questions.lock().unwrap()[0];
         assert!(question.begins && question.have_bytes == 0);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_cannot_reach_the_fetcher_tells_the_owner_until_that_rules_on_the_claim() {
+    let (bytes, node, gone) = (noise(SMALL), patient().await, nobody().await);
+    let digest = Digest::of(&bytes);
+    node.servers.fly(&digest, FlightOffer { fetcher: Some(gone), ..sources(&[gone]) });
+    let ingest = Ingest::begin(&node, &bytes);
+    let pulling = TaskTracker::new().spawn(pull(node.mirror, digest.clone(), ingest));
+    let said = || {
+        let questions = node.servers.flight_questions.lock().unwrap();
+        questions.iter().filter(|question| question.lost == Some(gone)).count()
+    };
+    until("it has said so twice", || said() >= 2).await;
+    node.servers.fly(&digest, claim(FlightClaim::Yours));
+    let got = tokio::time::timeout(SOON, pulling).await.expect("a pull that ends").unwrap();
+    assert_eq!(got.status, 404, "{}", got.text());
 }
 
 #[tokio::test(flavor = "multi_thread")]
