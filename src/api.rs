@@ -169,6 +169,9 @@ pub struct FindQuery {
     /// Contiguous bytes of the content that the node has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub have: Option<u64>,
+    /// Number of the node's transfer of the content; the numbers of one node grow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transfer: Option<u64>,
     /// Whether its pull begins now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub begins: Option<bool>,

@@ -119,10 +119,11 @@ impl Lookup for Servers {
         deadline: Duration,
     ) -> BoxFuture<'a, Result<FlightFound, LookupError>> {
         Box::pin(async move {
-            let FlightQuestion { have_bytes, begins, is_starved, lost, owes } = question;
+            let FlightQuestion { have_bytes, transfer, begins, is_starved, lost, owes } = question;
             let query = FindQuery {
                 intent: Some(INTENT_FETCH.to_owned()),
                 have: Some(have_bytes),
+                transfer: Some(transfer),
                 begins: begins.then_some(true),
                 starved: is_starved.then_some(true),
                 lost: lost.map(|lost| lost.to_string()),

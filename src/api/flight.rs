@@ -45,7 +45,7 @@ pub enum FlightState {
     Receives,
     /// It fetches the content from the registry.
     Fetches,
-    /// It has all of the content, or has given up.
+    /// The transfer that is named has ended: the node has all of the content, or has given up.
     Ended,
 }
 
@@ -70,6 +70,9 @@ pub struct FlightProgress {
     /// Contiguous bytes of the content that it has.
     #[serde(default)]
     pub have: u64,
+    /// Number of the node's transfer of the content, as in its question. A message of a former one is ignored.
+    #[serde(default)]
+    pub transfer: u64,
     /// How many nodes are between it and the first one.
     #[serde(default)]
     pub depth: u32,

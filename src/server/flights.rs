@@ -91,11 +91,10 @@ impl Flights {
         sources
     }
 
-    /// Notes how far a node is in its flights, of each its content, its bytes and what it does, with the owners of the
+    /// Notes how far a node is in its flights, of each its content, its part and what it does, with the owners of the
     /// contents. Returns for each whether the node's claim still stands; true where the owner did not answer.
-    pub async fn progress(&self, node: &Node, said: Vec<(Content, u64, Progress)>) -> Vec<bool> {
-        let stand = said.into_iter().map(async |(content, have_bytes, progress)| {
-            let node = Node { have_bytes, ..node.clone() };
+    pub async fn progress(&self, said: Vec<(Content, Node, Progress)>) -> Vec<bool> {
+        let stand = said.into_iter().map(async |(content, node, progress)| {
             let answer = self.to_owner(FlightMessage { content, said: Said::Progress(node, progress) }).await;
             !matches!(answer, FlightAnswer::Stands(false))
         });

@@ -82,9 +82,11 @@ async fn who_does_not_ask_for_flights_sees_none_of_them() {
 async fn a_fetcher_that_ends_is_followed_by_one_of_those_that_lost_it_and_learns_that_it_has_no_claim() {
     let servers = three().await;
     let key = digest(9);
-    assert_eq!(ask(&servers[0], &key, 1, "&begins=true").await["claim"], "yours");
-    let progress = |have: u64, state: &str| json!([{"key": key, "state": state, "have": have}]);
+    assert_eq!(ask(&servers[0], &key, 1, "&begins=true&transfer=5").await["claim"], "yours");
+    let of_transfer = |transfer: u64, have: u64, state: &str| json!([{"key": key, "state": state, "have": have, "transfer": transfer}]);
+    let progress = |have: u64, state: &str| of_transfer(5, have, state);
     assert_eq!(says(&servers[1], 1, progress(10, "fetches")).await, json!([]));
+    assert_eq!(says(&servers[2], 1, of_transfer(4, 9, "ended")).await, json!([]), "a former one");
     for node in 2..=4 {
         assert_eq!(
             ask(&servers[node as usize % 3], &key, node, "&begins=true").await["fetcher"],

@@ -229,7 +229,7 @@ impl Site {
 
     fn asker(&self, node: usize) -> Asker {
         let have_bytes = self.have_bytes(node);
-        Asker { address: address(node), zone: self.zone(node), have_bytes }
+        Asker { address: address(node), zone: self.zone(node), have_bytes, transfer: 0 }
     }
 
     fn zone(&self, node: usize) -> String {

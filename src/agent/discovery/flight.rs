@@ -9,6 +9,8 @@ use crate::api::flight::FlightClaim;
 pub(crate) struct FlightQuestion {
     /// Contiguous bytes of the content that it has.
     pub(crate) have_bytes: u64,
+    /// Number of the transfer.
+    pub(crate) transfer: u64,
     /// Whether its pull begins now.
     pub(crate) begins: bool,
     /// Whether its source brings nothing more.

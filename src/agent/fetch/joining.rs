@@ -37,6 +37,7 @@ impl Fetcher {
         let start = if is_gathered { 0 } else { head.part().start };
         let question = FlightQuestion {
             have_bytes: start,
+            transfer: reception.flight().transfer(),
             begins: true,
             owes: reception.owes(),
             ..FlightQuestion::default()

@@ -73,9 +73,9 @@ impl Progress {
         self.flights.remove_unused();
         let mut said = Vec::new();
         // One that has all is of use to others until the servers forget it.
-        for flight in self.flights.all().into_iter().filter(|flight| flight.role() == Role::Idle) {
-            if flight.deregister() {
-                said.push(progress(&flight, FlightState::Ended));
+        for flight in self.flights.all() {
+            if let Some(transfer) = flight.has_ended() {
+                said.push(progress(&flight, FlightState::Ended, transfer));
             }
         }
         for flight in self.flights.all().into_iter().filter(|flight| flight.is_registered()) {
@@ -92,6 +92,8 @@ impl Progress {
 
     /// What is said of a flight now, if anything is.
     fn due(&mut self, flight: &Flight) -> Option<FlightProgress> {
+        // Before the role: what is said of a transfer that has just begun would end the one before it.
+        let transfer = flight.transfer();
         let state = match flight.role() {
             Role::Fetches { .. } => FlightState::Fetches,
             Role::Seeks { .. } | Role::Receives { .. } | Role::Holds => FlightState::Receives,
@@ -106,7 +108,7 @@ impl Progress {
             return None;
         }
         self.renewed.insert(flight.digest().clone(), Instant::now());
-        Some(progress(flight, state))
+        Some(progress(flight, state, transfer))
     }
 
     /// Another node fetches `key` now, because nothing has come here for too long.
@@ -126,11 +128,12 @@ impl Progress {
     }
 }
 
-fn progress(flight: &Flight, state: FlightState) -> FlightProgress {
+fn progress(flight: &Flight, state: FlightState, transfer: u64) -> FlightProgress {
     FlightProgress {
         key: flight.digest().to_string(),
         state,
         have: flight.claimed_bytes(),
+        transfer,
         depth: flight.depth(),
     }
 }
@@ -217,6 +220,24 @@ mod tests {
         assert_eq!(running.seconds(20).await, [(FlightState::Receives, 0)]);
         drop(reception);
         assert_eq!(running.seconds(3).await, [(FlightState::Ended, 0)]);
+    }
+
+    /// What broke: a request that began again between two messages was said to have ended.
+    #[tokio::test(start_paused = true)]
+    async fn the_end_of_a_transfer_names_it_and_is_not_said_once_the_next_one_has_begun() {
+        let (flights, digest) = (Running::start().flights.clone(), Digest::of(b"x"));
+        let receive = || flights.receive(&digest, 3, tempfile::tempfile().unwrap()).unwrap();
+        let first = receive();
+        first.register();
+        let (flight, number) = (Arc::clone(first.flight()), first.flight().transfer());
+        drop(first);
+        let second = receive();
+        second.register();
+        assert!(flight.transfer() > number);
+        assert_eq!(flight.has_ended(), None);
+        let number = flight.transfer();
+        drop(second);
+        assert_eq!((flight.has_ended(), flight.has_ended()), (Some(number), None));
     }
 
     #[tokio::test(start_paused = true)]

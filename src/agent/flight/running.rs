@@ -63,6 +63,8 @@ struct State {
     depth: u32,
     /// Whether a server knows of this node as a part of the flight.
     is_registered: bool,
+    /// Number of the last transfer of the blob to this node; 0 if there was none.
+    transfer: u64,
     /// Whether the store of this node holds the blob.
     is_held: bool,
     /// How many bytes containerd had when it was seen to write last, and when that was.
@@ -104,6 +106,7 @@ impl Flight {
             came: 0,
             depth: 0,
             is_registered: false,
+            transfer: 0,
             is_held: false,
             written: (0, Instant::now()),
             touched: Instant::now(),
@@ -202,6 +205,18 @@ impl Flight {
         (state.depth, state.instead) = (depth, None);
     }
 
+    /// Notes that a request for the blob begins, which is the transfer with this number.
+    pub(super) fn begins(&self, transfer: u64) {
+        let mut state = self.state();
+        state.becomes(Role::Seeks { asks: None });
+        (state.transfer, state.depth, state.instead) = (transfer, 0, None);
+    }
+
+    /// Number of the last transfer of the blob to this node.
+    pub(crate) fn transfer(&self) -> u64 {
+        self.state().transfer
+    }
+
     /// Notes where the children should go instead of this node, if it is slow.
     pub(crate) fn should_be_left_for(&self, better: Option<SocketAddr>) {
         self.state().instead = better;
@@ -226,9 +241,12 @@ impl Flight {
         self.state().is_registered = true;
     }
 
-    /// Notes that no server need know of this node any more. Returns whether one did.
-    pub(super) fn deregister(&self) -> bool {
-        std::mem::take(&mut self.state().is_registered)
+    /// The number of a transfer that a server knows, and that has ended. The server need not know of this node any more:
+    /// once said, it is forgotten here.
+    pub(super) fn has_ended(&self) -> Option<u64> {
+        let mut state = self.state();
+        let is_said = state.role == Role::Idle && std::mem::take(&mut state.is_registered);
+        is_said.then_some(state.transfer)
     }
 
     /// Whether a server knows this node as a part of the flight.

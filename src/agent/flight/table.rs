@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -24,6 +26,8 @@ pub(crate) struct Flights {
     flights: Mutex<HashMap<Digest, Arc<Flight>>>,
     yields: Mutex<Yields>,
     begun: Instant,
+    /// Number of the next transfer. It grows also when this agent starts again, unless the clock goes back.
+    next_transfer: AtomicU64,
     /// Signals that there is a flight, or that one has ended.
     news: Notify,
 }
@@ -40,7 +44,9 @@ impl Flights {
     /// No flights, on the node at `own` in `zone`, which is empty if it has none.
     pub(crate) fn new(own: OwnAddress, zone: String) -> Self {
         let (flights, yields) = (Mutex::default(), Mutex::default());
-        Self { own, zone, flights, yields, begun: Instant::now(), news: Notify::new() }
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let next_transfer = AtomicU64::new(u64::try_from(since_epoch.as_micros()).unwrap_or_default());
+        Self { own, zone, flights, yields, begun: Instant::now(), next_transfer, news: Notify::new() }
     }
 
     /// The address of this node, if it is known.
@@ -64,7 +70,6 @@ impl Flights {
                 Role::Fetches { .. } | Role::Late { .. } | Role::Holds | Role::Idle => {
                     flight.growing().ingested_in(ingest);
                     flight.growing().forget_spool();
-                    flight.becomes(Role::Seeks { asks: None }, 0);
                     flight
                 }
             },
@@ -76,6 +81,7 @@ impl Flights {
                 flight
             }
         };
+        flight.begins(self.next_transfer.fetch_add(1, Ordering::Relaxed));
         drop(flights);
         self.news.notify_one();
         Some(Reception { flights: Arc::clone(self), flight })

@@ -28,6 +28,7 @@ pub(super) fn find_query(query: &FindQuery) -> String {
     add("rank", query.rank.clone());
     add("intent", query.intent.clone());
     add("have", query.have.map(|bytes| bytes.to_string()));
+    add("transfer", query.transfer.map(|number| number.to_string()));
     add("begins", query.begins.map(|begins| begins.to_string()));
     add("starved", query.starved.map(|starved| starved.to_string()));
     add("lost", query.lost.clone());

@@ -68,6 +68,7 @@ struct Question<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct FlightQuestion {
     have_bytes: u64,
+    transfer: u64,
     begins: bool,
     is_starved: bool,
     lost: Option<SocketAddr>,
@@ -134,8 +135,8 @@ impl Lookups {
         let (address, is_held) = asker;
         let holder = Holder { group: question.group.to_owned(), address };
         let zone = self.index.host(&holder).map(|record| record.zone).unwrap_or_default();
-        let FlightQuestion { have_bytes, begins, is_starved, lost, owes } = flight;
-        let node = flights::table::Node { address, zone, have_bytes };
+        let FlightQuestion { have_bytes, transfer, begins, is_starved, lost, owes } = flight;
+        let node = flights::table::Node { address, zone, have_bytes, transfer };
         let asked = flights::table::Question { node, begins, is_held, is_starved, lost, owes };
         let content = Content { group: holder.group, key };
         let sources = self.flights.ask(content, asked).await;
@@ -274,6 +275,7 @@ fn flight(query: &Query<'_>) -> Result<Option<FlightQuestion>, FormatError> {
     let is_set = |name| query.text(name).is_some_and(|value| value == "true");
     Ok(Some(FlightQuestion {
         have_bytes: query.integer("have")?.unwrap_or(0),
+        transfer: query.integer("transfer")?.unwrap_or(0),
         begins: is_set("begins"),
         is_starved: is_set("starved"),
         lost: query.text("lost").and_then(socket_address),

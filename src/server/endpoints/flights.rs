@@ -52,18 +52,16 @@ impl FromRef<App> for FlightParts {
 
 /// What a node says of its flights, checked.
 struct Accepted {
-    /// The node; its bytes are those of each flight.
-    node: Node,
-    /// Of each flight: its content, the node's bytes of it, and what the node does.
-    said: Vec<(Content, u64, Progress)>,
+    /// The node with its part in each flight: the content, and what the node does.
+    said: Vec<(Content, Node, Progress)>,
 }
 
 /// Takes what a node says of its flights.
 pub async fn progress(Loaded(parts): Loaded<FlightParts>, incoming: Request) -> Result<Response, ApiError> {
     let (request, _permit) = parts.read::<FlightsRequest>(incoming).await?;
-    let Accepted { node, said } = parts.accept(request)?;
+    let Accepted { said } = parts.accept(request)?;
     let keys: Vec<_> = said.iter().map(|(content, ..)| content.key.to_string()).collect();
-    let stand = parts.flights.progress(&node, said).await;
+    let stand = parts.flights.progress(said).await;
     let passed_on = keys.into_iter().zip(stand).filter(|(_, stands)| !stands).map(|(key, _)| key);
     Ok(Json(FlightsResponse { passed_on: passed_on.collect() }).into_response())
 }
@@ -116,19 +114,17 @@ impl FlightParts {
         let holder = Holder { group, address };
         let zone = self.index.host(&holder).map(|record| record.zone).unwrap_or_default();
         let said = flights.into_iter().map(|flight| {
-            let FlightProgress { key, state, have, depth } = flight;
+            let FlightProgress { key, state, have, depth, transfer } = flight;
             let key = key.parse::<Key>().map_err(|error| FormatError::value("key", error.to_string()))?;
             let progress = match state {
                 FlightState::Receives => Progress::Receives { depth },
                 FlightState::Fetches => Progress::Fetches,
                 FlightState::Ended => Progress::Ended,
             };
-            Ok((Content { group: holder.group.clone(), key }, have, progress))
+            let node = Node { address, zone: zone.clone(), have_bytes: have, transfer };
+            Ok((Content { group: holder.group.clone(), key }, node, progress))
         });
-        Ok(Accepted {
-            node: Node { address, zone, have_bytes: 0 },
-            said: said.collect::<Result<_, FormatError>>()?,
-        })
+        Ok(Accepted { said: said.collect::<Result<_, FormatError>>()? })
     }
 }
 

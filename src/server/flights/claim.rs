@@ -37,6 +37,8 @@ pub enum Ruling {
 pub struct Claimant {
     /// Address of its blob server.
     pub address: SocketAddr,
+    /// Number of the transfer for which it asks. Those of one node grow.
+    pub transfer: u64,
     /// Contiguous bytes of the content that it has.
     pub have_bytes: u64,
     /// Claims on other keys that it holds and that have not had a byte yet.
@@ -82,6 +84,8 @@ enum ClaimStage {
 #[derive(Debug)]
 struct Fetch {
     fetcher: SocketAddr,
+    /// The last transfer of the fetcher that is known.
+    transfer: u64,
     have_bytes: u64,
     /// When it was granted, or when the last byte came.
     since: Duration,
@@ -101,7 +105,10 @@ impl Claim {
         self.pass_time(now);
         match &mut self.stage {
             ClaimStage::Open { .. } => return Ruling::Open,
-            ClaimStage::Held(fetch) if fetch.fetcher == claimant.address => return Ruling::Yours,
+            ClaimStage::Held(fetch) if fetch.fetcher == claimant.address => {
+                fetch.transfer = claimant.transfer;
+                return Ruling::Yours;
+            }
             ClaimStage::Held(fetch) if claimant.lost != Some(fetch.fetcher) || fetch.has_just_grown(now) => {
                 return Ruling::HeldBy(fetch.fetcher);
             }
@@ -113,10 +120,18 @@ impl Claim {
         self.compare(claimant, now)
     }
 
-    /// Notes that `fetcher` has `have_bytes` of the content. Returns whether it holds the claim. One that is free becomes
+    /// Notes that `fetcher` has `have_bytes` of the content in this transfer. Returns whether it holds the claim. One that is free becomes
     /// its own: a server that has just become the owner of the key learns so who fetches. One that passed on from it
     /// comes back if it has got bytes since, and no other node has.
-    pub fn has_grown(&mut self, fetcher: SocketAddr, have_bytes: u64, now: Duration) -> bool {
+    pub fn has_grown(
+        &mut self,
+        (fetcher, transfer): (SocketAddr, u64),
+        have_bytes: u64,
+        now: Duration,
+    ) -> bool {
+        if self.is_of_former_transfer(fetcher, transfer) {
+            return true;
+        }
         let comes_back = || {
             let former = self.former.iter().find(|former| former.0 == fetcher);
             former.is_some_and(|(_, had_bytes)| have_bytes > *had_bytes)
@@ -131,15 +146,25 @@ impl Claim {
         if matches!(self.stage, ClaimStage::Free) {
             self.grants += 1;
         }
+        if let ClaimStage::Held(fetch) = &mut self.stage
+            && fetch.fetcher == fetcher
+        {
+            fetch.transfer = transfer;
+        }
         if is_new || matches!(&self.stage, ClaimStage::Held(fetch) if have_bytes > fetch.have_bytes) {
-            self.stage = ClaimStage::Held(Fetch { fetcher, have_bytes, since: now, has_grown: true });
+            self.stage =
+                ClaimStage::Held(Fetch { fetcher, transfer, have_bytes, since: now, has_grown: true });
             self.failed = 0;
         }
         true
     }
 
-    /// Notes that `node`, which has had `have_bytes` of the content, fetches no more.
-    pub fn ended(&mut self, node: SocketAddr, have_bytes: u64, now: Duration) {
+    /// Notes that this transfer of `node`, which has had `have_bytes` of the content, has ended. The message may come
+    /// after the question of a later transfer, over another connection: it ends that one's claim not.
+    pub fn ended(&mut self, (node, transfer): (SocketAddr, u64), have_bytes: u64, now: Duration) {
+        if self.is_of_former_transfer(node, transfer) {
+            return;
+        }
         if let ClaimStage::Held(fetch) = &mut self.stage
             && fetch.fetcher == node
         {
@@ -149,6 +174,11 @@ impl Claim {
             self.release(now);
         }
         self.former.retain(|(former, _)| *former != node);
+    }
+
+    /// Whether `node` holds the claim for a later transfer than this one.
+    fn is_of_former_transfer(&self, node: SocketAddr, transfer: u64) -> bool {
+        matches!(&self.stage, ClaimStage::Held(fetch) if fetch.fetcher == node && transfer < fetch.transfer)
     }
 
     /// The node that fetches.
@@ -230,6 +260,7 @@ impl Claim {
         self.grants += 1;
         self.stage = ClaimStage::Held(Fetch {
             fetcher: claimant.address,
+            transfer: claimant.transfer,
             have_bytes: claimant.have_bytes,
             since: now,
             has_grown: false,
@@ -247,7 +278,7 @@ mod tests {
     }
 
     fn claimant(number: u16) -> Claimant {
-        Claimant { address: node(number), have_bytes: 0, owes: 0, lost: None }
+        Claimant { address: node(number), transfer: 0, have_bytes: 0, owes: 0, lost: None }
     }
 
     /// A node that has lost the fetcher.
@@ -300,19 +331,19 @@ mod tests {
     fn bytes_keep_a_claim_until_they_stop() {
         let mut claim = Claim::default();
         claim.ask(claimant(1), at(0));
-        assert!(claim.has_grown(node(1), 1, at(1_900)));
-        assert!(!claim.has_grown(node(2), 9, at(1_900)), "it holds no claim");
+        assert!(claim.has_grown((node(1), 0), 1, at(1_900)));
+        assert!(!claim.has_grown((node(2), 0), 9, at(1_900)), "it holds no claim");
         assert_eq!(claim.ask(claimant(2), at(6_000)), Ruling::HeldBy(node(1)));
-        assert!(claim.has_grown(node(1), 1, at(6_800)), "the same length is no growth");
+        assert!(claim.has_grown((node(1), 0), 1, at(6_800)), "the same length is no growth");
         assert_eq!(claim.ask(claimant(2), at(6_900)), Ruling::Undecided(CLAIM_COLLECT_TIME));
     }
 
     #[test]
     fn a_new_owner_of_the_key_learns_from_the_fetcher_that_there_is_one() {
         let mut claim = Claim::default();
-        assert!(claim.has_grown(node(1), 10, at(0)));
+        assert!(claim.has_grown((node(1), 0), 10, at(0)));
         assert_eq!(claim.ask(claimant(2), at(1)), Ruling::HeldBy(node(1)));
-        assert!(!claim.has_grown(node(2), 10, at(2)));
+        assert!(!claim.has_grown((node(2), 0), 10, at(2)));
         assert_eq!(claim.grants(), 1);
     }
 
@@ -321,15 +352,15 @@ mod tests {
         let mut claim = Claim::default();
         claim.ask(claimant(1), at(0));
         settled(&mut claim, claimant(2), at(2_000));
-        assert!(!claim.has_grown(node(1), 0, at(3_000)), "it has nothing");
-        assert!(claim.has_grown(node(1), 1, at(3_000)));
+        assert!(!claim.has_grown((node(1), 0), 0, at(3_000)), "it has nothing");
+        assert!(claim.has_grown((node(1), 0), 1, at(3_000)));
         assert_eq!(claim.ask(claimant(2), at(3_001)), Ruling::HeldBy(node(1)));
-        assert!(!claim.has_grown(node(2), 5, at(3_002)), "bytes come to the first one");
+        assert!(!claim.has_grown((node(2), 0), 5, at(3_002)), "bytes come to the first one");
         assert_eq!(claim.grants(), 2);
         let stage = ClaimStage::Open { until: at(60_000) };
         let mut open = Claim { stage, former: vec![(node(1), 7)], ..Claim::default() };
-        assert!(!open.has_grown(node(1), 7, at(1_000)) && !open.has_grown(node(2), 9, at(1_000)));
-        assert!(open.has_grown(node(1), 8, at(1_000)));
+        assert!(!open.has_grown((node(1), 0), 7, at(1_000)) && !open.has_grown((node(2), 0), 9, at(1_000)));
+        assert!(open.has_grown((node(1), 0), 8, at(1_000)));
         assert_eq!(open.ask(claimant(2), at(1_001)), Ruling::HeldBy(node(1)));
     }
 
@@ -337,7 +368,7 @@ mod tests {
     fn a_length_below_that_at_the_claim_is_no_growth() {
         let mut claim = Claim::default();
         claim.ask(Claimant { have_bytes: 10, ..claimant(1) }, at(0));
-        claim.has_grown(node(1), 10, at(1_999));
+        claim.has_grown((node(1), 0), 10, at(1_999));
         assert!(matches!(claim.ask(claimant(2), at(2_000)), Ruling::Undecided(_)));
     }
 
@@ -345,7 +376,7 @@ mod tests {
     fn the_longest_of_those_that_lost_the_fetcher_is_the_next_one() {
         let mut claim = Claim::default();
         claim.ask(claimant(1), at(0));
-        claim.has_grown(node(1), 50, at(100));
+        claim.has_grown((node(1), 0), 50, at(100));
         let lost = |number, have_bytes| Claimant { have_bytes, ..lost(number, 1) };
         assert_eq!(claim.ask(lost(2, 20), at(1_700)), Ruling::Undecided(CLAIM_COLLECT_TIME));
         assert_eq!(claim.ask(lost(3, 40), at(1_750)), Ruling::Undecided(at(150)));
@@ -369,9 +400,9 @@ mod tests {
         for second in 1..20 {
             assert_eq!(claim.ask(lost(2, 1), now + CLAIM_LOST_AFTER - at(1)), Ruling::HeldBy(node(1)));
             now = at(second * 1_000);
-            assert!(claim.has_grown(node(1), second, now));
+            assert!(claim.has_grown((node(1), 0), second, now));
         }
-        assert!(claim.has_grown(node(1), 19, now + at(1_000)), "it lives, and nothing comes");
+        assert!(claim.has_grown((node(1), 0), 19, now + at(1_000)), "it lives, and nothing comes");
         let asked = now + CLAIM_LOST_AFTER;
         assert_eq!(claim.ask(claimant(3), asked), Ruling::HeldBy(node(1)), "it has lost nobody");
         assert_eq!(claim.ask(lost(2, 1), asked), Ruling::Undecided(CLAIM_COLLECT_TIME));
@@ -382,14 +413,38 @@ mod tests {
     fn a_fetcher_that_ends_passes_on_at_once() {
         let mut claim = Claim::default();
         claim.ask(claimant(1), at(0));
-        claim.ended(node(2), 0, at(10));
+        claim.ended((node(2), 0), 0, at(10));
         assert_eq!(claim.fetcher(), Some(node(1)));
-        claim.ended(node(1), 0, at(10));
+        claim.ended((node(1), 0), 0, at(10));
         assert_eq!(settled(&mut claim, claimant(2), at(20)), Ruling::Yours);
-        claim.ended(node(2), 0, at(500));
+        claim.ended((node(2), 0), 0, at(500));
         assert_eq!(settled(&mut claim, claimant(3), at(5_000)), Ruling::Yours, "nobody asked meanwhile");
-        claim.ended(node(3), 0, at(5_001));
+        claim.ended((node(3), 0), 0, at(5_001));
         assert_eq!(claim.ask(claimant(4), at(5_002)), Ruling::Open, "three had no byte");
+    }
+
+    /// What broke: a node said that a transfer had ended, and asked for the next one over another connection, which was
+    /// faster. The owner took the claim from it that it had just granted.
+    #[test]
+    fn the_end_of_a_former_transfer_does_not_end_the_claim_of_a_later_one() {
+        let of = |transfer| Claimant { transfer, ..claimant(1) };
+        let mut claim = Claim::default();
+        claim.ask(of(7), at(0));
+        claim.ended((node(1), 6), 9, at(1));
+        assert!(claim.has_grown((node(1), 6), 9, at(2)), "no word of the later one");
+        assert_eq!(claim.ask(claimant(2), at(1_999)), Ruling::HeldBy(node(1)));
+        assert_eq!(claim.ask(of(8), at(1_999)), Ruling::Yours, "it begins again");
+        claim.ended((node(1), 7), 0, at(1_999));
+        assert_eq!(claim.fetcher(), Some(node(1)));
+        claim.ended((node(1), 8), 0, at(1_999));
+        assert_eq!(claim.fetcher(), None);
+        let mut of_new_owner = Claim::default();
+        assert!(of_new_owner.has_grown((node(1), 7), 1, at(0)));
+        of_new_owner.ended((node(1), 6), 1, at(1));
+        assert_eq!(of_new_owner.fetcher(), Some(node(1)));
+        assert!(of_new_owner.has_grown((node(1), 8), 2, at(2)), "it fetches again");
+        of_new_owner.ended((node(1), 7), 1, at(3));
+        assert_eq!(of_new_owner.fetcher(), Some(node(1)));
     }
 
     /// What broke: fetchers of the last piece of a blob whose bytes are wrong ended before they had said that some came,
@@ -400,7 +455,7 @@ mod tests {
         for fetcher in 0..4_u16 {
             let now = at(u64::from(fetcher) * 1_000);
             assert_eq!(settled(&mut claim, claimant(fetcher), now), Ruling::Yours);
-            claim.ended(node(fetcher), 1, now + at(500));
+            claim.ended((node(fetcher), 0), 1, now + at(500));
         }
         assert!(!claim.is_open(at(5_000)));
     }

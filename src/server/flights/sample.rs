@@ -13,6 +13,8 @@ use crate::limits::{PARTIAL_HOLDER_TTL, PARTIAL_HOLDERS_PER_ZONE_MAX};
 pub struct PartialHolder {
     /// Address of its blob server.
     pub address: SocketAddr,
+    /// Its last transfer that is known, by number.
+    pub transfer: u64,
     /// How many nodes are between it and the registry or a complete holder, as far as it knows.
     pub depth: u32,
     /// When its last message came.
@@ -50,15 +52,25 @@ impl Sample {
         }
     }
 
-    /// Renews the holder at `address`, if it is in the sample. One that is not has been counted before.
-    pub fn renew(&mut self, address: SocketAddr, depth: u32, now: Duration) {
-        if let Some(position) = self.positions.get(&address) {
-            self.holders[*position] = PartialHolder { address, depth, seen: now };
+    /// Renews `holder`, if it is in the sample. One that is not has been counted before.
+    pub fn renew(&mut self, holder: PartialHolder) {
+        if let Some(position) = self.positions.get(&holder.address)
+            && self.holders[*position].transfer <= holder.transfer
+        {
+            self.holders[*position] = holder;
+        }
+    }
+
+    /// Removes the holder at `address`, unless a later transfer than this one is known.
+    pub fn end(&mut self, address: SocketAddr, transfer: u64) {
+        let position = self.positions.get(&address);
+        if position.is_some_and(|position| self.holders[*position].transfer <= transfer) {
+            self.remove(address);
         }
     }
 
     /// Removes the holder at `address`.
-    pub fn remove(&mut self, address: SocketAddr) {
+    fn remove(&mut self, address: SocketAddr) {
         let Some(position) = self.positions.remove(&address) else { return };
         self.holders.swap_remove(position);
         if let Some(moved) = self.holders.get(position) {
@@ -101,7 +113,7 @@ mod tests {
 
     fn holder(number: u32, seen: u64) -> PartialHolder {
         let address = SocketAddr::from((number.to_be_bytes(), 7781));
-        PartialHolder { address, depth: 0, seen: Duration::from_secs(seen) }
+        PartialHolder { address, transfer: 4, depth: 0, seen: Duration::from_secs(seen) }
     }
 
     fn all(sample: &Sample, now: u64) -> Vec<SocketAddr> {
@@ -134,8 +146,10 @@ mod tests {
             sample.put(holder(number, 0), &mut rng);
         }
         sample.put(holder(1, 30), &mut rng);
-        sample.remove(holder(2, 0).address);
-        sample.renew(holder(9, 0).address, 0, Duration::from_secs(30));
+        sample.end(holder(2, 0).address, 4);
+        sample.end(holder(1, 0).address, 3);
+        sample.renew(holder(9, 30));
+        sample.renew(PartialHolder { transfer: 3, ..holder(3, 30) });
         assert_eq!(all(&sample, 59), [holder(1, 0).address, holder(3, 0).address]);
         assert_eq!(all(&sample, 60), [holder(1, 0).address], "also before it is cleaned up");
         sample.expire(Duration::from_secs(60));

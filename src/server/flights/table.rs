@@ -35,6 +35,9 @@ pub struct Node {
     pub zone: String,
     /// Contiguous bytes of the content that it has.
     pub have_bytes: u64,
+    /// Number of its transfer of the content, by which a late message is told from one of the next transfer. The numbers of
+    /// one node grow.
+    pub transfer: u64,
 }
 
 /// What a node that needs a source says.
@@ -65,7 +68,7 @@ pub enum Progress {
     },
     /// It fetches from the registry.
     Fetches,
-    /// It has all of it, or has given up.
+    /// The transfer has ended: it has all of it, or has given up.
     Ended,
 }
 
@@ -139,7 +142,7 @@ impl FlightTable {
         rng: &mut impl Rng,
     ) -> Sources {
         let flight = self.flight(content, now);
-        let address = question.node.address;
+        let Node { address, transfer, .. } = question.node;
         flight.came += u64::from(question.begins);
         let not: Vec<_> = std::iter::once(address).chain(question.lost).collect();
         let [near, far] = flight.choose(&question.node.zone, &not, now, rng);
@@ -150,13 +153,14 @@ impl FlightTable {
         let needs_ruling = is_in_need || is_fetcher || flight.claim.is_open(now);
         let ruling = needs_ruling.then(|| {
             let Node { have_bytes, .. } = question.node;
-            let claimant = Claimant { address, have_bytes, owes: question.owes, lost: question.lost };
+            let claimant =
+                Claimant { address, transfer, have_bytes, owes: question.owes, lost: question.lost };
             flight.claim.ask(claimant, now)
         });
         // Also to a node that has lost it: the fetcher fetches on, and that node may only have lost a connection.
         let fetcher = flight.claim.fetcher().filter(|fetcher| *fetcher != address);
         if has_source || fetcher.is_some() || ruling == Some(Ruling::Yours) {
-            let holder = PartialHolder { address, depth: 0, seen: now };
+            let holder = PartialHolder { address, transfer, depth: 0, seen: now };
             flight.zone(&question.node.zone).put(holder, rng);
         }
         Sources { near, far, fetcher, ruling, came: flight.came }
@@ -164,22 +168,24 @@ impl FlightTable {
 
     /// Notes how far a node is. Returns whether its claim still stands; true for one that claims nothing.
     pub fn progress(&mut self, content: &Content, node: &Node, progress: Progress, now: Duration) -> bool {
+        let Node { address, have_bytes, transfer, .. } = *node;
         if progress == Progress::Ended {
             if let Some(flight) = self.flights.get_mut(content) {
-                flight.zones.values_mut().for_each(|sample| sample.remove(node.address));
-                flight.claim.ended(node.address, node.have_bytes, now);
+                flight.zones.values_mut().for_each(|sample| sample.end(address, transfer));
+                flight.claim.ended((address, transfer), have_bytes, now);
             }
             return true;
         }
         let flight = self.flight(content, now);
+        let holder = PartialHolder { address, transfer, depth: 0, seen: now };
         match progress {
             Progress::Receives { depth } => {
-                flight.zone(&node.zone).renew(node.address, depth, now);
+                flight.zone(&node.zone).renew(PartialHolder { depth, ..holder });
                 true
             }
             Progress::Fetches => {
-                flight.zone(&node.zone).renew(node.address, 0, now);
-                flight.claim.has_grown(node.address, node.have_bytes, now)
+                flight.zone(&node.zone).renew(holder);
+                flight.claim.has_grown((address, transfer), have_bytes, now)
             }
             Progress::Ended => true,
         }
@@ -308,7 +314,7 @@ mod tests {
 
     fn question(number: u16, zone: &str) -> Question {
         Question {
-            node: Node { address: address(number), zone: zone.to_owned(), have_bytes: 0 },
+            node: Node { address: address(number), zone: zone.to_owned(), have_bytes: 0, transfer: 0 },
             begins: true,
             is_held: false,
             is_starved: false,
@@ -413,6 +419,19 @@ mod tests {
         assert!(scene.progress(2, 0, Progress::Ended) && scene.progress(1, 0, Progress::Ended));
         let sources = scene.begins(4, "");
         assert_eq!((sources.near, sources.fetcher), (vec![address(3)], None));
+    }
+
+    #[test]
+    fn who_has_begun_again_before_its_end_is_heard_of_stays() {
+        let mut scene = Scene::new();
+        scene.begins(1, "");
+        let Question { node, .. } = question(2, "");
+        scene.ask(&Question { node: Node { transfer: 3, ..node.clone() }, ..question(2, "") });
+        for (transfer, near) in [(2, vec![address(2)]), (3, vec![])] {
+            let ended = Node { transfer, ..node.clone() };
+            scene.table.progress(&scene.content, &ended, Progress::Ended, scene.now);
+            assert_eq!(scene.begins(1, "").near, near, "{transfer}");
+        }
     }
 
     #[test]

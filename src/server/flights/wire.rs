@@ -71,7 +71,7 @@ mod tests {
     /// Servers of different versions speak with each other during an upgrade.
     #[test]
     fn messages_keep_their_form() {
-        let batch = r#"{"messages":[{"content":{"group":"g","key":"r/i:1"},"said":{"question":{"node":{"address":"10.0.0.1:7781","zone":"a","have_bytes":5},"begins":true,"is_held":false,"is_starved":false,"lost":null,"owes":1}}},{"content":{"group":"g","key":"r/i:1"},"said":{"progress":[{"address":"10.0.0.1:7781","zone":"","have_bytes":6},{"receives":{"depth":2}}]}}]}"#;
+        let batch = r#"{"messages":[{"content":{"group":"g","key":"r/i:1"},"said":{"question":{"node":{"address":"10.0.0.1:7781","zone":"a","have_bytes":5,"transfer":3},"begins":true,"is_held":false,"is_starved":false,"lost":null,"owes":1}}},{"content":{"group":"g","key":"r/i:1"},"said":{"progress":[{"address":"10.0.0.1:7781","zone":"","have_bytes":6,"transfer":3},{"receives":{"depth":2}}]}}]}"#;
         let read: FlightBatch = serde_json::from_str(batch).unwrap();
         assert_eq!(serde_json::to_string(&read).unwrap(), batch);
         let answers = r#"{"answers":[{"sources":{"near":["10.0.0.2:7781"],"far":[],"fetcher":"10.0.0.3:7781","ruling":{"held_by":"10.0.0.3:7781"},"came":7}},{"stands":false}]}"#;

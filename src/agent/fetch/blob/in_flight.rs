@@ -215,7 +215,8 @@ impl FlightTransfer {
     }
 
     async fn ask_server(&mut self, need: Need) {
-        let question = question(need, self.left.start, self.reception.owes());
+        let transfer = self.reception.flight().transfer();
+        let question = question(need, (self.left.start, transfer), self.reception.owes());
         match self.sources.find_for_flight(&self.wanted.digest, question, FLIGHT_LOOKUP_TIMEOUT).await {
             Ok(found) => self.learn(found, question.lost),
             Err(_) => self.follow.server_answered(ServerAnswer::Nobody),
@@ -480,12 +481,12 @@ impl FlightTransfer {
 }
 
 /// What a server is asked.
-fn question(need: Need, have_bytes: u64, owes: u32) -> FlightQuestion {
+fn question(need: Need, (have_bytes, transfer): (u64, u64), owes: u32) -> FlightQuestion {
     let lost = match need {
         Need::Lost(source) => Some(source),
         _ => None,
     };
-    FlightQuestion { have_bytes, begins: false, is_starved: need.needs_ruling(), lost, owes }
+    FlightQuestion { have_bytes, transfer, begins: false, is_starved: need.needs_ruling(), lost, owes }
 }
 
 /// When the node at `address` goes to the registry, of all that do so at the same time.
