@@ -87,8 +87,7 @@ pub(crate) enum Spool {
 
 /// A spool on disk. Pieces are gathered and written together.
 pub(crate) struct Writer {
-    file: Arc<File>,
-    room: DiskRoom,
+    spooled: Arc<Spooled>,
     written: u64,
     gathered: Vec<Bytes>,
     /// Memory that the gathered pieces keep: whole buffers of their connection.
@@ -101,8 +100,8 @@ impl Spool {
         match room {
             SpoolRoom::Memory(room) => Self::Memory(InMemory::new(room, length)),
             SpoolRoom::Disk(file, room) => {
-                let (gathered, file) = (Vec::new(), Arc::new(file));
-                Self::File(Writer { file, room, written: 0, gathered, kept_bytes: 0 })
+                let spooled = Arc::new(Spooled { file: Arc::new(file), _room: room });
+                Self::File(Writer { spooled, written: 0, gathered: Vec::new(), kept_bytes: 0 })
             }
         }
     }
@@ -123,10 +122,10 @@ impl Spool {
     }
 
     /// The file on disk, if there is one, and how many bytes were written to it.
-    pub(crate) fn file(&self) -> Option<(&Arc<File>, u64)> {
+    pub(crate) fn file(&self) -> Option<(&Arc<Spooled>, u64)> {
         match self {
             Spool::Memory(_) => None,
-            Spool::File(writer) => Some((&writer.file, writer.written)),
+            Spool::File(writer) => Some((&writer.spooled, writer.written)),
         }
     }
 
@@ -135,7 +134,7 @@ impl Spool {
         self.flush(length, space).await?;
         Ok(match self {
             Spool::Memory(memory) => Whole::Memory(Bytes::from_owner(memory)),
-            Spool::File(writer) => Whole::File(Arc::new(Spooled { file: writer.file, _room: writer.room })),
+            Spool::File(writer) => Whole::File(writer.spooled),
         })
     }
 
@@ -161,7 +160,7 @@ impl InMemory {
 impl Writer {
     /// Writes what was gathered. It is kept if that fails.
     async fn write(&mut self) -> io::Result<()> {
-        let (file, pieces, start) = (Arc::clone(&self.file), self.gathered.clone(), self.written);
+        let (file, pieces, start) = (self.spooled.file(), self.gathered.clone(), self.written);
         let written = tokio::task::spawn_blocking(move || {
             pieces.iter().try_fold(start, |offset, piece| {
                 file.write_all_at(piece, offset).map(|()| offset + piece.len() as u64)
@@ -176,7 +175,7 @@ impl Writer {
     /// Copies what was written, and what is gathered, to `memory`.
     async fn move_to_memory(&mut self, mut memory: InMemory) -> io::Result<InMemory> {
         let (file, written, gathered) =
-            (Arc::clone(&self.file), self.written, std::mem::take(&mut self.gathered));
+            (self.spooled.file(), self.written, std::mem::take(&mut self.gathered));
         let moved = tokio::task::spawn_blocking(move || {
             memory.bytes.resize(usize::try_from(written).map_err(io::Error::other)?, 0);
             file.read_exact_at(&mut memory.bytes, 0)?;

@@ -33,8 +33,8 @@ struct Parts {
 /// What this agent gathers of a blob that it verifies whole.
 #[derive(Debug)]
 enum Spooled {
-    /// The first bytes of a file.
-    File { file: Arc<File>, written: u64 },
+    /// The first bytes of a file, and what keeps the room for all of it.
+    File { file: Arc<File>, written: u64, _room: Arc<dyn Any + Send + Sync> },
     /// All bytes, in memory.
     Memory(Bytes),
     /// All bytes, in a file, and what keeps the room for it.
@@ -96,9 +96,9 @@ impl Growing {
     }
 
     /// Notes that the first `written` bytes of `file` are there. They are not verified, so the last byte of the blob
-    /// is not given before all of them are.
-    pub(crate) fn spooled(&self, file: &Arc<File>, written: u64) {
-        self.parts().spool = Some(Spooled::File { file: Arc::clone(file), written });
+    /// is not given before all of them are. `room` is kept as long as the file.
+    pub(crate) fn spooled(&self, file: Arc<File>, written: u64, room: Arc<dyn Any + Send + Sync>) {
+        self.parts().spool = Some(Spooled::File { file, written, _room: room });
     }
 
     /// Notes that all bytes are in memory, verified.
@@ -114,6 +114,15 @@ impl Growing {
     /// Forgets what this agent has gathered: it is wrong, or not needed any more.
     pub(crate) fn forget_spool(&self) {
         self.parts().spool = None;
+    }
+
+    /// Forgets a part of the blob that this agent has gathered, once containerd has as much of it.
+    pub(crate) fn forget_spool_if_behind(&self) {
+        let mut parts = self.parts();
+        let ingested = parts.ingested(self.total);
+        if matches!(parts.spool, Some(Spooled::File { written, .. }) if written <= ingested) {
+            parts.spool = None;
+        }
     }
 
     /// Reads bytes from `offset` on, at most `most` of them and as many as one chunk has; `None` if there are none by
@@ -231,7 +240,8 @@ mod tests {
         let growing = Growing::new(5, Some(ingest));
         let (_spool, spool) = named(b"01234");
         let spool = Arc::new(spool);
-        growing.spooled(&spool, 5);
+        growing.spooled(Arc::clone(&spool), 5, Arc::new(()));
+        growing.forget_spool_if_behind();
         assert_eq!((growing.have_bytes(), growing.ingested_bytes()), (4, 2));
         assert_eq!(read(&growing, 2).await, Some(b"23".to_vec()));
         assert_eq!(read(&growing, 4).await, None);
@@ -239,6 +249,9 @@ mod tests {
         assert_eq!(read(&growing, 4).await, Some(b"4".to_vec()));
         growing.forget_spool();
         assert_eq!(growing.have_bytes(), 2);
+        growing.spooled(tempfile::tempfile().unwrap().into(), 2, Arc::new(()));
+        growing.forget_spool_if_behind();
+        assert!(growing.parts().spool.is_none(), "containerd has as much");
         growing.is_whole_in_memory(Bytes::from_static(b"01234"));
         assert_eq!(read(&growing, 3).await, Some(b"34".to_vec()));
     }

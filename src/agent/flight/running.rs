@@ -280,8 +280,10 @@ impl Flight {
                 state.end_children(ChildEnd::Lost);
             }
         }
-        if ingested == self.growing.total() && state.role == Role::Holds {
-            self.growing.forget_spool();
+        match state.role {
+            Role::Holds if ingested == self.growing.total() => self.growing.forget_spool(),
+            Role::Fetches { .. } | Role::Late { .. } => self.growing.forget_spool_if_behind(),
+            _ => {}
         }
         // containerd has found that its bytes are wrong, or its pull was given up.
         if state.role == Role::Holds && !state.is_held && have_bytes == 0 && is_aborted {
@@ -298,11 +300,12 @@ impl Flight {
         }
     }
 
-    /// Forgets what this agent has gathered of the blob, if all of it is here and nobody receives it: containerd has, or
-    /// will have, the same bytes.
+    /// Forgets what this agent has gathered of the blob, if no request receives it here and no node from here: containerd
+    /// has, or will have, the same bytes.
     pub(super) fn release_room(&self) {
         let state = self.state();
-        if state.role == Role::Holds && state.children.is_empty() {
+        let is_gathered = matches!(state.role, Role::Seeks { .. } | Role::Receives { .. });
+        if !is_gathered && state.children.is_empty() {
             self.growing.forget_spool();
         }
     }

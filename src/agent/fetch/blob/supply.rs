@@ -87,8 +87,9 @@ impl Supply {
 
     /// Passes on to other nodes what `spool` has of the blob by now.
     pub(super) fn spools(&self, spool: &Spool) {
-        if let (Self::Flight(transfer), Some((file, written))) = (self, spool.file()) {
-            transfer.reception().flight().growing().spooled(file, written);
+        if let (Self::Flight(transfer), Some((spooled, written))) = (self, spool.file()) {
+            let growing = transfer.reception().flight().growing();
+            growing.spooled(spooled.file(), written, Arc::clone(spooled) as _);
         }
     }
 

@@ -107,6 +107,8 @@ fn permits(length: u64) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::fetch::spool::Spool;
+    use crate::agent::flight::growing::Growing;
     use crate::limits::VERIFIED_WHOLE_BYTES_MAX;
     use futures_util::FutureExt;
     use std::time::Duration;
@@ -144,6 +146,23 @@ mod tests {
         drop(last);
         assert!(space.room(LARGE).await.is_some());
         drop(all);
+    }
+
+    /// What broke: other nodes could read a part of a blob that this one had begun to receive and given up, but its room
+    /// was free already, so that files on disk took more than their budget.
+    #[tokio::test]
+    async fn a_file_that_is_still_read_by_other_nodes_keeps_its_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let space = SpoolSpace::new(StateDir::on_disk(folder.path()));
+        let free_bytes = || space.disk.available_permits() as u64;
+        let spool = Spool::new(space.room(LARGE).await.unwrap(), LARGE);
+        let growing = Growing::new(LARGE, None);
+        let (spooled, written) = spool.file().unwrap();
+        growing.spooled(spooled.file(), written, Arc::clone(spooled) as _);
+        drop(spool);
+        assert_eq!(free_bytes(), SPOOL_DISK_TOTAL_BYTES_MAX - LARGE);
+        growing.forget_spool();
+        assert_eq!(free_bytes(), SPOOL_DISK_TOTAL_BYTES_MAX);
     }
 
     #[tokio::test]
