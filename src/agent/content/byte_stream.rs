@@ -25,6 +25,8 @@ pub(crate) enum Cut {
     Yields,
     #[error("the bytes do not have the digest")]
     WrongBytes,
+    #[error("this node was asked for it meanwhile under a name that keeps it back")]
+    Withheld,
     #[error("could not keep what the headers promised: {0}")]
     Unkept(String),
     #[error("the content on this node is damaged")]

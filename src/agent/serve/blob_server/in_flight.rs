@@ -18,6 +18,7 @@ use crate::agent::content::token_bucket::TokenBucket;
 use crate::agent::flight::children::Applicant;
 use crate::agent::flight::header::{Asked, FLIGHT, Told};
 use crate::agent::flight::running::{Answer, ChildConnection, ChildEnd};
+use crate::agent::policy::Policies;
 use crate::agent::serve::conditions::range_of;
 use crate::agent::serve::found::{Found, ServedFrom};
 use crate::agent::serve::uploads::Upload;
@@ -94,8 +95,15 @@ impl BlobServer {
             };
             let (told, head) = (flight.tell(Vec::new()), Head { total, range });
             let rate = upload.rate();
-            let sending =
-                Sending { child, offset: head.part().start, pool: self.pool.clone(), rate, _upload: upload };
+            let sending = Sending {
+                child,
+                offset: head.part().start,
+                pool: self.pool.clone(),
+                rate,
+                policies: Arc::clone(&self.policies),
+                registry: path.registry.clone(),
+                _upload: upload,
+            };
             let found = Found::blob(digest, ServedFrom::OwnStore, head, sending.stream());
             return Ok(Found { told: Some(told), ..found });
         };
@@ -124,6 +132,9 @@ struct Sending {
     offset: u64,
     pool: BufferPool,
     rate: Option<Arc<TokenBucket>>,
+    policies: Arc<Policies>,
+    /// Registry of the name under which the child asks.
+    registry: Option<String>,
     _upload: Upload,
 }
 
@@ -136,6 +147,12 @@ impl Sending {
         .boxed()
     }
 
+    fn may_be_given(&self) -> bool {
+        let flight = &self.child.flight;
+        let total = flight.growing().total();
+        self.policies.may_be_in_flight(self.registry.as_deref(), flight.digest(), total)
+    }
+
     /// Waits for the next bytes; `None` at the end of the blob.
     async fn next(&mut self) -> Result<Option<bytes::Bytes>, Cut> {
         let growing = self.child.flight.growing();
@@ -143,6 +160,10 @@ impl Sending {
         loop {
             if self.offset == growing.total() {
                 return Ok(None);
+            }
+            // This node's containerd may ask for the same content under a name that keeps it back.
+            if !self.may_be_given() {
+                return Err(Cut::Withheld);
             }
             match self.child.end() {
                 Some(ChildEnd::Wrong) => return Err(Cut::WrongBytes),

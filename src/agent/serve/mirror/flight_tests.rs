@@ -39,7 +39,11 @@ impl Ingest {
 
 /// A node whose containerd fetches a blob from its registry.
 async fn fetcher(bytes: &[u8]) -> (Node, Ingest) {
-    let node = Node::start().await;
+    fetches(Node::start().await, bytes)
+}
+
+/// The same of this node.
+fn fetches(node: Node, bytes: &[u8]) -> (Node, Ingest) {
     let ingest = Ingest::begin(&node, bytes);
     let file = ingest.0.reopen().unwrap();
     let reception = node.flights.receive(&Digest::of(bytes), bytes.len() as u64, file).unwrap();
@@ -271,6 +275,32 @@ async fn without_an_ingest_or_where_policy_keeps_content_back_there_is_no_flight
         let asked = node.servers.flight_questions.lock().unwrap().len();
         assert_eq!(asked, expected, "{policy:?} {length} {has_ingest}");
     }
+}
+
+/// What broke: the names of a blob were looked at when a child joined, and not again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_child_is_sent_no_more_once_its_source_is_asked_under_a_name_that_keeps_the_blob_back() {
+    let kept = RegistryPolicy { blobs: Sharing::Origin, ..RegistryPolicy::default() };
+    let registries = [("private.test".to_owned(), kept)].into();
+    let node = Node::wish(Wish { registries, ..Wish::default() }).await;
+    let bytes = noise(LARGE);
+    let (first, mut ingest) = fetches(node, &bytes);
+    let (child, mut pulls) = chain(&bytes, first.peer, 1).await;
+    until("the child is there", || receives_from(&child[0], &bytes, &first)).await;
+    ingest.write(&bytes[..LARGE / 2]);
+    let digest = Digest::of(&bytes);
+    let have = || child[0].flights.get(&digest).unwrap().have_bytes();
+    until("half of it has come", || have() > LARGE as u64 / 4).await;
+    child[0].servers.fly(&digest, claim(FlightClaim::Yours));
+    let private = blob_target(&digest).replace("registry.test", "private.test");
+    assert_eq!(get(first.mirror, &private).await.status, 404);
+    let mut rest = bytes[LARGE / 2..].chunks(16 * 1024);
+    while receives_from(&child[0], &bytes, &first) {
+        ingest.write(rest.next().expect("the child is sent all of it"));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let got = tokio::time::timeout(SOON, pulls.0.remove(0)).await.expect("a pull that ends").unwrap();
+    assert!(got.status == 200 && got.body.len() < LARGE * 3 / 4, "{} {}", got.status, got.body.len());
 }
 
 #[tokio::test(flavor = "multi_thread")]
