@@ -17,7 +17,7 @@ use piccolo::api::client::ClientError;
 use piccolo::api::{KeepaliveRequest, KeepaliveResponse, WriteRequest, WriteResponse};
 use piccolo::clock::SystemClock;
 use piccolo::task::{Stop, TaskError};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 const NAMESPACE: &str = "k8s.io";
 /// Time for expected events; long, because tests share the machine.
@@ -68,6 +68,8 @@ impl IndexApi for Recorder {
 struct Node {
     recorder: Arc<Recorder>,
     inventory: Inventory,
+    /// Signals that containerd was lost.
+    lost: Arc<Notify>,
     stop: Stop,
     tasks: tokio::task::JoinSet<Result<(), TaskError>>,
 }
@@ -76,12 +78,15 @@ impl Node {
     fn start(containerd: &Containerd) -> Self {
         let recorder = Arc::new(Recorder::default());
         let store = ContainerdStore::new(&containerd.socket(), NAMESPACE, None).expect("a valid namespace");
+        let lost = Arc::<Notify>::default();
+        let signal = Arc::clone(&lost);
         let config = Config {
             holder: std::net::SocketAddr::from(([10, 0, 0, 1], 7781)).into(),
             group: "default".into(),
             zone: String::new(),
             heartbeat_interval: Duration::from_secs(30),
             advertises_tag: Box::new(|_| true),
+            lost: Box::new(move || signal.notify_one()),
             is_in_flight: Box::new(|| false),
             seen: Box::new(|_| {}),
             counters: Arc::new(Counters::default()),
@@ -90,7 +95,7 @@ impl Node {
         let (stop, mut tasks) = (Stop::new(), tokio::task::JoinSet::new());
         let (running, stopped) = (inventory.clone(), stop.clone());
         tasks.spawn(async move { running.run(stopped).await });
-        Self { recorder, inventory, stop, tasks }
+        Self { recorder, inventory, lost, stop, tasks }
     }
 
     async fn state_is(&self, what: &str, is: impl FnMut(&InventoryState) -> bool) {
@@ -145,6 +150,8 @@ async fn a_restart_of_containerd_loses_no_key_and_misses_none() {
     let node = Node::start(&containerd);
     node.index_has(&before, true).await;
     containerd.kill();
+    let lost = tokio::time::timeout(SOON, node.lost.notified()).await;
+    assert!(lost.is_ok(), "nobody is told that containerd is gone");
     node.state_is("waiting", |state| matches!(state, InventoryState::Waiting(_))).await;
     node.index_has(&before, true).await;
     containerd.run();

@@ -61,6 +61,8 @@ pub struct Config {
     pub is_in_flight: InFlight,
     /// Receives each event of the store. Must not block.
     pub seen: Seen,
+    /// Called when the daemon behind the store has ended, or does not answer. Must not block.
+    pub lost: Lost,
 }
 
 /// Attempts to watch and to scan the store, while they fail.
@@ -71,6 +73,9 @@ struct Retries {
 
 /// A receiver of the events that the inventory sees.
 pub type Seen = Box<dyn Fn(&StoreEvent) + Send + Sync>;
+
+/// What is called when the daemon behind the store is lost.
+pub type Lost = Box<dyn Fn() + Send + Sync>;
 
 /// Why the store has not been read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -292,6 +297,9 @@ impl Upkeep {
         };
         loop {
             let ended = self.watch_once(&mut retries).await;
+            if ended.is_of_lost_daemon() {
+                (self.config.lost)();
+            }
             self.ledger().scan_failed();
             let text = chain(&ended);
             if let Some(left_out) = retries.throttle.passes(&text, Instant::now()) {

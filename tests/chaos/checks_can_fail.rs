@@ -171,6 +171,7 @@ async fn while_it_runs(
         zone: String::new(),
         heartbeat_interval: Duration::from_secs(60),
         advertises_tag: Box::new(|_| true),
+        lost: Box::new(|| ()),
         is_in_flight: Box::new(|| false),
         seen: Box::new(|_| {}),
         counters: Arc::new(Counters::default()),

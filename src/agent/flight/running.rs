@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::children::{Admission, Applicant, Children, Source};
 use super::growing::Growing;
 use super::header::{Advice, Told};
-use crate::limits::{FETCH_GIVEN_UP_AFTER, FETCH_STANDS_AFTER, PAUSE_MAX};
+use crate::limits::{FETCH_DOUBTED_MAX, FETCH_GIVEN_UP_AFTER, FETCH_STANDS_AFTER, PAUSE_MAX};
 use crate::oci::Digest;
 
 /// Where the bytes of a blob come from.
@@ -69,6 +69,8 @@ struct State {
     is_held: bool,
     /// How many bytes containerd had when it was seen to write last, and when that was.
     written: (u64, Instant),
+    /// When the containerd that fetches the blob was lost, unless it has written since.
+    doubted: Option<Instant>,
     touched: Instant,
     /// Bytes that there were when containerd began to fetch the blob from the registry.
     had_bytes: u64,
@@ -109,6 +111,7 @@ impl Flight {
             transfer: 0,
             is_held: false,
             written: (0, Instant::now()),
+            doubted: None,
             touched: Instant::now(),
             had_bytes: 0,
             instead: None,
@@ -222,6 +225,14 @@ impl Flight {
         self.state().instead = better;
     }
 
+    /// Notes that the daemon of this node's store has ended, or cannot be reached: what it fetches may have ended.
+    pub(super) fn store_is_lost(&self) {
+        let ingested = self.growing.ingested_bytes();
+        let mut state = self.state();
+        state.sees_written(ingested);
+        state.doubted.get_or_insert_with(Instant::now);
+    }
+
     /// Notes that the store of this node holds the blob.
     pub(super) fn is_held(&self) {
         let mut state = self.state();
@@ -272,7 +283,8 @@ impl Flight {
             state.role = Role::Fetches { begun_at };
         }
         if matches!(state.role, Role::Fetches { .. } | Role::Late { .. }) {
-            let rests = state.touched.max(state.written.1).elapsed() >= FETCH_GIVEN_UP_AFTER;
+            let rests = state.touched.max(state.written.1).elapsed() >= FETCH_GIVEN_UP_AFTER
+                || state.doubted.is_some_and(|doubted| doubted.elapsed() >= FETCH_DOUBTED_MAX);
             if have_bytes == self.growing.total() {
                 state.becomes(Role::Holds);
             } else if is_aborted || rests {
@@ -395,12 +407,12 @@ impl Flight {
 impl State {
     fn becomes(&mut self, role: Role) {
         let now = Instant::now();
-        (self.role, self.role_since, self.touched) = (role, now, now);
+        (self.role, self.role_since, self.touched, self.doubted) = (role, now, now, None);
     }
 
     fn sees_written(&mut self, ingested: u64) {
         if ingested > self.written.0 {
-            self.written = (ingested, Instant::now());
+            (self.written, self.doubted) = ((ingested, Instant::now()), None);
         }
     }
 
@@ -520,6 +532,29 @@ mod tests {
         let again = admitted(&flight, 1);
         flight.look();
         assert_eq!(again.end(), None);
+    }
+
+    /// What broke: containerd was killed, and the nodes that waited for its fetch learned it only when the claim passed on
+    /// for want of bytes.
+    #[tokio::test(start_paused = true)]
+    async fn a_fetch_ends_soon_after_its_containerd_was_lost_unless_that_still_writes() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let growing = Growing::new(10, Some(file.reopen().unwrap()));
+        let flight = Arc::new(Flight::new(Digest::of(b"x"), growing, Role::Fetches { begun_at: 0 }));
+        let child = admitted(&flight, 1);
+        for length in 1..=2 {
+            flight.store_is_lost();
+            tokio::time::advance(FETCH_DOUBTED_MAX - Duration::from_millis(1)).await;
+            std::fs::write(file.path(), &b"01"[..length]).unwrap();
+            flight.look();
+            tokio::time::advance(Duration::from_secs(2)).await;
+            flight.look();
+            assert_eq!((child.end(), flight.role()), (None, Role::Fetches { begun_at: 0 }), "it writes");
+        }
+        flight.store_is_lost();
+        tokio::time::advance(FETCH_DOUBTED_MAX).await;
+        flight.look();
+        assert_eq!((child.end(), flight.role()), (Some(ChildEnd::Lost), Role::Idle));
     }
 
     #[test]

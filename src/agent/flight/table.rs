@@ -132,6 +132,11 @@ impl Flights {
         owed.map(|flight| flight.digest().clone()).collect()
     }
 
+    /// Notes that the daemon of this node's store has ended, or cannot be reached.
+    pub(crate) fn store_is_lost(&self) {
+        self.all().iter().for_each(|flight| flight.store_is_lost());
+    }
+
     /// Gives up room that is only taken for nodes which may still ask for small blobs.
     pub(crate) fn release_room(&self) {
         self.all().iter().for_each(|flight| flight.release_room());

@@ -40,6 +40,7 @@ fn config() -> Config {
         heartbeat_interval: INTERVAL,
         advertises_tag: Box::new(|name| !name.starts_with("off.example/")),
         counters: Arc::new(Counters::default()),
+        lost: Box::new(|| ()),
         is_in_flight: Box::new(|| false),
         seen: Box::new(|_| {}),
     }

@@ -240,6 +240,7 @@ impl Common {
 
     fn inventory(&self, zone: String, heartbeat_interval: Duration, seen: inventory::Seen) -> Inventory {
         let (policies, flights) = (Arc::clone(&self.policies), Arc::clone(&self.flights));
+        let fetching = Arc::clone(&self.flights);
         let config = inventory::Config {
             holder: self.own.clone(),
             group: self.group.clone(),
@@ -249,6 +250,7 @@ impl Common {
             counters: Arc::clone(&self.counters),
             is_in_flight: Box::new(move || flights.are_running()),
             seen,
+            lost: Box::new(move || fetching.store_is_lost()),
         };
         let client = Arc::new(self.client.clone());
         Inventory::new(Arc::clone(&self.store), client, &SystemClock::shared(), config)

@@ -45,6 +45,8 @@ pub const CLAIM_PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 pub const FLIGHT_MANIFEST_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// Time without a byte after which containerd counts as having given up a fetch from the registry.
 pub const FETCH_GIVEN_UP_AFTER: Duration = Duration::from_secs(60);
+/// Time without a byte after which a fetch has ended whose containerd was lost: it has died, or only a call to it failed.
+pub const FETCH_DOUBTED_MAX: Duration = Duration::from_millis(500);
 /// Time between two messages of a node that receives.
 pub const FLIGHT_RENEWAL_INTERVAL: Duration = Duration::from_secs(20);
 /// Time after which a node that receives first says how far it is.

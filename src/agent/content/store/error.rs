@@ -36,6 +36,11 @@ impl StoreError {
         Self::Failed { action: action.into(), cause }
     }
 
+    /// Whether the daemon behind the store has ended, as far as this error tells, or does not answer.
+    pub(crate) fn is_of_lost_daemon(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::WatchLost(WatchLost::EventsEnded))
+    }
+
     /// A file system error.
     pub(crate) fn io(action: &'static str, error: &io::Error) -> Self {
         Self::failed(action, StoreCause::said(error))
