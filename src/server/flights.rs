@@ -3,13 +3,14 @@
 //! Asking for a source registers the asker as a partial holder. For each key one voter, its *owner*, keeps what is
 //! known ([`table`], in memory only) and grants one *claim* ([`claim`]); all servers agree on the owner without a
 //! message ([`owner`]). The other servers pass messages on to it in batches ([`exchange`]), and answer from its last
-//! answer for [`FLIGHT_ANSWER_REMEMBERED`]. An owner that does not answer is left out for a while: the next server in
+//! answer for a moment ([`remembered`]). An owner that does not answer is left out for a while: the next server in
 //! the key's order is the owner then, at worst the one that was asked. What a server lost with its memory comes back
 //! with the next messages of the nodes.
 
 pub mod claim;
 pub mod exchange;
 pub mod owner;
+pub mod remembered;
 pub mod sample;
 pub mod table;
 pub mod wire;
@@ -26,13 +27,13 @@ use tokio::time::MissedTickBehavior;
 
 use self::claim::Ruling;
 use self::exchange::Exchange;
+use self::remembered::OwnerAnswers;
 use self::table::{Content, FlightSummary, FlightTable, Node, Progress, Question, Sources};
 use self::wire::{FlightAnswer, FlightMessage, Said};
 use crate::api::flight::FlightList;
 use crate::clock::SharedClock;
 use crate::limits::{
-    CLAIM_ASKS_MAX, FLIGHT_ANSWER_REMEMBERED, FLIGHT_ANSWERS_REMEMBERED_MAX, FLIGHT_OWNER_AVOIDED,
-    FLIGHT_VOTERS_LOOK_INTERVAL, FLIGHTS_UPKEEP_INTERVAL,
+    CLAIM_ASKS_MAX, FLIGHT_OWNER_AVOIDED, FLIGHT_VOTERS_LOOK_INTERVAL, FLIGHTS_UPKEEP_INTERVAL,
 };
 use crate::task::Stop;
 
@@ -42,8 +43,7 @@ pub struct Flights {
     clock: SharedClock,
     exchange: Exchange,
     table: Mutex<FlightTable>,
-    /// Last answers of owners, by content and zone of the asker.
-    remembered: Mutex<HashMap<(Content, String), (Duration, Sources)>>,
+    remembered: Mutex<OwnerAnswers>,
     voters: Mutex<Voters>,
 }
 
@@ -110,6 +110,10 @@ impl Flights {
                 let sources = table.ask(&message.content, question, now, &mut rand::rng());
                 FlightAnswer::Sources(sources)
             }
+            Said::Came(node) => {
+                table.came(&message.content, node, now, &mut rand::rng());
+                FlightAnswer::Stands(true)
+            }
             Said::Progress(node, progress) => {
                 FlightAnswer::Stands(table.progress(&message.content, node, *progress, now))
             }
@@ -151,18 +155,23 @@ impl Flights {
 
     /// Asks once, or answers from the owner's last answer and tells the owner only that the node has come.
     async fn ask_owner(&self, content: &Content, question: &Question) -> Sources {
-        let message = FlightMessage { content: content.clone(), said: Said::Question(question.clone()) };
         let is_first_question = question.begins && !question.is_starved && question.lost.is_none();
         if is_first_question
-            && let Some(sources) = self.remembered(content, &question.node.zone)
             && let Some((_, Some(server))) = self.owners(content).into_iter().next()
+            && let Some(sources) =
+                lock(&self.remembered).get(content, &question.node.zone, self.clock.monotonic())
+            // The fetcher itself has to hear of its claim.
+            && sources.fetcher != Some(question.node.address)
         {
-            self.exchange.tell(&server, message);
+            let said = Said::Came(question.node.clone());
+            self.exchange.tell(&server, FlightMessage { content: content.clone(), said });
             return sources;
         }
+        let message = FlightMessage { content: content.clone(), said: Said::Question(question.clone()) };
         match self.to_owner(message).await {
             FlightAnswer::Sources(sources) => {
-                self.remember(content, &question.node.zone, &sources);
+                let now = self.clock.monotonic();
+                lock(&self.remembered).put(content, &question.node.zone, &sources, now);
                 sources
             }
             FlightAnswer::Stands(_) => Sources::default(),
@@ -197,29 +206,6 @@ impl Flights {
         let may_own = voters.addresses.keys().copied().filter(|voter| !voters.avoided.contains_key(voter));
         let order = owner::order(content, may_own);
         order.into_iter().map(|voter| (voter, voters.addresses[&voter].clone())).collect()
-    }
-
-    /// The owner's last answer to a node of `zone`, if it is fresh.
-    fn remembered(&self, content: &Content, zone: &str) -> Option<Sources> {
-        let now = self.clock.monotonic();
-        let remembered = lock(&self.remembered);
-        let (answered, sources) = remembered.get(&(content.clone(), zone.to_owned()))?;
-        (now.saturating_sub(*answered) < FLIGHT_ANSWER_REMEMBERED).then(|| sources.clone())
-    }
-
-    /// Remembers an answer that another node may be given, too.
-    fn remember(&self, content: &Content, zone: &str, sources: &Sources) {
-        if matches!(sources.ruling, Some(Ruling::Yours | Ruling::Undecided(_))) {
-            return;
-        }
-        let now = self.clock.monotonic();
-        let mut remembered = lock(&self.remembered);
-        if remembered.len() >= FLIGHT_ANSWERS_REMEMBERED_MAX {
-            remembered.retain(|_, (answered, _)| now.saturating_sub(*answered) < FLIGHT_ANSWER_REMEMBERED);
-        }
-        if remembered.len() < FLIGHT_ANSWERS_REMEMBERED_MAX {
-            remembered.insert((content.clone(), zone.to_owned()), (now, sources.clone()));
-        }
     }
 }
 

@@ -166,6 +166,14 @@ impl FlightTable {
         Sources { near, far, fetcher, ruling, came: flight.came }
     }
 
+    /// Registers a node that has come and has been told a source already.
+    pub fn came(&mut self, content: &Content, node: &Node, now: Duration, rng: &mut impl Rng) {
+        let flight = self.flight(content, now);
+        flight.came += 1;
+        let holder = PartialHolder { address: node.address, transfer: node.transfer, depth: 0, seen: now };
+        flight.zone(&node.zone).put(holder, rng);
+    }
+
     /// Notes how far a node is. Returns whether its claim still stands; true for one that claims nothing.
     pub fn progress(&mut self, content: &Content, node: &Node, progress: Progress, now: Duration) -> bool {
         let Node { address, have_bytes, transfer, .. } = *node;

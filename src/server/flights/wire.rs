@@ -10,6 +10,8 @@ use super::table::{Content, Node, Progress, Question, Sources};
 pub enum Said {
     /// It needs a source.
     Question(Question),
+    /// It has come, and has its source from the owner's last answer to another node.
+    Came(Node),
     /// How far it is.
     Progress(Node, Progress),
 }
@@ -29,7 +31,7 @@ pub struct FlightMessage {
 pub enum FlightAnswer {
     /// To a question.
     Sources(Sources),
-    /// To a progress: whether the node's claim still stands.
+    /// To a progress: whether the node's claim still stands; true to a node that has come.
     Stands(bool),
 }
 
@@ -71,7 +73,7 @@ mod tests {
     /// Servers of different versions speak with each other during an upgrade.
     #[test]
     fn messages_keep_their_form() {
-        let batch = r#"{"messages":[{"content":{"group":"g","key":"r/i:1"},"said":{"question":{"node":{"address":"10.0.0.1:7781","zone":"a","have_bytes":5,"transfer":3},"begins":true,"is_held":false,"is_starved":false,"lost":null,"owes":1}}},{"content":{"group":"g","key":"r/i:1"},"said":{"progress":[{"address":"10.0.0.1:7781","zone":"","have_bytes":6,"transfer":3},{"receives":{"depth":2}}]}}]}"#;
+        let batch = r#"{"messages":[{"content":{"group":"g","key":"r/i:1"},"said":{"question":{"node":{"address":"10.0.0.1:7781","zone":"a","have_bytes":5,"transfer":3},"begins":true,"is_held":false,"is_starved":false,"lost":null,"owes":1}}},{"content":{"group":"g","key":"r/i:1"},"said":{"progress":[{"address":"10.0.0.1:7781","zone":"","have_bytes":6,"transfer":3},{"receives":{"depth":2}}]}},{"content":{"group":"g","key":"r/i:1"},"said":{"came":{"address":"10.0.0.4:7781","zone":"","have_bytes":0,"transfer":9}}}]}"#;
         let read: FlightBatch = serde_json::from_str(batch).unwrap();
         assert_eq!(serde_json::to_string(&read).unwrap(), batch);
         let answers = r#"{"answers":[{"sources":{"near":["10.0.0.2:7781"],"far":[],"fetcher":"10.0.0.3:7781","ruling":{"held_by":"10.0.0.3:7781"},"came":7}},{"stands":false}]}"#;
