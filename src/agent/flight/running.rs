@@ -1,17 +1,21 @@
-//! This node's part in the flight of one blob: where its bytes come from, what has come, and who receives them.
+//! This node's part in the flight of one blob: where its bytes come from, and what has come. Who receives them is in
+//! [`sending`].
+
+mod sending;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::children::{Admission, Applicant, Children, Source};
+use super::children::Children;
 use super::growing::Growing;
-use super::header::{Advice, Told};
 use crate::limits::{FETCH_DOUBTED_MAX, FETCH_GIVEN_UP_AFTER, FETCH_STANDS_AFTER, PAUSE_MAX};
 use crate::oci::Digest;
+
+pub(crate) use self::sending::{Answer, ChildConnection, ChildEnd};
 
 /// Where the bytes of a blob come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,15 +32,6 @@ pub(crate) enum Role {
     Holds,
     /// Nothing comes.
     Idle,
-}
-
-/// Why a child is sent no more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ChildEnd {
-    /// This node has lost its source, or bytes.
-    Lost,
-    /// What this node has received is wrong.
-    Wrong,
 }
 
 /// The flight of one blob on this node.
@@ -76,23 +71,6 @@ struct State {
     had_bytes: u64,
     /// Where the children should go instead, because this node is slow.
     instead: Option<SocketAddr>,
-}
-
-/// What a node is answered that asks to receive the blob.
-#[derive(Debug)]
-pub(crate) enum Answer {
-    /// It is a child now.
-    Admitted(ChildConnection),
-    /// It asks elsewhere: what it is told says where.
-    Elsewhere(Told),
-}
-
-/// The connection to one child. The child is one until this is dropped, or until it connects again.
-#[derive(Debug)]
-pub(crate) struct ChildConnection {
-    pub(crate) flight: Arc<Flight>,
-    address: SocketAddr,
-    number: u64,
 }
 
 impl Flight {
@@ -176,11 +154,6 @@ impl Flight {
         (ingested <= begun_at || since.elapsed() >= FETCH_STANDS_AFTER).then_some(ingested)
     }
 
-    /// Whether other nodes receive it from this one.
-    pub(crate) fn has_children(&self) -> bool {
-        !self.state().children.is_empty()
-    }
-
     /// How many nodes have come, as far as is known here.
     pub(crate) fn came(&self) -> u64 {
         self.state().came
@@ -218,11 +191,6 @@ impl Flight {
     /// Number of the last transfer of the blob to this node.
     pub(crate) fn transfer(&self) -> u64 {
         self.state().transfer
-    }
-
-    /// Notes where the children should go instead of this node, if it is slow.
-    pub(crate) fn should_be_left_for(&self, better: Option<SocketAddr>) {
-        self.state().instead = better;
     }
 
     /// Notes that the daemon of this node's store has ended, or cannot be reached: what it fetches may have ended.
@@ -263,11 +231,6 @@ impl Flight {
     /// Whether a server knows this node as a part of the flight.
     pub(super) fn is_registered(&self) -> bool {
         self.state().is_registered
-    }
-
-    /// Sends nothing more to the nodes that are children now.
-    pub(crate) fn end_children(&self, why: ChildEnd) {
-        self.state().end_children(why);
     }
 
     /// Brings up to date which children are slow, and whether containerd still fetches the blob, or has all of it. Children
@@ -337,63 +300,6 @@ impl Flight {
         }
     }
 
-    /// What the node at `from` is told, which receives from this one, in `zone`, and asks how far it is.
-    pub(crate) fn tell_child(&self, from: SocketAddr, zone: &str) -> Told {
-        let told = self.tell(Vec::new());
-        let state = self.state();
-        let advice = Advice {
-            should_be_left: state.children.should_be_left(from, zone),
-            should_leave: state.children.should_leave(from, state.came),
-            instead: state.instead,
-        };
-        Told { advice, ..told }
-    }
-
-    /// What a node that is admitted, or sent elsewhere, is told.
-    pub(crate) fn tell(&self, children: Vec<SocketAddr>) -> Told {
-        let have_bytes = self.have_bytes();
-        let state = self.state();
-        let (source, waits_for) = match state.role {
-            Role::Receives { source } => (Some(source), None),
-            Role::Seeks { asks } => (None, asks),
-            Role::Fetches { .. } | Role::Late { .. } | Role::Holds | Role::Idle => (None, None),
-        };
-        let (depth, came) = (state.depth, state.came);
-        let (is_holder, advice) = (state.is_held, Advice::default());
-        Told { have_bytes, depth, came, is_holder, source, children, waits_for, advice }
-    }
-
-    /// Decides on a node that asks to receive the blob, and knows of `came` nodes.
-    pub(crate) fn apply(self: &Arc<Self>, applicant: &Applicant, came: u64) -> Answer {
-        let have_bytes = self.have_bytes();
-        let mut state = self.state();
-        // What others say is not passed on.
-        let came = state.came.max(came);
-        let is_attached = match state.role {
-            // A slow node takes no child that would leave it at once.
-            Role::Receives { .. } => state.instead.is_none(),
-            Role::Holds => have_bytes > 0,
-            Role::Fetches { .. } => self.growing.has_ingest(),
-            Role::Seeks { .. } | Role::Late { .. } | Role::Idle => false,
-        };
-        let source = Source { have_bytes, is_attached, came };
-        let now = self.age();
-        state.children.look(have_bytes, now);
-        let children = match state.children.apply(applicant, source, now) {
-            Admission::Admitted => {
-                state.connections_made += 1;
-                let (address, number) = (applicant.address, state.connections_made);
-                state.connections.insert(address, number);
-                state.touched = Instant::now();
-                return Answer::Admitted(ChildConnection { flight: Arc::clone(self), address, number });
-            }
-            Admission::Full(children) => children,
-            Admission::NoSource => Vec::new(),
-        };
-        drop(state);
-        Answer::Elsewhere(self.tell(children))
-    }
-
     /// Time since this node first had a part in the flight.
     pub(super) fn age(&self) -> Duration {
         self.begun.elapsed()
@@ -415,152 +321,7 @@ impl State {
             (self.written, self.doubted) = ((ingested, Instant::now()), None);
         }
     }
-
-    fn end_children(&mut self, why: ChildEnd) {
-        self.ended = Some((self.connections_made, why));
-        self.children = Children::default();
-        self.connections.clear();
-    }
-}
-
-impl ChildConnection {
-    /// Notes that the child has `have_bytes` of the blob by now.
-    pub(crate) fn sent(&self, have_bytes: u64) {
-        let source_bytes = self.flight.have_bytes();
-        let mut state = self.flight.state();
-        if state.connections.get(&self.address) == Some(&self.number) {
-            state.children.sent(self.address, have_bytes);
-            state.children.look(source_bytes, self.flight.age());
-        }
-    }
-
-    /// Why the child is sent no more, if that is so.
-    pub(crate) fn end(&self) -> Option<ChildEnd> {
-        let state = self.flight.state();
-        state.ended.filter(|(last, _)| self.number <= *last).map(|(_, why)| why)
-    }
-}
-
-impl Drop for ChildConnection {
-    fn drop(&mut self) {
-        let mut state = self.flight.state();
-        if state.connections.get(&self.address) == Some(&self.number) {
-            state.connections.remove(&self.address);
-            state.children.remove(self.address);
-            state.touched = Instant::now();
-        }
-    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn node(number: u16) -> SocketAddr {
-        SocketAddr::from(([10, 0, 0, 1], number))
-    }
-
-    fn applicant(number: u16) -> Applicant {
-        let (address, zone) = (node(number), String::new());
-        Applicant { address, zone, have_bytes: 0, has_children: false, has_left_slow: false }
-    }
-
-    fn holder() -> Arc<Flight> {
-        Arc::new(Flight::new(Digest::of(b"x"), Growing::new(10, None), Role::Receives { source: node(9) }))
-    }
-
-    fn admitted(flight: &Arc<Flight>, number: u16) -> ChildConnection {
-        match flight.apply(&applicant(number), 1) {
-            Answer::Admitted(connection) => connection,
-            Answer::Elsewhere(told) => panic!("{told:?}"),
-        }
-    }
-
-    #[test]
-    fn a_child_is_one_until_its_connection_ends() {
-        let flight = holder();
-        let first = admitted(&flight, 1);
-        let Answer::Elsewhere(told) = flight.apply(&applicant(2), 1) else { panic!("a second child") };
-        assert_eq!((told.children, told.source), (vec![node(1)], Some(node(9))));
-        drop(first);
-        assert!(!flight.has_children());
-        admitted(&flight, 2);
-    }
-
-    #[test]
-    fn a_child_that_connects_again_is_not_lost_with_its_former_connection() {
-        let flight = holder();
-        let former = admitted(&flight, 1);
-        let _again = admitted(&flight, 1);
-        drop(former);
-        assert!(flight.has_children());
-    }
-
-    #[test]
-    fn only_those_are_ended_that_are_children_now() {
-        let flight = holder();
-        let former = admitted(&flight, 1);
-        flight.end_children(ChildEnd::Wrong);
-        assert_eq!((former.end(), flight.has_children()), (Some(ChildEnd::Wrong), false));
-        let later = admitted(&flight, 1);
-        drop(former);
-        assert_eq!((later.end(), flight.has_children()), (None, true));
-    }
-
-    #[test]
-    fn a_node_without_a_source_names_whom_it_asks() {
-        let flight = holder();
-        for (role, waits_for) in [(Role::Seeks { asks: Some(node(3)) }, Some(node(3))), (Role::Idle, None)] {
-            flight.becomes(role, 0);
-            let Answer::Elsewhere(told) = flight.apply(&applicant(1), 1) else { panic!("{role:?}") };
-            assert_eq!((told.waits_for, told.children), (waits_for, Vec::new()), "{role:?}");
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_children_of_a_node_that_has_paused_for_too_long_find_another_source() {
-        let flight = holder();
-        let child = admitted(&flight, 1);
-        flight.becomes(Role::Idle, 0);
-        tokio::time::advance(PAUSE_MAX - Duration::from_millis(1)).await;
-        flight.look();
-        assert_eq!((child.end(), flight.has_children()), (None, true));
-        tokio::time::advance(Duration::from_millis(1)).await;
-        flight.look();
-        assert_eq!((child.end(), flight.has_children()), (Some(ChildEnd::Lost), false));
-        flight.becomes(Role::Receives { source: node(9) }, 0);
-        let again = admitted(&flight, 1);
-        flight.look();
-        assert_eq!(again.end(), None);
-    }
-
-    /// What broke: containerd was killed, and the nodes that waited for its fetch learned it only when the claim passed on
-    /// for want of bytes.
-    #[tokio::test(start_paused = true)]
-    async fn a_fetch_ends_soon_after_its_containerd_was_lost_unless_that_still_writes() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let growing = Growing::new(10, Some(file.reopen().unwrap()));
-        let flight = Arc::new(Flight::new(Digest::of(b"x"), growing, Role::Fetches { begun_at: 0 }));
-        let child = admitted(&flight, 1);
-        for length in 1..=2 {
-            flight.store_is_lost();
-            tokio::time::advance(FETCH_DOUBTED_MAX - Duration::from_millis(1)).await;
-            std::fs::write(file.path(), &b"01"[..length]).unwrap();
-            flight.look();
-            tokio::time::advance(Duration::from_secs(2)).await;
-            flight.look();
-            assert_eq!((child.end(), flight.role()), (None, Role::Fetches { begun_at: 0 }), "it writes");
-        }
-        flight.store_is_lost();
-        tokio::time::advance(FETCH_DOUBTED_MAX).await;
-        flight.look();
-        assert_eq!((child.end(), flight.role()), (Some(ChildEnd::Lost), Role::Idle));
-    }
-
-    #[test]
-    fn a_fetcher_whose_ingest_is_gone_takes_no_child() {
-        let flight = holder();
-        flight.becomes(Role::Fetches { begun_at: 0 }, 0);
-        assert!(matches!(flight.apply(&applicant(1), 1), Answer::Elsewhere(_)));
-    }
-}
+mod tests;
