@@ -338,6 +338,11 @@ impl Follow {
         self.source
     }
 
+    /// Whether `source` was lost, rather than left for a better one, and nobody sends since.
+    pub fn has_lost(&self, source: SocketAddr) -> bool {
+        self.lost == Some(source)
+    }
+
     /// The connection to the source has ended.
     pub fn lost(&mut self) {
         if let Some(source) = self.source.take() {

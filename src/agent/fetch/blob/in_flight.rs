@@ -238,17 +238,18 @@ impl FlightTransfer {
                 error.to_string()
             }
         };
+        self.follow.lost();
         if let Some(attached) = self.source.take() {
             self.has_left(&attached, &why);
         }
-        self.follow.lost();
         None
     }
 
-    /// Notes that `attached` is the source no more. A holder that has sent nothing counts as having failed: it has all of
-    /// the blob, and another request would end in the same way.
+    /// Notes that `attached` is the source no more. A holder that was lost and has sent nothing counts as having failed: it
+    /// has all of the blob, and another request would end in the same way.
     fn has_left(&mut self, attached: &Attached, why: &str) {
-        if attached.is_holder && attached.start == self.left.start {
+        let has_sent = attached.start < self.left.start;
+        if attached.is_holder && !has_sent && self.follow.has_lost(attached.node) {
             self.failed.insert(attached.node, Instant::now());
         }
         self.reception.flight().becomes(Role::Seeks { asks: None }, 0);

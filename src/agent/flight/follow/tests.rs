@@ -128,6 +128,7 @@ fn a_node_whose_source_is_lost_asks_all_others_that_it_knows_and_then_tells_the_
 fn a_node_says_again_that_its_source_is_lost_until_another_one_sends() {
     let mut follow = attached();
     follow.lost();
+    assert!(follow.has_lost(node(2)));
     for round in 1..10 {
         let now = LOST_SAID_AGAIN_AFTER * round;
         assert_eq!(follow.next(now - at(1)), Step::WaitUntil(now), "not more often");
@@ -142,6 +143,7 @@ fn a_node_says_again_that_its_source_is_lost_until_another_one_sends() {
     follow.next(now);
     follow.source_answered(node(3), SourceAnswer::Sends, now);
     follow.leave_for(node(4));
+    assert!(!follow.has_lost(node(2)) && !follow.has_lost(node(3)));
     follow.next(now);
     follow.source_answered(node(4), SourceAnswer::Nothing, now);
     assert_eq!(follow.next(now + SERVER_ASKED_AGAIN_AFTER), Step::AskServer(Need::Sources));
@@ -198,6 +200,7 @@ fn the_children_of_a_slow_node_go_to_its_source() {
 fn a_slow_node_whose_place_is_taken_is_sent_on_by_its_source() {
     let mut slow = attached();
     slow.probe_answered(Some(Probed { should_be_left: true, should_leave: true, ..PROBED }), at(1));
+    assert!(!slow.has_lost(node(2)), "it is asked again");
     assert_eq!(slow.next(at(1)), Step::Attach(node(2)));
     slow.source_answered(node(2), SourceAnswer::Full(vec![node(5)]), at(2));
     assert_eq!(slow.next(at(2)), Step::Attach(node(5)));
