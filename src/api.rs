@@ -184,6 +184,9 @@ pub struct FindQuery {
     /// Claims on other keys that it holds and that have not had a byte yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owes: Option<u32>,
+    /// The number of the attempt that its bytes are of, if it knows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<u64>,
 }
 
 /// Answer 200 of findkey. Its 404 is a [`Message`].

@@ -119,7 +119,7 @@ impl Lookup for Servers {
         deadline: Duration,
     ) -> BoxFuture<'a, Result<FlightFound, LookupError>> {
         Box::pin(async move {
-            let FlightQuestion { have_bytes, transfer, begins, is_starved, lost, owes } = question;
+            let FlightQuestion { have_bytes, transfer, begins, is_starved, lost, owes, attempt } = question;
             let query = FindQuery {
                 intent: Some(INTENT_FETCH.to_owned()),
                 have: Some(have_bytes),
@@ -128,16 +128,18 @@ impl Lookup for Servers {
                 starved: is_starved.then_some(true),
                 lost: lost.map(|lost| lost.to_string()),
                 owes: Some(owes),
+                attempt,
                 ..self.query(key, count)
             };
             let Some(found) = self.ask(&query, deadline).await? else { return Ok(FlightFound::default()) };
             let holders = self.usable(&found.holders, count);
             let flight = found.flight.map(|flight| {
-                let FlightSources { mut partial, fetcher, claim, came } = flight;
+                let FlightSources { mut partial, fetcher, claim, came, attempt } = flight;
                 partial.retain(|address| Some(address) != fetcher.as_ref());
                 let known = self.usable(fetcher.as_slice(), 1).pop();
                 partial.extend(fetcher);
-                FlightOffer { partial: self.usable(&partial, usize::MAX), fetcher: known, claim, came }
+                let partial = self.usable(&partial, usize::MAX);
+                FlightOffer { partial, fetcher: known, claim, came, attempt }
             });
             Ok(FlightFound { holders, flight })
         })

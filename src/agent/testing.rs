@@ -25,6 +25,7 @@ use super::counters::Counters;
 use super::discovery::holder_reports::{self, Reporter, TakesReports};
 use super::discovery::{FlightFound, FlightOffer, FlightQuestion, HolderLookup, Lookup, LookupError};
 use super::fetch::{self, Fetcher};
+use super::flight::progress::{Progress, ProgressSink};
 use super::flight::table::Flights;
 use super::notices::Notices;
 use super::origin::{self, Origins};
@@ -35,6 +36,7 @@ use super::serve::uploads::Uploads;
 use super::state_dir::StateDir;
 use crate::api::ReportRequest;
 use crate::api::client::{Client, ClientError};
+use crate::api::flight::{FlightsRequest, FlightsResponse};
 use crate::http::{self, ConnectionLimits};
 use crate::oci::Digest;
 use crate::proxies::Proxies;
@@ -57,6 +59,21 @@ pub(crate) struct FakeServers {
     pub(crate) asked: AtomicUsize,
     /// Reports of holders that they received.
     pub(crate) reports: Mutex<Vec<ReportRequest>>,
+    /// Attempts whose bytes nodes have found to be wrong: key and number of each.
+    pub(crate) wrong: Mutex<Vec<(String, u64)>>,
+}
+
+impl ProgressSink for Arc<FakeServers> {
+    fn say<'a>(&'a self, said: &'a FlightsRequest) -> BoxFuture<'a, Result<FlightsResponse, ClientError>> {
+        for flight in &said.flights {
+            let Some(attempt) = flight.wrong_attempt else { continue };
+            self.wrong.lock().unwrap().push((flight.key.clone(), attempt));
+            if let Some(offer) = self.flights.lock().unwrap().get_mut(&flight.key) {
+                offer.attempt = offer.attempt.max(attempt + 1);
+            }
+        }
+        Box::pin(std::future::ready(Ok(FlightsResponse::default())))
+    }
 }
 
 impl TakesReports for Arc<FakeServers> {
@@ -195,6 +212,7 @@ impl Node {
             counters: Arc::clone(&counters),
             flights: Arc::clone(&flights),
             pool: pool.clone(),
+            scrubber: IngestScrubber::new(Arc::clone(&dyn_store), pool.clone()),
         };
         let (reporter, reports) =
             holder_reports::channel(Arc::clone(&servers), own.into(), "default".to_owned());
@@ -231,6 +249,8 @@ impl Node {
             pool,
             resolve_timeout: wish.resolve_timeout,
         });
+        let sink = Arc::new(Arc::clone(&servers)) as Arc<dyn ProgressSink>;
+        tasks.spawn(Progress::new(Arc::clone(&flights), sink, "default".to_owned()).run(stop.clone()));
         let watch_stop = stop.clone();
         tasks.spawn(async move { discovery.watch(watch_stop).await });
         let mirror = serve(listener().await, mirror, wish.connections, &tasks, &stop);

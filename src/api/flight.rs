@@ -21,6 +21,9 @@ pub struct FlightSources {
     /// How many nodes have come.
     #[serde(default)]
     pub came: u64,
+    /// The number of the attempt. Bytes of one with a lower number were found to be wrong.
+    #[serde(default)]
+    pub attempt: u64,
 }
 
 /// Who fetches content from the registry.
@@ -76,6 +79,12 @@ pub struct FlightProgress {
     /// How many nodes are between it and the first one.
     #[serde(default)]
     pub depth: u32,
+    /// With [`FlightState::Ended`]: the attempt whose bytes this node has found to be wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wrong_attempt: Option<u64>,
+    /// With `wrong_attempt`: whether nodes that have bytes of that attempt go on with them.
+    #[serde(default)]
+    pub keeps_bytes: bool,
 }
 
 /// 200 of flights.

@@ -170,8 +170,10 @@ impl Flights {
         let message = FlightMessage { content: content.clone(), said: Said::Question(question.clone()) };
         match self.to_owner(message).await {
             FlightAnswer::Sources(sources) => {
-                let now = self.clock.monotonic();
-                lock(&self.remembered).put(content, &question.node.zone, &sources, now);
+                if !question.has_ended_bytes(sources.attempt) {
+                    let now = self.clock.monotonic();
+                    lock(&self.remembered).put(content, &question.node.zone, &sources, now);
+                }
                 sources
             }
             FlightAnswer::Stands(_) => Sources::default(),

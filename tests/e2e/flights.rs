@@ -15,17 +15,19 @@ mod play;
 mod site;
 
 const PLACES: [At; 3] = [At::Large(1), At::Large(50), At::Large(99)];
+const SMALL_PLACES: [At; 3] = [At::Small(0), At::Small(50), At::Small(99)];
 
 /// How often a cell is played at most.
 const ROUNDS_MAX: usize = 3;
 /// Cells that differ most.
-const SAMPLE: [Cell; 6] = [
+const SAMPLE: [Cell; 7] = [
     Cell::Undisturbed,
     Cell::OneHolder,
     Cell::Node(Who::Fetcher, How::AgentKilled, At::Large(50)),
     Cell::Node(Who::Middle, How::WorkerFrozen, At::Large(50)),
     Cell::ServersKilled(At::Large(50)),
     Cell::DamagedHolder,
+    Cell::WrongByteOnce(At::Small(50)),
 ];
 
 /// Plays all `cells` one after the other and panics with what is wrong in each. The variable CELLS selects those whose
@@ -96,6 +98,7 @@ async fn soak_pulls_of_one_new_image_survive_a_bad_registry() {
     let cells = cells.chain([4, 8].map(|time| Cell::Silent(seconds(time), At::Large(50))));
     let cells = cells.chain(PLACES.map(|at| Cell::Gone(seconds(3), at)));
     let cells = cells.chain(PLACES.map(Cell::WrongByte)).chain([Cell::WrongByte(At::Small(50))]);
+    let cells = cells.chain(PLACES.into_iter().chain(SMALL_PLACES).map(Cell::WrongByteOnce));
     all_pass(cells.chain([404, 429, 500, 503].map(Cell::Refused))).await;
 }
 

@@ -8,6 +8,7 @@ mod mixed;
 mod refusals;
 mod registry;
 mod wire;
+mod wrong_bytes;
 
 use std::fmt;
 use std::time::Duration;

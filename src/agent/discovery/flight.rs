@@ -19,6 +19,8 @@ pub(crate) struct FlightQuestion {
     pub(crate) lost: Option<SocketAddr>,
     /// Claims on other keys that it holds and that have not had a byte yet.
     pub(crate) owes: u32,
+    /// The number of the attempt that its bytes are of, if it knows it.
+    pub(crate) attempt: Option<u64>,
 }
 
 /// Who has content, or a part of it.
@@ -42,4 +44,6 @@ pub(crate) struct FlightOffer {
     pub(crate) claim: Option<FlightClaim>,
     /// How many nodes have come.
     pub(crate) came: u64,
+    /// The number of the attempt. Bytes of one with a lower number were found to be wrong.
+    pub(crate) attempt: u64,
 }

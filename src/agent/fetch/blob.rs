@@ -150,6 +150,7 @@ impl BlobFetcher {
                     return Ok(Fetched::Whole { whole, head, source });
                 }
                 Err(WholeFailed::Wrong | WholeFailed::WrongTogether) => supply.begin_again(),
+                Err(WholeFailed::GaveUp) if supply.has_ended() => supply.begin_again(),
                 Err(WholeFailed::GaveUp) => break,
                 Err(WholeFailed::NoRoom) => return Err(Missed::NoRoom),
             }
@@ -353,7 +354,7 @@ fn left_to_registry(supply: &Supply) -> Missed {
         Supply::Flight(transfer) => match transfer.gave_up() {
             Some(in_flight::GaveUp::Registry(why)) => Missed::LeftToRegistry(why),
             Some(in_flight::GaveUp::Yields) => Missed::Yields,
-            None => Missed::NoSource { attempts: 0 },
+            Some(in_flight::GaveUp::Ended) | None => Missed::NoSource { attempts: 0 },
         },
         Supply::Peers(transfer) => Missed::NoSource { attempts: transfer.senders().len() },
     }

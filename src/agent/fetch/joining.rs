@@ -40,6 +40,7 @@ impl Fetcher {
             transfer: reception.flight().transfer(),
             begins: true,
             owes: reception.owes(),
+            attempt: reception.attempt(start),
             ..FlightQuestion::default()
         };
         let within = wanted.peers_deadline().saturating_duration_since(Instant::now());

@@ -146,6 +146,8 @@ pub struct Follow {
     /// Since when the first node of the chain has nothing more, as far as this node knows.
     root_starves_since: Option<Duration>,
     gave_up: Option<Why>,
+    /// When the pull began.
+    begun: Duration,
 }
 
 impl Follow {
@@ -170,7 +172,15 @@ impl Follow {
             is_silent: false,
             root_starves_since: None,
             gave_up: None,
+            begun: now,
         }
+    }
+
+    /// Begins again at `now` without a byte, because those that came were wrong. They do not count: the node goes to the
+    /// registry when it would have gone without them, or now if that is over.
+    pub fn begin_again(&mut self, now: Duration) {
+        let (own, begun) = (self.own, self.begun);
+        *self = Self { begun, fed: begun, ..Self::new(own, 0, now) };
     }
 
     /// What is to be done at `now`.

@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use bytes::Bytes;
 
 use crate::agent::content::buffer_pool::BufferPool;
-use crate::limits::FILE_CHUNK_BYTES;
+use crate::limits::{FILE_CHUNK_BYTES, VERIFIED_WHOLE_BYTES_MAX};
+use crate::oci::{Digest, Hasher};
 
 /// The bytes of one blob.
 #[derive(Debug)]
@@ -27,6 +28,8 @@ struct Parts {
     most_ingested: u64,
     /// Most contiguous bytes that there were.
     most: u64,
+    /// Whether all bytes that containerd gets are known to be right.
+    is_verified: bool,
     spool: Option<Spooled>,
 }
 
@@ -59,10 +62,11 @@ impl Growing {
         self.total
     }
 
-    /// How many contiguous bytes there are.
+    /// How many contiguous bytes there are that other nodes can have. The last byte of a blob of up to
+    /// [`VERIFIED_WHOLE_BYTES_MAX`] is not among them before all of it is known to be right.
     pub(crate) fn have_bytes(&self) -> u64 {
         let mut parts = self.parts();
-        let have_bytes = parts.spooled(self.total).max(parts.ingested(self.total)).min(self.total);
+        let have_bytes = parts.spooled(self.total).max(parts.given(self.total));
         parts.most = parts.most.max(have_bytes);
         have_bytes
     }
@@ -92,7 +96,52 @@ impl Growing {
 
     /// Notes that containerd writes the blob to this file.
     pub(crate) fn ingested_in(&self, ingest: File) {
-        self.parts().ingest = Some(Arc::new(ingest));
+        let mut parts = self.parts();
+        (parts.ingest, parts.is_verified) = (Some(Arc::new(ingest)), false);
+    }
+
+    /// Notes that all bytes that containerd has, or gets now, are right.
+    pub(crate) fn is_right(&self) {
+        self.parts().is_verified = true;
+    }
+
+    /// Whether all bytes that containerd has, or gets now, are known to be right.
+    pub(crate) fn is_verified(&self) -> bool {
+        self.parts().is_verified
+    }
+
+    /// Whether containerd still writes the blob to this file, or has written it there last.
+    pub(crate) fn is_written_to(&self, ingest: &Arc<File>) -> bool {
+        self.parts().ingest.as_ref().is_some_and(|current| Arc::ptr_eq(current, ingest))
+    }
+
+    /// What containerd has written, if all of it is there, and the last byte is not given before it is verified.
+    pub(crate) fn to_verify(&self) -> Option<Arc<File>> {
+        let mut parts = self.parts();
+        let is_kept = parts.spooled(self.total).max(parts.given(self.total)) < self.total;
+        (is_kept && parts.ingested(self.total) == self.total).then(|| parts.ingest.clone())?
+    }
+
+    /// Whether `ingest`, which has all bytes of the blob, has this digest.
+    pub(crate) async fn verify(
+        &self,
+        ingest: Arc<File>,
+        digest: &Digest,
+        pool: &BufferPool,
+    ) -> io::Result<bool> {
+        let (total, pool, digest) = (self.total, pool.clone(), digest.clone());
+        let hash = move || {
+            let (mut hasher, mut offset) = (Hasher::new(digest.algorithm()), 0);
+            while offset < total {
+                let left = usize::try_from(total - offset).unwrap_or(usize::MAX);
+                let bytes =
+                    pool.read_at(&ingest, offset, left.min(pool.chunk_bytes()).min(FILE_CHUNK_BYTES))?;
+                hasher.update(&bytes);
+                offset += bytes.len() as u64;
+            }
+            Ok(hasher.finish() == digest)
+        };
+        tokio::task::spawn_blocking(hash).await.map_err(io::Error::other)?
     }
 
     /// Notes that the first `written` bytes of `file` are there. They are not verified, so the last byte of the blob
@@ -101,7 +150,7 @@ impl Growing {
         self.parts().spool = Some(Spooled::File { file, written, _room: room });
     }
 
-    /// Notes that all bytes are in memory, verified.
+    /// Notes that all bytes are in memory, verified. containerd gets the same ones.
     pub(crate) fn is_whole_in_memory(&self, bytes: Bytes) {
         self.parts().spool = Some(Spooled::Memory(bytes));
     }
@@ -123,6 +172,12 @@ impl Growing {
         if matches!(parts.spool, Some(Spooled::File { written, .. }) if written <= ingested) {
             parts.spool = None;
         }
+    }
+
+    /// Forgets what this agent has gathered, and that there was anything: it comes anew.
+    pub(crate) fn begin_again(&self) {
+        let mut parts = self.parts();
+        (parts.spool, parts.most) = (None, 0);
     }
 
     /// Reads bytes from `offset` on, at most `most` of them and as many as one chunk has; `None` if there are none by
@@ -154,7 +209,7 @@ impl Growing {
     /// The part that has bytes from `offset` on, and how many of them make up the next chunk.
     fn readable(&self, offset: u64, chunk_bytes: usize) -> Option<(Readable, usize)> {
         let mut parts = self.parts();
-        let (spooled, ingested) = (parts.spooled(self.total), parts.ingested(self.total).min(self.total));
+        let (spooled, ingested) = (parts.spooled(self.total), parts.given(self.total));
         let (end, readable) = match (&parts.spool, &parts.ingest) {
             (Some(Spooled::Memory(bytes)), _) if spooled > offset => {
                 (spooled, Readable::Memory(bytes.clone()))
@@ -181,6 +236,12 @@ impl Parts {
             Some(Spooled::File { written, .. }) => (*written).min(total.saturating_sub(1)),
             Some(Spooled::Memory(_) | Spooled::Whole { .. }) => total,
         }
+    }
+
+    /// How many bytes of what containerd has written are given to others.
+    fn given(&mut self, total: u64) -> u64 {
+        let is_kept = total <= VERIFIED_WHOLE_BYTES_MAX && !self.is_verified;
+        self.ingested(total).min(total.saturating_sub(u64::from(is_kept)))
     }
 
     /// Length of what containerd has written. A file without a name was aborted, unless it has all `total` bytes: then
@@ -223,6 +284,12 @@ mod tests {
         assert_eq!((growing.have_bytes(), read(&growing, 1).await), (3, Some(b"12".to_vec())));
         assert_eq!(read(&growing, 3).await, None);
         file.write_all(b"345").unwrap();
+        assert_eq!(
+            (growing.have_bytes(), read(&growing, 3).await),
+            (5, Some(b"34".to_vec())),
+            "not verified"
+        );
+        growing.is_right();
         assert_eq!((growing.have_bytes(), read(&growing, 3).await), (6, Some(b"345".to_vec())));
         file.close().unwrap();
         assert_eq!(read(&growing, 0).await, Some(b"012345".to_vec()), "removed, and still read");
@@ -232,6 +299,34 @@ mod tests {
         file.close().unwrap();
         assert_eq!((growing.have_bytes(), read(&growing, 0).await), (0, None));
         assert!(!growing.has_ingest() && growing.most_bytes() == 3);
+    }
+
+    #[tokio::test]
+    async fn the_last_byte_of_what_containerd_fetches_is_kept_until_all_are_known_to_be_right() {
+        let large = VERIFIED_WHOLE_BYTES_MAX + 1;
+        for (total, kept) in [(1, 1), (VERIFIED_WHOLE_BYTES_MAX, 1), (large, 0)] {
+            let (file, ingest) = named(b"");
+            file.as_file().set_len(total - 1).unwrap();
+            let growing = Growing::new(total, Some(ingest));
+            assert!(growing.have_bytes() == total - 1 && growing.to_verify().is_none(), "{total}");
+            file.as_file().set_len(total).unwrap();
+            assert_eq!(growing.have_bytes(), total - kept, "{total}");
+            assert_eq!(growing.to_verify().is_some(), kept == 1, "{total}");
+            growing.is_right();
+            assert!(growing.have_bytes() == total && growing.to_verify().is_none(), "{total}");
+            growing.ingested_in(file.reopen().unwrap());
+            assert_eq!(growing.have_bytes(), total - kept, "another file, {total}");
+        }
+    }
+
+    #[tokio::test]
+    async fn all_that_containerd_has_fetched_is_verified() {
+        let (_file, ingest) = named(b"012345");
+        let growing = Growing::new(6, Some(ingest));
+        for (digest, expected) in [(Digest::of(b"012345"), true), (Digest::of(b"01234"), false)] {
+            let ingest = growing.to_verify().unwrap();
+            assert_eq!(growing.verify(ingest, &digest, &BufferPool::default()).await.unwrap(), expected);
+        }
     }
 
     #[tokio::test]

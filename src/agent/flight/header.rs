@@ -14,10 +14,19 @@ pub(crate) const FLIGHT: &str = "piccolo-flight";
 /// What a node asks with the header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Asked {
-    /// To receive the blob while it arrives. The second is how many nodes have come, as far as the node knows.
-    Receive(Applicant, u64),
+    /// To receive the blob while it arrives.
+    Receive(Applicant, Known),
     /// How far this node is, and whether there is a better source for the one that asks.
     Probe(SocketAddr),
+}
+
+/// What a node that asks knows of the flight.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Known {
+    /// How many nodes have come.
+    pub(crate) came: u64,
+    /// The number of the attempt that its bytes are of.
+    pub(crate) attempt: u64,
 }
 
 /// What a node says of itself in its answer.
@@ -39,6 +48,8 @@ pub(crate) struct Told {
     pub(crate) waits_for: Option<SocketAddr>,
     /// What the node that asked is advised to do.
     pub(crate) advice: Advice,
+    /// The number of the attempt that the bytes are of.
+    pub(crate) attempt: u64,
 }
 
 /// What a source advises a node that receives from it.
@@ -55,14 +66,17 @@ pub(crate) struct Advice {
 impl Asked {
     /// The value of the header.
     pub(crate) fn value(&self) -> String {
-        let (applicant, came) = match self {
-            Self::Receive(applicant, came) => (applicant, came),
+        let (applicant, Known { came, attempt }) = match self {
+            Self::Receive(applicant, known) => (applicant, known),
             Self::Probe(from) => return format!("probe={from}"),
         };
         let Applicant { address, zone, have_bytes, has_children, has_left_slow } = applicant;
         let (children, slow) = (u8::from(*has_children), u8::from(*has_left_slow));
         let mut value =
             format!("from={address}; have={have_bytes}; children={children}; left_slow={slow}; came={came}");
+        if *attempt > 0 {
+            value.push_str(&format!("; attempt={attempt}"));
+        }
         // A zone is a word. One that is none would not survive the header; without it the node counts as far.
         if !zone.is_empty() && zone.bytes().all(|byte| byte.is_ascii_graphic() && byte != b';') {
             value.push_str(&format!("; zone={zone}"));
@@ -72,7 +86,7 @@ impl Asked {
 
     /// Reads the value of the header; `None` if it is none.
     pub(crate) fn parse(value: &str) -> Option<Self> {
-        let (mut address, mut came) = (None, 0);
+        let (mut address, mut known) = (None, Known::default());
         let (mut zone, mut have_bytes) = (String::new(), 0);
         let (mut has_children, mut has_left_slow) = (false, false);
         for (name, value) in fields(value) {
@@ -82,20 +96,21 @@ impl Asked {
                 "have" => have_bytes = value.parse().ok()?,
                 "children" => has_children = value != "0",
                 "left_slow" => has_left_slow = value != "0",
-                "came" => came = value.parse().ok()?,
+                "came" => known.came = value.parse().ok()?,
+                "attempt" => known.attempt = value.parse().ok()?,
                 "zone" => zone = value.to_owned(),
                 _ => {}
             }
         }
         let applicant = Applicant { address: address?, zone, have_bytes, has_children, has_left_slow };
-        Some(Self::Receive(applicant, came))
+        Some(Self::Receive(applicant, known))
     }
 }
 
 impl Told {
     /// The value of the header.
     pub(crate) fn value(&self) -> String {
-        let Self { have_bytes, depth, came, is_holder, source, children, waits_for, advice } = self;
+        let Self { have_bytes, depth, came, is_holder, source, children, waits_for, advice, attempt } = self;
         let holder = u8::from(*is_holder);
         let mut value = format!("have={have_bytes}; depth={depth}; came={came}; holder={holder}");
         if let Some(source) = source {
@@ -103,6 +118,9 @@ impl Told {
         }
         if let Some(node) = waits_for {
             value.push_str(&format!("; waits={node}"));
+        }
+        if *attempt > 0 {
+            value.push_str(&format!("; attempt={attempt}"));
         }
         if advice.should_be_left {
             value.push_str("; slow=1");
@@ -127,6 +145,7 @@ impl Told {
             match name {
                 "have" => told.have_bytes = value.parse().unwrap_or_default(),
                 "depth" => told.depth = value.parse().unwrap_or_default(),
+                "attempt" => told.attempt = value.parse().unwrap_or_default(),
                 "came" => told.came = value.parse().unwrap_or_default(),
                 "holder" => told.is_holder = value == "1",
                 "source" => told.source = value.parse().ok(),
@@ -163,7 +182,7 @@ mod tests {
             let zone = zone.to_owned();
             let applicant =
                 Applicant { address: node(1), zone, have_bytes: 5, has_children: true, has_left_slow: true };
-            let asked = Asked::Receive(applicant, 17);
+            let asked = Asked::Receive(applicant, Known { came: 17, attempt: 2 });
             assert_eq!(Asked::parse(&asked.value()), Some(asked));
         }
         let probe = Asked::Probe("[fd00::1]:7781".parse().unwrap());
@@ -175,9 +194,8 @@ mod tests {
         let zone = "a; have=9".to_owned();
         let applicant =
             Applicant { address: node(1), zone, have_bytes: 5, has_children: false, has_left_slow: false };
-        let Some(Asked::Receive(read, 0)) = Asked::parse(&Asked::Receive(applicant, 0).value()) else {
-            panic!()
-        };
+        let asked = Asked::Receive(applicant, Known::default());
+        let Some(Asked::Receive(read, _)) = Asked::parse(&asked.value()) else { panic!() };
         assert_eq!((read.zone.as_str(), read.have_bytes), ("", 5));
     }
 
@@ -192,6 +210,7 @@ mod tests {
             children: vec![node(1), node(2)],
             waits_for: Some(node(3)),
             advice: Advice { should_be_left: true, should_leave: true, instead: Some(node(4)) },
+            attempt: 5,
         };
         assert_eq!(Told::parse(&told.value()), told);
         assert_eq!(Told::parse(&Told::default().value()), Told::default());
@@ -205,6 +224,7 @@ mod tests {
             "from=x; have=5",
             "from=10.0.0.1:1; have=-1",
             "from=10.0.0.1:1; came=x",
+            "from=10.0.0.1:1; attempt=x",
             "probe=",
             "probe",
         ] {

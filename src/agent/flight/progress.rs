@@ -53,7 +53,8 @@ impl Progress {
             while self.flights.is_any() {
                 let turn = async {
                     self.tell().await;
-                    tokio::time::sleep(CLAIM_PROGRESS_INTERVAL).await;
+                    // An error: none has come in time.
+                    _ = tokio::time::timeout(CLAIM_PROGRESS_INTERVAL, self.flights.accusation()).await;
                 };
                 if stop.run_until_cancelled(turn).await.is_none() {
                     return Ok(());
@@ -71,19 +72,33 @@ impl Progress {
         }
         ::metrics::gauge!("piccolo_flights").set(self.flights.all().len() as f64);
         self.flights.remove_unused();
-        let mut said = Vec::new();
+        let (accused, others): (Vec<_>, Vec<_>) =
+            self.flights.all().into_iter().partition(|flight| flight.accused().is_some());
+        let wrong = |flight: &Arc<Flight>| FlightProgress {
+            wrong_attempt: flight.accused(),
+            keeps_bytes: flight.keeps_bytes(),
+            ..progress(flight, FlightState::Ended, flight.transfer())
+        };
+        let mut said: Vec<_> = accused.iter().map(wrong).collect();
         // One that has all is of use to others until the servers forget it.
-        for flight in self.flights.all() {
+        for flight in &others {
             if let Some(transfer) = flight.has_ended() {
-                said.push(progress(&flight, FlightState::Ended, transfer));
+                said.push(progress(flight, FlightState::Ended, transfer));
             }
         }
-        for flight in self.flights.all().into_iter().filter(|flight| flight.is_registered()) {
-            said.extend(self.due(&flight));
+        for flight in others.iter().filter(|flight| flight.is_registered()) {
+            said.extend(self.due(flight));
         }
         self.renewed.retain(|digest, _| self.flights.get(digest).is_some());
-        let Some(own) = self.flights.own().filter(|_| !said.is_empty()) else { return };
-        let request = FlightsRequest { host: own.to_string(), group: self.group.clone(), flights: said };
+        if let Some(own) = self.flights.own().filter(|_| !said.is_empty()) {
+            self.say(FlightsRequest { host: own.to_string(), group: self.group.clone(), flights: said })
+                .await;
+        }
+        // Without an answer, too: their children cannot wait for ever.
+        accused.iter().for_each(|flight| flight.was_accused());
+    }
+
+    async fn say(&self, request: FlightsRequest) {
         match self.servers.say(&request).await {
             Ok(FlightsResponse { passed_on }) => passed_on.iter().for_each(|key| self.passed_on(key)),
             Err(error) => tracing::debug!(error = chain(&error), "no server learned of this node's flights"),
@@ -135,6 +150,8 @@ fn progress(flight: &Flight, state: FlightState, transfer: u64) -> FlightProgres
         have: flight.claimed_bytes(),
         transfer,
         depth: flight.depth(),
+        wrong_attempt: None,
+        keeps_bytes: false,
     }
 }
 
@@ -152,6 +169,7 @@ mod tests {
     struct Told {
         said: Mutex<Vec<(FlightState, u64)>>,
         passed_on: Mutex<Vec<String>>,
+        wrong: Mutex<Vec<u64>>,
     }
 
     impl ProgressSink for Told {
@@ -159,6 +177,7 @@ mod tests {
             &'a self,
             said: &'a FlightsRequest,
         ) -> BoxFuture<'a, Result<FlightsResponse, ClientError>> {
+            self.wrong.lock().unwrap().extend(said.flights.iter().filter_map(|flight| flight.wrong_attempt));
             let said = said.flights.iter().map(|flight| (flight.state, flight.have));
             self.said.lock().unwrap().extend(said);
             let passed_on = self.passed_on.lock().unwrap().clone();
@@ -259,6 +278,21 @@ mod tests {
         running.told.passed_on.lock().unwrap().push(digest.to_string());
         running.seconds(1).await;
         assert_eq!(running.flights.get(&digest).unwrap().role(), Role::Idle, "another node is further");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn wrong_bytes_are_said_at_once_and_only_once() {
+        let running = Running::start();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let reception = running.flights.receive(&Digest::of(b"x"), 3, file.reopen().unwrap()).unwrap();
+        reception.register();
+        reception.fetches();
+        running.seconds(1).await;
+        let begun = Instant::now();
+        running.flights.accuse(reception.flight()).await;
+        assert!(begun.elapsed() < CLAIM_PROGRESS_INTERVAL / 2, "{:?}", begun.elapsed());
+        assert_eq!(*running.told.wrong.lock().unwrap(), [0]);
+        assert_eq!(running.seconds(30).await, [(FlightState::Ended, 0)], "it fetches no more");
     }
 
     #[tokio::test(start_paused = true)]

@@ -3,11 +3,14 @@
 
 mod sending;
 
+mod wrong;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::children::Children;
@@ -41,6 +44,10 @@ pub(crate) struct Flight {
     growing: Growing,
     begun: Instant,
     state: Mutex<State>,
+    /// The attempt of which the servers are to learn that its bytes are wrong, as they are here.
+    accused: watch::Sender<Option<u64>>,
+    /// Held while the bytes that containerd has fetched are verified.
+    verifying: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -71,6 +78,10 @@ struct State {
     had_bytes: u64,
     /// Where the children should go instead, because this node is slow.
     instead: Option<SocketAddr>,
+    /// The number of the attempt that the bytes are of; `None` until a server or a source says it.
+    attempt: Option<u64>,
+    /// Whether the bytes that are here are known to be wrong.
+    is_wrong: bool,
 }
 
 impl Flight {
@@ -93,8 +104,18 @@ impl Flight {
             touched: Instant::now(),
             had_bytes: 0,
             instead: None,
+            attempt: None,
+            is_wrong: false,
         };
-        Self { digest, growing, begun: Instant::now(), state: Mutex::new(state) }
+        let (state, accused) = (Mutex::new(state), watch::Sender::new(None));
+        Self {
+            digest,
+            growing,
+            begun: Instant::now(),
+            state,
+            accused,
+            verifying: tokio::sync::Mutex::default(),
+        }
     }
 
     /// The blob.
@@ -248,7 +269,7 @@ impl Flight {
         if matches!(state.role, Role::Fetches { .. } | Role::Late { .. }) {
             let rests = state.touched.max(state.written.1).elapsed() >= FETCH_GIVEN_UP_AFTER
                 || state.doubted.is_some_and(|doubted| doubted.elapsed() >= FETCH_DOUBTED_MAX);
-            if have_bytes == self.growing.total() {
+            if have_bytes.max(ingested) == self.growing.total() {
                 state.becomes(Role::Holds);
             } else if is_aborted || rests {
                 state.becomes(Role::Idle);

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::children::Applicant;
 use super::growing::Growing;
+use super::header::Known;
 use super::running::{ChildEnd, Flight, Role};
 use super::yields::Yields;
 use crate::agent::address::own::OwnAddress;
@@ -30,6 +31,8 @@ pub(crate) struct Flights {
     next_transfer: AtomicU64,
     /// Signals that there is a flight, or that one has ended.
     news: Notify,
+    /// Signals that the servers are to learn at once that bytes are wrong.
+    accusations: Notify,
 }
 
 /// A request that receives a blob. When it is dropped before all bytes have come, nothing comes here any more, and the
@@ -46,7 +49,8 @@ impl Flights {
         let (flights, yields) = (Mutex::default(), Mutex::default());
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let next_transfer = AtomicU64::new(u64::try_from(since_epoch.as_micros()).unwrap_or_default());
-        Self { own, zone, flights, yields, begun: Instant::now(), next_transfer, news: Notify::new() }
+        let (news, accusations) = (Notify::new(), Notify::new());
+        Self { own, zone, flights, yields, begun: Instant::now(), next_transfer, news, accusations }
     }
 
     /// The address of this node, if it is known.
@@ -68,8 +72,8 @@ impl Flights {
             Some(flight) => match flight.role() {
                 Role::Seeks { .. } | Role::Receives { .. } => return None,
                 Role::Fetches { .. } | Role::Late { .. } | Role::Holds | Role::Idle => {
-                    flight.growing().ingested_in(ingest);
-                    flight.growing().forget_spool();
+                    flight.begins_anew(ingest);
+                    flight.becomes(Role::Seeks { asks: None }, 0);
                     flight
                 }
             },
@@ -155,6 +159,22 @@ impl Flights {
         self.lock().retain(|_, flight| flight.unused_for() < FLIGHT_LINGER);
     }
 
+    /// Notes that the bytes of `flight` here are wrong, and waits until the owner of the key has ended their attempt:
+    /// before that, the children would find nothing else.
+    pub(crate) async fn accuse(&self, flight: &Flight) {
+        tracing::warn!(digest = %flight.digest(), "the bytes of a blob that is arriving are wrong");
+        ::metrics::counter!("piccolo_flight_events_total", "event" => "wrong").increment(1);
+        flight.accuse();
+        self.news.notify_one();
+        self.accusations.notify_one();
+        flight.until_accused().await;
+    }
+
+    /// Waits until the servers are to learn that bytes are wrong.
+    pub(super) async fn accusation(&self) {
+        self.accusations.notified().await;
+    }
+
     /// Waits until there may be a flight that was not there before.
     pub(super) async fn news(&self) {
         self.news.notified().await;
@@ -228,16 +248,35 @@ impl Reception {
         self.flight.end_children(ChildEnd::Lost);
     }
 
-    /// Notes that all bytes have come and are right.
-    pub(crate) fn is_whole(&self) {
+    /// The attempt of which this node has `have_bytes`, as the servers learn it.
+    pub(crate) fn attempt(&self, have_bytes: u64) -> Option<u64> {
+        // Bytes that are not forgotten need the rest in any case.
+        self.flight.entered().filter(|_| have_bytes == 0 || !self.flight.keeps_bytes())
+    }
+
+    /// What this node knows of the flight, for a node that it asks.
+    pub(crate) fn known(&self) -> Known {
+        Known { came: self.flight.came(), attempt: self.flight.attempt() }
+    }
+
+    /// Notes that all bytes have come, and whether all that containerd has of them are known to be right.
+    pub(crate) fn is_whole(&self, is_verified: bool) {
+        if is_verified {
+            self.flight.growing().is_right();
+        }
         self.flight.becomes(Role::Holds, self.flight.depth());
         self.flights.yields().forget(self.flight.digest());
     }
 
-    /// Notes that the bytes that have come are wrong. The children learn it.
-    pub(crate) fn is_wrong(&self) {
-        self.flight.end_children(ChildEnd::Wrong);
-        self.flight.growing().forget_spool();
+    /// Notes that the bytes that have come are wrong, tells the owner of the key, and forgets them. The children learn it.
+    pub(crate) async fn is_wrong(&self) {
+        self.flights.accuse(&self.flight).await;
+        self.leaves_attempt();
+    }
+
+    /// Forgets the bytes, which are of an attempt that has ended. The children learn it.
+    pub(crate) fn leaves_attempt(&self) {
+        self.flight.leave_attempt();
         self.flight.becomes(Role::Seeks { asks: None }, 0);
     }
 }
@@ -276,7 +315,7 @@ mod tests {
         drop(reception);
         assert_eq!(flights.get(&digest).unwrap().role(), Role::Idle);
         let reception = flights.receive(&digest, 10, file()).unwrap();
-        reception.is_whole();
+        reception.is_whole(true);
         drop(reception);
         assert_eq!(flights.get(&digest).unwrap().role(), Role::Holds);
     }
@@ -325,7 +364,9 @@ mod tests {
             has_children: false,
             has_left_slow: false,
         };
-        let Answer::Admitted(child) = reception.flight().apply(&applicant, 1) else { panic!("no child") };
+        let Answer::Admitted(child) = reception.flight().apply(&applicant, Known::default()) else {
+            panic!("no child")
+        };
         assert_eq!(child.end(), None);
         reception.fetches_like_all();
         assert_eq!(child.end(), Some(ChildEnd::Lost));

@@ -172,6 +172,7 @@ impl Common {
             counters: Arc::clone(&self.counters),
             flights: Arc::clone(&self.flights),
             pool: self.pool.clone(),
+            scrubber: scrubber.clone(),
         };
         let Self { notices, state, client, policies, store, counters, pool, own: _, group, flights } = self;
         let progress = Progress::new(flights, Arc::new(client.clone()), group);

@@ -21,6 +21,7 @@ use super::refusal::Refusal;
 use super::responder::{self, Responder};
 use super::uploads::Uploads;
 use crate::agent::content::buffer_pool::BufferPool;
+use crate::agent::content::ingest_scrub::IngestScrubber;
 use crate::agent::content::local::{Local, LocalError, Reader};
 use crate::agent::content::store::Tag;
 use crate::agent::content::tag_claims;
@@ -40,6 +41,7 @@ pub(crate) struct BlobServer {
     pub(crate) counters: Arc<Counters>,
     pub(crate) flights: Arc<Flights>,
     pub(crate) pool: BufferPool,
+    pub(crate) scrubber: IngestScrubber,
 }
 
 impl Answer for Arc<BlobServer> {

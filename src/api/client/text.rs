@@ -33,6 +33,7 @@ pub(super) fn find_query(query: &FindQuery) -> String {
     add("starved", query.starved.map(|starved| starved.to_string()));
     add("lost", query.lost.clone());
     add("owes", query.owes.map(|claims| claims.to_string()));
+    add("attempt", query.attempt.map(|attempt| attempt.to_string()));
     text
 }
 

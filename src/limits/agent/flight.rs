@@ -75,8 +75,9 @@ pub const YIELDS_REMEMBERED_MAX: usize = 1_024;
 pub const YIELD_AFTER: Duration = Duration::from_millis(100);
 /// Time for which the children of a request wait that has given its turn away; then they find another source.
 pub const PAUSE_MAX: Duration = Duration::from_secs(1);
-/// How often a small blob is received by a flight whose bytes turn out wrong.
-pub const FLIGHT_TRIES_MAX: usize = 2;
+/// How often a small blob is received by a flight whose bytes turn out wrong: so often that two bad attempts in a row
+/// do not send every node to the registry.
+pub const FLIGHT_TRIES_MAX: usize = 3;
 /// Time for a server to say where the bytes of a blob come from, which includes the comparison of those that want to
 /// fetch it.
 pub const FLIGHT_LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);

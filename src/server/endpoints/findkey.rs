@@ -73,6 +73,7 @@ struct FlightQuestion {
     is_starved: bool,
     lost: Option<SocketAddr>,
     owes: u32,
+    attempt: Option<u64>,
 }
 
 /// The asker, as `request_host` names it.
@@ -135,9 +136,9 @@ impl Lookups {
         let (address, is_held) = asker;
         let holder = Holder { group: question.group.to_owned(), address };
         let zone = self.index.host(&holder).map(|record| record.zone).unwrap_or_default();
-        let FlightQuestion { have_bytes, transfer, begins, is_starved, lost, owes } = flight;
+        let FlightQuestion { have_bytes, transfer, begins, is_starved, lost, owes, attempt } = flight;
         let node = flights::table::Node { address, zone, have_bytes, transfer };
-        let asked = flights::table::Question { node, begins, is_held, is_starved, lost, owes };
+        let asked = flights::table::Question { node, begins, is_held, is_starved, lost, owes, attempt };
         let content = Content { group: holder.group, key };
         let sources = self.flights.ask(content, asked).await;
         let not: Vec<_> = std::iter::once(address).chain(lost).collect();
@@ -147,6 +148,7 @@ impl Lookups {
             fetcher: sources.fetcher.map(|fetcher| fetcher.to_string()),
             claim: sources.ruling.map(claim),
             came: sources.came,
+            attempt: sources.attempt,
         }
     }
 
@@ -280,6 +282,7 @@ fn flight(query: &Query<'_>) -> Result<Option<FlightQuestion>, FormatError> {
         is_starved: is_set("starved"),
         lost: query.text("lost").and_then(socket_address),
         owes: query.integer("owes")?.unwrap_or(0),
+        attempt: query.integer("attempt")?,
     }))
 }
 

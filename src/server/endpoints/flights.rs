@@ -114,12 +114,15 @@ impl FlightParts {
         let holder = Holder { group, address };
         let zone = self.index.host(&holder).map(|record| record.zone).unwrap_or_default();
         let said = flights.into_iter().map(|flight| {
-            let FlightProgress { key, state, have, depth, transfer } = flight;
+            let FlightProgress { key, state, have, depth, transfer, wrong_attempt, keeps_bytes } = flight;
             let key = key.parse::<Key>().map_err(|error| FormatError::value("key", error.to_string()))?;
             let progress = match state {
                 FlightState::Receives => Progress::Receives { depth },
                 FlightState::Fetches => Progress::Fetches,
-                FlightState::Ended => Progress::Ended,
+                FlightState::Ended => {
+                    let wrong = |attempt| Progress::Wrong { attempt, keeps_bytes };
+                    wrong_attempt.map_or(Progress::Ended, wrong)
+                }
             };
             let node = Node { address, zone: zone.clone(), have_bytes: have, transfer };
             Ok((Content { group: holder.group.clone(), key }, node, progress))

@@ -6,7 +6,7 @@
 //! says itself. Then the owner of the key compares
 //! for [`CLAIM_COLLECT_TIME`] those that ask, and the one with the most bytes is the next fetcher. After
 //! [`CLAIM_PATIENCE`]`.len()` fetchers in a row without a byte the key is open for [`CLAIM_OPEN_TIME`]: every node
-//! goes to the registry, and has its own error soon.
+//! goes to the registry, and has its own error soon. When the bytes of a fetch are wrong, the claim is free again.
 
 use std::cmp::Reverse;
 use std::net::SocketAddr;
@@ -64,6 +64,8 @@ pub struct Claim {
     former: Vec<(SocketAddr, u64)>,
     /// How many fetchers there were: at most so many copies have left the registry.
     grants: u64,
+    /// The fetcher whose bytes were wrong, until another fetch is granted.
+    wrong: Option<SocketAddr>,
 }
 
 #[derive(Debug, Default)]
@@ -137,6 +139,7 @@ impl Claim {
             former.is_some_and(|(_, had_bytes)| have_bytes > *had_bytes)
         };
         let is_new = match &self.stage {
+            ClaimStage::Free if self.wrong == Some(fetcher) => return false,
             ClaimStage::Free => true,
             ClaimStage::Held(fetch) if fetch.fetcher == fetcher => false,
             ClaimStage::Held(fetch) if fetch.has_grown || !comes_back() => return false,
@@ -179,6 +182,16 @@ impl Claim {
     /// Whether `node` holds the claim for a later transfer than this one.
     fn is_of_former_transfer(&self, node: SocketAddr, transfer: u64) -> bool {
         matches!(&self.stage, ClaimStage::Held(fetch) if fetch.fetcher == node && transfer < fetch.transfer)
+    }
+
+    /// Notes that the bytes that were fetched are wrong: the next node that asks fetches them anew. What the fetcher
+    /// says of its bytes does not bring the claim back. A key that is open stays so.
+    pub fn had_wrong_bytes(&mut self) {
+        if !matches!(self.stage, ClaimStage::Open { .. }) {
+            self.wrong = self.fetcher();
+            (self.stage, self.failed) = (ClaimStage::Free, 0);
+            self.former.clear();
+        }
     }
 
     /// The node that fetches.
@@ -258,6 +271,7 @@ impl Claim {
 
     fn grant(&mut self, claimant: Claimant, now: Duration) -> Ruling {
         self.grants += 1;
+        self.wrong = None;
         self.stage = ClaimStage::Held(Fetch {
             fetcher: claimant.address,
             transfer: claimant.transfer,
@@ -458,6 +472,22 @@ mod tests {
             claim.ended((node(fetcher), 0), 1, now + at(500));
         }
         assert!(!claim.is_open(at(5_000)));
+    }
+
+    #[test]
+    fn after_wrong_bytes_the_next_node_that_asks_fetches_them_anew_and_only_one_does() {
+        let mut claim = Claim::default();
+        claim.ask(claimant(1), at(0));
+        claim.has_grown((node(1), 0), 9, at(100));
+        claim.had_wrong_bytes();
+        assert!(!claim.has_grown((node(1), 0), 9, at(200)), "what it said before it knew");
+        assert_eq!(claim.ask(claimant(2), at(201)), Ruling::Yours);
+        assert_eq!(claim.ask(claimant(3), at(202)), Ruling::HeldBy(node(2)));
+        assert!(!claim.has_grown((node(1), 0), 10, at(203)), "nor is it a former fetcher");
+        let open = ClaimStage::Open { until: at(60_000) };
+        let mut open = Claim { stage: open, ..Claim::default() };
+        open.had_wrong_bytes();
+        assert_eq!(open.ask(claimant(2), at(1)), Ruling::Open);
     }
 
     #[test]

@@ -55,6 +55,21 @@ pub struct Question {
     pub lost: Option<SocketAddr>,
     /// Claims on other keys that it holds and that have not had a byte yet.
     pub owes: u32,
+    /// The number of the attempt that its bytes are of, if it knows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<u64>,
+}
+
+impl Question {
+    /// Whether the node speaks of an attempt that has ended, if `current` is the one that has not.
+    fn is_late(&self, current: u64) -> bool {
+        self.attempt.is_some_and(|attempt| attempt < current)
+    }
+
+    /// Whether the node has bytes of such an attempt: it has to begin again, and asks then.
+    pub(super) fn has_ended_bytes(&self, current: u64) -> bool {
+        self.node.have_bytes > 0 && self.is_late(current)
+    }
 }
 
 /// What a node that receives or fetches says from time to time.
@@ -70,6 +85,13 @@ pub enum Progress {
     Fetches,
     /// The transfer has ended: it has all of it, or has given up.
     Ended,
+    /// It has found that the bytes of this attempt are wrong.
+    Wrong {
+        /// The number of the attempt.
+        attempt: u64,
+        /// Whether nodes that have bytes of it go on with them.
+        keeps_bytes: bool,
+    },
 }
 
 /// Where a node may get the content from.
@@ -85,6 +107,14 @@ pub struct Sources {
     pub ruling: Option<Ruling>,
     /// How many nodes have come to this flight.
     pub came: u64,
+    /// The number of the attempt. Bytes of one with a lower number were found to be wrong.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub attempt: u64,
+}
+
+/// Whether no attempt has ended with wrong bytes: then it is not said, and servers that know none understand.
+fn is_zero(attempt: &u64) -> bool {
+    *attempt == 0
 }
 
 impl Sources {
@@ -129,6 +159,8 @@ struct Flight {
     claim: Claim,
     came: u64,
     used: Duration,
+    /// How many attempts have ended because their bytes were wrong.
+    attempt: u64,
 }
 
 impl FlightTable {
@@ -144,17 +176,21 @@ impl FlightTable {
         let flight = self.flight(content, now);
         let Node { address, transfer, .. } = question.node;
         flight.came += u64::from(question.begins);
-        let not: Vec<_> = std::iter::once(address).chain(question.lost).collect();
+        if question.has_ended_bytes(flight.attempt) {
+            return Sources { came: flight.came, attempt: flight.attempt, ..Sources::default() };
+        }
+        // Who was lost with the former attempt may be the one that fetches now.
+        let lost = question.lost.filter(|_| !question.is_late(flight.attempt));
+        let not: Vec<_> = std::iter::once(address).chain(lost).collect();
         let [near, far] = flight.choose(&question.node.zone, &not, now, rng);
         let has_source = question.is_held || !near.is_empty() || !far.is_empty();
         // A node that was granted the claim while others asked has to learn it.
         let is_fetcher = flight.claim.fetcher() == Some(address) && !question.is_held;
-        let is_in_need = question.is_starved || question.lost.is_some() || !has_source;
+        let is_in_need = question.is_starved || lost.is_some() || !has_source;
         let needs_ruling = is_in_need || is_fetcher || flight.claim.is_open(now);
         let ruling = needs_ruling.then(|| {
             let Node { have_bytes, .. } = question.node;
-            let claimant =
-                Claimant { address, transfer, have_bytes, owes: question.owes, lost: question.lost };
+            let claimant = Claimant { address, transfer, have_bytes, owes: question.owes, lost };
             flight.claim.ask(claimant, now)
         });
         // Also to a node that has lost it: the fetcher fetches on, and that node may only have lost a connection.
@@ -163,7 +199,7 @@ impl FlightTable {
             let holder = PartialHolder { address, transfer, depth: 0, seen: now };
             flight.zone(&question.node.zone).put(holder, rng);
         }
-        Sources { near, far, fetcher, ruling, came: flight.came }
+        Sources { near, far, fetcher, ruling, came: flight.came, attempt: flight.attempt }
     }
 
     /// Registers a node that has come and has been told a source already.
@@ -194,6 +230,10 @@ impl FlightTable {
             Progress::Fetches => {
                 flight.zone(&node.zone).renew(holder);
                 flight.claim.has_grown((address, transfer), have_bytes, now)
+            }
+            Progress::Wrong { attempt, keeps_bytes } => {
+                flight.had_wrong_bytes(attempt, keeps_bytes);
+                true
             }
             Progress::Ended => true,
         }
@@ -241,6 +281,20 @@ impl FlightTable {
 }
 
 impl Flight {
+    /// Ends an attempt whose bytes are wrong, unless it has ended already: whoever has a part of it is told to nobody,
+    /// and one node fetches anew. Where nodes go on with their bytes, they still need each other; those without a byte find
+    /// nothing at them, and ask for the claim. A server that has lost its memory learns the number of the attempt so.
+    fn had_wrong_bytes(&mut self, attempt: u64, keeps_bytes: bool) {
+        if attempt < self.attempt {
+            return;
+        }
+        self.attempt = attempt.saturating_add(1);
+        if !keeps_bytes {
+            self.zones.clear();
+            self.claim.had_wrong_bytes();
+        }
+    }
+
     /// Partial holders in `zone` and elsewhere, at random.
     fn choose(
         &self,
@@ -278,198 +332,4 @@ impl Flight {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::limits::{CLAIM_LOST_AFTER, FETCHES_OWED_MAX};
-    use rand::SeedableRng;
-    use rand::rngs::StdRng;
-
-    struct Scene {
-        table: FlightTable,
-        content: Content,
-        rng: StdRng,
-        now: Duration,
-    }
-
-    impl Scene {
-        fn new() -> Self {
-            let content = Content { group: "g".to_owned(), key: "r/i:1".parse().unwrap() };
-            Self {
-                table: FlightTable::default(),
-                content,
-                rng: StdRng::seed_from_u64(1),
-                now: Duration::ZERO,
-            }
-        }
-
-        fn ask(&mut self, question: &Question) -> Sources {
-            self.table.ask(&self.content, question, self.now, &mut self.rng)
-        }
-
-        fn begins(&mut self, number: u16, zone: &str) -> Sources {
-            self.ask(&question(number, zone))
-        }
-
-        fn progress(&mut self, number: u16, have_bytes: u64, progress: Progress) -> bool {
-            let node = Node { have_bytes, ..question(number, "").node };
-            self.table.progress(&self.content, &node, progress, self.now)
-        }
-    }
-
-    fn address(number: u16) -> SocketAddr {
-        SocketAddr::from(([10, 0, 0, 1], number))
-    }
-
-    fn question(number: u16, zone: &str) -> Question {
-        Question {
-            node: Node { address: address(number), zone: zone.to_owned(), have_bytes: 0, transfer: 0 },
-            begins: true,
-            is_held: false,
-            is_starved: false,
-            lost: None,
-            owes: 0,
-        }
-    }
-
-    #[test]
-    fn the_first_fetches_and_each_of_the_others_gets_those_that_came_before() {
-        let mut scene = Scene::new();
-        assert_eq!(scene.begins(1, "").ruling, Some(Ruling::Yours));
-        for number in 2..=20 {
-            let sources = scene.begins(number, "");
-            assert_eq!((sources.ruling, sources.fetcher), (None, Some(address(1))));
-            let picked = sources.pick(&[address(2)], &mut scene.rng);
-            let others = usize::from(number) - 1 - usize::from(number > 2);
-            assert_eq!(picked.len(), PARTIAL_HOLDERS_TOLD_MAX.min(others));
-            assert!(!picked.contains(&address(number)) && !picked.contains(&address(2)));
-            assert_eq!(sources.came, u64::from(number));
-        }
-    }
-
-    #[test]
-    fn where_a_complete_holder_is_known_nobody_claims_and_all_may_pass_it_on() {
-        let mut scene = Scene::new();
-        for number in 1..=2 {
-            let sources = scene.ask(&Question { is_held: true, ..question(number, "") });
-            assert_eq!((sources.ruling, sources.fetcher), (None, None));
-            assert_eq!(sources.near.len(), usize::from(number) - 1);
-        }
-        let starved = Question { is_held: true, is_starved: true, begins: false, ..question(1, "") };
-        assert_eq!(scene.ask(&starved).ruling, Some(Ruling::Yours), "the complete holder brings nothing");
-    }
-
-    #[test]
-    fn who_was_granted_the_claim_by_the_question_of_another_node_learns_it() {
-        let mut scene = Scene::new();
-        let busy = Question { owes: FETCHES_OWED_MAX, ..question(1, "") };
-        let Some(Ruling::Undecided(wait)) = scene.ask(&busy).ruling else { panic!("decided at once") };
-        scene.now += wait;
-        let other = scene.ask(&Question { owes: FETCHES_OWED_MAX + 1, ..question(2, "") });
-        assert_eq!((other.ruling, other.fetcher), (Some(Ruling::HeldBy(address(1))), Some(address(1))));
-        let again = Question { begins: false, ..busy };
-        assert_eq!(scene.ask(&again).ruling, Some(Ruling::Yours));
-        assert_eq!(scene.ask(&Question { is_held: true, ..again }).ruling, None);
-        assert_eq!(scene.begins(2, "").ruling, None);
-    }
-
-    #[test]
-    fn while_the_key_is_open_every_node_learns_it() {
-        let mut scene = Scene::new();
-        for fetcher in 1..=3 {
-            let claims = Question { is_starved: true, begins: false, ..question(fetcher, "") };
-            if let Some(Ruling::Undecided(wait)) = scene.ask(&claims).ruling {
-                scene.now += wait;
-            }
-            assert_eq!(scene.ask(&claims).ruling, Some(Ruling::Yours));
-            scene.begins(4, "");
-            scene.progress(fetcher, 0, Progress::Ended);
-        }
-        let sources = scene.begins(5, "");
-        assert_eq!((sources.near, sources.ruling), (vec![address(4)], Some(Ruling::Open)));
-    }
-
-    #[test]
-    fn the_zone_of_the_asker_comes_first_and_zones_have_a_limit() {
-        let mut scene = Scene::new();
-        (0..4).for_each(|number| drop(scene.begins(number, "a")));
-        (4..20).for_each(|number| drop(scene.begins(number, "b")));
-        let sources = scene.begins(30, "a");
-        let picked = sources.pick(&[], &mut scene.rng);
-        assert!(picked[..4].iter().all(|holder| holder.port() < 4), "{sources:?}");
-        assert!(picked[4..].iter().all(|holder| holder.port() >= 4), "{sources:?}");
-        (0..200).for_each(|number| drop(scene.begins(1_000 + number, &format!("zone-{number}"))));
-        assert!(scene.table.flights[&scene.content].zones.len() <= FLIGHT_ZONES_MAX + 1);
-    }
-
-    #[test]
-    fn who_lost_the_fetcher_is_sent_back_to_it_until_that_says_nothing_any_more_and_may_then_take_over() {
-        let mut scene = Scene::new();
-        scene.begins(1, "");
-        scene.begins(2, "");
-        let lost = Question { lost: Some(address(1)), begins: false, ..question(2, "") };
-        let sources = scene.ask(&lost);
-        let held = Some(Ruling::HeldBy(address(1)));
-        assert_eq!((sources.near, sources.fetcher, sources.ruling), (vec![], Some(address(1)), held));
-        scene.now += CLAIM_LOST_AFTER;
-        let sources = scene.ask(&lost);
-        let Some(Ruling::Undecided(wait)) = sources.ruling else { panic!("{sources:?}") };
-        assert_eq!((sources.near, sources.fetcher), (vec![], None));
-        scene.now += wait;
-        assert_eq!(scene.ask(&lost).ruling, Some(Ruling::Yours));
-        assert!(!scene.progress(1, 0, Progress::Fetches), "the claim has passed on");
-        assert!(scene.progress(2, 5, Progress::Fetches));
-    }
-
-    #[test]
-    fn who_ends_is_told_to_nobody() {
-        let mut scene = Scene::new();
-        (1..=3).for_each(|number| drop(scene.begins(number, "")));
-        assert!(scene.progress(2, 0, Progress::Ended) && scene.progress(1, 0, Progress::Ended));
-        let sources = scene.begins(4, "");
-        assert_eq!((sources.near, sources.fetcher), (vec![address(3)], None));
-    }
-
-    #[test]
-    fn who_has_begun_again_before_its_end_is_heard_of_stays() {
-        let mut scene = Scene::new();
-        scene.begins(1, "");
-        let Question { node, .. } = question(2, "");
-        scene.ask(&Question { node: Node { transfer: 3, ..node.clone() }, ..question(2, "") });
-        for (transfer, near) in [(2, vec![address(2)]), (3, vec![])] {
-            let ended = Node { transfer, ..node.clone() };
-            scene.table.progress(&scene.content, &ended, Progress::Ended, scene.now);
-            assert_eq!(scene.begins(1, "").near, near, "{transfer}");
-        }
-    }
-
-    #[test]
-    fn a_flight_is_forgotten_when_nobody_has_been_in_it_for_a_minute() {
-        let mut scene = Scene::new();
-        scene.begins(1, "");
-        scene.now += PARTIAL_HOLDER_TTL - Duration::from_secs(1);
-        scene.progress(1, 5, Progress::Receives { depth: 3 });
-        assert_eq!(scene.table.summaries()[0].depth, 3);
-        scene.now += PARTIAL_HOLDER_TTL - Duration::from_secs(1);
-        scene.table.expire(scene.now);
-        assert_eq!(scene.table.count(), 1);
-        scene.now += Duration::from_secs(1);
-        scene.table.expire(scene.now);
-        assert_eq!(scene.table.count(), 0);
-    }
-
-    #[test]
-    fn a_full_table_forgets_the_flight_that_was_used_longest_ago() {
-        let mut scene = Scene::new();
-        for number in 0..=FLIGHTS_MAX {
-            scene.now = Duration::from_millis(number as u64 % 1_000 + 1);
-            scene.content.key = format!("r/i:{number}").parse().unwrap();
-            if number == 7 {
-                scene.now = Duration::ZERO;
-            }
-            scene.begins(1, "");
-        }
-        assert_eq!(scene.table.count(), FLIGHTS_MAX);
-        scene.content.key = "r/i:7".parse().unwrap();
-        assert!(!scene.table.flights.contains_key(&scene.content));
-    }
-}
+mod tests;

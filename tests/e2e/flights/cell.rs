@@ -38,6 +38,8 @@ pub(super) enum Cell {
     Refused(u16),
     /// The registry sends a wrong byte.
     WrongByte(At),
+    /// The registry sends a wrong byte once.
+    WrongByteOnce(At),
     /// One node holds the image already.
     OneHolder,
     /// One node holds the image already, and a byte of its large layer has become wrong.
@@ -94,6 +96,8 @@ pub(super) enum How {
 pub(super) enum MayFail {
     Nobody,
     Victim,
+    /// The one that has got wrong bytes from the registry.
+    One,
     Anybody,
     /// Every pull has to.
     All,
@@ -133,6 +137,11 @@ impl Cell {
             Self::Node(..) | Self::ServersKilled(_) | Self::ServerKilled(..) | Self::Silent(..) => Some(2.0),
             Self::Gone(..) | Self::OtherNamespace | Self::TwoNamespaces | Self::FlightsOff => Some(2.0),
             Self::DamagedHolder | Self::DeadHolder => Some(1.0),
+            // The small layer once more. Where a pull has failed, containerd forgets the other layer, too.
+            Self::WrongByteOnce(At::Small(_)) => {
+                Some(1.0 + LAYER_BYTES[1] as f64 / LAYER_BYTES.iter().sum::<usize>() as f64)
+            }
+            Self::WrongByteOnce(At::Large(_)) => Some(2.0),
             Self::Refused(_) | Self::WrongByte(_) => None,
         }
     }
@@ -141,6 +150,8 @@ impl Cell {
     pub(super) fn may_fail(self) -> MayFail {
         match self {
             Self::Node(_, How::ContainerdKilled | How::Cancelled, _) => MayFail::Victim,
+            Self::WrongByteOnce(At::Small(_)) => MayFail::One,
+            Self::WrongByteOnce(At::Large(_)) => MayFail::Anybody,
             Self::Gone(..) | Self::WrongByte(_) | Self::DamagedHolder => MayFail::Anybody,
             Self::Refused(_) => MayFail::All,
             _ => MayFail::Nobody,

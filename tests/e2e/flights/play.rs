@@ -144,6 +144,9 @@ impl Play<'_> {
             Cell::SilentAtFirst(_) => faults.is_silent = true,
             Cell::Refused(status) => faults.refuses = Some(status),
             Cell::WrongByte(wrong) => faults.wrong = Some(at(wrong)),
+            Cell::WrongByteOnce(wrong) => {
+                (faults.wrong, faults.is_wrong_once) = (Some(at(wrong)), true);
+            }
             _ => {}
         }
         self.site.link.has(faults);
@@ -185,7 +188,7 @@ impl Play<'_> {
                 self.site.link.has(LinkFaults { is_gone: true, ..LinkFaults::default() });
                 tokio::time::sleep(time).await;
             }
-            Cell::Refused(_) | Cell::WrongByte(_) => return Ok(()),
+            Cell::Refused(_) | Cell::WrongByte(_) | Cell::WrongByteOnce(_) => return Ok(()),
             _ => {}
         }
         self.site.link.has(LinkFaults::default());
@@ -242,7 +245,7 @@ impl Play<'_> {
             ended.iter().filter(|ended| ended.problem.is_some()).map(|ended| ended.node).collect();
         let unsound = ended.iter().find_map(|ended| match ended.problem {
             None => self.site.content_problem(ended.node, image),
-            Some(_) if matches!(self.cell, Cell::WrongByte(_)) => None,
+            Some(_) if matches!(self.cell, Cell::WrongByte(_) | Cell::WrongByteOnce(_)) => None,
             Some(_) => self.site.soundness_problem(ended.node, image),
         });
         unsound.map_or(Ok(()), Err)?;
@@ -273,9 +276,11 @@ impl Play<'_> {
     }
 
     fn judge(&self, ended: &[Ended], may_fail: MayFail) -> Result<(), String> {
+        let failed = ended.iter().filter(|ended| ended.problem.is_some()).count();
         for Ended { node, problem, after } in ended {
             let may = match may_fail {
                 MayFail::Nobody => false,
+                MayFail::One => failed == 1,
                 MayFail::Victim => self.victims.contains(node),
                 MayFail::Anybody | MayFail::All => true,
             };

@@ -38,6 +38,8 @@ pub struct LinkFaults {
     pub refuses: Option<u16>,
     /// The byte at this offset of this blob is another one.
     pub wrong: Option<(Digest, u64)>,
+    /// It is wrong the first time only that it is sent.
+    pub is_wrong_once: bool,
 }
 
 /// The proxy, which ends when dropped.
@@ -186,6 +188,9 @@ impl Link {
         let piece = bytes.split_to(bytes.len().min(limit));
         match faults.wrong {
             Some((wrong, at)) if wrong == *blob && (offset..offset + piece.len() as u64).contains(&at) => {
+                if faults.is_wrong_once {
+                    self.faults.send_modify(|faults| faults.wrong = None);
+                }
                 let mut piece = piece.to_vec();
                 piece[(at - offset) as usize] ^= 0xff;
                 piece.into()

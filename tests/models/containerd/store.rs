@@ -18,6 +18,8 @@ pub struct Store {
     root: Option<PathBuf>,
     /// Whether committed blobs stay in that folder.
     keeps_blobs: bool,
+    /// Offset of the byte that the disk makes wrong in each ingest.
+    damaged: Mutex<Option<u64>>,
 }
 
 #[derive(Debug, Default)]
@@ -64,6 +66,7 @@ impl Drop for IngestFiles {
 pub struct Writer {
     reference: String,
     ingest: OwnedMutexGuard<Ingest>,
+    store: Arc<Store>,
 }
 
 impl Store {
@@ -78,6 +81,12 @@ impl Store {
         Self { keeps_blobs: true, ..Self::of_ingests(root) }
     }
 
+    /// From now on the disk makes the byte at `offset` of each ingest wrong. The running hash is right: it is over what
+    /// came.
+    pub fn damages(&self, offset: u64) {
+        *self.damaged.lock().unwrap() = Some(offset);
+    }
+
     /// Ref of a digest: 1.6.20 `remotes/handlers.go:58` `MakeRefKey`.
     pub fn reference(digest: &str) -> String {
         format!("layer-{digest}")
@@ -86,7 +95,7 @@ impl Store {
     /// Opens or resumes the ingest of a digest; `None`: the blob exists already (2.1.4
     /// `plugins/content/local/store.go:521` `writer`: `ErrAlreadyExists`). A resumed ingest continues after
     /// its bytes, which are hashed again (2.1.4 `store.go:489` `resumeStatus`).
-    pub async fn writer(&self, digest: &str, size: u64) -> Option<Writer> {
+    pub async fn writer(self: &Arc<Self>, digest: &str, size: u64) -> Option<Writer> {
         let reference = Self::reference(digest);
         loop {
             let ingest = {
@@ -104,7 +113,7 @@ impl Store {
             let inner = self.inner.lock().unwrap();
             let current = inner.ingests.get(&reference);
             if current.is_some_and(|current| Arc::ptr_eq(current, OwnedMutexGuard::mutex(&ingest))) {
-                return Some(Writer { reference, ingest });
+                return Some(Writer { reference, ingest, store: Arc::clone(self) });
             }
         }
     }
@@ -148,8 +157,15 @@ impl Writer {
 
     pub fn write(&mut self, bytes: &[u8]) {
         self.ingest.hasher.update(bytes);
+        let damaged = *self.store.damaged.lock().unwrap();
+        let begin = self.ingest.written;
         if let Some(files) = &mut self.ingest.files {
-            files.data.write_all(bytes).unwrap();
+            let mut stored = bytes.to_vec();
+            let wrong = damaged.and_then(|at| stored.get_mut(usize::try_from(at.checked_sub(begin)?).ok()?));
+            if let Some(byte) = wrong {
+                *byte ^= 1;
+            }
+            files.data.write_all(&stored).unwrap();
         }
         self.ingest.written += bytes.len() as u64;
     }

@@ -167,6 +167,11 @@ impl Daemons {
         Pulled { nodes: nodes.into_iter().map(|(_, ended)| ended).collect() }
     }
 
+    /// From now on the disk of this node makes the byte at this offset of each blob wrong.
+    pub(super) fn damage(&self, node: usize, offset: u64) {
+        self.all[node].store.damages(offset);
+    }
+
     /// Removes the ingests of these layers, as agents do over gRPC with bad ones: their store here is a layout.
     pub(super) fn abort(&self, image: &Image) {
         for daemon in &self.all {

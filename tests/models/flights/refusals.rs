@@ -1,4 +1,4 @@
-//! The registry is slow to begin, breaks off, refuses, or sends wrong bytes.
+//! The registry is slow to begin, breaks off, or refuses.
 
 use std::time::Duration;
 
@@ -41,23 +41,6 @@ async fn all_succeed(fleet: &Fleet, client: Client, conduct: Conduct, copies: f6
     check(fleet, (&format!("{client} | {conduct:?}"), &image), &registry, &pulled, copies)
 }
 
-/// The pulls of the nodes that got wrong bytes fail, and the next ones succeed.
-async fn wrong_bytes(fleet: &Fleet, client: Client, image: &Image) -> Result<(), String> {
-    let registry = Registry::start(image, Conduct::WrongOnce).await;
-    let limit = registry.undisturbed() + WITHIN;
-    let daemons = fleet.daemons(client, &registry);
-    let first = daemons.pull(|_| vec![image.clone()], limit).await;
-    let failed = first.failed();
-    let cell = format!("{client} | wrong bytes in {} B", image.bytes());
-    println!("{cell}: {} nodes failed, the last one after {:.1?}", failed.len(), first.last());
-    if failed.iter().any(|failure| failure.contains("not within")) {
-        return Err(format!("{cell}\n{}\n{}", failed.join("\n"), fleet.logs(image)));
-    }
-    daemons.abort(image);
-    let second = daemons.pull(|_| vec![image.clone()], limit).await;
-    check(fleet, (&cell, image), &registry, &second, 1.0 + ONE_COPY)
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_node_has_its_error_soon() {
     let fleet = Fleet::start().await;
@@ -97,17 +80,6 @@ async fn soak_a_registry_that_is_slow_to_begin_sends_three_copies_at_most() {
     let mut problems = Problems::default();
     for client in Client::ALL {
         problems.note(all_succeed(&fleet, client, Conduct::SilentFor(SILENCE), 3.0 * ONE_COPY).await);
-    }
-    problems.none();
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn soak_wrong_bytes_are_committed_nowhere_and_cost_one_more_copy() {
-    let fleet = Fleet::start().await;
-    let mut problems = Problems::default();
-    for client in Client::ALL {
-        problems.note(wrong_bytes(&fleet, client, &Image::of_one_blob()).await);
-        problems.note(wrong_bytes(&fleet, client, &Image::new(&[5 * super::MIB])).await);
     }
     problems.none();
 }

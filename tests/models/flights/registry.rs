@@ -25,8 +25,12 @@ pub(super) enum Conduct {
     /// It is gone after half of a blob.
     GoneAtHalf,
     Refuses(u16),
-    /// The first answer of each blob has a wrong byte in its middle.
-    WrongOnce,
+    /// The byte at this offset of each blob is wrong in the first answer that begins at most so many bytes before it: a
+    /// client that fetches in chunks leaves the rest of an answer.
+    WrongOnce {
+        at: u64,
+        within: u64,
+    },
 }
 
 /// A running registry.
@@ -41,7 +45,7 @@ struct Answers {
     image: Image,
     link: Arc<Link>,
     conduct: Conduct,
-    /// Digests that were asked for.
+    /// Digests that were asked for, or whose wrong byte was sent.
     seen: Mutex<HashSet<String>>,
 }
 
@@ -99,7 +103,9 @@ impl Answers {
         if let Conduct::Refuses(code) = self.conduct {
             return status(code);
         }
-        let is_first = asked.method == "GET" && self.seen.lock().unwrap().insert(blob.digest.clone());
+        let is_first_of = |is_it: bool| {
+            asked.method == "GET" && is_it && self.seen.lock().unwrap().insert(blob.digest.clone())
+        };
         let half = blob.size() / 2;
         let (head, body) = promise(blob, asked);
         let mut parts = Vec::new();
@@ -109,12 +115,18 @@ impl Answers {
         parts.push(Part::Head(head));
         let Some((from, to)) = body else { return parts };
         let (until, end) = match self.conduct {
-            Conduct::BreaksOnce if is_first => (half, Some(Part::Close)),
+            Conduct::BreaksOnce if is_first_of(true) => (half, Some(Part::Close)),
             Conduct::GoneAtHalf if to > half => (half, Some(Part::Gone)),
             _ => (to, None),
         };
-        let is_wrong = self.conduct == Conduct::WrongOnce && is_first;
-        let sent = if is_wrong { blob.flipped_at(half) } else { blob.clone() };
+        let sent = match self.conduct {
+            Conduct::WrongOnce { at, within }
+                if is_first_of((from..to).contains(&at) && at - from < within) =>
+            {
+                blob.flipped_at(at)
+            }
+            _ => blob.clone(),
+        };
         let pieces = sent.slice(from, until.max(from)).into_iter();
         parts.extend(pieces.map(|bytes| Part::Paced(bytes, Arc::clone(&self.link))));
         parts.extend(end);

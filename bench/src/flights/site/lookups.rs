@@ -24,6 +24,7 @@ impl Site {
             is_starved: need.needs_ruling() || matches!(need, Need::Lost(_)),
             lost,
             owes: 0,
+            attempt: None,
         };
         self.send_to_server(node, Said::Question(question));
     }

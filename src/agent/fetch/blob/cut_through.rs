@@ -86,6 +86,7 @@ impl CutThrough {
         self.left -= bytes.len() as u64;
         let is_last = self.left == 0;
         let digest = &self.supply.wanted().digest;
+        let mut is_verified = true;
         match &mut self.check {
             Check::Hash(prefix) => {
                 prefix.hasher.update(&bytes);
@@ -98,6 +99,7 @@ impl CutThrough {
                 Some(false) => return Err(self.wrong_bytes().await),
                 Some(true) => {}
                 None => {
+                    is_verified = false;
                     tracing::debug!(%digest, "a rest could not be verified here");
                     self.context.scrubber.look();
                 }
@@ -111,8 +113,9 @@ impl CutThrough {
             Check::Length => {}
         }
         if is_last {
-            self.supply.are_right();
-            self.remember_senders(matches!(self.check, Check::Length));
+            let is_in_doubt = matches!(self.check, Check::Length);
+            self.supply.are_whole(is_verified && !is_in_doubt);
+            self.remember_senders(is_in_doubt);
         }
         Ok(bytes)
     }
@@ -147,7 +150,7 @@ impl CutThrough {
         senders.extend(self.supply.senders());
         senders.sort();
         senders.dedup();
-        self.supply.are_wrong(&senders, &self.context.health);
+        self.supply.are_wrong(&senders, &self.context.health).await;
         self.context.ingests.abort_wrong_bytes(digest.clone()).await;
         Cut::WrongBytes
     }

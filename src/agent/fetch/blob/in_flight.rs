@@ -54,6 +54,8 @@ pub(crate) struct FlightTransfer {
     /// Nodes that could not send it, and named no other, once for each time.
     busy: Vec<SocketAddr>,
     gave_up: Option<GaveUp>,
+    /// Whether what has come is of an attempt that has ended with wrong bytes.
+    is_ended: bool,
 }
 
 /// Why the bytes end before the blob does.
@@ -63,6 +65,8 @@ pub(super) enum GaveUp {
     Registry(Why),
     /// containerd asks again: its turn is needed for a blob that this node fetches for others.
     Yields,
+    /// What has come is of an attempt that has ended with wrong bytes.
+    Ended,
 }
 
 impl FlightTransfer {
@@ -96,6 +100,7 @@ impl FlightTransfer {
             failed: HashMap::new(),
             busy: Vec::new(),
             gave_up: None,
+            is_ended: false,
         };
         // The question to which `found` is the answer.
         transfer.follow.next(Duration::ZERO);
@@ -103,13 +108,19 @@ impl FlightTransfer {
         transfer
     }
 
-    /// Begins again, without the nodes that have sent: their bytes are wrong.
+    /// Begins again: the bytes were wrong. Those who sent them are left out, unless their attempt has ended: then they have
+    /// learned it, too, and begin again themselves.
     pub(super) fn begin_again(&mut self) {
-        self.avoided.extend(self.senders.drain(..).map(|(node, _)| node));
-        self.source = None;
+        if std::mem::take(&mut self.is_ended) {
+            self.senders.clear();
+            self.reception.leaves_attempt();
+        } else {
+            self.avoided.extend(self.senders.drain(..).map(|(node, _)| node));
+        }
+        (self.source, self.probe, self.gave_up) = (None, None, None);
         self.left.start = 0;
-        self.begun = Instant::now();
-        self.follow = Follow::new(self.own, 0, Duration::ZERO);
+        self.received = Instant::now();
+        self.follow.begin_again(self.now());
     }
 
     /// The next bytes; `None` at the end of the blob, or if the registry sends the rest: then there is something left.
@@ -121,6 +132,10 @@ impl FlightTransfer {
                 match gave_up {
                     GaveUp::Registry(why) => self.leave_to_registry(why).await,
                     GaveUp::Yields => self.reception.pauses(),
+                    GaveUp::Ended => {
+                        let (digest, have_bytes) = (&self.wanted.digest, self.left.start);
+                        tracing::info!(%digest, have_bytes, "the bytes of a blob were wrong where they came from");
+                    }
                 }
                 self.gave_up = Some(gave_up);
                 None
@@ -160,6 +175,9 @@ impl FlightTransfer {
 
     async fn go_on(&mut self) -> Result<Option<Bytes>, GaveUp> {
         while self.left.start < self.left.end {
+            if self.is_ended {
+                return Err(GaveUp::Ended);
+            }
             let came = match self.follow.next(self.now()) {
                 Step::AskServer(need) => {
                     self.ask_server(need).await;

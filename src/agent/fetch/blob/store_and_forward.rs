@@ -99,7 +99,7 @@ impl WholeBlobs {
                 Err(WholeFailed::WrongTogether)
             }
             supply => {
-                supply.are_wrong(&supply.senders(), &self.health);
+                supply.are_wrong(&supply.senders(), &self.health).await;
                 Err(WholeFailed::Wrong)
             }
         }

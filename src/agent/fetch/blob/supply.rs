@@ -60,6 +60,7 @@ impl Supply {
             Self::Flight(transfer) => match transfer.gave_up() {
                 Some(in_flight::GaveUp::Registry(why)) => Cut::LeftToRegistry(why.to_string()),
                 Some(in_flight::GaveUp::Yields) => Cut::Yields,
+                Some(in_flight::GaveUp::Ended) => Cut::WrongBytes,
                 None => Cut::SourceBroken,
             },
             Self::Peers(transfer) => match transfer.gave_up() {
@@ -71,6 +72,11 @@ impl Supply {
         }
     }
 
+    /// Whether what has come is of a flight that has ended with wrong bytes.
+    pub(super) fn has_ended(&self) -> bool {
+        matches!(self, Self::Flight(transfer) if transfer.gave_up() == Some(in_flight::GaveUp::Ended))
+    }
+
     /// Begins a flight again, without the nodes whose bytes were wrong.
     pub(super) fn begin_again(&mut self) {
         if let Self::Flight(transfer) = self {
@@ -78,10 +84,10 @@ impl Supply {
         }
     }
 
-    /// Notes that all bytes have come and are right.
-    pub(super) fn are_right(&self) {
+    /// Notes that all bytes have come, and whether all that containerd has of them are known to be right.
+    pub(super) fn are_whole(&self, is_verified: bool) {
         if let Self::Flight(transfer) = self {
-            transfer.reception().is_whole();
+            transfer.reception().is_whole(is_verified);
         }
     }
 
@@ -101,15 +107,17 @@ impl Supply {
             Whole::Memory(bytes) => growing.is_whole_in_memory(bytes.clone()),
             Whole::File(spooled) => growing.is_whole_in_file(spooled.file(), Arc::clone(spooled) as _),
         }
-        self.are_right();
+        // What containerd had before this request came from elsewhere.
+        self.are_whole(self.wanted().start().unwrap_or(0) == 0);
     }
 
-    /// Notes that the bytes of `senders` are wrong. In a flight, only a node that holds the blob had to know it.
-    pub(super) fn are_wrong(&self, senders: &[SocketAddr], health: &PeerHealth) {
+    /// Notes that the bytes of `senders` are wrong, and has the servers end their flight. In a flight, only a node that
+    /// holds the blob had to know it.
+    pub(super) async fn are_wrong(&self, senders: &[SocketAddr], health: &PeerHealth) {
         let digest = &self.wanted().digest;
         match self {
             Self::Flight(transfer) => {
-                transfer.reception().is_wrong();
+                transfer.reception().is_wrong().await;
                 if transfer.may_blame() {
                     health.blame(senders, digest);
                 } else {

@@ -240,6 +240,29 @@ fn only_the_owner_or_twenty_seconds_without_a_byte_send_a_node_to_the_registry()
 /// What broke: the fetcher had ended, all that the server knew were the children of the node that had lost it, and that
 /// one asked for sources without a need of a ruling until 20 s were over.
 #[test]
+fn wrong_bytes_do_not_give_a_node_another_twenty_seconds() {
+    // Bytes came at `came`, ms, and were wrong at `again`.
+    for (came, again) in [(100, 200), (19_000, 19_999), (25_000, 30_000)] {
+        let mut follow = attached();
+        follow.received(5, at(came));
+        follow.begin_again(at(again));
+        let due = WITHOUT_BYTES_MAX.max(at(again));
+        if at(again) < due {
+            assert_eq!(follow.next(at(again)), Step::AskServer(Need::Begins), "{again}");
+            assert!(!matches!(follow.next(due - at(1)), Step::GoToRegistry(_)), "{again}");
+        }
+        assert_eq!(follow.next(due), Step::GoToRegistry(Why::Starved), "{again}");
+    }
+    let mut follow = attached();
+    follow.begin_again(at(19_000));
+    follow.next(at(19_000));
+    follow.server_answered(ServerAnswer::Sources(vec![node(2)]));
+    assert_eq!(follow.next(at(19_001)), Step::Attach(node(2)), "it knows no source");
+    follow.received(1, at(19_999));
+    assert!(!matches!(follow.next(WITHOUT_BYTES_MAX), Step::GoToRegistry(_)), "right bytes count");
+}
+
+#[test]
 fn who_finds_no_source_for_long_or_nothing_at_it_asks_for_a_ruling() {
     for (need, expected) in [
         (Need::Begins, false),

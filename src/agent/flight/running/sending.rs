@@ -7,8 +7,9 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::{Flight, Role, State};
+use crate::agent::flight::attempt::{self, Match, Part};
 use crate::agent::flight::children::{Admission, Applicant, Children, Source};
-use crate::agent::flight::header::{Advice, Told};
+use crate::agent::flight::header::{Advice, Known, Told};
 
 /// Why a child is sent no more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +65,14 @@ impl Flight {
         Told { advice, ..told }
     }
 
+    /// What a node is told that is admitted, and knows this. What this node has verified is of any attempt.
+    pub(crate) fn tell_admitted(&self, known: Known) -> Told {
+        let told = self.tell(Vec::new());
+        let is_of_any = told.is_holder || self.growing.is_verified() || told.have_bytes == 0;
+        let attempt = if is_of_any { told.attempt.max(known.attempt) } else { told.attempt };
+        Told { attempt, ..told }
+    }
+
     /// What a node that is admitted, or sent elsewhere, is told.
     pub(crate) fn tell(&self, children: Vec<SocketAddr>) -> Told {
         let have_bytes = self.have_bytes();
@@ -75,22 +84,30 @@ impl Flight {
         };
         let (depth, came) = (state.depth, state.came);
         let (is_holder, advice) = (state.is_held, Advice::default());
-        Told { have_bytes, depth, came, is_holder, source, children, waits_for, advice }
+        let attempt = state.attempt.unwrap_or_default();
+        Told { have_bytes, depth, came, is_holder, source, children, waits_for, advice, attempt }
     }
 
-    /// Decides on a node that asks to receive the blob, and knows of `came` nodes.
-    pub(crate) fn apply(self: &Arc<Self>, applicant: &Applicant, came: u64) -> Answer {
-        let have_bytes = self.have_bytes();
+    /// Decides on a node that asks to receive the blob, and what it knows of the flight.
+    pub(crate) fn apply(self: &Arc<Self>, applicant: &Applicant, known: Known) -> Answer {
+        let (have_bytes, is_verified) = (self.have_bytes(), self.growing.is_verified());
         let mut state = self.state();
-        // What others say is not passed on.
-        let came = state.came.max(came);
-        let is_attached = match state.role {
-            // A slow node takes no child that would leave it at once.
-            Role::Receives { .. } => state.instead.is_none(),
-            Role::Holds => have_bytes > 0,
-            Role::Fetches { .. } => self.growing.has_ingest(),
-            Role::Seeks { .. } | Role::Late { .. } | Role::Idle => false,
+        let asker = Part { attempt: known.attempt, have_bytes: applicant.have_bytes };
+        let own = Part { attempt: state.attempt.unwrap_or_default(), have_bytes };
+        let fits = match attempt::compare(asker, own, is_verified || state.is_held, self.keeps_bytes()) {
+            Match::Fits(_) => !state.is_wrong,
+            Match::SourceHasEnded | Match::AskerHasEnded => false,
         };
+        // What others say is not passed on.
+        let came = state.came.max(known.came);
+        let is_attached = fits
+            && match state.role {
+                // A slow node takes no child that would leave it at once.
+                Role::Receives { .. } => state.instead.is_none(),
+                Role::Holds => have_bytes > 0,
+                Role::Fetches { .. } => self.growing.has_ingest(),
+                Role::Seeks { .. } | Role::Late { .. } | Role::Idle => false,
+            };
         let source = Source { have_bytes, is_attached, came };
         let now = self.age();
         state.children.look(have_bytes, now);

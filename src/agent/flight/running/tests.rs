@@ -2,23 +2,26 @@
 
 use super::*;
 use crate::agent::flight::children::Applicant;
+use crate::agent::flight::header::Known;
 use std::sync::Arc;
 
-fn node(number: u16) -> SocketAddr {
+pub(super) const KNOWN: Known = Known { came: 1, attempt: 0 };
+
+pub(super) fn node(number: u16) -> SocketAddr {
     SocketAddr::from(([10, 0, 0, 1], number))
 }
 
-fn applicant(number: u16) -> Applicant {
+pub(super) fn applicant(number: u16) -> Applicant {
     let (address, zone) = (node(number), String::new());
     Applicant { address, zone, have_bytes: 0, has_children: false, has_left_slow: false }
 }
 
-fn holder() -> Arc<Flight> {
+pub(super) fn holder() -> Arc<Flight> {
     Arc::new(Flight::new(Digest::of(b"x"), Growing::new(10, None), Role::Receives { source: node(9) }))
 }
 
-fn admitted(flight: &Arc<Flight>, number: u16) -> ChildConnection {
-    match flight.apply(&applicant(number), 1) {
+pub(super) fn admitted(flight: &Arc<Flight>, number: u16) -> ChildConnection {
+    match flight.apply(&applicant(number), KNOWN) {
         Answer::Admitted(connection) => connection,
         Answer::Elsewhere(told) => panic!("{told:?}"),
     }
@@ -28,7 +31,7 @@ fn admitted(flight: &Arc<Flight>, number: u16) -> ChildConnection {
 fn a_child_is_one_until_its_connection_ends() {
     let flight = holder();
     let first = admitted(&flight, 1);
-    let Answer::Elsewhere(told) = flight.apply(&applicant(2), 1) else { panic!("a second child") };
+    let Answer::Elsewhere(told) = flight.apply(&applicant(2), KNOWN) else { panic!("a second child") };
     assert_eq!((told.children, told.source), (vec![node(1)], Some(node(9))));
     drop(first);
     assert!(!flight.has_children());
@@ -60,7 +63,7 @@ fn a_node_without_a_source_names_whom_it_asks() {
     let flight = holder();
     for (role, waits_for) in [(Role::Seeks { asks: Some(node(3)) }, Some(node(3))), (Role::Idle, None)] {
         flight.becomes(role, 0);
-        let Answer::Elsewhere(told) = flight.apply(&applicant(1), 1) else { panic!("{role:?}") };
+        let Answer::Elsewhere(told) = flight.apply(&applicant(1), KNOWN) else { panic!("{role:?}") };
         assert_eq!((told.waits_for, told.children), (waits_for, Vec::new()), "{role:?}");
     }
 }
@@ -109,5 +112,5 @@ async fn a_fetch_ends_soon_after_its_containerd_was_lost_unless_that_still_write
 fn a_fetcher_whose_ingest_is_gone_takes_no_child() {
     let flight = holder();
     flight.becomes(Role::Fetches { begun_at: 0 }, 0);
-    assert!(matches!(flight.apply(&applicant(1), 1), Answer::Elsewhere(_)));
+    assert!(matches!(flight.apply(&applicant(1), KNOWN), Answer::Elsewhere(_)));
 }

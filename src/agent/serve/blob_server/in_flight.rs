@@ -13,11 +13,13 @@ use super::{BlobServer, NotGiven};
 use crate::agent::content::buffer_pool::BufferPool;
 use crate::agent::content::byte_stream::{ByteStream, Cut};
 use crate::agent::content::head::Head;
+use crate::agent::content::ingest_scrub::IngestScrubber;
 use crate::agent::content::local::Reader;
 use crate::agent::content::token_bucket::TokenBucket;
 use crate::agent::flight::children::Applicant;
-use crate::agent::flight::header::{Asked, FLIGHT, Told};
+use crate::agent::flight::header::{Asked, FLIGHT, Known, Told};
 use crate::agent::flight::running::{Answer, ChildConnection, ChildEnd};
+use crate::agent::flight::table::Flights;
 use crate::agent::policy::Policies;
 use crate::agent::serve::conditions::range_of;
 use crate::agent::serve::found::{Found, ServedFrom};
@@ -50,7 +52,7 @@ impl BlobServer {
     ) -> Result<Found, NotGiven> {
         match asked {
             Asked::Probe(from) => self.how_far(path, digest, from).await,
-            Asked::Receive(applicant, came) => self.admit(request, path, digest, (applicant, came)).await,
+            Asked::Receive(applicant, known) => self.admit(request, path, digest, (applicant, known)).await,
         }
     }
 
@@ -74,7 +76,7 @@ impl BlobServer {
         request: &Parts,
         path: &ContentPath,
         digest: Digest,
-        (applicant, came): (Applicant, u64),
+        (applicant, known): (Applicant, Known),
     ) -> Result<Found, NotGiven> {
         let range = range_of(&request.headers, Some(&digest));
         let held = self.local.blob(&digest, Reader::Peer, Instant::now() + VERIFY_BEFORE_HEADERS).await?;
@@ -89,19 +91,20 @@ impl BlobServer {
                 return Ok(Found::unsatisfiable(digest, ServedFrom::OwnStore, total));
             };
             let upload = self.uploads.start().ok_or(NotGiven::Full)?;
-            let child = match flight.apply(&applicant, came) {
+            let child = match flight.apply(&applicant, known) {
                 Answer::Admitted(child) => child,
                 Answer::Elsewhere(told) => return Err(NotGiven::Elsewhere(Box::new(told))),
             };
-            let (told, head) = (flight.tell(Vec::new()), Head { total, range });
-            let rate = upload.rate();
+            let (told, head) = (flight.tell_admitted(known), Head { total, range });
             let sending = Sending {
                 child,
                 offset: head.part().start,
                 pool: self.pool.clone(),
-                rate,
+                rate: upload.rate(),
                 policies: Arc::clone(&self.policies),
                 registry: path.registry.clone(),
+                flights: Arc::clone(&self.flights),
+                scrubber: self.scrubber.clone(),
                 _upload: upload,
             };
             let found = Found::blob(digest, ServedFrom::OwnStore, head, sending.stream());
@@ -111,11 +114,11 @@ impl BlobServer {
             return Err(NotGiven::Full);
         };
         let upload = self.uploads.start().ok_or(NotGiven::Full)?;
-        let child = match flight.apply(&applicant, came) {
+        let child = match flight.apply(&applicant, known) {
             Answer::Admitted(child) => child,
             Answer::Elsewhere(told) => return Err(NotGiven::Elsewhere(Box::new(told))),
         };
-        let told = Some(flight.tell(Vec::new()));
+        let told = Some(flight.tell_admitted(known));
         let found = Found::own_blob(digest, held, range, Some(upload));
         Ok(Found { told, ..found }.noting(child))
     }
@@ -135,6 +138,8 @@ struct Sending {
     policies: Arc<Policies>,
     /// Registry of the name under which the child asks.
     registry: Option<String>,
+    flights: Arc<Flights>,
+    scrubber: IngestScrubber,
     _upload: Upload,
 }
 
@@ -187,6 +192,11 @@ impl Sending {
                     incomplete_bytes().increment(bytes.len() as u64);
                 }
                 return Ok(Some(bytes));
+            }
+            if self.child.flight.verify(&self.pool).await.map_err(Cut::Read)? {
+                // containerd does not take it either, and would not get it anew before it is aborted.
+                self.scrubber.look();
+                self.flights.accuse(&self.child.flight).await;
             }
             sleep(FLIGHT_LOOK_PAUSE).await;
         }

@@ -229,12 +229,67 @@ async fn wrong_bytes_reach_neither_containerd_nor_a_report() {
     let right = Node::with(&bytes).await;
     let digest = Digest::of(&bytes);
     nodes[0].servers.hold(&digest, &[right.peer]);
+    nodes[0].servers.fly(&digest, FlightOffer { attempt: 1, ..sources(&[first.peer]) });
     let mut wrong = bytes.clone();
     wrong[SMALL / 2] ^= 1;
     ingest.write(&wrong);
     let got = pulls.end().await.pop().unwrap();
     assert!(got.is_complete() && got.body == bytes, "{} {} bytes", got.status, got.body.len());
     assert!(nodes[0].servers.reports.lock().unwrap().is_empty(), "a node cannot know what it passes on");
+    assert_eq!(*first.servers.wrong.lock().unwrap(), [(digest.to_string(), 0)], "the fetcher has found it");
+    assert_eq!(*nodes[0].servers.wrong.lock().unwrap(), [], "nobody else");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_children_of_a_node_that_has_wrong_bytes_begin_again_with_it() {
+    let bytes = noise(SMALL);
+    let digest = Digest::of(&bytes);
+    let (first, mut ingest) = fetcher(&bytes).await;
+    let (chain, pulls) = chain(&bytes, first.peer, 3).await;
+    until("the chain is there", || {
+        receives_from(&chain[1], &bytes, &chain[0]) && receives_from(&chain[2], &bytes, &chain[1])
+    })
+    .await;
+    // What the owner of the key says once the attempt has ended.
+    let (second, mut again) = fetcher(&bytes).await;
+    second.flights.get(&digest).unwrap().enter(1, 0);
+    for node in &chain {
+        node.servers.fly(&digest, FlightOffer { attempt: 1, ..sources(&[second.peer]) });
+    }
+    let mut wrong = bytes.clone();
+    wrong[0] ^= 1;
+    ingest.write(&wrong);
+    until("all have the second one before them", || {
+        chain.iter().all(|node| node.flights.get(&digest).unwrap().attempt() == 1)
+    })
+    .await;
+    again.write(&bytes);
+    for got in pulls.end().await {
+        assert!(got.is_complete() && got.body == bytes, "{} {} bytes", got.status, got.body.len());
+    }
+    assert!(first.servers.wrong.lock().unwrap().len() == 1);
+    assert!(chain.iter().all(|node| node.servers.wrong.lock().unwrap().is_empty()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_finds_wrong_bytes_that_no_source_has_found_tells_the_servers() {
+    for length in [SMALL, LARGE] {
+        let bytes = noise(length);
+        let digest = Digest::of(&bytes);
+        let (first, mut ingest) = fetcher(&bytes).await;
+        // A liar: it says that it has verified the bytes.
+        first.flights.get(&digest).unwrap().growing().is_right();
+        let (nodes, mut pulls) = chain(&bytes, first.peer, 1).await;
+        until("it waits", || receives_from(&nodes[0], &bytes, &first)).await;
+        let mut wrong = bytes.clone();
+        wrong[length / 2] ^= 1;
+        ingest.write(&wrong);
+        until("the servers know it", || !nodes[0].servers.wrong.lock().unwrap().is_empty()).await;
+        assert_eq!(*nodes[0].servers.wrong.lock().unwrap(), [(digest.to_string(), 0)]);
+        nodes[0].servers.fly(&digest, claim(FlightClaim::Yours));
+        let got = tokio::time::timeout(SOON, pulls.0.pop().unwrap()).await.unwrap().unwrap();
+        assert!(got.status == 404 || !got.is_complete(), "{length}: {} {} bytes", got.status, got.body.len());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

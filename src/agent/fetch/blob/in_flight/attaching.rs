@@ -40,7 +40,13 @@ impl FlightTransfer {
         }
         self.reception.flight().becomes(Role::Seeks { asks: Some(node) }, 0);
         let answer = match self.open(node).await {
+            // One that knows no attempts does not see that its bytes are of one that has ended.
+            Ok(Ok((_, told))) if !told.is_holder && told.attempt < self.reception.flight().attempt() => {
+                self.failed.insert(node, Instant::now());
+                SourceAnswer::Nothing
+            }
             Ok(Ok((attached, told))) => {
+                self.reception.flight().enter(told.attempt, self.left.start);
                 let depth = told.depth.saturating_add(1);
                 self.reception.flight().have_come(told.came);
                 self.reception.flight().becomes(Role::Receives { source: node }, depth);
@@ -49,6 +55,10 @@ impl FlightTransfer {
                 ::metrics::counter!("piccolo_flight_events_total", "event" => "joined").increment(1);
                 self.source = Some(attached);
                 SourceAnswer::Sends
+            }
+            Ok(Err(told)) if !self.reception.flight().enter(told.attempt, self.left.start) => {
+                self.is_ended = true;
+                SourceAnswer::Nothing
             }
             Ok(Err(told)) => match (told.children, told.waits_for) {
                 (children, _) if !children.is_empty() => SourceAnswer::Full(children),
@@ -77,7 +87,7 @@ impl FlightTransfer {
         let Some(applicant) = self.reception.applicant(self.left.start, self.follow.has_left_slow()) else {
             return Ok(Err(Told::default()));
         };
-        let asked = Asked::Receive(applicant, self.reception.flight().came());
+        let asked = Asked::Receive(applicant, self.reception.known());
         let range = (self.left.start > 0).then_some(RangeHeader::From(self.left.start));
         let answer = self.ask(node, &Method::GET, range, &asked);
         let answer =

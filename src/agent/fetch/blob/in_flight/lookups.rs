@@ -10,8 +10,11 @@ use crate::limits::FLIGHT_LOOKUP_TIMEOUT;
 
 impl FlightTransfer {
     pub(super) async fn ask_server(&mut self, need: Need) {
-        let transfer = self.reception.flight().transfer();
-        let question = question(need, (self.left.start, transfer), self.reception.owes());
+        let question = FlightQuestion {
+            transfer: self.reception.flight().transfer(),
+            attempt: self.reception.attempt(self.left.start),
+            ..question(need, self.left.start, self.reception.owes())
+        };
         match self.sources.find_for_flight(&self.wanted.digest, question, FLIGHT_LOOKUP_TIMEOUT).await {
             Ok(found) => self.learn(found, question.lost),
             Err(_) => self.follow.server_answered(ServerAnswer::Nobody),
@@ -28,6 +31,7 @@ impl FlightTransfer {
         let offer = flight.unwrap_or_default();
         self.fetcher = offer.fetcher;
         self.reception.flight().have_come(offer.came);
+        self.is_ended = !self.reception.flight().enter(offer.attempt, self.left.start);
         let has_failed =
             |holder: &SocketAddr| self.failed.contains_key(holder) || self.avoided.contains(holder);
         // What another node has need not come from the registry, whoever is to fetch it. One that has failed here does
@@ -46,10 +50,10 @@ impl FlightTransfer {
 }
 
 /// What a server is asked.
-fn question(need: Need, (have_bytes, transfer): (u64, u64), owes: u32) -> FlightQuestion {
+fn question(need: Need, have_bytes: u64, owes: u32) -> FlightQuestion {
     let lost = match need {
         Need::Lost(source) => Some(source),
         _ => None,
     };
-    FlightQuestion { have_bytes, transfer, begins: false, is_starved: need.needs_ruling(), lost, owes }
+    FlightQuestion { have_bytes, is_starved: need.needs_ruling(), lost, owes, ..FlightQuestion::default() }
 }
