@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use crate::limits::{
     CIRCLE_SUSPECTED_AFTER, DESCENTS_MAX, LOST_SAID_AGAIN_AFTER, SERVER_ASKED_AGAIN_AFTER,
-    SOURCE_PROBE_INTERVAL, SOURCE_STALLS_AFTER, STARVED_SAID_AFTER, WITHOUT_BYTES_MAX,
+    SOURCE_PROBE_INTERVAL, SOURCE_STALLS_AFTER, STARVED_SAID_AFTER, STARVED_SAID_AGAIN_AFTER,
+    WITHOUT_BYTES_MAX,
 };
 
 /// The next step.
@@ -202,8 +203,14 @@ impl Follow {
         let suspected = self.fed + CIRCLE_SUSPECTED_AFTER;
         let since = self.root_starves_since.or_else(|| (now >= suspected).then_some(suspected));
         if let Some(since) = since {
-            let asked = self.server_asked.unwrap_or(since).max(since);
-            if now.saturating_sub(asked) >= STARVED_SAID_AFTER {
+            // A claim that lapses passes on with the next question. Only the first nodes behind the fetcher ask so often.
+            let is_first = self.root_starves_since.is_some();
+            let due = match self.server_asked.filter(|asked| *asked > since) {
+                Some(asked) if is_first => asked + STARVED_SAID_AGAIN_AFTER,
+                Some(asked) => asked + STARVED_SAID_AFTER,
+                None => since + STARVED_SAID_AFTER,
+            };
+            if now >= due {
                 self.server_asked = Some(now);
                 return Step::AskServer(Need::Starved);
             }

@@ -34,6 +34,8 @@ pub const SOURCE_PROBE_INTERVAL: Duration = Duration::from_millis(250);
 pub const SOURCE_STALLS_AFTER: Duration = Duration::from_secs(1);
 /// Time after which a node tells a server that the first node of its chain has nothing more.
 pub const STARVED_SAID_AFTER: Duration = Duration::from_secs(3);
+/// Time after which it tells that again.
+pub const STARVED_SAID_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Time without a byte after which a node counts as starved although another one is before its source.
 pub const CIRCLE_SUSPECTED_AFTER: Duration = Duration::from_secs(4);
 /// Time without a byte after which a node goes to the registry in any case.

@@ -80,6 +80,25 @@ fn only_a_child_of_the_first_node_tells_the_owner_that_nothing_comes() {
     }
 }
 
+/// A claim that has lapsed passes on with the next question: each node shall have its own error within 20 s.
+#[test]
+fn a_child_of_the_first_node_says_each_second_that_nothing_comes() {
+    let mut follow = attached();
+    let mut asked = Vec::new();
+    for time in (0..=7_000).step_by(50) {
+        match follow.next(at(time)) {
+            Step::Probe(_) => {
+                follow.probe_answered(Some(Probed { has_source: false, ..PROBED }), at(time));
+            }
+            Step::AskServer(need) => asked.push((at(time), need)),
+            _ => {}
+        }
+    }
+    let first = SOURCE_PROBE_INTERVAL + STARVED_SAID_AFTER;
+    let expected = (0..4).map(|time| (first + STARVED_SAID_AGAIN_AFTER * time, Need::Starved));
+    assert_eq!(asked, expected.collect::<Vec<_>>());
+}
+
 #[test]
 fn a_source_that_is_silent_is_left_unless_it_sends() {
     let mut follow = attached();
