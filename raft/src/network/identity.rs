@@ -115,6 +115,8 @@ pub(crate) struct Identity {
     /// The level at which the node writes.
     level: Active,
     known: Mutex<Known>,
+    /// Held while a message's cluster is written to the disk.
+    adopting: Mutex<()>,
     /// Another member has said that this node was removed.
     removed: watch::Sender<bool>,
 }
@@ -189,6 +191,7 @@ impl Identity {
                 joins: None,
                 missed: None,
             }),
+            adopting: Mutex::default(),
             removed: watch::Sender::new(false),
         })
     }
@@ -277,8 +280,10 @@ impl Identity {
         }
     }
 
-    /// Joins the cluster of whoever has sent a message: durable when this returns.
+    /// Joins the cluster of whoever has sent a message: durable when this returns. Of messages that arrive together
+    /// one writes and the others wait: a file is written beside its place first, by the same name.
     pub(crate) fn adopt_from_message(&self, cluster_id: ClusterId) -> Result<(), IdentityError> {
+        let _one = self.adopting.lock().expect("nothing panics while it adopts a cluster");
         if self.cluster_id().is_none() {
             let failed = |source| IdentityError::File { name: ADOPTED_FILE, verb: "write", source };
             self.disk.write(ADOPTED_FILE, &STORAGE.encode(self.level.get(), &cluster_id)).map_err(failed)?;

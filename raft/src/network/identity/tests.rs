@@ -1,7 +1,9 @@
 //! Tests of a node's identity: what its file keeps, and which messages are for the node.
 
+use std::sync::Barrier;
+
 use super::*;
-use crate::disk::MemoryDisk;
+use crate::disk::{FolderDisk, MemoryDisk};
 use crate::random::SystemRandom;
 
 fn load(disk: &MemoryDisk, list: &[&str]) -> Identity {
@@ -20,6 +22,29 @@ fn an_identity_survives_a_restart_with_another_nonce() {
     assert_eq!((second.node_id, second.cluster_id()), (first.node_id, Some(ClusterId(7))));
     assert_eq!(second.list_hash, first.list_hash);
     assert_ne!(second.boot_nonce, first.boot_nonce);
+}
+
+/// A vote and an append of a new leader came at the same time, each renamed the other's temporary file away, and
+/// the server ended.
+#[test]
+fn messages_that_arrive_together_adopt_a_cluster_once() {
+    for _ in 0..50 {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = Arc::new(FolderDisk::open(folder.path()).unwrap());
+        let api = "a:7789".to_owned();
+        let node = Identity::load(disk, &SystemRandom, vec![], None, api, false, Active::default()).unwrap();
+        let together = Barrier::new(4);
+        std::thread::scope(|scope| {
+            let adopt = || {
+                together.wait();
+                node.adopt_from_message(ClusterId(7)).unwrap();
+            };
+            for _ in 0..4 {
+                scope.spawn(adopt);
+            }
+        });
+        assert!(node.is_adopted());
+    }
 }
 
 #[test]
