@@ -52,7 +52,7 @@ use crate::space::DiskSpace;
 use crate::types::{ClusterId, NodeId};
 
 pub use body::{Progress, RpcBody};
-pub use connect::{Connect, SystemConnect};
+pub use connect::{Connect, Connected, Duplex, SystemConnect};
 pub use frame::SentAppend;
 pub use http::Http;
 pub use identity::{IdentityError, ListHash};

@@ -8,27 +8,40 @@ use std::net::SocketAddr;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::sleep;
 
 use crate::limits::NEXT_ADDRESS_AFTER;
 
+/// Bytes in both directions: a socket, or what encrypts on it.
+pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+/// A connection that was made.
+pub type Connected = Box<dyn Duplex>;
+
 /// Makes connections.
 pub trait Connect: Debug + Send + Sync + 'static {
-    /// A connection to `to`.
+    /// A connection to `to`, on which small messages are sent at once.
     ///
     /// # Errors
-    /// Those of [`TcpStream::connect`].
-    fn connect(&self, to: SocketAddr) -> BoxFuture<'static, io::Result<TcpStream>>;
+    /// Those of [`TcpStream::connect`], and why the server behind it is none to talk to.
+    fn connect(&self, to: SocketAddr) -> BoxFuture<'static, io::Result<Connected>>;
 }
 
-/// Connects through the system.
+/// Connects through the system, in the clear.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemConnect;
 
 impl Connect for SystemConnect {
-    fn connect(&self, to: SocketAddr) -> BoxFuture<'static, io::Result<TcpStream>> {
-        Box::pin(TcpStream::connect(to))
+    fn connect(&self, to: SocketAddr) -> BoxFuture<'static, io::Result<Connected>> {
+        Box::pin(async move {
+            let stream = TcpStream::connect(to).await?;
+            stream.set_nodelay(true)?;
+            Ok(Box::new(stream) as Connected)
+        })
     }
 }
 
@@ -36,7 +49,7 @@ impl Connect for SystemConnect {
 pub(super) async fn first(
     connect: &dyn Connect,
     mut left: VecDeque<SocketAddr>,
-) -> Result<(TcpStream, SocketAddr), String> {
+) -> Result<(Connected, SocketAddr), String> {
     let mut tried = FuturesUnordered::new();
     let mut reasons = Vec::new();
     loop {
@@ -89,9 +102,10 @@ mod tests {
         let gone = held.local_addr().unwrap();
         let (_, at) = first(&SystemConnect, [gone, here].into()).await.unwrap();
         assert_eq!(at, here);
-        let reasons = first(&SystemConnect, [gone, gone].into()).await.unwrap_err();
+        let refused = async |at: VecDeque<SocketAddr>| first(&SystemConnect, at).await.err().unwrap();
+        let reasons = refused([gone, gone].into()).await;
         assert_eq!(reasons.matches(&gone.to_string()).count(), 2, "{reasons}");
-        assert_eq!(first(&SystemConnect, [].into()).await.unwrap_err(), "");
+        assert_eq!(refused([].into()).await, "");
     }
 
     #[tokio::test]
@@ -105,8 +119,8 @@ mod tests {
         while let Ok(Ok(stream)) = timeout(Duration::from_millis(300), TcpStream::connect(silent.0)).await {
             queued.push(stream);
         }
-        let (_, at) =
-            timeout(CONNECT_TIMEOUT, first(&SystemConnect, [silent.0, here].into())).await.unwrap().unwrap();
+        let race = first(&SystemConnect, [silent.0, here].into());
+        let (_, at) = timeout(CONNECT_TIMEOUT, race).await.unwrap().unwrap();
         assert_eq!(at, here);
     }
 }

@@ -92,7 +92,6 @@ impl Pool {
             first(self.connect.as_ref(), ips.into_iter().map(|ip| SocketAddr::new(ip, port)).collect());
         let late = |_| format!("no connection within {} ms", CONNECT_TIMEOUT.as_millis());
         let (stream, at) = timeout(CONNECT_TIMEOUT, race).await.map_err(late)??;
-        stream.set_nodelay(true).map_err(|error| error.to_string())?;
         let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|error| chain(&error))?;
         let stop = self.stop.clone();
         self.tracker.spawn(async move { stop.run_until_cancelled(connection).await });

@@ -9,7 +9,7 @@ use std::thread::{self, ThreadId};
 use futures_util::future::BoxFuture;
 use tokio::net::TcpStream;
 
-use crate::network::Connect;
+use crate::network::{Connect, Connected};
 
 /// Connections of one server; clones share them.
 #[derive(Clone, Debug, Default)]
@@ -31,13 +31,13 @@ impl Connections {
 }
 
 impl Connect for Connections {
-    fn connect(&self, to: SocketAddr) -> BoxFuture<'static, io::Result<TcpStream>> {
+    fn connect(&self, to: SocketAddr) -> BoxFuture<'static, io::Result<Connected>> {
         self.begun_on.lock().unwrap().push(thread::current().id());
         let made = self.made.clone();
         Box::pin(async move {
             let stream = TcpStream::connect(to).await?;
             *made.lock().unwrap().entry(to).or_default() += 1;
-            Ok(stream)
+            Ok(Box::new(stream) as Connected)
         })
     }
 }
