@@ -5,6 +5,7 @@
 mod agent;
 mod agent_port;
 mod client;
+mod cluster_secret;
 mod exit;
 mod find;
 mod hosts;
@@ -123,6 +124,16 @@ const FAMILIES: &[Family] = &[
         name: "snapshot",
         about: "Save the servers' state to a file, verify the file, start a new cluster from it",
         subcommands: &[&snapshot::SAVE, &snapshot::VERIFY, &snapshot::RESTORE],
+    },
+    Family {
+        name: "cluster-secret",
+        about: "Make, show and rotate the file with the CA by which servers know each other",
+        subcommands: &[
+            &cluster_secret::CREATE,
+            &cluster_secret::SHOW,
+            &cluster_secret::ADD,
+            &cluster_secret::RETIRE,
+        ],
     },
 ];
 

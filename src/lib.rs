@@ -12,6 +12,7 @@ pub mod clock;
 pub mod config;
 pub mod hosts_toml;
 pub mod http;
+pub mod identity;
 pub mod limits;
 pub mod metrics;
 pub mod oci;

@@ -6,6 +6,7 @@ mod api;
 mod cli;
 mod client;
 mod http;
+mod identity;
 mod server;
 
 use std::time::Duration;
@@ -15,6 +16,7 @@ pub use api::*;
 pub use cli::*;
 pub use client::*;
 pub use http::*;
+pub use identity::*;
 pub use server::*;
 
 /// Time that a frozen agent may cost a pull (I4).

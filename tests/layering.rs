@@ -37,6 +37,18 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
             "piccolo_raft",
         ],
     ),
+    (
+        "src/identity",
+        &[
+            "crate::api",
+            "crate::server",
+            "crate::agent",
+            "crate::cli",
+            "crate::config",
+            "crate::http",
+            "piccolo_raft",
+        ],
+    ),
     ("src/config", &["crate::cli", "crate::http", "piccolo_raft"]),
     ("src/value", &["crate::", "super::super", "piccolo_raft"]),
     (

@@ -1,0 +1,126 @@
+//! One CA of a cluster: a key (ECDSA P-256), and the certificate by which others know it.
+
+use std::fmt;
+use std::time::Duration;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256, PublicKeyData,
+};
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use sha2::{Digest, Sha256};
+use x509_parser::time::ASN1Time;
+
+use super::facts::{Facts, hex};
+use crate::limits::{CA_LIFETIME, CLOCK_TOLERANCE};
+
+/// Bytes of the hash of a CA's key that its name has.
+const NAME_BYTES: usize = 8;
+
+/// A CA that can sign. Its `Debug` shows no key.
+pub struct Authority {
+    key: KeyPair,
+    certificate: CertificateDer<'static>,
+    facts: Facts,
+}
+
+impl fmt::Debug for Authority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authority").field("facts", &self.facts).finish_non_exhaustive()
+    }
+}
+
+/// Why a key and a certificate are no CA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NoAuthority {
+    /// The key cannot be read.
+    Key,
+    /// The certificate cannot be read.
+    Certificate,
+    /// The certificate may not sign others.
+    MayNotSign,
+    /// The certificate is of another key.
+    Mismatch,
+}
+
+impl Authority {
+    /// A new CA, at `now` in seconds since 1970. Its name is that of its key: two CAs never have the same.
+    pub fn generate(now: i64) -> Self {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("the system gives random bytes");
+        let digest = Sha256::digest(key.subject_public_key_info());
+        let mut params = params(&format!("piccolo-{}", hex(&digest[..NAME_BYTES])), now, CA_LIFETIME);
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let certificate = params.self_signed(&key).expect("these parameters make a certificate");
+        let certificate = certificate.der().clone();
+        let facts = Facts::read(&certificate).expect("it was made a moment ago");
+        Self { key, certificate, facts }
+    }
+
+    /// The CA with this key (PKCS #8) and this certificate.
+    pub(super) fn read(
+        key: &PrivatePkcs8KeyDer<'_>,
+        certificate: CertificateDer<'static>,
+    ) -> Result<Self, NoAuthority> {
+        let key = KeyPair::from_pkcs8_der_and_sign_algo(key, &PKCS_ECDSA_P256_SHA256)
+            .map_err(|_| NoAuthority::Key)?;
+        let facts = Facts::read(&certificate).ok_or(NoAuthority::Certificate)?;
+        if key.subject_public_key_info() != facts.public_key {
+            return Err(NoAuthority::Mismatch);
+        }
+        if !facts.is_authority {
+            return Err(NoAuthority::MayNotSign);
+        }
+        Ok(Self { key, certificate, facts })
+    }
+
+    /// What its certificate says.
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// Its certificate, which is no secret.
+    pub fn certificate(&self) -> &CertificateDer<'static> {
+        &self.certificate
+    }
+
+    /// Its key as PEM, for the file that keeps it.
+    pub(super) fn key_pem(&self) -> String {
+        self.key.serialize_pem()
+    }
+}
+
+/// A certificate of this name that is valid for `lifetime`, and [`CLOCK_TOLERANCE`] before `now`, seconds
+/// since 1970.
+pub(super) fn params(name: &str, now: i64, lifetime: Duration) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, name);
+    let at = |seconds: i64| ASN1Time::from_timestamp(seconds).map(|time| time.to_datetime());
+    let (before, after) = (seconds(CLOCK_TOLERANCE), seconds(lifetime));
+    // A clock beyond the year 9999 keeps the dates of rcgen, which are wide.
+    if let (Ok(from), Ok(until)) = (at(now.saturating_sub(before)), at(now.saturating_add(after))) {
+        (params.not_before, params.not_after) = (from, until);
+    }
+    params
+}
+
+/// A duration of a limit in whole seconds.
+pub(super) fn seconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_secs()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_one_may_sign_for_its_lifetime_and_tolerates_a_clock_that_is_behind() {
+        let now = 1_796_133_061;
+        let authority = Authority::generate(now);
+        let facts = authority.facts();
+        assert!(facts.is_authority && facts.name.starts_with("piccolo-"), "{facts:?}");
+        assert_eq!((facts.from, facts.until), (now - 86_400, now + 86_400 * 3650));
+        assert_ne!(facts.name, Authority::generate(now).facts().name);
+    }
+}
