@@ -42,8 +42,10 @@ Start three discovery servers on this host, and show their status:
   piccolo up
   piccolo status
 
-Three hosts, the same command on each:
-  piccolo server --data-dir /var/lib/piccolo --cluster a:7790,b:7790,c:7790 --insecure
+Three hosts, one file on all of them, and the same command on each:
+  piccolo cluster-secret create cluster-secret.pem
+  piccolo server --data-dir /var/lib/piccolo --cluster a:7790,b:7790,c:7790 \\
+      --cluster-secret cluster-secret.pem
 On every node:
   piccolo agent --servers http://a:7789,http://b:7789,http://c:7789
   piccolo mirror install --certs-dir /etc/containerd/certs.d --registry docker.io

@@ -2,6 +2,7 @@
 //! front of hyper, and only the owner of a socket can reset it.
 
 mod connection;
+mod guard;
 mod listen;
 mod occupant;
 mod slots;
@@ -22,10 +23,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
+use crate::identity::Role;
 use crate::limits;
 use crate::limits::ACCEPT_PAUSE;
 use crate::task::Stop;
 use connection::{Accepted, serve_until_told};
+pub use guard::Guard;
 pub use listen::{BindError, bind};
 pub use occupant::Occupant;
 pub use slots::KnownAddresses;
@@ -44,6 +47,8 @@ pub struct ConnectionLimits {
     pub over_limit_timeout: Duration,
     /// Connections from [`KnownAddresses`], in addition to all others.
     pub known_max: usize,
+    /// Time for a TLS handshake, from its first byte on.
+    pub handshake_timeout: Duration,
     /// Time for the headers of a request to arrive, also on an idle connection.
     pub header_timeout: Duration,
     /// How long a write to a client may wait until the client takes something.
@@ -59,6 +64,7 @@ impl Default for ConnectionLimits {
             over_limit_max: limits::CONNECTIONS_OVER_LIMIT_MAX,
             over_limit_timeout: limits::OVER_LIMIT_TIMEOUT,
             known_max: 0,
+            handshake_timeout: limits::HANDSHAKE_TIMEOUT,
             header_timeout: limits::HEADER_READ_TIMEOUT,
             client_silent_max: limits::CLIENT_SILENT_MAX,
             drain_timeout: limits::DRAIN_TIMEOUT,
@@ -73,6 +79,8 @@ pub struct Connection {
     pub peer: SocketAddr,
     /// Address of this host.
     pub local: SocketAddr,
+    /// What the client's certificate says that it is; `None` without TLS.
+    pub role: Option<Role>,
     /// Whether this connection is beyond the limit of the listener, whose slots all have requests in flight:
     /// requests that take long must be refused on it.
     pub is_over_limit: bool,
@@ -82,7 +90,7 @@ pub struct Connection {
 impl Connection {
     /// The connection of a request that did not come through one of these listeners.
     pub fn new(peer: SocketAddr, local: SocketAddr) -> Self {
-        Self { peer, local, is_over_limit: false, reset: Arc::default() }
+        Self { peer, local, role: None, is_over_limit: false, reset: Arc::default() }
     }
 
     /// Makes the connection close with a reset (RST) instead of a clean end (FIN): containerd fails a pull
@@ -134,7 +142,20 @@ pub async fn serve_known(
     known: KnownAddresses,
     stop: Stop,
 ) {
+    serve_guarded(listener, answers, limits, known, None, stop).await;
+}
+
+/// Like [`serve_known`]; with a `guard` only those are served that it lets in.
+pub async fn serve_guarded(
+    listener: TcpListener,
+    answers: impl Answer,
+    limits: ConnectionLimits,
+    known: KnownAddresses,
+    guard: Option<Guard>,
+    stop: Stop,
+) {
     let start = |tracker: &TaskTracker, accepted: Accepted, abandon: Stop| {
+        let limits = (limits, guard.clone());
         tracker.spawn(serve_until_told(accepted, answers.clone(), limits, stop.clone(), abandon));
     };
     serve_each(listener, limits, known, &stop, start).await;
@@ -158,7 +179,7 @@ pub async fn serve_on_threads(
         match stream.into_std() {
             Ok(stream) => threads.spawn(tracker, async move {
                 let Ok(stream) = TcpStream::from_std(stream) else { return };
-                serve_until_told((stream, peer, slot), answers, limits, stop, abandon).await;
+                serve_until_told((stream, peer, slot), answers, (limits, None), stop, abandon).await;
             }),
             Err(error) => tracing::warn!(%peer, %error, "could not hand a connection to its thread"),
         }

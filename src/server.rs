@@ -42,6 +42,7 @@ use piccolo_raft::cluster::{Env, Node, NodeNames};
 use piccolo_raft::disk::{Disk, Fault, FolderDisk};
 
 use crate::clock::SystemClock;
+use crate::identity::TlsMode;
 use crate::task::Stop;
 use api_service::ApiService;
 use app::{App, AppHandle, Policy};
@@ -50,6 +51,7 @@ use operators::Operators;
 use requests::accepted::HolderPolicy;
 use startup::addresses::{self, Stored};
 use startup::api_port::ApiPorts;
+use startup::links::{Links, Proof, RaftRoutes};
 use startup::phases::Phases;
 use startup::raft_threads::RaftThreads;
 use startup::waiting::{Binding, Naming, Waiting};
@@ -71,16 +73,22 @@ pub async fn run(config: Config, stop: Stop, ready: impl FnOnce(Addresses) + Sen
         advertise,
         cluster,
         join,
+        cluster_secret,
+        tls,
         insecure,
         lease_default,
         forget_after,
         found_after,
         disk_free_min,
     } = config;
+    // Whoever has no certificate is refused, so that the port may be open to other hosts.
+    let may_be_open = insecure || tls == TlsMode::Require;
     let raft_listen = match &join {
-        Some(member) => addresses::joining_raft_listen(raft_listen, member, insecure)?,
-        None => addresses::raft_listen(raft_listen, &cluster, insecure)?,
+        Some(member) => addresses::joining_raft_listen(raft_listen, member, may_be_open)?,
+        None => addresses::raft_listen(raft_listen, &cluster, may_be_open)?,
     };
+    let clock = SystemClock::shared();
+    let proof = Proof::read(cluster_secret.as_deref(), tls, &clock)?;
     let app = AppHandle::default();
     let starting = Waiting { reason: app.wait_reason().clone(), stop: stop.clone() };
     let binding = Binding { address: listen, what: "the discovery API" };
@@ -93,7 +101,7 @@ pub async fn run(config: Config, stop: Stop, ready: impl FnOnce(Addresses) + Sen
     let Some(raft_listener) = starting.until_done(binding).await? else { return Ok(()) };
     let raft = raft_listener.local_addr().map_err(Error::Listener)?;
     let addresses = Addresses { api, raft };
-    warn_in_the_clear(addresses);
+    warn_of_what_is_open(addresses, tls, insecure);
     let folder = |source| match Fault::of("make", &data_dir, &source) {
         Some(fault) => Error::Disk(fault),
         None => Error::Folder { folder: data_dir.clone(), source },
@@ -111,19 +119,22 @@ pub async fn run(config: Config, stop: Stop, ready: impl FnOnce(Addresses) + Sen
     let env = Env::system(Arc::clone(&disk), raft_threads.handle().clone());
     let opening = Node::open(env, disk_free_min);
     let opened = raft_threads.run(opening).await.map_err(failed)?;
+    let links = Links::new(proof, opened.node_id(), &clock).map_err(Error::Tls)?;
+    let opened = opened.over(links.network());
     let (stored, known) = (Stored::of(&opened), opened.names().clone());
     let naming = Naming { cluster, join: join.clone(), advertise, api, raft, stored, known };
     let Some(names) = starting.until_done(naming).await? else { return Ok(()) };
     warn_of_names(&names, addresses);
     let starting = opened.start(names, join, found_after, Some(Arc::new(ApiPorts)), stop.clone());
     let node = raft_threads.run(starting).await.map_err(failed)?;
-    phases.serve_raft(&raft_threads, raft_listener, node.router());
+    phases.serve_raft(&raft_threads, raft_listener, RaftRoutes(node.router()), links.guard());
+    links.start_tasks(&mut phases);
     let policy = Policy {
         holders: HolderPolicy { loopback: listen.ip().is_loopback() },
         operators: Operators { remote_too: insecure },
         leases: Leases::new(lease_default, forget_after),
     };
-    let parts = App::new(node, policy, SystemClock::shared(), phases.known.clone(), stop.clone());
+    let parts = App::new(node, policy, clock, phases.known.clone(), stop.clone());
     let parts = Arc::new(parts);
     start_tasks(&parts, &mut phases);
     app.set(Arc::clone(&parts));
@@ -142,11 +153,18 @@ fn start_tasks(app: &App, Phases { tasks, end, .. }: &mut Phases) {
     tasks.spawn("metrics upkeep", crate::metrics::upkeep(crate::metrics::install(), end.clone()));
 }
 
-fn warn_in_the_clear(addresses: Addresses) {
-    for (what, address) in [("the discovery API", addresses.api), ("raft", addresses.raft)] {
+fn warn_of_what_is_open(addresses: Addresses, tls: TlsMode, insecure: bool) {
+    let raft = (tls != TlsMode::Require).then_some(("raft", addresses.raft));
+    for (what, address) in [("the discovery API", addresses.api)].into_iter().chain(raft) {
         if !address.ip().is_loopback() {
             tracing::warn!(%address, "{what} is served in the clear: whoever reaches it is trusted");
         }
+    }
+    if insecure && !addresses.api.ip().is_loopback() {
+        tracing::warn!(
+            address = %addresses.api,
+            "--insecure: whoever reaches the discovery API may add and remove servers, and take snapshots"
+        );
     }
 }
 

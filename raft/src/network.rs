@@ -6,7 +6,8 @@
 //! is told so with 410. Who has no room on its disk answers 507 to entries and snapshots. A sender that is
 //! merely unknown is heard: it may be a new member of which this node has not heard yet, and without its
 //! vote a cluster could be stuck; what it may do to an election is bounded by pre-vote and the leader's
-//! lease. What no member can have sent is answered 400 (`plausible`). `whoami` and `reach` are JSON, because
+//! lease. A message in another server's name than its connection has proved is answered 403 (`server/caller`).
+//! What no member can have sent is answered 400 (`plausible`). `whoami` and `reach` are JSON, because
 //! nodes of different formats must be able to read each other's; `whoami` says which levels and formats a
 //! node reads.
 //!
@@ -56,6 +57,7 @@ pub use connect::{Connect, Connected, Duplex, SystemConnect};
 pub use frame::SentAppend;
 pub use http::Http;
 pub use identity::{IdentityError, ListHash};
+pub use server::Caller;
 pub use wire::{Answered, Network, Wire};
 
 /// Prefix of the paths of the raft routes.

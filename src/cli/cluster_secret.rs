@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use super::output::{Paint, print, table};
 use super::{CliError, CommandError, Exit, Invocation, Subcommand, Word};
 use crate::clock::SystemClock;
+use crate::identity::credentials::unix_seconds;
 use crate::identity::facts::date;
 use crate::identity::{ClusterSecret, SecretError, file};
 
@@ -113,8 +114,7 @@ fn retire(invocation: &Invocation) -> Result<Exit, CliError> {
 fn begin(invocation: &Invocation) -> Result<(PathBuf, i64), CliError> {
     invocation.configure(|_| Some(()))?;
     let path = invocation.words.first().map(PathBuf::from).expect("clap requires the file");
-    let seconds = SystemClock::shared().unix_ms() / 1000;
-    Ok((path, i64::try_from(seconds).unwrap_or(i64::MAX)))
+    Ok((path, unix_seconds(&SystemClock::shared())))
 }
 
 fn done(secret: &ClusterSecret, said: &str) -> Result<Exit, CliError> {

@@ -161,7 +161,7 @@ impl CliError {
                 ClientError::Refused { .. } | ClientError::Malformed { .. } => Exit::Failed,
             },
             CliError::Unreachable { .. } => Exit::Unreachable,
-            CliError::Server(server::Error::Addresses(_)) => Exit::Usage,
+            CliError::Server(server::Error::Addresses(_) | server::Error::Secret(_)) => Exit::Usage,
             CliError::Server(
                 server::Error::Removed(_) | server::Error::Start { source: StartError::Removed { .. }, .. },
             ) => Exit::Removed,

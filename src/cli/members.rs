@@ -45,8 +45,8 @@ pub(super) const ADD: Subcommand = Subcommand {
     name: "add",
     about: "Add waiting servers: each gets all data first, then a vote",
     examples: "\
-Example, from one server to three: on each new host, and then anywhere:
-  piccolo server --data-dir /var/lib/piccolo --join 10.0.0.1:7790 --insecure
+Example, from one server to three: on each new host, and then on the leader's:
+  piccolo server --data-dir /var/lib/piccolo --join 10.0.0.1:7790 --cluster-secret FILE
   piccolo members add 10.0.0.2:7790 10.0.0.3:7790 --server http://10.0.0.1:7789
 
 ADDRESS is where all other servers reach the new one. Servers that are named together get their votes \

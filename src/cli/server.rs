@@ -22,12 +22,12 @@ pub(super) const SERVER: Subcommand = Subcommand {
     examples: "\
 Examples:
   piccolo server --data-dir /var/lib/piccolo                            a cluster of one
-  piccolo server --data-dir /var/lib/piccolo --insecure \\
+  piccolo server --data-dir /var/lib/piccolo --cluster-secret /etc/piccolo/cluster-secret.pem \\
       --cluster node-1:7790,node-2:7790,node-3:7790                     the same on each of three hosts
 
 --cluster is the same text on all servers; each finds its own entry. A server with data continues as the \
-member that its data names. --insecure is needed because raft has no TLS: keep its port in a network that \
-you trust. TIME is like 500ms, 2s, 31m, 24h or 1m30s.
+member that its data names. The secret is made once with piccolo cluster-secret create, and copied to all: \
+with it servers speak TLS, and only with each other. TIME is like 500ms, 2s, 31m, 24h or 1m30s.
 
 If a majority of servers is lost for good, including their disks:
   piccolo server --data-dir /var/lib/piccolo --force-new-cluster      on one that is left; it ends at once

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::{Fallback, Layers, Setting};
+use crate::identity::TlsMode;
+use crate::value::Parsed;
 use crate::{limits, server, value};
 
 /// Settings of `piccolo server`, in the order of its help.
@@ -35,10 +37,17 @@ pub const SERVER: &[Setting] = &[
         "The raft address of any member of a running cluster: a server without data waits to be admitted to \
          it (piccolo members add)",
     ),
+    CLUSTER_SECRET,
+    Setting::new(
+        "tls",
+        "MODE",
+        "TLS between servers: require; accept, which also takes and makes connections in the clear, on the way \
+         from or to off; off [default: require with --cluster-secret, otherwise off]",
+    ),
     Setting::switch(
         "insecure",
-        "Allow raft without TLS, and changes of the membership, on other addresses than loopback: anyone who \
-         reaches them can write",
+        "Allow raft in the clear, and operators' calls, on other addresses than loopback: anyone who reaches \
+         them can change the cluster",
     ),
     Setting::new("lease-default", "TIME", "Lease of clients that send none, like the Go pi")
         .or(Fallback::Duration(limits::LEASE_DEFAULT)),
@@ -58,6 +67,14 @@ pub const SERVER: &[Setting] = &[
     DISK_FREE_MIN,
 ];
 
+/// `--cluster-secret`.
+const CLUSTER_SECRET: Setting = Setting::new(
+    "cluster-secret",
+    "FILE",
+    "The file of piccolo cluster-secret create, the same on all servers: with it they speak TLS, and only with \
+     each other",
+);
+
 /// `--disk-free-min`, which `piccolo up` passes to its servers.
 pub const DISK_FREE_MIN: Setting = Setting::new(
     "disk-free-min",
@@ -69,6 +86,15 @@ pub const DISK_FREE_MIN: Setting = Setting::new(
 const LEASE_LEAST: Duration = Duration::from_secs(limits::LEASE_SECONDS_MIN as u64);
 const LEASE_MOST: Duration = Duration::from_secs(limits::LEASE_SECONDS_MAX as u64);
 
+fn tls_mode(given: &str) -> Parsed<TlsMode> {
+    match given {
+        "off" => Ok(TlsMode::Off),
+        "accept" => Ok(TlsMode::Accept),
+        "require" => Ok(TlsMode::Require),
+        _ => Err("off, accept or require".to_owned()),
+    }
+}
+
 /// Reads the settings of `piccolo server`.
 pub fn server(layers: &mut Layers) -> Option<server::Config> {
     let data_dir = layers.required("data-dir", value::path);
@@ -77,6 +103,8 @@ pub fn server(layers: &mut Layers) -> Option<server::Config> {
     let advertise = layers.optional("advertise", value::host);
     let cluster = layers.optional("cluster", |text| value::list(text, value::host_port)).unwrap_or_default();
     let join = layers.optional("join", value::host_port);
+    let cluster_secret = layers.optional(CLUSTER_SECRET.flag, value::path);
+    let mode = layers.optional("tls", tls_mode);
     let insecure = layers.switch("insecure");
     let lease_default =
         layers.required("lease-default", |text| value::duration(text, LEASE_LEAST, LEASE_MOST));
@@ -90,6 +118,12 @@ pub fn server(layers: &mut Layers) -> Option<server::Config> {
     if distinct.len() < cluster.len() {
         layers.problem("cluster", Some(cluster.join(",")), "each server only once");
     }
+    let default = if cluster_secret.is_some() { TlsMode::Require } else { TlsMode::Off };
+    let tls = mode.unwrap_or(default);
+    if tls != TlsMode::Off && cluster_secret.is_none() {
+        let given = layers.given("tls");
+        layers.problem("tls", given, "off, or one of the others together with --cluster-secret FILE");
+    }
     if !cluster.is_empty() && join.is_some() {
         let expected = "not together with --cluster: a server founds a cluster with others, or joins one";
         layers.problem("join", join.clone(), expected);
@@ -101,6 +135,8 @@ pub fn server(layers: &mut Layers) -> Option<server::Config> {
         advertise,
         cluster,
         join,
+        cluster_secret,
+        tls,
         insecure,
         lease_default: lease_default?,
         forget_after: forget_after?,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::agent::{Filter, RegistryPolicy, Sharing, StoreConfig, TagPolicy};
+use crate::identity::TlsMode;
 use crate::limits;
 
 fn given(flags: &[(&'static str, &str)], environment: &[(&str, &str)]) -> Given {
@@ -122,6 +123,31 @@ fn the_minimum_of_free_bytes_is_a_setting_like_the_others() {
     let config = read_server(&given(&[("config", file.path().to_str().unwrap())], &[])).unwrap();
     assert_eq!(config.disk_free_min, Some(3_000_000_000));
     assert_eq!(places(&read(&[("disk-free-min", "5%")], &[]).unwrap_err()), ["--disk-free-min"]);
+}
+
+#[test]
+fn with_a_secret_tls_is_required_unless_something_else_is_said() {
+    let read = |flags: &[(&'static str, &'static str)], environment: &[(&'static str, &'static str)]| {
+        let flags = [&[("data-dir", "/d")], flags].concat();
+        read_server(&given(&flags, environment)).map(|config| config.tls)
+    };
+    let secret = ("cluster-secret", "/s.pem");
+    assert_eq!(read(&[], &[]).unwrap(), TlsMode::Off);
+    assert_eq!(read(&[secret], &[]).unwrap(), TlsMode::Require);
+    assert_eq!(read(&[secret], &[("PICCOLO_TLS", "accept")]).unwrap(), TlsMode::Accept);
+    assert_eq!(read(&[secret, ("tls", "off")], &[("PICCOLO_TLS", "accept")]).unwrap(), TlsMode::Off);
+    assert_eq!(read(&[("tls", "off")], &[]).unwrap(), TlsMode::Off);
+    let file = file("data-dir = \"/d\"\ncluster-secret = \"/s.pem\"\ntls = \"accept\"\n");
+    let config = read_server(&given(&[("config", file.path().to_str().unwrap())], &[])).unwrap();
+    assert_eq!((config.tls, config.cluster_secret), (TlsMode::Accept, Some("/s.pem".into())));
+    for wrong in ["on", "Require", ""] {
+        assert_eq!(places(&read(&[secret, ("tls", wrong)], &[]).unwrap_err()), ["--tls"], "{wrong}");
+    }
+    for without in ["accept", "require"] {
+        let problems = read(&[("tls", without)], &[]).unwrap_err();
+        assert_eq!(places(&problems), ["--tls"]);
+        assert!(problems.to_string().contains("--cluster-secret"), "{problems}");
+    }
 }
 
 #[test]

@@ -9,11 +9,13 @@ use std::task::Poll;
 
 use axum::http::HeaderValue;
 use axum::http::header::CONNECTION;
+use hyper::rt::{Read, Write};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
+use super::guard::{Begun, Guard};
 use super::slots::Slot;
 use super::socket::{InFlight, Socket};
 use super::{Answer, Connection, ConnectionLimits, canonical};
@@ -27,7 +29,7 @@ pub(super) type Accepted = (TcpStream, SocketAddr, Arc<Slot>);
 pub(super) async fn serve_until_told(
     (stream, peer, slot): Accepted,
     answers: impl Answer,
-    limits: ConnectionLimits,
+    (limits, guard): (ConnectionLimits, Option<Guard>),
     stop: Stop,
     abandon: Stop,
 ) {
@@ -38,7 +40,7 @@ pub(super) async fn serve_until_told(
         }
     };
     tokio::select! {
-        () = serve_connection(stream, peer, answers, limits, stop, Arc::clone(&slot)) => {}
+        () = serve_connection(stream, peer, answers, (limits, guard), stop, Arc::clone(&slot)) => {}
         () = abandon.cancelled() => {}
         () = slot.must_close() => {}
         () = over_time => {}
@@ -71,7 +73,7 @@ async fn serve_connection(
     stream: TcpStream,
     peer: SocketAddr,
     answers: impl Answer,
-    limits: ConnectionLimits,
+    (limits, guard): (ConnectionLimits, Option<Guard>),
     stop: Stop,
     slot: Arc<Slot>,
 ) {
@@ -88,7 +90,7 @@ async fn serve_connection(
     if !sends {
         return;
     }
-    Box::pin(serve_requests(stream, peer, answers, limits, stop, slot)).await;
+    Box::pin(begin_requests(stream, peer, answers, (limits, guard), stop, slot)).await;
 }
 
 /// Waits until the client sends something; false if it does not in time. hyper allocates its buffers, 16 KiB,
@@ -108,11 +110,12 @@ async fn wait_for_first(stream: &TcpStream, limits: ConnectionLimits, stop: &Sto
     }
 }
 
-async fn serve_requests(
+/// Asks who the client is where that counts, and serves its requests.
+async fn begin_requests(
     stream: TcpStream,
     peer: SocketAddr,
     answers: impl Answer,
-    limits: ConnectionLimits,
+    (limits, guard): (ConnectionLimits, Option<Guard>),
     stop: Stop,
     slot: Arc<Slot>,
 ) {
@@ -122,10 +125,38 @@ async fn serve_requests(
         return;
     }
     let is_over_limit = slot.is_over_limit();
+    let reset = Arc::new(AtomicBool::new(false));
     let connection =
-        Connection { peer, local: canonical(local), is_over_limit, reset: Arc::new(AtomicBool::new(false)) };
-    let reset = Arc::clone(&connection.reset);
-    let io = TokioIo::new(Socket::new(stream, reset, limits.client_silent_max, Arc::clone(&slot)));
+        Connection { peer, local: canonical(local), role: None, is_over_limit, reset: Arc::clone(&reset) };
+    let socket = Socket::new(stream, reset, limits.client_silent_max, Arc::clone(&slot));
+    let Some(guard) = guard else {
+        return serve_requests(TokioIo::new(socket), connection, answers, limits, stop, slot).await;
+    };
+    // What has arrived is the begin of a handshake, and no request: the connection may be closed for others.
+    slot.looked_at();
+    // On the heap, so that connections without TLS do not get larger.
+    match Box::pin(guard.begin(socket, peer, limits.handshake_timeout)).await {
+        Some(Begun::Plain(socket)) => {
+            serve_requests(TokioIo::new(socket), connection, answers, limits, stop, slot).await;
+        }
+        Some(Begun::Encrypted(stream, role)) => {
+            let connection = Connection { role, ..connection };
+            let io = TokioIo::new(stream);
+            Box::pin(serve_requests(io, connection, answers, limits, stop, slot)).await;
+        }
+        None => {}
+    }
+}
+
+async fn serve_requests(
+    io: impl Read + Write + Unpin,
+    connection: Connection,
+    answers: impl Answer,
+    limits: ConnectionLimits,
+    stop: Stop,
+    slot: Arc<Slot>,
+) {
+    let peer = connection.peer;
     let begun = Arc::new(Notify::new());
     let begins = Arc::clone(&begun);
     let of_requests = Arc::clone(&slot);

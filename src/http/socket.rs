@@ -41,6 +41,12 @@ impl Socket {
         Self { stream, reset, silent_max, overdue: None, slot }
     }
 
+    /// The first byte that the client has sent, which stays to be read; `None` if it has sent none.
+    pub(super) async fn first_byte(&self) -> io::Result<Option<u8>> {
+        let mut byte = [0];
+        Ok((self.stream.peek(&mut byte).await? == 1).then_some(byte[0]))
+    }
+
     /// Ends a write that has waited for too long. The kernel would not: a client that is alive acknowledges
     /// the probes of its closed window forever.
     fn bounded(

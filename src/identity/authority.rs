@@ -1,25 +1,30 @@
-//! One CA of a cluster: a key (ECDSA P-256), and the certificate by which others know it.
+//! One CA of a cluster: a key (ECDSA P-256), the certificate by which others know it, and what it signs.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
+use rcgen::string::Ia5String;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, KeyPair, KeyUsagePurpose,
-    PKCS_ECDSA_P256_SHA256, PublicKeyData,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType,
 };
-use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use rustls::crypto::ring::sign::any_ecdsa_type;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::sign::CertifiedKey;
 use sha2::{Digest, Sha256};
 use x509_parser::time::ASN1Time;
 
 use super::facts::{Facts, hex};
-use crate::limits::{CA_LIFETIME, CLOCK_TOLERANCE};
+use super::role::Role;
+use crate::limits::{CA_LIFETIME, CERTIFICATE_LIFETIME, CLOCK_TOLERANCE};
 
 /// Bytes of the hash of a CA's key that its name has.
 const NAME_BYTES: usize = 8;
 
 /// A CA that can sign. Its `Debug` shows no key.
 pub struct Authority {
-    key: KeyPair,
+    issuer: Issuer<'static, KeyPair>,
     certificate: CertificateDer<'static>,
     facts: Facts,
 }
@@ -54,7 +59,7 @@ impl Authority {
         let certificate = params.self_signed(&key).expect("these parameters make a certificate");
         let certificate = certificate.der().clone();
         let facts = Facts::read(&certificate).expect("it was made a moment ago");
-        Self { key, certificate, facts }
+        Self { issuer: Issuer::new(params, key), certificate, facts }
     }
 
     /// The CA with this key (PKCS #8) and this certificate.
@@ -71,7 +76,8 @@ impl Authority {
         if !facts.is_authority {
             return Err(NoAuthority::MayNotSign);
         }
-        Ok(Self { key, certificate, facts })
+        let issuer = Issuer::from_ca_cert_der(&certificate, key).map_err(|_| NoAuthority::Certificate)?;
+        Ok(Self { issuer, certificate, facts })
     }
 
     /// What its certificate says.
@@ -84,9 +90,27 @@ impl Authority {
         &self.certificate
     }
 
+    /// A certificate of `role` with a new key, which exists in memory only; `now` in seconds since 1970. It ends
+    /// with its CA at the latest, because TLS does not look at the dates of a CA that it trusts.
+    pub(super) fn sign(&self, role: Role, now: i64) -> Arc<CertifiedKey> {
+        let lifetime = seconds(CERTIFICATE_LIFETIME).min(self.facts.until.saturating_sub(now)).max(0);
+        let uri = role.uri();
+        let mut params = params(&uri, now, Duration::from_secs(lifetime.unsigned_abs()));
+        params.subject_alt_names = vec![SanType::URI(Ia5String::try_from(uri).expect("roles are ASCII"))];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.use_authority_key_identifier_extension = true;
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("the system gives random bytes");
+        let signed = params.signed_by(&key, &self.issuer).expect("these parameters make a certificate");
+        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let key = any_ecdsa_type(&key).expect("it was made a moment ago");
+        Arc::new(CertifiedKey::new(vec![signed.der().clone()], key))
+    }
+
     /// Its key as PEM, for the file that keeps it.
     pub(super) fn key_pem(&self) -> String {
-        self.key.serialize_pem()
+        self.issuer.key().serialize_pem()
     }
 }
 
@@ -122,5 +146,20 @@ mod tests {
         assert!(facts.is_authority && facts.name.starts_with("piccolo-"), "{facts:?}");
         assert_eq!((facts.from, facts.until), (now - 86_400, now + 86_400 * 3650));
         assert_ne!(facts.name, Authority::generate(now).facts().name);
+    }
+
+    #[test]
+    fn what_it_signs_has_a_role_and_ends_with_it_at_the_latest() {
+        let made = 1_796_133_061;
+        let authority = Authority::generate(made);
+        let role = Role::Server { node_id: 0xab };
+        let signed = |now| Facts::read(&authority.sign(role, now).cert[0]).unwrap();
+        let facts = signed(made);
+        assert_eq!((facts.from, facts.until), (made - 86_400, made + 7 * 86_400));
+        assert_eq!((Role::of(&facts), facts.is_authority), (Some(role), false));
+        let end = authority.facts().until;
+        assert_eq!(signed(end - 60).until, end);
+        let late = signed(end + 60);
+        assert!(late.until < end + 61, "{late:?}");
     }
 }

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use rustls::pki_types::CertificateDer;
 use sha2::{Digest, Sha256};
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use x509_parser::time::ASN1Time;
 
 /// What a certificate says.
@@ -20,6 +20,10 @@ pub struct Facts {
     pub fingerprint: String,
     /// Whether it may sign others.
     pub is_authority: bool,
+    /// Its subject, as DER of a distinguished name.
+    pub subject: Vec<u8>,
+    /// URIs among its alternative names.
+    pub uris: Vec<String>,
     /// The public key, as DER of its `SubjectPublicKeyInfo`.
     pub public_key: Vec<u8>,
 }
@@ -29,12 +33,20 @@ impl Facts {
     pub fn read(certificate: &CertificateDer<'_>) -> Option<Self> {
         let (rest, read) = X509Certificate::from_der(certificate).ok()?;
         let name = read.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
+        let names = read.subject_alternative_name().ok()?;
+        let names = names.iter().flat_map(|names| &names.value.general_names);
+        let uris = names.filter_map(|name| match name {
+            GeneralName::URI(uri) => Some((*uri).to_owned()),
+            _ => None,
+        });
         rest.is_empty().then(|| Self {
             name: name.unwrap_or_default().to_owned(),
             from: read.validity().not_before.timestamp(),
             until: read.validity().not_after.timestamp(),
             fingerprint: hex(&Sha256::digest(certificate)),
             is_authority: read.is_ca(),
+            subject: read.subject().as_raw().to_vec(),
+            uris: uris.collect(),
             public_key: read.public_key().raw.to_vec(),
         })
     }

@@ -5,7 +5,7 @@ use rustls::pki_types::pem::{PemObject, SectionKind};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 
 use super::authority::{Authority, NoAuthority};
-use super::facts::date;
+use super::facts::{Facts, date};
 use crate::limits::SECRET_CAS_MAX;
 
 /// The first lines of a secret. Text outside the sections of PEM means nothing.
@@ -152,6 +152,18 @@ impl ClusterSecret {
     /// The CA that signs.
     pub fn newest(&self) -> &Authority {
         self.authorities.last().expect("a secret has a CA")
+    }
+
+    /// Whether the CA that signs is valid at `now`, seconds since 1970.
+    ///
+    /// # Errors
+    /// [`SecretProblem::Expired`].
+    pub fn check_valid(&self, now: i64) -> Result<(), SecretProblem> {
+        let Facts { name, until, .. } = self.newest().facts();
+        match now > *until {
+            true => Err(SecretProblem::Expired { name: name.clone(), until: *until }),
+            false => Ok(()),
+        }
     }
 
     /// Adds a new CA, which signs from now on; `now` in seconds since 1970.

@@ -26,6 +26,10 @@ pub const SERVING_THREADS_MAX: usize = 8;
 pub const PROBE_CONNECTIONS_MAX: usize = 256;
 /// Time for a request's headers to arrive.
 pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time for a TLS handshake.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time between two log lines about connections that were refused for the same reason.
+pub const REFUSED_WARN_INTERVAL: Duration = Duration::from_secs(10);
 /// Size of the headers of one request, bytes.
 pub const HEADER_BYTES_MAX: usize = 64 * 1024;
 /// Time without progress after which a client's connection is cut, whether or not its kernel still

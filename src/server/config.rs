@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::identity::TlsMode;
+
 /// The settings of a server.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -21,6 +23,10 @@ pub struct Config {
     /// Raft address of a member of the cluster to join: a server without data waits to be admitted to it, and
     /// founds none.
     pub join: Option<String>,
+    /// The file of the cluster secret, with which this server proves itself to the others.
+    pub cluster_secret: Option<PathBuf>,
+    /// Which connections between servers are encrypted. Needs the secret, unless it is off.
+    pub tls: TlsMode,
     /// Whether raft may listen in the clear on other than loopback addresses, and operators may call from
     /// there.
     pub insecure: bool,

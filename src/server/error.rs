@@ -154,8 +154,8 @@ pub enum ApiError {
     Index(#[from] IndexError),
     /// An operator's call from another host.
     #[error(
-        "members are changed and snapshots taken from this host only, as long as the server runs without \
-         --insecure"
+        "members are changed from the leader's own host only, and snapshots taken from the server's own, as long \
+         as they run without --insecure"
     )]
     NotOperator,
     /// An operator's call that has come through a proxy or from a web page.

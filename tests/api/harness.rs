@@ -11,6 +11,7 @@ use hyper::{HeaderMap, Method, Request};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use piccolo::identity::TlsMode;
 use piccolo::limits::{FORGET_AFTER_DEFAULT, LEASE_DEFAULT};
 use piccolo::server::{self, Addresses, Config};
 use piccolo::task::Stop;
@@ -87,6 +88,8 @@ pub(crate) fn config(folder: &Path) -> Config {
         forget_after: FORGET_AFTER_DEFAULT,
         found_after: Duration::ZERO,
         // The tests do not depend on the free space of the machine.
+        cluster_secret: None,
+        tls: TlsMode::Off,
         disk_free_min: Some(0),
     }
 }

@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::index::Index;
 use crate::log::LogStore;
+use crate::network::Network;
 use crate::network::client::RpcClient;
 use crate::network::identity::{Identity, NodeNames};
 use crate::network::names::Names;
@@ -48,6 +49,17 @@ pub struct Opened {
 }
 
 impl Opened {
+    /// Id of this node.
+    pub fn node_id(&self) -> NodeId {
+        self.identity.node_id
+    }
+
+    /// The same node on another network, which may depend on who the node is. Nothing was sent before.
+    pub fn over(mut self, network: Arc<dyn Network>) -> Self {
+        self.env.network = network;
+        self
+    }
+
     /// What the stored membership says of this node; none while it is in no membership.
     pub fn member(&self) -> Option<Member> {
         self.membership.membership().get_node(&self.identity.node_id).cloned()

@@ -1,5 +1,6 @@
 //! The routes that other servers call.
 
+mod caller;
 mod permits;
 mod snapshot;
 
@@ -37,7 +38,10 @@ use super::reach::{Claimed, Scout, Unreached};
 use super::whereabouts::Whereabouts;
 use super::{Header, RAFT_PREFIX, Whoami};
 
+pub use caller::Caller;
 pub(crate) use permits::Permits;
+
+use caller::{Sent, check_caller};
 
 /// The parts of a node that the routes need.
 #[derive(Clone)]
@@ -62,6 +66,8 @@ pub(crate) struct RpcState {
 pub(crate) enum RpcError {
     #[error(transparent)]
     Misdirected(#[from] Misdirected),
+    #[error("the certificate of this connection is of server {is:016x}, not of {sender:016x}")]
+    Impostor { is: NodeId, sender: NodeId },
     #[error("{}", removed_text(*sender, *cluster_id))]
     Removed { sender: NodeId, cluster_id: ClusterId },
     #[error(transparent)]
@@ -88,6 +94,7 @@ impl IntoResponse for RpcError {
     fn into_response(self) -> Response {
         let status = match self {
             RpcError::Misdirected(_) => StatusCode::MISDIRECTED_REQUEST,
+            RpcError::Impostor { .. } => StatusCode::FORBIDDEN,
             RpcError::Removed { .. } => StatusCode::GONE,
             RpcError::Implausible(_) | RpcError::Format(_) | RpcError::Body { .. } => StatusCode::BAD_REQUEST,
             RpcError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
@@ -182,7 +189,7 @@ impl RpcState {
 
     async fn handle<M, A>(
         &self,
-        body: Body,
+        sent: Sent,
         limit: usize,
         message: impl AsyncFnOnce(M) -> Result<A, RpcError>,
     ) -> Result<Response, RpcError>
@@ -190,7 +197,7 @@ impl RpcState {
         M: Message + Plausible,
         A: Serialize,
     {
-        let (_one, received) = self.read(body, limit).await?;
+        let (_one, received) = self.read(sent, limit).await?;
         let Received { version, header, message: request }: Received<M> = received;
         request.check(header.sender)?;
         self.admit(&header).await?;
@@ -200,13 +207,15 @@ impl RpcState {
 
     async fn read<M: Message>(
         &self,
-        body: Body,
+        Sent { caller, body }: Sent,
         limit: usize,
     ) -> Result<(SemaphorePermit<'_>, Received<M>), RpcError> {
         let one = self.permits.message()?;
         let bytes = read_body(body, limit).await?;
         self.permits.check_running()?;
-        Ok((one, frame::read(&bytes)?))
+        let received: Received<M> = frame::read(&bytes)?;
+        check_caller(caller, &received.header)?;
+        Ok((one, received))
     }
 }
 
@@ -225,7 +234,7 @@ async fn within<T>(deadline: Duration, work: impl Future<Output = T>) -> Result<
 }
 
 /// On a low disk only one without entries passes: the leader keeps its lease, and goes on to be heard.
-async fn append(State(state): State<RpcState>, body: Body) -> Result<Response, RpcError> {
+async fn append(State(state): State<RpcState>, sent: Sent) -> Result<Response, RpcError> {
     let handle = async |request: AppendEntriesRequest<TypeConfig>| {
         let term = request.vote.leader_id.term;
         let own = request.leader_commit.as_ref().filter(|id| id.leader_id == request.vote.leader_id);
@@ -238,18 +247,18 @@ async fn append(State(state): State<RpcState>, body: Body) -> Result<Response, R
         }
         answer
     };
-    state.handle(body, APPEND_BODY_BYTES_MAX, handle).await
+    state.handle(sent, APPEND_BODY_BYTES_MAX, handle).await
 }
 
-async fn vote(State(state): State<RpcState>, body: Body) -> Result<Response, RpcError> {
+async fn vote(State(state): State<RpcState>, sent: Sent) -> Result<Response, RpcError> {
     let handle = async |request: VoteRequest<TypeConfig>| state.raft.vote(request).await.map_err(stopped);
-    state.handle(body, SMALL_BODY_BYTES_MAX, handle).await
+    state.handle(sent, SMALL_BODY_BYTES_MAX, handle).await
 }
 
 /// Nothing is stored by a pre-vote, here or there: a pristine node answers, and joins with the vote.
 /// (A founder that loses its power between the two has told nobody of its cluster.)
-async fn pre_vote(State(state): State<RpcState>, body: Body) -> Result<Response, RpcError> {
-    let (_one, received) = state.read::<VoteRequest<TypeConfig>>(body, SMALL_BODY_BYTES_MAX).await?;
+async fn pre_vote(State(state): State<RpcState>, sent: Sent) -> Result<Response, RpcError> {
+    let (_one, received) = state.read::<VoteRequest<TypeConfig>>(sent, SMALL_BODY_BYTES_MAX).await?;
     let Received { version, header, message: request } = received;
     request.check(header.sender)?;
     state.identity.check(&header)?;
@@ -258,20 +267,20 @@ async fn pre_vote(State(state): State<RpcState>, body: Body) -> Result<Response,
     Ok(WIRE.encode_version(version, &answer).into_response())
 }
 
-async fn transfer(State(state): State<RpcState>, body: Body) -> Result<Response, RpcError> {
+async fn transfer(State(state): State<RpcState>, sent: Sent) -> Result<Response, RpcError> {
     let handle = async |request: TransferLeaderRequest<TypeConfig>| {
         state.raft.handle_transfer_leader(request).await.map_err(stopped)
     };
-    state.handle(body, SMALL_BODY_BYTES_MAX, handle).await
+    state.handle(sent, SMALL_BODY_BYTES_MAX, handle).await
 }
 
-async fn receive_snapshot(State(state): State<RpcState>, body: Body) -> Result<Response, RpcError> {
-    let (version, answer) = snapshot::receive(&state, body).await?;
+async fn receive_snapshot(State(state): State<RpcState>, sent: Sent) -> Result<Response, RpcError> {
+    let (version, answer) = snapshot::receive(&state, sent).await?;
     Ok(WIRE.encode_version(version, &answer).into_response())
 }
 
-async fn standing(State(state): State<RpcState>, body: Body) -> Result<Response, RpcError> {
-    let (_one, received) = state.read::<Option<String>>(body, SMALL_BODY_BYTES_MAX).await?;
+async fn standing(State(state): State<RpcState>, sent: Sent) -> Result<Response, RpcError> {
+    let (_one, received) = state.read::<Option<String>>(sent, SMALL_BODY_BYTES_MAX).await?;
     let Received { version, header, message: claim } = received;
     state.admit(&header).await?;
     state.note_claim(header.sender, claim);

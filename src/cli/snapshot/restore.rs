@@ -26,7 +26,8 @@ pub(in crate::cli) const RESTORE: Subcommand = Subcommand {
 Example:
   piccolo snapshot restore backup.snapshot --data-dir /var/lib/piccolo \\
       --raft-address node-1:7790 --api-address node-1:7789
-  piccolo server --data-dir /var/lib/piccolo --cluster node-1:7790,node-2:7790,node-3:7790 --insecure
+  piccolo server --data-dir /var/lib/piccolo --cluster-secret FILE \\
+      --cluster node-1:7790,node-2:7790,node-3:7790
   piccolo members add node-2:7790        once node-2 runs with an empty folder, and so on
 
 The new cluster has its own id and does not accept servers of the old one. It lacks what was written after the \

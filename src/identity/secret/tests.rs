@@ -123,6 +123,19 @@ fn what_is_wrong_is_named_without_a_part_of_the_text() {
 }
 
 #[test]
+fn only_the_end_of_the_newest_ca_matters() {
+    let mut secret = ClusterSecret::generate(NOW);
+    let end = secret.newest().facts().until;
+    assert_eq!(secret.check_valid(end), Ok(()));
+    let expired = secret.check_valid(end + 1).unwrap_err();
+    assert!(matches!(&expired, SecretProblem::Expired { until, .. } if *until == end), "{expired:?}");
+    assert!(expired.to_string().contains(&date(end)), "{expired}");
+    assert_eq!(secret.check_valid(0), Ok(()), "a clock that is behind is set some day");
+    secret.add(end + 1).unwrap();
+    assert_eq!(secret.check_valid(end + 1), Ok(()));
+}
+
+#[test]
 fn no_debug_output_has_a_key() {
     let secret = ClusterSecret::generate(NOW);
     let key = parts(&secret)[0].lines().nth(1).unwrap().to_owned();

@@ -41,8 +41,9 @@ pub enum AddressError {
     SeveralPorts,
     /// Everybody who reaches the raft port could read and write.
     #[error(
-        "could not listen for raft on {address}: it is not loopback and raft has no TLS; \
-         give --insecure if only trusted hosts reach this port"
+        "could not listen for raft on {address}: it is not loopback, and connections in the clear are taken; \
+         give --cluster-secret FILE (piccolo cluster-secret create) and no --tls, or --insecure if only trusted \
+         hosts reach this port"
     )]
     NotLoopback {
         /// The address on which raft would listen.
@@ -50,8 +51,8 @@ pub enum AddressError {
     },
     /// The same, where all servers of `--cluster` are on this host: loopback is enough for raft.
     #[error(
-        "could not listen for raft on {address}: it is not loopback and raft has no TLS; the servers of --cluster \
-         are on loopback, so give --raft-listen with the entry of this server, such as {near}"
+        "could not listen for raft on {address}: it is not loopback, and connections in the clear are taken; the \
+         servers of --cluster are on loopback, so give --raft-listen with the entry of this server, such as {near}"
     )]
     NotLoopbackThoughNear {
         /// The address on which raft would listen.
@@ -147,11 +148,11 @@ fn entries(cluster: &[String]) -> Result<Vec<Entry>, AddressError> {
 /// The address on which raft listens.
 ///
 /// # Errors
-/// If the list is malformed, or if raft would be open to other hosts without `insecure`.
+/// If the list is malformed, or if raft is open to other hosts although that is not allowed: `may_be_open`.
 pub fn raft_listen(
     given: Option<SocketAddr>,
     cluster: &[String],
-    insecure: bool,
+    may_be_open: bool,
 ) -> Result<SocketAddr, AddressError> {
     let entries = entries(cluster)?;
     let address = match (given, &entries[..]) {
@@ -162,7 +163,7 @@ pub fn raft_listen(
         }
         (None, _) => return Err(AddressError::SeveralPorts),
     };
-    if address.ip().is_loopback() || insecure {
+    if address.ip().is_loopback() || may_be_open {
         return Ok(address);
     }
     let near: Vec<SocketAddr> = entries.iter().filter_map(loopback).collect();

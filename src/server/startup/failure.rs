@@ -8,6 +8,7 @@ use piccolo_raft::disk::Fault;
 
 use super::addresses::AddressError;
 use crate::http::BindError;
+use crate::identity::SecretError;
 use crate::task::TaskError;
 
 /// Why a server did not start, or did not go on.
@@ -16,6 +17,12 @@ pub enum Error {
     /// The addresses of the server do not fit together.
     #[error(transparent)]
     Addresses(#[from] AddressError),
+    /// The cluster secret cannot be used.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// The certificates of the cluster secret cannot be used.
+    #[error("could not use the certificates of the cluster secret")]
+    Tls(#[source] rustls::Error),
     /// A port could not be opened.
     #[error(transparent)]
     Bind(#[from] BindError),

@@ -34,6 +34,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::identity::TlsMode;
 
     fn config(advertise: Option<&str>, raft_listen: Option<&str>) -> Config {
         Config {
@@ -43,6 +44,8 @@ mod tests {
             advertise: advertise.map(str::to_owned),
             cluster: Vec::new(),
             join: None,
+            cluster_secret: None,
+            tls: TlsMode::Off,
             insecure: false,
             disk_free_min: None,
             lease_default: Duration::from_secs(60),

@@ -2,14 +2,13 @@
 
 use std::convert::Infallible;
 
-use axum::Router;
 use piccolo_raft::cluster::Node;
 use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
 
 use super::failure::Error;
 use super::raft_threads::RaftThreads;
-use crate::http::{self, Answer, ConnectionLimits, KnownAddresses};
+use crate::http::{self, Answer, ConnectionLimits, Guard, KnownAddresses};
 use crate::limits::{
     DRAIN_TIMEOUT, RAFT_CONNECTIONS_MAX, RAFT_CONNECTIONS_OVER_LIMIT_MAX, RAFT_DRAIN_TIMEOUT,
     RAFT_SERVER_CONNECTIONS_MAX, SERVER_CONNECTIONS_MAX, TASKS_STOP_TIMEOUT,
@@ -59,8 +58,14 @@ impl Phases {
         }
     }
 
-    /// Serves raft on `threads`, in a task.
-    pub fn serve_raft(&mut self, threads: &RaftThreads, listener: TcpListener, router: Router) {
+    /// Serves raft on `threads` to those that `guard` lets in, in a task.
+    pub fn serve_raft(
+        &mut self,
+        threads: &RaftThreads,
+        listener: TcpListener,
+        answers: impl Answer,
+        guard: Option<Guard>,
+    ) {
         let limits = ConnectionLimits {
             connections_max: RAFT_CONNECTIONS_MAX,
             over_limit_max: RAFT_CONNECTIONS_OVER_LIMIT_MAX,
@@ -69,7 +74,7 @@ impl Phases {
             ..ConnectionLimits::default()
         };
         let (stop, drained) = (self.raft.clone(), self.raft_drained.clone());
-        let serving = threads.serve(listener, router, limits, self.known.clone(), (stop, drained));
+        let serving = threads.serve(listener, answers, (limits, guard), self.known.clone(), (stop, drained));
         let end = self.end.clone();
         self.tasks.spawn("raft", async move {
             let ended = end.run_until_cancelled(serving).await;

@@ -10,10 +10,9 @@ use std::io;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Handle, Runtime};
 
-use crate::http::{self, ConnectionLimits, KnownAddresses};
+use crate::http::{self, Answer, ConnectionLimits, Guard, KnownAddresses};
 use crate::limits::RAFT_THREADS;
 use crate::task::Stop;
-use axum::Router;
 
 /// The threads of raft; they end when this is dropped.
 pub struct RaftThreads(Option<Runtime>);
@@ -47,21 +46,22 @@ impl RaftThreads {
         }
     }
 
-    /// Serves `router` on these threads until `stop`; cancels `drained` once the last request is answered.
-    pub fn serve(
+    /// Serves `answers` on these threads to those that `guard` lets in, until `stop`; cancels `drained` once the last request is answered.
+    pub fn serve<A: Answer>(
         &self,
         listener: TcpListener,
-        router: Router,
-        limits: ConnectionLimits,
+        answers: A,
+        (limits, guard): (ConnectionLimits, Option<Guard>),
         known: KnownAddresses,
         (stop, drained): (Stop, Stop),
-    ) -> impl Future<Output = io::Result<Infallible>> + Send + use<> {
+    ) -> impl Future<Output = io::Result<Infallible>> + Send + use<A> {
         let handle = self.handle().clone();
         async move {
             // A listener is registered with the runtime in which it was made.
             let listener = listener.into_std()?;
             let serving = handle.spawn(async move {
-                http::serve_known(TcpListener::from_std(listener)?, router, limits, known, stop).await;
+                let listener = TcpListener::from_std(listener)?;
+                http::serve_guarded(listener, answers, limits, known, guard, stop).await;
                 Ok::<(), io::Error>(())
             });
             serving.await.map_err(io::Error::other)??;

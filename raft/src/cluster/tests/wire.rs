@@ -61,6 +61,35 @@ fn vote_at(term: u64) -> VoteRequest<TypeConfig> {
 }
 
 #[test]
+fn a_message_in_another_servers_name_than_its_connection_has_proved_is_answered_403() {
+    let servers = servers(1);
+    write(&servers, 0);
+    let server = &servers[0];
+    let (term, header) = (server.node().term(), server.header());
+    let answered = |route: &str, body: &[u8], caller: Option<u64>| {
+        let mut request = axum::http::Request::post(format!("/raft/v1/{route}"));
+        if let Some(caller) = caller {
+            request = request.extension(crate::network::Caller(caller));
+        }
+        let request = request.body(axum::body::Body::from(body.to_vec())).unwrap();
+        let answer = server.run(tower::ServiceExt::oneshot(server.node().router(), request)).unwrap();
+        answer.status().as_u16()
+    };
+    let messages = [
+        ("standing", None::<String>.frame(&header, Level::FIRST), 200),
+        ("pre-vote", vote_at(term + 50).frame(&header, Level::FIRST), 200),
+        ("snapshot", server.snapshot_of(&[], Vote::new(0, 1)), 400),
+        ("vote", vote_at(term + 50).frame(&header, Level::FIRST), 200),
+    ];
+    for (route, message, expected) in messages {
+        assert_eq!(answered(route, &message, Some(header.sender ^ 2)), 403, "{route}");
+        assert_eq!(server.node().term(), term, "{route}: openraft saw a message of an impostor");
+        assert_eq!(answered(route, &message, None), expected, "{route}");
+        assert_eq!(answered(route, &message, Some(header.sender)), expected, "{route}");
+    }
+}
+
+#[test]
 fn a_message_for_another_node_or_cluster_is_answered_421() {
     let servers = servers(1);
     write(&servers, 0);

@@ -11,6 +11,7 @@ use crate::network::plausible::{check_snapshot, check_snapshot_history};
 use crate::snapshot::{Receiver, SnapshotData};
 use crate::types::{TypeConfig, Vote};
 
+use super::caller::{Sent, check_caller};
 use super::{RpcError, RpcState, stopped, within};
 
 type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotData>;
@@ -18,7 +19,7 @@ type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotDat
 /// Takes a snapshot in and installs it; the answer, and the version that it is given in.
 pub(super) async fn receive(
     state: &RpcState,
-    body: Body,
+    Sent { caller, body }: Sent,
 ) -> Result<(u16, SnapshotResponse<TypeConfig>), RpcError> {
     let mut pieces = Pieces { body, first: Bytes::new(), left: SNAPSHOT_BYTES_MAX };
     let length = pieces.exactly(4).await?;
@@ -28,6 +29,7 @@ pub(super) async fn receive(
     }
     let frame = pieces.exactly(length as usize).await?;
     let Received { version, header, message: vote } = frame::read::<Vote>(&frame)?;
+    check_caller(caller, &header)?;
     state.admit(&header).await?;
     state.guard.admit_snapshot()?;
     let _only = state.permits.snapshot()?;

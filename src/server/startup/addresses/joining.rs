@@ -17,17 +17,17 @@ use crate::limits::{CLUSTER_RESOLVE_BRIEFLY, CLUSTER_RESOLVE_TIMEOUT};
 /// there.
 ///
 /// # Errors
-/// If `member` is malformed, or if raft would be open to other hosts without `insecure`.
+/// If `member` is malformed, or if raft is open to other hosts although that is not allowed: `may_be_open`.
 pub fn joining_raft_listen(
     given: Option<SocketAddr>,
     member: &str,
-    insecure: bool,
+    may_be_open: bool,
 ) -> Result<SocketAddr, AddressError> {
     let member = entries(&[member.to_owned()])?;
     let near = member.iter().all(|entry| loopback(entry).is_some());
     let ip = if near { IpAddr::from(Ipv4Addr::LOCALHOST) } else { Ipv6Addr::UNSPECIFIED.into() };
     let address = given.unwrap_or_else(|| SocketAddr::from((ip, RAFT_PORT_DEFAULT)));
-    if !address.ip().is_loopback() && !insecure {
+    if !address.ip().is_loopback() && !may_be_open {
         return Err(AddressError::NotLoopback { address });
     }
     Ok(address)
