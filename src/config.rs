@@ -14,7 +14,7 @@ pub(crate) use agent::WITHOUT_COUNTERPART;
 pub use agent::{AGENT, agent, agent_of};
 pub use layers::{Given, Layers, unknown_environment};
 pub use logging::{LOGGING, LogFormat, Logging, logging};
-pub use server::{DISK_FREE_MIN, SERVER, server};
+pub use server::{CLUSTER_SECRET, DISK_FREE_MIN, SERVER, server};
 pub use setting::{Fallback, Setting};
 
 use std::fmt;

@@ -7,6 +7,7 @@ mod ports;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -195,6 +196,28 @@ fn a_killed_server_is_started_again_and_ctrl_c_stops_all() {
     }
 }
 
+/// What a raft port answers to somebody without TLS.
+fn plain_whoami(address: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.write_all(b"POST /raft/v1/whoami HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn a_secret_that_others_can_read_stops_it_before_its_servers() {
+    let folder = tempfile::tempdir().unwrap();
+    let secret = folder.path().join("cluster-secret.pem");
+    assert!(ask(&["cluster-secret", "create", secret.to_str().unwrap()]).status.success());
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let base = base_port().to_string();
+    let output = ask(&["up", "--data-dir", folder.path().to_str().unwrap(), "--base-port", &base]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("chmod 600"), "{said}");
+}
+
 #[test]
 fn started_again_it_finds_its_data_and_its_ports() {
     const KEY: &str = "docker.io/library/nginx:latest";
@@ -204,12 +227,19 @@ fn started_again_it_finds_its_data_and_its_ports() {
     let first = up.ready();
     assert_eq!(ask(&["find", "nginx", "--server", &first[0][1]]).status.code(), Some(3));
     advertise(&first[2][1], KEY);
+    for row in &first {
+        assert!(plain_whoami(&row[2]).starts_with("HTTP/1.1 400 "), "{} takes a plain message", row[2]);
+    }
+    let secret = folder.path().join("cluster-secret.pem");
+    let made = std::fs::read(&secret).unwrap();
+    assert_eq!(std::fs::metadata(&secret).unwrap().permissions().mode() & 0o7777, 0o600);
     up.signal(Signal::TERM);
     assert_eq!(up.ended().code(), Some(0));
     up.ended_without_errors();
 
     let up = Up::start(folder.path(), &[]);
     let second = up.ready();
+    assert_eq!(std::fs::read(&secret).unwrap(), made);
     assert_eq!(
         first.iter().map(|row| &row[1..3]).collect::<Vec<_>>(),
         second.iter().map(|row| &row[1..3]).collect::<Vec<_>>()

@@ -17,8 +17,13 @@ use std::time::{Duration, Instant};
 use cluster::{BRIEFLY, Server, agree, founded, run, succeeded, text};
 use piccolo::api::WriteRequest;
 use piccolo::api::client::Client;
+use piccolo::clock::SystemClock;
+use piccolo::identity::{Role, Tls};
+use piccolo_raft::format::{Level, WIRE};
 use site::{SOON, Wire, get, head, within};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_rustls::TlsConnector;
 
 /// Longest time without an acknowledged write while servers restart one after the other: several elections of
 /// a busy machine.
@@ -149,9 +154,35 @@ async fn servers_with_one_secret_are_a_cluster_and_others_do_not_get_in() {
     assert!(!add.status.success(), "{}", text(&add.stdout));
     assert_eq!(stranger.status().await.unwrap().cluster, "");
 
+    let own = standing(&servers[1], &ours, 1, 1).await;
+    assert!(own.starts_with("HTTP/1.1 200 "), "{own}");
+    let impostor = standing(&servers[1], &ours, 2, 1).await;
+    assert!(impostor.starts_with("HTTP/1.1 403 "), "{impostor}");
+
     for file in [&ours, &foreign] {
         no_secret_is_shown(file, &servers).await;
     }
+}
+
+/// What the raft port answers to a message of `sender` on a connection with the certificate of `caller`.
+async fn standing(server: &Server, secret: &Path, caller: u64, sender: u64) -> String {
+    let status = server.status().await.unwrap();
+    let cluster = u128::from_str_radix(&status.cluster, 16).unwrap();
+    let target = u64::from_str_radix(&status.node, 16).unwrap();
+    let header = (cluster, 0_u128, sender, target);
+    let body = WIRE.encode(Level::FIRST, &(header, None::<String>));
+    let secret = piccolo::identity::file::read(secret).unwrap();
+    let tls = Tls::new(secret, Role::Server { node_id: caller }, SystemClock::shared()).unwrap();
+    let stream = tokio::net::TcpStream::connect(server.raft_address()).await.unwrap();
+    let name = "127.0.0.1".try_into().unwrap();
+    let mut stream = TlsConnector::from(tls.client).connect(name, stream).await.unwrap();
+    let length = body.len().to_string();
+    let head = head("POST", "/raft/v1/standing", &[("Content-Length", &length), ("Connection", "close")]);
+    stream.write_all(&head).await.unwrap();
+    stream.write_all(&body).await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    text(&answer)
 }
 
 /// No line of the file's keys is in a log, in the list of processes, or in what a server says of itself.

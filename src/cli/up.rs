@@ -12,6 +12,7 @@ use std::path::PathBuf;
 
 use super::{CliError, CommandError, Exit, Invocation, Subcommand, process};
 use crate::config::{self, AGENT, Fallback, Layers, Setting};
+use crate::identity::SecretError;
 use crate::value;
 
 /// The subcommand `piccolo up`.
@@ -23,7 +24,8 @@ Examples:
   piccolo up
   piccolo up --data-dir /var/lib/piccolo --agent --zone rack-7
 
-Each server is a process with its own folder in --data-dir; one that ends is started again. Their log lines \
+Each server is a process with its own folder in --data-dir; one that ends is started again. They speak TLS \
+with each other, by a cluster secret that the first start makes there. Their log lines \
 appear here, prefixed with their names. Ctrl-C stops everything in order; the next start uses the same data \
 and ports. With --agent the flags of `piccolo agent` are accepted; settings of `piccolo server` come from the \
 environment (PICCOLO_LEASE_DEFAULT, PICCOLO_FORGET_AFTER).",
@@ -90,6 +92,9 @@ pub enum UpError {
         #[source]
         source: PortsError,
     },
+    /// The cluster secret in the folder cannot be made or used.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
     /// A child ended because of its configuration: starting it again cannot help.
     #[error("{name} ended because of its configuration; its lines above say what is wrong")]
     BadChild {
@@ -130,6 +135,7 @@ impl UpError {
             UpError::FolderInUse { .. }
             | UpError::Occupied { .. }
             | UpError::BadPorts { .. }
+            | UpError::Secret(_)
             | UpError::Io { .. } => Exit::Failed,
         }
     }

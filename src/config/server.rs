@@ -67,8 +67,8 @@ pub const SERVER: &[Setting] = &[
     DISK_FREE_MIN,
 ];
 
-/// `--cluster-secret`.
-const CLUSTER_SECRET: Setting = Setting::new(
+/// `--cluster-secret`, which `piccolo up` passes to its servers.
+pub const CLUSTER_SECRET: Setting = Setting::new(
     "cluster-secret",
     "FILE",
     "The file of piccolo cluster-secret create, the same on all servers: with it they speak TLS, and only with \

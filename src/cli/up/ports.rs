@@ -1,4 +1,4 @@
-//! The data folder of `piccolo up`: its lock, and the ports of its servers.
+//! The data folder of `piccolo up`: its lock, the ports of its servers, and their cluster secret.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::{PortsError, UpError};
+use crate::clock::SystemClock;
+use crate::identity::credentials::unix_seconds;
+use crate::identity::{SecretError, file};
 
 /// Number of servers.
 pub(super) const SERVERS: u16 = 3;
@@ -18,6 +21,7 @@ const BASE_PORT_DEFAULT: u16 = 7789;
 
 const LOCK_FILE: &str = "up.lock";
 const PORTS_FILE: &str = "ports.toml";
+const SECRET_FILE: &str = "cluster-secret.pem";
 
 /// The data folder, locked for this process.
 #[derive(Debug)]
@@ -75,6 +79,18 @@ impl DataFolder {
 
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The file of the cluster secret, made by the first start.
+    pub(super) fn secret(&self) -> Result<PathBuf, SecretError> {
+        let path = self.path.join(SECRET_FILE);
+        match fs::symlink_metadata(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                file::create(&path, unix_seconds(&SystemClock::shared()))?
+            }
+            _ => file::read(&path)?,
+        };
+        Ok(path)
     }
 
     /// The addresses of all servers: those of the first start, of `given`, or the default ones. Fails if one

@@ -11,7 +11,7 @@ use super::{AgentOptions, Options, UpError, ready};
 use crate::cli::CliError;
 use crate::cli::output::{Paint, print, table};
 use crate::cli::signals::Signals;
-use crate::config::{DISK_FREE_MIN, Logging};
+use crate::config::{CLUSTER_SECRET, DISK_FREE_MIN, Logging};
 use crate::task::Stop;
 
 /// Runs until a signal, or until a child cannot go on.
@@ -20,6 +20,7 @@ pub(super) async fn run(options: Options, logging: Logging) -> Result<(), CliErr
     let Options { data_dir, base_port, disk_free_min, agent } = options;
     let folder = DataFolder::open(&data_dir)?;
     let addresses = folder.addresses(base_port)?;
+    let secret = folder.secret().map_err(UpError::from)?;
     let binary = std::env::current_exe()
         .map_err(|source| CliError::Process { action: "find the path of this program", source })?;
     let child = |name: String, arguments: Vec<String>| Child::new(name, binary.clone(), arguments);
@@ -27,6 +28,7 @@ pub(super) async fn run(options: Options, logging: Logging) -> Result<(), CliErr
         .map(|place| {
             let mut arguments = server_arguments(folder.path(), &addresses, place, &logging);
             arguments.extend(disk_arguments(disk_free_min.as_deref()));
+            arguments.extend([format!("--{}", CLUSTER_SECRET.flag), secret.display().to_string()]);
             child(server_name(place), arguments)
         })
         .collect();
@@ -176,7 +178,7 @@ fn announcement(
         })
         .collect();
     format!(
-        "\n{}\n\n{}\ndata in {}\n\nNext:\n{next}\nCtrl-C stops everything in order.\n",
+        "\n{}\n\n{}\ndata in {}, with the cluster secret by which the servers know each other\n\nNext:\n{next}\nCtrl-C stops everything in order.\n",
         paint.good("Three discovery servers are ready."),
         table(&["NAME", "API", "RAFT", "PID", ""], &rows, paint),
         folder.display(),
