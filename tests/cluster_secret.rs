@@ -154,6 +154,13 @@ async fn servers_with_one_secret_are_a_cluster_and_others_do_not_get_in() {
     assert!(!add.status.success(), "{}", text(&add.stdout));
     assert_eq!(stranger.status().await.unwrap().cluster, "");
 
+    let mut fourth = with_secret(root.path(), &ours, &["--join", &servers[2].raft_address()]);
+    fourth.start();
+    fourth.answers().await;
+    succeeded(&run(["members", "add", &fourth.raft_address(), "--server", &url]).await);
+    fourth.ready().await;
+    assert_eq!(fourth.holders("a:1").await.unwrap(), [HOLDER]);
+
     let own = standing(&servers[1], &ours, 1, 1).await;
     assert!(own.starts_with("HTTP/1.1 200 "), "{own}");
     let impostor = standing(&servers[1], &ours, 2, 1).await;
@@ -231,6 +238,32 @@ async fn a_secret_that_cannot_be_used_ends_the_start_and_is_named() {
     let mut without = Server::new(root.path(), &["--tls", "require"]);
     let (status, said) = without.refuses().await;
     assert_eq!((status.code(), said.contains("--cluster-secret FILE")), (Some(2), true), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_raft_port_for_other_hosts_requires_tls_or_the_word_that_it_is_open() {
+    let root = TempDir::new().unwrap();
+    let file = root.path().join("secret.pem");
+    secret(&["create"], &file).await;
+    let for_all = |mut server: Server| {
+        server.host = "0.0.0.0";
+        server
+    };
+    let plain = Server::new(root.path(), &["--tls", "off"]);
+    for server in [plain, with_secret(root.path(), &file, &["--tls", "accept"])] {
+        let (status, said) = for_all(server).refuses().await;
+        assert_eq!(status.code(), Some(2), "{said}");
+        assert!(said.contains("--cluster-secret FILE") && said.contains("--insecure"), "{said}");
+    }
+    for (flags, raft_is_open) in [(&[][..], false), (&["--tls", "accept", "--insecure"], true)] {
+        let mut server = for_all(with_secret(root.path(), &file, flags));
+        server.start();
+        server.answers().await;
+        let log = server.log();
+        assert!(log.contains("the discovery API is served in the clear"), "{log}");
+        assert_eq!(log.contains("raft is served in the clear"), raft_is_open, "{log}");
+        assert_eq!(log.contains("may add and remove servers"), raft_is_open, "{log}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -42,6 +42,20 @@ pub(super) enum Begun {
     Encrypted(Box<TlsStream<Socket>>, Option<Role>),
 }
 
+/// A connection that is refused.
+struct Refused {
+    reason: Refusal,
+    error: Option<io::Error>,
+    /// The connection of a plain client, which is told why.
+    plain: Option<Socket>,
+}
+
+impl Refused {
+    fn because(reason: Refusal) -> Self {
+        Self { reason, error: None, plain: None }
+    }
+}
+
 impl Guard {
     /// Asks clients of `port` for what `tls` wants; with `plain_too` those are let in as well that speak none.
     pub fn new(port: &'static str, tls: Arc<ServerConfig>, plain_too: bool) -> Self {
@@ -57,18 +71,31 @@ impl Guard {
     /// `at_most`.
     pub(super) async fn begin(&self, socket: Socket, peer: SocketAddr, at_most: Duration) -> Option<Begun> {
         let begun = timeout(at_most, self.let_in(socket)).await;
-        let begun = begun.unwrap_or_else(|_| Err((Refusal::Slow, None)));
-        begun.map_err(|(refusal, error)| self.refusals.note(peer, refusal, error.as_ref())).ok()
+        match begun.unwrap_or_else(|_| Err(Refused::because(Refusal::Slow))) {
+            Ok(begun) => Some(begun),
+            Err(Refused { reason, error, plain }) => {
+                self.refusals.note(peer, reason, error.as_ref());
+                // Counted first: whoever has the answer finds it counted.
+                if let Some(socket) = plain
+                    && timeout(at_most, refuse_plain(socket)).await.is_err()
+                {
+                    tracing::debug!(%peer, "a plain client does not take its answer");
+                }
+                None
+            }
+        }
     }
 
-    async fn let_in(&self, socket: Socket) -> Result<Begun, (Refusal, Option<io::Error>)> {
-        let failed = |error: io::Error| (Refusal::of(&error), Some(error));
+    async fn let_in(&self, socket: Socket) -> Result<Begun, Refused> {
+        let failed = |error: io::Error| {
+            let refused = Refused::because(Refusal::of(&error));
+            Refused { error: Some(error), ..refused }
+        };
         if socket.first_byte().await.map_err(failed)? != Some(HANDSHAKE_RECORD) {
             if self.plain_too {
                 return Ok(Begun::Plain(socket));
             }
-            refuse_plain(socket).await;
-            return Err((Refusal::Plain, None));
+            return Err(Refused { plain: Some(socket), ..Refused::because(Refusal::Plain) });
         }
         let stream = self.acceptor.accept(socket).await.map_err(failed)?;
         let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();

@@ -350,19 +350,18 @@ async fn a_client_over_ipv4_has_its_ipv4_address_on_a_port_of_both_families() {
     tasks.wait().await;
 }
 
-/// A listener that wants certificates of servers, and takes plain connections too.
-async fn start_guarded(limits: ConnectionLimits) -> (SocketAddr, Stop, TaskTracker) {
+/// Wants certificates of servers on `listener`, and takes plain connections too.
+fn start_guarded(listener: TcpListener, limits: ConnectionLimits) -> (Stop, TaskTracker) {
     let clock = crate::clock::SystemClock::shared();
     let now = crate::identity::credentials::unix_seconds(&clock);
     let secret = crate::identity::ClusterSecret::generate(now);
     let tls = crate::identity::Tls::new(secret, Role::Server { node_id: 1 }, clock).unwrap();
     let guard = Guard::new("test", tls.server, true);
-    let listener = bind("127.0.0.1:0".parse().unwrap(), "a test").await.unwrap();
-    let (address, stop, tracker) = (listener.local_addr().unwrap(), Stop::new(), TaskTracker::new());
+    let (stop, tracker) = (Stop::new(), TaskTracker::new());
     let router = Router::new().route("/", get(|| async { "ok" }));
     let known = KnownAddresses::default();
     tracker.spawn(serve_guarded(listener, router, limits, known, Some(guard), stop.clone()));
-    (address, stop, tracker)
+    (stop, tracker)
 }
 
 /// The begin of a record with a handshake.
@@ -372,8 +371,9 @@ const HANDSHAKE_BEGINS: &[u8] = &[0x16, 3, 1, 0x20, 0];
 async fn a_handshake_that_is_silent_or_trickles_ends_in_time() {
     let limits =
         ConnectionLimits { handshake_timeout: Duration::from_millis(200), ..ConnectionLimits::default() };
-    let (address, _stop, _tasks) = start_guarded(limits).await;
-    let mut stream = TcpStream::connect(address).await.unwrap();
+    let listener = bind("127.0.0.1:0".parse().unwrap(), "a test").await.unwrap();
+    let mut stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (_stop, _tasks) = start_guarded(listener, limits);
     stream.write_all(HANDSHAKE_BEGINS).await.unwrap();
     let trickle = async {
         // Ends when the server has closed: each byte would be progress.
@@ -392,13 +392,16 @@ async fn handshakes_that_do_not_end_do_not_keep_others_out() {
         handshake_timeout: SOON,
         ..ConnectionLimits::default()
     };
-    let (address, _stop, _tasks) = start_guarded(limits).await;
+    let listener = bind("127.0.0.1:0".parse().unwrap(), "a test").await.unwrap();
+    let address = listener.local_addr().unwrap();
     let mut held = Vec::new();
     for _ in 0..4 {
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(HANDSHAKE_BEGINS).await.unwrap();
         held.push(stream);
     }
+    // Their bytes have arrived when they are accepted.
+    let (_stop, _tasks) = start_guarded(listener, limits);
     let answer = tokio::time::timeout(SOON / 2, async {
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();

@@ -8,11 +8,13 @@ use rcgen::{CertificateParams, Issuer, KeyPair, SanType};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio_util::sync::CancellationToken;
 
 use super::super::facts::Facts;
 use super::super::refusal::Refusal;
 use super::*;
 use crate::clock::Clock;
+use crate::limits::CERTIFICATE_LOOK_INTERVAL;
 
 const NOW: i64 = 1_796_133_061;
 const DAY: i64 = 86_400;
@@ -145,6 +147,24 @@ async fn clocks_may_differ_by_a_day_and_a_certificate_is_renewed_long_before_it_
         let facts = meet(ours.client.clone(), theirs.server.clone()).await.1.unwrap();
         assert_eq!(facts.until, NOW + (days + 7) * DAY);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_running_process_replaces_its_certificates() {
+    let clock = at(NOW);
+    let ours = tls(&ClusterSecret::generate(NOW), &clock);
+    let shown = || ours.credentials.choose(|_| true).unwrap().cert[0].clone();
+    let (before, stop) = (shown(), CancellationToken::new());
+    let looks = async {
+        tokio::time::sleep(2 * CERTIFICATE_LOOK_INTERVAL).await;
+        assert_eq!(shown(), before);
+        clock.0.store((NOW + DAY).unsigned_abs(), Ordering::Relaxed);
+        tokio::time::sleep(2 * CERTIFICATE_LOOK_INTERVAL).await;
+        assert_ne!(shown(), before);
+        stop.cancel();
+    };
+    let (kept, ()) = tokio::join!(ours.credentials.clone().keep_fresh(stop.clone()), looks);
+    kept.unwrap();
 }
 
 /// Old: one CA. Both: the new one added. New: the old one retired. Two files that differ by one step meet.
