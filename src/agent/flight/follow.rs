@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::limits::{
-    CIRCLE_SUSPECTED_AFTER, DESCENTS_MAX, LOST_SAID_AGAIN_AFTER, SERVER_ASKED_AGAIN_AFTER,
+    BEGUN_AGAIN_FOR, CIRCLE_SUSPECTED_AFTER, DESCENTS_MAX, LOST_SAID_AGAIN_AFTER, SERVER_ASKED_AGAIN_AFTER,
     SOURCE_PROBE_INTERVAL, SOURCE_STALLS_AFTER, STARVED_SAID_AFTER, STARVED_SAID_AGAIN_AFTER,
     WITHOUT_BYTES_MAX,
 };
@@ -178,10 +178,11 @@ impl Follow {
     }
 
     /// Begins again at `now` without a byte, because those that came were wrong. They do not count: the node goes to the
-    /// registry when it would have gone without them, or now if that is over.
+    /// registry when it would have gone without them, but not before it could ask who fetches them anew.
     pub fn begin_again(&mut self, now: Duration) {
         let (own, begun) = (self.own, self.begun);
-        *self = Self { begun, fed: begun, ..Self::new(own, 0, now) };
+        let fed = begun.max(now.saturating_sub(WITHOUT_BYTES_MAX - BEGUN_AGAIN_FOR));
+        *self = Self { begun, fed, ..Self::new(own, 0, now) };
     }
 
     /// What is to be done at `now`.

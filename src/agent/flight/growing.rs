@@ -97,7 +97,7 @@ impl Growing {
     /// Notes that containerd writes the blob to this file.
     pub(crate) fn ingested_in(&self, ingest: File) {
         let mut parts = self.parts();
-        (parts.ingest, parts.is_verified) = (Some(Arc::new(ingest)), false);
+        (parts.ingest, parts.is_verified, parts.most_ingested) = (Some(Arc::new(ingest)), false, 0);
     }
 
     /// Notes that all bytes that containerd has, or gets now, are right.

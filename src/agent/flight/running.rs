@@ -225,7 +225,7 @@ impl Flight {
     /// Notes that the store of this node holds the blob.
     pub(super) fn is_held(&self) {
         let mut state = self.state();
-        state.is_held = true;
+        (state.is_held, state.is_wrong) = (true, false);
         if matches!(state.role, Role::Fetches { .. } | Role::Late { .. } | Role::Idle) {
             state.becomes(Role::Holds);
         }
@@ -277,7 +277,10 @@ impl Flight {
             }
         }
         match state.role {
-            Role::Holds if ingested == self.growing.total() => self.growing.forget_spool(),
+            // Until then children get what the agent has verified.
+            Role::Holds if ingested == self.growing.total() && self.growing.is_verified() => {
+                self.growing.forget_spool();
+            }
             Role::Fetches { .. } | Role::Late { .. } => self.growing.forget_spool_if_behind(),
             _ => {}
         }

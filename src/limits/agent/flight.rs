@@ -40,6 +40,8 @@ pub const STARVED_SAID_AGAIN_AFTER: Duration = Duration::from_secs(1);
 pub const CIRCLE_SUSPECTED_AFTER: Duration = Duration::from_secs(4);
 /// Time without a byte after which a node goes to the registry in any case.
 pub const WITHOUT_BYTES_MAX: Duration = Duration::from_secs(20);
+/// Time that a node has at least for each try after one with wrong bytes.
+pub const BEGUN_AGAIN_FOR: Duration = Duration::from_secs(5);
 /// Time between two messages of a fetcher that say how far it is.
 pub const CLAIM_PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 /// Size up to which a blob may be a manifest while it is arriving, bytes: what registries must accept (OCI distribution

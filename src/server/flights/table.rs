@@ -176,6 +176,8 @@ impl FlightTable {
         let flight = self.flight(content, now);
         let Node { address, transfer, .. } = question.node;
         flight.came += u64::from(question.begins);
+        // A server that has lost its memory, or has just become the owner, learns the number so.
+        flight.attempt = flight.attempt.max(question.attempt.unwrap_or_default());
         if question.has_ended_bytes(flight.attempt) {
             return Sources { came: flight.came, attempt: flight.attempt, ..Sources::default() };
         }
@@ -202,10 +204,14 @@ impl FlightTable {
         Sources { near, far, fetcher, ruling, came: flight.came, attempt: flight.attempt }
     }
 
-    /// Registers a node that has come and has been told a source already.
+    /// Registers a node that has come and has been told a source already. If nobody is left, what it was told is of an
+    /// attempt that has ended: it is no source for others before it asks again.
     pub fn came(&mut self, content: &Content, node: &Node, now: Duration, rng: &mut impl Rng) {
         let flight = self.flight(content, now);
         flight.came += 1;
+        if flight.claim.fetcher().is_none() && flight.zones.values().all(Sample::is_empty) {
+            return;
+        }
         let holder = PartialHolder { address: node.address, transfer: node.transfer, depth: 0, seen: now };
         flight.zone(&node.zone).put(holder, rng);
     }

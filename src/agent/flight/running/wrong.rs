@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::{ChildEnd, Flight, Role};
 use crate::agent::content::buffer_pool::BufferPool;
@@ -48,7 +48,8 @@ impl Flight {
     pub(in crate::agent::flight) fn begins_anew(&self, ingest: File) {
         self.growing.ingested_in(ingest);
         self.growing.forget_spool();
-        self.state().is_wrong = false;
+        let mut state = self.state();
+        (state.is_wrong, state.written) = (false, (0, Instant::now()));
     }
 
     /// Forgets the bytes, which are of an attempt that has ended. The children learn it.

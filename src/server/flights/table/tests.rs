@@ -230,6 +230,25 @@ fn who_has_begun_again_before_its_end_is_heard_of_stays() {
     }
 }
 
+/// What broke: nobody was told to fetch anew, because a node that had been told of the attempt before counted as a
+/// source.
+#[test]
+fn who_comes_to_an_attempt_that_has_ended_is_no_source_for_others() {
+    let mut scene = Scene::new();
+    scene.begins(1, "");
+    scene.progress(1, 9, wrong(0));
+    scene.table.came(&scene.content, &question(5, "").node, scene.now, &mut scene.rng);
+    assert_eq!(scene.begins(2, "").ruling, Some(Ruling::Yours));
+}
+
+#[test]
+fn an_owner_without_memory_learns_the_attempt_from_a_question() {
+    let mut scene = Scene::new();
+    let starved = Question { attempt: Some(2), is_starved: true, ..question(2, "") };
+    assert_eq!(scene.ask(&starved).attempt, 2);
+    assert_eq!(scene.begins(3, "").attempt, 2);
+}
+
 #[test]
 fn a_flight_is_forgotten_when_nobody_has_been_in_it_for_a_minute() {
     let mut scene = Scene::new();

@@ -30,12 +30,19 @@ impl FlightTransfer {
     pub(super) async fn attach(&mut self, node: SocketAddr) {
         let has_just_failed =
             self.failed.get(&node).is_some_and(|failed| failed.elapsed() < FLIGHT_FAILED_FOR);
-        let is_suspect = !self.holders.contains(&node)
-            && self.sources.health.trusted(vec![node], &self.wanted.digest).is_empty();
+        let is_holder = self.holders.contains(&node);
+        let is_reachable = is_holder || self.sources.health.admits(node);
+        let is_trusted =
+            is_holder || !self.sources.health.trusted(vec![node], &self.wanted.digest).is_empty();
         let fails =
             if self.fetcher == Some(node) { SourceAnswer::FetcherFails } else { SourceAnswer::Nothing };
-        if has_just_failed || is_suspect || self.avoided.contains(&node) {
+        if has_just_failed || !is_reachable {
             self.follow.source_answered(node, fails, self.now());
+            return;
+        }
+        // One that is not trusted may fetch for others all the same.
+        if !is_trusted || self.avoided.contains(&node) {
+            self.follow.source_answered(node, SourceAnswer::Nothing, self.now());
             return;
         }
         self.reception.flight().becomes(Role::Seeks { asks: Some(node) }, 0);
