@@ -140,7 +140,7 @@ async fn begin_requests(
             serve_requests(TokioIo::new(socket), connection, answers, limits, stop, slot).await;
         }
         Some(Begun::Encrypted(stream, role)) => {
-            let connection = Connection { role, ..connection };
+            let connection = Connection { role: Some(role), ..connection };
             let io = TokioIo::new(stream);
             Box::pin(serve_requests(io, connection, answers, limits, stop, slot)).await;
         }

@@ -39,7 +39,7 @@ pub(super) enum Begun {
     /// Without TLS.
     Plain(Socket),
     /// With TLS, and what the client is.
-    Encrypted(Box<TlsStream<Socket>>, Option<Role>),
+    Encrypted(Box<TlsStream<Socket>>, Role),
 }
 
 /// A connection that is refused.
@@ -63,7 +63,12 @@ impl Guard {
         for refusal in Refusal::ALL {
             counter!("piccolo_tls_refused_total", "port" => port, "reason" => refusal.label()).absolute(0);
         }
-        let refusals = Arc::new(Refusals { port, warned: Mutex::default() });
+        describe_counter!(
+            "piccolo_tls_plain_total",
+            "connections without TLS while it is accepted, by port and direction: zero on all servers before TLS is required"
+        );
+        counter!("piccolo_tls_plain_total", "port" => port, "direction" => "from").absolute(0);
+        let refusals = Arc::new(Refusals { port, warned: Mutex::default(), plain: Mutex::default() });
         Self { acceptor: TlsAcceptor::from(tls), plain_too, refusals }
     }
 
@@ -71,6 +76,9 @@ impl Guard {
     /// `at_most`.
     pub(super) async fn begin(&self, socket: Socket, peer: SocketAddr, at_most: Duration) -> Option<Begun> {
         let begun = timeout(at_most, self.let_in(socket)).await;
+        if let Ok(Ok(Begun::Plain(_))) = &begun {
+            self.refusals.note_plain(peer);
+        }
         match begun.unwrap_or_else(|_| Err(Refused::because(Refusal::Slow))) {
             Ok(begun) => Some(begun),
             Err(Refused { reason, error, plain }) => {
@@ -100,7 +108,9 @@ impl Guard {
         let stream = self.acceptor.accept(socket).await.map_err(failed)?;
         let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
         let facts = certificates.first().and_then(Facts::read);
-        let role = facts.as_ref().and_then(Role::of);
+        let Some(role) = facts.as_ref().and_then(Role::of) else {
+            return Err(Refused::because(Refusal::Role));
+        };
         Ok(Begun::Encrypted(Box::new(stream), role))
     }
 }
@@ -120,6 +130,8 @@ struct Refusals {
     port: &'static str,
     /// For each reason, in the order of [`Refusal::ALL`].
     warned: Mutex<[Warned; Refusal::ALL.len()]>,
+    /// About connections without TLS that are taken.
+    plain: Mutex<Warned>,
 }
 
 /// The log lines about one reason.
@@ -131,6 +143,16 @@ struct Warned {
 }
 
 impl Refusals {
+    /// Notes that a connection without TLS was let in, because that is still accepted.
+    fn note_plain(&self, peer: SocketAddr) {
+        let port = self.port;
+        counter!("piccolo_tls_plain_total", "port" => port, "direction" => "from").increment(1);
+        let mut plain = self.plain.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(others) = plain.one_more(Instant::now()) else { return };
+        drop(plain);
+        tracing::warn!(port, %peer, others, "took a connection without TLS");
+    }
+
     fn note(&self, peer: SocketAddr, refusal: Refusal, error: Option<&io::Error>) {
         let port = self.port;
         counter!("piccolo_tls_refused_total", "port" => port, "reason" => refusal.label()).increment(1);

@@ -122,8 +122,9 @@ pub(super) fn params(name: &str, now: i64, lifetime: Duration) -> CertificatePar
     params.distinguished_name.push(DnType::CommonName, name);
     let at = |seconds: i64| ASN1Time::from_timestamp(seconds).map(|time| time.to_datetime());
     let (before, after) = (seconds(CLOCK_TOLERANCE), seconds(lifetime));
-    // A clock beyond the year 9999 keeps the dates of rcgen, which are wide.
-    if let (Ok(from), Ok(until)) = (at(now.saturating_sub(before)), at(now.saturating_add(after))) {
+    // Dates before 1970 are malformed for webpki. A clock beyond the year 9999 keeps the dates of rcgen, which are wide.
+    let from = now.saturating_sub(before).max(0);
+    if let (Ok(from), Ok(until)) = (at(from), at(now.saturating_add(after))) {
         (params.not_before, params.not_after) = (from, until);
     }
     params
@@ -137,6 +138,12 @@ pub(super) fn seconds(duration: Duration) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_clock_that_has_just_begun_makes_dates_that_others_can_read() {
+        let authority = Authority::generate(0);
+        assert_eq!(authority.facts().from, 0);
+    }
 
     #[test]
     fn a_new_one_may_sign_for_its_lifetime_and_tolerates_a_clock_that_is_behind() {

@@ -29,6 +29,9 @@ pub enum SecretError {
         #[source]
         source: io::Error,
     },
+    /// TLS needs a secret, and no file was named.
+    #[error("TLS needs a cluster secret: no file is given")]
+    NoFile,
     /// There is a file already.
     #[error("{} exists already, and is not replaced: a new secret would be another cluster", path.display())]
     Exists {

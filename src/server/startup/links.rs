@@ -31,9 +31,13 @@ impl Proof {
     /// Reads the secret, unless TLS is off.
     ///
     /// # Errors
-    /// If the file cannot be read, is open to others or holds no secret, or if its CA has expired.
+    /// If there is no file, or if it cannot be read, is open to others or holds no secret, or if its CA has expired.
     pub fn read(file: Option<&Path>, mode: TlsMode, clock: &SharedClock) -> Result<Self, SecretError> {
-        let Some(path) = file.filter(|_| mode != TlsMode::Off) else { return Ok(Self(None)) };
+        let path = match (mode, file) {
+            (TlsMode::Off, _) => return Ok(Self(None)),
+            (TlsMode::Accept | TlsMode::Require, None) => return Err(SecretError::NoFile),
+            (TlsMode::Accept | TlsMode::Require, Some(path)) => path,
+        };
         let secret = file::read(path)?;
         let expired = |source| SecretError::Content { path: path.to_owned(), source };
         secret.check_valid(unix_seconds(clock)).map_err(expired)?;
@@ -53,7 +57,7 @@ impl Links {
         let Proof(Some((secret, mode))) = proof else { return Ok(Self(None)) };
         for authority in secret.authorities() {
             let facts = authority.facts();
-            tracing::debug!(ca = facts.name, fingerprint = facts.fingerprint, "trusts a CA");
+            tracing::info!(ca = facts.name, fingerprint = facts.fingerprint, "trusts a CA");
         }
         let tls = Tls::new(secret, Role::Server { node_id }, Arc::clone(clock))?;
         Ok(Self(Some((tls, mode))))
@@ -122,6 +126,8 @@ impl Connect for TlsConnect {
             match connector.connect(name, open(to).await?).await {
                 Ok(stream) => Ok(Box::new(stream) as Connected),
                 Err(error) if plain_too && speaks_no_tls(&error) => {
+                    metrics::counter!("piccolo_tls_plain_total", "port" => "raft", "direction" => "to")
+                        .increment(1);
                     Ok(Box::new(open(to).await?) as Connected)
                 }
                 Err(error) => Err(explained(error)),
