@@ -89,6 +89,8 @@ pub const FLIGHT_LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
 pub const FLIGHT_HEADERS_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time for which a node is not asked again that did not answer, or does not have the blob.
 pub const FLIGHT_FAILED_FOR: Duration = Duration::from_secs(5);
+/// Bytes that a complete holder has sent before its connection broke from which on it is asked again at once.
+pub const HOLDER_GOES_ON_BYTES_MIN: u64 = 1024 * 1024;
 /// How often a holder may have no slot for an upload before it counts as having nothing.
 pub const FLIGHT_BUSY_TRIES_MAX: usize = 3;
 /// Time for a source to answer how far it is.

@@ -23,7 +23,7 @@ use crate::agent::fetch::wanted::Wanted;
 use crate::agent::flight::follow::{Follow, Step, Why};
 use crate::agent::flight::running::Role;
 use crate::agent::flight::table::Reception;
-use crate::limits::{REGISTRY_SPREAD, YIELD_AFTER};
+use crate::limits::{HOLDER_GOES_ON_BYTES_MIN, REGISTRY_SPREAD, YIELD_AFTER};
 use crate::oci::ByteRange;
 
 /// A transfer of the bytes of a blob from some offset to its end.
@@ -258,16 +258,18 @@ impl FlightTransfer {
         };
         self.follow.lost();
         if let Some(attached) = self.source.take() {
-            self.has_left(&attached, &why);
+            self.has_left(&attached, true, &why);
         }
         None
     }
 
-    /// Notes that `attached` is the source no more. A holder that was lost and has sent nothing counts as having failed: it
-    /// has all of the blob, and another request would end in the same way.
-    fn has_left(&mut self, attached: &Attached, why: &str) {
-        let has_sent = attached.start < self.left.start;
-        if attached.is_holder && !has_sent && self.follow.has_lost(attached.node) {
+    /// Notes that `attached` is the source no more. A holder that was lost counts as having failed, unless its connection
+    /// broke (`is_broken`) that had brought something: it has all of the blob, and another request would end in the same
+    /// way.
+    fn has_left(&mut self, attached: &Attached, is_broken: bool, why: &str) {
+        let brought_bytes = self.left.start.saturating_sub(attached.start);
+        let may_go_on = is_broken && brought_bytes >= HOLDER_GOES_ON_BYTES_MIN;
+        if attached.is_holder && !may_go_on && self.follow.has_lost(attached.node) {
             self.failed.insert(attached.node, Instant::now());
         }
         self.reception.flight().becomes(Role::Seeks { asks: None }, 0);

@@ -60,6 +60,7 @@ impl FlightTransfer {
         {
             self.has_left(
                 &attached,
+                false,
                 "it does not send what it has, does not answer, or another one is better",
             );
         }
