@@ -36,7 +36,7 @@ pub struct Guard {
 
 /// A connection whose requests are served.
 pub(super) enum Begun {
-    /// Without TLS.
+    /// The client speaks no TLS, which is accepted.
     Plain(Socket),
     /// With TLS, and what the client is.
     Encrypted(Box<TlsStream<Socket>>, Role),

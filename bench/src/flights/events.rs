@@ -112,7 +112,7 @@ pub(super) enum Heard {
     Sends,
     Full(Vec<usize>),
     Nothing,
-    /// It is gone.
+    /// The source is gone.
     Gone,
 }
 

@@ -2,15 +2,15 @@
 //!
 //! When a node finds that the bytes of a flight are wrong, the owner of the key ends their *attempt*: one node fetches
 //! the blob anew, and that is the next attempt. Nodes pass bytes on with the number of their attempt, so that no wrong
-//! byte outlives it: who has bytes of one that has ended gives them to nobody of a later one, and drops them if containerd does not have
-//! them yet.
+//! byte outlives it: who has bytes of one that has ended gives them to nobody of a later one, and drops them if
+//! containerd does not have them yet.
 
 /// What a node has of a blob, as a source or as one that asks for more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Part {
     /// The number of the attempt.
     pub(crate) attempt: u64,
-    /// Contiguous bytes.
+    /// Number of contiguous bytes that the node has of the blob.
     pub(crate) have_bytes: u64,
 }
 
@@ -21,7 +21,7 @@ pub(crate) enum Match {
     Fits(u64),
     /// The source has bytes of an attempt that has ended.
     SourceHasEnded,
-    /// The node has.
+    /// The node that asks has bytes of an attempt that has ended.
     AskerHasEnded,
 }
 

@@ -30,8 +30,8 @@ pub const CLAIM_COLLECT_TIME: Duration = Duration::from_millis(200);
 pub const CLAIM_OPEN_TIME: Duration = Duration::from_secs(60);
 /// Time for the owner of a key to answer another server; then the next server in the key's order is the owner.
 pub const FLIGHT_OWNER_TIMEOUT: Duration = Duration::from_millis(300);
-/// Time for which a server answers from the last answer of a key's owner, and a little longer while it has asked for a newer
-/// one.
+/// Time for which a server answers from the last answer of a key's owner, and a little longer while it has asked for a
+/// newer one.
 pub const FLIGHT_ANSWER_REMEMBERED: Duration = Duration::from_millis(100);
 /// Time for which an owner that did not answer is left out.
 pub const FLIGHT_OWNER_AVOIDED: Duration = Duration::from_secs(5);

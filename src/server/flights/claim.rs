@@ -122,9 +122,9 @@ impl Claim {
         self.compare(claimant, now)
     }
 
-    /// Notes that `fetcher` has `have_bytes` of the content in this transfer. Returns whether it holds the claim. One that is free becomes
-    /// its own: a server that has just become the owner of the key learns so who fetches. One that passed on from it
-    /// comes back if it has got bytes since, and no other node has.
+    /// Notes that `fetcher` has `have_bytes` of the content in this transfer. Returns whether it holds the claim. One that
+    /// is free becomes its own: a server that has just become the owner of the key learns so who fetches. One that passed
+    /// on from it comes back if it has got bytes since, and no other node has.
     pub fn has_grown(
         &mut self,
         (fetcher, transfer): (SocketAddr, u64),

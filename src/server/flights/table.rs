@@ -35,8 +35,8 @@ pub struct Node {
     pub zone: String,
     /// Contiguous bytes of the content that it has.
     pub have_bytes: u64,
-    /// Number of its transfer of the content, by which a late message is told from one of the next transfer. The numbers of
-    /// one node grow.
+    /// Number of its transfer of the content, by which a late message is told from one of the next transfer. The numbers
+    /// of one node grow.
     pub transfer: u64,
 }
 
